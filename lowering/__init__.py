@@ -1,0 +1,1 @@
+"""From MLIR back to an executable torch.fx graph."""

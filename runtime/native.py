@@ -1,0 +1,47 @@
+"""Loads the native library, which registers the ``sparseflow::*`` operators with torch."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+
+from sparseflow.errors import NativeLibraryError
+
+LIBRARY = Path(__file__).with_name("libsparseflow_runtime.so")
+
+
+def _library_path() -> Path:
+    """The library beside this file, or wherever an editable install put it."""
+    if LIBRARY.exists():
+        return LIBRARY
+    import sparseflow.runtime
+
+    for folder in sparseflow.runtime.__path__:
+        candidate = Path(folder) / LIBRARY.name
+        if candidate.exists():
+            return candidate
+    raise NativeLibraryError(
+        "sparseflow.runtime",
+        f"the native library {LIBRARY.name} is not installed beside {Path(__file__).parent}",
+        "build it with: pip install --no-build-isolation .",
+    )
+
+
+@functools.cache
+def load() -> None:
+    """Register the native operators; safe to call often.
+
+    Raises:
+        NativeLibraryError: the library is missing, or torch refuses to load it.
+    """
+    path = _library_path()
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise NativeLibraryError(
+            "sparseflow.runtime",
+            f"{path.name} does not load: {error}",
+            "rebuild it against the installed torch: pip install --no-build-isolation --force-reinstall .",
+        ) from error

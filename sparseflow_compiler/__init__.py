@@ -1,0 +1,1 @@
+"""SparseFlow: a compiler that makes PyTorch models faster with structured sparsity."""

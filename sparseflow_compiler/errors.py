@@ -1,0 +1,63 @@
+"""The errors that SparseFlow raises. Every one names its subject, the rule and the way out."""
+
+from __future__ import annotations
+
+
+class SparseFlowError(Exception):
+    """Base of every error that SparseFlow raises on purpose.
+
+    Args:
+        subject: what the error is about: a layer, a pass, an argument, a file.
+        rule: what was required and what was found instead.
+        remedy: what the caller can do about it.
+    """
+
+    def __init__(self, subject: str, rule: str, remedy: str = "") -> None:
+        super().__init__(subject, rule, remedy)
+        self.subject = subject
+        self.rule = rule
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.rule}"
+        return f"{text}\n  → {self.remedy}" if self.remedy else text
+
+
+class ArgumentError(SparseFlowError, ValueError):
+    """An argument of a public function has a wrong dtype, shape, device or value."""
+
+
+class WeightError(SparseFlowError, ValueError):
+    """A weight can't be pruned or packed: NaN or Inf, or not 2:4 where 2:4 was claimed."""
+
+
+class InferenceOnlyError(SparseFlowError):
+    """A compiled model was asked for gradients or is in training mode."""
+
+
+class CaptureError(SparseFlowError):
+    """torch.export could not capture the model."""
+
+
+class FrontendError(SparseFlowError):
+    """A captured program could not be brought into MLIR."""
+
+
+class PassError(SparseFlowError):
+    """A pass or a pipeline is unknown, misconfigured, or failed."""
+
+
+class ParseError(SparseFlowError):
+    """A file or text is not MLIR that can be read."""
+
+
+class LoweringError(SparseFlowError):
+    """An operation has no executable counterpart."""
+
+
+class NativeLibraryError(SparseFlowError):
+    """The native library is missing or doesn't load."""
+
+
+class DispatchTableError(SparseFlowError):
+    """A table of measurements is unreadable, foreign or of another version."""

@@ -1,0 +1,1 @@
+"""From nn.Module to MLIR: capture with torch.export, import with torch-mlir, weights by reference."""
