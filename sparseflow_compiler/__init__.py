@@ -1,1 +1,53 @@
-"""SparseFlow: a compiler that makes PyTorch models faster with structured sparsity."""
+"""SparseFlow: a compiler that makes PyTorch models faster with structured sparsity.
+
+    import sparseflow as sf
+
+    compiled = sf.compile(model)      # captures on the first call, like torch.compile
+    y = compiled(x)
+    print(compiled.report.table())
+
+Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparseflow.api.compile import compile as compile  # noqa: A004
+    from sparseflow.api.compiled import CompiledModel as CompiledModel
+    from sparseflow.api.options import DEFAULT_SKIP as DEFAULT_SKIP
+    from sparseflow.errors import SparseFlowError as SparseFlowError
+    from sparseflow.runtime import PackedWeight as PackedWeight
+    from sparseflow.runtime import compress_2_4 as compress_2_4
+    from sparseflow.runtime import is_24 as is_24
+    from sparseflow.runtime import prune_24 as prune_24
+    from sparseflow.runtime import sparse_mm as sparse_mm
+
+_EXPORTS = {
+    "CompiledModel": "sparseflow.api.compiled",
+    "DEFAULT_SKIP": "sparseflow.api.options",
+    "PackedWeight": "sparseflow.runtime",
+    "SparseFlowError": "sparseflow.errors",
+    "compile": "sparseflow.api.compile",
+    "compress_2_4": "sparseflow.runtime",
+    "is_24": "sparseflow.runtime",
+    "prune_24": "sparseflow.runtime",
+    "sparse_mm": "sparseflow.runtime",
+}
+
+__all__ = sorted(_EXPORTS)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

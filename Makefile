@@ -1,0 +1,66 @@
+# Everything a developer or a user of the checkout runs. `make help` lists it.
+PYTHON ?= python3
+VENV   ?= .venv
+# The only dependency that must be in place before the others: left to itself, pip would pull in
+# the newest torch with gigabytes of CUDA packages. TORCH=… names another build or a local wheel.
+TORCH  ?= torch==2.13.0
+PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
+NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help env build demo test lit pytest check format docs bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.dependencies: pyproject.toml tools/requirements.py
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)"
+	$(VENV)/bin/python tools/requirements.py pyproject.toml > $(VENV)/requirements.txt
+	$(PIP) install -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
+	$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+env: $(VENV)/.dependencies ## Create the environment in .venv
+
+build: $(VENV)/.installed ## Build the native library and install the package, editable
+
+demo: build ## Compile a pretrained sentence encoder and a Llama-shaped decoder, and report
+	$(VENV)/bin/python demo/demo.py
+
+test: build lit pytest ## Build and run all tests
+
+lit: build ## Run the lit/FileCheck tests
+	$(VENV)/bin/lit -q test
+
+pytest: build ## Run the Python tests
+	$(VENV)/bin/python -m pytest -q
+
+check: build ## The one gate: format, lint, types, generated docs
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	rm -rf build/typecheck
+	$(PIP) install --no-build-isolation --no-deps --target build/typecheck .
+	MYPYPATH=build/typecheck $(VENV)/bin/mypy -p sparseflow
+	$(VENV)/bin/mypy --strict tools benchmarks demo
+	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
+	$(VENV)/bin/python tools/readme_tables.py --check README.md
+
+format: env ## Rewrite the sources in the house's format
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+docs: build ## Regenerate docs/passes.md and the README's tables
+	$(VENV)/bin/python -m sparseflow.tools.passes_doc docs/passes.md
+	$(VENV)/bin/python tools/readme_tables.py README.md
+
+bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables
+	$(VENV)/bin/python benchmarks/bench_gemm_cpu.py
+	$(VENV)/bin/python benchmarks/bench_compile.py
+	$(MAKE) docs
+
+clean: ## Remove build output, keep the environment
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

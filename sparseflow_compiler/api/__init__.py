@@ -1,0 +1,1 @@
+"""The public API: what `sparseflow.compile` does, the compiled model, its report."""

@@ -1,0 +1,127 @@
+"""The report of a compilation: every linear layer, its decision and the reason."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Decision = Literal["sparse", "dense"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `m_min` to `m_max` rows (``None``: no end) a layer runs on `backend`, measured `speedup` times dense."""
+
+    m_min: int
+    m_max: int | None
+    backend: str
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One linear layer.
+
+    Attributes:
+        name: the layer's name in the model.
+        N: its out features.
+        K: its in features.
+        dtype: of its weight.
+        decision: what it runs as.
+        reason: why, in a true sentence.
+        ranges: which backend runs which M, for a sparse layer.
+        bytes_dense: bytes of its weight before.
+        bytes: bytes of its weight now.
+        rel_err: ‖W − pruned W‖ / ‖W‖ in the Frobenius norm; 0 where the weight was not changed.
+    """
+
+    name: str
+    N: int
+    K: int
+    dtype: str
+    decision: Decision
+    reason: str
+    ranges: tuple[Range, ...]
+    bytes_dense: int
+    bytes: int
+    rel_err: float
+
+
+@dataclass
+class Report:
+    """What a compilation did, layer by layer, and for the model as a whole.
+
+    Attributes:
+        layers: every linear layer of every captured program, once.
+        model: figures of the whole: programs captured, seconds for each stage, bytes.
+    """
+
+    layers: list[LayerReport] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dictionaries and lists, ready for JSON."""
+        return {"layers": [asdict(layer) for layer in self.layers], "model": dict(self.model)}
+
+    def table(self, width: int = 150) -> str:
+        """The report as text, one line a layer."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self._title(), title_justify="left", show_edge=False, pad_edge=False)
+        for heading, justify in _COLUMNS:
+            table.add_column(heading, justify=justify, overflow="fold")
+        for layer in self.layers:
+            table.add_row(*_cells(layer))
+        table.add_section()
+        table.add_row(*self._totals())
+        text = io.StringIO()
+        Console(file=text, width=width).print(table)
+        return text.getvalue()
+
+    def _title(self) -> str:
+        sparse = sum(layer.decision == "sparse" for layer in self.layers)
+        return (
+            f"{self.model.get('name', 'model')}: {sparse} of {len(self.layers)} linear layers sparse, "
+            f"{self.model.get('programs', 0)} programs"
+        )
+
+    def _totals(self) -> tuple[str, ...]:
+        dense, now = (sum(_each(self.layers, key)) for key in ("bytes_dense", "bytes"))
+        share = f"{now / dense:.3f} of dense" if dense else ""
+        return ("all linear layers", "", "", "", _megabytes(dense), _megabytes(now), "", share)
+
+
+_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("layer", "left"),
+    ("N×K", "right"),
+    ("dtype", "left"),
+    ("runs", "left"),
+    ("MB dense", "right"),
+    ("MB now", "right"),
+    ("rel. err", "right"),
+    ("reason", "left"),
+)
+
+
+def _each(layers: Iterable[LayerReport], key: str) -> Iterable[int]:
+    return (getattr(layer, key) for layer in layers)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        layer.name,
+        f"{layer.N}×{layer.K}",
+        layer.dtype,
+        layer.decision,
+        _megabytes(layer.bytes_dense),
+        _megabytes(layer.bytes),
+        f"{layer.rel_err:.3f}",
+        layer.reason,
+    )
