@@ -1,1 +1,46 @@
-"""From nn.Module to MLIR: capture with torch.export, import with torch-mlir, weights by reference."""
+"""From nn.Module to MLIR and back to a callable: capture with torch.export, weights by reference.
+
+    captured = capture(model, args, kwargs)             # CapturedProgram
+    captured.accepts(args, kwargs)                      # None, or why this program can't serve that call
+    imported = import_program(captured, context)        # ImportedProgram: module, weights, signature
+    graph = sparseflow.lowering.to_fx(imported.module, weights)
+    run = Executable(graph, imported.signature, captured.call_signature, buffers)
+    run(*args, **kwargs)                                # the model's own output types and side effects
+
+To take a call apart once for many programs: `call = captured.flatten(args, kwargs)`, then
+`captured.accepts_flat(call)` and `run.run_flat(call)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparseflow.frontend.capture import capture
+from sparseflow.frontend.executable import Executable
+from sparseflow.frontend.program import CapturedProgram
+from sparseflow.frontend.signature import Result, ResultKind, Signature
+from sparseflow.frontend.weights import WeightSource
+
+if TYPE_CHECKING:
+    from sparseflow.frontend.importer import ImportedProgram, import_program
+
+__all__ = [
+    "CapturedProgram",
+    "Executable",
+    "ImportedProgram",
+    "Result",
+    "ResultKind",
+    "Signature",
+    "WeightSource",
+    "capture",
+    "import_program",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch_mlir only when it is asked for."""
+    if name in ("ImportedProgram", "import_program"):
+        from sparseflow.frontend import importer
+
+        return getattr(importer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

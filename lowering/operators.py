@@ -1,0 +1,88 @@
+"""Which PyTorch operator a Torch-dialect operation is, and how its operands become arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from sparseflow.errors import LoweringError
+from sparseflow.lowering.codes import DTYPES, LAYOUTS, MEMORY_FORMATS
+from sparseflow.lowering.scalars import NATIVE_INT_OPERATORS, SCALAR_FUNCTIONS
+
+_RENAMED = {
+    "torch.aten.size.int": "torch.aten.sym_size.int",
+    # Merged projections hand over slices, which have no view of another shape.
+    "torch.aten.view": "torch.aten.reshape",
+    "torch.aten._unsafe_view": "torch.aten.reshape",
+    "torch.aten.Float.Scalar": "torch.sym.sym_float",
+}
+_ENUMERATIONS: dict[str, dict[int, Any]] = {
+    "ScalarType": DTYPES,
+    "Layout": LAYOUTS,
+    "MemoryFormat": MEMORY_FORMATS,
+}
+
+
+@cache
+def find_operator(name: str) -> Callable[..., Any]:
+    """Return the callable behind the MLIR name of an operation.
+
+    Args:
+        name: such as `torch.aten.add.Tensor`, `torch.sparseflow.linear`, `torch.sym.mod`.
+
+    Raises:
+        LoweringError: there is none.
+    """
+    _, namespace, *rest = _RENAMED.get(name, name).split(".")
+    if namespace == "sym" and rest[0] in SCALAR_FUNCTIONS:
+        return SCALAR_FUNCTIONS[rest[0]]
+    if namespace == "aten" and len(rest) == 2 and rest[1] == "int" and rest[0] in NATIVE_INT_OPERATORS:
+        return SCALAR_FUNCTIONS[rest[0]]
+    packet = getattr(getattr(torch.ops, namespace), rest[0], None)
+    overload = getattr(packet, rest[1] if len(rest) > 1 else "default", None)
+    if overload is None:
+        raise LoweringError(name, "PyTorch has no such operator", "load the library that registers it")
+    found: Callable[..., Any] = overload
+    return found
+
+
+def arguments(target: Callable[..., Any], operands: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Bring operands, in schema order, into the form in which `target` is called in Python.
+
+    Numbers that stand for dtypes, layouts and memory formats become those; keyword-only arguments go by
+    keyword; trailing arguments that have their default value are left out.
+    """
+    if not isinstance(target, OpOverload):
+        return tuple(operands), {}
+    parameters = target._schema.arguments
+    positional: list[Any] = []
+    keyword: dict[str, Any] = {}
+    required = 0
+    for parameter, operand in zip(parameters, operands, strict=True):
+        value = _decode(parameter, operand)
+        is_default = _is_default(parameter, value)
+        if parameter.kwarg_only:
+            if not is_default:
+                keyword[parameter.name] = value
+            continue
+        positional.append(value)
+        if not is_default:
+            required = len(positional)
+    return tuple(positional[:required]), keyword
+
+
+def _decode(parameter: Any, value: Any) -> Any:
+    kind = str(parameter.real_type).removeprefix("Optional[").removesuffix("]")
+    table = _ENUMERATIONS.get(kind)
+    return table[value] if table is not None and isinstance(value, int) else value
+
+
+def _is_default(parameter: Any, value: Any) -> bool:
+    if not parameter.has_default_value() or isinstance(value, torch.fx.Node):
+        return False
+    default = _decode(parameter, parameter.default_value)
+    return type(default) is type(value) and bool(default == value)

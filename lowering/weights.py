@@ -1,0 +1,110 @@
+"""Weights of a lowered graph: resolved by name, registered once, shared and never copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from sparseflow.errors import LoweringError
+
+
+class Packed(Protocol):
+    """The packed form of a weight: `values` [N, Kp/2] and `positions` [N, ceil(Kp/8)]."""
+
+    values: torch.Tensor
+    positions: torch.Tensor
+
+
+class WeightProvider(Protocol):
+    """Resolves the names in `sparse_gemm.weight`, `merged_weight` and `packed_weight`.
+
+    `transposed` says for each name whether that matrix is read with its dimensions exchanged. It is left out
+    where none is.
+    """
+
+    def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> torch.Tensor:
+        """The rows of the named tensors, concatenated in order."""
+
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> Packed:
+        """The packed form of the same."""
+
+
+class DenseWeights:
+    """A provider over plain tensors, for programs without packed weights."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> torch.Tensor:
+        """The tensor itself, or the named ones concatenated."""
+        turned = transposed or (False,) * len(names)
+        tensors = [
+            self._tensors[n].t() if t else self._tensors[n] for n, t in zip(names, turned, strict=True)
+        ]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Packed:
+        """Refuse: these weights have no packed form."""
+        raise LoweringError(
+            ", ".join(names), "DenseWeights holds no packed weights", "lower with a provider that has them"
+        )
+
+
+class WeightRegistry:
+    """Registers weights on the module that holds a graph.
+
+    Dense weights become buffers, detached so that running never records gradients; packed ones that are
+    modules become submodules, so that moving one program moves what all of them share.
+    """
+
+    def __init__(self, root: nn.Module, weights: WeightProvider) -> None:
+        self._root = root
+        self._weights = weights
+        self._attributes: dict[tuple[str, tuple[str, ...], tuple[bool, ...]], str] = {}
+
+    def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> str:
+        """Return the attribute that holds the dense weight."""
+        key = ("dense", names, transposed)
+        if key not in self._attributes:
+            attribute = self._unused(names)
+            tensor = self._weights.dense(names, transposed) if transposed else self._weights.dense(names)
+            self._root.register_buffer(attribute, tensor.detach())
+            self._attributes[key] = attribute
+        return self._attributes[key]
+
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> tuple[str, str]:
+        """Return the attributes that hold values and positions."""
+        key = ("packed", names, transposed)
+        if key not in self._attributes:
+            attribute = self._unused((*names, "packed"))
+            packed = self._weights.packed(names, transposed) if transposed else self._weights.packed(names)
+            self._root.add_module(attribute, packed if isinstance(packed, nn.Module) else _Holder(packed))
+            self._attributes[key] = attribute
+        attribute = self._attributes[key]
+        return f"{attribute}.values", f"{attribute}.positions"
+
+    def _unused(self, names: tuple[str, ...]) -> str:
+        base = re.sub(r"\W", "_", "__".join(names))
+        base = f"_{base}" if base[0].isdigit() else base
+        count = 1
+        attribute = base
+        while hasattr(self._root, attribute):
+            count += 1
+            attribute = f"{base}_{count}"
+        return attribute
+
+
+class _Holder(nn.Module):
+    """The parts of a packed weight as buffers."""
+
+    values: torch.Tensor
+    positions: torch.Tensor
+
+    def __init__(self, packed: Packed) -> None:
+        super().__init__()
+        self.register_buffer("values", packed.values)
+        self.register_buffer("positions", packed.positions)

@@ -1,0 +1,53 @@
+"""One form for every way of calling a model, so that `f(x)` equals `f(input=x)`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparseflow.frontend.structure import Flat, flatten
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+@dataclass(frozen=True)
+class CallSignature:
+    """The parameters of a model's `forward`.
+
+    Attributes:
+        names: parameters that may be passed by keyword, in order.
+        positional: how many of them, counted from the front, may be passed by position too.
+    """
+
+    names: tuple[str, ...]
+    positional: int
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> CallSignature:
+        """Read a signature; where it has `*args` or positional-only parameters, positions stay positions."""
+        parameters = list(inspect.signature(function).parameters.values())
+        names = tuple(p.name for p in parameters if p.kind in _NAMED)
+        kinds = {p.kind for p in parameters}
+        if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}:
+            return cls(names, 0)
+        return cls(names, sum(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters))
+
+    def canonical(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the call with every argument that has a name passed by it, in the order of the signature."""
+        count = min(len(args), self.positional)
+        named = dict(zip(self.names, args[:count], strict=False))
+        if clash := named.keys() & kwargs.keys():
+            raise TypeError(f"forward() got multiple values for argument {min(clash)!r}")
+        named.update(kwargs)
+        if len(named) > 1:
+            ordered = {name: named.pop(name) for name in self.names if name in named}
+            named = ordered | dict(sorted(named.items()))
+        return tuple(args[count:]), named
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
+        """Take the arguments of a call apart."""
+        return flatten(self.canonical(args, kwargs))

@@ -1,0 +1,82 @@
+"""Capture: an nn.Module and example inputs become one functional ATen program, by torch.export."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseflow.errors import InferenceOnlyError
+from sparseflow.frontend.calls import CallSignature
+from sparseflow.frontend.dynamic_shapes import leaf_shapes
+from sparseflow.frontend.flat_module import FlatModule
+from sparseflow.frontend.program import CapturedProgram, describe
+from sparseflow.frontend.refusals import capture_error
+
+
+def capture(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> CapturedProgram:
+    """Capture a model as one graph that holds for other batch sizes and sequence lengths too.
+
+    Args:
+        model: a model in eval mode; it is left as it was.
+        args: positional example inputs: tensors, constants, and containers of them (dict, dataclass, cache).
+        kwargs: example inputs by keyword.
+        dynamic_shapes: as for torch.export; by default every dimension of every tensor is free,
+            from 2 up, unless the model restricts it. Sizes 0 and 1 in the example are fixed.
+
+    Raises:
+        InferenceOnlyError: the model is in training mode.
+        CaptureError: torch.export can't capture the model; the message says why, where and what to do.
+    """
+    _require_inference(model)
+    try:
+        with _left_as_it_was(model), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call_signature = CallSignature.of(model.forward)
+            call = call_signature.flatten(args, kwargs or {})
+            flat = FlatModule(model, call)
+            shapes = (leaf_shapes(call, dynamic_shapes),)
+            exported = torch.export.export(flat, tuple(call.leaves), dynamic_shapes=shapes, strict=False)
+            exported = exported.run_decompositions({})
+            return describe(exported, call_signature, call, flat.outputs)
+    except Exception as error:
+        raise capture_error(model, error) from error
+
+
+def _require_inference(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if module.training:
+            raise InferenceOnlyError(
+                f"{type(model).__name__}{'.' if name else ''}{name}",
+                "the module is in training mode; SparseFlow compiles for inference only",
+                "call model.eval() first",
+            )
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Undo what tracing `model` leaves in its modules' attributes, fake tensors above all."""
+    tables = ("_parameters", "_buffers", "_modules")
+    saved = [
+        (module, dict(vars(module)), {table: dict(vars(module)[table]) for table in tables})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, entries in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for table, content in entries.items():
+                attributes[table].clear()
+                attributes[table].update(content)

@@ -1,0 +1,65 @@
+"""A lowered program behind the calling convention of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseflow.frontend.calls import CallSignature
+from sparseflow.frontend.signature import ResultKind, Signature
+from sparseflow.frontend.structure import Decoder, Flat
+
+
+class Executable(nn.Module):
+    """Runs a graph for calls like the model's: same arguments, same types of output, same changes in place.
+
+    Args:
+        graph: takes the call's tensors and returns all results of `@main` as a tuple.
+        signature: how they map to the call.
+        call_signature: how the model's arguments are named.
+        buffers: the tensors to write buffers' new values to, by name.
+    """
+
+    def __init__(
+        self,
+        graph: nn.Module,
+        signature: Signature,
+        call_signature: CallSignature,
+        buffers: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.signature = signature
+        self.call_signature = call_signature
+        self._targets = dict(buffers or {})
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program for a call that it accepts; see `CapturedProgram.accepts`."""
+        return self.run_flat(self.call_signature.flatten(args, kwargs))
+
+    @torch.no_grad()
+    def run_flat(self, call: Flat) -> Any:
+        """Like calling it, for a call that is taken apart already."""
+        results = self.graph(*call.leaves)
+        outputs = self._write_back(results, call.leaves)
+        decoder = Decoder(outputs, call.objects)
+        output = decoder.unflatten(self.signature.outputs.structure)
+        for update in self.signature.outputs.updates:
+            decoder.update(call.objects[update.ordinal], update.state)
+        return output
+
+    def _write_back(self, results: Sequence[Any], leaves: Sequence[torch.Tensor]) -> Iterator[Any]:
+        """Write the new values of buffers and inputs, and return the rest."""
+        outputs = []
+        for result, value in zip(self.signature.results, results, strict=True):
+            if result.kind is ResultKind.BUFFER:
+                self._targets[str(result.target)].copy_(value)
+            elif result.kind is ResultKind.INPUT:
+                leaves[int(result.target or 0)].copy_(value)
+            else:
+                outputs.append(value)
+        return iter(outputs)

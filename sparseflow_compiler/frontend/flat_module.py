@@ -1,0 +1,64 @@
+"""The model as a module that takes and returns nothing but tensors: what torch.export handles best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sparseflow.frontend.signature import ObjectUpdate, Outputs
+from sparseflow.frontend.structure import Container, Decoder, Encoder, Flat
+
+PREFIX = "model."
+"""What the names of parameters and modules gain by the wrapping."""
+
+
+class FlatModule(nn.Module):
+    """Calls `model` with the tensors of `call` replaced, and records the structure of the output."""
+
+    def __init__(self, model: nn.Module, call: Flat) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self._call = call
+        self._record = _Record()
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the last call returned and changed."""
+        assert self._record.outputs is not None, "the model was not called"
+        return self._record.outputs
+
+    def forward(self, *leaves: Any) -> tuple[Any, ...]:
+        """Run the model; returns the leaves of its output, then those of the objects that it changed."""
+        decoder = Decoder(leaves)
+        args, kwargs = decoder.unflatten(self._call.structure)
+        objects = decoder.objects
+        before = [_state(value, objects) for value in objects]
+        output = self.model(*args, **kwargs)
+        encoder = Encoder(objects=list(objects))
+        structure = encoder.flatten(output)
+        updates = tuple(
+            ObjectUpdate(ordinal, encoder.encode_state(value))
+            for ordinal, value in enumerate(objects)
+            if not _same(before[ordinal], _state(value, objects))
+        )
+        self._record.outputs = Outputs(structure, updates)
+        return tuple(encoder.leaves)
+
+
+class _Record:
+    """Holds what torch.export must not see as a change of the module's attributes."""
+
+    outputs: Outputs | None = None
+
+
+def _state(value: Any, objects: list[Any]) -> tuple[Container, list[Any]]:
+    """The attributes of one object; other objects of the call count as they are."""
+    encoder = Encoder(objects=list(objects))
+    return encoder.encode_state(value), encoder.leaves
+
+
+def _same(one: tuple[Container, list[Any]], other: tuple[Container, list[Any]]) -> bool:
+    (structure, leaves), (other_structure, other_leaves) = one, other
+    return structure == other_structure and all(a is b for a, b in zip(leaves, other_leaves, strict=True))

@@ -1,0 +1,64 @@
+"""The user's names for parts of a call: `input_ids`, `cache.layers[0].keys`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils import _pytree as pytree
+
+from sparseflow.frontend.structure import Constant, Container, Flat, Leaf, Slot, Structure
+
+
+def leaf_names(call: Flat) -> list[str]:
+    """Name the tensors of a call, in order."""
+    return [name for name, slot in _named_slots(call.structure) if slot is Leaf.LEAF]
+
+
+def explain_difference(call: Flat, expected: Structure) -> str:
+    """Say where the structure of a call departs from the expected one."""
+    found = dict(_named_slots(call.structure))
+    wanted = dict(_named_slots(expected))
+    if only := found.keys() - wanted.keys():
+        return f"{min(only)} was not there when the program was captured"
+    if missing := wanted.keys() - found.keys():
+        return f"{min(missing)} is missing"
+    for name, slot in found.items():
+        if slot != wanted[name]:
+            return f"{name} is {_show(slot)}, not {_show(wanted[name])}"
+    return "the arguments have another structure"
+
+
+def _show(slot: Slot) -> str:
+    return (
+        repr(slot.value) if isinstance(slot, Constant) else "a tensor" if slot is Leaf.LEAF else "an object"
+    )
+
+
+def _named_slots(structure: Structure) -> Iterator[tuple[str, Slot]]:
+    tree = pytree.tree_unflatten([_Box(slot) for slot in structure.slots], structure.spec)
+    paths, _ = pytree.tree_flatten_with_path(tree)
+    for path, box in paths:
+        # The first two keys lead into the (positional, keyword) pair and to the argument.
+        yield from _within(_argument(path[1]) + pytree.keystr(path[2:]), box.slot)
+
+
+class _Box:
+    """Keeps a slot, itself a tuple, from being taken for a container."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+
+def _argument(key: Any) -> str:
+    return str(key.key) if isinstance(key, pytree.MappingKey) else f"args[{key.idx}]"
+
+
+def _within(name: str, slot: Slot) -> Iterator[tuple[str, Slot]]:
+    if not isinstance(slot, Container):
+        yield name, slot
+        return
+    named = slot.kind not in (list, tuple, dict)
+    for i, child in enumerate(slot.children):
+        key = slot.keys[i] if slot.keys else i
+        yield from _within(f"{name}.{key}" if named else f"{name}[{key!r}]", child)

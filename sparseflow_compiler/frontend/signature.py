@@ -1,0 +1,70 @@
+"""What a captured program takes and returns, in terms of the user's call."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from sparseflow.frontend.structure import Container, Structure
+
+
+class ResultKind(enum.Enum):
+    """What becomes of a result of `@main`."""
+
+    BUFFER = "the new value of a buffer of the model"
+    INPUT = "the new value of an input tensor, written in place"
+    OUTPUT = "a leaf of what the user gets, or of the new state of an object that the call passed"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result of `@main`.
+
+    Attributes:
+        kind: what becomes of it.
+        target: the name of the buffer, or the index of the input leaf; None for an output.
+    """
+
+    kind: ResultKind
+    target: str | int | None = None
+
+
+@dataclass(frozen=True)
+class ObjectUpdate:
+    """The state in which the model leaves an object that was passed to it, such as a cache.
+
+    Attributes:
+        ordinal: which of the call's objects it is.
+        state: its attributes.
+    """
+
+    ordinal: int
+    state: Container
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """How the results of kind OUTPUT, in order, become what the user sees.
+
+    Attributes:
+        structure: the model's output; aliases in it refer to objects of the call.
+        updates: the objects of the call that the model changed; their leaves follow those of the output.
+    """
+
+    structure: Structure
+    updates: tuple[ObjectUpdate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How the arguments and results of `@main` map to a call of the model.
+
+    Attributes:
+        inputs: the structure of the call; its leaves are the arguments of `@main`, in order.
+        results: what becomes of each result of `@main`, in order.
+        outputs: how the user's output is put together.
+    """
+
+    inputs: Structure
+    results: tuple[Result, ...]
+    outputs: Outputs

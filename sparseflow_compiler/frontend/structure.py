@@ -1,0 +1,182 @@
+"""Arguments and outputs of a model as tensors plus a comparable structure, caches and plain objects included.
+
+Torch's pytrees do the containers they know. An object they don't know, and a transformers cache (whose
+registered unflattening copies every tensor), is taken apart by its attributes, so that it can be rebuilt or
+updated in place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils import _pytree as pytree
+
+
+class Leaf(enum.Enum):
+    """Stands in a structure for a tensor, or for a number that depends on the tensors' shapes."""
+
+    LEAF = enum.auto()
+
+
+class Constant(NamedTuple):
+    """A value that is part of the structure; its type counts, so that 1 differs from True."""
+
+    kind: type
+    value: Any
+
+
+class Container(NamedTuple):
+    """A list, tuple, dict or object: its type, its keys or attribute names, and its contents."""
+
+    kind: type
+    keys: tuple[Any, ...]
+    children: tuple[Any, ...]
+
+
+class Alias(NamedTuple):
+    """The object that was met as the `ordinal`-th."""
+
+    ordinal: int
+
+
+Slot = Leaf | Constant | Container | Alias
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Everything about a tree of values but its tensors: trees of equal structure differ in tensors only."""
+
+    spec: pytree.TreeSpec
+    slots: tuple[Slot, ...]
+
+
+@dataclass
+class Flat:
+    """A tree of values taken apart.
+
+    Attributes:
+        leaves: its tensors, in order.
+        structure: the rest.
+        objects: the objects that were taken apart by their attributes, in the order they were met.
+    """
+
+    leaves: list[Any]
+    structure: Structure
+    objects: list[Any]
+
+
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
+
+
+@dataclass
+class Encoder:
+    """Takes values apart; objects met before come out as aliases."""
+
+    leaves: list[Any] = field(default_factory=list)
+    objects: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ordinals = {id(value): i for i, value in enumerate(self.objects)}
+
+    def encode(self, value: Any) -> Slot:
+        """Append the tensors of `value` to the leaves and return the rest."""
+        kind = type(value)
+        if isinstance(value, (torch.Tensor, *_SYMBOLIC)):
+            self.leaves.append(value)
+            return Leaf.LEAF
+        if kind in _ATOMS:
+            return Constant(kind, value)
+        if kind is list or kind is tuple:
+            return Container(kind, (), tuple(map(self.encode, value)))
+        if kind is dict:
+            return Container(kind, tuple(value), tuple(map(self.encode, value.values())))
+        return self._encode_object(value) if _is_plain_object(value) else Constant(kind, value)
+
+    def _encode_object(self, value: Any) -> Slot:
+        ordinal = self._ordinals.get(id(value))
+        if ordinal is not None:
+            return Alias(ordinal)
+        self._ordinals[id(value)] = len(self.objects)
+        self.objects.append(value)
+        return self.encode_state(value)
+
+    def encode_state(self, value: Any) -> Container:
+        """Encode an object's attributes, whether it was met before or not."""
+        names = attribute_names(value)
+        return Container(type(value), names, tuple(self.encode(getattr(value, name)) for name in names))
+
+    def flatten(self, tree: Any) -> Structure:
+        """Encode a whole tree."""
+        values, spec = pytree.tree_flatten(tree, is_leaf=_is_cache)
+        return Structure(spec, tuple(map(self.encode, values)))
+
+
+def flatten(tree: Any) -> Flat:
+    """Take a tree of values apart."""
+    encoder = Encoder()
+    structure = encoder.flatten(tree)
+    return Flat(encoder.leaves, structure, encoder.objects)
+
+
+class Decoder:
+    """Puts values together again; the inverse of Encoder.
+
+    Args:
+        leaves: tensors, in the order of encoding.
+        objects: objects that aliases refer to.
+    """
+
+    def __init__(self, leaves: Iterable[Any], objects: Sequence[Any] = ()) -> None:
+        self._leaves = iter(leaves)
+        self.objects = list(objects)
+
+    def decode(self, slot: Slot) -> Any:
+        """Build a value."""
+        if slot is Leaf.LEAF:
+            return next(self._leaves)
+        if isinstance(slot, Constant):
+            return slot.value
+        if isinstance(slot, Alias):
+            return self.objects[slot.ordinal]
+        assert isinstance(slot, Container)
+        if slot.kind is dict:
+            return dict(zip(slot.keys, map(self.decode, slot.children), strict=True))
+        if slot.kind in (list, tuple):
+            return slot.kind(map(self.decode, slot.children))
+        value = slot.kind.__new__(slot.kind)
+        self.objects.append(value)
+        self.update(value, slot)
+        return value
+
+    def update(self, value: Any, state: Container) -> None:
+        """Give an object the attributes of `state`, in place."""
+        for name, child in zip(state.keys, state.children, strict=True):
+            object.__setattr__(value, name, self.decode(child))
+
+    def unflatten(self, structure: Structure) -> Any:
+        """Build a whole tree."""
+        return pytree.tree_unflatten(list(map(self.decode, structure.slots)), structure.spec)
+
+
+def attribute_names(value: Any) -> tuple[str, ...]:
+    """The attributes that make up the state of an object."""
+    if hasattr(value, "__dict__"):
+        return tuple(vars(value))
+    return tuple(f.name for f in dataclasses.fields(value))
+
+
+def _is_plain_object(value: Any) -> bool:
+    if isinstance(value, (type, enum.Enum, torch.nn.Module)) or callable(value):
+        return False
+    return hasattr(value, "__dict__") or dataclasses.is_dataclass(value)
+
+
+def _is_cache(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__.endswith("Cache") and kind.__module__.startswith("transformers.")

@@ -1,0 +1,34 @@
+"""Weights by reference: what the names in `sparse_gemm.weight` stand for."""
+
+from __future__ import annotations
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec
+
+from sparseflow.frontend.flat_module import PREFIX
+
+
+class WeightSource(dict[str, torch.Tensor]):
+    """The tensors behind the names of a program, by reference.
+
+    Attributes:
+        constants: the names that belong to this program alone; the others are the model's own.
+    """
+
+    def __init__(self, exported: ExportedProgram) -> None:
+        super().__init__()
+        self.constants: set[str] = set()
+        self._exported = exported
+        self._names: dict[int, str] = {}
+
+    def name_of(self, spec: InputSpec) -> str:
+        """The name of an input that is no user input; a tensor that came before keeps its first name."""
+        target = str(spec.target)
+        found = self._exported.state_dict.get(target)
+        tensor = self._exported.constants[target] if found is None else found
+        name = self._names.setdefault(id(tensor), target.removeprefix(PREFIX))
+        self[name] = tensor
+        if spec.kind is InputKind.CONSTANT_TENSOR:
+            self.constants.add(name)
+        return name
