@@ -1,1 +1,12 @@
 """The sparse_gemm dialect: its operations, their verifiers, and how to load it into a context."""
+
+from __future__ import annotations
+
+from sparseflow.dialect.linear import LinearOp
+from sparseflow.dialect.loading import load
+from sparseflow.dialect.merged_weight import MergedWeightOp
+from sparseflow.dialect.packed_weight import PackedWeightOp
+from sparseflow.dialect.types import TensorType
+from sparseflow.dialect.weight import WeightOp
+
+__all__ = ["LinearOp", "MergedWeightOp", "PackedWeightOp", "TensorType", "WeightOp", "load"]

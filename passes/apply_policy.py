@@ -1,0 +1,111 @@
+"""The pass ``apply-policy``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from sparseflow.dialect.matchers import operations
+from sparseflow.dialect.policy import parse_policy
+from sparseflow.dialect.types import tensor_type
+from sparseflow.errors import PassError
+from sparseflow.passes.base import Pass, option
+from sparseflow.passes.build import before, replace
+from sparseflow.passes.densify import dense_layer
+from torch_mlir import ir
+
+_DENSE = "dense"
+_FORMAT = (
+    'Write {"f32:4096x4096": "1:cpu,512:dense", "f16:128x64": "dense"} or {"dense": "why"} for an entry.'
+)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("needs the path of a JSON file")
+    return Path(text)
+
+
+@dataclass(frozen=True)
+class ApplyPolicy(Pass):
+    """Set which backend runs each sparse layer for how many rows, from measurements.
+
+    The table maps `dtype:NxK` (a merged layer counts as one, with the sum of its N) to a policy such as
+    `"1:cpu,512:dense"`, to `"dense"`, or to `{"dense": "why"}`.
+
+    Requires: a table whose policies are well-formed.
+
+    Ensures: each `sparse_gemm.linear` that the table knows has that `policy`; one that the table calls
+    dense is a `torch.aten.linear` again (epilogue and residual as operations of their own) with the
+    table's reason as `sparse_gemm.reason`. Layers that the table doesn't know are left alone.
+    """
+
+    name: ClassVar[str] = "apply-policy"
+    table: Path | Mapping[str, object] | None = option(  # noqa: RUF009
+        None, "path of the table, a JSON object", _path
+    )
+
+    def run(self, module: ir.Module) -> None:
+        """Look each layer up by dtype and shape."""
+        table = self._load()
+        for op in operations(module, {"sparse_gemm.linear"}):
+            key = _key(op)
+            if key in table:
+                _apply(op, key, table[key])
+
+    def _load(self) -> Mapping[str, str | _Dense]:
+        if self.table is None:
+            raise PassError(
+                "pass 'apply-policy'", "has no table", "Give one: apply-policy{table=policies.json}."
+            )
+        entries = _read(self.table) if isinstance(self.table, Path) else self.table
+        return {key: _entry(key, entry) for key, entry in entries.items()}
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """The decision that a layer runs densely."""
+
+    reason: str
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        table = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PassError(f"policy table '{path}'", f"can't be read: {error}", _FORMAT) from None
+    if not isinstance(table, dict):
+        raise PassError(f"policy table '{path}'", "is no JSON object", _FORMAT)
+    return table
+
+
+def _entry(key: str, entry: object) -> str | _Dense:
+    if entry == _DENSE:
+        return _Dense(f"measured to be no faster sparse ({key})")
+    if isinstance(entry, Mapping) and list(entry) == [_DENSE] and isinstance(entry[_DENSE], str):
+        return _Dense(entry[_DENSE])
+    if not isinstance(entry, str):
+        raise PassError(f"policy table, entry '{key}'", f"is neither a policy nor dense: {entry!r}", _FORMAT)
+    try:
+        parse_policy(entry)
+    except ValueError as error:
+        raise PassError(f"policy table, entry '{key}'", str(error), _FORMAT) from None
+    return entry
+
+
+def _key(op: ir.Operation) -> str:
+    type_ = tensor_type(op.operands[1])
+    assert type_ is not None, "the verifier saw to it"
+    n, k = type_.shape or (None, None)
+    return f"{type_.dtype}:{n}x{k}"
+
+
+def _apply(op: ir.Operation, key: str, decision: str | _Dense) -> None:
+    if isinstance(decision, str):
+        op.attributes["policy"] = ir.StringAttr.get(decision)
+        return
+    with before(op):
+        replace(op, dense_layer(op, decision.reason))

@@ -1,0 +1,69 @@
+"""What a pass is, and how one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from sparseflow.errors import PassError
+
+if TYPE_CHECKING:
+    from torch_mlir import ir
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step over a module. Fields are its options; the docstring says what it requires and ensures."""
+
+    name: ClassVar[str]
+
+    def run(self, module: ir.Module) -> None:
+        """Rewrite the module in place, the context and an unknown location being current.
+
+        Raises:
+            RefusalError: an operation can't be handled and may not be left alone either.
+        """
+        raise NotImplementedError
+
+
+def option(default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
+    """Declare a field of a pass as an option.
+
+    Args:
+        default: its value when left out; also says its kind: an int, or a tuple of texts.
+        text: what it does, for the documentation.
+        parse: reads it from text where it is of another kind; raises ValueError saying what is wrong.
+    """
+    return field(default=default, metadata={"text": text, "parse": parse})
+
+
+class RefusalError(PassError):
+    """A pass refuses an operation."""
+
+    def __init__(self, location: ir.Location, rule: str, remedy: str = "") -> None:
+        super().__init__(str(location), rule, remedy)
+        self.location = location
+
+
+def refuse(op: ir.Operation, rule: str, remedy: str = "") -> NoReturn:
+    """Give up on a module because of one operation.
+
+    Raises:
+        RefusalError: always.
+    """
+    raise RefusalError(op.location, f"'{op.name}' op {rule}", remedy)
+
+
+class PassFailedError(PassError):
+    """A pass failed on a module.
+
+    Attributes:
+        diagnostics: where and why, as (location, message).
+    """
+
+    def __init__(
+        self, subject: str, rule: str, remedy: str, diagnostics: Sequence[tuple[ir.Location, str]]
+    ) -> None:
+        super().__init__(subject, rule, remedy)
+        self.diagnostics = tuple(diagnostics)

@@ -1,0 +1,91 @@
+"""Making and removing operations of the Torch dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch_mlir import ir
+
+_REMOVABLE = frozenset(
+    {
+        "sparse_gemm.linear",
+        "sparse_gemm.merged_weight",
+        "sparse_gemm.weight",
+        "torch.aten._unsafe_view",
+        "torch.aten.add.Tensor",
+        "torch.aten.addmm",
+        "torch.aten.flatten.using_ints",
+        "torch.aten.linear",
+        "torch.aten.matmul",
+        "torch.aten.mm",
+        "torch.aten.numpy_T",
+        "torch.aten.permute",
+        "torch.aten.reshape",
+        "torch.aten.size.int",
+        "torch.aten.t",
+        "torch.aten.transpose.int",
+        "torch.aten.view",
+        "torch.constant.int",
+        "torch.constant.none",
+        "torch.prim.ListConstruct",
+    }
+)
+
+
+@contextmanager
+def before(op: ir.Operation) -> Iterator[None]:
+    """Create operations before this one, at its source location."""
+    with op.location, ir.InsertionPoint(op):
+        yield
+
+
+def torch_op(name: str, operands: Sequence[ir.Value], result: ir.Type) -> ir.Value:
+    """Create an operation with one result."""
+    return ir.Operation.create(name, results=[result], operands=list(operands)).results[0]
+
+
+def constant_int(value: int) -> ir.Value:
+    """Create a ``torch.constant.int``."""
+    attribute = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+    return _constant("int", "!torch.int", {"value": attribute})
+
+
+def constant_str(value: str) -> ir.Value:
+    """Create a ``torch.constant.str``."""
+    return _constant("str", "!torch.str", {"value": ir.StringAttr.get(value)})
+
+
+def none() -> ir.Value:
+    """Create a ``torch.constant.none``."""
+    return _constant("none", "!torch.none", {})
+
+
+def int_list(values: Sequence[int]) -> ir.Value:
+    """Create a list of constant ints."""
+    type_ = ir.Type.parse("!torch.list<int>")
+    return torch_op("torch.prim.ListConstruct", [constant_int(value) for value in values], type_)
+
+
+def _constant(kind: str, type_: str, attributes: dict[str, ir.Attribute]) -> ir.Value:
+    return ir.Operation.create(
+        f"torch.constant.{kind}", results=[ir.Type.parse(type_)], attributes=attributes
+    ).results[0]
+
+
+def replace(op: ir.Operation, value: ir.Value) -> None:
+    """Let every reader of an operation's one result read another value, and remove what is now dead."""
+    op.results[0].replace_all_uses_with(value)
+    erase_if_dead(op)
+
+
+def erase_if_dead(op: ir.Operation) -> None:
+    """Remove an operation that nothing reads, and what only it read; only kinds without an effect."""
+    pending = [op]
+    while pending:
+        candidate = pending.pop()
+        if candidate.name not in _REMOVABLE or any(True for r in candidate.results for _ in r.uses):
+            continue
+        sources = {o.owner.operation for o in candidate.operands if not isinstance(o.owner, ir.Block)}
+        candidate.erase()
+        pending.extend(source for source in sources if source not in pending)

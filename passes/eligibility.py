@@ -1,0 +1,76 @@
+"""Whether a single linear layer may become sparse, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from sparseflow.dialect.linear import broken_type_rules
+from sparseflow.dialect.matchers import WeightRef, is_none
+from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
+from torch_mlir import ir
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a caller rules out.
+
+    Attributes:
+        min_n: fewest out features.
+        min_k: fewest in features.
+        skip: patterns (fnmatch) of layer names.
+    """
+
+    min_n: int
+    min_k: int
+    skip: Sequence[str]
+
+
+def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -> str | None:
+    """Why a ``torch.aten.linear`` stays dense, whatever else reads its weight; None if it needn't."""
+    if "sparse_gemm.reason" in layer.attributes:
+        return str(layer.attributes["sparse_gemm.reason"].value)
+    if ref is None:
+        return "its weight is computed at run time"
+    return next(_reasons(layer, ref, limits), None)
+
+
+def _reasons(layer: ir.Operation, ref: WeightRef, limits: Limits) -> Iterator[str]:
+    for pattern in limits.skip:
+        if any(fnmatchcase(name, pattern) for name in ref.layers):
+            yield f"skipped by the pattern '{pattern}'"
+    weight = tensor_type(ref.op.results[0])
+    if weight is None or weight.shape is None or None in weight.shape:
+        yield "the shape of its weight isn't known when compiling"
+        return
+    if len(weight.shape) != 2:
+        yield f"its weight has rank {len(weight.shape)}; only matrices can be packed"
+        return
+    yield from _size_reasons(weight.shape, limits)
+    if weight.dtype not in SPARSE_DTYPES:
+        yield f"its weight is {weight.dtype}; the sparse kernels multiply {', '.join(SPARSE_DTYPES)}"
+    yield from _type_reasons(layer)
+
+
+def _size_reasons(shape: tuple[int | None, ...], limits: Limits) -> Iterator[str]:
+    for letter, size, least, name in zip(
+        "NK", shape, (limits.min_n, limits.min_k), ("min-n", "min-k"), strict=True
+    ):
+        if size is not None and size < least:
+            yield f"{letter} = {size} is below {name} = {least}"
+
+
+def _type_reasons(layer: ir.Operation) -> Iterator[str]:
+    values = {"x": layer.operands[0], "weight": layer.operands[1], "result": layer.results[0]}
+    if not is_none(layer.operands[2]):
+        values["bias"] = layer.operands[2]
+    types: dict[str, TensorType] = {}
+    for role, value in values.items():
+        type_ = tensor_type(value)
+        if type_ is None:
+            yield f"its {role} is {value.type}, no plain value tensor"
+            return
+        types[role] = type_
+    for rule in broken_type_rules(types):
+        yield f"a sparse layer {rule}"

@@ -1,0 +1,160 @@
+"""From text to passes, and running them over a module."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from sparseflow.dialect import load
+from sparseflow.errors import PassError
+from sparseflow.passes.base import Pass, PassFailedError, RefusalError
+from sparseflow.passes.native import NativePass
+from sparseflow.passes.options import format_pass, parse_options
+from sparseflow.passes.pipeline_text import Element, parse_elements
+from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
+from torch_mlir import ir
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a pass took, the verification after it included."""
+
+    name: str
+    seconds: float
+
+
+def parse_pipeline(text: str) -> tuple[Pass, ...]:
+    """The passes of a pipeline written as text.
+
+    Raises:
+        PassError: the text is malformed, or one of our passes is misplaced or has wrong options. Passes of
+            MLIR itself are only looked up when there is a context, in ``run_pipeline``.
+    """
+    passes: list[Pass] = []
+    for element in parse_elements(text):
+        passes.extend(_resolve(element))
+    return tuple(passes)
+
+
+def format_pipeline(passes: Sequence[Pass]) -> str:
+    """The passes as text that ``parse_pipeline`` and mlir-opt's syntax agree on."""
+    texts = [p.text if isinstance(p, NativePass) else format_pass(p) for p in passes]
+    return f"builtin.module({','.join(texts)})"
+
+
+def _resolve(element: Element) -> Sequence[Pass]:
+    if element.name == "builtin.module" and element.body is not None:
+        return parse_pipeline(element.body)
+    if element.name in PIPELINES:
+        return parse_pipeline(PIPELINES[element.name])
+    if element.name in PASSES:
+        return (parse_options(pass_class(element.name), element.options),)
+    _check_nested(element)
+    return (NativePass(element.text),)
+
+
+def _check_nested(element: Element) -> None:
+    for inner in parse_elements(element.body or ""):
+        if inner.name in PASSES or inner.name in PIPELINES:
+            raise PassError(
+                f"pass '{inner.name}'",
+                f"runs on a module, not inside '{element.name}(…)'",
+                f"Move it out: builtin.module(…,{inner.text}).",
+            )
+        _check_nested(inner)
+
+
+def run_pipeline(
+    module: ir.Module,
+    passes: str | Sequence[Pass],
+    *,
+    after_each: Callable[[Pass, ir.Module], None] | None = None,
+    source: str | None = None,
+) -> tuple[Timing, ...]:
+    """Run passes over a module in place, verifying it before the first and after each.
+
+    Args:
+        module: what to rewrite; its context gets the dialects it lacks. After a failure its state is
+            whatever the failing pass left.
+        passes: a pipeline as text, or passes.
+        after_each: called after each pass, for printing or counting.
+        source: path of a file that holds the module as it is now, for the command that reproduces a
+            failure; without it a failure writes such a file.
+
+    Returns:
+        One timing for each pass.
+
+    Raises:
+        PassError: a pass is unknown, misconfigured or failed; then it names a command that reproduces it.
+    """
+    sequence = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
+    load(module.context)
+    with module.context, ir.Location.unknown():
+        for pass_ in sequence:
+            if isinstance(pass_, NativePass):
+                pass_.check(module.context)
+        _verify_input(module)
+        snapshot = None if source else module.operation.clone()
+        timings = []
+        for index, pass_ in enumerate(sequence):
+            try:
+                timings.append(_run_one(pass_, module))
+            except Exception as error:
+                path = source or _write(snapshot)
+                raise _failure(pass_, error, sequence[: index + 1], path) from error
+            if after_each is not None:
+                after_each(pass_, module)
+    return tuple(timings)
+
+
+def _run_one(pass_: Pass, module: ir.Module) -> Timing:
+    start = perf_counter()
+    pass_.run(module)
+    if not isinstance(pass_, NativePass):  # the pass manager verified already
+        module.operation.verify()
+    return Timing(label(pass_), perf_counter() - start)
+
+
+def label(pass_: Pass) -> str:
+    """What a pass is called in messages."""
+    return pass_.text if isinstance(pass_, NativePass) else pass_.name
+
+
+def _verify_input(module: ir.Module) -> None:
+    try:
+        module.operation.verify()
+    except ir.MLIRError as error:
+        raise PassFailedError("the module", f"is not valid: {error}", "", diagnostics(error)) from error
+
+
+def diagnostics(error: Exception) -> list[tuple[ir.Location, str]]:
+    """Where and why, as far as an error tells."""
+    if isinstance(error, RefusalError):
+        return [(error.location, error.rule)]
+    if isinstance(error, ir.MLIRError):
+        return [(found.location, found.message) for found in error.error_diagnostics]
+    return []
+
+
+def _failure(pass_: Pass, error: Exception, passes: Sequence[Pass], path: str) -> PassFailedError:
+    pipeline = shlex.quote(f"--pass-pipeline={format_pipeline(passes)}")
+    remedy = f"Reproduce it with: sparseflow-opt {pipeline} {shlex.quote(path)}"
+    if isinstance(error, RefusalError):
+        rule = f"refuses {error.subject}: {error.rule}"
+        remedy = f"{error.remedy}\n    {remedy}" if error.remedy else remedy
+    elif isinstance(error, PassError):
+        rule = error.rule
+    elif isinstance(error, ir.MLIRError):
+        rule = f"failed: {error}"
+    else:
+        rule = f"failed with {type(error).__name__}: {error}; that is a bug in the pass"
+    return PassFailedError(f"pass '{label(pass_)}'", rule, remedy, diagnostics(error))
+
+
+def _write(snapshot: ir.Operation) -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="sparseflow-", suffix=".mlir", delete=False) as file:
+        file.write(snapshot.get_asm(enable_debug_info=True, assume_verified=True))
+    return file.name

@@ -1,0 +1,45 @@
+"""Which passes and pipelines there are."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+from sparseflow.errors import PassError
+from sparseflow.passes.base import Pass
+
+PASSES = {
+    "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
+    "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
+    "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",
+    "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
+    "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
+}
+"""Name of each pass and where its class is; a module is imported when its pass is asked for."""
+
+PIPELINES = {
+    "sparse-cpu": "canonicalize-linear,match-sparse-linear,merge-projections,lower-sparse-gemm",
+}
+"""Named pipelines: from what the frontend makes to what the lowering takes."""
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The class of a pass.
+
+    Raises:
+        PassError: there is no such pass.
+    """
+    if name not in PASSES:
+        raise unknown_pass(name)
+    module, _, attribute = PASSES[name].partition(":")
+    found: type[Pass] = getattr(import_module(module), attribute)
+    return found
+
+
+def unknown_pass(name: str) -> PassError:
+    """The error about a name that is no pass."""
+    close = difflib.get_close_matches(name, [*PASSES, *PIPELINES], n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return PassError(
+        f"pass '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-passes` shows what there is."
+    )

@@ -1,0 +1,125 @@
+"""``sparse_gemm.linear``: a linear layer over a structured-sparse weight."""
+
+# No `from __future__ import annotations`: ext reads the fields' annotations as types.
+from collections.abc import Iterator
+from typing import Any
+
+from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, string_attribute
+from sparseflow.dialect.policy import parse_policy
+from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
+from torch_mlir import ir
+from torch_mlir.dialects import ext
+
+EPILOGUES = ("none", "relu", "gelu", "gelu_tanh", "silu")
+"""Activations that the operation can apply to its result."""
+
+
+class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[misc]
+    """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
+
+    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``.
+    """
+
+    result: ext.Result[Any]
+    x: ext.Operand[Any]
+    weight: ext.Operand[Any]
+    pattern: ir.StringAttr
+    epilogue: ir.StringAttr
+    policy: ir.StringAttr
+    bias: ext.Operand[Any] | None = None
+    residual: ext.Operand[Any] | None = None
+
+    def broken_rules(self) -> Iterator[str]:
+        """Rules: known pattern, epilogue and policy; tensors whose dtypes and shapes belong together."""
+        yield from broken_pattern_rules(self)
+        yield from self._broken_attributes()
+        types = {}
+        for role, value in self.tensors().items():
+            types[role] = tensor_type(value)
+            if types[role] is None:
+                yield f"needs a !torch.vtensor as {role}, not {value.type}"
+                return
+        yield from broken_type_rules(types)
+
+    def tensors(self) -> dict[str, ir.Value]:
+        """Operands and result by their role, those that are left out left out."""
+        roles = {"x": self.x, "weight": self.weight, "bias": self.bias, "residual": self.residual}
+        given = {role: value for role, value in roles.items() if value is not None}
+        return given | {"result": self.results[0]}
+
+    def _broken_attributes(self) -> Iterator[str]:
+        epilogue, policy = string_attribute(self, "epilogue"), string_attribute(self, "policy")
+        if epilogue not in EPILOGUES:
+            yield f"needs an 'epilogue' that is one of {', '.join(EPILOGUES)}, not {epilogue}"
+        if policy is None:
+            yield "needs a string 'policy'; \"\" means always sparse"
+            return
+        try:
+            parse_policy(policy)
+        except ValueError as error:
+            yield str(error)
+
+
+def broken_type_rules(types: dict[str, TensorType]) -> Iterator[str]:
+    """What keeps tensors from being the operands and result of one sparse layer.
+
+    Args:
+        types: by role: x, weight, result, and bias and residual where there are any.
+    """
+    yield from _broken_dtypes(types)
+    yield from _broken_shapes(types)
+
+
+def _broken_dtypes(types: dict[str, TensorType]) -> Iterator[str]:
+    known = {role: type_.dtype for role, type_ in types.items() if type_.dtype is not None}
+    if len(set(known.values())) > 1:
+        listed = ", ".join(f"{role} {dtype}" for role, dtype in known.items())
+        yield f"needs one dtype throughout, not {listed}"
+    for dtype in known.values():
+        if dtype not in SPARSE_DTYPES:
+            yield f"multiplies {', '.join(SPARSE_DTYPES)}, not {dtype}"
+
+
+def _broken_shapes(types: dict[str, TensorType]) -> Iterator[str]:
+    x, weight, result = types["x"], types["weight"], types["result"]
+    if weight.rank not in (None, 2):
+        yield f"needs a weight of shape [N, K], not of rank {weight.rank}"
+        return
+    if x.rank == 0 or result.rank == 0:
+        yield "needs x of shape […, K] and a result of shape […, N], not a scalar"
+        return
+    if not same_size(x.dim(-1), weight.dim(1)):
+        yield f"has K = {x.dim(-1)} in x but K = {weight.dim(1)} in the weight"
+    if not compatible(result, x.with_last(weight.dim(0))):
+        yield f"must return {x.with_last(weight.dim(0))}, not {result}"
+    if "bias" in types and not compatible(types["bias"], TensorType((weight.dim(0),), None)):
+        yield f"needs a bias of shape [N] with N = {weight.dim(0)}, not {types['bias']}"
+    if "residual" in types and types["residual"] != result:
+        yield f"needs a residual of the result's type {result}, not {types['residual']}"
+
+
+def linear(
+    x: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None = None,
+    residual: ir.Value | None = None,
+    *,
+    result: ir.Type,
+    epilogue: str = "none",
+    policy: str = "",
+    pattern: str = "2:4",
+) -> ir.Operation:
+    """Create a sparse linear layer at the current insertion point.
+
+    Args:
+        x: ``[…, K]``.
+        weight: ``[N, K]``, of the sparsity pattern.
+        bias: ``[N]``.
+        residual: of the result's type, added last.
+        result: type of the result, ``[…, N]``.
+        epilogue: one of EPILOGUES.
+        policy: which backend runs for which M.
+        pattern: one of PATTERNS.
+    """
+    texts = (ir.StringAttr.get(text) for text in (pattern, epilogue, policy))
+    return LinearOp(result, x, weight, *texts, bias=bias, residual=residual).operation

@@ -1,0 +1,62 @@
+"""``sparse_gemm.merged_weight``: several tensors by reference, one below the other."""
+
+# No `from __future__ import annotations`: ext reads the fields' annotations as types.
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sparseflow.dialect.base import VerifiedOp, broken_list_rules
+from sparseflow.dialect.types import TensorType, tensor_type
+from torch_mlir import ir
+from torch_mlir.dialects import ext
+
+
+class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):  # type: ignore[misc]
+    """The rows of several named tensors, concatenated in order along dim 0; biases too, 1-d.
+
+    Optional attributes: ``transposed`` (one i1 a name: read that matrix transposed) and ``sizes``
+    (one i64 a name: the rows that it contributes).
+    """
+
+    tensor: ext.Result[Any]
+    names: ir.ArrayAttr
+
+    def broken_rules(self) -> Iterator[str]:
+        """Rules: distinct non-empty names, a tensor result of rank 1 or 2, lists as long as the names."""
+        type_ = tensor_type(self.results[0])
+        if type_ is None or type_.rank not in (None, 1, 2):
+            yield f"must return a !torch.vtensor of rank 1 or 2, not {self.results[0].type}"
+            return
+        yield from broken_list_rules(self, type_.dim(0))
+
+
+def merged_weight(
+    names: Sequence[str],
+    type_: TensorType,
+    *,
+    transposed: Sequence[bool] = (),
+    sizes: Sequence[int] = (),
+) -> ir.Value:
+    """Create a reference to several tensors at the current insertion point.
+
+    Args:
+        names: names in the weight source, in the order of their rows.
+        type_: type of the whole.
+        transposed: for each name whether to read it transposed; left out, none is.
+        sizes: rows that each name contributes; left out, not recorded.
+    """
+    op = MergedWeightOp(type_.build(), string_list(names))
+    set_lists(op, transposed, sizes)
+    return op.results[0]
+
+
+def string_list(texts: Sequence[str]) -> ir.ArrayAttr:
+    """An array attribute of strings."""
+    return ir.ArrayAttr.get([ir.StringAttr.get(text) for text in texts])
+
+
+def set_lists(op: ir.OpView, transposed: Sequence[bool], sizes: Sequence[int]) -> None:
+    """Set the optional attributes that go with ``names``, leaving out what says nothing."""
+    if any(transposed):
+        op.attributes["transposed"] = ir.DenseBoolArrayAttr.get(list(transposed))
+    if sizes:
+        op.attributes["sizes"] = ir.DenseI64ArrayAttr.get(list(sizes))
