@@ -12,8 +12,12 @@ from sparseflow.errors import NativeLibraryError
 LIBRARY = Path(__file__).with_name("libsparseflow_runtime.so")
 
 
-def _library_path() -> Path:
-    """The library beside this file, or wherever an editable install put it."""
+def library_path() -> Path:
+    """The library beside this file, or wherever an editable install put it.
+
+    Raises:
+        NativeLibraryError: it isn't installed.
+    """
     if LIBRARY.exists():
         return LIBRARY
     import sparseflow.runtime
@@ -36,7 +40,7 @@ def load() -> None:
     Raises:
         NativeLibraryError: the library is missing, or torch refuses to load it.
     """
-    path = _library_path()
+    path = library_path()
     try:
         torch.ops.load_library(str(path))
     except OSError as error:

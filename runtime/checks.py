@@ -1,0 +1,85 @@
+"""Checks of weights that pruning and packing share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import ArgumentError, WeightError
+
+# Rows are checked in chunks: the temporaries stay small whatever the weight's size.
+CHUNK_ELEMENTS = 1 << 22
+
+
+def require_matrix(weight: object, name: str) -> Tensor:
+    """Return ``weight`` as a plain strided 2-d tensor without gradient, or refuse it.
+
+    Raises:
+        ArgumentError: not a tensor, not 2-d, or not strided.
+    """
+    if not isinstance(weight, Tensor):
+        raise ArgumentError(name, f"expected a 2-d torch.Tensor, got {type(weight).__name__}")
+    if weight.layout != torch.strided:
+        raise ArgumentError(
+            name, f"expected a strided tensor, got layout {weight.layout}", "call .to_dense()"
+        )
+    if weight.dim() != 2:
+        raise ArgumentError(
+            name,
+            f"expected a 2-d weight [N, K], got {weight.dim()}-d with shape {list(weight.shape)}",
+            "reshape it to [out_features, in_features]",
+        )
+    return weight.detach()
+
+
+def require_dtype(weight: Tensor, allowed: Iterable[torch.dtype], name: str) -> None:
+    """Refuse a weight of another dtype.
+
+    Raises:
+        ArgumentError: the dtype is not in ``allowed``.
+    """
+    if weight.dtype not in allowed:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        raise ArgumentError(
+            name, f"expected a dtype of {known}, got {weight.dtype}", f"cast it first, e.g. {name}.float()"
+        )
+
+
+def require_data(weight: Tensor, name: str) -> None:
+    """Refuse a meta tensor where values are needed.
+
+    Raises:
+        ArgumentError: the tensor is on the meta device.
+    """
+    if weight.is_meta:
+        raise ArgumentError(
+            name, "expected a tensor with data, got one on the meta device", "materialize it first"
+        )
+
+
+def require_finite(weight: Tensor, name: str) -> None:
+    """Refuse NaN and Inf; meta tensors pass.
+
+    Raises:
+        WeightError: names the first bad row and column.
+    """
+    if weight.is_meta:
+        return
+    for start, chunk in row_chunks(weight):
+        # A sum of finite magnitudes can overflow, but a maximum can't: one cheap pass decides.
+        if chunk.numel() and not chunk.abs().amax().isfinite():
+            row, column = (~chunk.isfinite()).nonzero()[0].tolist()
+            raise WeightError(
+                name,
+                f"row {start + row}, column {column} holds {chunk[row, column].item()}; a weight must be finite",
+                "repair the checkpoint, or leave this layer dense",
+            )
+
+
+def row_chunks(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield ``(first row, rows)`` over a 2-d tensor in pieces of at most about ``CHUNK_ELEMENTS``."""
+    rows = max(1, CHUNK_ELEMENTS // max(1, weight.shape[1]))
+    for start in range(0, weight.shape[0], rows):
+        yield start, weight[start : start + rows]

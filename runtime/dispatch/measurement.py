@@ -1,0 +1,75 @@
+"""One measured point: a layer's shape, an M, and what each way of running it took."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sparseflow.runtime.backends import Backend
+
+MEASURED_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Measurement:
+    """Median times of one layer at one M, all of them for the whole layer.
+
+    Attributes:
+        dtype: torch's name of the dtype, such as "float32".
+        n: out features.
+        k: in features.
+        m: rows of the input.
+        dense_us: ``F.linear`` with the dense weight.
+        cpu_us: the sparse kernel.
+        unpacked_us: decompress, then the dense product: what ``Backend.DENSE`` runs when no dense copy is kept.
+        rows: how many of the N rows were measured; fewer than N where the times were scaled up from a slice.
+        reps: how many times each side ran.
+    """
+
+    dtype: str
+    n: int
+    k: int
+    m: int
+    dense_us: float
+    cpu_us: float
+    unpacked_us: float
+    rows: int
+    reps: int
+
+    def us(self, backend: Backend) -> float:
+        """The time of one backend."""
+        return self.cpu_us if backend is Backend.CPU else self.unpacked_us
+
+    def speedup(self, backend: Backend) -> float:
+        """Of one backend over the dense layer that it replaces."""
+        return self.dense_us / self.us(backend)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Measurement:
+        """From JSON, every field checked.
+
+        Raises:
+            ValueError: a field is missing, unknown, of another type, or not positive and finite.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        if not isinstance(row, Mapping) or set(row) != set(fields):
+            raise ValueError(f"a row must have the fields {', '.join(fields)}")
+        if not isinstance(row["dtype"], str):
+            raise ValueError(f"dtype must be text, got {row['dtype']!r}")
+        for name, kind in fields.items():
+            if name != "dtype":
+                _require_number(name, row[name], whole=kind == "int")
+        return cls(**row)
+
+
+def _require_number(name: str, value: object, *, whole: bool) -> None:
+    allowed = int if whole else (int, float)
+    good = isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    if not good:
+        raise ValueError(f"{name} must be a positive {'integer' if whole else 'number'}, got {value!r}")

@@ -1,0 +1,132 @@
+"""``sparse_mm``: the product with a packed 2:4 weight, every argument checked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime import ops
+from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.runtime.packed import PackedWeight
+
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+
+
+def sparse_mm(
+    x: Tensor,
+    packed: PackedWeight,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    residual: Tensor | None = None,
+    policy: Policy | None = None,
+) -> Tensor:
+    """``act(x · Wᵀ + bias) + residual`` with a packed weight W, for inference.
+
+    Sums are accumulated in fp32. Under ``torch.autocast`` all floating tensors, the packed values too, are cast to the
+    autocast dtype, as ``F.linear`` does; pack the weight in that dtype to save the cast of each call.
+
+    Args:
+        x: ``[…, K]``, at least 1-d, of the packed weight's dtype and device; may be empty.
+        packed: W, ``[N, K]``.
+        bias: ``[N]``, same dtype and device.
+        activation: "relu", "gelu" (exact), "gelu_tanh", "silu", or None.
+        residual: ``[…, N]``, the result's shape, added after the activation.
+        policy: which backend runs for which M; None always runs the sparse kernel.
+
+    Returns:
+        ``[…, N]`` in x's dtype, contiguous.
+
+    Raises:
+        ArgumentError: an argument has a wrong type, dtype, shape, device or value.
+        InferenceOnlyError: an argument requires grad while gradients are recorded.
+    """
+    _require_types(x, packed, activation)
+    _require_fit(x, packed)
+    if bias is not None:
+        _require_like("bias", bias, (packed.out_features,), packed)
+    if residual is not None:
+        _require_like("residual", residual, (*x.shape[:-1], packed.out_features), packed)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias, residual)):
+        raise ops.refuse_gradients("sparse_mm")
+    result: Tensor = ops.linear(
+        x,
+        packed.values,
+        packed.positions,
+        bias,
+        residual,
+        packed.in_features,
+        activation or "none",
+        [] if policy is None else policy.to_ints(),
+    )
+    return result
+
+
+def _require_types(x: object, packed: object, activation: object) -> None:
+    if not isinstance(x, Tensor):
+        raise ArgumentError("sparse_mm: x", f"expected a torch.Tensor, got {type(x).__name__}")
+    if not isinstance(packed, PackedWeight):
+        raise ArgumentError(
+            "sparse_mm: packed",
+            f"expected a PackedWeight, got {type(packed).__name__}",
+            "pack the weight first: sparseflow.compress_2_4(w)",
+        )
+    if activation is not None and activation not in ACTIVATIONS:
+        known = ", ".join(repr(name) for name in ACTIVATIONS)
+        raise ArgumentError("sparse_mm: activation", f"expected None or one of {known}, got {activation!r}")
+
+
+def _require_fit(x: Tensor, packed: PackedWeight) -> None:
+    if x.dim() == 0:
+        raise ArgumentError("sparse_mm: x", f"expected shape […, {packed.in_features}], got a 0-d tensor")
+    if x.shape[-1] != packed.in_features:
+        raise ArgumentError(
+            "sparse_mm: x",
+            f"expected {packed.in_features} features in the last dimension, got shape {list(x.shape)}",
+        )
+    _require_dtype("x", x, packed)
+    _require_device("x", x, packed)
+    if x.device.type not in ("cpu", "meta"):
+        _require_kernel(x.device)
+
+
+def _require_like(name: str, tensor: Tensor, shape: tuple[int, ...], packed: PackedWeight) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ArgumentError(
+            f"sparse_mm: {name}", f"expected a torch.Tensor or None, got {type(tensor).__name__}"
+        )
+    if tuple(tensor.shape) != shape:
+        raise ArgumentError(f"sparse_mm: {name}", f"expected shape {list(shape)}, got {list(tensor.shape)}")
+    _require_dtype(name, tensor, packed)
+    _require_device(name, tensor, packed)
+
+
+def _require_dtype(name: str, tensor: Tensor, packed: PackedWeight) -> None:
+    if tensor.dtype == packed.dtype:
+        return
+    # Under autocast the operator brings both sides to one dtype; fp64 and integers it leaves alone.
+    castable = tensor.is_floating_point() and tensor.dtype != torch.float64
+    if castable and torch.is_autocast_enabled(tensor.device.type):
+        return
+    raise ArgumentError(
+        f"sparse_mm: {name}",
+        f"expected dtype {packed.dtype} as the packed weight has, got {tensor.dtype}",
+        f"cast it: {name}.to({packed.dtype})",
+    )
+
+
+def _require_device(name: str, tensor: Tensor, packed: PackedWeight) -> None:
+    if tensor.device != packed.device:
+        raise ArgumentError(
+            f"sparse_mm: {name}",
+            f"expected device {packed.device} as the packed weight has, got {tensor.device}",
+            "move one of them with .to(device)",
+        )
+
+
+def _require_kernel(device: torch.device) -> None:
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparseflow::linear", device.type.upper()):
+        raise ArgumentError(
+            "sparse_mm: x", f"this build has no 2:4 kernel for device {device}", "run it on the CPU"
+        )

@@ -1,0 +1,108 @@
+"""Makes ``torch.ops.sparseflow.*`` whole: loads the native library and adds what torch needs around it.
+
+Importing this module registers, for each operator, a fake implementation (meta device, torch.compile, torch.export);
+a refusal of gradients; for ``linear`` the casts of autocast; and plain-torch pruning and packing for devices
+without native code.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import InferenceOnlyError
+from sparseflow.runtime import native, portable
+
+native.load()
+
+linear = torch.ops.sparseflow.linear.default
+prune_2_4 = torch.ops.sparseflow.prune_2_4.default
+pack_2_4 = torch.ops.sparseflow.pack_2_4.default
+unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
+
+_LIBRARY = torch.library.Library("sparseflow", "IMPL")
+
+
+def refuse_gradients(subject: str) -> InferenceOnlyError:
+    """The error for an operator whose input requires a gradient while gradients are recorded."""
+    return InferenceOnlyError(
+        subject,
+        "an input requires grad, and 2:4 operators are for inference only",
+        "call it under torch.inference_mode() or torch.no_grad(), or detach the input",
+    )
+
+
+def _below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
+    """Run ``op`` without autograd, which must not get a result that looks differentiable."""
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        raise refuse_gradients(f"torch.ops.sparseflow.{op._opname}")
+    with torch._C._AutoDispatchBelowAutograd():
+        return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+
+def _autocast_linear(device_type: str, keyset: Any, *args: Any) -> Tensor:
+    """Cast every floating tensor (fp64 apart) to the autocast dtype, as torch does for ``F.linear``."""
+    dtype = torch.get_autocast_dtype(device_type)
+    key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+        result: Tensor = linear(*(_autocast(arg, device_type, dtype) for arg in args))
+    return result
+
+
+def _autocast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == torch.float64:
+        return value
+    return value.to(dtype) if value.device.type == device_type else value
+
+
+@torch.library.register_fake("sparseflow::linear")
+def _fake_linear(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    policy: list[int],
+) -> Tensor:
+    torch._check(x.dim() >= 1, lambda: "sparseflow.linear: x must have at least one dimension")
+    torch._check(x.dtype == values.dtype, lambda: f"sparseflow.linear: x is {x.dtype}, weight {values.dtype}")
+    torch._check(
+        x.shape[-1] == in_features,
+        lambda: f"sparseflow.linear: x has {x.shape[-1]} features, the weight {in_features}",
+    )
+    return x.new_empty((*x.shape[:-1], values.shape[0]))
+
+
+@torch.library.register_fake("sparseflow::prune_2_4")
+def _fake_prune(weight: Tensor) -> Tensor:
+    return weight.new_empty(weight.shape)
+
+
+@torch.library.register_fake("sparseflow::pack_2_4")
+def _fake_pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    n, k = weight.shape
+    groups = (k + 3) // 4
+    return weight.new_empty(n, 2 * groups), weight.new_empty(n, (groups + 1) // 2, dtype=torch.uint8)
+
+
+@torch.library.register_fake("sparseflow::unpack_2_4")
+def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
+    return values.new_empty(values.shape[0], in_features)
+
+
+def _register() -> None:
+    for op in (linear, prune_2_4, pack_2_4, unpack_2_4):
+        _LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)
+    for device_type in ("cpu", "cuda"):
+        cast = functools.partial(_autocast_linear, device_type)
+        _LIBRARY.impl("linear", cast, f"Autocast{device_type.upper()}", with_keyset=True)
+    for name in ("prune_2_4", "pack_2_4", "unpack_2_4"):
+        _LIBRARY.impl(name, getattr(portable, name), "CUDA")
+
+
+_register()

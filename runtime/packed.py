@@ -1,0 +1,211 @@
+"""A 2:4 weight in its packed, portable form: the kept values and their places."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.errors import ArgumentError, WeightError
+from sparseflow.runtime import checks, ops
+from sparseflow.runtime.pattern import NATIVE_DTYPES, first_violation
+
+
+def packed_shapes(out_features: int, in_features: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shapes of ``values`` and ``positions`` for a weight ``[out_features, in_features]``."""
+    groups = (in_features + 3) // 4
+    return (out_features, 2 * groups), (out_features, (groups + 1) // 2)
+
+
+class PackedWeight(nn.Module):
+    """A weight ``[N, K]`` of which two entries in each group of four are stored.
+
+    Kp is K rounded up to a multiple of 4.
+
+    Args:
+        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16.
+        positions: ``[N, ceil(Kp/8)]`` uint8, a nibble ``p0 | p1 << 2`` with p0 < p1 for each group, even group low.
+        in_features: K.
+        name: how errors call the weight.
+        trusted: skip the look at the values and places themselves (for what this package packed itself).
+
+    Raises:
+        ArgumentError: a shape, dtype or device doesn't fit.
+        WeightError: a place is not p0 < p1, a value lies beyond K, or a value is NaN or Inf.
+    """
+
+    values: Tensor
+    positions: Tensor
+
+    def __init__(
+        self,
+        values: Tensor,
+        positions: Tensor,
+        in_features: int,
+        *,
+        name: str = "weight",
+        trusted: bool = False,
+    ) -> None:
+        super().__init__()
+        _require_layout(values, positions, in_features, name)
+        if not trusted:
+            _require_content(values, positions, in_features, name)
+        self.in_features = in_features
+        self.register_buffer("values", values.detach().contiguous())
+        self.register_buffer("positions", positions.detach().contiguous())
+
+    @classmethod
+    def empty(
+        cls,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> PackedWeight:
+        """A packed weight of zeros, to load a state dict into."""
+        shape, positions_shape = packed_shapes(out_features, in_features)
+        values = torch.zeros(shape, dtype=dtype, device=device)
+        positions = torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
+        return cls(values, positions, in_features, trusted=True)
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return self.values.shape[0]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the weight it stands for: ``[N, K]``."""
+        return torch.Size((self.out_features, self.in_features))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.values.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed form."""
+        return self.values.nbytes + self.positions.nbytes
+
+    @property
+    def dense_nbytes(self) -> int:
+        """Bytes of the dense weight it stands for."""
+        return self.out_features * self.in_features * self.values.element_size()
+
+    def unpack(self) -> Tensor:
+        """The dense weight ``[N, K]``, with exact zeros where nothing is stored."""
+        dense: Tensor = ops.unpack_2_4(self.values, self.positions, self.in_features)
+        return dense
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses."""
+        kind = str(self.dtype).removeprefix("torch.")
+        share = f"{self.nbytes / self.dense_nbytes:.3f} of dense" if self.dense_nbytes else "empty"
+        return f"{self.out_features}×{self.in_features}, {kind}, {self.device}, {self.nbytes} bytes ({share})"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        incoming = [state_dict.get(f"{prefix}{key}") for key in ("values", "positions")]
+        if all(isinstance(tensor, Tensor) for tensor in incoming):
+            name = prefix.removesuffix(".") or "weight"
+            _require_layout(*incoming, self.in_features, name)
+            _require_content(*incoming, self.in_features, name)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
+    """Pack a weight that is 2:4 already; nothing is pruned here.
+
+    Args:
+        w: weight ``[N, K]``, float32, bfloat16 or float16, at most two nonzeros in each group of four of a row
+            (−0.0 is a zero, and comes back as 0.0). On the meta device only the shapes are made.
+        name: how errors call the weight.
+
+    Returns:
+        The packed weight, on the same device.
+
+    Raises:
+        ArgumentError: not a 2-d strided tensor of a supported dtype.
+        WeightError: NaN or Inf, or not 2:4; names the first bad row and column, or row and group.
+    """
+    weight = checks.require_matrix(w, name)
+    checks.require_dtype(weight, NATIVE_DTYPES, name)
+    checks.require_finite(weight, name)
+    if not weight.is_meta:
+        _require_24(weight, name)
+    values, positions = ops.pack_2_4(weight.contiguous())
+    return PackedWeight(values, positions, weight.shape[1], name=name, trusted=True)
+
+
+def _require_24(weight: Tensor, name: str) -> None:
+    bad = first_violation(weight, name=name)
+    if bad is None:
+        return
+    row, group = bad
+    columns = weight[row, 4 * group : 4 * group + 4]
+    raise WeightError(
+        name,
+        f"not 2:4: row {row}, group {group} (columns {4 * group}…{4 * group + columns.numel() - 1}) holds "
+        f"{int((columns != 0).sum())} nonzeros, at most 2 are allowed",
+        "prune it first: sparseflow.prune_24(w)",
+    )
+
+
+def _require_layout(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
+    values = checks.require_matrix(values, f"{name}.values")
+    positions = checks.require_matrix(positions, f"{name}.positions")
+    checks.require_dtype(values, NATIVE_DTYPES, f"{name}.values")
+    checks.require_dtype(positions, (torch.uint8,), f"{name}.positions")
+    expected = packed_shapes(values.shape[0], in_features)
+    found = tuple(values.shape), tuple(positions.shape)
+    if found != expected:
+        raise ArgumentError(
+            name,
+            f"in_features={in_features} needs values {list(expected[0])} and positions {list(expected[1])}, "
+            f"got {list(found[0])} and {list(found[1])}",
+        )
+    if values.device != positions.device:
+        raise ArgumentError(name, f"values are on {values.device}, positions on {positions.device}")
+
+
+def _require_content(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
+    if values.is_meta:
+        return
+    checks.require_finite(values, f"{name}.values")
+    _require_ordered(positions, name)
+    if in_features % 4:
+        _require_padding(values, positions, in_features, name)
+
+
+def _require_ordered(positions: Tensor, name: str) -> None:
+    for start, chunk in checks.row_chunks(positions):
+        for half in (0, 1):
+            nibble = chunk >> 4 * half & 15
+            bad = nibble & 3 >= nibble >> 2
+            if bad.any():
+                row, byte = bad.nonzero()[0].tolist()
+                raise WeightError(
+                    f"{name}.positions",
+                    f"row {start + row}, group {2 * byte + half} stores the places {int(nibble[row, byte]) & 3} and "
+                    f"{int(nibble[row, byte]) >> 2}; the first must be less than the second",
+                    "pack the weight with sparseflow.compress_2_4",
+                )
+
+
+def _require_padding(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
+    group = in_features // 4
+    nibble = positions[:, group // 2] >> 4 * (group % 2) & 15
+    for place, value in ((nibble & 3, values[:, -2]), (nibble >> 2, values[:, -1])):
+        bad = (place >= in_features % 4) & (value != 0)
+        if bad.any():
+            raise WeightError(
+                f"{name}.values",
+                f"row {int(bad.nonzero()[0])}, group {group} stores a nonzero beyond in_features={in_features}",
+                "pack the weight with sparseflow.compress_2_4",
+            )

@@ -1,0 +1,72 @@
+"""The 2:4 pattern: at most two nonzeros in each group of four along a weight's last dimension."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseflow.runtime import checks, ops, portable
+
+NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def prune_24(w: Tensor, *, name: str = "weight") -> Tensor:
+    """Keep the two largest magnitudes of each group of four; ties keep the earlier.
+
+    Args:
+        w: weight ``[N, K]``; float32, bfloat16, float16 or float64, any device. Where K is not divisible by 4
+            the last, shorter group keeps at most two too. It is not changed.
+        name: how errors call the weight.
+
+    Returns:
+        A new contiguous tensor of the same shape, dtype and device.
+
+    Raises:
+        ArgumentError: not a 2-d strided tensor of a supported dtype.
+        WeightError: the weight holds NaN or Inf; names the first bad row and column.
+    """
+    weight = checks.require_matrix(w, name)
+    checks.require_dtype(weight, (*NATIVE_DTYPES, torch.float64), name)
+    checks.require_finite(weight, name)
+    if weight.dtype == torch.float64:
+        return portable.prune_2_4(weight.contiguous())
+    pruned: Tensor = ops.prune_2_4(weight.contiguous())
+    return pruned
+
+
+def is_24(w: Tensor) -> bool:
+    """Whether each group of four of ``w`` ``[N, K]`` holds at most two nonzeros; −0.0 counts as zero.
+
+    Raises:
+        ArgumentError: not a 2-d strided tensor with data.
+    """
+    return first_violation(w) is None
+
+
+def first_violation(w: Tensor, *, name: str = "weight") -> tuple[int, int] | None:
+    """Row and group of the first group of four with more than two nonzeros, or None.
+
+    Args:
+        w: weight ``[N, K]`` of any dtype; group g covers the columns 4g … 4g+3. NaN counts as a nonzero.
+        name: how errors call the weight.
+
+    Raises:
+        ArgumentError: not a 2-d strided tensor with data.
+    """
+    weight = checks.require_matrix(w, name)
+    checks.require_data(weight, name)
+    for start, chunk in checks.row_chunks(weight):
+        crowded = _nonzeros_by_group(chunk) > 2
+        if crowded.any():
+            row, group = crowded.nonzero()[0].tolist()
+            return start + row, group
+    return None
+
+
+def _nonzeros_by_group(weight: Tensor) -> Tensor:
+    """int32 ``[N, ceil(K/4)]``."""
+    nonzero = F.pad(weight != 0, (0, -weight.shape[1] % 4)).contiguous()
+    # Four bools are one int32 of 0/1 bytes; multiplying by 0x01010101 leaves their sum in the top byte.
+    # Far faster than reducing a dimension of four.
+    return nonzero.view(torch.int32) * 0x01010101 >> 24
