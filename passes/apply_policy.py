@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from sparseflow.dialect.matchers import operations
-from sparseflow.dialect.policy import parse_policy
 from sparseflow.dialect.types import tensor_type
-from sparseflow.errors import PassError
+from sparseflow.errors import ArgumentError, PassError
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, replace
 from sparseflow.passes.densify import dense_layer
+from sparseflow.runtime.dispatch.policy import Policy
 from torch_mlir import ir
 
 _DENSE = "dense"
@@ -48,6 +48,11 @@ class ApplyPolicy(Pass):
         None, "path of the table, a JSON object", _path
     )
 
+    @classmethod
+    def of(cls, policies: Mapping[str, Policy]) -> ApplyPolicy:
+        """The pass over measured policies, by ``dtype:NxK``; layers measured not to pay become dense."""
+        return cls({key: _measured(policy) for key, policy in policies.items()})
+
     def run(self, module: ir.Module) -> None:
         """Look each layer up by dtype and shape."""
         table = self._load()
@@ -72,6 +77,10 @@ class _Dense:
     reason: str
 
 
+def _measured(policy: Policy) -> object:
+    return {_DENSE: policy.why()} if policy.measurements and not policy.pays else str(policy)
+
+
 def _read(path: Path) -> dict[str, object]:
     try:
         table = json.loads(path.read_text())
@@ -90,9 +99,11 @@ def _entry(key: str, entry: object) -> str | _Dense:
     if not isinstance(entry, str):
         raise PassError(f"policy table, entry '{key}'", f"is neither a policy nor dense: {entry!r}", _FORMAT)
     try:
-        parse_policy(entry)
-    except ValueError as error:
-        raise PassError(f"policy table, entry '{key}'", str(error), _FORMAT) from None
+        Policy.parse(entry)
+    except ArgumentError as error:
+        raise PassError(
+            f"policy table, entry '{key}'", f"has a malformed {error.subject}: {error.rule}", _FORMAT
+        ) from None
     return entry
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
-from sparseflow.dialect.policy import encode_policy
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace
+from sparseflow.runtime.dispatch.policy import Policy
 from torch_mlir import ir
 
 
@@ -103,7 +103,7 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
         none() if view.residual is None else view.residual,
         constant_int(_packable(layer).k),
         constant_str(view.epilogue.value),
-        int_list(encode_policy(view.policy.value)),
+        int_list(_policy(view.policy.value)),
     ]
     return ir.Operation.create(
         "torch.operator",
@@ -111,3 +111,7 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
         operands=operands,
         attributes={"name": ir.StringAttr.get("torch.sparseflow.linear")},
     ).results[0]
+
+
+def _policy(text: str) -> list[int]:
+    return Policy.parse(text).to_ints() if text else []

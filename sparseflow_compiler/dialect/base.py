@@ -11,11 +11,11 @@ PATTERNS = ("2:4",)
 """Sparsity patterns that a weight can have: kept elements per group along K."""
 
 
-class SparseGemm(ext.Dialect, name="sparse_gemm"):  # type: ignore[misc]
+class SparseGemm(ext.Dialect, name="sparse_gemm"):  # type: ignore[call-arg,misc]
     """Structured-sparse matrix products over weights that are named, not held."""
 
 
-class VerifiedOp(SparseGemm.Operation):  # type: ignore[misc]
+class VerifiedOp(SparseGemm.Operation):  # type: ignore[name-defined,misc]
     """An operation that names the rule it breaks."""
 
     def broken_rules(self) -> Iterator[str]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, string_attribute
-from sparseflow.dialect.policy import parse_policy
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.dispatch.policy import Policy
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
@@ -14,7 +15,7 @@ EPILOGUES = ("none", "relu", "gelu", "gelu_tanh", "silu")
 """Activations that the operation can apply to its result."""
 
 
-class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[misc]
+class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[call-arg]
     """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
     ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``.
@@ -33,12 +34,13 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[mi
         """Rules: known pattern, epilogue and policy; tensors whose dtypes and shapes belong together."""
         yield from broken_pattern_rules(self)
         yield from self._broken_attributes()
-        types = {}
+        types: dict[str, TensorType] = {}
         for role, value in self.tensors().items():
-            types[role] = tensor_type(value)
-            if types[role] is None:
+            type_ = tensor_type(value)
+            if type_ is None:
                 yield f"needs a !torch.vtensor as {role}, not {value.type}"
                 return
+            types[role] = type_
         yield from broken_type_rules(types)
 
     def tensors(self) -> dict[str, ir.Value]:
@@ -55,9 +57,9 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[mi
             yield "needs a string 'policy'; \"\" means always sparse"
             return
         try:
-            parse_policy(policy)
-        except ValueError as error:
-            yield str(error)
+            _ = Policy.parse(policy) if policy else None
+        except ArgumentError as error:
+            yield f"has a malformed {error.subject}: {error.rule}"
 
 
 def broken_type_rules(types: dict[str, TensorType]) -> Iterator[str]:

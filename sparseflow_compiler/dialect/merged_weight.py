@@ -10,7 +10,7 @@ from torch_mlir import ir
 from torch_mlir.dialects import ext
 
 
-class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):  # type: ignore[misc]
+class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):  # type: ignore[call-arg]
     """The rows of several named tensors, concatenated in order along dim 0; biases too, 1-d.
 
     Optional attributes: ``transposed`` (one i1 a name: read that matrix transposed) and ``sizes``

@@ -12,7 +12,7 @@ from torch_mlir import ir
 from torch_mlir.dialects import ext
 
 
-class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):  # type: ignore[misc]
+class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):  # type: ignore[call-arg]
     """The packed form of the ``merged_weight`` of the same names.
 
     Values are ``[N, Kp/2]`` in the weight's dtype, positions ``[N, ceil(Kp/8)]`` in ui8; Kp is K rounded

@@ -10,7 +10,7 @@ from torch_mlir import ir
 from torch_mlir.dialects import ext
 
 
-class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[misc]
+class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[call-arg]
     """A parameter, buffer or constant of the module, by its name in the weight source.
 
     With the unit attribute ``transposed`` the result is the named matrix with its two dimensions
