@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
+from torch.fx.experimental import _config
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.frontend.calls import CallSignature
@@ -16,6 +18,7 @@ from sparseflow.frontend.dynamic_shapes import leaf_shapes
 from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.refusals import capture_error
+from sparseflow.frontend.structure import Flat
 
 
 def capture(
@@ -31,8 +34,8 @@ def capture(
         model: a model in eval mode; it is left as it was.
         args: positional example inputs: tensors, constants, and containers of them (dict, dataclass, cache).
         kwargs: example inputs by keyword.
-        dynamic_shapes: as for torch.export; by default every dimension of every tensor is free,
-            from 2 up, unless the model restricts it. Sizes 0 and 1 in the example are fixed.
+        dynamic_shapes: which dimensions may vary, see `leaf_shapes`; by default all, as far as the model
+            lets them. Inner dimensions of size 1 in the example, and those of size 0, are fixed.
 
     Raises:
         InferenceOnlyError: the model is in training mode.
@@ -45,12 +48,25 @@ def capture(
             call_signature = CallSignature.of(model.forward)
             call = call_signature.flatten(args, kwargs or {})
             flat = FlatModule(model, call)
-            shapes = (leaf_shapes(call, dynamic_shapes),)
-            exported = torch.export.export(flat, tuple(call.leaves), dynamic_shapes=shapes, strict=False)
-            exported = exported.run_decompositions({})
+            exported = _export(flat, call, dynamic_shapes)
             return describe(exported, call_signature, call, flat.outputs)
     except Exception as error:
         raise capture_error(model, error) from error
+
+
+def _export(flat: FlatModule, call: Flat, dynamic_shapes: Any) -> ExportedProgram:
+    """Export, if possible without assuming that sizes differ from 0 and 1, so that batch 1 needs no other program."""
+
+    def export() -> ExportedProgram:
+        shapes = (leaf_shapes(call, dynamic_shapes),)
+        exported = torch.export.export(flat, tuple(call.leaves), dynamic_shapes=shapes, strict=False)
+        return exported.run_decompositions({})
+
+    try:
+        with _config.patch(backed_size_oblivious=True):
+            return export()
+    except Exception:  # torch.export fails in many ways; the second attempt raises what matters
+        return export()
 
 
 def _require_inference(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ def leaf_shapes(call: Flat, given: Any = None) -> tuple[Any, ...]:
             Tensors that are not in it keep their sizes.
     """
     if given is None:
-        return tuple(dict.fromkeys(range(leaf.ndim), Dim.AUTO) for leaf in call.leaves)
+        return tuple(_free_dims(leaf) for leaf in call.leaves)
     if isinstance(given, ShapesCollection):
         return tuple(given[leaf] or None for leaf in call.leaves)
     names = leaf_names(call)
@@ -32,6 +32,9 @@ def leaf_shapes(call: Flat, given: Any = None) -> tuple[Any, ...]:
     return tuple(given.get(name) for name in names)
 
 
-def is_dynamic(leaf: torch.Tensor) -> bool:
-    """Whether a traced tensor has a size that depends on the call."""
-    return any(not isinstance(size, int) for size in leaf.shape)
+def _free_dims(leaf: Any) -> Any:
+    """Every dimension, but those whose size makes models take another path: empty ones, and single steps."""
+    if not isinstance(leaf, torch.Tensor):
+        return Dim.AUTO
+    sizes = enumerate(leaf.shape)
+    return {dim: Dim.AUTO for dim, size in sizes if size > 1 or (size == 1 and dim == 0)}
