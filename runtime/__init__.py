@@ -1,6 +1,6 @@
 """What a compiled model needs at run time: packed weights, operators, dispatch. Never imports torch_mlir.
 
-The public names load on first use, so the parts that need no torch (``backends``, ``dispatch.policy``) stay cheap.
+The public names load on first use: what needs no torch (``backends``, ``dispatch.policy``) stays cheap.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def require_finite(weight: Tensor, name: str) -> None:
             row, column = (~chunk.isfinite()).nonzero()[0].tolist()
             raise WeightError(
                 name,
-                f"row {start + row}, column {column} holds {chunk[row, column].item()}; a weight must be finite",
+                f"row {start + row}, column {column} is {chunk[row, column].item()}; a weight must be finite",
                 "repair the checkpoint, or leave this layer dense",
             )
 

@@ -24,8 +24,9 @@ def sparse_mm(
 ) -> Tensor:
     """``act(x · Wᵀ + bias) + residual`` with a packed weight W, for inference.
 
-    Sums are accumulated in fp32. Under ``torch.autocast`` all floating tensors, the packed values too, are cast to the
-    autocast dtype, as ``F.linear`` does; pack the weight in that dtype to save the cast of each call.
+    Sums are accumulated in fp32. Under ``torch.autocast`` all floating tensors, the packed values too, are
+    cast to the autocast dtype, as for ``F.linear``; pack the weight in that dtype to save the cast of each
+    call.
 
     Args:
         x: ``[…, K]``, at least 1-d, of the packed weight's dtype and device; may be empty.

@@ -1,8 +1,8 @@
 """Makes ``torch.ops.sparseflow.*`` whole: loads the native library and adds what torch needs around it.
 
-Importing this module registers, for each operator, a fake implementation (meta device, torch.compile, torch.export);
-a refusal of gradients; for ``linear`` the casts of autocast; and plain-torch pruning and packing for devices
-without native code.
+Importing this module registers, for each operator, a fake implementation (meta device, torch.compile,
+torch.export); a refusal of gradients; for ``linear`` the casts of autocast; and plain-torch pruning and
+packing for devices without native code.
 """
 
 from __future__ import annotations

@@ -24,11 +24,10 @@ class PackedWeight(nn.Module):
     Kp is K rounded up to a multiple of 4.
 
     Args:
-        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16.
-        positions: ``[N, ceil(Kp/8)]`` uint8, a nibble ``p0 | p1 << 2`` with p0 < p1 for each group, even group low.
-        in_features: K.
-        name: how errors call the weight.
-        trusted: skip the look at the values and places themselves (for what this package packed itself).
+        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16. positions:
+        ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even groups low.
+        in_features: K. name: how errors call the weight. trusted: skip the look at the values and places
+        themselves (for what this package packed itself).
 
     Raises:
         ArgumentError: a shape, dtype or device doesn't fit.
@@ -123,7 +122,7 @@ def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
     """Pack a weight that is 2:4 already; nothing is pruned here.
 
     Args:
-        w: weight ``[N, K]``, float32, bfloat16 or float16, at most two nonzeros in each group of four of a row
+        w: weight ``[N, K]``, float32, bfloat16 or float16, at most two nonzeros in each group of four
             (−0.0 is a zero, and comes back as 0.0). On the meta device only the shapes are made.
         name: how errors call the weight.
 
@@ -190,10 +189,11 @@ def _require_ordered(positions: Tensor, name: str) -> None:
             bad = nibble & 3 >= nibble >> 2
             if bad.any():
                 row, byte = bad.nonzero()[0].tolist()
+                first, second = int(nibble[row, byte]) & 3, int(nibble[row, byte]) >> 2
                 raise WeightError(
                     f"{name}.positions",
-                    f"row {start + row}, group {2 * byte + half} stores the places {int(nibble[row, byte]) & 3} and "
-                    f"{int(nibble[row, byte]) >> 2}; the first must be less than the second",
+                    f"row {start + row}, group {2 * byte + half} stores the places {first} and {second}; "
+                    "the first must be less than the second",
                     "pack the weight with sparseflow.compress_2_4",
                 )
 
@@ -206,6 +206,6 @@ def _require_padding(values: Tensor, positions: Tensor, in_features: int, name: 
         if bad.any():
             raise WeightError(
                 f"{name}.values",
-                f"row {int(bad.nonzero()[0])}, group {group} stores a nonzero beyond in_features={in_features}",
+                f"row {int(bad.nonzero()[0])}, group {group} stores a nonzero beyond K={in_features}",
                 "pack the weight with sparseflow.compress_2_4",
             )

@@ -1,6 +1,6 @@
 """The 2:4 operators in plain torch: for devices and dtypes that the native library doesn't serve.
 
-Results are bit for bit those of the native operators (``runtime/csrc``), which run on the CPU in fp32, bf16, fp16.
+Results are bit for bit those of the native operators (``runtime/csrc``), for the CPU in fp32, bf16, fp16.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Measurement:
         m: rows of the input.
         dense_us: ``F.linear`` with the dense weight.
         cpu_us: the sparse kernel.
-        unpacked_us: decompress, then the dense product: what ``Backend.DENSE`` runs when no dense copy is kept.
+        unpacked_us: decompress, then the dense product: what ``Backend.DENSE`` runs.
         rows: how many of the N rows were measured; fewer than N where the times were scaled up from a slice.
         reps: how many times each side ran.
     """

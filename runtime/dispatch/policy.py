@@ -1,13 +1,14 @@
 """From measurements to a policy: ranges of M and the backend that runs in each.
 
-The dense weight isn't kept, so a packed layer can run in two ways: the sparse kernel, or decompress and multiply
-densely. At each measured M the choice is between these two; what both are held against, and what every reported
-speed-up refers to, is ``F.linear`` with a dense weight.
+The dense weight isn't kept, so a packed layer can run in two ways: the sparse kernel, or decompress and
+multiply densely. At each measured M the choice is between these two; what both are held against, and what
+every reported speed-up refers to, is ``F.linear`` with a dense weight.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -99,7 +100,7 @@ class Policy:
         """Read what ``str(policy)`` writes, such as ``"1:cpu,512:dense"``; empty text is the empty policy.
 
         Raises:
-            ArgumentError: the text is malformed, names an unknown backend, or its M's aren't 1, then ascending.
+            ArgumentError: the text is malformed, has an unknown backend, or its M's aren't 1, then ascending.
         """
         return cls._of([_parse_entry(entry, text) for entry in text.split(",")] if text else [], text)
 
@@ -124,7 +125,7 @@ class Policy:
     def _of(cls, starts: list[tuple[int, Backend]], source: object) -> Policy:
         if starts and starts[0][0] != 1:
             raise _malformed(source, f"the first range must start at M=1, not {starts[0][0]}")
-        for (before, _), (m, _) in zip(starts, starts[1:], strict=False):
+        for (before, _), (m, _) in itertools.pairwise(starts):
             if m <= before:
                 raise _malformed(source, f"M must ascend, but {m} follows {before}")
         return cls(_ranges(starts))
@@ -154,11 +155,11 @@ def _ranges(starts: Sequence[tuple[int, Backend]]) -> tuple[Range, ...]:
 def choose(measurements: Iterable[Measurement]) -> Policy:
     """The policy that the measurements of one layer justify.
 
-    At each measured M the faster backend runs; but a backend that runs already is kept while it is within 2% of the
-    faster one and of dense, so that noise makes no ranges. Between two measured M's with different backends, the
-    switch is where the times, interpolated linearly in log time over log M, cross: the geometric midpoint when both
-    sides win alike, nearer to the side that wins by less otherwise. Below the first and above the last measured M
-    the nearest one's choice holds.
+    At each measured M the faster backend runs; but the one of the M before is kept while it is within 2% of
+    the faster one and of dense, so that noise makes no ranges. Between two measured M's with different
+    backends, the switch is where their times cross, interpolated linearly in log time over log M: the
+    geometric midpoint when both win alike, nearer to the one that wins by less otherwise. Below the first
+    and above the last measured M the nearest one's choice holds.
 
     Args:
         measurements: of one (dtype, N, K), each M once, in any order.

@@ -1,0 +1,141 @@
+"""Measures one layer shape: the sparse kernel and the decompressing path against ``F.linear``.
+
+All sides run in turn within one loop, in one process, with the same threads, over weights that rotate past
+the last-level cache, as the layers of a model do. The figure is the median.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime import ops, pattern
+from sparseflow.runtime.backends import Backend
+from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
+from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
+
+MAX_ROWS = 4096
+MIN_ROWS = 1024
+# Dense bytes of one weight: larger ones are measured on a slice of their rows.
+MAX_WEIGHT_BYTES = 96 << 20
+# Multiplications of one call; above it fewer rows are measured, MIN_ROWS at least.
+MAX_WORK = 1 << 33
+MAX_COPIES = 64
+MIN_REPS, MAX_REPS = 3, 30
+SECONDS_A_POINT = 0.25
+
+# The three sides, in the order of the fields of Measurement.
+_Side = Callable[[Tensor, int], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """Copies of one random pruned weight, dense and packed, that together exceed the last-level cache."""
+
+    dense: Sequence[Tensor]
+    packed: Sequence[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def random(cls, rows: int, k: int, dtype: torch.dtype) -> _Weights:
+        weight = pattern.prune_24(torch.randn(rows, k, dtype=torch.float32).to(dtype))
+        values, positions = ops.pack_2_4(weight)
+        # Each side evicts its own copies: the smaller, packed form decides how many that takes.
+        needed = 2 * last_level_cache_bytes() // max(1, values.nbytes + positions.nbytes) + 1
+        copies = max(2, min(MAX_COPIES, needed))
+        return cls(
+            [weight.clone() for _ in range(copies)],
+            [(values.clone(), positions.clone()) for _ in range(copies)],
+        )
+
+    def sides(self, k: int, rows: int) -> tuple[_Side, _Side, _Side]:
+        """Dense, sparse kernel, decompress-and-multiply, on the first ``rows`` rows of a copy."""
+
+        def packed(policy: list[int]) -> _Side:
+            def run(x: Tensor, copy: int) -> Tensor:
+                values, positions = self.packed[copy]
+                return ops_linear(x, values[:rows], positions[:rows], None, None, k, "none", policy)
+
+            return run
+
+        ops_linear = ops.linear
+        return (
+            lambda x, copy: F.linear(x, self.dense[copy][:rows]),
+            packed([1, int(Backend.CPU)]),
+            packed([1, int(Backend.DENSE)]),
+        )
+
+
+def measure_layer(
+    n: int,
+    k: int,
+    dtype: torch.dtype,
+    ms: Sequence[int] = MEASURED_M,
+    *,
+    seconds: float = SECONDS_A_POINT,
+    on_point: Callable[[int], None] = lambda m: None,
+) -> list[Measurement]:
+    """Measure a layer ``[N, K]`` at each M.
+
+    A layer too large to measure whole is measured on its first rows and the times scaled: the cost of all
+    sides is linear in N from about a thousand rows on. ``Measurement.rows`` records it.
+
+    Args:
+        n: out features, at least 1.
+        k: in features, at least 1.
+        dtype: float32, bfloat16 or float16.
+        ms: the M's.
+        seconds: about how long one point may take; each side runs three times at least.
+        on_point: called with M after each point.
+
+    Raises:
+        ArgumentError: a size below 1 or another dtype.
+    """
+    if min(n, k, *ms) < 1 or dtype not in pattern.NATIVE_DTYPES:
+        raise ArgumentError(
+            "measure_layer",
+            f"needs sizes from 1 and a supported dtype, got N={n}, K={k}, M={list(ms)}, {dtype}",
+        )
+    size = max(MIN_ROWS, min(MAX_ROWS, MAX_WEIGHT_BYTES // (k * dtype.itemsize)))
+    results = []
+    with torch.inference_mode():
+        weights = _Weights.random(min(n, size), k, dtype)
+        for m in ms:
+            rows = min(n, size, max(MIN_ROWS, MAX_WORK // (m * k)))
+            results.append(_measure_point(weights, n, k, m, rows, seconds))
+            on_point(m)
+    return results
+
+
+def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int, seconds: float) -> Measurement:
+    dtype = weights.dense[0].dtype
+    x = torch.randn(m, k, dtype=torch.float32).to(dtype)
+    times = _interleaved(weights.sides(k, rows), x, len(weights.dense), seconds)
+    scale = n / rows
+    dense_us, cpu_us, unpacked_us = (scale * statistics.median(side) for side in times)
+    name = str(dtype).removeprefix("torch.")
+    return Measurement(name, n, k, m, dense_us, cpu_us, unpacked_us, rows, len(times[0]))
+
+
+def _interleaved(sides: Sequence[_Side], x: Tensor, copies: int, seconds: float) -> list[list[float]]:
+    """Microseconds of each run of each side."""
+    for side in sides:
+        side(x, 0)  # first calls choose kernels and allocate scratch
+    times: list[list[float]] = [[] for _ in sides]
+    orders = list(itertools.permutations(range(len(sides))))
+    deadline = time.perf_counter() + seconds
+    for rep in range(MAX_REPS):
+        if rep >= MIN_REPS and time.perf_counter() > deadline:
+            break
+        for index in orders[rep % len(orders)]:  # no side always runs in the wake of the same other one
+            start = time.perf_counter_ns()
+            sides[index](x, (rep + 1) % copies)
+            times[index].append((time.perf_counter_ns() - start) / 1e3)
+    return times
