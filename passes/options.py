@@ -30,7 +30,7 @@ def parse_options(pass_class: type[Pass], text: str) -> Pass:
 def format_pass(pass_: Pass) -> str:
     """The pass as it is written in a pipeline, options at their default left out."""
     parts = [
-        f"{option_name(field)}={_format(getattr(pass_, field.name))}"
+        f"{option_name(field)}={format_value(getattr(pass_, field.name))}"
         for field in fields(pass_)
         if getattr(pass_, field.name) != field.default
     ]
@@ -78,7 +78,8 @@ def _parse_texts(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
 
 
-def _format(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """The value of an option as it is written."""
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
 
 

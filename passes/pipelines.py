@@ -67,6 +67,17 @@ def _check_nested(element: Element) -> None:
         _check_nested(inner)
 
 
+def check_passes(passes: Sequence[Pass], context: ir.Context) -> None:
+    """Make sure that MLIR knows those passes that aren't ours.
+
+    Raises:
+        PassError: it doesn't know one, or not its options.
+    """
+    for pass_ in passes:
+        if isinstance(pass_, NativePass):
+            pass_.check(context)
+
+
 def run_pipeline(
     module: ir.Module,
     passes: str | Sequence[Pass],
@@ -93,9 +104,7 @@ def run_pipeline(
     sequence = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
     load(module.context)
     with module.context, ir.Location.unknown():
-        for pass_ in sequence:
-            if isinstance(pass_, NativePass):
-                pass_.check(module.context)
+        check_passes(sequence, module.context)
         _verify_input(module)
         snapshot = None if source else module.operation.clone()
         timings = []
@@ -104,7 +113,8 @@ def run_pipeline(
                 timings.append(_run_one(pass_, module))
             except Exception as error:
                 path = source or _write(snapshot)
-                raise _failure(pass_, error, sequence[: index + 1], path) from error
+                command = _command(sequence[: index + 1], path, module.context)
+                raise _failure(pass_, error, command) from error
             if after_each is not None:
                 after_each(pass_, module)
     return tuple(timings)
@@ -139,9 +149,15 @@ def diagnostics(error: Exception) -> list[tuple[ir.Location, str]]:
     return []
 
 
-def _failure(pass_: Pass, error: Exception, passes: Sequence[Pass], path: str) -> PassFailedError:
-    pipeline = shlex.quote(f"--pass-pipeline={format_pipeline(passes)}")
-    remedy = f"Reproduce it with: sparseflow-opt {pipeline} {shlex.quote(path)}"
+def _command(passes: Sequence[Pass], path: str, context: ir.Context) -> str:
+    words = ["sparseflow-opt", f"--pass-pipeline={format_pipeline(passes)}", path]
+    if context.allow_unregistered_dialects:
+        words.insert(1, "--allow-unregistered-dialect")
+    return shlex.join(words)
+
+
+def _failure(pass_: Pass, error: Exception, command: str) -> PassFailedError:
+    remedy = f"Reproduce it with: {command}"
     if isinstance(error, RefusalError):
         rule = f"refuses {error.subject}: {error.rule}"
         remedy = f"{error.remedy}\n    {remedy}" if error.remedy else remedy

@@ -1,0 +1,83 @@
+"""``sparseflow-opt``: run passes over MLIR, as mlir-opt does. Starts without torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparseflow.errors import ArgumentError, SparseFlowError
+from sparseflow.tools.arguments import Arguments, parse_arguments
+
+_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the driver.
+
+    Args:
+        args: the command line without the program's name; ``sys.argv`` when left out.
+
+    Returns:
+        The exit code: 0; 1 when the input or a pass failed; 2 when the command line is wrong.
+    """
+    try:
+        return _run(parse_arguments(args))
+    except SystemExit as stop:  # argparse ends this way after printing help
+        return int(stop.code or 0)
+    except SparseFlowError as error:
+        return _report(str(error), _MISUSED if isinstance(error, ArgumentError) else _FAILED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain about it once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:  # a traceback helps no user
+        return _report(f"internal error, please report it: {type(error).__name__}: {error}", _FAILED)
+
+
+def console_main() -> None:
+    """Entry point of the installed script."""
+    sys.exit(main())
+
+
+def _report(message: str, code: int) -> int:
+    print(f"sparseflow-opt: error: {message}", file=sys.stderr)
+    return code
+
+
+def _run(arguments: Arguments) -> int:
+    if arguments.list_passes:
+        from sparseflow.tools import passes_doc
+
+        listing = passes_doc.as_markdown if arguments.list_passes == "markdown" else passes_doc.as_text
+        _write(arguments.output, listing())
+        return 0
+    # Only here MLIR is needed: help must not wait for it.
+    from sparseflow.tools.driver import process
+
+    outcome = process(arguments)
+    for message in outcome.messages:
+        _report(message, _FAILED)
+    if outcome.messages:
+        return _FAILED
+    _write(arguments.output, outcome.output)
+    return 0
+
+
+def _write(path: str, content: str | bytes) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    if path == "-" and isinstance(content, str):
+        sys.stdout.write(content)
+        sys.stdout.flush()
+    elif path == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        try:
+            Path(path).write_bytes(data)
+        except OSError as error:
+            rule = f"can't be written: {error.strerror}"
+            raise ArgumentError(f"output '{path}'", rule, "Give another -o.") from None

@@ -1,0 +1,77 @@
+"""Documentation of the passes, made from their docstrings and fields.
+
+``python -m sparseflow.tools.passes_doc`` prints what ``docs/passes.md`` has to hold.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import Field, fields
+from typing import Any
+
+from sparseflow.passes.base import Pass
+from sparseflow.passes.options import format_value, option_name
+from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
+
+
+def as_text() -> str:
+    """One line for each pass, one for each of its options, one for each pipeline."""
+    lines = ["passes:"]
+    for name in PASSES:
+        class_ = pass_class(name)
+        lines.append(f"  --{name:24}{_plain(_summary(class_))}")
+        lines += [f"      {option_name(field) + '=':22}{_about(field)}" for field in fields(class_)]
+    lines += ["", "pipelines:", *(f"  --{name:24}{text}" for name, text in PIPELINES.items())]
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown() -> str:
+    """The contents of ``docs/passes.md``."""
+    parts = [
+        "# Passes",
+        "<!-- Made by `python -m sparseflow.tools.passes_doc > docs/passes.md`; a test compares. -->",
+        "`sparseflow-opt` runs each by a flag of its name, options as in "
+        '`--match-sparse-linear="min-n=64 skip=lm_head"`.',
+    ]
+    for name in PASSES:
+        parts += _section(pass_class(name))
+    parts += ["# Pipelines", *(f"- `{name}` = `{text}`" for name, text in PIPELINES.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(class_: type[Pass]) -> Iterator[str]:
+    yield f"## {class_.name}"
+    yield _docstring(class_)
+    options = [
+        f"| `{option_name(field)}` | {_default(field)} | {field.metadata['text']} |"
+        for field in fields(class_)
+    ]
+    if options:
+        yield "\n".join(["| option | default | |", "|---|---|---|", *options])
+
+
+def _docstring(class_: type[Pass]) -> str:
+    return inspect.cleandoc(class_.__doc__ or "")
+
+
+def _summary(class_: type[Pass]) -> str:
+    return _docstring(class_).partition("\n\n")[0].replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"\1", text)
+
+
+def _about(field: Field[Any]) -> str:
+    default = _default(field)
+    return field.metadata["text"] + (f" (default {default})" if default else "")
+
+
+def _default(field: Field[Any]) -> str:
+    return "" if field.default in (None, ()) else format_value(field.default)
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

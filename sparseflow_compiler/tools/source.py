@@ -1,0 +1,94 @@
+"""Reading what ``sparseflow-opt`` works on: files, chunks of files, modules."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparseflow.errors import ParseError
+
+_BYTECODE = b"ML\xefR"
+_SPLIT = re.compile(r"^// -----.*$\n?", re.MULTILINE)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"()[]{}<>"))
+_DEEPEST = 500
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of the input that is a module of its own.
+
+    Attributes:
+        name: path of the input.
+        content: text, led by as many empty lines as there are before it in the file; or bytecode.
+        is_whole: whether it is all of a file, so that the path can stand for it.
+    """
+
+    name: str
+    content: str | bytes
+    is_whole: bool
+
+
+def read_chunks(path: str, split: bool) -> Iterator[Chunk]:
+    """Read a file, or stdin for ``-``, and cut it where asked to.
+
+    Raises:
+        ParseError: it can't be read, is empty, or is neither text nor bytecode.
+    """
+    data = _read(path)
+    if data.startswith(_BYTECODE):
+        yield Chunk(path, data, path != "-")
+        return
+    text = _decode(path, data)
+    if not text.strip():
+        raise ParseError(path, "is empty", "Give MLIR with at least one operation.")
+    for content in _cut(text) if split else [text]:
+        yield Chunk(path, content, path != "-" and content is text)
+
+
+def _read(path: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise ParseError(path, f"can't be read: {error.strerror}", "Give the path of an MLIR file.") from None
+    except ValueError as error:
+        raise ParseError(repr(path), f"can't be read: {error}", "Give the path of an MLIR file.") from None
+
+
+def _decode(path: str, data: bytes) -> str:
+    remedy = "Give MLIR as UTF-8 text or as bytecode."
+    if b"\0" in data:
+        raise ParseError(path, f"is binary: a zero byte at offset {data.index(0)}", remedy)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        rule = f"isn't UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}"
+        raise ParseError(path, rule, remedy) from None
+    if _depth(data) > _DEEPEST:
+        # MLIR's parser recurses and would overflow the stack.
+        raise ParseError(path, f"nests brackets more than {_DEEPEST} deep", "Flatten the regions or types.")
+    return text
+
+
+def _depth(data: bytes) -> int:
+    """How deep brackets nest, never too little: one round removes one level; what never closes counts too."""
+    left, rounds = data.replace(b"->", b"").translate(None, _NOT_BRACKETS), 0
+    while left and rounds <= _DEEPEST:
+        fewer = left
+        for pair in (b"()", b"[]", b"{}", b"<>"):
+            fewer = fewer.replace(pair, b"")
+        if len(fewer) == len(left):
+            return rounds + sum(map(left.count, (b"(", b"[", b"{", b"<")))
+        left, rounds = fewer, rounds + 1
+    return rounds
+
+
+def _cut(text: str) -> Iterator[str]:
+    start = 0
+    for match in [*_SPLIT.finditer(text), None]:
+        end = len(text) if match is None else match.start()
+        if text[start:end].strip():
+            yield "\n" * text.count("\n", 0, start) + text[start:end]
+        start = len(text) if match is None else match.end()
