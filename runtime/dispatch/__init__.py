@@ -8,7 +8,7 @@ from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy, Range, choose
 
 if TYPE_CHECKING:
-    from sparseflow.runtime.dispatch.calibrate import calibrate
+    from sparseflow.runtime.dispatch.calibration import calibrate
     from sparseflow.runtime.dispatch.table import Table
 
 __all__ = ["MEASURED_M", "Measurement", "Policy", "Range", "Table", "calibrate", "choose"]
@@ -17,7 +17,7 @@ __all__ = ["MEASURED_M", "Measurement", "Policy", "Range", "Table", "calibrate",
 def __getattr__(name: str) -> Any:
     # Measuring needs torch; choosing doesn't, and stays light.
     if name == "calibrate":
-        from sparseflow.runtime.dispatch.calibrate import calibrate
+        from sparseflow.runtime.dispatch.calibration import calibrate
 
         return calibrate
     if name == "Table":
