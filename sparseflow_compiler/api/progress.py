@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 class Step(Protocol):
@@ -43,31 +47,32 @@ def progress_bars(show: bool | None) -> Iterator[Progress]:
     if not (sys.stderr.isatty() if show is None else show):
         yield _Silent()
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[what]}"),
+        progress.TextColumn("{task.description:<10}"),
+        progress.BarColumn(bar_width=28),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("[dim]{task.fields[what]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress.Progress(*columns, console=Console(stderr=True)) as bars:
         yield _Bars(bars)
 
 
 class _Bars:
-    def __init__(self, bars: object) -> None:
-        from rich.progress import Progress
+    """One bar a stage; a stage of that name again goes on with its bar."""
 
-        assert isinstance(bars, Progress)
+    def __init__(self, bars: RichProgress) -> None:
         self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
 
     def stage(self, title: str) -> Step:
-        task = self._bars.add_task(title, total=None, what="")
+        if title not in self._tasks:
+            self._tasks[title] = self._bars.add_task(title, total=None, what="")
 
         def step(done: int, total: int, what: str = "") -> None:
-            self._bars.update(task, completed=done, total=total, what=what)
+            self._bars.update(self._tasks[title], completed=done, total=total, what=what)
 
         return step

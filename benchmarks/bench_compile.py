@@ -1,0 +1,183 @@
+"""What compiling costs: time on a 70B-shaped Llama, the driver's start, pruning, packing, and memory kept.
+
+Usage: bench_compile.py [--layers 80] [--quick]
+
+Writes benchmarks/results/compile_cpu.json. Each part runs in a process of its own, so that peak
+memory is that part's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import multiprocessing
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _measure import write_results
+
+Row = dict[str, Any]
+
+
+def row(what: str, value: float, unit: str, at_most: float | None) -> Row:
+    """One line of the table; `at_most` is the issue's target."""
+    target = "" if at_most is None else f"≤ {at_most:g} {unit}".rstrip()
+    return {
+        "what": what,
+        "value": value,
+        "unit": unit,
+        "target": target,
+        "met": at_most is None or value <= at_most,
+    }
+
+
+def peak_gb() -> float:
+    """The process's peak resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def resident_bytes() -> int:
+    """The process's resident memory now, freed heap returned to the system first."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def llama_70b(layers: int, mlir: str) -> list[Row]:
+    """Compile a 70B-shaped Llama on the meta device, time each stage; its MLIR goes to the file `mlir`."""
+    import sparseflow as sf
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=layers,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        dtype=torch.bfloat16,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        ids = torch.zeros(2, 16, dtype=torch.long)
+    compiled = sf.compile(
+        model, kwargs={"input_ids": ids, "use_cache": False}, policy="sparse", progress=False
+    )
+    Path(mlir).write_text(compiled.mlir("torch"), encoding="utf-8")
+    seconds = compiled.report.model["seconds"]
+    ours = sum(seconds[stage] for stage in ("import", "passes", "lowering"))
+    name = f"{layers}-layer 70B-shaped Llama"
+    return [
+        row(f"{name}: torch.export", seconds["export"], "s", None),
+        row(f"{name}: import + passes + lowering", ours, "s", seconds["export"]),
+        *(row(f"{name}: {stage}", seconds[stage], "s", None) for stage in ("import", "passes", "lowering")),
+        row(f"{name}: peak memory of the process", peak_gb(), "GB", 2),
+    ]
+
+
+def driver(mlir: str) -> list[Row]:
+    """`sparseflow-opt` on the text of that module, and its start."""
+    return [
+        row(
+            "sparseflow-opt: full pipeline on its text",
+            _run(["--sparse-cpu", mlir, "-o", "/dev/null"]),
+            "s",
+            10,
+        ),
+        row("sparseflow-opt --help", min(_run(["--help"]) for _ in range(5)), "s", 0.6),
+    ]
+
+
+def _run(arguments: list[str]) -> float:
+    command = [str(Path(sys.executable).with_name("sparseflow-opt")), *arguments]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def packing() -> list[Row]:
+    """Pruning and packing one matrix."""
+    import sparseflow as sf
+    import torch
+
+    weight = torch.randn(14336, 4096).half()
+    pruned = sf.prune_24(weight)
+    calls: dict[str, Callable[[], object]] = {
+        "sf.prune_24": lambda: sf.prune_24(weight),
+        "sf.compress_2_4": lambda: sf.compress_2_4(pruned),
+    }
+    return [row(f"{name} of 14336×4096 fp16", _median(call), "s", 1) for name, call in calls.items()]
+
+
+def _median(call: Callable[[], object], repeats: int = 5) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[repeats // 2]
+
+
+def memory(dtype: str, at_most: float) -> list[Row]:
+    """Bytes of compressed linears with `inplace=True`, as counted and as process memory."""
+    import sparseflow as sf
+    import torch
+    from torch import nn
+
+    layers = [nn.Linear(4096, 4096, bias=False, dtype=getattr(torch, dtype)) for _ in range(16)]
+    x = torch.randn(4, 4096).to(getattr(torch, dtype))
+    warm = sf.compile(nn.Sequential(nn.Linear(64, 64)).to(x.dtype).eval(), policy="sparse", progress=False)
+    warm(x[:, :64])
+    model = nn.Sequential(*layers).eval()
+    del layers
+    dense_bytes = sum(p.nbytes for p in model.parameters())
+    before = resident_bytes() - dense_bytes
+    compiled = sf.compile(model, (x,), inplace=True, policy="sparse", progress=False)
+    kept = resident_bytes() - before
+    counted = sum(layer.bytes for layer in compiled.report.layers)
+    return [
+        row(f"{dtype} compressed linears, bytes counted over dense", counted / dense_bytes, "", at_most),
+        row(f"{dtype} compressed linears, process memory over dense", kept / dense_bytes, "", at_most),
+    ]
+
+
+def apart(part: Callable[..., list[Row]], *args: object) -> list[Row]:
+    """Run a part in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        rows = pool.apply(part, args)
+    for each in rows:
+        mark = "" if each["met"] else "   MISSED"
+        print(
+            f"{each['what']:<62} {each['value']:>9.3g} {each['unit']:<3} {each['target']}{mark}", flush=True
+        )
+    return rows
+
+
+def main() -> int:
+    """Run all parts and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=80)
+    parser.add_argument("--quick", action="store_true", help="4 layers; writes nothing")
+    options = parser.parse_args()
+    layers = 4 if options.quick else options.layers
+    with tempfile.NamedTemporaryFile(suffix=".mlir") as mlir:
+        rows = apart(llama_70b, layers, mlir.name) + apart(driver, mlir.name)
+    rows += apart(packing) + apart(memory, "float32", 0.54) + apart(memory, "bfloat16", 0.57)
+    if not options.quick:
+        write_results("compile_cpu", rows)
+    return 0 if all(each["met"] for each in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

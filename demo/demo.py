@@ -1,0 +1,127 @@
+"""Compile two models on the CPU and report: a pretrained sentence encoder and a Llama-shaped decoder.
+
+Usage: demo.py [--encoder-only | --decoder-only]
+
+For each: every linear layer with its decision and reason, bytes before and after, and the time of the
+dense and the compiled model, both sides interleaved. For the encoder also how much the embeddings of
+real sentences change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import sparseflow as sf
+import torch
+from models import Encoder, embed, llama_shaped, load_encoder
+from rich.console import Console
+from rich.table import Table
+from sentences import docstring_sentences
+from sparseflow.runtime.dispatch.timing import interleaved
+
+console = Console(width=150)
+
+
+def show_times(title: str, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
+    """A table of dense and compiled milliseconds, one line a phase."""
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for heading in ("phase", "dense ms", "compiled ms", "speed-up"):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase, (dense, ours) in rows:
+        table.add_row(phase, f"{dense * 1e3:.2f}", f"{ours * 1e3:.2f}", f"{dense / ours:.2f}×")
+    console.print(table)
+
+
+def compare_embeddings(encoder: Encoder, compiled: sf.CompiledModel, sentences: Sequence[str]) -> None:
+    """Print the cosine between dense and compiled embeddings."""
+    dense = embed(encoder, encoder.model, sentences)
+    cosine = torch.nn.functional.cosine_similarity(dense, embed(encoder, compiled, sentences))
+    console.print(
+        f"\nEmbeddings of {len(sentences)} real sentences, dense against compiled: "
+        f"mean cosine {cosine.mean():.3f}, lowest {cosine.min():.3f}."
+    )
+    console.print(
+        "[bold]Magnitude pruning alone hurts this model badly[/bold]: "
+        "that is the price of 2:4 without calibration or finetuning.\n"
+    )
+
+
+def encoder_demo() -> None:
+    """The pretrained encoder all-MiniLM-L6-v2."""
+    console.rule("Pretrained sentence encoder: all-MiniLM-L6-v2")
+    encoder = load_encoder()
+    sentences = docstring_sentences(256)
+    compiled = sf.compile(encoder.model, progress=True)
+    batch, single = encoder.tokenize(sentences[:32]), encoder.tokenize(sentences[:1])
+    with torch.no_grad():
+        compiled(**batch), compiled(**single)
+        console.print(compiled.report.table())
+        compare_embeddings(encoder, compiled, sentences)
+        rows = [
+            (f"{what}: {x['input_ids'].shape[0]}×{x['input_ids'].shape[1]} tokens",
+             interleaved([lambda x=x: encoder.model(**x), lambda x=x: compiled(**x)]))
+            for what, x in (("batch", batch), ("one sentence", single))
+        ]  # fmt: skip
+    show_times("Sentence encoder, whole model", rows)
+
+
+def decoder_demo() -> None:
+    """A Llama-shaped decoder of 4 layers with random weights: speed and memory, not quality."""
+    console.rule("Llama-shaped decoder, 4 layers, random weights")
+    model = llama_shaped()
+    compiled = sf.compile(model, progress=True)
+    ids = torch.randint(model.config.vocab_size, (1, 128))
+    with torch.no_grad():
+        caches = [f(ids, use_cache=True).past_key_values for f in (model, compiled)]
+        token = ids[:, :1]
+        compiled(token, past_key_values=caches[1], use_cache=True)
+        console.print(compiled.report.table())
+        prefill = interleaved([lambda: model(ids), lambda: compiled(ids)])
+        decode = interleaved(
+            [
+                lambda: _decode(model, token, caches[0]),
+                lambda: _decode(compiled, token, caches[1]),
+            ]
+        )
+    show_times(
+        "Decoder, whole model", [("prefill: 1×128 tokens", prefill), ("decode: one token after 128", decode)]
+    )
+
+
+def _decode(model: torch.nn.Module, token: torch.Tensor, cache: object) -> None:
+    """One decoding step that leaves the cache as it was."""
+    model(token, past_key_values=cache, use_cache=True)
+    if cache.get_seq_length() > 128:
+        cache.crop(128)
+
+
+def main() -> int:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--encoder-only", action="store_true")
+    which.add_argument("--decoder-only", action="store_true")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    torch.manual_seed(0)
+    console.print(
+        f"{torch.get_num_threads()} threads, {torch.ops.sparseflow.cpu_isa()}, torch {torch.__version__}"
+    )
+    if not options.decoder_only:
+        encoder_demo()
+    if not options.encoder_only:
+        decoder_demo()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

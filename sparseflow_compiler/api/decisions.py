@@ -1,0 +1,169 @@
+"""What the passes decided about each linear layer, read from the IR, and the report made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from sparseflow.api.report import LayerReport, Range, Report
+from sparseflow.dialect.matchers import WeightRef, weight_ref
+from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.runtime.packed import packed_shapes
+from torch_mlir import ir
+
+if TYPE_CHECKING:
+    from sparseflow.api.options import CompileOptions
+    from sparseflow.api.program import Program
+    from sparseflow.api.weights import WeightBank
+
+TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
+"""Element types of MLIR as torch knows them."""
+
+
+@dataclass(frozen=True)
+class LayerDecision:
+    """What became of one linear layer.
+
+    Attributes:
+        weight: its weight's name.
+        N: out features.
+        K: in features.
+        dtype: element type as MLIR spells it.
+        decision: what it runs as.
+        reason: why it is dense; empty for a sparse layer.
+        policy: the key of its measured policy; empty when none was measured.
+        merged: all layers of the product it is part of, when it was merged.
+    """
+
+    weight: str
+    N: int
+    K: int
+    dtype: str
+    decision: Literal["sparse", "dense"]
+    reason: str = ""
+    policy: str = ""
+    merged: tuple[str, ...] = ()
+
+
+def policy_key(dtype: str, n: int, k: int) -> str:
+    """How a policy is looked up: by what determines the time of a product."""
+    return f"{dtype}:{n}x{k}"
+
+
+def decide(module: ir.Module) -> tuple[LayerDecision, ...]:
+    """The decisions of a module in the ``sparse_gemm`` stage, in program order, one a layer."""
+    found: dict[str, LayerDecision] = {}
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        for decision in _decisions(op):
+            found.setdefault(decision.weight, decision)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    return tuple(found.values())
+
+
+def _decisions(op: ir.Operation) -> Iterator[LayerDecision]:
+    if op.name == "sparse_gemm.linear":
+        yield from _sparse(op)
+    elif "sparse_gemm.reason" in op.attributes:
+        yield from _dense(op, ir.StringAttr(op.attributes["sparse_gemm.reason"]).value)
+
+
+def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
+    ref, type_ = weight_ref(op.operands[1]), tensor_type(op.operands[1])
+    assert ref is not None
+    assert type_ is not None
+    n, k, dtype = type_.dim(0), type_.dim(1), type_.dtype
+    assert n is not None
+    assert k is not None
+    assert dtype is not None
+    key = policy_key(dtype, n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
+    merged = ref.layers if len(ref.names) > 1 else ()
+    for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
+        yield LayerDecision(name, rows, k, dtype, "sparse", policy=key, merged=merged)
+
+
+def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
+    refs = [(weight_ref(value), tensor_type(value)) for value in op.operands]
+    for ref, type_ in refs:
+        if ref is not None and type_ is not None and type_.rank == 2:
+            yield from _dense_parts(ref, type_, reason)
+            return
+    yield LayerDecision(str(op.location), 0, 0, "?", "dense", reason)
+
+
+def _dense_parts(ref: WeightRef, type_: TensorType, reason: str) -> Iterator[LayerDecision]:
+    for name, rows in zip(ref.names, ref.sizes or (type_.dim(0) or 0,), strict=True):
+        yield LayerDecision(name, rows, type_.dim(1) or 0, type_.dtype or "?", "dense", reason)
+
+
+def make_report(name: str, programs: Sequence[Program], bank: WeightBank, options: CompileOptions) -> Report:
+    """One line a layer over all programs, and the figures of the whole."""
+    rows: dict[str, LayerReport] = {}
+    for program in programs:
+        for decision in program.decisions:
+            row = _row(decision, program, bank, options)
+            if decision.weight not in rows or row.decision == "sparse":
+                rows[decision.weight] = row
+    layers = list(rows.values())
+    stages = {stage for program in programs for stage in program.seconds}
+    model = {
+        "name": name,
+        "programs": len(programs),
+        "inplace": options.inplace,
+        "prune": options.prune,
+        "bytes_dense": sum(layer.bytes_dense for layer in layers),
+        "bytes": sum(layer.bytes for layer in layers),
+        "seconds": {stage: sum(p.seconds.get(stage, 0.0) for p in programs) for stage in sorted(stages)},
+    }
+    return Report(layers, model)
+
+
+def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: CompileOptions) -> LayerReport:
+    sparse = decision.decision == "sparse"
+    dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
+    ranges = _ranges(decision, program) if sparse else ()
+    error = bank.relative_error(decision.weight) if sparse else 0.0
+    return LayerReport(
+        name=decision.weight.removesuffix(".weight"),
+        N=decision.N,
+        K=decision.K,
+        dtype=decision.dtype,
+        decision=decision.decision,
+        reason=_why_sparse(decision, program, error, options) if sparse else decision.reason,
+        ranges=ranges,
+        bytes_dense=dense_bytes,
+        bytes=_packed_bytes(decision) if sparse else dense_bytes,
+        rel_err=error,
+    )
+
+
+def _itemsize(dtype: str) -> int:
+    return TORCH_DTYPES[dtype].itemsize if dtype in TORCH_DTYPES else 0
+
+
+def _packed_bytes(decision: LayerDecision) -> int:
+    values, positions = packed_shapes(decision.N, decision.K)
+    return values[0] * values[1] * _itemsize(decision.dtype) + positions[0] * positions[1]
+
+
+def _ranges(decision: LayerDecision, program: Program) -> tuple[Range, ...]:
+    policy = program.policies.get(decision.policy)
+    if policy is None:
+        return (Range(1, None, "cpu", None),)
+    return tuple(Range(r.m_min, r.m_max, r.backend.name.lower(), r.speedup) for r in policy.ranges)
+
+
+def _why_sparse(decision: LayerDecision, program: Program, error: float, options: CompileOptions) -> str:
+    pruned = f"pruned by {options.prune}" if error else "already 2:4"
+    policy = program.policies.get(decision.policy)
+    timed = policy.why() if policy else "not measured: policy='sparse'"
+    merged = f"; one product of {len(decision.merged)}: {_short(decision.merged)}" if decision.merged else ""
+    return f"{pruned}; {timed}{merged}"
+
+
+def _short(layers: Sequence[str]) -> str:
+    return ", ".join(layer.rpartition(".")[2] for layer in layers)

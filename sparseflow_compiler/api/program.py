@@ -1,0 +1,139 @@
+"""From a model and inputs to an executable program: capture, import, passes, packing, lowering."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from sparseflow import dialect
+from sparseflow.api.decisions import LayerDecision, decide
+from sparseflow.api.options import CompileOptions
+from sparseflow.api.policies import measured_policies, policy_table
+from sparseflow.api.progress import Progress, Step
+from sparseflow.api.weights import ProgramWeights, WeightBank
+from sparseflow.dialect.matchers import operations
+from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
+from sparseflow.frontend.signature import ResultKind
+from sparseflow.lowering import to_fx
+from sparseflow.passes import run_pipeline
+from sparseflow.passes.apply_policy import ApplyPolicy
+from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
+from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
+from sparseflow.passes.match_sparse_linear import MatchSparseLinear
+from sparseflow.passes.merge_projections import MergeProjections
+from sparseflow.runtime import first_violation
+from sparseflow.runtime.dispatch import Policy
+from torch import nn
+from torch_mlir import ir
+
+
+@dataclass(frozen=True)
+class Program:
+    """One captured and compiled program.
+
+    Attributes:
+        captured: decides which calls it serves.
+        executable: runs them.
+        graph: the lowered torch.fx graph.
+        stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed (``"runtime"``).
+        decisions: what became of each linear layer.
+        policies: the measured policy behind each entry of `decisions`.
+        seconds: how long each stage took.
+    """
+
+    captured: CapturedProgram
+    executable: Executable
+    graph: torch.fx.GraphModule
+    stages: Mapping[str, ir.Operation]
+    decisions: tuple[LayerDecision, ...]
+    policies: Mapping[str, Policy]
+    seconds: Mapping[str, float]
+
+
+@dataclass
+class _Clock:
+    """Seconds of each stage, measured and shown."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Step]:
+        step = self.progress.stage(name)
+        start = time.perf_counter()
+        yield step
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        step(1, 1)
+
+
+def build_program(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: CompileOptions,
+    bank: WeightBank,
+    progress: Progress,
+) -> Program:
+    """Compile `model` for calls like this one. Nothing of the model changes unless all of it succeeds.
+
+    Raises:
+        SparseFlowError: what failed, where, and the way out.
+    """
+    clock = _Clock(progress)
+    with clock.stage("export"):
+        captured = capture(model, args, kwargs)
+    with clock.stage("import"):
+        context = ir.Context()
+        dialect.load(context)
+        imported = import_program(captured, context)
+    module, stages = imported.module, {"torch": imported.module.operation.clone()}
+    constants = {name: imported.weights[name] for name in imported.weights.constants}
+    bank.add({name: tensor for name, tensor in imported.weights.items() if name not in constants})
+    weights = ProgramWeights(bank, constants)
+
+    with clock.stage("passes"):
+        if options.prune is None:
+            _keep_unpruned_dense(module, bank)
+        run_pipeline(module, [CanonicalizeLinear(), MatchSparseLinear(skip=options.skip), MergeProjections()])
+    policies: Mapping[str, Policy] = {}
+    if options.policy == "auto":
+        with clock.stage("measure") as step:
+            policies = measured_policies(module, step)
+    with clock.stage("passes"):
+        run_pipeline(module, [ApplyPolicy(policy_table(policies))])
+        stages["sparse_gemm"] = module.operation.clone()
+        decisions = decide(module)
+        run_pipeline(module, [LowerSparseGemm()])
+        stages["runtime"] = module.operation
+
+    with clock.stage("lowering"):
+        graph = to_fx(module, weights)
+    with clock.stage("pack") as step:
+        bank.pack(step)
+    runnable = torch.compile(graph, dynamic=True) if options.inner == "inductor" else graph
+    written = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
+    buffers = {name: bank.source(name) for name in written}
+    executable = Executable(runnable, imported.signature, captured.call_signature, buffers)
+    return Program(captured, executable, graph, stages, decisions, policies, clock.seconds)
+
+
+def _keep_unpruned_dense(module: ir.Module, bank: WeightBank) -> None:
+    """Mark the weights that are not 2:4, so that no pass makes their layers sparse."""
+    for op in operations(module, ("sparse_gemm.weight",)):
+        name = ir.StringAttr(op.attributes["name"]).value
+        reason = _not_24(bank, name, "transposed" in op.attributes)
+        if reason:
+            with module.context:
+                op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
+
+
+def _not_24(bank: WeightBank, name: str, transposed: bool) -> str | None:
+    tensor = bank.source(name).detach()
+    if bank.was_packed(name) or tensor.dim() != 2 or not tensor.is_floating_point():
+        return None
+    bad = first_violation(tensor.t() if transposed else tensor, name=name)
+    return bad and f"the weight is not 2:4 (row {bad[0]}, group {bad[1]}) and prune=None forbids pruning it"

@@ -1,0 +1,173 @@
+"""One set of weights for all programs of a compiled model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from sparseflow.api.progress import Step
+from sparseflow.errors import WeightError
+from sparseflow.runtime import PackedWeight, compress_2_4, prune_24
+from sparseflow.runtime.checks import require_finite
+from torch import Tensor, nn
+
+Key = tuple[tuple[str, ...], tuple[bool, ...]]
+
+
+class WeightBank:
+    """Hands out dense tensors by reference and packed weights made once, whichever program asks.
+
+    A weight is named as in the model; several names mean their rows concatenated in that order.
+
+    Args:
+        prune: prune weights that are not 2:4 yet by magnitude. Without it such a weight is refused.
+        release: called with a name once its weight is packed and its dense bytes are no longer needed.
+    """
+
+    def __init__(self, *, prune: bool, release: Callable[[str], None] | None = None) -> None:
+        self._prune = prune
+        self._release = release
+        self._sources: dict[str, Tensor] = {}
+        self._dense: dict[Key, Tensor] = {}
+        self._packed: dict[Key, PackedWeight] = {}
+        self._pending: list[Key] = []
+        self._errors: dict[str, float] = {}
+
+    def add(self, sources: Mapping[str, Tensor]) -> None:
+        """Make the model's tensors known by name; a name already known keeps its tensor."""
+        for name, tensor in sources.items():
+            self._sources.setdefault(name, tensor)
+
+    def source(self, name: str) -> Tensor:
+        """The model's own tensor of that name."""
+        return self._sources[name]
+
+    def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
+        """The tensor of one name, by reference, or the rows of several, concatenated once."""
+        key = (names, transposed)
+        parts = [self._oriented(*part) for part in _parts(key)]
+        if len(parts) == 1:
+            return parts[0]
+        if key not in self._dense:
+            self._dense[key] = torch.cat(parts)
+        return self._dense[key]
+
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
+        """The 2:4 form of a weight, or of the rows of several; one object whoever asks.
+
+        Until `pack` runs it has shapes only (it is on the meta device), so that nothing is packed or released for a
+        program that can't be lowered.
+        """
+        key = (names, transposed)
+        if key not in self._packed:
+            parts = [self._oriented(*part) for part in _parts(key)]
+            rows = sum(part.shape[0] for part in parts)
+            self._packed[key] = PackedWeight.empty(rows, parts[0].shape[1], parts[0].dtype, device="meta")
+            self._pending.append(key)
+        return self._packed[key]
+
+    def pack(self, step: Step) -> None:
+        """Fill every packed weight that was asked for since the last time.
+
+        All weights are looked at before the first is packed: either all are, or none is and nothing is released.
+
+        Args:
+            step: told after each weight.
+
+        Raises:
+            WeightError: a weight holds NaN or Inf.
+        """
+        pending, self._pending = self._pending, []
+        try:
+            for key in pending:
+                for part in _parts(key):
+                    self._check(*part)
+        except WeightError:
+            for key in pending:
+                del self._packed[key]
+            raise
+        for done, key in enumerate(pending, start=1):
+            self._fill(key)
+            step(done, len(pending), key[0][0])
+
+    def relative_error(self, name: str) -> float:
+        """‖W − pruned W‖ / ‖W‖ of a weight that was packed; 0 where pruning changed nothing."""
+        return self._errors.get(name, 0.0)
+
+    def was_packed(self, name: str) -> bool:
+        """Whether a packed form of the weight exists; its dense bytes may be released then."""
+        return name in self._errors
+
+    def _oriented(self, name: str, transposed: bool) -> Tensor:
+        tensor = self._sources[name].detach()
+        return tensor.t() if transposed else tensor
+
+    def _check(self, name: str, transposed: bool) -> None:
+        layer = name.removesuffix(".weight")
+        try:
+            require_finite(self._oriented(name, transposed), f"layer {layer}")
+        except WeightError as error:
+            remedy = f"mend the weight, or leave the layer dense: skip=({layer!r},)"
+            raise WeightError(error.subject, error.rule, remedy) from None
+
+    def _fill(self, key: Key) -> None:
+        parts = [self._pack(*part) for part in _parts(key)]
+        shell = self._packed[key]
+        for buffer in ("values", "positions"):
+            tensors = [getattr(part, buffer) for part in parts]
+            setattr(shell, buffer, tensors[0] if len(tensors) == 1 else torch.cat(tensors))
+        for name in key[0] if self._release else ():
+            self._release(name)  # type: ignore[misc]  # the loop is empty without it
+
+    def _pack(self, name: str, transposed: bool) -> PackedWeight:
+        weight = self._oriented(name, transposed)
+        pruned = prune_24(weight) if self._prune else weight
+        self._errors[name] = _relative_difference(weight, pruned)
+        return compress_2_4(pruned, name=name)
+
+
+@dataclass(frozen=True)
+class ProgramWeights:
+    """The weights of one program: those of the model, and constants that only this program has.
+
+    Args:
+        bank: the model's weights.
+        constants: tensors that torch.export lifted out of the traced code; their names mean nothing elsewhere.
+    """
+
+    bank: WeightBank
+    constants: Mapping[str, Tensor]
+
+    def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
+        """As `WeightBank.dense`."""
+        if len(names) == 1 and names[0] in self.constants:
+            return self.constants[names[0]]
+        return self.bank.dense(names, transposed)
+
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
+        """As `WeightBank.packed`."""
+        return self.bank.packed(names, transposed)
+
+
+def _parts(key: Key) -> list[tuple[str, bool]]:
+    names, transposed = key
+    return list(zip(names, transposed or (False,) * len(names), strict=True))
+
+
+def _relative_difference(weight: Tensor, pruned: Tensor) -> float:
+    if weight.is_meta or pruned is weight:
+        return 0.0
+    norm = torch.linalg.vector_norm(weight, dtype=torch.float32)
+    lost = torch.linalg.vector_norm(weight - pruned, dtype=torch.float32)
+    return float(lost / norm) if norm else 0.0
+
+
+def release_parameter(model: nn.Module, name: str) -> None:
+    """Free a parameter's bytes while keeping its shape, so that the model can still be captured.
+
+    What remains is one NaN, expanded: using the released weight gives NaN, never a plausible number.
+    """
+    parameter = model.get_parameter(name)
+    hollow = torch.full((), float("nan"), dtype=parameter.dtype, device=parameter.device)
+    parameter.data = hollow.expand(parameter.shape)

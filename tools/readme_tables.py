@@ -1,0 +1,92 @@
+"""Write the README's tables from benchmarks/results/*.json, or check that they are current.
+
+Usage: readme_tables.py [--check] README
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a result file without its
+suffix. A figure in the README is therefore one that a script in benchmarks/ measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Rows = list[dict[str, Any]]
+
+
+def markdown(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def gemm_cpu(rows: Rows) -> str:
+    """Speed-up over F.linear, one line a dtype and shape, one column an M; one block an instruction set."""
+    text = ""
+    for isa in dict.fromkeys(row["isa"] for row in rows):
+        cells = {(r["dtype"], r["N"], r["K"], r["M"]): r["speedup"] for r in rows if r["isa"] == isa}
+        sizes = sorted({key[3] for key in cells})
+        layers = dict.fromkeys(key[:3] for key in cells)
+        body = [
+            [dtype, f"{n}×{k}", *(_times(cells.get((dtype, n, k, m))) for m in sizes)]
+            for dtype, n, k in layers
+        ]
+        text += f"\n{isa}:\n\n" + markdown(["dtype", "N×K", *(f"M={m}" for m in sizes)], body)
+    return text + "\n"
+
+
+def compile_cpu(rows: Rows) -> str:
+    """One line a figure of the compile benchmark."""
+    body = [[row["what"], f"{row['value']:.3g} {row['unit']}", row["target"]] for row in rows]
+    return "\n" + markdown(["what", "measured", "target"], body) + "\n"
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {"gemm_cpu": gemm_cpu, "compile_cpu": compile_cpu}
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}×"
+
+
+def render(text: str) -> str:
+    """`text` with every marked table rewritten from its result file."""
+
+    def table(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        meta = result["meta"]
+        source = f"\n{meta['device']}, {meta['date'][:10]}, `{meta['command']}`\n"
+        return f"{start}{source}{TABLES[name](result['rows'])}{end}"
+
+    return MARKED.sub(table, text)
+
+
+def main() -> int:
+    """Rewrite or check; exit code 1 when a checked file is stale."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("readme", type=Path)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    old = options.readme.read_text(encoding="utf-8")
+    new = render(old)
+    if options.check and new != old:
+        print(
+            f"{options.readme}: its tables differ from benchmarks/results; run `make docs`", file=sys.stderr
+        )
+        return 1
+    if not options.check:
+        options.readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
