@@ -158,9 +158,10 @@ def _command(passes: Sequence[Pass], path: str, context: ir.Context) -> str:
 
 def _failure(pass_: Pass, error: Exception, command: str) -> PassFailedError:
     remedy = f"Reproduce it with: {command}"
+    if isinstance(error, PassError) and error.remedy:
+        remedy = f"{error.remedy}\n    {remedy}"
     if isinstance(error, RefusalError):
         rule = f"refuses {error.subject}: {error.rule}"
-        remedy = f"{error.remedy}\n    {remedy}" if error.remedy else remedy
     elif isinstance(error, PassError):
         rule = error.rule
     elif isinstance(error, ir.MLIRError):

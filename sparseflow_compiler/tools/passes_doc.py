@@ -44,12 +44,12 @@ def as_markdown() -> str:
 def _section(class_: type[Pass]) -> Iterator[str]:
     yield f"## {class_.name}"
     yield _docstring(class_)
-    options = [
-        f"| `{option_name(field)}` | {_default(field)} | {field.metadata['text']} |"
-        for field in fields(class_)
-    ]
-    if options:
-        yield "\n".join(["| option | default | |", "|---|---|---|", *options])
+    if fields(class_):
+        yield "\n".join(["| option | default | |", "|---|---|---|", *map(_row, fields(class_))])
+
+
+def _row(field: Field[Any]) -> str:
+    return f"| `{option_name(field)}` | {_default(field)} | {field.metadata['text']} |"
 
 
 def _docstring(class_: type[Pass]) -> str:
@@ -66,7 +66,7 @@ def _plain(text: str) -> str:
 
 def _about(field: Field[Any]) -> str:
     default = _default(field)
-    return field.metadata["text"] + (f" (default {default})" if default else "")
+    return f"{field.metadata['text']} (default {default})" if default else str(field.metadata["text"])
 
 
 def _default(field: Field[Any]) -> str:
