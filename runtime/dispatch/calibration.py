@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable
 import torch
 
 from sparseflow.runtime.dispatch.measure import measure_layer
-from sparseflow.runtime.dispatch.measurement import MEASURED_M
+from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy, choose
-from sparseflow.runtime.dispatch.table import Table
+from sparseflow.runtime.dispatch.table import Table, warn
 
 # Called with the points done, the points in all, and what is being measured.
 Progress = Callable[[int, int, str], None]
+
+# A crowded machine stays crowded: one process measures a point once.
+_MEASURED_HERE: set[Measurement] = set()
 
 
 def calibrate(
@@ -24,7 +27,9 @@ def calibrate(
 ) -> dict[tuple[int, int], Policy]:
     """The policy of each layer shape on this machine, measuring only what its table lacks.
 
-    Measured shapes are saved one by one: an interrupted calibration is resumed by the next.
+    Measured shapes are saved one by one: an interrupted calibration is resumed by the next. Points measured
+    while other processes kept the cores busy are reported with a ``DispatchTableWarning``, and measured
+    again by the next process that needs them.
 
     Args:
         shapes: the layers' (N, K), in any order, repeats allowed.
@@ -46,13 +51,23 @@ def calibrate(
     for (n, k), ms in missing.items():
         if ms:
             counter.show(f"{n}×{k} {name}")
-            table.add(measure_layer(n, k, dtype, ms, on_point=counter.advance))
+            rows = measure_layer(n, k, dtype, ms, on_point=counter.advance)
+            _MEASURED_HERE.update(rows)
+            table.add(rows)
             table.save()
-    return {(n, k): choose(table.layer(name, n, k)) for n, k in wanted}
+    layers = {(n, k): table.layer(name, n, k) for n, k in wanted}
+    crowded = sum(row.crowded for rows in layers.values() for row in rows)
+    if crowded:
+        points = sum(map(len, layers.values()))
+        warn(
+            f"{crowded} of {points} points were measured while other processes kept the cores busy: the "
+            "choice between sparse and dense may be off; measure again on an idle machine"
+        )
+    return {shape: choose(rows) for shape, rows in layers.items()}
 
 
 def _missing(table: Table, dtype: str, n: int, k: int) -> list[int]:
-    known = {row.m for row in table.layer(dtype, n, k)}
+    known = {row.m for row in table.layer(dtype, n, k) if not row.crowded or row in _MEASURED_HERE}
     return [m for m in MEASURED_M if m not in known]
 
 

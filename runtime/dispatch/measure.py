@@ -1,14 +1,14 @@
 """Measures one layer shape: the sparse kernel and the decompressing path against ``F.linear``.
 
 All sides run in turn within one loop, in one process, with the same threads, over weights that rotate past
-the last-level cache, as the layers of a model do. The figure is the median.
+the last-level cache, as the layers of a model do. The figure is the lower
+quartile: other processes only ever add time, and a table that is kept should not remember them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,15 +19,16 @@ from torch import Tensor
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops, pattern
 from sparseflow.runtime.backends import Backend
+from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 
 MAX_ROWS = 4096
-MIN_ROWS = 1024
+MIN_ROWS = 512
 # Dense bytes of one weight: larger ones are measured on a slice of their rows.
 MAX_WEIGHT_BYTES = 96 << 20
 # Multiplications of one call; above it fewer rows are measured, MIN_ROWS at least.
-MAX_WORK = 1 << 33
+MAX_WORK = 1 << 31
 MAX_COPIES = 64
 MIN_REPS, MAX_REPS = 3, 30
 SECONDS_A_POINT = 0.25
@@ -85,7 +86,7 @@ def measure_layer(
     """Measure a layer ``[N, K]`` at each M.
 
     A layer too large to measure whole is measured on its first rows and the times scaled: the cost of all
-    sides is linear in N from about a thousand rows on. ``Measurement.rows`` records it.
+    sides is linear in N from some hundred rows on. ``Measurement.rows`` records it.
 
     Args:
         n: out features, at least 1.
@@ -117,11 +118,16 @@ def measure_layer(
 def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int, seconds: float) -> Measurement:
     dtype = weights.dense[0].dtype
     x = torch.randn(m, k, dtype=torch.float32).to(dtype)
+    meter = LoadMeter()
     times = _interleaved(weights.sides(k, rows), x, len(weights.dense), seconds)
-    scale = n / rows
-    dense_us, cpu_us, unpacked_us = (scale * statistics.median(side) for side in times)
+    crowded = meter.crowded(torch.get_num_threads())
+    dense_us, cpu_us, unpacked_us = (n / rows * _lower_quartile(side) for side in times)
     name = str(dtype).removeprefix("torch.")
-    return Measurement(name, n, k, m, dense_us, cpu_us, unpacked_us, rows, len(times[0]))
+    return Measurement(name, n, k, m, dense_us, cpu_us, unpacked_us, rows, len(times[0]), crowded)
+
+
+def _lower_quartile(times: Sequence[float]) -> float:
+    return sorted(times)[len(times) // 4]
 
 
 def _interleaved(sides: Sequence[_Side], x: Tensor, copies: int, seconds: float) -> list[list[float]]:

@@ -14,7 +14,7 @@ MEASURED_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Measurement:
-    """Median times of one layer at one M, all of them for the whole layer.
+    """Times of one layer at one M, all of them for the whole layer.
 
     Attributes:
         dtype: torch's name of the dtype, such as "float32".
@@ -26,6 +26,7 @@ class Measurement:
         unpacked_us: decompress, then the dense product: what ``Backend.DENSE`` runs.
         rows: how many of the N rows were measured; fewer than N where the times were scaled up from a slice.
         reps: how many times each side ran.
+        crowded: whether other processes kept the cores busy meanwhile, so that the times mean little.
     """
 
     dtype: str
@@ -37,6 +38,7 @@ class Measurement:
     unpacked_us: float
     rows: int
     reps: int
+    crowded: bool
 
     def us(self, backend: Backend) -> float:
         """The time of one backend."""
@@ -62,8 +64,10 @@ class Measurement:
             raise ValueError(f"a row must have the fields {', '.join(fields)}")
         if not isinstance(row["dtype"], str):
             raise ValueError(f"dtype must be text, got {row['dtype']!r}")
+        if not isinstance(row["crowded"], bool):
+            raise ValueError(f"crowded must be true or false, got {row['crowded']!r}")
         for name, kind in fields.items():
-            if name != "dtype":
+            if kind in ("int", "float"):
                 _require_number(name, row[name], whole=kind == "int")
         return cls(**row)
 

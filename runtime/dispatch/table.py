@@ -51,7 +51,7 @@ class Table:
         self.path = (folder or cache_dir()) / f"dispatch-{self.machine.digest()}.json"
         self._rows, self.note = self._read()
         if self.note:
-            _warn(self.note)
+            warn(self.note)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -82,7 +82,7 @@ class Table:
                 self._rows = others | self._rows
                 _replace(self.path, self._text())
         except OSError as error:
-            _warn(f"{self.path}: can't be written ({error}); measurements will be repeated next time")
+            warn(f"{self.path}: can't be written ({error}); measurements will be repeated next time")
             return False
         return True
 
@@ -121,7 +121,8 @@ def _by_key(rows: Iterable[Measurement]) -> dict[_Key, Measurement]:
     return {(row.dtype, row.n, row.k, row.m): row for row in rows}
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Warn where the caller's caller is."""
     warnings.warn(text, DispatchTableWarning, stacklevel=3)
 
 
