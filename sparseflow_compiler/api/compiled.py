@@ -46,6 +46,7 @@ class CompiledModel(nn.Module):
         release = functools.partial(release_parameter, model) if options.inplace else None
         self._bank = WeightBank(prune=options.prune is not None, release=release)
         self._programs: list[Program] = []
+        self._captures: list[str] = []
         self._lock = threading.Lock()
         self._call_signature = CallSignature.of(model.forward)
         self.training = False
@@ -71,13 +72,16 @@ class CompiledModel(nn.Module):
         """Every linear layer with its decision and reason, as of the programs captured so far."""
         from sparseflow.api.decisions import make_report
 
-        return make_report(type(self._model).__name__, self._programs, self._bank, self._options)
+        report = make_report(type(self._model).__name__, self._programs, self._bank, self._options)
+        report.model["captures"] = list(self._captures)
+        return report
 
     def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:
         """The MLIR text of a captured program.
 
         Args:
-            stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policy, ``"runtime"`` as executed.
+            stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policy,
+                ``"runtime"`` as executed.
             program: which program, in order of capture.
         """
         captured = self._captured(program)
@@ -123,7 +127,7 @@ class CompiledModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in ("_model", "_programs", "_bank", "_options", "_lock", "_call_signature"):
+            if name in ("_model", "_programs", "_bank", "_options", "_lock", "_call_signature", "_captures"):
                 raise
             return getattr(self._model, name)
 
@@ -150,14 +154,17 @@ class CompiledModel(nn.Module):
             if None in refusals:
                 return self._programs[refusals.index(None)]
             self._check_program_count(refusals)
-            return self._build(args, kwargs)
+            return self._build(args, kwargs, refusals[-1] if refusals else None)
 
-    def _build(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    def _build(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], refusal: str | None) -> Program:
         from sparseflow.api.program import build_program
 
         with progress_bars(self._options.progress) as progress:
             program = build_program(self._model, args, kwargs, self._options, self._bank, progress)
         self._programs.append(program)
+        self._captures.append(
+            "first call" if refusal is None else f"the program before it refused: {refusal}"
+        )
         return program
 
     def _check_program_count(self, refusals: list[str | None]) -> None:
@@ -187,7 +194,7 @@ class CompiledModel(nn.Module):
             )
 
     def _routed(self) -> nn.Module:
-        """A shallow copy of the model whose forward is the compiled one, for methods that call `self(...)`."""
+        """A shallow copy of the model whose forward is the compiled one, for methods that call it."""
         routed = copy.copy(self._model)
         forward = self._model.forward
 

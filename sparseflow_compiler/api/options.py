@@ -23,8 +23,8 @@ class CompileOptions:
     Attributes:
         prune: how weights that are not 2:4 yet become so; ``None`` leaves them dense and says so.
         skip: fnmatch patterns over layer names that stay dense.
-        policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer dense that
-            never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
+        policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer
+            dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
         inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it.
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.

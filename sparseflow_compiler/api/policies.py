@@ -13,7 +13,7 @@ from torch_mlir import ir
 
 
 def measured_policies(module: ir.Module, step: Step) -> dict[str, Policy]:
-    """The policy of every dtype and shape among the sparse layers, measured where this machine's table lacks it.
+    """The policy of every dtype and shape among the sparse layers; measures what the machine's table lacks.
 
     Returns:
         Policies by `policy_key`.
@@ -36,5 +36,5 @@ def measured_policies(module: ir.Module, step: Step) -> dict[str, Policy]:
 
 
 def policy_table(policies: Mapping[str, Policy]) -> dict[str, object]:
-    """The table that the pass `apply-policy` takes: a layer that never pays becomes dense again, with the figures."""
+    """What the pass `apply-policy` takes: a layer that never pays becomes dense again, with the figures."""
     return {key: str(policy) if policy.pays else {"dense": policy.why()} for key, policy in policies.items()}

@@ -39,7 +39,8 @@ class Program:
         captured: decides which calls it serves.
         executable: runs them.
         graph: the lowered torch.fx graph.
-        stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed (``"runtime"``).
+        stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed
+            (``"runtime"``).
         decisions: what became of each linear layer.
         policies: the measured policy behind each entry of `decisions`.
         seconds: how long each stage took.

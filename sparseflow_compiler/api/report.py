@@ -12,7 +12,7 @@ Decision = Literal["sparse", "dense"]
 
 @dataclass(frozen=True)
 class Range:
-    """From `m_min` to `m_max` rows (``None``: no end) a layer runs on `backend`, measured `speedup` times dense."""
+    """From `m_min` to `m_max` rows (``None``: no end) `backend` runs, measured `speedup` times dense."""
 
     m_min: int
     m_max: int | None
@@ -55,7 +55,7 @@ class Report:
 
     Attributes:
         layers: every linear layer of every captured program, once.
-        model: figures of the whole: programs captured, seconds for each stage, bytes.
+        model: figures of the whole: programs captured and why each, seconds for each stage, bytes.
     """
 
     layers: list[LayerReport] = field(default_factory=list)

@@ -56,8 +56,8 @@ class WeightBank:
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
         """The 2:4 form of a weight, or of the rows of several; one object whoever asks.
 
-        Until `pack` runs it has shapes only (it is on the meta device), so that nothing is packed or released for a
-        program that can't be lowered.
+        Until `pack` runs it has shapes only (it is on the meta device), so that nothing is packed or released
+        for a program that can't be lowered.
         """
         key = (names, transposed)
         if key not in self._packed:
@@ -70,7 +70,7 @@ class WeightBank:
     def pack(self, step: Step) -> None:
         """Fill every packed weight that was asked for since the last time.
 
-        All weights are looked at before the first is packed: either all are, or none is and nothing is released.
+        All weights are looked at before the first is packed: either all are packed, or none is released.
 
         Args:
             step: told after each weight.
@@ -133,7 +133,7 @@ class ProgramWeights:
 
     Args:
         bank: the model's weights.
-        constants: tensors that torch.export lifted out of the traced code; their names mean nothing elsewhere.
+        constants: tensors that torch.export lifted out of the code; their names mean nothing elsewhere.
     """
 
     bank: WeightBank

@@ -43,18 +43,19 @@ def compiled_mlp(mlp: Mlp, **options: object) -> sf.CompiledModel:
 
 def test_equals_the_pruned_model_for_any_batch_from_one_capture(mlp: Mlp) -> None:
     compiled, reference = compiled_mlp(mlp), pruned(mlp, "up", "down")
-    for batch in (2, 7, 64):
+    for batch in (2, 7, 64, 1, 0):
         x = torch.randn(batch, 64)
         torch.testing.assert_close(compiled(x), reference(x), rtol=1e-5, atol=1e-5)
     assert compiled.report.model["programs"] == 1
 
 
-def test_specialised_sizes_get_a_second_program_over_the_same_packed_weights(mlp: Mlp) -> None:
+def test_a_call_of_another_rank_gets_a_second_program_over_the_same_packed_weights(mlp: Mlp) -> None:
     compiled, reference = compiled_mlp(mlp), pruned(mlp, "up", "down")
-    for batch in (3, 1):
-        x = torch.randn(batch, 64)
+    for shape in ((64,), (3, 64)):
+        x = torch.randn(shape)
         torch.testing.assert_close(compiled(x), reference(x), rtol=1e-5, atol=1e-5)
     graphs = [dict(compiled.graph(program=i).named_buffers()) for i in range(2)]
+    assert "1-d" in compiled.report.model["captures"][1]
     storages = [{b.data_ptr() for b in g.values() if b.dtype == torch.uint8} for g in graphs]
     assert storages[0] == storages[1] != set()
 
@@ -192,7 +193,7 @@ def test_only_modules_compile() -> None:
 def test_attributes_of_the_model_are_reachable(mlp: Mlp) -> None:
     assert sf.compile(mlp).up is mlp.up
     with pytest.raises(AttributeError):
-        sf.compile(mlp).no_such_thing
+        _ = sf.compile(mlp).no_such_thing
     with pytest.raises(ArgumentError, match="generate"):
         sf.compile(mlp).generate()
 
