@@ -3,7 +3,10 @@
 
 #include "layout.h"
 #include "skinny.h"
+#include "skinny_dot.h"
 #include "tile.h"
+#include "tile_pairs.h"
+#include "tile_wide.h"
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
@@ -15,11 +18,24 @@ inline int64_t panel(const Linear& a) {
   return most(kMaxVectors * W, least(fit, 512));
 }
 
+template <class D>
+struct Choice {
+  using Skinny = Lanes<D>;
+  using Tiles = Wide<D>;
+};
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+template <>
+struct Choice<BF16> {
+  using Skinny = Dot;
+  using Tiles = Pairs;
+};
+#endif
+
 inline void plan(const Linear& a, int threads, Plan& p) {
   with_type(a.dtype, [&](auto d) {
-    using D = decltype(d);
-    if (a.m <= kMaxSkinny) plan_skinny<Lanes<D>>(a, threads, p);
-    else plan_tiles<D>(a, threads, p);
+    using C = Choice<decltype(d)>;
+    if (a.m <= kMaxSkinny) plan_skinny<typename C::Skinny>(a, threads, p);
+    else plan_tiles<typename C::Tiles>(a, threads, p);
   });
 }
 

@@ -1,25 +1,37 @@
-// The product for many rows of x: a tile of x, transposed to [k][m] and small enough for L1 in blocks of k,
-// meets rows of W one kept value at a time: broadcast the value, multiply with the row of the tile that its
-// position names. Half the multiplications of the dense product; one load feeds each, so L1 sets the pace.
+// The product for many rows of x. x becomes tiles: some vectors of m wide, all of k long, a block of k small enough
+// for L1. Each row of W meets a block entry by entry: broadcast what was kept, multiply with the row of the tile
+// that its position names. That is half the multiplications of the dense product, each fed by one load from L1.
+// `Kind` says what an entry is: tile_wide.h, tile_pairs.h.
 #pragma once
 
 #include "epilogue.h"
+#include "transpose.h"
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr int kMaxVectors = W == 16 ? 4 : 8;  // of m in a tile
-constexpr int kTileBytes = 20 * 1024;         // of a k-block of the tile: leaves room in a 32 KB L1
-constexpr int kStep = 32;                     // k per decoding step: 16 kept values, 4 bytes of positions
-constexpr int kKept = kStep / 2;
-constexpr int kMaxBlock = kTileBytes / (W * 4) / kStep * kStep;
-constexpr int kRowBlock = 64;
+constexpr int kBlockBytes = 20 * 1024;        // of a k-block of the tile: leaves room in a 32 KB L1
+constexpr int kRowBlock = 64;                 // rows of W that meet one k-block before the next
+constexpr int kAhead = 8;                     // rows of W that are decoded together
+constexpr int64_t kStretch = 512;             // k of a prepare task
 
-// Rows of W handled together: enough independent sums to hide the latency of the multiply-add.
-constexpr int rows_at_once(int vectors) { return vectors == 1 ? 4 : vectors <= 2 ? 4 : vectors <= 4 ? 2 : 1; }
-constexpr int k_block(int vectors, int bytes) {
-  const int fit = kTileBytes / (vectors * bytes) / kStep * kStep;
-  return fit < kStep ? kStep : fit;
+// Rows of W multiplied together: enough independent sums to hide the latency of the multiply-add.
+constexpr int rows_at_once(int vectors) { return vectors <= 2 ? 4 : vectors <= 4 ? 2 : 1; }
+
+template <class Kind>
+constexpr int k_block(int vectors) {
+  const int fit = kBlockBytes / Kind::tile_bytes(vectors) / Kind::kStep * Kind::kStep;
+  return fit < Kind::kStep ? Kind::kStep : fit;
 }
+
+// Entries of a block of rows, decoded. Rows are spaced so that they don't compete for the same sets of L1.
+template <class Kind, int V>
+struct Decoded {
+  static constexpr int kBlock = k_block<Kind>(V), kEntries = kBlock / Kind::kPerEntry + 16;
+  const char* v[kAhead];  // the entries' values: 4 bytes each
+  alignas(64) uint32_t offset[kAhead][kEntries];
+  alignas(64) uint32_t converted[kAhead][kEntries];
+};
 
 struct Tile {
   int64_t first, count;  // vectors of m
@@ -29,136 +41,157 @@ inline Tile tile_of(const Plan& p, int64_t t) {
   return {first, (t + 1) * p.vectors / p.tiles - first};
 }
 
-// x to [k][m] in fp32, one task for each tile and stretch of k; rows past m and columns past k are zero.
-constexpr int64_t kStretch = 512;
+template <class Kind>
+inline char* tile_data(const Plan& p, Tile t) {
+  return p.scratch + t.first * Kind::tile_bytes(1) * p.k_padded;
+}
 
-template <class D>
-void transpose_tile(const Plan& p, Tile tile, int64_t k0, int64_t k1) {
-  const int64_t width = tile.count * W, m0 = tile.first * W;
-  float* to = reinterpret_cast<float*>(p.scratch) + m0 * p.k_padded;
-  for (int64_t i = 0; i < width; ++i) {
-    const bool inside = m0 + i < p.a.m;
-    const auto* from = static_cast<const typename D::T*>(p.a.x) + (inside ? m0 + i : 0) * p.a.x_stride;
-    const int64_t end = inside ? least(k1, p.a.k) : k0;
-    int64_t k = k0;
-    for (; k < end; ++k) to[k * width + i] = D::get(from + k);
-    for (; k < k1; ++k) to[k * width + i] = 0;
+template <class Kind>
+void prepare_stretch(const Plan& p, Tile tile, int64_t k0, int64_t k1) {
+  using T = typename Kind::D::T;
+  for (int64_t v = 0; v < tile.count; ++v) {
+    const int64_t m0 = (tile.first + v) * W;
+    for (int64_t k = k0; k < k1; k += Kind::kPut) {
+      T edge[W][Kind::kPut];
+      const T* rows[W];
+      const int64_t len = most(0, least(Kind::kPut, p.a.k - k));
+      for (int i = 0; i < W; ++i) {
+        rows[i] = m0 + i < p.a.m ? static_cast<const T*>(p.a.x) + (m0 + i) * p.a.x_stride + k : nullptr;
+        if (!rows[i] || len == Kind::kPut) continue;
+        std::memset(edge[i], 0, sizeof(edge[i]));
+        std::memcpy(edge[i], rows[i], len * sizeof(T));
+        rows[i] = edge[i];
+      }
+      Kind::put(rows, k, tile.count * W, tile_data<Kind>(p, tile) + v * W * 4);
+    }
   }
 }
 
-template <class D>
+template <class Kind>
 void prepare_tiles(const Plan& p, int64_t begin, int64_t end) {
   const int64_t stretches = (p.k_padded + kStretch - 1) / kStretch;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t k0 = i % stretches * kStretch;
-    transpose_tile<D>(p, tile_of(p, i / stretches), k0, least(k0 + kStretch, p.k_padded));
+    prepare_stretch<Kind>(p, tile_of(p, i / stretches), k0, least(k0 + kStretch, p.k_padded));
   }
 }
 
-// Values to fp32 and positions to byte offsets into the tile, 16 kept values at a time.
-template <class D, int kPitch>
-inline void decode_step(const typename D::T* values, const uint8_t* positions, float* v, uint32_t* offset, int64_t k) {
-  uint32_t word;
-  std::memcpy(&word, positions, 4);
-  for (int h = 0; h < kKept; h += W) {
-    vu shift, base;
-    for (int i = 0; i < W; ++i) {
-      shift[i] = 2 * (h + i);
-      base[i] = (h + i) / 2 * 4 * kPitch;
-    }
-    store(v + h, D::load(values + h));
-    *reinterpret_cast<vu_any*>(offset + h) =
-        (((vu{} + word) >> shift) & 3) * kPitch + (base + static_cast<uint32_t>(k * kPitch));
-  }
-}
-
-template <class D, int kPitch>
-inline void decode(const Plan& p, int64_t row, int64_t k0, int64_t k1, float* v, uint32_t* offset) {
+// Row `row` of W, columns [k0, k1), to entry i of `d`.
+template <class Kind, int V>
+inline void decode(const Plan& p, int64_t row, int64_t k0, int64_t k1, Decoded<Kind, V>& d, int i) {
+  using T = typename Kind::D::T;
+  constexpr int kStep = Kind::kStep;
   const int64_t groups = (p.a.k + 3) / 4, bytes = (groups + 1) / 2;
-  const auto* values = static_cast<const typename D::T*>(p.a.values) + row * groups * 2;
+  const T* values = static_cast<const T*>(p.a.values) + row * groups * 2;
   const uint8_t* positions = p.a.positions + row * bytes;
-  int64_t k = k0;
-  for (; k + kStep <= k1 && k + kStep <= groups * 4; k += kStep)
-    decode_step<D, kPitch>(values + k / 2, positions + k / 8, v + (k - k0) / 2, offset + (k - k0) / 2, k - k0);
-  if (k < k1) {
-    typename D::T last[kKept] = {};
-    uint8_t last_positions[4] = {};
-    std::memcpy(last, values + k / 2, (groups * 2 - k / 2) * sizeof(typename D::T));
-    std::memcpy(last_positions, positions + k / 8, bytes - k / 8);
-    decode_step<D, kPitch>(last, last_positions, v + (k - k0) / 2, offset + (k - k0) / 2, k - k0);
+  const bool whole = k1 <= groups * 4;
+  d.v[i] = reinterpret_cast<const char*>(Kind::kDirect && whole ? static_cast<const void*>(values + k0 / 2)
+                                                                : d.converted[i]);
+  for (int64_t k = k0; k < k1; k += kStep) {
+    const int64_t at = (k - k0) / Kind::kPerEntry;
+    const T* from = values + k / 2;
+    const uint8_t* places = positions + k / 8;
+    T last[kStep / 2] = {};
+    uint8_t last_places[kStep / 8] = {};
+    if (!whole && k + kStep > groups * 4) {
+      from = static_cast<T*>(std::memcpy(last, from, (groups * 2 - k / 2) * sizeof(T)));
+      places = static_cast<uint8_t*>(std::memcpy(last_places, places, bytes - k / 8));
+    }
+    if (!Kind::kDirect || !whole) Kind::convert(from, d.converted[i] + at);
+    Kind::template offsets<V>(places, d.offset[i] + at, static_cast<uint32_t>((k - k0) * Kind::tile_bytes(V)));
   }
 }
 
-template <int V, int R>
-inline void multiply(const char* x, const float (*v)[kMaxBlock / 2], const uint32_t (*offset)[kMaxBlock / 2],
-                     int64_t kept, float* sums) {
-  vf s[R][V];
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < V; ++t) s[r][t] = load(sums + (r * V + t) * W);
-  for (int64_t j = 0; j < kept; ++j)
+// Asks for what the next k-block will read of a row; harmless past the end.
+template <class Kind>
+inline void prefetch(const Plan& p, int64_t row, int64_t k, int64_t length) {
+  const int64_t groups = (p.a.k + 3) / 4, size = sizeof(typename Kind::D::T);
+  const char* values = static_cast<const char*>(p.a.values) + (row * groups * 2 + k / 2) * size;
+  for (int64_t b = 0; b < length / 2 * size; b += 64) __builtin_prefetch(values + b, 0, 2);
+  __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8, 0, 2);
+}
+
+template <class Kind, int V, int R>
+inline void multiply(const char* x, const Decoded<Kind, V>& d, int first, int64_t entries, float* sums) {
+  vf s[R][V] = {};
+  for (int64_t j = 0; j < entries; ++j)
     for (int r = 0; r < R; ++r) {
-      const vf w = splat(v[r][j]);
-      const float* from = reinterpret_cast<const float*>(x + offset[r][j]);
-      for (int t = 0; t < V; ++t) s[r][t] += w * load(from + t * W);
+      uint32_t w;
+      std::memcpy(&w, d.v[first + r] + 4 * j, 4);
+      const char* from = x + d.offset[first + r][j];
+      for (int t = 0; t < V; ++t) s[r][t] = Kind::add(s[r][t], w, from + t * W * 4);
     }
   for (int r = 0; r < R; ++r)
-    for (int t = 0; t < V; ++t) store(sums + (r * V + t) * W, s[r][t]);
+    for (int t = 0; t < V; ++t) {
+      float* to = sums + (r * V + t) * W;
+      store(to, load(to) + s[r][t]);  // a sum of sums also rounds better than one long chain
+    }
 }
 
 // Sums [row][m of the tile] to y [m][row].
-template <class D>
-void finish_block(const Plan& p, const float* sums, int64_t pitch, int64_t m0, int64_t m1, int64_t row0, int64_t rows) {
-  alignas(64) float line[kRowBlock];
-  for (int64_t m = m0; m < m1; ++m) {
-    for (int64_t r = 0; r < rows; ++r) line[r] = sums[r * pitch + m - m0];
-    finish_row<D>(p.a, line, m, row0, rows);
+template <class D, int V>
+void finish_block(const Plan& p, const float* sums, Tile tile, int64_t row0, int64_t rows) {
+  alignas(64) float lines[W][kRowBlock];
+  for (int t = 0; t < V; ++t) {
+    for (int64_t r = 0; r < rows; r += W) {
+      vf block[W];
+      for (int i = 0; i < W; ++i) block[i] = load(sums + ((r + i) * V + t) * W);
+      transpose(block);
+      for (int i = 0; i < W; ++i) store(lines[i] + r, block[i]);
+    }
+    const int64_t m0 = (tile.first + t) * W;
+    for (int64_t m = m0; m < least(m0 + W, p.a.m); ++m) finish_row<D>(p.a, lines[m - m0], m, row0, rows);
   }
 }
 
-template <class D, int V>
+template <class Kind, int V>
 void run_tile(const Plan& p, Tile tile, int64_t row0, int64_t rows) {
-  constexpr int R = rows_at_once(V), kPitch = V * W * 4, kBlock = k_block(V, W * 4);
+  constexpr int R = rows_at_once(V), kBlock = k_block<Kind>(V);
   alignas(64) float sums[kRowBlock * V * W] = {};
-  alignas(64) float v[R][kMaxBlock / 2];
-  alignas(64) uint32_t offset[R][kMaxBlock / 2];
-  const char* x = p.scratch + tile.first * W * p.k_padded * 4;
+  Decoded<Kind, V> d;
+  const char* x = tile_data<Kind>(p, tile);
   for (int64_t k0 = 0; k0 < p.k_padded; k0 += kBlock) {
     const int64_t k1 = least(k0 + kBlock, p.k_padded);
-    for (int64_t r = 0; r < rows; r += R) {
-      for (int i = 0; i < R; ++i) decode<D, kPitch>(p, row0 + least(r + i, rows - 1), k0, k1, v[i], offset[i]);
-      multiply<V, R>(x + k0 * kPitch, v, offset, (k1 - k0) / 2, sums + r * V * W);
+    for (int64_t r = 0; r < rows; r += kAhead) {
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t row = row0 + least(r + i, rows - 1);
+        decode<Kind, V>(p, row, k0, k1, d, i);
+        prefetch<Kind>(p, row, k1, kBlock);
+      }
+      for (int i = 0; i < kAhead; i += R)
+        multiply<Kind, V, R>(x + k0 * Kind::tile_bytes(V), d, i, (k1 - k0) / Kind::kPerEntry, sums + (r + i) * V * W);
     }
   }
-  finish_block<D>(p, sums, V * W, tile.first * W, least((tile.first + V) * W, p.a.m), row0, rows);
+  finish_block<typename Kind::D, V>(p, sums, tile, row0, rows);
 }
 
-template <class D, int V = kMaxVectors>
+template <class Kind, int V = kMaxVectors>
 void run_tile_of(const Plan& p, Tile tile, int64_t row0, int64_t rows) {
   if constexpr (V > 1)
-    if (tile.count < V) return run_tile_of<D, V - 1>(p, tile, row0, rows);
-  run_tile<D, V>(p, tile, row0, rows);
+    if (tile.count < V) return run_tile_of<Kind, V - 1>(p, tile, row0, rows);
+  run_tile<Kind, V>(p, tile, row0, rows);
 }
 
-template <class D>
+template <class Kind>
 void run_tiles(const Plan& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row0 = i / p.tiles * p.row_block;
-    run_tile_of<D>(p, tile_of(p, i % p.tiles), row0, least(p.row_block, p.a.n - row0));
+    run_tile_of<Kind>(p, tile_of(p, i % p.tiles), row0, least(p.row_block, p.a.n - row0));
   }
 }
 
-template <class D>
+template <class Kind>
 void plan_tiles(const Linear& a, int threads, Plan& p) {
   p.a = a;
-  p.k_padded = round_up(most(a.k, 1), kStep);
+  p.k_padded = round_up(most(a.k, 1), Kind::kStep);
   p.vectors = (a.m + W - 1) / W;
   p.tiles = (p.vectors + kMaxVectors - 1) / kMaxVectors;
-  p.scratch_bytes = p.vectors * W * p.k_padded * 4;
-  p.row_block = most(8, least(kRowBlock, round_up((a.n + threads - 1) / threads, 8)));
+  p.scratch_bytes = p.vectors * Kind::tile_bytes(1) * p.k_padded;
+  p.row_block = most(kAhead, least(kRowBlock, round_up((a.n + threads - 1) / threads, kAhead)));
   p.prepare_tasks = p.tiles * ((p.k_padded + kStretch - 1) / kStretch);
   p.run_tasks = (a.n + p.row_block - 1) / p.row_block * p.tiles;
-  p.prepare = prepare_tiles<D>;
-  p.run = run_tiles<D>;
+  p.prepare = prepare_tiles<Kind>;
+  p.run = run_tiles<Kind>;
 }
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA
