@@ -14,5 +14,8 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def("prune_2_4(Tensor weight) -> Tensor");
   m.def("pack_2_4(Tensor weight) -> (Tensor values, Tensor positions)");
   m.def("unpack_2_4(Tensor values, Tensor positions, int in_features) -> Tensor");
+  // The first row that breaks the rule, and its first bad group (of four) or column; (-1, -1) where none does.
+  m.def("first_not_2_4(Tensor weight) -> (int row, int group)");
+  m.def("first_not_finite(Tensor weight) -> (int row, int column)");
   m.def("cpu_isa() -> str");
 }

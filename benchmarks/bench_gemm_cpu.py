@@ -1,0 +1,176 @@
+"""2:4 times x on the CPU against F.linear on the same pruned weight: `python benchmarks/bench_gemm_cpu.py`.
+
+Both sides run in turns in one process with the same threads, on weights rotated past the caches; medians.
+Each mode (what the machine has; what an AVX2 machine has) is a child process, since torch's libraries choose
+their instruction set at start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import _measure
+
+MODES = {
+    "native": {},
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "SPARSEFLOW_CPU_ISA": "avx2",
+    },
+}
+SHAPES = [(4096, 4096), (14336, 4096)]
+ROWS = [1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024]
+QUICK_ROWS = [1, 4, 16, 64, 256, 1024]
+DTYPES = ["float32", "bfloat16", "float16"]
+ROTATED_BYTES = 192 << 20  # several times the last-level cache
+
+
+def target(dtype: str, m: int, mode: str) -> float:
+    """The speed-up that the project promises; a machine with native bf16 products has its own row for bf16."""
+    if m > 256:
+        return 0.98
+    if dtype == "float32":
+        steps = [(1, 1.6), (16, 2.0), (64, 1.3), (256, 1.15)]
+        return next(t for most, t in steps if m <= most) if m not in (2, 3) else 1.6
+    if m == 1:
+        return 1.4
+    if m < 4:
+        return 1.4
+    return 1.3 if dtype == "bfloat16" and mode == "native" else 3.0
+
+
+def weights(n: int, k: int, dtype: Any) -> list[tuple[Any, Any, Any]]:
+    """Pruned weights, dense and packed, enough to outgrow the caches."""
+    import torch
+
+    count = max(2, -(-ROTATED_BYTES // (n * k * dtype.itemsize)))
+    ops = torch.ops.sparseflow
+    out = []
+    for _ in range(count):
+        dense = ops.prune_2_4(torch.randn(n, k).to(dtype))
+        out.append((dense, *ops.pack_2_4(dense)))
+    return out
+
+
+def measure(n: int, k: int, m: int, packs: list[tuple[Any, Any, Any]], seconds: float) -> dict[str, Any]:
+    """One row: both sides, and the relative error of ours against fp64."""
+    import torch
+    import torch.nn.functional as F
+
+    x = torch.randn(m, k).to(packs[0][0].dtype)
+    linear = torch.ops.sparseflow.linear
+
+    def dense(i: int) -> Any:
+        return F.linear(x, packs[i % len(packs)][0])
+
+    def ours(i: int) -> Any:
+        _, values, positions = packs[i % len(packs)]
+        return linear(x, values, positions, None, None, k, "none", [])
+
+    times = _measure.interleaved([dense, ours], seconds=seconds)
+    rows = slice(0, min(m, 64))
+    exact = x[rows].double() @ packs[0][0].double().T
+    error = ((ours(0)[rows].double() - exact).norm() / exact.norm()).item()
+    dense_us, ours_us = (_measure.median_us(t) for t in times)
+    return {"dense_us": round(dense_us, 1), "ours_us": round(ours_us, 1),
+            "speedup": round(dense_us / ours_us, 3), "rel_err": error, "turns": len(times[0])}
+
+
+def read_bandwidth() -> float:
+    """GB/s that torch reads memory with, all threads: the sum of a large vector."""
+    import torch
+
+    data = torch.ones(ROTATED_BYTES // 4)
+    best = min(_measure.once(lambda: data.sum()) for _ in range(9))
+    return data.nbytes / best / 1e9
+
+
+def gigabytes(n: int, k: int, dtype: Any) -> float:
+    groups = (k + 3) // 4
+    return n * (groups * 2 * dtype.itemsize + (groups + 1) // 2) / 1e9
+
+
+def child(mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    """All rows of one mode, in this process."""
+    import torch
+    from sparseflow.runtime import native
+
+    native.load()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    isa = torch.ops.sparseflow.cpu_isa()
+    bandwidth = read_bandwidth()
+    print(f"{mode}: torch {torch.backends.cpu.get_cpu_capability()}, sparseflow {isa}, "
+          f"{args.threads} threads, reads {bandwidth:.1f} GB/s", file=sys.stderr)
+    rows = []
+    for n, k in args.shapes:
+        for name in args.dtypes:
+            dtype = getattr(torch, name)
+            packs = weights(n, k, dtype)
+            for m in args.rows:
+                row = {"N": n, "K": k, "M": m, "dtype": name, "mode": mode, "isa": isa,
+                       "torch_isa": torch.backends.cpu.get_cpu_capability(), "threads": args.threads,
+                       **measure(n, k, m, packs, args.seconds), "target": target(name, m, mode)}
+                row["gb_per_s"] = round(gigabytes(n, k, dtype) / row["ours_us"] * 1e6, 2)
+                row["met"] = row["speedup"] >= row["target"]
+                rows.append(row)
+                show(row)
+    return {"bandwidth": {mode: round(bandwidth, 1)}, "rows": rows}
+
+
+def show(row: dict[str, Any]) -> None:
+    print(f"{row['mode']:>6} {row['N']:>6}x{row['K']:<6} {row['dtype']:>8} M={row['M']:<5}"
+          f"{row['dense_us'] / 1e3:>10.3f} ms {row['ours_us'] / 1e3:>9.3f} ms {row['speedup']:>6.2f}x"
+          f"  (≥ {row['target']:.2f} {'met' if row['met'] else 'MISSED'}) {row['gb_per_s']:>6.1f} GB/s"
+          f"  err {row['rel_err']:.1e}", file=sys.stderr, flush=True)
+
+
+def run_child(mode: str, argv: list[str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", mode, *argv]
+    done = subprocess.run(command, env={**os.environ, **MODES[mode]}, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one shape, fewer M, shorter")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--rows", nargs="+", type=int, help="the M to measure")
+    parser.add_argument("--shapes", nargs="+", type=lambda s: tuple(map(int, s.split("x"))), help="NxK")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, help="of measuring for each row")
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    parser.add_argument("--child", choices=MODES, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.rows = args.rows or (QUICK_ROWS if args.quick else ROWS)
+    args.shapes = args.shapes or (SHAPES[:1] if args.quick else SHAPES)
+    args.seconds = args.seconds or (0.4 if args.quick else 2.0)
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    if args.child:
+        json.dump(child(args.child, args), sys.stdout)
+        return 0
+    results = [run_child(mode, argv) for mode in args.modes]
+    rows = [row for result in results for row in result["rows"]]
+    bandwidth = {mode: gb for result in results for mode, gb in result["bandwidth"].items()}
+    missed = [row for row in rows if not row["met"]]
+    print(f"{len(rows) - len(missed)} of {len(rows)} rows meet their target")
+    if not args.no_write:
+        head = _measure.meta(_measure.cpu_name(), read_gb_per_s=bandwidth)
+        print(f"wrote {_measure.write('gemm_cpu', head, rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

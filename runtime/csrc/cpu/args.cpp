@@ -1,0 +1,82 @@
+#include "args.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <stdexcept>
+
+namespace sparseflow::cpu {
+
+using torch::headeronly::ScalarType;
+
+void require(bool ok, const char* op, const std::string& message) {
+  if (!ok) throw std::runtime_error("sparseflow::" + std::string(op) + ": " + message);
+}
+
+std::string shape_of(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
+  return text + "]";
+}
+
+DType dtype_of(const char* op, const char* what, const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Half: return DType::f16;
+    default:
+      require(false, op, std::string(what) + " must be float32, bfloat16 or float16, got " +
+                             torch::headeronly::toString(t.scalar_type()));
+      return DType::f32;
+  }
+}
+
+Epilogue epilogue_of(const char* op, const std::string& name) {
+  if (name == "none") return Epilogue::none;
+  if (name == "relu") return Epilogue::relu;
+  if (name == "gelu") return Epilogue::gelu;
+  if (name == "gelu_tanh") return Epilogue::gelu_tanh;
+  if (name == "silu") return Epilogue::silu;
+  require(false, op, "epilogue must be none, relu, gelu, gelu_tanh or silu, got '" + name + "'");
+  return Epilogue::none;
+}
+
+void check_packed(const char* op, const Tensor& values, const Tensor& positions, int64_t in_features) {
+  dtype_of(op, "values", values);
+  require(in_features >= 0, op, "in_features must not be negative, got " + std::to_string(in_features));
+  require(values.dim() == 2 && positions.dim() == 2, op,
+          "values and positions must be matrices, got " + shape_of(values) + " and " + shape_of(positions));
+  require(positions.scalar_type() == ScalarType::Byte, op,
+          std::string("positions must be uint8, got ") + torch::headeronly::toString(positions.scalar_type()));
+  const int64_t groups = (in_features + 3) / 4;
+  require(values.size(1) == 2 * groups && positions.size(1) == (groups + 1) / 2 && values.size(0) == positions.size(0),
+          op, "in_features " + std::to_string(in_features) + " needs values [N, " + std::to_string(2 * groups) +
+                  "] and positions [N, " + std::to_string((groups + 1) / 2) + "], got " + shape_of(values) + " and " +
+                  shape_of(positions));
+}
+
+Tensor weight_of(const char* op, const Tensor& weight) {
+  require(weight.dim() == 2, op, "weight must be a matrix [N, K], got " + shape_of(weight));
+  dtype_of(op, "weight", weight);
+  return torch::stable::contiguous(weight);
+}
+
+Weight bits_of(const Tensor& w) {
+  return {w.size(0), w.size(1), w.const_data_ptr(), static_cast<int64_t>(w.element_size())};
+}
+
+Rows rows_of(const Tensor& x) {
+  const int64_t last = x.dim() - 1;
+  int64_t count = 1;
+  for (int64_t d = 0; d < last; ++d) count *= x.size(d);
+  if (x.dim() == 2 && x.stride(1) == 1 && x.stride(0) >= x.size(1)) return {x, count, x.stride(0)};
+  return {torch::stable::contiguous(x), count, x.size(last)};
+}
+
+std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last) {
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d + 1 < x.dim(); ++d) sizes.push_back(x.size(d));
+  sizes.push_back(last);
+  return sizes;
+}
+
+}  // namespace sparseflow::cpu

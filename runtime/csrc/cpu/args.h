@@ -1,0 +1,44 @@
+// Arguments of the operators: what they must be, and how they become plain data.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace sparseflow::cpu {
+
+using torch::stable::Tensor;
+
+// Throws std::runtime_error("sparseflow::<op>: <message>") unless `ok`.
+void require(bool ok, const char* op, const std::string& message);
+
+// "[2, 3]"
+std::string shape_of(const Tensor& t);
+
+// float32, bfloat16 or float16; throws otherwise, naming `what`.
+DType dtype_of(const char* op, const char* what, const Tensor& t);
+
+Epilogue epilogue_of(const char* op, const std::string& name);
+
+// values and positions belong together and to `in_features`.
+void check_packed(const char* op, const Tensor& values, const Tensor& positions, int64_t in_features);
+
+// A [N, K] weight of a supported dtype; contiguous, copied if it must be.
+Tensor weight_of(const char* op, const Tensor& weight);
+
+Weight bits_of(const Tensor& weight);
+
+// x with rows of contiguous elements at one distance from each other, copied if it must be.
+struct Rows {
+  Tensor tensor;
+  int64_t count, stride;
+};
+Rows rows_of(const Tensor& x);
+
+std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
+
+}  // namespace sparseflow::cpu

@@ -1,0 +1,65 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <vector>
+
+namespace sparseflow::cpu {
+namespace {
+
+struct Level {
+  std::string name;
+  const Kernels* kernels;
+  bool supported;
+};
+
+// From the plainest to the best.
+std::vector<Level> levels() {
+  std::vector<Level> all = {{"plain", &plain::kernels, true}};
+#if defined(SPARSEFLOW_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+  all.push_back({"avx2", &avx2::kernels, avx2});
+  all.push_back({"avx512", &avx512::kernels, avx512});
+  all.push_back({"avx512bf16", &avx512bf16::kernels, bf16});
+#endif
+  return all;
+}
+
+std::string names_of_supported(const std::vector<Level>& all) {
+  std::string names;
+  for (const Level& l : all)
+    if (l.supported) names += (names.empty() ? "" : ", ") + l.name;
+  return names;
+}
+
+Level choose() {
+  const std::vector<Level> all = levels();
+  const char* wanted = std::getenv("SPARSEFLOW_CPU_ISA");
+  if (!wanted || !*wanted) {
+    Level best = all.front();
+    for (const Level& l : all)
+      if (l.supported) best = l;
+    return best;
+  }
+  for (const Level& l : all)
+    if (l.supported && l.name == wanted) return l;
+  throw std::runtime_error(
+      "sparseflow: SPARSEFLOW_CPU_ISA is '" + std::string(wanted) + "'; this machine can run: " +
+      names_of_supported(all) + ". Unset it to get the best.");
+}
+
+const Level& chosen() {
+  static const Level level = choose();  // a throw leaves it unset: the next call says the same again
+  return level;
+}
+
+}  // namespace
+
+const std::string& isa_name() { return chosen().name; }
+const Kernels& kernels() { return *chosen().kernels; }
+
+}  // namespace sparseflow::cpu

@@ -1,0 +1,17 @@
+// The instruction set that the kernels run with, chosen once for a process.
+#pragma once
+
+#include <string>
+
+#include "kernels.h"
+
+namespace sparseflow::cpu {
+
+// "plain", "avx2", "avx512" or "avx512bf16": the best that the machine has, or the one that SPARSEFLOW_CPU_ISA
+// names. Throws std::runtime_error where that names none, or one that the machine lacks.
+const std::string& isa_name();
+
+// The kernels of that instruction set; throws likewise.
+const Kernels& kernels();
+
+}  // namespace sparseflow::cpu

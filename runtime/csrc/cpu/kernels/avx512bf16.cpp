@@ -1,0 +1,2 @@
+#define SPARSEFLOW_ISA avx512bf16
+#include "table.h"

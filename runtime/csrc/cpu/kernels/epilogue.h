@@ -1,0 +1,81 @@
+// The activations, on vectors of fp32, with the limits and NaNs of torch's formulas.
+#pragma once
+
+#include "vec.h"
+
+namespace sparseflow::cpu::SPARSEFLOW_ISA {
+
+// e^x by x = n ln 2 + r and the Taylor series of e^r, |r| <= ln 2 / 2: within 2 units in the last place.
+inline vf exp(vf x) {
+  x = x > 89.f ? splat(89.f) : x;  // comparisons, not min and max, so that a NaN passes
+  x = x < -104.f ? splat(-104.f) : x;
+  const vf magic = splat(12582912.f);  // adding 1.5 * 2^23 rounds to an integer in the low bits
+  const vf shifted = x * 1.44269504f + magic;
+  const vf n = shifted - magic;
+  const vf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  vf p = splat(1.f / 5040);
+  constexpr float kSeries[] = {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, .5f, 1.f, 1.f};
+  for (float c : kSeries) p = p * r + c;
+  // 2^n in two factors: n reaches 128 and, for subnormal results, -150.
+  const vi whole = reinterpret_cast<vi>(shifted) - reinterpret_cast<vi>(magic);
+  const vi half = whole >> 1;
+  return p * reinterpret_cast<vf>((half + 127) << 23) * reinterpret_cast<vf>((whole - half + 127) << 23);
+}
+
+// erfc(a), a >= 0, as e^(-a²) · t Q(t) with t = 1 / (1 + 0.38 a): the form of Abramowitz & Stegun 7.1.26.
+// Q is a least-squares fit, reweighted to minimax, of the relative error over a in [0, 12]: 2e-8.
+inline vf erfc_positive(vf a) {
+  const vf t = 1.f / (1.f + 0.38f * a);
+  constexpr float kFit[] = {-0.262692869f, 0.364749610f, -0.162524149f, 0.230799732f,
+                            0.138300762f,  0.204001725f, 0.213905066f,  0.214411870f};
+  vf q = splat(0.059048306f);
+  for (float c : kFit) q = q * t + c;
+  return exp(-a * a) * q * t;
+}
+
+inline vf gelu(vf v) {
+  const vf magnitude = bits_to_float(float_to_bits(v) & 0x7fffffff);
+  const vf tail = 0.5f * erfc_positive(magnitude * 0.70710678f);
+  return v * (v < 0.f ? tail : 1.f - tail);
+}
+
+// 1 + tanh(u) = 2 sigmoid(2u).
+inline vf gelu_tanh(vf v) { return v / (1.f + exp(-1.59576912f * (v + 0.044715f * v * v * v))); }
+
+inline vf activate(vf v, Epilogue e) {
+  switch (e) {
+    case Epilogue::relu: return v < 0.f ? vf{} : v;
+    case Epilogue::gelu: return gelu(v);
+    case Epilogue::gelu_tanh: return gelu_tanh(v);
+    case Epilogue::silu: return v / (1.f + exp(-v));
+    default: return v;
+  }
+}
+
+// Finishes `n` sums of one row of y, from column `column` on. `sum` may be read up to a whole vector.
+template <class D>
+inline void finish_row(const Linear& a, const float* sum, int64_t row, int64_t column, int64_t n) {
+  using T = typename D::T;
+  const T* bias = static_cast<const T*>(a.bias);
+  const T* residual = static_cast<const T*>(a.residual);
+  T* y = static_cast<T*>(a.y) + row * a.n + column;
+  if (bias) bias += column;
+  if (residual) residual += row * a.n + column;
+  for (int64_t i = 0; i < n; i += W) {
+    T edge[3][W] = {};  // the last, partial vector goes through here
+    const int64_t len = least(W, n - i);
+    const bool whole = len == W;
+    const T* b = bias ? bias + i : nullptr;
+    const T* r = residual ? residual + i : nullptr;
+    if (!whole && b) b = static_cast<T*>(std::memcpy(edge[0], b, len * sizeof(T)));
+    if (!whole && r) r = static_cast<T*>(std::memcpy(edge[1], r, len * sizeof(T)));
+    vf v = load(sum + i);
+    if (b) v += D::load(b);
+    v = activate(v, a.epilogue);
+    if (r) v += D::load(r);
+    D::store(whole ? y + i : edge[2], v);
+    if (!whole) std::memcpy(y + i, edge[2], len * sizeof(T));
+  }
+}
+
+}  // namespace sparseflow::cpu::SPARSEFLOW_ISA

@@ -1,0 +1,193 @@
+// The product for few rows of x: rows of W stream by once, and each kept value meets the x that its position
+// names, gathered by permutes inside a register. Memory sets the pace.
+#pragma once
+
+#include "epilogue.h"
+
+namespace sparseflow::cpu::SPARSEFLOW_ISA {
+
+constexpr int kMaxSkinny = 4;       // rows of x at once
+constexpr int kSkinnyRows = 4;      // rows of W at once
+constexpr int kSkinnyBlock = 64;    // rows of W in a task
+
+inline float sum_of(vf v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  float s = 0;
+  for (int i = 0; i < W; ++i) s += v[i];
+  return s;
+#endif
+}
+
+// fp32 lanes. A step is 32 k: 16 kept values, 4 bytes of positions.
+template <class D_>
+struct Lanes {
+  using D = D_;
+  using X = float;
+  static constexpr int kStep = 32;
+  static constexpr int kParts = 16 / W;  // vectors of kept values in a step
+
+  struct Kept {
+    vf v[kParts];
+#if defined(__AVX512F__) || defined(__AVX2__)
+    vu at[kParts];
+#else
+    uint8_t at[16];
+#endif
+  };
+
+  // Where the x of column k, relative to its step, is put.
+  static constexpr int place(int k) {
+#if defined(__AVX512F__) || !defined(__AVX2__)
+    return k;
+#else
+    // Eight kept values need groups 0..3; a permute stays inside a half of the register, so groups 0 and 2 share
+    // one register, 1 and 3 the other.
+    constexpr int to[4] = {0, 2, 1, 3};
+    return k / 16 * 16 + to[k / 4 % 4] * 4 + k % 4;
+#endif
+  }
+  static float convert(const typename D::T* p) { return D::get(p); }
+
+  static Kept kept(const typename D::T* values, const uint8_t* positions) {
+    Kept r;
+    uint32_t word;
+    std::memcpy(&word, positions, 4);
+    for (int q = 0; q < kParts; ++q) {
+      r.v[q] = D::load(values + q * W);
+#if defined(__AVX512F__) || defined(__AVX2__)
+      vu shift, base;
+      for (int i = 0; i < W; ++i) {
+        shift[i] = 2 * (q * W + i);
+        base[i] = (q * W + i) / 2 * 4;
+      }
+      r.at[q] = (vu{} + word) >> shift;  // the permutes of AVX2 read the two low bits only
+#if defined(__AVX512F__)
+      r.at[q] = (r.at[q] & 3) | base;
+#endif
+#endif
+    }
+#if !defined(__AVX2__)
+    for (int i = 0; i < 16; ++i) r.at[i] = static_cast<uint8_t>(i / 2 * 4 + (word >> 2 * i & 3));
+#endif
+    return r;
+  }
+
+  struct Dense {
+    vf x[32 / W];
+  };
+  static Dense dense(const float* x) {
+    Dense d;
+    for (int i = 0; i < 32 / W; ++i) d.x[i] = load(x + i * W);
+    return d;
+  }
+
+  static void add(vf& s, const Kept& w, [[maybe_unused]] const Dense& d, [[maybe_unused]] const float* x) {
+#if defined(__AVX512F__)
+    s += w.v[0] * (vf)_mm512_permutex2var_ps((__m512)d.x[0], (__m512i)w.at[0], (__m512)d.x[1]);
+#elif defined(__AVX2__)
+    for (int q = 0; q < 2; ++q) {
+      const __m256 even = _mm256_permutevar_ps((__m256)d.x[2 * q], (__m256i)w.at[q]);
+      const __m256 odd = _mm256_permutevar_ps((__m256)d.x[2 * q + 1], (__m256i)w.at[q]);
+      s += w.v[q] * (vf)_mm256_blend_ps(even, odd, 0xcc);
+    }
+#else
+    for (int q = 0; q < kParts; ++q)
+      for (int i = 0; i < W; ++i) s[i] += w.v[q][i] * x[w.at[q * W + i]];
+#endif
+  }
+};
+
+// A stretch of `steps` steps of R rows of W against M rows of x.
+template <class L, int R, int M>
+inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R],
+                         const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, vf (&s)[R][M]) {
+  for (int64_t i = begin; i < end; ++i) {
+    typename L::Kept w[R];
+    for (int r = 0; r < R; ++r)
+      w[r] = L::kept(values[r] + (i - begin) * (L::kStep / 2), positions[r] + (i - begin) * (L::kStep / 8));
+    for (int m = 0; m < M; ++m) {
+      const typename L::X* from = x + m * x_pitch + i * L::kStep;
+      const auto d = L::dense(from);
+      for (int r = 0; r < R; ++r) L::add(s[r][m], w[r], d, from);
+    }
+  }
+}
+
+// sums[r][m] for R rows of W from `row` on; rows past n repeat the last.
+template <class L, int R, int M>
+void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pitch) {
+  using T = typename L::D::T;
+  const int64_t groups = (p.a.k + 3) / 4, bytes = (groups + 1) / 2, whole = groups * 4 / L::kStep;
+  const auto* x = reinterpret_cast<const typename L::X*>(p.scratch) + m0 * p.k_padded;
+  const T* values[R];
+  const uint8_t* positions[R];
+  for (int r = 0; r < R; ++r) {
+    const int64_t at = least(row + r, p.a.n - 1);
+    values[r] = static_cast<const T*>(p.a.values) + at * groups * 2;
+    positions[r] = p.a.positions + at * bytes;
+  }
+  vf s[R][M] = {};
+  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, s);
+  if (whole * L::kStep < groups * 4) {
+    T last[R][L::kStep / 2] = {};
+    uint8_t last_positions[R][L::kStep / 8] = {};
+    for (int r = 0; r < R; ++r) {
+      const int64_t v0 = whole * (L::kStep / 2), p0 = whole * (L::kStep / 8);
+      std::memcpy(last[r], values[r] + v0, (groups * 2 - v0) * sizeof(T));
+      std::memcpy(last_positions[r], positions[r] + p0, bytes - p0);
+      values[r] = last[r];
+      positions[r] = last_positions[r];
+    }
+    skinny_steps<L, R, M>(values, positions, x, p.k_padded, whole, whole + 1, s);
+  }
+  for (int r = 0; r < R; ++r)
+    for (int m = 0; m < M; ++m) sums[(m0 + m) * pitch + r] = sum_of(s[r][m]);
+}
+
+template <class L, int M = kMaxSkinny>
+void skinny_rows_of(const Plan& p, int64_t count, int64_t row, int64_t m0, float* sums, int64_t pitch) {
+  constexpr int R = W == 8 && M > 2 ? 2 : kSkinnyRows;
+  if constexpr (M > 1)
+    if (count < M) return skinny_rows_of<L, M - 1>(p, count, row, m0, sums, pitch);
+  for (int r = 0; r < kSkinnyRows; r += R) skinny_rows<L, R, M>(p, row + r, m0, sums + r, pitch);
+}
+
+template <class L>
+void run_skinny(const Plan& p, int64_t begin, int64_t end) {
+  constexpr int64_t kPitch = kSkinnyBlock + W;
+  alignas(64) float sums[kSkinnyBlock * kPitch];
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t row0 = i * p.row_block, rows = least(p.row_block, p.a.n - row0);
+    for (int64_t r = 0; r < rows; r += kSkinnyRows)
+      for (int64_t m = 0; m < p.a.m; m += kMaxSkinny)
+        skinny_rows_of<L>(p, least(kMaxSkinny, p.a.m - m), row0 + r, m, sums + r, kPitch);
+    for (int64_t m = 0; m < p.a.m; ++m) finish_row<typename L::D>(p.a, sums + m * kPitch, m, row0, rows);
+  }
+}
+
+template <class L>
+void prepare_skinny(const Plan& p, int64_t begin, int64_t end) {
+  for (int64_t m = begin; m < end; ++m) {
+    const auto* from = static_cast<const typename L::D::T*>(p.a.x) + m * p.a.x_stride;
+    auto* to = reinterpret_cast<typename L::X*>(p.scratch) + m * p.k_padded;
+    std::memset(to + p.k_padded - L::kStep, 0, L::kStep * sizeof(*to));
+    for (int64_t k = 0; k < p.a.k; ++k)
+      to[k / L::kStep * L::kStep + L::place(static_cast<int>(k % L::kStep))] = L::convert(from + k);
+  }
+}
+
+template <class L>
+void plan_skinny(const Linear& a, int threads, Plan& p) {
+  p.a = a;
+  p.k_padded = round_up(most(a.k, 1), L::kStep);
+  p.scratch_bytes = a.m * p.k_padded * static_cast<int64_t>(sizeof(typename L::X));
+  p.row_block = most(4, least(kSkinnyBlock, round_up((a.n + threads - 1) / threads, 4)));
+  p.prepare_tasks = a.m;
+  p.run_tasks = (a.n + p.row_block - 1) / p.row_block;
+  p.prepare = prepare_skinny<L>;
+  p.run = run_skinny<L>;
+}
+
+}  // namespace sparseflow::cpu::SPARSEFLOW_ISA

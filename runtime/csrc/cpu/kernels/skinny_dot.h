@@ -1,0 +1,44 @@
+// Few rows of bf16 x with the dot-product instruction. A step is 64 k: 32 kept values, 8 bytes of positions.
+#pragma once
+
+#include "vec.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+namespace sparseflow::cpu::SPARSEFLOW_ISA {
+
+struct Dot {
+  using D = BF16;
+  using X = uint16_t;
+  static constexpr int kStep = 64;
+
+  struct Kept {
+    __m512i v, at;
+  };
+  struct Dense {
+    __m512i low, high;
+  };
+
+  static constexpr int place(int k) { return k; }
+  static uint16_t convert(const uint16_t* p) { return *p; }
+
+  static Kept kept(const uint16_t* values, const uint8_t* positions) {
+    typedef uint16_t words __attribute__((vector_size(64)));
+    int64_t word;
+    std::memcpy(&word, positions, 8);
+    words shift, base;
+    for (int i = 0; i < 32; ++i) {
+      shift[i] = static_cast<uint16_t>(2 * i);
+      base[i] = static_cast<uint16_t>(i / 2 * 4);
+    }
+    const auto places = (words)_mm512_multishift_epi64_epi8((__m512i)shift, _mm512_set1_epi64(word));
+    return {_mm512_loadu_si512(values), (__m512i)((places & 3) | base)};
+  }
+  static Dense dense(const uint16_t* x) { return {_mm512_loadu_si512(x), _mm512_loadu_si512(x + 32)}; }
+  static void add(vf& s, const Kept& w, const Dense& d, const uint16_t*) {
+    const __m512i x = _mm512_permutex2var_epi16(d.low, w.at, d.high);
+    s = (vf)_mm512_dpbf16_ps((__m512)s, (__m512bh)w.v, (__m512bh)x);
+  }
+};
+
+}  // namespace sparseflow::cpu::SPARSEFLOW_ISA
+#endif

@@ -1,0 +1,71 @@
+// The table of one instruction set: which kernel takes which call.
+#pragma once
+
+#include "layout.h"
+#include "skinny.h"
+#include "skinny_dot.h"
+#include "tile.h"
+#include "tile_pairs.h"
+#include "tile_wide.h"
+
+namespace sparseflow::cpu::SPARSEFLOW_ISA {
+
+// x transposed for a whole call could outgrow the caches and memory: panels bound it.
+constexpr int64_t kPanelBytes = 16 << 20;
+
+inline int64_t panel(const Linear& a) {
+  const int64_t fit = kPanelBytes / (round_up(most(a.k, 1), 64) * 4) / (kMaxVectors * W) * (kMaxVectors * W);
+  return most(kMaxVectors * W, least(fit, 512));
+}
+
+template <class D>
+struct Choice {
+  using Skinny = Lanes<D>;
+  using Tiles = Wide<D>;
+};
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+template <>
+struct Choice<BF16> {
+  using Skinny = Dot;
+  using Tiles = Pairs;
+};
+#endif
+
+inline void plan(const Linear& a, int threads, Plan& p) {
+  with_type(a.dtype, [&](auto d) {
+    using C = Choice<decltype(d)>;
+    if (a.m <= kMaxSkinny) plan_skinny<typename C::Skinny>(a, threads, p);
+    else plan_tiles<typename C::Tiles>(a, threads, p);
+  });
+}
+
+template <class F>
+inline auto with_bits(const Weight& w, const F& f) {
+  return w.element_size == 4 ? f(uint32_t{}) : f(uint16_t{});
+}
+
+inline void prune(const Weight& w, void* out, int64_t begin, int64_t end) {
+  with_bits(w, [&](auto t) { prune_rows<decltype(t)>(w, out, begin, end); });
+}
+
+inline void pack(const Weight& w, void* values, uint8_t* positions, int64_t begin, int64_t end) {
+  with_bits(w, [&](auto t) { pack_rows<decltype(t)>(w, values, positions, begin, end); });
+}
+
+inline void unpack(const void* values, const uint8_t* positions, const Weight& w, void* dst, int64_t begin,
+                   int64_t end) {
+  with_bits(w, [&](auto t) { unpack_rows<decltype(t)>(values, positions, w, dst, begin, end); });
+}
+
+inline int64_t row_not_2_4(const Weight& w, int64_t row) {
+  return with_bits(w, [&](auto t) { return not_2_4<decltype(t)>(w, row); });
+}
+
+inline int64_t row_not_finite(const Weight& w, DType dtype, int64_t row) {
+  if (dtype == DType::f32) return not_finite<uint32_t>(w, 0x7f800000, row);
+  return not_finite<uint16_t>(w, dtype == DType::bf16 ? 0x7f80 : 0x7c00, row);
+}
+
+const Kernels kernels = {panel, plan, prune, pack, unpack, row_not_2_4, row_not_finite};
+
+}  // namespace sparseflow::cpu::SPARSEFLOW_ISA

@@ -1,0 +1,60 @@
+// A tile of x in bf16, [group][pair][m]: each of the six pairs of places that a group of four can keep has its
+// row of interleaved pairs, so one dot-product instruction takes both kept values of a group.
+#pragma once
+
+#include "transpose.h"
+
+#if defined(__AVX512BF16__)
+namespace sparseflow::cpu::SPARSEFLOW_ISA {
+
+struct Pairs {
+  using D = BF16;
+  static constexpr int kStep = 64;
+  static constexpr int kPerEntry = 4;
+  static constexpr bool kDirect = true;  // two bf16 are one entry, as they are stored
+  static constexpr int kPairs = 6;
+  static constexpr int tile_bytes(int vectors) { return vectors * W * 4 * kPairs / 4; }
+
+  static vf add(vf s, uint32_t values, const char* x) {
+    const auto w = reinterpret_cast<__m512bh>(vu{} + values);
+    return (vf)_mm512_dpbf16_ps((__m512)s, w, (__m512bh)_mm512_loadu_si512(x));
+  }
+
+  static void convert(const uint16_t* values, uint32_t* v) { std::memcpy(v, values, kStep); }
+
+  template <int V>
+  static void offsets(const uint8_t* positions, uint32_t* offset, uint32_t first) {
+    constexpr int kPitch = V * W * 4;
+    int64_t word;
+    std::memcpy(&word, positions, 8);
+    // The two halves of the word to the two halves of the vector; then a nibble a lane, which picks its pair.
+    const __m512i halves = _mm512_permutexvar_epi32(
+        _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_epi64(word));
+    const __m512i nibbles = _mm512_srlv_epi32(
+        halves, _mm512_set_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0));
+    // Nibbles 4, 8, 12, 9, 13, 14 are (0,1) (0,2) (0,3) (1,2) (1,3) (2,3); no other occurs, and each stays in bounds.
+    const __m512i pair_of = _mm512_mullo_epi32(
+        _mm512_set_epi32(0, 5, 4, 2, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_epi32(kPitch));
+    vu base;
+    for (int i = 0; i < W; ++i) base[i] = i * kPairs * kPitch;
+    *reinterpret_cast<vu_any*>(offset) = (vu)_mm512_permutexvar_epi32(nibbles, pair_of) + (base + first);
+  }
+
+  static constexpr int kPut = 2 * W;
+  static void put(const uint16_t* const (&rows)[W], int64_t k, int64_t width, char* tile) {
+    vf block[W];  // two neighbouring columns a lane
+    for (int i = 0; i < W; ++i) block[i] = rows[i] ? load(reinterpret_cast<const float*>(rows[i])) : vf{};
+    transpose(block);
+    for (int g = 0; g < W / 2; ++g) {
+      const vu a = float_to_bits(block[2 * g]), b = float_to_bits(block[2 * g + 1]);
+      const vu low = vu{} + 0xffff, high = ~low;
+      const vu pairs[kPairs] = {a, (a & low) | b << 16, (a & low) | (b & high),
+                                a >> 16 | b << 16, a >> 16 | (b & high), b};
+      auto* to = reinterpret_cast<uint32_t*>(tile) + (k / 4 + g) * kPairs * width;
+      for (int p = 0; p < kPairs; ++p) *reinterpret_cast<vu_any*>(to + p * width) = pairs[p];
+    }
+  }
+};
+
+}  // namespace sparseflow::cpu::SPARSEFLOW_ISA
+#endif
