@@ -83,6 +83,8 @@ def broken_list_rules(op: ir.OpView, rows: int | None) -> Iterator[str]:
 def _broken_sizes(sizes: tuple[int, ...] | None, rows: int | None) -> Iterator[str]:
     if sizes is None:
         yield "'sizes' must be an array of one i64 for each name"
+    elif min(sizes, default=0) < 0:
+        yield f"needs sizes of at least 0, not {min(sizes)}"
     elif rows is not None and sum(sizes) != rows:
         yield f"'sizes' add up to {sum(sizes)}, but the result has N = {rows}"
 
@@ -92,8 +94,9 @@ def broken_pattern_rules(op: ir.OpView) -> Iterator[str]:
     pattern = string_attribute(op, "pattern")
     if pattern not in PATTERNS:
         known = ", ".join(f"'{known}'" for known in PATTERNS)
-        yield f"needs a 'pattern' that is one of {known}, not {_quoted(pattern)}"
+        yield f"needs a 'pattern' that is one of {known}, not {quoted(pattern)}"
 
 
-def _quoted(text: str | None) -> str:
+def quoted(text: object) -> str:
+    """Something as it is quoted in messages."""
     return "none" if text is None else f"'{text}'"

@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, string_attribute
+from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, quoted, string_attribute
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
@@ -38,7 +38,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
         for role, value in self.tensors().items():
             type_ = tensor_type(value)
             if type_ is None:
-                yield f"needs a !torch.vtensor as {role}, not {value.type}"
+                yield f"needs a !torch.vtensor as {role}, not '{value.type}'"
                 return
             types[role] = type_
         yield from broken_type_rules(types)
@@ -52,7 +52,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
     def _broken_attributes(self) -> Iterator[str]:
         epilogue, policy = string_attribute(self, "epilogue"), string_attribute(self, "policy")
         if epilogue not in EPILOGUES:
-            yield f"needs an 'epilogue' that is one of {', '.join(EPILOGUES)}, not {epilogue}"
+            yield f"needs an 'epilogue' that is one of {', '.join(EPILOGUES)}, not {quoted(epilogue)}"
         if policy is None:
             yield "needs a string 'policy'; \"\" means always sparse"
             return
@@ -88,16 +88,16 @@ def _broken_shapes(types: dict[str, TensorType]) -> Iterator[str]:
         yield f"needs a weight of shape [N, K], not of rank {weight.rank}"
         return
     if x.rank == 0 or result.rank == 0:
-        yield "needs x of shape […, K] and a result of shape […, N], not a scalar"
+        yield "needs x of shape [..., K] and a result of shape [..., N], not a scalar"
         return
     if not same_size(x.dim(-1), weight.dim(1)):
         yield f"has K = {x.dim(-1)} in x but K = {weight.dim(1)} in the weight"
     if not compatible(result, x.with_last(weight.dim(0))):
-        yield f"must return {x.with_last(weight.dim(0))}, not {result}"
+        yield f"must return {quoted(x.with_last(weight.dim(0)))}, not {quoted(result)}"
     if "bias" in types and not compatible(types["bias"], TensorType((weight.dim(0),), None)):
-        yield f"needs a bias of shape [N] with N = {weight.dim(0)}, not {types['bias']}"
+        yield f"needs a bias of shape [N] with N = {weight.dim(0)}, not {quoted(types['bias'])}"
     if "residual" in types and types["residual"] != result:
-        yield f"needs a residual of the result's type {result}, not {types['residual']}"
+        yield f"needs a residual of the result's type {quoted(result)}, not {quoted(types['residual'])}"
 
 
 def linear(

@@ -24,9 +24,11 @@ class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):  # ty
         """Rules: distinct non-empty names, a tensor result of rank 1 or 2, lists as long as the names."""
         type_ = tensor_type(self.results[0])
         if type_ is None or type_.rank not in (None, 1, 2):
-            yield f"must return a !torch.vtensor of rank 1 or 2, not {self.results[0].type}"
+            yield f"must return a !torch.vtensor of rank 1 or 2, not '{self.results[0].type}'"
             return
         yield from broken_list_rules(self, type_.dim(0))
+        if "transposed" in self.attributes and type_.rank == 1:
+            yield "is 'transposed' but of rank 1; only a matrix can be"
 
 
 def merged_weight(

@@ -26,9 +26,11 @@ class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[ca
             yield "needs a non-empty string 'name'"
         type_ = tensor_type(self.results[0])
         if type_ is None:
-            yield f"must return a !torch.vtensor, not {self.results[0].type}"
+            yield f"must return a !torch.vtensor, not '{self.results[0].type}'"
         elif "transposed" in self.attributes:
             yield from self._broken_transpose(type_)
+        if "sparse_gemm.dense" in self.attributes and not string_attribute(self, "sparse_gemm.dense"):
+            yield "'sparse_gemm.dense' must be a string that says why"
 
     def _broken_transpose(self, type_: TensorType) -> Iterator[str]:
         if not isinstance(self.attributes["transposed"], ir.UnitAttr):

@@ -1,14 +1,17 @@
 """Documentation of the passes, made from their docstrings and fields.
 
-``python -m sparseflow.tools.passes_doc`` prints what ``docs/passes.md`` has to hold.
+``python -m sparseflow.tools.passes_doc docs/passes.md`` writes the file, with ``--check`` it compares.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 from sparseflow.passes.base import Pass
@@ -31,7 +34,7 @@ def as_markdown() -> str:
     """The contents of ``docs/passes.md``."""
     parts = [
         "# Passes",
-        "<!-- Made by `python -m sparseflow.tools.passes_doc > docs/passes.md`; a test compares. -->",
+        "<!-- Made from the passes' docstrings by `make docs`; `make check` compares. -->",
         "`sparseflow-opt` runs each by a flag of its name, options as in "
         '`--match-sparse-linear="min-n=64 skip=lm_head"`.',
     ]
@@ -73,5 +76,27 @@ def _default(field: Field[Any]) -> str:
     return "" if field.default in (None, ()) else format_value(field.default)
 
 
+def main(args: Sequence[str] | None = None) -> int:
+    """Write the documentation, or check that it is current.
+
+    Args:
+        args: ``[--check] PATH``; ``sys.argv`` when left out.
+
+    Returns:
+        The exit code: 1 when the file isn't what it should be.
+    """
+    parser = argparse.ArgumentParser(prog="passes_doc", description="Write the documentation of the passes.")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    known = parser.parse_args(args)
+    if not known.check:
+        known.path.write_text(as_markdown())
+        return 0
+    if known.path.is_file() and known.path.read_text() == as_markdown():
+        return 0
+    print(f"{known.path}: out of date\n  → Run `make docs`.", file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
-    print(as_markdown(), end="")
+    sys.exit(main())
