@@ -18,7 +18,7 @@ from sparseflow.frontend.dynamic_shapes import leaf_shapes
 from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.refusals import capture_error
-from sparseflow.frontend.structure import Flat
+from sparseflow.frontend.structure import COUNTERS
 
 
 def capture(
@@ -48,18 +48,24 @@ def capture(
             call_signature = CallSignature.of(model.forward)
             call = call_signature.flatten(args, kwargs or {})
             flat = FlatModule(model, call)
-            exported = _export(flat, call, dynamic_shapes)
-            return describe(exported, call_signature, call, flat.outputs)
+            exported = _export(flat, dynamic_shapes)
+            if not flat.counters <= COUNTERS:
+                COUNTERS.update(flat.counters)
+                call = call_signature.flatten(args, kwargs or {})
+                if call.structure != flat.call.structure:
+                    flat = FlatModule(model, call)
+                    exported = _export(flat, dynamic_shapes)
+            return describe(exported, call_signature, flat)
     except Exception as error:
         raise capture_error(model, error) from error
 
 
-def _export(flat: FlatModule, call: Flat, dynamic_shapes: Any) -> ExportedProgram:
+def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
     """Export, if possible without assuming that sizes differ from 0 and 1, so that batch 1 needs no other program."""
 
     def export() -> ExportedProgram:
-        shapes = (leaf_shapes(call, dynamic_shapes),)
-        exported = torch.export.export(flat, tuple(call.leaves), dynamic_shapes=shapes, strict=False)
+        shapes = (leaf_shapes(flat.call, dynamic_shapes),)
+        exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
         return exported.run_decompositions({})
 
     try:

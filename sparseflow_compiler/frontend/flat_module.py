@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from sparseflow.frontend.signature import ObjectUpdate, Outputs
-from sparseflow.frontend.structure import Container, Decoder, Encoder, Flat
+from sparseflow.frontend.structure import Constant, Container, Decoder, Encoder, Flat
 
 PREFIX = "model."
 """What the names of parameters and modules gain by the wrapping."""
@@ -20,7 +20,7 @@ class FlatModule(nn.Module):
         super().__init__()
         self.model = model
         self.training = model.training
-        self._call = call
+        self.call = call
         self._record = _Record()
 
     @property
@@ -29,34 +29,52 @@ class FlatModule(nn.Module):
         assert self._record.outputs is not None, "the model was not called"
         return self._record.outputs
 
+    @property
+    def counters(self) -> set[tuple[type, str]]:
+        """Attributes of the call's objects in which the model counts."""
+        return self._record.counters
+
     def forward(self, *leaves: Any) -> tuple[Any, ...]:
         """Run the model; returns the leaves of its output, then those of the objects that it changed."""
         decoder = Decoder(leaves)
-        args, kwargs = decoder.unflatten(self._call.structure)
+        args, kwargs = decoder.unflatten(self.call.structure)
         objects = decoder.objects
         before = [_state(value, objects) for value in objects]
         output = self.model(*args, **kwargs)
         encoder = Encoder(objects=list(objects))
         structure = encoder.flatten(output)
-        updates = tuple(
-            ObjectUpdate(ordinal, encoder.encode_state(value))
-            for ordinal, value in enumerate(objects)
-            if not _same(before[ordinal], _state(value, objects))
-        )
-        self._record.outputs = Outputs(structure, updates)
+        updates = []
+        for ordinal, value in enumerate(objects):
+            after = _state(value, objects)
+            if not _same(before[ordinal], after):
+                updates.append(ObjectUpdate(ordinal, encoder.encode_state(value)))
+                self._record.counters |= _changed_numbers(before[ordinal][0], after[0])
+        self._record.outputs = Outputs(structure, tuple(updates))
         return tuple(encoder.leaves)
 
 
 class _Record:
     """Holds what torch.export must not see as a change of the module's attributes."""
 
-    outputs: Outputs | None = None
+    def __init__(self) -> None:
+        self.outputs: Outputs | None = None
+        self.counters: set[tuple[type, str]] = set()
 
 
 def _state(value: Any, objects: list[Any]) -> tuple[Container, list[Any]]:
     """The attributes of one object; other objects of the call count as they are."""
     encoder = Encoder(objects=list(objects))
     return encoder.encode_state(value), encoder.leaves
+
+
+def _changed_numbers(before: Container, after: Container) -> set[tuple[type, str]]:
+    """The attributes that were an int and are another now, or one that depends on shapes."""
+    new = dict(zip(after.keys, after.children, strict=True))
+    return {
+        (before.kind, name)
+        for name, old in zip(before.keys, before.children, strict=True)
+        if isinstance(old, Constant) and old.kind is int and new.get(name) != old
+    }
 
 
 def _same(one: tuple[Container, list[Any]], other: tuple[Container, list[Any]]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.printers import PythonPrinter
 
-Place = tuple[int, int]
-"""A dimension of an input: (index of the leaf, dimension)."""
+Place = tuple[int, int | None]
+"""A dimension of an input, (index of the leaf, dimension), or a counter, (index of the leaf, None)."""
 
 _NAMESPACE = {"math": math, "min": min, "max": max, "torch": torch}
 
@@ -60,14 +60,13 @@ class ShapeGuards:
     def violation(self, leaves: Sequence[Any], names: Sequence[str]) -> str | None:
         """Return why the shapes of `leaves` don't fit, or None if they do."""
         for allowed in self.ranges:
-            leaf, dim = allowed.place
-            size = leaves[leaf].shape[dim]
+            size = _size(leaves, allowed.place)
             if size < allowed.low or (allowed.high is not None and size > allowed.high):
-                return f"{names[leaf]}.shape[{dim}] is {size}, not {allowed}"
-        for (leaf, dim), (other, other_dim) in self.equal:
-            if leaves[leaf].shape[dim] != leaves[other].shape[other_dim]:
-                return f"{names[leaf]}.shape[{dim}] differs from {names[other]}.shape[{other_dim}]"
-        sizes = [leaves[leaf].shape[dim] for leaf, dim in self.symbols.values()]
+                return f"{_label(names, allowed.place)} is {size}, not {allowed}"
+        for place, other in self.equal:
+            if _size(leaves, place) != _size(leaves, other):
+                return f"{_label(names, place)} differs from {_label(names, other)}"
+        sizes = [_size(leaves, place) for place in self.symbols.values()]
         return None if self._all(*sizes) else self._broken_relation(sizes, names)
 
     def _broken_relation(self, sizes: Sequence[int], names: Sequence[str]) -> str:
@@ -75,21 +74,32 @@ class ShapeGuards:
 
         def label(match: re.Match[str]) -> str:
             place = self.symbols.get(match[0])
-            return match[0] if place is None else f"{names[place[0]]}.shape[{place[1]}]"
+            return match[0] if place is None else _label(names, place)
 
         condition = re.sub(r"[A-Za-z_]\w*", label, broken)
         return f"the condition {condition} doesn't hold"
 
 
+def _size(leaves: Sequence[Any], place: Place) -> int:
+    leaf, dim = place
+    size: int = leaves[leaf] if dim is None else leaves[leaf].shape[dim]
+    return size
+
+
+def _label(names: Sequence[str], place: Place) -> str:
+    leaf, dim = place
+    return names[leaf] if dim is None else f"{names[leaf]}.shape[{dim}]"
+
+
 def build_guards(
-    fakes: Mapping[int, torch.Tensor],
+    fakes: Sequence[Any],
     value_ranges: Mapping[sympy.Symbol, Any],
     conditions: Iterable[sympy.Basic],
 ) -> ShapeGuards:
     """Derive the guards of a program.
 
     Args:
-        fakes: the fake tensor that each leaf was traced as; its sizes are ints or symbolic.
+        fakes: what each leaf was traced as: a fake tensor, whose sizes are ints or symbolic, or such a number.
         value_ranges: the range of each symbol.
         conditions: boolean expressions over the symbols that tracing relied on.
     """
@@ -97,20 +107,26 @@ def build_guards(
     equal: list[tuple[Place, Place]] = []
     symbols: dict[sympy.Symbol, Place] = {}
     derived: list[tuple[sympy.Expr, Place]] = []
-    for leaf, fake in fakes.items():
-        for dim, size in enumerate(fake.shape):
-            place = (leaf, dim)
-            expr = sympy.Integer(size) if isinstance(size, int) else size.node.expr
-            if expr in symbols:
-                equal.append((place, symbols[expr]))
-            elif isinstance(expr, sympy.Symbol):
-                symbols[expr] = place
-                ranges.append(DimRange(place, *_bounds(value_ranges.get(expr))))
-            elif expr.is_number:
-                ranges.append(DimRange(place, int(expr), int(expr)))
-            else:
-                derived.append((expr, place))
+    for place, size in _traced_sizes(fakes):
+        expr = sympy.Integer(size) if isinstance(size, int) else size.node.expr
+        if expr in symbols:
+            equal.append((place, symbols[expr]))
+        elif isinstance(expr, sympy.Symbol):
+            symbols[expr] = place
+            ranges.append(DimRange(place, *_bounds(value_ranges.get(expr))))
+        elif expr.is_number:
+            ranges.append(DimRange(place, int(expr), int(expr)))
+        else:
+            derived.append((expr, place))
     return _with_relations(ranges, equal, symbols, derived, conditions)
+
+
+def _traced_sizes(fakes: Sequence[Any]) -> Iterator[tuple[Place, Any]]:
+    for leaf, fake in enumerate(fakes):
+        if isinstance(fake, torch.Tensor):
+            yield from (((leaf, dim), size) for dim, size in enumerate(fake.shape))
+        else:
+            yield (leaf, None), fake
 
 
 def _with_relations(
@@ -122,9 +138,9 @@ def _with_relations(
 ) -> ShapeGuards:
     known = dict(symbols)
     wanted = [condition for condition in conditions if condition.free_symbols <= symbols.keys()]
-    for expr, (leaf, dim) in derived:
-        stand_in = sympy.Symbol(f"d{leaf}_{dim}", integer=True, nonnegative=True)
-        known[stand_in] = (leaf, dim)
+    for expr, place in derived:
+        stand_in = sympy.Symbol(f"d{len(known)}", integer=True, nonnegative=True)
+        known[stand_in] = place
         wanted.append(sympy.Eq(expr, stand_in, evaluate=False))
     printer = PythonPrinter()
     relations = [printer.doprint(condition) for condition in dict.fromkeys(wanted) if condition != sympy.true]

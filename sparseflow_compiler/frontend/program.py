@@ -11,10 +11,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from sparseflow.frontend.calls import CallSignature
-from sparseflow.frontend.flat_module import PREFIX
+from sparseflow.frontend.flat_module import PREFIX, FlatModule
 from sparseflow.frontend.guards import ShapeGuards, build_guards
 from sparseflow.frontend.names import explain_difference, leaf_names
-from sparseflow.frontend.signature import Outputs, Result, ResultKind, Signature
+from sparseflow.frontend.signature import Result, ResultKind, Signature
 from sparseflow.frontend.structure import Flat
 
 
@@ -26,6 +26,19 @@ class TensorSpec:
     rank: int
     device: torch.device
 
+    @classmethod
+    def of(cls, leaf: Any) -> TensorSpec | None:
+        """The specification of a tensor, None for a counter."""
+        return cls(leaf.dtype, leaf.ndim, leaf.device) if isinstance(leaf, torch.Tensor) else None
+
+    def violation(self, leaf: Any) -> str | None:
+        """Return how a leaf departs from this, or None if it doesn't."""
+        if not isinstance(leaf, torch.Tensor):
+            return f"{leaf!r}, not a tensor"
+        if leaf.dtype == self.dtype and leaf.ndim == self.rank and leaf.device == self.device:
+            return None
+        return f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}, not {self.rank}-d {self.dtype} on {self.device}"
+
 
 @dataclass(frozen=True)
 class CapturedProgram:
@@ -35,15 +48,15 @@ class CapturedProgram:
         exported: the program, in functional ATen; its names have the prefix of the wrapping module.
         call_signature: how the model's arguments are named.
         signature: how arguments and results map to the user's call.
-        tensors: what is fixed about each input tensor.
+        tensors: what is fixed about each input tensor; None for a counter.
         guards: the conditions on shapes.
-        names: the user's names of the input tensors, for messages.
+        names: the user's names of the inputs, for messages.
     """
 
     exported: ExportedProgram
     call_signature: CallSignature
     signature: Signature
-    tensors: tuple[TensorSpec, ...]
+    tensors: tuple[TensorSpec | None, ...]
     guards: ShapeGuards
     names: tuple[str, ...] = field(repr=False)
 
@@ -65,20 +78,17 @@ class CapturedProgram:
         if call.structure != self.signature.inputs:
             return explain_difference(call, self.signature.inputs)
         for i, (leaf, spec) in enumerate(zip(call.leaves, self.tensors, strict=True)):
-            if leaf.dtype != spec.dtype or leaf.ndim != spec.rank or leaf.device != spec.device:
-                found = f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}"
-                return f"{self.names[i]} is {found}, not {spec.rank}-d {spec.dtype} on {spec.device}"
+            if spec is not None and (reason := spec.violation(leaf)) is not None:
+                return f"{self.names[i]} is {reason}"
         return self.guards.violation(call.leaves, self.names)
 
 
-def describe(
-    exported: ExportedProgram, call_signature: CallSignature, call: Flat, outputs: Outputs
-) -> CapturedProgram:
-    """Wrap a program that was exported from the flat form of `call`."""
-    specs = tuple(TensorSpec(leaf.dtype, leaf.ndim, leaf.device) for leaf in call.leaves)
-    fakes = dict(enumerate(_fake_inputs(exported)))
-    guards = build_guards(fakes, exported.range_constraints, _conditions(exported))
-    signature = Signature(call.structure, _results(exported), outputs)
+def describe(exported: ExportedProgram, call_signature: CallSignature, flat: FlatModule) -> CapturedProgram:
+    """Wrap a program that was exported from `flat`."""
+    call = flat.call
+    specs = tuple(map(TensorSpec.of, call.leaves))
+    guards = build_guards(_fake_inputs(exported), exported.range_constraints, _conditions(exported))
+    signature = Signature(call.structure, _results(exported), flat.outputs)
     return CapturedProgram(exported, call_signature, signature, specs, guards, tuple(leaf_names(call)))
 
 
@@ -88,7 +98,7 @@ def _input_names(exported: ExportedProgram) -> list[str]:
     return [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
 
 
-def _fake_inputs(exported: ExportedProgram) -> list[torch.Tensor]:
+def _fake_inputs(exported: ExportedProgram) -> list[Any]:
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     return [placeholders[name].meta["val"] for name in _input_names(exported)]
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 
 class Leaf(enum.Enum):
-    """Stands in a structure for a tensor, or for a number that depends on the tensors' shapes."""
+    """Stands in a structure for a tensor, a counter, or a number that depends on those."""
 
     LEAF = enum.auto()
 
@@ -60,7 +60,7 @@ class Flat:
     """A tree of values taken apart.
 
     Attributes:
-        leaves: its tensors, in order.
+        leaves: its tensors and counters, in order.
         structure: the rest.
         objects: the objects that were taken apart by their attributes, in the order they were met.
     """
@@ -70,16 +70,26 @@ class Flat:
     objects: list[Any]
 
 
+COUNTERS: set[tuple[type, str]] = set()
+"""Attributes that count from call to call, such as a cache's length: (class, name), learnt while capturing."""
+
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
 
 
 @dataclass
 class Encoder:
-    """Takes values apart; objects met before come out as aliases."""
+    """Takes values apart.
+
+    Attributes:
+        leaves: the tensors met so far.
+        objects: the objects met so far; when met again they come out as aliases.
+        count: whether counters above 1 are leaves, so that a program can serve any value of them.
+    """
 
     leaves: list[Any] = field(default_factory=list)
     objects: list[Any] = field(default_factory=list)
+    count: bool = False
 
     def __post_init__(self) -> None:
         self._ordinals = {id(value): i for i, value in enumerate(self.objects)}
@@ -109,7 +119,14 @@ class Encoder:
     def encode_state(self, value: Any) -> Container:
         """Encode an object's attributes, whether it was met before or not."""
         names = attribute_names(value)
-        return Container(type(value), names, tuple(self.encode(getattr(value, name)) for name in names))
+        return Container(type(value), names, tuple(self._attribute(value, name) for name in names))
+
+    def _attribute(self, value: Any, name: str) -> Slot:
+        content = getattr(value, name)
+        if self.count and type(content) is int and content > 1 and (type(value), name) in COUNTERS:
+            self.leaves.append(content)
+            return Leaf.LEAF
+        return self.encode(content)
 
     def flatten(self, tree: Any) -> Structure:
         """Encode a whole tree."""
@@ -118,8 +135,8 @@ class Encoder:
 
 
 def flatten(tree: Any) -> Flat:
-    """Take a tree of values apart."""
-    encoder = Encoder()
+    """Take the arguments of a call apart."""
+    encoder = Encoder(count=True)
     structure = encoder.flatten(tree)
     return Flat(encoder.leaves, structure, encoder.objects)
 
