@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
-
 from sparseflow.errors import ArgumentError, WeightError
+from torch import Tensor
 
 # Rows are checked in chunks: the temporaries stay small whatever the weight's size.
 CHUNK_ELEMENTS = 1 << 22

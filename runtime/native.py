@@ -6,7 +6,6 @@ import functools
 from pathlib import Path
 
 import torch
-
 from sparseflow.errors import NativeLibraryError
 
 LIBRARY = Path(__file__).with_name("libsparseflow_runtime.so")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from sparseflow.runtime import checks, ops, portable
+from torch import Tensor
 
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

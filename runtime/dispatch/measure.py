@@ -8,20 +8,19 @@ quartile: other processes only ever add time, and a table that is kept should no
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import time
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops, pattern
 from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
+from sparseflow.runtime.timing import interleaved
+from torch import Tensor
 
 MAX_ROWS = 4096
 MIN_ROWS = 512
@@ -33,8 +32,8 @@ MAX_COPIES = 64
 MIN_REPS, MAX_REPS = 3, 30
 SECONDS_A_POINT = 0.25
 
-# The three sides, in the order of the fields of Measurement.
-_Side = Callable[[Tensor, int], Tensor]
+# Runs one way of computing the layer, in its n-th turn.
+_Side = Callable[[int], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +55,19 @@ class _Weights:
             [(values.clone(), positions.clone()) for _ in range(copies)],
         )
 
-    def sides(self, k: int, rows: int) -> tuple[_Side, _Side, _Side]:
+    def sides(self, x: Tensor, rows: int) -> tuple[_Side, _Side, _Side]:
         """Dense, sparse kernel, decompress-and-multiply, on the first ``rows`` rows of a copy."""
+        copies, k = len(self.dense), x.shape[1]
 
-        def packed(policy: list[int]) -> _Side:
-            def run(x: Tensor, copy: int) -> Tensor:
-                values, positions = self.packed[copy]
-                return ops_linear(x, values[:rows], positions[:rows], None, None, k, "none", policy)
+        def packed(turn: int, policy: list[int]) -> Tensor:
+            values, positions = self.packed[turn % copies]
+            y: Tensor = ops.linear(x, values[:rows], positions[:rows], None, None, k, "none", policy)
+            return y
 
-            return run
-
-        ops_linear = ops.linear
         return (
-            lambda x, copy: F.linear(x, self.dense[copy][:rows]),
-            packed([1, int(Backend.CPU)]),
-            packed([1, int(Backend.DENSE)]),
+            lambda turn: F.linear(x, self.dense[turn % copies][:rows]),
+            functools.partial(packed, policy=[1, int(Backend.CPU)]),
+            functools.partial(packed, policy=[1, int(Backend.DENSE)]),
         )
 
 
@@ -119,29 +116,12 @@ def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int, seconds
     dtype = weights.dense[0].dtype
     x = torch.randn(m, k, dtype=torch.float32).to(dtype)
     meter = LoadMeter()
-    times = _interleaved(weights.sides(k, rows), x, len(weights.dense), seconds)
+    times = interleaved(weights.sides(x, rows), seconds=seconds, least=MIN_REPS, most=MAX_REPS)
     crowded = meter.crowded(torch.get_num_threads())
-    dense_us, cpu_us, unpacked_us = (n / rows * _lower_quartile(side) for side in times)
+    dense_us, cpu_us, unpacked_us = (1e6 * n / rows * _lower_quartile(side) for side in times)
     name = str(dtype).removeprefix("torch.")
     return Measurement(name, n, k, m, dense_us, cpu_us, unpacked_us, rows, len(times[0]), crowded)
 
 
 def _lower_quartile(times: Sequence[float]) -> float:
     return sorted(times)[len(times) // 4]
-
-
-def _interleaved(sides: Sequence[_Side], x: Tensor, copies: int, seconds: float) -> list[list[float]]:
-    """Microseconds of each run of each side."""
-    for side in sides:
-        side(x, 0)  # first calls choose kernels and allocate scratch
-    times: list[list[float]] = [[] for _ in sides]
-    orders = list(itertools.permutations(range(len(sides))))
-    deadline = time.perf_counter() + seconds
-    for rep in range(MAX_REPS):
-        if rep >= MIN_REPS and time.perf_counter() > deadline:
-            break
-        for index in orders[rep % len(orders)]:  # no side always runs in the wake of the same other one
-            start = time.perf_counter_ns()
-            sides[index](x, (rep + 1) % copies)
-            times[index].append((time.perf_counter_ns() - start) / 1e3)
-    return times
