@@ -9,7 +9,7 @@ from sparseflow.dialect.matchers import defined_by, is_none, operations, weight_
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import weight as make_weight
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import before, erase_if_dead, none, replace, torch_op
+from sparseflow.passes.build import before, none, replace, torch_op
 from sparseflow.passes.products import Product, is_one, read_product
 from sparseflow.passes.views import drop_views_of, keeps_rows, restore_rows
 from torch_mlir import ir
@@ -112,7 +112,6 @@ def _absorb_bias(add: ir.Operation) -> None:
             with before(add):
                 operands = [op.operands[0], op.operands[1], bias]
                 replace(add, torch_op("torch.aten.linear", operands, add.results[0].type))
-            erase_if_dead(op)
             return
 
 
