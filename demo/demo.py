@@ -24,8 +24,10 @@ from models import Encoder, embed, llama_shaped, load_encoder
 from rich.console import Console
 from rich.table import Table
 from sentences import docstring_sentences
-from sparseflow.runtime.dispatch.timing import interleaved
+from sparseflow.runtime import ops  # noqa: F401  # registers the operators
+from sparseflow.runtime.timing import medians
 
+PROMPT = 128
 console = Console(width=150)
 
 
@@ -66,7 +68,7 @@ def encoder_demo() -> None:
         compare_embeddings(encoder, compiled, sentences)
         rows = [
             (f"{what}: {x['input_ids'].shape[0]}×{x['input_ids'].shape[1]} tokens",
-             interleaved([lambda x=x: encoder.model(**x), lambda x=x: compiled(**x)]))
+             medians([lambda _, x=x: encoder.model(**x), lambda _, x=x: compiled(**x)], seconds=4))
             for what, x in (("batch", batch), ("one sentence", single))
         ]  # fmt: skip
     show_times("Sentence encoder, whole model", rows)
@@ -77,29 +79,28 @@ def decoder_demo() -> None:
     console.rule("Llama-shaped decoder, 4 layers, random weights")
     model = llama_shaped()
     compiled = sf.compile(model, progress=True)
-    ids = torch.randint(model.config.vocab_size, (1, 128))
+    ids = torch.randint(model.config.vocab_size, (1, PROMPT))
     with torch.no_grad():
         caches = [f(ids, use_cache=True).past_key_values for f in (model, compiled)]
         token = ids[:, :1]
         compiled(token, past_key_values=caches[1], use_cache=True)
         console.print(compiled.report.table())
-        prefill = interleaved([lambda: model(ids), lambda: compiled(ids)])
-        decode = interleaved(
-            [
-                lambda: _decode(model, token, caches[0]),
-                lambda: _decode(compiled, token, caches[1]),
-            ]
+        prefill = medians([lambda _: model(ids), lambda _: compiled(ids)], seconds=4)
+        decode = medians(
+            [lambda _: _decode(model, token, caches[0]), lambda _: _decode(compiled, token, caches[1])],
+            seconds=4,
         )
     show_times(
-        "Decoder, whole model", [("prefill: 1×128 tokens", prefill), ("decode: one token after 128", decode)]
+        "Decoder, whole model",
+        [(f"prefill: 1×{PROMPT} tokens", prefill), (f"decode: one token after {PROMPT}", decode)],
     )
 
 
 def _decode(model: torch.nn.Module, token: torch.Tensor, cache: object) -> None:
     """One decoding step that leaves the cache as it was."""
     model(token, past_key_values=cache, use_cache=True)
-    if cache.get_seq_length() > 128:
-        cache.crop(128)
+    if cache.get_seq_length() > PROMPT:
+        cache.crop(-1)
 
 
 def main() -> int:
