@@ -16,6 +16,7 @@ from sparseflow.errors import InferenceOnlyError
 from sparseflow.frontend.calls import CallSignature
 from sparseflow.frontend.dynamic_shapes import leaf_shapes
 from sparseflow.frontend.flat_module import FlatModule
+from sparseflow.frontend.functional import functional
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.refusals import capture_error
 from sparseflow.frontend.structure import COUNTERS
@@ -61,12 +62,12 @@ def capture(
 
 
 def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
-    """Export, if possible without assuming that sizes differ from 0 and 1, so that batch 1 needs no other program."""
+    """Export, if possible without assuming that sizes are above 1, so that batch 1 needs no other program."""
 
     def export() -> ExportedProgram:
         shapes = (leaf_shapes(flat.call, dynamic_shapes),)
         exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
-        return exported.run_decompositions({})
+        return functional(exported)
 
     try:
         with _config.patch(backed_size_oblivious=True):

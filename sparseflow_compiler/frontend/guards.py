@@ -99,7 +99,7 @@ def build_guards(
     """Derive the guards of a program.
 
     Args:
-        fakes: what each leaf was traced as: a fake tensor, whose sizes are ints or symbolic, or such a number.
+        fakes: what each leaf was traced as: a fake tensor, its sizes ints or symbolic, or such a number.
         value_ranges: the range of each symbol.
         conditions: boolean expressions over the symbols that tracing relied on.
     """

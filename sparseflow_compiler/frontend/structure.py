@@ -71,7 +71,7 @@ class Flat:
 
 
 COUNTERS: set[tuple[type, str]] = set()
-"""Attributes that count from call to call, such as a cache's length: (class, name), learnt while capturing."""
+"""Attributes that count from call to call, such as a cache's length: (class, name), learnt on capture."""
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
