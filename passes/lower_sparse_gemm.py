@@ -58,7 +58,7 @@ def _packable(layer: ir.Operation) -> _Weight:
         refuse(layer, "has a weight that is computed at run time; only references can be packed", remedy)
     n, k, dtype = (type_.dim(0), type_.dim(1), type_.dtype) if type_ is not None else (None, None, None)
     if n is None or k is None or dtype is None:
-        refuse(layer, f"has a weight of type {layer.operands[1].type}; packing needs its shape", remedy)
+        refuse(layer, f"has a weight of type '{layer.operands[1].type}'; packing needs its shape", remedy)
     return _Weight(ref, n, k, dtype)
 
 

@@ -81,7 +81,8 @@ def _messages(chunk: Chunk, result: _Result, verify: bool) -> list[str]:
     for report in result.reports:
         if report.kind in ("warning", "remark"):
             print(report, file=sys.stderr)
-    return [] if result.error is None else [str(result.error)]
+    # The parser calls every input "-".
+    return [] if result.error is None else [str(result.error).replace('"-":', f"{chunk.name}:")]
 
 
 def _process_chunk(chunk: Chunk, passes: Sequence[Pass], arguments: Arguments) -> _Result:
