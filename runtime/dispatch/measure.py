@@ -30,6 +30,7 @@ MAX_WEIGHT_BYTES = 96 << 20
 MAX_WORK = 1 << 31
 MAX_COPIES = 64
 MIN_REPS, MAX_REPS = 3, 30
+# About: each side of a slow point still runs MIN_REPS times.
 SECONDS_A_POINT = 0.25
 
 # Runs one way of computing the layer, in its n-th turn.
@@ -77,7 +78,6 @@ def measure_layer(
     dtype: torch.dtype,
     ms: Sequence[int] = MEASURED_M,
     *,
-    seconds: float = SECONDS_A_POINT,
     on_point: Callable[[int], None] = lambda m: None,
 ) -> list[Measurement]:
     """Measure a layer ``[N, K]`` at each M.
@@ -90,7 +90,6 @@ def measure_layer(
         k: in features, at least 1.
         dtype: float32, bfloat16 or float16.
         ms: the M's.
-        seconds: about how long one point may take; each side runs three times at least.
         on_point: called with M after each point.
 
     Raises:
@@ -107,16 +106,16 @@ def measure_layer(
         weights = _Weights.random(min(n, size), k, dtype)
         for m in ms:
             rows = min(n, size, max(MIN_ROWS, MAX_WORK // (m * k)))
-            results.append(_measure_point(weights, n, k, m, rows, seconds))
+            results.append(_measure_point(weights, n, k, m, rows))
             on_point(m)
     return results
 
 
-def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int, seconds: float) -> Measurement:
+def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int) -> Measurement:
     dtype = weights.dense[0].dtype
     x = torch.randn(m, k, dtype=torch.float32).to(dtype)
     meter = LoadMeter()
-    times = interleaved(weights.sides(x, rows), seconds=seconds, least=MIN_REPS, most=MAX_REPS)
+    times = interleaved(weights.sides(x, rows), seconds=SECONDS_A_POINT, least=MIN_REPS, most=MAX_REPS)
     crowded = meter.crowded(torch.get_num_threads())
     dense_us, cpu_us, unpacked_us = (1e6 * n / rows * _lower_quartile(side) for side in times)
     name = str(dtype).removeprefix("torch.")
