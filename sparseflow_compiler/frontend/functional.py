@@ -12,16 +12,23 @@ _ATEN = torch.ops.aten
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """Return an equal program without in-place operators and without the regions that torch.export wraps.
 
-    `run_decompositions` traces the whole program a second time. Most models need it only for the `detach_` after
-    each constant that they create, which is dropped here.
+    `run_decompositions` traces the whole program a second time. Most models need it only for the `detach_`
+    after each constant that they create, which is dropped here.
     """
     for node in list(exported.graph.nodes):
         if node.target is _ATEN.detach_.default and node.args[0].target is _ATEN.lift_fresh_copy.default:
-            node.replace_all_uses_with(node.args[0])
-            exported.graph.erase_node(node)
+            _forward(node)
     if all(_is_functional(node) for node in exported.graph.nodes):
         return exported
     return exported.run_decompositions({})
+
+
+def _forward(node: torch.fx.Node) -> None:
+    """Replace a node by its input, which takes over the name: the signature refers to outputs by it."""
+    source = node.all_input_nodes[0]
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+    source.name = node.name
 
 
 def _is_functional(node: torch.fx.Node) -> bool:
