@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import checks, ops
-from sparseflow.runtime.pattern import NATIVE_DTYPES, first_violation
+from sparseflow.runtime.checks import NATIVE_DTYPES
+from sparseflow.runtime.pattern import first_violation
 from torch import Tensor, nn
 
 

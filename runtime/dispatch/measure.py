@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime import ops, pattern
+from sparseflow.runtime import checks, ops, pattern
 from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
@@ -95,7 +95,7 @@ def measure_layer(
     Raises:
         ArgumentError: a size below 1 or another dtype.
     """
-    if min(n, k, *ms) < 1 or dtype not in pattern.NATIVE_DTYPES:
+    if min(n, k, *ms) < 1 or dtype not in checks.NATIVE_DTYPES:
         raise ArgumentError(
             "measure_layer",
             f"needs sizes from 1 and a supported dtype, got N={n}, K={k}, M={list(ms)}, {dtype}",

@@ -140,9 +140,7 @@ def test_each_shape_is_saved_as_soon_as_it_is_measured(idle):
     assert Table().layer("float32", 4, 8) == []
 
 
-def test_points_measured_in_a_crowd_are_reported_and_measured_again_by_the_next_process(
-    monkeypatch, crowd, calls
-):
+def test_points_measured_in_a_crowd_are_reported_and_measured_again_later(monkeypatch, crowd, calls):
     with pytest.warns(DispatchTableWarning, match="11 of 11 points were measured while other processes"):
         calibrate([(8, 8)], torch.float32)
     calibrate([(8, 8)], torch.float32)

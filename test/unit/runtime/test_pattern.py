@@ -64,6 +64,11 @@ def test_plain_torch_and_native_operators_agree_bit_for_bit(weight):
     )
 
 
+@given(weights())
+def test_scans_in_torch_find_what_native_ones_find(weight):
+    assert first_violation(weight.double()) == first_violation(weight)
+
+
 @given(weights((*NATIVE, torch.float64)))
 def test_first_violation_is_the_first_crowded_group(weight):
     assert first_violation(weight) == violation_by_counting(weight)
@@ -81,7 +86,7 @@ def test_nan_counts_as_a_nonzero():
 @pytest.mark.parametrize("row", [0, 7, 8, 22])
 def test_rows_of_every_chunk_are_looked_at(monkeypatch, row):
     monkeypatch.setattr(checks, "CHUNK_ELEMENTS", 64)  # 8 rows of 8
-    weight = torch.zeros(23, 8)
+    weight = torch.zeros(23, 8, dtype=torch.float64)  # no native scan: torch goes through it in chunks
     weight[row, 4:7] = 1
     assert first_violation(weight) == (row, 1)
     weight[row, 6] = float("inf")
