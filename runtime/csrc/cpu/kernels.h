@@ -30,12 +30,13 @@ struct Plan {
   Linear a;
   char* scratch;  // 64-byte aligned, scratch_bytes long; the caller provides it
   int64_t scratch_bytes;
+  int64_t local_bytes;  // of scratch that every concurrent call of `run` has to itself
   int64_t prepare_tasks, run_tasks;
   int64_t k_padded;             // k rounded up so that whole steps of positions may be read
   int64_t vectors, tiles;       // vectors of m, and the tiles they are dealt to
   int64_t row_block;            // rows of W in one run task
   void (*prepare)(const Plan&, int64_t begin, int64_t end);
-  void (*run)(const Plan&, int64_t begin, int64_t end);
+  void (*run)(const Plan&, int64_t begin, int64_t end, char* local);
 };
 
 // A weight as bits: 2-byte or 4-byte elements, [n, k], contiguous.

@@ -56,7 +56,10 @@ void multiply(const Linear& whole) {
     const Scratch scratch(plan.scratch_bytes);
     plan.scratch = scratch.data();
     torch::stable::parallel_for(0, plan.prepare_tasks, 4, [&](int64_t b, int64_t e) { plan.prepare(plan, b, e); });
-    torch::stable::parallel_for(0, plan.run_tasks, 1, [&](int64_t b, int64_t e) { plan.run(plan, b, e); });
+    torch::stable::parallel_for(0, plan.run_tasks, 1, [&](int64_t b, int64_t e) {
+      const Scratch local(plan.local_bytes);
+      plan.run(plan, b, e, local.data());
+    });
   }
 }
 

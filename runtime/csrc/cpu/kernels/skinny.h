@@ -155,7 +155,7 @@ void skinny_rows_of(const Plan& p, int64_t count, int64_t row, int64_t m0, float
 }
 
 template <class L>
-void run_skinny(const Plan& p, int64_t begin, int64_t end) {
+void run_skinny(const Plan& p, int64_t begin, int64_t end, char*) {
   constexpr int64_t kPitch = kSkinnyBlock + W;
   alignas(64) float sums[kSkinnyBlock * kPitch];
   for (int64_t i = begin; i < end; ++i) {
@@ -184,6 +184,7 @@ void plan_skinny(const Linear& a, int threads, Plan& p) {
   p.k_padded = round_up(most(a.k, 1), L::kStep);
   p.scratch_bytes = a.m * p.k_padded * static_cast<int64_t>(sizeof(typename L::X));
   p.row_block = most(4, least(kSkinnyBlock, round_up((a.n + threads - 1) / threads, 4)));
+  p.local_bytes = 0;
   p.prepare_tasks = a.m;
   p.run_tasks = (a.n + p.row_block - 1) / p.row_block;
   p.prepare = prepare_skinny<L>;
