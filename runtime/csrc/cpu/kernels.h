@@ -50,7 +50,8 @@ struct Weight {
 struct Kernels {
   int64_t (*panel)(const Linear&);                  // rows of x that one plan should take
   void (*plan)(const Linear&, int threads, Plan&);  // fills everything but `scratch`
-  // Rows [begin, end) of y, [m, n] fp32 sums, to the output: bias, epilogue, residual.
+  // y = act(y + bias) + residual in place, for rows [begin, end) of y.
+  void (*finish)(const Linear&, int64_t begin, int64_t end);
   void (*prune)(const Weight&, void* out, int64_t begin, int64_t end);
   void (*pack)(const Weight&, void* values, uint8_t* positions, int64_t begin, int64_t end);
   void (*unpack)(const void* values, const uint8_t* positions, const Weight& out, void* dst, int64_t begin, int64_t end);
