@@ -18,10 +18,10 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
 
 
-def once(run: Callable[[], object]) -> float:
+def once(run: Callable[..., object], *args: object) -> float:
     """Seconds that one call takes."""
     start = time.perf_counter()
-    run()
+    run(*args)
     return time.perf_counter() - start
 
 
@@ -41,12 +41,12 @@ def interleaved(
     """
     for side in sides:
         side(0)
-    turn = sum(once(lambda side=side: side(1)) for side in sides)  # type: ignore[misc]
+    turn = sum(once(side, 1) for side in sides)
     turns = max(least, min(most, int(seconds / max(turn, 1e-9))))
     times: list[list[float]] = [[] for _ in sides]
     for i in range(turns):
         for side, seen in zip(sides, times, strict=True):
-            seen.append(once(lambda side=side: side(i)))  # type: ignore[misc]
+            seen.append(once(side, i))
     return times
 
 
@@ -77,6 +77,7 @@ def meta(device: str, **more: Any) -> dict[str, Any]:
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
+        "load": [round(v, 2) for v in os.getloadavg()],
         **more,
     }
 

@@ -33,7 +33,7 @@ ROTATED_BYTES = 192 << 20  # several times the last-level cache
 
 
 def target(dtype: str, m: int, mode: str) -> float:
-    """The speed-up that the project promises; a machine with native bf16 products has its own row for bf16."""
+    """The promised speed-up; for bf16 less is asked where the machine has native bf16 products."""
     if m > 256:
         return 0.98
     if dtype == "float32":
@@ -79,8 +79,15 @@ def measure(n: int, k: int, m: int, packs: list[tuple[Any, Any, Any]], seconds: 
     exact = x[rows].double() @ packs[0][0].double().T
     error = ((ours(0)[rows].double() - exact).norm() / exact.norm()).item()
     dense_us, ours_us = (_measure.median_us(t) for t in times)
-    return {"dense_us": round(dense_us, 1), "ours_us": round(ours_us, 1),
-            "speedup": round(dense_us / ours_us, 3), "rel_err": error, "turns": len(times[0])}
+    dense_min, ours_min = (min(t) * 1e6 for t in times)
+    return {
+        "dense_us": round(dense_us, 1),
+        "ours_us": round(ours_us, 1),
+        "speedup": round(dense_us / ours_us, 3),
+        "speedup_of_minima": round(dense_min / ours_min, 3),
+        "rel_err": error,
+        "turns": len(times[0]),
+    }
 
 
 def read_bandwidth() -> float:
@@ -107,17 +114,29 @@ def child(mode: str, args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     isa = torch.ops.sparseflow.cpu_isa()
     bandwidth = read_bandwidth()
-    print(f"{mode}: torch {torch.backends.cpu.get_cpu_capability()}, sparseflow {isa}, "
-          f"{args.threads} threads, reads {bandwidth:.1f} GB/s", file=sys.stderr)
+    print(
+        f"{mode}: torch {torch.backends.cpu.get_cpu_capability()}, sparseflow {isa}, "
+        f"{args.threads} threads, reads {bandwidth:.1f} GB/s",
+        file=sys.stderr,
+    )
     rows = []
     for n, k in args.shapes:
         for name in args.dtypes:
             dtype = getattr(torch, name)
             packs = weights(n, k, dtype)
             for m in args.rows:
-                row = {"N": n, "K": k, "M": m, "dtype": name, "mode": mode, "isa": isa,
-                       "torch_isa": torch.backends.cpu.get_cpu_capability(), "threads": args.threads,
-                       **measure(n, k, m, packs, args.seconds), "target": target(name, m, mode)}
+                row = {
+                    "N": n,
+                    "K": k,
+                    "M": m,
+                    "dtype": name,
+                    "mode": mode,
+                    "isa": isa,
+                    "torch_isa": torch.backends.cpu.get_cpu_capability(),
+                    "threads": args.threads,
+                    **measure(n, k, m, packs, args.seconds),
+                    "target": target(name, m, mode),
+                }
                 row["gb_per_s"] = round(gigabytes(n, k, dtype) / row["ours_us"] * 1e6, 2)
                 row["met"] = row["speedup"] >= row["target"]
                 rows.append(row)
@@ -126,10 +145,14 @@ def child(mode: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(row: dict[str, Any]) -> None:
-    print(f"{row['mode']:>6} {row['N']:>6}x{row['K']:<6} {row['dtype']:>8} M={row['M']:<5}"
-          f"{row['dense_us'] / 1e3:>10.3f} ms {row['ours_us'] / 1e3:>9.3f} ms {row['speedup']:>6.2f}x"
-          f"  (≥ {row['target']:.2f} {'met' if row['met'] else 'MISSED'}) {row['gb_per_s']:>6.1f} GB/s"
-          f"  err {row['rel_err']:.1e}", file=sys.stderr, flush=True)
+    print(
+        f"{row['mode']:>6} {row['N']:>6}x{row['K']:<6} {row['dtype']:>8} M={row['M']:<5}"
+        f"{row['dense_us'] / 1e3:>10.3f} ms {row['ours_us'] / 1e3:>9.3f} ms {row['speedup']:>6.2f}x ({row['speedup_of_minima']:.2f})"
+        f"  (≥ {row['target']:.2f} {'met' if row['met'] else 'MISSED'}) {row['gb_per_s']:>6.1f} GB/s"
+        f"  err {row['rel_err']:.1e}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def run_child(mode: str, argv: list[str]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr int kMaxVectors = W == 16 ? 4 : 8;  // of m in a tile
 constexpr int kBlockBytes = 20 * 1024;        // of a k-block of the tile: leaves room in a 32 KB L1
-constexpr int kRowBlock = 64;                 // rows of W that meet one k-block before the next
-constexpr int kAhead = 8;                     // rows of W that are decoded together
+constexpr int kL2Bytes = 384 * 1024;          // of a stretch of k of the tile: stays in L2 over a piece of rows
+constexpr int kPiece = 1024;                  // most rows of W in a task
+constexpr int kAhead = 8;  // rows of W that are read together; hardware prefetch follows about 16 streams, not 32
 constexpr int64_t kStretch = 512;             // k of a prepare task
 
 // Rows of W multiplied together: enough independent sums to hide the latency of the multiply-add.
@@ -102,15 +103,6 @@ inline void decode(const Plan& p, int64_t row, int64_t k0, int64_t k1, Decoded<K
   }
 }
 
-// Asks for what the next k-block will read of a row; harmless past the end.
-template <class Kind>
-inline void prefetch(const Plan& p, int64_t row, int64_t k, int64_t length) {
-  const int64_t groups = (p.a.k + 3) / 4, size = sizeof(typename Kind::D::T);
-  const char* values = static_cast<const char*>(p.a.values) + (row * groups * 2 + k / 2) * size;
-  for (int64_t b = 0; b < length / 2 * size; b += 64) __builtin_prefetch(values + b, 0, 2);
-  __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8, 0, 2);
-}
-
 template <class Kind, int V, int R>
 inline void multiply(const char* x, const Decoded<Kind, V>& d, int first, int64_t entries, float* sums) {
   vf s[R][V] = {};
@@ -131,7 +123,7 @@ inline void multiply(const char* x, const Decoded<Kind, V>& d, int first, int64_
 // Sums [row][m of the tile] to y [m][row].
 template <class D, int V>
 void finish_block(const Plan& p, const float* sums, Tile tile, int64_t row0, int64_t rows) {
-  alignas(64) float lines[W][kRowBlock];
+  alignas(64) float lines[W][kPiece + W];
   for (int t = 0; t < V; ++t) {
     for (int64_t r = 0; r < rows; r += W) {
       vf block[W];
@@ -144,39 +136,44 @@ void finish_block(const Plan& p, const float* sums, Tile tile, int64_t row0, int
   }
 }
 
+// kAhead rows against columns [k0, k1): their sums grow.
 template <class Kind, int V>
-void run_tile(const Plan& p, Tile tile, int64_t row0, int64_t rows) {
+void run_rows(const Plan& p, const char* x, int64_t row, int64_t k0, int64_t k1, float* sums) {
   constexpr int R = rows_at_once(V), kBlock = k_block<Kind>(V);
-  alignas(64) float sums[kRowBlock * V * W] = {};
   Decoded<Kind, V> d;
-  const char* x = tile_data<Kind>(p, tile);
-  for (int64_t k0 = 0; k0 < p.k_padded; k0 += kBlock) {
-    const int64_t k1 = least(k0 + kBlock, p.k_padded);
-    for (int64_t r = 0; r < rows; r += kAhead) {
-      for (int i = 0; i < kAhead; ++i) {
-        const int64_t row = row0 + least(r + i, rows - 1);
-        decode<Kind, V>(p, row, k0, k1, d, i);
-        prefetch<Kind>(p, row, k1, kBlock);
-      }
-      for (int i = 0; i < kAhead; i += R)
-        multiply<Kind, V, R>(x + k0 * Kind::tile_bytes(V), d, i, (k1 - k0) / Kind::kPerEntry, sums + (r + i) * V * W);
-    }
+  for (int64_t k = k0; k < k1; k += kBlock) {
+    const int64_t end = least(k + kBlock, k1);
+    for (int i = 0; i < kAhead; ++i) decode<Kind, V>(p, least(row + i, p.a.n - 1), k, end, d, i);
+    for (int i = 0; i < kAhead; i += R)
+      multiply<Kind, V, R>(x + k * Kind::tile_bytes(V), d, i, (end - k) / Kind::kPerEntry, sums + i * V * W);
   }
+}
+
+// A piece of rows against a tile, in stretches of k whose part of the tile stays in L2.
+template <class Kind, int V>
+void run_tile(const Plan& p, Tile tile, int64_t row0, int64_t rows, float* sums) {
+  constexpr int kBlock = k_block<Kind>(V), kLong = most(1, kL2Bytes / Kind::tile_bytes(V) / kBlock) * kBlock;
+  const char* x = tile_data<Kind>(p, tile);
+  std::memset(sums, 0, round_up(rows, W) * V * W * sizeof(float));
+  for (int64_t k = 0; k < p.k_padded; k += kLong)
+    for (int64_t r = 0; r < rows; r += kAhead)
+      run_rows<Kind, V>(p, x, row0 + r, k, least(k + kLong, p.k_padded), sums + r * V * W);
   finish_block<typename Kind::D, V>(p, sums, tile, row0, rows);
 }
 
 template <class Kind, int V = kMaxVectors>
-void run_tile_of(const Plan& p, Tile tile, int64_t row0, int64_t rows) {
+void run_tile_of(const Plan& p, Tile tile, int64_t row0, int64_t rows, float* sums) {
   if constexpr (V > 1)
-    if (tile.count < V) return run_tile_of<Kind, V - 1>(p, tile, row0, rows);
-  run_tile<Kind, V>(p, tile, row0, rows);
+    if (tile.count < V) return run_tile_of<Kind, V - 1>(p, tile, row0, rows, sums);
+  run_tile<Kind, V>(p, tile, row0, rows, sums);
 }
 
 template <class Kind>
-void run_tiles(const Plan& p, int64_t begin, int64_t end) {
+void run_tiles(const Plan& p, int64_t begin, int64_t end, char* local) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row0 = i / p.tiles * p.row_block;
-    run_tile_of<Kind>(p, tile_of(p, i % p.tiles), row0, least(p.row_block, p.a.n - row0));
+    run_tile_of<Kind>(p, tile_of(p, i % p.tiles), row0, least(p.row_block, p.a.n - row0),
+                      reinterpret_cast<float*>(local));
   }
 }
 
@@ -187,7 +184,9 @@ void plan_tiles(const Linear& a, int threads, Plan& p) {
   p.vectors = (a.m + W - 1) / W;
   p.tiles = (p.vectors + kMaxVectors - 1) / kMaxVectors;
   p.scratch_bytes = p.vectors * Kind::tile_bytes(1) * p.k_padded;
-  p.row_block = most(kAhead, least(kRowBlock, round_up((a.n + threads - 1) / threads, kAhead)));
+  const int64_t pieces = round_up((a.n + kPiece - 1) / kPiece, threads);
+  p.row_block = most(kAhead, round_up((a.n + pieces - 1) / pieces, kAhead));
+  p.local_bytes = (p.row_block + W) * kMaxVectors * W * 4;
   p.prepare_tasks = p.tiles * ((p.k_padded + kStretch - 1) / kStretch);
   p.run_tasks = (a.n + p.row_block - 1) / p.row_block * p.tiles;
   p.prepare = prepare_tiles<Kind>;

@@ -35,9 +35,7 @@ struct Pairs {
     // Nibbles 4, 8, 12, 9, 13, 14 are (0,1) (0,2) (0,3) (1,2) (1,3) (2,3); no other occurs, and each stays in bounds.
     const __m512i pair_of = _mm512_mullo_epi32(
         _mm512_set_epi32(0, 5, 4, 2, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_epi32(kPitch));
-    vu base;
-    for (int i = 0; i < W; ++i) base[i] = i * kPairs * kPitch;
-    *reinterpret_cast<vu_any*>(offset) = (vu)_mm512_permutexvar_epi32(nibbles, pair_of) + (base + first);
+    *reinterpret_cast<vu_any*>(offset) = (vu)_mm512_permutexvar_epi32(nibbles, pair_of) + (kLane * kPairs * kPitch + first);
   }
 
   static constexpr int kPut = 2 * W;

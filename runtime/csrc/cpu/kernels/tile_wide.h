@@ -27,12 +27,9 @@ struct Wide {
     uint32_t word;
     std::memcpy(&word, positions, 4);
     for (int h = 0; h < 16; h += W) {
-      vu shift, base;
-      for (int i = 0; i < W; ++i) {
-        shift[i] = 2 * (h + i);
-        base[i] = (h + i) / 2 * 4 * kPitch;
-      }
-      *reinterpret_cast<vu_any*>(offset + h) = (((vu{} + word) >> shift) & 3) * kPitch + (base + first);
+      const vu lane = kLane + static_cast<uint32_t>(h);
+      *reinterpret_cast<vu_any*>(offset + h) =
+          (((vu{} + word) >> lane * 2) & 3) * kPitch + ((lane >> 1) * 4 * kPitch + first);
     }
   }
 
