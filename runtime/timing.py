@@ -32,13 +32,16 @@ def interleaved(
     """
     for side in sides:
         side(0)
-    turn = sum(once(functools.partial(side, 1)) for side in sides)
-    turns = max(least, min(most, int(seconds / max(turn, 1e-9))))
+    orders = itertools.cycle(itertools.permutations(range(len(sides))))
     times: list[list[float]] = [[] for _ in sides]
-    orders = list(itertools.permutations(range(len(sides))))
-    for i in range(turns):
-        for index in orders[i % len(orders)]:
-            times[index].append(once(functools.partial(sides[index], i)))
+    turns = least
+    for turn in range(most):
+        if turn >= turns:
+            break
+        for index in next(orders):
+            times[index].append(once(functools.partial(sides[index], turn + 1)))
+        if turn == 0:
+            turns = max(least, int(seconds / max(sum(sum(seen) for seen in times), 1e-9)))
     return times
 
 

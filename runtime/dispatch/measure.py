@@ -23,13 +23,14 @@ from sparseflow.runtime.timing import interleaved
 from torch import Tensor
 
 MAX_ROWS = 4096
-MIN_ROWS = 512
+# At many rows of x the kernels' work on x alone counts, which fewer rows of W would not bear.
+MIN_ROWS = 2048
 # Dense bytes of one weight: larger ones are measured on a slice of their rows.
 MAX_WEIGHT_BYTES = 96 << 20
 # Multiplications of one call; above it fewer rows are measured, MIN_ROWS at least.
-MAX_WORK = 1 << 31
+MAX_WORK = 1 << 33
 MAX_COPIES = 64
-MIN_REPS, MAX_REPS = 3, 30
+MIN_REPS, MAX_REPS = 2, 30
 # About: each side of a slow point still runs MIN_REPS times.
 SECONDS_A_POINT = 0.25
 
@@ -83,7 +84,7 @@ def measure_layer(
     """Measure a layer ``[N, K]`` at each M.
 
     A layer too large to measure whole is measured on its first rows and the times scaled: the cost of all
-    sides is linear in N from some hundred rows on. ``Measurement.rows`` records it.
+    sides is linear in N from some thousand rows on. ``Measurement.rows`` records it.
 
     Args:
         n: out features, at least 1.
