@@ -64,7 +64,7 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
     """Export, if possible without assuming that sizes are above 1, so that batch 1 needs no other program."""
 
     def export() -> ExportedProgram:
-        shapes = (leaf_shapes(flat.call, dynamic_shapes),)
+        shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
         exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
         return functional(exported)
 
