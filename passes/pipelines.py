@@ -51,13 +51,13 @@ def _resolve(element: Element) -> Sequence[Pass]:
     if element.name in PIPELINES:
         if element.options or element.body is not None:
             raise PassError(
-                f"pipeline '{element.name}'", "has no options", "Name its passes one by one instead."
+                f"pipeline '{element.name}'", "has no options", "Name its passes instead."
             )
         return parse_pipeline(PIPELINES[element.name])
     if element.name in PASSES:
         if element.body is not None:
             raise PassError(
-                f"pass '{element.name}'", "takes no passes inside", "Write options in braces: {…}."
+                f"pass '{element.name}'", "takes no passes inside", "Options go in braces."
             )
         return (parse_options(pass_class(element.name), element.options),)
     _check_nested(element)

@@ -26,7 +26,7 @@
 // SYNTAX-NOT: Traceback
 
 // RUN: echo 'module { "no.such"() : () -> () }' | not sparseflow-opt 2>&1 | FileCheck %s --check-prefix=DIALECT
-// DIALECT: -:1:10: operation being parsed with an unregistered dialect
+// DIALECT: -:1:19: operation being parsed with an unregistered dialect
 // RUN: echo 'module { "no.such"() : () -> () }' | sparseflow-opt --allow-unregistered-dialect --canonicalize | FileCheck %s --check-prefix=ALLOWED
 // ALLOWED: "no.such"()
 
