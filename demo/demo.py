@@ -18,12 +18,13 @@ from collections.abc import Sequence
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import sparseflow as sf
 import torch
 from models import Encoder, embed, llama_shaped, load_encoder
 from rich.console import Console
 from rich.table import Table
 from sentences import docstring_sentences
+
+import sparseflow as sf
 from sparseflow.runtime import ops  # noqa: F401  # registers the operators
 from sparseflow.runtime.timing import medians
 

@@ -39,7 +39,7 @@ class GraphBuilder:
                 self._translate(op.operation)
         self.graph.eliminate_dead_code()
         module = fx.GraphModule(self.root, self.graph, "Lowered")
-        # GraphModule copies nested attributes into modules of its own; programs must share the packed weights.
+        # GraphModule copies nested attributes into modules of its own; programs share the packed weights.
         for name, child in self.root.named_children():
             if hasattr(module, name):
                 setattr(module, name, child)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch_mlir import ir
+
 from sparseflow.dialect.matchers import defined_by, is_none, operations, weight_ref
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import weight as make_weight
@@ -12,7 +14,6 @@ from sparseflow.passes.base import Pass
 from sparseflow.passes.build import before, none, replace, torch_op
 from sparseflow.passes.products import Product, is_one, read_product
 from sparseflow.passes.views import drop_views_of, keeps_rows, restore_rows
-from torch_mlir import ir
 
 _PRODUCTS = frozenset({"torch.aten.linear", "torch.aten.mm", "torch.aten.matmul", "torch.aten.addmm"})
 

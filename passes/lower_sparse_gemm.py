@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch_mlir import ir
+
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace
 from sparseflow.runtime.dispatch.policy import Policy
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)

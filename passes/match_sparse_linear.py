@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch_mlir import ir
+
 from sparseflow.dialect.linear import linear
 from sparseflow.dialect.matchers import is_none, operations, weight_ref
 from sparseflow.dialect.types import tensor_type
@@ -13,7 +15,6 @@ from sparseflow.passes.build import before, replace
 from sparseflow.passes.eligibility import Limits, reason_to_stay
 from sparseflow.passes.products import any_weight
 from sparseflow.passes.sharing import WeightUses
-from torch_mlir import ir
 
 _OTHER_PRODUCTS = frozenset(
     f"torch.aten.{name}" for name in ("mm", "matmul", "addmm", "bmm", "baddbmm", "mv", "addmv")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from torch_mlir import ir
+
 from sparseflow.dialect import load
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, PassFailedError, RefusalError
@@ -15,7 +17,6 @@ from sparseflow.passes.native import NativePass
 from sparseflow.passes.options import format_pass, parse_options
 from sparseflow.passes.pipeline_text import Element, parse_elements
 from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,11 @@ def _resolve(element: Element) -> Sequence[Pass]:
         return parse_pipeline(element.body)
     if element.name in PIPELINES:
         if element.options or element.body is not None:
-            raise PassError(
-                f"pipeline '{element.name}'", "has no options", "Name its passes instead."
-            )
+            raise PassError(f"pipeline '{element.name}'", "has no options", "Name its passes instead.")
         return parse_pipeline(PIPELINES[element.name])
     if element.name in PASSES:
         if element.body is not None:
-            raise PassError(
-                f"pass '{element.name}'", "takes no passes inside", "Options go in braces."
-            )
+            raise PassError(f"pass '{element.name}'", "takes no passes inside", "Options go in braces.")
         return (parse_options(pass_class(element.name), element.options),)
     _check_nested(element)
     return (NativePass(element.text),)

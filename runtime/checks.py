@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from sparseflow.errors import ArgumentError, WeightError
 from torch import Tensor
+
+from sparseflow.errors import ArgumentError, WeightError
 
 # What the native operators compute in.
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

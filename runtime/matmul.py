@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.packed import PackedWeight
-from torch import Tensor
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 

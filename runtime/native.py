@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from sparseflow.errors import NativeLibraryError
 
 LIBRARY = Path(__file__).with_name("libsparseflow_runtime.so")

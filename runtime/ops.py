@@ -11,9 +11,10 @@ import functools
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime import native, portable
-from torch import Tensor
 
 native.load()
 

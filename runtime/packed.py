@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import checks, ops
 from sparseflow.runtime.checks import NATIVE_DTYPES
 from sparseflow.runtime.pattern import first_violation
-from torch import Tensor, nn
 
 
 def packed_shapes(out_features: int, in_features: int) -> tuple[tuple[int, int], tuple[int, int]]:

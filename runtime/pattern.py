@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from sparseflow.runtime import checks, ops, portable
 from torch import Tensor
+
+from sparseflow.runtime import checks, ops, portable
 
 
 def prune_24(w: Tensor, *, name: str = "weight") -> Tensor:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import torch
+
 from sparseflow.runtime import native, ops  # noqa: F401 - ops registers cpu_isa
 
 CPUINFO = Path("/proc/cpuinfo")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import checks, ops, pattern
 from sparseflow.runtime.backends import Backend
@@ -20,7 +22,6 @@ from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.timing import interleaved
-from torch import Tensor
 
 MAX_ROWS = 4096
 # At many rows of x the kernels' work on x alone counts, which fewer rows of W would not bear.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+
 from sparseflow.runtime.dispatch.machine import Machine
 from sparseflow.runtime.dispatch.measurement import Measurement
 from sparseflow.runtime.dispatch.policy import Policy, choose

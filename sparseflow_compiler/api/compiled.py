@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
 from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
 from sparseflow.frontend.calls import CallSignature
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from sparseflow.api.program import Program

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch_mlir import ir
+
 from sparseflow.api.report import LayerReport, Range, Report
 from sparseflow.dialect.matchers import WeightRef, weight_ref
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.runtime.packed import packed_shapes
-from torch_mlir import ir
 
 if TYPE_CHECKING:
     from sparseflow.api.options import CompileOptions

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch_mlir import ir
+
 from sparseflow.api.decisions import TORCH_DTYPES, policy_key
 from sparseflow.api.progress import Step
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.runtime.dispatch import Policy
-from torch_mlir import ir
 
 
 def measured_policies(module: ir.Module, step: Step) -> dict[str, Policy]:

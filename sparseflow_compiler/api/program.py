@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
+from torch_mlir import ir
+
 from sparseflow import dialect
 from sparseflow.api.decisions import LayerDecision, decide
 from sparseflow.api.options import CompileOptions
@@ -27,8 +30,6 @@ from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
 from sparseflow.runtime import first_violation
 from sparseflow.runtime.dispatch import Policy
-from torch import nn
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)

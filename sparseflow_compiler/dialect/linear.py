@@ -4,12 +4,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+from torch_mlir import ir
+from torch_mlir.dialects import ext
+
 from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, quoted, string_attribute
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
-from torch_mlir import ir
-from torch_mlir.dialects import ext
 
 EPILOGUES = ("none", "relu", "gelu", "gelu_tanh", "silu")
 """Activations that the operation can apply to its result."""

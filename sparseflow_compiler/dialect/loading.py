@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from threading import Lock
 
-from sparseflow.dialect.base import SparseGemm
 from torch_mlir import ir
 from torch_mlir.dialects import torch as torch_dialect
+
+from sparseflow.dialect.base import SparseGemm
 
 # Loading registers Python classes in tables that all contexts share.
 _lock = Lock()

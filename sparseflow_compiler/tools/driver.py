@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch_mlir import ir
+
 from sparseflow.dialect import load
 from sparseflow.errors import ArgumentError, ParseError, PassError, SparseFlowError
 from sparseflow.passes.base import Pass, PassFailedError
@@ -14,7 +16,6 @@ from sparseflow.passes.pipelines import check_passes, label, parse_pipeline, run
 from sparseflow.tools.arguments import Arguments
 from sparseflow.tools.diagnostics import Diagnostic, diagnostic, mismatches, read_expectations
 from sparseflow.tools.source import Chunk, read_chunks
-from torch_mlir import ir
 
 _SEPARATOR = "\n// -----\n"
 

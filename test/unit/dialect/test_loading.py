@@ -5,8 +5,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sparseflow.dialect import LinearOp, WeightOp, load
 from torch_mlir import ir
+
+from sparseflow.dialect import LinearOp, WeightOp, load
 
 TEXT = """
 func.func @main(%x: !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[?,8],f32> {

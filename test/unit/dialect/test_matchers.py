@@ -1,6 +1,8 @@
 """Matchers over values: constants, weights, operations."""
 
 import pytest
+from torch_mlir import ir
+
 from sparseflow.dialect import load
 from sparseflow.dialect.matchers import (
     constant_int,
@@ -11,7 +13,6 @@ from sparseflow.dialect.matchers import (
     operations,
     weight_ref,
 )
-from torch_mlir import ir
 
 TEXT = """
 func.func @main(%x: !torch.vtensor<[4,64],f32>, %s: !torch.int) {

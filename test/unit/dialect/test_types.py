@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch_mlir import ir
+
 from sparseflow.dialect import load
 from sparseflow.dialect.types import TensorType, compatible, packed_types, tensor_type
-from torch_mlir import ir
 
 DTYPES = ["f16", "bf16", "f32", "f64", "si64", "ui8", "i1", "f8E4M3FN", "complex<f32>"]
 shapes = st.none() | st.lists(st.none() | st.integers(0, 2**40), max_size=5).map(tuple)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch import (
     MEASURED_M,

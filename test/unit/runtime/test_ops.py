@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime import PackedWeight, compress_2_4, ops, prune_24, sparse_mm
 

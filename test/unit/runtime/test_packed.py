@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import PackedWeight, compress_2_4, prune_24, sparse_mm
 

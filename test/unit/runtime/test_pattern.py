@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import sparseflow.runtime.checks as checks
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import sparseflow.runtime.checks as checks
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import first_violation, is_24, ops, portable, prune_24
 

@@ -10,6 +10,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch import Measurement, Policy, choose

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sparseflow.errors import ArgumentError, InferenceOnlyError
 from sparseflow.runtime import Policy, compress_2_4, prune_24, sparse_mm
 

@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 import torch
+
 from sparseflow.runtime.dispatch import Measurement, Table
 from sparseflow.runtime.dispatch.machine import Machine
 from sparseflow.runtime.dispatch.table import DispatchTableWarning, cache_dir
