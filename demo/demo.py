@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -67,12 +68,17 @@ def encoder_demo() -> None:
         compiled(**batch), compiled(**single)
         console.print(compiled.report.table())
         compare_embeddings(encoder, compiled, sentences)
-        rows = [
-            (f"{what}: {x['input_ids'].shape[0]}×{x['input_ids'].shape[1]} tokens",
-             medians([lambda _, x=x: encoder.model(**x), lambda _, x=x: compiled(**x)], seconds=4))
-            for what, x in (("batch", batch), ("one sentence", single))
-        ]  # fmt: skip
+        rows = [_encoder_times(encoder, compiled, inputs) for inputs in (batch, single)]
     show_times("Sentence encoder, whole model", rows)
+
+
+def _encoder_times(
+    encoder: Encoder, compiled: sf.CompiledModel, inputs: dict[str, torch.Tensor]
+) -> tuple[str, list[float]]:
+    """What is encoded, and the seconds of the dense and of the compiled model."""
+    batch, length = inputs["input_ids"].shape
+    seconds = medians([lambda _: encoder.model(**inputs), lambda _: compiled(**inputs)], seconds=4)
+    return f"{batch} sentences of {length} tokens", seconds
 
 
 def decoder_demo() -> None:
@@ -97,7 +103,7 @@ def decoder_demo() -> None:
     )
 
 
-def _decode(model: torch.nn.Module, token: torch.Tensor, cache: object) -> None:
+def _decode(model: torch.nn.Module, token: torch.Tensor, cache: Any) -> None:
     """One decoding step that leaves the cache as it was."""
     model(token, past_key_values=cache, use_cache=True)
     if cache.get_seq_length() > PROMPT:

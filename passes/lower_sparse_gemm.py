@@ -104,7 +104,7 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
         none() if view.residual is None else view.residual,
         constant_int(_packable(layer).k),
         constant_str(view.epilogue.value),
-        int_list(_policy(view.policy.value)),
+        int_list(Policy.parse(view.policy.value).to_ints()),
     ]
     return ir.Operation.create(
         "torch.operator",
@@ -112,7 +112,3 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
         operands=operands,
         attributes={"name": ir.StringAttr.get("torch.sparseflow.linear")},
     ).results[0]
-
-
-def _policy(text: str) -> list[int]:
-    return Policy.parse(text).to_ints() if text else []

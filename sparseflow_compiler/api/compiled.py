@@ -194,7 +194,7 @@ class CompiledModel(nn.Module):
                 "detach it, or call under torch.no_grad()",
             )
 
-    def _routed(self) -> nn.Module:
+    def _routed(self) -> Any:
         """A shallow copy of the model whose forward is the compiled one, for methods that call it."""
         routed = copy.copy(self._model)
         forward = self._model.forward

@@ -117,6 +117,7 @@ def build_program(
     with clock.stage("pack") as step:
         bank.pack(step)
     runnable = torch.compile(graph, dynamic=True) if options.inner == "inductor" else graph
+    assert isinstance(runnable, nn.Module), "torch.compile of a module is a module"
     written = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     buffers = {name: bank.source(name) for name in written}
     executable = Executable(runnable, imported.signature, captured.call_signature, buffers)

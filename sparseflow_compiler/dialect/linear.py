@@ -58,7 +58,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
             yield "needs a string 'policy'; \"\" means always sparse"
             return
         try:
-            _ = Policy.parse(policy) if policy else None
+            Policy.parse(policy)
         except ArgumentError as error:
             yield f"has a malformed {error.subject}: {error.rule}"
 

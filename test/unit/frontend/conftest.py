@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch_mlir import ir
+
 from sparseflow import dialect
 from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
 from sparseflow.frontend.structure import flatten
 from sparseflow.lowering import DenseWeights, to_fx
-from torch_mlir import ir
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Caches of transformers: passed in, changed in place, returned; decoding needs one program, not one a token."""
+"""Caches: passed in, changed in place, returned; decoding needs one program, not one a token."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import transformers as tf
+
 from sparseflow.frontend.structure import flatten
 
 SMALL = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from sparseflow.frontend.structure import COUNTERS, Decoder, Encoder, flatten
 
 
