@@ -13,6 +13,7 @@ from torch import nn
 from sparseflow.errors import CaptureError, SparseFlowError
 from sparseflow.frontend.flat_module import ModelFailure
 
+_STDLIB = sysconfig.get_path("stdlib")
 _SPARSEFLOW = str(Path(__file__).parent.parent)
 _REMEDIES = (
     (
@@ -77,4 +78,4 @@ def is_library_file(filename: str) -> bool:
     """Whether a file belongs to torch, Python or SparseFlow, or is no file at all."""
     if filename.startswith(("<", torch.__path__[0], _SPARSEFLOW)):
         return True
-    return filename.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in filename
+    return filename.startswith(_STDLIB) and "site-packages" not in filename
