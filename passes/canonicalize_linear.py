@@ -77,6 +77,8 @@ def _canonicalize(op: ir.Operation, product: Product, n: int) -> None:
         bias = none() if product.bias is None else product.bias
         layer = torch_op("torch.aten.linear", [x, _oriented(product), bias], type_.with_last(n).build())
         result = layer if x == product.x else restore_rows(layer, n, op.results[0].type)
+    if "sparse_gemm.reason" in op.attributes:
+        layer.owner.attributes["sparse_gemm.reason"] = op.attributes["sparse_gemm.reason"]
     replace(op, result)
     if result != layer:
         drop_views_of(layer, result)
@@ -122,6 +124,7 @@ def _can_absorb(layer: ir.Operation, bias: ir.Value, result: ir.Value) -> bool:
         return False
     return (
         is_none(layer.operands[2])
+        and "sparse_gemm.reason" not in layer.attributes
         and len(list(layer.results[0].uses)) == 1
         and layer.results[0].type == result.type
         and bias_type.shape == (type_.dim(-1),)

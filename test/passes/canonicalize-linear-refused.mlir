@@ -40,6 +40,17 @@ func.func @bias_that_broadcasts(%x: !torch.vtensor<[4,64],f32>, %m: !torch.vtens
   return %0, %1 : !torch.vtensor<[4,32],f32>, !torch.vtensor<[4,32],f32>
 }
 
+// A layer that was decided about stays as it was then.
+func.func @reasoned(%x: !torch.vtensor<[4,64],f32>) -> !torch.vtensor<[4,32],f32> {
+  %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
+  %b = "sparse_gemm.weight"() {name = "b"} : () -> !torch.vtensor<[32],f32>
+  %none = torch.constant.none
+  %one = torch.constant.int 1
+  %0 = torch.aten.linear %x, %w, %none {sparse_gemm.reason = "skipped"} : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
+  %1 = torch.aten.add.Tensor %0, %b, %one : !torch.vtensor<[4,32],f32>, !torch.vtensor<[32],f32>, !torch.int -> !torch.vtensor<[4,32],f32>
+  return %1 : !torch.vtensor<[4,32],f32>
+}
+
 func.func @another_dtype(%x: !torch.vtensor<[4,64],f16>) -> !torch.vtensor<[4,32],f32> {
   %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[64,32],f32>
   %y = torch.aten.mm %x, %w : !torch.vtensor<[4,64],f16>, !torch.vtensor<[64,32],f32> -> !torch.vtensor<[4,32],f32>

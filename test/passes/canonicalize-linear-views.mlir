@@ -101,6 +101,20 @@ func.func @flat_result_is_read(%x: !torch.vtensor<[2,8,64],f32>) -> (!torch.vten
   return %r, %z : !torch.vtensor<[16,32],f32>, !torch.vtensor<[2,8,32],f32>
 }
 
+// The reason of a layer stays with it.
+// CHECK-LABEL: func.func @reasoned
+func.func @reasoned(%x: !torch.vtensor<[2,8,64],f32>) -> !torch.vtensor<[16,32],f32> {
+  // CHECK: torch.aten.linear %arg0, %{{.*}} {sparse_gemm.reason = "skipped"} : {{.*}} -> !torch.vtensor<[2,8,32],f32>
+  %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
+  %none = torch.constant.none
+  %m1 = torch.constant.int -1
+  %i64 = torch.constant.int 64
+  %in = torch.prim.ListConstruct %m1, %i64 : (!torch.int, !torch.int) -> !torch.list<int>
+  %flat = torch.aten.view %x, %in : !torch.vtensor<[2,8,64],f32>, !torch.list<int> -> !torch.vtensor<[16,64],f32>
+  %y = torch.aten.linear %flat, %w, %none {sparse_gemm.reason = "skipped"} : !torch.vtensor<[16,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[16,32],f32>
+  return %y : !torch.vtensor<[16,32],f32>
+}
+
 // A view that cuts rows apart is no flattening.
 // CHECK-LABEL: func.func @rows_cut_apart
 func.func @rows_cut_apart(%x: !torch.vtensor<[2,8,64],f32>) -> !torch.vtensor<[32,16],f32> {

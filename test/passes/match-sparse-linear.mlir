@@ -204,3 +204,21 @@ func.func @sparse_already(%x: !torch.vtensor<[4,64],f32>) {
   %1 = torch.aten.linear %x, %w, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
   return
 }
+
+// -----
+
+// Operators that the dialect doesn't know are products by their name; experts' weights are of rank 3.
+// CHECK-LABEL: func.func @operators
+func.func @operators(%x: !torch.vtensor<[?,64],f32>, %offsets: !torch.vtensor<[4],si32>) {
+  // CHECK: torch.operator "torch.transformers.grouped_mm_fallback"{{.*}} {sparse_gemm.reason = "its weight has rank 3; only matrices can be packed"
+  // CHECK: torch.operator "torch.ns.comm"
+  // CHECK-NOT: sparse_gemm.reason
+  // CHECK: return
+  %w = "sparse_gemm.weight"() {name = "experts"} : () -> !torch.vtensor<[4,256,64],f32>
+  %1 = torch.constant.int 1
+  %2 = torch.constant.int 2
+  %t = torch.aten.transpose.int %w, %1, %2 : !torch.vtensor<[4,256,64],f32>, !torch.int, !torch.int -> !torch.vtensor<[4,64,256],f32>
+  %y = torch.operator "torch.transformers.grouped_mm_fallback"(%x, %t, %offsets) : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[4,64,256],f32>, !torch.vtensor<[4],si32>) -> !torch.vtensor<[?,256],f32>
+  %z = torch.operator "torch.ns.comm"(%w) : (!torch.vtensor<[4,256,64],f32>) -> !torch.vtensor<[4,256,64],f32>
+  return
+}

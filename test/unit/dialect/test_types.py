@@ -36,7 +36,8 @@ def test_other_types_are_none(context, text):
 
 
 def test_a_sparse_encoding_is_none(context):
-    text = "!torch.vtensor<[8,8],f32,#sparse_tensor.encoding<{ map = (d0, d1) -> (d0 : dense, d1 : compressed) }>>"
+    encoding = "#sparse_tensor.encoding<{ map = (d0, d1) -> (d0 : dense, d1 : compressed) }>"
+    text = f"!torch.vtensor<[8,8],f32,{encoding}>"
     with context:
         assert tensor_type(ir.Type.parse(text)) is None
 

@@ -64,19 +64,22 @@ def test_no_passes(text):
     assert parse_pipeline(text) == ()
 
 
-@given(text=st.text(alphabet="ab-,(){}'\"= .", max_size=30))
-def test_any_text_parses_or_is_refused(text):
+def refusal(read, text):
+    """The error that reading a text ends with, None without one; anything else escapes."""
     try:
-        elements = parse_elements(text)
+        read(text)
     except PassError as error:
-        assert repr(text)[1:-1] or error.rule
-    else:
-        assert all(element.name for element in elements)
+        return error
+    return None
+
+
+@given(text=st.text(alphabet="ab-,(){}'\"= .", max_size=30))
+def test_any_pipeline_parses_or_is_refused_by_its_text(text):
+    error = refusal(parse_elements, text)
+    assert error is None or error.subject.startswith("pipeline '")
 
 
 @given(text=st.text(alphabet="ab=', -\\", max_size=20))
-def test_any_options_parse_or_are_refused(text):
-    try:
-        parse_options(MatchSparseLinear, text)
-    except PassError as error:
-        assert "match-sparse-linear" in error.subject
+def test_any_options_parse_or_are_refused_by_the_pass(text):
+    error = refusal(lambda text: parse_options(MatchSparseLinear, text), text)
+    assert error is None or "match-sparse-linear" in error.subject

@@ -13,60 +13,62 @@ from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.runtime import compress_2_4, prune_24
 
 N, K, P = 20, 12, 24
+XK, XN, XP = (f"!torch.vtensor<[?,?,{size}],f32>" for size in (K, N, P))
 
 # A Conv1D with the views around it, a transposed product with its bias added after, weights that two layers
-# share, and two projections that merge; one of those is then viewed across the dimension that it is a slice of.
+# share, and two projections that merge; one of
+# those is then viewed across the dimension that it is a slice of.
 TEXT = f"""
-func.func @main(%x: !torch.vtensor<[?,?,{K}],f32>) ->
-    (!torch.vtensor<[?,?,{N}],f32>, !torch.vtensor<[?,?,{N}],f32>, !torch.vtensor<[?,?,{P}],f32>,
-     !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[?,?,{N}],f32>, !torch.vtensor<[?],f32>) {{
+func.func @main(%x: {XK}) ->
+    ({XN}, {XN}, {XP},
+     {XK}, {XN}, !torch.vtensor<[?],f32>) {{
   %none = torch.constant.none
   %0 = torch.constant.int 0
   %1 = torch.constant.int 1
   %m1 = torch.constant.int -1
   %n = torch.constant.int {N}
   %k = torch.constant.int {K}
-  %s0 = torch.aten.size.int %x, %0 : !torch.vtensor<[?,?,{K}],f32>, !torch.int -> !torch.int
-  %s1 = torch.aten.size.int %x, %1 : !torch.vtensor<[?,?,{K}],f32>, !torch.int -> !torch.int
+  %s0 = torch.aten.size.int %x, %0 : {XK}, !torch.int -> !torch.int
+  %s1 = torch.aten.size.int %x, %1 : {XK}, !torch.int -> !torch.int
 
   %conv = "sparse_gemm.weight"() {{name = "conv"}} : () -> !torch.vtensor<[{K},{N}],f32>
   %bias = "sparse_gemm.weight"() {{name = "bias"}} : () -> !torch.vtensor<[{N}],f32>
   %in = torch.prim.ListConstruct %m1, %k : (!torch.int, !torch.int) -> !torch.list<int>
   %flat = torch.aten.view %x, %in
-    : !torch.vtensor<[?,?,{K}],f32>, !torch.list<int> -> !torch.vtensor<[?,{K}],f32>
+    : {XK}, !torch.list<int> -> !torch.vtensor<[?,{K}],f32>
   %c = torch.aten.addmm %bias, %flat, %conv, %1, %1 : !torch.vtensor<[{N}],f32>, !torch.vtensor<[?,{K}],f32>,
     !torch.vtensor<[{K},{N}],f32>, !torch.int, !torch.int -> !torch.vtensor<[?,{N}],f32>
   %out = torch.prim.ListConstruct %s0, %s1, %n : (!torch.int, !torch.int, !torch.int) -> !torch.list<int>
-  %y0 = torch.aten.view %c, %out : !torch.vtensor<[?,{N}],f32>, !torch.list<int> -> !torch.vtensor<[?,?,{N}],f32>
+  %y0 = torch.aten.view %c, %out : !torch.vtensor<[?,{N}],f32>, !torch.list<int> -> {XN}
 
   %q = "sparse_gemm.weight"() {{name = "q"}} : () -> !torch.vtensor<[{N},{K}],f32>
   %qt = torch.aten.t %q : !torch.vtensor<[{N},{K}],f32> -> !torch.vtensor<[{K},{N}],f32>
   %qx = torch.aten.matmul %x, %qt
-    : !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[{K},{N}],f32> -> !torch.vtensor<[?,?,{N}],f32>
+    : {XK}, !torch.vtensor<[{K},{N}],f32> -> {XN}
   %qb = "sparse_gemm.weight"() {{name = "qb"}} : () -> !torch.vtensor<[{N}],f32>
   %y1 = torch.aten.add.Tensor %qx, %qb, %1
-    : !torch.vtensor<[?,?,{N}],f32>, !torch.vtensor<[{N}],f32>, !torch.int -> !torch.vtensor<[?,?,{N}],f32>
+    : {XN}, !torch.vtensor<[{N}],f32>, !torch.int -> {XN}
 
   %p = "sparse_gemm.weight"() {{name = "p"}} : () -> !torch.vtensor<[{P},{K}],f32>
   %y2 = torch.aten.linear %x, %p, %none
-    : !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[{P},{K}],f32>, !torch.none -> !torch.vtensor<[?,?,{P}],f32>
+    : {XK}, !torch.vtensor<[{P},{K}],f32>, !torch.none -> {XP}
 
   %square = "sparse_gemm.weight"() {{name = "square"}} : () -> !torch.vtensor<[{K},{K}],f32>
   %h = torch.aten.matmul %x, %square
-    : !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[{K},{K}],f32> -> !torch.vtensor<[?,?,{K}],f32>
-  %r = torch.aten.relu %h : !torch.vtensor<[?,?,{K}],f32> -> !torch.vtensor<[?,?,{K}],f32>
+    : {XK}, !torch.vtensor<[{K},{K}],f32> -> {XK}
+  %r = torch.aten.relu %h : {XK} -> {XK}
   %y3 = torch.aten.matmul %r, %square
-    : !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[{K},{K}],f32> -> !torch.vtensor<[?,?,{K}],f32>
+    : {XK}, !torch.vtensor<[{K},{K}],f32> -> {XK}
   %y4 = torch.aten.linear %r, %q, %none
-    : !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[{N},{K}],f32>, !torch.none -> !torch.vtensor<[?,?,{N}],f32>
+    : {XK}, !torch.vtensor<[{N},{K}],f32>, !torch.none -> {XN}
 
   %v = "sparse_gemm.weight"() {{name = "v"}} : () -> !torch.vtensor<[{N},{K}],f32>
   %vx = torch.aten.linear %x, %v, %none
-    : !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[{N},{K}],f32>, !torch.none -> !torch.vtensor<[?,?,{N}],f32>
+    : {XK}, !torch.vtensor<[{N},{K}],f32>, !torch.none -> {XN}
   %all = torch.prim.ListConstruct %m1 : (!torch.int) -> !torch.list<int>
-  %y5 = torch.aten.view %vx, %all : !torch.vtensor<[?,?,{N}],f32>, !torch.list<int> -> !torch.vtensor<[?],f32>
-  return %y0, %y1, %y2, %y3, %y4, %y5 : !torch.vtensor<[?,?,{N}],f32>, !torch.vtensor<[?,?,{N}],f32>,
-    !torch.vtensor<[?,?,{P}],f32>, !torch.vtensor<[?,?,{K}],f32>, !torch.vtensor<[?,?,{N}],f32>, !torch.vtensor<[?],f32>
+  %y5 = torch.aten.view %vx, %all : {XN}, !torch.list<int> -> !torch.vtensor<[?],f32>
+  return %y0, %y1, %y2, %y3, %y4, %y5 : {XN}, {XN},
+    {XP}, {XK}, {XN}, !torch.vtensor<[?],f32>
 }}
 """
 
