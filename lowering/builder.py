@@ -72,7 +72,7 @@ class GraphBuilder:
 
 def _name(op: ir.Operation) -> str:
     """The name of the operator that an operation stands for."""
-    return ir.StringAttr(op.attributes["name"]).value if op.name == "torch.operator" else op.name
+    return str(ir.StringAttr(op.attributes["name"]).value if op.name == "torch.operator" else op.name)
 
 
 def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
@@ -153,6 +153,7 @@ _HANDLERS: dict[str, Handler] = {
     "torch.prim.NumToTensor.Scalar": _forward,
     "torch.aten.Int.bool": _forward,
     "torch.aten.Float.bool": _forward,
+    "torch.aten.detach": _forward,
     "torch.derefine": _forward,
     "torch.tensor_static_info_cast": _forward,
     "torch.vtensor.literal": _literal,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import fx
 
 _ATEN = torch.ops.aten
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "relu": (_ATEN.relu.default, {}),
     "gelu": (_ATEN.gelu.default, {}),
     "gelu_tanh": (_ATEN.gelu.default, {"approximate": "tanh"}),

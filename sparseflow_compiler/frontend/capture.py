@@ -69,7 +69,7 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
         return functional(exported)
 
     try:
-        with _config.patch(backed_size_oblivious=True):
+        with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return export()
     except Exception:  # torch.export fails in many ways; the second attempt raises what matters
         return export()

@@ -12,6 +12,7 @@ from torch import nn
 
 from sparseflow.errors import CaptureError
 
+_Held = tuple[nn.Module, str, str, torch.Tensor]
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -19,13 +20,14 @@ _TABLES = ("_parameters", "_buffers", "_modules")
 class ModuleState:
     """The tensors of a model's modules: buffers, and plain attributes."""
 
-    buffers: list[tuple[nn.Module, str, str, torch.Tensor]]
-    attributes: list[tuple[nn.Module, str, str, torch.Tensor]]
+    buffers: list[_Held]
+    attributes: list[_Held]
 
     @classmethod
     def of(cls, model: nn.Module) -> ModuleState:
         """Record what the modules hold now; every entry is (module, path of it, attribute, tensor)."""
-        buffers, attributes = [], []
+        buffers: list[_Held] = []
+        attributes: list[_Held] = []
         for path, module in _own_modules(model):
             for table, entries in ((module._buffers, buffers), (vars(module), attributes)):
                 tensors = [(name, value) for name, value in table.items() if isinstance(value, torch.Tensor)]
@@ -41,8 +43,7 @@ class ModuleState:
         for module, path, name, old in self.buffers:
             new = module._buffers.get(name)
             if new is not old:
-                _require_like(old, new, f"{path}.{name}")
-                old.copy_(new)
+                old.copy_(_like(old, new, f"{path}.{name}"))
                 module._buffers[name] = old
         for module, path, name, old in self.attributes:
             if getattr(module, name, old) is not old:
@@ -53,14 +54,15 @@ class ModuleState:
                 )
 
 
-def _require_like(old: torch.Tensor, new: torch.Tensor | None, name: str) -> None:
-    if new is None or new.shape != old.shape or new.dtype != old.dtype:
-        found = None if new is None else f"{list(new.shape)} {new.dtype}"
-        raise CaptureError(
-            name,
-            f"forward assigns {found} to the buffer of {list(old.shape)} {old.dtype}",
-            "keep a buffer's shape and dtype, or return the new value",
-        )
+def _like(old: torch.Tensor, new: torch.Tensor | None, name: str) -> torch.Tensor:
+    if new is not None and new.shape == old.shape and new.dtype == old.dtype:
+        return new
+    found = None if new is None else f"{list(new.shape)} {new.dtype}"
+    raise CaptureError(
+        name,
+        f"forward assigns {found} to the buffer of {list(old.shape)} {old.dtype}",
+        "keep a buffer's shape and dtype, or return the new value",
+    )
 
 
 @contextmanager

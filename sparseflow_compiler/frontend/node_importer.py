@@ -104,7 +104,8 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         ]
         value = node.meta.get("val")
         count = len(schema.returns)
-        types = [self._cc.of(v) for v in ([value] if count == 1 else value if count else [])]
+        values = [value] if count == 1 else [] if count == 0 else list(value or ())
+        types = [self._cc.of(v) for v in values]
         if count > 1:
             self._multi_result_nodes.add(node)
         op = fx_importer._emit_operation(name, result_types=types, operands=operands, loc=loc)

@@ -63,7 +63,8 @@ class CapturedProgram:
     @property
     def range_constraints(self) -> Mapping[Any, Any]:
         """The range of each symbolic size, as torch.export found it."""
-        return self.exported.range_constraints
+        constraints: Mapping[Any, Any] = self.exported.range_constraints
+        return constraints
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Flat:
         """Take a call apart, for `accepts_flat` and the executable."""

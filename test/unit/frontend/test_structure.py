@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparseflow.errors import ArgumentError
 from sparseflow.frontend.structure import COUNTERS, Decoder, Encoder, flatten
 
 
@@ -79,6 +80,16 @@ def test_an_update_keeps_the_object():
     Decoder(encoder.leaves).update(node, state)
     assert node.x.shape == (2,)
     assert (node.other, node.names) == (4, ["a"])
+
+
+class Bag(list):
+    """A container that neither pytrees nor we know."""
+
+
+@pytest.mark.parametrize("value", [Bag([torch.ones(1)]), {torch.ones(1)}], ids=["subclass", "set"])
+def test_a_container_that_would_hide_tensors_is_refused(value):
+    with pytest.raises(ArgumentError, match="register_pytree_node"):
+        flatten((value,))
 
 
 def test_counters_are_leaves_above_one(monkeypatch):
