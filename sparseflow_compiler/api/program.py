@@ -15,7 +15,7 @@ from torch_mlir import ir
 from sparseflow import dialect
 from sparseflow.api.decisions import LayerDecision, decide
 from sparseflow.api.options import CompileOptions
-from sparseflow.api.policies import measured_policies, policy_table
+from sparseflow.api.policies import measured_policies
 from sparseflow.api.progress import Progress, Step
 from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.dialect.matchers import operations
@@ -106,7 +106,7 @@ def build_program(
         with clock.stage("measure") as step:
             policies = measured_policies(module, step)
     with clock.stage("passes"):
-        run_pipeline(module, [ApplyPolicy(policy_table(policies))])
+        run_pipeline(module, [ApplyPolicy.of(policies)])
         stages["sparse_gemm"] = module.operation.clone()
         decisions = decide(module)
         run_pipeline(module, [LowerSparseGemm()])
