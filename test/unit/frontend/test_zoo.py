@@ -2,108 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
-import transformers as tf
-
-VOCABULARY = 96
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 64,
-}
-GROUPED = {**SMALL, "num_key_value_heads": 2}
-IMAGE = {
-    "image_size": 16,
-    "patch_size": 4,
-    **{k: v for k, v in SMALL.items() if "vocab" not in k and "max" not in k},
-}
-
-TEXT: dict[str, tuple[type, Callable[[], Any]]] = {
-    "llama": (tf.LlamaForCausalLM, lambda: tf.LlamaConfig(**GROUPED)),
-    "qwen3": (tf.Qwen3ForCausalLM, lambda: tf.Qwen3Config(head_dim=8, **GROUPED)),
-    "mistral": (tf.MistralForCausalLM, lambda: tf.MistralConfig(sliding_window=8, **GROUPED)),
-    "gemma3": (tf.Gemma3ForCausalLM, lambda: tf.Gemma3TextConfig(head_dim=8, sliding_window=8, **GROUPED)),
-    "phi3": (tf.Phi3ForCausalLM, lambda: tf.Phi3Config(pad_token_id=0, eos_token_id=1, **GROUPED)),
-    "gpt2": (
-        tf.GPT2LMHeadModel,
-        lambda: tf.GPT2Config(
-            n_embd=32, n_layer=2, n_head=4, vocab_size=96, n_positions=64, bos_token_id=1, eos_token_id=1
-        ),
-    ),
-    "opt": (tf.OPTForCausalLM, lambda: tf.OPTConfig(ffn_dim=48, word_embed_proj_dim=32, **SMALL)),
-    "falcon": (tf.FalconForCausalLM, lambda: tf.FalconConfig(**SMALL)),
-    "bert": (tf.BertModel, lambda: tf.BertConfig(**SMALL)),
-    "roberta": (tf.RobertaForMaskedLM, lambda: tf.RobertaConfig(**SMALL)),
-    "t5 encoder": (
-        tf.T5EncoderModel,
-        lambda: tf.T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=96),
-    ),
-    "mixtral": (tf.MixtralForCausalLM, lambda: tf.MixtralConfig(num_local_experts=4, **GROUPED)),
-    "deberta": (tf.DebertaV2Model, lambda: tf.DebertaV2Config(**SMALL)),
-    "gpt-neox": (tf.GPTNeoXForCausalLM, lambda: tf.GPTNeoXConfig(**SMALL)),
-    "bloom": (
-        tf.BloomForCausalLM,
-        lambda: tf.BloomConfig(n_layer=2, n_head=4, hidden_size=32, vocab_size=96),
-    ),
-}
+import zoo
 
 
-def tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(3, VOCABULARY, (batch, length))
-
-
-@pytest.mark.parametrize("name", TEXT)
-def test_a_text_model_equals_eager_for_other_batches_and_lengths(name, round_trip):
-    model_class, config = TEXT[name]
-    model = model_class(config()).eval()
-    sizes = ((2, 5), (1, 6), (3, 4))
-    round_trip(model, *(((), {"input_ids": tokens(*size)}) for size in sizes))
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_a_model_equals_eager_for_other_batches_and_lengths(name, round_trip):
+    model, calls = zoo.model_and_calls(name)
+    round_trip(model, *calls)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_padding_is_masked_as_in_eager(name, round_trip):
-    model_class, config = TEXT[name]
-    model = model_class(config()).eval()
-
     def call(batch, length):
         mask = (torch.arange(length) < torch.randint(2, length, (batch, 1))).long()
-        return (), {"input_ids": tokens(batch, length), "attention_mask": mask}
+        return (), {"input_ids": zoo.tokens(batch, length), "attention_mask": mask}
 
-    round_trip(model, call(2, 5), call(3, 9), call(1, 7))
-
-
-def test_vit_equals_eager_for_other_batches(round_trip):
-    model = tf.ViTModel(tf.ViTConfig(**IMAGE)).eval()
-    round_trip(model, *(((torch.randn(batch, 3, 16, 16),), {}) for batch in (2, 1, 3)))
-
-
-def test_clip_equals_eager_for_text_and_images_of_other_sizes(round_trip):
-    text = {**SMALL, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
-    model = tf.CLIPModel(tf.CLIPConfig(text_config=text, vision_config=IMAGE, projection_dim=16)).eval()
-
-    def call(texts, images):
-        return (), {"input_ids": tokens(texts, 7), "pixel_values": torch.randn(images, 3, 16, 16)}
-
-    round_trip(model, call(2, 4), call(3, 1))
-
-
-def test_whisper_encoder_equals_eager_for_other_batches(round_trip):
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    config = tf.WhisperConfig(
-        d_model=32,
-        encoder_layers=2,
-        encoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        num_mel_bins=8,
-        max_source_positions=20,
-    )
-    model = WhisperEncoder(config).eval()
-    round_trip(model, *(((torch.randn(batch, 8, 40),), {}) for batch in (2, 3)))
+    round_trip(zoo.text_model(name), call(2, 5), call(3, 9), call(1, 7))
