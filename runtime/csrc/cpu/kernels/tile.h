@@ -13,7 +13,7 @@ constexpr int kMaxVectors = W == 16 ? 4 : 8;  // of m in a tile
 constexpr int kBlockBytes = 20 * 1024;        // of a k-block of the tile: leaves room in a 32 KB L1
 constexpr int kLongBytes = 384 * 1024;        // of a stretch of k of the tiles of a group: stays in L2
 constexpr int kGroup = 2;                     // tiles that share one decoding of W
-constexpr int kPiece = 512;                   // most rows of W in a task
+constexpr int kPiece = 256;                   // most rows of W in a task
 constexpr int kEntryBytes = 128 * 1024;       // of decoded rows of W over a stretch of k: stays in L2
 constexpr int kManyRows = 32;                 // rows of W that meet one k-block before the next, at most
 constexpr int kStreams = 8;    // rows of W read at once: hardware prefetch follows about 16 streams, not 32
