@@ -11,7 +11,6 @@ struct Pairs {
   using D = BF16;
   static constexpr int kStep = 64;
   static constexpr int kPerEntry = 4;
-  static constexpr bool kDirect = true;  // two bf16 are one entry, as they are stored
   static constexpr int kPairs = 6;
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4 * kPairs / 4; }
 
@@ -20,6 +19,7 @@ struct Pairs {
     return (vf)_mm512_dpbf16_ps((__m512)s, w, (__m512bh)_mm512_loadu_si512(x));
   }
 
+  // Two bf16 are one entry, as they are stored.
   static void convert(const uint16_t* values, uint32_t* v) { std::memcpy(v, values, kStep); }
 
   template <int V>

@@ -10,7 +10,6 @@ struct Wide {
   using D = D_;
   static constexpr int kStep = 32;     // k that are decoded at once: 4 bytes of positions
   static constexpr int kPerEntry = 2;  // k per entry: a value and the offset of its row in the tile
-  static constexpr bool kDirect = sizeof(typename D::T) == 4;  // values serve as they are stored
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4; }  // per k
 
   static vf add(vf s, uint32_t value, const char* x) {
