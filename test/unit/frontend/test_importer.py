@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch_mlir import ir
+
 from sparseflow import dialect
 from sparseflow.errors import FrontendError
 from sparseflow.frontend import ResultKind, capture, import_program
-from torch import nn
-from torch_mlir import ir
 
 
 def context():
