@@ -66,7 +66,8 @@ def _is_private(written: Any) -> bool:
 def _producer(node: torch.fx.Node) -> OpOverload | None:
     """The operator that a node is the only reference to a result of."""
     if node.target is operator.getitem:
-        source, index = node.args
+        source: Any = node.args[0]
+        index = node.args[1]
         same = [user for user in source.users if user.target is operator.getitem and user.args[1] == index]
         return source.target if len(same) == 1 and isinstance(source.target, OpOverload) else None
     return node.target if isinstance(node.target, OpOverload) else None
@@ -89,7 +90,8 @@ def _is_implicit(target: OpOverload) -> bool:
     """Whether an operator may return its argument although its schema doesn't say so (`reshape`, `to`)."""
     if target in _ALWAYS_FRESH:
         return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+    name = target._schema.name + f".{target._schema.overload_name}".removesuffix(".")
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"))
 
 
 def _computes_the_same(node: torch.fx.Node, target: OpOverload) -> bool:
@@ -99,4 +101,4 @@ def _computes_the_same(node: torch.fx.Node, target: OpOverload) -> bool:
     old = args[0]
     with old.fake_mode:
         new = target(*args, **kwargs)
-    return new.dtype == old.dtype and new.shape == old.shape
+    return bool(new.dtype == old.dtype and new.shape == old.shape)
