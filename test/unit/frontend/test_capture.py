@@ -110,6 +110,16 @@ class Growing(nn.Module):
         return self.seen
 
 
+class Rescaling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        self.linear.weight.div_(2)
+        return self.linear(x)
+
+
 class Mismatched(nn.Module):
     def forward(self, x):
         return x @ torch.ones(7, 7)
@@ -126,6 +136,7 @@ class Numpy(nn.Module):
         (Branching(), ["Branching", "test_capture.py", "if x.sum() > 0", "data-dependent", "torch.where"]),
         (Replacing(), ["Replacing.state", "register_buffer('state'"]),
         (Growing(), ["Growing.seen", "keep a buffer's shape"]),
+        (Rescaling(), ["linear.weight", "writes this parameter"]),
         (Mismatched(), ["x @ torch.ones(7, 7)", "runs with these inputs"]),
         (Numpy(), ["torch.from_numpy"]),
     ],
