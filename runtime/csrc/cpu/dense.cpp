@@ -9,6 +9,10 @@
 #include "isa.h"
 #include "scratch.h"
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11 has it under its older name only
+#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace sparseflow::cpu {
 namespace {
 
