@@ -66,7 +66,9 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
     def export() -> ExportedProgram:
         shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
         exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
-        return functional(exported)
+        program = functional(exported)
+        program.example_inputs = None  # they would be kept alive for as long as the program
+        return program
 
     try:
         with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
