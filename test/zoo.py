@@ -57,6 +57,10 @@ TEXT: dict[str, tuple[type, Callable[[], Any]]] = {
 }
 
 
+# Older exporters make a batch of one a program of its own.
+ONE = () if torch.__version__ < "2.13" else (1,)
+
+
 def tokens(batch: int, length: int) -> torch.Tensor:
     return torch.randint(3, VOCABULARY, (batch, length))
 
@@ -67,12 +71,14 @@ def text_model(name: str) -> torch.nn.Module:
 
 
 def _text(name: str) -> tuple[torch.nn.Module, list[Call]]:
-    return text_model(name), [((), {"input_ids": tokens(*size)}) for size in ((2, 5), (1, 6), (3, 4))]
+    return text_model(name), [
+        ((), {"input_ids": tokens(*size)}) for size in ((2, 5), *((n, 6) for n in ONE), (3, 4))
+    ]
 
 
 def _vit() -> tuple[torch.nn.Module, list[Call]]:
     model = tf.ViTModel(tf.ViTConfig(**IMAGE)).eval()
-    return model, [((torch.randn(batch, 3, 16, 16),), {}) for batch in (2, 1, 3)]
+    return model, [((torch.randn(batch, 3, 16, 16),), {}) for batch in (2, *ONE, 3)]
 
 
 def _clip() -> tuple[torch.nn.Module, list[Call]]:
@@ -80,7 +86,7 @@ def _clip() -> tuple[torch.nn.Module, list[Call]]:
     model = tf.CLIPModel(tf.CLIPConfig(text_config=text, vision_config=IMAGE, projection_dim=16)).eval()
     return model, [
         ((), {"input_ids": tokens(texts, 7), "pixel_values": torch.randn(images, 3, 16, 16)})
-        for texts, images in ((2, 4), (3, 1))
+        for texts, images in ((2, 4), *((3, n) for n in ONE), (4, 2))
     ]
 
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import transformers as tf
+import zoo
 
 from sparseflow.frontend.structure import flatten
 
@@ -46,7 +47,7 @@ def step(model, batch, length, new=1):
 @pytest.mark.parametrize("make", [llama, mistral])
 def test_decoding_with_a_cache_of_any_length_is_one_program(make, round_trip):
     model = make()
-    round_trip(model, *(step(model, *size) for size in ((2, 5), (2, 6), (3, 9), (1, 4))))
+    round_trip(model, *(step(model, *size) for size in ((2, 5), (2, 6), (3, 9), *((n, 4) for n in zoo.ONE))))
 
 
 def test_several_tokens_after_a_past(round_trip):
