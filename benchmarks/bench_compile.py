@@ -131,7 +131,7 @@ def memory(dtype: str, at_most: float) -> list[Row]:
 
     import sparseflow as sf
 
-    layers = [nn.Linear(4096, 4096, bias=False, dtype=getattr(torch, dtype)) for _ in range(16)]
+    layers = [nn.Linear(4096, 4096, bias=False, dtype=getattr(torch, dtype)) for _ in range(32)]
     x = torch.randn(4, 4096).to(getattr(torch, dtype))
     warm = sf.compile(nn.Sequential(nn.Linear(64, 64)).to(x.dtype).eval(), policy="sparse", progress=False)
     warm(x[:, :64])
