@@ -12,7 +12,6 @@ from torch_mlir.extras import fx_importer
 from sparseflow.lowering.codes import DTYPE_CODES
 from sparseflow.lowering.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
 
-_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _LIST_OF = {"!torch.int": "int", "!torch.float": "float", "!torch.bool": "bool", "!torch.str": "str"}
 
 
