@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
@@ -59,8 +58,8 @@ class CompiledModel(nn.Module):
             InferenceOnlyError: an input requires gradients, or the model is in training mode.
             CaptureError: torch.export can't capture the model for these inputs.
         """
-        self._check_inference(args, kwargs)
         call = self._call_signature.flatten(args, kwargs)
+        self._check_inference(call)
         executable = self._program(call, args, kwargs).executable
         # Nothing requires gradients here; passing the autograd layer by saves half of an operator's overhead.
         with torch._C._AutoDispatchBelowAutograd():
@@ -68,8 +67,9 @@ class CompiledModel(nn.Module):
 
     def capture(self, *args: Any, **kwargs: Any) -> None:
         """Capture and compile for inputs like these without running them."""
-        self._check_inference(args, kwargs)
-        self._program(self._call_signature.flatten(args, kwargs), args, kwargs)
+        call = self._call_signature.flatten(args, kwargs)
+        self._check_inference(call)
+        self._program(call, args, kwargs)
 
     @property
     def report(self) -> Report:
@@ -180,7 +180,7 @@ class CompiledModel(nn.Module):
             "pass what varies from call to call as a tensor",
         )
 
-    def _check_inference(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _check_inference(self, call: Flat) -> None:
         name = f"compiled {type(self._model).__name__}"
         if self._model.training:
             raise InferenceOnlyError(
@@ -188,9 +188,7 @@ class CompiledModel(nn.Module):
                 "the model is in training mode, and compiling is for inference only",
                 "call model.eval()",
             )
-        if torch.is_grad_enabled() and any(
-            isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves((args, kwargs))
-        ):
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in call.leaves):
             raise InferenceOnlyError(
                 name,
                 "an input requires gradients, and a compiled model is for inference only",
