@@ -13,6 +13,7 @@ namespace sparseflow::cpu {
 namespace {
 
 constexpr const char* kOp = "linear";
+constexpr int64_t kSmall = 128 * 1024;  // elements of x
 
 void check(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
            const std::optional<Tensor>& residual, int64_t k) {
@@ -71,7 +72,9 @@ void multiply(const Linear& whole) {
     k.plan(a, threads, plan);
     const Scratch scratch(plan.scratch_bytes);
     plan.scratch = scratch.data();
-    torch::stable::parallel_for(0, plan.prepare_tasks, 4, [&](int64_t b, int64_t e) { plan.prepare(plan, b, e); });
+    // A second barrier costs more than it brings where x is small.
+    const int64_t grain = a.m * a.k < kSmall ? plan.prepare_tasks : 1;
+    torch::stable::parallel_for(0, plan.prepare_tasks, grain, [&](int64_t b, int64_t e) { plan.prepare(plan, b, e); });
     torch::stable::parallel_for(0, plan.run_tasks, 1, [&](int64_t b, int64_t e) {
       const Scratch local(plan.local_bytes);
       plan.run(plan, b, e, local.data());
