@@ -7,6 +7,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+
 from sparseflow.runtime import native
 
 ACTIVATIONS = {

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from sparseflow.runtime import native
 
 native.load()
