@@ -161,8 +161,8 @@ def show(row: dict[str, Any]) -> None:
     print(
         f"{row['mode']:>6} {row['N']:>6}×{row['K']:<6} {row['dtype']:>8} M={row['M']:<5}"
         f"{row['dense_us'] / 1e3:>9.3f} ms {row['ours_us'] / 1e3:>8.3f} ms {row['speedup']:>6.2f}×"
-        f" {asked:<14} dispatched {row['speedup_dispatched']:>5.2f}× {'' if row['never_slower'] else 'LOSES':<6}"
-        f"{row['gb_per_s']:>6.1f} GB/s err {row['rel_err']:.1e}",
+        f" {asked:<14} dispatched {row['speedup_dispatched']:>5.2f}×"
+        f" {'' if row['never_slower'] else 'LOSES':<6}{row['gb_per_s']:>6.1f} GB/s err {row['rel_err']:.1e}",
         file=sys.stderr,
         flush=True,
     )
