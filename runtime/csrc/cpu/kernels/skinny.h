@@ -26,6 +26,9 @@ struct Lanes {
   using D = D_;
   using X = float;
   static constexpr int kStep = 32;
+  // Up to so many rows of x, passing each row of W several times through the registers beats a tile; measured.
+  static constexpr int kFew = W == 16 ? 24 : W == 8 ? 8 : 4;
+  static constexpr bool kOneRow = W == 8;  // for one row of x, whether one row of W at a time is faster; measured
 #if defined(__AVX2__)
   static constexpr int kParts = 16 / W;  // of a step that are worked on one at a time, to fit the registers
 #else
@@ -132,6 +135,25 @@ inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8
     }
 }
 
+// The same for one row of each. A single row of W is the one stream that the hardware's prefetch follows best, so
+// the sums that hide the latency of adding are over k instead of over rows.
+template <class L>
+inline vf skinny_one(const typename L::D::T* values, const uint8_t* positions, const typename L::X* x, int64_t steps) {
+  constexpr int kSums = 4;
+  vf s[kSums] = {};
+  const auto add = [&](int64_t i, int chain) {
+    for (int part = 0; part < L::kParts; ++part)
+      L::add(s[(chain * L::kParts + part) % kSums],
+             L::kept(values + i * (L::kStep / 2), positions + i * (L::kStep / 8), part), L::dense(x + i * L::kStep, part));
+  };
+  constexpr int kUnroll = most(1, kSums / L::kParts);
+  int64_t i = 0;
+  for (; i + kUnroll <= steps; i += kUnroll)
+    for (int u = 0; u < kUnroll; ++u) add(i + u, u);
+  for (; i < steps; ++i) add(i, 0);
+  return (s[0] + s[1]) + (s[2] + s[3]);
+}
+
 // sums[r][m] for R rows of W from `row` on; rows past n repeat the last.
 template <class L, int R, int M>
 void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pitch) {
@@ -146,7 +168,8 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
     positions[r] = p.a.positions + at * bytes;
   }
   vf s[R][M] = {};
-  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, s);
+  if constexpr (R == 1 && M == 1) s[0][0] = skinny_one<L>(values[0], positions[0], x, whole);
+  else skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, s);
   if (whole * L::kStep < groups * 4) {
     T last[R][L::kStep / 2] = {};
     uint8_t last_positions[R][L::kStep / 8] = {};
@@ -165,7 +188,7 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
 
 template <class L, int M = kMaxSkinny>
 void skinny_rows_of(const Plan& p, int64_t count, int64_t row, int64_t m0, float* sums, int64_t pitch) {
-  constexpr int R = W == 8 && M > 2 ? 2 : kSkinnyRows;
+  constexpr int R = M == 1 && L::kOneRow ? 1 : W == 8 && M > 2 ? 2 : kSkinnyRows;
   if constexpr (M > 1)
     if (count < M) return skinny_rows_of<L, M - 1>(p, count, row, m0, sums, pitch);
   for (int r = 0; r < kSkinnyRows; r += R) skinny_rows<L, R, M>(p, row + r, m0, sums + r, pitch);

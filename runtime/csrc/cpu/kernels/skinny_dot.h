@@ -11,6 +11,8 @@ struct Dot {
   using X = uint16_t;
   static constexpr int kStep = 64;
   static constexpr int kParts = 1;
+  static constexpr int kFew = 32;
+  static constexpr bool kOneRow = true;
 
   struct Kept {
     __m512i v, at;

@@ -18,9 +18,6 @@ inline int64_t panel(const Linear& a) {
   return most(kMaxVectors * W, least(fit, 512));
 }
 
-// Up to so many rows of x, passing each row of W several times through the registers beats a tile; measured.
-constexpr int kFew = W == 16 ? 12 : W == 8 ? 8 : 4;
-
 template <class D>
 struct Choice {
   using Skinny = Lanes<D>;
@@ -37,7 +34,9 @@ struct Choice<BF16> {
 inline void plan(const Linear& a, int threads, Plan& p) {
   with_type(a.dtype, [&](auto d) {
     using C = Choice<decltype(d)>;
-    if (a.m <= kFew) plan_skinny<typename C::Skinny>(a, threads, p);
+    // One row of 16-bit x: permuting 256 bits and blending beats the permute over two 512-bit registers.
+    if (W == 16 && a.m == 1 && a.dtype != DType::f32 && !C::Skinny::kOneRow) avx2::kernels.plan(a, threads, p);
+    else if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
   });
 }
