@@ -62,12 +62,12 @@ def _foreign_layout(index: int) -> str | None:
     """Whether the library lays out weights otherwise here than ``runtime/csrc/cuda/layout.h`` says."""
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.bfloat16, torch.int8):
-        dense = torch.randint(1, 100, (96, 192), generator=generator).to(dtype)
-        keep = torch.rand(96, 48, 4, generator=generator).topk(2).indices.sort().values
-        values = dense.view(96, 48, 4).gather(2, keep).reshape(96, 96)
+        dense = torch.randint(1, 100, (128, 192), generator=generator).to(dtype)
+        keep = torch.rand(128, 48, 4, generator=generator).topk(2).indices.sort().values
+        values = dense.view(128, 48, 4).gather(2, keep).reshape(128, 96)
         nibbles = (keep[..., 0] | keep[..., 1] << 2).to(torch.uint8)
         positions = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
-        pruned = torch.zeros_like(dense).view(96, 48, 4).scatter_(2, keep, values.view(96, 48, 2)).view(96, 192)
+        pruned = torch.zeros(128, 48, 4, dtype=dtype).scatter_(2, keep, values.view(128, 48, 2)).view(128, 192)
         device = torch.device("cuda", index)
         ours = torch.ops.sparseflow.device_layout(values.to(device), positions.to(device), 192)
         theirs = torch.ops.sparseflow.cusparselt_compress(pruned.to(device))

@@ -3,7 +3,7 @@ import torch
 from gpu_weights import E4M3, packed, pruned
 from sparseflow.runtime import gpu, ops
 
-SHAPES = [(64, 32), (272, 288), (1000, 100), (7, 5), (96, 4096), (130, 66), (1, 1)]
+SHAPES = [(64, 32), (272, 288), (1000, 100), (7, 5), (96, 4096), (130, 66), (1, 1), (512, 1024), (64, 64)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -19,7 +19,7 @@ def test_a_weight_comes_back_exactly_from_the_layout_of_cuda(shape, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_layout_is_byte_for_byte_the_librarys(dtype):
-    for shape in ((272, 288), (512, 1024), (4096, 4112)):
+    for shape in ((64, 64), (320, 448), (512, 1024), (4096, 4160)):
         weight = pruned(*shape, dtype)
         ours, theirs = packed(weight), gpu.DeviceWeight.compress(weight)
         assert torch.equal(ours.values, theirs.values)
@@ -29,7 +29,7 @@ def test_the_layout_is_byte_for_byte_the_librarys(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.int8, E4M3])
 def test_eight_bit_weights_come_back_from_what_the_library_compressed(dtype):
-    for shape in ((64, 64), (288, 416), (512, 1024)):
+    for shape in ((64, 64), (320, 448), (512, 1024)):
         weight = pruned(*shape, dtype)
         back = gpu.DeviceWeight.compress(weight).dense()
         assert torch.equal(back.float(), weight.float())

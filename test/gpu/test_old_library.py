@@ -11,15 +11,17 @@ import torch
 HERE = Path(__file__).parent
 EVERY_ALGORITHM = """
 import torch
-w = torch.randn(28672, 4096, device="cuda", dtype=torch.float16) * torch.tensor([1., 0, 1, 0], device="cuda").repeat(1024).half()
-c, x = torch._cslt_compress(w), torch.randn(64, 4096, device="cuda", dtype=torch.float16)
-for algorithm in range(64):
-    try:
-        torch._cslt_sparse_mm(c, x.T, alg_id=algorithm)
-        torch.cuda.synchronize()
-    except RuntimeError as error:
-        print("algorithm", algorithm, str(error).splitlines()[0])
-        torch.zeros(1, device="cuda").item()
+mask = torch.tensor([1.0, 0, 1, 0], device="cuda", dtype=torch.float16).repeat(1024)
+c = torch._cslt_compress(torch.randn(28672, 4096, device="cuda", dtype=torch.float16) * mask)
+for m in (16, 1024):
+    x = torch.randn(m, 4096, device="cuda", dtype=torch.float16)
+    for algorithm in range(64):
+        try:
+            torch._cslt_sparse_mm(c, x.T, transpose_result=True, alg_id=algorithm)
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            print("m", m, "algorithm", algorithm, str(error).splitlines()[0][:60])
+            torch.zeros(1, device="cuda").item()  # raises if the context is dead
 """
 THROUGH_SPARSEFLOW = """
 import sys; sys.path.insert(0, sys.argv[1])

@@ -52,52 +52,47 @@ __global__ void decompress_groups(Layout l, const T* values, const uint8_t* plac
   }
 }
 
-// K a multiple of a tile: a thread has one tile's groups of the rows r and r + 8, whose nibbles lie together, so
-// that it reads and writes 16 bytes at a time. A warp is four tiles × eight rows: 64 to 256 bytes run on.
+// N and K multiples of a tile, elements of 1 or 2 bytes. A thread writes 16 bytes in each of eight rows, which lie
+// eight apart; neighbours write what is beside it. Four neighbours share the nibbles of a tile's columns.
 template <class T>
 __global__ void decompress_tiles(Layout l, const T* values, const uint8_t* places, T* dense) {
-  constexpr int per_tile = sizeof(T) == 1 ? 16 : 8;            // groups
-  constexpr int vectors = 2 * per_tile * sizeof(T) / 16;       // of 16 bytes, of a row's values in a tile
-  const int64_t across = l.tiles_across();
-  const int64_t tile = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
-  const int64_t pair = blockIdx.y * int64_t(blockDim.y) + threadIdx.y;  // eight pairs in 16 rows
-  const int64_t top = pair / 8 * 16 + pair % 8;
-  if (tile >= across || top >= l.n) return;
-  union {
-    uint64_t words[per_tile / 8];
-    uint8_t bytes[per_tile];
-  } nibbles;
-  const auto* from = reinterpret_cast<const uint64_t*>(places + (l.nibble(top, tile * per_tile) >> 1));
-  for (int i = 0; i < per_tile / 8; ++i) nibbles.words[i] = from[i];
+  constexpr int groups = 4 / sizeof(T);  // of a thread in a row: 8 bytes of values
+  const int64_t column = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;  // in units of 16 bytes of a row
+  const int64_t tile = column / 4, quarter = column % 4;
+  if (tile >= l.tiles_across()) return;
+  const int64_t top = blockIdx.y * int64_t(64) + threadIdx.y;
+  const int64_t across = l.k * sizeof(T) / 16;  // a row's units of 16 bytes, and of 8 in its values
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t row = top + 8 * half;
-    if (row >= l.n) return;
-    union {
-      uint4 vector[vectors];
-      T value[2 * per_tile];
-    } in;
-    union {
-      uint4 vector[2 * vectors];
-      T value[4 * per_tile];
-    } out;
-    const auto* source = reinterpret_cast<const uint4*>(values + row * (l.k / 2) + tile * 2 * per_tile);
+  for (int high = 0; high < 4; ++high) {
+    const int64_t row = top + 16 * high;
+    const auto* words = reinterpret_cast<const uint64_t*>(places + (l.nibble(row, tile * 4 * groups) >> 1));
+    const uint64_t nibbles = words[sizeof(T) == 1 ? quarter & 1 : 0];
 #pragma unroll
-    for (int i = 0; i < vectors; ++i) in.vector[i] = source[i];
+    for (int mid = 0; mid < 2; ++mid) {
+      union {
+        uint64_t word;
+        T value[2 * groups];
+      } in;
+      union {
+        uint4 vector;
+        T value[4 * groups];
+      } out;
+      const int64_t r = row + 8 * mid;
+      in.word = reinterpret_cast<const uint64_t*>(values)[r * across + column];
 #pragma unroll
-    for (int g = 0; g < per_tile; ++g) {
-      const int at = sizeof(T) == 1 ? (g >> 1 & 3) << 3 | (g >> 3) << 2 | half << 1 | (g & 1)
-                                    : (g & 3) << 2 | (g >> 2) << 1 | half;
-      const int place = nibbles.bytes[at / 2] >> (at % 2 * 4) & 15;
+      for (int g = 0; g < groups; ++g) {
+        // Layout::nibble's low bits, for the group quarter * groups + g.
+        const int at = sizeof(T) == 1 ? (g >> 1) << 3 | (quarter >> 1) << 2 | mid << 1 | (g & 1)
+                                      : (quarter & 1) << 3 | g << 2 | (quarter >> 1) << 1 | mid;
+        const int place = nibbles >> (4 * at) & 15;
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        out.value[4 * g + j] = j == (place & 3)     ? in.value[2 * g]
-                               : j == (place >> 2) ? in.value[2 * g + 1]
-                                                    : T(0);
+        for (int j = 0; j < 4; ++j)
+          out.value[4 * g + j] = j == (place & 3)     ? in.value[2 * g]
+                                 : j == (place >> 2) ? in.value[2 * g + 1]
+                                                      : T(0);
+      }
+      reinterpret_cast<uint4*>(dense)[r * across + column] = out.vector;
     }
-    auto* target = reinterpret_cast<uint4*>(dense + row * l.k + tile * 4 * per_tile);
-#pragma unroll
-    for (int i = 0; i < 2 * vectors; ++i) target[i] = out.vector[i];
   }
 }
 
@@ -112,13 +107,14 @@ template <class T>
 void decompress_as(const Layout& l, const void* values, const uint8_t* places, void* dense, cudaStream_t stream) {
   const auto* from = static_cast<const T*>(values);
   auto* to = static_cast<T*>(dense);
-  const int64_t strips = (l.n + 63) / 64;
-  if (l.k % (4 * l.tile_groups()) == 0 && strips <= 65535) {
-    const dim3 block(4, 32), grid((l.tiles_across() + 3) / 4, strips);
-    decompress_tiles<T><<<grid, block, 0, stream>>>(l, from, places, to);
-  } else {
-    decompress_groups<T><<<blocks_for(l.n * l.groups()), threads, 0, stream>>>(l, from, places, to);
+  if constexpr (sizeof(T) < 4) {
+    if (l.k % (4 * l.tile_groups()) == 0 && l.n % 64 == 0 && l.n / 64 <= 65535) {
+      const dim3 block(32, 8), grid((4 * l.tiles_across() + 31) / 32, l.n / 64);
+      decompress_tiles<T><<<grid, block, 0, stream>>>(l, from, places, to);
+      return;
+    }
   }
+  decompress_groups<T><<<blocks_for(l.n * l.groups()), threads, 0, stream>>>(l, from, places, to);
 }
 
 }  // namespace

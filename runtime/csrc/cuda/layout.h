@@ -1,7 +1,7 @@
 // The form of a packed weight on CUDA: one buffer, first `values` exactly as in the portable form ([N, K/2], row
 // by row), then the places, the same nibbles p0 | p1 << 2 in the order of the tensor cores. It is byte for byte
-// what cusparseLtSpMMACompress2 writes on sm_90 (checked at run time against the library), so cuSPARSELt, the
-// decompression and other kernels all read the one copy.
+// what cusparseLtSpMMACompress2 writes on sm_90 where N and K are multiples of 64 (checked at run time against the
+// library), so cuSPARSELt, the decompression and other kernels all read the one copy.
 //
 // The places are tiles of 64 rows × 8 groups (16-bit and wider) or × 16 groups (8-bit), tiles of one row strip
 // side by side; within a tile a nibble's index is a permutation of the bits of its row and group.

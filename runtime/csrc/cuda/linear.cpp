@@ -42,7 +42,7 @@ Tensor activated(Tensor y, const std::string& epilogue) {
 }
 
 Tensor added(Tensor y, const std::optional<Tensor>& residual) {
-  return residual ? call_aten("aten::__iadd__", "Tensor", y, *residual) : y;
+  return residual ? torch::stable::subtract(y, *residual, -1.0) : y;  // the stable ABI has no add
 }
 
 Tensor dense(const Call& c, const std::string& epilogue) {

@@ -74,11 +74,12 @@ ScalarType bias_dtype(ScalarType in, ScalarType out) {
 }
 
 std::string refusal(const Problem& p) {
-  const int64_t unit = one_byte(p.in) ? 32 : 16;
+  // The library takes multiples of 16 or 32; but its places are in the order of layout.h in whole tiles only.
+  constexpr int64_t unit = 64;
   if (!pairs(p.in, p.out)) return "it has no product of " + name(p.in) + " giving " + name(p.out);
   if (p.n % unit || p.k % unit || p.n == 0 || p.k == 0)
-    return "N and K must be multiples of " + std::to_string(unit) + " in " + name(p.in) + ", got N=" +
-           std::to_string(p.n) + ", K=" + std::to_string(p.k);
+    return "N and K must be multiples of " + std::to_string(unit) + ", got N=" + std::to_string(p.n) + ", K=" +
+           std::to_string(p.k);
   if (p.activation == Activation::gelu && !has_gelu(p.in, p.out))
     return "it has no GELU for " + name(p.in) + " giving " + name(p.out);
   if (p.scaled && (p.in != ScalarType::Char || p.out == ScalarType::Char))
