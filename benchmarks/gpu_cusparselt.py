@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_cusparselt.py --out benchmarks/results/gpu_cusparselt.json
 
-Device time is the median over replays of a CUDA graph that holds calls over rotating weights, dense and sparse
-in turn; host time is wall time of calls that the GPU keeps up with. Every algorithm is tried and checked.
+Device time is the median over replays of a CUDA graph of calls over rotating weights, dense and sparse in turn;
+host time is wall time of calls that the GPU keeps up with. Every algorithm is tried and checked.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def search(device: gpu.DeviceWeight, x: Tensor, expected: Tensor) -> list[tuple[
 
 def count_algorithms(device: gpu.DeviceWeight, m: int) -> int:
     dtype = device.values.dtype
-    return int(torch.ops.sparseflow.cusparselt_algorithms(device.values, device.in_features, m, "none", dtype, False))
+    return int(
+        torch.ops.sparseflow.cusparselt_algorithms(device.values, device.in_features, m, "none", dtype, False)
+    )
 
 
 def prepare_all(device: gpu.DeviceWeight) -> None:
@@ -101,7 +103,9 @@ def measure(n: int, k: int, m: int, dense: list[Tensor], sparse: list[gpu.Device
 
     def sparse_calls(algorithm: int) -> list[Callable[[], Tensor]]:
         policy = [1, gpu.policy_code(algorithm)]
-        return [lambda w=w: ops.linear(x, w.values, w.positions, None, None, k, "none", policy) for w in sparse]
+        return [
+            lambda w=w: ops.linear(x, w.values, w.positions, None, None, k, "none", policy) for w in sparse
+        ]
 
     time_dense = replay_us([lambda w=w: F.linear(x, w) for w in dense])
     timed = {a: replay_us(sparse_calls(a)) for a in candidates}
@@ -127,27 +131,31 @@ def host_us(call: Callable[[], Tensor], calls: int = 500) -> float:
     return statistics.median(times)
 
 
+def host_row(dtype: torch.dtype, m: int, *, with_bias: bool) -> dict[str, object]:
+    w = ops.prune_2_4(torch.randn(1024, 1024, device="cuda", dtype=dtype))
+    device = gpu.DeviceWeight.from_portable(*ops.pack_2_4(w), 1024)
+    bias = torch.randn(1024, device="cuda", dtype=dtype) if with_bias else None
+    policy = [1, 0, 8, gpu.policy_code(0), 100000, 0]
+    x = torch.randn(m, 1024, device="cuda", dtype=dtype)
+    gpu.prepare(device, [m], policy, bias=with_bias)
+    args = (x, device.values, device.positions, bias, None, 1024, "none", policy)
+    dense, ours = host_us(lambda: F.linear(x, w, bias)), host_us(lambda: ops.linear(*args))
+    row = {"dtype": str(dtype), "M": m, "bias": with_bias, "dense_us": dense, "ours_us": ours}
+    print(row, flush=True)
+    return row
+
+
 def host_rows() -> list[dict[str, object]]:
-    rows = []
-    for dtype in (torch.bfloat16, torch.float16):
-        w = ops.prune_2_4(torch.randn(1024, 1024, device="cuda", dtype=dtype))
-        device = gpu.DeviceWeight.from_portable(*ops.pack_2_4(w), 1024)
-        bias = torch.randn(1024, device="cuda", dtype=dtype)
-        policy = [1, 0, 8, gpu.policy_code(0), 100000, 0]
-        for m, b in ((16, None), (16, bias), (17, None), (64, bias)):
-            x = torch.randn(m, 1024, device="cuda", dtype=dtype)
-            gpu.prepare(device, [m], policy, bias=b is not None)
-            rows.append({"dtype": str(dtype), "M": m, "bias": b is not None,
-                         "dense_us": host_us(lambda x=x, b=b: F.linear(x, w, b)),
-                         "ours_us": host_us(lambda x=x, b=b: ops.linear(x, device.values, device.positions, b, None, 1024, "none", policy))})  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+    cases = ((16, False), (16, True), (17, False), (64, True))
+    return [host_row(d, m, with_bias=b) for d in (torch.bfloat16, torch.float16) for m, b in cases]
 
 
 def plan_rows() -> list[dict[str, object]]:
     rows = []
     for dtype in (torch.bfloat16, torch.float16):
-        device = gpu.DeviceWeight.from_portable(*ops.pack_2_4(torch.randn(4096, 4096, device="cuda", dtype=dtype)), 4096)
+        device = gpu.DeviceWeight.from_portable(
+            *ops.pack_2_4(torch.randn(4096, 4096, device="cuda", dtype=dtype)), 4096
+        )
         times = []
         for m in (320, 352, 384, 416, 448):
             began = time.perf_counter()
@@ -159,7 +167,9 @@ def plan_rows() -> list[dict[str, object]]:
         began = time.perf_counter()
         ops.linear(x, device.values, device.positions, None, None, 4096, "none", [])
         unseen = (time.perf_counter() - began) * 1e3
-        rows.append({"dtype": str(dtype), "plan_ms": statistics.median(times), "first_call_at_unseen_m_ms": unseen})
+        rows.append(
+            {"dtype": str(dtype), "plan_ms": statistics.median(times), "first_call_at_unseen_m_ms": unseen}
+        )
         print(rows[-1], flush=True)
     return rows
 
@@ -191,7 +201,9 @@ def main() -> int:
     }
     with torch.inference_mode():
         result |= {"host": host_rows(), "plans": plan_rows(), "decompress": decompress_rows()}
-        result["rows"] = [r for d in options.dtypes for s in SHAPES for r in shape_rows(*s, getattr(torch, d))]
+        result["rows"] = [
+            r for d in options.dtypes for s in SHAPES for r in shape_rows(*s, getattr(torch, d))
+        ]
     options.out.write_text(json.dumps(result, indent=1))
     return 0
 

@@ -1,4 +1,4 @@
-"""2:4 products on NVIDIA GPUs: cuSPARSELt with cached plans, and weights in the layout of its tensor cores."""
+"""2:4 products on NVIDIA GPUs: cuSPARSELt with cached plans, and weights as its tensor cores want them."""
 
 from __future__ import annotations
 

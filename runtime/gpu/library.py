@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import torch
-
 from sparseflow.errors import NativeLibraryError
 from sparseflow.runtime import ops as _operators  # noqa: F401  registers torch.ops.sparseflow.*
 
@@ -42,7 +41,11 @@ def unusable(device: torch.device | int | None = None) -> str | None:
     """
     if not torch.cuda.is_available():
         return "no CUDA device is available"
-    index = torch.device("cuda", device).index if isinstance(device, int) else torch.device(device or "cuda").index
+    index = (
+        torch.device("cuda", device).index
+        if isinstance(device, int)
+        else torch.device(device or "cuda").index
+    )
     return _unusable(torch.cuda.current_device() if index is None else index, os.environ.get(VARIABLE))
 
 
@@ -67,14 +70,16 @@ def _foreign_layout(index: int) -> str | None:
         values = dense.view(128, 48, 4).gather(2, keep).reshape(128, 96)
         nibbles = (keep[..., 0] | keep[..., 1] << 2).to(torch.uint8)
         positions = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
-        pruned = torch.zeros(128, 48, 4, dtype=dtype).scatter_(2, keep, values.view(128, 48, 2)).view(128, 192)
+        pruned = (
+            torch.zeros(128, 48, 4, dtype=dtype).scatter_(2, keep, values.view(128, 48, 2)).view(128, 192)
+        )
         device = torch.device("cuda", index)
         ours = torch.ops.sparseflow.device_layout(values.to(device), positions.to(device), 192)
         theirs = torch.ops.sparseflow.cusparselt_compress(pruned.to(device))
         if not torch.equal(ours, theirs):
             return (
-                f"cuSPARSELt {version()} lays out 2:4 weights on {torch.cuda.get_device_name(index)} in a way "
-                "that SparseFlow doesn't know"
+                f"cuSPARSELt {version()} lays out 2:4 weights on {torch.cuda.get_device_name(index)} in a "
+                "way that SparseFlow doesn't know"
             )
     return None
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import torch
-
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.gpu.weight import DeviceWeight
 
@@ -36,7 +35,8 @@ def policy_code(algorithm: int, split_k: int = 0) -> int:
     """What a policy's list says for cuSPARSELt with an algorithm.
 
     Args:
-        algorithm: id, 0 … 65535. split_k: 0 leaves the library's choice; −1 or a positive factor sets it.
+        algorithm: id, 0 … 65535.
+        split_k: 0 leaves the library's choice; −1 or a positive factor sets it (sm_90 takes only 1 and −1).
     """
     if not 0 <= algorithm < 1 << 16 or not -1 <= split_k < 255:
         raise ArgumentError("policy", f"no code for algorithm {algorithm} with split-k {split_k}")
@@ -57,8 +57,11 @@ def prepare(
 
     Args:
         weight: any weight of the shape, dtype and device: plans aren't tied to one.
-        ms: numbers of rows; each prepares the bucket that serves it. policy: as the operator takes it.
-        bias, residual, epilogue: as the calls will have them.
+        ms: numbers of rows; each prepares the bucket that serves it.
+        policy: as the operator takes it.
+        bias: whether the calls will have one.
+        residual: whether the calls will have one.
+        epilogue: of the calls.
         wait: return once all are built; otherwise calls run densely until theirs is.
 
     Returns:

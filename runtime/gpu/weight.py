@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor
-
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.gpu import library
+from torch import Tensor
 
 LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
 
@@ -33,7 +32,8 @@ class DeviceWeight:
         """From the portable form (``PackedWeight``), on a CUDA device; one permutation of the places.
 
         Args:
-            values: ``[N, Kp/2]`` of any dtype of 1, 2 or 4 bytes. positions: ``[N, ceil(Kp/8)]`` uint8.
+            values: ``[N, Kp/2]`` of any dtype of 1, 2 or 4 bytes.
+            positions: ``[N, ceil(Kp/8)]`` uint8.
             in_features: K.
         """
         buffer = torch.ops.sparseflow.device_layout(values, positions, in_features)
@@ -65,7 +65,9 @@ class DeviceWeight:
 
     def portable_positions(self) -> Tensor:
         """The places as the portable form has them: ``[N, ceil(Kp/8)]``."""
-        places: Tensor = torch.ops.sparseflow.portable_positions(self.values, self.positions, self.in_features)
+        places: Tensor = torch.ops.sparseflow.portable_positions(
+            self.values, self.positions, self.in_features
+        )
         return places
 
     def dense(self) -> Tensor:

@@ -5,7 +5,14 @@ import torch.nn.functional as F
 from sparseflow.runtime import gpu, ops
 
 E4M3 = torch.float8_e4m3fn
-TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 6e-4, torch.float32: 6e-4, torch.int32: 0.0, torch.int8: 0.0, E4M3: 4e-2}
+TOLERANCE = {
+    torch.bfloat16: 4e-3,
+    torch.float16: 6e-4,
+    torch.float32: 6e-4,
+    torch.int32: 0.0,
+    torch.int8: 0.0,
+    E4M3: 4e-2,
+}
 
 
 def pruned(n, k, dtype, seed=0):

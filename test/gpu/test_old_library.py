@@ -13,6 +13,7 @@ EVERY_ALGORITHM = """
 import torch
 mask = torch.tensor([1.0, 0, 1, 0], device="cuda", dtype=torch.float16).repeat(1024)
 c = torch._cslt_compress(torch.randn(28672, 4096, device="cuda", dtype=torch.float16) * mask)
+print("searching", flush=True)
 for m in (16, 1024):
     x = torch.randn(m, 4096, device="cuda", dtype=torch.float16)
     for algorithm in range(64):
@@ -34,9 +35,10 @@ for dtype in (torch.float16, torch.bfloat16):
     w = pruned(512, 1024, dtype); d = packed(w); x = inputs(64, 1024, dtype)
     assert error(linear(x, d), reference(x, w)) < TOLERANCE[dtype]
     assert gpu.prepare(d, [64]) == (dtype == torch.bfloat16)
-d = packed(pruned(512, 1024, torch.float16))
+d, x = packed(pruned(512, 1024, torch.float16)), inputs(64, 1024, torch.float16)
+product = torch.ops.sparseflow.cusparselt_linear
 try:
-    torch.ops.sparseflow.cusparselt_linear(inputs(64, 1024, torch.float16), d.values, d.positions, None, None, None, 1024, "none", torch.float16, 1.0, 0, 0)
+    product(x, d.values, d.positions, None, None, None, 1024, "none", torch.float16, 1.0, 0, 0)
 except RuntimeError as e:
     assert "before 0.10" in str(e), e
 else:
@@ -51,13 +53,18 @@ def torchs_library() -> Path | None:
 
 
 old = pytest.mark.skipif(
-    not torch.cuda.is_available() or torchs_library() is None, reason="torch carries no cuSPARSELt older than 0.10"
+    not torch.cuda.is_available() or torchs_library() is None,
+    reason="torch carries no cuSPARSELt older than 0.10",
 )
 
 
 def child(script, *args, **env):
     return subprocess.run(
-        [sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=120, env={**os.environ, **env}
+        [sys.executable, "-c", script, *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **env},
     )
 
 
@@ -65,6 +72,7 @@ def child(script, *args, **env):
 def test_some_fp16_algorithm_kills_its_process_and_only_that():
     result = child(EVERY_ALGORITHM)
     print(result.stdout[-500:], result.stderr[-500:])
+    assert result.stdout.startswith("searching"), result.stderr
     assert result.returncode != 0
     assert torch.ones(1, device="cuda").item() == 1
 

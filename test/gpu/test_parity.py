@@ -4,9 +4,9 @@ from gpu_weights import E4M3, TOLERANCE, error, inputs, linear, packed, pruned, 
 from sparseflow.runtime import gpu
 
 EIGHT_BIT = [
-    (torch.int8, torch.int8), (torch.int8, torch.float16), (torch.int8, torch.bfloat16), (torch.int8, torch.int32),
-    (E4M3, torch.bfloat16), (E4M3, torch.float16), (E4M3, torch.float32), (E4M3, E4M3),
-]  # fmt: skip
+    *((torch.int8, out) for out in (torch.int8, torch.float16, torch.bfloat16, torch.int32)),
+    *((E4M3, out) for out in (E4M3, torch.bfloat16, torch.float16, torch.float32)),
+]
 ROWS = (1, 3, 17, 100)
 
 
@@ -128,6 +128,6 @@ def test_wrong_arguments_are_refused_by_name():
         linear(inputs(4, 512, torch.float16), device)
     with pytest.raises(RuntimeError, match="bias must be"):
         linear(inputs(4, 512, torch.bfloat16), device, bias=torch.zeros(3, device="cuda"))
+    portable = device.portable_positions()
     with pytest.raises(RuntimeError, match="layout of CUDA"):
-        portable = device.portable_positions()
         torch.ops.sparseflow.decompress(device.values, portable, 512)

@@ -73,7 +73,9 @@ def test_eight_threads_on_four_streams_each():
                 results.append((linear(xs[i], devices[j], biases[j]), i, j))
             if len(results) == 100:
                 torch.cuda.synchronize()
-                failures.extend((i, j) for y, i, j in results if not error(y, expected[i][j]) < TOLERANCE[dtype])
+                failures.extend(
+                    (i, j) for y, i, j in results if not error(y, expected[i][j]) < TOLERANCE[dtype]
+                )
                 results.clear()
 
     threads = [threading.Thread(target=work, args=(t,)) for t in range(8)]
@@ -108,6 +110,11 @@ def test_a_full_cache_forgets_the_plan_used_longest_ago():
             x = inputs(m, 1024, torch.bfloat16)
             assert error(linear(x, device), reference(x, device.dense())) < TOLERANCE[torch.bfloat16]
         assert gpu.stats().plans == 3
+        evicted = gpu.stats().evicted
+        for m in (*range(80, 1600, 16), *range(80, 1600, 16)):  # enough for plans to be destroyed
+            x = inputs(m, 1024, torch.bfloat16)
+            assert error(linear(x, device), reference(x, device.dense())) < TOLERANCE[torch.bfloat16]
+        assert gpu.stats().evicted >= evicted + 64
     finally:
         torch.ops.sparseflow.plans_limit(16384)
 

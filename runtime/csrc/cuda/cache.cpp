@@ -38,27 +38,37 @@ std::shared_ptr<Plan> PlanCache::build(const Problem& problem) {
   auto plan = std::make_shared<Plan>(problem);
   built_.fetch_add(1, std::memory_order_relaxed);
   plan->last_used.store(clock_.fetch_add(1));
-  insert(problem, plan);
+  return insert(problem, std::move(plan));
+}
+
+// Another thread may have been faster: its plan stays.
+std::shared_ptr<Plan> PlanCache::insert(const Problem& problem, std::shared_ptr<Plan> plan) {
+  std::lock_guard lock(plans_mutex_);
+  auto kept = plans_.try_emplace(problem, std::move(plan)).first->second;
+  if (plans_.size() > limit_)
+    if (auto oldest = take_oldest(problem)) retire(std::move(oldest));
+  return kept;
+}
+
+std::shared_ptr<Plan> PlanCache::take_oldest(const Problem& except) {
+  auto oldest = plans_.end();
+  for (auto at = plans_.begin(); at != plans_.end(); ++at)
+    if (!at->second->pinned && !(at->first == except) &&
+        (oldest == plans_.end() || at->second->last_used < oldest->second->last_used))
+      oldest = at;
+  if (oldest == plans_.end()) return nullptr;
+  auto plan = std::move(oldest->second);
+  plans_.erase(oldest);
   return plan;
 }
 
-void PlanCache::insert(const Problem& problem, std::shared_ptr<Plan> plan) {
-  std::shared_ptr<Plan> dropped;
-  {
-    std::lock_guard lock(plans_mutex_);
-    plans_.insert_or_assign(problem, std::move(plan));
-    if (plans_.size() <= limit_) return;
-    auto oldest = plans_.end();
-    for (auto at = plans_.begin(); at != plans_.end(); ++at)
-      if (!at->second->pinned && !(at->first == problem) &&
-          (oldest == plans_.end() || at->second->last_used < oldest->second->last_used))
-        oldest = at;
-    if (oldest == plans_.end()) return;
-    dropped = std::move(oldest->second);
-    plans_.erase(oldest);
-  }
+// Destroying a plan may unload its kernel, so it waits until no thread and no device uses it; now and then, because
+// waiting for a device is dear.
+void PlanCache::retire(std::shared_ptr<Plan> plan) {
   evicted_.fetch_add(1, std::memory_order_relaxed);
-  driver().synchronize();  // its kernel may still run
+  retired_.push_back(std::move(plan));
+  if (retired_.size() < 64) return;
+  std::erase_if(retired_, [](const auto& p) { return p.use_count() == 1 && !p->pinned && p->idle(); });
 }
 
 void PlanCache::request(const Problem& problem) {
@@ -115,14 +125,14 @@ void PlanCache::stop() {
 
 void PlanCache::clear(bool destroy) {
   wait();
-  decltype(plans_) dropped;
+  std::vector<std::shared_ptr<Plan>> dropped;
   {
     std::lock_guard lock(plans_mutex_);
-    dropped.swap(plans_);
+    dropped.swap(retired_);
+    for (auto& [problem, plan] : plans_) dropped.push_back(std::move(plan));
+    plans_.clear();
   }
-  if (destroy && !dropped.empty()) driver().synchronize();
-  if (!destroy)
-    for (auto& [problem, plan] : dropped) plan->abandon();
+  for (auto& plan : dropped) destroy ? void(plan->idle()) : plan->abandon();
   dropped.clear();
   std::lock_guard lock(work_mutex_);
   failed_.clear();

@@ -47,11 +47,14 @@ class PlanCache {
   PlanCache() = default;
   void work();
   void stop();
-  void insert(const Problem& problem, std::shared_ptr<Plan> plan);
   std::shared_ptr<Plan> build(const Problem& problem);
+  std::shared_ptr<Plan> insert(const Problem& problem, std::shared_ptr<Plan> plan);
+  std::shared_ptr<Plan> take_oldest(const Problem& except);
+  void retire(std::shared_ptr<Plan> plan);
 
   std::shared_mutex plans_mutex_;
   std::unordered_map<Problem, std::shared_ptr<Plan>, ProblemHash> plans_;
+  std::vector<std::shared_ptr<Plan>> retired_;  // out of the cache, their kernels perhaps still running
   size_t limit_ = 16384;
   std::atomic<uint64_t> clock_{0}, hits_{0}, built_{0}, evicted_{0};
 

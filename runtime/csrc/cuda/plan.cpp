@@ -1,9 +1,13 @@
 #include "plan.h"
 
+#include <torch/csrc/stable/accelerator.h>
+
 #include <algorithm>
 #include <bit>
 #include <stdexcept>
 #include <string>
+
+#include "driver.h"
 
 namespace sparseflow::cuda {
 namespace {
@@ -157,6 +161,15 @@ void Plan::release() {
   Opaque* matrices[] = {&weight_, &x_, &c_, &y_};
   for (int i = 0; i < std::min(made_, 4); ++i) api_.destroy_matrix(matrices[i]);
   made_ = 0;
+}
+
+bool Plan::idle() const {
+  torch::stable::accelerator::DeviceGuard guard(problem_.device);
+  int mode = 2;  // relaxed: another thread's capture goes on undisturbed
+  driver().exchange_capture_mode(&mode);
+  const bool idle = driver().synchronize() == 0;
+  driver().exchange_capture_mode(&mode);
+  return idle;
 }
 
 void Plan::run(const Arguments& a) {

@@ -70,6 +70,9 @@ class Plan {
   // Launches on arguments.stream. Several threads may call.
   void run(const Arguments& arguments);
 
+  // Waits until nothing runs on the device; false where a stream capture forbids it.
+  bool idle() const;
+
   // After a device reset nothing of the library may be touched again.
   void abandon() { abandoned_ = true; }
 

@@ -1,3 +1,8 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 from sparseflow.errors import NativeLibraryError
@@ -30,6 +35,19 @@ def test_another_library_is_a_reason_that_names_the_missing_function():
     torch_library = torch.ops.loaded_libraries
     native = next(path for path in torch_library if "sparseflow" in path)
     assert "lacks cusparseLtInit" in OPEN(native)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_a_library_too_old_is_a_reason_that_names_both_versions(tmp_path):
+    source = (Path(__file__).parents[3] / "runtime/csrc/cuda/cusparselt.cpp").read_text()
+    names = re.findall(r'Symbol\{"(\w+)"', source)
+    assert len(names) > 15
+    functions = [f"int cusparseLt{name}() {{ return 0; }}" for name in names if name != "GetProperty"]
+    version = "int cusparseLtGetProperty(int part, int* value) { *value = (int[]){0, 7, 2}[part]; return 0; }"
+    (tmp_path / "old.c").write_text("\n".join([*functions, version]))
+    library = tmp_path / "libcusparseLt.so.0"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "old.c"], check=True)
+    assert OPEN(str(library)).endswith("is cuSPARSELt 0.7.2, too old: 0.8.0 or newer is needed")
 
 
 def test_without_a_device_everything_says_so():
