@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_cusparselt.py --out benchmarks/results/gpu_cusparselt.json
 
-Device time is the median over replays of a CUDA graph of calls over rotating weights, dense and sparse in turn;
+Device time is the median over replays of a CUDA graph of calls over rotating weights, both sides in turn;
 host time is wall time of calls that the GPU keeps up with. Every algorithm is tried and checked.
 """
 

@@ -55,7 +55,9 @@ class DeviceWeight:
         library.require(weight.device)
         # −0.0 would count as a nonzero.
         clean = weight if weight.dtype == torch.int8 else (weight.float() + 0.0).to(weight.dtype)
-        return cls._split(torch.ops.sparseflow.cusparselt_compress(clean), *weight.shape, weight.dtype)
+        return cls._split(
+            torch.ops.sparseflow.cusparselt_compress(clean), weight.shape[0], weight.shape[1], weight.dtype
+        )
 
     @classmethod
     def _split(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
