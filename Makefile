@@ -45,7 +45,7 @@ check: build ## The one gate: format, lint, types, generated docs
 	rm -rf build/typecheck
 	$(PIP) install --no-build-isolation --no-deps --target build/typecheck .
 	MYPYPATH=build/typecheck $(VENV)/bin/mypy -p sparseflow
-	$(VENV)/bin/mypy --strict tools benchmarks demo
+	MYPYPATH=build/typecheck:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
 	$(VENV)/bin/python tools/readme_tables.py --check README.md
 

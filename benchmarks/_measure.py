@@ -1,4 +1,4 @@
-"""Interleaved timing of two sides, and the JSON files that benchmarks write."""
+"""The JSON files that benchmarks write."""
 
 from __future__ import annotations
 
@@ -6,53 +6,13 @@ import datetime
 import json
 import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
-
-
-def once(run: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def interleaved(
-    sides: Sequence[Callable[[int], object]], *, seconds: float = 1.0, least: int = 7, most: int = 400
-) -> list[list[float]]:
-    """Time the sides in turns, so that what disturbs the machine disturbs all of them.
-
-    Args:
-        sides: each is called with the number of its turn (to rotate its data) and returns when it is done.
-        seconds: about how long to measure, all sides together.
-        least: fewest turns.
-        most: most turns.
-
-    Returns:
-        The seconds of every turn, one list for each side.
-    """
-    for side in sides:
-        side(0)
-    turn = sum(once(lambda side=side: side(1)) for side in sides)  # type: ignore[misc]
-    turns = max(least, min(most, int(seconds / max(turn, 1e-9))))
-    times: list[list[float]] = [[] for _ in sides]
-    for i in range(turns):
-        for side, seen in zip(sides, times, strict=True):
-            seen.append(once(lambda side=side: side(i)))  # type: ignore[misc]
-    return times
-
-
-def median_us(times: Sequence[float]) -> float:
-    """The median in microseconds."""
-    return statistics.median(times) * 1e6
 
 
 def cpu_name() -> str:
@@ -77,6 +37,7 @@ def meta(device: str, **more: Any) -> dict[str, Any]:
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
+        "load": [round(v, 2) for v in os.getloadavg()],
         **more,
     }
 

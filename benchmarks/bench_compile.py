@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _measure import write_results
+import _measure
 
 Row = dict[str, Any]
 
@@ -53,9 +53,10 @@ def resident_bytes() -> int:
 
 def llama_70b(layers: int, mlir: str) -> list[Row]:
     """Compile a 70B-shaped Llama on the meta device, time each stage; its MLIR goes to the file `mlir`."""
-    import sparseflow as sf
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    import sparseflow as sf
 
     config = LlamaConfig(
         hidden_size=8192,
@@ -106,34 +107,31 @@ def _run(arguments: list[str]) -> float:
 
 def packing() -> list[Row]:
     """Pruning and packing one matrix."""
-    import sparseflow as sf
     import torch
+
+    import sparseflow as sf
+    from sparseflow.runtime.timing import medians
 
     weight = torch.randn(14336, 4096).half()
     pruned = sf.prune_24(weight)
-    calls: dict[str, Callable[[], object]] = {
-        "sf.prune_24": lambda: sf.prune_24(weight),
-        "sf.compress_2_4": lambda: sf.compress_2_4(pruned),
+    calls: dict[str, Callable[[int], object]] = {
+        "sf.prune_24": lambda _: sf.prune_24(weight),
+        "sf.compress_2_4": lambda _: sf.compress_2_4(pruned),
     }
-    return [row(f"{name} of 14336×4096 fp16", _median(call), "s", 1) for name, call in calls.items()]
-
-
-def _median(call: Callable[[], object], repeats: int = 5) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[repeats // 2]
+    seconds = medians(list(calls.values()))
+    return [
+        row(f"{name} of 14336×4096 fp16", each, "s", 1) for name, each in zip(calls, seconds, strict=True)
+    ]
 
 
 def memory(dtype: str, at_most: float) -> list[Row]:
     """Bytes of compressed linears with `inplace=True`, as counted and as process memory."""
-    import sparseflow as sf
     import torch
     from torch import nn
 
-    layers = [nn.Linear(4096, 4096, bias=False, dtype=getattr(torch, dtype)) for _ in range(16)]
+    import sparseflow as sf
+
+    layers = [nn.Linear(4096, 4096, bias=False, dtype=getattr(torch, dtype)) for _ in range(32)]
     x = torch.randn(4, 4096).to(getattr(torch, dtype))
     warm = sf.compile(nn.Sequential(nn.Linear(64, 64)).to(x.dtype).eval(), policy="sparse", progress=False)
     warm(x[:, :64])
@@ -175,7 +173,7 @@ def main() -> int:
         rows = apart(llama_70b, layers, mlir.name) + apart(driver, mlir.name)
     rows += apart(packing) + apart(memory, "float32", 0.54) + apart(memory, "bfloat16", 0.57)
     if not options.quick:
-        write_results("compile_cpu", rows)
+        print(f"wrote {_measure.write('compile_cpu', _measure.meta(_measure.cpu_name()), rows)}")
     return 0 if all(each["met"] for each in rows) else 1
 
 

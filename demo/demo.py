@@ -14,18 +14,22 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import sparseflow as sf
 import torch
 from models import Encoder, embed, llama_shaped, load_encoder
 from rich.console import Console
 from rich.table import Table
 from sentences import docstring_sentences
-from sparseflow.runtime.dispatch.timing import interleaved
 
+import sparseflow as sf
+from sparseflow.runtime import ops  # noqa: F401  # registers the operators
+from sparseflow.runtime.timing import medians
+
+PROMPT = 128
 console = Console(width=150)
 
 
@@ -64,12 +68,17 @@ def encoder_demo() -> None:
         compiled(**batch), compiled(**single)
         console.print(compiled.report.table())
         compare_embeddings(encoder, compiled, sentences)
-        rows = [
-            (f"{what}: {x['input_ids'].shape[0]}×{x['input_ids'].shape[1]} tokens",
-             interleaved([lambda x=x: encoder.model(**x), lambda x=x: compiled(**x)]))
-            for what, x in (("batch", batch), ("one sentence", single))
-        ]  # fmt: skip
+        rows = [_encoder_times(encoder, compiled, inputs) for inputs in (batch, single)]
     show_times("Sentence encoder, whole model", rows)
+
+
+def _encoder_times(
+    encoder: Encoder, compiled: sf.CompiledModel, inputs: dict[str, torch.Tensor]
+) -> tuple[str, list[float]]:
+    """What is encoded, and the seconds of the dense and of the compiled model."""
+    batch, length = inputs["input_ids"].shape
+    seconds = medians([lambda _: encoder.model(**inputs), lambda _: compiled(**inputs)], seconds=4)
+    return f"{batch} sentences of {length} tokens", seconds
 
 
 def decoder_demo() -> None:
@@ -77,29 +86,28 @@ def decoder_demo() -> None:
     console.rule("Llama-shaped decoder, 4 layers, random weights")
     model = llama_shaped()
     compiled = sf.compile(model, progress=True)
-    ids = torch.randint(model.config.vocab_size, (1, 128))
+    ids = torch.randint(model.config.vocab_size, (1, PROMPT))
     with torch.no_grad():
         caches = [f(ids, use_cache=True).past_key_values for f in (model, compiled)]
         token = ids[:, :1]
         compiled(token, past_key_values=caches[1], use_cache=True)
         console.print(compiled.report.table())
-        prefill = interleaved([lambda: model(ids), lambda: compiled(ids)])
-        decode = interleaved(
-            [
-                lambda: _decode(model, token, caches[0]),
-                lambda: _decode(compiled, token, caches[1]),
-            ]
+        prefill = medians([lambda _: model(ids), lambda _: compiled(ids)], seconds=4)
+        decode = medians(
+            [lambda _: _decode(model, token, caches[0]), lambda _: _decode(compiled, token, caches[1])],
+            seconds=4,
         )
     show_times(
-        "Decoder, whole model", [("prefill: 1×128 tokens", prefill), ("decode: one token after 128", decode)]
+        "Decoder, whole model",
+        [(f"prefill: 1×{PROMPT} tokens", prefill), (f"decode: one token after {PROMPT}", decode)],
     )
 
 
-def _decode(model: torch.nn.Module, token: torch.Tensor, cache: object) -> None:
+def _decode(model: torch.nn.Module, token: torch.Tensor, cache: Any) -> None:
     """One decoding step that leaves the cache as it was."""
     model(token, past_key_values=cache, use_cache=True)
-    if cache.get_seq_length() > 128:
-        cache.crop(128)
+    if cache.get_seq_length() > PROMPT:
+        cache.crop(-1)
 
 
 def main() -> int:

@@ -12,6 +12,8 @@ from torch_mlir import ir
 
 from sparseflow.errors import LoweringError
 from sparseflow.lowering.constants import CONSTANTS
+from sparseflow.lowering.layers import dense_layer
+from sparseflow.lowering.literals import literal_tensor
 from sparseflow.lowering.operators import arguments, find_operator
 from sparseflow.lowering.weights import WeightProvider, WeightRegistry
 
@@ -39,48 +41,53 @@ class GraphBuilder:
                 self._translate(op.operation)
         self.graph.eliminate_dead_code()
         module = fx.GraphModule(self.root, self.graph, "Lowered")
-        # GraphModule copies nested attributes into modules of its own; programs must share the packed weights.
+        # GraphModule copies nested attributes into modules of its own; programs share the packed weights.
         for name, child in self.root.named_children():
             if hasattr(module, name):
                 setattr(module, name, child)
         module.graph.lint()
         return module
 
+    def value(self, value: ir.Value) -> Any:
+        """What an MLIR value has become."""
+        return self._values[value]
+
     def operands(self, op: ir.Operation) -> list[Any]:
         """What the operands of an operation have become."""
         return [self._values[value] for value in op.operands]
 
-    def call(self, target: Callable[..., Any], operands: Sequence[Any], hint: str = "") -> Any:
-        """Add a call; of constants only, its result is computed now."""
-        args, kwargs = arguments(target, operands)
-        return self.graph.create_node("call_function", target, args, kwargs, name=hint or None)
-
     def _translate(self, op: ir.Operation) -> None:
-        handler = _HANDLERS.get(op.name, _call_operator)
+        handler = _HANDLERS.get(op.name, _call)
         try:
             results = handler(self, op)
-        except (AttributeError, KeyError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise LoweringError(
-                f"{op.name} at {op.location}", f"it has no executable counterpart: {error}", "report it"
+                f"{_name(op)} at {op.location}",
+                f"it can't be executed: {error}",
+                "lower modules that import_program or SparseFlow's passes made",
             ) from error
         for value, result in zip(op.results, results, strict=True):
             self._values[value] = result
 
 
-def _call_operator(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    return _call(builder, op, op.name)
+def _name(op: ir.Operation) -> str:
+    """The name of the operator that an operation stands for."""
+    return str(ir.StringAttr(op.attributes["name"]).value if op.name == "torch.operator" else op.name)
 
 
-def _torch_operator(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    return _call(builder, op, ir.StringAttr(op.attributes["name"]).value)
-
-
-def _call(builder: GraphBuilder, op: ir.Operation, name: str) -> Sequence[Any]:
+def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+    name = _name(op)
     target = find_operator(name)
-    node = builder.call(target, builder.operands(op))
+    args, kwargs = arguments(target, builder.operands(op))
+    node = builder.graph.create_node("call_function", target, args, kwargs, name=_node_name(name))
     if len(op.results) == 1:
         return [node]
     return [builder.graph.call_function(operator.getitem, (node, i)) for i in range(len(op.results))]
+
+
+def _node_name(name: str) -> str:
+    """`torch.aten.add.Tensor` becomes add, as in an exported graph."""
+    return name.split(".")[2]
 
 
 def _list(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
@@ -100,6 +107,17 @@ def _forward(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 
 def _constant(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     return [CONSTANTS[op.name](op)]
+
+
+def _literal(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+    return [builder.graph.get_attr(builder.weights.literal(literal_tensor(op)))]
+
+
+def _sparse_linear(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+    layer = op.opview
+    operands = [layer.x, layer.weight, layer.bias, layer.residual]
+    nodes = [None if value is None else builder.value(value) for value in operands]
+    return [dense_layer(builder.graph, nodes, ir.StringAttr(op.attributes["epilogue"]).value)]
 
 
 def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
@@ -128,7 +146,6 @@ def _names(op: ir.Operation) -> tuple[tuple[str, ...], tuple[bool, ...]]:
 
 _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(CONSTANTS, _constant),
-    "torch.operator": _torch_operator,
     "torch.prim.ListConstruct": _list,
     "torch.prim.TupleConstruct": _list,
     "torch.prim.ListUnpack": _unpack,
@@ -136,8 +153,11 @@ _HANDLERS: dict[str, Handler] = {
     "torch.prim.NumToTensor.Scalar": _forward,
     "torch.aten.Int.bool": _forward,
     "torch.aten.Float.bool": _forward,
+    "torch.aten.detach": _forward,
     "torch.derefine": _forward,
     "torch.tensor_static_info_cast": _forward,
+    "torch.vtensor.literal": _literal,
+    "sparse_gemm.linear": _sparse_linear,
     "sparse_gemm.weight": _weight,
     "sparse_gemm.merged_weight": _merged_weight,
     "sparse_gemm.packed_weight": _packed_weight,

@@ -37,7 +37,10 @@ def find_operator(name: str) -> Callable[..., Any]:
     Raises:
         LoweringError: there is none.
     """
-    _, namespace, *rest = _RENAMED.get(name, name).split(".")
+    parts = _RENAMED.get(name, name).split(".")
+    if len(parts) < 3:
+        raise LoweringError(name, "it is no operator of PyTorch", "name it torch.<namespace>.<operator>")
+    _, namespace, *rest = parts
     if namespace == "sym" and rest[0] in SCALAR_FUNCTIONS:
         return SCALAR_FUNCTIONS[rest[0]]
     if namespace == "aten" and len(rest) == 2 and rest[1] == "int" and rest[0] in NATIVE_INT_OPERATORS:
@@ -59,6 +62,8 @@ def arguments(target: Callable[..., Any], operands: Sequence[Any]) -> tuple[tupl
     if not isinstance(target, OpOverload):
         return tuple(operands), {}
     parameters = target._schema.arguments
+    if len(parameters) != len(operands):
+        raise TypeError(f"{target} takes {len(parameters)} operands, not {len(operands)}")
     positional: list[Any] = []
     keyword: dict[str, Any] = {}
     required = 0

@@ -29,7 +29,7 @@ SCALAR_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "complex": complex,
     "min": min,
     "max": max,
-    "sym_sqrt": torch._sym_sqrt,
+    "sym_sqrt": torch._sym_sqrt,  # type: ignore[attr-defined]
 }
 """By the name in MLIR."""
 

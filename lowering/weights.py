@@ -87,6 +87,12 @@ class WeightRegistry:
         attribute = self._attributes[key]
         return f"{attribute}.values", f"{attribute}.positions"
 
+    def literal(self, tensor: torch.Tensor) -> str:
+        """Return the attribute that holds a tensor which belongs to this graph alone."""
+        attribute = self._unused(("literal",))
+        self._root.register_buffer(attribute, tensor)
+        return attribute
+
     def _unused(self, names: tuple[str, ...]) -> str:
         base = re.sub(r"\W", "_", "__".join(names))
         base = f"_{base}" if base[0].isdigit() else base

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from torch_mlir import ir
+
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError, PassError
@@ -15,7 +17,6 @@ from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, replace
 from sparseflow.passes.densify import dense_layer
 from sparseflow.runtime.dispatch.policy import Policy
-from torch_mlir import ir
 
 _DENSE = "dense"
 _FORMAT = (

@@ -42,7 +42,7 @@ class RefusalError(PassError):
     """A pass refuses an operation."""
 
     def __init__(self, location: ir.Location, rule: str, remedy: str = "") -> None:
-        super().__init__(str(location), rule, remedy)
+        super().__init__(str(location).removeprefix("loc(").removesuffix(")"), rule, remedy)
         self.location = location
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch_mlir import ir
+
 from sparseflow.dialect.matchers import defined_by, is_none, operations, weight_ref
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import weight as make_weight
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import before, erase_if_dead, none, replace, torch_op
+from sparseflow.passes.build import before, none, replace, torch_op
 from sparseflow.passes.products import Product, is_one, read_product
 from sparseflow.passes.views import drop_views_of, keeps_rows, restore_rows
-from torch_mlir import ir
 
 _PRODUCTS = frozenset({"torch.aten.linear", "torch.aten.mm", "torch.aten.matmul", "torch.aten.addmm"})
 
@@ -76,6 +77,8 @@ def _canonicalize(op: ir.Operation, product: Product, n: int) -> None:
         bias = none() if product.bias is None else product.bias
         layer = torch_op("torch.aten.linear", [x, _oriented(product), bias], type_.with_last(n).build())
         result = layer if x == product.x else restore_rows(layer, n, op.results[0].type)
+    if "sparse_gemm.reason" in op.attributes:
+        layer.owner.attributes["sparse_gemm.reason"] = op.attributes["sparse_gemm.reason"]
     replace(op, result)
     if result != layer:
         drop_views_of(layer, result)
@@ -112,7 +115,6 @@ def _absorb_bias(add: ir.Operation) -> None:
             with before(add):
                 operands = [op.operands[0], op.operands[1], bias]
                 replace(add, torch_op("torch.aten.linear", operands, add.results[0].type))
-            erase_if_dead(op)
             return
 
 
@@ -122,6 +124,7 @@ def _can_absorb(layer: ir.Operation, bias: ir.Value, result: ir.Value) -> bool:
         return False
     return (
         is_none(layer.operands[2])
+        and "sparse_gemm.reason" not in layer.attributes
         and len(list(layer.results[0].uses)) == 1
         and layer.results[0].type == result.type
         and bias_type.shape == (type_.dim(-1),)

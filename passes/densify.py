@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sparseflow.passes.build import constant_int, constant_str, none, torch_op
 from torch_mlir import ir
+
+from sparseflow.passes.build import constant_int, constant_str, none, torch_op
 
 
 def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:

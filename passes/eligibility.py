@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from torch_mlir import ir
+
 from sparseflow.dialect.linear import broken_type_rules
 from sparseflow.dialect.matchers import WeightRef, is_none
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch_mlir import ir
+
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace
 from sparseflow.runtime.dispatch.policy import Policy
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def _packable(layer: ir.Operation) -> _Weight:
         refuse(layer, "has a weight that is computed at run time; only references can be packed", remedy)
     n, k, dtype = (type_.dim(0), type_.dim(1), type_.dtype) if type_ is not None else (None, None, None)
     if n is None or k is None or dtype is None:
-        refuse(layer, f"has a weight of type {layer.operands[1].type}; packing needs its shape", remedy)
+        refuse(layer, f"has a weight of type '{layer.operands[1].type}'; packing needs its shape", remedy)
     return _Weight(ref, n, k, dtype)
 
 
@@ -103,7 +104,7 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
         none() if view.residual is None else view.residual,
         constant_int(_packable(layer).k),
         constant_str(view.epilogue.value),
-        int_list(_policy(view.policy.value)),
+        int_list(Policy.parse(view.policy.value).to_ints()),
     ]
     return ir.Operation.create(
         "torch.operator",
@@ -111,7 +112,3 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
         operands=operands,
         attributes={"name": ir.StringAttr.get("torch.sparseflow.linear")},
     ).results[0]
-
-
-def _policy(text: str) -> list[int]:
-    return Policy.parse(text).to_ints() if text else []

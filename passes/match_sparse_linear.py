@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
+
+from torch_mlir import ir
 
 from sparseflow.dialect.linear import linear
 from sparseflow.dialect.matchers import is_none, operations, weight_ref
@@ -13,11 +16,13 @@ from sparseflow.passes.build import before, replace
 from sparseflow.passes.eligibility import Limits, reason_to_stay
 from sparseflow.passes.products import any_weight
 from sparseflow.passes.sharing import WeightUses
-from torch_mlir import ir
 
 _OTHER_PRODUCTS = frozenset(
     f"torch.aten.{name}" for name in ("mm", "matmul", "addmm", "bmm", "baddbmm", "mv", "addmv")
 )
+# Operators that the Torch dialect doesn't know are told by their name, such as torch.aten._grouped_mm.
+_UNKNOWN = "torch.operator"
+_UNKNOWN_PRODUCT = re.compile(r"torch\.\w+\.(\w*_)?(b|add|baddb)?mm(_\w*|\.\w+)?")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class MatchSparseLinear(Pass):
                 _make_sparse(op)
             else:
                 _explain(op, reason)
-        for op in operations(module, _OTHER_PRODUCTS):
+        for op in operations(module, _OTHER_PRODUCTS | {_UNKNOWN}):
             if (reason := _other_reason(op)) is not None:
                 _explain(op, reason)
 
@@ -83,6 +88,9 @@ def _explain(op: ir.Operation, reason: str) -> None:
 
 def _other_reason(op: ir.Operation) -> str | None:
     """Why a product that isn't a linear layer stays dense, None when it has nothing to do with weights."""
+    name: str = op.attributes["name"].value if op.name == _UNKNOWN else op.name
+    if op.name == _UNKNOWN and not _UNKNOWN_PRODUCT.fullmatch(name):
+        return None
     weights = [weight for operand in op.operands if (weight := any_weight(operand)) is not None]
     ranks = [type_.rank for weight in weights if (type_ := tensor_type(weight.results[0])) is not None]
     matrices = [rank for rank in ranks if rank is not None and rank >= 2]
@@ -90,4 +98,4 @@ def _other_reason(op: ir.Operation) -> str | None:
         return None
     if max(matrices) > 2:
         return f"its weight has rank {max(matrices)}; only matrices can be packed"
-    return f"this {op.name.removeprefix('torch.aten.')} isn't of the form x W^T + bias"
+    return f"this {name.split('.')[2]} isn't of the form x W^T + bias"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
 
+from torch_mlir import ir
+
 from sparseflow.dialect.linear import linear
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
@@ -15,7 +17,6 @@ from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, constant_int, none, replace, torch_op
 from sparseflow.passes.sharing import WeightUses
-from torch_mlir import ir
 
 _SPARSE, _DENSE = "sparse_gemm.linear", "torch.aten.linear"
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch_mlir import ir
+from torch_mlir.passmanager import PassManager
+
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 from sparseflow.passes.registry import unknown_pass
-from torch_mlir import ir
-from torch_mlir.passmanager import PassManager
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from torch_mlir import ir
+
 from sparseflow.dialect import load
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, PassFailedError, RefusalError
@@ -15,7 +17,6 @@ from sparseflow.passes.native import NativePass
 from sparseflow.passes.options import format_pass, parse_options
 from sparseflow.passes.pipeline_text import Element, parse_elements
 from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,12 @@ def _resolve(element: Element) -> Sequence[Pass]:
     if element.name == "builtin.module" and element.body is not None:
         return parse_pipeline(element.body)
     if element.name in PIPELINES:
+        if element.options or element.body is not None:
+            raise PassError(f"pipeline '{element.name}'", "has no options", "Name its passes instead.")
         return parse_pipeline(PIPELINES[element.name])
     if element.name in PASSES:
+        if element.body is not None:
+            raise PassError(f"pass '{element.name}'", "takes no passes inside", "Options go in braces.")
         return (parse_options(pass_class(element.name), element.options),)
     _check_nested(element)
     return (NativePass(element.text),)
@@ -157,18 +162,21 @@ def _command(passes: Sequence[Pass], path: str, context: ir.Context) -> str:
 
 
 def _failure(pass_: Pass, error: Exception, command: str) -> PassFailedError:
-    remedy = f"Reproduce it with: {command}"
+    subject, remedy = f"pass '{label(pass_)}'", f"Reproduce it with: {command}"
     if isinstance(error, PassError) and error.remedy:
         remedy = f"{error.remedy}\n    {remedy}"
+    return PassFailedError(subject, _rule(error, subject), remedy, diagnostics(error))
+
+
+def _rule(error: Exception, subject: str) -> str:
+    """What failed, without repeating which pass it was."""
     if isinstance(error, RefusalError):
-        rule = f"refuses {error.subject}: {error.rule}"
-    elif isinstance(error, PassError):
-        rule = error.rule
-    elif isinstance(error, ir.MLIRError):
-        rule = f"failed: {error}"
-    else:
-        rule = f"failed with {type(error).__name__}: {error}; that is a bug in the pass"
-    return PassFailedError(f"pass '{label(pass_)}'", rule, remedy, diagnostics(error))
+        return f"refuses {error.subject}: {error.rule}"
+    if isinstance(error, PassError):
+        return error.rule if error.subject == subject else f"{error.subject}: {error.rule}"
+    if isinstance(error, ir.MLIRError):
+        return f"failed: {error}"
+    return f"failed with {type(error).__name__}: {error}; that is a bug in the pass"
 
 
 def _write(snapshot: ir.Operation) -> str:

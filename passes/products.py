@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch_mlir import ir
+
 from sparseflow.dialect.matchers import constant_int, constant_ints, defined_by, is_none
 from sparseflow.dialect.types import tensor_type
-from torch_mlir import ir
 
 _TRANSPOSES = ("torch.aten.t", "torch.aten.numpy_T", "torch.aten.transpose.int", "torch.aten.permute")
 

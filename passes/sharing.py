@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from sparseflow.dialect.matchers import operations, weight_ref
 from torch_mlir import ir
+
+from sparseflow.dialect.matchers import operations, weight_ref
 
 _WEIGHT_OPERAND = 1
 

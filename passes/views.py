@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch_mlir import ir
+
 from sparseflow.dialect.matchers import constant_int, defined_by, users
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.build import erase_if_dead, int_list, replace, torch_op
-from torch_mlir import ir
 
 _VIEWS = ("torch.aten.view", "torch.aten.reshape", "torch.aten._unsafe_view")
 _FLATTENS = (*_VIEWS, "torch.aten.flatten.using_ints")

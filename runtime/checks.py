@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError, WeightError
 
+# What the native operators compute in.
+NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Finds the first entry or group that breaks a rule: its row and place, or None.
+Scan = Callable[[Tensor], tuple[int, int] | None]
 # Rows are checked in chunks: the temporaries stay small whatever the weight's size.
 CHUNK_ELEMENTS = 1 << 22
 
@@ -65,17 +69,38 @@ def require_finite(weight: Tensor, name: str) -> None:
     Raises:
         WeightError: names the first bad row and column.
     """
-    if weight.is_meta:
-        return
+    bad = None if weight.is_meta else _first_nonfinite(weight)
+    if bad is not None:
+        raise WeightError(
+            name,
+            f"row {bad[0]}, column {bad[1]} is {weight[bad].item()}; a weight must be finite",
+            "repair the checkpoint, or leave this layer dense",
+        )
+
+
+def _first_nonfinite(weight: Tensor) -> tuple[int, int] | None:
+    scan = native_scan("first_not_finite", weight)
+    if scan is not None:
+        return scan(weight)
     for start, chunk in row_chunks(weight):
-        # A sum of finite magnitudes can overflow, but a maximum can't: one cheap pass decides.
+        # A maximum of magnitudes is finite just when all of them are: one cheap pass decides.
         if chunk.numel() and not chunk.abs().amax().isfinite():
             row, column = (~chunk.isfinite()).nonzero()[0].tolist()
-            raise WeightError(
-                name,
-                f"row {start + row}, column {column} is {chunk[row, column].item()}; a weight must be finite",
-                "repair the checkpoint, or leave this layer dense",
-            )
+            return start + row, column
+    return None
+
+
+def native_scan(name: str, weight: Tensor) -> Scan | None:
+    """The native operator ``name`` as a scan of ``weight``, or None where torch has to do it."""
+    operator = getattr(torch.ops.sparseflow, name, None)
+    if operator is None or weight.device.type != "cpu" or weight.dtype not in NATIVE_DTYPES:
+        return None
+
+    def scan(weight: Tensor) -> tuple[int, int] | None:
+        row, place = operator(weight)
+        return None if row < 0 else (row, place)
+
+    return scan
 
 
 def row_chunks(weight: Tensor) -> Iterator[tuple[int, Tensor]]:

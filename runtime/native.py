@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,8 +42,9 @@ def load() -> None:
         NativeLibraryError: the library is missing, or torch refuses to load it.
     """
     path = library_path()
+    load_library: Any = torch.ops.load_library  # untyped in torch
     try:
-        torch.ops.load_library(str(path))
+        load_library(str(path))
     except OSError as error:
         raise NativeLibraryError(
             "sparseflow.runtime",

@@ -23,7 +23,10 @@ prune_2_4 = torch.ops.sparseflow.prune_2_4.default
 pack_2_4 = torch.ops.sparseflow.pack_2_4.default
 unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
 
-_LIBRARY = torch.library.Library("sparseflow", "IMPL")
+# torch's own annotations are incomplete here.
+_library: Any = torch.library
+_check: Any = torch._check
+_LIBRARY = _library.Library("sparseflow", "IMPL")
 
 
 def refuse_gradients(subject: str) -> InferenceOnlyError:
@@ -58,7 +61,6 @@ def _autocast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
     return value.to(dtype) if value.device.type == device_type else value
 
 
-@torch.library.register_fake("sparseflow::linear")
 def _fake_linear(
     x: Tensor,
     values: Tensor,
@@ -69,34 +71,33 @@ def _fake_linear(
     epilogue: str,
     policy: list[int],
 ) -> Tensor:
-    torch._check(x.dim() >= 1, lambda: "sparseflow.linear: x must have at least one dimension")
-    torch._check(x.dtype == values.dtype, lambda: f"sparseflow.linear: x is {x.dtype}, weight {values.dtype}")
-    torch._check(
+    _check(x.dim() >= 1, lambda: "sparseflow.linear: x must have at least one dimension")
+    _check(x.dtype == values.dtype, lambda: f"sparseflow.linear: x is {x.dtype}, weight {values.dtype}")
+    _check(
         x.shape[-1] == in_features,
         lambda: f"sparseflow.linear: x has {x.shape[-1]} features, the weight {in_features}",
     )
     return x.new_empty((*x.shape[:-1], values.shape[0]))
 
 
-@torch.library.register_fake("sparseflow::prune_2_4")
 def _fake_prune(weight: Tensor) -> Tensor:
     return weight.new_empty(weight.shape)
 
 
-@torch.library.register_fake("sparseflow::pack_2_4")
 def _fake_pack(weight: Tensor) -> tuple[Tensor, Tensor]:
     n, k = weight.shape
     groups = (k + 3) // 4
     return weight.new_empty(n, 2 * groups), weight.new_empty(n, (groups + 1) // 2, dtype=torch.uint8)
 
 
-@torch.library.register_fake("sparseflow::unpack_2_4")
 def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     return values.new_empty(values.shape[0], in_features)
 
 
 def _register() -> None:
-    for op in (linear, prune_2_4, pack_2_4, unpack_2_4):
+    fakes = {linear: _fake_linear, prune_2_4: _fake_prune, pack_2_4: _fake_pack, unpack_2_4: _fake_unpack}
+    for op, fake in fakes.items():
+        _library.register_fake(op, fake)
         _LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)
     for device_type in ("cpu", "cuda"):
         cast = functools.partial(_autocast_linear, device_type)

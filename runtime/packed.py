@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import checks, ops
-from sparseflow.runtime.pattern import NATIVE_DTYPES, first_violation
+from sparseflow.runtime.checks import NATIVE_DTYPES
+from sparseflow.runtime.pattern import first_violation
 
 
 def packed_shapes(out_features: int, in_features: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -110,11 +111,11 @@ class PackedWeight(nn.Module):
         return f"{self.out_features}×{self.in_features}, {kind}, {self.device}, {self.nbytes} bytes ({share})"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        incoming = [state_dict.get(f"{prefix}{key}") for key in ("values", "positions")]
-        if all(isinstance(tensor, Tensor) for tensor in incoming):
+        values, positions = state_dict.get(f"{prefix}values"), state_dict.get(f"{prefix}positions")
+        if isinstance(values, Tensor) and isinstance(positions, Tensor):
             name = prefix.removesuffix(".") or "weight"
-            _require_layout(*incoming, self.in_features, name)
-            _require_content(*incoming, self.in_features, name)
+            _require_layout(values, positions, self.in_features, name)
+            _require_content(values, positions, self.in_features, name)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from sparseflow.runtime import checks, ops, portable
 
-NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 def prune_24(w: Tensor, *, name: str = "weight") -> Tensor:
     """Keep the two largest magnitudes of each group of four; ties keep the earlier.
@@ -27,7 +25,7 @@ def prune_24(w: Tensor, *, name: str = "weight") -> Tensor:
         WeightError: the weight holds NaN or Inf; names the first bad row and column.
     """
     weight = checks.require_matrix(w, name)
-    checks.require_dtype(weight, (*NATIVE_DTYPES, torch.float64), name)
+    checks.require_dtype(weight, (*checks.NATIVE_DTYPES, torch.float64), name)
     checks.require_finite(weight, name)
     if weight.dtype == torch.float64:
         return portable.prune_2_4(weight.contiguous())
@@ -56,6 +54,9 @@ def first_violation(w: Tensor, *, name: str = "weight") -> tuple[int, int] | Non
     """
     weight = checks.require_matrix(w, name)
     checks.require_data(weight, name)
+    scan = checks.native_scan("first_not_2_4", weight)
+    if scan is not None:
+        return scan(weight)
     for start, chunk in checks.row_chunks(weight):
         crowded = _nonzeros_by_group(chunk) > 2
         if crowded.any():
@@ -66,7 +67,9 @@ def first_violation(w: Tensor, *, name: str = "weight") -> tuple[int, int] | Non
 
 def _nonzeros_by_group(weight: Tensor) -> Tensor:
     """int32 ``[N, ceil(K/4)]``."""
-    nonzero = F.pad(weight != 0, (0, -weight.shape[1] % 4)).contiguous()
+    nonzero = (weight != 0).contiguous()
+    if weight.shape[1] % 4:
+        nonzero = F.pad(nonzero, (0, -weight.shape[1] % 4))
     # Four bools are one int32 of 0/1 bytes; multiplying by 0x01010101 leaves their sum in the top byte.
     # Far faster than reducing a dimension of four.
     return nonzero.view(torch.int32) * 0x01010101 >> 24

@@ -15,7 +15,7 @@ from torch import Tensor
 def _groups(weight: Tensor, padding: float) -> Tensor:
     """``[N, K]`` as groups ``[N, Kp/4, 4]``, the last one filled up with ``padding``."""
     n, k = weight.shape
-    return F.pad(weight, (0, -k % 4), value=padding).reshape(n, -1, 4)
+    return F.pad(weight, (0, -k % 4), value=padding).reshape(n, (k + 3) // 4, 4)
 
 
 def keep_mask(weight: Tensor) -> Tensor:
@@ -40,18 +40,16 @@ def keep_mask(weight: Tensor) -> Tensor:
 
 def prune_2_4(weight: Tensor) -> Tensor:
     """``[N, K]`` with all but the two largest magnitudes of each group of four set to zero."""
-    n, k = weight.shape
-    keep = keep_mask(weight).reshape(n, -1)[:, :k]
+    keep = keep_mask(weight).flatten(1)[:, : weight.shape[1]]
     return weight.where(keep, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
 
 def pack_2_4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Pack a 2:4 weight ``[N, K]``; the layout is described in ``runtime/csrc/library.cpp``."""
-    n = weight.shape[0]
     keep = keep_mask(weight)
-    kept = keep.nonzero()[:, 2].reshape(n, -1, 2)
+    kept = keep.nonzero()[:, 2].reshape(*keep.shape[:2], 2)
     values = _groups(weight, padding=0.0).gather(2, kept)
-    values = values.masked_fill(values == 0, 0).reshape(n, -1)  # −0.0 is stored as 0.0
+    values = values.masked_fill(values == 0, 0).flatten(1)  # −0.0 is stored as 0.0
     nibbles = (kept[..., 0] | kept[..., 1] << 2).to(torch.uint8)
     nibbles = F.pad(nibbles, (0, nibbles.shape[1] % 2), value=0b0100)  # an unused nibble is a valid one too
     return values, nibbles[:, 0::2] | nibbles[:, 1::2] << 4
@@ -60,7 +58,7 @@ def pack_2_4(weight: Tensor) -> tuple[Tensor, Tensor]:
 def unpack_2_4(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     """The dense weight ``[N, in_features]`` of a packed one."""
     n, groups = values.shape[0], values.shape[1] // 2
-    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).reshape(n, -1)[:, :groups]
+    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, :groups]
     places = torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()
     dense = values.new_zeros(n, groups, 4).scatter_(2, places, values.reshape(n, groups, 2))
     return dense.reshape(n, 4 * groups)[:, :in_features].contiguous()

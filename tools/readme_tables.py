@@ -9,6 +9,7 @@ suffix. A figure in the README is therefore one that a script in benchmarks/ mea
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Rows = list[dict[str, Any]]
+_SPEEDUPS = {"our kernels": "speedup", "with dispatch on": "speedup_dispatched"}
 
 
 def markdown(headings: list[str], rows: list[list[str]]) -> str:
@@ -28,17 +30,20 @@ def markdown(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def gemm_cpu(rows: Rows) -> str:
-    """Speed-up over F.linear, one line a dtype and shape, one column an M; one block an instruction set."""
+    """Speed-up of our kernels, then of what dispatch runs, over F.linear; one block a mode."""
     text = ""
-    for isa in dict.fromkeys(row["isa"] for row in rows):
-        cells = {(r["dtype"], r["N"], r["K"], r["M"]): r["speedup"] for r in rows if r["isa"] == isa}
+    for mode, (what, field) in itertools.product(
+        dict.fromkeys(row["mode"] for row in rows), _SPEEDUPS.items()
+    ):
+        chosen = [row for row in rows if row["mode"] == mode]
+        cells = {(r["dtype"], r["N"], r["K"], r["M"]): r[field] for r in chosen}
         sizes = sorted({key[3] for key in cells})
-        layers = dict.fromkeys(key[:3] for key in cells)
         body = [
             [dtype, f"{n}×{k}", *(_times(cells.get((dtype, n, k, m))) for m in sizes)]
-            for dtype, n, k in layers
+            for dtype, n, k in dict.fromkeys(key[:3] for key in cells)
         ]
-        text += f"\n{isa}:\n\n" + markdown(["dtype", "N×K", *(f"M={m}" for m in sizes)], body)
+        heading = f"{mode} ({chosen[0]['isa']}; torch {chosen[0]['torch_isa']}), {what}"
+        text += f"\n{heading}:\n\n" + markdown(["dtype", "N×K", *(f"M={m}" for m in sizes)], body)
     return text + "\n"
 
 

@@ -8,8 +8,7 @@ quartile: other processes only ever add time, and a table that is kept should no
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import time
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,24 +16,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime import ops, pattern
+from sparseflow.runtime import checks, ops, pattern
 from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
+from sparseflow.runtime.timing import interleaved
 
 MAX_ROWS = 4096
-MIN_ROWS = 512
+# At many rows of x the kernels' work on x alone counts, which fewer rows of W would not bear.
+MIN_ROWS = 2048
 # Dense bytes of one weight: larger ones are measured on a slice of their rows.
 MAX_WEIGHT_BYTES = 96 << 20
 # Multiplications of one call; above it fewer rows are measured, MIN_ROWS at least.
-MAX_WORK = 1 << 31
+MAX_WORK = 1 << 33
 MAX_COPIES = 64
-MIN_REPS, MAX_REPS = 3, 30
+MIN_REPS, MAX_REPS = 2, 30
+# About: each side of a slow point still runs MIN_REPS times.
 SECONDS_A_POINT = 0.25
 
-# The three sides, in the order of the fields of Measurement.
-_Side = Callable[[Tensor, int], Tensor]
+# Runs one way of computing the layer, in its n-th turn.
+_Side = Callable[[int], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +58,19 @@ class _Weights:
             [(values.clone(), positions.clone()) for _ in range(copies)],
         )
 
-    def sides(self, k: int, rows: int) -> tuple[_Side, _Side, _Side]:
+    def sides(self, x: Tensor, rows: int) -> tuple[_Side, _Side, _Side]:
         """Dense, sparse kernel, decompress-and-multiply, on the first ``rows`` rows of a copy."""
+        copies, k = len(self.dense), x.shape[1]
 
-        def packed(policy: list[int]) -> _Side:
-            def run(x: Tensor, copy: int) -> Tensor:
-                values, positions = self.packed[copy]
-                return ops_linear(x, values[:rows], positions[:rows], None, None, k, "none", policy)
+        def packed(turn: int, policy: list[int]) -> Tensor:
+            values, positions = self.packed[turn % copies]
+            y: Tensor = ops.linear(x, values[:rows], positions[:rows], None, None, k, "none", policy)
+            return y
 
-            return run
-
-        ops_linear = ops.linear
         return (
-            lambda x, copy: F.linear(x, self.dense[copy][:rows]),
-            packed([1, int(Backend.CPU)]),
-            packed([1, int(Backend.DENSE)]),
+            lambda turn: F.linear(x, self.dense[turn % copies][:rows]),
+            functools.partial(packed, policy=[1, int(Backend.CPU)]),
+            functools.partial(packed, policy=[1, int(Backend.DENSE)]),
         )
 
 
@@ -80,26 +80,24 @@ def measure_layer(
     dtype: torch.dtype,
     ms: Sequence[int] = MEASURED_M,
     *,
-    seconds: float = SECONDS_A_POINT,
     on_point: Callable[[int], None] = lambda m: None,
 ) -> list[Measurement]:
     """Measure a layer ``[N, K]`` at each M.
 
     A layer too large to measure whole is measured on its first rows and the times scaled: the cost of all
-    sides is linear in N from some hundred rows on. ``Measurement.rows`` records it.
+    sides is linear in N from some thousand rows on. ``Measurement.rows`` records it.
 
     Args:
         n: out features, at least 1.
         k: in features, at least 1.
         dtype: float32, bfloat16 or float16.
         ms: the M's.
-        seconds: about how long one point may take; each side runs three times at least.
         on_point: called with M after each point.
 
     Raises:
         ArgumentError: a size below 1 or another dtype.
     """
-    if min(n, k, *ms) < 1 or dtype not in pattern.NATIVE_DTYPES:
+    if min(n, k, *ms) < 1 or dtype not in checks.NATIVE_DTYPES:
         raise ArgumentError(
             "measure_layer",
             f"needs sizes from 1 and a supported dtype, got N={n}, K={k}, M={list(ms)}, {dtype}",
@@ -110,38 +108,21 @@ def measure_layer(
         weights = _Weights.random(min(n, size), k, dtype)
         for m in ms:
             rows = min(n, size, max(MIN_ROWS, MAX_WORK // (m * k)))
-            results.append(_measure_point(weights, n, k, m, rows, seconds))
+            results.append(_measure_point(weights, n, k, m, rows))
             on_point(m)
     return results
 
 
-def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int, seconds: float) -> Measurement:
+def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int) -> Measurement:
     dtype = weights.dense[0].dtype
     x = torch.randn(m, k, dtype=torch.float32).to(dtype)
     meter = LoadMeter()
-    times = _interleaved(weights.sides(k, rows), x, len(weights.dense), seconds)
+    times = interleaved(weights.sides(x, rows), seconds=SECONDS_A_POINT, least=MIN_REPS, most=MAX_REPS)
     crowded = meter.crowded(torch.get_num_threads())
-    dense_us, cpu_us, unpacked_us = (n / rows * _lower_quartile(side) for side in times)
+    dense_us, cpu_us, unpacked_us = (1e6 * n / rows * _lower_quartile(side) for side in times)
     name = str(dtype).removeprefix("torch.")
     return Measurement(name, n, k, m, dense_us, cpu_us, unpacked_us, rows, len(times[0]), crowded)
 
 
 def _lower_quartile(times: Sequence[float]) -> float:
     return sorted(times)[len(times) // 4]
-
-
-def _interleaved(sides: Sequence[_Side], x: Tensor, copies: int, seconds: float) -> list[list[float]]:
-    """Microseconds of each run of each side."""
-    for side in sides:
-        side(x, 0)  # first calls choose kernels and allocate scratch
-    times: list[list[float]] = [[] for _ in sides]
-    orders = list(itertools.permutations(range(len(sides))))
-    deadline = time.perf_counter() + seconds
-    for rep in range(MAX_REPS):
-        if rep >= MIN_REPS and time.perf_counter() > deadline:
-            break
-        for index in orders[rep % len(orders)]:  # no side always runs in the wake of the same other one
-            start = time.perf_counter_ns()
-            sides[index](x, (rep + 1) % copies)
-            times[index].append((time.perf_counter_ns() - start) / 1e3)
-    return times

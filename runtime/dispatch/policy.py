@@ -148,8 +148,8 @@ def _parse_entry(entry: str, text: str) -> tuple[int, Backend]:
 
 
 def _ranges(starts: Sequence[tuple[int, Backend]]) -> tuple[Range, ...]:
-    ends = [m - 1 for m, _ in starts[1:]] + [None]
-    return tuple(Range(m, end, backend) for (m, backend), end in zip(starts, ends, strict=True))
+    following = itertools.zip_longest(starts, starts[1:])
+    return tuple(Range(m, after[0] - 1 if after else None, backend) for (m, backend), after in following)
 
 
 def choose(measurements: Iterable[Measurement]) -> Policy:
@@ -204,8 +204,9 @@ def _crossing(left: Measurement, right: Measurement, before: Backend, after: Bac
     )  # of `before` at the left point; < 0 if it was merely kept
     lag = math.log(right.us(before) / right.us(after))  # > 0: `after` is the best one there
     share = max(lead, 0.0) / (max(lead, 0.0) + lag)
-    m = math.ceil(left.m * (right.m / left.m) ** share)
-    return min(max(m, left.m + 1), right.m)
+    crossing = left.m * math.exp(share * math.log(right.m / left.m))
+    # The sum of logarithms misses whole numbers by a rounding error, which must not cost a whole M.
+    return min(max(math.ceil(crossing - 1e-9 * crossing), left.m + 1), right.m)
 
 
 def _with_figures(entry: Range, points: Sequence[Measurement]) -> Range:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.api.options import DEFAULT_SKIP, CompileOptions, Inner, PolicyMode, Prune
 from sparseflow.errors import ArgumentError
-from torch import nn
 
 
 def compile(  # noqa: A001  # named like torch.compile

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from sparseflow.api.report import LayerReport, Range, Report
-from sparseflow.dialect.matchers import WeightRef, weight_ref
-from sparseflow.dialect.types import TensorType, tensor_type
-from sparseflow.runtime.packed import packed_shapes
 from torch_mlir import ir
+
+from sparseflow.api.report import LayerReport, Range, Report
+from sparseflow.dialect.matchers import WeightRef, defined_by, weight_ref
+from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.passes.products import any_weight
+from sparseflow.runtime.packed import packed_shapes
 
 if TYPE_CHECKING:
     from sparseflow.api.options import CompileOptions
@@ -87,17 +90,21 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
 
 
 def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
-    refs = [(weight_ref(value), tensor_type(value)) for value in op.operands]
-    for ref, type_ in refs:
-        if ref is not None and type_ is not None and type_.rank == 2:
-            yield from _dense_parts(ref, type_, reason)
-            return
-    yield LayerDecision(str(op.location), 0, 0, "?", "dense", reason)
+    found = next((weight for value in op.operands if (weight := any_weight(value)) is not None), None)
+    merged = next((value for value in op.operands if defined_by(value, "sparse_gemm.merged_weight")), None)
+    value = merged if found is None else found.results[0]
+    type_, ref = (None, None) if value is None else (tensor_type(value), weight_ref(value))
+    if type_ is None or ref is None:
+        yield LayerDecision(str(op.location), 0, 0, "?", "dense", reason)
+    else:
+        yield from _dense_parts(ref, type_, reason)
 
 
 def _dense_parts(ref: WeightRef, type_: TensorType, reason: str) -> Iterator[LayerDecision]:
-    for name, rows in zip(ref.names, ref.sizes or (type_.dim(0) or 0,), strict=True):
-        yield LayerDecision(name, rows, type_.dim(1) or 0, type_.dtype or "?", "dense", reason)
+    """One decision a name; the experts of a mixture, [E, N, K], count as E·N out features."""
+    *rows, k = [size or 0 for size in type_.shape or (0, 0)]
+    for name, n in zip(ref.names, ref.sizes or (math.prod(rows),), strict=True):
+        yield LayerDecision(name, n, k, type_.dtype or "?", "dense", reason)
 
 
 def make_report(name: str, programs: Sequence[Program], bank: WeightBank, options: CompileOptions) -> Report:

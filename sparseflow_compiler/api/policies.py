@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from torch_mlir import ir
 
 from sparseflow.api.decisions import TORCH_DTYPES, policy_key
 from sparseflow.api.progress import Step
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.runtime.dispatch import Policy
-from torch_mlir import ir
 
 
 def measured_policies(module: ir.Module, step: Step) -> dict[str, Policy]:
@@ -33,8 +32,3 @@ def measured_policies(module: ir.Module, step: Step) -> dict[str, Policy]:
         policies = calibrate(wanted, TORCH_DTYPES[dtype], progress=step)
         found.update({policy_key(dtype, n, k): policies[n, k] for n, k in wanted})
     return found
-
-
-def policy_table(policies: Mapping[str, Policy]) -> dict[str, object]:
-    """What the pass `apply-policy` takes: a layer that never pays becomes dense again, with the figures."""
-    return {key: str(policy) if policy.pays else {"dense": policy.why()} for key, policy in policies.items()}

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
+from torch_mlir import ir
+
 from sparseflow import dialect
 from sparseflow.api.decisions import LayerDecision, decide
 from sparseflow.api.options import CompileOptions
-from sparseflow.api.policies import measured_policies, policy_table
+from sparseflow.api.policies import measured_policies
 from sparseflow.api.progress import Progress, Step
 from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.dialect.matchers import operations
@@ -27,8 +30,6 @@ from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
 from sparseflow.runtime import first_violation
 from sparseflow.runtime.dispatch import Policy
-from torch import nn
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def build_program(
         with clock.stage("measure") as step:
             policies = measured_policies(module, step)
     with clock.stage("passes"):
-        run_pipeline(module, [ApplyPolicy(policy_table(policies))])
+        run_pipeline(module, [ApplyPolicy.of(policies)])
         stages["sparse_gemm"] = module.operation.clone()
         decisions = decide(module)
         run_pipeline(module, [LowerSparseGemm()])
@@ -116,6 +117,7 @@ def build_program(
     with clock.stage("pack") as step:
         bank.pack(step)
     runnable = torch.compile(graph, dynamic=True) if options.inner == "inductor" else graph
+    assert isinstance(runnable, nn.Module), "torch.compile of a module is a module"
     written = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     buffers = {name: bank.source(name) for name in written}
     executable = Executable(runnable, imported.signature, captured.call_signature, buffers)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
 from sparseflow.api.progress import Step
 from sparseflow.errors import WeightError
 from sparseflow.runtime import PackedWeight, compress_2_4, prune_24
 from sparseflow.runtime.checks import require_finite
-from torch import Tensor, nn
 
 Key = tuple[tuple[str, ...], tuple[bool, ...]]
 

@@ -4,12 +4,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+from torch_mlir import ir
+from torch_mlir.dialects import ext
+
 from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, quoted, string_attribute
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
-from torch_mlir import ir
-from torch_mlir.dialects import ext
 
 EPILOGUES = ("none", "relu", "gelu", "gelu_tanh", "silu")
 """Activations that the operation can apply to its result."""
@@ -57,7 +58,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
             yield "needs a string 'policy'; \"\" means always sparse"
             return
         try:
-            _ = Policy.parse(policy) if policy else None
+            Policy.parse(policy)
         except ArgumentError as error:
             yield f"has a malformed {error.subject}: {error.rule}"
 

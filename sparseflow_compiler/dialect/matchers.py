@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sparseflow.dialect.base import part_sizes, string_list_attribute, transposed_flags
 from torch_mlir import ir
+
+from sparseflow.dialect.base import part_sizes, string_list_attribute, transposed_flags
 
 
 def operations(module: ir.Module, names: Collection[str]) -> list[ir.Operation]:

@@ -4,10 +4,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sparseflow.dialect.base import VerifiedOp, broken_list_rules
-from sparseflow.dialect.types import TensorType, tensor_type
 from torch_mlir import ir
 from torch_mlir.dialects import ext
+
+from sparseflow.dialect.base import VerifiedOp, broken_list_rules
+from sparseflow.dialect.types import TensorType, tensor_type
 
 
 class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):  # type: ignore[call-arg]

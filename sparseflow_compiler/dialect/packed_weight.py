@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Any
 
+from torch_mlir import ir
+from torch_mlir.dialects import ext
+
 from sparseflow.dialect.base import VerifiedOp, broken_list_rules, broken_pattern_rules
 from sparseflow.dialect.merged_weight import set_lists, string_list
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, packed_types, same_size, tensor_type
-from torch_mlir import ir
-from torch_mlir.dialects import ext
 
 
 class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):  # type: ignore[call-arg]

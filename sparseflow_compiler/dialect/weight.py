@@ -4,10 +4,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sparseflow.dialect.base import VerifiedOp, string_attribute
-from sparseflow.dialect.types import TensorType, tensor_type
 from torch_mlir import ir
 from torch_mlir.dialects import ext
+
+from sparseflow.dialect.base import VerifiedOp, string_attribute
+from sparseflow.dialect.types import TensorType, tensor_type
 
 
 class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[call-arg]

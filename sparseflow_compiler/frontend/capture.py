@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +14,10 @@ from sparseflow.errors import InferenceOnlyError
 from sparseflow.frontend.calls import CallSignature
 from sparseflow.frontend.dynamic_shapes import leaf_shapes
 from sparseflow.frontend.flat_module import FlatModule
+from sparseflow.frontend.functional import functional
+from sparseflow.frontend.module_state import left_as_it_was
 from sparseflow.frontend.program import CapturedProgram, describe
+from sparseflow.frontend.quiet import quiet
 from sparseflow.frontend.refusals import capture_error
 from sparseflow.frontend.structure import COUNTERS
 
@@ -43,8 +44,7 @@ def capture(
     """
     _require_inference(model)
     try:
-        with _left_as_it_was(model), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with left_as_it_was(model), torch.no_grad(), quiet():
             call_signature = CallSignature.of(model.forward)
             call = call_signature.flatten(args, kwargs or {})
             flat = FlatModule(model, call)
@@ -61,15 +61,17 @@ def capture(
 
 
 def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
-    """Export, if possible without assuming that sizes differ from 0 and 1, so that batch 1 needs no other program."""
+    """Export, if possible without assuming that sizes are above 1, so that batch 1 needs no other program."""
 
     def export() -> ExportedProgram:
-        shapes = (leaf_shapes(flat.call, dynamic_shapes),)
+        shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
         exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
-        return exported.run_decompositions({})
+        program = functional(exported)
+        program.example_inputs = None  # they would be kept alive for as long as the program
+        return program
 
     try:
-        with _config.patch(backed_size_oblivious=True):
+        with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return export()
     except Exception:  # torch.export fails in many ways; the second attempt raises what matters
         return export()
@@ -83,22 +85,3 @@ def _require_inference(model: nn.Module) -> None:
                 "the module is in training mode; SparseFlow compiles for inference only",
                 "call model.eval() first",
             )
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Undo what tracing `model` leaves in its modules' attributes, fake tensors above all."""
-    tables = ("_parameters", "_buffers", "_modules")
-    saved = [
-        (module, dict(vars(module)), {table: dict(vars(module)[table]) for table in tables})
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, attributes, entries in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
-            for table, content in entries.items():
-                attributes[table].clear()
-                attributes[table].update(content)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from sparseflow.frontend.module_state import ModuleState
 from sparseflow.frontend.signature import ObjectUpdate, Outputs
 from sparseflow.frontend.structure import Constant, Container, Decoder, Encoder, Flat
 
@@ -40,7 +41,12 @@ class FlatModule(nn.Module):
         args, kwargs = decoder.unflatten(self.call.structure)
         objects = decoder.objects
         before = [_state(value, objects) for value in objects]
-        output = self.model(*args, **kwargs)
+        state = ModuleState.of(self.model)
+        try:
+            output = self.model(*args, **kwargs)
+        except Exception as error:
+            raise ModelFailure from error
+        state.write_assigned()
         encoder = Encoder(objects=list(objects))
         structure = encoder.flatten(output)
         updates = []
@@ -51,6 +57,19 @@ class FlatModule(nn.Module):
                 self._record.counters |= _changed_numbers(before[ordinal][0], after[0])
         self._record.outputs = Outputs(structure, tuple(updates))
         return tuple(encoder.leaves)
+
+
+class ModelFailure(Exception):  # noqa: N818  # the cause is the error
+    """The model itself raised; torch.export prints the graph so far for any other exception."""
+
+    @property
+    def partial_fx_graph(self) -> str:
+        """What torch.export attaches and prints: not there."""
+        raise AttributeError
+
+    @partial_fx_graph.setter
+    def partial_fx_graph(self, graph: str) -> None:
+        """Ignored."""
 
 
 class _Record:

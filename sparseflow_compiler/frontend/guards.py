@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.printers import PythonPrinter
@@ -99,7 +99,7 @@ def build_guards(
     """Derive the guards of a program.
 
     Args:
-        fakes: what each leaf was traced as: a fake tensor, whose sizes are ints or symbolic, or such a number.
+        fakes: what each leaf was traced as: a fake tensor, its sizes ints or symbolic, or such a number.
         value_ranges: the range of each symbol.
         conditions: boolean expressions over the symbols that tracing relied on.
     """

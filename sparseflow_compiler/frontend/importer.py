@@ -114,7 +114,7 @@ class _ProgramImporter:
             raise FrontendError(
                 f"{node.target}{where}",
                 f"the operator can't be brought into MLIR: {error}",
-                "report it, or keep this part of the model out of sf.compile",
+                "write this part of the model with other operators, or compile the parts around it",
             ) from error
 
     def _results(self, nodes: NodeImporter) -> list[ir.Value]:

@@ -12,7 +12,6 @@ from torch_mlir.extras import fx_importer
 from sparseflow.lowering.codes import DTYPE_CODES
 from sparseflow.lowering.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
 
-_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _LIST_OF = {"!torch.int": "int", "!torch.float": "float", "!torch.bool": "bool", "!torch.str": "str"}
 
 
@@ -58,6 +57,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._weights: dict[str, ir.Value] = {}
+        self._constants: dict[tuple[type, str], ir.Value] = {}
 
     def weight(self, name: str, result: ir.Type) -> ir.Value:
         """Emit the weight called `name`, or return it if it was emitted before."""
@@ -103,7 +103,8 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         ]
         value = node.meta.get("val")
         count = len(schema.returns)
-        types = [self._cc.of(v) for v in ([value] if count == 1 else value if count else [])]
+        values = [value] if count == 1 else [] if count == 0 else list(value or ())
+        types = [self._cc.of(v) for v in values]
         if count > 1:
             self._multi_result_nodes.add(node)
         op = fx_importer._emit_operation(name, result_types=types, operands=operands, loc=loc)
@@ -113,7 +114,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
     def _operand(self, loc: ir.Location, arg: Any, jit_type: Any) -> ir.Value:
         if isinstance(arg, (list, tuple)):
             return self._list(loc, arg, jit_type)
-        value = self._node_value(loc, arg) if isinstance(arg, torch.fx.Node) else self._constant(loc, arg)
+        value = self._node_value(arg) if isinstance(arg, torch.fx.Node) else self._constant(arg)
         if isinstance(jit_type, torch.TensorType) and not _is_tensor(value):
             return self._number_to_tensor(loc, arg, value)
         if str(value.type) == "!torch.bool" and isinstance(jit_type, (torch.IntType, torch.NumberType)):
@@ -122,18 +123,20 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
             return self._one("torch.aten.Float.Scalar", "!torch.float", [value], loc)
         return value
 
-    def _node_value(self, loc: ir.Location, node: torch.fx.Node) -> ir.Value:
-        if node.op == "get_attr":
-            return self._constant(loc, getattr(node.graph.owning_module, str(node.target)))
-        return self.resolve_node_value(node)
+    def _node_value(self, node: torch.fx.Node) -> ir.Value:
+        value: ir.Value = self.resolve_node_value(node)
+        return value
 
-    def _constant(self, loc: ir.Location, value: Any) -> ir.Value:
-        with loc:
-            if isinstance(value, torch.dtype):
-                value = DTYPE_CODES[value]
-            if isinstance(value, complex):
-                return self._complex(loc, value)
-            return self._import_literal(value)
+    def _constant(self, value: Any) -> ir.Value:
+        """A Python constant, emitted once, at the head of the function."""
+        if isinstance(value, torch.dtype):
+            value = DTYPE_CODES[value]
+        key = (type(value), repr(value))
+        if key not in self._constants:
+            with ir.InsertionPoint.at_block_begin(self._b), ir.Location.unknown():
+                constant = self._complex(value) if isinstance(value, complex) else self._import_literal(value)
+            self._constants[key] = constant
+        return self._constants[key]
 
     def _list(self, loc: ir.Location, items: Sequence[Any], jit_type: Any) -> ir.Value:
         if isinstance(jit_type, torch.OptionalType):
@@ -162,8 +165,9 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
             return
         self.bind_node_value(node, self._operator(f"torch.sym.{name}", result, values, loc))
 
-    def _complex(self, loc: ir.Location, value: complex) -> ir.Value:
-        parts = [self._constant(loc, value.real), self._constant(loc, value.imag)]
+    def _complex(self, value: complex) -> ir.Value:
+        loc = ir.Location.current
+        parts = [self._import_literal(value.real), self._import_literal(value.imag)]
         return self._operator("torch.sym.complex", "!torch.number", parts, loc)
 
     def _operator(self, name: str, result: str, operands: Sequence[ir.Value], loc: ir.Location) -> ir.Value:

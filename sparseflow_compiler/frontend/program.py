@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
+from sparseflow.errors import CaptureError
 from sparseflow.frontend.calls import CallSignature
 from sparseflow.frontend.flat_module import PREFIX, FlatModule
 from sparseflow.frontend.guards import ShapeGuards, build_guards
@@ -63,7 +64,8 @@ class CapturedProgram:
     @property
     def range_constraints(self) -> Mapping[Any, Any]:
         """The range of each symbolic size, as torch.export found it."""
-        return self.exported.range_constraints
+        constraints: Mapping[Any, Any] = self.exported.range_constraints
+        return constraints
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Flat:
         """Take a call apart, for `accepts_flat` and the executable."""
@@ -120,6 +122,20 @@ def _results(exported: ExportedProgram) -> tuple[Result, ...]:
             results.append(Result(ResultKind.BUFFER, str(spec.target).removeprefix(PREFIX)))
         elif spec.kind is OutputKind.USER_INPUT_MUTATION:
             results.append(Result(ResultKind.INPUT, leaf_of[str(spec.target)]))
-        else:
+        elif spec.kind is OutputKind.USER_OUTPUT:
             results.append(Result(ResultKind.OUTPUT))
+        else:
+            raise _unsupported_result(spec)
     return tuple(results)
+
+
+def _unsupported_result(spec: OutputSpec) -> CaptureError:
+    subject = str(spec.target or spec.arg).removeprefix(PREFIX)
+    if spec.kind.name == "PARAMETER_MUTATION":
+        return CaptureError(
+            subject,
+            "the model writes this parameter in forward, and a compiled model's weights are fixed",
+            "if it does so in the first call only, call the model once before compiling it",
+        )
+    rule = f"a captured program can't return a result of kind {spec.kind.name}"
+    return CaptureError(subject, rule, "leave it out of forward")

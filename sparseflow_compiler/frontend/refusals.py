@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import sysconfig
 import traceback
+from pathlib import Path
 
 import torch
 from torch import nn
 
-import sparseflow
 from sparseflow.errors import CaptureError, SparseFlowError
+from sparseflow.frontend.flat_module import ModelFailure
 
+_STDLIB = sysconfig.get_path("stdlib")
+_SPARSEFLOW = str(Path(__file__).parent.parent)
 _REMEDIES = (
     (
         r"data-dependent|Could not guard|GuardOnDataDependent",
-        "replace the Python branch on tensor values by torch.where or torch.cond, "
-        "or bound the value with torch._check",
+        "replace the Python branch on tensor values by torch.where, or bound the value with torch._check",
     ),
     (r"Attempting to use FunctionalTensor|assigned during export", "register the tensor as a buffer"),
     (
@@ -28,24 +30,30 @@ _REMEDIES = (
         r"Constraints violated|dynamic_shapes",
         "give the sizes that are fixed as such in dynamic_shapes, or leave dynamic_shapes out",
     ),
-    (r"missing \d+ required|unexpected keyword|multiple values", "call it as the model's forward is called"),
+    (r"forward\(\) (missing|got|takes)", "pass the arguments that the model's forward takes"),
+    (
+        r"^(RuntimeError|TypeError|ValueError|IndexError)",
+        "make sure that the model runs with these inputs outside of SparseFlow",
+    ),
 )
 _FALLBACK = "make the model exportable: torch.export.export(model, args, strict=False) shows the full report"
 
 
 def capture_error(model: nn.Module, error: Exception) -> SparseFlowError:
     """Turn an exception of torch.export into a CaptureError."""
+    while isinstance(error, ModelFailure) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     if isinstance(error, SparseFlowError):
         return error
     text = str(error)
-    remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), _FALLBACK)
+    reason = f"{type(error).__name__}: {essential(text)}"
+    matching = (
+        remedy for pattern, remedy in _REMEDIES if re.search(pattern, f"{type(error).__name__}: {text}")
+    )
     line = _user_line(error, text)
     where = f", at {line}" if line else ""
-    return CaptureError(
-        type(model).__name__,
-        f"torch.export can't capture it{where}: {type(error).__name__}: {essential(text)}",
-        remedy,
-    )
+    rule = f"torch.export can't capture it{where}: {reason}"
+    return CaptureError(type(model).__name__, rule, next(matching, _FALLBACK))
 
 
 def essential(text: str, limit: int = 300) -> str:
@@ -68,6 +76,6 @@ def _user_line(error: Exception, text: str) -> str | None:
 
 def is_library_file(filename: str) -> bool:
     """Whether a file belongs to torch, Python or SparseFlow, or is no file at all."""
-    if filename.startswith(("<", torch.__path__[0], sparseflow.__path__[0])):
+    if filename.startswith(("<", torch.__path__[0], _SPARSEFLOW)):
         return True
-    return filename.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in filename
+    return filename.startswith(_STDLIB) and "site-packages" not in filename

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils import _pytree as pytree
 
+from sparseflow.errors import ArgumentError
+
 
 class Leaf(enum.Enum):
     """Stands in a structure for a tensor, a counter, or a number that depends on those."""
@@ -71,7 +73,7 @@ class Flat:
 
 
 COUNTERS: set[tuple[type, str]] = set()
-"""Attributes that count from call to call, such as a cache's length: (class, name), learnt while capturing."""
+"""Attributes that count from call to call, such as a cache's length: (class, name), learnt on capture."""
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
@@ -106,6 +108,12 @@ class Encoder:
             return Container(kind, (), tuple(map(self.encode, value)))
         if kind is dict:
             return Container(kind, tuple(value), tuple(map(self.encode, value.values())))
+        if isinstance(value, (list, tuple, dict, set)):
+            raise ArgumentError(
+                f"a value of type {kind.__name__}",
+                "only lists, tuples, dicts, objects and containers that torch's pytrees know can be passed",
+                "register it with torch.utils._pytree.register_pytree_node",
+            )
         return self._encode_object(value) if _is_plain_object(value) else Constant(kind, value)
 
     def _encode_object(self, value: Any) -> Slot:
@@ -166,7 +174,7 @@ class Decoder:
             return dict(zip(slot.keys, map(self.decode, slot.children), strict=True))
         if slot.kind in (list, tuple):
             return slot.kind(map(self.decode, slot.children))
-        value = slot.kind.__new__(slot.kind)
+        value: Any = object.__new__(slot.kind)
         self.objects.append(value)
         self.update(value, slot)
         return value

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch_mlir import ir
+
 from sparseflow.dialect import load
 from sparseflow.errors import ArgumentError, ParseError, PassError, SparseFlowError
 from sparseflow.passes.base import Pass, PassFailedError
@@ -14,7 +16,6 @@ from sparseflow.passes.pipelines import check_passes, label, parse_pipeline, run
 from sparseflow.tools.arguments import Arguments
 from sparseflow.tools.diagnostics import Diagnostic, diagnostic, mismatches, read_expectations
 from sparseflow.tools.source import Chunk, read_chunks
-from torch_mlir import ir
 
 _SEPARATOR = "\n// -----\n"
 
@@ -81,7 +82,8 @@ def _messages(chunk: Chunk, result: _Result, verify: bool) -> list[str]:
     for report in result.reports:
         if report.kind in ("warning", "remark"):
             print(report, file=sys.stderr)
-    return [] if result.error is None else [str(result.error)]
+    # The parser calls every input "-".
+    return [] if result.error is None else [str(result.error).replace('"-":', f"{chunk.name}:")]
 
 
 def _process_chunk(chunk: Chunk, passes: Sequence[Pass], arguments: Arguments) -> _Result:

@@ -30,12 +30,13 @@ struct Plan {
   Linear a;
   char* scratch;  // 64-byte aligned, scratch_bytes long; the caller provides it
   int64_t scratch_bytes;
+  int64_t local_bytes;  // of scratch that every concurrent call of `run` has to itself
   int64_t prepare_tasks, run_tasks;
   int64_t k_padded;             // k rounded up so that whole steps of positions may be read
   int64_t vectors, tiles;       // vectors of m, and the tiles they are dealt to
   int64_t row_block;            // rows of W in one run task
   void (*prepare)(const Plan&, int64_t begin, int64_t end);
-  void (*run)(const Plan&, int64_t begin, int64_t end);
+  void (*run)(const Plan&, int64_t begin, int64_t end, char* local);
 };
 
 // A weight as bits: 2-byte or 4-byte elements, [n, k], contiguous.
@@ -49,7 +50,8 @@ struct Weight {
 struct Kernels {
   int64_t (*panel)(const Linear&);                  // rows of x that one plan should take
   void (*plan)(const Linear&, int threads, Plan&);  // fills everything but `scratch`
-  // Rows [begin, end) of y, [m, n] fp32 sums, to the output: bias, epilogue, residual.
+  // y = act(y + bias) + residual in place, for rows [begin, end) of y.
+  void (*finish)(const Linear&, int64_t begin, int64_t end);
   void (*prune)(const Weight&, void* out, int64_t begin, int64_t end);
   void (*pack)(const Weight&, void* values, uint8_t* positions, int64_t begin, int64_t end);
   void (*unpack)(const void* values, const uint8_t* positions, const Weight& out, void* dst, int64_t begin, int64_t end);

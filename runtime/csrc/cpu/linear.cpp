@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "args.h"
+#include "dense.h"
 #include "isa.h"
 #include "scratch.h"
 
@@ -12,6 +13,7 @@ namespace sparseflow::cpu {
 namespace {
 
 constexpr const char* kOp = "linear";
+constexpr int64_t kSmall = 128 * 1024;  // elements of x
 
 void check(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
            const std::optional<Tensor>& residual, int64_t k) {
@@ -40,6 +42,21 @@ void check(const Tensor& x, const Tensor& values, const Tensor& positions, const
   }
 }
 
+constexpr int64_t kDense = 0, kCpu = 1;  // the codes of runtime/backends.py
+
+// The backend that `policy`, pairs of (from M rows on, backend) in rising order, names for `m` rows.
+int64_t backend_for(const std::vector<int64_t>& policy, int64_t m) {
+  require(policy.size() % 2 == 0, kOp, "policy must be pairs of (rows, backend), got an odd count");
+  int64_t backend = kCpu;
+  for (size_t i = 0; i < policy.size(); i += 2) {
+    require(policy[i + 1] == kDense || policy[i + 1] == kCpu, kOp,
+            "policy names backend " + std::to_string(policy[i + 1]) + ", which the CPU doesn't have");
+    require(i == 0 || policy[i] > policy[i - 2], kOp, "the rows in policy must rise");
+    if (m >= policy[i]) backend = policy[i + 1];
+  }
+  return backend;
+}
+
 // Panels of rows of x, one after the other; inside each the threads share first x's preparation, then the rows of W.
 void multiply(const Linear& whole) {
   const Kernels& k = kernels();
@@ -55,24 +72,31 @@ void multiply(const Linear& whole) {
     k.plan(a, threads, plan);
     const Scratch scratch(plan.scratch_bytes);
     plan.scratch = scratch.data();
-    torch::stable::parallel_for(0, plan.prepare_tasks, 4, [&](int64_t b, int64_t e) { plan.prepare(plan, b, e); });
-    torch::stable::parallel_for(0, plan.run_tasks, 1, [&](int64_t b, int64_t e) { plan.run(plan, b, e); });
+    // A second barrier costs more than it brings where x is small.
+    const int64_t grain = a.m * a.k < kSmall ? plan.prepare_tasks : 1;
+    torch::stable::parallel_for(0, plan.prepare_tasks, grain, [&](int64_t b, int64_t e) { plan.prepare(plan, b, e); });
+    torch::stable::parallel_for(0, plan.run_tasks, 1, [&](int64_t b, int64_t e) {
+      const Scratch local(plan.local_bytes);
+      plan.run(plan, b, e, local.data());
+    });
   }
 }
 
 Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_, std::optional<Tensor> bias,
-              std::optional<Tensor> residual, int64_t k, std::string epilogue, std::vector<int64_t>) {
+              std::optional<Tensor> residual, int64_t k, std::string epilogue, std::vector<int64_t> policy) {
   check(x_, values_, positions_, bias, residual, k);
+  const Epilogue act = epilogue_of(kOp, epilogue);
   const Rows x = rows_of(x_);
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   if (bias) bias = torch::stable::contiguous(*bias);
   if (residual) residual = torch::stable::contiguous(*residual);
+  if (backend_for(policy, x.count) == kDense) return dense_linear(x_, values, positions, bias, residual, k, act);
   const int64_t n = values.size(0);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
   multiply({x.count, n, k, x.tensor.const_data_ptr(), x.stride, values.const_data_ptr(),
             static_cast<const uint8_t*>(positions.const_data_ptr()), bias ? bias->const_data_ptr() : nullptr,
             residual ? residual->const_data_ptr() : nullptr, y.mutable_data_ptr(), dtype_of(kOp, "x", x_),
-            epilogue_of(kOp, epilogue)});
+            act});
   return y;
 }
 

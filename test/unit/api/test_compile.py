@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 
 import pytest
-import sparseflow as sf
 import torch
-from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError, WeightError
 from torch import nn
+
+import sparseflow as sf
+from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError, WeightError
 
 
 class Mlp(nn.Module):

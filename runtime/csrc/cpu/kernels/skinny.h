@@ -26,16 +26,32 @@ struct Lanes {
   using D = D_;
   using X = float;
   static constexpr int kStep = 32;
-  static constexpr int kParts = 16 / W;  // vectors of kept values in a step
-
-  struct Kept {
-    vf v[kParts];
-#if defined(__AVX512F__) || defined(__AVX2__)
-    vu at[kParts];
+  // Up to so many rows of x, passing each row of W several times through the registers beats a tile; measured.
+  static constexpr int kFew = W == 16 ? 24 : W == 8 ? 8 : 4;
+  static constexpr bool kOneRow = W == 8;  // for one row of x, whether one row of W at a time is faster; measured
+#if defined(__AVX2__)
+  static constexpr int kParts = 16 / W;  // of a step that are worked on one at a time, to fit the registers
 #else
-    uint8_t at[16];
+  static constexpr int kParts = 1;
 #endif
+
+#if defined(__AVX2__)
+  struct Kept {
+    vf v;
+    vu at;
   };
+  struct Dense {
+    vf low, high;
+  };
+#else
+  struct Kept {
+    float v[16];
+    uint8_t at[16];
+  };
+  struct Dense {
+    const float* x;
+  };
+#endif
 
   // Where the x of column k, relative to its step, is put.
   static constexpr int place(int k) {
@@ -50,69 +66,92 @@ struct Lanes {
   }
   static float convert(const typename D::T* p) { return D::get(p); }
 
-  static Kept kept(const typename D::T* values, const uint8_t* positions) {
-    Kept r;
+#if defined(__AVX2__)
+  static Kept kept(const typename D::T* values, const uint8_t* positions, int part) {
     uint32_t word;
     std::memcpy(&word, positions, 4);
-    for (int q = 0; q < kParts; ++q) {
-      r.v[q] = D::load(values + q * W);
-#if defined(__AVX512F__) || defined(__AVX2__)
-      vu shift, base;
-      for (int i = 0; i < W; ++i) {
-        shift[i] = 2 * (q * W + i);
-        base[i] = (q * W + i) / 2 * 4;
-      }
-      r.at[q] = (vu{} + word) >> shift;  // the permutes of AVX2 read the two low bits only
+    vu at = (vu{} + word) >> (kLane + static_cast<uint32_t>(part * W)) * 2;  // the permute of AVX2 reads the two low bits only
 #if defined(__AVX512F__)
-      r.at[q] = (r.at[q] & 3) | base;
+    at = (at & 3) | (kLane >> 1) * 4;
 #endif
+    return {D::load(values + part * W), at};
+  }
+
+  static Dense dense(const float* x, int part) {
+    return {load(x + part * 2 * W), load(x + part * 2 * W + W)};
+  }
+
+  static void add(vf& s, const Kept& w, const Dense& d) {
+#if defined(__AVX512F__)
+    s += w.v * (vf)_mm512_permutex2var_ps((__m512)d.low, (__m512i)w.at, (__m512)d.high);
+#else
+    const __m256 even = _mm256_permutevar_ps((__m256)d.low, (__m256i)w.at);
+    const __m256 odd = _mm256_permutevar_ps((__m256)d.high, (__m256i)w.at);
+    s += w.v * (vf)_mm256_blend_ps(even, odd, 0xcc);
 #endif
+  }
+#else
+  static Kept kept(const typename D::T* values, const uint8_t* positions, int) {
+    Kept r;
+    for (int i = 0; i < 16; ++i) {
+      r.v[i] = D::get(values + i);
+      r.at[i] = static_cast<uint8_t>(i / 2 * 4 + (positions[i / 4] >> i % 4 * 2 & 3));
     }
-#if !defined(__AVX2__)
-    for (int i = 0; i < 16; ++i) r.at[i] = static_cast<uint8_t>(i / 2 * 4 + (word >> 2 * i & 3));
-#endif
     return r;
   }
-
-  struct Dense {
-    vf x[32 / W];
-  };
-  static Dense dense(const float* x) {
-    Dense d;
-    for (int i = 0; i < 32 / W; ++i) d.x[i] = load(x + i * W);
-    return d;
+  static Dense dense(const float* x, int) { return {x}; }
+  static void add(vf& s, const Kept& w, const Dense& d) {
+    for (int i = 0; i < 16; ++i) s[i % W] += w.v[i] * d.x[w.at[i]];
   }
-
-  static void add(vf& s, const Kept& w, [[maybe_unused]] const Dense& d, [[maybe_unused]] const float* x) {
-#if defined(__AVX512F__)
-    s += w.v[0] * (vf)_mm512_permutex2var_ps((__m512)d.x[0], (__m512i)w.at[0], (__m512)d.x[1]);
-#elif defined(__AVX2__)
-    for (int q = 0; q < 2; ++q) {
-      const __m256 even = _mm256_permutevar_ps((__m256)d.x[2 * q], (__m256i)w.at[q]);
-      const __m256 odd = _mm256_permutevar_ps((__m256)d.x[2 * q + 1], (__m256i)w.at[q]);
-      s += w.v[q] * (vf)_mm256_blend_ps(even, odd, 0xcc);
-    }
-#else
-    for (int q = 0; q < kParts; ++q)
-      for (int i = 0; i < W; ++i) s[i] += w.v[q][i] * x[w.at[q * W + i]];
 #endif
-  }
 };
 
-// A stretch of `steps` steps of R rows of W against M rows of x.
+// Steps [begin, end) of R rows of W against M rows of x. What is fewer stays in registers, the other passes by.
 template <class L, int R, int M>
 inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R],
                          const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, vf (&s)[R][M]) {
-  for (int64_t i = begin; i < end; ++i) {
-    typename L::Kept w[R];
-    for (int r = 0; r < R; ++r)
-      w[r] = L::kept(values[r] + (i - begin) * (L::kStep / 2), positions[r] + (i - begin) * (L::kStep / 8));
-    for (int m = 0; m < M; ++m) {
-      const typename L::X* from = x + m * x_pitch + i * L::kStep;
-      const auto d = L::dense(from);
-      for (int r = 0; r < R; ++r) L::add(s[r][m], w[r], d, from);
+  constexpr bool kHoldX = W == 16 || M < R;
+  for (int64_t i = begin; i < end; ++i)
+    for (int part = 0; part < L::kParts; ++part) {
+      const auto kept = [&](int r) {
+        return L::kept(values[r] + (i - begin) * (L::kStep / 2), positions[r] + (i - begin) * (L::kStep / 8), part);
+      };
+      const auto dense = [&](int m) { return L::dense(x + m * x_pitch + i * L::kStep, part); };
+      if constexpr (kHoldX) {
+        typename L::Dense d[M];
+        for (int m = 0; m < M; ++m) d[m] = dense(m);
+        for (int r = 0; r < R; ++r) {
+          const auto w = kept(r);
+          for (int m = 0; m < M; ++m) L::add(s[r][m], w, d[m]);
+        }
+      } else {
+        typename L::Kept w[R];
+        for (int r = 0; r < R; ++r) w[r] = kept(r);
+        for (int m = 0; m < M; ++m) {
+          const auto d = dense(m);
+          for (int r = 0; r < R; ++r) L::add(s[r][m], w[r], d);
+        }
+      }
     }
-  }
+}
+
+// The same for one row of each. A single row of W is the one stream that the hardware's prefetch follows best, so
+// the sums that hide the latency of adding are over k instead of over rows.
+template <class L>
+inline vf skinny_one(const typename L::D::T* values, const uint8_t* positions, const typename L::X* x, int64_t steps) {
+  constexpr int kSums = 4;
+  vf s[kSums] = {};
+  const auto add = [&](int64_t i, int chain) {
+    for (int part = 0; part < L::kParts; ++part)
+      L::add(s[(chain * L::kParts + part) % kSums],
+             L::kept(values + i * (L::kStep / 2), positions + i * (L::kStep / 8), part), L::dense(x + i * L::kStep, part));
+  };
+  constexpr int kUnroll = most(1, kSums / L::kParts);
+  int64_t i = 0;
+  for (; i + kUnroll <= steps; i += kUnroll)
+    for (int u = 0; u < kUnroll; ++u) add(i + u, u);
+  for (; i < steps; ++i) add(i, 0);
+  return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
 // sums[r][m] for R rows of W from `row` on; rows past n repeat the last.
@@ -129,7 +168,8 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
     positions[r] = p.a.positions + at * bytes;
   }
   vf s[R][M] = {};
-  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, s);
+  if constexpr (R == 1 && M == 1) s[0][0] = skinny_one<L>(values[0], positions[0], x, whole);
+  else skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, s);
   if (whole * L::kStep < groups * 4) {
     T last[R][L::kStep / 2] = {};
     uint8_t last_positions[R][L::kStep / 8] = {};
@@ -148,14 +188,14 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
 
 template <class L, int M = kMaxSkinny>
 void skinny_rows_of(const Plan& p, int64_t count, int64_t row, int64_t m0, float* sums, int64_t pitch) {
-  constexpr int R = W == 8 && M > 2 ? 2 : kSkinnyRows;
+  constexpr int R = M == 1 && L::kOneRow ? 1 : W == 8 && M > 2 ? 2 : kSkinnyRows;
   if constexpr (M > 1)
     if (count < M) return skinny_rows_of<L, M - 1>(p, count, row, m0, sums, pitch);
   for (int r = 0; r < kSkinnyRows; r += R) skinny_rows<L, R, M>(p, row + r, m0, sums + r, pitch);
 }
 
 template <class L>
-void run_skinny(const Plan& p, int64_t begin, int64_t end) {
+void run_skinny(const Plan& p, int64_t begin, int64_t end, char*) {
   constexpr int64_t kPitch = kSkinnyBlock + W;
   alignas(64) float sums[kSkinnyBlock * kPitch];
   for (int64_t i = begin; i < end; ++i) {
@@ -184,6 +224,7 @@ void plan_skinny(const Linear& a, int threads, Plan& p) {
   p.k_padded = round_up(most(a.k, 1), L::kStep);
   p.scratch_bytes = a.m * p.k_padded * static_cast<int64_t>(sizeof(typename L::X));
   p.row_block = most(4, least(kSkinnyBlock, round_up((a.n + threads - 1) / threads, 4)));
+  p.local_bytes = 0;
   p.prepare_tasks = a.m;
   p.run_tasks = (a.n + p.row_block - 1) / p.row_block;
   p.prepare = prepare_skinny<L>;

@@ -34,9 +34,29 @@ struct Choice<BF16> {
 inline void plan(const Linear& a, int threads, Plan& p) {
   with_type(a.dtype, [&](auto d) {
     using C = Choice<decltype(d)>;
-    if (a.m <= kMaxSkinny) plan_skinny<typename C::Skinny>(a, threads, p);
+    // One row of 16-bit x: permuting 256 bits and blending beats the permute over two 512-bit registers.
+    if (W == 16 && a.m == 1 && a.dtype != DType::f32 && !C::Skinny::kOneRow) avx2::kernels.plan(a, threads, p);
+    else if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
   });
+}
+
+// y = act(y + bias) + residual in place, for rows [begin, end).
+template <class D>
+void finish_in_place(const Linear& a, int64_t begin, int64_t end) {
+  constexpr int64_t kPart = 512;
+  alignas(64) float sums[kPart];
+  for (int64_t m = begin; m < end; ++m)
+    for (int64_t n = 0; n < a.n; n += kPart) {
+      const int64_t length = least(kPart, a.n - n);
+      const auto* y = static_cast<const typename D::T*>(a.y) + m * a.n + n;
+      for (int64_t i = 0; i < length; ++i) sums[i] = D::get(y + i);
+      finish_row<D>(a, sums, m, n, length);
+    }
+}
+
+inline void finish(const Linear& a, int64_t begin, int64_t end) {
+  with_type(a.dtype, [&](auto d) { finish_in_place<decltype(d)>(a, begin, end); });
 }
 
 template <class F>
@@ -66,6 +86,6 @@ inline int64_t row_not_finite(const Weight& w, DType dtype, int64_t row) {
   return not_finite<uint16_t>(w, dtype == DType::bf16 ? 0x7f80 : 0x7c00, row);
 }
 
-const Kernels kernels = {panel, plan, prune, pack, unpack, row_not_2_4, row_not_finite};
+const Kernels kernels = {panel, plan, finish, prune, pack, unpack, row_not_2_4, row_not_finite};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA

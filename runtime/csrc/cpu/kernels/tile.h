@@ -11,45 +11,51 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr int kMaxVectors = W == 16 ? 4 : 8;  // of m in a tile
 constexpr int kBlockBytes = 20 * 1024;        // of a k-block of the tile: leaves room in a 32 KB L1
-constexpr int kRowBlock = 64;                 // rows of W that meet one k-block before the next
-constexpr int kAhead = 8;                     // rows of W that are decoded together
-constexpr int64_t kStretch = 512;             // k of a prepare task
+constexpr int kLongBytes = 384 * 1024;        // of a stretch of k of the tiles of a group: stays in L2
+constexpr int kGroup = 2;                     // tiles that share one decoding of W
+constexpr int kPiece = 256;                   // most rows of W in a task
+constexpr int kEntryBytes = 128 * 1024;       // of decoded rows of W over a stretch of k: stays in L2
+constexpr int kManyRows = 32;                 // rows of W that meet one k-block before the next, at most
+constexpr int kStreams = 8;    // rows of W read at once: hardware prefetch follows about 16 streams, not 32
+constexpr int64_t kPart = 512;  // k of a prepare task
 
 // Rows of W multiplied together: enough independent sums to hide the latency of the multiply-add.
 constexpr int rows_at_once(int vectors) { return vectors <= 2 ? 4 : vectors <= 4 ? 2 : 1; }
 
 template <class Kind>
 constexpr int k_block(int vectors) {
-  const int fit = kBlockBytes / Kind::tile_bytes(vectors) / Kind::kStep * Kind::kStep;
-  return fit < Kind::kStep ? Kind::kStep : fit;
+  return static_cast<int>(most(1, kBlockBytes / Kind::tile_bytes(vectors) / Kind::kStep)) * Kind::kStep;
 }
 
-// Entries of a block of rows, decoded. Rows are spaced so that they don't compete for the same sets of L1.
-template <class Kind, int V>
-struct Decoded {
-  static constexpr int kBlock = k_block<Kind>(V), kEntries = kBlock / Kind::kPerEntry + 16;
-  const char* v[kAhead];  // the entries' values: 4 bytes each
-  alignas(64) uint32_t offset[kAhead][kEntries];
-  alignas(64) uint32_t converted[kAhead][kEntries];
+// Tiles of equal width, next to each other. The vectors of m are dealt to tiles that differ by one at most, the
+// wider ones first.
+struct Group {
+  int64_t first, width, tiles;  // first vector of m; vectors in a tile; tiles
 };
 
-struct Tile {
-  int64_t first, count;  // vectors of m
-};
-inline Tile tile_of(const Plan& p, int64_t t) {
-  const int64_t first = t * p.vectors / p.tiles;
-  return {first, (t + 1) * p.vectors / p.tiles - first};
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline Group group_of(const Plan& p, int64_t g, int64_t size) {
+  const int64_t width = p.vectors / p.tiles, wider = p.vectors % p.tiles, groups = ceil_div(wider, size);
+  if (g < groups) return {g * size * (width + 1), width + 1, least(size, wider - g * size)};
+  const int64_t tile = (g - groups) * size;
+  return {wider * (width + 1) + tile * width, width, least(size, p.tiles - wider - tile)};
+}
+
+inline int64_t count_groups(const Plan& p) {
+  const int64_t wider = p.vectors % p.tiles;
+  return ceil_div(wider, kGroup) + ceil_div(p.tiles - wider, kGroup);
 }
 
 template <class Kind>
-inline char* tile_data(const Plan& p, Tile t) {
-  return p.scratch + t.first * Kind::tile_bytes(1) * p.k_padded;
+inline char* tile_data(const Plan& p, int64_t first) {
+  return p.scratch + first * Kind::tile_bytes(1) * p.k_padded;
 }
 
 template <class Kind>
-void prepare_stretch(const Plan& p, Tile tile, int64_t k0, int64_t k1) {
+void prepare_part(const Plan& p, Group tile, int64_t k0, int64_t k1) {
   using T = typename Kind::D::T;
-  for (int64_t v = 0; v < tile.count; ++v) {
+  for (int64_t v = 0; v < tile.width; ++v) {
     const int64_t m0 = (tile.first + v) * W;
     for (int64_t k = k0; k < k1; k += Kind::kPut) {
       T edge[W][Kind::kPut];
@@ -62,64 +68,71 @@ void prepare_stretch(const Plan& p, Tile tile, int64_t k0, int64_t k1) {
         std::memcpy(edge[i], rows[i], len * sizeof(T));
         rows[i] = edge[i];
       }
-      Kind::put(rows, k, tile.count * W, tile_data<Kind>(p, tile) + v * W * 4);
+      Kind::put(rows, k, tile.width * W, tile_data<Kind>(p, tile.first) + v * W * 4);
     }
   }
 }
 
 template <class Kind>
 void prepare_tiles(const Plan& p, int64_t begin, int64_t end) {
-  const int64_t stretches = (p.k_padded + kStretch - 1) / kStretch;
+  const int64_t parts = ceil_div(p.k_padded, kPart);
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t k0 = i % stretches * kStretch;
-    prepare_stretch<Kind>(p, tile_of(p, i / stretches), k0, least(k0 + kStretch, p.k_padded));
+    const int64_t k0 = i % parts * kPart;
+    prepare_part<Kind>(p, group_of(p, i / parts, 1), k0, least(k0 + kPart, p.k_padded));
   }
 }
 
-// Row `row` of W, columns [k0, k1), to entry i of `d`.
+// `kRows` rows of W over a stretch of k, as entries [k-block][row][entry]: values of 4 bytes, and byte offsets into the
+// k-block of the tile.
+template <class Kind, int V, int kRows>
+struct Entries {
+  static constexpr int kBlock = k_block<Kind>(V), kEach = kBlock / Kind::kPerEntry;
+  uint32_t* values;
+  uint32_t* offsets;
+  int64_t at(int64_t k, int64_t row) const {
+    return (k / kBlock * kRows + row) * kEach + k % kBlock / Kind::kPerEntry;
+  }
+};
+
 template <class Kind, int V>
-inline void decode(const Plan& p, int64_t row, int64_t k0, int64_t k1, Decoded<Kind, V>& d, int i) {
+inline void decode_step(const Plan& p, int64_t row, int64_t k, uint32_t* entry_values, uint32_t* entry_offsets,
+                        int64_t in_block) {
   using T = typename Kind::D::T;
   constexpr int kStep = Kind::kStep;
   const int64_t groups = (p.a.k + 3) / 4, bytes = (groups + 1) / 2;
-  const T* values = static_cast<const T*>(p.a.values) + row * groups * 2;
-  const uint8_t* positions = p.a.positions + row * bytes;
-  const bool whole = k1 <= groups * 4;
-  d.v[i] = reinterpret_cast<const char*>(Kind::kDirect && whole ? static_cast<const void*>(values + k0 / 2)
-                                                                : d.converted[i]);
-  for (int64_t k = k0; k < k1; k += kStep) {
-    const int64_t at = (k - k0) / Kind::kPerEntry;
-    const T* from = values + k / 2;
-    const uint8_t* places = positions + k / 8;
-    T last[kStep / 2] = {};
-    uint8_t last_places[kStep / 8] = {};
-    if (!whole && k + kStep > groups * 4) {
-      from = static_cast<T*>(std::memcpy(last, from, (groups * 2 - k / 2) * sizeof(T)));
-      places = static_cast<uint8_t*>(std::memcpy(last_places, places, bytes - k / 8));
-    }
-    if (!Kind::kDirect || !whole) Kind::convert(from, d.converted[i] + at);
-    Kind::template offsets<V>(places, d.offset[i] + at, static_cast<uint32_t>((k - k0) * Kind::tile_bytes(V)));
+  const T* values = static_cast<const T*>(p.a.values) + row * groups * 2 + k / 2;
+  const uint8_t* positions = p.a.positions + row * bytes + k / 8;
+  T last[kStep / 2];
+  uint8_t last_positions[kStep / 8];
+  if (k + kStep > groups * 4) {
+    std::memset(last, 0, sizeof(last));
+    std::memset(last_positions, 0, sizeof(last_positions));
+    values = static_cast<T*>(std::memcpy(last, values, (groups * 2 - k / 2) * sizeof(T)));
+    positions = static_cast<uint8_t*>(std::memcpy(last_positions, positions, bytes - k / 8));
   }
+  Kind::convert(values, entry_values);
+  Kind::template offsets<V>(positions, entry_offsets, static_cast<uint32_t>(in_block * Kind::tile_bytes(V)));
 }
 
-// Asks for what the next k-block will read of a row; harmless past the end.
-template <class Kind>
-inline void prefetch(const Plan& p, int64_t row, int64_t k, int64_t length) {
-  const int64_t groups = (p.a.k + 3) / 4, size = sizeof(typename Kind::D::T);
-  const char* values = static_cast<const char*>(p.a.values) + (row * groups * 2 + k / 2) * size;
-  for (int64_t b = 0; b < length / 2 * size; b += 64) __builtin_prefetch(values + b, 0, 2);
-  __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8, 0, 2);
+template <class Kind, int V, int kRows>
+void decode(const Plan& p, int64_t row, int64_t k0, int64_t k1, const Entries<Kind, V, kRows>& e) {
+  for (int64_t r = 0; r < kRows; r += kStreams)
+    for (int64_t k = k0; k < k1; k += Kind::kStep)
+      for (int64_t i = r; i < r + kStreams; ++i) {
+        const int64_t at = e.at(k - k0, i);
+        decode_step<Kind, V>(p, least(row + i, p.a.n - 1), k, e.values + at, e.offsets + at, (k - k0) % e.kBlock);
+      }
 }
 
+// R rows against one k-block of a tile. Not inlined: in a larger function its pointers leave the registers.
 template <class Kind, int V, int R>
-inline void multiply(const char* x, const Decoded<Kind, V>& d, int first, int64_t entries, float* sums) {
+__attribute__((noinline)) void multiply(const char* x, const uint32_t* values, const uint32_t* offsets, int64_t count, float* sums) {
+  constexpr int kEach = k_block<Kind>(V) / Kind::kPerEntry;
   vf s[R][V] = {};
-  for (int64_t j = 0; j < entries; ++j)
+  for (int64_t j = 0; j < count; ++j)
     for (int r = 0; r < R; ++r) {
-      uint32_t w;
-      std::memcpy(&w, d.v[first + r] + 4 * j, 4);
-      const char* from = x + d.offset[first + r][j];
-      for (int t = 0; t < V; ++t) s[r][t] = Kind::add(s[r][t], w, from + t * W * 4);
+      const char* from = x + offsets[r * kEach + j];
+      for (int t = 0; t < V; ++t) s[r][t] = Kind::add(s[r][t], values[r * kEach + j], from + t * W * 4);
     }
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < V; ++t) {
@@ -128,10 +141,23 @@ inline void multiply(const char* x, const Decoded<Kind, V>& d, int first, int64_
     }
 }
 
+// Decoded rows against columns [k0, k1) of a tile.
+template <class Kind, int V, int kRows>
+void run_rows(const char* x, const Entries<Kind, V, kRows>& e, int64_t k0, int64_t k1, float* sums) {
+  constexpr int R = rows_at_once(V), kBlock = e.kBlock;
+  for (int64_t k = k0; k < k1; k += kBlock) {
+    const int64_t count = least(kBlock, k1 - k) / Kind::kPerEntry;
+    for (int r = 0; r < kRows; r += R) {
+      const int64_t at = e.at(k - k0, r);
+      multiply<Kind, V, R>(x + k * Kind::tile_bytes(V), e.values + at, e.offsets + at, count, sums + r * V * W);
+    }
+  }
+}
+
 // Sums [row][m of the tile] to y [m][row].
 template <class D, int V>
-void finish_block(const Plan& p, const float* sums, Tile tile, int64_t row0, int64_t rows) {
-  alignas(64) float lines[W][kRowBlock];
+void finish_tile(const Plan& p, const float* sums, int64_t first, int64_t row0, int64_t rows) {
+  alignas(64) float lines[W][kPiece + W];
   for (int t = 0; t < V; ++t) {
     for (int64_t r = 0; r < rows; r += W) {
       vf block[W];
@@ -139,57 +165,75 @@ void finish_block(const Plan& p, const float* sums, Tile tile, int64_t row0, int
       transpose(block);
       for (int i = 0; i < W; ++i) store(lines[i] + r, block[i]);
     }
-    const int64_t m0 = (tile.first + t) * W;
+    const int64_t m0 = (first + t) * W;
     for (int64_t m = m0; m < least(m0 + W, p.a.m); ++m) finish_row<D>(p.a, lines[m - m0], m, row0, rows);
   }
 }
 
-template <class Kind, int V>
-void run_tile(const Plan& p, Tile tile, int64_t row0, int64_t rows) {
-  constexpr int R = rows_at_once(V), kBlock = k_block<Kind>(V);
-  alignas(64) float sums[kRowBlock * V * W] = {};
-  Decoded<Kind, V> d;
-  const char* x = tile_data<Kind>(p, tile);
-  for (int64_t k0 = 0; k0 < p.k_padded; k0 += kBlock) {
-    const int64_t k1 = least(k0 + kBlock, p.k_padded);
-    for (int64_t r = 0; r < rows; r += kAhead) {
-      for (int i = 0; i < kAhead; ++i) {
-        const int64_t row = row0 + least(r + i, rows - 1);
-        decode<Kind, V>(p, row, k0, k1, d, i);
-        prefetch<Kind>(p, row, k1, kBlock);
+// A piece of rows against a group of tiles, in stretches of k whose part of the tiles stays in L2. kManyRows are decoded
+// over the whole stretch before they are multiplied; kStreams rows, block by block.
+template <class Kind, int V, int kRows>
+void run_group(const Plan& p, Group g, int64_t row0, int64_t rows, char* local) {
+  constexpr int kBlock = k_block<Kind>(V);
+  constexpr int64_t kFits = kEntryBytes / (kRows * 8) * Kind::kPerEntry;
+  const int64_t in_l2 = kLongBytes / (g.tiles * Kind::tile_bytes(V));
+  const int64_t length = most(1, (kRows == kStreams ? in_l2 : least(in_l2, kFits)) / kBlock) * kBlock;
+  const int64_t decoded = kRows == kStreams ? kBlock : length, pitch = round_up(rows, kRows) * V * W;
+  float* sums = reinterpret_cast<float*>(local);
+  auto* entries = reinterpret_cast<uint32_t*>(sums + g.tiles * pitch);
+  const Entries<Kind, V, kRows> e = {entries, entries + decoded / Kind::kPerEntry * kRows};
+  std::memset(sums, 0, g.tiles * pitch * sizeof(float));
+  for (int64_t k0 = 0; k0 < p.k_padded; k0 += length)
+    for (int64_t r = 0; r < rows; r += kRows)
+      for (int64_t k = k0; k < least(k0 + length, p.k_padded); k += decoded) {
+        const int64_t end = least(k + decoded, least(k0 + length, p.k_padded));
+        decode<Kind, V>(p, row0 + r, k, end, e);
+        for (int64_t t = 0; t < g.tiles; ++t)
+          run_rows<Kind, V>(tile_data<Kind>(p, g.first + t * V), e, k, end, sums + t * pitch + r * V * W);
       }
-      for (int i = 0; i < kAhead; i += R)
-        multiply<Kind, V, R>(x + k0 * Kind::tile_bytes(V), d, i, (k1 - k0) / Kind::kPerEntry, sums + (r + i) * V * W);
-    }
-  }
-  finish_block<typename Kind::D, V>(p, sums, tile, row0, rows);
+  for (int64_t t = 0; t < g.tiles; ++t)
+    finish_tile<typename Kind::D, V>(p, sums + t * pitch, g.first + t * V, row0, rows);
 }
 
+// Where there is arithmetic enough, many rows are decoded first, which spares most of the tile's way from L2 to L1;
+// else decoding goes along with the products, which hides the memory's time.
 template <class Kind, int V = kMaxVectors>
-void run_tile_of(const Plan& p, Tile tile, int64_t row0, int64_t rows) {
+void run_group_of(const Plan& p, Group g, int64_t row0, int64_t rows, char* local) {
   if constexpr (V > 1)
-    if (tile.count < V) return run_tile_of<Kind, V - 1>(p, tile, row0, rows);
-  run_tile<Kind, V>(p, tile, row0, rows);
+    if (g.width < V) return run_group_of<Kind, V - 1>(p, g, row0, rows, local);
+  if constexpr (V * W >= 64)
+    if (Kind::kPerEntry == 2 || g.tiles > 1) return run_group<Kind, V, kManyRows>(p, g, row0, rows, local);
+  run_group<Kind, V, kStreams>(p, g, row0, rows, local);
 }
 
 template <class Kind>
-void run_tiles(const Plan& p, int64_t begin, int64_t end) {
+void run_tiles(const Plan& p, int64_t begin, int64_t end, char* local) {
+  const int64_t groups = count_groups(p);
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t row0 = i / p.tiles * p.row_block;
-    run_tile_of<Kind>(p, tile_of(p, i % p.tiles), row0, least(p.row_block, p.a.n - row0));
+    const int64_t row0 = i / groups * p.row_block;
+    run_group_of<Kind>(p, group_of(p, i % groups, kGroup), row0, least(p.row_block, p.a.n - row0), local);
   }
+}
+
+template <class Kind>
+int64_t local_bytes(const Plan& p) {
+  const int64_t sums = kGroup * round_up(p.row_block, kManyRows) * kMaxVectors * W * 4;
+  const int64_t least_block = kManyRows * k_block<Kind>(1) / Kind::kPerEntry * 8;  // at least one k-block is decoded
+  return sums + most(kEntryBytes, least_block);
 }
 
 template <class Kind>
 void plan_tiles(const Linear& a, int threads, Plan& p) {
   p.a = a;
   p.k_padded = round_up(most(a.k, 1), Kind::kStep);
-  p.vectors = (a.m + W - 1) / W;
-  p.tiles = (p.vectors + kMaxVectors - 1) / kMaxVectors;
+  p.vectors = ceil_div(a.m, W);
+  p.tiles = ceil_div(p.vectors, kMaxVectors);
   p.scratch_bytes = p.vectors * Kind::tile_bytes(1) * p.k_padded;
-  p.row_block = most(kAhead, least(kRowBlock, round_up((a.n + threads - 1) / threads, kAhead)));
-  p.prepare_tasks = p.tiles * ((p.k_padded + kStretch - 1) / kStretch);
-  p.run_tasks = (a.n + p.row_block - 1) / p.row_block * p.tiles;
+  const int64_t pieces = round_up(ceil_div(a.n, kPiece), threads);
+  p.row_block = round_up(ceil_div(most(a.n, 1), pieces), kStreams);
+  p.local_bytes = local_bytes<Kind>(p);
+  p.prepare_tasks = p.tiles * ceil_div(p.k_padded, kPart);
+  p.run_tasks = ceil_div(a.n, p.row_block) * count_groups(p);
   p.prepare = prepare_tiles<Kind>;
   p.run = run_tiles<Kind>;
 }

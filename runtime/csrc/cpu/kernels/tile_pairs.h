@@ -11,7 +11,6 @@ struct Pairs {
   using D = BF16;
   static constexpr int kStep = 64;
   static constexpr int kPerEntry = 4;
-  static constexpr bool kDirect = true;  // two bf16 are one entry, as they are stored
   static constexpr int kPairs = 6;
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4 * kPairs / 4; }
 
@@ -20,6 +19,7 @@ struct Pairs {
     return (vf)_mm512_dpbf16_ps((__m512)s, w, (__m512bh)_mm512_loadu_si512(x));
   }
 
+  // Two bf16 are one entry, as they are stored.
   static void convert(const uint16_t* values, uint32_t* v) { std::memcpy(v, values, kStep); }
 
   template <int V>
@@ -35,9 +35,7 @@ struct Pairs {
     // Nibbles 4, 8, 12, 9, 13, 14 are (0,1) (0,2) (0,3) (1,2) (1,3) (2,3); no other occurs, and each stays in bounds.
     const __m512i pair_of = _mm512_mullo_epi32(
         _mm512_set_epi32(0, 5, 4, 2, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_epi32(kPitch));
-    vu base;
-    for (int i = 0; i < W; ++i) base[i] = i * kPairs * kPitch;
-    *reinterpret_cast<vu_any*>(offset) = (vu)_mm512_permutexvar_epi32(nibbles, pair_of) + (base + first);
+    *reinterpret_cast<vu_any*>(offset) = (vu)_mm512_permutexvar_epi32(nibbles, pair_of) + (kLane * kPairs * kPitch + first);
   }
 
   static constexpr int kPut = 2 * W;

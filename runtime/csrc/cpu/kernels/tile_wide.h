@@ -10,7 +10,6 @@ struct Wide {
   using D = D_;
   static constexpr int kStep = 32;     // k that are decoded at once: 4 bytes of positions
   static constexpr int kPerEntry = 2;  // k per entry: a value and the offset of its row in the tile
-  static constexpr bool kDirect = sizeof(typename D::T) == 4;  // values serve as they are stored
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4; }  // per k
 
   static vf add(vf s, uint32_t value, const char* x) {
@@ -27,12 +26,9 @@ struct Wide {
     uint32_t word;
     std::memcpy(&word, positions, 4);
     for (int h = 0; h < 16; h += W) {
-      vu shift, base;
-      for (int i = 0; i < W; ++i) {
-        shift[i] = 2 * (h + i);
-        base[i] = (h + i) / 2 * 4 * kPitch;
-      }
-      *reinterpret_cast<vu_any*>(offset + h) = (((vu{} + word) >> shift) & 3) * kPitch + (base + first);
+      const vu lane = kLane + static_cast<uint32_t>(h);
+      *reinterpret_cast<vu_any*>(offset + h) =
+          (((vu{} + word) >> lane * 2) & 3) * kPitch + ((lane >> 1) * 4 * kPitch + first);
     }
   }
 

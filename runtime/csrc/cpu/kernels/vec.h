@@ -29,6 +29,15 @@ typedef float vf_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t vu_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint16_t vh_any __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
+// 0, 1, 2, … as a literal: a vector filled by a loop is built again each time it is used.
+#if defined(__AVX512F__)
+constexpr vu kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif defined(__AVX2__)
+constexpr vu kLane = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+constexpr vu kLane = {0, 1, 2, 3};
+#endif
+
 inline vf load(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf_any*>(p) = v; }
 inline vf splat(float v) { return v - vf{}; }
@@ -42,6 +51,16 @@ constexpr int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * t
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+inline vu widen(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (vu)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (vu)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  return __builtin_convertvector(*reinterpret_cast<const vh_any*>(p), vu);
+#endif
+}
+
 // A storage type: how it becomes fp32 and back, one element or one vector at a time.
 struct F32 {
   using T = float;
@@ -54,9 +73,7 @@ struct F32 {
 struct BF16 {
   using T = uint16_t;
   static float get(const T* p) { return bits_to_float(static_cast<uint32_t>(*p) << 16); }
-  static vf load(const T* p) {
-    return bits_to_float(__builtin_convertvector(*reinterpret_cast<const vh_any*>(p), vu) << 16);
-  }
+  static vf load(const T* p) { return bits_to_float(widen(p) << 16); }
   // Round to nearest even; a NaN stays one whatever its payload.
   static void put(T* p, float v) {
     const uint32_t u = float_to_bits(v);

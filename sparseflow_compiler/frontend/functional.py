@@ -1,0 +1,34 @@
+"""Programs without mutation, which is what the value-semantic tensors of the Torch dialect can say."""
+
+from __future__ import annotations
+
+import torch
+from torch._ops import HigherOrderOperator, OpOverload
+from torch.export import ExportedProgram
+
+from sparseflow.frontend.in_place import replace_in_place
+
+_ATEN = torch.ops.aten
+
+
+def functional(exported: ExportedProgram) -> ExportedProgram:
+    """Return an equal program without in-place operators and without the regions that torch.export wraps.
+
+    `run_decompositions` traces the whole program a second time, which takes longer than the first. Most
+    models need it only for the `detach_` of each constant that they create, by which no data change, and for
+    a few in-place operators that are as well functional ones.
+    """
+    for node in exported.graph.nodes:
+        if node.target is _ATEN.detach_.default:
+            node.target = _ATEN.detach.default
+    replace_in_place(exported.graph)
+    if all(_is_functional(node) for node in exported.graph.nodes):
+        return exported
+    decomposed: ExportedProgram = exported.run_decompositions({})
+    return decomposed
+
+
+def _is_functional(node: torch.fx.Node) -> bool:
+    if isinstance(node.target, HigherOrderOperator):
+        return False
+    return not (isinstance(node.target, OpOverload) and node.target._schema.is_mutable)

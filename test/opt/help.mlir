@@ -1,0 +1,18 @@
+// RUN: sparseflow-opt --help | FileCheck %s --check-prefix=HELP
+// HELP: usage: sparseflow-opt
+// HELP: --split-input-file
+// HELP: --match-sparse-linear[=OPTIONS]
+// HELP: --sparse-cpu
+
+// RUN: sparseflow-opt --list-passes | FileCheck %s --check-prefix=LIST
+// LIST: --canonicalize-linear
+// LIST: --match-sparse-linear
+// LIST-NEXT: min-n=
+// LIST-SAME: (default 16)
+// LIST: --sparse-cpu
+// LIST-SAME: canonicalize-linear,match-sparse-linear
+
+// RUN: sparseflow-opt --list-passes=markdown | FileCheck %s --check-prefix=DOC
+// DOC: # Passes
+// DOC: ## match-sparse-linear
+// DOC: | `min-n` | 16 |

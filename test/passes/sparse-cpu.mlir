@@ -1,0 +1,27 @@
+// RUN: sparseflow-opt %s --sparse-cpu | FileCheck %s
+// RUN: sparseflow-opt %s --pass-pipeline='builtin.module(canonicalize-linear,match-sparse-linear,merge-projections,lower-sparse-gemm)' | FileCheck %s
+
+// An attention block as the frontend makes it: q, k and v merge, o follows, the router stays dense.
+// CHECK-LABEL: func.func @main
+func.func @main(%x: !torch.vtensor<[?,?,64],f32>) -> (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[?,?,4],f32>) {
+  // CHECK: "sparse_gemm.packed_weight"() {names = ["q.weight", "k.weight"], pattern = "2:4", sizes = array<i64: 64, 64>}
+  // CHECK: torch.operator "torch.sparseflow.linear"
+  // CHECK: torch.aten.slice.Tensor
+  // CHECK: torch.aten.slice.Tensor
+  // CHECK: torch.aten.mul.Tensor
+  // CHECK: "sparse_gemm.packed_weight"() {names = ["o.weight"], pattern = "2:4"}
+  // CHECK: torch.operator "torch.sparseflow.linear"
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "N = 4 is below min-n = 16"}
+  // CHECK-NOT: sparse_gemm.linear
+  %none = torch.constant.none
+  %wq = "sparse_gemm.weight"() {name = "q.weight"} : () -> !torch.vtensor<[64,64],f32>
+  %q = torch.aten.linear %x, %wq, %none : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[64,64],f32>, !torch.none -> !torch.vtensor<[?,?,64],f32>
+  %wk = "sparse_gemm.weight"() {name = "k.weight"} : () -> !torch.vtensor<[64,64],f32>
+  %k = torch.aten.linear %x, %wk, %none : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[64,64],f32>, !torch.none -> !torch.vtensor<[?,?,64],f32>
+  %a = torch.aten.mul.Tensor %q, %k : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[?,?,64],f32> -> !torch.vtensor<[?,?,64],f32>
+  %wo = "sparse_gemm.weight"() {name = "o.weight"} : () -> !torch.vtensor<[64,64],f32>
+  %o = torch.aten.linear %a, %wo, %none : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[64,64],f32>, !torch.none -> !torch.vtensor<[?,?,64],f32>
+  %wr = "sparse_gemm.weight"() {name = "router.weight"} : () -> !torch.vtensor<[4,64],f32>
+  %r = torch.aten.linear %o, %wr, %none : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[4,64],f32>, !torch.none -> !torch.vtensor<[?,?,4],f32>
+  return %o, %r : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[?,?,4],f32>
+}

@@ -1,0 +1,106 @@
+"""In-place operators: replaced where that is safe, traced again where it is not, always equal to eager."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+
+def fresh(x):
+    y = x + 1
+    y *= 2
+    y.relu_()
+    return y - 1
+
+
+def used_before_and_after(x):
+    y = x * 3
+    before = y.sum()
+    y.add_(before)
+    return y, before, y + 1
+
+
+def part_of_a_multiple_result(x):
+    values, indices = x.topk(2)
+    values /= values.sum()
+    return values, indices
+
+
+def through_a_view(x):
+    y = x + 1
+    z = y[0]
+    y.mul_(2)
+    return y, z
+
+
+def on_a_view(x):
+    y = x + 1
+    y[0].mul_(2)
+    return y
+
+
+def through_an_implicit_alias(x):
+    y = x + 1
+    z = y.reshape(y.shape)
+    y.mul_(2)
+    return y, z
+
+
+def of_an_implicit_alias(x):
+    y = x.to(torch.float32)
+    y.mul_(2)
+    return y
+
+
+def narrower_than_the_functional_result(x):
+    y = (x * 2).to(torch.float16) + 0
+    y.add_(x)
+    return y
+
+
+def on_the_input(x):
+    x.add_(1)
+    return x * 2
+
+
+def indexed(x):
+    y = torch.zeros_like(x)
+    y[torch.tensor([0, 2])] = 1.5
+    y.masked_fill_(x > 0, -1)
+    return y
+
+
+FUNCTIONAL = [fresh, used_before_and_after, part_of_a_multiple_result, indexed]
+OTHERS = [
+    through_a_view,
+    on_a_view,
+    through_an_implicit_alias,
+    of_an_implicit_alias,
+    narrower_than_the_functional_result,
+    on_the_input,
+]
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONAL, *OTHERS], ids=lambda f: f.__name__)
+def test_in_place_operators_compute_what_eager_computes(function, round_trip):
+    round_trip(Function(function).eval(), *(((torch.randn(n, 4),), {}) for n in (3, 5)))
+
+
+@pytest.mark.parametrize("function", FUNCTIONAL, ids=lambda f: f.__name__)
+def test_what_is_as_well_functional_is_not_traced_again(function, round_trip, monkeypatch):
+    def refuse(self, table):
+        raise AssertionError("traced again")
+
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", refuse)
+    round_trip(Function(function).eval(), ((torch.randn(3, 4),), {}))

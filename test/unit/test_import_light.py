@@ -1,0 +1,84 @@
+"""Running needs neither the compiler nor transformers, and the checkout never shadows the install."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+BLOCK = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch_mlir", "transformers"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def python(code, cwd):
+    """Run code in a fresh interpreter that has no part of this one's state."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_runtime_multiplies_without_torch_mlir(tmp_path):
+    code = BLOCK + textwrap.dedent("""
+        import torch
+        import sparseflow
+        import sparseflow.runtime as runtime
+
+        weight = runtime.prune_24(torch.randn(12, 20))
+        x = torch.randn(3, 20)
+        got = runtime.sparse_mm(x, runtime.compress_2_4(weight))
+        torch.testing.assert_close(got, x @ weight.T, rtol=1e-4, atol=1e-4)
+        for name in runtime.__all__:
+            getattr(runtime, name)
+        import sparseflow.runtime.dispatch.calibration
+        loaded = [name for name in sys.modules if name.partition(".")[0] in ("torch_mlir", "transformers")]
+        assert loaded == [], loaded
+    """)
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_sparseflow_brings_no_heavy_package(tmp_path):
+    code = """
+        import sys
+        import sparseflow
+        heavy = {"torch", "torch_mlir", "transformers", "numpy", "rich", "typer"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_policies_are_chosen_and_parsed_without_torch(tmp_path):
+    code = """
+        import sys
+        from sparseflow.runtime.backends import Backend
+        from sparseflow.runtime.dispatch import Policy
+        assert Policy.parse("1:cpu,512:dense").backend(512) is Backend.DENSE
+        assert "torch" not in sys.modules
+    """
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["passes", "lowering", "runtime", "sparseflow_compiler"])
+def test_the_folders_are_no_packages_of_their_own(tmp_path, name):
+    done = python(f"import {name}", tmp_path)
+    assert done.returncode != 0
+    assert f"No module named '{name}'" in done.stderr
+
+
+def test_the_checkout_does_not_shadow_the_install():
+    root = Path(__file__).parents[2]
+    done = python("import sparseflow.runtime, sparseflow; print(sparseflow.runtime.__name__)", root)
+    assert done.stdout.strip() == "sparseflow.runtime", done.stderr
