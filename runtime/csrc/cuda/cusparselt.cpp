@@ -1,0 +1,121 @@
+#include "cusparselt.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+
+#include "driver.h"
+
+namespace sparseflow::cuda {
+namespace {
+
+constexpr int oldest = 800;  // 0.8.0: the opaque structures before it have other sizes
+
+std::mutex mutex;
+Api api;
+bool loaded = false;
+std::string reason = "no path to libcusparseLt.so was given";
+std::map<int, std::unique_ptr<Opaque>> handles;
+
+std::string dotted(int version) {
+  return std::to_string(version / 10000) + "." + std::to_string(version % 10000 / 100) + "." +
+         std::to_string(version % 100);
+}
+
+// Resolves every function; returns the first that is missing, or "".
+std::string resolve(void* library, Api& to) {
+  struct Symbol {
+    const char* name;
+    void** to;
+  };
+  const std::array symbols{
+      Symbol{"Init", reinterpret_cast<void**>(&to.init)},
+      Symbol{"Destroy", reinterpret_cast<void**>(&to.destroy)},
+      Symbol{"GetProperty", reinterpret_cast<void**>(&to.property)},
+      Symbol{"GetErrorString", reinterpret_cast<void**>(&to.error_string)},
+      Symbol{"DenseDescriptorInit", reinterpret_cast<void**>(&to.dense)},
+      Symbol{"StructuredDescriptorInit", reinterpret_cast<void**>(&to.structured)},
+      Symbol{"MatDescriptorDestroy", reinterpret_cast<void**>(&to.destroy_matrix)},
+      Symbol{"MatmulDescriptorInit", reinterpret_cast<void**>(&to.describe)},
+      Symbol{"MatmulDescSetAttribute", reinterpret_cast<void**>(&to.set)},
+      Symbol{"MatmulAlgSelectionInit", reinterpret_cast<void**>(&to.select)},
+      Symbol{"MatmulAlgSelectionDestroy", reinterpret_cast<void**>(&to.destroy_selection)},
+      Symbol{"MatmulAlgSetAttribute", reinterpret_cast<void**>(&to.set_algorithm)},
+      Symbol{"MatmulAlgGetAttribute", reinterpret_cast<void**>(&to.get_algorithm)},
+      Symbol{"MatmulPlanInit", reinterpret_cast<void**>(&to.plan)},
+      Symbol{"MatmulPlanDestroy", reinterpret_cast<void**>(&to.destroy_plan)},
+      Symbol{"MatmulGetWorkspace", reinterpret_cast<void**>(&to.workspace)},
+      Symbol{"Matmul", reinterpret_cast<void**>(&to.matmul)},
+      Symbol{"SpMMACompressedSize2", reinterpret_cast<void**>(&to.compressed_size)},
+      Symbol{"SpMMACompress2", reinterpret_cast<void**>(&to.compress)}};
+  for (const Symbol& symbol : symbols) {
+    const std::string name = std::string("cusparseLt") + symbol.name;
+    if (!(*symbol.to = dlsym(library, name.c_str()))) return name;
+  }
+  return "";
+}
+
+int version_of(const Api& a) {
+  int part[3] = {0, 0, 0};
+  for (int i = 0; i < 3; ++i) a.property(i, &part[i]);
+  return 10000 * part[0] + 100 * part[1] + part[2];
+}
+
+std::string open(const std::string& path) {
+  // RTLD_LOCAL and an absolute path: torch may have loaded another version under the same soname.
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) return "cuSPARSELt does not load: " + std::string(dlerror());
+  Api candidate{};
+  if (const std::string missing = resolve(library, candidate); !missing.empty())
+    return path + " is not a usable cuSPARSELt: it lacks " + missing;
+  candidate.version = version_of(candidate);
+  if (candidate.version < oldest)
+    return path + " is cuSPARSELt " + dotted(candidate.version) + ", too old: " + dotted(oldest) + " or newer is needed";
+  api = candidate;
+  loaded = true;
+  return "";
+}
+
+}  // namespace
+
+std::string load_cusparselt(const std::string& path) {
+  std::lock_guard lock(mutex);
+  if (!loaded && !path.empty()) reason = path[0] == '/' ? open(path) : "not an absolute path: " + path;
+  if (loaded && !driver().missing.empty()) return driver().missing;
+  return reason;
+}
+
+const Api& cusparselt() {
+  if (const std::string why = load_cusparselt(""); !why.empty()) throw std::runtime_error("cuSPARSELt: " + why);
+  return api;
+}
+
+void Api::check(int status, const char* call) const {
+  if (status == 0) return;
+  throw std::runtime_error("cuSPARSELt " + dotted(version) + ": cusparseLt" + call + " failed: " + error_string(status));
+}
+
+const Opaque* handle_of(int device) {
+  const Api& a = cusparselt();
+  std::lock_guard lock(mutex);
+  std::unique_ptr<Opaque>& handle = handles[device];
+  if (!handle) {
+    auto made = std::make_unique<Opaque>();
+    a.check(a.init(made.get()), "Init");
+    handle = std::move(made);
+  }
+  return handle.get();
+}
+
+void forget_handles(bool destroy) {
+  std::lock_guard lock(mutex);
+  for (auto& [device, handle] : handles)
+    if (destroy && handle) api.destroy(handle.get());
+  handles.clear();
+}
+
+}  // namespace sparseflow::cuda

@@ -1,0 +1,144 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "layout.h"
+
+namespace sparseflow::cuda {
+namespace {
+
+constexpr int threads = 256;
+constexpr uint8_t padding = 14;  // what the library writes beyond N and K: places 2 and 3
+
+// A block a tile: scatters the tile's nibbles into shared memory, so that the permutation needs no inverse.
+__global__ void gather_places(Layout l, const uint8_t* portable, uint8_t* places) {
+  extern __shared__ uint8_t nibbles[];
+  const int64_t tile = blockIdx.x, per_tile = 32 * l.tile_groups();
+  for (int64_t i = threadIdx.x; i < 64 * l.tile_groups(); i += blockDim.x) {
+    const int64_t row = tile / l.tiles_across() * 64 + i / l.tile_groups();
+    const int64_t group = tile % l.tiles_across() * l.tile_groups() + i % l.tile_groups();
+    const int64_t at = l.nibble(row, group) - tile * 2 * per_tile;
+    const bool inside = row < l.n && group < l.groups();
+    const int64_t byte = row * ((l.groups() + 1) / 2) + group / 2;
+    nibbles[at] = inside ? portable[byte] >> (group % 2 * 4) & 15 : padding;
+  }
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < per_tile; i += blockDim.x)
+    places[tile * per_tile + i] = nibbles[2 * i] | nibbles[2 * i + 1] << 4;
+}
+
+__device__ uint8_t nibble_at(const uint8_t* places, int64_t index) { return places[index >> 1] >> (index % 2 * 4) & 15; }
+
+__global__ void scatter_places(Layout l, const uint8_t* places, uint8_t* portable) {
+  const int64_t across = (l.groups() + 1) / 2;
+  for (int64_t i = blockIdx.x * int64_t(threads) + threadIdx.x; i < l.n * across; i += int64_t(gridDim.x) * threads) {
+    const int64_t row = i / across, group = i % across * 2;
+    const uint8_t odd = group + 1 < l.groups() ? nibble_at(places, l.nibble(row, group + 1)) : 4;
+    portable[i] = nibble_at(places, l.nibble(row, group)) | odd << 4;
+  }
+}
+
+// Any shape: one thread a group.
+template <class T>
+__global__ void decompress_groups(Layout l, const T* values, const uint8_t* places, T* dense) {
+  const int64_t groups = l.groups();
+  for (int64_t i = blockIdx.x * int64_t(threads) + threadIdx.x; i < l.n * groups; i += int64_t(gridDim.x) * threads) {
+    const int64_t row = i / groups, group = i % groups;
+    const int place = nibble_at(places, l.nibble(row, group));
+    for (int j = 0; j < 4 && 4 * group + j < l.k; ++j)
+      dense[row * l.k + 4 * group + j] = j == (place & 3) ? values[2 * i] : j == place >> 2 ? values[2 * i + 1] : T(0);
+  }
+}
+
+// N and K multiples of a tile, elements of 1 or 2 bytes. A thread writes 16 bytes in each of eight rows, which lie
+// eight apart; neighbours write what is beside it. Four neighbours share the nibbles of a tile's columns.
+template <class T>
+__global__ void decompress_tiles(Layout l, const T* values, const uint8_t* places, T* dense) {
+  constexpr int groups = 4 / sizeof(T);  // of a thread in a row: 8 bytes of values
+  const int64_t column = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;  // in units of 16 bytes of a row
+  const int64_t tile = column / 4, quarter = column % 4;
+  if (tile >= l.tiles_across()) return;
+  const int64_t top = blockIdx.y * int64_t(64) + threadIdx.y;
+  const int64_t across = l.k * sizeof(T) / 16;  // a row's units of 16 bytes, and of 8 in its values
+#pragma unroll
+  for (int high = 0; high < 4; ++high) {
+    const int64_t row = top + 16 * high;
+    const auto* words = reinterpret_cast<const uint64_t*>(places + (l.nibble(row, tile * 4 * groups) >> 1));
+    const uint64_t nibbles = words[sizeof(T) == 1 ? quarter & 1 : 0];
+#pragma unroll
+    for (int mid = 0; mid < 2; ++mid) {
+      union {
+        uint64_t word;
+        T value[2 * groups];
+      } in;
+      union {
+        uint4 vector;
+        T value[4 * groups];
+      } out;
+      const int64_t r = row + 8 * mid;
+      in.word = reinterpret_cast<const uint64_t*>(values)[r * across + column];
+#pragma unroll
+      for (int g = 0; g < groups; ++g) {
+        // Layout::nibble's low bits, for the group quarter * groups + g.
+        const int at = sizeof(T) == 1 ? (g >> 1) << 3 | (quarter >> 1) << 2 | mid << 1 | (g & 1)
+                                      : (quarter & 1) << 3 | g << 2 | (quarter >> 1) << 1 | mid;
+        const int place = nibbles >> (4 * at) & 15;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          out.value[4 * g + j] = j == (place & 3)     ? in.value[2 * g]
+                                 : j == (place >> 2) ? in.value[2 * g + 1]
+                                                      : T(0);
+      }
+      reinterpret_cast<uint4*>(dense)[r * across + column] = out.vector;
+    }
+  }
+}
+
+void check_launch(const char* what) {
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess)
+    throw std::runtime_error("sparseflow: " + std::string(what) + " did not launch: " + cudaGetErrorString(error));
+}
+
+int blocks_for(int64_t items) { return static_cast<int>(std::min<int64_t>((items + threads - 1) / threads, 65535)); }
+
+template <class T>
+void decompress_as(const Layout& l, const void* values, const uint8_t* places, void* dense, cudaStream_t stream) {
+  const auto* from = static_cast<const T*>(values);
+  auto* to = static_cast<T*>(dense);
+  if constexpr (sizeof(T) < 4) {
+    if (l.k % (4 * l.tile_groups()) == 0 && l.n % 64 == 0 && l.n / 64 <= 65535) {
+      const dim3 block(32, 8), grid((4 * l.tiles_across() + 31) / 32, l.n / 64);
+      decompress_tiles<T><<<grid, block, 0, stream>>>(l, from, places, to);
+      return;
+    }
+  }
+  decompress_groups<T><<<blocks_for(l.n * l.groups()), threads, 0, stream>>>(l, from, places, to);
+}
+
+}  // namespace
+
+bool kernels_built() { return true; }
+
+void to_device_places(const Layout& l, const uint8_t* portable, uint8_t* places, void* stream) {
+  const auto tiles = static_cast<unsigned>((l.n + 63) / 64 * l.tiles_across());
+  gather_places<<<tiles, threads, 64 * l.tile_groups(), static_cast<cudaStream_t>(stream)>>>(l, portable, places);
+  check_launch("the permutation of places");
+}
+
+void to_portable_places(const Layout& l, const uint8_t* places, uint8_t* portable, void* stream) {
+  const int blocks = blocks_for(l.n * ((l.groups() + 1) / 2));
+  scatter_places<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(l, places, portable);
+  check_launch("the permutation of places");
+}
+
+void decompress(const Layout& l, const void* values, const uint8_t* places, void* dense, void* stream) {
+  auto* on = static_cast<cudaStream_t>(stream);
+  if (l.element_size == 1) decompress_as<uint8_t>(l, values, places, dense, on);
+  else if (l.element_size == 2) decompress_as<uint16_t>(l, values, places, dense, on);
+  else decompress_as<uint32_t>(l, values, places, dense, on);
+  check_launch("the decompression");
+}
+
+}  // namespace sparseflow::cuda

@@ -1,0 +1,50 @@
+// The form of a packed weight on CUDA: one buffer, first `values` exactly as in the portable form ([N, K/2], row
+// by row), then the places, the same nibbles p0 | p1 << 2 in the order of the tensor cores. It is byte for byte
+// what cusparseLtSpMMACompress2 writes on sm_90 where N and K are multiples of 64 (checked at run time against the
+// library), so cuSPARSELt, the decompression and other kernels all read the one copy.
+//
+// The places are tiles of 64 rows × 8 groups (16-bit and wider) or × 16 groups (8-bit), tiles of one row strip
+// side by side; within a tile a nibble's index is a permutation of the bits of its row and group.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define SPARSEFLOW_BOTH __host__ __device__
+#else
+#define SPARSEFLOW_BOTH
+#endif
+
+namespace sparseflow::cuda {
+
+struct Layout {
+  int64_t n, k;
+  int element_size;
+
+  SPARSEFLOW_BOTH int64_t groups() const { return (k + 3) / 4; }
+  SPARSEFLOW_BOTH int tile_groups() const { return element_size == 1 ? 16 : 8; }
+  SPARSEFLOW_BOTH int64_t tiles_across() const { return (groups() + tile_groups() - 1) / tile_groups(); }
+  SPARSEFLOW_BOTH int64_t place_bytes() const { return (n + 63) / 64 * tiles_across() * 32 * tile_groups(); }
+
+  // Index of the nibble of row r, group g.
+  SPARSEFLOW_BOTH int64_t nibble(int64_t r, int64_t g) const {
+    const int64_t tile = (r >> 6) * tiles_across() + g / tile_groups();
+    const int row = r & 63, low = row & 7, mid = row >> 3 & 1, high = row >> 4;
+    if (element_size == 1) {
+      const int c = g & 15;
+      return tile << 10 | high << 8 | low << 5 | (c >> 1 & 3) << 3 | (c >> 3) << 2 | mid << 1 | (c & 1);
+    }
+    const int c = g & 7;
+    return tile << 9 | high << 7 | low << 4 | (c & 3) << 2 | (c >> 2) << 1 | mid;
+  }
+};
+
+// Whether this library holds the kernels below; without nvcc at build time it doesn't, and they throw.
+bool kernels_built();
+
+// All pointers on the device; launched on `stream`, never waited for.
+void to_device_places(const Layout& layout, const uint8_t* portable, uint8_t* places, void* stream);
+void to_portable_places(const Layout& layout, const uint8_t* places, uint8_t* portable, void* stream);
+void decompress(const Layout& layout, const void* values, const uint8_t* places, void* dense, void* stream);
+
+}  // namespace sparseflow::cuda

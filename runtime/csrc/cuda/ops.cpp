@@ -1,0 +1,115 @@
+// The schemas of CUDA's operators, and those that serve the tuner: the library's state, single products by algorithm,
+// and the plan cache.
+#include <torch/csrc/stable/library.h>
+#include <algorithm>
+
+#include "cache.h"
+#include "multiply.h"
+
+namespace sparseflow::cuda {
+namespace {
+
+Activation activation_of(const char* op, const std::string& epilogue) {
+  if (epilogue == "none") return Activation::none;
+  if (epilogue == "relu") return Activation::relu;
+  if (epilogue == "gelu") return Activation::gelu;
+  require(false, op, "cuSPARSELt's epilogues are none, relu and gelu, got '" + epilogue + "'");
+  return Activation::none;
+}
+
+// Throws where a product can't be: what the caller asked for by name must not silently be something else.
+Tensor product(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
+               std::optional<Tensor> residual, std::optional<Tensor> scale, int64_t in_features, std::string epilogue,
+               ScalarType out, double alpha, int64_t algorithm, int64_t split_k) {
+  constexpr const char* op = "cusparselt_linear";
+  OnDevice guard(x);
+  Call c(op, x, {values, positions, in_features}, std::move(bias), std::move(residual));
+  require(c.weight.joined(), op, "positions must lie right behind values in one buffer");
+  require(!c.bias || c.bias->scalar_type() == bias_dtype(x.scalar_type(), out), op,
+          std::string("bias must be ") + torch::headeronly::toString(bias_dtype(x.scalar_type(), out)));
+  require(!scale || (scale->scalar_type() == ScalarType::Float && scale->numel() == values.size(0) && scale->is_cuda()),
+          op, "scale must be float32 [N] on CUDA");
+  c.scale = std::move(scale);
+  c.alpha = alpha;
+  if (c.m == 0) return torch::stable::new_empty(x, sizes_with_last(x, values.size(0)), out);
+  const Problem problem = c.problem(out, activation_of(op, epilogue), algorithm, split_k);
+  return multiply(*PlanCache::instance().get(problem), problem, c);
+}
+
+// How many algorithms there are for this product; their ids are 0 … count − 1.
+int64_t algorithms(const Tensor& values, int64_t in_features, int64_t m, std::string epilogue, ScalarType out,
+                   bool bias) {
+  OnDevice guard(values);
+  const ScalarType in = values.scalar_type();
+  const Problem problem{values.get_device_index(), static_cast<int32_t>(values.size(0)),
+                        static_cast<int32_t>(in_features), static_cast<int32_t>(bucket_of(m, in)), in, out,
+                        activation_of("cusparselt_algorithms", epilogue), bias, false, 0, 0};
+  return PlanCache::instance().get(problem)->algorithms();
+}
+
+std::string open(std::string path) { return load_cusparselt(path); }
+
+int64_t version() { return cusparselt().version; }
+
+bool has_kernels() { return kernels_built(); }
+
+std::vector<int64_t> stats() {
+  const PlanCache::Stats s = PlanCache::instance().stats();
+  return {s.plans, s.pinned, s.pending, s.failed, s.hits, s.built, s.evicted};
+}
+
+std::string failures() { return PlanCache::instance().failures(); }
+
+void limit(int64_t plans) { PlanCache::instance().limit(static_cast<size_t>(std::max<int64_t>(plans, 1))); }
+
+void wait() { PlanCache::instance().wait(); }
+
+void reset(bool device_was_reset) {
+  PlanCache::instance().clear(!device_was_reset);
+  forget_handles(!device_was_reset);
+}
+
+}  // namespace
+}  // namespace sparseflow::cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
+  m.def(
+      "linear_prepare(Tensor values, bool bias, int in_features, str epilogue, int[] policy, bool residual, "
+      "int[] ms, bool wait) -> int");
+  m.def(
+      "cusparselt_linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, Tensor? scale, "
+      "int in_features, str epilogue, ScalarType out_dtype, float alpha, int algorithm, int split_k) -> Tensor");
+  m.def(
+      "cusparselt_algorithms(Tensor values, int in_features, int m, str epilogue, ScalarType out_dtype, bool bias) "
+      "-> int");
+  m.def("cusparselt_compress(Tensor weight) -> Tensor");
+  m.def("device_layout(Tensor values, Tensor positions, int in_features) -> Tensor");
+  m.def("portable_positions(Tensor values, Tensor positions, int in_features) -> Tensor");
+  m.def("decompress(Tensor values, Tensor positions, int in_features) -> Tensor");
+  m.def("cusparselt_open(str path) -> str");
+  m.def("cusparselt_version() -> int");
+  m.def("cuda_kernels_built() -> bool");
+  m.def("plans_stats() -> int[]");
+  m.def("plans_failures() -> str");
+  m.def("plans_limit(int plans) -> ()");
+  m.def("plans_wait() -> ()");
+  m.def("plans_reset(bool device_was_reset) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
+  using namespace sparseflow::cuda;
+  m.impl("cusparselt_linear", TORCH_BOX(&product));
+  m.impl("cusparselt_algorithms", TORCH_BOX(&algorithms));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CompositeExplicitAutograd, m) {
+  using namespace sparseflow::cuda;
+  m.impl("cusparselt_open", TORCH_BOX(&open));
+  m.impl("cusparselt_version", TORCH_BOX(&version));
+  m.impl("cuda_kernels_built", TORCH_BOX(&has_kernels));
+  m.impl("plans_stats", TORCH_BOX(&stats));
+  m.impl("plans_failures", TORCH_BOX(&failures));
+  m.impl("plans_limit", TORCH_BOX(&limit));
+  m.impl("plans_wait", TORCH_BOX(&wait));
+  m.impl("plans_reset", TORCH_BOX(&reset));
+}

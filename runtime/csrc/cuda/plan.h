@@ -1,0 +1,99 @@
+// One prepared multiplication y = act(alpha · x·Wᵀ + bias) + beta · C of cuSPARSELt.
+#pragma once
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "cusparselt.h"
+
+namespace sparseflow::cuda {
+
+using torch::headeronly::ScalarType;
+
+enum class Activation : int8_t { none, relu, gelu };
+
+// What a plan is made for; also its key in the cache.
+struct Problem {
+  int32_t device, n, k, m;  // W is [n, k], y is [m, n]
+  ScalarType in, out;
+  Activation activation;
+  bool bias, scaled;  // scaled: alpha is a device vector [n]
+  int16_t algorithm, split_k;  // split_k: 0 leaves the library's choice
+
+  bool operator==(const Problem&) const = default;
+};
+
+struct ProblemHash {
+  size_t operator()(const Problem& p) const;
+};
+
+// cudaDataType of a dtype, or -1.
+int type_code(ScalarType t);
+
+// M's that the library takes are multiples of this (of 8 or 16 by the element's size).
+int64_t m_unit(ScalarType in);
+
+// The M that serves `m`: at most 12.5% above it from 65 on, or the library's unit.
+int64_t bucket_of(int64_t m, ScalarType in);
+
+// Whether planning compiles a kernel, which takes hundreds of milliseconds.
+bool compiles(ScalarType in);
+
+// The dtype that the library wants a bias in.
+ScalarType bias_dtype(ScalarType in, ScalarType out);
+
+// Why cuSPARSELt can't multiply so, or "".
+std::string refusal(const Problem& problem);
+
+struct Arguments {
+  const void *weight, *x, *c, *bias;  // weight: compressed
+  const float* scale;                 // with Problem::scaled, on the device
+  float alpha, beta;
+  void *y, *workspace, *stream;
+};
+
+class Plan {
+ public:
+  // Throws std::runtime_error with the library's words. The problem's device must be current.
+  explicit Plan(const Problem& problem);
+  ~Plan();
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  size_t workspace() const { return workspace_; }
+  int algorithms() const { return algorithms_; }
+
+  // Launches on arguments.stream. Several threads may call.
+  void run(const Arguments& arguments);
+
+  // Waits until nothing runs on the device; false where a stream capture forbids it.
+  bool idle() const;
+
+  // After a device reset nothing of the library may be touched again.
+  void abandon() { abandoned_ = true; }
+
+  std::atomic<uint64_t> last_used{0};
+  std::atomic<bool> pinned{false};  // a CUDA graph holds its kernels
+
+ private:
+  void describe();
+  void choose();
+  void release();
+
+  const Problem problem_;
+  const Api& api_;
+  const Opaque* handle_;
+  Opaque weight_, x_, c_, y_, description_, selection_, plan_;
+  int made_ = 0;
+  size_t workspace_ = 0;
+  int algorithms_ = 0;
+  bool abandoned_ = false;
+  std::mutex mutex_;  // the bias is an attribute of the description, read at launch
+  const void* bias_ = nullptr;
+};
+
+}  // namespace sparseflow::cuda

@@ -1,0 +1,95 @@
+// The operators that bring weights into the layout of CUDA and back.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+
+#include "driver.h"
+#include "multiply.h"
+
+namespace sparseflow::cuda {
+namespace {
+
+class Matrix {  // a structured matrix of the library's, for compressing
+ public:
+  Matrix(const Api& api, const Opaque* handle, const Tensor& w) : api_(api) {
+    api.check(api.structured(handle, &descriptor, w.size(0), w.size(1), w.size(1), lt::alignment,
+                             type_code(w.scalar_type()), lt::row_major, 0),
+              "StructuredDescriptorInit");
+  }
+  ~Matrix() { api_.destroy_matrix(&descriptor); }
+  Matrix(const Matrix&) = delete;
+  Matrix& operator=(const Matrix&) = delete;
+
+  Opaque descriptor;
+
+ private:
+  const Api& api_;
+};
+
+// Values and places of a pruned weight [N, K] in one buffer of bytes, written by the library.
+Tensor compress(const Tensor& weight) {
+  require(weight.dim() == 2 && weight.is_cuda() && type_code(weight.scalar_type()) >= 0, "cusparselt_compress",
+          "weight must be a matrix [N, K] on CUDA, float16, bfloat16, int8 or float8_e4m3fn");
+  OnDevice guard(weight);
+  const Tensor w = torch::stable::contiguous(weight);
+  const Api& api = cusparselt();
+  const Opaque* handle = handle_of(w.get_device_index());
+  const Matrix matrix(api, handle, w);
+  size_t size = 0, scratch_size = 0;
+  api.check(api.compressed_size(handle, &matrix.descriptor, &size, &scratch_size), "SpMMACompressedSize2");
+  Tensor out = torch::stable::new_empty(w, {static_cast<int64_t>(size)}, ScalarType::Byte);
+  Tensor scratch =
+      torch::stable::new_empty(w, {static_cast<int64_t>(std::max<size_t>(scratch_size, 1))}, ScalarType::Byte);
+  api.check(api.compress(handle, &matrix.descriptor, 1, lt::transpose_none, w.const_data_ptr(), out.mutable_data_ptr(),
+                         scratch.mutable_data_ptr(), stream_of(w.get_device_index())),
+            "SpMMACompress2");
+  return out;
+}
+
+// The same buffer from the portable form, without the library.
+Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_features) {
+  const Tensor v = torch::stable::contiguous(values), p = torch::stable::contiguous(positions);
+  const int64_t groups = (in_features + 3) / 4;
+  require(v.dim() == 2 && v.is_cuda() && v.size(1) == 2 * groups && p.dim() == 2 && p.is_cuda() &&
+              p.scalar_type() == ScalarType::Byte && p.size(0) == v.size(0) && p.size(1) == (groups + 1) / 2,
+          "device_layout", "values [N, Kp/2] and positions [N, ceil(Kp/8)] on CUDA must fit in_features");
+  OnDevice guard(v);
+  const Layout layout = DeviceWeight{v, p, in_features}.layout();
+  const int64_t bytes = v.numel() * layout.element_size;
+  Tensor out = torch::stable::new_empty(p, {bytes + layout.place_bytes()});
+  if (bytes == 0) return out;
+  Tensor head = torch::stable::narrow(out, 0, 0, bytes);
+  torch::stable::copy_(head, call_aten("aten::view", "dtype", torch::stable::view(v, {-1}), ScalarType::Byte));
+  to_device_places(layout, static_cast<const uint8_t*>(p.const_data_ptr()),
+                   static_cast<uint8_t*>(out.mutable_data_ptr()) + bytes, stream_of(v.get_device_index()));
+  return out;
+}
+
+Tensor portable_positions(const Tensor& values, const Tensor& positions, int64_t in_features) {
+  const DeviceWeight weight{values, positions, in_features};
+  weight.check("portable_positions");
+  OnDevice guard(values);
+  Tensor out = torch::stable::new_empty(positions, {weight.n(), (weight.layout().groups() + 1) / 2});
+  if (out.numel() == 0) return out;
+  to_portable_places(weight.layout(), static_cast<const uint8_t*>(positions.const_data_ptr()),
+                     static_cast<uint8_t*>(out.mutable_data_ptr()), stream_of(values.get_device_index()));
+  return out;
+}
+
+Tensor decompress_weight(const Tensor& values, const Tensor& positions, int64_t in_features) {
+  const DeviceWeight weight{values, positions, in_features};
+  weight.check("decompress");
+  OnDevice guard(values);
+  return dense_of(weight);
+}
+
+}  // namespace
+}  // namespace sparseflow::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
+  using namespace sparseflow::cuda;
+  m.impl("cusparselt_compress", TORCH_BOX(&compress));
+  m.impl("device_layout", TORCH_BOX(&device_layout));
+  m.impl("portable_positions", TORCH_BOX(&portable_positions));
+  m.impl("decompress", TORCH_BOX(&decompress_weight));
+}

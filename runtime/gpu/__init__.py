@@ -1,0 +1,19 @@
+"""2:4 products on NVIDIA GPUs: cuSPARSELt with cached plans, and weights as its tensor cores want them."""
+
+from __future__ import annotations
+
+from sparseflow.runtime.gpu.library import require, unusable, version
+from sparseflow.runtime.gpu.plans import PlanStats, policy_code, prepare, reset, stats
+from sparseflow.runtime.gpu.weight import DeviceWeight
+
+__all__ = [
+    "DeviceWeight",
+    "PlanStats",
+    "policy_code",
+    "prepare",
+    "require",
+    "reset",
+    "stats",
+    "unusable",
+    "version",
+]

@@ -1,0 +1,100 @@
+"""Finds cuSPARSELt, has the native library load it, and says why where it can't be used."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+from sparseflow.errors import NativeLibraryError
+from sparseflow.runtime import ops as _operators  # noqa: F401  registers torch.ops.sparseflow.*
+
+VARIABLE = "SPARSEFLOW_CUSPARSELT"
+WHEELS = "nvidia.cusparselt"
+INSTALL = "pip install 'nvidia-cusparselt-cu13>=0.10', or set SPARSEFLOW_CUSPARSELT to libcusparseLt.so.0"
+
+
+def candidate() -> Path | None:
+    """The library to load: what ``SPARSEFLOW_CUSPARSELT`` names, else the one of NVIDIA's wheel."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named).absolute()
+    try:
+        spec = importlib.util.find_spec(WHEELS)
+    except ModuleNotFoundError:
+        return None
+    folders = spec.submodule_search_locations or () if spec else ()
+    found = (Path(folder) / "lib" / "libcusparseLt.so.0" for folder in folders)
+    return next((path for path in found if path.exists()), None)
+
+
+def unusable(device: torch.device | int | None = None) -> str | None:
+    """Why cuSPARSELt can't be used on a device, or None if it can.
+
+    Args:
+        device: a CUDA device; the current one by default.
+
+    Returns:
+        A sentence for a report. Nothing is raised and nothing crashes where CUDA, the driver or the library
+        is missing, too old or broken.
+    """
+    if not torch.cuda.is_available():
+        return "no CUDA device is available"
+    index = (
+        torch.device("cuda", device).index
+        if isinstance(device, int)
+        else torch.device(device or "cuda").index
+    )
+    return _unusable(torch.cuda.current_device() if index is None else index, os.environ.get(VARIABLE))
+
+
+@functools.cache
+def _unusable(index: int, variable: str | None) -> str | None:
+    path = candidate()
+    if path is None:
+        return f"cuSPARSELt is not installed; {INSTALL}"
+    if reason := torch.ops.sparseflow.cusparselt_open(str(path)):
+        return f"{reason}; {INSTALL}"
+    if not torch.ops.sparseflow.cuda_kernels_built():
+        return "this build of SparseFlow has no CUDA kernels, because no nvcc was found when it was built"
+    return _foreign_layout(index)
+
+
+def _foreign_layout(index: int) -> str | None:
+    """Whether the library lays out weights otherwise here than ``runtime/csrc/cuda/layout.h`` says."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.bfloat16, torch.int8):
+        dense = torch.randint(1, 100, (128, 192), generator=generator).to(dtype)
+        keep = torch.rand(128, 48, 4, generator=generator).topk(2).indices.sort().values
+        values = dense.view(128, 48, 4).gather(2, keep).reshape(128, 96)
+        nibbles = (keep[..., 0] | keep[..., 1] << 2).to(torch.uint8)
+        positions = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+        pruned = (
+            torch.zeros(128, 48, 4, dtype=dtype).scatter_(2, keep, values.view(128, 48, 2)).view(128, 192)
+        )
+        device = torch.device("cuda", index)
+        ours = torch.ops.sparseflow.device_layout(values.to(device), positions.to(device), 192)
+        theirs = torch.ops.sparseflow.cusparselt_compress(pruned.to(device))
+        if not torch.equal(ours, theirs):
+            return (
+                f"cuSPARSELt {version()} lays out 2:4 weights on {torch.cuda.get_device_name(index)} in a "
+                "way that SparseFlow doesn't know"
+            )
+    return None
+
+
+def version() -> str:
+    """Of the loaded library, such as ``"0.10.0"``."""
+    number = torch.ops.sparseflow.cusparselt_version()
+    return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
+
+
+def require(device: torch.device | int | None = None) -> None:
+    """Load cuSPARSELt for a device.
+
+    Raises:
+        NativeLibraryError: it can't be used; the message says why and what to do.
+    """
+    if reason := unusable(device):
+        raise NativeLibraryError("sparseflow.runtime.gpu", reason, "layers run densely without it")

@@ -1,0 +1,89 @@
+"""The plan cache seen from Python: policies that name algorithms, preparing ahead, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import torch
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.gpu.weight import DeviceWeight
+
+CUSPARSELT = 2  # the backend's code in a policy (runtime/backends.py)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanStats:
+    """Figures of the process's plan cache.
+
+    Attributes:
+        plans: held. pinned: of these, held by a CUDA graph and never evicted. pending: being built.
+        failed: could not be built (``failures`` says why). hits: lookups that found a plan. built: so far.
+        evicted: dropped because the cache was full.
+    """
+
+    plans: int
+    pinned: int
+    pending: int
+    failed: int
+    hits: int
+    built: int
+    evicted: int
+
+
+def policy_code(algorithm: int, split_k: int = 0) -> int:
+    """What a policy's list says for cuSPARSELt with an algorithm.
+
+    Args:
+        algorithm: id, 0 … 65535.
+        split_k: 0 leaves the library's choice; −1 or a positive factor sets it (sm_90 takes only 1 and −1).
+    """
+    if not 0 <= algorithm < 1 << 16 or not -1 <= split_k < 255:
+        raise ArgumentError("policy", f"no code for algorithm {algorithm} with split-k {split_k}")
+    return CUSPARSELT | algorithm << 8 | (split_k & 255) << 24
+
+
+def prepare(
+    weight: DeviceWeight,
+    ms: Iterable[int],
+    policy: Sequence[int] = (),
+    *,
+    bias: bool = False,
+    residual: bool = False,
+    epilogue: str = "none",
+    wait: bool = True,
+) -> int:
+    """Build the plans that ``sparseflow::linear`` will want for these M's, on worker threads.
+
+    Args:
+        weight: any weight of the shape, dtype and device: plans aren't tied to one.
+        ms: numbers of rows; each prepares the bucket that serves it.
+        policy: as the operator takes it.
+        bias: whether the calls will have one.
+        residual: whether the calls will have one.
+        epilogue: of the calls.
+        wait: return once all are built; otherwise calls run densely until theirs is.
+
+    Returns:
+        How many of the M's run sparse under the policy.
+    """
+    count: int = torch.ops.sparseflow.linear_prepare(
+        weight.values, bias, weight.in_features, epilogue, list(policy), residual, list(ms), wait
+    )
+    return count
+
+
+def stats() -> PlanStats:
+    """What the plan cache holds and did."""
+    return PlanStats(*torch.ops.sparseflow.plans_stats())
+
+
+def failures() -> str:
+    """A line for each plan that could not be built in the background."""
+    text: str = torch.ops.sparseflow.plans_failures()
+    return text
+
+
+def reset(*, device_was_reset: bool = False) -> None:
+    """Forget every plan and handle. No CUDA graph that was captured with them may run any more."""
+    torch.ops.sparseflow.plans_reset(device_was_reset)

@@ -1,0 +1,83 @@
+"""A packed weight in the layout of CUDA."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.gpu import library
+from torch import Tensor
+
+LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceWeight:
+    """A 2:4 weight ``[N, K]`` as the GPU's kernels read it: two views of one buffer.
+
+    Attributes:
+        values: ``[N, Kp/2]``, exactly the portable ``values``.
+        positions: 1-d uint8, the portable nibbles in the order of the tensor cores (``csrc/cuda/layout.h``),
+            right behind the values.
+        in_features: K.
+    """
+
+    values: Tensor
+    positions: Tensor
+    in_features: int
+
+    @classmethod
+    def from_portable(cls, values: Tensor, positions: Tensor, in_features: int) -> DeviceWeight:
+        """From the portable form (``PackedWeight``), on a CUDA device; one permutation of the places.
+
+        Args:
+            values: ``[N, Kp/2]`` of any dtype of 1, 2 or 4 bytes.
+            positions: ``[N, ceil(Kp/8)]`` uint8.
+            in_features: K.
+        """
+        buffer = torch.ops.sparseflow.device_layout(values, positions, in_features)
+        return cls._split(buffer, values.shape[0], in_features, values.dtype)
+
+    @classmethod
+    def compress(cls, weight: Tensor) -> DeviceWeight:
+        """By cuSPARSELt from a pruned weight ``[N, K]``: bfloat16, float16, int8 or float8_e4m3fn.
+
+        Raises:
+            ArgumentError: another dtype. NativeLibraryError: the library is missing or unusable.
+        """
+        if weight.dtype not in LIBRARY_DTYPES or weight.dim() != 2 or not weight.is_cuda:
+            raise ArgumentError(
+                "weight",
+                f"cuSPARSELt compresses matrices of {', '.join(map(str, LIBRARY_DTYPES))} on CUDA, "
+                f"got {weight.dtype} {list(weight.shape)} on {weight.device}",
+            )
+        library.require(weight.device)
+        # −0.0 would count as a nonzero.
+        clean = weight if weight.dtype == torch.int8 else (weight.float() + 0.0).to(weight.dtype)
+        return cls._split(
+            torch.ops.sparseflow.cusparselt_compress(clean), weight.shape[0], weight.shape[1], weight.dtype
+        )
+
+    @classmethod
+    def _split(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
+        columns = (k + 3) // 4 * 2
+        size = n * columns * dtype.itemsize
+        return cls(buffer[:size].view(dtype).view(n, columns), buffer[size:], k)
+
+    def portable_positions(self) -> Tensor:
+        """The places as the portable form has them: ``[N, ceil(Kp/8)]``."""
+        places: Tensor = torch.ops.sparseflow.portable_positions(
+            self.values, self.positions, self.in_features
+        )
+        return places
+
+    def dense(self) -> Tensor:
+        """The weight ``[N, K]``, with exact zeros where nothing is stored."""
+        dense: Tensor = torch.ops.sparseflow.decompress(self.values, self.positions, self.in_features)
+        return dense
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer."""
+        return self.values.nbytes + self.positions.nbytes
