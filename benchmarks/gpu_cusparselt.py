@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sparseflow.runtime import gpu, ops
 from torch import Tensor
+
+from sparseflow.runtime import gpu, ops
 
 SHAPES = ((28672, 4096), (4096, 14336))
 ROWS = (1, 16, 64, 256, 1024, 4096)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import torch
+
 from sparseflow.errors import NativeLibraryError
 from sparseflow.runtime import ops as _operators  # noqa: F401  registers torch.ops.sparseflow.*
 

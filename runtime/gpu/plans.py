@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import torch
+
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.gpu.weight import DeviceWeight
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
+
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.gpu import library
-from torch import Tensor
 
 LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
 

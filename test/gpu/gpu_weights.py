@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+
 from sparseflow.runtime import gpu, ops
 
 E4M3 = torch.float8_e4m3fn

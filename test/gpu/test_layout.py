@@ -1,6 +1,7 @@
 import pytest
 import torch
 from gpu_weights import E4M3, packed, pruned
+
 from sparseflow.runtime import gpu, ops
 
 SHAPES = [(64, 32), (272, 288), (1000, 100), (7, 5), (96, 4096), (130, 66), (1, 1), (512, 1024), (64, 64)]

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from gpu_weights import E4M3, TOLERANCE, error, inputs, linear, packed, pruned, reference
+
 from sparseflow.runtime import gpu
 
 EIGHT_BIT = [

@@ -3,6 +3,7 @@ import threading
 import pytest
 import torch
 from gpu_weights import TOLERANCE, error, inputs, linear, packed, pruned, reference
+
 from sparseflow.runtime import gpu
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sparseflow.errors import NativeLibraryError
 from sparseflow.runtime import gpu
 from sparseflow.runtime.gpu import library
