@@ -98,9 +98,10 @@ def build_program(
     weights = ProgramWeights(bank, constants)
 
     with clock.stage("passes"):
+        run_pipeline(module, [CanonicalizeLinear()])
         if options.prune is None:
-            _keep_unpruned_dense(module, bank)
-        run_pipeline(module, [CanonicalizeLinear(), MatchSparseLinear(skip=options.skip), MergeProjections()])
+            _keep_unpruned_dense(module, imported.weights, bank)
+        run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections()])
     policies: Mapping[str, Policy] = {}
     if options.policy == "auto":
         with clock.stage("measure") as step:
@@ -124,19 +125,23 @@ def build_program(
     return Program(captured, executable, graph, stages, decisions, policies, clock.seconds)
 
 
-def _keep_unpruned_dense(module: ir.Module, bank: WeightBank) -> None:
+def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:
     """Mark the weights that are not 2:4, so that no pass makes their layers sparse."""
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
-        reason = _not_24(bank, name, "transposed" in op.attributes)
-        if reason:
+        packed = bank.was_packed(name)  # then it was 2:4, and its dense bytes may be gone
+        tensor = tensors[name].detach()
+        if (
+            reason := None
+            if packed
+            else _not_24(tensor.t() if "transposed" in op.attributes else tensor, name)
+        ):
             with module.context:
                 op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
 
 
-def _not_24(bank: WeightBank, name: str, transposed: bool) -> str | None:
-    tensor = bank.source(name).detach()
-    if bank.was_packed(name) or tensor.dim() != 2 or not tensor.is_floating_point():
+def _not_24(tensor: torch.Tensor, name: str) -> str | None:
+    if tensor.dim() != 2 or not tensor.is_floating_point():
         return None
-    bad = first_violation(tensor.t() if transposed else tensor, name=name)
+    bad = first_violation(tensor, name=name)
     return bad and f"the weight is not 2:4 (row {bad[0]}, group {bad[1]}) and prune=None forbids pruning it"

@@ -106,6 +106,19 @@ def test_weights_already_24_are_kept_bit_for_bit_and_others_stay_dense_without_p
     assert "2:4" in layers["down"].reason
 
 
+class WithConstant(Mlp):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * torch.tensor([[2.0] * 8])
+
+
+def test_constants_of_the_code_are_no_weights() -> None:
+    model = pruned(WithConstant().eval(), "up")
+    compiled = compiled_mlp(model, prune=None)
+    for shape in ((64,), (3, 64)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 def test_mlir_stages_show_the_rewriting(mlp: Mlp) -> None:
     compiled = compiled_mlp(mlp)
     compiled.capture(torch.randn(2, 64))

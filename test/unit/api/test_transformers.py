@@ -99,6 +99,18 @@ def test_decoding_needs_no_program_a_token(llama: tuple[nn.Module, sf.CompiledMo
     assert compiled.report.model["programs"] == before
 
 
+def test_weights_already_24_are_found_in_transposed_layers_too() -> None:
+    model, calls = zoo.model_and_calls("gpt2")
+    weight = model.transformer.h[0].mlp.c_fc.weight
+    with torch.no_grad():
+        weight.copy_(sf.prune_24(weight.t()).t())
+    compiled = sf.compile(model, policy="sparse", prune=None, kwargs=calls[0][1])
+    sparse = [layer.name for layer in compiled.report.layers if layer.decision == "sparse"]
+    assert sparse == ["transformer.h.0.mlp.c_fc"]
+    with torch.no_grad():
+        assert_same(compiled(**calls[0][1]), model(**calls[0][1]))
+
+
 def test_tied_heads_stay_dense_and_say_why() -> None:
     model = zoo.text_model("gpt2")
     compiled = sf.compile(model, policy="sparse", skip=(), kwargs={"input_ids": zoo.tokens(2, 5)})
