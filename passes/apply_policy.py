@@ -108,11 +108,16 @@ def _entry(key: str, entry: object) -> str | _Dense:
     return entry
 
 
+def policy_key(dtype: str | None, n: int | None, k: int | None) -> str:
+    """How a policy is looked up: by what determines the time of a product; ``dtype`` as MLIR spells it."""
+    return f"{dtype}:{n}x{k}"
+
+
 def _key(op: ir.Operation) -> str:
     type_ = tensor_type(op.operands[1])
     assert type_ is not None, "the verifier saw to it"
     n, k = type_.shape or (None, None)
-    return f"{type_.dtype}:{n}x{k}"
+    return policy_key(type_.dtype, n, k)
 
 
 def _apply(op: ir.Operation, key: str, decision: str | _Dense) -> None:

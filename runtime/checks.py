@@ -92,8 +92,8 @@ def _first_nonfinite(weight: Tensor) -> tuple[int, int] | None:
 
 def native_scan(name: str, weight: Tensor) -> Scan | None:
     """The native operator ``name`` as a scan of ``weight``, or None where torch has to do it."""
-    operator = getattr(torch.ops.sparseflow, name, None)
-    if operator is None or weight.device.type != "cpu" or weight.dtype not in NATIVE_DTYPES:
+    operator = getattr(torch.ops.sparseflow, name)
+    if weight.device.type != "cpu" or weight.dtype not in NATIVE_DTYPES:
         return None
 
     def scan(weight: Tensor) -> tuple[int, int] | None:

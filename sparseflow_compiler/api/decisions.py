@@ -13,6 +13,7 @@ from torch_mlir import ir
 from sparseflow.api.report import LayerReport, Range, Report
 from sparseflow.dialect.matchers import WeightRef, defined_by, weight_ref
 from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.passes.apply_policy import policy_key
 from sparseflow.passes.products import any_weight
 from sparseflow.runtime.packed import packed_shapes
 
@@ -48,11 +49,6 @@ class LayerDecision:
     reason: str = ""
     policy: str = ""
     merged: tuple[str, ...] = ()
-
-
-def policy_key(dtype: str, n: int, k: int) -> str:
-    """How a policy is looked up: by what determines the time of a product."""
-    return f"{dtype}:{n}x{k}"
 
 
 def decide(module: ir.Module) -> tuple[LayerDecision, ...]:

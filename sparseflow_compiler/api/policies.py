@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch_mlir import ir
 
-from sparseflow.api.decisions import TORCH_DTYPES, policy_key
+from sparseflow.api.decisions import TORCH_DTYPES
 from sparseflow.api.progress import Step
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
+from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
 
 
