@@ -50,9 +50,15 @@ class ApplyPolicy(Pass):
     )
 
     @classmethod
-    def of(cls, policies: Mapping[str, Policy]) -> ApplyPolicy:
-        """The pass over measured policies, by ``dtype:NxK``; layers measured not to pay become dense."""
-        return cls({key: _measured(policy) for key, policy in policies.items()})
+    def of(cls, policies: Mapping[str, Policy], dense: Mapping[str, str] | None = None) -> ApplyPolicy:
+        """The pass over measured policies; layers measured not to pay become dense.
+
+        Args:
+            policies: by ``dtype:NxK``.
+            dense: why others of these keys become dense.
+        """
+        reasons = {key: {_DENSE: why} for key, why in (dense or {}).items()}
+        return cls({key: _measured(policy) for key, policy in policies.items()} | reasons)
 
     def run(self, module: ir.Module) -> None:
         """Look each layer up by dtype and shape."""
@@ -79,7 +85,7 @@ class _Dense:
 
 
 def _measured(policy: Policy) -> object:
-    return {_DENSE: policy.why()} if policy.measurements and not policy.pays else str(policy)
+    return {_DENSE: policy.why()} if policy.measured and not policy.pays else str(policy)
 
 
 def _read(path: Path) -> dict[str, object]:

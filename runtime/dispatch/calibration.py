@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from sparseflow.runtime.backends import Memory
+from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.measure import measure_layer
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
-from sparseflow.runtime.dispatch.policy import Policy, choose
+from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.table import Table, warn
 
 # Called with the points done, the points in all, and what is being measured.
@@ -24,6 +26,7 @@ def calibrate(
     *,
     progress: Progress | None = None,
     table: Table | None = None,
+    memory: Memory = "compressed",
 ) -> dict[tuple[int, int], Policy]:
     """The policy of each layer shape on this machine, measuring only what its table lacks.
 
@@ -36,6 +39,7 @@ def calibrate(
         dtype: float32, bfloat16 or float16.
         progress: called with (points done, points in all, text) before and after each measured point.
         table: where measurements are kept; the machine's own by default.
+        memory: whether packed layers keep their dense weight.
 
     Returns:
         A policy for each distinct shape, its measurements and speed-ups with it.
@@ -63,7 +67,7 @@ def calibrate(
             f"{crowded} of {points} points were measured while other processes kept the cores busy: the "
             "choice between sparse and dense may be off; measure again on an idle machine"
         )
-    return {shape: choose(rows) for shape, rows in layers.items()}
+    return {shape: choose(rows, memory) for shape, rows in layers.items()}
 
 
 def _missing(table: Table, dtype: str, n: int, k: int) -> list[int]:

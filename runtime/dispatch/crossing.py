@@ -1,0 +1,84 @@
+"""From measurements on the CPU to a policy: the faster way at each M, and where to switch between them.
+
+A packed layer can run in two ways: the sparse kernel, or the dense product. In memory mode ``compressed`` the
+dense weight isn't kept and is decompressed for each product; in mode ``fast`` it is there. What both ways are
+held against, and what every reported speed-up refers to, is ``F.linear`` with a dense weight.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.backends import Backend, Choice, Memory
+from sparseflow.runtime.dispatch.measurement import Measurement
+from sparseflow.runtime.dispatch.policy import TOLERANCE, Policy
+
+_WAYS = (Backend.DENSE, Backend.CPU)
+
+
+def choose(measurements: Iterable[Measurement], memory: Memory = "compressed") -> Policy:
+    """The policy that the measurements of one layer justify.
+
+    At each measured M the faster backend runs; but the one of the M before is kept while it is within 2% of
+    the faster one and of dense, so that noise makes no ranges. Between two measured M's with different
+    backends, the switch is where their times cross, interpolated linearly in log time over log M: the
+    geometric midpoint when both win alike, nearer to the one that wins by less otherwise. Below the first
+    and above the last measured M the nearest one's choice holds.
+
+    Args:
+        measurements: of one (dtype, N, K), each M once, in any order.
+        memory: whether the dense weight is kept, so that the dense way needs no decompression.
+
+    Returns:
+        The policy; look at ``pays`` before packing the layer, and at ``losing``.
+
+    Raises:
+        ArgumentError: no measurements, of several layers, or an M twice.
+    """
+    points = sorted(measurements, key=lambda point: point.m)
+    if (
+        not points
+        or len({(p.dtype, p.n, p.k) for p in points}) > 1
+        or len({p.m for p in points}) < len(points)
+    ):
+        raise ArgumentError("choose", "needs the measurements of one layer, each M once")
+    if memory == "fast":
+        points = [dataclasses.replace(point, unpacked_us=point.dense_us) for point in points]
+    by_m = {point.m: point for point in points}
+    return Policy.of(_starts(points), by_m, lambda m, choice: by_m[m].speedup(choice.backend))
+
+
+def _starts(points: Sequence[Measurement]) -> list[tuple[int, Choice]]:
+    backends = _backends(points)
+    starts = [(1, Choice(backends[0]))]
+    for i in range(1, len(points)):
+        if backends[i] is not backends[i - 1]:
+            m = _crossing(points[i - 1], points[i], backends[i - 1], backends[i])
+            starts.append((m, Choice(backends[i])))
+    return starts
+
+
+def _backends(points: Sequence[Measurement]) -> list[Backend]:
+    chosen: list[Backend] = []
+    for point in points:
+        best = min(_WAYS, key=point.us)
+        running = chosen[-1] if chosen else best
+        limit = max(point.us(best), TOLERANCE * min(point.us(best), point.dense_us))
+        bearable = point.us(running) <= limit
+        chosen.append(running if bearable else best)
+    return chosen
+
+
+def _crossing(left: Measurement, right: Measurement, before: Backend, after: Backend) -> int:
+    """The first M in (left.m, right.m] at which ``after`` should run."""
+    lead = math.log(
+        left.us(after) / left.us(before)
+    )  # of `before` at the left point; < 0 if it was merely kept
+    lag = math.log(right.us(before) / right.us(after))  # > 0: `after` is the best one there
+    share = max(lead, 0.0) / (max(lead, 0.0) + lag)
+    crossing = left.m * math.exp(share * math.log(right.m / left.m))
+    # The sum of logarithms misses whole numbers by a rounding error, which must not cost a whole M.
+    return min(max(math.ceil(crossing - 1e-9 * crossing), left.m + 1), right.m)
