@@ -136,6 +136,10 @@ def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     return [builder.graph.get_attr(attribute) for attribute in builder.weights.packed(*_names(op))]
 
 
+def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+    return [builder.graph.get_attr(builder.weights.pruned(*_names(op)))]
+
+
 def _names(op: ir.Operation) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """The names of a merged or packed weight, and which of them are read transposed (empty: none)."""
     names = tuple(ir.StringAttr(name).value for name in ir.ArrayAttr(op.attributes["names"]))
@@ -161,4 +165,5 @@ _HANDLERS: dict[str, Handler] = {
     "sparse_gemm.weight": _weight,
     "sparse_gemm.merged_weight": _merged_weight,
     "sparse_gemm.packed_weight": _packed_weight,
+    "sparse_gemm.pruned_weight": _pruned_weight,
 }

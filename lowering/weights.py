@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -12,15 +12,20 @@ from torch import nn
 from sparseflow.errors import LoweringError
 
 
-class Packed(Protocol):
-    """The packed form of a weight: `values` [N, Kp/2] and `positions` [N, ceil(Kp/8)]."""
+class Packed(nn.Module):
+    """What a provider's packed weights are like: modules with these buffers."""
 
     values: torch.Tensor
     positions: torch.Tensor
+    dense: torch.Tensor | None
+
+    def keep_dense(self) -> None:
+        """Hold the unpacked weight [N, K] too, as `dense`."""
+        raise NotImplementedError
 
 
 class WeightProvider(Protocol):
-    """Resolves the names in `sparse_gemm.weight`, `merged_weight` and `packed_weight`.
+    """Resolves the names in `sparse_gemm.weight`, `merged_weight`, `packed_weight` and `pruned_weight`.
 
     `transposed` says for each name whether that matrix is read with its dimensions exchanged. It is left out
     where none is.
@@ -29,8 +34,8 @@ class WeightProvider(Protocol):
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> torch.Tensor:
         """The rows of the named tensors, concatenated in order."""
 
-    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> Packed:
-        """The packed form of the same."""
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> nn.Module:
+        """The packed form of the same, a module like `Packed`."""
 
 
 class DenseWeights:
@@ -47,7 +52,7 @@ class DenseWeights:
         ]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
-    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Packed:
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> nn.Module:
         """Refuse: these weights have no packed form."""
         raise LoweringError(
             ", ".join(names), "DenseWeights holds no packed weights", "lower with a provider that has them"
@@ -78,14 +83,23 @@ class WeightRegistry:
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> tuple[str, str]:
         """Return the attributes that hold values and positions."""
+        attribute = self._holder(names, transposed)
+        return f"{attribute}.values", f"{attribute}.positions"
+
+    def pruned(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> str:
+        """Return the attribute that holds the dense form of a packed weight."""
+        attribute = self._holder(names, transposed)
+        cast(Packed, self._root.get_submodule(attribute)).keep_dense()
+        return f"{attribute}.dense"
+
+    def _holder(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> str:
         key = ("packed", names, transposed)
         if key not in self._attributes:
             attribute = self._unused((*names, "packed"))
             packed = self._weights.packed(names, transposed) if transposed else self._weights.packed(names)
-            self._root.add_module(attribute, packed if isinstance(packed, nn.Module) else _Holder(packed))
+            self._root.add_module(attribute, packed)
             self._attributes[key] = attribute
-        attribute = self._attributes[key]
-        return f"{attribute}.values", f"{attribute}.positions"
+        return self._attributes[key]
 
     def literal(self, tensor: torch.Tensor) -> str:
         """Return the attribute that holds a tensor which belongs to this graph alone."""
@@ -102,15 +116,3 @@ class WeightRegistry:
             count += 1
             attribute = f"{base}_{count}"
         return attribute
-
-
-class _Holder(nn.Module):
-    """The parts of a packed weight as buffers."""
-
-    values: torch.Tensor
-    positions: torch.Tensor
-
-    def __init__(self, packed: Packed) -> None:
-        super().__init__()
-        self.register_buffer("values", packed.values)
-        self.register_buffer("positions", packed.positions)

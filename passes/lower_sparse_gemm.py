@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch_mlir import ir
 
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
+from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
-from sparseflow.passes.base import Pass, refuse
+from sparseflow.passes.base import Pass, option, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace
+from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.dispatch.policy import Policy
+
+
+def _memory(text: str) -> Memory:
+    for mode in MEMORY_MODES:
+        if text == mode:
+            return mode
+    raise ValueError(f"must be one of {', '.join(MEMORY_MODES)}, not '{text}'")
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,14 @@ class LowerSparseGemm(Pass):
 
     Ensures: no `sparse_gemm.linear` is left. Each is a `torch.operator "torch.sparseflow.linear"` over a
     `sparse_gemm.packed_weight`; layers of one function that share a weight share its packed form.
-    References that nothing reads any more are gone.
+    References that nothing reads any more are gone. With `memory=fast` a layer whose policy runs densely for
+    some M also reads the `sparse_gemm.pruned_weight`, the dense form that is kept beside the packed one.
     """
 
     name: ClassVar[str] = "lower-sparse-gemm"
+    memory: Memory = option(  # noqa: RUF009
+        "compressed", "whether dense weights are kept: compressed or fast", _memory
+    )
 
     def run(self, module: ir.Module) -> None:
         """Group the layers by weight, then lower each group over one packed weight."""
@@ -39,7 +52,7 @@ class LowerSparseGemm(Pass):
             key = (ref.names, ref.transposed, op.attributes["pattern"].value, _function_body(op))
             groups[key].append(op)
         for layers in groups.values():
-            _lower(layers)
+            _lower(layers, self.memory)
 
 
 @dataclass(frozen=True)
@@ -70,32 +83,39 @@ def _function_body(op: ir.Operation) -> ir.Block:
     return op.block
 
 
-def _lower(layers: Sequence[ir.Operation]) -> None:
+def _lower(layers: Sequence[ir.Operation], memory: Memory) -> None:
     first = layers[0]
     # Program order makes the first of one block dominate the others; across blocks only the entry does.
     together = all(layer.block == first.block for layer in layers)
     anchor = first if together else _function_body(first).operations[0].operation
+    kept = [layer for layer in layers if memory == "fast" and _policy(layer).wants_dense]
     with before(anchor):
-        packed = _packed(first)
+        packed = packed_weight(**_reference(first))
+        dense = pruned_weight(**_reference(first)) if kept else None
     for layer in layers:
         with before(layer):
-            call = _call(layer, packed)
+            call = _call(layer, packed, dense if layer in kept else None)
         replace(layer, call)
 
 
-def _packed(layer: ir.Operation) -> tuple[ir.Value, ir.Value]:
+def _reference(layer: ir.Operation) -> dict[str, Any]:
+    """What refers to a layer's weight in the forms that the runtime reads."""
     weight = _packable(layer)
-    return packed_weight(
-        weight.ref.names,
-        (weight.n, weight.k),
-        weight.dtype,
-        pattern=layer.attributes["pattern"].value,
-        transposed=weight.ref.transposed,
-        sizes=weight.ref.sizes,
-    )
+    return {
+        "names": weight.ref.names,
+        "shape": (weight.n, weight.k),
+        "dtype": weight.dtype,
+        "pattern": layer.attributes["pattern"].value,
+        "transposed": weight.ref.transposed,
+        "sizes": weight.ref.sizes,
+    }
 
 
-def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
+def _policy(layer: ir.Operation) -> Policy:
+    return Policy.parse(ir.StringAttr(layer.attributes["policy"]).value)
+
+
+def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value], dense: ir.Value | None) -> ir.Value:
     view = layer.opview
     operands = [
         view.x,
@@ -104,7 +124,8 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value]) -> ir.Value:
         none() if view.residual is None else view.residual,
         constant_int(_packable(layer).k),
         constant_str(view.epilogue.value),
-        int_list(Policy.parse(view.policy.value).to_ints()),
+        int_list(_policy(layer).to_ints()),
+        *([] if dense is None else [dense]),
     ]
     return ir.Operation.create(
         "torch.operator",

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from sparseflow.errors import ArgumentError
 
 Memory = Literal["compressed", "fast"]
-"""``compressed``: no dense copy of a packed weight is kept; ``fast``: one is, where dense is faster for some M."""
+"""``compressed`` keeps no dense copy of a packed weight, ``fast`` one wherever dense is faster for some M."""
 
 MEMORY_MODES: tuple[Memory, ...] = get_args(Memory)
 

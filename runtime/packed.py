@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import checks, ops
 from sparseflow.runtime.checks import NATIVE_DTYPES
+from sparseflow.runtime.gpu.weight import DeviceWeight
 from sparseflow.runtime.pattern import first_violation
 
 
@@ -22,7 +24,9 @@ def packed_shapes(out_features: int, in_features: int) -> tuple[tuple[int, int],
 class PackedWeight(nn.Module):
     """A weight ``[N, K]`` of which two entries in each group of four are stored.
 
-    Kp is K rounded up to a multiple of 4.
+    Kp is K rounded up to a multiple of 4. On CUDA the positions are kept 1-d, right behind the values, in the
+    order of the tensor cores (``gpu.DeviceWeight``); moving the module between devices, `portable` and the
+    state dict translate.
 
     Args:
         values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16. positions:
@@ -37,6 +41,7 @@ class PackedWeight(nn.Module):
 
     values: Tensor
     positions: Tensor
+    dense: Tensor | None
 
     def __init__(
         self,
@@ -52,8 +57,10 @@ class PackedWeight(nn.Module):
         if not trusted:
             _require_content(values, positions, in_features, name)
         self.in_features = in_features
-        self.register_buffer("values", values.detach().contiguous())
-        self.register_buffer("positions", positions.detach().contiguous())
+        self.register_buffer("values", None)
+        self.register_buffer("positions", None)
+        self.register_buffer("dense", None, persistent=False)
+        self._place(values.detach().contiguous(), positions.detach().contiguous())
 
     @classmethod
     def empty(
@@ -91,8 +98,8 @@ class PackedWeight(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed form."""
-        return self.values.nbytes + self.positions.nbytes
+        """Bytes held: of the packed form, and of the dense one where it is kept."""
+        return sum(buffer.nbytes for buffer in self.buffers())
 
     @property
     def dense_nbytes(self) -> int:
@@ -101,8 +108,50 @@ class PackedWeight(nn.Module):
 
     def unpack(self) -> Tensor:
         """The dense weight ``[N, K]``, with exact zeros where nothing is stored."""
+        if device := self._on_device():
+            return device.dense()
         dense: Tensor = ops.unpack_2_4(self.values, self.positions, self.in_features)
         return dense
+
+    def portable(self) -> tuple[Tensor, Tensor]:
+        """Values ``[N, Kp/2]`` and positions ``[N, ceil(Kp/8)]``, the form that is saved, on this device."""
+        device = self._on_device()
+        return self.values, device.portable_positions() if device else self.positions
+
+    def keep_dense(self) -> None:
+        """Hold the unpacked weight as ``dense`` from now on: memory mode ``fast``."""
+        if self.dense is None:
+            self.dense = self.unpack()
+
+    def fill(self, parts: Sequence[PackedWeight]) -> None:
+        """Become the rows of other packed weights, one below the other, on their device."""
+        pairs = [part.portable() for part in parts]
+        self._place(_stacked([values for values, _ in pairs]), _stacked([places for _, places in pairs]))
+
+    def _place(self, values: Tensor, positions: Tensor) -> None:
+        """Take the portable form, or CUDA's, as this device wants it."""
+        if values.is_cuda and positions.dim() == 2 and torch.ops.sparseflow.cuda_kernels_built():
+            device = DeviceWeight.from_portable(values, positions, self.in_features)
+            values, positions = device.values, device.positions
+        self.values, self.positions = values, positions
+        self.dense = None if self.dense is None else self.unpack()
+
+    def _on_device(self) -> DeviceWeight | None:
+        on_cuda = self.values.is_cuda and self.positions.dim() == 1
+        return DeviceWeight(self.values, self.positions, self.in_features) if on_cuda else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
+        values, positions = self.portable()
+        self._place(fn(values), fn(positions))
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}values"], destination[f"{prefix}positions"] = self.portable()
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.values, self.positions = self.portable()
+        super()._load_from_state_dict(*args)
+        self._place(self.values, self.positions)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""
@@ -157,8 +206,14 @@ def _require_24(weight: Tensor, name: str) -> None:
     )
 
 
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 def _require_layout(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
     values = checks.require_matrix(values, f"{name}.values")
+    if positions.dim() == 1 and positions.is_cuda:
+        return  # CUDA's own form, which the operators check
     positions = checks.require_matrix(positions, f"{name}.positions")
     checks.require_dtype(values, NATIVE_DTYPES, f"{name}.values")
     checks.require_dtype(positions, (torch.uint8,), f"{name}.positions")
@@ -175,7 +230,7 @@ def _require_layout(values: Tensor, positions: Tensor, in_features: int, name: s
 
 
 def _require_content(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
-    if values.is_meta:
+    if values.is_meta or positions.dim() == 1:
         return
     checks.require_finite(values, f"{name}.values")
     _require_ordered(positions, name)

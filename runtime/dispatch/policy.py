@@ -65,7 +65,7 @@ class Policy:
         """The policy of some ranges, with the figures that were measured in them.
 
         Args:
-            starts: the first M of each range, from 1 on, and what runs there; neighbours that run alike become one.
+            starts: the first M of each range, from 1 on, and what runs there; neighbours alike become one.
             ms: the measured M's, ascending.
             speedup: over dense, of a choice at a measured M.
         """

@@ -15,9 +15,9 @@ from typing import Any
 
 import platformdirs
 
+from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.machine import Machine
 from sparseflow.runtime.dispatch.measurement import Measurement
-from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.policy import Policy
 
 FORMAT = "sparseflow.dispatch"

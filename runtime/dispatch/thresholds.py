@@ -1,7 +1,7 @@
 """From tuned points on a GPU to a policy: sparse where it was measured to win, dense everywhere else.
 
-A sparse range starts at the smallest M whose speed-up is at least 1.05 while all larger tuned M's reach 1.02. With
-holes, M's in between that lose, each stretch of M's without a loss is judged so by itself.
+A sparse range starts at the smallest M whose speed-up is at least 1.05 while all larger tuned M's reach 1.02.
+With holes, M's in between that lose, each stretch of M's without a loss is judged so by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sparseflow.runtime.backends import Backend, Choice, Memory
 from sparseflow.runtime.dispatch.policy import Policy
 
 START = 1.05
-"""The speed-up with which a sparse range starts: less may be noise, and noise must not cost a dense layer its speed."""
+"""The speed-up with which a sparse range starts: less may be noise, which must not cost a layer its speed."""
 
 KEEP = 1.02
 """The speed-up that every M of a sparse range has at least."""
@@ -56,9 +56,9 @@ class Timed:
 def choose_by_thresholds(points: Iterable[Timed], memory: Memory = "compressed") -> Policy:
     """The policy that the tuned points of one layer justify.
 
-    From each tuned M up to the next, what was chosen at that M runs; below the first tuned M, dense. Where the rule
-    says dense and memory mode ``compressed`` keeps no dense weight, the faster of decompressing and running sparse
-    all the same is chosen: such a range loses against dense, and ``Policy.losing`` lists it.
+    From each tuned M up to the next, what was chosen at that M runs; below the first tuned M, dense. Where
+    the rule says dense and memory mode ``compressed`` keeps no dense weight, the faster of decompressing and
+    running sparse all the same is chosen: such a range loses against dense, and ``Policy.losing`` lists it.
 
     Args:
         points: each M once, in any order.

@@ -10,6 +10,7 @@ from torch import nn
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.api.options import DEFAULT_SKIP, CompileOptions, Inner, PolicyMode, Prune
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime.backends import Memory
 
 
 def compile(  # noqa: A001  # named like torch.compile
@@ -20,6 +21,8 @@ def compile(  # noqa: A001  # named like torch.compile
     prune: Prune | None = "magnitude",
     skip: Sequence[str] = DEFAULT_SKIP,
     policy: PolicyMode = "auto",
+    memory: Memory = "compressed",
+    tune: bool = False,
     inner: Inner = "eager",
     inplace: bool = False,
     progress: bool | None = None,
@@ -30,15 +33,21 @@ def compile(  # noqa: A001  # named like torch.compile
     unpruned unless `inplace` is set.
 
     Args:
-        model: in evaluation mode, on the CPU, weights in float32, bfloat16 or float16.
+        model: in evaluation mode, on the CPU (weights in float32, bfloat16 or float16) or on an NVIDIA GPU
+            (bfloat16 or float16; others stay dense).
         args: example positional inputs.
         kwargs: example keyword inputs.
         prune: ``"magnitude"`` keeps the two largest of every four weights; it costs quality, which
             `compiled.report` states layer by layer. ``None`` makes only those layers sparse whose weights
             already are 2:4.
         skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
-        policy: ``"auto"`` measures this machine once (seconds, cached) and runs every M by the faster path;
-            ``"sparse"`` runs eligible layers sparse without measuring.
+        policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
+            (seconds, cached), a GPU's figures come from the tuned tables; ``"sparse"`` runs eligible layers
+            sparse whatever was measured.
+        memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight: where dense would be faster,
+            the layer decompresses for the call or runs sparse all the same, and the report says how much that
+            costs. ``"fast"`` keeps a dense copy beside the packed one for layers that have such M's.
+        tune: tune the shapes that no table has for this GPU (minutes, cached). Without it they stay dense.
         inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``.
         inplace: release dense weights as they are packed; the original model can't be used afterwards.
         progress: progress bars on stderr; ``None``: only on a terminal.
@@ -59,7 +68,7 @@ def compile(  # noqa: A001  # named like torch.compile
             "wrap it in one",
         )
     skip = tuple(skip) if not isinstance(skip, str) else skip
-    options = CompileOptions(prune, skip, policy, inner, inplace, progress)  # type: ignore[arg-type]  # checked there
+    options = CompileOptions(prune, skip, policy, memory, tune, inner, inplace, progress)  # type: ignore[arg-type]  # checked there
     compiled = CompiledModel(model, options)
     if args is not None or kwargs is not None:
         compiled.capture(*(args or ()), **(kwargs or {}))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sparseflow.api.options import CompileOptions
     from sparseflow.api.program import Program
     from sparseflow.api.weights import WeightBank
+    from sparseflow.runtime.dispatch import Policy
 
 TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
 """Element types of MLIR as torch knows them."""
@@ -118,6 +119,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
         "programs": len(programs),
         "inplace": options.inplace,
         "prune": options.prune,
+        "memory": options.memory,
         "bytes_dense": sum(layer.bytes_dense for layer in layers),
         "bytes": sum(layer.bytes for layer in layers),
         "seconds": {stage: sum(p.seconds.get(stage, 0.0) for p in programs) for stage in sorted(stages)},
@@ -128,7 +130,9 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
 def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: CompileOptions) -> LayerReport:
     sparse = decision.decision == "sparse"
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
-    ranges = _ranges(decision, program) if sparse else ()
+    policy = program.policies.get(decision.policy)
+    kept = options.memory == "fast" and policy is not None and policy.wants_dense
+    ranges = _ranges(policy) if sparse else ()
     error = bank.relative_error(decision.weight) if sparse else 0.0
     return LayerReport(
         name=decision.weight.removesuffix(".weight"),
@@ -139,7 +143,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         reason=_why_sparse(decision, program, error, options) if sparse else decision.reason,
         ranges=ranges,
         bytes_dense=dense_bytes,
-        bytes=_packed_bytes(decision) if sparse else dense_bytes,
+        bytes=_packed_bytes(decision) + (dense_bytes if kept else 0) if sparse else dense_bytes,
         rel_err=error,
     )
 
@@ -153,11 +157,10 @@ def _packed_bytes(decision: LayerDecision) -> int:
     return values[0] * values[1] * _itemsize(decision.dtype) + positions[0] * positions[1]
 
 
-def _ranges(decision: LayerDecision, program: Program) -> tuple[Range, ...]:
-    policy = program.policies.get(decision.policy)
+def _ranges(policy: Policy | None) -> tuple[Range, ...]:
     if policy is None:
         return (Range(1, None, "cpu", None),)
-    return tuple(Range(r.m_min, r.m_max, r.backend.name.lower(), r.speedup) for r in policy.ranges)
+    return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in policy.ranges)
 
 
 def _why_sparse(decision: LayerDecision, program: Program, error: float, options: CompileOptions) -> str:

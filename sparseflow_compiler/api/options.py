@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime.backends import MEMORY_MODES, Memory
 
 Prune = Literal["magnitude"]
 PolicyMode = Literal["auto", "sparse"]
@@ -25,6 +26,9 @@ class CompileOptions:
         skip: fnmatch patterns over layer names that stay dense.
         policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer
             dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
+        memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense is
+            faster for some M.
+        tune: measure what no table has yet for the GPU; CPUs are always measured.
         inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it.
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
@@ -33,6 +37,8 @@ class CompileOptions:
     prune: Prune | None = "magnitude"
     skip: tuple[str, ...] = DEFAULT_SKIP
     policy: PolicyMode = "auto"
+    memory: Memory = "compressed"
+    tune: bool = False
     inner: Inner = "eager"
     inplace: bool = False
     progress: bool | None = None
@@ -40,6 +46,8 @@ class CompileOptions:
     def __post_init__(self) -> None:
         _one_of("prune", self.prune, (*get_args(Prune), None))
         _one_of("policy", self.policy, get_args(PolicyMode))
+        _one_of("memory", self.memory, MEMORY_MODES)
+        _one_of("tune", self.tune, (True, False))
         _one_of("inner", self.inner, get_args(Inner))
         _patterns(self.skip)
 

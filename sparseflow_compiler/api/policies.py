@@ -2,34 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch_mlir import ir
 
 from sparseflow.api.decisions import TORCH_DTYPES
+from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import Step
-from sparseflow.dialect.matchers import operations
+from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
+from sparseflow.errors import ArgumentError
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
 
+Shape = tuple[int, int]
+Found = tuple[dict[str, Policy], dict[str, str]]
 
-def measured_policies(module: ir.Module, step: Step) -> dict[str, Policy]:
-    """The policy of every dtype and shape among the sparse layers; measures what the machine's table lacks.
+
+def measured_policies(
+    module: ir.Module, device: Callable[[str], torch.device], options: CompileOptions, step: Step
+) -> Found:
+    """What was measured for every dtype and shape among the sparse layers.
+
+    Args:
+        module: in the ``sparse_gemm`` stage.
+        device: of a weight by its name.
+        options: of the compilation.
+        step: told while measuring.
 
     Returns:
-        Policies by `policy_key`.
+        Policies by `policy_key`, and for other keys why their layers are dense.
     """
-    from sparseflow.runtime.dispatch import calibrate
+    policies: dict[str, Policy] = {}
+    dense: dict[str, str] = {}
+    for (dtype, where), shapes in _shapes(module, device).items():
+        for shape, found in _policies(shapes, TORCH_DTYPES[dtype], where, options, step).items():
+            key = policy_key(dtype, *shape)
+            if isinstance(found, Policy):
+                policies[key] = found
+            else:
+                dense[key] = found
+    return policies, dense
 
-    shapes: dict[str, list[tuple[int, int]]] = {}
+
+def _shapes(
+    module: ir.Module, device: Callable[[str], torch.device]
+) -> dict[tuple[str, torch.device], list[Shape]]:
+    """Distinct shapes by dtype and device; policies know one type of device at a time."""
+    shapes: dict[tuple[str, torch.device], list[Shape]] = {}
     for op in operations(module, ("sparse_gemm.linear",)):
-        type_ = tensor_type(op.operands[1])
-        if type_ is not None and type_.shape is not None and type_.dtype in TORCH_DTYPES:
+        ref, type_ = weight_ref(op.operands[1]), tensor_type(op.operands[1])
+        if ref is not None and type_ is not None and type_.shape is not None and type_.dtype in TORCH_DTYPES:
             n, k = type_.shape
             if n is not None and k is not None:
-                shapes.setdefault(type_.dtype, []).append((n, k))
-    found = {}
-    for dtype, pairs in shapes.items():
-        wanted = list(dict.fromkeys(pairs))
-        policies = calibrate(wanted, TORCH_DTYPES[dtype], progress=step)
-        found.update({policy_key(dtype, n, k): policies[n, k] for n, k in wanted})
-    return found
+                found = shapes.setdefault((type_.dtype, device(ref.names[0])), [])
+                found += [] if (n, k) in found else [(n, k)]
+    types = sorted({where.type for _, where in shapes})
+    if len(types) > 1:
+        raise ArgumentError(
+            "sf.compile(model)",
+            f"its linear layers are on {' and '.join(types)}; what was measured holds for one of them",
+            "move the model to one device, or compile its parts",
+        )
+    return shapes
+
+
+def _policies(
+    shapes: list[Shape], dtype: torch.dtype, device: torch.device, options: CompileOptions, step: Step
+) -> dict[Shape, Policy] | dict[Shape, Policy | str]:
+    if device.type == "cuda":
+        from sparseflow.runtime.tuning.policies import gpu_policies
+
+        always = options.policy == "sparse"
+        return gpu_policies(
+            shapes, dtype, device, memory=options.memory, tune=options.tune, always=always, progress=step
+        )
+    if device.type != "cpu" or options.policy == "sparse":
+        return {}
+    from sparseflow.runtime.dispatch import calibrate
+
+    return calibrate(shapes, dtype, progress=step, memory=options.memory)

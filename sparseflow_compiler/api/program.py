@@ -102,15 +102,13 @@ def build_program(
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections()])
-    policies: Mapping[str, Policy] = {}
-    if options.policy == "auto":
-        with clock.stage("measure") as step:
-            policies = measured_policies(module, step)
+    with clock.stage("measure") as step:
+        policies, dense = measured_policies(module, bank.device, options, step)
     with clock.stage("passes"):
-        run_pipeline(module, [ApplyPolicy.of(policies)])
+        run_pipeline(module, [ApplyPolicy.of(policies, dense)])
         stages["sparse_gemm"] = module.operation.clone()
         decisions = decide(module)
-        run_pipeline(module, [LowerSparseGemm()])
+        run_pipeline(module, [LowerSparseGemm(options.memory)])
         stages["runtime"] = module.operation
 
     with clock.stage("lowering"):

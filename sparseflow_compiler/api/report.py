@@ -12,7 +12,10 @@ Decision = Literal["sparse", "dense"]
 
 @dataclass(frozen=True)
 class Range:
-    """From `m_min` to `m_max` rows (``None``: no end) `backend` runs, measured `speedup` times dense."""
+    """From `m_min` to `m_max` rows (``None``: no end) `backend` runs, measured `speedup` times dense.
+
+    A backend with algorithms names the one that runs: ``cusparselt@7``.
+    """
 
     m_min: int
     m_max: int | None

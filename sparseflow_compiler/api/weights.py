@@ -44,6 +44,10 @@ class WeightBank:
         """The model's own tensor of that name."""
         return self._sources[name]
 
+    def device(self, name: str) -> torch.device:
+        """Where the tensor of that name is."""
+        return self._sources[name].device
+
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
         """The tensor of one name, by reference, or the rows of several, concatenated once."""
         key = (names, transposed)
@@ -113,11 +117,7 @@ class WeightBank:
             raise WeightError(error.subject, error.rule, remedy) from None
 
     def _fill(self, key: Key) -> None:
-        parts = [self._pack(*part) for part in _parts(key)]
-        shell = self._packed[key]
-        for buffer in ("values", "positions"):
-            tensors = [getattr(part, buffer) for part in parts]
-            setattr(shell, buffer, tensors[0] if len(tensors) == 1 else torch.cat(tensors))
+        self._packed[key].fill([self._pack(*part) for part in _parts(key)])
         for name in key[0] if self._release else ():
             self._release(name)  # type: ignore[misc]  # the loop is empty without it
 

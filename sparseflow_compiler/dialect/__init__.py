@@ -6,7 +6,16 @@ from sparseflow.dialect.linear import LinearOp
 from sparseflow.dialect.loading import load
 from sparseflow.dialect.merged_weight import MergedWeightOp
 from sparseflow.dialect.packed_weight import PackedWeightOp
+from sparseflow.dialect.pruned_weight import PrunedWeightOp
 from sparseflow.dialect.types import TensorType
 from sparseflow.dialect.weight import WeightOp
 
-__all__ = ["LinearOp", "MergedWeightOp", "PackedWeightOp", "TensorType", "WeightOp", "load"]
+__all__ = [
+    "LinearOp",
+    "MergedWeightOp",
+    "PackedWeightOp",
+    "PrunedWeightOp",
+    "TensorType",
+    "WeightOp",
+    "load",
+]

@@ -115,6 +115,10 @@ class Packed(nn.Module):
         super().__init__()
         self.register_buffer("values", torch.randn(6, 2))
         self.register_buffer("positions", torch.zeros(6, 1, dtype=torch.uint8))
+        self.register_buffer("dense", None)
+
+    def keep_dense(self):
+        self.dense = torch.randn(6, 4)
 
 
 class Bank:
@@ -150,6 +154,16 @@ def test_a_packed_weight_is_asked_for_once_and_shared(attribute, asked):
     assert bank.asked == [asked, asked]
     assert [m for m in one.modules() if isinstance(m, Packed)] == [bank.weight]
     assert one(None)[0] is other(None)[0] is bank.weight.values
+
+
+def test_the_pruned_weight_is_the_dense_form_that_the_packed_one_keeps():
+    bank = Bank()
+    body = """
+      %w = "sparse_gemm.pruned_weight"() {names = ["a.weight", "b.weight"], pattern = "2:4"}
+        : () -> !torch.vtensor<[6,4],f32>
+      return %w : !torch.vtensor<[6,4],f32>"""
+    graph = lower(body, bank, f"(%x: {X}) -> !torch.vtensor<[6,4],f32>")
+    assert graph(None)[0] is bank.weight.dense
 
 
 def test_merged_weights_need_a_provider_that_packs():

@@ -8,8 +8,8 @@ from sparseflow.errors import PassError
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.runtime.backends import Backend
-from sparseflow.runtime.dispatch.measurement import Measurement
 from sparseflow.runtime.dispatch import Policy, choose
+from sparseflow.runtime.dispatch.measurement import Measurement
 
 TEXT = """
 func.func @main(%x: !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[?,32],f32> {
