@@ -70,12 +70,19 @@ def _fake_linear(
     in_features: int,
     epilogue: str,
     policy: list[int],
+    dense: Tensor | None = None,
 ) -> Tensor:
     _check(x.dim() >= 1, lambda: "sparseflow.linear: x must have at least one dimension")
     _check(x.dtype == values.dtype, lambda: f"sparseflow.linear: x is {x.dtype}, weight {values.dtype}")
     _check(
         x.shape[-1] == in_features,
         lambda: f"sparseflow.linear: x has {x.shape[-1]} features, the weight {in_features}",
+    )
+    _check(
+        dense is None or (dense.shape == (values.shape[0], in_features) and dense.dtype == values.dtype),
+        lambda: (
+            f"sparseflow.linear: dense must be the weight {[values.shape[0], in_features]} in {values.dtype}"
+        ),
     )
     return x.new_empty((*x.shape[:-1], values.shape[0]))
 

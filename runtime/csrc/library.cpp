@@ -5,12 +5,13 @@
 //   positions  [N, ceil(Kp/8)]    uint8; group g sits in byte g/2, low nibble for even g;
 //                                 nibble = p0 | p1 << 2 with p0 < p1, the places of the kept values
 //   policy     [m0, b0, m1, b1…]  from M >= m_i on, backend b_i runs (codes: runtime/backends.py); empty: cpu
+//   dense      [N, K]             the same weight kept whole, for the calls that `policy` makes dense
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
-      "int in_features, str epilogue, int[] policy) -> Tensor");
+      "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
   m.def("prune_2_4(Tensor weight) -> Tensor");
   m.def("pack_2_4(Tensor weight) -> (Tensor values, Tensor positions)");
   m.def("unpack_2_4(Tensor values, Tensor positions, int in_features) -> Tensor");

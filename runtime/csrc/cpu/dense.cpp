@@ -1,31 +1,21 @@
 #include "dense.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <array>
 
+#include "aten.h"
 #include "isa.h"
 #include "scratch.h"
 
-#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11 has it under its older name only
-#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
-#endif
-
 namespace sparseflow::cpu {
 namespace {
-
-using torch::stable::detail::from;
-using torch::stable::detail::to;
 
 // Of decompressed weight at a time; what the scratch pool keeps.
 constexpr int64_t kChunkBytes = 32 << 20;
 
 Tensor aten_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) {
-  std::array<StableIValue, 3> stack{from(x), from(w), from(bias)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
-  return to<Tensor>(stack[0]);
+  return call_aten("aten::linear", "", x, w, bias);
 }
 
 void finish(const Tensor& y, const std::optional<Tensor>& residual, Epilogue epilogue) {
@@ -56,27 +46,31 @@ Tensor unpack_rows(const Tensor& values, const Tensor& positions, int64_t k, int
   return torch::stable::from_blob(scratch, {rows, k}, {k, 1}, values.device(), values.scalar_type());
 }
 
-}  // namespace
-
-Tensor dense_linear(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& residual, int64_t k, Epilogue epilogue) {
+// x · Wᵀ + bias, W decompressed a chunk of rows at a time.
+Tensor unpacked_linear(const Tensor& x, const Tensor& values, const Tensor& positions,
+                       const std::optional<Tensor>& bias, int64_t k) {
   const int64_t n = values.size(0), row_bytes = std::max<int64_t>(1, k * values.element_size());
   const int64_t chunk = std::min(std::max<int64_t>(n, 1), std::max<int64_t>(64, kChunkBytes / row_bytes / 64 * 64));
   const Scratch scratch(chunk * row_bytes);
-  Tensor y = x;
-  if (chunk >= n) {
-    y = aten_linear(x, unpack_rows(values, positions, k, 0, n, scratch.data()), bias);
-  } else {
-    y = torch::stable::new_empty(x, sizes_with_last(x, n));
-    for (int64_t row = 0; row < n; row += chunk) {
-      const int64_t rows = std::min(chunk, n - row);
-      std::optional<Tensor> part;
-      if (bias) part = torch::stable::narrow(const_cast<Tensor&>(*bias), 0, row, rows);
-      Tensor to_part = torch::stable::narrow(y, x.dim() - 1, row, rows);
-      torch::stable::copy_(to_part, aten_linear(x, unpack_rows(values, positions, k, row, rows, scratch.data()), part));
-    }
+  if (chunk >= n) return aten_linear(x, unpack_rows(values, positions, k, 0, n, scratch.data()), bias);
+  Tensor y = torch::stable::new_empty(x, sizes_with_last(x, n));
+  for (int64_t row = 0; row < n; row += chunk) {
+    const int64_t rows = std::min(chunk, n - row);
+    std::optional<Tensor> part;
+    if (bias) part = torch::stable::narrow(const_cast<Tensor&>(*bias), 0, row, rows);
+    Tensor to_part = torch::stable::narrow(y, x.dim() - 1, row, rows);
+    torch::stable::copy_(to_part, aten_linear(x, unpack_rows(values, positions, k, row, rows, scratch.data()), part));
   }
-  y = torch::stable::contiguous(y);
+  return y;
+}
+
+}  // namespace
+
+Tensor dense_linear(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
+                    const std::optional<Tensor>& residual, int64_t k, Epilogue epilogue,
+                    const std::optional<Tensor>& dense) {
+  const Tensor y = torch::stable::contiguous(dense ? aten_linear(x, *dense, bias)
+                                                   : unpacked_linear(x, values, positions, bias, k));
   finish(y, residual, epilogue);
   return y;
 }

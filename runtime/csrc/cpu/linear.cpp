@@ -16,7 +16,7 @@ constexpr const char* kOp = "linear";
 constexpr int64_t kSmall = 128 * 1024;  // elements of x
 
 void check(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
-           const std::optional<Tensor>& residual, int64_t k) {
+           const std::optional<Tensor>& residual, const std::optional<Tensor>& dense, int64_t k) {
   check_packed(kOp, values, positions, k);
   require(x.dim() >= 1 && x.size(x.dim() - 1) == k, kOp,
           "x must be [..., " + std::to_string(k) + "], got " + shape_of(x));
@@ -39,6 +39,11 @@ void check(const Tensor& x, const Tensor& values, const Tensor& positions, const
     for (int64_t d = 0; equal && d + 1 < x.dim(); ++d) equal = residual->size(d) == x.size(d);
     require(equal, kOp, "residual must have the shape of the result, got " + shape_of(*residual) + " for x " +
                             shape_of(x) + " and N " + std::to_string(n));
+  }
+  if (dense) {
+    same(*dense, "dense");
+    require(dense->dim() == 2 && dense->size(0) == n && dense->size(1) == k, kOp,
+            "dense must be the weight [" + std::to_string(n) + ", " + std::to_string(k) + "], got " + shape_of(*dense));
   }
 }
 
@@ -83,14 +88,16 @@ void multiply(const Linear& whole) {
 }
 
 Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_, std::optional<Tensor> bias,
-              std::optional<Tensor> residual, int64_t k, std::string epilogue, std::vector<int64_t> policy) {
-  check(x_, values_, positions_, bias, residual, k);
+              std::optional<Tensor> residual, int64_t k, std::string epilogue, std::vector<int64_t> policy,
+              std::optional<Tensor> dense) {
+  check(x_, values_, positions_, bias, residual, dense, k);
   const Epilogue act = epilogue_of(kOp, epilogue);
   const Rows x = rows_of(x_);
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   if (bias) bias = torch::stable::contiguous(*bias);
   if (residual) residual = torch::stable::contiguous(*residual);
-  if (backend_for(policy, x.count) == kDense) return dense_linear(x_, values, positions, bias, residual, k, act);
+  if (backend_for(policy, x.count) == kDense)
+    return dense_linear(x_, values, positions, bias, residual, k, act, dense);
   const int64_t n = values.size(0);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
   multiply({x.count, n, k, x.tensor.const_data_ptr(), x.stride, values.const_data_ptr(),

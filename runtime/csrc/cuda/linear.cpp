@@ -45,8 +45,8 @@ Tensor added(Tensor y, const std::optional<Tensor>& residual) {
   return residual ? torch::stable::subtract(y, *residual, -1.0) : y;  // the stable ABI has no add
 }
 
-Tensor dense(const Call& c, const std::string& epilogue) {
-  const Tensor weight = dense_of(c.weight);
+Tensor run_dense(const Call& c, const std::string& epilogue, const std::optional<Tensor>& dense) {
+  const Tensor weight = dense ? *dense : dense_of(c.weight);
   return added(activated(call_aten("aten::linear", "", c.x, weight, c.bias), epilogue), c.residual);
 }
 
@@ -61,16 +61,23 @@ std::shared_ptr<Plan> plan_for(const Problem& problem) {
 }
 
 Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
-              std::optional<Tensor> residual, int64_t in_features, std::string epilogue, std::vector<int64_t> policy) {
+              std::optional<Tensor> residual, int64_t in_features, std::string epilogue, std::vector<int64_t> policy,
+              std::optional<Tensor> dense) {
   OnDevice guard(x);
   Call c(op, x, {values, positions, in_features}, std::move(bias), std::move(residual));
+  if (dense && (dense->dim() != 2 || dense->size(0) != c.weight.n() || dense->size(1) != in_features ||
+                dense->scalar_type() != values.scalar_type() ||
+                dense->get_device_index() != values.get_device_index()))
+    require(false, op, "dense must be the weight [" + std::to_string(c.weight.n()) + ", " +
+                           std::to_string(in_features) + "] in the dtype and on the device of values, got " +
+                           words(*dense));
   const Choice choice = choice_for(c.m, policy);
-  if (!choice.sparse || c.m == 0 || !c.weight.joined()) return dense(c, epilogue);
+  if (!choice.sparse || c.m == 0 || !c.weight.joined()) return run_dense(c, epilogue, dense);
   const bool fused = epilogue == "relu" && !c.residual;
   const Problem problem =
       c.problem(x.scalar_type(), fused ? Activation::relu : Activation::none, choice.algorithm, choice.split_k);
   const std::shared_ptr<Plan> plan = plan_for(problem);
-  if (!plan) return dense(c, epilogue);
+  if (!plan) return run_dense(c, epilogue, dense);
   if (fused || epilogue == "none") return multiply(*plan, problem, c);
   // The library adds C before the activation, the operator's residual comes after it.
   std::optional<Tensor> after = std::move(c.residual);

@@ -54,13 +54,13 @@ int element_size(ScalarType t) {
   }
 }
 
+}  // namespace
+
 std::string words(const Tensor& t) {
   std::string text = torch::headeronly::toString(t.scalar_type()) + std::string(" [");
   for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
   return text + "]";
 }
-
-}  // namespace
 
 void require(bool ok, const char* op, const std::string& message) {
   if (!ok) throw std::runtime_error("sparseflow::" + std::string(op) + ": " + message);

@@ -4,12 +4,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <array>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "aten.h"
 #include "layout.h"
 #include "plan.h"
 
@@ -19,6 +19,9 @@ using torch::stable::Tensor;
 
 // Throws std::runtime_error("sparseflow::<op>: <message>") unless `ok`.
 void require(bool ok, const char* op, const std::string& message);
+
+// "BFloat16 [2, 3]"
+std::string words(const Tensor& t);
 
 // A weight in the layout of CUDA: values [N, K/2] and, right behind them in one buffer, the places, 1-d.
 struct DeviceWeight {
@@ -52,14 +55,6 @@ Tensor multiply(Plan& plan, const Problem& problem, const Call& call);
 
 // The dense weight [N, K].
 Tensor dense_of(const DeviceWeight& weight);
-
-// Calls an ATen operator that returns one tensor.
-template <class... Args>
-Tensor call_aten(const char* name, const char* overload, const Args&... args) {
-  std::array<StableIValue, sizeof...(Args)> stack{torch::stable::detail::from(args)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
 
 std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
 

@@ -24,6 +24,7 @@ def test_opcheck_linear(lead, dtype):
     for extra in ((None, None), (bias, residual)):
         arguments = (x, packed.values, packed.positions, *extra, 20, "gelu", [1, 1, 4, 0])
         torch.library.opcheck(ops.linear, arguments)
+        torch.library.opcheck(ops.linear, arguments, {"dense": torch.randn(12, 20).to(dtype)})
 
 
 @pytest.mark.parametrize("k", [4, 9, 20])
@@ -142,3 +143,43 @@ def test_autocast_compiles(backend):
         got = compiled(x)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got, F.linear(x.bfloat16(), weight), rtol=2e-2, atol=2e-2)
+
+
+def with_dense(x, packed, dense, policy=(1, 0), epilogue="none"):
+    return ops.linear(x, packed.values, packed.positions, None, None, 20, epilogue, list(policy), dense=dense)
+
+
+def test_a_dense_range_multiplies_by_the_dense_weight_that_came_along():
+    weight, packed = layer()
+    x = torch.randn(3, 20)
+    torch.testing.assert_close(with_dense(x, packed, weight), F.linear(x, weight))
+    # Another matrix in its place shows whose product it is, in each range.
+    other = torch.randn(12, 20)
+    torch.testing.assert_close(with_dense(x, packed, other, epilogue="relu"), F.relu(F.linear(x, other)))
+    torch.testing.assert_close(
+        with_dense(x, packed, other, (1, 1)), F.linear(x, weight), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(with_dense(x, packed, other.T.contiguous().T), F.linear(x, other))
+
+
+@pytest.mark.parametrize("dense", [torch.randn(12, 19), torch.randn(20, 12), torch.randn(12 * 20)])
+def test_a_dense_weight_of_another_shape_is_refused(dense):
+    _, packed = layer()
+    for x in (torch.randn(3, 20), torch.randn(3, 20, device="meta")):
+        with pytest.raises(RuntimeError, match=r"dense must be the weight \[12, 20\]"):
+            with_dense(x, packed.to(x.device), dense.to(x.device))
+
+
+def test_a_dense_weight_of_another_dtype_is_refused():
+    weight, packed = layer()
+    with pytest.raises(RuntimeError, match="dense must have the dtype of the weight, Float, got BFloat16"):
+        with_dense(torch.randn(3, 20), packed, weight.bfloat16())
+
+
+def test_autocast_casts_the_dense_weight_too():
+    weight, packed = layer()
+    x = torch.randn(3, 20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, expected = with_dense(x, packed, weight), F.linear(x, weight)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, expected)
