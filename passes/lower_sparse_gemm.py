@@ -125,7 +125,7 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value], dense: ir.Valu
         constant_int(_packable(layer).k),
         constant_str(view.epilogue.value),
         int_list(_policy(layer).to_ints()),
-        *([] if dense is None else [dense]),
+        none() if dense is None else dense,
     ]
     return ir.Operation.create(
         "torch.operator",

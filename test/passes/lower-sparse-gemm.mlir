@@ -14,7 +14,7 @@ func.func @everything(%x: !torch.vtensor<[?,?,62],bf16>, %r: !torch.vtensor<[?,?
   // CHECK: %[[M1:.*]] = torch.constant.int 512
   // CHECK: %[[B1:.*]] = torch.constant.int 0
   // CHECK: %[[POLICY:.*]] = torch.prim.ListConstruct %[[M0]], %[[B0]], %[[M1]], %[[B1]] :
-  // CHECK: %[[Y:.*]] = torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1, %[[B]], %arg1, %[[K]], %[[E]], %[[POLICY]]) : (!torch.vtensor<[?,?,62],bf16>, !torch.vtensor<[32,32],bf16>, !torch.vtensor<[32,8],ui8>, !torch.vtensor<[32],bf16>, !torch.vtensor<[?,?,32],bf16>, !torch.int, !torch.str, !torch.list<int>) -> !torch.vtensor<[?,?,32],bf16>
+  // CHECK: %[[Y:.*]] = torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1, %[[B]], %arg1, %[[K]], %[[E]], %[[POLICY]], %{{.*}}) : (!torch.vtensor<[?,?,62],bf16>, !torch.vtensor<[32,32],bf16>, !torch.vtensor<[32,8],ui8>, !torch.vtensor<[32],bf16>, !torch.vtensor<[?,?,32],bf16>, !torch.int, !torch.str, !torch.list<int>, !torch.none) -> !torch.vtensor<[?,?,32],bf16>
   // CHECK: return %[[Y]]
   %w = "sparse_gemm.merged_weight"() {names = ["a", "b"], sizes = array<i64: 20, 12>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[32,62],bf16>
   %b = "sparse_gemm.weight"() {name = "bias"} : () -> !torch.vtensor<[32],bf16>
@@ -29,7 +29,7 @@ func.func @everything(%x: !torch.vtensor<[?,?,62],bf16>, %r: !torch.vtensor<[?,?
 func.func @plain(%x: !torch.vtensor<[4,64],f32>) -> !torch.vtensor<[4,32],f32> {
   // CHECK-DAG: %[[P:.*]]:2 = "sparse_gemm.packed_weight"() {names = ["w"], pattern = "2:4"}
   // CHECK-DAG: %[[POLICY:.*]] = torch.prim.ListConstruct  : () -> !torch.list<int>
-  // CHECK: torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1, %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}}, %[[POLICY]]) : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,32],f32>, !torch.vtensor<[32,8],ui8>, !torch.none, !torch.none, !torch.int, !torch.str, !torch.list<int>)
+  // CHECK: torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1, %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}}, %[[POLICY]], %{{.*}}) : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,32],f32>, !torch.vtensor<[32,8],ui8>, !torch.none, !torch.none, !torch.int, !torch.str, !torch.list<int>, !torch.none)
   %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
   %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
   return %y : !torch.vtensor<[4,32],f32>
