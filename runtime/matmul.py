@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops
+from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.packed import PackedWeight
 
@@ -34,7 +37,9 @@ def sparse_mm(
         bias: ``[N]``, same dtype and device.
         activation: "relu", "gelu" (exact), "gelu_tanh", "silu", or None.
         residual: ``[…, N]``, the result's shape, added after the activation.
-        policy: which backend runs for which M; None always runs the sparse kernel.
+        policy: which backend runs for which M; None always runs the sparse kernel, on CUDA by the best
+            algorithm that the tuned tables know. Weights that its sparse tensor cores can't multiply (float32, N
+            or K no multiple of 64) are decompressed there for each call.
 
     Returns:
         ``[…, N]`` in x's dtype, contiguous.
@@ -59,9 +64,24 @@ def sparse_mm(
         residual,
         packed.in_features,
         activation or "none",
-        [] if policy is None else policy.to_ints(),
+        _sparse_codes(packed) if policy is None else policy.to_ints(),
+        packed.dense,
     )
     return result
+
+
+def _sparse_codes(packed: PackedWeight) -> list[int]:
+    if packed.device.type != "cuda":
+        return []
+    return list(_cuda_codes(packed.out_features, packed.in_features, packed.dtype, packed.device))
+
+
+@functools.cache
+def _cuda_codes(n: int, k: int, dtype: torch.dtype, device: torch.device) -> tuple[int, ...]:
+    from sparseflow.runtime.tuning.policies import gpu_policies
+
+    found = gpu_policies([(n, k)], dtype, device, always=True)[n, k]
+    return (1, Backend.DENSE) if isinstance(found, str) else tuple(found.to_ints())
 
 
 def _require_types(x: object, packed: object, activation: object) -> None:

@@ -26,8 +26,8 @@ class CompileOptions:
         skip: fnmatch patterns over layer names that stay dense.
         policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer
             dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
-        memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense is
-            faster for some M.
+        memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense
+            is faster for some M.
         tune: measure what no table has yet for the GPU; CPUs are always measured.
         inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it.
         inplace: release the model's dense weights as they are packed.

@@ -43,7 +43,7 @@ def pruned_weight(
     transposed: Sequence[bool] = (),
     sizes: Sequence[int] = (),
 ) -> ir.Value:
-    """Create a reference to an unpacked weight at the current insertion point; arguments as ``packed_weight``."""
+    """Create a reference to an unpacked weight at the current insertion point, as ``packed_weight`` does."""
     op = PrunedWeightOp(TensorType(shape, dtype).build(), string_list(names), ir.StringAttr.get(pattern))
     set_lists(op, transposed, sizes)
     return op.results[0]

@@ -208,19 +208,3 @@ def test_foreign_values_must_be_finite():
 def test_foreign_tensors_must_fit(values, positions, k, rule):
     with pytest.raises(ArgumentError, match=rule):
         PackedWeight(values, positions, k)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", NATIVE)
-@pytest.mark.parametrize("shape", [(64, 128), (5, 7), (0, 4)])
-def test_pruning_and_packing_on_cuda_equal_the_cpu(shape, dtype):
-    dense = torch.randn(*shape).to(dtype)
-    pruned = prune_24(dense.cuda())
-    assert torch.equal(pruned.cpu(), prune_24(dense))
-    packed, expected = compress_2_4(pruned), compress_2_4(prune_24(dense))
-    assert torch.equal(packed.positions.cpu(), expected.positions)
-    assert torch.equal(packed.values.cpu(), expected.values)
-    assert torch.equal(packed.unpack(), pruned)
-    with pytest.raises(ArgumentError, match="no 2:4 kernel for device cuda"):
-        sparse_mm(torch.zeros(1, shape[1], dtype=dtype, device="cuda"), packed)
