@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sparseflow.api.compile import compile as compile  # noqa: A004
     from sparseflow.api.compiled import CompiledModel as CompiledModel
     from sparseflow.api.options import DEFAULT_SKIP as DEFAULT_SKIP
+    from sparseflow.api.tune import tune as tune
     from sparseflow.errors import SparseFlowError as SparseFlowError
     from sparseflow.runtime import PackedWeight as PackedWeight
     from sparseflow.runtime import compress_2_4 as compress_2_4
@@ -35,6 +36,7 @@ _EXPORTS = {
     "is_24": "sparseflow.runtime",
     "prune_24": "sparseflow.runtime",
     "sparse_mm": "sparseflow.runtime",
+    "tune": "sparseflow.api.tune",
 }
 
 __all__ = sorted(_EXPORTS)

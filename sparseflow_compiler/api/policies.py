@@ -36,7 +36,7 @@ def measured_policies(
     """
     policies: dict[str, Policy] = {}
     dense: dict[str, str] = {}
-    for (dtype, where), shapes in _shapes(module, device).items():
+    for (dtype, where), shapes in sparse_shapes(module, device).items():
         for shape, found in _policies(shapes, TORCH_DTYPES[dtype], where, options, step).items():
             key = policy_key(dtype, *shape)
             if isinstance(found, Policy):
@@ -46,7 +46,7 @@ def measured_policies(
     return policies, dense
 
 
-def _shapes(
+def sparse_shapes(
     module: ir.Module, device: Callable[[str], torch.device]
 ) -> dict[tuple[str, torch.device], list[Shape]]:
     """Distinct shapes by dtype and device; policies know one type of device at a time."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparseflow.errors import ArgumentError, WeightError
-from sparseflow.runtime import PackedWeight, compress_2_4, prune_24, sparse_mm
+from sparseflow.runtime import PackedWeight, compress_2_4, prune_24
 
 NATIVE = (torch.float32, torch.bfloat16, torch.float16)
 

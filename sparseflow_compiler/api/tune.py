@@ -1,0 +1,121 @@
+"""`sparseflow.tune`: fill this GPU's table ahead of compiling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sparseflow.api.options import DEFAULT_SKIP
+from sparseflow.api.progress import progress_bars
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from sparseflow.runtime.tuning import TuneResult
+
+Shape = tuple[int, int]
+
+
+def tune(
+    target: nn.Module | Iterable[Shape],
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dtypes: Sequence[torch.dtype] | None = None,
+    ms: Sequence[int] | None = None,
+    skip: Sequence[str] = DEFAULT_SKIP,
+    device: torch.device | int | str = "cuda",
+    folder: Path | None = None,
+    force: bool = False,
+    deadline: float | None = None,
+    progress: bool | None = None,
+) -> TuneResult:
+    """Measure every algorithm for the layers of a model, or for shapes, and keep the figures in a table.
+
+    Each candidate runs in a child process, since an algorithm can kill the CUDA context; it is checked
+    against fp32 before it is timed. What a table already has is not measured again, and every point is saved
+    as it is measured: an interrupted tuning goes on where it stopped.
+
+    Args:
+        target: a model, or layer shapes (N, K). Of a model the layers are taken as `sparseflow.compile` would
+            run them, q/k/v and gate/up merged; it may be on the meta device.
+        args: example inputs of the model. Without any, `dummy_inputs` of a transformers model are used; other
+            models are taken linear by linear, unmerged.
+        kwargs: example keyword inputs.
+        dtypes: bfloat16, float16 or float8_e4m3fn; by default those of the model, bfloat16 for shapes.
+        ms: numbers of rows to measure; by default powers of two from 1 to 16384.
+        skip: fnmatch patterns over the names of layers to leave out.
+        device: the GPU to tune.
+        folder: where the table is; by default the user's cache folder.
+        force: measure again what the table has.
+        deadline: seconds after which to stop cleanly.
+        progress: progress bars on stderr; ``None``: only on a terminal.
+
+    Returns:
+        What was measured, what was left out and why, which candidates failed, and where the table is.
+
+    Raises:
+        ArgumentError: a wrong target, shape, dtype or M.
+        NativeLibraryError: cuSPARSELt can't be used on the device.
+        TuningError: the measuring process dies at once whatever it is asked.
+    """
+    from sparseflow.runtime import gpu
+    from sparseflow.runtime.tuning import DEFAULT_M
+    from sparseflow.runtime.tuning import tune as tune_shapes
+    from sparseflow.runtime.tuning.machine import GpuMachine
+    from sparseflow.runtime.tuning.table import TunedTable
+
+    shapes = _shapes_by_dtype(target, args, kwargs, dtypes, skip)
+    where = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
+    gpu.require(where)
+    table = TunedTable(GpuMachine.here(where), folder)
+    result = None
+    with progress_bars(progress) as bars:
+        for dtype, found in shapes.items():
+            step = bars.stage(f"tune {str(dtype).removeprefix('torch.')}")
+            part = tune_shapes(
+                found,
+                [dtype],
+                DEFAULT_M if ms is None else ms,
+                device=where,
+                table=table,
+                progress=step,
+                force=force,
+                deadline=deadline,
+            )
+            result = part if result is None else result + part
+    if result is None:
+        raise ArgumentError("sf.tune(target)", "has no linear layer that could be sparse")
+    return result
+
+
+def _shapes_by_dtype(
+    target: nn.Module | Iterable[Shape],
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    dtypes: Sequence[torch.dtype] | None,
+    skip: Sequence[str],
+) -> dict[torch.dtype, list[Shape]]:
+    if not isinstance(target, nn.Module):
+        shapes = [_shape(entry) for entry in target]
+        return dict.fromkeys(dtypes or (torch.bfloat16,), shapes) if shapes else {}
+    from sparseflow.api.layers import linear_shapes
+
+    found = linear_shapes(target, args, kwargs, skip)
+    if dtypes is None:
+        return found
+    shapes = list(dict.fromkeys(shape for group in found.values() for shape in group))
+    return dict.fromkeys(dtypes, shapes)
+
+
+def _shape(entry: Any) -> Shape:
+    try:
+        n, k = entry
+        if int(n) == n > 0 and int(k) == k > 0:
+            return int(n), int(k)
+    except (TypeError, ValueError):
+        pass
+    raise ArgumentError("sf.tune(shapes)", f"a shape is (N, K), two positive integers, not {entry!r}")

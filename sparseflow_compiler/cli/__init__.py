@@ -1,0 +1,1 @@
+"""The command `sparseflow`: one file a subcommand."""
