@@ -42,9 +42,9 @@ def meta(device: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def write(name: str, head: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    """Write ``benchmarks/results/<name>.json`` and return its path."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, head: dict[str, Any], rows: list[dict[str, Any]], folder: Path = RESULTS) -> Path:
+    """Write ``<name>.json`` to ``benchmarks/results`` or another folder and return its path."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({"meta": head, "rows": rows}, indent=1) + "\n")
     return path

@@ -1,0 +1,94 @@
+"""GPU memory of packed weights in memory mode compressed: `python benchmarks/bench_memory_gpu.py`.
+
+A Llama-3-8B-shaped stack is compiled in place; what its sparse layers take is read from torch's allocator and from
+nvidia-smi, before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import _measure
+import torch
+import transformers
+
+import sparseflow as sf
+from sparseflow.runtime import gpu
+from sparseflow.runtime.tuning import GpuMachine
+
+LAYERS = 8
+TARGET = 0.57
+
+
+def llama() -> torch.nn.Module:
+    config = transformers.LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=1024,
+        dtype=torch.bfloat16,
+    )
+    with torch.device("cuda"):
+        model: torch.nn.Module = transformers.LlamaForCausalLM(config)
+    return model.to(torch.bfloat16).eval()
+
+
+def used() -> dict[str, int]:
+    """Bytes in use, by torch's allocator and by nvidia-smi."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    smi = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    return {"torch": torch.cuda.memory_allocated(), "nvidia_smi": int(smi.split()[0]) << 20}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=_measure.RESULTS, help="folder for the JSON file")
+    args = parser.parse_args(argv)
+    gpu.require()
+    model = llama()
+    ids = torch.randint(0, 1024, (2, 64), device="cuda")
+    with torch.no_grad():
+        model(ids)
+    before = used()
+    compiled = sf.compile(model, kwargs={"input_ids": ids, "use_cache": False}, inplace=True)
+    with torch.no_grad():
+        compiled(input_ids=ids, use_cache=False)
+    after = used()
+    sparse = [layer for layer in compiled.report.layers if layer.decision == "sparse"]
+    dense_bytes = sum(layer.bytes_dense for layer in sparse)
+    rows: list[dict[str, Any]] = []
+    for meter in before:
+        ratio = (dense_bytes - (before[meter] - after[meter])) / dense_bytes
+        rows.append(
+            {
+                "meter": meter,
+                "layers": len(sparse),
+                "dense_bytes": dense_bytes,
+                "before": before[meter],
+                "after": after[meter],
+                "ratio": round(ratio, 4),
+                "target": TARGET,
+                "met": ratio <= TARGET,
+            }
+        )
+        print(f"{meter}: {len(sparse)} sparse layers take {ratio:.4f} of their dense bytes, asked {TARGET}")
+    machine = GpuMachine.here(0)
+    name = f"memory_{'h200' if 'H200' in machine.gpu else 'gpu'}"
+    print(
+        f"wrote {_measure.write(name, _measure.meta(machine.gpu, machine=vars(machine)), rows, args.results)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
