@@ -45,6 +45,7 @@ DTYPES = ["bfloat16", "float16", "float8_e4m3fn"]
 NEVER_SLOWER = 0.97
 # torch rebuilds a plan in each fp16 call, 0.2 s each: measured at a few M's only.
 SLOW_TORCH_ROWS = (1, 64, 1024, 4096)
+EAGER = {"M <= 64 (asked 5x)": lambda m: m <= 64, "M >= 1024 (asked 1.5x)": lambda m: m >= 1024}
 E4M3 = torch.float8_e4m3fn
 
 
@@ -293,6 +294,15 @@ def summary(rows: list[dict[str, Any]]) -> None:
         worst = sorted(halves, key=lambda row: float(row[field]))[:5]
         cells = ", ".join(f"{r['N']}x{r['K']} M={r['M']} {r['dtype']} {r[field]}" for r in worst)
         print(f"worst cells, {field}: {cells}")
+    for what, rule in EAGER.items():
+        for opponent in ("torch_default", "torch_searched"):
+            ratios = [
+                r[f"eager_{opponent}_us"] / r["eager_ours_us"]
+                for r in halves
+                if r.get(f"eager_{opponent}_us") and rule(r["M"])
+            ]
+            if ratios:
+                print(f"eager wall time over {opponent}, {what}: at least {min(ratios):.2f}x")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

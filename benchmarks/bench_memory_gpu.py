@@ -1,7 +1,7 @@
 """GPU memory of packed weights in memory mode compressed: `python benchmarks/bench_memory_gpu.py`.
 
-A Llama-3-8B-shaped stack is compiled in place; what its sparse layers take is read from torch's allocator and from
-nvidia-smi, before and after.
+A Llama-3-8B-shaped stack is compiled in place; what its sparse layers take is read from torch's allocator and
+from nvidia-smi, before and after.
 """
 
 from __future__ import annotations
