@@ -1,9 +1,9 @@
 """Speaks the tuner's protocol without a GPU, and misbehaves as its argument says. Run as a program.
 
 The scenario, a JSON object, has: count, algorithms of the library; do, what happens at a candidate; start, at
-the start; garbage, whether lines that are no messages come between; after, the exit status once a point is
-done; done, changes to a point's last message; stray, a candidate reported unasked; log, a file that gets a line
-for each start and each candidate tried.
+the start; plans, at building them together; garbage, whether lines that are no messages come between; after,
+the exit status once a point is done; done, changes to a point's last message; stray, a candidate reported
+unasked; refuse, M's that the library refuses; log, a file that gets a line for each start and each candidate.
 """
 
 import json
@@ -57,6 +57,8 @@ def attempt(algorithm, split_k):
 
 def measure(request):
     say("doing", what="making the weights")
+    if request["m"] in scenario.get("refuse", []):
+        return say("refused", why="the library has no such product")
     say("count", algorithms=scenario["count"])
     say("doing", what="building plans")
     if request["together"]:
@@ -66,7 +68,7 @@ def measure(request):
         for split_k in (0, -1)[: 1 + (algorithm == 1)]:
             key = (algorithm, split_k)
             if key not in known and list(key) not in request["skip"]:
-                known |= {key: c for c in attempt(*key)}
+                known.update((key, c) for c in attempt(*key))
     if "stray" in scenario:
         algorithm, split_k = scenario["stray"]
         say("measured", algorithm=algorithm, split_k=split_k, us=0.1, rel_err=0.0)
@@ -74,8 +76,7 @@ def measure(request):
     fp8 = request["dtype"] == "float8_e4m3fn"
     last = {"dense_us": 20.0, "unpacked_us": 25.0, "dense_bf16_us": 40.0 if fp8 else None, "candidates": best}
     say("done", **(last | scenario.get("done", {})))
-    if "after" in scenario:
-        sys.exit(scenario["after"])
+    return sys.exit(scenario["after"]) if "after" in scenario else None
 
 
 log("start")
