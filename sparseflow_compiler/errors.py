@@ -61,3 +61,7 @@ class NativeLibraryError(SparseFlowError):
 
 class DispatchTableError(SparseFlowError):
     """A table of measurements is unreadable, foreign or of another version."""
+
+
+class TuningError(SparseFlowError):
+    """The process that measures can't be kept alive, or does not measure what was asked for."""

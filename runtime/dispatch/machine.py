@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from sparseflow.runtime import native, ops  # noqa: F401 - ops registers cpu_isa
+from sparseflow.runtime.dispatch.store import TableKey
 
 CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -20,7 +21,7 @@ DEFAULT_CACHE_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine:
+class Machine(TableKey):
     """The key of a dispatch table: measurements hold only where all of it is equal."""
 
     cpu: str
@@ -34,11 +35,6 @@ class Machine:
         """This machine, with the thread count that torch has now."""
         isa: str = torch.ops.sparseflow.cpu_isa()
         return cls(cpu_model(), isa, torch.get_num_threads(), str(torch.__version__), library_digest())
-
-    def digest(self) -> str:
-        """A short name for files."""
-        text = repr(dataclasses.astuple(self))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @functools.cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from sparseflow.runtime.backends import Backend
+from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
 
 MEASURED_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -59,21 +59,11 @@ class Measurement:
         Raises:
             ValueError: a field is missing, unknown, of another type, or not positive and finite.
         """
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        if not isinstance(row, Mapping) or set(row) != set(fields):
-            raise ValueError(f"a row must have the fields {', '.join(fields)}")
-        if not isinstance(row["dtype"], str):
-            raise ValueError(f"dtype must be text, got {row['dtype']!r}")
+        require_fields(cls, row)
+        require_text("dtype", row["dtype"])
         if not isinstance(row["crowded"], bool):
             raise ValueError(f"crowded must be true or false, got {row['crowded']!r}")
-        for name, kind in fields.items():
-            if kind in ("int", "float"):
-                _require_number(name, row[name], whole=kind == "int")
+        for field in dataclasses.fields(cls):
+            if field.type in ("int", "float"):
+                require_number(field.name, row[field.name], whole=field.type == "int")
         return cls(**row)
-
-
-def _require_number(name: str, value: object, *, whole: bool) -> None:
-    allowed = int if whole else (int, float)
-    good = isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    if not good:
-        raise ValueError(f"{name} must be a positive {'integer' if whole else 'number'}, got {value!r}")

@@ -88,6 +88,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def("decompress(Tensor values, Tensor positions, int in_features) -> Tensor");
   m.def("cusparselt_open(str path) -> str");
   m.def("cusparselt_version() -> int");
+  m.def("cusparselt_lift_refusals(bool on) -> ()");
   m.def("cuda_kernels_built() -> bool");
   m.def("plans_stats() -> int[]");
   m.def("plans_failures() -> str");
@@ -106,6 +107,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CompositeExplicitAutograd, m) {
   using namespace sparseflow::cuda;
   m.impl("cusparselt_open", TORCH_BOX(&open));
   m.impl("cusparselt_version", TORCH_BOX(&version));
+  m.impl("cusparselt_lift_refusals", TORCH_BOX(&lift_refusals));
   m.impl("cuda_kernels_built", TORCH_BOX(&has_kernels));
   m.impl("plans_stats", TORCH_BOX(&stats));
   m.impl("plans_failures", TORCH_BOX(&failures));

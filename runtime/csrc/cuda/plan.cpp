@@ -35,6 +35,8 @@ ScalarType c_dtype(ScalarType out) { return out == ScalarType::Float8_e4m3fn ? S
 
 std::string name(ScalarType t) { return torch::headeronly::toString(t); }
 
+std::atomic<bool> lifted{false};
+
 }  // namespace
 
 size_t ProblemHash::operator()(const Problem& p) const {
@@ -77,6 +79,8 @@ ScalarType bias_dtype(ScalarType in, ScalarType out) {
   return c_dtype(out);
 }
 
+void lift_refusals(bool on) { lifted = on; }
+
 std::string refusal(const Problem& p) {
   // The library takes multiples of 16 or 32; but its places are in the order of layout.h in whole tiles only.
   constexpr int64_t unit = 64;
@@ -88,7 +92,7 @@ std::string refusal(const Problem& p) {
     return "it has no GELU for " + name(p.in) + " giving " + name(p.out);
   if (p.scaled && (p.in != ScalarType::Char || p.out == ScalarType::Char))
     return "it scales by a vector only int8 giving float16, bfloat16 or int32";
-  if (p.in == ScalarType::Half && cusparselt().version < 1000)
+  if (p.in == ScalarType::Half && !lifted && cusparselt().version < 1000)
     return "before 0.10 its fp16 kernels raise illegal instructions on Hopper; install nvidia-cusparselt-cu13>=0.10";
   return "";
 }

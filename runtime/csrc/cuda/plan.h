@@ -49,6 +49,9 @@ ScalarType bias_dtype(ScalarType in, ScalarType out);
 // Why cuSPARSELt can't multiply so, or "".
 std::string refusal(const Problem& problem);
 
+// Whether products that are known to kill their process are refused no longer: for a process that may die.
+void lift_refusals(bool on);
+
 struct Arguments {
   const void *weight, *x, *c, *bias;  // weight: compressed
   const float* scale;                 // with Problem::scaled, on the device

@@ -1,0 +1,174 @@
+"""Tables of measured rows, kept as JSON files that other processes may write at the same time."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+_Key = tuple[str, int, int, int]
+
+
+class DispatchTableWarning(UserWarning):
+    """A table of measurements couldn't be used or kept; nothing depends on it but time."""
+
+
+def cache_dir() -> Path:
+    """Where tables are: ``SPARSEFLOW_CACHE_DIR``, else the user's cache folder."""
+    configured = os.environ.get("SPARSEFLOW_CACHE_DIR")
+    if configured:
+        return Path(configured)
+    import platformdirs  # here, because machines that are given a folder may lack it
+
+    return platformdirs.user_cache_path("sparseflow")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableKey:
+    """Base of the dataclasses that say what a table's measurements hold for."""
+
+    def digest(self) -> str:
+        """A short name for files."""
+        text = repr(dataclasses.astuple(self))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Row(Protocol):
+    """What a row must have: the point that it measures, and a form for JSON."""
+
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def n(self) -> int: ...  # noqa: D102
+    @property
+    def k(self) -> int: ...  # noqa: D102
+    @property
+    def m(self) -> int: ...  # noqa: D102
+    def to_dict(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Store(abc.ABC, Generic[R]):
+    """Rows by (dtype, N, K, M) that hold for one machine.
+
+    A file that is damaged, of another version or of another machine is reported with a
+    ``DispatchTableWarning`` and treated as empty; the next ``save`` replaces it.
+
+    Attributes:
+        path: the file, which need not exist.
+        note: why an existing file was ignored, or None.
+    """
+
+    format: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def __init__(self, key: TableKey, path: Path) -> None:
+        self._table_key = key
+        self.path = path
+        self._rows, self.note = self._read()
+        if self.note:
+            warn(self.note)
+
+    @abc.abstractmethod
+    def _row(self, row: Any) -> R:
+        """A row from JSON; raises ValueError where it is malformed."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def layer(self, dtype: str, n: int, k: int) -> list[R]:
+        """The rows of one layer, ascending in M."""
+        rows = (row for row in self._rows.values() if (row.dtype, row.n, row.k) == (dtype, n, k))
+        return sorted(rows, key=lambda row: row.m)
+
+    def add(self, rows: Iterable[R]) -> None:
+        """Add rows, replacing those of the same point."""
+        self._rows.update(_by_key(rows))
+
+    def save(self) -> bool:
+        """Write the table, together with what other processes wrote since it was read.
+
+        Returns:
+            Whether it was written; if not, a ``DispatchTableWarning`` says why, and they stay in memory.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(self.path.with_suffix(".lock")):
+                others, _ = self._read()
+                self._rows = others | self._rows
+                _replace(self.path, self._text())
+        except OSError as error:
+            warn(f"{self.path}: can't be written ({error}); measurements will be repeated next time")
+            return False
+        return True
+
+    def _text(self) -> str:
+        rows = [json.dumps(self._rows[key].to_dict()) for key in sorted(self._rows)]
+        machine = dataclasses.asdict(self._table_key)
+        head = json.dumps({"format": self.format, "version": self.version, "machine": machine})
+        # One row a line: the file can be read, and compared, by a person.
+        return head[:-1] + ', "rows": [\n' + ",\n".join(rows) + "\n]}\n"
+
+    def _read(self) -> tuple[dict[_Key, R], str | None]:
+        try:
+            document = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return {}, None
+        except (OSError, ValueError, RecursionError) as error:
+            return {}, f"{self.path}: ignored, not readable as JSON ({error})"
+        reason = self._foreign(document)
+        if reason:
+            return {}, f"{self.path}: ignored, {reason}"
+        try:
+            return _by_key(self._row(row) for row in document["rows"]), None
+        except (ValueError, TypeError, KeyError) as error:
+            return {}, f"{self.path}: ignored, a row is malformed ({error})"
+
+    def _foreign(self, document: Any) -> str | None:
+        if not isinstance(document, dict) or document.get("format") != self.format:
+            return "not a table of SparseFlow"
+        if document.get("version") != self.version:
+            return f"version {document.get('version')!r}, this release reads version {self.version}"
+        if document.get("machine") != dataclasses.asdict(self._table_key):
+            return "measured on another machine or with other software"
+        return None
+
+
+def _by_key(rows: Iterable[R]) -> dict[_Key, R]:
+    return {(row.dtype, row.n, row.k, row.m): row for row in rows}
+
+
+def warn(text: str) -> None:
+    """Warn where the caller's caller is."""
+    warnings.warn(text, DispatchTableWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; the system drops it when a process dies, so none is ever stale."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that readers see the old one or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

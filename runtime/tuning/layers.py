@@ -1,0 +1,79 @@
+"""Random pruned weights on a GPU, in as many copies as it takes to read none of them from the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparseflow.runtime import ops
+from sparseflow.runtime.checks import row_chunks
+from sparseflow.runtime.gpu.weight import DeviceWeight
+
+MAX_COPIES = 512  # a layer so small that these fit in the cache is read from it in a model too
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Copies of one weight [N, K], all 2:4 in the same places.
+
+    Attributes:
+        dense: ``[N, K]`` with its zeros.
+        packed: as cuSPARSELt takes it.
+        bf16: for fp8 the same weight in bfloat16; else empty.
+    """
+
+    dense: Sequence[Tensor]
+    packed: Sequence[DeviceWeight]
+    bf16: Sequence[Tensor]
+
+    @classmethod
+    def random(cls, n: int, k: int, dtype: torch.dtype) -> Layer:
+        """A layer on the current device; N and K multiples of 64."""
+        weight = _pruned(n, k, dtype)
+        packed = DeviceWeight.compress(weight)
+        cache = torch.cuda.get_device_properties(weight.device).L2_cache_size
+        # Each side evicts its own copies: the packed form, the smallest, decides how many that takes.
+        others = range(max(2, min(MAX_COPIES, 2 * cache // packed.nbytes + 1)) - 1)
+        one_byte = dtype.itemsize == 1
+        return cls(
+            [weight, *(weight.clone() for _ in others)],
+            [packed, *(DeviceWeight.compress(weight) for _ in others)],
+            [weight.to(torch.bfloat16) for _ in (0, *others)] if one_byte else [],
+        )
+
+    @property
+    def copies(self) -> int:
+        """How many there are of each."""
+        return len(self.packed)
+
+
+def inputs(m: int, k: int, dtype: torch.dtype) -> Tensor:
+    """Random x ``[M, K]`` on the current device."""
+    return torch.randn(m, k, device="cuda").to(dtype)
+
+
+def reference(x: Tensor, weight: Tensor) -> Tensor:
+    """The product x · Wᵀ ``[M, N]`` in float32, without TF32."""
+    torch.set_float32_matmul_precision("highest")
+    return x.float() @ weight.float().T
+
+
+def relative_error(y: Tensor, expected: Tensor) -> float:
+    """‖y − expected‖ / ‖expected‖, NaN where y has one; in chunks, so that no large temporary is made."""
+    wrong = torch.zeros((), dtype=torch.float64, device=y.device)
+    whole = torch.zeros_like(wrong)
+    for start, chunk in row_chunks(expected):
+        rows = y[start : start + chunk.shape[0]].float()
+        wrong += (rows - chunk).square().sum(dtype=torch.float64)
+        whole += chunk.square().sum(dtype=torch.float64)
+    return float((wrong / whole).sqrt())
+
+
+def _pruned(n: int, k: int, dtype: torch.dtype) -> Tensor:
+    weight = torch.randn(n, k, device="cuda")
+    for _, rows in row_chunks(weight):
+        rows.copy_(ops.prune_2_4(rows))
+    return (weight + 0.0).to(dtype)

@@ -1,0 +1,203 @@
+"""Measures points on a GPU, in the child process.
+
+A quick round checks each candidate against the product in float32 and times it roughly. The best ones then
+run in turns with the dense product and with decompressing, in an order that rotates, over weights that rotate
+past the cache. Every candidate is announced before it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from sparseflow.runtime import gpu
+from sparseflow.runtime.tuning import dense
+from sparseflow.runtime.tuning.layers import Layer, inputs, reference
+from sparseflow.runtime.tuning.point import KEPT, Candidate, wrong
+from sparseflow.runtime.tuning.protocol import (
+    PLANS,
+    Count,
+    Doing,
+    Done,
+    Failed,
+    Key,
+    Measured,
+    Message,
+    Refused,
+    Request,
+    Trying,
+)
+from sparseflow.runtime.tuning.replay import Replay, Spoilt, alive, first_line, in_turns
+from sparseflow.runtime.tuning.sweep import output_dtype
+
+ROUNDS = 9
+# A candidate this much slower than the best so far isn't timed a second time.
+HOPELESS = 1.3
+
+Say = Callable[[Message], None]
+
+
+class Bench:
+    """Measures point after point; keeps the weights and plans of one layer at a time.
+
+    Args:
+        say: sends a message to the tuner.
+    """
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._layer: tuple[tuple[str, int, int], Layer] | None = None
+
+    def measure(self, request: Request) -> None:
+        """Measure a point and say the result, or why there is none.
+
+        Raises:
+            Spoilt: CUDA is of no use any more in this process.
+        """
+        try:
+            self._say(Doing("making the weights"))
+            _Point(request, self._layer_of(request), self._say).measure()
+        except RuntimeError as error:
+            if not alive():
+                raise Spoilt(first_line(error)) from None
+            self._say(Refused(first_line(error)))
+        # The graphs of this point are gone; their memory would stay with them.
+        torch.cuda.empty_cache()
+
+    def _layer_of(self, request: Request) -> Layer:
+        name = request.dtype, request.n, request.k
+        if self._layer is None or self._layer[0] != name:
+            self._layer = None
+            # Plans that a graph held are never evicted: the sweep of a layer bounds how many there are.
+            gpu.reset()
+            torch.cuda.empty_cache()
+            self._layer = name, Layer.random(request.n, request.k, getattr(torch, request.dtype))
+        return self._layer[1]
+
+
+class _Point:
+    def __init__(self, request: Request, layer: Layer, say: Say) -> None:
+        self.request, self.layer, self.say = request, layer, say
+        self.x = inputs(request.m, request.k, getattr(torch, request.dtype))
+        self.expected = reference(self.x, layer.dense[0])
+        self.out: torch.dtype = getattr(torch, output_dtype(request.dtype))
+        self.pool = torch.cuda.graph_pool_handle()
+        self.known: dict[Key, Candidate] = {c.key: c for c in request.known}
+        self.sides: dict[Key, Replay] = {}
+
+    def measure(self) -> None:
+        request = self.request
+        self.say(Doing("counting the algorithms"))
+        count = torch.ops.sparseflow.cusparselt_algorithms(
+            self.layer.packed[0].values, request.k, request.m, "none", self.out, False
+        )
+        self.say(Count(count))
+        algorithms = [(algorithm, 0) for algorithm in range(count)]
+        self._build(algorithms)
+        if request.then is not None and request.together:
+            self._request((key for key in algorithms if key not in request.skip), request.then)
+        self._quick(algorithms)
+        split = [(algorithm, -1) for algorithm, _ in self._best()]
+        self._build(split)  # and what was requested for the next M: its building would disturb the last round
+        self._quick(split)
+        self.say(self._final())
+
+    def _missing(self, keys: Iterable[Key]) -> list[Key]:
+        return [key for key in keys if key not in self.known and key not in self.request.skip]
+
+    def _best(self) -> list[Key]:
+        return sorted(self.known, key=lambda key: self.known[key].us)[:KEPT]
+
+    def _request(self, keys: Iterable[Key], m: int) -> None:
+        """Have worker threads build plans; the operator that asks for them is for 16-bit dtypes."""
+        if not self.layer.bf16:
+            for key in keys:
+                gpu.prepare(self.layer.packed[0], [m], [1, gpu.policy_code(*key)], wait=False)
+
+    def _build(self, keys: Iterable[Key]) -> None:
+        if self.request.together:
+            self.say(Doing(PLANS))
+            self._request(self._missing(keys), self.request.m)
+            torch.ops.sparseflow.plans_wait()
+
+    def _quick(self, keys: Iterable[Key]) -> None:
+        for key in self._missing(keys):
+            self.say(Trying(*key))
+            try:
+                self._try(key)
+            except (RuntimeError, Spoilt) as error:
+                self.say(Failed(*key, first_line(error)))
+                if isinstance(error, Spoilt) or not alive():
+                    raise Spoilt(first_line(error)) from None
+
+    def _try(self, key: Key) -> None:
+        side = self._side(key)
+        rel_err = side.error(self.expected)
+        side.forget()
+        if why := wrong(self.request.dtype, rel_err):
+            self.say(Failed(*key, why))
+            return
+        us, best = side.us(), min((c.us for c in self.known.values()), default=float("inf"))
+        if us < HOPELESS * best:
+            us = min(us, side.us())
+        self.known[key] = Candidate(*key, us, rel_err)
+        self.say(Measured(*key, us, rel_err))
+        self.sides[key] = side
+
+    def _side(self, key: Key) -> Replay:
+        def call(copy: int) -> Tensor:
+            # Not `linear`, which would run densely where this throws.
+            weight = self.layer.packed[copy]
+            y: Tensor = torch.ops.sparseflow.cusparselt_linear(
+                self.x,
+                weight.values,
+                weight.positions,
+                None,
+                None,
+                None,
+                weight.in_features,
+                "none",
+                self.out,
+                1.0,
+                *key,
+            )
+            return y
+
+        return Replay(call, self.layer.copies, self.pool)
+
+    def _final(self) -> Done:
+        self.say(Doing("preparing the dense products"))
+        opponents = dense.dense(self.layer, self.x, self.pool)
+        wide = dense.dense_bf16(self.layer, self.x, self.pool)
+        unpacked = dense.unpacked(self.layer, self.x, self.pool)
+        best = self._best()
+        fixed = [*opponents, *wide, unpacked]
+        for side in fixed:
+            side.forget()
+        us = in_turns(
+            [*fixed, *(self._again(key) for key in best)],
+            ROUNDS,
+            lambda i: self.say(
+                Doing("timing the dense products") if i < len(fixed) else Trying(*best[i - len(fixed)])
+            ),
+        )
+        dense_us = min(us[: len(opponents)])
+        unpacked_us = us[len(fixed) - 1] + (dense_us if self.layer.bf16 else 0.0)
+        wide_us = min(us[len(opponents) : len(fixed) - 1]) if wide else None
+        final = zip(best, us[len(fixed) :], strict=True)
+        return Done(
+            dense_us,
+            unpacked_us,
+            wide_us,
+            tuple(Measured(*key, time, self.known[key].rel_err) for key, time in final),
+        )
+
+    def _again(self, key: Key) -> Replay:
+        """A candidate's graph; one that an earlier child measured has none here yet."""
+        if key not in self.sides:
+            self.say(Trying(*key))
+            self.sides[key] = self._side(key)
+            self.sides[key].forget()
+        return self.sides[key]

@@ -1,0 +1,186 @@
+"""One tuned point: a layer's shape, an M, and what dense and each way of running it sparse took."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
+from sparseflow.runtime.tuning.sweep import DTYPES, output_dtype
+
+KEPT = 4
+"""How many of the fastest candidates a point keeps."""
+
+BOUNDS = {"bfloat16": 8e-3, "float16": 1e-3, "float8_e4m3fn": 4e-2}
+"""The largest rel_err of a right product, by the dtype of x: a few roundings of y, of which one is 1.7e-3 in
+bfloat16 and 2.1e-4 in float16. Tensor cores add fp8 products with few bits, which over a long K shows more
+than the rounding. A wrong product is off by about 1."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Candidate:
+    """One algorithm that gave the right product.
+
+    Attributes:
+        algorithm: cuSPARSELt's id of it, which holds for one version of the library.
+        split_k: 0 for the library's choice, −1 or a positive factor.
+        us: microseconds of one product.
+        rel_err: ‖y − ref‖ / ‖ref‖ against the product in float32.
+    """
+
+    algorithm: int
+    split_k: int
+    us: float
+    rel_err: float
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The algorithm and its split-k."""
+        return self.algorithm, self.split_k
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Candidate:
+        """From JSON, every field checked.
+
+        Raises:
+            ValueError: a field is missing, unknown, of another type or out of range.
+        """
+        _require_key(cls, row)
+        require_number("us", row["us"], whole=False)
+        require_number("rel_err", row["rel_err"], whole=False, least=0)
+        return cls(**row)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Failure:
+    """One algorithm that can't be used, and why: refused, wrong, hung, or the end of its process.
+
+    Attributes:
+        algorithm: cuSPARSELt's id of it.
+        split_k: as a candidate's.
+        why: a phrase for a report.
+    """
+
+    algorithm: int
+    split_k: int
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Failure:
+        """From JSON, every field checked.
+
+        Raises:
+            ValueError: a field is missing, unknown, of another type or out of range.
+        """
+        _require_key(cls, row)
+        require_text("why", row["why"])
+        return cls(**row)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class TunedPoint:
+    """Times of one layer at one M, all measured in turns in one process.
+
+    Attributes:
+        dtype: of x and W, torch's name: "bfloat16", "float16" or "float8_e4m3fn".
+        out: of y: the same, "bfloat16" for fp8.
+        n: out features.
+        k: in features.
+        m: rows of x.
+        dense_us: the dense product with the same pruned weight: ``F.linear``, for fp8 ``torch._scaled_mm``
+            with fast accumulation or without, each in its faster configuration.
+        unpacked_us: decompress into scratch, then multiply densely: what the operator does where it runs
+            densely. For fp8, which the operator doesn't decompress, decompression's time plus ``dense_us``.
+        candidates: the ``KEPT`` best, fastest first; none where all failed.
+        failed: what can't be used at this point, by algorithm.
+        dense_bf16_us: for fp8 ``F.linear`` in bfloat16, None for 16-bit dtypes.
+    """
+
+    dtype: str
+    out: str
+    n: int
+    k: int
+    m: int
+    dense_us: float
+    unpacked_us: float
+    candidates: tuple[Candidate, ...]
+    failed: tuple[Failure, ...]
+    dense_bf16_us: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> TunedPoint:
+        """From JSON, every field checked.
+
+        Raises:
+            ValueError: a field is missing, unknown, of another type or out of range, or they contradict
+                each other.
+        """
+        require_fields(cls, row)
+        if row["dtype"] not in DTYPES or row["out"] != output_dtype(row["dtype"]):
+            raise ValueError(f"no tuned product of {row['dtype']!r} giving {row['out']!r}")
+        for name in ("n", "k", "m"):
+            require_number(name, row[name], whole=True)
+        for name in ("dense_us", "unpacked_us"):
+            require_number(name, row[name], whole=False)
+        _require_bf16(row)
+        candidates = tuple(Candidate.from_dict(entry) for entry in _list(row, "candidates"))
+        failed = tuple(Failure.from_dict(entry) for entry in _list(row, "failed"))
+        _require_ranking(candidates)
+        return cls(**{**row, "candidates": candidates, "failed": failed})
+
+    def figures(self) -> str:
+        """The times and the best candidate in a line."""
+        dense = f"dense {self.dense_us:.1f} µs, unpacked {self.unpacked_us:.1f}"
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        if not self.candidates:
+            return f"{dense}, no candidate{failed}"
+        best = self.candidates[0]
+        how = f"algorithm {best.algorithm}, split-k {best.split_k}"
+        return f"{dense}, sparse {best.us:.1f} ({self.dense_us / best.us:.2f}×, {how}){failed}"
+
+
+def wrong(dtype: str, rel_err: float) -> str | None:
+    """Why a product with this error is no product, or None; NaN is none."""
+    if math.isfinite(rel_err) and 0 <= rel_err <= BOUNDS[dtype]:
+        return None
+    return f"wrong product: relative error {rel_err:.3g}, at most {BOUNDS[dtype]:g} is right in {dtype}"
+
+
+def _require_key(kind: type, row: object) -> None:
+    fields = require_fields(kind, row)
+    require_number("algorithm", fields["algorithm"], whole=True, least=0)
+    require_number("split_k", fields["split_k"], whole=True, least=-1)
+
+
+def _require_bf16(row: Mapping[str, Any]) -> None:
+    if (row["dense_bf16_us"] is None) != (row["dtype"] != "float8_e4m3fn"):
+        raise ValueError("dense_bf16_us is there for fp8, and null for other dtypes")
+    if row["dense_bf16_us"] is not None:
+        require_number("dense_bf16_us", row["dense_bf16_us"], whole=False)
+
+
+def _list(row: Mapping[str, Any], name: str) -> Sequence[Any]:
+    value = row[name]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be a list, got {value!r}")
+    return value
+
+
+def _require_ranking(candidates: Sequence[Candidate]) -> None:
+    times = [candidate.us for candidate in candidates]
+    if len(times) > KEPT or times != sorted(times) or len({c.key for c in candidates}) < len(times):
+        raise ValueError(f"candidates must be at most {KEPT}, each once, fastest first")

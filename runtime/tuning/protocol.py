@@ -1,0 +1,180 @@
+"""What the tuner and the process that measures say to each other: JSON, one line each.
+
+The tuner asks for one point after the other. The child announces what it is about to do before it does it, so
+that the tuner knows what ended it; what it reports is checked by the tuner, not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sparseflow.runtime.tuning.point import Candidate
+
+Key = tuple[int, int]  # an algorithm and its split-k
+
+PLANS = "building plans"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Measure a point.
+
+    Attributes:
+        dtype: of x and W.
+        n: out features.
+        k: in features.
+        m: rows of x.
+        skip: candidates that must not run.
+        known: candidates that an earlier child checked and timed at this point: only their place among the
+            best is measured again.
+        then: the M that will be asked for next with the same weight, so that its plans can be built
+            meanwhile.
+        together: build all plans at once, ahead; if not, each when its candidate is announced.
+    """
+
+    dtype: str
+    n: int
+    k: int
+    m: int
+    skip: tuple[Key, ...] = ()
+    known: tuple[Candidate, ...] = ()
+    then: int | None = None
+    together: bool = True
+
+    def encode(self) -> str:
+        """As a line."""
+        return json.dumps(dataclasses.asdict(self)) + "\n"
+
+    @classmethod
+    def decode(cls, line: str) -> Request:
+        """From a line that `encode` made."""
+        fields = json.loads(line)
+        fields["skip"] = tuple((algorithm, split_k) for algorithm, split_k in fields["skip"])
+        fields["known"] = tuple(Candidate.from_dict(entry) for entry in fields["known"])
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """The child has loaded this version of cuSPARSELt and waits for a request."""
+
+    cusparselt: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Doing:
+    """The child begins something that is no candidate: ``PLANS``, or text for an error."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """The library has this many algorithms for the product; their ids begin at 0."""
+
+    algorithms: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trying:
+    """The child is about to run a candidate."""
+
+    algorithm: int
+    split_k: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A candidate's first, rough time."""
+
+    algorithm: int
+    split_k: int
+    us: float
+    rel_err: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """A candidate can't be used."""
+
+    algorithm: int
+    split_k: int
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """The point can't be measured at all."""
+
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """The point's final times, measured in turns; candidates in any order."""
+
+    dense_us: float
+    unpacked_us: float
+    dense_bf16_us: float | None
+    candidates: tuple[Measured, ...]
+
+
+Message = Ready | Doing | Count | Trying | Measured | Failed | Refused | Done
+_KINDS: dict[str, type] = {
+    kind.__name__.lower(): kind for kind in (Ready, Doing, Count, Trying, Measured, Failed, Refused, Done)
+}
+_TEXT_LIMIT = 500
+
+
+def encode(message: Message) -> str:
+    """A message as a line."""
+    return json.dumps({"say": type(message).__name__.lower(), **dataclasses.asdict(message)}) + "\n"
+
+
+def decode(line: bytes) -> Message | None:
+    """The message that a line holds, or None if it holds none.
+
+    A time or error that is no number becomes NaN: a candidate's lie must not look like silence.
+    """
+    try:
+        fields = json.loads(line)
+        message: Message = _build(_KINDS[fields.pop("say")], fields)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+    return message
+
+
+def _build(kind: type, fields: Mapping[str, Any]) -> Any:
+    known = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    if set(fields) != set(known):
+        raise ValueError(f"{kind.__name__} has the fields {', '.join(known)}")
+    return kind(**{name: _READ[known[name]](name, fields[name]) for name in known})
+
+
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int or value < (-1 if name == "split_k" else 0):
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    return float(value) if type(value) in (int, float) else math.nan
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}")
+    return value[:_TEXT_LIMIT]
+
+
+_READ: dict[str, Callable[[str, Any], Any]] = {
+    "int": _whole,
+    "float": _number,
+    "float | None": lambda name, value: None if value is None else _number(name, value),
+    "str": _text,
+    "tuple[Measured, ...]": lambda name, value: tuple(_build(Measured, entry) for entry in value),
+}

@@ -1,0 +1,162 @@
+"""Has a child process measure points, and outlives whatever the candidates do to it."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from types import TracebackType
+
+from sparseflow.errors import TuningError
+from sparseflow.runtime.tuning.ledger import Ledger
+from sparseflow.runtime.tuning.point import TunedPoint
+from sparseflow.runtime.tuning.process import Child, Lost
+from sparseflow.runtime.tuning.protocol import Key, Ready, Request
+
+PATIENCE = 60.0
+STARTUP = 300.0
+"""Seconds that importing torch and loading the libraries may take, even from a cold disk."""
+
+MAX_DEATHS = 8
+"""Candidates that may end the process at one point; then the point does without the untried ones."""
+
+
+def child_command(device: int | None = None) -> list[str]:
+    """The command that starts a child on a CUDA device, the first one by default."""
+    # -P: the working folder is not where the child imports from.
+    module = "sparseflow.runtime.tuning.child"
+    return [sys.executable, "-P", "-m", module, "--device", str(device or 0)]
+
+
+class Supervisor:
+    """Keeps a child that measures; use it in a ``with``.
+
+    A candidate that ends or hangs the child is recorded and never tried again at any M or shape of the dtype.
+    The point goes on without it in a new child, without repeating what was measured.
+
+    Args:
+        command: starts the child; it speaks ``protocol`` over its standard input and output.
+        patience: seconds without a message after which a child hangs.
+        startup: the same for the first message of a child.
+        cusparselt: the version of the library that the child must have, None for any.
+
+    Attributes:
+        garbage: lines from children that were no messages.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        patience: float = PATIENCE,
+        startup: float = STARTUP,
+        cusparselt: str | None = None,
+    ) -> None:
+        self.command = list(command)
+        self.patience = patience
+        self.startup = max(startup, patience)
+        self.cusparselt = cusparselt
+        self.garbage = 0
+        self._child: Child | None = None
+        self._fruitless = 0
+        self._barred: defaultdict[str, dict[Key, str]] = defaultdict(dict)
+        self._hopeless: dict[str, str] = {}
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._bury(kill=False)
+        else:
+            self._bury()
+
+    def measure(self, request: Request) -> TunedPoint | str:
+        """Measure a point.
+
+        Returns:
+            The point, its failed candidates among it, or why it can't be measured at all.
+
+        Raises:
+            TuningError: the child died twice in a row with no candidate to blame and nothing measured, or it
+                has another version of the library.
+        """
+        if why := self._hopeless.get(request.dtype):
+            return why
+        ledger, deaths = Ledger(request, self._barred[request.dtype]), 0
+        while True:
+            learnt = ledger.learnt
+            try:
+                outcome = self._converse(ledger)
+                self._fruitless = 0
+                return outcome
+            except Lost as lost:
+                if ledger.announced:
+                    deaths += 1
+                    self._blame(ledger, request, str(lost), deaths)
+                self._count(ledger, learnt, str(lost))
+                self._bury()
+
+    def _converse(self, ledger: Ledger) -> TunedPoint | str:
+        request = ledger.begin()
+        child = self._child or self._start()
+        child.send(request.encode())
+        while True:
+            outcome = ledger.take(child.receive(self.patience))
+            if outcome is not None:
+                return outcome
+
+    def _start(self) -> Child:
+        try:
+            self._child = child = Child(self.command)
+        except OSError as error:
+            raise TuningError(self.command[0], f"the measuring process does not start: {error}") from None
+        first = child.receive(self.startup)
+        if not isinstance(first, Ready):
+            raise Lost(f"began with {first!r}")
+        loaded = first.cusparselt
+        if self.cusparselt not in (None, loaded):
+            raise TuningError(
+                "sparseflow.runtime.tuning",
+                f"the table is for cuSPARSELt {self.cusparselt}, the measuring process has {loaded}",
+                "set SPARSEFLOW_CUSPARSELT before the first use of the library",
+            )
+        return child
+
+    def _blame(self, ledger: Ledger, request: Request, why: str, deaths: int) -> None:
+        assert ledger.announced is not None
+        where = f"{request.n}×{request.k}, M={request.m}"
+        ledger.fail(ledger.announced, why)
+        self._barred[request.dtype][ledger.announced] = f"it ended the measuring process at {where} ({why})"
+        if deaths < MAX_DEATHS:
+            return
+        given_up = f"{MAX_DEATHS} candidates ended the measuring process at {where}"
+        ledger.close(f"not tried: {given_up}")
+        if ledger.barren:
+            self._hopeless[request.dtype] = f"given up: {given_up}, and none was measured"
+
+    def _count(self, ledger: Ledger, learnt: int, why: str) -> None:
+        """Of children that brought nothing, one is bad luck, two in a row are no use."""
+        if ledger.learnt > learnt:
+            self._fruitless = 0
+            return
+        self._fruitless += not ledger.build_singly()
+        if self._fruitless >= 2:
+            words = self._child.last_words(10) if self._child else ""
+            lost = f"the measuring process was lost twice{ledger.was} with nothing measured: {why}"
+            raise TuningError(
+                "sparseflow.runtime.tuning",
+                f"{lost}\n{words}".rstrip(),
+                "see what it says when started by hand: " + " ".join(self.command),
+            )
+
+    def _bury(self, *, kill: bool = True) -> None:
+        if self._child is None:
+            return
+        if kill:
+            self._child.kill()
+        self.garbage += self._child.garbage
+        self._child.close()
+        self._child = None

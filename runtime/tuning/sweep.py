@@ -1,0 +1,27 @@
+"""What is tuned unless told otherwise, and what can't be."""
+
+from __future__ import annotations
+
+DEFAULT_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Rows of x: decoding of one sequence up to a prefill of 16 thousand tokens."""
+
+DTYPES = ("bfloat16", "float16", "float8_e4m3fn")
+"""torch's names of the dtypes that can be tuned."""
+
+SPLITS = (0, -1)
+"""The library's choice, tried for every algorithm, and −1, for the best ones. sm_90 takes no factor."""
+
+UNIT = 64
+"""N and K must be multiples of it (csrc/cuda/plan.cpp)."""
+
+
+def output_dtype(dtype: str) -> str:
+    """The dtype of y for x and W of ``dtype``: the same, for fp8 bfloat16."""
+    return "bfloat16" if dtype == "float8_e4m3fn" else dtype
+
+
+def refusal(n: int, k: int) -> str | None:
+    """Why cuSPARSELt has no product for a weight [N, K], or None where it may have one."""
+    if n < 1 or k < 1 or n % UNIT or k % UNIT:
+        return f"N and K must be multiples of {UNIT}, got N={n}, K={k}"
+    return None

@@ -1,0 +1,129 @@
+"""The tuned points of one GPU: the user's own, in the cache folder, and those that SparseFlow ships.
+
+A shipped table is a file of ``tables/``, under any name. It is a user's table, copied:
+
+    python -m sparseflow.runtime.tuning --shapes 4096x4096,28672x4096 --folder DIR
+    cp DIR/tuned-*.json runtime/tuning/tables/h200-cusparselt-0.10.0.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from sparseflow.errors import DispatchTableError
+from sparseflow.runtime.dispatch.store import Store, cache_dir
+from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.point import TunedPoint
+
+SHIPPED = Path(__file__).parent / "tables"
+
+
+class TunedTable(Store[TunedPoint]):
+    """Tuned points by (dtype, N, K, M) for one GPU and its software.
+
+    Attributes:
+        machine: what the points hold for; of a shipped table, where they were tuned.
+        note: why an existing file was ignored, or how the machine that a shipped table was tuned on differs
+            from this one, or None.
+    """
+
+    format = "sparseflow.tuned"
+
+    def __init__(self, machine: GpuMachine | None = None, folder: Path | None = None) -> None:
+        self.machine = machine or GpuMachine.here()
+        super().__init__(self.machine, (folder or cache_dir()) / f"tuned-{self.machine.digest()}.json")
+
+    @classmethod
+    def shipped(cls, machine: GpuMachine) -> TunedTable | None:
+        """The table that SparseFlow ships for this GPU and version of cuSPARSELt, or None.
+
+        Driver and torch may be others: algorithms keep their ids, and times hardly move. Where several fit,
+        the one that differs least is taken. A damaged file is reported with a ``DispatchTableWarning``.
+        """
+        files = [(path, _machine_of(path)) for path in sorted(SHIPPED.glob("*.json"))]
+        tables = [_Shipped(path, tuned, machine) for path, tuned in files if _may_fit(tuned, machine)]
+        whole = (table for table in tables if not table.damaged)
+        return min(whole, key=lambda table: len(table.differences), default=None)
+
+    def _row(self, row: Any) -> TunedPoint:
+        return TunedPoint.from_dict(row)
+
+
+class _Shipped(TunedTable):
+    """A file of ``tables/`` that was tuned on ``tuned``, or doesn't say properly on what."""
+
+    def __init__(self, path: Path, tuned: GpuMachine | None, here: GpuMachine) -> None:
+        self.machine = tuned or here
+        Store.__init__(self, self.machine, path)
+        self.damaged = self.note is not None
+        tuned_with = {name: getattr(self.machine, name) for name in ("driver", "torch")}
+        self.differences = [f"{name} {v}" for name, v in tuned_with.items() if v != getattr(here, name)]
+        if self.differences and not self.damaged:
+            self.note = f"{path.name}: tuned with {', '.join(self.differences)}"
+
+    def save(self) -> bool:
+        raise DispatchTableError(
+            str(self.path), "a shipped table is not written to", "save to TunedTable(machine)"
+        )
+
+
+def _machine_of(path: Path) -> GpuMachine | None:
+    """What a file says it was tuned on; None where it doesn't say so properly."""
+    try:
+        fields = json.loads(path.read_bytes())["machine"]
+        machine = GpuMachine(**fields)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return machine if all(isinstance(text, str) for text in dataclasses.astuple(machine)) else None
+
+
+def _may_fit(tuned: GpuMachine | None, here: GpuMachine) -> bool:
+    """Not of another GPU's file, whatever is in it; a damaged one must be opened to be reported."""
+    return tuned is None or tuned.same_algorithms(here)
+
+
+def lookup(
+    dtype: str, n: int, k: int, machine: GpuMachine, *, folder: Path | None = None
+) -> list[TunedPoint]:
+    """What is known of a layer: the user's own points, and the shipped ones of the M's that those lack.
+
+    Files are read again only when they changed.
+
+    Args:
+        dtype: torch's name of the dtype of x and W.
+        n: out features.
+        k: in features.
+        machine: the GPU to run on.
+        folder: of the user's table; the cache folder by default.
+
+    Returns:
+        The points, ascending in M.
+    """
+    shipped = _shipped(machine, SHIPPED)
+    found = {point.m: point for point in (shipped.layer(dtype, n, k) if shipped else ())}
+    folder = folder or cache_dir()
+    own = _own(machine, folder, _stamp(folder / f"tuned-{machine.digest()}.json"))
+    found |= {point.m: point for point in own.layer(dtype, n, k)}
+    return [found[m] for m in sorted(found)]
+
+
+@functools.lru_cache(maxsize=8)
+def _shipped(machine: GpuMachine, folder: Path) -> TunedTable | None:
+    return TunedTable.shipped(machine)
+
+
+@functools.lru_cache(maxsize=8)
+def _own(machine: GpuMachine, folder: Path, stamp: object) -> TunedTable:
+    return TunedTable(machine, folder)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

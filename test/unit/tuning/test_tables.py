@@ -1,0 +1,147 @@
+"""The GPU's tables: the user's own and the shipped ones, each used only where it holds."""
+
+import dataclasses
+import json
+import warnings
+
+import pytest
+
+from sparseflow.errors import DispatchTableError
+from sparseflow.runtime.dispatch.table import DispatchTableWarning
+from sparseflow.runtime.tuning import GpuMachine, TunedTable, lookup, table
+
+
+def saved(machine, *points):
+    own = TunedTable(machine)
+    own.add(points)
+    assert own.save()
+    return own
+
+
+@pytest.fixture
+def ship(monkeypatch, tmp_path):
+    """Writes a table as a shipped one."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    monkeypatch.setattr(table, "SHIPPED", folder)
+
+    def write(machine, *points, name="h200.json"):
+        own = TunedTable(machine, folder)
+        own.add(points)
+        assert own.save()
+        own.path.with_suffix(".lock").unlink()
+        return own.path.rename(folder / name)
+
+    return write
+
+
+def at(point, m, us=10.0):
+    return dataclasses.replace(point, m=m, dense_us=us)
+
+
+def test_points_are_kept_by_layer_ascending_in_m(machine, point, cache):
+    own = saved(machine, at(point, 64), point, dataclasses.replace(point, n=64))
+    again = TunedTable(machine)
+    assert again.layer("bfloat16", 4096, 4096) == [point, at(point, 64)]
+    assert (len(again), again.note, again.path) == (3, None, own.path)
+    assert own.path.parent == cache
+    assert len(own.path.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(GpuMachine)])
+def test_another_machine_has_another_table(machine, point, field):
+    saved(machine, point)
+    assert len(TunedTable(dataclasses.replace(machine, **{field: "other"}))) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (b"{", "not readable as JSON"),
+        (b"[]", "not a table of SparseFlow"),
+        ({"format": "sparseflow.dispatch"}, "not a table of SparseFlow"),
+        ({"version": 2}, "version 2, this release reads version 1"),
+        ({"machine": {"gpu": "another"}}, "measured on another machine"),
+        ({"rows": [{}]}, "a row is malformed"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_reported_ignored_and_replaced(machine, point, change, why):
+    path = saved(machine, point).path
+    document = json.loads(path.read_text())
+    path.write_bytes(change if isinstance(change, bytes) else json.dumps(document | change).encode())
+    with pytest.warns(DispatchTableWarning, match=why):
+        own = TunedTable(machine)
+    assert len(own) == 0
+    own.add([point])
+    assert own.save()
+    assert len(TunedTable(machine)) == 1
+    assert [p.suffix for p in path.parent.iterdir() if p.suffix == ".tmp"] == []
+
+
+def test_two_tuners_at_once_keep_both_points(machine, point):
+    first, second = TunedTable(machine), TunedTable(machine)
+    first.add([point])
+    second.add([at(point, 32)])
+    assert first.save()
+    assert second.save()
+    assert [p.m for p in TunedTable(machine).layer("bfloat16", 4096, 4096)] == [16, 32]
+
+
+def test_no_shipped_table_is_no_table(machine, ship):
+    assert TunedTable.shipped(machine) is None
+
+
+def test_a_shipped_table_holds_for_other_drivers_and_torches_and_says_so(machine, point, ship):
+    ship(machine, point)
+    assert TunedTable.shipped(machine).note is None
+    newer = dataclasses.replace(machine, driver="600.1", torch="2.13.0")
+    shipped = TunedTable.shipped(newer)
+    assert shipped.layer("bfloat16", 4096, 4096) == [point]
+    assert shipped.note == "h200.json: tuned with driver 580.95.05, torch 2.11.0+cu130"
+
+
+@pytest.mark.parametrize("field", ["gpu", "capability", "cusparselt"])
+def test_a_shipped_table_of_another_gpu_or_library_is_not_used(machine, point, ship, field):
+    ship(machine, point)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert TunedTable.shipped(dataclasses.replace(machine, **{field: "other"})) is None
+
+
+def test_of_several_shipped_tables_the_one_that_differs_least_is_used(machine, point, ship):
+    ship(dataclasses.replace(machine, torch="2.9.0", driver="1"), name="a.json")
+    ship(dataclasses.replace(machine, torch="2.10.0"), point, name="b.json")
+    assert TunedTable.shipped(machine).note == "b.json: tuned with torch 2.10.0"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"machine": 7}', '{"machine": {"gpu": []}}'])
+def test_a_damaged_shipped_table_is_reported_and_the_next_one_used(machine, point, ship, text):
+    ship(machine, point, name="whole.json")
+    ship(machine, name="broken.json").write_text(text)
+    with pytest.warns(DispatchTableWarning, match="broken.json: ignored"):
+        assert len(TunedTable.shipped(machine)) == 1
+
+
+def test_a_shipped_table_is_not_written_to(machine, point, ship):
+    text = ship(machine, point).read_text()
+    shipped = TunedTable.shipped(machine)
+    shipped.add([at(point, 1)])
+    with pytest.raises(DispatchTableError, match="not written to"):
+        shipped.save()
+    assert TunedTable.shipped(machine).path.read_text() == text
+
+
+def test_the_users_own_points_come_before_the_shipped_ones(machine, point, ship):
+    ship(machine, point, at(point, 64))
+    assert [p.m for p in lookup("bfloat16", 4096, 4096, machine)] == [16, 64]
+    own = saved(machine, at(point, 16, us=7.0), at(point, 1))
+    assert [(p.m, p.dense_us) for p in lookup("bfloat16", 4096, 4096, machine)] == [
+        (1, 10.0),
+        (16, 7.0),
+        (64, 10.0),
+    ]
+    assert lookup("float16", 4096, 4096, machine) == []
+    assert lookup("bfloat16", 4096, 4096, machine, folder=own.path.parent / "empty") == [
+        point,
+        at(point, 64),
+    ]

@@ -1,0 +1,162 @@
+"""Tuning measures what the table lacks, keeps it, and says what it left out."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sparseflow.errors import ArgumentError, NativeLibraryError, TuningError
+from sparseflow.runtime.tuning import TunedTable
+from sparseflow.runtime.tuning.__main__ import main
+from sparseflow.runtime.tuning.tune import Task, tune
+
+SHAPE = (4096, 4096)
+
+
+@pytest.fixture
+def own(machine):
+    return TunedTable(machine)
+
+
+def test_every_shape_dtype_and_m_is_measured_once_and_saved(own, fake, machine):
+    seen = []
+    result = tune(
+        [SHAPE, (128, 64), SHAPE],
+        [torch.bfloat16, "float8_e4m3fn", "bfloat16"],
+        [32, 16, 32],
+        table=own,
+        command=fake(),
+        progress=lambda done, total, text: seen.append((done, total, text)),
+    )
+    assert [(p.dtype, p.n, p.m) for p in result.measured] == [
+        (dtype, n, m) for dtype in ("bfloat16", "float8_e4m3fn") for n in (4096, 128) for m in (16, 32)
+    ]
+    assert {(p.out, p.dense_bf16_us) for p in result.measured} == {("bfloat16", None), ("bfloat16", 40.0)}
+    assert (result.known, result.skipped, result.remaining, result.saved) == ((), (), (), True)
+    again = TunedTable(machine)
+    assert again.path == result.path
+    assert again.layer("bfloat16", *SHAPE) == list(result.measured[:2])
+    assert seen[0] == (0, 8, "4096×4096 bfloat16, M=16")
+    assert seen[1][:2] == (1, 8)
+    assert "sparse 25.0 (0.80×, algorithm 5, split-k 0)" in seen[1][2]
+    assert seen[-1][:2] == (8, 8)
+
+
+def test_what_the_table_has_is_not_measured_again_unless_forced(own, fake):
+    tune([SHAPE], ["bfloat16"], [16], table=own, command=fake())
+    tried = len(fake.tried())
+    result = tune([SHAPE], ["bfloat16"], [16], table=own, command=fake())
+    assert (len(result.measured), len(result.known), len(fake.tried())) == (0, 1, tried)
+    result = tune([SHAPE], ["bfloat16"], [16], table=own, command=fake(), force=True)
+    assert (len(result.measured), len(result.known)) == (1, 0)
+
+
+def test_what_cannot_be_tuned_is_listed_with_the_reason(own, fake):
+    result = tune([(4000, 4096), SHAPE], ["bfloat16"], [16, 32], table=own, command=fake(refuse=[32]))
+    assert [p.m for p in result.measured] == [16]
+    assert dict(result.skipped) == {
+        Task("bfloat16", 4000, 4096, 16): "N and K must be multiples of 64, got N=4000, K=4096",
+        Task("bfloat16", 4000, 4096, 32): "N and K must be multiples of 64, got N=4000, K=4096",
+        Task("bfloat16", *SHAPE, 32): "the library has no such product",
+    }
+
+
+def test_failed_candidates_are_listed_with_their_points_and_kept(own, fake, machine):
+    result = tune([SHAPE], ["bfloat16"], [16], table=own, command=fake(do={"2 0": "crash"}))
+    [(point, failure)] = result.failed
+    assert (point.m, failure.algorithm) == (16, 2)
+    assert TunedTable(machine).layer("bfloat16", *SHAPE)[0].failed == (failure,)
+
+
+def test_a_deadline_stops_between_points_and_says_what_is_left(own, fake):
+    result = tune([SHAPE], ["bfloat16"], [16, 32], table=own, command=fake(), deadline=0)
+    assert result.measured == ()
+    assert [task.m for task in result.remaining] == [16, 32]
+    assert fake.tried() == []
+
+
+def test_what_was_measured_before_the_child_was_lost_is_kept(own, fake, machine):
+    command = fake(do={"5 0": "crash"})
+    tune([SHAPE], ["bfloat16"], [16], table=own, command=command)
+    with pytest.raises(TuningError):
+        tune([SHAPE], ["bfloat16"], [16, 32], table=own, command=fake(start="exit"))
+    assert [p.m for p in TunedTable(machine).layer("bfloat16", *SHAPE)] == [16]
+
+
+TUNER = """
+import json, os, signal, sys
+from sparseflow.runtime.tuning import GpuMachine, TunedTable
+from sparseflow.runtime.tuning.tune import tune
+
+def stop(done, total, text):
+    if done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+table = TunedTable(GpuMachine(*json.loads(sys.argv[1])))
+tune([(4096, 4096)], ["bfloat16"], [1, 2, 4, 8], table=table, command=json.loads(sys.argv[2]), progress=stop)
+"""
+
+
+def test_a_tuner_that_was_killed_is_resumed_where_it_was(own, fake, machine):
+    told = json.dumps([machine.gpu, machine.capability, machine.driver, machine.cusparselt, machine.torch])
+    killed = subprocess.run([sys.executable, "-c", TUNER, told, json.dumps(fake())], timeout=120)
+    assert killed.returncode == -9
+    result = tune([SHAPE], ["bfloat16"], [1, 2, 4, 8], table=TunedTable(machine), command=fake())
+    assert ([p.m for p in result.known], [p.m for p in result.measured]) == ([1, 2], [4, 8])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"dtypes": ["float64"]}, "can't tune float64"),
+        ({"ms": [0]}, "numbers of rows start at 1, got 0"),
+        ({"patience": 0}, "must be positive"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(own, wrong, why):
+    with pytest.raises(ArgumentError, match=why):
+        tune(**({"shapes": [SHAPE], "dtypes": ["bfloat16"], "table": own} | wrong))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_without_a_gpu_the_reason_is_said_and_nothing_crashes(capsys, tmp_path):
+    with pytest.raises(NativeLibraryError, match="no CUDA device"):
+        tune([SHAPE], ["bfloat16"])
+    assert main(["--shapes", "4096x4096", "--folder", str(tmp_path)]) == 1
+    assert "no CUDA device is available" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_the_real_child_says_why_it_cannot_measure(own):
+    with pytest.raises(TuningError, match="no CUDA device is available"):
+        tune([SHAPE], ["bfloat16"], [16], table=own)
+
+
+@pytest.mark.parametrize("args", [["--shapes", "4096"], ["--shapes", "4096x4096", "--dtype"], []])
+def test_a_wrong_command_line_exits_with_its_usage(args, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(args)
+    assert "usage:" in capsys.readouterr().err
+
+
+LIGHT = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("platformdirs", "rich", "typer", "torch_mlir"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+from pathlib import Path
+from sparseflow.runtime.tuning import GpuMachine, TunedTable, Candidate
+assert TunedTable(GpuMachine("a", "b", "c", "d", "e"), Path(sys.argv[1])).save()
+assert "torch" not in sys.modules
+import sparseflow.runtime.tuning.__main__, sparseflow.runtime.tuning.child
+assert "torch" not in sys.modules
+"""
+
+
+def test_with_a_folder_given_tuning_needs_no_package_besides_torch(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
