@@ -34,7 +34,6 @@ std::string resolve(void* library, Api& to) {
   };
   const std::array symbols{
       Symbol{"Init", reinterpret_cast<void**>(&to.init)},
-      Symbol{"Destroy", reinterpret_cast<void**>(&to.destroy)},
       Symbol{"GetProperty", reinterpret_cast<void**>(&to.property)},
       Symbol{"GetErrorString", reinterpret_cast<void**>(&to.error_string)},
       Symbol{"DenseDescriptorInit", reinterpret_cast<void**>(&to.dense)},
@@ -102,7 +101,7 @@ void Api::check(int status, const char* call) const {
 const Opaque* handle_of(int device) {
   const Api& a = cusparselt();
   std::lock_guard lock(mutex);
-  std::unique_ptr<Opaque>& handle = handles[device];
+  std::unique_ptr<Opaque>& handle = handles[device];  // one each: the library ties it to the device
   if (!handle) {
     auto made = std::make_unique<Opaque>();
     a.check(a.init(made.get()), "Init");
@@ -111,10 +110,8 @@ const Opaque* handle_of(int device) {
   return handle.get();
 }
 
-void forget_handles(bool destroy) {
+void forget_handles() {
   std::lock_guard lock(mutex);
-  for (auto& [device, handle] : handles)
-    if (destroy && handle) api.destroy(handle.get());
   handles.clear();
 }
 
