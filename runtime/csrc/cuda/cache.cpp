@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <system_error>
@@ -30,7 +31,8 @@ std::string settle(const std::vector<std::shared_ptr<Plan>>& plans) {
     const DeviceGuard guard(device);
     if (driver().synchronize() != 0)
       return "CUDA device " + std::to_string(device) +
-             " can't be waited for: a CUDA graph is being captured, or the device was reset and this wasn't told so";
+             " can't be waited for: a CUDA graph is being captured, this thread hasn't used the device yet, or the device was "
+             "reset and this wasn't told so";
   }
   return "";
 }
@@ -71,15 +73,16 @@ PlanCache& PlanCache::instance() {
   return *cache;
 }
 
-// The workers exist in the parent only: here they may be neither joined, nor destroyed, nor woken.
+// The workers exist in the parent only: here they may be neither joined, nor destroyed, nor woken. The locks are held
+// by this thread, but under its number in the parent, so they are made anew.
 void PlanCache::in_forked_child() {
   [[maybe_unused]] static auto* never_destroyed = new std::vector<std::thread>(std::move(workers_));
   workers_.clear();
   queue_.clear();
   pending_.clear();
   stopping_ = true;
-  plans_mutex_.unlock();
-  work_mutex_.unlock();
+  new (&plans_mutex_) std::shared_mutex;
+  new (&work_mutex_) std::mutex;
 }
 
 std::shared_ptr<Plan> PlanCache::find(const Problem& problem) {
