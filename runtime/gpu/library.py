@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,7 +65,8 @@ def _no_cuda() -> str | None:
     if torch.version.cuda is None:
         return "this torch was built without CUDA"
     try:
-        torch.cuda.init()
+        initialise: Any = torch.cuda.init  # untyped in torch
+        initialise()
     except (RuntimeError, AssertionError) as error:
         return f"no CUDA device is available: {_first_sentence(error)}"
     return None
