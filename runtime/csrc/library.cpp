@@ -4,7 +4,7 @@
 //   values     [N, Kp/2]          the two kept values of every group of four, in order of position
 //   positions  [N, ceil(Kp/8)]    uint8; group g sits in byte g/2, low nibble for even g;
 //                                 nibble = p0 | p1 << 2 with p0 < p1, the places of the kept values
-//   policy     [m0, b0, m1, b1…]  from M >= m_i on, backend b_i runs (codes: runtime/backends.py); empty: cpu
+//   policy     [m0, b0, m1, b1…]  from M >= m_i on, b_i runs (codes: checks.h); below m0 the device's own sparse kernels
 //   dense      [N, K]             the same weight kept whole, for the calls that `policy` makes dense
 #include <torch/csrc/stable/library.h>
 

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from sparseflow.runtime import ops as _operators  # noqa: F401  registers torch.
 
 VARIABLE = "SPARSEFLOW_CUSPARSELT"
 WHEELS = "nvidia.cusparselt"
+OLDEST_GPU = (8, 0)
 INSTALL = "pip install 'nvidia-cusparselt-cu13>=0.10', or set SPARSEFLOW_CUSPARSELT to libcusparseLt.so.0"
 
 
@@ -40,14 +42,38 @@ def unusable(device: torch.device | int | None = None) -> str | None:
         A sentence for a report. Nothing is raised and nothing crashes where CUDA, the driver or the library
         is missing, too old or broken.
     """
-    if not torch.cuda.is_available():
-        return "no CUDA device is available"
-    index = (
-        torch.device("cuda", device).index
-        if isinstance(device, int)
-        else torch.device(device or "cuda").index
-    )
-    return _unusable(torch.cuda.current_device() if index is None else index, os.environ.get(VARIABLE))
+    if reason := _no_cuda():
+        return reason
+    given = torch.device("cuda", device) if isinstance(device, int) else torch.device(device or "cuda")
+    if given.type != "cuda":
+        return f"{given} is not a CUDA device"
+    index = torch.cuda.current_device() if given.index is None else given.index
+    if index >= (count := torch.cuda.device_count()):
+        return f"there is no cuda:{index}, the CUDA devices are {count} in number"
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    if capability < OLDEST_GPU:
+        return "{} is sm_{}{}, and tensor cores for 2:4 begin with sm_{}{}".format(
+            name, *capability, *OLDEST_GPU
+        )
+    try:
+        return _unusable(index, os.environ.get(VARIABLE))
+    except RuntimeError as error:
+        return f"cuSPARSELt does not work on {name}: {_first_sentence(error)}"
+
+
+def _no_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    try:
+        initialise: Any = torch.cuda.init  # untyped in torch
+        initialise()
+    except (RuntimeError, AssertionError) as error:
+        return f"no CUDA device is available: {_first_sentence(error)}"
+    return None
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0]
 
 
 @functools.cache
@@ -64,15 +90,17 @@ def _unusable(index: int, variable: str | None) -> str | None:
 
 def _foreign_layout(index: int) -> str | None:
     """Whether the library lays out weights otherwise here than ``runtime/csrc/cuda/layout.h`` says."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for dtype in (torch.bfloat16, torch.int8):
-        dense = torch.randint(1, 100, (128, 192), generator=generator).to(dtype)
-        keep = torch.rand(128, 48, 4, generator=generator).topk(2).indices.sort().values
+        dense = torch.randint(1, 100, (128, 192), generator=generator, device="cpu").to(dtype)
+        keep = torch.rand(128, 48, 4, generator=generator, device="cpu").topk(2).indices.sort().values
         values = dense.view(128, 48, 4).gather(2, keep).reshape(128, 96)
         nibbles = (keep[..., 0] | keep[..., 1] << 2).to(torch.uint8)
         positions = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
         pruned = (
-            torch.zeros(128, 48, 4, dtype=dtype).scatter_(2, keep, values.view(128, 48, 2)).view(128, 192)
+            torch.zeros(128, 48, 4, dtype=dtype, device="cpu")
+            .scatter_(2, keep, values.view(128, 48, 2))
+            .view(128, 192)
         )
         device = torch.device("cuda", index)
         ours = torch.ops.sparseflow.device_layout(values.to(device), positions.to(device), 192)

@@ -19,7 +19,8 @@ class PlanStats:
 
     Attributes:
         plans: held. pinned: of these, held by a CUDA graph and never evicted. pending: being built.
-        failed: could not be built (``failures`` says why). hits: lookups that found a plan. built: so far.
+        failed: could not be built (``failures`` says why); tried again by a call a minute later. hits:
+        lookups that found a plan. built: so far.
         evicted: dropped because the cache was full.
     """
 
@@ -74,17 +75,58 @@ def prepare(
     return count
 
 
+def path(
+    weight: DeviceWeight,
+    m: int,
+    policy: Sequence[int] = (),
+    *,
+    bias: bool = False,
+    residual: bool = False,
+    epilogue: str = "none",
+) -> str:
+    """What ``sparseflow::linear`` would run now for M rows and, where that is dense, why.
+
+    Asking changes nothing: a plan that is missing isn't built for it.
+
+    Args:
+        weight: the call's.
+        m: number of rows.
+        policy: as the operator takes it.
+        bias: whether the call has one.
+        residual: whether the call has one.
+        epilogue: of the call.
+
+    Returns:
+        A sentence for a report, such as ``"cusparselt, algorithm 7"``, ``"dense: the policy says so"`` or
+        ``"dense for now: its plan is being built"``.
+    """
+    sentence: str = torch.ops.sparseflow.linear_path(
+        weight.values, weight.positions, weight.in_features, epilogue, list(policy), bias, residual, m
+    )
+    return sentence
+
+
 def stats() -> PlanStats:
     """What the plan cache holds and did."""
     return PlanStats(*torch.ops.sparseflow.plans_stats())
 
 
 def failures() -> str:
-    """A line for each plan that could not be built in the background."""
+    """A line for each plan that could not be built."""
     text: str = torch.ops.sparseflow.plans_failures()
     return text
 
 
 def reset(*, device_was_reset: bool = False) -> None:
-    """Forget every plan and handle. No CUDA graph that was captured with them may run any more."""
+    """Forget every plan. No CUDA graph that was captured with them may run any more.
+
+    Waits for the devices that have plans.
+
+    Args:
+        device_was_reset: touch nothing that lived on a device: each was reset, its context is gone.
+
+    Raises:
+        RuntimeError: a device can't be waited for, because a CUDA graph is being captured or it was reset.
+            The plans are forgotten all the same.
+    """
     torch.ops.sparseflow.plans_reset(device_was_reset)

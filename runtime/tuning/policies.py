@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,16 +12,14 @@ from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.thresholds import Timed, choose_by_thresholds
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.runtime.tuning.point import TunedPoint
-from sparseflow.runtime.tuning.table import TunedTable, lookup
+from sparseflow.runtime.tuning.sweep import refusal
+from sparseflow.runtime.tuning.table import lookup
 
 Shape = tuple[int, int]
 Progress = Callable[[int, int, str], None]
 
 TUNABLE = (torch.bfloat16, torch.float16)
 """Dtypes of the weights that layers on a GPU may be packed in."""
-
-UNIT = 64
-"""N and K of a layer on a GPU are multiples of it: tiles of the sparse tensor cores."""
 
 
 def gpu_policies(
@@ -59,12 +56,9 @@ def gpu_policies(
 
 
 def _refusal(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | None:
-    n, k = shape
     if dtype not in TUNABLE:
         return f"on GPUs sparse layers are bfloat16 or float16, not {_name(dtype)}"
-    if n % UNIT or k % UNIT:
-        return f"the sparse tensor cores need N and K to be multiples of {UNIT}, got {n}×{k}"
-    return gpu.unusable(device)
+    return refusal(*shape) or gpu.unusable(device)
 
 
 def _tune_missing(
@@ -76,13 +70,12 @@ def _tune_missing(
     missing = [shape for shape in shapes if not lookup(_name(dtype), *shape, machine)]
     if missing:
         tune(missing, [dtype], device=device, progress=progress)
-        _points.cache_clear()
 
 
 def _policy(
     shape: Shape, dtype: torch.dtype, device: torch.device, memory: Memory, always: bool
 ) -> Policy | str:
-    points = _points(_name(dtype), shape, GpuMachine.here(device), TunedTable.default_path())
+    points = lookup(_name(dtype), *shape, GpuMachine.here(device))
     if always:
         return _sparse_everywhere(points)
     if not points:
@@ -92,11 +85,6 @@ def _policy(
             "tune it: sf.compile(model, tune=True) or `sparseflow tune`"
         )
     return choose_by_thresholds([timed(point) for point in points], memory)
-
-
-@functools.cache
-def _points(dtype: str, shape: Shape, machine: GpuMachine, _table: str) -> tuple[TunedPoint, ...]:
-    return tuple(lookup(dtype, *shape, machine))
 
 
 def timed(point: TunedPoint) -> Timed:

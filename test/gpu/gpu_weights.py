@@ -58,7 +58,6 @@ def error(y, expected):
     return float((y.double() - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
-def linear(x, weight, bias=None, residual=None, epilogue="none", policy=()):
-    return ops.linear(
-        x, weight.values, weight.positions, bias, residual, weight.in_features, epilogue, list(policy)
-    )
+def linear(x, weight, bias=None, residual=None, epilogue="none", policy=(), dense=None):
+    values, positions, k = weight.values, weight.positions, weight.in_features
+    return ops.linear(x, values, positions, bias, residual, k, epilogue, list(policy), dense)

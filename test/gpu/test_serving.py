@@ -31,6 +31,80 @@ def test_a_captured_graph_follows_its_inputs(m, warm, dtype):
     assert gpu.stats().pinned > 0
 
 
+def test_a_captured_graph_keeps_the_bias_it_was_captured_with():
+    weight = pruned(512, 1024, torch.bfloat16)
+    device, x = packed(weight), inputs(32, 1024, torch.bfloat16)
+    first, second = (inputs(1, 512, torch.bfloat16, seed=s)[0] for s in (5, 6))
+    gpu.prepare(device, [32], bias=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = linear(x, device, first)
+    assert error(linear(x, device, second), reference(x, weight, second)) < TOLERANCE[torch.bfloat16]
+    graph.replay()
+    assert error(y, reference(x, weight, first)) < TOLERANCE[torch.bfloat16]
+
+
+@pytest.fixture
+def small_cache():
+    gpu.reset()
+    torch.ops.sparseflow.plans_limit(3)
+    yield
+    torch.ops.sparseflow.plans_limit(16384)
+    gpu.reset()
+
+
+def test_a_graph_outlives_the_eviction_of_every_other_plan(small_cache):
+    weight = pruned(512, 1024, torch.bfloat16)
+    device, x = packed(weight), inputs(24, 1024, torch.bfloat16)
+    gpu.prepare(device, [8, 24])
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = linear(x, device)
+    gpu.prepare(device, range(64, 1600, 16))
+    assert gpu.stats().evicted > 0
+    graph.replay()
+    assert error(y, reference(x, weight)) < TOLERANCE[torch.bfloat16]
+
+
+def test_plans_come_and_go_in_one_thread_while_another_captures(small_cache):
+    weight = pruned(512, 1024, torch.bfloat16)
+    device, x = packed(weight), inputs(24, 1024, torch.bfloat16)
+    gpu.prepare(device, [24])
+    expected, evicted = reference(x, weight), gpu.stats().evicted
+    xs = [inputs(m, 1024, torch.bfloat16) for m in range(64, 320, 16)]
+    results, failures, stop = [], [], threading.Event()
+
+    def churn():
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                for _ in range(1000):
+                    results[:] = [(x, linear(x, device)) for x in xs]
+                    torch.cuda.current_stream().synchronize()
+                    if stop.is_set():
+                        return
+        except Exception as failure:
+            failures.append(failure)
+
+    torch.cuda.synchronize()
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(20):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                y = linear(x, device)
+            graph.replay()
+            assert error(y, expected) < TOLERANCE[torch.bfloat16]
+    finally:
+        stop.set()
+        thread.join()
+    torch.cuda.synchronize()
+    assert not failures
+    assert gpu.stats().evicted > evicted
+    assert results
+    assert all(error(y, reference(x, weight)) < TOLERANCE[torch.bfloat16] for x, y in results)
+
+
 def test_plans_are_built_while_a_graph_is_captured():
     device = packed(pruned(512, 1024, torch.float16))
     x = inputs(64, 1024, torch.float16)
@@ -90,6 +164,7 @@ def test_eight_threads_on_four_streams_each():
 def test_ten_thousand_calls_take_no_memory():
     device = packed(pruned(512, 1024, torch.bfloat16))
     x = inputs(100, 1024, torch.bfloat16)
+    gpu.prepare(device, [100])
     for _ in range(10):
         linear(x, device)
     torch.cuda.synchronize()
@@ -102,22 +177,22 @@ def test_ten_thousand_calls_take_no_memory():
     assert gpu.stats().plans == plans
 
 
-def test_a_full_cache_forgets_the_plan_used_longest_ago():
-    gpu.reset()
+def test_a_full_cache_forgets_the_plan_used_longest_ago(small_cache):
     device = packed(pruned(512, 1024, torch.bfloat16))
-    torch.ops.sparseflow.plans_limit(3)
-    try:
-        for m in (8, 16, 32, 48, 64, 8):
-            x = inputs(m, 1024, torch.bfloat16)
-            assert error(linear(x, device), reference(x, device.dense())) < TOLERANCE[torch.bfloat16]
-        assert gpu.stats().plans == 3
-        evicted = gpu.stats().evicted
-        for m in (*range(80, 1600, 16), *range(80, 1600, 16)):  # enough for plans to be destroyed
-            x = inputs(m, 1024, torch.bfloat16)
-            assert error(linear(x, device), reference(x, device.dense())) < TOLERANCE[torch.bfloat16]
-        assert gpu.stats().evicted >= evicted + 64
-    finally:
-        torch.ops.sparseflow.plans_limit(16384)
+    evicted = gpu.stats().evicted
+
+    def run(m):
+        x = inputs(m, 1024, torch.bfloat16)
+        assert error(linear(x, device), reference(x, device.dense())) < TOLERANCE[torch.bfloat16]
+        torch.ops.sparseflow.plans_wait()
+
+    for m in (8, 16, 32, 48, 64, 8):
+        run(m)
+    assert gpu.stats().plans == 3
+    for m in (*range(80, 1600, 16), *range(80, 1600, 16)):
+        run(m)
+    assert gpu.stats().plans == 3
+    assert gpu.stats().evicted >= evicted + 60
 
 
 def test_after_a_reset_plans_are_built_anew():
@@ -126,4 +201,6 @@ def test_after_a_reset_plans_are_built_anew():
     linear(x, device)
     gpu.reset()
     assert gpu.stats().plans == 0
+    gpu.prepare(device, [32])
+    assert gpu.path(device, 32) == "cusparselt, algorithm 0"
     assert error(linear(x, device), reference(x, device.dense())) < TOLERANCE[torch.bfloat16]

@@ -2,21 +2,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <stdexcept>
-
 namespace sparseflow::cpu {
 
 using torch::headeronly::ScalarType;
-
-void require(bool ok, const char* op, const std::string& message) {
-  if (!ok) throw std::runtime_error("sparseflow::" + std::string(op) + ": " + message);
-}
-
-std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
-  return text + "]";
-}
 
 DType dtype_of(const char* op, const char* what, const Tensor& t) {
   switch (t.scalar_type()) {
@@ -70,13 +58,6 @@ Rows rows_of(const Tensor& x) {
   for (int64_t d = 0; d < last; ++d) count *= x.size(d);
   if (x.dim() == 2 && x.stride(1) == 1 && x.stride(0) >= x.size(1)) return {x, count, x.stride(0)};
   return {torch::stable::contiguous(x), count, x.size(last)};
-}
-
-std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last) {
-  std::vector<int64_t> sizes;
-  for (int64_t d = 0; d + 1 < x.dim(); ++d) sizes.push_back(x.size(d));
-  sizes.push_back(last);
-  return sizes;
 }
 
 }  // namespace sparseflow::cpu

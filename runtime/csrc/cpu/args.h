@@ -1,23 +1,12 @@
 // Arguments of the operators: what they must be, and how they become plain data.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
 #include <string>
-#include <vector>
 
+#include "checks.h"
 #include "kernels.h"
 
 namespace sparseflow::cpu {
-
-using torch::stable::Tensor;
-
-// Throws std::runtime_error("sparseflow::<op>: <message>") unless `ok`.
-void require(bool ok, const char* op, const std::string& message);
-
-// "[2, 3]"
-std::string shape_of(const Tensor& t);
 
 // float32, bfloat16 or float16; throws otherwise, naming `what`.
 DType dtype_of(const char* op, const char* what, const Tensor& t);
@@ -38,7 +27,5 @@ struct Rows {
   int64_t count, stride;
 };
 Rows rows_of(const Tensor& x);
-
-std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
 
 }  // namespace sparseflow::cpu

@@ -47,21 +47,6 @@ void check(const Tensor& x, const Tensor& values, const Tensor& positions, const
   }
 }
 
-constexpr int64_t kDense = 0, kCpu = 1;  // the codes of runtime/backends.py
-
-// The backend that `policy`, pairs of (from M rows on, backend) in rising order, names for `m` rows.
-int64_t backend_for(const std::vector<int64_t>& policy, int64_t m) {
-  require(policy.size() % 2 == 0, kOp, "policy must be pairs of (rows, backend), got an odd count");
-  int64_t backend = kCpu;
-  for (size_t i = 0; i < policy.size(); i += 2) {
-    require(policy[i + 1] == kDense || policy[i + 1] == kCpu, kOp,
-            "policy names backend " + std::to_string(policy[i + 1]) + ", which the CPU doesn't have");
-    require(i == 0 || policy[i] > policy[i - 2], kOp, "the rows in policy must rise");
-    if (m >= policy[i]) backend = policy[i + 1];
-  }
-  return backend;
-}
-
 // Panels of rows of x, one after the other; inside each the threads share first x's preparation, then the rows of W.
 void multiply(const Linear& whole) {
   const Kernels& k = kernels();
@@ -96,7 +81,7 @@ Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_,
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   if (bias) bias = torch::stable::contiguous(*bias);
   if (residual) residual = torch::stable::contiguous(*residual);
-  if (backend_for(policy, x.count) == kDense)
+  if (choice_for(kOp, policy, x.count, kCpu, "the CPU").backend == kDense)
     return dense_linear(x_, values, positions, bias, residual, k, act, dense);
   const int64_t n = values.size(0);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));

@@ -1,22 +1,88 @@
 #include "cache.h"
 
+#include <pthread.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <new>
+#include <set>
+#include <stdexcept>
+#include <system_error>
 
 #include "driver.h"
 
 namespace sparseflow::cuda {
+namespace {
+
+using torch::stable::accelerator::DeviceGuard;
+
+constexpr auto retry_after = std::chrono::seconds(60);
+constexpr auto slow_from = std::chrono::milliseconds(2);
+
+// Waits for the devices of `plans`; returns what kept it from that, or "".
+std::string settle(const std::vector<std::shared_ptr<Plan>>& plans) {
+  std::set<int> devices;
+  for (const auto& plan : plans) {
+    while (plan.use_count() > 1) std::this_thread::yield();  // another thread is launching it
+    devices.insert(plan->device());
+  }
+  for (int device : devices) {
+    const DeviceGuard guard(device);
+    if (driver().synchronize() != 0)
+      return "CUDA device " + std::to_string(device) +
+             " can't be waited for: a CUDA graph is being captured, this thread hasn't used the device yet, or the device was "
+             "reset and this wasn't told so";
+  }
+  return "";
+}
+
+void destroy(std::vector<std::shared_ptr<Plan>>& plans) {
+  for (auto& plan : plans) {
+    const DeviceGuard guard(plan->device());
+    plan.reset();
+  }
+  plans.clear();
+}
+
+}  // namespace
+
+PlanCache::PlanCache() {
+  // Only bf16 was seen to take less (0.6 ms); a first plan of another dtype says how it is.
+  for (auto& slow : slow_) slow = true;
+  slow_[static_cast<size_t>(ScalarType::BFloat16)] = false;
+}
 
 PlanCache& PlanCache::instance() {
   // Never destroyed: at exit the driver may be gone before a destructor runs. Workers are stopped, though.
   static PlanCache* cache = [] {
     static PlanCache* made = new PlanCache;
     std::atexit([] { made->stop(); });
+    const auto unlock = [] {
+      made->plans_mutex_.unlock();
+      made->work_mutex_.unlock();
+    };
+    pthread_atfork(
+        [] {
+          made->work_mutex_.lock();
+          made->plans_mutex_.lock();
+        },
+        unlock, [] { made->in_forked_child(); });
     return made;
   }();
   return *cache;
+}
+
+// The workers exist in the parent only: here they may be neither joined, nor destroyed, nor woken. The locks are held
+// by this thread, but under its number in the parent, so they are made anew.
+void PlanCache::in_forked_child() {
+  [[maybe_unused]] static auto* never_destroyed = new std::vector<std::thread>(std::move(workers_));
+  workers_.clear();
+  queue_.clear();
+  pending_.clear();
+  stopping_ = true;
+  new (&plans_mutex_) std::shared_mutex;
+  new (&work_mutex_) std::mutex;
 }
 
 std::shared_ptr<Plan> PlanCache::find(const Problem& problem) {
@@ -33,59 +99,103 @@ std::shared_ptr<Plan> PlanCache::get(const Problem& problem) {
   return build(problem);
 }
 
+std::shared_ptr<Plan> PlanCache::attempt(const Problem& problem) {
+  try {
+    return get(problem);
+  } catch (const std::exception& error) {
+    fail(problem, error.what());
+  } catch (...) {
+    fail(problem, "an exception of unknown kind");
+  }
+  return nullptr;
+}
+
+void PlanCache::fail(const Problem& problem, const std::string& why) {
+  std::lock_guard lock(work_mutex_);
+  failed_[problem] = {why, Clock::now() + retry_after};
+}
+
 std::shared_ptr<Plan> PlanCache::build(const Problem& problem) {
-  torch::stable::accelerator::DeviceGuard guard(problem.device);
-  auto plan = std::make_shared<Plan>(problem);
+  const DeviceGuard guard(problem.device);
+  const Relaxed relaxed;
+  handle_of(problem.device);  // not a part of the plan's own time
+  bool tracked;
+  {
+    std::shared_lock lock(plans_mutex_);
+    tracked = plans_.size() >= limit_ / 2;
+  }
+  const auto start = Clock::now();
+  auto plan = std::make_shared<Plan>(problem, tracked);
+  slow_[static_cast<size_t>(problem.in) % slow_.size()] = Clock::now() - start > slow_from;
   built_.fetch_add(1, std::memory_order_relaxed);
   plan->last_used.store(clock_.fetch_add(1));
+  {
+    std::lock_guard lock(work_mutex_);
+    failed_.erase(problem);
+  }
   return insert(problem, std::move(plan));
 }
 
 // Another thread may have been faster: its plan stays.
 std::shared_ptr<Plan> PlanCache::insert(const Problem& problem, std::shared_ptr<Plan> plan) {
-  std::lock_guard lock(plans_mutex_);
-  auto kept = plans_.try_emplace(problem, std::move(plan)).first->second;
-  if (plans_.size() > limit_)
-    if (auto oldest = take_oldest(problem)) retire(std::move(oldest));
-  return kept;
-}
-
-std::shared_ptr<Plan> PlanCache::take_oldest(const Problem& except) {
-  auto oldest = plans_.end();
-  for (auto at = plans_.begin(); at != plans_.end(); ++at)
-    if (!at->second->pinned && !(at->first == except) &&
-        (oldest == plans_.end() || at->second->last_used < oldest->second->last_used))
-      oldest = at;
-  if (oldest == plans_.end()) return nullptr;
-  auto plan = std::move(oldest->second);
-  plans_.erase(oldest);
+  Plans dead;
+  {
+    std::lock_guard lock(plans_mutex_);
+    plan = plans_.try_emplace(problem, std::move(plan)).first->second;
+    if (plans_.size() > limit_) evict(problem);
+    dead = take_idle();
+  }
+  destroy(dead);
   return plan;
 }
 
-// Destroying a plan may unload its kernel, so it waits until no thread and no device uses it; now and then, because
-// waiting for a device is dear.
-void PlanCache::retire(std::shared_ptr<Plan> plan) {
+// Retires the plan used longest ago, of those that will know when they are idle.
+void PlanCache::evict(const Problem& except) {
+  auto oldest = plans_.end();
+  for (auto at = plans_.begin(); at != plans_.end(); ++at)
+    if (at->second->tracked && !at->second->pinned && !(at->first == except) &&
+        (oldest == plans_.end() || at->second->last_used < oldest->second->last_used))
+      oldest = at;
+  if (oldest == plans_.end()) return;
+  retired_.push_back(std::move(oldest->second));
+  plans_.erase(oldest);
   evicted_.fetch_add(1, std::memory_order_relaxed);
-  retired_.push_back(std::move(plan));
-  if (retired_.size() < 64) return;
-  std::erase_if(retired_, [](const auto& p) { return p.use_count() == 1 && !p->pinned && p->idle(); });
+}
+
+// What a thread still holds it may yet launch.
+PlanCache::Plans PlanCache::take_idle() {
+  const auto idle = std::partition(retired_.begin(), retired_.end(),
+                                   [](const auto& plan) { return plan.use_count() > 1 || !plan->idle(); });
+  Plans dead(std::make_move_iterator(idle), std::make_move_iterator(retired_.end()));
+  retired_.erase(idle, retired_.end());
+  return dead;
 }
 
 void PlanCache::request(const Problem& problem) {
   if (find(problem)) return;
   std::lock_guard lock(work_mutex_);
-  if (stopping_ || pending_.contains(problem) || failed_.contains(problem)) return;
+  const auto failed = failed_.find(problem);
+  if (stopping_ || pending_.contains(problem) || (failed != failed_.end() && Clock::now() < failed->second.retry))
+    return;
   pending_.insert(problem);
   queue_.push_back(problem);
   const size_t most = std::clamp(std::thread::hardware_concurrency(), 1u, 16u);
-  if (workers_.size() < most && workers_.size() < pending_.size()) workers_.emplace_back([this] { work(); });
+  if (workers_.size() < most && workers_.size() < pending_.size()) {
+    try {
+      workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {
+      if (workers_.empty()) {
+        queue_.pop_back();
+        pending_.erase(problem);
+        failed_[problem] = {std::string("no thread could be started: ") + error.what(), Clock::now() + retry_after};
+        return;
+      }
+    }
+  }
   work_ready_.notify_one();
 }
 
 void PlanCache::work() {
-  // Loading a kernel must not break a capture that another thread has under way.
-  int relaxed = 2;
-  driver().exchange_capture_mode(&relaxed);
   std::unique_lock lock(work_mutex_);
   while (true) {
     work_ready_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
@@ -93,15 +203,12 @@ void PlanCache::work() {
     const Problem problem = queue_.front();
     queue_.pop_front();
     lock.unlock();
-    std::string why;
     try {
-      get(problem);
-    } catch (const std::exception& error) {
-      why = error.what();
+      attempt(problem);
+    } catch (...) {  // no memory to say why; the next call asks again
     }
     lock.lock();
     pending_.erase(problem);
-    if (!why.empty()) failed_.emplace(problem, why);
     if (pending_.empty()) work_done_.notify_all();
   }
 }
@@ -115,6 +222,7 @@ void PlanCache::stop() {
   std::vector<std::thread> workers;
   {
     std::lock_guard lock(work_mutex_);
+    if (stopping_) return;
     stopping_ = true;
     workers.swap(workers_);
   }
@@ -123,19 +231,34 @@ void PlanCache::stop() {
   for (std::thread& worker : workers) worker.join();
 }
 
-void PlanCache::clear(bool destroy) {
+void PlanCache::clear(bool destroy_them) {
   wait();
-  std::vector<std::shared_ptr<Plan>> dropped;
+  Plans dropped;
   {
     std::lock_guard lock(plans_mutex_);
     dropped.swap(retired_);
     for (auto& [problem, plan] : plans_) dropped.push_back(std::move(plan));
     plans_.clear();
   }
-  for (auto& plan : dropped) destroy ? void(plan->idle()) : plan->abandon();
-  dropped.clear();
+  {
+    std::lock_guard lock(work_mutex_);
+    failed_.clear();
+  }
+  const std::string trouble = destroy_them ? settle(dropped) : "";
+  if (destroy_them && trouble.empty()) return destroy(dropped);
+  for (auto& plan : dropped) plan->abandon();
+  if (destroy_them) throw std::runtime_error("sparseflow::plans_reset: " + trouble);
+}
+
+bool PlanCache::pending(const Problem& problem) {
   std::lock_guard lock(work_mutex_);
-  failed_.clear();
+  return pending_.contains(problem);
+}
+
+std::string PlanCache::failure(const Problem& problem) {
+  std::lock_guard lock(work_mutex_);
+  const auto at = failed_.find(problem);
+  return at == failed_.end() || Clock::now() >= at->second.retry ? "" : at->second.why;
 }
 
 void PlanCache::limit(size_t plans) {
@@ -162,9 +285,9 @@ PlanCache::Stats PlanCache::stats() {
 std::string PlanCache::failures() {
   std::lock_guard lock(work_mutex_);
   std::string text;
-  for (const auto& [problem, why] : failed_)
+  for (const auto& [problem, failure] : failed_)
     text += "N=" + std::to_string(problem.n) + " K=" + std::to_string(problem.k) + " M=" + std::to_string(problem.m) +
-            " algorithm " + std::to_string(problem.algorithm) + ": " + why + "\n";
+            " algorithm " + std::to_string(problem.algorithm) + ": " + failure.why + "\n";
   return text;
 }
 

@@ -1,8 +1,12 @@
 #include "cusparselt.h"
 
 #include <dlfcn.h>
+#include <elf.h>
 
 #include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,7 +38,6 @@ std::string resolve(void* library, Api& to) {
   };
   const std::array symbols{
       Symbol{"Init", reinterpret_cast<void**>(&to.init)},
-      Symbol{"Destroy", reinterpret_cast<void**>(&to.destroy)},
       Symbol{"GetProperty", reinterpret_cast<void**>(&to.property)},
       Symbol{"GetErrorString", reinterpret_cast<void**>(&to.error_string)},
       Symbol{"DenseDescriptorInit", reinterpret_cast<void**>(&to.dense)},
@@ -65,7 +68,32 @@ int version_of(const Api& a) {
   return 10000 * part[0] + 100 * part[1] + part[2];
 }
 
+// Why a file isn't a whole library for this processor, or "". dlopen calls a library for another one a missing file,
+// and dies by a signal where one is cut short, as an interrupted download leaves it.
+std::string unfit(const std::string& path) {
+#if defined(__aarch64__)
+  constexpr int machine = EM_AARCH64;
+#else
+  constexpr int machine = EM_X86_64;
+#endif
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) return ": " + std::string(std::strerror(errno));
+  const auto size = static_cast<uint64_t>(file.tellg());
+  Elf64_Ehdr header{};
+  file.seekg(0).read(reinterpret_cast<char*>(&header), sizeof header);
+  if (!file || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return " is not a library";
+  if (header.e_machine != machine) return " is a library for another processor";
+  file.seekg(static_cast<std::streamoff>(header.e_phoff));
+  for (int i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr part{};
+    if (!file.read(reinterpret_cast<char*>(&part), sizeof part) || part.p_offset + part.p_filesz > size)
+      return " is cut short: " + std::to_string(size) + " bytes are not all of it";
+  }
+  return "";
+}
+
 std::string open(const std::string& path) {
+  if (const std::string why = unfit(path); !why.empty()) return "cuSPARSELt does not load: " + path + why;
   // RTLD_LOCAL and an absolute path: torch may have loaded another version under the same soname.
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) return "cuSPARSELt does not load: " + std::string(dlerror());
@@ -102,7 +130,7 @@ void Api::check(int status, const char* call) const {
 const Opaque* handle_of(int device) {
   const Api& a = cusparselt();
   std::lock_guard lock(mutex);
-  std::unique_ptr<Opaque>& handle = handles[device];
+  std::unique_ptr<Opaque>& handle = handles[device];  // one each: the library ties it to the device
   if (!handle) {
     auto made = std::make_unique<Opaque>();
     a.check(a.init(made.get()), "Init");
@@ -111,10 +139,8 @@ const Opaque* handle_of(int device) {
   return handle.get();
 }
 
-void forget_handles(bool destroy) {
+void forget_handles() {
   std::lock_guard lock(mutex);
-  for (auto& [device, handle] : handles)
-    if (destroy && handle) api.destroy(handle.get());
   handles.clear();
 }
 

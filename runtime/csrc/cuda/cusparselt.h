@@ -24,7 +24,6 @@ constexpr unsigned alignment = 16;  // bytes, of every matrix
 
 struct Api {
   int (*init)(Opaque*);
-  int (*destroy)(const Opaque*);
   int (*property)(int which, int* value);
   const char* (*error_string)(int);
   int (*dense)(const Opaque*, Opaque*, int64_t rows, int64_t cols, int64_t ld, uint32_t alignment, int type, int order);
@@ -63,7 +62,7 @@ const Api& cusparselt();
 // The library's handle for a device, made on first use. The device must be current.
 const Opaque* handle_of(int device);
 
-// Forgets all handles: their devices were reset, or nothing uses them any longer.
-void forget_handles(bool destroy);
+// Forgets all handles, whose devices were reset.
+void forget_handles();
 
 }  // namespace sparseflow::cuda

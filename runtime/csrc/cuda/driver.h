@@ -16,6 +16,10 @@ struct Driver {
   int (*exchange_capture_mode)(int* mode);
   int (*address_range)(uint64_t* base, size_t* size, uint64_t pointer);
   int (*synchronize)();
+  int (*create_event)(void** event, unsigned flags);
+  int (*record_event)(void* event, void* stream);
+  int (*query_event)(void* event);
+  int (*destroy_event)(void* event);
 };
 
 const Driver& driver();
@@ -25,7 +29,23 @@ void* stream_of(int device);
 
 bool capturing(void* stream);
 
-// Whether `bytes` from `pointer` on lie in one allocation of the driver, so that reading them can't fault.
-bool readable(const void* pointer, size_t bytes);
+// Whether `bytes` from `pointer` on can be read without a fault, given that the first `valid` of them can: whether
+// the rest lies in the driver's allocation that holds the last of those.
+bool readable(const void* pointer, size_t valid, size_t bytes);
+
+// While it lives, loading or unloading a kernel from this thread doesn't break a capture under way in any thread.
+class Relaxed {
+ public:
+  Relaxed() { exchange(); }
+  ~Relaxed() { exchange(); }
+  Relaxed(const Relaxed&) = delete;
+  Relaxed& operator=(const Relaxed&) = delete;
+
+ private:
+  void exchange() {
+    if (driver().exchange_capture_mode) driver().exchange_capture_mode(&mode_);
+  }
+  int mode_ = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED; then what was there before
+};
 
 }  // namespace sparseflow::cuda

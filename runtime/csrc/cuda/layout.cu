@@ -52,7 +52,7 @@ __global__ void decompress_groups(Layout l, const T* values, const uint8_t* plac
   }
 }
 
-// N and K multiples of a tile, elements of 1 or 2 bytes. A thread writes 16 bytes in each of eight rows, which lie
+// N and K multiples of a tile, elements of 1 or 2 bytes, values and places aligned to 8. A thread writes 16 bytes in each of eight rows, which lie
 // eight apart; neighbours write what is beside it. Four neighbours share the nibbles of a tile's columns.
 template <class T>
 __global__ void decompress_tiles(Layout l, const T* values, const uint8_t* places, T* dense) {
@@ -108,7 +108,8 @@ void decompress_as(const Layout& l, const void* values, const uint8_t* places, v
   const auto* from = static_cast<const T*>(values);
   auto* to = static_cast<T*>(dense);
   if constexpr (sizeof(T) < 4) {
-    if (l.k % (4 * l.tile_groups()) == 0 && l.n % 64 == 0 && l.n / 64 <= 65535) {
+    const bool aligned = (reinterpret_cast<uintptr_t>(values) | reinterpret_cast<uintptr_t>(places)) % 8 == 0;
+    if (aligned && l.k % (4 * l.tile_groups()) == 0 && l.n % 64 == 0 && l.n / 64 <= 65535) {
       const dim3 block(32, 8), grid((4 * l.tiles_across() + 31) / 32, l.n / 64);
       decompress_tiles<T><<<grid, block, 0, stream>>>(l, from, places, to);
       return;

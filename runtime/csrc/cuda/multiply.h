@@ -1,6 +1,7 @@
 // From tensors to one launch of a plan.
 #pragma once
 
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -10,18 +11,18 @@
 #include <vector>
 
 #include "aten.h"
+#include "checks.h"
 #include "layout.h"
 #include "plan.h"
 
 namespace sparseflow::cuda {
 
-using torch::stable::Tensor;
-
-// Throws std::runtime_error("sparseflow::<op>: <message>") unless `ok`.
-void require(bool ok, const char* op, const std::string& message);
-
-// "BFloat16 [2, 3]"
+// "BFloat16 [2, 3] on cuda:0"
 std::string words(const Tensor& t);
+
+// Throws unless `t` has this dtype and these sizes and lies on this CUDA device.
+void check_tensor(const char* op, const char* what, const Tensor& t, ScalarType dtype,
+                  const std::vector<int64_t>& sizes, int device);
 
 // A weight in the layout of CUDA: values [N, K/2] and, right behind them in one buffer, the places, 1-d.
 struct DeviceWeight {
@@ -30,24 +31,42 @@ struct DeviceWeight {
   int64_t k;
 
   int64_t n() const { return values.size(0); }
-  Layout layout() const;
+  int device() const { return values.get_device_index(); }
+  Layout layout() const { return {n(), k, static_cast<int>(values.element_size())}; }
 
   // Throws unless the two belong together, to `k` and to CUDA.
   void check(const char* op) const;
 
-  // Whether the places follow the values without a gap, as cuSPARSELt wants them.
+  // Whether the places follow the values without a gap, and both start where cuSPARSELt wants them to.
   bool joined() const;
+  bool aligned() const;
+
+  // The product of m rows, in the bucket that serves them.
+  Problem problem(int64_t m, ScalarType out, Activation activation, bool bias, int64_t algorithm,
+                  int64_t split_k) const;
 };
 
+// Runs inside for a CUDA device, if that isn't the current one.
+class OnDevice {
+ public:
+  explicit OnDevice(int device);
+
+ private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+};
+
+// The arguments of a product, checked, and as a plan can read them; its device is current while it lives.
 struct Call {
-  Tensor x;  // [..., K], contiguous
   DeviceWeight weight;
+  int64_t m;  // rows of x
+  OnDevice guard;
+  Tensor x;  // [..., K], contiguous
   std::optional<Tensor> bias, residual, scale;
   double alpha = 1;
-  int64_t m;  // rows of x
 
-  Call(const char* op, const Tensor& x, DeviceWeight weight, std::optional<Tensor> bias, std::optional<Tensor> residual);
-  Problem problem(ScalarType out, Activation activation, int64_t algorithm, int64_t split_k) const;
+  // Throws unless the arguments fit each other and a result of dtype `out`.
+  Call(const char* op, const Tensor& x, DeviceWeight weight, std::optional<Tensor> bias, std::optional<Tensor> residual,
+       ScalarType out);
 };
 
 // y [..., N] with rows one after the other; residual, if any, is added before the activation.
@@ -56,15 +75,7 @@ Tensor multiply(Plan& plan, const Problem& problem, const Call& call);
 // The dense weight [N, K].
 Tensor dense_of(const DeviceWeight& weight);
 
-std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
-
-// Runs inside for the device of `t`, if that isn't the current one.
-class OnDevice {
- public:
-  explicit OnDevice(const Tensor& t);
-
- private:
-  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
-};
+// Contiguous and aligned as the library wants it; copied if it must be.
+Tensor usable(const Tensor& t);
 
 }  // namespace sparseflow::cuda

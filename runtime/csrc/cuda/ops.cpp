@@ -1,6 +1,7 @@
 // The schemas of CUDA's operators, and those that serve the tuner: the library's state, single products by algorithm,
 // and the plan cache.
 #include <torch/csrc/stable/library.h>
+
 #include <algorithm>
 
 #include "cache.h"
@@ -22,28 +23,26 @@ Tensor product(const Tensor& x, const Tensor& values, const Tensor& positions, s
                std::optional<Tensor> residual, std::optional<Tensor> scale, int64_t in_features, std::string epilogue,
                ScalarType out, double alpha, int64_t algorithm, int64_t split_k) {
   constexpr const char* op = "cusparselt_linear";
-  OnDevice guard(x);
-  Call c(op, x, {values, positions, in_features}, std::move(bias), std::move(residual));
-  require(c.weight.joined(), op, "positions must lie right behind values in one buffer");
-  require(!c.bias || c.bias->scalar_type() == bias_dtype(x.scalar_type(), out), op,
-          std::string("bias must be ") + torch::headeronly::toString(bias_dtype(x.scalar_type(), out)));
-  require(!scale || (scale->scalar_type() == ScalarType::Float && scale->numel() == values.size(0) && scale->is_cuda()),
-          op, "scale must be float32 [N] on CUDA");
-  c.scale = std::move(scale);
+  Call c(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), out);
+  require(c.weight.joined() && c.weight.aligned(), op,
+          "positions must lie right behind values in one buffer that starts at a multiple of 16 bytes");
+  if (scale) check_tensor(op, "scale", *scale, ScalarType::Float, {values.size(0)}, c.weight.device());
+  if (scale) c.scale = usable(*scale);
   c.alpha = alpha;
   if (c.m == 0) return torch::stable::new_empty(x, sizes_with_last(x, values.size(0)), out);
-  const Problem problem = c.problem(out, activation_of(op, epilogue), algorithm, split_k);
+  Problem problem =
+      c.weight.problem(c.m, out, activation_of(op, epilogue), c.bias.has_value(), algorithm, split_k);
+  problem.scaled = c.scale.has_value();
   return multiply(*PlanCache::instance().get(problem), problem, c);
 }
 
 // How many algorithms there are for this product; their ids are 0 … count − 1.
 int64_t algorithms(const Tensor& values, int64_t in_features, int64_t m, std::string epilogue, ScalarType out,
                    bool bias) {
-  OnDevice guard(values);
-  const ScalarType in = values.scalar_type();
-  const Problem problem{values.get_device_index(), static_cast<int32_t>(values.size(0)),
-                        static_cast<int32_t>(in_features), static_cast<int32_t>(bucket_of(m, in)), in, out,
-                        activation_of("cusparselt_algorithms", epilogue), bias, false, 0, 0};
+  constexpr const char* op = "cusparselt_algorithms";
+  require(values.dim() == 2 && m > 0, op, "values must be a matrix and m at least 1");
+  const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
+  const Problem problem = weight.problem(m, out, activation_of(op, epilogue), bias, 0, 0);
   return PlanCache::instance().get(problem)->algorithms();
 }
 
@@ -66,13 +65,16 @@ void wait() { PlanCache::instance().wait(); }
 
 void reset(bool device_was_reset) {
   PlanCache::instance().clear(!device_was_reset);
-  forget_handles(!device_was_reset);
+  if (device_was_reset) forget_handles();
 }
 
 }  // namespace
 }  // namespace sparseflow::cuda
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
+  m.def(
+      "linear_path(Tensor values, Tensor positions, int in_features, str epilogue, int[] policy, bool bias, "
+      "bool residual, int m) -> str");
   m.def(
       "linear_prepare(Tensor values, bool bias, int in_features, str epilogue, int[] policy, bool residual, "
       "int[] ms, bool wait) -> int");

@@ -1,7 +1,5 @@
 #include "plan.h"
 
-#include <torch/csrc/stable/accelerator.h>
-
 #include <algorithm>
 #include <bit>
 #include <stdexcept>
@@ -30,9 +28,6 @@ bool has_gelu(ScalarType in, ScalarType out) {
   return (in == Char && out == Char) || (in == Float8_e4m3fn && (out == BFloat16 || out == Float8_e4m3fn));
 }
 
-// C may not be e4m3; it isn't read where beta is 0.
-ScalarType c_dtype(ScalarType out) { return out == ScalarType::Float8_e4m3fn ? ScalarType::BFloat16 : out; }
-
 std::string name(ScalarType t) { return torch::headeronly::toString(t); }
 
 std::atomic<bool> lifted{false};
@@ -41,8 +36,7 @@ std::atomic<bool> lifted{false};
 
 size_t ProblemHash::operator()(const Problem& p) const {
   const uint64_t parts[] = {
-      uint64_t(uint32_t(p.n)) << 32 | uint32_t(p.k),
-      uint64_t(uint32_t(p.m)) << 32 | uint64_t(uint16_t(p.algorithm)) << 16 | uint16_t(p.split_k),
+      uint64_t(p.n), uint64_t(p.k), uint64_t(p.m), uint64_t(uint32_t(p.algorithm)) << 32 | uint32_t(p.split_k),
       uint64_t(uint32_t(p.device)) << 32 | uint64_t(p.in) << 24 | uint64_t(p.out) << 16 | uint64_t(p.activation) << 2 |
           uint64_t(p.bias) << 1 | uint64_t(p.scaled)};
   uint64_t h = 0;
@@ -72,33 +66,35 @@ int64_t bucket_of(int64_t m, ScalarType in) {
   return (m + step - 1) / step * step;
 }
 
-bool compiles(ScalarType in) { return in == ScalarType::Half; }
-
 ScalarType bias_dtype(ScalarType in, ScalarType out) {
   if (in == ScalarType::Char && (out == ScalarType::Char || out == ScalarType::Int)) return ScalarType::Float;
-  return c_dtype(out);
+  return residual_dtype(out);
 }
+
+// C may not be e4m3; it isn't read where beta is 0.
+ScalarType residual_dtype(ScalarType out) { return out == ScalarType::Float8_e4m3fn ? ScalarType::BFloat16 : out; }
 
 void lift_refusals(bool on) { lifted = on; }
 
 std::string refusal(const Problem& p) {
   // The library takes multiples of 16 or 32; but its places are in the order of layout.h in whole tiles only.
   constexpr int64_t unit = 64;
-  if (!pairs(p.in, p.out)) return "it has no product of " + name(p.in) + " giving " + name(p.out);
+  if (!pairs(p.in, p.out)) return "has no product of " + name(p.in) + " giving " + name(p.out);
   if (p.n % unit || p.k % unit || p.n == 0 || p.k == 0)
-    return "N and K must be multiples of " + std::to_string(unit) + ", got N=" + std::to_string(p.n) + ", K=" +
+    return "needs N and K to be multiples of " + std::to_string(unit) + ", got N=" + std::to_string(p.n) + ", K=" +
            std::to_string(p.k);
   if (p.activation == Activation::gelu && !has_gelu(p.in, p.out))
-    return "it has no GELU for " + name(p.in) + " giving " + name(p.out);
+    return "has no GELU for " + name(p.in) + " giving " + name(p.out);
   if (p.scaled && (p.in != ScalarType::Char || p.out == ScalarType::Char))
-    return "it scales by a vector only int8 giving float16, bfloat16 or int32";
+    return "scales by a vector only int8 giving float16, bfloat16 or int32";
   if (p.in == ScalarType::Half && !lifted && cusparselt().version < 1000)
-    return "before 0.10 its fp16 kernels raise illegal instructions on Hopper; install nvidia-cusparselt-cu13>=0.10";
+    return "before 0.10 raises illegal instructions in fp16 on Hopper; install nvidia-cusparselt-cu13>=0.10";
   return "";
 }
 
-Plan::Plan(const Problem& problem) : problem_(problem), api_(cusparselt()), handle_(handle_of(problem.device)) {
-  if (const std::string why = refusal(problem); !why.empty()) throw std::runtime_error("cuSPARSELt: " + why);
+Plan::Plan(const Problem& problem, bool tracked_)
+    : tracked(tracked_), problem_(problem), api_(cusparselt()), handle_(handle_of(problem.device)) {
+  if (const std::string why = refusal(problem); !why.empty()) throw std::runtime_error("cuSPARSELt " + why);
   try {
     describe();
     choose();
@@ -120,7 +116,7 @@ void Plan::describe() {
   made_ = 1;
   api_.check(api_.dense(h, &x_, k, m, k, lt::alignment, type_code(in), lt::column_major), "DenseDescriptorInit");
   made_ = 2;
-  api_.check(api_.dense(h, &c_, n, m, n, lt::alignment, type_code(c_dtype(out)), lt::column_major),
+  api_.check(api_.dense(h, &c_, n, m, n, lt::alignment, type_code(residual_dtype(out)), lt::column_major),
              "DenseDescriptorInit");
   made_ = 3;
   api_.check(api_.dense(h, &y_, n, m, n, lt::alignment, type_code(out), lt::column_major), "DenseDescriptorInit");
@@ -160,6 +156,8 @@ void Plan::choose() {
 
 void Plan::release() {
   if (abandoned_) return;
+  const Relaxed relaxed;
+  for (const auto& [stream, event] : launches_) driver().destroy_event(event);
   if (made_ >= 6) api_.destroy_plan(&plan_);
   if (made_ >= 5) api_.destroy_selection(&selection_);
   Opaque* matrices[] = {&weight_, &x_, &c_, &y_};
@@ -167,13 +165,28 @@ void Plan::release() {
   made_ = 0;
 }
 
-bool Plan::idle() const {
-  torch::stable::accelerator::DeviceGuard guard(problem_.device);
-  int mode = 2;  // relaxed: another thread's capture goes on undisturbed
-  driver().exchange_capture_mode(&mode);
-  const bool idle = driver().synchronize() == 0;
-  driver().exchange_capture_mode(&mode);
-  return idle;
+bool Plan::idle() {
+  if (!tracked || pinned) return false;
+  const Relaxed relaxed;
+  std::lock_guard lock(mutex_);
+  return !lost_ && std::all_of(launches_.begin(), launches_.end(),
+                               [](const auto& launch) { return driver().query_event(launch.second) == 0; });
+}
+
+// Not for streams under capture: the plan is pinned then, and the event would belong to the graph.
+void Plan::record(void* stream) {
+  auto at = std::find_if(launches_.begin(), launches_.end(), [&](const auto& l) { return l.first == stream; });
+  if (at == launches_.end()) {
+    const Relaxed relaxed;
+    void* event = nullptr;
+    constexpr unsigned no_timing = 2;
+    if (driver().create_event(&event, no_timing) != 0) {
+      lost_ = true;
+      return;
+    }
+    at = launches_.emplace(launches_.end(), stream, event);
+  }
+  if (driver().record_event(at->second, stream) != 0) lost_ = true;
 }
 
 void Plan::run(const Arguments& a) {
@@ -185,6 +198,7 @@ void Plan::run(const Arguments& a) {
     bias_ = a.bias;
   }
   api_.check(api_.matmul(handle_, &plan_, alpha, a.weight, a.x, &a.beta, a.c, a.y, a.workspace, &stream, 1), "Matmul");
+  if (tracked && !pinned) record(stream);
 }
 
 }  // namespace sparseflow::cuda

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cusparselt.h"
 
@@ -18,11 +20,12 @@ enum class Activation : int8_t { none, relu, gelu };
 
 // What a plan is made for; also its key in the cache.
 struct Problem {
-  int32_t device, n, k, m;  // W is [n, k], y is [m, n]
+  int32_t device;
+  int64_t n, k, m;  // W is [n, k], y is [m, n]
   ScalarType in, out;
   Activation activation;
   bool bias, scaled;  // scaled: alpha is a device vector [n]
-  int16_t algorithm, split_k;  // split_k: 0 leaves the library's choice
+  int32_t algorithm, split_k;  // split_k: 0 leaves the library's choice
 
   bool operator==(const Problem&) const = default;
 };
@@ -40,13 +43,13 @@ int64_t m_unit(ScalarType in);
 // The M that serves `m`: at most 12.5% above it from 65 on, or the library's unit.
 int64_t bucket_of(int64_t m, ScalarType in);
 
-// Whether planning compiles a kernel, which takes hundreds of milliseconds.
-bool compiles(ScalarType in);
-
 // The dtype that the library wants a bias in.
 ScalarType bias_dtype(ScalarType in, ScalarType out);
 
-// Why cuSPARSELt can't multiply so, or "".
+// The dtype that the library wants a residual in.
+ScalarType residual_dtype(ScalarType out);
+
+// Why cuSPARSELt can't multiply so, as a sentence about it without its name, or "".
 std::string refusal(const Problem& problem);
 
 // Whether products that are known to kill their process are refused no longer: for a process that may die.
@@ -61,20 +64,24 @@ struct Arguments {
 
 class Plan {
  public:
-  // Throws std::runtime_error with the library's words. The problem's device must be current.
-  explicit Plan(const Problem& problem);
+  // Throws std::runtime_error with the library's words. The problem's device must be current. Only a `tracked` plan
+  // can tell whether it is idle; that costs an event at each launch.
+  Plan(const Problem& problem, bool tracked);
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
+  int device() const { return problem_.device; }
   size_t workspace() const { return workspace_; }
   int algorithms() const { return algorithms_; }
 
   // Launches on arguments.stream. Several threads may call.
   void run(const Arguments& arguments);
 
-  // Waits until nothing runs on the device; false where a stream capture forbids it.
-  bool idle() const;
+  // Whether nothing that it launched runs any longer. Never waits.
+  bool idle();
+
+  const bool tracked;
 
   // After a device reset nothing of the library may be touched again.
   void abandon() { abandoned_ = true; }
@@ -86,6 +93,7 @@ class Plan {
   void describe();
   void choose();
   void release();
+  void record(void* stream);
 
   const Problem problem_;
   const Api& api_;
@@ -94,9 +102,11 @@ class Plan {
   int made_ = 0;
   size_t workspace_ = 0;
   int algorithms_ = 0;
-  bool abandoned_ = false;
+  std::atomic<bool> abandoned_{false};
   std::mutex mutex_;  // the bias is an attribute of the description, read at launch
   const void* bias_ = nullptr;
+  std::vector<std::pair<void*, void*>> launches_;  // streams and, for each, the event behind its last launch
+  bool lost_ = false;                              // a launch could not be followed by its event
 };
 
 }  // namespace sparseflow::cuda

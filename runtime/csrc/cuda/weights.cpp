@@ -28,10 +28,14 @@ class Matrix {  // a structured matrix of the library's, for compressing
 
 // Values and places of a pruned weight [N, K] in one buffer of bytes, written by the library.
 Tensor compress(const Tensor& weight) {
-  require(weight.dim() == 2 && weight.is_cuda() && type_code(weight.scalar_type()) >= 0, "cusparselt_compress",
-          "weight must be a matrix [N, K] on CUDA, float16, bfloat16, int8 or float8_e4m3fn");
-  OnDevice guard(weight);
-  const Tensor w = torch::stable::contiguous(weight);
+  using enum ScalarType;
+  const ScalarType dtype = weight.scalar_type();
+  require(weight.dim() == 2 && weight.is_cuda() &&
+              (dtype == Half || dtype == BFloat16 || dtype == Char || dtype == Float8_e4m3fn),
+          "cusparselt_compress",
+          "weight must be a matrix [N, K] on CUDA, float16, bfloat16, int8 or float8_e4m3fn, got " + words(weight));
+  const OnDevice guard(weight.get_device_index());
+  const Tensor w = usable(weight);
   const Api& api = cusparselt();
   const Opaque* handle = handle_of(w.get_device_index());
   const Matrix matrix(api, handle, w);
@@ -48,12 +52,16 @@ Tensor compress(const Tensor& weight) {
 
 // The same buffer from the portable form, without the library.
 Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_features) {
+  constexpr const char* op = "device_layout";
+  const int64_t groups = (in_features + 3) / 4, size = values.element_size();
+  require(in_features >= 0 && values.is_cuda() && values.dim() == 2 && values.size(1) == 2 * groups &&
+              (size == 1 || size == 2 || size == 4),
+          op, "in_features " + std::to_string(in_features) + " needs values [N, " + std::to_string(2 * groups) +
+                  "] of 1, 2 or 4 bytes on CUDA, got " + words(values));
+  check_tensor(op, "positions", positions, ScalarType::Byte, {values.size(0), (groups + 1) / 2},
+               values.get_device_index());
+  const OnDevice guard(values.get_device_index());
   const Tensor v = torch::stable::contiguous(values), p = torch::stable::contiguous(positions);
-  const int64_t groups = (in_features + 3) / 4;
-  require(v.dim() == 2 && v.is_cuda() && v.size(1) == 2 * groups && p.dim() == 2 && p.is_cuda() &&
-              p.scalar_type() == ScalarType::Byte && p.size(0) == v.size(0) && p.size(1) == (groups + 1) / 2,
-          "device_layout", "values [N, Kp/2] and positions [N, ceil(Kp/8)] on CUDA must fit in_features");
-  OnDevice guard(v);
   const Layout layout = DeviceWeight{v, p, in_features}.layout();
   const int64_t bytes = v.numel() * layout.element_size;
   Tensor out = torch::stable::new_empty(p, {bytes + layout.place_bytes()});
@@ -68,7 +76,7 @@ Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_f
 Tensor portable_positions(const Tensor& values, const Tensor& positions, int64_t in_features) {
   const DeviceWeight weight{values, positions, in_features};
   weight.check("portable_positions");
-  OnDevice guard(values);
+  const OnDevice guard(weight.device());
   Tensor out = torch::stable::new_empty(positions, {weight.n(), (weight.layout().groups() + 1) / 2});
   if (out.numel() == 0) return out;
   to_portable_places(weight.layout(), static_cast<const uint8_t*>(positions.const_data_ptr()),
@@ -79,7 +87,7 @@ Tensor portable_positions(const Tensor& values, const Tensor& positions, int64_t
 Tensor decompress_weight(const Tensor& values, const Tensor& positions, int64_t in_features) {
   const DeviceWeight weight{values, positions, in_features};
   weight.check("decompress");
-  OnDevice guard(values);
+  const OnDevice guard(weight.device());
   return dense_of(weight);
 }
 

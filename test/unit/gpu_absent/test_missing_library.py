@@ -1,6 +1,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,35 +27,166 @@ def test_a_library_that_cannot_be_loaded_is_a_reason_not_a_crash(path, reason):
     assert reason in OPEN(path)
 
 
+def names():
+    source = (Path(__file__).parents[3] / "runtime/csrc/cuda/cusparselt.cpp").read_text()
+    found = re.findall(r'Symbol\{"(\w+)"', source)
+    assert len(found) > 15
+    return found
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Builds a library that has cuSPARSELt's functions, but for some, and a version."""
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+
+    def build(version, without=()):
+        functions = [
+            f"int cusparseLt{n}() {{ return 0; }}" for n in names() if n not in (*without, "GetProperty")
+        ]
+        if "GetProperty" not in without:
+            functions.append(
+                "int cusparseLtGetProperty(int part, int* value) "
+                f"{{ const int parts[] = {{{version}}}; *value = parts[part]; return 0; }}"
+            )
+        source, library = tmp_path / "fake.cpp", tmp_path / "libcusparseLt.so.0"
+        source.write_text('extern "C" {\n' + "\n".join(functions) + "\n}")
+        subprocess.run(["c++", "-shared", "-fPIC", "-o", library, source], check=True)
+        return library
+
+    return build
+
+
 def test_a_file_that_is_no_library_is_a_reason(tmp_path):
-    fake = tmp_path / "libcusparseLt.so.0"
-    fake.write_bytes(b"not an ELF file")
-    assert "does not load" in OPEN(str(fake))
+    broken = tmp_path / "libcusparseLt.so.0"
+    broken.write_bytes(b"not an ELF file")
+    assert OPEN(str(broken)) == f"cuSPARSELt does not load: {broken} is not a library"
+    assert OPEN(str(tmp_path)) == f"cuSPARSELt does not load: {tmp_path} is not a library"
+
+
+def test_a_library_cut_short_is_a_reason_not_a_crash(fake):
+    library = fake("0, 10, 0")
+    library.write_bytes(library.read_bytes()[:3000])
+    assert OPEN(str(library)).endswith(f"{library} is cut short: 3000 bytes are not all of it")
+
+
+def test_a_library_for_another_processor_is_not_called_missing(fake):
+    library = fake("0, 10, 0")
+    content = bytearray(library.read_bytes())
+    content[18:20] = (8).to_bytes(2, "little")  # e_machine: MIPS
+    library.write_bytes(content)
+    assert OPEN(str(library)).endswith(f"{library} is a library for another processor")
 
 
 def test_another_library_is_a_reason_that_names_the_missing_function():
-    torch_library = torch.ops.loaded_libraries
-    native = next(path for path in torch_library if "sparseflow" in path)
+    native = next(path for path in torch.ops.loaded_libraries if "sparseflow" in path)
     assert "lacks cusparseLtInit" in OPEN(native)
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_a_library_too_old_is_a_reason_that_names_both_versions(tmp_path):
-    source = (Path(__file__).parents[3] / "runtime/csrc/cuda/cusparselt.cpp").read_text()
-    names = re.findall(r'Symbol\{"(\w+)"', source)
-    assert len(names) > 15
-    functions = [f"int cusparseLt{name}() {{ return 0; }}" for name in names if name != "GetProperty"]
-    version = "int cusparseLtGetProperty(int part, int* value) { *value = (int[]){0, 7, 2}[part]; return 0; }"
-    (tmp_path / "old.c").write_text("\n".join([*functions, version]))
-    library = tmp_path / "libcusparseLt.so.0"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "old.c"], check=True)
-    assert OPEN(str(library)).endswith("is cuSPARSELt 0.7.2, too old: 0.8.0 or newer is needed")
+@pytest.mark.parametrize("name", ["SpMMACompress2", "Matmul", "GetProperty"])
+def test_a_library_without_one_of_the_functions_names_it(fake, name):
+    assert OPEN(str(fake("0, 10, 0", without=(name,)))).endswith(
+        f"is not a usable cuSPARSELt: it lacks cusparseLt{name}"
+    )
 
 
+@pytest.mark.parametrize(("parts", "version"), [("0, 7, 2", "0.7.2"), ("0, 5, 0", "0.5.0")])
+def test_a_library_too_old_is_a_reason_that_names_both_versions(fake, parts, version):
+    reason = OPEN(str(fake(parts)))
+    assert reason.endswith(f"is cuSPARSELt {version}, too old: 0.8.0 or newer is needed")
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+def test_a_whole_library_is_no_use_without_cuda(fake):
+    script = (
+        "import sys, torch; from sparseflow.runtime import ops\n"
+        "print(torch.ops.sparseflow.cusparselt_open(sys.argv[1]))\n"
+        "try: torch.ops.sparseflow.cusparselt_version()\n"
+        "except RuntimeError as error: print(str(error).splitlines()[0])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(fake("0, 10, 0"))], capture_output=True, text=True, check=True
+    )
+    reason = "this torch was built without CUDA"
+    assert result.stdout.splitlines() == [reason, f"cuSPARSELt: {reason}"]
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
 def test_without_a_device_everything_says_so():
-    assert gpu.unusable() == "no CUDA device is available"
-    with pytest.raises(NativeLibraryError, match="no CUDA device"):
+    assert gpu.unusable() == gpu.unusable(3) == "this torch was built without CUDA"
+    with pytest.raises(NativeLibraryError, match="built without CUDA"):
         gpu.require()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes torch believe in a machine with one GPU, and in a library that opens."""
+
+    def pretend(capability=(9, 0), init=lambda: None, opens=""):
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        for name, value in {
+            "init": init,
+            "device_count": lambda: 1,
+            "current_device": lambda: 0,
+            "get_device_name": lambda index: "NVIDIA Test",
+            "get_device_capability": lambda index: capability,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch.ops.sparseflow, "cusparselt_open", lambda path: opens)
+        monkeypatch.setattr(torch.ops.sparseflow, "cuda_kernels_built", lambda: True)
+        monkeypatch.setenv(library.VARIABLE, "/some/libcusparseLt.so.0")
+        library._unusable.cache_clear()
+
+    yield pretend
+    library._unusable.cache_clear()
+
+
+def test_no_driver_and_no_gpu_are_told_apart_in_torchs_words(machine):
+    def fail(words):
+        def init():
+            raise RuntimeError(words)
+
+        return init
+
+    machine(init=fail("Found no NVIDIA driver on your system. Please check that you have\nan NVIDIA GPU."))
+    assert gpu.unusable() == "no CUDA device is available: Found no NVIDIA driver on your system"
+    machine(init=fail("No CUDA GPUs are available"))
+    assert gpu.unusable() == "no CUDA device is available: No CUDA GPUs are available"
+
+
+def test_a_gpu_too_old_or_not_there_is_a_reason(machine):
+    machine(capability=(7, 5))
+    assert gpu.unusable() == "NVIDIA Test is sm_75, and tensor cores for 2:4 begin with sm_80"
+    assert gpu.unusable(1) == "there is no cuda:1, the CUDA devices are 1 in number"
+    assert gpu.unusable(torch.device("cpu")) == "cpu is not a CUDA device"
+
+
+def test_a_library_that_fails_on_the_gpu_is_a_reason_and_is_asked_again(machine, monkeypatch):
+    def fails(index):
+        raise RuntimeError("cuSPARSELt 0.10.0: cusparseLtInit failed: architecture mismatch\nmore")
+
+    machine(capability=(12, 1))
+    monkeypatch.setattr(library, "_foreign_layout", fails)
+    failure = "cuSPARSELt 0.10.0: cusparseLtInit failed: architecture mismatch"
+    assert gpu.unusable() == f"cuSPARSELt does not work on NVIDIA Test: {failure}"
+    monkeypatch.setattr(library, "_foreign_layout", lambda index: None)
+    assert gpu.unusable() is None
+
+
+def test_a_library_that_does_not_open_comes_with_the_way_out(machine):
+    machine(opens="/some/libcusparseLt.so.0 is too old")
+    reason = gpu.unusable()
+    assert reason is not None
+    assert reason.startswith("/some/libcusparseLt.so.0 is too old; pip install")
+
+
+def test_no_library_at_all_comes_with_the_way_out(machine, monkeypatch):
+    machine()
+    monkeypatch.delenv(library.VARIABLE)
+    monkeypatch.setattr(library, "WHEELS", "no_such_wheel.cusparselt")
+    reason = gpu.unusable()
+    assert reason is not None
+    assert reason.startswith("cuSPARSELt is not installed; pip install")
 
 
 def test_the_plan_cache_answers_without_a_device():

@@ -1,0 +1,57 @@
+#include "route.h"
+
+#include "cache.h"
+
+namespace sparseflow::cuda {
+
+Problem problem_of(const DeviceWeight& weight, const Want& want, const Choice& choice) {
+  const ScalarType dtype = weight.values.scalar_type();
+  return weight.problem(want.m, dtype, fused(want) ? Activation::relu : Activation::none, want.bias, choice.algorithm,
+                        choice.split_k);
+}
+
+Route route(const DeviceWeight& weight, const Want& want, bool act) {
+  using enum Route::Kind;
+  const Choice choice = choice_for("linear", want.policy, want.m, kCusparselt, "CUDA");
+  if (want.m == 0 || weight.n() == 0) return {empty};
+  if (choice.backend == kDense) return {policy};
+  if (!weight.joined()) return {apart};
+  if (!weight.aligned()) return {unaligned};
+  const Problem problem = problem_of(weight, want, choice);
+  PlanCache& cache = PlanCache::instance();
+  if (auto plan = cache.find(problem)) return {sparse, problem, std::move(plan)};
+  if (!load_cusparselt("").empty()) return {library, problem};
+  if (!refusal(problem).empty()) return {refused, problem};
+  if (!cache.failure(problem).empty()) return {failed, problem};
+  if (!act) return {cache.pending(problem) ? building : unbuilt, problem};
+  if (cache.slow(problem.in)) {
+    cache.request(problem);
+    return {building, problem};
+  }
+  auto plan = cache.attempt(problem);
+  return {plan ? sparse : failed, problem, std::move(plan)};
+}
+
+std::string sentence(const Route& route) {
+  const Problem& p = route.problem;
+  const std::string sparse = "cusparselt, algorithm " + std::to_string(p.algorithm) +
+                             (p.split_k ? ", split-k " + std::to_string(p.split_k) : "");
+  switch (route.kind) {
+    case Route::Kind::sparse: return sparse;
+    case Route::Kind::empty: return "nothing: the result is empty";
+    case Route::Kind::policy: return "dense: the policy says so";
+    case Route::Kind::apart: return "dense: values and positions do not lie in one buffer";
+    case Route::Kind::unaligned:
+      return "dense: the weight's buffer does not start at a multiple of " + std::to_string(lt::alignment) + " bytes";
+    case Route::Kind::library: return "dense: " + load_cusparselt("");
+    case Route::Kind::refused: return "dense: cuSPARSELt " + refusal(p);
+    case Route::Kind::failed: return "dense: building its plan failed: " + PlanCache::instance().failure(p);
+    case Route::Kind::building: return "dense for now: its plan is being built";
+    case Route::Kind::unbuilt:
+      return PlanCache::instance().slow(p.in) ? "dense for now: its plan is not built yet; the call has it built"
+                                              : sparse + ", once the call has built its plan";
+  }
+  return "";
+}
+
+}  // namespace sparseflow::cuda

@@ -1,0 +1,52 @@
+// How a call of sparseflow::linear runs: by a plan of cuSPARSELt or densely, and why.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "multiply.h"
+
+namespace sparseflow::cuda {
+
+using cpu::Epilogue;
+
+// What of a call decides how it runs.
+struct Want {
+  Epilogue epilogue;
+  const std::vector<int64_t>& policy;
+  bool bias, residual;
+  int64_t m;
+};
+
+// Whether the library's own epilogue serves; else it multiplies, and the activation and the residual come after.
+inline bool fused(const Want& want) { return want.epilogue == Epilogue::relu && !want.residual; }
+
+struct Route {
+  enum class Kind {
+    sparse,    // by `plan`
+    empty,     // nothing to compute
+    policy,    // densely, and so are all below
+    apart,     // places not right behind the values
+    unaligned,
+    library,   // not loaded, or no driver
+    refused,   // by refusal(problem)
+    failed,    // by the cache's failure(problem)
+    building,  // in the background
+    unbuilt,   // a call would build the plan, or have it built
+  } kind;
+  Problem problem{};
+  std::shared_ptr<Plan> plan{};
+};
+
+// The problem that `want` poses a plan, apart from whether it may be posed.
+Problem problem_of(const DeviceWeight& weight, const Want& want, const Choice& choice);
+
+// With `act` the plan that lacks is built, here if that is quick and in the background if not; without, nothing happens.
+Route route(const DeviceWeight& weight, const Want& want, bool act);
+
+// "cusparselt, algorithm 7", "dense: …".
+std::string sentence(const Route& route);
+
+}  // namespace sparseflow::cuda
