@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.tuning.machine import GpuMachine, device_index
@@ -52,6 +53,28 @@ class TuneResult:
     remaining: tuple[Task, ...]
     path: Path
     saved: bool
+
+    def __add__(self, other: TuneResult) -> TuneResult:
+        """Both, of two tunings into one table."""
+        return TuneResult(
+            self.measured + other.measured,
+            self.known + other.known,
+            self.skipped + other.skipped,
+            self.remaining + other.remaining,
+            other.path,
+            self.saved and other.saved,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: counts, the new points, what was skipped and why, and the table."""
+        return {
+            "measured": [point.to_dict() for point in self.measured],
+            "known": len(self.known),
+            "skipped": [{"point": str(task), "why": why} for task, why in self.skipped],
+            "remaining": [str(task) for task in self.remaining],
+            "table": str(self.path),
+            "saved": self.saved,
+        }
 
     @property
     def failed(self) -> tuple[tuple[TunedPoint, Failure], ...]:

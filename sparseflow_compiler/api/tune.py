@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +53,7 @@ def tune(
         device: the GPU to tune.
         folder: where the table is; by default the user's cache folder.
         force: measure again what the table has.
-        deadline: seconds after which to stop cleanly.
+        deadline: seconds after which no further point of a dtype is begun.
         progress: progress bars on stderr; ``None``: only on a terminal.
 
     Returns:
@@ -63,33 +65,27 @@ def tune(
         TuningError: the measuring process dies at once whatever it is asked.
     """
     from sparseflow.runtime import gpu
-    from sparseflow.runtime.tuning import DEFAULT_M
-    from sparseflow.runtime.tuning import tune as tune_shapes
-    from sparseflow.runtime.tuning.machine import GpuMachine
-    from sparseflow.runtime.tuning.table import TunedTable
+    from sparseflow.runtime.tuning import DEFAULT_M, GpuMachine, TunedTable
+    from sparseflow.runtime.tuning.tune import tune as tune_shapes
 
     shapes = _shapes_by_dtype(target, args, kwargs, dtypes, skip)
     where = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
     gpu.require(where)
     table = TunedTable(GpuMachine.here(where), folder)
-    result = None
+    options = {"device": where, "table": table, "force": force, "deadline": deadline}
+    rows = DEFAULT_M if ms is None else ms
     with progress_bars(progress) as bars:
-        for dtype, found in shapes.items():
-            step = bars.stage(f"tune {str(dtype).removeprefix('torch.')}")
-            part = tune_shapes(
-                found,
-                [dtype],
-                DEFAULT_M if ms is None else ms,
-                device=where,
-                table=table,
-                progress=step,
-                force=force,
-                deadline=deadline,
-            )
-            result = part if result is None else result + part
-    if result is None:
+        results = [
+            tune_shapes(found, [dtype], rows, progress=bars.stage(_title(dtype)), **options)
+            for dtype, found in shapes.items()
+        ]
+    if not results:
         raise ArgumentError("sf.tune(target)", "has no linear layer that could be sparse")
-    return result
+    return functools.reduce(operator.add, results)
+
+
+def _title(dtype: torch.dtype) -> str:
+    return f"tune {str(dtype).removeprefix('torch.')}"
 
 
 def _shapes_by_dtype(

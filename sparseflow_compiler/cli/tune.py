@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,10 +97,13 @@ def _meta_model(folder: Path) -> nn.Module:
 
 
 def _text(result: TuneResult) -> str:
-    lines = [f"{result.measured} points measured, table {result.path}"]
-    lines += [f"left out {what}: {why}" for what, why in result.skipped]
+    lines = [
+        f"{point.n}×{point.k} {point.dtype}, M={point.m}: {point.figures()}" for point in result.measured
+    ]
+    lines += [f"{task}: left out, {why}" for task, why in result.skipped]
+    lines.append(f"{len(result.measured)} points measured, {len(result.known)} known before: {result.path}")
     if result.failed:
-        print(f"{result.failed} candidates failed; the table says which and why", file=sys.stderr)
+        lines.append(f"{len(result.failed)} candidates failed; the table says which and why")
     if result.remaining:
-        lines.append(f"{result.remaining} points remain: run the command again")
+        lines.append(f"{len(result.remaining)} points remain: run the command again")
     return "\n".join(lines)
