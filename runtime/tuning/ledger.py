@@ -146,6 +146,7 @@ class Ledger:
 
     @take.register
     def _(self, message: Done) -> TunedPoint:
+        self.announced = None
         for name in ("dense_us", "unpacked_us", "dense_bf16_us"):
             us = getattr(message, name)
             absent = name == "dense_bf16_us" and self._request.dtype != "float8_e4m3fn"

@@ -93,10 +93,13 @@ class Supervisor:
                 self._fruitless = 0
                 return outcome
             except Lost as lost:
+                if ledger.announced or ledger.learnt > learnt:
+                    self._fruitless = 0
                 if ledger.announced:
                     deaths += 1
                     self._blame(ledger, request, str(lost), deaths)
-                self._count(ledger, learnt, str(lost))
+                elif ledger.learnt == learnt:
+                    self._bear(ledger, str(lost))
                 self._bury()
 
     def _converse(self, ledger: Ledger) -> TunedPoint | str:
@@ -137,11 +140,8 @@ class Supervisor:
         if ledger.barren:
             self._hopeless[request.dtype] = f"given up: {given_up}, and none was measured"
 
-    def _count(self, ledger: Ledger, learnt: int, why: str) -> None:
+    def _bear(self, ledger: Ledger, why: str) -> None:
         """Of children that brought nothing, one is bad luck, two in a row are no use."""
-        if ledger.learnt > learnt:
-            self._fruitless = 0
-            return
         self._fruitless += not ledger.build_singly()
         if self._fruitless >= 2:
             words = self._child.last_words(10) if self._child else ""

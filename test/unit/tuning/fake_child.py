@@ -1,9 +1,10 @@
 """Speaks the tuner's protocol without a GPU, and misbehaves as its argument says. Run as a program.
 
-The scenario, a JSON object, has: count, algorithms of the library; do, what happens at a candidate; start, at
-the start; plans, at building them together; garbage, whether lines that are no messages come between; after,
-the exit status once a point is done; done, changes to a point's last message; stray, a candidate reported
-unasked; refuse, M's that the library refuses; log, a file that gets a line for each start and each candidate.
+The scenario, a JSON object, has: count, algorithms of the library; do, what happens at a candidate; final, at
+its last turn; start, at the start; plans, at building them together; garbage, whether lines that are no
+messages come between; after, the exit status once a point is done; done, changes to a point's last message;
+stray, a candidate reported unasked; refuse, M's that the library refuses; log, a file with a line for each
+start and each candidate.
 """
 
 import json
@@ -73,6 +74,9 @@ def measure(request):
         algorithm, split_k = scenario["stray"]
         say("measured", algorithm=algorithm, split_k=split_k, us=0.1, rel_err=0.0)
     best = sorted(known.values(), key=lambda c: c["us"])[:4]
+    for c in best:
+        say("trying", algorithm=c["algorithm"], split_k=c["split_k"])
+        die(scenario.get("final", {}).get(f"{c['algorithm']} {c['split_k']}"))
     fp8 = request["dtype"] == "float8_e4m3fn"
     last = {"dense_us": 20.0, "unpacked_us": 25.0, "dense_bf16_us": 40.0 if fp8 else None, "candidates": best}
     say("done", **(last | scenario.get("done", {})))

@@ -48,6 +48,13 @@ def test_a_candidate_that_ends_its_child_is_named_and_nothing_is_measured_twice(
     assert fake.tried() == ["start", *ALL[:5], "start", *ALL[5:]]
 
 
+def test_candidates_that_end_their_child_in_the_last_round_only_are_named_too(fake):
+    point = measure(fake(final={"5 0": "crash", "4 0": "exit", "3 0": "crash"}))
+    assert sorted(failures(point)) == ["3 0", "4 0", "5 0"]
+    assert best(point) == [2, 1, 1, 0]
+    assert fake.tried() == ["start", *ALL, "start", "start", "start"]
+
+
 def test_what_ended_a_child_is_not_tried_at_the_next_point(fake):
     command = fake(do={"3 0": "crash"})
     _, later, other = measure(
@@ -111,15 +118,17 @@ def test_a_child_that_exits_after_its_results_is_started_again(fake):
     assert fake.tried().count("start") == 3
 
 
-@pytest.mark.parametrize(
-    ("start", "why"), [("crash", "SIGSEGV: warming up"), ("exit", "exit code 3"), ("hang", "hung")]
-)
+@pytest.mark.parametrize(("start", "why"), [("crash", "SIGSEGV: warming up"), ("exit", "exit code 3")])
 def test_a_child_that_never_works_ends_the_tuning_with_its_last_words(fake, start, why):
-    options = {"patience": 1.0, "startup": 1.0} if start == "hang" else {}
     with pytest.raises(TuningError, match=why) as caught:
-        measure(fake(start=start), **options)
+        measure(fake(start=start))
     assert str(caught.value.rule).splitlines()[1] == "warming up"
     assert fake.tried() == ["start", "start"]
+
+
+def test_a_child_that_hangs_before_its_first_word_ends_the_tuning(fake):
+    with pytest.raises(TuningError, match=r"hung: no word for 0\.2 s"):
+        measure(fake(start="hang"), patience=0.2, startup=0.2)
 
 
 def test_a_program_that_is_not_there_is_an_error_and_no_traceback():

@@ -141,6 +141,21 @@ def test_a_wrong_command_line_exits_with_its_usage(args, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
+NOISY = """
+import os
+from sparseflow.runtime.tuning.child import _claim_stdout
+channel = _claim_stdout()
+print("a library's banner", flush=True)
+os.write(1, b"and one from C")
+channel.write("a message")
+"""
+
+
+def test_a_library_that_prints_does_not_reach_the_protocol():
+    done = subprocess.run([sys.executable, "-c", NOISY], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("a message", "a library's banner\nand one from C")
+
+
 LIGHT = """
 import sys
 class Block:
