@@ -138,15 +138,16 @@ std::shared_ptr<Plan> PlanCache::build(const Problem& problem) {
 
 // Another thread may have been faster: its plan stays.
 std::shared_ptr<Plan> PlanCache::insert(const Problem& problem, std::shared_ptr<Plan> plan) {
+  std::shared_ptr<Plan> kept;
   Plans dead;
   {
     std::lock_guard lock(plans_mutex_);
-    plan = plans_.try_emplace(problem, std::move(plan)).first->second;
+    kept = plans_.try_emplace(problem, std::move(plan)).first->second;
     if (plans_.size() > limit_) evict(problem);
     dead = take_idle();
   }
   destroy(dead);
-  return plan;
+  return kept;
 }
 
 // Retires the plan used longest ago, of those that will know when they are idle.
