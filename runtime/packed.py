@@ -148,11 +148,6 @@ class PackedWeight(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}values"], destination[f"{prefix}positions"] = self.portable()
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self.values, self.positions = self.portable()
-        super()._load_from_state_dict(*args)
-        self._place(self.values, self.positions)
-
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""
         kind = str(self.dtype).removeprefix("torch.")
@@ -165,7 +160,9 @@ class PackedWeight(nn.Module):
             name = prefix.removesuffix(".") or "weight"
             _require_layout(values, positions, self.in_features, name)
             _require_content(values, positions, self.in_features, name)
+        self.values, self.positions = self.portable()
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._place(self.values, self.positions)
 
 
 def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
