@@ -57,6 +57,9 @@ def prepare(
 ) -> int:
     """Build the plans that ``sparseflow::linear`` will want for these M's, on worker threads.
 
+    Do it before a CUDA graph is captured: what ran densely then, because its plan was still being built,
+    stays dense in the graph.
+
     Args:
         weight: any weight of the shape, dtype and device: plans aren't tied to one.
         ms: numbers of rows; each prepares the bucket that serves it.

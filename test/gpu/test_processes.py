@@ -66,7 +66,10 @@ def test_plans_can_be_forgotten_after_a_device_reset():
     assert result.stdout == "fine\n", result.stderr
 
 
-@pytest.mark.parametrize("expandable", [False, True])
-def test_rows_that_a_bucket_adds_are_not_read_beyond_the_end_of_memory(expandable):
-    result = child(END_OF_MEMORY, PYTORCH_CUDA_ALLOC_CONF=f"expandable_segments:{expandable}")
+ALLOCATORS = ["expandable_segments:False", "expandable_segments:True", "backend:cudaMallocAsync"]
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_rows_that_a_bucket_adds_are_not_read_beyond_the_end_of_memory(allocator):
+    result = child(END_OF_MEMORY, PYTORCH_CUDA_ALLOC_CONF=allocator)
     assert (result.returncode, result.stdout) == (0, "fine\n"), result.stderr

@@ -44,6 +44,20 @@ def test_a_captured_graph_keeps_the_bias_it_was_captured_with():
     assert error(y, reference(x, weight, first)) < TOLERANCE[torch.bfloat16]
 
 
+def test_a_plan_that_lacks_does_not_break_a_capture():
+    gpu.reset()
+    weight = pruned(512, 1024, torch.bfloat16)
+    device, x = packed(weight), inputs(56, 1024, torch.bfloat16)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = linear(x, device)
+    torch.ops.sparseflow.plans_wait()
+    x.copy_(inputs(56, 1024, torch.bfloat16, seed=9))
+    graph.replay()
+    assert error(y, reference(x, weight)) < TOLERANCE[torch.bfloat16]
+    assert (gpu.stats().plans, gpu.failures()) == (1, "")
+
+
 @pytest.fixture
 def small_cache():
     gpu.reset()

@@ -119,13 +119,8 @@ std::shared_ptr<Plan> PlanCache::build(const Problem& problem) {
   const DeviceGuard guard(problem.device);
   const Relaxed relaxed;
   handle_of(problem.device);  // not a part of the plan's own time
-  bool tracked;
-  {
-    std::shared_lock lock(plans_mutex_);
-    tracked = plans_.size() >= limit_ / 2;
-  }
   const auto start = Clock::now();
-  auto plan = std::make_shared<Plan>(problem, tracked);
+  auto plan = std::make_shared<Plan>(problem);
   slow_[static_cast<size_t>(problem.in) % slow_.size()] = Clock::now() - start > slow_from;
   built_.fetch_add(1, std::memory_order_relaxed);
   plan->last_used.store(clock_.fetch_add(1));
@@ -142,7 +137,12 @@ std::shared_ptr<Plan> PlanCache::insert(const Problem& problem, std::shared_ptr<
   Plans dead;
   {
     std::lock_guard lock(plans_mutex_);
-    kept = plans_.try_emplace(problem, std::move(plan)).first->second;
+    const auto [at, is_new] = plans_.try_emplace(problem, std::move(plan));
+    kept = at->second;
+    if (is_new) {
+      kept->tracked = lasting_ >= limit_ / 2;
+      lasting_ += !kept->tracked;
+    }
     if (plans_.size() > limit_) evict(problem);
     dead = take_idle();
   }
@@ -240,6 +240,7 @@ void PlanCache::clear(bool destroy_them) {
     dropped.swap(retired_);
     for (auto& [problem, plan] : plans_) dropped.push_back(std::move(plan));
     plans_.clear();
+    lasting_ = 0;
   }
   {
     std::lock_guard lock(work_mutex_);

@@ -83,7 +83,7 @@ class PlanCache {
   std::shared_mutex plans_mutex_;
   std::unordered_map<Problem, std::shared_ptr<Plan>, ProblemHash> plans_;
   Plans retired_;  // out of the cache, their kernels perhaps still running
-  size_t limit_ = 16384;
+  size_t limit_ = 16384, lasting_ = 0;  // lasting_: of plans_, those that aren't tracked
   std::atomic<uint64_t> clock_{0}, hits_{0}, built_{0}, evicted_{0};
   std::array<std::atomic<bool>, 64> slow_;  // by dtype
 

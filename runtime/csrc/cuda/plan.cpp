@@ -92,8 +92,7 @@ std::string refusal(const Problem& p) {
   return "";
 }
 
-Plan::Plan(const Problem& problem, bool tracked_)
-    : tracked(tracked_), problem_(problem), api_(cusparselt()), handle_(handle_of(problem.device)) {
+Plan::Plan(const Problem& problem) : problem_(problem), api_(cusparselt()), handle_(handle_of(problem.device)) {
   if (const std::string why = refusal(problem); !why.empty()) throw std::runtime_error("cuSPARSELt " + why);
   try {
     describe();

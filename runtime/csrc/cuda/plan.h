@@ -64,9 +64,8 @@ struct Arguments {
 
 class Plan {
  public:
-  // Throws std::runtime_error with the library's words. The problem's device must be current. Only a `tracked` plan
-  // can tell whether it is idle; that costs an event at each launch.
-  Plan(const Problem& problem, bool tracked);
+  // Throws std::runtime_error with the library's words. The problem's device must be current.
+  explicit Plan(const Problem& problem);
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -78,10 +77,10 @@ class Plan {
   // Launches on arguments.stream. Several threads may call.
   void run(const Arguments& arguments);
 
-  // Whether nothing that it launched runs any longer. Never waits.
+  // Whether nothing that it launched runs any longer. Never waits. Only a tracked plan knows; that costs an event at
+  // each launch, and must be settled before the first.
   bool idle();
-
-  const bool tracked;
+  bool tracked = true;
 
   // After a device reset nothing of the library may be touched again.
   void abandon() { abandoned_ = true; }
