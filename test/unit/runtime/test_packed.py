@@ -208,3 +208,11 @@ def test_foreign_values_must_be_finite():
 def test_foreign_tensors_must_fit(values, positions, k, rule):
     with pytest.raises(ArgumentError, match=rule):
         PackedWeight(values, positions, k)
+
+
+def test_loading_refreshes_the_dense_copy():
+    packed, other = packed_of(), PackedWeight.empty(3, 8)
+    other.keep_dense()
+    other.load_state_dict(packed.state_dict())
+    assert torch.equal(other.dense, packed.unpack())
+    assert sorted(other.state_dict()) == ["positions", "values"]
