@@ -106,9 +106,12 @@ class Layer:
 
     def searched(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Torch's own 2:4 with the algorithm that its search finds for this x."""
-        kind = type(self.torch[0])
-        algorithm = int(torch._cslt_sparse_mm_search(self.torch[0].packed, x.t()))
-        return [kind.from_dense(weight, alg_id=algorithm) for weight in self.dense]
+        padded = F.pad(x, (0, 0, 0, -x.shape[0] % 16))  # as the subclass does for its products
+        algorithm = int(torch._cslt_sparse_mm_search(self.torch[0].packed, padded.t()))
+        found = [torch.sparse.to_sparse_semi_structured(weight) for weight in self.dense]
+        for weight in found:
+            weight.alg_id_cusparselt = algorithm
+        return found
 
 
 def cell(layer: Layer, m: int, seconds: float) -> dict[str, Any]:
