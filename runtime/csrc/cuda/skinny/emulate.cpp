@@ -31,7 +31,10 @@ struct Data {
           dense[size_t(r) * k + 4 * g + (j ? nibble >> 2 : nibble & 3)] = to_float<Bf16>(v);
         }
       }
-    for (auto* t : {&x, &bias, &residual, &y}) t->resize(t == &x ? size_t(m) * k : t == &bias ? n : size_t(m) * n, 0x7fff);
+    x.resize(size_t(m) * k);
+    bias.resize(static_cast<size_t>(n));
+    residual.resize(size_t(m) * n);
+    y.resize(size_t(m) * n, 0x7fff);
     for (auto* t : {&x, &bias, &residual})
       for (auto& v : *t) v = small();
   }
@@ -56,17 +59,26 @@ template <class S>
 void check(int n, int k, int m, int slots, unsigned splits, bool through_memory, bool added) {
   Data d(n, k, m);
   std::vector<float> partials(through_memory ? splits * size_t(m) * n : 0, std::nanf(""));
-  const Product p{d.values.data(), d.places.data(), d.x.data(), added ? d.bias.data() : nullptr,
-                  added ? d.residual.data() : nullptr, d.y.data(), through_memory ? partials.data() : nullptr, n, k, m,
-                  added ? Epilogue::relu : Epilogue::none};
+  const Product p{.values = d.values.data(),
+                  .places = d.places.data(),
+                  .x = d.x.data(),
+                  .bias = added ? d.bias.data() : nullptr,
+                  .residual = added ? d.residual.data() : nullptr,
+                  .n = n,
+                  .k = k,
+                  .m = m,
+                  .epilogue = added ? Epilogue::relu : Epilogue::none,
+                  .y = d.y.data(),
+                  .partials = through_memory ? partials.data() : nullptr};
   const Dim grid{splits, unsigned(n + S::rows - 1) / S::rows, unsigned(m + S::m_rows - 1) / S::m_rows};
   const size_t bytes = std::max(slots * S::stage_bytes, S::sum_bytes);
-  bool ran = emulated::launch(grid, S::threads, through_memory ? 1 : splits, bytes, [&] { multiply<Bf16, S>(p, slots); });
+  const unsigned cluster = through_memory ? 1 : splits;
+  bool ran = emulated::launch(grid, S::threads, cluster, bytes, [&] { multiply<Bf16, S>(p, slots); });
   if (ran && through_memory)
     ran = emulated::launch({3, 1, 1}, 1, 1, 0, [&] { finish_partials<Bf16>(p, static_cast<int>(splits)); });
   const int wrong = ran ? d.wrong(added) : -1;
-  std::printf("%s N %d K %d M %d rows %d stages %d splits %u%s%s\n", wrong == 0 ? "ok" : "WRONG", n, k, m, S::rows, slots,
-              splits, through_memory ? " through memory" : "", added ? " added" : "");
+  std::printf("%s N %d K %d M %d rows %d stages %d splits %u%s%s\n", wrong == 0 ? "ok" : "WRONG", n, k, m, S::rows,
+              slots, splits, through_memory ? " through memory" : "", added ? " added" : "");
   if (wrong < 0) std::printf("  hangs\n");
   if (wrong > 0) std::printf("  %d of %d are wrong\n", wrong, n * m);
   failures += wrong != 0;

@@ -175,7 +175,9 @@ inline uint8_t* shared_memory() {
   const auto p = reinterpret_cast<uintptr_t>(emulated::current->home->shared.data());
   return reinterpret_cast<uint8_t*>((p + 127) / 128 * 128);
 }
-inline Shared shared_address(const void* p) { return static_cast<Shared>(static_cast<const uint8_t*>(p) - shared_memory()); }
+inline Shared shared_address(const void* p) {
+  return static_cast<Shared>(static_cast<const uint8_t*>(p) - shared_memory());
+}
 inline uint8_t* at(Shared s) {
   if (s % 8) std::abort();
   return shared_memory() + s;

@@ -13,8 +13,8 @@
 namespace sparseflow::cuda::skinny {
 
 struct Span {
-  int row, m;             // the first of W and of x
-  int first, last;        // units of K
+  int row, m;       // the first of W and of x
+  int first, last;  // units of K
 };
 
 template <class S>
@@ -24,7 +24,8 @@ __device__ inline int units_in(const Span& span, int stage) {
 }
 
 template <class S>
-__device__ inline void load_values(const Product& p, const Span& span, int unit, int units, Shared to, uint64_t policy) {
+__device__ inline void load_values(const Product& p, const Span& span, int unit, int units, Shared to,
+                                   uint64_t policy) {
   constexpr int across = 4 * S::blocks, down = S::threads / across;  // pieces of 16 bytes, rows at a time
   const int top = threadIdx.x / across, c = threadIdx.x % across;
   if (c / 4 >= units) return;
@@ -36,7 +37,8 @@ __device__ inline void load_values(const Product& p, const Span& span, int unit,
 }
 
 template <class S>
-__device__ inline void load_places(const Product& p, const Span& span, int unit, int units, Shared to, uint64_t policy) {
+__device__ inline void load_places(const Product& p, const Span& span, int unit, int units, Shared to,
+                                   uint64_t policy) {
   constexpr int across = 32 * S::blocks;  // pieces of a strip of 64 rows
 #pragma unroll
   for (int i = threadIdx.x; i < S::place_bytes / 16; i += S::threads) {

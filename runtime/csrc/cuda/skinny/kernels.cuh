@@ -8,8 +8,12 @@
 namespace sparseflow::cuda::skinny {
 
 template <class T, class S>
+std::atomic<uint64_t> ready{0};
+
+template <class T, class S>
 constexpr Kernel kernel_of() {
-  return {multiply<T, S>, S::rows, S::m_rows, S::threads, S::per_sm, S::stage_bytes, S::sum_bytes};
+  return {multiply<T, S>, &ready<T, S>, S::rows, S::m_rows, S::threads, S::per_sm, S::stage_bytes,
+          S::sum_bytes};
 }
 
 // The shapes differ in rows of W (and so in how often x is read), in how long a piece of a row of W they load at a

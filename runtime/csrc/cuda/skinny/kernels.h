@@ -3,12 +3,15 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
+
 #include "skinny.h"
 
 namespace sparseflow::cuda::skinny {
 
 struct Kernel {
   void (*multiply)(Product, int slots);
+  std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
   int rows, m_rows, threads, per_sm, stage_bytes, sum_bytes;
 };
 

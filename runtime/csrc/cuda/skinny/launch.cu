@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 
 #include "kernels.h"
@@ -43,6 +44,17 @@ void check(cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();
   throw std::runtime_error(std::string("sparseflow::skinny_linear did not launch: ") + cudaGetErrorString(error));
+}
+
+// Once for each kernel and device: the driver takes a lock for it.
+void allow_shared_memory(const Kernel& kernel, int bytes, int device) {
+  std::atomic<uint64_t>& flags = *kernel.ready;
+  const uint64_t flag = uint64_t(1) << device % 64;
+  if (device < 64 && flags & flag) return;
+  check(cudaFuncSetAttribute(kernel.multiply, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  check(cudaFuncSetAttribute(kernel.multiply, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
+  flags |= flag;
 }
 
 }  // namespace
@@ -91,8 +103,7 @@ void run(const Product& p, bool half, int variant, int device, void* stream) {
   cluster.val.clusterDim = {shares, 1, 1};
   config.attrs = &cluster;
   config.numAttrs = shares > 1 && !p.partials ? 1 : 0;
-  check(cudaFuncSetAttribute(kernel.multiply, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(config.dynamicSmemBytes)));
+  allow_shared_memory(kernel, static_cast<int>(config.dynamicSmemBytes), device);
   check(cudaLaunchKernelEx(&config, kernel.multiply, p, slots));
   if (!p.partials) return;
   const int64_t pieces = int64_t(p.m) * p.n / 8;

@@ -48,7 +48,9 @@ SPARSEFLOW_BOTH constexpr int swizzled(int row, int c) {
 // half for row low + 8. The 8 bytes that the layout holds for the two rows have them in byte 2 · (c & 3) + (c >> 2)
 // for group c: the low nibble for row `low`, the high one for the other. `upper` chooses groups 4 … 7.
 #ifdef __CUDA_ARCH__
-__device__ inline uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
+__device__ inline uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
 #else
 inline uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t both = a | uint64_t(b) << 32;

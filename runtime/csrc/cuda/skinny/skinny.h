@@ -19,10 +19,10 @@ struct Product {
   const void* x;
   const void* bias;      // or null
   const void* residual;  // or null
-  void* y;
-  float* partials;  // partial_count() floats, or null where that is 0
   int n, k, m;
   Epilogue epilogue;
+  void* y = nullptr;
+  float* partials = nullptr;  // partial_count() floats, or null where that is 0
 };
 
 // A variant is a shape of the thread blocks and the number of blocks that share the K of one strip of rows. The sums
