@@ -1,0 +1,15 @@
+// Stands in for the kernels where the build found no CUDA compiler.
+#include <stdexcept>
+
+#include "skinny.h"
+
+namespace sparseflow::cuda::skinny {
+
+std::string refusal(int, int, int) { return "built without CUDA kernels, because no nvcc was found"; }
+int default_variant(int, int, int, int) { return 0; }
+int64_t partial_count(const Product&, int, int) { return 0; }
+void run(const Product&, bool, int, int, void*) {
+  throw std::runtime_error("sparseflow::skinny_linear: built without CUDA kernels");
+}
+
+}  // namespace sparseflow::cuda::skinny

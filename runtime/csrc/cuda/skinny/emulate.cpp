@@ -1,0 +1,107 @@
+// Runs the kernel on the host and compares it with a plain product, exactly: the data are small integers. Not part of
+// the library; test/unit/test_skinny_emulated.py builds and runs it.
+#include <cstdio>
+
+#include "emulator.h"
+//
+#include "kernel.cuh"
+
+namespace sparseflow::cuda::skinny {
+namespace {
+
+struct Data {
+  int n, k, m;
+  std::vector<uint16_t> values, x, bias, residual, y;
+  std::vector<uint8_t> places;
+  std::vector<float> dense;
+
+  Data(int n_, int k_, int m_) : n(n_), k(k_), m(m_), dense(size_t(n_) * k_) {
+    const Layout layout{n, k, 2};
+    const auto small = [] { return from_float<Bf16>(static_cast<float>(int(emulated::random_source() % 7) - 3)); };
+    values.resize(size_t(n) * k / 2);
+    places.resize(static_cast<size_t>(layout.place_bytes()));
+    for (int r = 0; r < n; ++r)
+      for (int g = 0; g < k / 4; ++g) {
+        static const uint8_t legal[] = {4, 8, 12, 9, 13, 14};
+        const uint8_t nibble = legal[emulated::random_source() % 6];
+        const int64_t at = layout.nibble(r, g);
+        places[static_cast<size_t>(at / 2)] |= static_cast<uint8_t>(nibble << at % 2 * 4);
+        for (int j = 0; j < 2; ++j) {
+          const uint16_t v = values[size_t(r) * k / 2 + 2 * g + j] = small();
+          dense[size_t(r) * k + 4 * g + (j ? nibble >> 2 : nibble & 3)] = to_float<Bf16>(v);
+        }
+      }
+    x.resize(size_t(m) * k);
+    bias.resize(static_cast<size_t>(n));
+    residual.resize(size_t(m) * n);
+    y.resize(size_t(m) * n, 0x7fff);
+    for (auto* t : {&x, &bias, &residual})
+      for (auto& v : *t) v = small();
+  }
+
+  int wrong(bool added) const {
+    int count = 0;
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < n; ++j) {
+        float sum = 0;
+        for (int c = 0; c < k; ++c) sum += to_float<Bf16>(x[size_t(i) * k + c]) * dense[size_t(j) * k + c];
+        if (added) sum = std::max(sum + to_float<Bf16>(bias[j]), 0.f) + to_float<Bf16>(residual[size_t(i) * n + j]);
+        count += y[size_t(i) * n + j] != from_float<Bf16>(sum);
+      }
+    return count;
+  }
+};
+
+int failures = 0;
+
+// `slots` stages in the ring, `splits` shares of K, summed up in a cluster or through memory.
+template <class S>
+void check(int n, int k, int m, int slots, unsigned splits, bool through_memory, bool added) {
+  Data d(n, k, m);
+  std::vector<float> partials(through_memory ? splits * size_t(m) * n : 0, std::nanf(""));
+  const Product p{.values = d.values.data(),
+                  .places = d.places.data(),
+                  .x = d.x.data(),
+                  .bias = added ? d.bias.data() : nullptr,
+                  .residual = added ? d.residual.data() : nullptr,
+                  .n = n,
+                  .k = k,
+                  .m = m,
+                  .epilogue = added ? Epilogue::relu : Epilogue::none,
+                  .y = d.y.data(),
+                  .partials = through_memory ? partials.data() : nullptr};
+  const Dim grid{splits, unsigned(n + S::rows - 1) / S::rows, unsigned(m + S::m_rows - 1) / S::m_rows};
+  const size_t bytes = std::max(slots * S::stage_bytes, S::sum_bytes);
+  const unsigned cluster = through_memory ? 1 : splits;
+  bool ran = emulated::launch(grid, S::threads, cluster, bytes, [&] { multiply<Bf16, S>(p, slots); });
+  if (ran && through_memory)
+    ran = emulated::launch({3, 1, 1}, 1, 1, 0, [&] { finish_partials<Bf16>(p, static_cast<int>(splits)); });
+  const int wrong = ran ? d.wrong(added) : -1;
+  std::printf("%s N %d K %d M %d rows %d stages %d splits %u%s%s\n", wrong == 0 ? "ok" : "WRONG", n, k, m, S::rows,
+              slots, splits, through_memory ? " through memory" : "", added ? " added" : "");
+  if (wrong < 0) std::printf("  hangs\n");
+  if (wrong > 0) std::printf("  %d of %d are wrong\n", wrong, n * m);
+  failures += wrong != 0;
+}
+
+int run_all() {
+  check<Shape<2, 4, 1, 2, 2, 1>>(128, 64, 1, 2, 1, false, false);
+  check<Shape<2, 4, 1, 2, 2, 1>>(192, 1856, 8, 3, 2, false, true);
+  check<Shape<2, 4, 1, 2, 2, 1>>(128, 1600, 4, 5, 1, false, true);
+  check<Shape<2, 4, 1, 2, 2, 2>>(128, 1088, 11, 3, 4, false, true);
+  check<Shape<2, 4, 1, 2, 2, 4>>(64, 832, 32, 4, 2, true, true);
+  check<Shape<2, 4, 1, 2, 2, 8>>(128, 768, 65, 3, 1, false, false);
+  check<Shape<2, 2, 2, 4, 2, 1>>(128, 2496, 3, 3, 2, false, true);
+  check<Shape<2, 2, 2, 4, 2, 4>>(64, 448, 17, 2, 8, false, false);
+  check<Shape<2, 2, 2, 4, 2, 8>>(64, 1344, 33, 2, 1, false, false);
+  check<Shape<4, 4, 2, 2, 1, 1>>(320, 1216, 5, 4, 2, false, true);
+  check<Shape<4, 4, 2, 2, 1, 8>>(256, 704, 64, 4, 1, false, true);
+  check<Shape<4, 8, 1, 1, 1, 1>>(576, 512, 2, 6, 1, false, false);
+  check<Shape<4, 8, 1, 1, 1, 2>>(512, 640, 16, 4, 2, true, true);
+  return failures;
+}
+
+}  // namespace
+}  // namespace sparseflow::cuda::skinny
+
+int main() { return sparseflow::cuda::skinny::run_all(); }

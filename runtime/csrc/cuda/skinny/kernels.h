@@ -1,0 +1,26 @@
+// The compiled kernels, a table for each dtype.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <atomic>
+
+#include "skinny.h"
+
+namespace sparseflow::cuda::skinny {
+
+struct Kernel {
+  void (*multiply)(Product, int slots);
+  std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
+  int rows, m_rows, threads, per_sm, stage_bytes, sum_bytes;
+};
+
+struct Kernels {
+  static constexpr int shapes = 4, widths = 4;
+  Kernel kernel[shapes][widths];  // by shape of the block and by m_tiles = 1, 2, 4, 8
+  void (*finish_partials)(Product, int shares);
+};
+
+extern const Kernels bf16_kernels, fp16_kernels;
+
+}  // namespace sparseflow::cuda::skinny

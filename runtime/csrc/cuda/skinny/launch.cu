@@ -1,0 +1,116 @@
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+
+#include "kernels.h"
+
+namespace sparseflow::cuda::skinny {
+namespace {
+
+constexpr int splits[] = {1, 2, 4, 8};
+constexpr int max_slots = 6;  // what wait_for_stage() counts to
+constexpr int per_block = 1024;  // bytes of shared memory that a block takes beside its own
+
+static_assert(variants == Kernels::shapes * 4 && through_memory == variants);
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  if (cudaDeviceGetAttribute(&value, which, device) != cudaSuccess) cudaGetLastError();
+  return value;
+}
+
+const Kernel& kernel_for(bool half, int variant, int m) {
+  const int width = m <= 8 ? 0 : m <= 16 ? 1 : m <= 32 ? 2 : 3;
+  return (half ? fp16_kernels : bf16_kernels).kernel[variant % variants / 4][width];
+}
+
+int splits_of(int variant) { return splits[variant % 4]; }
+
+// Stages that fit; fewer than two are too few.
+int slots_for(const Kernel& kernel, int device) {
+  const int of_sm = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) / kernel.per_sm - per_block;
+  const int room = std::min(of_sm, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return room < kernel.sum_bytes ? 0 : std::min(max_slots, room / kernel.stage_bytes);
+}
+
+bool in_memory(int variant, int device) {
+  return splits_of(variant) > 1 &&
+         (variant >= through_memory || attribute(cudaDevAttrComputeCapabilityMajor, device) < 9);
+}
+
+int blocks_down(const Kernel& kernel, int n) { return (n + kernel.rows - 1) / kernel.rows; }
+
+void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  throw std::runtime_error(std::string("sparseflow::skinny_linear did not launch: ") + cudaGetErrorString(error));
+}
+
+// Once for each kernel and device: the driver takes a lock for it.
+void allow_shared_memory(const Kernel& kernel, int bytes, int device) {
+  std::atomic<uint64_t>& flags = *kernel.ready;
+  const uint64_t flag = uint64_t(1) << device % 64;
+  if (device < 64 && flags & flag) return;
+  check(cudaFuncSetAttribute(kernel.multiply, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  check(cudaFuncSetAttribute(kernel.multiply, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
+  flags |= flag;
+}
+
+}  // namespace
+
+std::string refusal(int variant, int m, int device) {
+  if (variant < 0 || variant >= variants + through_memory)
+    return "variants are 0 to " + std::to_string(variants - 1) + ", or " + std::to_string(through_memory) +
+           " more for sums through memory; got " + std::to_string(variant);
+  if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "GPUs before sm_80 have no sparse tensor cores";
+  const Kernel& kernel = kernel_for(false, variant, m);
+  if (slots_for(kernel, device) < 2)
+    return "variant " + std::to_string(variant) + " needs " +
+           std::to_string(std::max(2 * kernel.stage_bytes, kernel.sum_bytes)) +
+           " bytes of shared memory a block, more than this GPU has";
+  return "";
+}
+
+// A strip of 128 rows while x is small, of 256 where reading x for each strip would cost; then just enough shares of
+// K that the blocks fill most of the GPU.
+int default_variant(int n, int k, int m, int device) {
+  const int preferred = m <= 32 ? 0 : 8;
+  const int first = refusal(preferred, m, device).empty() ? preferred : 0;
+  const Kernel& kernel = kernel_for(false, first, m);
+  const int places = attribute(cudaDevAttrMultiProcessorCount, device) * kernel.per_sm;
+  int split = 0;
+  while (split < 3 && 10 * blocks_down(kernel, n) * splits[split] < 7 * places && k / 64 >= 8 * splits[split + 1])
+    ++split;
+  return first + split;
+}
+
+int64_t partial_count(const Product& p, int variant, int device) {
+  return in_memory(variant, device) ? int64_t(splits_of(variant)) * p.m * p.n : 0;
+}
+
+void run(const Product& p, bool half, int variant, int device, void* stream) {
+  const Kernel& kernel = kernel_for(half, variant, p.m);
+  const int slots = slots_for(kernel, device);
+  const auto shares = static_cast<unsigned>(splits_of(variant));
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(shares, blocks_down(kernel, p.n), (p.m + kernel.m_rows - 1) / kernel.m_rows);
+  config.blockDim = dim3(kernel.threads);
+  config.dynamicSmemBytes = std::max(slots * kernel.stage_bytes, kernel.sum_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {shares, 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = shares > 1 && !p.partials ? 1 : 0;
+  allow_shared_memory(kernel, static_cast<int>(config.dynamicSmemBytes), device);
+  check(cudaLaunchKernelEx(&config, kernel.multiply, p, slots));
+  if (!p.partials) return;
+  const int64_t pieces = int64_t(p.m) * p.n / 8;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 127) / 128, 65535));
+  const Kernels& kernels = half ? fp16_kernels : bf16_kernels;
+  kernels.finish_partials<<<blocks, 128, 0, config.stream>>>(p, splits_of(variant));
+  check(cudaGetLastError());
+}
+
+}  // namespace sparseflow::cuda::skinny

@@ -1,0 +1,46 @@
+// y [M, N] = x [M, K] · Wᵀ for few rows of x, where reading W is all the time there is: W 2:4 in the layout of CUDA
+// (../layout.h), bf16 or fp16, sums in fp32, N and K multiples of 64, any M (made for 1 … 64; beyond, W is read once
+// for every 64 rows of x).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace sparseflow::cuda::skinny {
+
+enum class Epilogue : int { none, relu, gelu, gelu_tanh, silu };
+
+// y = epilogue(x · Wᵀ + bias) + residual. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and
+// places as in layout.h; x [M, K], y and residual [M, N], bias [N], all contiguous and of one dtype.
+struct Product {
+  const void* values;
+  const void* places;
+  const void* x;
+  const void* bias;      // or null
+  const void* residual;  // or null
+  int n, k, m;
+  Epilogue epilogue;
+  void* y = nullptr;
+  float* partials = nullptr;  // partial_count() floats, or null where that is 0
+};
+
+// A variant is a shape of the thread blocks and the number of blocks that share the K of one strip of rows. The sums
+// of those are added through the shared memory of a cluster, or through `partials` on GPUs without clusters and where
+// `through_memory` is added to the variant. Either way in one order: the same input gives the same bits.
+constexpr int variants = 16;
+constexpr int through_memory = 16;
+
+// Why this variant can't run on this device for this M, or "".
+std::string refusal(int variant, int m, int device);
+
+// A fair choice where nothing was measured.
+int default_variant(int n, int k, int m, int device);
+
+// How many floats run() wants in `partials`.
+int64_t partial_count(const Product& p, int variant, int device);
+
+// Launches on `stream`; throws std::runtime_error where the launch fails.
+void run(const Product& p, bool half, int variant, int device, void* stream);
+
+}  // namespace sparseflow::cuda::skinny
