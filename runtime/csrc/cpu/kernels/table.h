@@ -4,6 +4,7 @@
 #include "layout.h"
 #include "skinny.h"
 #include "skinny_dot.h"
+#include "skinny_spread.h"
 #include "tile.h"
 #include "tile_pairs.h"
 #include "tile_wide.h"
@@ -31,12 +32,23 @@ struct Choice<BF16> {
 };
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <>
+struct Choice<BF16> {
+  using Skinny = Spread<BF16>;
+  using Tiles = Wide<BF16>;
+};
+template <>
+struct Choice<F16> {
+  using Skinny = Spread<F16>;
+  using Tiles = Wide<F16>;
+};
+#endif
+
 inline void plan(const Linear& a, int threads, Plan& p) {
   with_type(a.dtype, [&](auto d) {
     using C = Choice<decltype(d)>;
-    // One row of 16-bit x: permuting 256 bits and blending beats the permute over two 512-bit registers.
-    if (W == 16 && a.m == 1 && a.dtype != DType::f32 && !C::Skinny::kOneRow) avx2::kernels.plan(a, threads, p);
-    else if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
+    if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
   });
 }
