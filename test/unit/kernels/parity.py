@@ -51,6 +51,8 @@ def worst(dtype, n, k, m, epilogue, with_bias, with_residual):
 
 
 def cases():
+    for dtype in ROUNDING:  # tasks of many rows of W, in several stretches of k, over two panels of x
+        yield dtype, 300, 1030, 600, "silu", True, True
     for dtype, (n, k), m in itertools.product(ROUNDING, SHAPES, ROWS):
         yield dtype, n, k, m, "none", False, False
         if m in EPILOGUE_ROWS:

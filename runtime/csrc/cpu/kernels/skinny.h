@@ -115,14 +115,15 @@ struct Lanes {
 };
 
 // Steps [begin, end) of R rows of W against M rows of x. What is fewer stays in registers, the other passes by.
-// `row_k` columns are from one row to the next.
+// `row_k` columns are from one row to the next; W is fetched ahead where `fetching`.
 template <class L, int R, int M>
 inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R],
-                         const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, int64_t row_k, vf (&s)[R][M]) {
+                         const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, int64_t row_k, bool fetching,
+                         vf (&s)[R][M]) {
   constexpr bool kHoldX = W == 16 || M < R;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t v0 = (i - begin) * (L::kStep / 2), p0 = (i - begin) * (L::kStep / 8);
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; fetching && r < R; ++r) {
       constexpr int64_t kSize = sizeof(typename L::D::T);
       fetch(values[r] + v0, kValuesAhead, (end - i) * (L::kStep / 2) * kSize, (R - 1) * row_k / 2 * kSize);
       fetch(positions[r] + p0, kPositionsAhead, (end - i) * (L::kStep / 8), (R - 1) * row_k / 8);
@@ -163,7 +164,7 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
     positions[r] = p.a.positions + at * bytes;
   }
   vf s[R][M] = {};
-  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, groups * 4, s);
+  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, groups * 4, m0 == 0, s);
   if (whole * L::kStep < groups * 4) {
     T last[R][L::kStep / 2] = {};
     uint8_t last_positions[R][L::kStep / 8] = {};
@@ -174,7 +175,7 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
       values[r] = last[r];
       positions[r] = last_positions[r];
     }
-    skinny_steps<L, R, M>(values, positions, x, p.k_padded, whole, whole + 1, 0, s);
+    skinny_steps<L, R, M>(values, positions, x, p.k_padded, whole, whole + 1, 0, false, s);
   }
   for (int r = 0; r < R; ++r)
     for (int m = 0; m < M; ++m) sums[(m0 + m) * pitch + r] = sum_of(s[r][m]);

@@ -6,6 +6,7 @@
 #include "skinny_dot.h"
 #include "skinny_spread.h"
 #include "tile.h"
+#include "tile_amx.h"
 #include "tile_pairs.h"
 #include "tile_wide.h"
 
@@ -15,8 +16,13 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 constexpr int64_t kPanelBytes = 16 << 20;
 
 inline int64_t panel(const Linear& a) {
+#if defined(__AMX_BF16__)
+  const int64_t rows = a.dtype == DType::f16 ? 256 : 512;  // fp16 becomes twice as many tiles
+#else
+  constexpr int64_t rows = 512;
+#endif
   const int64_t fit = kPanelBytes / (round_up(most(a.k, 1), 64) * 4) / (kMaxVectors * W) * (kMaxVectors * W);
-  return most(kMaxVectors * W, least(fit, 512));
+  return most(kMaxVectors * W, least(fit, rows));
 }
 
 template <class D>
@@ -48,6 +54,10 @@ struct Choice<F16> {
 inline void plan(const Linear& a, int threads, Plan& p) {
   with_type(a.dtype, [&](auto d) {
     using C = Choice<decltype(d)>;
+#if defined(__AMX_BF16__)
+    if constexpr (!__is_same(decltype(d), F32))
+      if (a.m > Bf16Parts<decltype(d)>::kFew) return plan_amx<decltype(d)>(a, threads, p);
+#endif
     if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
   });
