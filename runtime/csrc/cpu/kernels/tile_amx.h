@@ -1,5 +1,5 @@
-// The product with AMX: 16 rows of W by 32 k, spread to dense by an expanding move, times 32 k by 16 rows of x. fp16 is the
-// exact sum of two bf16, a head and a tail, so its product is four such products.
+// The product with AMX: 16 rows of W by 32 k, spread to dense by an expanding move, times 32 k by 16 rows of x. fp16 is
+// the exact sum of two bf16, a head and a tail, so its product is four such products.
 #pragma once
 
 #include "amx.h"
@@ -88,7 +88,7 @@ struct RowBlock {
   }
 };
 
-// A block of W: two tiles of rows over some steps of k. A task takes all its rows over a stretch of k, then the next stretch.
+// A block of W: two tiles of rows over some steps of k. A task takes all its rows over a stretch of k, then the next.
 template <class D>
 struct Block {
   static constexpr int64_t kRows = 32 / Bf16Parts<D>::kParts;
@@ -134,7 +134,8 @@ struct Sums {
 
 // Two tiles of rows of W times NX of rows of x over `steps`; `between` is called in each.
 template <int NX, class F>
-inline void multiply_tiles(const char* w, const char* x, int64_t x_pitch, int64_t steps, char* sums, int64_t pitch, Sums how, F& between) {
+inline void multiply_tiles(const char* w, const char* x, int64_t x_pitch, int64_t steps, char* sums, int64_t pitch,
+                           Sums how, F& between) {
   if (how.load) {
     tile_load<0>(sums), tile_load<1>(sums + kTileBytes);
     if constexpr (NX == 2) tile_load<2>(sums + pitch), tile_load<3>(sums + pitch + kTileBytes);
@@ -164,11 +165,13 @@ template <class D, class F>
 void multiply_block(const Block<D>& b, const char* w, char* sums, F& between) {
   const Plan& p = *b.p;
   constexpr int kParts = Bf16Parts<D>::kParts;
-  const int64_t x_pitch = b.all_steps() * kTileBytes, pitch = p.row_block / 16 * kParts * kTileBytes, x_tiles = p.vectors * kParts;
+  const int64_t x_tiles = p.vectors * kParts, x_pitch = b.steps() * kTileBytes;
+  const int64_t pitch = p.row_block / 16 * kParts * kTileBytes;
   char* to = sums + b.r0 / 16 * kParts * kTileBytes;
-  const char* x = p.scratch + b.j0 * kTileBytes;
+  const char* x = p.scratch + b.j0 * x_tiles * kTileBytes;
   // The sums stay in their tiles where those are all.
-  const bool stay = x_tiles <= 2 && p.row_block <= b.kRows, first = b.j0 == 0, last = b.j0 + b.steps() == b.all_steps();
+  const bool stay = x_tiles <= 2 && p.row_block <= b.kRows;
+  const bool first = b.j0 == 0, last = b.j0 + b.steps() == b.all_steps();
   const Sums how = {first, !first && !stay, last || !stay};
   int64_t t = 0;
   for (; t + 2 <= x_tiles; t += 2)
@@ -222,14 +225,14 @@ void run_amx(const Plan& p, int64_t begin, int64_t end, char* local) {
   }
 }
 
-// x as tiles [16 rows of x][part][32 k], each [k / 2][row][k % 2].
+// x as tiles [block of k][16 rows of x][part][32 k], each [k / 2][row][k % 2].
 template <class D>
 void prepare_amx(const Plan& p, int64_t begin, int64_t end) {
   constexpr int kParts = Bf16Parts<D>::kParts;
   const int64_t steps = p.k_padded / 32;
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t t = i / p.tiles, j1 = least(steps, (i % p.tiles + 1) * kAmxSteps);
-    for (int64_t j = i % p.tiles * kAmxSteps; j < j1; ++j) {
+    const int64_t t = i / p.tiles, j0 = i % p.tiles * kAmxSteps, count = least(kAmxSteps, steps - j0);
+    for (int64_t j = j0; j < j0 + count; ++j) {
       vf block[kParts][W];
       const int64_t left = p.a.k - j * 32;
       const __mmask32 columns = left >= 32 ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
@@ -241,7 +244,8 @@ void prepare_amx(const Plan& p, int64_t begin, int64_t end) {
       }
       for (int q = 0; q < kParts; ++q) {
         transpose(block[q]);
-        auto* to = reinterpret_cast<float*>(p.scratch + ((t * kParts + q) * steps + j) * kTileBytes);
+        const int64_t tile = j0 * p.vectors * kParts + (t * kParts + q) * count + j - j0;
+        auto* to = reinterpret_cast<float*>(p.scratch + tile * kTileBytes);
         for (int r = 0; r < W; ++r) store(to + r * W, block[q][r]);
       }
     }
