@@ -4,6 +4,11 @@
 #include <stdexcept>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace sparseflow::cpu {
 namespace {
 
@@ -12,6 +17,21 @@ struct Level {
   const Kernels* kernels;
   bool supported;
 };
+
+#if defined(SPARSEFLOW_X86)
+// The tile registers are large, so that Linux gives them only to a process that asks.
+bool amx_usable() {
+  if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-bf16") ||
+      !__builtin_cpu_supports("avx512vbmi2"))
+    return false;
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 // From the plainest to the best.
 std::vector<Level> levels() {
@@ -25,6 +45,7 @@ std::vector<Level> levels() {
   all.push_back({"avx2", &avx2::kernels, avx2});
   all.push_back({"avx512", &avx512::kernels, avx512});
   all.push_back({"avx512bf16", &avx512bf16::kernels, bf16});
+  all.push_back({"amx", &amx::kernels, bf16 && amx_usable()});
 #endif
   return all;
 }

@@ -7,7 +7,7 @@
 
 namespace sparseflow::cpu {
 
-// "plain", "avx2", "avx512" or "avx512bf16": the best that the machine has, or the one that SPARSEFLOW_CPU_ISA
+// "plain", "avx2", "avx512", "avx512bf16" or "amx": the best that the machine has, or the one that SPARSEFLOW_CPU_ISA
 // names. Throws std::runtime_error where that names none, or one that the machine lacks.
 const std::string& isa_name();
 

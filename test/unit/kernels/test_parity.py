@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-LEVELS = ["plain", "avx2", "avx512", "avx512bf16"]
+LEVELS = ["plain", "avx2", "avx512", "avx512bf16", "amx"]
 ASK = """
 import torch
 from sparseflow.runtime import native

@@ -6,9 +6,16 @@
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-constexpr int kMaxSkinny = 4;       // rows of x at once
-constexpr int kSkinnyRows = 4;      // rows of W at once
-constexpr int kSkinnyBlock = 64;    // rows of W in a task
+constexpr int kMaxSkinny = 4;     // rows of x at once
+constexpr int kSkinnyBlock = 64;  // rows of W in a task, at most
+constexpr int kValuesAhead = 2048;    // bytes that are fetched ahead: the hardware's own prefetch stops at every page
+constexpr int kPositionsAhead = 256;  // and is slow to start again
+
+// Fetches what is read `ahead` bytes after `p`. `left` bytes are left of this row; the row that follows in its stream
+// begins `skip` bytes after its end.
+inline void fetch(const void* p, int64_t ahead, int64_t left, int64_t skip) {
+  __builtin_prefetch(static_cast<const char*>(p) + ahead + (ahead < left ? 0 : skip));
+}
 
 inline float sum_of(vf v) {
 #if defined(__AVX512F__)
@@ -28,7 +35,8 @@ struct Lanes {
   static constexpr int kStep = 32;
   // Up to so many rows of x, passing each row of W several times through the registers beats a tile; measured.
   static constexpr int kFew = W == 16 ? 24 : W == 8 ? 8 : 4;
-  static constexpr bool kOneRow = W == 8;  // for one row of x, whether one row of W at a time is faster; measured
+  static constexpr int kRows = 4;  // of W in a round over all rows of x: a multiple of all that are taken at once
+  static constexpr int rows_at_once(int m) { return W == 8 && m > 2 ? 2 : 4; }  // of W with `m` of x, to fit the registers
 #if defined(__AVX2__)
   static constexpr int kParts = 16 / W;  // of a step that are worked on one at a time, to fit the registers
 #else
@@ -107,15 +115,21 @@ struct Lanes {
 };
 
 // Steps [begin, end) of R rows of W against M rows of x. What is fewer stays in registers, the other passes by.
+// `row_k` columns are from one row to the next; W is fetched ahead where `fetching`.
 template <class L, int R, int M>
 inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R],
-                         const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, vf (&s)[R][M]) {
+                         const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, int64_t row_k, bool fetching,
+                         vf (&s)[R][M]) {
   constexpr bool kHoldX = W == 16 || M < R;
-  for (int64_t i = begin; i < end; ++i)
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t v0 = (i - begin) * (L::kStep / 2), p0 = (i - begin) * (L::kStep / 8);
+    for (int r = 0; fetching && r < R; ++r) {
+      constexpr int64_t kSize = sizeof(typename L::D::T);
+      fetch(values[r] + v0, kValuesAhead, (end - i) * (L::kStep / 2) * kSize, (R - 1) * row_k / 2 * kSize);
+      fetch(positions[r] + p0, kPositionsAhead, (end - i) * (L::kStep / 8), (R - 1) * row_k / 8);
+    }
     for (int part = 0; part < L::kParts; ++part) {
-      const auto kept = [&](int r) {
-        return L::kept(values[r] + (i - begin) * (L::kStep / 2), positions[r] + (i - begin) * (L::kStep / 8), part);
-      };
+      const auto kept = [&](int r) { return L::kept(values[r] + v0, positions[r] + p0, part); };
       const auto dense = [&](int m) { return L::dense(x + m * x_pitch + i * L::kStep, part); };
       if constexpr (kHoldX) {
         typename L::Dense d[M];
@@ -133,25 +147,7 @@ inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8
         }
       }
     }
-}
-
-// The same for one row of each. A single row of W is the one stream that the hardware's prefetch follows best, so
-// the sums that hide the latency of adding are over k instead of over rows.
-template <class L>
-inline vf skinny_one(const typename L::D::T* values, const uint8_t* positions, const typename L::X* x, int64_t steps) {
-  constexpr int kSums = 4;
-  vf s[kSums] = {};
-  const auto add = [&](int64_t i, int chain) {
-    for (int part = 0; part < L::kParts; ++part)
-      L::add(s[(chain * L::kParts + part) % kSums],
-             L::kept(values + i * (L::kStep / 2), positions + i * (L::kStep / 8), part), L::dense(x + i * L::kStep, part));
-  };
-  constexpr int kUnroll = most(1, kSums / L::kParts);
-  int64_t i = 0;
-  for (; i + kUnroll <= steps; i += kUnroll)
-    for (int u = 0; u < kUnroll; ++u) add(i + u, u);
-  for (; i < steps; ++i) add(i, 0);
-  return (s[0] + s[1]) + (s[2] + s[3]);
+  }
 }
 
 // sums[r][m] for R rows of W from `row` on; rows past n repeat the last.
@@ -168,8 +164,7 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
     positions[r] = p.a.positions + at * bytes;
   }
   vf s[R][M] = {};
-  if constexpr (R == 1 && M == 1) s[0][0] = skinny_one<L>(values[0], positions[0], x, whole);
-  else skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, s);
+  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, groups * 4, m0 == 0, s);
   if (whole * L::kStep < groups * 4) {
     T last[R][L::kStep / 2] = {};
     uint8_t last_positions[R][L::kStep / 8] = {};
@@ -180,18 +175,19 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
       values[r] = last[r];
       positions[r] = last_positions[r];
     }
-    skinny_steps<L, R, M>(values, positions, x, p.k_padded, whole, whole + 1, s);
+    skinny_steps<L, R, M>(values, positions, x, p.k_padded, whole, whole + 1, 0, false, s);
   }
   for (int r = 0; r < R; ++r)
     for (int m = 0; m < M; ++m) sums[(m0 + m) * pitch + r] = sum_of(s[r][m]);
 }
 
 template <class L, int M = kMaxSkinny>
-void skinny_rows_of(const Plan& p, int64_t count, int64_t row, int64_t m0, float* sums, int64_t pitch) {
-  constexpr int R = M == 1 && L::kOneRow ? 1 : W == 8 && M > 2 ? 2 : kSkinnyRows;
+void skinny_rows_of(const Plan& p, int64_t count, int64_t count_rows, int64_t row, int64_t m0, float* sums, int64_t pitch) {
+  constexpr int R = L::rows_at_once(M);
+  static_assert(L::kRows % R == 0);
   if constexpr (M > 1)
-    if (count < M) return skinny_rows_of<L, M - 1>(p, count, row, m0, sums, pitch);
-  for (int r = 0; r < kSkinnyRows; r += R) skinny_rows<L, R, M>(p, row + r, m0, sums + r, pitch);
+    if (count < M) return skinny_rows_of<L, M - 1>(p, count, count_rows, row, m0, sums, pitch);
+  for (int r = 0; r < count_rows; r += R) skinny_rows<L, R, M>(p, row + r, m0, sums + r, pitch);
 }
 
 template <class L>
@@ -200,9 +196,9 @@ void run_skinny(const Plan& p, int64_t begin, int64_t end, char*) {
   alignas(64) float sums[kSkinnyBlock * kPitch];
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row0 = i * p.row_block, rows = least(p.row_block, p.a.n - row0);
-    for (int64_t r = 0; r < rows; r += kSkinnyRows)
+    for (int64_t r = 0; r < rows; r += L::kRows)
       for (int64_t m = 0; m < p.a.m; m += kMaxSkinny)
-        skinny_rows_of<L>(p, least(kMaxSkinny, p.a.m - m), row0 + r, m, sums + r, kPitch);
+        skinny_rows_of<L>(p, least(kMaxSkinny, p.a.m - m), least(L::kRows, rows - r), row0 + r, m, sums + r, kPitch);
     for (int64_t m = 0; m < p.a.m; ++m) finish_row<typename L::D>(p.a, sums + m * kPitch, m, row0, rows);
   }
 }
@@ -223,7 +219,8 @@ void plan_skinny(const Linear& a, int threads, Plan& p) {
   p.a = a;
   p.k_padded = round_up(most(a.k, 1), L::kStep);
   p.scratch_bytes = a.m * p.k_padded * static_cast<int64_t>(sizeof(typename L::X));
-  p.row_block = most(4, least(kSkinnyBlock, round_up((a.n + threads - 1) / threads, 4)));
+  constexpr int kRows = L::kRows;
+  p.row_block = most(kRows, least(kSkinnyBlock / kRows * kRows, round_up((a.n + threads - 1) / threads, kRows)));
   p.local_bytes = 0;
   p.prepare_tasks = a.m;
   p.run_tasks = (a.n + p.row_block - 1) / p.row_block;

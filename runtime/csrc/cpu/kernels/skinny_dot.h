@@ -12,7 +12,8 @@ struct Dot {
   static constexpr int kStep = 64;
   static constexpr int kParts = 1;
   static constexpr int kFew = 32;
-  static constexpr bool kOneRow = true;
+  static constexpr int kRows = 4;
+  static constexpr int rows_at_once(int) { return 4; }
 
   struct Kept {
     __m512i v, at;

@@ -4,7 +4,9 @@
 #include "layout.h"
 #include "skinny.h"
 #include "skinny_dot.h"
+#include "skinny_spread.h"
 #include "tile.h"
+#include "tile_amx.h"
 #include "tile_pairs.h"
 #include "tile_wide.h"
 
@@ -14,8 +16,13 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 constexpr int64_t kPanelBytes = 16 << 20;
 
 inline int64_t panel(const Linear& a) {
+#if defined(__AMX_BF16__)
+  const int64_t rows = a.dtype == DType::f16 ? 256 : 512;  // fp16 becomes twice as many tiles
+#else
+  constexpr int64_t rows = 512;
+#endif
   const int64_t fit = kPanelBytes / (round_up(most(a.k, 1), 64) * 4) / (kMaxVectors * W) * (kMaxVectors * W);
-  return most(kMaxVectors * W, least(fit, 512));
+  return most(kMaxVectors * W, least(fit, rows));
 }
 
 template <class D>
@@ -31,12 +38,27 @@ struct Choice<BF16> {
 };
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <>
+struct Choice<BF16> {
+  using Skinny = Spread<BF16>;
+  using Tiles = Wide<BF16>;
+};
+template <>
+struct Choice<F16> {
+  using Skinny = Spread<F16>;
+  using Tiles = Wide<F16>;
+};
+#endif
+
 inline void plan(const Linear& a, int threads, Plan& p) {
   with_type(a.dtype, [&](auto d) {
     using C = Choice<decltype(d)>;
-    // One row of 16-bit x: permuting 256 bits and blending beats the permute over two 512-bit registers.
-    if (W == 16 && a.m == 1 && a.dtype != DType::f32 && !C::Skinny::kOneRow) avx2::kernels.plan(a, threads, p);
-    else if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
+#if defined(__AMX_BF16__)
+    if constexpr (!__is_same(decltype(d), F32))
+      if (a.m > Bf16Parts<decltype(d)>::kFew) return plan_amx<decltype(d)>(a, threads, p);
+#endif
+    if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
   });
 }

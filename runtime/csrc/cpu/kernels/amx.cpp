@@ -1,0 +1,2 @@
+#define SPARSEFLOW_ISA amx
+#include "table.h"
