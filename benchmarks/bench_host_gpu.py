@@ -1,7 +1,7 @@
 """What a call costs the host, and what an unseen M costs: `python benchmarks/bench_host_gpu.py`.
 
-Host cost: wall time of launching, the device far behind, ours and F.linear in turn. Unseen M: wall time of the
-first call with each of many random M's after warm-up, until the launch returns; plans are built meanwhile.
+Host cost: wall time of launching, the device far behind, ours and F.linear in turn. Unseen M: wall time of
+the first call with each of many random M's after warm-up, until the launch returns.
 """
 
 from __future__ import annotations

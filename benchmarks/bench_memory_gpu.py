@@ -1,8 +1,8 @@
 """GPU memory of packed weights in memory mode compressed: `python benchmarks/bench_memory_gpu.py`.
 
-A Llama-3-8B-shaped stack is compiled in place; what its sparse layers take is read from torch's allocator and
-from nvidia-smi, before and after. What cuSPARSELt itself and its kernels take, whatever the model, is loaded by
-a small model first and reported on its own.
+A Llama-3-8B-shaped stack is compiled in place; what its sparse layers take is read from torch's allocator
+and from nvidia-smi, before and after. What cuSPARSELt itself and its kernels take, whatever the model, is
+loaded by a small model first and reported on its own.
 """
 
 from __future__ import annotations

@@ -29,9 +29,6 @@ void check(const char* op, const Call& c) {
   require(n % 64 == 0 && k % 64 == 0 && k > 0, op,
           "N and K must be multiples of 64, got " + std::to_string(n) + " and " + std::to_string(k));
   require(n <= largest && k <= largest && c.m <= largest, op, "x or the weight is too large, got x " + words(c.x));
-  for (const auto* t : {&c.bias, &c.residual})
-    require(!*t || ((*t)->scalar_type() == dtype && (*t)->get_device_index() == c.x.get_device_index()), op,
-            "bias and residual must have x's dtype and device");
   for (const Tensor* t : {&c.weight.values, &c.weight.positions})
     require(reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0, op,
             "values and positions must be aligned to 16 bytes");
@@ -74,9 +71,8 @@ namespace {
 Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
                      std::optional<Tensor> residual, int64_t in_features, std::string epilogue, int64_t variant) {
   constexpr const char* op = "skinny_linear";
-  OnDevice guard(x);
-  return skinny::product(op, {op, x, {values, positions, in_features}, std::move(bias), std::move(residual)}, epilogue,
-                         variant);
+  const Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), x.scalar_type());
+  return skinny::product(op, call, epilogue, variant);
 }
 
 // How many variants there are; their ids are 0 … count − 1. 0 for shapes that the kernel doesn't take.
