@@ -21,6 +21,10 @@ class Backend(IntEnum):
     DENSE = 0  # the dense product: with the kept copy, else with the weight decompressed into a scratch
     CPU = 1  # own kernels: AVX-512, AVX2 or plain C++
     CUSPARSELT = 2  # on NVIDIA GPUs, with an algorithm of the library
+    SKINNY = 3  # on NVIDIA GPUs: own kernel for few rows, in one of its variants
+
+
+_VARIED = (Backend.CUSPARSELT, Backend.SKINNY)
 
 
 _TEXT = re.compile(r"([a-z]+)(?:@(\d{1,5})(?:/(-?\d{1,3}))?)?", re.ASCII)
@@ -32,7 +36,8 @@ class Choice:
 
     Attributes:
         backend: the path.
-        algorithm: of cuSPARSELt, 0 … 65535; ids mean something for one version of the library only.
+        algorithm: of cuSPARSELt, whose ids mean something for one version of the library only, or the variant
+            of the own kernel; 0 … 65535.
         split_k: of cuSPARSELt; 0 leaves the library's choice, −1 … 254 sets it.
 
     Raises:
@@ -45,7 +50,8 @@ class Choice:
 
     def __post_init__(self) -> None:
         inside = 0 <= self.algorithm < 1 << 16 and -1 <= self.split_k < 255
-        if not inside or (self.backend is not Backend.CUSPARSELT and (self.algorithm or self.split_k)):
+        allowed = self.backend in _VARIED or not self.algorithm
+        if not inside or not allowed or (self.split_k and self.backend is not Backend.CUSPARSELT):
             raise ArgumentError(
                 "policy",
                 f"{self.backend.name.lower()} has no algorithm {self.algorithm} with split-k {self.split_k}",
@@ -81,6 +87,6 @@ class Choice:
 
     def __str__(self) -> str:
         name = self.backend.name.lower()
-        if self.backend is not Backend.CUSPARSELT:
+        if self.backend not in _VARIED:
             return name
         return f"{name}@{self.algorithm}" + (f"/{self.split_k}" if self.split_k else "")

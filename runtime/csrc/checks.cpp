@@ -27,9 +27,10 @@ Choice choice_for(const char* op, const std::vector<int64_t>& policy, int64_t m,
   Choice choice{own};
   for (size_t i = 0; i < policy.size(); i += 2) {
     const int64_t code = policy[i + 1], backend = code & 255, rest = code >> 8;
-    if (backend != kDense && backend != own)
+    if (backend != kDense && backend != own && !(backend == kSkinny && own == kCusparselt))
       require(false, op, "policy names backend " + std::to_string(backend) + ", which " + device + " doesn't have");
-    if (rest < 0 || rest >> 24 || (rest && backend != kCusparselt))
+    const int64_t most = backend == kCusparselt ? 24 : backend == kSkinny ? 16 : 0;  // bits
+    if (rest < 0 || rest >> most)
       require(false, op, "policy has the code " + std::to_string(code) + ", which means nothing for backend " +
                              std::to_string(backend));
     if (i && policy[i] <= policy[i - 2]) require(false, op, "the rows in policy must rise");

@@ -38,7 +38,7 @@ class Ledger:
         self._request = request
         self._known: dict[Key, Candidate] = {}
         self._failed = {key: Failure(*key, f"not tried: {why}") for key, why in barred.items()}
-        self._count = 0
+        self._count = Count(0, 0)
         self._closed = False
         self._together = request.together
         self._doing = ""
@@ -64,8 +64,7 @@ class Ledger:
         self.announced, self._doing = None, ""
         skip = tuple(self._failed)
         if self._closed:
-            every = [(algorithm, split_k) for algorithm in range(self._count) for split_k in SPLITS]
-            skip = tuple(key for key in every if key not in self._known)
+            skip = tuple(key for key in self._every() if key not in self._known)
         return dataclasses.replace(
             self._request, skip=skip, known=tuple(self._known.values()), together=self._together
         )
@@ -85,12 +84,17 @@ class Ledger:
     def close(self, why: str) -> None:
         """No candidate is tried any more."""
         self._closed = True
-        for algorithm in range(self._count):
-            if (algorithm, 0) not in self._known:
-                self.fail((algorithm, 0), why)
+        for key in self._every():
+            if key[2] == 0 and key not in self._known:
+                self.fail(key, why)
+
+    def _every(self) -> list[Key]:
+        algorithms, variants = range(self._count.algorithms), range(self._count.variants)
+        ours: list[Key] = [("skinny", variant, 0) for variant in variants]
+        return ours + [("cusparselt", algorithm, split_k) for algorithm in algorithms for split_k in SPLITS]
 
     def _asked_for(self, key: Key) -> bool:
-        return key[0] < self._count and key[1] in SPLITS and key not in self._failed
+        return key in self._every() and key not in self._failed
 
     @functools.singledispatchmethod
     def take(self, message: Message) -> TunedPoint | str | None:
@@ -114,24 +118,24 @@ class Ledger:
 
     @take.register
     def _(self, message: Count) -> None:
-        self._count = message.algorithms
+        self._count = message
 
     @take.register
     def _(self, message: Trying) -> None:
-        key = message.algorithm, message.split_k
+        key = message.backend, message.algorithm, message.split_k
         self.announced = key if self._asked_for(key) else None
         self._doing = ""
 
     @take.register
     def _(self, message: Failed) -> None:
         # It stays announced: a child that exits now says that the candidate spoilt its process.
-        key = message.algorithm, message.split_k
+        key = message.backend, message.algorithm, message.split_k
         if self._asked_for(key):
             self.fail(key, message.why)
 
     @take.register
     def _(self, message: Measured) -> None:
-        key = message.algorithm, message.split_k
+        key = message.backend, message.algorithm, message.split_k
         if key != self.announced:
             self.fail(key, "reported without having been asked for")
         elif why := self._lie(message):
@@ -153,7 +157,7 @@ class Ledger:
             if us is not None if absent else us is None or not _is_time(us):
                 raise Lost(f"reported {us} as {name}")
         for measured in message.candidates:
-            key = measured.algorithm, measured.split_k
+            key = measured.backend, measured.algorithm, measured.split_k
             if key not in self._known:
                 self.fail(key, "reported without having been asked for")
             elif why := self._lie(measured):
@@ -169,7 +173,11 @@ class Ledger:
 
     def _point(self, done: Done) -> TunedPoint:
         asked = self._request
-        final = [key for key in ((c.algorithm, c.split_k) for c in done.candidates) if key in self._known]
+        final = [
+            key
+            for key in ((c.backend, c.algorithm, c.split_k) for c in done.candidates)
+            if key in self._known
+        ]
         best = sorted((self._known[key] for key in dict.fromkeys(final)), key=lambda c: (c.us, c.key))
         return TunedPoint(
             asked.dtype,

@@ -30,7 +30,7 @@ from sparseflow.runtime.tuning.protocol import (
     Trying,
 )
 from sparseflow.runtime.tuning.replay import Replay, Spoilt, alive, first_line, in_turns
-from sparseflow.runtime.tuning.sweep import output_dtype
+from sparseflow.runtime.tuning.sweep import SKINNY_M, output_dtype
 
 ROUNDS = 9
 # A candidate this much slower than the best so far isn't timed a second time.
@@ -93,16 +93,24 @@ class _Point:
         count = torch.ops.sparseflow.cusparselt_algorithms(
             self.layer.packed[0].values, request.k, request.m, "none", self.out, False
         )
-        self.say(Count(count))
-        algorithms = [(algorithm, 0) for algorithm in range(count)]
+        variants = self._variants()
+        self.say(Count(count, variants))
+        algorithms: list[Key] = [("cusparselt", algorithm, 0) for algorithm in range(count)]
         self._build(algorithms)
         if request.then is not None and request.together:
             self._request((key for key in algorithms if key not in request.skip), request.then)
-        self._quick(algorithms)
-        split = [(algorithm, -1) for algorithm, _ in self._best()]
+        self._quick([*algorithms, *(("skinny", variant, 0) for variant in range(variants))])
+        split: list[Key] = [(lt, algorithm, -1) for lt, algorithm, _ in self._best() if lt == "cusparselt"]
         self._build(split)  # and what was requested for the next M: its building would disturb the last round
         self._quick(split)
         self.say(self._final())
+
+    def _variants(self) -> int:
+        request = self.request
+        if self.layer.bf16 or request.m > SKINNY_M:
+            return 0
+        count: int = torch.ops.sparseflow.skinny_variants(request.n, request.k, request.m)
+        return count
 
     def _missing(self, keys: Iterable[Key]) -> list[Key]:
         return [key for key in keys if key not in self.known and key not in self.request.skip]
@@ -113,8 +121,9 @@ class _Point:
     def _request(self, keys: Iterable[Key], m: int) -> None:
         """Have worker threads build plans; the operator that asks for them is for 16-bit dtypes."""
         if not self.layer.bf16:
-            for key in keys:
-                gpu.prepare(self.layer.packed[0], [m], [1, gpu.policy_code(*key)], wait=False)
+            for _, algorithm, split_k in keys:
+                code = gpu.policy_code(algorithm, split_k)
+                gpu.prepare(self.layer.packed[0], [m], [1, code], wait=False)
 
     def _build(self, keys: Iterable[Key]) -> None:
         if self.request.together:
@@ -147,25 +156,25 @@ class _Point:
         self.sides[key] = side
 
     def _side(self, key: Key) -> Replay:
-        def call(copy: int) -> Tensor:
-            # Not `linear`, which would run densely where this throws.
-            weight = self.layer.packed[copy]
-            y: Tensor = torch.ops.sparseflow.cusparselt_linear(
-                self.x,
-                weight.values,
-                weight.positions,
-                None,
-                None,
-                None,
-                weight.in_features,
-                "none",
-                self.out,
-                1.0,
-                *key,
+        backend, algorithm, split_k = key
+
+        def skinny(copy: int) -> Tensor:
+            w = self.layer.packed[copy]
+            y: Tensor = torch.ops.sparseflow.skinny_linear(
+                self.x, w.values, w.positions, None, None, w.in_features, "none", algorithm
             )
             return y
 
-        return Replay(call, self.layer.copies, self.pool)
+        def library(copy: int) -> Tensor:
+            # Not `linear`, which would run densely where this throws.
+            w = self.layer.packed[copy]
+            places = w.values, w.positions, None, None, None, w.in_features
+            y: Tensor = torch.ops.sparseflow.cusparselt_linear(
+                self.x, *places, "none", self.out, 1.0, algorithm, split_k
+            )
+            return y
+
+        return Replay(skinny if backend == "skinny" else library, self.layer.copies, self.pool)
 
     def _final(self) -> Done:
         self.say(Doing("preparing the dense products"))

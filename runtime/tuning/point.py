@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
-from sparseflow.runtime.tuning.sweep import DTYPES, output_dtype
+from sparseflow.runtime.tuning.sweep import BACKENDS, DTYPES, output_dtype
 
 KEPT = 4
 """How many of the fastest candidates a point keeps."""
@@ -21,24 +21,26 @@ than the rounding. A wrong product is off by about 1."""
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Candidate:
-    """One algorithm that gave the right product.
+    """One way that gave the right product.
 
     Attributes:
-        algorithm: cuSPARSELt's id of it, which holds for one version of the library.
-        split_k: 0 for the library's choice, −1 or a positive factor.
+        backend: "cusparselt" or "skinny".
+        algorithm: cuSPARSELt's id, which holds for one version of the library, or the own kernel's variant.
+        split_k: of cuSPARSELt: 0 for the library's choice, −1 or a positive factor.
         us: microseconds of one product.
         rel_err: ‖y − ref‖ / ‖ref‖ against the product in float32.
     """
 
+    backend: str
     algorithm: int
     split_k: int
     us: float
     rel_err: float
 
     @property
-    def key(self) -> tuple[int, int]:
-        """The algorithm and its split-k."""
-        return self.algorithm, self.split_k
+    def key(self) -> tuple[str, int, int]:
+        """The backend, its algorithm and its split-k."""
+        return self.backend, self.algorithm, self.split_k
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -59,14 +61,16 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Failure:
-    """One algorithm that can't be used, and why: refused, wrong, hung, or the end of its process.
+    """One way that can't be used, and why: refused, wrong, hung, or the end of its process.
 
     Attributes:
-        algorithm: cuSPARSELt's id of it.
+        backend: as a candidate's.
+        algorithm: as a candidate's.
         split_k: as a candidate's.
         why: a phrase for a report.
     """
 
+    backend: str
     algorithm: int
     split_k: int
     why: str
@@ -149,7 +153,7 @@ class TunedPoint:
         if not self.candidates:
             return f"{dense}, no candidate{failed}"
         best = self.candidates[0]
-        how = f"algorithm {best.algorithm}, split-k {best.split_k}"
+        how = f"{best.backend} {best.algorithm}" + (f", split-k {best.split_k}" if best.split_k else "")
         return f"{dense}, sparse {best.us:.1f} ({self.dense_us / best.us:.2f}×, {how}){failed}"
 
 
@@ -162,6 +166,8 @@ def wrong(dtype: str, rel_err: float) -> str | None:
 
 def _require_key(kind: type, row: object) -> None:
     fields = require_fields(kind, row)
+    if fields["backend"] not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {fields['backend']!r}")
     require_number("algorithm", fields["algorithm"], whole=True, least=0)
     require_number("split_k", fields["split_k"], whole=True, least=-1)
 

@@ -89,7 +89,7 @@ def _policy(
 
 def timed(point: TunedPoint) -> Timed:
     """A tuned point as the rule of thresholds reads it."""
-    ways = {Choice(Backend.CUSPARSELT, c.algorithm, c.split_k): c.us for c in point.candidates}
+    ways = {Choice(Backend[c.backend.upper()], c.algorithm, c.split_k): c.us for c in point.candidates}
     return Timed(point.m, point.dense_us, point.unpacked_us, ways)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sparseflow.runtime.tuning.point import Candidate
 
-Key = tuple[int, int]  # an algorithm and its split-k
+Key = tuple[str, int, int]  # a backend, its algorithm and its split-k
 
 PLANS = "building plans"
 
@@ -53,7 +53,9 @@ class Request:
     def decode(cls, line: str) -> Request:
         """From a line that `encode` made."""
         fields = json.loads(line)
-        fields["skip"] = tuple((algorithm, split_k) for algorithm, split_k in fields["skip"])
+        fields["skip"] = tuple(
+            (backend, algorithm, split_k) for backend, algorithm, split_k in fields["skip"]
+        )
         fields["known"] = tuple(Candidate.from_dict(entry) for entry in fields["known"])
         return cls(**fields)
 
@@ -74,15 +76,17 @@ class Doing:
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """The library has this many algorithms for the product; their ids begin at 0."""
+    """The library has this many algorithms for the product, and the own kernel variants; ids begin at 0."""
 
     algorithms: int
+    variants: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Trying:
     """The child is about to run a candidate."""
 
+    backend: str
     algorithm: int
     split_k: int
 
@@ -91,6 +95,7 @@ class Trying:
 class Measured:
     """A candidate's first, rough time."""
 
+    backend: str
     algorithm: int
     split_k: int
     us: float
@@ -101,6 +106,7 @@ class Measured:
 class Failed:
     """A candidate can't be used."""
 
+    backend: str
     algorithm: int
     split_k: int
     why: str

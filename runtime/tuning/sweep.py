@@ -11,6 +11,12 @@ DTYPES = ("bfloat16", "float16", "float8_e4m3fn")
 SPLITS = (0, -1)
 """The library's choice, tried for every algorithm, and −1, for the best ones. sm_90 takes no factor."""
 
+BACKENDS = ("cusparselt", "skinny")
+"""What is tuned, by the names of ``Backend``."""
+
+SKINNY_M = 128
+"""The most rows of x with which the own kernel for few rows is tried."""
+
 UNIT = 64
 """N and K must be multiples of it (csrc/cuda/plan.cpp)."""
 

@@ -161,11 +161,11 @@ def test_wrong_arguments_are_refused_by_name():
     x = inputs(4, 512, torch.bfloat16)
     with pytest.raises(RuntimeError, match=r"skinny_linear: x must be BFloat16 \[\.\.\., 512\]"):
         skinny(x.half(), device)
-    with pytest.raises(RuntimeError, match="variants are 0 to"):
+    with pytest.raises(RuntimeError, match="has the variants 0 to"):
         skinny(x, device, variant=1000)
     with pytest.raises(RuntimeError, match="epilogue must be"):
         skinny(x, device, epilogue="tanh")
-    with pytest.raises(RuntimeError, match="bias and residual must have x's dtype"):
+    with pytest.raises(RuntimeError, match="bias must be BFloat16"):
         skinny(x, device, bias=torch.zeros(256, device="cuda"))
     with pytest.raises(RuntimeError, match="multiples of 64"):
         skinny(inputs(4, 96, torch.bfloat16), packed(pruned(64, 96, torch.bfloat16)))

@@ -18,6 +18,7 @@ namespace {
 using torch::stable::accelerator::DeviceGuard;
 
 constexpr auto retry_after = std::chrono::seconds(60);
+constexpr int most_while_serving = 2;
 constexpr auto slow_from = std::chrono::milliseconds(2);
 
 // Waits for the devices of `plans`; returns what kept it from that, or "".
@@ -79,6 +80,8 @@ void PlanCache::in_forked_child() {
   [[maybe_unused]] static auto* never_destroyed = new std::vector<std::thread>(std::move(workers_));
   workers_.clear();
   queue_.clear();
+  serving_.clear();
+  serving_now_ = 0;
   pending_.clear();
   stopping_ = true;
   new (&plans_mutex_) std::shared_mutex;
@@ -172,21 +175,22 @@ PlanCache::Plans PlanCache::take_idle() {
   return dead;
 }
 
-void PlanCache::request(const Problem& problem) {
+void PlanCache::request(const Problem& problem, bool serving) {
   if (find(problem)) return;
   std::lock_guard lock(work_mutex_);
   const auto failed = failed_.find(problem);
   if (stopping_ || pending_.contains(problem) || (failed != failed_.end() && Clock::now() < failed->second.retry))
     return;
   pending_.insert(problem);
-  queue_.push_back(problem);
+  std::deque<Problem>& queue = serving ? serving_ : queue_;
+  queue.push_back(problem);
   const size_t most = std::clamp(std::thread::hardware_concurrency(), 1u, 16u);
   if (workers_.size() < most && workers_.size() < pending_.size()) {
     try {
       workers_.emplace_back([this] { work(); });
     } catch (const std::system_error& error) {
       if (workers_.empty()) {
-        queue_.pop_back();
+        queue.pop_back();
         pending_.erase(problem);
         failed_[problem] = {std::string("no thread could be started: ") + error.what(), Clock::now() + retry_after};
         return;
@@ -199,16 +203,23 @@ void PlanCache::request(const Problem& problem) {
 void PlanCache::work() {
   std::unique_lock lock(work_mutex_);
   while (true) {
-    work_ready_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    work_ready_.wait(lock, [this] {
+      return stopping_ || !queue_.empty() || (!serving_.empty() && serving_now_ < most_while_serving);
+    });
     if (stopping_) return;
-    const Problem problem = queue_.front();
-    queue_.pop_front();
+    const bool serving = queue_.empty();
+    std::deque<Problem>& queue = serving ? serving_ : queue_;
+    const Problem problem = queue.front();
+    queue.pop_front();
+    serving_now_ += serving;
     lock.unlock();
     try {
       attempt(problem);
     } catch (...) {  // no memory to say why; the next call asks again
     }
     lock.lock();
+    serving_now_ -= serving;
+    if (!serving_.empty()) work_ready_.notify_one();
     pending_.erase(problem);
     if (pending_.empty()) work_done_.notify_all();
   }

@@ -38,8 +38,9 @@ class PlanCache {
   // As get, but null where building it fails; failure() has the reason then.
   std::shared_ptr<Plan> attempt(const Problem& problem);
 
-  // Has a worker build the plan, unless it is there, under way or failed lately.
-  void request(const Problem& problem);
+  // Has a worker build the plan, unless it is there, under way or failed lately. `serving`: other calls run meanwhile.
+  // Loading a kernel holds a lock of the driver that launches wait for, so only a few of these are built at a time.
+  void request(const Problem& problem, bool serving = false);
 
   // Whether building a plan of this dtype is more than a call should wait for: as the last one built showed.
   bool slow(ScalarType in) const { return slow_[static_cast<size_t>(in) % slow_.size()]; }
@@ -89,7 +90,8 @@ class PlanCache {
 
   std::mutex work_mutex_;
   std::condition_variable work_ready_, work_done_;
-  std::deque<Problem> queue_;
+  std::deque<Problem> queue_, serving_;
+  int serving_now_ = 0;  // of serving_, being built
   std::unordered_set<Problem, ProblemHash> pending_;
   std::unordered_map<Problem, Failure, ProblemHash> failed_;
   std::vector<std::thread> workers_;

@@ -5,6 +5,7 @@
 #include "cpu/args.h"
 #include "driver.h"
 #include "route.h"
+#include "skinny/call.h"
 
 namespace sparseflow::cuda {
 namespace {
@@ -50,6 +51,7 @@ Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, st
   const Want want{act, policy, c.bias.has_value(), c.residual.has_value(), c.m};
   const Route chosen = route(c.weight, want, true);
   if (chosen.kind == Route::Kind::empty) return torch::stable::new_empty(c.x, sizes_with_last(c.x, c.weight.n()));
+  if (chosen.kind == Route::Kind::skinny) return skinny::product(op, c, act, chosen.variant);
   return chosen.plan ? run_sparse(c, want, chosen) : run_dense(c, act, dense);
 }
 
@@ -76,8 +78,10 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
   int64_t count = 0;
   for (int64_t m : ms) {
     const Choice choice = choice_for(prepare_op, policy, m, kCusparselt, "CUDA");
+    count += choice.backend == kSkinny && m > 0;  // which needs no plan
+    if (choice.backend != kCusparselt) continue;
     const Problem problem = problem_of(weight, {act, policy, bias, residual, m}, choice);
-    if (choice.backend == kDense || m <= 0 || !refusal(problem).empty()) continue;
+    if (m <= 0 || !refusal(problem).empty()) continue;
     cache.request(problem);
     ++count;
   }

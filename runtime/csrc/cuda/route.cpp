@@ -1,6 +1,7 @@
 #include "route.h"
 
 #include "cache.h"
+#include "skinny/call.h"
 
 namespace sparseflow::cuda {
 
@@ -17,6 +18,11 @@ Route route(const DeviceWeight& weight, const Want& want, bool act) {
   if (choice.backend == kDense) return {policy};
   if (!weight.joined()) return {apart};
   if (!weight.aligned()) return {unaligned};
+  if (choice.backend == kSkinny) {
+    std::string why = skinny::refusal(weight, want.m, choice.algorithm);
+    if (!why.empty()) return {.kind = unskinny, .why = std::move(why)};
+    return {.kind = Route::Kind::skinny, .variant = choice.algorithm};
+  }
   const Problem problem = problem_of(weight, want, choice);
   PlanCache& cache = PlanCache::instance();
   if (auto plan = cache.find(problem)) return {sparse, problem, std::move(plan)};
@@ -25,7 +31,7 @@ Route route(const DeviceWeight& weight, const Want& want, bool act) {
   if (!cache.failure(problem).empty()) return {failed, problem};
   if (!act) return {cache.pending(problem) ? building : unbuilt, problem};
   if (cache.slow(problem.in)) {
-    cache.request(problem);
+    cache.request(problem, true);
     return {building, problem};
   }
   auto plan = cache.attempt(problem);
@@ -38,6 +44,8 @@ std::string sentence(const Route& route) {
                              (p.split_k ? ", split-k " + std::to_string(p.split_k) : "");
   switch (route.kind) {
     case Route::Kind::sparse: return sparse;
+    case Route::Kind::skinny: return "skinny, variant " + std::to_string(route.variant);
+    case Route::Kind::unskinny: return "dense: the kernel for few rows " + route.why;
     case Route::Kind::empty: return "nothing: the result is empty";
     case Route::Kind::policy: return "dense: the policy says so";
     case Route::Kind::apart: return "dense: values and positions do not lie in one buffer";

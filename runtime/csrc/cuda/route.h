@@ -1,4 +1,4 @@
-// How a call of sparseflow::linear runs: by a plan of cuSPARSELt or densely, and why.
+// How a call of sparseflow::linear runs: by a plan of cuSPARSELt, by the own kernel or densely, and why.
 #pragma once
 
 #include <memory>
@@ -26,6 +26,7 @@ inline bool fused(const Want& want) { return want.epilogue == Epilogue::relu && 
 struct Route {
   enum class Kind {
     sparse,    // by `plan`
+    skinny,    // by the own kernel in `variant`
     empty,     // nothing to compute
     policy,    // densely, and so are all below
     apart,     // places not right behind the values
@@ -35,9 +36,12 @@ struct Route {
     failed,    // by the cache's failure(problem)
     building,  // in the background
     unbuilt,   // a call would build the plan, or have it built
+    unskinny,  // the own kernel doesn't take it: `why`
   } kind;
   Problem problem{};
   std::shared_ptr<Plan> plan{};
+  int64_t variant = 0;
+  std::string why{};
 };
 
 // The problem that `want` poses a plan, apart from whether it may be posed.

@@ -34,7 +34,9 @@ def tuned(monkeypatch, tmp_path):
 
     def tune(shapes, dtypes, ms, **options):
         calls.append((list(shapes), list(dtypes), tuple(ms)))
-        point = TunedPoint("bfloat16", "bfloat16", 64, 64, 8, 2.0, 4.0, (Candidate(3, 0, 1.0, 1e-3),), ())
+        point = TunedPoint(
+            "bfloat16", "bfloat16", 64, 64, 8, 2.0, 4.0, (Candidate("cusparselt", 3, 0, 1.0, 1e-3),), ()
+        )
         return TuneResult((point,), (), (), (), tmp_path / "table.json", True)
 
     monkeypatch.setattr("sparseflow.runtime.tuning.tune.tune", tune)

@@ -189,7 +189,7 @@ def test_parsed_ranges():
         ("-1:cpu", "'-1:cpu' is not of the form"),
         ("1:cpu, 4:dense", "' 4:dense' is not of the form"),
         ("¹:cpu", "is not of the form"),
-        ("1:gpu", "unknown backend 'gpu'; known: dense, cpu, cusparselt"),
+        ("1:gpu", "unknown backend 'gpu'; known: dense, cpu, cusparselt, skinny"),
         ("1:CPU", "unknown backend 'CPU'"),
         ("2:cpu", "the first range must start at M=1, not 2"),
         ("1:cpu,8:dense,8:cpu", "M must ascend, but 8 follows 8"),

@@ -120,3 +120,16 @@ def test_algorithms_that_a_backend_does_not_have_are_refused(text):
 def test_malformed_choices_are_refused(text):
     with pytest.raises(ArgumentError, match="unknown backend"):
         Policy.parse(text)
+
+
+def test_the_own_kernel_and_the_library_share_a_policy():
+    skinny = Choice(Backend.SKINNY, 8)
+    points = [
+        Timed(1, 1.0, 2.6, {skinny: 0.6, lt(3): 1.4}),
+        Timed(64, 1.0, 2.6, {skinny: 0.7, lt(3): 1.3}),
+        Timed(256, 1.0, 1.5, {lt(3): 0.7}),
+    ]
+    policy = choose_by_thresholds(points, "compressed")
+    assert str(policy) == "1:skinny@8,256:cusparselt@3"
+    assert policy.to_ints() == [1, 3 | 8 << 8, 256, 2 | 3 << 8]
+    assert not policy.wants_dense

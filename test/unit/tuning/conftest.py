@@ -9,7 +9,9 @@ import pytest
 from sparseflow.runtime.tuning import Candidate, GpuMachine, TunedPoint
 
 HERE = GpuMachine("NVIDIA H200", "9.0", "580.95.05", "0.10.0", "2.11.0+cu130")
-POINT = TunedPoint("bfloat16", "bfloat16", 4096, 4096, 16, 10.0, 12.0, (Candidate(3, 0, 6.0, 1e-3),), ())
+POINT = TunedPoint(
+    "bfloat16", "bfloat16", 4096, 4096, 16, 10.0, 12.0, (Candidate("cusparselt", 3, 0, 6.0, 1e-3),), ()
+)
 
 
 @pytest.fixture(autouse=True)

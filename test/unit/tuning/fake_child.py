@@ -38,7 +38,7 @@ def die(how):
 
 
 def attempt(algorithm, split_k):
-    key = {"algorithm": algorithm, "split_k": split_k}
+    key = {"backend": "cusparselt", "algorithm": algorithm, "split_k": split_k}
     say("trying", **key)
     log(f"{algorithm} {split_k}")
     how = scenario.get("do", {}).get(f"{algorithm} {split_k}")
@@ -60,7 +60,7 @@ def measure(request):
     say("doing", what="making the weights")
     if request["m"] in scenario.get("refuse", []):
         return say("refused", why="the library has no such product")
-    say("count", algorithms=scenario["count"])
+    say("count", algorithms=scenario["count"], variants=0)
     say("doing", what="building plans")
     if request["together"]:
         die(scenario.get("plans"))
@@ -68,14 +68,14 @@ def measure(request):
     for algorithm in range(scenario["count"]):
         for split_k in (0, -1)[: 1 + (algorithm == 1)]:
             key = (algorithm, split_k)
-            if key not in known and list(key) not in request["skip"]:
+            if key not in known and ["cusparselt", *key] not in request["skip"]:
                 known.update((key, c) for c in attempt(*key))
     if "stray" in scenario:
         algorithm, split_k = scenario["stray"]
-        say("measured", algorithm=algorithm, split_k=split_k, us=0.1, rel_err=0.0)
+        say("measured", backend="cusparselt", algorithm=algorithm, split_k=split_k, us=0.1, rel_err=0.0)
     best = sorted(known.values(), key=lambda c: c["us"])[:4]
     for c in best:
-        say("trying", algorithm=c["algorithm"], split_k=c["split_k"])
+        say("trying", backend="cusparselt", algorithm=c["algorithm"], split_k=c["split_k"])
         die(scenario.get("final", {}).get(f"{c['algorithm']} {c['split_k']}"))
     fp8 = request["dtype"] == "float8_e4m3fn"
     last = {"dense_us": 20.0, "unpacked_us": 25.0, "dense_bf16_us": 40.0 if fp8 else None, "candidates": best}

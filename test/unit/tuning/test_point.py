@@ -10,18 +10,26 @@ from hypothesis import strategies as st
 from sparseflow.runtime.tuning import Candidate, Failure, TunedPoint
 from sparseflow.runtime.tuning.point import wrong
 from sparseflow.runtime.tuning.protocol import Done, Measured, decode, encode
-from sparseflow.runtime.tuning.sweep import DTYPES, output_dtype
+from sparseflow.runtime.tuning.sweep import BACKENDS, DTYPES, output_dtype
 
 times = st.floats(min_value=1e-3, max_value=1e9)
 sizes = st.integers(1, 1 << 20)
 candidates = st.lists(
-    st.builds(Candidate, st.integers(0, 65535), st.integers(-1, 8), times, st.floats(0, 1)),
+    st.builds(
+        Candidate,
+        st.sampled_from(BACKENDS),
+        st.integers(0, 65535),
+        st.integers(-1, 8),
+        times,
+        st.floats(0, 1),
+    ),
     max_size=4,
     unique_by=lambda c: c.key,
 ).map(lambda found: tuple(sorted(found, key=lambda c: c.us)))
-failed = st.lists(st.builds(Failure, st.integers(0, 65535), st.integers(-1, 8), st.text()), max_size=3).map(
-    tuple
-)
+failed = st.lists(
+    st.builds(Failure, st.sampled_from(BACKENDS), st.integers(0, 65535), st.integers(-1, 8), st.text()),
+    max_size=3,
+).map(tuple)
 
 
 @st.composite
@@ -53,15 +61,19 @@ def test_a_point_survives_json(point):
         ({"dtype": "float8_e4m3fn"}, "dense_bf16_us is there for fp8"),
         ({"dtype": "float8_e4m3fn", "dense_bf16_us": -1}, "dense_bf16_us must be a positive number"),
         ({"candidates": {}}, "candidates must be a list"),
-        ({"candidates": [7]}, "a row must have the fields algorithm, split_k, us, rel_err"),
-        ({"candidates": [[-1, 0, 1.0, 0.0]]}, "algorithm must be an integer from 0, got -1"),
-        ({"candidates": [[1, -2, 1.0, 0.0]]}, "split_k must be an integer from -1, got -2"),
-        ({"candidates": [[1, 0, "fast", 0.0]]}, "us must be a positive number"),
-        ({"candidates": [[1, 0, 1.0, float("inf")]]}, "rel_err must be a number from 0"),
-        ({"candidates": [[1, 0, 2.0, 0.0], [2, 0, 1.0, 0.0]]}, "fastest first"),
-        ({"candidates": [[1, 0, 1.0, 0.0], [1, 0, 2.0, 0.0]]}, "each once"),
-        ({"candidates": [[i, 0, 1.0, 0.0] for i in range(5)]}, "at most 4"),
-        ({"failed": [{"algorithm": 1, "split_k": 0, "why": 3}]}, "why must be text, got 3"),
+        ({"candidates": [7]}, "a row must have the fields backend, algorithm, split_k, us, rel_err"),
+        ({"candidates": [["cpu", 1, 0, 1.0, 0.0]]}, "backend must be one of cusparselt, skinny"),
+        ({"candidates": [["cusparselt", -1, 0, 1.0, 0.0]]}, "algorithm must be an integer from 0, got -1"),
+        ({"candidates": [["cusparselt", 1, -2, 1.0, 0.0]]}, "split_k must be an integer from -1, got -2"),
+        ({"candidates": [["cusparselt", 1, 0, "fast", 0.0]]}, "us must be a positive number"),
+        ({"candidates": [["cusparselt", 1, 0, 1.0, float("inf")]]}, "rel_err must be a number from 0"),
+        ({"candidates": [["cusparselt", 1, 0, 2.0, 0.0], ["cusparselt", 2, 0, 1.0, 0.0]]}, "fastest first"),
+        ({"candidates": [["cusparselt", 1, 0, 1.0, 0.0], ["cusparselt", 1, 0, 2.0, 0.0]]}, "each once"),
+        ({"candidates": [["cusparselt", i, 0, 1.0, 0.0] for i in range(5)]}, "at most 4"),
+        (
+            {"failed": [{"backend": "skinny", "algorithm": 1, "split_k": 0, "why": 3}]},
+            "why must be text, got 3",
+        ),
         ({"failed": None}, "failed must be a list"),
         ({"surplus": 1}, "a row must have the fields dtype, out, n"),
     ],
@@ -84,8 +96,8 @@ def test_a_right_product_is_within_its_bound_and_nan_never_is(dtype):
 
 
 def test_messages_survive_their_line():
-    done = Done(1.0, 2.0, None, (Measured(1, -1, 3.0, 1e-3),))
-    for message in (done, Measured(4, 0, 1.5, 0.0)):
+    done = Done(1.0, 2.0, None, (Measured("cusparselt", 1, -1, 3.0, 1e-3),))
+    for message in (done, Measured("skinny", 4, 0, 1.5, 0.0)):
         assert decode(encode(message).encode()) == message
 
 
@@ -94,7 +106,14 @@ def test_messages_survive_their_line():
         st.binary(),
         st.recursive(st.none() | st.integers() | st.text(), st.lists).map(
             lambda value: json.dumps(
-                {"say": "measured", "algorithm": value, "split_k": value, "us": value, "rel_err": value}
+                {
+                    "say": "measured",
+                    "backend": value,
+                    "algorithm": value,
+                    "split_k": value,
+                    "us": value,
+                    "rel_err": value,
+                }
             ).encode()
         ),
     )

@@ -95,10 +95,10 @@ def test_a_candidate_that_was_not_asked_for_is_not_believed(fake, stray):
 
 def test_the_last_message_is_checked_too(fake):
     said = [
-        {"algorithm": 5, "split_k": 0, "us": -2.0, "rel_err": 1e-4},
-        {"algorithm": 4, "split_k": 0, "us": 3.0, "rel_err": 0.5},
-        {"algorithm": 7, "split_k": 0, "us": 1.0, "rel_err": 1e-4},
-        {"algorithm": 2, "split_k": 0, "us": 9.0, "rel_err": 1e-4},
+        {"backend": "cusparselt", "algorithm": 5, "split_k": 0, "us": -2.0, "rel_err": 1e-4},
+        {"backend": "cusparselt", "algorithm": 4, "split_k": 0, "us": 3.0, "rel_err": 0.5},
+        {"backend": "cusparselt", "algorithm": 7, "split_k": 0, "us": 1.0, "rel_err": 1e-4},
+        {"backend": "cusparselt", "algorithm": 2, "split_k": 0, "us": 9.0, "rel_err": 1e-4},
     ]
     point = measure(fake(done={"candidates": said}))
     assert best(point) == [2]

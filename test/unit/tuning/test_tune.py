@@ -40,7 +40,7 @@ def test_every_shape_dtype_and_m_is_measured_once_and_saved(own, fake, machine):
     assert again.layer("bfloat16", *SHAPE) == list(result.measured[:2])
     assert seen[0] == (0, 8, "4096×4096 bfloat16, M=16")
     assert seen[1][:2] == (1, 8)
-    assert "sparse 25.0 (0.80×, algorithm 5, split-k 0)" in seen[1][2]
+    assert "sparse 25.0 (0.80×, cusparselt 5)" in seen[1][2]
     assert seen[-1][:2] == (8, 8)
 
 

@@ -2,12 +2,16 @@
 #pragma once
 
 #include "../multiply.h"
+#include "cpu/kernels.h"
 
 namespace sparseflow::cuda::skinny {
 
-// y [..., N] = epilogue(x · Wᵀ + bias) + residual, rounded once. `variant` −1: the default for this shape. Throws
-// std::runtime_error("sparseflow::<op>: …") for what the kernel doesn't take: other dtypes than bf16 and fp16, N and
-// K that are no multiples of 64, a variant that there isn't or that doesn't fit this GPU.
-Tensor product(const char* op, const Call& call, const std::string& epilogue, int64_t variant);
+// Why the kernel doesn't take a weight with m rows of x in this variant, or "": other dtypes than bf16 and fp16, N and K
+// that are no multiples of 64, a variant that there isn't or that doesn't fit this GPU. −1 is the default variant.
+std::string refusal(const DeviceWeight& weight, int64_t m, int64_t variant);
+
+// y [..., N] = epilogue(x · Wᵀ + bias) + residual, rounded once. Throws std::runtime_error("sparseflow::<op>: …") for
+// what refusal() names.
+Tensor product(const char* op, const Call& call, cpu::Epilogue epilogue, int64_t variant);
 
 }  // namespace sparseflow::cuda::skinny

@@ -61,12 +61,12 @@ void allow_shared_memory(const Kernel& kernel, int bytes, int device) {
 
 std::string refusal(int variant, int m, int device) {
   if (variant < 0 || variant >= variants + through_memory)
-    return "variants are 0 to " + std::to_string(variants - 1) + ", or " + std::to_string(through_memory) +
+    return "has the variants 0 to " + std::to_string(variants - 1) + ", or " + std::to_string(through_memory) +
            " more for sums through memory; got " + std::to_string(variant);
-  if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "GPUs before sm_80 have no sparse tensor cores";
+  if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "needs sparse tensor cores, which GPUs have from sm_80 on";
   const Kernel& kernel = kernel_for(false, variant, m);
   if (slots_for(kernel, device) < 2)
-    return "variant " + std::to_string(variant) + " needs " +
+    return "needs in variant " + std::to_string(variant) + " " +
            std::to_string(std::max(2 * kernel.stage_bytes, kernel.sum_bytes)) +
            " bytes of shared memory a block, more than this GPU has";
   return "";

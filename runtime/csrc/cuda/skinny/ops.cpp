@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../driver.h"
+#include "cpu/args.h"
 #include "call.h"
 #include "skinny.h"
 
@@ -11,33 +12,47 @@ namespace {
 
 constexpr int64_t largest = INT32_MAX / 2;
 
-Epilogue epilogue_of(const char* op, const std::string& name) {
-  static const char* const names[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
-  for (int i = 0; i < 5; ++i)
-    if (name == names[i]) return static_cast<Epilogue>(i);
-  require(false, op, "epilogue must be none, relu, gelu, gelu_tanh or silu, got '" + name + "'");
+// cpu/kernels.h has them in another order.
+Epilogue epilogue_of(cpu::Epilogue epilogue) {
+  switch (epilogue) {
+    case cpu::Epilogue::relu: return Epilogue::relu;
+    case cpu::Epilogue::gelu: return Epilogue::gelu;
+    case cpu::Epilogue::gelu_tanh: return Epilogue::gelu_tanh;
+    case cpu::Epilogue::silu: return Epilogue::silu;
+    case cpu::Epilogue::none: break;
+  }
   return Epilogue::none;
 }
 
 const void* pointer(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
-void check(const char* op, const Call& c) {
-  const ScalarType dtype = c.x.scalar_type();
-  const int64_t n = c.weight.n(), k = c.weight.k;
-  require(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op,
-          "x and values must be bfloat16 or float16, got " + words(c.x));
-  require(n % 64 == 0 && k % 64 == 0 && k > 0, op,
-          "N and K must be multiples of 64, got " + std::to_string(n) + " and " + std::to_string(k));
-  require(n <= largest && k <= largest && c.m <= largest, op, "x or the weight is too large, got x " + words(c.x));
-  for (const Tensor* t : {&c.weight.values, &c.weight.positions})
-    require(reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0, op,
-            "values and positions must be aligned to 16 bytes");
+std::string refused_shape(const DeviceWeight& w, int64_t m) {
+  const ScalarType dtype = w.values.scalar_type();
+  if (dtype != ScalarType::BFloat16 && dtype != ScalarType::Half)
+    return "takes bfloat16 and float16, not " + std::string(torch::headeronly::toString(dtype));
+  if (w.n() % 64 || w.k % 64 || w.k == 0)
+    return "needs N and K to be multiples of 64, got N=" + std::to_string(w.n()) + ", K=" + std::to_string(w.k);
+  if (w.n() > largest || w.k > largest || m > largest) return "takes sizes up to " + std::to_string(largest);
+  if (!kernels_built()) return "is not in this build, because no nvcc was found when it was built";
+  return "";
+}
+
+int variant_for(const DeviceWeight& w, int64_t m, int64_t variant) {
+  if (variant != -1) return static_cast<int>(variant);
+  return default_variant(static_cast<int>(w.n()), static_cast<int>(w.k), static_cast<int>(m), w.device());
 }
 
 }  // namespace
 
-Tensor product(const char* op, const Call& c, const std::string& epilogue, int64_t variant) {
-  check(op, c);
+std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant) {
+  if (std::string why = refused_shape(w, m); !why.empty()) return why;
+  if (variant < -1 || variant > largest) return "has no variant " + std::to_string(variant);
+  return m == 0 ? "" : refusal(variant_for(w, m, variant), static_cast<int>(m), w.device());
+}
+
+Tensor product(const char* op, const Call& c, cpu::Epilogue epilogue, int64_t variant) {
+  if (const std::string why = refusal(c.weight, c.m, variant); !why.empty())
+    require(false, op, "the kernel for few rows " + why);
   const int device = c.x.get_device_index();
   const auto n = static_cast<int>(c.weight.n()), k = static_cast<int>(c.weight.k), m = static_cast<int>(c.m);
   Product p{.values = c.weight.values.const_data_ptr(),
@@ -48,13 +63,11 @@ Tensor product(const char* op, const Call& c, const std::string& epilogue, int64
             .n = n,
             .k = k,
             .m = m,
-            .epilogue = epilogue_of(op, epilogue)};
+            .epilogue = epilogue_of(epilogue)};
   Tensor y = torch::stable::new_empty(c.x, sizes_with_last(c.x, n));
   if (y.numel() == 0) return y;
   p.y = y.mutable_data_ptr();
-  require(variant >= -1 && variant <= largest, op, "there is no variant " + std::to_string(variant));
-  const int chosen = variant == -1 ? default_variant(n, k, m, device) : static_cast<int>(variant);
-  if (const std::string why = refusal(chosen, m, device); !why.empty()) require(false, op, why);
+  const int chosen = variant_for(c.weight, c.m, variant);
   std::optional<Tensor> partials;
   if (const int64_t count = partial_count(p, chosen, device)) {
     partials = torch::stable::new_empty(c.x, {count}, ScalarType::Float);
@@ -72,7 +85,7 @@ Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positi
                      std::optional<Tensor> residual, int64_t in_features, std::string epilogue, int64_t variant) {
   constexpr const char* op = "skinny_linear";
   const Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), x.scalar_type());
-  return skinny::product(op, call, epilogue, variant);
+  return skinny::product(op, call, cpu::epilogue_of(op, epilogue), variant);
 }
 
 // How many variants there are; their ids are 0 … count − 1. 0 for shapes that the kernel doesn't take.
