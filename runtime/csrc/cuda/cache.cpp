@@ -18,7 +18,7 @@ namespace {
 using torch::stable::accelerator::DeviceGuard;
 
 constexpr auto retry_after = std::chrono::seconds(60);
-constexpr int most_while_serving = 2;
+constexpr int most_while_serving = 1;
 constexpr auto slow_from = std::chrono::milliseconds(2);
 
 // Waits for the devices of `plans`; returns what kept it from that, or "".
