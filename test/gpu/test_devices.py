@@ -54,8 +54,12 @@ def test_a_graph_of_the_second_device():
     gpu.prepare(device, [100])
     with torch.cuda.device(1):
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Not torch.cuda.graph: the stream it captures on stays on the device of its first use.
+        with torch.cuda.stream(torch.cuda.Stream()):
+            graph.capture_begin()
             y = linear(x, device)
+            graph.capture_end()
+        torch.cuda.synchronize()
         x.mul_(2)
         graph.replay()
         assert error(y, reference(x, weight)) < TOLERANCE[BF16]
