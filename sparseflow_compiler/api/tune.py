@@ -72,12 +72,11 @@ def tune(
     where = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
     gpu.require(where)
     table = TunedTable(GpuMachine.here(where), folder)
-    options = {"device": where, "table": table, "force": force, "deadline": deadline}
+    run = functools.partial(tune_shapes, device=where, table=table, force=force, deadline=deadline)
     rows = DEFAULT_M if ms is None else ms
     with progress_bars(progress) as bars:
         results = [
-            tune_shapes(found, [dtype], rows, progress=bars.stage(_title(dtype)), **options)
-            for dtype, found in shapes.items()
+            run(found, [dtype], rows, progress=bars.stage(_title(dtype))) for dtype, found in shapes.items()
         ]
     if not results:
         raise ArgumentError("sf.tune(target)", "has no linear layer that could be sparse")
