@@ -121,7 +121,7 @@ class WeightBank:
         for name in key[0] if self._release else ():
             self._release(name)  # type: ignore[misc]  # the loop is empty without it
         if self._release and self._packed[key].values.is_cuda:
-            # The next packed weight would settle in a part of what was freed here and keep the rest from others.
+            # The next packed weight would settle in a part of what was freed and keep the rest from others.
             torch.cuda.empty_cache()
 
     def _pack(self, name: str, transposed: bool) -> PackedWeight:
