@@ -14,6 +14,8 @@ from sparseflow.runtime.tuning.replay import Replay
 Call = Callable[[int], Any]
 """Runs one side on the n-th copy of its weights."""
 
+_CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
+
 _CYCLES_A_SECOND = 2e9  # at least: an H200 clocks at 1.98 GHz
 
 
@@ -36,8 +38,8 @@ class Hidden:
 
     def us(self) -> float:
         """Microseconds of device time of one call."""
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(self._cycles)
+        start, end = (_CUDA.Event(enable_timing=True) for _ in range(2))
+        _CUDA._sleep(self._cycles)
         start.record()
         for copy in range(self._copies):
             self._call(copy)

@@ -14,6 +14,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ DTYPES = ["bfloat16", "float16", "float8_e4m3fn"]
 NEVER_SLOWER = 0.97
 # torch rebuilds a plan in each fp16 call, 0.2 s each: measured at a few M's only.
 SLOW_TORCH_ROWS = (1, 64, 1024, 4096)
-EAGER = {"M <= 64 (asked 5x)": lambda m: m <= 64, "M >= 1024 (asked 1.5x)": lambda m: m >= 1024}
+EAGER: dict[str, Callable[[int], bool]] = {
+    "M <= 64 (asked 5x)": lambda m: m <= 64,
+    "M >= 1024 (asked 1.5x)": lambda m: m >= 1024,
+}
 E4M3 = torch.float8_e4m3fn
 
 
@@ -57,11 +61,13 @@ def copies_of(n: int, k: int, itemsize: int) -> int:
 
 def pruned(n: int, k: int, dtype: torch.dtype) -> torch.Tensor:
     dense = torch.randn(n, k, device="cuda", dtype=torch.bfloat16) * 0.05
-    return ops.prune_2_4(dense).to(dtype)
+    weight: torch.Tensor = ops.prune_2_4(dense).to(dtype)
+    return weight
 
 
 def packed(weight: torch.Tensor) -> DeviceWeight:
-    return DeviceWeight.from_portable(*ops.pack_2_4(weight), weight.shape[1])
+    values, positions = ops.pack_2_4(weight)
+    return DeviceWeight.from_portable(values, positions, weight.shape[1])
 
 
 def relative_error(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> float:
@@ -78,7 +84,7 @@ class Layer:
         self.copies = copies_of(n, k, dtype.itemsize)
         self.dense = [pruned(n, k, dtype) for _ in range(self.copies)]
         self.packed = [packed(weight) for weight in self.dense]
-        self.torch = [torch.sparse.to_sparse_semi_structured(weight) for weight in self.dense]
+        self.torch: list[Any] = [torch.sparse.to_sparse_semi_structured(weight) for weight in self.dense]
         self.policies = {
             memory: gpu_policies([(n, k)], dtype, torch.device("cuda", 0), memory=memory)[n, k]
             for memory in ("fast", "compressed")
@@ -104,11 +110,11 @@ class Layer:
 
         return call
 
-    def searched(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def searched(self, x: torch.Tensor) -> list[Any]:
         """Torch's own 2:4 with the algorithm that its search finds for this x."""
         padded = F.pad(x, (0, 0, 0, -x.shape[0] % 16))  # as the subclass does for its products
         algorithm = int(torch._cslt_sparse_mm_search(self.torch[0].packed, padded.t()))
-        found = [torch.sparse.to_sparse_semi_structured(weight) for weight in self.dense]
+        found: list[Any] = [torch.sparse.to_sparse_semi_structured(weight) for weight in self.dense]
         for weight in found:
             weight.alg_id_cusparselt = algorithm
         return found
@@ -329,7 +335,8 @@ def main(argv: list[str]) -> int:
     gpu.require()
     machine = GpuMachine.here(0)
     rows: list[dict[str, Any]] = []
-    with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
+    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
+    with torch.no_grad(), cuda.stream(cuda.Stream()):
         measure(args, rows)
     summary(rows)
     search = fp16_search_reason() if "float16" in args.dtypes else "not tried"

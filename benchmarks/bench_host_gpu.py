@@ -32,7 +32,8 @@ HOST_TARGET, UNSEEN_TARGET_MS = 1.5, 2.0
 def launches_us(call: Callable[[], object]) -> float:
     """Microseconds of host time of one call, while a waiting kernel keeps the device out of it."""
     torch.cuda.synchronize()
-    torch.cuda._sleep(100_000_000)
+    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
+    cuda._sleep(100_000_000)
     start = time.perf_counter()
     for _ in range(CALLS):
         call()
@@ -123,7 +124,8 @@ def layer(dtype: torch.dtype) -> tuple[torch.Tensor, DeviceWeight, list[int]]:
     policy = gpu_policies([(N, K)], dtype, torch.device("cuda", 0), always=True)[N, K]
     if isinstance(policy, str):
         raise SystemExit(f"bench_host_gpu: {policy}")
-    packed = DeviceWeight.from_portable(*ops.pack_2_4(weight), K)
+    values, positions = ops.pack_2_4(weight)
+    packed = DeviceWeight.from_portable(values, positions, K)
     return weight, packed, policy.to_ints()
 
 
