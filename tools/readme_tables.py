@@ -1,9 +1,9 @@
-"""Write the README's tables from benchmarks/results/*.json, or check that they are current.
+"""Write the documents' tables from benchmarks/results/*.json, or check that they are current.
 
-Usage: readme_tables.py [--check] README
+Usage: readme_tables.py [--check] FILE…
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a result file without its
-suffix. A figure in the README is therefore one that a script in benchmarks/ measured.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a result file without its suffix,
+or NAME.full for all of its columns. A figure in a document is therefore one that a script measured.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Rows = list[dict[str, Any]]
+SOME_M = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
 def markdown(headings: list[str], rows: list[list[str]]) -> str:
@@ -102,6 +103,7 @@ def compile_cpu(rows: Rows) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu": gemm_cpu,
+    "gemm_cpu_epyc": gemm_cpu,
     "compile_cpu": compile_cpu,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,
@@ -117,11 +119,14 @@ def render(text: str) -> str:
     """`text` with every marked table rewritten from its result file."""
 
     def table(match: re.Match[str]) -> str:
-        start, name, end = match.groups()
+        start, table_name, end = match.groups()
+        name, _, full = table_name.partition(".")
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        meta = result["meta"]
+        meta, rows = result["meta"], result["rows"]
+        if not full:
+            rows = [row for row in rows if row.get("M", 1) in SOME_M or "N" not in row]
         source = f"\n{meta['device']}, {meta['date'][:10]}, `{meta['command']}`\n"
-        return f"{start}{source}{TABLES[name](result['rows'])}{end}"
+        return f"{start}{source}{TABLES[name](rows)}{end}"
 
     return MARKED.sub(table, text)
 
@@ -131,18 +136,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("readme", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    old = options.readme.read_text(encoding="utf-8")
+    return max(refresh(path, check=options.check) for path in options.files)
+
+
+def refresh(path: Path, *, check: bool) -> int:
+    """Rewrite one file, or say that it is stale; 1 for a stale one."""
+    old = path.read_text(encoding="utf-8")
     new = render(old)
-    if options.check and new != old:
-        print(
-            f"{options.readme}: its tables differ from benchmarks/results; run `make docs`", file=sys.stderr
-        )
+    if check and new != old:
+        print(f"{path}: its tables differ from benchmarks/results; run `make docs`", file=sys.stderr)
         return 1
-    if not options.check:
-        options.readme.write_text(new, encoding="utf-8")
+    if not check:
+        path.write_text(new, encoding="utf-8")
     return 0
 
 
