@@ -6,6 +6,7 @@
 
 #include "cache.h"
 #include "multiply.h"
+#include "skinny/skinny.h"
 
 namespace sparseflow::cuda {
 namespace {
@@ -65,7 +66,9 @@ void wait() { PlanCache::instance().wait(); }
 
 void reset(bool device_was_reset) {
   PlanCache::instance().clear(!device_was_reset);
-  if (device_was_reset) forget_handles();
+  if (!device_was_reset) return;
+  forget_handles();
+  skinny::forget_devices();
 }
 
 }  // namespace

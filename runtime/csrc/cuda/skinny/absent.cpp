@@ -8,6 +8,7 @@ namespace sparseflow::cuda::skinny {
 std::string refusal(int, int, int) { return "built without CUDA kernels, because no nvcc was found"; }
 int default_variant(int, int, int, int) { return 0; }
 int64_t partial_count(const Product&, int, int) { return 0; }
+void forget_devices() {}
 void run(const Product&, bool, int, int, void*) {
   throw std::runtime_error("sparseflow::skinny_linear: built without CUDA kernels");
 }

@@ -89,6 +89,12 @@ int64_t partial_count(const Product& p, int variant, int device) {
   return in_memory(variant, device) ? int64_t(splits_of(variant)) * p.m * p.n : 0;
 }
 
+void forget_devices() {
+  for (const Kernels* kernels : {&bf16_kernels, &fp16_kernels})
+    for (const auto& row : kernels->kernel)
+      for (const Kernel& kernel : row) *kernel.ready = 0;
+}
+
 void run(const Product& p, bool half, int variant, int device, void* stream) {
   const Kernel& kernel = kernel_for(half, variant, p.m);
   const int slots = slots_for(kernel, device);

@@ -40,6 +40,9 @@ int default_variant(int n, int k, int m, int device);
 // How many floats run() wants in `partials`.
 int64_t partial_count(const Product& p, int variant, int device);
 
+// What devices were told of the kernels is gone after a reset.
+void forget_devices();
+
 // Launches on `stream`; throws std::runtime_error where the launch fails.
 void run(const Product& p, bool half, int variant, int device, void* stream);
 
