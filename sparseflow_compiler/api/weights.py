@@ -163,8 +163,9 @@ def relative_difference(weight: Tensor, pruned: Tensor) -> float:
     """‖W − W'‖ / ‖W‖ in the Frobenius norm; 0 for a zero weight and on the meta device."""
     if weight.is_meta or pruned is weight:
         return 0.0
-    norm = torch.linalg.vector_norm(weight, dtype=torch.float32)
-    lost = torch.linalg.vector_norm(weight - pruned, dtype=torch.float32)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(weight, dtype=dtype)
+    lost = torch.linalg.vector_norm(weight - pruned, dtype=dtype)
     return float(lost / norm) if norm else 0.0
 
 

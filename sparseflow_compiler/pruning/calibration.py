@@ -84,13 +84,12 @@ def _call(index: int, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 @contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
     """Keep a transformers model from filling a KV cache, which would make a block's second run another."""
-    configs = {
-        id(c): c for m in model.modules() if getattr(c := getattr(m, "config", None), "use_cache", False)
-    }
+    held = (getattr(module, "config", None) for module in model.modules())
+    configs: list[Any] = list({id(c): c for c in held if getattr(c, "use_cache", False)}.values())
     try:
-        for config in configs.values():
+        for config in configs:
             config.use_cache = False
         yield
     finally:
-        for config in configs.values():
+        for config in configs:
             config.use_cache = True

@@ -50,17 +50,17 @@ def _inverse_factor(gram: Tensor, dead: Tensor, damping: float, name: str) -> Te
     mean = diagonal.sum() / (~dead).sum().clamp(min=1)
     # A dead feature is coupled to none: any positive value serves, and the mean keeps damping free of scale.
     diagonal.masked_fill_(dead, mean if mean > 0 else 1.0).add_(damping * mean)
-    factor, failed = torch.linalg.cholesky_ex(gram)
+    upper: Tensor
+    lower, failed = torch.linalg.cholesky_ex(gram)
     if not failed:
-        inverse = torch.cholesky_inverse(factor)
-        factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
     if failed:
         raise CalibrationError(
             f"layer {name}",
             f"XᵀX with damping={damping} is not positive definite in {gram.dtype}",
             "raise damping, or calibrate on more and more varied data",
         )
-    return factor
+    return upper
 
 
 def _prune_columns(work: Tensor, upper: Tensor) -> Tensor:

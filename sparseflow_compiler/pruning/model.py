@@ -1,4 +1,4 @@
-"""`sparseflow.prune`."""
+"""`sparseflow.prune`: the linear layers of a whole model."""
 
 from __future__ import annotations
 
