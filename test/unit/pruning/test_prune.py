@@ -44,6 +44,17 @@ def test_a_pruned_model_compiles_to_sparse_layers_without_further_pruning(name, 
     torch.testing.assert_close(found, expected.detach(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_every_architecture_is_pruned_block_by_block(name):
+    torch.manual_seed(0)
+    model, calls = zoo.model_and_calls(name)
+    report = sf.prune(model, "sparsegpt", [kwargs or args for args, kwargs in calls])
+    assert report.notes == ()
+    assert weights_24(model, report)
+    dense = {layer.name for layer in report.layers if layer.method is None}
+    assert dense <= {"lm_head", "lm_head.decoder"}
+
+
 class Chain(nn.Module):
     """Blocks that hand on a tuple, take a keyword that differs from block to block, and see odd K."""
 
@@ -102,6 +113,21 @@ def test_each_block_is_pruned_from_what_the_pruned_blocks_before_it_give(method)
     assert weights_24(model, report)
     for (name, found), other in zip(model.named_parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(found, other, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_the_layers_of_a_sequential_are_pruned_one_after_the_other():
+    torch.manual_seed(2)
+    layers = [nn.Linear(8, 12), nn.ReLU(inplace=True), nn.Linear(12, 8), nn.Linear(8, 4)]
+    model, batches = nn.Sequential(*layers).eval(), [torch.randn(6, 8) for _ in range(3)]
+    x, expected = torch.cat(batches), []
+    for layer in copy.deepcopy(layers):
+        if isinstance(layer, nn.Linear):
+            layer.weight.data = wanda(layer.weight.detach(), x.norm(dim=0))
+            expected.append(layer.weight)
+        x = layer(x).detach()
+    assert sf.prune(model, "wanda", batches).notes == ()
+    for layer, weight in zip((model[0], model[2], model[3]), expected, strict=True):
+        torch.testing.assert_close(layer.weight, weight)
 
 
 def test_the_report_states_measured_errors():
