@@ -15,7 +15,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.layers import find_layers
 from sparseflow.pruning.pruner import Method, Pruner
-from sparseflow.pruning.report import PruneReport
+from sparseflow.pruning.report import PrunedLayer, PruneReport
 from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
 
@@ -79,7 +79,20 @@ def prune(
             notes: list[str] = []
         else:
             notes = prune_by_stages(data, chosen, pruner)
-    return PruneReport(tuple(pruner.outcome(layer) for layer in layers), tuple(notes))
+    outcomes = tuple(pruner.outcome(layer) for layer in layers)
+    return PruneReport(outcomes, (*notes, *_scarce(outcomes)))
+
+
+def _scarce(outcomes: Sequence[PrunedLayer]) -> list[str]:
+    """A note where SparseGPT had fewer rows than unknowns, so that damping alone settles the rest."""
+    few = [layer for layer in outcomes if layer.method == "sparsegpt" and layer.rows < layer.K]
+    if not few:
+        return []
+    worst = min(few, key=lambda layer: layer.rows / layer.K)
+    return [
+        f"{len(few)} layers saw fewer calibration rows than they have inputs "
+        f"({worst.name}: {worst.rows} rows, K={worst.K}): calibrate on more."
+    ]
 
 
 def _check(
