@@ -31,6 +31,10 @@ class WeightError(SparseFlowError, ValueError):
     """A weight can't be pruned or packed: NaN or Inf, or not 2:4 where 2:4 was claimed."""
 
 
+class CalibrationError(SparseFlowError, ValueError):
+    """Calibration data is refused by the model, or gives statistics that nothing can be pruned by."""
+
+
 class InferenceOnlyError(SparseFlowError):
     """A compiled model was asked for gradients or is in training mode."""
 

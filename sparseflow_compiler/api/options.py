@@ -44,27 +44,37 @@ class CompileOptions:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        _one_of("prune", self.prune, (*get_args(Prune), None))
-        _one_of("policy", self.policy, get_args(PolicyMode))
-        _one_of("memory", self.memory, MEMORY_MODES)
-        _one_of("tune", self.tune, (True, False))
-        _one_of("inner", self.inner, get_args(Inner))
-        _patterns(self.skip)
+        require_one_of("compile", "prune", self.prune, (*get_args(Prune), None))
+        require_one_of("compile", "policy", self.policy, get_args(PolicyMode))
+        require_one_of("compile", "memory", self.memory, MEMORY_MODES)
+        require_one_of("compile", "tune", self.tune, (True, False))
+        require_one_of("compile", "inner", self.inner, get_args(Inner))
+        require_patterns("compile", self.skip)
 
 
-def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+def require_one_of(function: str, name: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a value of the option `name` of ``sf.<function>`` that isn't allowed.
+
+    Raises:
+        ArgumentError: names the option and what it may be.
+    """
     if value not in allowed:
         raise ArgumentError(
-            f"sf.compile({name}={value!r})",
+            f"sf.{function}({name}={value!r})",
             f"{name} must be one of {', '.join(map(repr, allowed))}",
             f"pass one of them, or leave {name} out",
         )
 
 
-def _patterns(skip: object) -> None:
+def require_patterns(function: str, skip: object) -> None:
+    """Refuse an option `skip` of ``sf.<function>`` that is no sequence of patterns.
+
+    Raises:
+        ArgumentError: says what it must be.
+    """
     if isinstance(skip, str) or not isinstance(skip, Sequence) or not all(isinstance(p, str) for p in skip):
         raise ArgumentError(
-            f"sf.compile(skip={skip!r})",
+            f"sf.{function}(skip={skip!r})",
             "skip must be a sequence of fnmatch patterns over layer names",
             'for example skip=("lm_head", "*.down_proj"); skip=() skips nothing',
         )

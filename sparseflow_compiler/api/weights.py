@@ -127,7 +127,7 @@ class WeightBank:
     def _pack(self, name: str, transposed: bool) -> PackedWeight:
         weight = self._oriented(name, transposed)
         pruned = prune_24(weight) if self._prune else weight
-        self._errors[name] = _relative_difference(weight, pruned)
+        self._errors[name] = relative_difference(weight, pruned)
         return compress_2_4(pruned, name=name)
 
 
@@ -159,11 +159,13 @@ def _parts(key: Key) -> list[tuple[str, bool]]:
     return list(zip(names, transposed or (False,) * len(names), strict=True))
 
 
-def _relative_difference(weight: Tensor, pruned: Tensor) -> float:
+def relative_difference(weight: Tensor, pruned: Tensor) -> float:
+    """‖W − W'‖ / ‖W‖ in the Frobenius norm; 0 for a zero weight and on the meta device."""
     if weight.is_meta or pruned is weight:
         return 0.0
-    norm = torch.linalg.vector_norm(weight, dtype=torch.float32)
-    lost = torch.linalg.vector_norm(weight - pruned, dtype=torch.float32)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(weight, dtype=dtype)
+    lost = torch.linalg.vector_norm(weight - pruned, dtype=dtype)
     return float(lost / norm) if norm else 0.0
 
 

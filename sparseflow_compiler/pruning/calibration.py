@@ -1,0 +1,95 @@
+"""Calibration batches: what the caller may pass, and running the model on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError, SparseFlowError
+
+_SHAPES = "each batch is a tensor, a tuple of positional inputs, or a mapping of keyword inputs"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A model and the batches to run it on.
+
+    Attributes:
+        model: in evaluation mode.
+        calls: the positional and keyword inputs of each batch.
+    """
+
+    model: nn.Module
+    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: Iterable[Any]) -> Calibration:
+        """Check a model and its batches.
+
+        Raises:
+            ArgumentError: `batches` is no iterable of batches, or has none.
+            InferenceOnlyError: the model or a part of it is in training mode.
+        """
+        training = next((name or "the model" for name, m in model.named_modules() if m.training), None)
+        if training is not None:
+            raise InferenceOnlyError(
+                "sf.prune(model)", f"{training} is in training mode: dropout would calibrate", "model.eval()"
+            )
+        if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
+            found = type(batches).__name__
+            raise ArgumentError("calibration", f"must be an iterable of batches, not a {found}", _SHAPES)
+        calls = [_call(index, batch) for index, batch in enumerate(batches)]
+        if not calls:
+            raise ArgumentError("calibration", "holds no batch", "pass some tens of typical inputs")
+        return cls(model, calls)
+
+    def run(self, index: int) -> None:
+        """Run the model on one batch, moved to the model's device.
+
+        Raises:
+            CalibrationError: the model refuses the batch.
+        """
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        args, kwargs = pytree.tree_map(
+            lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, self.calls[index]
+        )
+        try:
+            self.model(*args, **kwargs)
+        except SparseFlowError:
+            raise
+        except Exception as error:
+            raise CalibrationError(
+                f"calibration batch {index}",
+                f"the model refuses it: {type(error).__name__}: {error}",
+                f"pass what model(…) takes; {_SHAPES}",
+            ) from error
+
+
+def _call(index: int, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    if isinstance(batch, (tuple, list)):
+        return tuple(batch), {}
+    raise ArgumentError(f"calibration batch {index}", f"is a {type(batch).__name__}", _SHAPES)
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Keep a transformers model from filling a KV cache, which would make a block's second run another."""
+    held = (getattr(module, "config", None) for module in model.modules())
+    configs: list[Any] = list({id(c): c for c in held if getattr(c, "use_cache", False)}.values())
+    try:
+        for config in configs:
+            config.use_cache = False
+        yield
+    finally:
+        for config in configs:
+            config.use_cache = True

@@ -1,0 +1,95 @@
+"""The linear layers of a model: which may be pruned, and why the others stay dense."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.runtime import checks
+
+DTYPES = (*checks.NATIVE_DTYPES, torch.float64)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that multiplies by a weight ``[N, K]``, or by one stored as ``[K, N]``.
+
+    Attributes:
+        name: in the model.
+        module: an `nn.Linear`, or transformers' Conv1D.
+        transposed: whether the module stores ``[K, N]``.
+        dense: why it can't be pruned, None where it can.
+    """
+
+    name: str
+    module: nn.Module
+    transposed: bool
+    dense: str | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """``[N, K]``, a view of the module's weight without gradient."""
+        weight = self.module.weight
+        assert isinstance(weight, Tensor), "linear layers are chosen by type"
+        return weight.detach().t() if self.transposed else weight.detach()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        names = ("nf", "nx") if self.transposed else ("out_features", "in_features")
+        n, k = (int(getattr(self.module, name)) for name in names)
+        return n, k
+
+    def write(self, weight: Tensor) -> None:
+        """Give the module new values ``[N, K]``; the parameter, its dtype, device and strides stay."""
+        # Adding 0 turns -0.0 into 0.0.
+        self.weight.copy_(weight).add_(0.0)
+
+
+def find_layers(model: nn.Module, skip: Sequence[str]) -> list[Layer]:
+    """Every linear layer of a model, in the order of its modules.
+
+    Args:
+        model: the model.
+        skip: fnmatch patterns over layer names that stay dense.
+    """
+    owners = _owners(model)
+    return [
+        Layer(name, module, transposed, _why_dense(name, module, skip, owners))
+        for name, module in model.named_modules()
+        if (transposed := _is_conv1d(module)) or isinstance(module, nn.Linear)
+    ]
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    # Whoever holds a Conv1D has imported it; nobody else should have to import transformers.
+    library = sys.modules.get("transformers.pytorch_utils")
+    return library is not None and isinstance(module, library.Conv1D)
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """The modules that hold each parameter."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
+def _why_dense(name: str, module: nn.Module, skip: Sequence[str], owners: dict[int, list[str]]) -> str | None:
+    for pattern in skip:
+        if fnmatchcase(name, pattern):
+            return f"skipped by the pattern '{pattern}'"
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "its weight is no parameter of its own"
+    if weight.dtype not in DTYPES:
+        return f"its weight's dtype is {str(weight.dtype).removeprefix('torch.')}"
+    others = [owner for owner in owners[id(weight)] if owner != name]
+    return f"its weight is shared with {', '.join(others)}" if others else None

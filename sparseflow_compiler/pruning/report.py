@@ -1,0 +1,96 @@
+"""What pruning did to each linear layer."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """One linear layer.
+
+    Attributes:
+        name: the layer's name in the model.
+        N: its out features.
+        K: its in features.
+        method: how it was pruned; None where it stayed dense.
+        rows: calibration rows (tokens) that reached it.
+        rel_err: ‖W − W'‖ / ‖W‖ in the Frobenius norm; None where it stayed dense.
+        output_err: ‖XWᵀ − XW'ᵀ‖ / ‖XWᵀ‖ over calibration rows X, evenly sampled where there are many, as they
+            arrive with all earlier blocks pruned; None without calibration.
+        reason: why it stayed dense; empty where it was pruned.
+    """
+
+    name: str
+    N: int
+    K: int
+    method: str | None
+    rows: int
+    rel_err: float | None
+    output_err: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What `sparseflow.prune` did.
+
+    Attributes:
+        layers: every linear layer, in the order of the model's modules.
+        notes: what else the caller should know, in full sentences.
+    """
+
+    layers: tuple[PrunedLayer, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dictionaries and lists, ready for JSON."""
+        return {"layers": [asdict(layer) for layer in self.layers], "notes": list(self.notes)}
+
+    def table(self, width: int = 130) -> str:
+        """The report as text, one line a layer."""
+        from rich.console import Console
+        from rich.table import Table
+
+        pruned = sum(layer.method is not None for layer in self.layers)
+        title = f"{pruned} of {len(self.layers)} linear layers pruned to 2:4"
+        table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+        for heading, justify in _COLUMNS:
+            table.add_column(heading, justify=justify, overflow="fold")
+        for layer in self.layers:
+            table.add_row(*_cells(layer))
+        text = io.StringIO()
+        console = Console(file=text, width=width)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, markup=False)
+        return text.getvalue()
+
+
+_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("layer", "left"),
+    ("N×K", "right"),
+    ("method", "left"),
+    ("rows", "right"),
+    ("weight err", "right"),
+    ("output err", "right"),
+    ("stays dense because", "left"),
+)
+
+
+def _cells(layer: PrunedLayer) -> tuple[str, ...]:
+    return (
+        layer.name,
+        f"{layer.N}×{layer.K}",
+        layer.method or "dense",
+        str(layer.rows),
+        _figure(layer.rel_err),
+        _figure(layer.output_err),
+        layer.reason,
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,111 @@
+"""In which order a model's layers are pruned: as they run, the blocks of a stack one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from sparseflow.pruning.calibration import Calibration, without_cache
+from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.pruner import Pruner
+from sparseflow.pruning.stacks import NotAChain, Stack, find_stacks, record, walk
+from sparseflow.pruning.statistics import nonfinite_inputs, watching
+
+
+@dataclass
+class _Stage:
+    """Layers pruned from one recording of the model: a stack's, or some outside of all stacks."""
+
+    stack: Stack | None
+    layers: list[Layer] = field(default_factory=list)
+
+
+def prune_by_stages(calibration: Calibration, layers: Sequence[Layer], pruner: Pruner) -> list[str]:
+    """Prune layers in the order in which the model runs them.
+
+    Args:
+        calibration: the model and its batches.
+        layers: those to prune.
+        pruner: prunes them.
+
+    Returns:
+        Notes for the report.
+
+    Raises:
+        CalibrationError: the model refuses a batch, or a layer's inputs hold NaN or Inf.
+    """
+    notes = []
+    with without_cache(calibration.model):
+        for stage in _stages(calibration, layers):
+            note = stage.stack and _prune_stack(stage.stack, calibration, stage.layers, pruner)
+            if note:
+                notes.append(note)
+            if note or stage.stack is None:
+                _prune_at_once(calibration, stage.layers, pruner)
+    return notes
+
+
+def _prune_stack(
+    stack: Stack, calibration: Calibration, layers: Sequence[Layer], pruner: Pruner
+) -> str | None:
+    """Prune block by block; a note instead where the blocks can't be run one by one."""
+    try:
+        frames = record(stack, calibration)
+    except NotAChain as reason:
+        return (
+            f"{stack.name or 'the model'}: pruned in one pass from the dense layers' activations: {reason}."
+        )
+
+    def visit(block: nn.Module, run: Callable[[], None]) -> None:
+        if inside := stack.layers_of(block, layers):
+            pruner.prune_on(inside, run, len(frames))
+
+    walk(stack, frames, visit)
+    return None
+
+
+def _prune_at_once(calibration: Calibration, layers: Sequence[Layer], pruner: Pruner) -> None:
+    def run() -> None:
+        for index in range(len(calibration.calls)):
+            calibration.run(index)
+
+    pruner.prune_on(layers, run, len(calibration.calls))
+
+
+def _stages(calibration: Calibration, layers: Sequence[Layer]) -> list[_Stage]:
+    """Stacks, and the layers that run before, between and after them."""
+    stacks = {
+        layer.name: stack
+        for stack in find_stacks(calibration.model, layers)
+        for block in stack.blocks
+        for layer in stack.layers_of(block, layers)
+    }
+    stages: list[_Stage] = []
+    known: dict[str, _Stage] = {}
+    for layer in _by_first_call(calibration, layers):
+        stack = stacks.get(layer.name)
+        if stack is not None and stack.name in known:
+            known[stack.name].layers.append(layer)
+            continue
+        if stack is not None or not stages or stages[-1].stack is not None:
+            stages.append(_Stage(stack))
+        stages[-1].layers.append(layer)
+        if stack is not None:
+            known[stack.name] = stages[-1]
+    return stages
+
+
+def _by_first_call(calibration: Calibration, layers: Sequence[Layer]) -> list[Layer]:
+    """Layers as the first batch reaches them; those that it doesn't reach come last."""
+    reached: dict[str, Layer] = {}
+
+    def see(layer: Layer, x: Tensor) -> None:
+        reached.setdefault(layer.name, layer)
+        if not x.isfinite().all():
+            raise nonfinite_inputs(layer.name)
+
+    with watching(layers, see):
+        calibration.run(0)
+    return [*reached.values(), *(layer for layer in layers if layer.name not in reached)]

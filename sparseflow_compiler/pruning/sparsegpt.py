@@ -1,0 +1,82 @@
+"""SparseGPT (Frantar & Alistarh 2023): prune column by column, the columns to come make up for the error."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import CalibrationError
+from sparseflow.runtime import portable
+
+
+def sparsegpt(
+    weight: Tensor, gram: Tensor, *, damping: float = 0.01, block: int = 128, name: str = "weight"
+) -> Tensor:
+    """Prune to 2:4 and update the kept weights so that the layer's outputs change least.
+
+    With U the upper Cholesky factor of the damped, inverted Gram matrix, each group of four columns keeps the
+    two entries with the largest ``w² / U_jj²`` at the time it is reached; ties keep the earlier. The error of
+    a pruned entry is spread over the columns after it: at once inside its block, after it for the others.
+
+    Args:
+        weight: ``[N, K]``, finite, of any floating dtype; it is not changed.
+        gram: ``[K, K]``, ``XᵀX`` of the calibration rows up to a factor, in the dtype to compute in (float32
+            or float64). It is used up.
+        damping: what is added to the diagonal, as a share of the diagonal's mean.
+        block: columns between two updates of all columns after them; a multiple of 4.
+        name: how errors call the layer.
+
+    Returns:
+        A new tensor of `weight`'s dtype. A shorter last group keeps at most two too. Columns of features that
+        were always zero become zero.
+
+    Raises:
+        CalibrationError: the damped matrix is not positive definite.
+    """
+    work = weight.to(gram.dtype, copy=True)
+    dead = gram.diagonal() == 0
+    work[:, dead] = 0
+    upper = _inverse_factor(gram, dead, damping, name)
+    for start in range(0, work.shape[1], block):
+        end = min(start + block, work.shape[1])
+        errors = _prune_columns(work[:, start:end], upper[start:end, start:end])
+        work[:, end:].addmm_(errors, upper[start:end, end:], alpha=-1)
+    return work.to(weight.dtype)
+
+
+def _inverse_factor(gram: Tensor, dead: Tensor, damping: float, name: str) -> Tensor:
+    """Upper U with ``UᵀU = (gram + damping)⁻¹``."""
+    diagonal = gram.diagonal()
+    mean = diagonal.sum() / (~dead).sum().clamp(min=1)
+    # A dead feature is coupled to none: any positive value serves, and the mean keeps damping free of scale.
+    diagonal.masked_fill_(dead, mean if mean > 0 else 1.0).add_(damping * mean)
+    upper: Tensor
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if not failed:
+        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    if failed:
+        raise CalibrationError(
+            f"layer {name}",
+            f"XᵀX with damping={damping} is not positive definite in {gram.dtype}",
+            "raise damping, or calibrate on more and more varied data",
+        )
+    return upper
+
+
+def _prune_columns(work: Tensor, upper: Tensor) -> Tensor:
+    """Prune one block of columns in place; the scaled errors of each column, ``[N, columns]``."""
+    errors = torch.empty_like(work)
+    diagonal = upper.diagonal()
+    for column in range(work.shape[1]):
+        place = column % 4
+        if place == 0:
+            # |w|/U orders as w²/U² does and can't overflow.
+            group = slice(column, column + 4)
+            keep = portable.keep_mask(work[:, group] / diagonal[group])[:, 0]
+        w = work[:, column]
+        pruned = w.masked_fill(~keep[:, place], 0)
+        error = (w - pruned) / diagonal[column]
+        w.copy_(pruned)
+        work[:, column + 1 :].addr_(error, upper[column, column + 1 :], alpha=-1)
+        errors[:, column] = error
+    return errors

@@ -1,0 +1,205 @@
+"""Stacks of blocks that run one after the other, and running them block by block on kept inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sparseflow.pruning.calibration import Calibration
+from sparseflow.pruning.layers import Layer
+
+Slot = int | str
+Path = int | None
+
+_REPEAT_TOLERANCE = 1e-2
+"""Relative: kernels may differ from run to run by their rounding, a cache or dropout makes more of it."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks of which each takes what the one before gives.
+
+    Attributes:
+        name: of the list that holds them.
+        blocks: the modules, in order.
+    """
+
+    name: str
+    blocks: tuple[nn.Module, ...]
+
+    def layers_of(self, block: nn.Module, layers: Sequence[Layer]) -> list[Layer]:
+        """Those of `layers` that are in `block`."""
+        inside = set(block.modules())
+        return [layer for layer in layers if layer.module in inside]
+
+
+class NotAChain(Exception):  # noqa: N818  # caught where it is raised for; never reaches a caller
+    """The blocks can't be run one by one; says why."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a block is called for one batch, without what the block before it gives.
+
+    Attributes:
+        inputs: values by position or keyword.
+        links: the inputs that come from the block before: its output, or that part of it.
+    """
+
+    inputs: dict[Slot, Any]
+    links: Mapping[Slot, Path]
+
+    def call(self, block: nn.Module, before: Any) -> Any:
+        """Run the block after one that gave `before`."""
+        filled = {slot: before if path is None else before[path] for slot, path in self.links.items()}
+        inputs = self.inputs | filled
+        args = [inputs[slot] for slot in sorted(slot for slot in inputs if isinstance(slot, int))]
+        return block(*args, **{slot: value for slot, value in inputs.items() if isinstance(slot, str)})
+
+
+@dataclass
+class _Recording:
+    """What the blocks were called with and gave, for one batch."""
+
+    order: list[int] = field(default_factory=list)
+    inputs: list[dict[Slot, Any]] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+
+
+def find_stacks(model: nn.Module, layers: Sequence[Layer]) -> list[Stack]:
+    """The outermost lists of several blocks with some of `layers` in them.
+
+    They are each an `nn.ModuleList`; in a model that has none of those, an `nn.Sequential`.
+    """
+    for kind in (nn.ModuleList, nn.Sequential):
+        stacks, covered = [], set[nn.Module]()
+        for name, module in model.named_modules():
+            if not isinstance(module, kind) or module in covered or len(module) < 2:
+                continue
+            stack = Stack(name, tuple(module))
+            if stack.layers_of(module, layers):
+                covered.update(module.modules())
+                stacks.append(stack)
+        if stacks:
+            return stacks
+    return []
+
+
+def record(stack: Stack, calibration: Calibration) -> list[list[Frame]]:
+    """Run the model on every batch and keep how each block was called: ``frames[batch][block]``.
+
+    Raises:
+        NotAChain: the blocks don't run once each in order, take more than the block before gives, or give
+            something else when they run again.
+    """
+    frames = []
+    for index in range(len(calibration.calls)):
+        recording = _Recording()
+        with _recorded(stack, recording):
+            calibration.run(index)
+        frames.append(_link(recording, len(stack.blocks)))
+        if index == 0:
+            _require_same(_replay(stack, frames[0]), recording.outputs[-1])
+    return frames
+
+
+@contextmanager
+def _recorded(stack: Stack, recording: _Recording) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for index, block in enumerate(stack.blocks):
+
+            def before(
+                module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], index: int = index
+            ) -> None:
+                recording.order.append(index)
+                inputs: dict[Slot, Any] = {}
+                inputs.update(enumerate(args))
+                inputs.update(kwargs.items())
+                recording.inputs.append(inputs)
+
+            def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                recording.outputs.append(output)
+
+            hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(block.register_forward_hook(after).remove)
+        yield
+
+
+def _link(recording: _Recording, blocks: int) -> list[Frame]:
+    if recording.order != list(range(blocks)):
+        raise NotAChain("its blocks don't run once each, in order")
+    frames = [Frame(recording.inputs[0], {})]
+    earlier: set[int] = set()
+    for index in range(1, blocks):
+        given = _parts(recording.outputs[index - 1])
+        inputs = recording.inputs[index]
+        links = {slot: given[id(value)] for slot, value in inputs.items() if id(value) in given}
+        rest = {slot: value for slot, value in inputs.items() if slot not in links}
+        if not links:
+            raise NotAChain(f"block {index} doesn't take what block {index - 1} gives")
+        earlier |= given.keys()
+        if any(id(leaf) in earlier for leaf in pytree.tree_leaves(rest)):
+            raise NotAChain(f"block {index} takes what other blocks than the one before it give")
+        frames.append(Frame(rest, links))
+    return frames
+
+
+def _parts(output: Any) -> dict[int, Path]:
+    """Where each tensor of a block's output is, by identity."""
+    if isinstance(output, Tensor):
+        return {id(output): None}
+    if isinstance(output, (tuple, list)):
+        return {id(part): place for place, part in enumerate(output) if isinstance(part, Tensor)}
+    return {}
+
+
+def _replay(stack: Stack, frames: Sequence[Frame]) -> Any:
+    given = None
+    for block, frame in zip(stack.blocks, frames, strict=True):
+        given = frame.call(block, given)
+    return given
+
+
+def _require_same(found: Any, expected: Any) -> None:
+    for one, other in zip(_floats(found), _floats(expected), strict=True):
+        if one.shape != other.shape or _norm(one - other) > _REPEAT_TOLERANCE * _norm(other):
+            raise NotAChain("its blocks give something else when they run again")
+
+
+def _floats(output: Any) -> list[Tensor]:
+    leaves = pytree.tree_leaves(output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _norm(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x.double()))
+
+
+def walk(
+    stack: Stack, frames: Sequence[list[Frame]], visit: Callable[[nn.Module, Callable[[], None]], None]
+) -> None:
+    """Visit each block in order; the next one's inputs come from the block as the visit left it.
+
+    Args:
+        stack: the blocks.
+        frames: of `record`; used up.
+        visit: called with the block and a function that runs it on every batch.
+    """
+    given: list[Any] = [None] * len(frames)
+    for index, block in enumerate(stack.blocks):
+
+        def run(block: nn.Module = block, index: int = index) -> None:
+            for batch, batch_frames in enumerate(frames):
+                batch_frames[index].call(block, given[batch])
+
+        visit(block, run)
+        for batch, batch_frames in enumerate(frames):
+            if index + 1 < len(stack.blocks):
+                given[batch] = batch_frames[index].call(block, given[batch])
+            batch_frames[index].inputs.clear()

@@ -1,0 +1,100 @@
+"""What is gathered of a linear layer's inputs while the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.errors import CalibrationError
+from sparseflow.pruning.layers import Layer
+
+SAMPLE_ROWS = 2048
+"""Rows of a layer's inputs kept to measure the error of its outputs."""
+
+
+class Statistics:
+    """Of the inputs X ``[rows, K]`` of one layer, in float32, or in float64 for a float64 weight.
+
+    Args:
+        layer: the layer.
+        gram: gather ``XᵀX`` too, which takes K² values.
+        calls: how many batches will come; bounds what each gives to the sample.
+    """
+
+    def __init__(self, layer: Layer, *, gram: bool, calls: int) -> None:
+        weight = layer.weight
+        self.layer = layer
+        self.rows = 0
+        self._dtype = torch.promote_types(weight.dtype, torch.float32)
+        self._share = -(-SAMPLE_ROWS // calls)
+        self._sample: list[Tensor] = []
+        features = weight.shape[1]
+        self._squares = torch.zeros(features, dtype=self._dtype, device=weight.device)
+        self._gram = (
+            torch.zeros(features, features, dtype=self._dtype, device=weight.device) if gram else None
+        )
+
+    def add(self, x: Tensor) -> None:
+        """Take in the inputs ``[…, K]`` of one call."""
+        x = x.detach().reshape(-1, x.shape[-1])
+        if not x.shape[0]:
+            return
+        self._sample.append(x[:: -(-x.shape[0] // self._share)].clone())
+        x = x.to(self._dtype)
+        self.rows += x.shape[0]
+        self._squares += x.square().sum(0)
+        if self._gram is not None:
+            self._gram.addmm_(x.t(), x)
+
+    def require_finite(self) -> None:
+        """Refuse NaN and Inf among the inputs.
+
+        Raises:
+            CalibrationError: names the layer.
+        """
+        if not self._squares.isfinite().all():
+            raise nonfinite_inputs(self.layer.name)
+
+    def norms(self) -> Tensor:
+        """``‖X_j‖₂`` of each input feature, ``[K]``."""
+        return self._squares.sqrt()
+
+    def take_gram(self) -> Tensor:
+        """``XᵀX / rows``, ``[K, K]``, handed over: it can be had once."""
+        gram, self._gram = self._gram, None
+        assert gram is not None, "gathered, and not taken yet"
+        return gram.div_(self.rows)
+
+    def output_error(self, weight: Tensor, pruned: Tensor) -> float:
+        """``‖XWᵀ − XW'ᵀ‖ / ‖XWᵀ‖`` over the sampled rows; 0 where XWᵀ is zero."""
+        x, weight, pruned = (t.to(self._dtype) for t in (torch.cat(self._sample), weight, pruned))
+        norm = torch.linalg.vector_norm(x @ weight.t())
+        return float(torch.linalg.vector_norm(x @ (weight - pruned).t()) / norm) if norm else 0.0
+
+
+def nonfinite_inputs(name: str) -> CalibrationError:
+    """The error that a layer's inputs hold NaN or Inf."""
+    return CalibrationError(
+        f"layer {name}",
+        "its inputs hold NaN or Inf during calibration",
+        "find the batch or the weight that makes them; float16 models may overflow where bfloat16 ones don't",
+    )
+
+
+@contextmanager
+def watching(layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> Iterator[None]:
+    """Call ``see(layer, x)`` with the inputs of each layer before it runs."""
+    with ExitStack() as stack:
+        for layer in layers:
+
+            def hook(
+                module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], layer: Layer = layer
+            ) -> None:
+                see(layer, args[0] if args else next(iter(kwargs.values())))
+
+            stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
