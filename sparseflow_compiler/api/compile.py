@@ -38,7 +38,8 @@ def compile(  # noqa: A001  # named like torch.compile
         args: example positional inputs.
         kwargs: example keyword inputs.
         prune: ``"magnitude"`` keeps the two largest of every four weights; it costs quality, which
-            `compiled.report` states layer by layer: `sparseflow.prune` beforehand costs less. ``None`` makes only those layers sparse whose weights
+            `compiled.report` states layer by layer: `sparseflow.prune` beforehand costs less.
+            ``None`` makes only those layers sparse whose weights
             already are 2:4.
         skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
         policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
