@@ -14,11 +14,12 @@ from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import replace
 from sparseflow.passes.products import is_one
 from sparseflow.passes.sizes import KnownSizes
+from sparseflow.passes.views import VIEWS
 
 PARTS = ("bias", *(name for name in EPILOGUES if name != "none"), "residual")
 """What can become part of a layer."""
 
-_ADD, _DROPOUT = "torch.aten.add.Tensor", "torch.aten.dropout"
+_ADD = "torch.aten.add.Tensor"
 _GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
@@ -38,15 +39,15 @@ class FuseEpilogue(Pass):
     Ensures: a `sparse_gemm.linear` whose result has one reader takes over, in this order and each only where
     the layer has neither it nor a later one yet: the addition of a tensor of shape [N] as `bias`; `relu`,
     `gelu` or `silu` as `epilogue`; the addition of a tensor of its own type and shape as `residual`. Dropout
-    that is switched off doesn't count as a reader. The layer then stands where the last of them stood, and
-    rounds once instead of after each.
+    that is switched off and views that change no shape are passed over. The layer then stands where the last
+    of them stood, and rounds once instead of after each.
 
     Left alone: additions with another factor than 1; those that broadcast, or whose dynamic sizes aren't
     proven equal; operations that change the type or are in another block; parts of a merged layer.
     """
 
     name: ClassVar[str] = "fuse-epilogue"
-    parts: tuple[str, ...] = option(PARTS, "fuse only these", _parts)  # noqa: RUF009
+    parts: tuple[str, ...] = option(PARTS, "fuse only these", _parts)
 
     def run(self, module: ir.Module) -> None:
         """Decide for all layers first: what is known of sizes holds for the module as it is."""
@@ -63,7 +64,8 @@ class _Chain:
 
     Attributes:
         layer: the ``sparse_gemm.linear``.
-        links: its readers one after the other, up to the last that it takes over; dropouts among them.
+        links: its readers one after the other up to the last that it takes over, those between that return
+            their input included.
         bias: addition that becomes its bias, with the index of the operand that is added.
         epilogue: its activation afterwards.
         residual: addition that becomes its residual, like `bias`.
@@ -87,7 +89,7 @@ def _follow(
         if reader is None or reader in taken:
             break
         passed.append(reader)
-        if not _is_off(reader):
+        if not _returns_its_input(reader, sizes):
             if not _take(chain, reader, value, parts, sizes):
                 break
             chain.links += passed
@@ -107,9 +109,11 @@ def _only_reader(value: ir.Value) -> ir.Operation | None:
     return reader if same else None
 
 
-def _is_off(op: ir.Operation) -> bool:
-    """Whether an operation is dropout that returns its input."""
-    if op.name != _DROPOUT:
+def _returns_its_input(op: ir.Operation, sizes: KnownSizes) -> bool:
+    """Whether an operation is a view of the same shape, or dropout that is switched off."""
+    if op.name in VIEWS:
+        return sizes.equal(op.operands[0], op.results[0])
+    if op.name != "torch.aten.dropout":
         return False
     train = defined_by(op.operands[2], "torch.constant.bool")
     return train is not None and not train.attributes["value"].value
@@ -175,7 +179,7 @@ def _fuse(chain: _Chain) -> None:
             view.x, view.weight, bias, residual, result=last.results[0].type, epilogue=chain.epilogue, **texts
         )
     for link in chain.links[:-1]:
-        if link.name == _DROPOUT:
+        if link.name in (*VIEWS, "torch.aten.dropout"):
             link.results[0].replace_all_uses_with(link.operands[0])
             link.erase()
     replace(last, fused.results[0])

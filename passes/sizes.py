@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch_mlir import ir
 
@@ -14,12 +15,21 @@ class Unknown:
     """A size that is known only to equal itself."""
 
 
-Size = int | Unknown
+@dataclass(frozen=True)
+class Clamped:
+    """The smaller of an unknown size and a number above 1: that of a slice from the start."""
+
+    size: Unknown
+    limit: int
+
+
+Size = int | Unknown | Clamped
 Sizes = tuple[Size, ...]
 
 _ELEMENTWISE = (
-    "clone contiguous cos detach dropout exp gelu layer_norm neg pow.Tensor_Scalar relu rms_norm rsqrt sigmoid "
-    "silu sin softmax.int sqrt tanh to.device to.dtype to.dtype_layout add.Scalar div.Scalar mul.Scalar sub.Scalar"
+    "add.Scalar clone contiguous cos detach div.Scalar dropout exp gelu layer_norm mul.Scalar neg "
+    "pow.Tensor_Scalar relu rms_norm rsqrt sigmoid silu sin softmax.int sqrt sub.Scalar tanh to.device "
+    "to.dtype to.dtype_layout"
 )
 _BROADCASTING = "add.Tensor div.Tensor mul.Tensor sub.Tensor"
 _TO_THE_END = 2**63 - 1
@@ -102,22 +112,41 @@ def _broadcast(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 
 def _common(a: Size, b: Size) -> Size:
-    if a == b or b == 1:
+    if a == b or b == 1 or _fits(b, a):
         return a
-    if a == 1 or isinstance(b, int):
+    if a == 1 or isinstance(b, int) or _fits(a, b):
         return b
     # Two unknown sizes: either may be the 1 that is stretched.
     return a if isinstance(a, int) else Unknown()
 
 
-def _listed(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    """A view: the sizes it was given; one left to -1 is in the type or unknown."""
+def _fits(clamped: Size, size: Size) -> bool:
+    """Whether one size is the other clamped: where the limit bites, both are above 1 and torch raises."""
+    return isinstance(clamped, Clamped) and clamped.size == size
+
+
+def _listed(known: KnownSizes, op: ir.Operation) -> list[Size] | None:
     sizes = defined_by(op.operands[1], "torch.prim.ListConstruct")
     return None if sizes is None else [known.element(size) for size in sizes.operands]
 
 
+def _viewed(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
+    """A view: the sizes it was given; the one left to -1 is what the others leave of the source."""
+    given, rest = _listed(known, op), list(known.of(op.operands[0]) or ())
+    wanted = constant_ints(op.operands[1]) or []
+    if given is None or -1 not in wanted:
+        return given
+    at = wanted.index(-1)
+    for size in (*given[:at], *given[at + 1 :]):
+        if size not in rest:
+            return given
+        rest.remove(size)
+    # Where one of the sizes is 0, torch refuses the -1.
+    return [*given[:at], rest[0], *given[at + 1 :]] if len(rest) == 1 else given
+
+
 def _expanded(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    """Like a view, but -1 keeps a size."""
+    """The sizes it was given; -1 keeps one."""
     given, source = _listed(known, op), known.of(op.operands[0])
     if given is None or source is None or len(given) < len(source):
         return None
@@ -139,7 +168,25 @@ def _sliced(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
     found, (dim, *range_) = known.of(op.operands[0]), map(constant_int, list(op.operands)[1:])
     if not found or dim is None:
         return None
-    return found if range_ == [0, _TO_THE_END, 1] else _except(found, [dim])
+    if range_ == [0, _TO_THE_END, 1]:
+        return found
+    sizes, limit = list(_except(found, [dim]) or ()), found[dim]
+    end = known.element(op.operands[3])
+    if range_ == [0, None, 1] and isinstance(end, Unknown) and isinstance(limit, int) and limit > 1:
+        sizes[dim] = Clamped(end, limit)
+    return sizes
+
+
+def _unsqueezed(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
+    found, dim = known.of(op.operands[0]), constant_int(op.operands[1])
+    if found is None or dim is None:
+        return None
+    at = dim % (len(found) + 1)
+    return [*found[:at], 1, *found[at:]]
+
+
+def _counted(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
+    return [known.element(op.operands[0])]
 
 
 def _reduced(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
@@ -158,9 +205,7 @@ def _concatenated(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 def _except(sizes: Sizes, dims: Sequence[int | None]) -> Sequence[Size] | None:
     changed = {dim % len(sizes) for dim in dims if dim is not None}
-    return (
-        None if None in dims else [Unknown() if i in changed else size for i, size in enumerate(sizes)]
-    )
+    return None if None in dims else [Unknown() if i in changed else size for i, size in enumerate(sizes)]
 
 
 _RULES: dict[str, _Rule] = {
@@ -169,12 +214,14 @@ _RULES: dict[str, _Rule] = {
     "torch.aten.linear": _rows,
     "sparse_gemm.linear": _rows,
     "torch.aten.embedding": _embedding,
-    "torch.aten.view": _listed,
-    "torch.aten.reshape": _listed,
-    "torch.aten._unsafe_view": _listed,
+    "torch.aten.view": _viewed,
+    "torch.aten.reshape": _viewed,
+    "torch.aten._unsafe_view": _viewed,
     "torch.aten.expand": _expanded,
     "torch.aten.transpose.int": _exchanged,
     "torch.aten.slice.Tensor": _sliced,
+    "torch.aten.unsqueeze": _unsqueezed,
+    "torch.aten.arange": _counted,
     "torch.aten.mean.dim": _reduced,
     "torch.aten.cat": _concatenated,
 }
