@@ -69,10 +69,8 @@ class KnownSizes:
             return constant if constant >= 0 else Unknown()
         op = defined_by(value, "torch.aten.size.int")
         sizes = None if op is None else self.of(op.operands[0])
-        dim = None if op is None else constant_int(op.operands[1])
-        if sizes is None or dim is None or not -len(sizes) <= dim < len(sizes):
-            return Unknown()
-        return sizes[dim]
+        at = None if op is None or sizes is None else _index(op.operands[1], len(sizes))
+        return Unknown() if sizes is None or at is None else sizes[at]
 
 
 _Rule = Callable[[KnownSizes, ir.Operation], "Sequence[Size] | None"]
@@ -156,33 +154,41 @@ def _expanded(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 
 def _exchanged(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    found, a, b = known.of(op.operands[0]), constant_int(op.operands[1]), constant_int(op.operands[2])
-    if not found or a is None or b is None:
+    sizes = list(known.of(op.operands[0]) or ())
+    a, b = _index(op.operands[1], len(sizes)), _index(op.operands[2], len(sizes))
+    if a is None or b is None:
         return None
-    sizes = list(found)
     sizes[a], sizes[b] = sizes[b], sizes[a]
     return sizes
 
 
 def _sliced(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    found, (dim, *range_) = known.of(op.operands[0]), map(constant_int, list(op.operands)[1:])
-    if not found or dim is None:
+    sizes, (_, dim, start, end, step) = list(known.of(op.operands[0]) or ()), op.operands
+    at = _index(dim, len(sizes))
+    if at is None:
         return None
-    if range_ == [0, _TO_THE_END, 1]:
-        return found
-    sizes, limit = list(_except(found, [dim]) or ()), found[dim]
-    end = known.element(op.operands[3])
-    if range_ == [0, None, 1] and isinstance(end, Unknown) and isinstance(limit, int) and limit > 1:
-        sizes[dim] = Clamped(end, limit)
+    from_start = (constant_int(start), constant_int(step)) == (0, 1)
+    if not (from_start and constant_int(end) == _TO_THE_END):
+        sizes[at] = _clamped(known.element(end), sizes[at]) if from_start else Unknown()
     return sizes
 
 
+def _clamped(size: Size, limit: Size) -> Size:
+    if isinstance(size, Unknown) and isinstance(limit, int) and limit > 1:
+        return Clamped(size, limit)
+    return Unknown()
+
+
+def _index(dim: ir.Value, rank: int) -> int | None:
+    """A constant dimension counted from the first, None when it isn't constant or there is none such."""
+    value = constant_int(dim)
+    return value % rank if value is not None and -rank <= value < rank else None
+
+
 def _unsqueezed(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    found, dim = known.of(op.operands[0]), constant_int(op.operands[1])
-    if found is None or dim is None:
-        return None
-    at = dim % (len(found) + 1)
-    return [*found[:at], 1, *found[at:]]
+    sizes = list(known.of(op.operands[0]) or ())
+    at = _index(op.operands[1], len(sizes) + 1)
+    return None if at is None else [*sizes[:at], 1, *sizes[at:]]
 
 
 def _counted(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
