@@ -147,7 +147,7 @@ def _activation(op: ir.Operation) -> str | None:
     if op.name in ("torch.aten.relu", "torch.aten.silu"):
         return op.name.rpartition(".")[2]
     text = defined_by(op.operands[1], "torch.constant.str") if op.name == "torch.aten.gelu" else None
-    return None if text is None else _GELUS.get(text.attributes["value"].value)
+    return None if text is None else _GELUS.get(ir.StringAttr(text.attributes["value"]).value)
 
 
 def _added(op: ir.Operation, value: ir.Value) -> int | None:

@@ -55,7 +55,7 @@ def test_a_named_pipeline_stands_for_its_passes():
         "canonicalize-linear",
         "match-sparse-linear",
         "merge-projections",
-            "fuse-epilogue",
+        "fuse-epilogue",
         "lower-sparse-gemm",
     ]
 
