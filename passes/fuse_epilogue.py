@@ -20,6 +20,7 @@ PARTS = ("bias", *(name for name in EPILOGUES if name != "none"), "residual")
 """What can become part of a layer."""
 
 _ADD = "torch.aten.add.Tensor"
+_PLAIN = {"torch.aten.relu": "relu", "torch.aten.silu": "silu"}
 _GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
@@ -144,8 +145,8 @@ def _take(
 
 
 def _activation(op: ir.Operation) -> str | None:
-    if op.name in ("torch.aten.relu", "torch.aten.silu"):
-        return op.name.rpartition(".")[2]
+    if op.name in _PLAIN:
+        return _PLAIN[op.name]
     text = defined_by(op.operands[1], "torch.constant.str") if op.name == "torch.aten.gelu" else None
     return None if text is None else _GELUS.get(ir.StringAttr(text.attributes["value"]).value)
 
