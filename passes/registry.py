@@ -12,13 +12,16 @@ PASSES = {
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
     "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",
+    "fuse-epilogue": "sparseflow.passes.fuse_epilogue:FuseEpilogue",
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
 }
 """Name of each pass and where its class is; a module is imported when its pass is asked for."""
 
 PIPELINES = {
-    "sparse-cpu": "canonicalize-linear,match-sparse-linear,merge-projections,lower-sparse-gemm",
+    "sparse-cpu": (
+        "canonicalize-linear,match-sparse-linear,merge-projections,fuse-epilogue,lower-sparse-gemm"
+    ),
 }
 """Named pipelines: from what the frontend makes to what the lowering takes."""
 

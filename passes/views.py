@@ -10,8 +10,10 @@ from sparseflow.dialect.matchers import constant_int, defined_by, users
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.build import erase_if_dead, int_list, replace, torch_op
 
-_VIEWS = ("torch.aten.view", "torch.aten.reshape", "torch.aten._unsafe_view")
-_FLATTENS = (*_VIEWS, "torch.aten.flatten.using_ints")
+VIEWS = ("torch.aten.view", "torch.aten.reshape", "torch.aten._unsafe_view")
+"""Operations that give a tensor the sizes in a list."""
+
+_FLATTENS = (*VIEWS, "torch.aten.flatten.using_ints")
 
 
 def keeps_rows(value: ir.Value) -> ir.Value | None:
@@ -36,7 +38,7 @@ def restore_rows(value: ir.Value, n: int, flat: ir.Type) -> ir.Value:
 def drop_views_of(value: ir.Value, flat: ir.Value) -> None:
     """Let views of a flattened value read the value itself; drop those that restore its shape."""
     for op in users(flat):
-        if op.name in _VIEWS and op.operands[0] == flat:
+        if op.name in VIEWS and op.operands[0] == flat:
             op.operands[0] = value
             if _is_identity(op, value):
                 replace(op, value)

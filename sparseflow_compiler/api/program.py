@@ -25,6 +25,7 @@ from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
+from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
@@ -101,7 +102,7 @@ def build_program(
         run_pipeline(module, [CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
-        run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections()])
+        run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
     with clock.stage("measure") as step:
         policies, dense = measured_policies(module, bank.device, options, step)
     with clock.stage("passes"):

@@ -118,3 +118,17 @@ def test_tied_heads_stay_dense_and_say_why() -> None:
     assert layers["transformer.wte"].decision == "dense"
     assert "embedding" in layers["transformer.wte"].reason
     assert layers["transformer.h.0.attn.c_attn"].decision == "sparse"
+
+
+@pytest.mark.parametrize(
+    ("name", "epilogue", "activations", "residuals"),
+    [("bert", "gelu", 2, 4), ("opt", "relu", 2, 3), ("gpt2", "none", 8, 4), ("llama", "none", 8, 4)],
+)
+def test_activations_and_residuals_are_part_of_the_layers(
+    name: str, epilogue: str, activations: int, residuals: int
+) -> None:
+    model, calls = zoo.model_and_calls(name)
+    compiled = sf.compile(model, policy="sparse", args=calls[0][0], kwargs=calls[0][1])
+    layers = [line for line in compiled.mlir().splitlines() if '"sparse_gemm.linear"' in line]
+    assert sum(f'epilogue = "{epilogue}"' in line for line in layers) == activations
+    assert sum(", 1>, pattern" in line for line in layers) == residuals

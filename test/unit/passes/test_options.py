@@ -55,6 +55,7 @@ def test_a_named_pipeline_stands_for_its_passes():
         "canonicalize-linear",
         "match-sparse-linear",
         "merge-projections",
+        "fuse-epilogue",
         "lower-sparse-gemm",
     ]
 

@@ -1,0 +1,186 @@
+"""The pass ``fuse-epilogue``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch_mlir import ir
+
+from sparseflow.dialect.linear import EPILOGUES, linear
+from sparseflow.dialect.matchers import defined_by, operations, users
+from sparseflow.dialect.types import tensor_type
+from sparseflow.passes.base import Pass, option
+from sparseflow.passes.build import replace
+from sparseflow.passes.products import is_one
+from sparseflow.passes.sizes import KnownSizes
+from sparseflow.passes.views import VIEWS
+
+PARTS = ("bias", *(name for name in EPILOGUES if name != "none"), "residual")
+"""What can become part of a layer."""
+
+_ADD = "torch.aten.add.Tensor"
+_PLAIN = {"torch.aten.relu": "relu", "torch.aten.silu": "silu"}
+_GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    found = tuple(part for part in text.split(",") if part)
+    if unknown := sorted(set(found) - set(PARTS)):
+        raise ValueError(f"can be any of {', '.join(PARTS)}, not {unknown[0]}")
+    return found
+
+
+@dataclass(frozen=True)
+class FuseEpilogue(Pass):
+    """Make what follows a sparse layer part of it: a bias, an activation, a residual.
+
+    Requires: layers that are to be merged are merged (`merge-projections`).
+
+    Ensures: a `sparse_gemm.linear` whose result has one reader takes over, in this order and each only where
+    the layer has neither it nor a later one yet: the addition of a tensor of shape [N] as `bias`; `relu`,
+    `gelu` or `silu` as `epilogue`; the addition of a tensor of its own type and shape as `residual`. Dropout
+    that is switched off and views that change no shape are passed over. The layer then stands where the last
+    of them stood, and rounds once instead of after each.
+
+    Left alone: additions with another factor than 1; those that broadcast, or whose dynamic sizes aren't
+    proven equal; operations that change the type or are in another block; parts of a merged layer.
+    """
+
+    name: ClassVar[str] = "fuse-epilogue"
+    parts: tuple[str, ...] = option(PARTS, "fuse only these", _parts)
+
+    def run(self, module: ir.Module) -> None:
+        """Decide for all layers first: what is known of sizes holds for the module as it is."""
+        sizes, taken = KnownSizes(module), set[ir.Operation]()
+        # Where a sum has two layers, the later one takes the earlier as its residual and need not move.
+        layers = reversed(operations(module, {"sparse_gemm.linear"}))
+        for chain in [_follow(op, self.parts, sizes, taken) for op in layers]:
+            _fuse(chain)
+
+
+@dataclass
+class _Chain:
+    """A layer and what it takes over.
+
+    Attributes:
+        layer: the ``sparse_gemm.linear``.
+        links: its readers one after the other up to the last that it takes over, those between that return
+            their input included.
+        bias: addition that becomes its bias, with the index of the operand that is added.
+        epilogue: its activation afterwards.
+        residual: addition that becomes its residual, like `bias`.
+    """
+
+    layer: ir.Operation
+    links: list[ir.Operation] = field(default_factory=list)
+    bias: tuple[ir.Operation, int] | None = None
+    epilogue: str = "none"
+    residual: tuple[ir.Operation, int] | None = None
+
+
+def _follow(
+    layer: ir.Operation, parts: tuple[str, ...], sizes: KnownSizes, taken: set[ir.Operation]
+) -> _Chain:
+    chain = _Chain(layer, epilogue=layer.opview.epilogue.value)
+    passed: list[ir.Operation] = []
+    value = layer.results[0]
+    while layer.opview.residual is None and chain.residual is None:
+        reader = _only_reader(value)
+        if reader is None or reader in taken:
+            break
+        passed.append(reader)
+        if not _returns_its_input(reader, sizes):
+            if not _take(chain, reader, value, parts, sizes):
+                break
+            chain.links += passed
+            taken.update(passed)
+            passed = []
+        value = reader.results[0]
+    return chain
+
+
+def _only_reader(value: ir.Value) -> ir.Operation | None:
+    """The one operation that reads a value, once, in its block and keeping its type."""
+    readers = users(value)
+    if len(readers) != 1 or len(readers[0].results) != 1:
+        return None
+    reader = readers[0]
+    same = reader.results[0].type == value.type and reader.block == value.owner.operation.block
+    return reader if same else None
+
+
+def _returns_its_input(op: ir.Operation, sizes: KnownSizes) -> bool:
+    """Whether an operation is a view of the same shape, or dropout that is switched off."""
+    if op.name in VIEWS:
+        return sizes.equal(op.operands[0], op.results[0])
+    if op.name != "torch.aten.dropout":
+        return False
+    train = defined_by(op.operands[2], "torch.constant.bool")
+    return train is not None and not train.attributes["value"].value
+
+
+def _take(
+    chain: _Chain, reader: ir.Operation, value: ir.Value, parts: tuple[str, ...], sizes: KnownSizes
+) -> bool:
+    """Make the reader of a value part of the chain if it can be."""
+    activation = _activation(reader)
+    if activation is not None:
+        if chain.epilogue != "none" or activation not in parts:
+            return False
+        chain.epilogue = activation
+        return True
+    added = _added(reader, value)
+    if added is None:
+        return False
+    other = reader.operands[added]
+    has_bias = chain.layer.opview.bias is not None or chain.bias is not None
+    if "bias" in parts and not has_bias and chain.epilogue == "none" and _is_bias(other, value):
+        chain.bias = reader, added
+        return True
+    if "residual" in parts and other.type == value.type and sizes.equal(other, value):
+        chain.residual = reader, added
+        return True
+    return False
+
+
+def _activation(op: ir.Operation) -> str | None:
+    if op.name in _PLAIN:
+        return _PLAIN[op.name]
+    text = defined_by(op.operands[1], "torch.constant.str") if op.name == "torch.aten.gelu" else None
+    return None if text is None else _GELUS.get(ir.StringAttr(text.attributes["value"]).value)
+
+
+def _added(op: ir.Operation, value: ir.Value) -> int | None:
+    """Which operand an addition adds to a value; None for anything but an addition of it as it is."""
+    if op.name != _ADD or not is_one(op.operands[2]):
+        return None
+    return 1 if op.operands[0] == value else 0
+
+
+def _is_bias(other: ir.Value, value: ir.Value) -> bool:
+    bias, type_ = tensor_type(other), tensor_type(value)
+    if bias is None or type_ is None or not type_.shape or type_.shape[-1] is None:
+        return False
+    return bias.shape == type_.shape[-1:] and bias.dtype == type_.dtype
+
+
+def _fuse(chain: _Chain) -> None:
+    if not chain.links:
+        return
+    layer, last, view = chain.layer, chain.links[-1], chain.layer.opview
+    bias, residual = (
+        known if taken is None else taken[0].operands[taken[1]]
+        for known, taken in ((view.bias, chain.bias), (view.residual, chain.residual))
+    )
+    texts = {name: layer.attributes[name].value for name in ("policy", "pattern")}
+    # Only before the last link everything that any link reads is known.
+    with layer.location, ir.InsertionPoint(last):
+        fused = linear(
+            view.x, view.weight, bias, residual, result=last.results[0].type, epilogue=chain.epilogue, **texts
+        )
+    for link in chain.links[:-1]:
+        if link.name in (*VIEWS, "torch.aten.dropout"):
+            link.results[0].replace_all_uses_with(link.operands[0])
+            link.erase()
+    replace(last, fused.results[0])
