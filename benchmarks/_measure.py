@@ -42,6 +42,11 @@ def meta(device: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def gpu_name(bench: str, gpu: str) -> str:
+    """The result file of a benchmark on this GPU."""
+    return f"{bench}_{'h200' if 'H200' in gpu else 'gpu'}"
+
+
 def write(name: str, head: dict[str, Any], rows: list[dict[str, Any]], folder: Path = RESULTS) -> Path:
     """Write ``<name>.json`` to ``benchmarks/results`` or another folder and return its path."""
     folder.mkdir(exist_ok=True)

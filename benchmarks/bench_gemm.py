@@ -341,7 +341,7 @@ def main(argv: list[str]) -> int:
     summary(rows)
     search = fp16_search_reason() if "float16" in args.dtypes else "not tried"
     head = _measure.meta(machine.gpu, machine=vars(machine), torch_fp16_search=search, seconds=args.seconds)
-    name = f"gemm_{'h200' if 'H200' in machine.gpu else 'gpu'}"
+    name = _measure.gpu_name("gemm", machine.gpu)
     print(f"wrote {_measure.write(name, head, rows, args.results)}")
     return 0
 

@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
         verdict = f"asked {row['target']}: {'met' if row['met'] else 'MISSED'}"
         print(f"{row['what']}, {row['dtype']}{m}: {row['value']} {row['unit']}, {verdict}")
     machine = GpuMachine.here(0)
-    name = f"host_{'h200' if 'H200' in machine.gpu else 'gpu'}"
+    name = _measure.gpu_name("host", machine.gpu)
     print(
         f"wrote {_measure.write(name, _measure.meta(machine.gpu, machine=vars(machine)), rows, args.results)}"
     )

@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
         )
         print(f"{meter}: {len(sparse)} sparse layers take {ratio:.4f} of their dense bytes, asked {TARGET}")
     machine = GpuMachine.here(0)
-    name = f"memory_{'h200' if 'H200' in machine.gpu else 'gpu'}"
+    name = _measure.gpu_name("memory", machine.gpu)
     print(
         f"wrote {_measure.write(name, _measure.meta(machine.gpu, machine=vars(machine)), rows, args.results)}"
     )

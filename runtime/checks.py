@@ -17,6 +17,11 @@ Scan = Callable[[Tensor], tuple[int, int] | None]
 CHUNK_ELEMENTS = 1 << 22
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As tables and messages call a dtype: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def require_matrix(weight: object, name: str) -> Tensor:
     """Return ``weight`` as a plain strided 2-d tensor without gradient, or refuse it.
 
@@ -45,7 +50,7 @@ def require_dtype(weight: Tensor, allowed: Iterable[torch.dtype], name: str) -> 
         ArgumentError: the dtype is not in ``allowed``.
     """
     if weight.dtype not in allowed:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        known = ", ".join(map(dtype_name, allowed))
         raise ArgumentError(
             name, f"expected a dtype of {known}, got {weight.dtype}", f"cast it first, e.g. {name}.float()"
         )

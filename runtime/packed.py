@@ -150,7 +150,7 @@ class PackedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""
-        kind = str(self.dtype).removeprefix("torch.")
+        kind = checks.dtype_name(self.dtype)
         share = f"{self.nbytes / self.dense_nbytes:.3f} of dense" if self.dense_nbytes else "empty"
         return f"{self.out_features}×{self.in_features}, {kind}, {self.device}, {self.nbytes} bytes ({share})"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from sparseflow.runtime.backends import Memory
+from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.measure import measure_layer
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
@@ -48,7 +49,7 @@ def calibrate(
         ArgumentError: a size below 1 or another dtype.
     """
     table = Table() if table is None else table
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     wanted = list(dict.fromkeys((int(n), int(k)) for n, k in shapes))
     missing = {shape: _missing(table, name, *shape) for shape in wanted}
     counter = _Counter(sum(map(len, missing.values())), progress)

@@ -120,7 +120,7 @@ def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int) -> Meas
     times = interleaved(weights.sides(x, rows), seconds=SECONDS_A_POINT, least=MIN_REPS, most=MAX_REPS)
     crowded = meter.crowded(torch.get_num_threads())
     dense_us, cpu_us, unpacked_us = (1e6 * n / rows * _lower_quartile(side) for side in times)
-    name = str(dtype).removeprefix("torch.")
+    name = checks.dtype_name(dtype)
     return Measurement(name, n, k, m, dense_us, cpu_us, unpacked_us, rows, len(times[0]), crowded)
 
 

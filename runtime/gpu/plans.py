@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from sparseflow.errors import ArgumentError
+from sparseflow.runtime.backends import Backend, Choice
 from sparseflow.runtime.gpu.weight import DeviceWeight
-
-CUSPARSELT = 2  # the backend's code in a policy (runtime/backends.py)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +38,7 @@ def policy_code(algorithm: int, split_k: int = 0) -> int:
         algorithm: id, 0 … 65535.
         split_k: 0 leaves the library's choice; −1 or a positive factor sets it (sm_90 takes only 1 and −1).
     """
-    if not 0 <= algorithm < 1 << 16 or not -1 <= split_k < 255:
-        raise ArgumentError("policy", f"no code for algorithm {algorithm} with split-k {split_k}")
-    return CUSPARSELT | algorithm << 8 | (split_k & 255) << 24
+    return Choice(Backend.CUSPARSELT, algorithm, split_k).code
 
 
 def prepare(

@@ -8,6 +8,7 @@ import torch
 
 from sparseflow.runtime import gpu
 from sparseflow.runtime.backends import Backend, Choice, Memory
+from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.thresholds import Timed, choose_by_thresholds
 from sparseflow.runtime.tuning.machine import GpuMachine
@@ -57,7 +58,7 @@ def gpu_policies(
 
 def _refusal(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | None:
     if dtype not in TUNABLE:
-        return f"on GPUs sparse layers are bfloat16 or float16, not {_name(dtype)}"
+        return f"on GPUs sparse layers are bfloat16 or float16, not {dtype_name(dtype)}"
     return refusal(*shape) or gpu.unusable(device)
 
 
@@ -67,7 +68,7 @@ def _tune_missing(
     from sparseflow.runtime.tuning.tune import tune
 
     machine = GpuMachine.here(device)
-    missing = [shape for shape in shapes if not lookup(_name(dtype), *shape, machine)]
+    missing = [shape for shape in shapes if not lookup(dtype_name(dtype), *shape, machine)]
     if missing:
         tune(missing, [dtype], device=device, progress=progress)
 
@@ -75,13 +76,13 @@ def _tune_missing(
 def _policy(
     shape: Shape, dtype: torch.dtype, device: torch.device, memory: Memory, always: bool
 ) -> Policy | str:
-    points = lookup(_name(dtype), *shape, GpuMachine.here(device))
+    points = lookup(dtype_name(dtype), *shape, GpuMachine.here(device))
     if always:
         return _sparse_everywhere(points)
     if not points:
         gpu_name = torch.cuda.get_device_name(device)
         return (
-            f"no table has {shape[0]}×{shape[1]} {_name(dtype)} for {gpu_name}; "
+            f"no table has {shape[0]}×{shape[1]} {dtype_name(dtype)} for {gpu_name}; "
             "tune it: sf.compile(model, tune=True) or `sparseflow tune`"
         )
     return choose_by_thresholds([timed(point) for point in points], memory)
@@ -103,7 +104,3 @@ def _sparse_everywhere(points: Sequence[TunedPoint]) -> Policy:
         return by_m[m].dense / by_m[m].sparse[choice]
 
     return Policy.of(starts, [m for m, _ in best], speedup)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

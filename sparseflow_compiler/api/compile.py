@@ -39,8 +39,7 @@ def compile(  # noqa: A001  # named like torch.compile
         kwargs: example keyword inputs.
         prune: ``"magnitude"`` keeps the two largest of every four weights; it costs quality, which
             `compiled.report` states layer by layer: `sparseflow.prune` beforehand costs less.
-            ``None`` makes only those layers sparse whose weights
-            already are 2:4.
+            ``None`` makes only those layers sparse whose weights already are 2:4.
         skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
         policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
             (seconds, cached), a GPU's figures come from the tuned tables; ``"sparse"`` runs eligible layers

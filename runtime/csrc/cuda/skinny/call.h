@@ -10,8 +10,7 @@ namespace sparseflow::cuda::skinny {
 // that are no multiples of 64, a variant that there isn't or that doesn't fit this GPU. −1 is the default variant.
 std::string refusal(const DeviceWeight& weight, int64_t m, int64_t variant);
 
-// y [..., N] = epilogue(x · Wᵀ + bias) + residual, rounded once. Throws std::runtime_error("sparseflow::<op>: …") for
-// what refusal() names.
-Tensor product(const char* op, const Call& call, cpu::Epilogue epilogue, int64_t variant);
+// y [..., N] = epilogue(x · Wᵀ + bias) + residual, rounded once, of a weight that is aligned and that refusal() takes.
+Tensor product(const Call& call, cpu::Epilogue epilogue, int64_t variant);
 
 }  // namespace sparseflow::cuda::skinny

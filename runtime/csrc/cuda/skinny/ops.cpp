@@ -50,9 +50,7 @@ std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant) {
   return m == 0 ? "" : refusal(variant_for(w, m, variant), static_cast<int>(m), w.device());
 }
 
-Tensor product(const char* op, const Call& c, cpu::Epilogue epilogue, int64_t variant) {
-  if (const std::string why = refusal(c.weight, c.m, variant); !why.empty())
-    require(false, op, "the kernel for few rows " + why);
+Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant) {
   const int device = c.x.get_device_index();
   const auto n = static_cast<int>(c.weight.n()), k = static_cast<int>(c.weight.k), m = static_cast<int>(c.m);
   Product p{.values = c.weight.values.const_data_ptr(),
@@ -85,7 +83,10 @@ Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positi
                      std::optional<Tensor> residual, int64_t in_features, std::string epilogue, int64_t variant) {
   constexpr const char* op = "skinny_linear";
   const Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), x.scalar_type());
-  return skinny::product(op, call, cpu::epilogue_of(op, epilogue), variant);
+  if (const std::string why = skinny::refusal(call.weight, call.m, variant); !why.empty())
+    require(false, op, "the kernel for few rows " + why);
+  require(call.weight.aligned(), op, "values and positions must be aligned to 16 bytes");
+  return skinny::product(call, cpu::epilogue_of(op, epilogue), variant);
 }
 
 // How many variants there are; their ids are 0 … count − 1. 0 for shapes that the kernel doesn't take.
