@@ -1,5 +1,6 @@
 // Runs the kernel on the host and compares it with a plain product, exactly: the data are small integers. Not part of
 // the library; test/unit/test_skinny_emulated.py builds and runs it.
+#include <algorithm>
 #include <cstdio>
 
 #include "emulator.h"
@@ -8,6 +9,9 @@
 
 namespace sparseflow::cuda::skinny {
 namespace {
+
+constexpr uint16_t untouched = 0x7fff;
+constexpr size_t behind = 64;  // of y, where nothing may be written
 
 struct Data {
   int n, k, m;
@@ -34,13 +38,13 @@ struct Data {
     x.resize(size_t(m) * k);
     bias.resize(static_cast<size_t>(n));
     residual.resize(size_t(m) * n);
-    y.resize(size_t(m) * n, 0x7fff);
+    y.resize(size_t(m) * n + behind, untouched);
     for (auto* t : {&x, &bias, &residual})
       for (auto& v : *t) v = small();
   }
 
   int wrong(bool added) const {
-    int count = 0;
+    int count = static_cast<int>(behind - std::count(y.end() - behind, y.end(), untouched));
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; ++j) {
         float sum = 0;
@@ -98,6 +102,11 @@ int run_all() {
   check<Shape<4, 4, 2, 2, 1, 8>>(256, 704, 64, 4, 1, false, true);
   check<Shape<4, 8, 1, 1, 1, 1>>(576, 512, 2, 6, 1, false, false);
   check<Shape<4, 8, 1, 1, 1, 2>>(512, 640, 16, 4, 2, true, true);
+  check<Shape<2, 4, 1, 2, 2, 1>>(8, 192, 3, 2, 1, false, true);  // N that are multiples of 8 alone
+  check<Shape<2, 4, 1, 2, 2, 2>>(136, 576, 9, 3, 2, true, true);
+  check<Shape<2, 2, 2, 4, 2, 4>>(200, 448, 17, 2, 4, false, false);
+  check<Shape<4, 4, 2, 2, 1, 8>>(72, 320, 33, 3, 1, false, true);
+  check<Shape<4, 8, 1, 1, 1, 1>>(328, 256, 5, 4, 2, false, true);
   return failures;
 }
 

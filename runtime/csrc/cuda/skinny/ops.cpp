@@ -30,8 +30,7 @@ std::string refused_shape(const DeviceWeight& w, int64_t m) {
   const ScalarType dtype = w.values.scalar_type();
   if (dtype != ScalarType::BFloat16 && dtype != ScalarType::Half)
     return "takes bfloat16 and float16, not " + std::string(torch::headeronly::toString(dtype));
-  if (w.n() % 64 || w.k % 64 || w.k == 0)
-    return "needs N and K to be multiples of 64, got N=" + std::to_string(w.n()) + ", K=" + std::to_string(w.k);
+  if (w.k == 0) return "takes no weights without columns";
   if (w.n() > largest || w.k > largest || m > largest) return "takes sizes up to " + std::to_string(largest);
   if (!kernels_built()) return "is not in this build, because no nvcc was found when it was built";
   return "";
@@ -39,7 +38,8 @@ std::string refused_shape(const DeviceWeight& w, int64_t m) {
 
 int variant_for(const DeviceWeight& w, int64_t m, int64_t variant) {
   if (variant != -1) return static_cast<int>(variant);
-  return default_variant(static_cast<int>(w.n()), static_cast<int>(w.k), static_cast<int>(m), w.device());
+  const Layout l = w.layout();
+  return default_variant(static_cast<int>(l.n), static_cast<int>(l.padded_k()), static_cast<int>(m), w.device());
 }
 
 }  // namespace
@@ -52,19 +52,26 @@ std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant) {
 
 Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant) {
   const int device = c.x.get_device_index();
-  const auto n = static_cast<int>(c.weight.n()), k = static_cast<int>(c.weight.k), m = static_cast<int>(c.m);
+  const Layout layout = c.weight.layout();
+  // The kernel writes eight neighbours of y at a time.
+  const int64_t m = c.m, n = layout.n, padded_n = (n + 7) / 8 * 8, padded_k = layout.padded_k();
+  const std::vector<int64_t> sizes = sizes_with_last(c.x, n);
+  if (m == 0 || n == 0) return torch::stable::new_empty(c.x, sizes);
+  const Tensor x = padded(c.x, m, layout.k, m, padded_k);
+  std::optional<Tensor> bias = c.bias, residual = c.residual;
+  if (bias) bias = padded(*bias, 1, n, 1, padded_n);
+  if (residual) residual = padded(*residual, m, n, m, padded_n);
+  Tensor y = n == padded_n ? torch::stable::new_empty(c.x, sizes) : torch::stable::new_empty(c.x, {m, padded_n});
   Product p{.values = c.weight.values.const_data_ptr(),
             .places = c.weight.positions.const_data_ptr(),
-            .x = c.x.const_data_ptr(),
-            .bias = pointer(c.bias),
-            .residual = pointer(c.residual),
-            .n = n,
-            .k = k,
-            .m = m,
-            .epilogue = epilogue_of(epilogue)};
-  Tensor y = torch::stable::new_empty(c.x, sizes_with_last(c.x, n));
-  if (y.numel() == 0) return y;
-  p.y = y.mutable_data_ptr();
+            .x = x.const_data_ptr(),
+            .bias = pointer(bias),
+            .residual = pointer(residual),
+            .n = static_cast<int>(padded_n),
+            .k = static_cast<int>(padded_k),
+            .m = static_cast<int>(m),
+            .epilogue = epilogue_of(epilogue),
+            .y = y.mutable_data_ptr()};
   const int chosen = variant_for(c.weight, c.m, variant);
   std::optional<Tensor> partials;
   if (const int64_t count = partial_count(p, chosen, device)) {
@@ -72,7 +79,7 @@ Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant) {
     p.partials = static_cast<float*>(partials->mutable_data_ptr());
   }
   run(p, c.x.scalar_type() == ScalarType::Half, chosen, device, stream_of(device));
-  return y;
+  return n == padded_n ? y : cropped(y, m, n, sizes);
 }
 
 }  // namespace skinny
@@ -85,13 +92,13 @@ Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positi
   const Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), x.scalar_type());
   if (const std::string why = skinny::refusal(call.weight, call.m, variant); !why.empty())
     require(false, op, "the kernel for few rows " + why);
-  require(call.weight.aligned(), op, "values and positions must be aligned to 16 bytes");
+  call.weight.check_whole(op);
   return skinny::product(call, cpu::epilogue_of(op, epilogue), variant);
 }
 
-// How many variants there are; their ids are 0 … count − 1. 0 for shapes that the kernel doesn't take.
+// How many variants there are; their ids are 0 … count − 1. 0 where there is nothing to multiply, or no kernel.
 int64_t skinny_variants(int64_t n, int64_t k, int64_t m) {
-  return kernels_built() && n % 64 == 0 && k % 64 == 0 && n > 0 && k > 0 && m > 0 ? skinny::variants : 0;
+  return kernels_built() && n > 0 && k > 0 && m > 0 ? skinny::variants : 0;
 }
 
 }  // namespace
