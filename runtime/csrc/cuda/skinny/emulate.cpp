@@ -23,13 +23,14 @@ struct Data {
     const Layout layout{n, k, 2};
     const auto small = [] { return from_float<Bf16>(static_cast<float>(int(emulated::random_source() % 7) - 3)); };
     values.resize(size_t(n) * k / 2);
-    places.resize(static_cast<size_t>(layout.place_bytes()));
+    places.resize(static_cast<size_t>(layout.place_bytes()), 0xee);  // as padding has them
     for (int r = 0; r < n; ++r)
       for (int g = 0; g < k / 4; ++g) {
         static const uint8_t legal[] = {4, 8, 12, 9, 13, 14};
         const uint8_t nibble = legal[emulated::random_source() % 6];
         const int64_t at = layout.nibble(r, g);
-        places[static_cast<size_t>(at / 2)] |= static_cast<uint8_t>(nibble << at % 2 * 4);
+        uint8_t& both = places[static_cast<size_t>(at / 2)];
+        both = static_cast<uint8_t>(both & 0xf0 >> at % 2 * 4 | nibble << at % 2 * 4);
         for (int j = 0; j < 2; ++j) {
           const uint16_t v = values[size_t(r) * k / 2 + 2 * g + j] = small();
           dense[size_t(r) * k + 4 * g + (j ? nibble >> 2 : nibble & 3)] = to_float<Bf16>(v);
