@@ -8,6 +8,7 @@ from torch.utils._triton import has_triton
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime import gpu, ops
+from sparseflow.runtime.backends import Backend, Choice
 
 N, K, BF16 = 256, 512, torch.bfloat16
 
@@ -88,9 +89,14 @@ def test_compiles_with_cuda_graphs(layer):
             assert error(compiled(x).clone(), reference(hidden, back) * 2) < 3 * TOLERANCE[BF16]
 
 
-def test_opcheck(layer):
-    weight, device, bias = layer
-    arguments = (inputs(5, K, BF16), device.values, device.positions, bias, None, K, "relu")
+@pytest.mark.parametrize("shape", [(N, K), (203, 452)])
+def test_opcheck_of_every_path(shape):
+    n, k = shape
+    weight, residual = pruned(n, k, BF16), inputs(5, n, BF16)
+    device, bias = packed(weight), inputs(1, n, BF16, seed=4)[0]
     with torch.no_grad():
-        torch.library.opcheck(ops.linear, (*arguments, []))
-        torch.library.opcheck(ops.linear, (*arguments, [1, 0], weight))
+        for epilogue, extra in (("relu", None), ("silu", residual)):
+            fixed = (inputs(5, k, BF16), device.values, device.positions, bias, extra, k, epilogue)
+            for backend in (Backend.CUSPARSELT, Backend.SKINNY, Backend.DENSE):
+                torch.library.opcheck(ops.linear, (*fixed, [1, Choice(backend).code]))
+            torch.library.opcheck(ops.linear, (*fixed, [1, 0], weight))
