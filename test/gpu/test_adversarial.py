@@ -1,4 +1,4 @@
-"""Inputs that show what random ones hide, for the kernel for few rows: each element against its own error bound."""
+"""Inputs that show what random ones hide, for the kernel for few rows: each element against its own bound."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""N and K that are no multiples of 64, which the layout of CUDA pads: each path gives the product with the weight."""
+"""N and K that are no multiples of 64, which the layout of CUDA pads, on every path."""
 
 import pytest
 import torch

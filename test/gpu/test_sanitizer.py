@@ -15,10 +15,14 @@ SCRIPT = Path(__file__).with_name("sanitized.py")
 
 @pytest.mark.skipif(SANITIZER is None, reason="no compute-sanitizer on the PATH or in /usr/local/cuda")
 @pytest.mark.parametrize(
-    "tool", [["memcheck", "--report-api-errors", "no"], ["racecheck", "--racecheck-report", "analysis"]]
+    ("tool", "script"),
+    [
+        (["memcheck", "--report-api-errors", "no"], [str(SCRIPT)]),
+        (["racecheck", "--racecheck-report", "analysis"], [str(SCRIPT), "own"]),
+    ],
 )
-def test_the_kernels_are_clean(tool):
-    command = [SANITIZER, "--tool", *tool, "--error-exitcode", "9", sys.executable, str(SCRIPT)]
+def test_the_kernels_are_clean(tool, script):
+    command = [SANITIZER, "--tool", *tool, "--error-exitcode", "9", sys.executable, *script]
     # Without torch's cache every tensor is an allocation of its own, and so are its bounds.
     alone = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env=alone, check=False)
