@@ -1,6 +1,6 @@
 """A small set of products for compute-sanitizer (test_sanitizer.py); prints "done" at the end.
 
-With the argument ``own`` no kernel of cuSPARSELt or cuBLAS runs: what their races look like is not ours to judge.
+With the argument ``own`` no kernel of cuSPARSELt or cuBLAS runs: their races are not ours to judge.
 """
 
 import sys

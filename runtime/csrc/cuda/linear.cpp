@@ -51,7 +51,8 @@ Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, st
   const Want want{act, policy, c.bias.has_value(), c.residual.has_value(), c.m};
   const Route chosen = route(c.weight, want, true);
   if (chosen.kind == Route::Kind::empty) return torch::stable::new_empty(c.x, sizes_with_last(c.x, c.weight.n()));
-  if (chosen.kind == Route::Kind::skinny) return skinny::product(c, act, chosen.variant);
+  if (chosen.kind == Route::Kind::skinny || chosen.kind == Route::Kind::stand_in_skinny)
+    return skinny::product(c, act, chosen.variant);
   return chosen.plan ? run_sparse(c, want, chosen) : run_dense(c, act, dense);
 }
 

@@ -6,8 +6,10 @@
 
 namespace sparseflow::cuda::skinny {
 
+constexpr int64_t default_choice = -1;  // the default variant
+
 // Why the kernel doesn't take a weight with m rows of x in this variant, or "": other dtypes than bf16 and fp16, no
-// columns, a variant that there isn't or that doesn't fit this GPU. −1 is the default variant.
+// columns, a variant that there isn't or that doesn't fit this GPU.
 std::string refusal(const DeviceWeight& weight, int64_t m, int64_t variant);
 
 // y [..., N] = epilogue(x · Wᵀ + bias) + residual, rounded once, of a whole weight that refusal() takes. Where K is no

@@ -37,7 +37,7 @@ std::string refused_shape(const DeviceWeight& w, int64_t m) {
 }
 
 int variant_for(const DeviceWeight& w, int64_t m, int64_t variant) {
-  if (variant != -1) return static_cast<int>(variant);
+  if (variant != default_choice) return static_cast<int>(variant);
   const Layout l = w.layout();
   return default_variant(static_cast<int>(l.n), static_cast<int>(l.padded_k()), static_cast<int>(m), w.device());
 }
@@ -46,7 +46,7 @@ int variant_for(const DeviceWeight& w, int64_t m, int64_t variant) {
 
 std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant) {
   if (std::string why = refused_shape(w, m); !why.empty()) return why;
-  if (variant < -1 || variant > largest) return "has no variant " + std::to_string(variant);
+  if (variant < default_choice || variant > largest) return "has no variant " + std::to_string(variant);
   return m == 0 ? "" : refusal(variant_for(w, m, variant), static_cast<int>(m), w.device());
 }
 
