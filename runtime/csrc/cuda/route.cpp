@@ -15,8 +15,8 @@ Problem problem_of(const DeviceWeight& weight, const Want& want, const Choice& c
 
 namespace {
 
-// A plan for more rows stands in up to half as many more, where it costs about what dense does; while the weight's
-// bytes decide, all the same.
+// A plan for more rows stands in up to half as many more, about where a sparse product loses to a dense one; and as
+// long as reading the weight takes the time.
 constexpr int64_t bound_by_weight = 64;
 int64_t most_rows(int64_t m) { return std::max(bound_by_weight, m + m / 2); }
 
@@ -58,13 +58,12 @@ Route route(const DeviceWeight& weight, const Want& want, bool act) {
   if (!refusal(problem).empty()) return {refused, problem};
   if (!cache.failure(problem).empty()) return {failed, problem};
   if (!act && !cache.pending(problem)) return {unbuilt, problem};
-  if (!act) return stand_in_for(weight, want, problem);
-  if (cache.slow(problem.in)) {
-    cache.request(problem, true);
-    return stand_in_for(weight, want, problem);
+  if (act && !cache.slow(problem.in)) {
+    auto plan = cache.attempt(problem);
+    return {plan ? sparse : failed, problem, std::move(plan)};
   }
-  auto plan = cache.attempt(problem);
-  return {plan ? sparse : failed, problem, std::move(plan)};
+  if (act) cache.request(problem, true);
+  return stand_in_for(weight, want, problem);
 }
 
 std::string sentence(const Route& route) {
