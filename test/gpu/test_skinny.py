@@ -4,6 +4,8 @@ import pytest
 import torch
 from gpu_weights import ACTIVATIONS, TOLERANCE, error, inputs, packed, pruned, reference
 
+from sparseflow.runtime import gpu, ops
+
 ROWS = (1, 2, 3, 5, 8, 9, 16, 17, 31, 32, 33, 63, 64)
 DTYPES = [torch.bfloat16, torch.float16]
 VARIANTS = range(torch.ops.sparseflow.skinny_variants(64, 64, 1))
@@ -183,5 +185,18 @@ def test_wrong_arguments_are_refused_by_name():
         skinny(x, device, epilogue="tanh")
     with pytest.raises(RuntimeError, match="bias must be BFloat16"):
         skinny(x, device, bias=torch.zeros(256, device="cuda"))
-    with pytest.raises(RuntimeError, match="multiples of 64"):
-        skinny(inputs(4, 96, torch.bfloat16), packed(pruned(64, 96, torch.bfloat16)))
+    with pytest.raises(RuntimeError, match="takes bfloat16 and float16, not Float"):
+        skinny(inputs(4, 512, torch.float32), packed(pruned(256, 512, torch.float32)))
+    odd = packed(pruned(203, 452, torch.bfloat16))
+    apart = gpu.DeviceWeight(odd.values.clone(), odd.positions, 452)
+    with pytest.raises(RuntimeError, match="positions right behind them, in one buffer"):
+        skinny(inputs(4, 452, torch.bfloat16), apart)
+
+
+def test_opcheck():
+    device = packed(pruned(200, 448, torch.bfloat16))
+    x, bias = inputs(5, 448, torch.bfloat16), inputs(1, 200, torch.bfloat16)[0]
+    with torch.no_grad():
+        torch.library.opcheck(
+            ops.skinny_linear, (x, device.values, device.positions, bias, None, 448, "silu", -1)
+        )
