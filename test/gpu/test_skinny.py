@@ -1,4 +1,4 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -112,25 +112,19 @@ def test_a_captured_graph_follows_its_inputs(m, variant):
 
 @pytest.mark.parametrize("variant", [3, THROUGH_MEMORY + 3, 17, 31])
 def test_eight_threads_with_a_stream_each(variant):
-    dtype, wrong = torch.bfloat16, []
+    dtype = torch.bfloat16
     weight = packed(pruned(512, 1024, dtype))
     xs = [inputs(m, 1024, dtype, seed=m) for m in (1, 8, 20, 64)]
     expected = [skinny(x, weight, variant=variant) for x in xs]
     torch.cuda.synchronize()
 
-    def work(thread):
+    def wrong(thread):
         with torch.cuda.stream(torch.cuda.Stream()):
-            for call in range(200):
-                i = (call + thread) % len(xs)
-                if not torch.equal(skinny(xs[i], weight, variant=variant), expected[i]):
-                    wrong.append((thread, call))
+            order = [(call + thread) % len(xs) for call in range(200)]
+            return [i for i in order if not torch.equal(skinny(xs[i], weight, variant=variant), expected[i])]
 
-    threads = [threading.Thread(target=work, args=(t,)) for t in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(wrong, range(8))) == [[]] * 8
 
 
 def test_leading_dimensions_strides_and_offsets_do_not_matter():
