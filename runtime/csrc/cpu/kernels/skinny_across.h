@@ -9,7 +9,7 @@
 #if defined(__AVX2__) && !defined(__AVX512F__)
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-constexpr int kAcrossFrom = 5, kAcrossTo = 20;  // rows of x; measured against its neighbours
+constexpr int kAcrossTo = 20;     // rows of x, at most: measured against the tile
 constexpr int kAcrossStep = 128;
 constexpr int kAcrossAtOnce = 8;  // rows of x whose sums fit the registers
 

@@ -61,7 +61,7 @@ inline void plan(const Linear& a, int threads, Plan& p) {
 #endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
     if constexpr (__is_same(decltype(d), F32))
-      if (a.m >= kAcrossFrom && a.m <= kAcrossTo) return plan_across(a, threads, p);
+      if (a.m > C::Skinny::kFew && a.m <= kAcrossTo) return plan_across(a, threads, p);
 #endif
     if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
