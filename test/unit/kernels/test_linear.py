@@ -73,7 +73,9 @@ def test_dense_backend_agrees_with_the_kernels(dtype, epilogue):
     torch.testing.assert_close(call(*args, [1, DENSE]), call(*args, [1, CPU]), **tolerance)
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((2,), torch.float32), ((2, 3), torch.float32), ((4,), torch.float16)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2,), torch.float32), ((2, 3), torch.float32), ((4,), torch.float16)]
+)
 def test_dense_backend_in_several_chunks_of_rows(shape, dtype):
     k = 8192 * 4 // dtype.itemsize
     weight, values, positions = packed(1100, k, dtype)  # more than 32 MiB
