@@ -51,7 +51,7 @@ def profile(
     if work.most_calls is not None and calls > work.most_calls:
         raise ArgumentError(f"--calls {calls}", f"the cache has room for {work.most_calls} calls")
     from sparseflow.profiling import profile as run
-    from sparseflow.profiling.profile import device_name
+    from sparseflow.profiling.measure import device_name
 
     meta = {
         "model": model,

@@ -26,8 +26,8 @@ def sparseflow(
 ) -> Callable[..., Any]:
     """Compile one graph that torch.compile captured.
 
-    Nothing is compiled before the graph runs, when its inputs are real; so an error reaches the user as it is,
-    not as torch's BackendCompilerFailed.
+    Nothing is compiled before the graph runs, when its inputs are real; so an error reaches the user as it
+    is, not as torch's BackendCompilerFailed.
 
     Args:
         graph: takes parameters, buffers, inputs and sizes alike as arguments.

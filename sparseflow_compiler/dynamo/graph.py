@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +17,7 @@ from sparseflow.frontend.structure import COUNTERS
 
 @dataclass
 class Number:
-    """An integer input that is no size of a tensor, such as a step count; a program serves any value of it."""
+    """An integer input that is no tensor's size, such as a step count; a program serves any value of it."""
 
     value: int
 
@@ -96,7 +96,7 @@ class BoundGraph(nn.Module):
         self._weight_names = tuple(weights)
         for name, weight in weights.items():
             *path, last = name.split(".")
-            parent: nn.Module = functools.reduce(_child, path, self)
+            parent = functools.reduce(_child, path, cast(nn.Module, self))
             parent.register_parameter(last, nn.Parameter(weight.detach(), requires_grad=False))
         self.eval()
 
@@ -124,20 +124,18 @@ def _child(parent: nn.Module, name: str) -> nn.Module:
 
 def _sizes(values: Sequence[Any]) -> Iterator[tuple[int, SizeOf]]:
     """The symbolic integers that a dimension of a tensor has as its size."""
-    dims = {
-        size.node.expr: SizeOf(place, dim)
-        for place, value in enumerate(values)
-        if isinstance(value, Tensor)
-        for dim, size in enumerate(value.shape)
-        if isinstance(size, torch.SymInt)
-    }
+    dims: dict[Any, SizeOf] = {}
+    for place, value in enumerate(values):
+        shape: Sequence[Any] = value.shape if isinstance(value, Tensor) else ()
+        symbolic = (dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
+        dims |= {shape[dim].node.expr: SizeOf(place, dim) for dim in symbolic}
     for place, value in enumerate(values):
         if isinstance(value, torch.SymInt) and value.node.expr in dims:
             yield place, dims[value.node.expr]
 
 
 def _source(node: fx.Node) -> str:
-    """How the code refers to a parameter: ``fc.weight`` for ``L['self']._modules['fc']._parameters['weight']``."""
+    """How the code refers to a weight: `fc.weight` for `L['self']._modules['fc']._parameters['weight']`."""
     argument = node.meta.get("grapharg")
     name = getattr(getattr(argument, "source", None), "name", "")
     keys = re.findall(r"\['([^']+)'\]", name() if callable(name) else name)

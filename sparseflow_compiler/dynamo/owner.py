@@ -12,7 +12,7 @@ from sparseflow.errors import InferenceOnlyError
 
 
 def find_owner(weights: Sequence[Tensor]) -> nn.Module | None:
-    """The model that `torch.compile` got, or else the outermost module being called that has these weights."""
+    """The model that `torch.compile` got, or else the outermost one being called that has these weights."""
     wanted = set(map(id, weights))
     callers = [m for m in _callers() if not wanted.isdisjoint(map(id, m.parameters()))]
     compiled = [m._orig_mod for m in callers if isinstance(m, OptimizedModule)]

@@ -1,9 +1,9 @@
-"""One set of packed weights for all graphs of a model, found by its parameters and kept as long as graphs are."""
+"""One set of packed weights for all graphs of a model, found by its parameters, alive while graphs are."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Shared:
         self.options = options
         self.title = title
         self.bank = WeightBank(prune=options.prune is not None)
-        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._known: MutableMapping[Tensor, tuple[str, Stamp]] = WeakTensorKeyDictionary()
         self._names: set[str] = set()
         self._graphs: list[weakref.ref[CompiledModel]] = []
 
@@ -73,14 +73,14 @@ class Shared:
         return found
 
 
-_SHARED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_SHARED: MutableMapping[Tensor, MutableMapping[CompileOptions, Shared]] = WeakTensorKeyDictionary()
 """Parameter → its `Shared` for each set of options; those are weak too: the graphs hold them."""
 
 
 def shared_weights(
     weights: Sequence[Tensor], sources: Sequence[str], owner: nn.Module | None, options: CompileOptions
 ) -> tuple[Shared, list[str]]:
-    """What graphs with some of these weights share already, or a new one, and the names of the weights in it."""
+    """What graphs with some of these weights share already, or a new one; and the weights' names in it."""
     known = (found for weight in weights for found in _known(weight, options) if found.fits(weights))
     shared = next(known, None) or Shared(options, "function" if owner is None else type(owner).__name__)
     full = {} if owner is None else {id(weight): name for name, weight in owner.named_parameters()}
@@ -98,7 +98,7 @@ def _known(weight: Tensor, options: CompileOptions | None = None) -> Iterator[Sh
 
 
 def report(model: nn.Module) -> Report:
-    """What `torch.compile(model, backend="sparseflow")` did to the linear layers of the graphs that ran so far.
+    """What `torch.compile(model, backend="sparseflow")` did to the linear layers of graphs that ran so far.
 
     Args:
         model: the model, or what torch.compile made of it. Where parts of it were compiled apart, or with

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparseflow.profiling.profile import profile
+from sparseflow.profiling.measure import profile
 from sparseflow.profiling.result import Profile, Side
 
 __all__ = ["Profile", "Side", "profile"]

@@ -114,7 +114,7 @@ def workload(model: nn.Module, batch: int, seq: int, phase: Phase) -> Workload:
     Args:
         model: in evaluation mode.
         batch: samples.
-        seq: tokens of each, or tokens in the cache before the one that is decoded; images have their own size.
+        seq: tokens of each, or tokens in the cache before the one that is decoded; images have a size.
         phase: ``"prefill"`` computes all tokens, and in a causal model the logits of the last;
             ``"decode"`` one more token over a static cache.
 
@@ -150,7 +150,7 @@ def _decode(model: nn.Module, ids: torch.Tensor, seq: int) -> Workload:
         _require_prefill(model, "decode")
     from transformers import StaticCache
 
-    cache = StaticCache(config=model.config, max_cache_len=seq + _ROOM)  # type: ignore[arg-type]  # it is one
+    cache = StaticCache(config=model.config, max_cache_len=seq + _ROOM)
     past = torch.randint(0, int(ids.max()) + 1, (ids.shape[0], seq), device=ids.device)
     with torch.no_grad():
         model(input_ids=past, past_key_values=cache)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
+import textwrap
 import weakref
 
 import pytest
@@ -80,8 +83,15 @@ def packed(model):
     return {key[0]: weight for part in parts.values() for key, weight in part.bank._packed.items()}
 
 
-def test_torch_lists_the_backend():
-    assert "sparseflow" in torch._dynamo.list_backends()
+def test_torch_lists_the_backend_without_loading_it():
+    code = """
+        import sys, torch
+        assert "sparseflow" in torch._dynamo.list_backends()
+        loaded = {"sparseflow", "torch_mlir"} & set(sys.modules)
+        assert not loaded, loaded
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("breaks", [False, True])
@@ -286,8 +296,8 @@ def test_training_mode_is_refused_by_our_own_error():
         compiled(model)(x)
     run = compiled(model.eval())
     run(x)
+    model.train()
     with pytest.raises(InferenceOnlyError, match="training mode"):
-        model.train()
         run(x)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, InferenceOnlyError, ProfileError
 from sparseflow.profiling import Profile, Side
-from sparseflow.profiling.kernels import Kernel
+from sparseflow.profiling.kernels import Kernel, kernels
 
 
 def side(title, seconds, **us):
@@ -105,6 +105,4 @@ def test_what_cannot_be_profiled_is_refused():
     with pytest.raises(InferenceOnlyError):
         sf.profile(Counting(), (x,))
     with pytest.raises(ProfileError, match="recorded no kernel"):
-        from sparseflow.profiling.kernels import kernels
-
         kernels(lambda: None, torch.device("cpu"), 1)
