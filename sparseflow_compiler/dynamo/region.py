@@ -67,12 +67,14 @@ class Region:
         return self._graph.results(args, bound.compiled.forward(*self._graph.call(args)))
 
     def _for(self, weights: Sequence[Tensor]) -> Bound:
-        key = tuple(map(id, weights))
+        key, stamps = tuple(map(id, weights)), list(map(stamp, weights))
         bound = self._bound.get(key)
-        if bound is not None and bound.stamps == list(map(stamp, weights)):
-            return bound
-        with self._lock:
-            return self._bind(key, weights)
+        if bound is None or bound.stamps != stamps:
+            with self._lock:
+                bound = self._bound.get(key)  # another thread may have made it meanwhile
+                if bound is None or bound.stamps != stamps:
+                    bound = self._bind(key, weights)
+        return bound
 
     def _bind(self, key: Key, weights: Sequence[Tensor]) -> Bound:
         owner = find_owner(weights) if weights else None

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator, MutableMapping, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.api.options import CompileOptions
+from sparseflow.api.report import Report
 from sparseflow.api.weights import WeightBank
 from sparseflow.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from sparseflow.api.report import Report
 
 Stamp = tuple[int, int]
 
@@ -83,10 +81,14 @@ def shared_weights(
     """What graphs with some of these weights share already, or a new one; and the weights' names in it."""
     known = (found for weight in weights for found in _known(weight, options) if found.fits(weights))
     shared = next(known, None) or Shared(options, "function" if owner is None else type(owner).__name__)
-    full = {} if owner is None else {id(weight): name for name, weight in owner.named_parameters()}
-    proposals = [full.get(id(w), source) for w, source in zip(weights, sources, strict=True)]
-    names = shared.names(weights, proposals)
-    for weight in weights:
+    full = {} if owner is None else dict(owner.named_parameters())
+    ids = {id(weight): name for name, weight in full.items()}
+    names = shared.names(
+        weights, [ids.get(id(w), source) for w, source in zip(weights, sources, strict=True)]
+    )
+    # Graphs that have no parameter in common meet through the model.
+    others = (w for w in full.values() if not any(found.fits([w]) for found in _known(w, options)))
+    for weight in (*weights, *others):
         _SHARED.setdefault(weight, weakref.WeakValueDictionary())[options] = shared
     return shared, names
 
@@ -101,8 +103,8 @@ def report(model: nn.Module) -> Report:
     """What `torch.compile(model, backend="sparseflow")` did to the linear layers of graphs that ran so far.
 
     Args:
-        model: the model, or what torch.compile made of it. Where parts of it were compiled apart, or with
-            several options, the figures of `Report.model` are those of the part compiled last.
+        model: the model, or what torch.compile made of it. Where it was compiled with several sets of
+            options, a layer stands as the last of them has it.
 
     Raises:
         ArgumentError: no graph of the model ran yet.
@@ -115,6 +117,17 @@ def report(model: nn.Module) -> Report:
             "no graph of this model was compiled by the backend",
             'call torch.compile(model, backend="sparseflow") on inputs first',
         )
-    last = reports[-1]
-    last.layers = list({layer.name: layer for part in reports for layer in part.layers}.values())
-    return last
+    return functools.reduce(_merged, reports)
+
+
+def _merged(one: Report, other: Report) -> Report:
+    """Both in one, the layers of the second for those that both have."""
+    layers = list({layer.name: layer for part in (one, other) for layer in part.layers}.values())
+    stages = {**one.model["seconds"], **other.model["seconds"]}
+    model = {
+        **other.model,
+        **{key: one.model[key] + other.model[key] for key in ("programs", "graphs")},
+        **{key: sum(getattr(layer, key) for layer in layers) for key in ("bytes_dense", "bytes")},
+        "seconds": {s: sum(part.model["seconds"].get(s, 0.0) for part in (one, other)) for s in stages},
+    }
+    return Report(layers, model)

@@ -110,10 +110,11 @@ def test_a_model_that_breaks_its_graph_reports_every_layer_once_by_its_name():
     model = Stack(breaks=True).eval()
     compiled(model)(torch.randn(4, 32))
     report = dynamo.report(model)
+    assert len({id(part) for p in model.parameters() for part in shared._known(p)}) == 1
     decisions = {layer.name: layer.decision for layer in report.layers}
     names = [f"layers.{i}.{name}" for i in (0, 1) for name in ("up", "down")]
     assert decisions == dict.fromkeys(names, "sparse")  # torch.compile leaves what is around the loop alone
-    assert report.model["graphs"] > 2
+    assert report.model["graphs"] == report.model["programs"] == 4
     assert report.model["name"] == "Stack"
 
 
@@ -210,7 +211,8 @@ def test_packed_weights_are_freed_with_the_model():
     storages = [weakref.ref(parameter) for parameter in model.parameters()]
     assert kept
     del model
-    gc.collect()
+    for _ in range(2):  # the parameters are in cycles, and so are then the programs that end with them
+        gc.collect()
     assert [ref() for ref in (*kept, *storages) if ref() is not None] == []
 
 
@@ -256,13 +258,13 @@ def test_inductor_runs_the_graphs():
 
 def test_a_function_that_calls_a_model_needs_no_grad():
     model, x = Stack().eval(), torch.randn(4, 32)
-    run = compiled(lambda x: model(x) + 1)
+    run = compiled(lambda x: model(x) + 1, {**OPTIONS, "skip": ("*.head",)})
     with pytest.raises(InferenceOnlyError, match="weights require gradients"):
         run(x)
     with torch.no_grad():
         assert_same(run(x), pruned(model)(x) + 1)
     names = [layer.name for layer in dynamo.report(model).layers]
-    assert any(name.endswith("layers.0.up") for name in names)
+    assert "model.layers.0.up" in names
 
 
 def test_a_module_compiled_in_place_keeps_its_names():
