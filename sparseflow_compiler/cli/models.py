@@ -50,9 +50,11 @@ def from_config(config: PretrainedConfig, **options: Any) -> nn.Module:
     """
     import transformers
 
-    causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
-    bidirectional = causal and "bert" in config.model_type
-    kind = transformers.AutoModelForCausalLM if causal and not bidirectional else transformers.AutoModel
+    # BERT and its like have such a head too, for use as a decoder, which is rare.
+    causal = (
+        type(config) in transformers.AutoModelForCausalLM._model_mapping and "bert" not in config.model_type
+    )
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     model: nn.Module = kind.from_config(config, **options)
     return model.eval()
 

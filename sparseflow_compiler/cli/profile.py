@@ -14,6 +14,7 @@ from sparseflow.errors import ArgumentError
 if TYPE_CHECKING:
     import torch
 
+    from sparseflow.profiling import Profile
     from sparseflow.profiling.workload import Workload
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -47,28 +48,39 @@ def profile(
     name = dtype or ("bfloat16" if where.type == "cuda" else "float32")
     if name not in _DTYPES:
         raise ArgumentError(f"--dtype {name}", f"must be one of {', '.join(_DTYPES)}")
-    work = _workload(model, layers, getattr(torch, name), where, batch, seq, phase)
-    if work.most_calls is not None and calls > work.most_calls:
-        raise ArgumentError(f"--calls {calls}", f"the cache has room for {work.most_calls} calls")
-    from sparseflow.profiling import profile as run
-    from sparseflow.profiling.measure import device_name
-
-    meta = {
-        "model": model,
-        "layers": work.model.config.num_hidden_layers,  # type: ignore[union-attr]  # transformers' configuration
-        "phase": phase,
-        "batch": batch,
-        "seq": seq,
-        "dtype": name,
-        "device": device_name(where),
-    }
-    options: dict[str, Any] = {"inner": inner, "policy": policy, "memory": memory}
-    result = run(work.model, kwargs=work.kwargs, calls=calls, before=work.before, meta=meta, **options)
+    options: dict[str, Any] = {"inner": inner, "policy": policy, "memory": memory, "calls": calls}
+    try:
+        work = _workload(model, layers, getattr(torch, name), where, batch, seq, phase)
+        result = _run(
+            work, model, {"phase": phase, "batch": batch, "seq": seq, "dtype": name}, where, options
+        )
+    except torch.OutOfMemoryError:
+        raise ArgumentError(
+            f"model {model}", f"doesn't fit {where} twice, dense and compiled", "profile fewer --layers"
+        ) from None
     print(result.table(), end="")
     if as_json is not None:
         as_json.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
     if chart is not None:
         result.chart(chart)
+
+
+def _run(
+    work: Workload, model: str, call: dict[str, Any], device: torch.device, options: dict[str, Any]
+) -> Profile:
+    from sparseflow.profiling import profile as run
+    from sparseflow.profiling.measure import device_name
+
+    calls: int = options["calls"]
+    if work.most_calls is not None and calls > work.most_calls:
+        raise ArgumentError(f"--calls {calls}", f"the cache has room for {work.most_calls} calls")
+    meta = {
+        "model": model,
+        "layers": work.model.config.num_hidden_layers,  # type: ignore[union-attr]  # transformers' configuration
+        **call,
+        "device": device_name(device),
+    }
+    return run(work.model, kwargs=work.kwargs, before=work.before, meta=meta, **options)
 
 
 def _workload(

@@ -138,5 +138,5 @@ def _source(node: fx.Node) -> str:
     """How the code refers to a weight: `fc.weight` for `L['self']._modules['fc']._parameters['weight']`."""
     argument = node.meta.get("grapharg")
     name = getattr(getattr(argument, "source", None), "name", "")
-    keys = re.findall(r"\['([^']+)'\]", name() if callable(name) else name)
-    return ".".join(keys[1:] if keys[:1] == ["self"] else keys) or node.name
+    path = re.sub(r"(\._modules|\._parameters)?\['([^']+)'\]", r".\2", name() if callable(name) else name)
+    return re.sub(r"^[LG]\.(self\.)?", "", path) or node.name

@@ -39,9 +39,14 @@ class Shared:
         self._names: set[str] = set()
         self._graphs: list[weakref.ref[CompiledModel]] = []
 
-    def fits(self, weights: Sequence[Tensor]) -> bool:
-        """Whether none of these weights changed since it became known here."""
-        return all(weight not in self._known or self._known[weight][1] == stamp(weight) for weight in weights)
+    def fits(self, weights: Sequence[Tensor], proposals: Sequence[str]) -> bool:
+        """Whether none of these weights changed since it became known, or took the name of one that is."""
+        return all(
+            proposal not in self._names
+            if weight not in self._known
+            else self._known[weight][1] == stamp(weight)
+            for weight, proposal in zip(weights, proposals, strict=True)
+        )
 
     def names(self, weights: Sequence[Tensor], proposals: Sequence[str]) -> list[str]:
         """The names of weights, which become known if they aren't; a name proposed twice gets a number."""
@@ -79,15 +84,15 @@ def shared_weights(
     weights: Sequence[Tensor], sources: Sequence[str], owner: nn.Module | None, options: CompileOptions
 ) -> tuple[Shared, list[str]]:
     """What graphs with some of these weights share already, or a new one; and the weights' names in it."""
-    known = (found for weight in weights for found in _known(weight, options) if found.fits(weights))
-    shared = next(known, None) or Shared(options, "function" if owner is None else type(owner).__name__)
     full = {} if owner is None else dict(owner.named_parameters())
     ids = {id(weight): name for name, weight in full.items()}
-    names = shared.names(
-        weights, [ids.get(id(w), source) for w, source in zip(weights, sources, strict=True)]
-    )
+    proposals = [ids.get(id(weight), source) for weight, source in zip(weights, sources, strict=True)]
+    known = (found for weight in weights for found in _known(weight, options))
+    fitting = (found for found in known if found.fits(weights, proposals))
+    shared = next(fitting, None) or Shared(options, "function" if owner is None else type(owner).__name__)
+    names = shared.names(weights, proposals)
     # Graphs that have no parameter in common meet through the model.
-    others = (w for w in full.values() if not any(found.fits([w]) for found in _known(w, options)))
+    others = (w for n, w in full.items() if not any(found.fits([w], [n]) for found in _known(w, options)))
     for weight in (*weights, *others):
         _SHARED.setdefault(weight, weakref.WeakValueDictionary())[options] = shared
     return shared, names

@@ -136,6 +136,7 @@ def workload(model: nn.Module, batch: int, seq: int, phase: Phase) -> Workload:
             f"takes {model.main_input_name}, and only models of text and images can be profiled by name",
             "call sparseflow.profile(model, args) on your own inputs",
         )
+    _require_positions(config, seq + (_ROOM if phase == "decode" else 0))
     tokens = 1 if phase == "decode" else seq
     ids = torch.randint(0, config.vocab_size, (batch, tokens), device=parameter.device)
     if phase == "decode":
@@ -160,6 +161,16 @@ def _decode(model: nn.Module, ids: torch.Tensor, seq: int) -> Workload:
             layer.cumulative_length.fill_(seq)
 
     return Workload(model, {"input_ids": ids, "past_key_values": cache}, rewind, _ROOM)
+
+
+def _require_positions(config: Any, tokens: int) -> None:
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and tokens > most:
+        raise ArgumentError(
+            f"--seq of {type(config).__name__}",
+            f"the model has {most} positions, and {tokens} are needed",
+            f"choose a shorter sequence; decode needs {_ROOM} positions after it",
+        )
 
 
 def _require_prefill(model: nn.Module, phase: Phase) -> None:

@@ -61,6 +61,7 @@ def test_images_have_their_own_size(tmp_path, capsys):
         (["--phase", "training"], "must be one of prefill, decode"),
         (["--layers", "0"], "at least one layer"),
         (["--batch", "0"], "at least 1"),
+        (["--seq", "100000"], "has 2048 positions"),
         (["--dtype", "int8"], "must be one of float32"),
         (["--device", "abacus"], "can't be used"),
         (["--policy", "fast"], "policy must be one of"),

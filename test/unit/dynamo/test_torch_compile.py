@@ -77,10 +77,14 @@ def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def parts(model):
+    """What the graphs of a model share."""
+    return list({id(part): part for p in model.parameters() for part in shared._known(p)}.values())
+
+
 def packed(model):
     """The packed weights of a model's graphs, by name."""
-    parts = {id(part): part for p in model.parameters() for part in shared._known(p)}
-    return {key[0]: weight for part in parts.values() for key, weight in part.bank._packed.items()}
+    return {key[0]: weight for part in parts(model) for key, weight in part.bank._packed.items()}
 
 
 def test_torch_lists_the_backend_without_loading_it():
@@ -110,7 +114,7 @@ def test_a_model_that_breaks_its_graph_reports_every_layer_once_by_its_name():
     model = Stack(breaks=True).eval()
     compiled(model)(torch.randn(4, 32))
     report = dynamo.report(model)
-    assert len({id(part) for p in model.parameters() for part in shared._known(p)}) == 1
+    assert len(parts(model)) == 1
     decisions = {layer.name: layer.decision for layer in report.layers}
     names = [f"layers.{i}.{name}" for i in (0, 1) for name in ("up", "down")]
     assert decisions == dict.fromkeys(names, "sparse")  # torch.compile leaves what is around the loop alone
@@ -238,7 +242,22 @@ def test_a_changed_weight_is_packed_anew(change):
         else:
             weight.data = -weight.data
     assert_same(run(x), pruned(model)(x))
-    assert all(layer.rel_err > 0 for layer in dynamo.report(model).layers if layer.decision == "sparse")
+    names = [f"layers.{i}.{name}" for i in (0, 1) for name in ("up", "down")]
+    assert sorted(layer.name for layer in dynamo.report(model).layers) == sorted([*names, "head"])
+    assert len({key[0] for part in parts(model) for key in part.bank._packed}) == 4
+
+
+def test_numbers_of_any_type_are_part_of_the_call():
+    class Scaled(Stack):
+        def forward(self, x, factor, flag, extra=None):
+            y = self.layers[0](x) * factor
+            return y + extra["shift"] if flag else y
+
+    model, x = Scaled().eval(), torch.randn(4, 32)
+    reference, run = pruned(model), compiled(model)
+    for factor in (0.5, 0.75, 2, 3, 1):
+        assert_same(run(x, factor, False), reference(x, factor, False))
+    assert_same(run(x, 0.5, True, {"shift": x}), reference(x, 0.5, True, {"shift": x}))
 
 
 def test_options_choose_which_layers_are_sparse():
