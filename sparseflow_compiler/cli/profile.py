@@ -77,7 +77,7 @@ def _run(
     meta = {
         "model": model,
         "layers": work.model.config.num_hidden_layers,  # type: ignore[union-attr]  # transformers' configuration
-        **call,
+        **{key: value for key, value in call.items() if key != "seq" or "input_ids" in work.kwargs},
         "device": device_name(device),
     }
     return run(work.model, kwargs=work.kwargs, before=work.before, meta=meta, **options)

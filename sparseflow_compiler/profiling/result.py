@@ -65,7 +65,10 @@ class Profile:
 
     @property
     def ceiling(self) -> float:
-        """By how much that speeds up all kernels if nothing else changes: 1 / (1 − p + p/s), Amdahl's law."""
+        """By how much that speeds up all kernels if nothing else changes: 1 / (1 − p + p/s), Amdahl's law.
+
+        What was reached can lie above it where the compiled graph does other work too inside the products.
+        """
         share = self.dense.shares["GEMM"] / 100
         return 1 / (1 - share + share / self.gemm_speedup) if share else 1.0
 

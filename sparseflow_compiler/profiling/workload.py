@@ -20,7 +20,6 @@ Phase = Literal["prefill", "decode"]
 _LLAMA = {
     "vocab_size": 128256,
     "num_key_value_heads": 8,
-    "rope_theta": 500000.0,
     "max_position_embeddings": 8192,
 }
 SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -44,6 +43,7 @@ SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "num_key_value_heads": 8,
             "head_dim": 128,
             "vocab_size": 151936,
+            "tie_word_embeddings": True,
         },
     ),
     "gpt2": ("GPT2Config", {}),

@@ -51,6 +51,7 @@ def test_images_have_their_own_size(tmp_path, capsys):
     )
     config.save_pretrained(tmp_path)
     assert main(["profile", str(tmp_path), *QUICK]) == 0
+    assert "seq" not in capsys.readouterr().out
     assert main(["profile", str(tmp_path), *QUICK, "--phase", "decode"]) == 1
     assert "no cache to decode with" in capsys.readouterr().err
 
