@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from sparseflow.cli.profile import profile
 from sparseflow.cli.tune import tune
 from sparseflow.errors import SparseFlowError
 
@@ -16,13 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(profile)
 app.command()(tune)
-
-
-@app.callback()
-def _group() -> None:
-    # With a callback typer keeps subcommands even while there is only one.
-    pass
 
 
 def main(args: Sequence[str] | None = None) -> int:

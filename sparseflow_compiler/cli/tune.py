@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparseflow.cli.models import from_config, read_config, unreadable
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -76,24 +77,14 @@ def _dtype(name: str) -> torch.dtype:
 
 def _meta_model(folder: Path) -> nn.Module:
     """The model of a transformers configuration, without any weights."""
-    try:
-        import transformers
-    except ImportError:
-        raise ArgumentError(
-            f"model {folder}", "needs transformers to be read", "pip install transformers, or give --shape"
-        ) from None
     import torch
 
+    config = read_config(folder)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
-            kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-            model: nn.Module = kind.from_config(config)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"model {folder}", f"can't be read: {reason}", "give --shape instead") from None
-    return model.eval()
+            return from_config(config)
+    except ValueError as error:
+        raise unreadable(folder, error) from None
 
 
 def _text(result: TuneResult) -> str:
