@@ -3,8 +3,14 @@
 
 #include "../multiply.h"
 #include "cpu/kernels.h"
+#include "skinny.h"
 
 namespace sparseflow::cuda::skinny {
+
+Epilogue epilogue_of(cpu::Epilogue epilogue);
+
+// Null where there is no tensor.
+const void* pointer(const std::optional<Tensor>& t);
 
 // Why the kernel doesn't take a weight with m rows of x in this variant, or "": other dtypes than bf16 and fp16, N and K
 // that are no multiples of 64, a variant that there isn't or that doesn't fit this GPU. −1 is the default variant.

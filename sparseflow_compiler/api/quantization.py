@@ -1,0 +1,71 @@
+"""How far the outputs of quantised layers are from those of the same pruned layers, on the call's own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from sparseflow.api.weights import WeightBank
+from sparseflow.lowering.weights import packed_holder
+from sparseflow.runtime import fp8
+from sparseflow.runtime.quantized import QuantizedWeight
+
+ROWS = 256
+"""How many rows of a layer's input are looked at, spread over all of them."""
+
+
+@torch.no_grad()
+def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank) -> dict[str, float]:
+    """Run a graph once and compare each quantised layer with the pruned one.
+
+    Args:
+        graph: lowered, its weights packed.
+        leaves: the tensors of a call.
+        bank: the weights; those that were released are left out.
+
+    Returns:
+        ‖y − y8‖ / ‖y‖ by the weight's name, with y = x · Wᵀ + bias in float32.
+    """
+    if not any(node.target is fp8.linear_fp8 for node in graph.graph.nodes):
+        return {}
+    run = _Comparison(graph, bank)
+    run.run(*leaves)
+    return run.errors
+
+
+class _Comparison(fx.Interpreter):
+    """Runs a graph; at each quantised layer it notes the errors."""
+
+    def __init__(self, graph: fx.GraphModule, bank: WeightBank) -> None:
+        super().__init__(graph)
+        self.errors: dict[str, float] = {}
+        self._bank = bank
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target is fp8.linear_fp8:
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            weight = packed_holder(self.module, n.args[1])
+            if isinstance(weight, QuantizedWeight):
+                self._compare(weight, args[0], args[4] if len(args) > 4 else None)
+        return super().run_node(n)
+
+    def _compare(self, weight: QuantizedWeight, x: Tensor, bias: Tensor | None) -> None:
+        rows = x.reshape(-1, x.shape[-1])
+        rows = rows[:: max(1, rows.shape[0] // ROWS)][:ROWS]
+        if rows.is_meta or not rows.shape[0]:
+            return
+        found = fp8.linear_fp8(
+            rows, weight.values, weight.positions, weight.scales, bias, None, weight.in_features, "none", []
+        )
+        start = 0
+        for name, part in self._bank.pruned_parts(weight):
+            end = start + part.shape[0]
+            expected = F.linear(rows.float(), part.float(), None if bias is None else bias[start:end].float())
+            lost = torch.linalg.vector_norm(expected - found[:, start:end].float())
+            norm = torch.linalg.vector_norm(expected)
+            self.errors[name] = float(lost / norm) if norm else 0.0
+            start = end
