@@ -2,9 +2,9 @@
 
     y = act((x8 · W8ᵀ) · x_scale · w_scale + bias) (+ residual)
 
-``sparseflow::linear_fp8`` is the layer. On CUDA it is three kernels; elsewhere, and where torch.compile traces
-it, it is torch's operators around ``sparseflow::product_fp8``, so that inductor fuses the scaling with what is
-before and after the layer. cuSPARSELt scales fp8 by one number only, not by vectors: hence the passes around.
+``sparseflow::linear_fp8`` is the layer. On CUDA it runs as three kernels, ``linear_fp8_fused``. Elsewhere, and
+where torch.compile traces it, it is torch's operators around ``sparseflow::product_fp8``, so that inductor fuses
+the scaling with what is before and after the layer. cuSPARSELt scales fp8 by one number only, not by vectors.
 """
 
 from __future__ import annotations
@@ -93,6 +93,13 @@ def _linear(
     policy: list[int],
     dense: Tensor | None = None,
 ) -> Tensor:
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(x, bias, residual):
+        raise ops.refuse_gradients("torch.ops.sparseflow.linear_fp8")
+    if x.is_cuda and type(x) is Tensor:  # what torch.compile traces is a subclass
+        fused: Tensor = torch.ops.sparseflow.linear_fp8_fused(
+            x, values, positions, scales, bias, residual, in_features, epilogue, policy, dense
+        )
+        return fused
     x8, x_scale = quantize_rows(x)
     raw = product_fp8(x8, values, positions, in_features, policy, dense)
     return rescale(raw, x_scale, scales, bias, epilogue, residual).to(x.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import fp8
+from sparseflow.runtime.checks import row_chunks
 from sparseflow.runtime.packed import PackedWeight, packed_shapes
 
 
@@ -84,10 +85,12 @@ def quantize(packed: PackedWeight) -> QuantizedWeight:
     """A packed weight in fp8, each row by the scale that makes its largest magnitude 448.
 
     Args:
-        packed: of a finite weight ``[N, K]`` with K at least 1.
+        packed: of a finite weight ``[N, K]``, N and K at least 1.
     """
     values, positions = packed.portable()
-    quantized, scales = fp8.quantize_rows(values)
+    # In pieces of rows: in float32 the whole weight would be twice as large as the dense one.
+    pieces = [fp8.quantize_rows(rows) for _, rows in row_chunks(values)]
+    quantized, scales = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return QuantizedWeight(quantized, positions, scales.squeeze(1), packed.in_features)
 
 
@@ -98,7 +101,10 @@ def weight_error(packed: PackedWeight, quantized: QuantizedWeight) -> float:
         packed: W.
         quantized: what `quantize` made of it.
     """
-    values = packed.values.float()
-    lost = torch.linalg.vector_norm(values - quantized.values.float() * quantized.scales[:, None])
-    norm = torch.linalg.vector_norm(values)
-    return float(lost / norm) if norm else 0.0
+    lost = whole = 0.0
+    for start, rows in row_chunks(packed.values):
+        there = slice(start, start + rows.shape[0])
+        wide = rows.double()
+        lost += float((wide - quantized.values[there].double() * quantized.scales[there, None]).square().sum())
+        whole += float(wide.square().sum())
+    return (lost / whole) ** 0.5 if whole else 0.0

@@ -1,4 +1,4 @@
-// sparseflow::linear_fp8 and its product on CUDA: cuSPARSELt by a plan, or cuBLAS by torch, as the policy says.
+// sparseflow::linear_fp8_fused and product_fp8 on CUDA: cuSPARSELt by a plan, or cuBLAS by torch, as the policy says.
 //
 // cuSPARSELt scales fp8 products by one number only, so both scales are applied to its result: in bfloat16, whose
 // range holds 448² · K and which the tuned tables measured. Beside W, x and y that moves 3·M·K bytes for the rows of
@@ -47,6 +47,7 @@ Tensor rows_of(const char* op, const Tensor& x, int64_t k) {
   return usable(x);
 }
 
+// sparseflow::linear_fp8 whole.
 Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions, const Tensor& scales,
                   std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t in_features, std::string epilogue,
                   std::vector<int64_t> policy, std::optional<Tensor> dense) {
@@ -82,8 +83,14 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
 }  // namespace
 }  // namespace sparseflow::cuda
 
+STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
+  m.def(
+      "linear_fp8_fused(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
+      "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+}
+
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   using namespace sparseflow::cuda;
   m.impl("product_fp8", TORCH_BOX(&product_fp8));
-  m.impl("linear_fp8", TORCH_BOX(&linear_fp8));
+  m.impl("linear_fp8_fused", TORCH_BOX(&linear_fp8));
 }
