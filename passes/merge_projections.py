@@ -101,7 +101,9 @@ def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
 def _key(part: _Projection) -> tuple[object, ...]:
     op = part.op
     attributes = tuple(
-        str(op.attributes[name]) for name in ("epilogue", "policy", "pattern", "quantize") if name in op.attributes
+        str(op.attributes[name])
+        for name in ("epilogue", "policy", "pattern", "quantize")
+        if name in op.attributes
     )
     k, dtype = part.weight_type.dim(1), part.weight_type.dtype
     return op.name, op.operands[0], op.block, k, dtype, part.bias is None, attributes

@@ -31,7 +31,9 @@ class QuantizeSparseLinear(Pass):
     """
 
     name: ClassVar[str] = "quantize-sparse-linear"
-    skip: tuple[str, ...] = option((), "leave layers whose name matches one of these patterns (fnmatch) alone")
+    skip: tuple[str, ...] = option(
+        (), "leave layers whose name matches one of these patterns (fnmatch) alone"
+    )
 
     def run(self, module: ir.Module) -> None:
         """Look at each layer by itself."""
@@ -51,7 +53,8 @@ class QuantizeSparseLinear(Pass):
             if any(fnmatchcase(name, pattern) for name in ref.layers):
                 return f"skipped by the pattern '{pattern}'"
         if type_.dtype not in QUANTIZED_DTYPES:
-            return f"it is {type_.dtype or 'of an unknown dtype'}; fp8 takes the place of {', '.join(QUANTIZED_DTYPES)}"
+            known = ", ".join(QUANTIZED_DTYPES)
+            return f"it is {type_.dtype or 'of an unknown dtype'}; fp8 takes the place of {known}"
         n, k = type_.dim(0), type_.dim(1)
         if not n or not k or n % UNIT or k % UNIT:
             return f"fp8 kernels need N and K to be multiples of {UNIT}, got N={n or '?'}, K={k or '?'}"

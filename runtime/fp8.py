@@ -2,9 +2,9 @@
 
     y = act((x8 · W8ᵀ) · x_scale · w_scale + bias) (+ residual)
 
-``sparseflow::linear_fp8`` is the layer. On CUDA it runs as three kernels, ``linear_fp8_fused``. Elsewhere, and
-where torch.compile traces it, it is torch's operators around ``sparseflow::product_fp8``, so that inductor fuses
-the scaling with what is before and after the layer. cuSPARSELt scales fp8 by one number only, not by vectors.
+``sparseflow::linear_fp8`` is the layer. On CUDA it runs as three kernels, ``linear_fp8_fused``. Elsewhere,
+and where torch.compile traces it, it is torch's operators around ``sparseflow::product_fp8``, so that
+inductor fuses the scaling with what is before and after the layer. cuSPARSELt scales fp8 by one number only.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def _fake_product(
     )
     check(
         dense is None or (dense.shape == (values.shape[0], in_features) and dense.dtype == E4M3),
-        lambda: f"sparseflow::product_fp8: dense must be the weight [{values.shape[0]}, {in_features}] in {E4M3}",
+        lambda: (
+            f"sparseflow::product_fp8: dense must be the weight [{values.shape[0]}, {in_features}] in {E4M3}"
+        ),
     )
     return x.new_empty((*x.shape[:-1], values.shape[0]), dtype=torch.bfloat16)
 

@@ -110,7 +110,12 @@ def register_fake(op: Any, fake: Callable[..., Any]) -> None:
 
 
 def _register() -> None:
-    fakes = {linear: _fake_linear, prune_2_4: _fake_prune, pack_2_4: _fake_pack, unpack_2_4: _fake_unpack}
+    fakes: dict[Any, Callable[..., Any]] = {
+        linear: _fake_linear,
+        prune_2_4: _fake_prune,
+        pack_2_4: _fake_pack,
+        unpack_2_4: _fake_unpack,
+    }
     for op, fake in fakes.items():
         register_fake(op, fake)
     for device_type in ("cpu", "cuda"):

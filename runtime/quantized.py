@@ -35,7 +35,11 @@ class QuantizedWeight(PackedWeight):
 
     def __init__(self, values: Tensor, positions: Tensor, scales: Tensor, in_features: int) -> None:
         super().__init__(values, positions, in_features, trusted=True)
-        if scales.shape != values.shape[:1] or scales.dtype != torch.float32 or scales.device != values.device:
+        if (
+            scales.shape != values.shape[:1]
+            or scales.dtype != torch.float32
+            or scales.device != values.device
+        ):
             raise ArgumentError(
                 "weight.scales",
                 f"expected float32 [{values.shape[0]}] on {values.device}, "
@@ -105,6 +109,8 @@ def weight_error(packed: PackedWeight, quantized: QuantizedWeight) -> float:
     for start, rows in row_chunks(packed.values):
         there = slice(start, start + rows.shape[0])
         wide = rows.double()
-        lost += float((wide - quantized.values[there].double() * quantized.scales[there, None]).square().sum())
+        lost += float(
+            (wide - quantized.values[there].double() * quantized.scales[there, None]).square().sum()
+        )
         whole += float(wide.square().sum())
     return (lost / whole) ** 0.5 if whole else 0.0

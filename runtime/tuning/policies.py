@@ -40,7 +40,7 @@ def gpu_policies(
 
     Args:
         shapes: (N, K), each once.
-        dtype: of the packed weights; in float8_e4m3fn the opponent of every figure is the dense product in fp8.
+        dtype: of the packed weights; in float8_e4m3fn every figure is over the dense product in fp8.
         device: a CUDA device.
         memory: whether packed layers keep their dense weight.
         tune: measure what neither the user's table nor a shipped one has.

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from sparseflow.api.weights import WeightBank
     from sparseflow.runtime.dispatch import Policy
 
-TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64, FP8: E4M3}
+TORCH_DTYPES = {
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f64": torch.float64,
+    FP8: E4M3,
+}
 """Element types of MLIR as torch knows them."""
 
 
@@ -203,7 +209,8 @@ def _why_sparse(
     timed = policy.why() if policy else "not measured: policy='sparse'"
     merged = f"; one product of {len(decision.merged)}: {_short(decision.merged)}" if decision.merged else ""
     if fp8 is not None:
-        timed = f"in fp8, {fp8}; {timed if policy else 'not measured: only GPUs are fast in fp8'}"
+        how = f"{timed} (dense in fp8 too)" if policy else "not measured: only GPUs are fast in fp8"
+        timed = f"in fp8, {fp8}; {how}"
     elif decision.unquantized:
         timed = f"not in fp8: {decision.unquantized}; {timed}"
     return f"{pruned}; {timed}{merged}"

@@ -1,4 +1,4 @@
-"""How far the outputs of quantised layers are from those of the same pruned layers, on the call's own inputs."""
+"""How far the outputs of quantised layers are from those of the pruned ones, on the call's own inputs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from sparseflow.api.weights import WeightBank
 from sparseflow.lowering.weights import packed_holder
 from sparseflow.runtime import fp8
+from sparseflow.runtime.checks import row_chunks
 from sparseflow.runtime.quantized import QuantizedWeight
 
 ROWS = 256
@@ -50,22 +51,31 @@ class _Comparison(fx.Interpreter):
             args, _ = self.fetch_args_kwargs_from_env(n)
             weight = packed_holder(self.module, n.args[1])
             if isinstance(weight, QuantizedWeight):
-                self._compare(weight, args[0], args[4] if len(args) > 4 else None)
+                self._compare(weight, args)
         return super().run_node(n)
 
-    def _compare(self, weight: QuantizedWeight, x: Tensor, bias: Tensor | None) -> None:
+    def _compare(self, weight: QuantizedWeight, args: Sequence[Any]) -> None:
+        x, *packed, bias, _, in_features, _ = args[:8]
         rows = x.reshape(-1, x.shape[-1])
         rows = rows[:: max(1, rows.shape[0] // ROWS)][:ROWS]
         if rows.is_meta or not rows.shape[0]:
             return
-        found = fp8.linear_fp8(
-            rows, weight.values, weight.positions, weight.scales, bias, None, weight.in_features, "none", []
-        )
-        start = 0
+        # As the layer runs, but for what follows the bias.
+        found = fp8.linear_fp8(rows, *packed, bias, None, in_features, "none", *args[8:])
+        offset = 0
         for name, part in self._bank.pruned_parts(weight):
-            end = start + part.shape[0]
-            expected = F.linear(rows.float(), part.float(), None if bias is None else bias[start:end].float())
-            lost = torch.linalg.vector_norm(expected - found[:, start:end].float())
-            norm = torch.linalg.vector_norm(expected)
-            self.errors[name] = float(lost / norm) if norm else 0.0
-            start = end
+            size = part.shape[0]
+            there = slice(offset, offset + size)
+            self.errors[name] = _error(found[:, there], rows, part, None if bias is None else bias[there])
+            offset += size
+
+
+def _error(found: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
+    """‖y − found‖ / ‖y‖ with y = x · Wᵀ + bias, some rows of W at a time; 0 where y is zero."""
+    lost = whole = 0.0
+    for start, rows in row_chunks(weight):
+        there = slice(start, start + rows.shape[0])
+        expected = F.linear(x.float(), rows.float(), None if bias is None else bias[there].float())
+        lost += float((expected - found[:, there].float()).square().sum(dtype=torch.float64))
+        whole += float(expected.square().sum(dtype=torch.float64))
+    return (lost / whole) ** 0.5 if whole else 0.0

@@ -29,8 +29,8 @@ class Fp8Error:
 
     Attributes:
         weight: ‖W − W8‖ / ‖W‖ in the Frobenius norm, W pruned and W8 the same in fp8 by the rows' scales.
-        output: ‖y − y8‖ / ‖y‖, y = x · Wᵀ + bias in float32 and y8 the layer in fp8, over rows of x of the call
-            that the program was captured with; ``None`` where it wasn't measured: W was released.
+        output: ‖y − y8‖ / ‖y‖, y = x · Wᵀ + bias in float32 and y8 the layer in fp8, over some rows of x of
+            the call that the program was captured with; ``None`` where it wasn't measured: W was released.
     """
 
     weight: float

@@ -25,8 +25,8 @@ QUANTIZED_DTYPES = ("f16", "bf16")
 class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[call-arg]
     """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
-    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. With the optional attribute
-    ``quantize = "fp8"`` the rows of W and those of x are multiplied in e4m3, each scaled by its largest element.
+    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. With the optional
+    attribute ``quantize = "fp8"`` the rows of W and x are multiplied in e4m3, each by a scale of its own.
     """
 
     result: ext.Result[Any]

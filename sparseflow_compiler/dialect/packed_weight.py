@@ -36,9 +36,7 @@ class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):  # ty
         yield from broken_list_rules(self, values.dim(0))
 
 
-def broken_packed_types(
-    values: TensorType, positions: TensorType, dtypes: Sequence[str]
-) -> Iterator[str]:
+def broken_packed_types(values: TensorType, positions: TensorType, dtypes: Sequence[str]) -> Iterator[str]:
     """What keeps two tensors from being values, of one of some dtypes, and positions of a packed weight."""
     if values.dtype not in (None, *dtypes):
         yield f"must have values of {', '.join(dtypes)}, not {values.dtype}"

@@ -183,7 +183,9 @@ def test_opcheck_of_the_product():
     x8, _ = fp8.quantize_rows(torch.randn(3, K))
     arguments = (x8, weight.values, weight.positions, K, [1, 0])
     # The other tests multiply e4m3 by a number, which torch can't.
-    torch.library.opcheck(fp8.product_fp8, arguments, test_utils=("test_faketensor", "test_aot_dispatch_dynamic"))
+    torch.library.opcheck(
+        fp8.product_fp8, arguments, test_utils=("test_faketensor", "test_aot_dispatch_dynamic")
+    )
 
 
 def test_autocast_gives_the_autocast_dtype():
