@@ -12,9 +12,7 @@ from sparseflow.dialect.linear import QUANTIZED_DTYPES
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
-
-UNIT = 64
-"""N and K must be multiples of it, for cuSPARSELt's fp8 products as for its others."""
+from sparseflow.runtime.tuning.sweep import refusal
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,6 @@ class QuantizeSparseLinear(Pass):
             known = ", ".join(QUANTIZED_DTYPES)
             return f"it is {type_.dtype or 'of an unknown dtype'}; fp8 takes the place of {known}"
         n, k = type_.dim(0), type_.dim(1)
-        if not n or not k or n % UNIT or k % UNIT:
-            return f"fp8 kernels need N and K to be multiples of {UNIT}, got N={n or '?'}, K={k or '?'}"
-        return None
+        if n is None or k is None:
+            return "the shape of its weight isn't known when compiling"
+        return refusal(n, k)

@@ -21,6 +21,15 @@ def packed_shapes(out_features: int, in_features: int) -> tuple[tuple[int, int],
     return (out_features, 2 * groups), (out_features, (groups + 1) // 2)
 
 
+def packed_zeros(
+    out_features: int, in_features: int, dtype: torch.dtype, device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
+    """``values`` and ``positions`` of a weight of zeros."""
+    shape, positions_shape = packed_shapes(out_features, in_features)
+    values = torch.zeros(shape, dtype=dtype, device=device)
+    return values, torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
+
+
 class PackedWeight(nn.Module):
     """A weight ``[N, K]`` of which two entries in each group of four are stored.
 
@@ -74,9 +83,7 @@ class PackedWeight(nn.Module):
         device: torch.device | str | None = None,
     ) -> PackedWeight:
         """A packed weight of zeros, to load a state dict into."""
-        shape, positions_shape = packed_shapes(out_features, in_features)
-        values = torch.zeros(shape, dtype=dtype, device=device)
-        positions = torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
+        values, positions = packed_zeros(out_features, in_features, dtype, device)
         return cls(values, positions, in_features, trusted=True)
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import fp8
 from sparseflow.runtime.checks import row_chunks
-from sparseflow.runtime.packed import PackedWeight, packed_shapes
+from sparseflow.runtime.packed import PackedWeight, packed_zeros
 
 
 class QuantizedWeight(PackedWeight):
@@ -56,9 +56,7 @@ class QuantizedWeight(PackedWeight):
         device: torch.device | str | None = None,
     ) -> QuantizedWeight:
         """A weight of zeros, to load a state dict into or to `fill`."""
-        shape, positions_shape = packed_shapes(out_features, in_features)
-        values = torch.zeros(shape, dtype=dtype, device=device)
-        positions = torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
+        values, positions = packed_zeros(out_features, in_features, dtype, device)
         return cls(values, positions, torch.ones(out_features, device=device), in_features)
 
     def unpack(self) -> Tensor:

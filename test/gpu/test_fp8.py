@@ -43,7 +43,7 @@ def reference(x, weight, bias=None, residual=None, epilogue="none"):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("epilogue", ["none", "relu", "silu", "gelu", "gelu_tanh"])
-@pytest.mark.parametrize("shape", [(256, 512), (1088, 320)])
+@pytest.mark.parametrize("shape", [(256, 512), (1088, 320), (128, 14336)])
 def test_is_the_product_of_the_dequantised_operands(shape, epilogue, dtype):
     n, k = shape
     weight = weight_of(n, k, dtype)
