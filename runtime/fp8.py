@@ -151,7 +151,7 @@ def unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
 
 
 def _autocast(device_type: str, keyset: Any, x: Tensor, *args: Any) -> Tensor:
-    """Cast x to the autocast dtype, as for ``F.linear``; bias and residual are added in float32 anyway."""
+    """Cast x, bias and residual to the autocast dtype, as for ``F.linear``; the weight stays as it is."""
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
         cast = functools.partial(

@@ -26,12 +26,13 @@ def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank
     Args:
         graph: lowered, its weights packed.
         leaves: the tensors of a call.
-        bank: the weights; those that were released are left out.
+        bank: the weights.
 
     Returns:
-        ‖y − y8‖ / ‖y‖ by the weight's name, with y = x · Wᵀ + bias in float32.
+        ‖y − y8‖ / ‖y‖ by the weight's name, with y = x · Wᵀ + bias in float32; empty where weights are
+        released as they are packed, since then there is nothing to compare with.
     """
-    if not any(node.target is fp8.linear_fp8 for node in graph.graph.nodes):
+    if bank.releases or not any(node.target is fp8.linear_fp8 for node in graph.graph.nodes):
         return {}
     run = _Comparison(graph, bank)
     run.run(*leaves)
@@ -72,10 +73,10 @@ class _Comparison(fx.Interpreter):
 
 def _error(found: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
     """‖y − found‖ / ‖y‖ with y = x · Wᵀ + bias, some rows of W at a time; 0 where y is zero."""
-    lost = whole = 0.0
+    lost, whole, x = 0.0, 0.0, x.float()
     for start, rows in row_chunks(weight):
         there = slice(start, start + rows.shape[0])
-        expected = F.linear(x.float(), rows.float(), None if bias is None else bias[there].float())
+        expected = F.linear(x, rows.float(), None if bias is None else bias[there].float())
         lost += float((expected - found[:, there].float()).square().sum(dtype=torch.float64))
         whole += float(expected.square().sum(dtype=torch.float64))
     return (lost / whole) ** 0.5 if whole else 0.0

@@ -39,6 +39,11 @@ class WeightBank:
         self._errors: dict[str, float] = {}
         self._fp8_errors: dict[str, float] = {}
 
+    @property
+    def releases(self) -> bool:
+        """Whether dense weights are released as they are packed."""
+        return self._release is not None
+
     def add(self, sources: Mapping[str, Tensor]) -> None:
         """Make the model's tensors known by name; a name already known keeps its tensor."""
         for name, tensor in sources.items():
@@ -119,11 +124,10 @@ class WeightBank:
         return self._fp8_errors.get(name, 0.0)
 
     def pruned_parts(self, packed: PackedWeight) -> Iterator[tuple[str, Tensor]]:
-        """Name and pruned dense tensor of each part of a packed weight; none where they were released."""
-        key = next((key for (key, _), held in self._packed.items() if held is packed), None)
-        if key is not None and not self._release:
-            for name, transposed in _parts(key):
-                yield name, self._pruned(self._oriented(name, transposed))
+        """Name and pruned dense tensor of each part of a packed weight of this bank, unless it `releases`."""
+        key = next(key for (key, _), held in self._packed.items() if held is packed)
+        for name, transposed in _parts(key):
+            yield name, self._pruned(self._oriented(name, transposed))
 
     def was_packed(self, name: str) -> bool:
         """Whether a packed form of the weight exists; its dense bytes may be released then."""
