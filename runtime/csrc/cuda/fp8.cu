@@ -67,8 +67,7 @@ __global__ void __launch_bounds__(threads) finish(Rescaled p) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) y.v[j] = y.v[j] * w_scale.v[j] * x_scale;
     if (p.bias) y = y + load_eight<T>(p.bias, n);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) y.v[j] = skinny::activated(y.v[j], p.epilogue);
+    y = skinny::activated(y, p.epilogue);
     if (p.residual) y = y + load_eight<T>(p.residual, 8 * i);
     uint32_t words[4];
 #pragma unroll
