@@ -8,8 +8,9 @@
 namespace sparseflow::cuda {
 
 Problem problem_of(const DeviceWeight& weight, const Want& want, const Choice& choice) {
-  const ScalarType dtype = weight.values.scalar_type();
-  return weight.problem(want.m, dtype, fused(want) ? Activation::relu : Activation::none, want.bias, choice.algorithm,
+  const ScalarType in = weight.values.scalar_type();
+  const ScalarType out = in == ScalarType::Float8_e4m3fn ? ScalarType::BFloat16 : in;
+  return weight.problem(want.m, out, fused(want) ? Activation::relu : Activation::none, want.bias, choice.algorithm,
                         choice.split_k);
 }
 

@@ -3,8 +3,14 @@
 
 #include "../multiply.h"
 #include "cpu/kernels.h"
+#include "skinny.h"
 
 namespace sparseflow::cuda::skinny {
+
+Epilogue epilogue_of(cpu::Epilogue epilogue);
+
+// Null where there is no tensor.
+const void* pointer(const std::optional<Tensor>& t);
 
 constexpr int64_t default_choice = -1;  // the default variant
 

@@ -8,9 +8,6 @@
 
 namespace sparseflow::cuda {
 namespace skinny {
-namespace {
-
-constexpr int64_t largest = INT32_MAX / 2;
 
 // cpu/kernels.h has them in another order.
 Epilogue epilogue_of(cpu::Epilogue epilogue) {
@@ -25,6 +22,10 @@ Epilogue epilogue_of(cpu::Epilogue epilogue) {
 }
 
 const void* pointer(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
+
+namespace {
+
+constexpr int64_t largest = INT32_MAX / 2;
 
 std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
   const ScalarType dtype = w.values.scalar_type();
