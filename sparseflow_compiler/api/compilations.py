@@ -21,9 +21,9 @@ def compilations(programs: Sequence[Program]) -> dict[str, Any]:
     """Seconds of each part, inductor's compilations, and CUDA graphs, over all programs.
 
     Returns:
-        ``seconds`` by part; ``inductor`` with ``compiles``, ``recompiles`` (those after a program's first) and
-        ``seconds``; ``cuda_graphs`` with ``recordings``, ``replays``, ``seconds`` and ``without``: why programs
-        have none although the mode asks for them.
+        ``seconds`` by part; ``inductor`` with ``compiles``, ``recompiles`` (those after a program's first)
+        and ``seconds``; ``cuda_graphs`` with ``recordings``, ``replays``, ``seconds`` and ``without``: why
+        programs have none although the mode asks for them.
     """
     seconds = {
         part: sum(program.seconds.get(stage, 0.0) for program in programs for stage in stages)

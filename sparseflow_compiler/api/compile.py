@@ -50,8 +50,8 @@ def compile(  # noqa: A001  # named like torch.compile
             costs. ``"fast"`` keeps a dense copy beside the packed one for layers that have such M's.
         tune: tune the shapes that no table has for this GPU (minutes, cached). Without it they stay dense.
         inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``;
-            ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes as they are and
-            a second time for any others; `compiled.warmup` does it ahead.
+            ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes as they are,
+            and once more for all others; `compiled.warmup` does it ahead.
         mode: as ``torch.compile`` has it. ``"reduce-overhead"`` and ``"max-autotune"`` run what comes a third
             time in the same sizes as a CUDA graph, such as decoding over a static cache, with or without
             inductor.

@@ -73,7 +73,7 @@ class Generator:
         return routed
 
     def _cache(self, batch: int, length: int) -> tuple[int, int, Any]:
-        """An empty static cache for so many sequences and at least so many tokens, the shortest that is free."""
+        """An empty static cache for so many sequences and at least so many tokens, the shortest free one."""
         with self._lock:
             fitting = [entry for entry in self._free if entry[0] == batch and entry[1] >= length]
             found = min(fitting, key=lambda entry: entry[1], default=None)
