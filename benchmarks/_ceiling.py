@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
 import _sides
+import bench_gemm
 import torch
 import torch.nn.functional as F
 
 from sparseflow.runtime import gpu, ops
-from sparseflow.runtime.gpu import DeviceWeight
 
 Product = tuple[tuple[int, ...], int, tuple[int, ...]]
 """Out features of the layers that one sparse product merges, K, and the policy's codes."""
@@ -32,11 +31,10 @@ def products(program: Any) -> Counter[Product]:
 def saved_us(product: Product, m: int, dtype: torch.dtype, seconds: float = 0.1) -> float:
     """Microseconds that one sparse product saves over the dense layers it replaces, by CUDA-graph replay."""
     parts, k, codes = product
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    copies = max(2, math.ceil(2 * cache / (sum(parts) * k * dtype.itemsize * 9 / 16)))
+    copies = bench_gemm.copies_of(sum(parts), k, dtype.itemsize)
     x = torch.randn(m, k, device="cuda").to(dtype)
-    dense = [ops.prune_2_4(torch.randn(sum(parts), k, device="cuda", dtype=dtype)) for _ in range(copies)]
-    packed = [DeviceWeight.from_portable(*ops.pack_2_4(weight), k) for weight in dense]
+    dense = [bench_gemm.pruned(sum(parts), k, dtype) for _ in range(copies)]
+    packed = [bench_gemm.packed(weight) for weight in dense]
     split = [weight.split(parts) for weight in dense]
     gpu.prepare(packed[0], [m], codes)
 

@@ -58,28 +58,28 @@ def _for_all_heads(value: ir.Value, mask: Any) -> bool:
 
 def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
     """The heads `[B, heads, S, D]` of which `[B, heads · group, S, D]` is made, how many, and the group."""
-    sizes = _argument(node, _ATEN.reshape.default, 1)
-    expanded = node.args[0] if sizes is not None else None
-    if expanded is not None and _argument(expanded, _ATEN.clone.default, 0) is not None:
-        expanded = expanded.args[0]
-    copies = _argument(expanded, _ATEN.expand.default, 1)
-    inner = _unsliced(expanded.args[0]) if copies is not None else None
-    if _argument(inner, _ATEN.unsqueeze.default, 1) != 2 or len(copies) != 5 or len(sizes) != 4:
+    expanded, sizes = _call(node, _ATEN.reshape.default)
+    cloned, *_ = _call(expanded, _ATEN.clone.default)
+    inner, copies = _call(expanded if cloned is None else cloned, _ATEN.expand.default)
+    heads, dim = _call(_unsliced(inner), _ATEN.unsqueeze.default)
+    if heads is None or dim != 2 or len(copies) != 5 or len(sizes) != 4:
         return None
-    heads, group = copies[1], copies[2]
-    if type(heads) is not int or type(group) is not int or sizes[1] != heads * group:
+    count, group = copies[1], copies[2]
+    if type(count) is not int or type(group) is not int or sizes[1] != count * group:
         return None
-    return _unsliced(inner.args[0]), heads, group
+    return _unsliced(heads), count, group
 
 
-def _argument(node: Any, target: Any, index: int) -> Any:
-    """An argument of a call of `target`; None for any other node."""
-    return node.args[index] if isinstance(node, fx.Node) and node.target is target else None
+def _call(node: Any, target: Any) -> tuple[Any, Any]:
+    """The first two arguments of a call of `target`; None for what there is not."""
+    if not isinstance(node, fx.Node) or node.target is not target:
+        return None, None
+    first, second = (*node.args, None)[:2]
+    return first, second
 
 
-def _unsliced(node: fx.Node) -> fx.Node:
+def _unsliced(node: Any) -> Any:
     """What slices over everything read."""
-    while node.target is _ATEN.slice.Tensor and node.args[2:] == (0, _WHOLE):
-        assert isinstance(node.args[0], fx.Node)
+    while isinstance(node, fx.Node) and node.target is _ATEN.slice.Tensor and node.args[2:] == (0, _WHOLE):
         node = node.args[0]
     return node

@@ -151,13 +151,13 @@ class CompiledModel(nn.Module):
         if args or kwargs:
             if batch is not None or seq is not None:
                 raise ArgumentError("warmup", "takes sizes or example inputs, not both")
-            warmup.repeat(lambda: self(*args, **kwargs), device)
+            warmup.repeat(functools.partial(self, *args, **kwargs), device)
             return
         for call in warmup.calls(self._model, batch, seq, inputs):
             if decode and warmup.decodes(self._model):
                 warmup.generate_calls(self.generate, call, generate or {}, padded)
             else:
-                warmup.repeat(lambda call=call: self(**call), device)
+                warmup.repeat(functools.partial(self, **call), device)
 
     def train(self, mode: bool = True) -> CompiledModel:
         """Refuses training mode.

@@ -18,6 +18,11 @@ MOST = 64
 """Graphs, and calls seen once, that a program keeps."""
 
 
+def wait_for_plans() -> None:
+    """Return when every plan that was asked for is built."""
+    torch.ops.sparseflow.plans_wait()
+
+
 @dataclass
 class _Call:
     """What is known of calls with one key.
@@ -90,7 +95,7 @@ class CudaGraphs:
     def _record(self, key: Any, call: _Call, inputs: Sequence[Any]) -> bool:
         """Record the graph; where that fails say why, and never try again."""
         # What runs densely because its plan is still being built would stay dense in the graph.
-        torch.ops.sparseflow.plans_wait()
+        wait_for_plans()
         start = time.perf_counter()
         stream = _CUDA.current_stream().cuda_stream
         pool = self._pools.setdefault(stream, _CUDA.graph_pool_handle())

@@ -53,7 +53,7 @@ class Inductor:
         try:
             return self._compiled(*leaves)
         except torch._dynamo.exc.FailOnRecompileLimitHit:
-            with torch._dynamo.config.patch(recompile_limit=SIZES):  # type: ignore[attr-defined]
+            with torch._dynamo.config.patch(recompile_limit=SIZES):
                 return self._compiled(*leaves)
 
     def _inductor(self, graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:

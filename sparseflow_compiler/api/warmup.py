@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparseflow.api.cuda_graphs import wait_for_plans
 from sparseflow.api.layers import device_of
 from sparseflow.errors import ArgumentError
 
@@ -70,7 +71,7 @@ def repeat(call: Callable[[], Any], device: torch.device) -> None:
     for _ in range(RUNS):
         call()
         if device.type == "cuda":
-            torch.ops.sparseflow.plans_wait()
+            wait_for_plans()
 
 
 def generate_calls(
