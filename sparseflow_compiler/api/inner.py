@@ -108,14 +108,22 @@ def make_runner(
     run: Callable[..., Any] = graph if inductor is None else inductor
     if options.mode not in GRAPH_MODES:
         return Runner(run, inductor)
-    if device.type != "cuda":
-        return Runner(run, inductor, without_graphs=f"the model is on the {device.type}")
-    if grows:
-        return Runner(
-            run, inductor, without_graphs="it gives the call's objects new tensors, as a growing cache"
-        )
+    if reason := _unrecordable(graph, device, grows):
+        return Runner(run, inductor, without_graphs=reason)
     graphs = CudaGraphs(run, device, written)
     return Runner(graphs, inductor, graphs)
+
+
+def _unrecordable(graph: fx.GraphModule, device: torch.device, grows: bool) -> str:
+    """Why CUDA graphs can't run a program; empty where nothing speaks against it."""
+    if device.type != "cuda":
+        return f"the model is on the {device.type}"
+    if grows:
+        return "it gives the call's objects new tensors, as a growing cache"
+    # Scalars of the CPU are arguments of kernels; other tensors would be copied from it in every call.
+    away = (name for name, b in graph.named_buffers() if b.dim() and b.device != device)
+    name = next(away, None)
+    return "" if name is None else f"it reads {name}, which is not on {device}"
 
 
 @functools.cache

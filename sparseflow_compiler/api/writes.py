@@ -34,12 +34,23 @@ def write_in_graph(
                 target = _buffer_node(graph, buffers[str(result.target)])
             else:
                 continue
-            graph.graph.call_function(ops.aten.copy_.default, (target, value))
+            if not _write_where_it_is(target, value):
+                graph.graph.call_function(ops.aten.copy_.default, (target, value))
     output.args = (tuple(value for result, value in results if result.kind is ResultKind.OUTPUT),)
     graph.recompile()
     kept = tuple(result for result, _ in results if result.kind is ResultKind.OUTPUT)
     written = (int(r.target or 0) for r, _ in results if r.kind is ResultKind.INPUT)
     return replace(signature, results=kept), frozenset(written)
+
+
+def _write_where_it_is(target: fx.Node, value: fx.Node) -> bool:
+    """Write some rows of a cache in place, if nothing wants the old ones: a copy of all of it is spared."""
+    copies = value.target is ops.aten.index_copy.default and value.args[0] is target
+    others = {user for user in target.users if user is not value}
+    if not copies or any(user.target is not ops.aten.sym_size.int for user in others):
+        return False
+    value.target = ops.aten.index_copy_.default
+    return True
 
 
 def _buffer_node(graph: fx.GraphModule, tensor: Tensor) -> fx.Node:
