@@ -35,7 +35,7 @@ def saved_us(product: Product, m: int, dtype: torch.dtype, seconds: float = 0.1)
     x = torch.randn(m, k, device="cuda").to(dtype)
     dense = [bench_gemm.pruned(sum(parts), k, dtype) for _ in range(copies)]
     packed = [bench_gemm.packed(weight) for weight in dense]
-    split = [weight.split(parts) for weight in dense]
+    split: list[Any] = [torch.split(weight, list(parts)) for weight in dense]
     gpu.prepare(packed[0], [m], codes)
 
     def ours(copy: int) -> Any:

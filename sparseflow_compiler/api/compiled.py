@@ -50,7 +50,7 @@ class CompiledModel(nn.Module):
         self._programs: list[Program] = []
         self._captures: list[str] = []
         self._lock = threading.Lock()
-        self._generator = Generator(model, self.forward)
+        self._generator = Generator(model)
         self._call_signature = CallSignature.of(model.forward)
         self.training = False
 
@@ -112,7 +112,7 @@ class CompiledModel(nn.Module):
         Raises:
             ArgumentError: the model has no `generate`.
         """
-        return self._generator.generate(*args, **kwargs)
+        return self._generator.generate(self.forward, *args, **kwargs)
 
     def warmup(
         self,

@@ -15,6 +15,9 @@ from sparseflow.errors import ArgumentError
 STEP = 128
 """Static caches hold a multiple of this many tokens: every length is a program of its own."""
 
+KEPT = 4
+"""Static caches that are kept."""
+
 
 class Generator:
     """Runs `generate` of a model with a forward of ours.
@@ -23,16 +26,15 @@ class Generator:
 
     Args:
         model: a transformers model with a language-model head.
-        forward: called in place of the model's.
     """
 
-    def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
-        self._model, self._forward = model, forward
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._free: list[tuple[int, int, Any]] = []
         self._lock = threading.Lock()
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's own.
+    def generate(self, compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As the model's own, with `compiled` in place of the model's forward.
 
         Raises:
             ArgumentError: the model has no `generate`.
@@ -46,23 +48,26 @@ class Generator:
         # transformers would torch.compile a forward that is compiled already.
         kwargs.setdefault("disable_compile", True)
         lent: list[tuple[int, int, Any]] = []
-        result = self._routed(lent).generate(*args, **kwargs)
+        result = self._routed(compiled, lent).generate(*args, **kwargs)
         given_away = getattr(result, "past_key_values", None)
         with self._lock:
             self._free += [entry for entry in lent if entry[2] is not given_away]
+            del self._free[:-KEPT]
         return result
 
-    def _routed(self, lent: list[tuple[int, int, Any]]) -> Any:
+    def _routed(self, compiled: Callable[..., Any], lent: list[tuple[int, int, Any]]) -> Any:
         """A shallow copy of the model with the compiled forward and with our static caches."""
         routed: Any = copy.copy(self._model)
-        forward, prepare = self._model.forward, getattr(self._model, "_prepare_static_cache", None)
+        forward, prepare = routed.forward, getattr(routed, "_prepare_static_cache", None)
 
         # transformers reads the signature to decide which inputs to prepare: keep the original's.
         @functools.wraps(forward)
         def compiled_forward(*args: Any, **kwargs: Any) -> Any:
-            return self._forward(*args, **kwargs)
+            return compiled(*args, **kwargs)
 
-        def static_cache(*, batch_size: int, max_cache_len: int, **options: Any) -> Any:
+        def static_cache(cache_implementation: str, batch_size: int, max_cache_len: int, **more: Any) -> Any:
+            if cache_implementation != "static":
+                return prepare(cache_implementation, batch_size, max_cache_len, **more)
             entry = self._cache(batch_size, max_cache_len)
             lent.append(entry)
             return entry[2]

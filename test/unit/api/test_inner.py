@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pytest
 import torch
+import zoo
 from torch import nn
 
 import sparseflow as sf
@@ -96,12 +100,31 @@ def test_wrong_modes_are_refused(options: dict[str, str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [({"batch": 4}, "pass example inputs"), ({"x": torch.ones(2, 64), "batch": 2}, "not both")],
+    ("model", "options", "said"),
+    [
+        (Mlp, {"batch": 4}, "pass example inputs"),
+        (Mlp, {"x": torch.ones(2, 64), "batch": 2}, "not both"),
+        (functools.partial(zoo.text_model, "llama"), {"batch": 2}, "seq is missing"),
+        (functools.partial(zoo.text_model, "llama"), {"seq": 0}, "seq must be a positive int"),
+        (functools.partial(zoo.text_model, "llama"), {"seq": 4, "batch": [1, 2.5]}, "batch must be"),
+    ],
 )
-def test_warmup_says_what_it_needs(options: dict, said: str) -> None:
+def test_warmup_says_what_it_needs(model: Callable[[], nn.Module], options: dict, said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
-        sf.compile(Mlp().eval()).warmup(**options)
+        sf.compile(model().eval()).warmup(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"), [("bert", ("input_ids", "attention_mask")), ("vit", ("pixel_values",))]
+)
+def test_warmup_of_encoders_leaves_nothing_to_capture(name: str, inputs: tuple[str, ...]) -> None:
+    model, _ = zoo.model_and_calls(name)
+    compiled = sf.compile(model, policy="sparse")
+    compiled.warmup(batch=[2, 3], seq=None if name == "vit" else 5, inputs=inputs)
+    before = costs(compiled)
+    example = {"input_ids": zoo.tokens(3, 5), "attention_mask": zoo.tokens(3, 5).clamp(max=1)}
+    compiled(**(example if name == "bert" else {"pixel_values": torch.randn(3, 3, 16, 16)}))
+    assert costs(compiled) == before
 
 
 def test_warmup_with_example_inputs_leaves_nothing_to_compile() -> None:
