@@ -22,6 +22,7 @@ linear = torch.ops.sparseflow.linear.default
 prune_2_4 = torch.ops.sparseflow.prune_2_4.default
 pack_2_4 = torch.ops.sparseflow.pack_2_4.default
 unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
+skinny_linear = torch.ops.sparseflow.skinny_linear.default
 
 # torch's own annotations are incomplete here.
 _library: Any = torch.library
@@ -72,17 +73,34 @@ def _fake_linear(
     policy: list[int],
     dense: Tensor | None = None,
 ) -> Tensor:
-    _check(x.dim() >= 1, lambda: "sparseflow.linear: x must have at least one dimension")
-    _check(x.dtype == values.dtype, lambda: f"sparseflow.linear: x is {x.dtype}, weight {values.dtype}")
-    _check(
-        x.shape[-1] == in_features,
-        lambda: f"sparseflow.linear: x has {x.shape[-1]} features, the weight {in_features}",
-    )
     _check(
         dense is None or (dense.shape == (values.shape[0], in_features) and dense.dtype == values.dtype),
         lambda: (
             f"sparseflow.linear: dense must be the weight {[values.shape[0], in_features]} in {values.dtype}"
         ),
+    )
+    return _fake_product("linear", x, values, in_features)
+
+
+def _fake_skinny(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    variant: int,
+) -> Tensor:
+    return _fake_product("skinny_linear", x, values, in_features)
+
+
+def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int) -> Tensor:
+    _check(x.dim() >= 1, lambda: f"sparseflow.{op}: x must have at least one dimension")
+    _check(x.dtype == values.dtype, lambda: f"sparseflow.{op}: x is {x.dtype}, weight {values.dtype}")
+    _check(
+        x.shape[-1] == in_features,
+        lambda: f"sparseflow.{op}: x has {x.shape[-1]} features, the weight {in_features}",
     )
     return x.new_empty((*x.shape[:-1], values.shape[0]))
 
@@ -102,7 +120,13 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
 
 
 def _register() -> None:
-    fakes = {linear: _fake_linear, prune_2_4: _fake_prune, pack_2_4: _fake_pack, unpack_2_4: _fake_unpack}
+    fakes: dict[Any, Any] = {
+        linear: _fake_linear,
+        prune_2_4: _fake_prune,
+        pack_2_4: _fake_pack,
+        unpack_2_4: _fake_unpack,
+        skinny_linear: _fake_skinny,
+    }
     for op, fake in fakes.items():
         _library.register_fake(op, fake)
         _LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)

@@ -25,8 +25,8 @@ class PackedWeight(nn.Module):
     """A weight ``[N, K]`` of which two entries in each group of four are stored.
 
     Kp is K rounded up to a multiple of 4. On CUDA the positions are kept 1-d, right behind the values, in the
-    order of the tensor cores (``gpu.DeviceWeight``); moving the module between devices, `portable` and the
-    state dict translate.
+    order of the tensor cores, both padded (``gpu.DeviceWeight``); moving the module between devices,
+    `portable` and the state dict translate.
 
     Args:
         values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16. positions:
@@ -98,8 +98,10 @@ class PackedWeight(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: of the packed form, and of the dense one where it is kept."""
-        return sum(buffer.nbytes for buffer in self.buffers())
+        """Bytes held: of the packed form with its padding, and of the dense one where it is kept."""
+        device = self._on_device()
+        packed = device.nbytes if device else self.values.nbytes + self.positions.nbytes
+        return packed + (0 if self.dense is None else self.dense.nbytes)
 
     @property
     def dense_nbytes(self) -> int:
@@ -116,7 +118,7 @@ class PackedWeight(nn.Module):
     def portable(self) -> tuple[Tensor, Tensor]:
         """Values ``[N, Kp/2]`` and positions ``[N, ceil(Kp/8)]``, the form that is saved, on this device."""
         device = self._on_device()
-        return self.values, device.portable_positions() if device else self.positions
+        return self.values.contiguous(), device.portable_positions() if device else self.positions
 
     def keep_dense(self) -> None:
         """Hold the unpacked weight as ``dense`` from now on: memory mode ``fast``."""

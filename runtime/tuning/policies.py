@@ -59,7 +59,7 @@ def gpu_policies(
 def _refusal(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | None:
     if dtype not in TUNABLE:
         return f"on GPUs sparse layers are bfloat16 or float16, not {dtype_name(dtype)}"
-    return refusal(*shape) or gpu.unusable(device)
+    return refusal(*shape, dtype_name(dtype)) or gpu.unusable(device)
 
 
 def _tune_missing(
