@@ -42,3 +42,62 @@ def calls(
     if not images and seq is None:
         raise _refuse("seq is missing", "say how many tokens: warmup(batch=8, seq=[128, 512])")
     sizes = itertools.product(_sizes("batch", batch), _sizes("seq", seq))
+    return [{name: _input(name, config, *size, model.dtype, device) for name in inputs} for size in sizes]
+
+
+def _input(name: str, config: Any, batch: int, seq: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if name != "pixel_values":
+        return torch.ones(batch, seq, dtype=torch.int64, device=device)
+    side = config.image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    return torch.zeros(batch, config.num_channels, height, width, dtype=dtype, device=device)
+
+
+def _sizes(name: str, given: Sizes | None) -> list[int]:
+    sizes = list(given) if isinstance(given, Sequence) else [1 if given is None else given]
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        raise _refuse(
+            f"{name} must be a positive int or several, not {given!r}", f"for example {name}=[1, 8]"
+        )
+    return sizes
+
+
+def _refuse(rule: str, remedy: str) -> ArgumentError:
+    return ArgumentError("warmup", rule, remedy)
+
+
+def repeat(call: Callable[[], Any], device: torch.device) -> None:
+    """Run until programs, kernels, plans and CUDA graphs for this call are there."""
+    for _ in range(RUNS):
+        call()
+        if device.type == "cuda":
+            wait_for_plans()
+
+
+def generate_calls(
+    generate: Callable[..., Any], inputs: Mapping[str, Tensor], options: Mapping[str, Any], padded: bool
+) -> None:
+    """Prefill and as many decoding steps as it takes to build all that they need.
+
+    Args:
+        generate: of the compiled model.
+        inputs: one entry of `calls`.
+        options: of the calls to come.
+        padded: whether they will have left padding.
+    """
+    ids = inputs["input_ids"]
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[0, 0] = 0
+    enough = ids.shape[1] + 1 + RUNS
+
+    def stop(tokens: Tensor, scores: Any, **_: Any) -> Tensor:
+        return torch.full((tokens.shape[0],), tokens.shape[1] >= enough, device=tokens.device)
+
+    defaults = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 1 + RUNS}
+    generate(ids, attention_mask=mask, stopping_criteria=[stop], **{**defaults, **options})
+
+
+def decodes(model: nn.Module) -> bool:
+    """Whether `generate` works on a model."""
+    return bool(getattr(model, "can_generate", lambda: False)())
