@@ -58,7 +58,8 @@ class Generator:
     def _routed(self, compiled: Callable[..., Any], lent: list[tuple[int, int, Any]]) -> Any:
         """A shallow copy of the model with the compiled forward and with our static caches."""
         routed: Any = copy.copy(self._model)
-        forward, prepare = routed.forward, getattr(routed, "_prepare_static_cache", None)
+        forward: Any = routed.forward
+        prepare: Any = getattr(routed, "_prepare_static_cache", None)
 
         # transformers reads the signature to decide which inputs to prepare: keep the original's.
         @functools.wraps(forward)
