@@ -70,8 +70,12 @@ def repeat(call: Callable[[], Any], device: torch.device) -> None:
     """Run until programs, kernels, plans and CUDA graphs for this call are there."""
     for _ in range(RUNS):
         call()
-        if device.type == "cuda":
-            wait_for_plans()
+        _wait(device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        wait_for_plans()
 
 
 def generate_calls(
@@ -96,6 +100,7 @@ def generate_calls(
 
     defaults = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 1 + RUNS}
     generate(ids, attention_mask=mask, stopping_criteria=[stop], **{**defaults, **options})
+    _wait(ids.device)
 
 
 def decodes(model: nn.Module) -> bool:
