@@ -258,7 +258,8 @@ def full(bench: Bench, size: str) -> None:
     reported = compiled.report
     linears = [layer for layer in reported.layers if "lm_head" not in layer.name]
     common = {
-        "model": "llama-tiny" if bench.tiny else f"llama3-{size}", "batch": 1, "mode": "reduce-overhead, without inductor",
+        "model": "llama-tiny" if bench.tiny else f"llama3-{size}",
+        "batch": 1, "mode": "reduce-overhead, without inductor",
         "compile_seconds": round(compile_seconds, 2), "first_output_seconds": round(first_output, 2),
         "dense_bytes": dense_bytes, "peak_of_dense": peak and round(peak / dense_bytes, 3),
         "now_bytes": allocated(bench, peak=False),
