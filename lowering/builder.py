@@ -12,6 +12,7 @@ from torch_mlir import ir
 
 from sparseflow.dialect.types import FP8, tensor_type
 from sparseflow.errors import LoweringError
+from sparseflow.lowering.attention import grouped_attention
 from sparseflow.lowering.constants import CONSTANTS
 from sparseflow.lowering.layers import dense_layer
 from sparseflow.lowering.literals import literal_tensor
@@ -114,6 +115,11 @@ def _literal(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     return [builder.graph.get_attr(builder.weights.literal(literal_tensor(op)))]
 
 
+def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+    found = grouped_attention(builder.graph, op, builder.operands(op))
+    return _call(builder, op) if found is None else [found]
+
+
 def _sparse_linear(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     layer = op.opview
     operands = [layer.x, layer.weight, layer.bias, layer.residual]
@@ -168,6 +174,7 @@ _HANDLERS: dict[str, Handler] = {
     "torch.derefine": _forward,
     "torch.tensor_static_info_cast": _forward,
     "torch.vtensor.literal": _literal,
+    "torch.aten.scaled_dot_product_attention": _attention,
     "sparse_gemm.linear": _sparse_linear,
     "sparse_gemm.weight": _weight,
     "sparse_gemm.merged_weight": _merged_weight,

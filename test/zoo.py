@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers as tf
+from torch import nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.pytorch_utils import Conv1D
+
+import sparseflow as sf
+from sparseflow.api.report import Report
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -113,3 +119,16 @@ NAMES = [*TEXT, *OTHERS]
 def model_and_calls(name: str) -> tuple[torch.nn.Module, list[Call]]:
     """A model in evaluation mode, and calls that one capture of the first must serve."""
     return _text(name) if name in TEXT else OTHERS[name]()
+
+
+def pruned_as(model: nn.Module, report: Report) -> nn.Module:
+    """A copy of the model with the weights pruned that the report calls sparse."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in report.layers:
+            if layer.decision == "sparse":
+                module = twin.get_submodule(layer.name)
+                turned = isinstance(module, Conv1D)
+                weight = sf.prune_24(module.weight.t() if turned else module.weight)
+                module.weight.copy_(weight.t() if turned else weight)
+    return twin

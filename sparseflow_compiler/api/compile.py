@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from sparseflow.api.compiled import CompiledModel
-from sparseflow.api.options import DEFAULT_SKIP, CompileOptions, Inner, PolicyMode, Prune, Quantize
+from sparseflow.api.options import DEFAULT_SKIP, CompileOptions, Inner, Mode, PolicyMode, Prune, Quantize
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.backends import Memory
 
@@ -23,7 +23,8 @@ def compile(  # noqa: A001  # named like torch.compile
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
     tune: bool = False,
-    inner: Inner = "eager",
+    inner: Inner = "auto",
+    mode: Mode | None = None,
     inplace: bool = False,
     progress: bool | None = None,
     quantize: Quantize | None = None,
@@ -49,7 +50,12 @@ def compile(  # noqa: A001  # named like torch.compile
             the layer decompresses for the call or runs sparse all the same, and the report says how much that
             costs. ``"fast"`` keeps a dense copy beside the packed one for layers that have such M's.
         tune: tune the shapes that no table has for this GPU (minutes, cached). Without it they stay dense.
-        inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``.
+        inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``;
+            ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes as they are,
+            and once more for all others; `compiled.warmup` does it ahead.
+        mode: as ``torch.compile`` has it. ``"reduce-overhead"`` and ``"max-autotune"`` run what comes a third
+            time in the same sizes as a CUDA graph, such as decoding over a static cache, with or without
+            inductor.
         inplace: release dense weights as they are packed; the original model can't be used afterwards.
         progress: progress bars on stderr; ``None``: only on a terminal.
         quantize: ``"fp8"`` runs the sparse layers of bfloat16 and float16 models in float8 e4m3, with a scale
@@ -58,7 +64,7 @@ def compile(  # noqa: A001  # named like torch.compile
             same slowly. A layer that can't be in fp8 stays in the model's dtype and says why.
 
     Returns:
-        A module called like `model`, with `report`, `mlir()`, `graph()` and `generate()`.
+        A module called like `model`, with `report`, `mlir()`, `graph()`, `warmup()` and `generate()`.
 
     Raises:
         ArgumentError: an option has a wrong value, or `model` is not a module.
@@ -73,7 +79,18 @@ def compile(  # noqa: A001  # named like torch.compile
             "wrap it in one",
         )
     skip = tuple(skip) if not isinstance(skip, str) else skip
-    options = CompileOptions(prune, skip, policy, memory, tune, inner, inplace, progress, quantize)  # type: ignore[arg-type]  # checked there
+    options = CompileOptions(  # what callers may get wrong is checked there
+        prune,  # type: ignore[arg-type]
+        skip,  # type: ignore[arg-type]
+        policy,
+        memory,
+        tune,
+        inner,
+        mode,
+        inplace,
+        progress,
+        quantize,
+    )
     compiled = CompiledModel(model, options)
     if args is not None or kwargs is not None:
         compiled.capture(*(args or ()), **(kwargs or {}))

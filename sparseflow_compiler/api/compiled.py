@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
+from sparseflow.api.generation import Generator
+from sparseflow.api.layers import device_of
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
 from sparseflow.api.weights import WeightBank, release_parameter
@@ -20,6 +21,7 @@ from sparseflow.frontend.calls import CallSignature
 if TYPE_CHECKING:
     from sparseflow.api.program import Program
     from sparseflow.api.report import Report
+    from sparseflow.api.warmup import Sizes
     from sparseflow.frontend.structure import Flat
 
 Stage = Literal["torch", "sparse_gemm", "runtime"]
@@ -53,6 +55,7 @@ class CompiledModel(nn.Module):
         self._programs: list[Program] = []
         self._captures: list[str] = []
         self._lock = threading.Lock()
+        self._generator = Generator(model)
         self._call_signature = CallSignature.of(model.forward)
         self.training = False
 
@@ -65,10 +68,12 @@ class CompiledModel(nn.Module):
         """
         call = self._call_signature.flatten(args, kwargs)
         self._check_inference(call)
-        executable = self._program(call, args, kwargs).executable
+        program = self._program(call, args, kwargs)
+        if program.runner.inductor is not None:
+            return program.executable.run_flat(call)
         # Nothing requires gradients here; passing the autograd layer by saves half of an operator's overhead.
         with torch._C._AutoDispatchBelowAutograd():
-            return executable.run_flat(call)
+            return program.executable.run_flat(call)
 
     def capture(self, *args: Any, **kwargs: Any) -> None:
         """Capture and compile for inputs like these without running them."""
@@ -79,10 +84,12 @@ class CompiledModel(nn.Module):
     @property
     def report(self) -> Report:
         """Every linear layer with its decision and reason, as of the programs captured so far."""
+        from sparseflow.api.compilations import compilations
         from sparseflow.api.decisions import make_report
 
         report = make_report(type(self._model).__name__, self._programs, self._bank, self._options)
         report.model["captures"] = list(self._captures)
+        report.model["compilations"] = compilations(self._programs)
         return report
 
     def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:
@@ -110,13 +117,52 @@ class CompiledModel(nn.Module):
         Raises:
             ArgumentError: the model has no `generate`.
         """
-        if not hasattr(self._model, "generate"):
-            raise ArgumentError(
-                f"{type(self._model).__name__}.generate",
-                "only transformers models with a language-model head generate",
-                "compile such a model, or call the compiled model directly",
-            )
-        return self._routed().generate(*args, **kwargs)
+        return self._generator.generate(self.forward, *args, **kwargs)
+
+    def warmup(
+        self,
+        *args: Any,
+        batch: Sizes | None = None,
+        seq: Sizes | None = None,
+        decode: bool = True,
+        padded: bool = False,
+        generate: Mapping[str, Any] | None = None,
+        inputs: Sequence[str] = ("input_ids",),
+        **kwargs: Any,
+    ) -> None:
+        """Capture, compile, build plans and record CUDA graphs ahead, for calls of these sizes.
+
+        With example inputs the model is called with them, as often as it takes; what it writes in place, such
+        as a cache, it writes. With sizes instead, inputs of a transformers model are made for every pair.
+
+        Args:
+            args: example inputs.
+            batch: numbers of sequences or images.
+            seq: numbers of tokens.
+            decode: for a causal language model warm `generate`, prefill and decoding, not the plain call.
+            padded: whether batches to generate for will be left-padded.
+            generate: options that the calls of `generate` will have, such as ``max_new_tokens`` and
+                ``cache_implementation``: a static cache of another length needs another program.
+            inputs: names of the inputs that plain calls will have, such as ``attention_mask``.
+            kwargs: example keyword inputs.
+
+        Raises:
+            ArgumentError: sizes that are none, sizes and example inputs together, or a model for which inputs
+                can't be made.
+        """
+        from sparseflow.api import warmup
+
+        device = device_of(self._model)
+        if args or kwargs:
+            if batch is not None or seq is not None:
+                raise ArgumentError("warmup", "takes sizes or example inputs, not both")
+            warmup.repeat(functools.partial(self, *args, **kwargs), device)
+            return
+        for call in warmup.calls(self._model, batch, seq, inputs):
+            if decode and warmup.decodes(self._model):
+                warmup.generate_calls(self.generate, call, generate or {}, padded)
+            else:
+                warmup.repeat(functools.partial(self, **call), device)
 
     def train(self, mode: bool = True) -> CompiledModel:
         """Refuses training mode.
@@ -200,16 +246,3 @@ class CompiledModel(nn.Module):
                 "an input requires gradients, and a compiled model is for inference only",
                 "detach it, or call under torch.no_grad()",
             )
-
-    def _routed(self) -> Any:
-        """A shallow copy of the model whose forward is the compiled one, for methods that call it."""
-        routed = copy.copy(self._model)
-        forward = self._model.forward
-
-        # transformers reads the signature to decide which inputs to prepare: keep the original's.
-        @functools.wraps(forward)
-        def compiled_forward(*args: Any, **kwargs: Any) -> Any:
-            return self.forward(*args, **kwargs)
-
-        routed.forward = compiled_forward
-        return routed

@@ -32,9 +32,15 @@ def linear_shapes(
     return _captured(model, tuple(args or ()), kwargs or {}, tuple(skip))
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's tensors are; the CPU for one that has none."""
+    tensors = (tensor for group in (model.parameters(), model.buffers()) for tensor in group)
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
 def _dummy_inputs(model: nn.Module) -> Mapping[str, Any] | None:
     inputs = getattr(model, "dummy_inputs", None)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     move = lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
     return pytree.tree_map(move, inputs) if isinstance(inputs, Mapping) else None
 

@@ -11,7 +11,8 @@ from sparseflow.runtime.backends import MEMORY_MODES, Memory
 
 Prune = Literal["magnitude"]
 PolicyMode = Literal["auto", "sparse"]
-Inner = Literal["eager", "inductor"]
+Inner = Literal["auto", "eager", "inductor"]
+Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Quantize = Literal["fp8"]
 
 DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*")
@@ -30,7 +31,9 @@ class CompileOptions:
         memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense
             is faster for some M.
         tune: measure what no table has yet for the GPU; CPUs are always measured.
-        inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it.
+        inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it;
+            ``"auto"`` is inductor on a GPU.
+        mode: that of ``torch.compile``; CUDA graphs work without inductor too.
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
         quantize: what sparse layers multiply in; ``None`` keeps the model's dtype.
@@ -41,7 +44,8 @@ class CompileOptions:
     policy: PolicyMode = "auto"
     memory: Memory = "compressed"
     tune: bool = False
-    inner: Inner = "eager"
+    inner: Inner = "auto"
+    mode: Mode | None = None
     inplace: bool = False
     progress: bool | None = None
     quantize: Quantize | None = None
@@ -53,6 +57,13 @@ class CompileOptions:
         require_one_of("compile", "tune", self.tune, (True, False))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
         require_one_of("compile", "quantize", self.quantize, (*get_args(Quantize), None))
+        require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))
+        if self.inner == "eager" and str(self.mode).startswith("max-autotune"):
+            raise ArgumentError(
+                f"sf.compile(inner='eager', mode={self.mode!r})",
+                "only inductor tunes kernels",
+                "leave inner out, or take mode='reduce-overhead'",
+            )
         require_patterns("compile", self.skip)
 
 

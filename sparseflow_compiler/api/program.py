@@ -14,11 +14,14 @@ from torch_mlir import ir
 
 from sparseflow import dialect
 from sparseflow.api.decisions import LayerDecision, decide
+from sparseflow.api.inner import Runner, make_runner
+from sparseflow.api.layers import device_of
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.policies import measured_policies
 from sparseflow.api.progress import Progress, Step
 from sparseflow.api.quantization import output_errors
 from sparseflow.api.weights import ProgramWeights, WeightBank
+from sparseflow.api.writes import write_in_graph
 from sparseflow.dialect.matchers import operations
 from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
 from sparseflow.frontend.signature import ResultKind
@@ -42,7 +45,8 @@ class Program:
     Attributes:
         captured: decides which calls it serves.
         executable: runs them.
-        graph: the lowered torch.fx graph.
+        graph: the lowered torch.fx graph, which writes inputs and buffers in place where the model does.
+        runner: what runs the graph.
         stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed
             (``"runtime"``).
         decisions: what became of each linear layer.
@@ -54,6 +58,7 @@ class Program:
     captured: CapturedProgram
     executable: Executable
     graph: torch.fx.GraphModule
+    runner: Runner
     stages: Mapping[str, ir.Operation]
     decisions: tuple[LayerDecision, ...]
     policies: Mapping[str, Policy]
@@ -127,12 +132,13 @@ def build_program(
         with clock.stage("compare"):
             leaves = captured.call_signature.flatten(args, kwargs).leaves
             errors = output_errors(graph, leaves, bank)
-    runnable = torch.compile(graph, dynamic=True) if options.inner == "inductor" else graph
-    assert isinstance(runnable, nn.Module), "torch.compile of a module is a module"
-    written = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
-    buffers = {name: bank.source(name) for name in written}
-    executable = Executable(runnable, imported.signature, captured.call_signature, buffers)
-    return Program(captured, executable, graph, stages, decisions, policies, clock.seconds, errors)
+    changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
+    signature, written = write_in_graph(
+        graph, imported.signature, {name: bank.source(name) for name in changed}
+    )
+    runner = make_runner(graph, options, device_of(model), written, grows=bool(signature.outputs.updates))
+    executable = Executable(runner.run, signature, captured.call_signature)
+    return Program(captured, executable, graph, runner, stages, decisions, policies, clock.seconds, errors)
 
 
 def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class Executable(nn.Module):
 
     def __init__(
         self,
-        graph: nn.Module,
+        graph: Callable[..., Any],
         signature: Signature,
         call_signature: CallSignature,
         buffers: dict[str, torch.Tensor] | None = None,

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import zoo
-from torch import nn
 from torch.utils import _pytree as pytree
-from transformers.pytorch_utils import Conv1D
 
 import sparseflow as sf
-from sparseflow.api.report import Report
-
-
-def pruned_as(model: nn.Module, report: Report) -> nn.Module:
-    """A copy of the model with the weights pruned that the report calls sparse."""
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for layer in report.layers:
-            if layer.decision == "sparse":
-                module = twin.get_submodule(layer.name)
-                turned = isinstance(module, Conv1D)
-                weight = sf.prune_24(module.weight.t() if turned else module.weight)
-                module.weight.copy_(weight.t() if turned else weight)
-    return twin
 
 
 def assert_same(found: object, expected: object) -> None:
@@ -43,7 +25,7 @@ def test_equals_the_pruned_eager_model_from_one_capture(name: str) -> None:
     model, calls = zoo.model_and_calls(name)
     compiled = sf.compile(model, policy="sparse")
     compiled.capture(*calls[0][0], **calls[0][1])
-    reference = pruned_as(model, compiled.report)
+    reference = zoo.pruned_as(model, compiled.report)
     for args, kwargs in calls:
         with torch.no_grad():
             assert_same(compiled(*args, **kwargs), reference(*args, **kwargs))
@@ -57,46 +39,9 @@ def test_half_precision_stays_within_its_rounding(dtype: torch.dtype) -> None:
     model, calls = zoo.model_and_calls("llama")
     model.to(dtype)
     compiled = sf.compile(model, policy="sparse", kwargs=calls[0][1])
-    reference = pruned_as(model, compiled.report)
+    reference = zoo.pruned_as(model, compiled.report)
     with torch.no_grad():
         assert_same(compiled(**calls[0][1]), reference(**calls[0][1]))
-
-
-@pytest.fixture(scope="module")
-def llama() -> tuple[nn.Module, sf.CompiledModel]:
-    torch.manual_seed(0)
-    model = zoo.text_model("llama")
-    compiled = sf.compile(model, policy="sparse")
-    compiled(input_ids=zoo.tokens(2, 5))
-    return pruned_as(model, compiled.report), compiled
-
-
-def test_generates_the_same_tokens_as_the_pruned_eager_model(
-    llama: tuple[nn.Module, sf.CompiledModel],
-) -> None:
-    reference, compiled = llama
-    options = {"max_new_tokens": 32, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    prompt = zoo.tokens(1, 7)
-    expected = reference.generate(prompt, **options)
-    assert expected.shape == (1, 39)
-    assert torch.equal(compiled.generate(prompt, **options), expected)
-
-
-def test_generates_the_same_for_a_left_padded_batch(llama: tuple[nn.Module, sf.CompiledModel]) -> None:
-    reference, compiled = llama
-    options = {"max_new_tokens": 32, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    prompt, mask = zoo.tokens(3, 9), torch.ones(3, 9, dtype=torch.long)
-    mask[0, :4] = 0
-    expected = reference.generate(prompt, attention_mask=mask, **options)
-    assert torch.equal(compiled.generate(prompt, attention_mask=mask, **options), expected)
-
-
-def test_decoding_needs_no_program_a_token(llama: tuple[nn.Module, sf.CompiledModel]) -> None:
-    _, compiled = llama
-    compiled.generate(zoo.tokens(1, 7), max_new_tokens=4, do_sample=False, pad_token_id=0)
-    before = compiled.report.model["programs"]
-    compiled.generate(zoo.tokens(1, 12), max_new_tokens=16, do_sample=False, pad_token_id=0)
-    assert compiled.report.model["programs"] == before
 
 
 def test_weights_already_24_are_found_in_transposed_layers_too() -> None:

@@ -1,0 +1,118 @@
+"""The models of bench_model.py: shapes with random weights, made where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers as tf
+
+Inputs = Callable[[int], dict[str, Any]]
+
+LLAMA: dict[str, dict[str, int]] = {
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+    "70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+    "tiny": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where models are made, and in which dtype."""
+
+    device: str
+    dtype: torch.dtype
+
+
+def make(model_class: Any, config: Any, place: Place) -> Any:
+    """A model with random weights, never anywhere but on its device."""
+    config.dtype = place.dtype
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(place.dtype)
+    try:
+        with torch.device(place.device):
+            return model_class(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def llama(size: str, place: Place, layers: int | None = None) -> Any:
+    """A Llama 3 of that size; with fewer layers the vocabulary shrinks by as much."""
+    shape = dict(LLAMA[size])
+    if layers is not None:
+        shape["vocab_size"] = shape["vocab_size"] * layers // shape["num_hidden_layers"]
+        shape["num_hidden_layers"] = layers
+    config = tf.LlamaConfig(rope_theta=500000.0, max_position_embeddings=8192, **shape)
+    return make(tf.LlamaForCausalLM, config, place)
+
+
+def tokens(batch: int, length: int, vocabulary: int, device: str) -> torch.Tensor:
+    """Random token ids `[batch, length]`."""
+    return torch.randint(3, vocabulary, (batch, length), device=device)
+
+
+def static_cache(model: Any, batch: int, length: int) -> Any:
+    """An empty static cache with its tensors."""
+    config = model.config
+    cache = tf.StaticCache(config=config, max_cache_len=length)
+    head_dim = config.hidden_size // config.num_attention_heads
+    cache.early_initialization(
+        batch, config.num_key_value_heads, head_dim, dtype=model.dtype, device=model.device
+    )
+    return cache
+
+
+def small(place: Place, tiny: bool) -> dict[str, tuple[Callable[[], Any], Inputs]]:
+    """Models that must never be slower, and their inputs for a batch; 128 tokens, or an image."""
+    cut: dict[str, Any] = {"num_hidden_layers": 1} if tiny else {}
+    length = 16 if tiny else 128
+
+    def text(batch: int) -> dict[str, Any]:
+        return {"input_ids": tokens(batch, length, 1000, place.device)}
+
+    def decoder(batch: int) -> dict[str, Any]:
+        return {**text(batch), "use_cache": False}
+
+    def image(batch: int) -> dict[str, Any]:
+        return {"pixel_values": torch.randn(batch, 3, 224, 224, device=place.device, dtype=place.dtype)}
+
+    qwen = tf.Qwen3Config(
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151936 // (50 if tiny else 1),
+        tie_word_embeddings=True,
+        **(cut or {"num_hidden_layers": 28}),
+    )
+    gpt2 = tf.GPT2Config(n_layer=1 if tiny else 12)
+    return {
+        "bert-base": (lambda: make(tf.BertModel, tf.BertConfig(**cut), place), text),
+        "vit-b": (lambda: make(tf.ViTModel, tf.ViTConfig(**cut), place), image),
+        "gpt2": (lambda: make(tf.GPT2LMHeadModel, gpt2, place), decoder),
+        "qwen3-0.6b": (lambda: make(tf.Qwen3ForCausalLM, qwen, place), decoder),
+    }

@@ -1,0 +1,85 @@
+"""Attention of one new token over grouped heads, without a copy of keys and values for each head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch_mlir import ir
+
+from sparseflow.dialect.types import tensor_type
+
+_ATEN = torch.ops.aten
+_WHOLE = 2**63 - 1
+
+
+def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: list[Any]) -> fx.Node | None:
+    """Compute attention over repeated heads from the heads themselves.
+
+    The heads of a group read the same keys: with one query each they are as well so many queries of one head.
+    What the model writes for it, every key and value copied to each head of its group, takes longer than
+    reading the cache.
+
+    Args:
+        graph: where to add nodes.
+        op: a `torch.aten.scaled_dot_product_attention`.
+        operands: what its operands have become, in the order of the schema.
+
+    Returns:
+        The result `[B, heads, 1, D]`, or None where this attention is another.
+    """
+    query, key, value, mask, dropout, causal, scale, gqa = operands
+    sizes = _shape(op.operands[0])
+    repeated = _repeated(key), _repeated(value)
+    if sizes is None or len(sizes) != 4 or sizes[2] != 1 or dropout or causal or gqa or None in repeated:
+        return None
+    (keys, heads, group), (values, *same) = repeated  # type: ignore[misc]  # both were found
+    if [heads, group] != same or sizes[1] != heads * group or not _for_all_heads(op.operands[3], mask):
+        return None
+    packed = graph.call_function(_ATEN.reshape.default, (query, [-1, heads, group, sizes[3]]))
+    attention = graph.call_function(
+        _ATEN.scaled_dot_product_attention.default, (packed, keys, values, mask), {"scale": scale}
+    )
+    head_dim = (_shape(op.results[0]) or sizes)[3]
+    return graph.call_function(_ATEN.reshape.default, (attention, [-1, heads * group, 1, head_dim]))
+
+
+def _shape(value: ir.Value) -> list[int | None] | None:
+    type_ = tensor_type(value)
+    return None if type_ is None or type_.shape is None else list(type_.shape)
+
+
+def _for_all_heads(value: ir.Value, mask: Any) -> bool:
+    """Whether there is no mask, or one `[…, 1, 1, S]`, the same for all heads of a group."""
+    shape = _shape(value)
+    return mask is None or (shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1)
+
+
+def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
+    """The heads `[B, heads, S, D]` of which `[B, heads · group, S, D]` is made, how many, and the group."""
+    expanded, sizes = _call(node, _ATEN.reshape.default)
+    cloned, *_ = _call(expanded, _ATEN.clone.default)
+    inner, copies = _call(expanded if cloned is None else cloned, _ATEN.expand.default)
+    heads, dim = _call(_unsliced(inner), _ATEN.unsqueeze.default)
+    if heads is None or dim != 2 or len(copies) != 5 or len(sizes) != 4:
+        return None
+    count, group = copies[1], copies[2]
+    if type(count) is not int or type(group) is not int or sizes[1] != count * group:
+        return None
+    return _unsliced(heads), count, group
+
+
+def _call(node: Any, target: Any) -> tuple[Any, Any]:
+    """The first two arguments of a call of `target`; None for what there is not."""
+    if not isinstance(node, fx.Node) or node.target is not target:
+        return None, None
+    first, second = (*node.args, None)[:2]
+    return first, second
+
+
+def _unsliced(node: Any) -> Any:
+    """What slices over everything read."""
+    while isinstance(node, fx.Node) and node.target is _ATEN.slice.Tensor and node.args[2:] == (0, _WHOLE):
+        node = node.args[0]
+    return node

@@ -1,0 +1,141 @@
+"""Which calls CUDA graphs record and replay, on a stand-in for CUDA that replays by computing again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from sparseflow.api import cuda_graphs
+from sparseflow.api.cuda_graphs import CudaGraphs
+
+
+class FakeCuda:
+    """The part of torch.cuda that is used; a graph remembers its inputs and computes into its results."""
+
+    def __init__(self) -> None:
+        self.recording: Any = None
+        self.replays = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return {"is_current_stream_capturing": bool, "graph_pool_handle": int}[name]
+
+    def current_stream(self) -> Any:
+        return type("Stream", (), {"cuda_stream": 0})
+
+    def device(self, _: torch.device) -> Any:
+        return contextlib.nullcontext()
+
+    def CUDAGraph(self) -> FakeCuda.Graph:  # noqa: N802  # torch's name
+        return FakeCuda.Graph(self)
+
+    @contextlib.contextmanager
+    def graph(self, graph: FakeCuda.Graph, **_: Any) -> Iterator[None]:
+        self.recording = graph
+        yield
+        self.recording = None
+
+    class Graph:
+        def __init__(self, cuda: FakeCuda) -> None:
+            self._cuda, self.work = cuda, []
+
+        def replay(self) -> None:
+            self._cuda.replays += 1
+            for step in self.work:
+                step()
+
+
+class Program:
+    """Adds its inputs into the first, which it writes, and returns the sum."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+        self.runs = 0
+
+    def __call__(self, state: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor]:
+        result = torch.empty(())
+
+        def work() -> None:
+            state.add_(x)
+            result.copy_(state.sum())
+
+        self.runs += 1
+        if self._cuda.recording is None:
+            work()
+        else:
+            self._cuda.recording.work.append(work)
+        return (result,)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda_graphs, "_CUDA", fake)
+    monkeypatch.setattr(cuda_graphs, "wait_for_plans", lambda: None)
+    return fake
+
+
+def graphs_over(cuda: FakeCuda) -> tuple[Program, CudaGraphs]:
+    program = Program(cuda)
+    return program, CudaGraphs(program, torch.device("cpu"), frozenset({0}))
+
+
+def test_what_comes_a_third_time_is_recorded_and_every_call_is_right(cuda: FakeCuda) -> None:
+    program, graphs = graphs_over(cuda)
+    state, expected, kept = torch.zeros(2), 0.0, []
+    for step in range(1, 7):
+        x = torch.full((2,), float(step))
+        expected += 2 * step
+        kept.append((graphs(state, x)[0], expected))
+    assert all(found == value for found, value in kept), "results of earlier calls stay as they were"
+    assert torch.equal(state, torch.full((2,), 21.0))
+    assert (program.runs, cuda.replays, graphs.replays, len(graphs.seconds)) == (3, 4, 4, 1)
+
+
+def test_another_cache_or_another_size_has_a_graph_of_its_own(cuda: FakeCuda) -> None:
+    _, graphs = graphs_over(cuda)
+    states = [torch.zeros(2), torch.zeros(2), torch.zeros(3)]
+    for _ in range(4):
+        for state in states:
+            graphs(state, torch.ones(state.shape))
+    assert [state.sum().item() for state in states] == [8, 8, 12]
+    assert len(graphs.seconds) == 3
+
+
+def test_sizes_that_never_come_back_are_never_recorded(cuda: FakeCuda) -> None:
+    _, graphs = graphs_over(cuda)
+    for size in range(1, 2 * cuda_graphs.MOST):
+        assert graphs(torch.zeros(size), torch.ones(size))[0] == size
+    assert graphs.seconds == []
+
+
+def test_expanded_inputs_have_buffers_too(cuda: FakeCuda) -> None:
+    _, graphs = graphs_over(cuda)
+    state = torch.zeros(4)
+    for _ in range(4):
+        graphs(state, torch.ones(1).expand(4))
+    assert torch.equal(state, torch.full((4,), 4.0))
+
+
+def test_what_cannot_be_recorded_runs_without_a_graph_and_says_why(cuda: FakeCuda) -> None:
+    @contextlib.contextmanager
+    def graph(*_: Any, **__: Any) -> Iterator[None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        yield
+
+    cuda.graph = graph
+    _, graphs = graphs_over(cuda)
+    state = torch.zeros(2)
+    for _ in range(5):
+        graphs(state, torch.ones(2))
+    assert torch.equal(state, torch.full((2,), 5.0))
+    assert graphs.refusal == "CUDA can't record it: operation not permitted when stream is capturing"
+
+
+def test_an_input_elsewhere_is_no_input_of_a_graph(cuda: FakeCuda) -> None:
+    graphs = CudaGraphs(lambda x: (x,), torch.device("cuda", 0), frozenset())
+    assert graphs(torch.ones(2))[0].sum() == 2
+    assert graphs.refusal == "an input is on cpu"
