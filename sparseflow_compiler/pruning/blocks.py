@@ -19,7 +19,9 @@ from sparseflow.pruning.statistics import Gathering, Statistics, gather, watchin
 
 def permute_block(visit: Visit, readers: Sequence[Layer], layers: Sequence[Layer]) -> list[str]:
     """Permute the input channels of those `readers` where `layers` can make up for it; their names."""
-    folds = find_folds(visit, readers, layers)
+    inside = set(visit.block.modules())
+    groups = by_input(visit, [layer for layer in layers if layer.module in inside])
+    folds = find_folds(visit, readers, groups)
     permuted = [fold.reader for fold in folds]
     statistics = gather(permuted, visit.run, len(visit.frames), gram=False)
     folds = [fold for fold in folds if statistics[fold.reader.name].rows]

@@ -6,7 +6,6 @@ What writes a layer's inputs is guessed from shapes, and proved on the block in 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,12 +18,11 @@ from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.offload import device_of, moved
 from sparseflow.pruning.permutation import channel_order
 from sparseflow.pruning.ria import ria_scores
-from sparseflow.pruning.stacks import Visit, floats
+from sparseflow.pruning.stacks import ATTENTION, Visit, floats
 
 TOLERANCE = 1e-6
 """Relative, of the float64 outputs. Norms that compute in float32 inside a float64 block need that much."""
 
-_ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 _HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "d_kv")
 
 
@@ -77,18 +75,21 @@ class Fold:
         return replace(self, reader=counterpart(self.reader), writers=writers)
 
 
-def find_folds(visit: Visit, readers: Sequence[Layer], layers: Sequence[Layer]) -> list[Fold]:
+def find_folds(visit: Visit, readers: Sequence[Layer], groups: Sequence[Sequence[Layer]]) -> list[Fold]:
     """For each layer of a block whose input channels can be permuted, how: proved, not only guessed.
 
     Args:
         visit: the block.
         readers: layers to permute the inputs of.
-        layers: layers that may be permuted with them: their weights belong to nobody else.
+        groups: layers of the block that may be permuted, in the order in which it runs them, those with the
+            same input together.
     """
+    rank = {layer.name: place for place, group in enumerate(groups) for layer in group}
     probe = _Probe(visit)
     found = []
     for reader in readers:
-        proved = (fold for fold in _guesses(visit, reader, layers) if probe.proves(fold))
+        earlier = [layer for group in groups[: rank.get(reader.name, 0)] for layer in group]
+        proved = (fold for fold in _guesses(visit, reader, earlier) if probe.proves(fold))
         fold = next(proved, None)
         if fold is not None:
             found.append(fold)
@@ -133,15 +134,14 @@ class _Probe:
             return None  # Not every block runs in float64; nothing is proved of this one.
 
 
-def _guesses(visit: Visit, reader: Layer, layers: Sequence[Layer]) -> Iterator[Fold]:
+def _guesses(visit: Visit, reader: Layer, earlier: Sequence[Layer]) -> Iterator[Fold]:
     k = reader.shape[1]
     names = {module: name for name, module in visit.block.named_modules()}
-    others = [layer for layer in layers if layer.module in names and layer.module is not reader.module]
-    attention = {layer.name for layer in others if _ATTENTION.search(names[layer.module])}
+    attention = {layer.name for layer in earlier if ATTENTION.search(names[layer.module])}
     if k % 4:
         return
-    if not _ATTENTION.search(names[reader.module]):
-        outside = [layer for layer in others if layer.name not in attention]
+    if not ATTENTION.search(names[reader.module]):
+        outside = [layer for layer in earlier if layer.name not in attention]
         writers = [(layer, 0) for layer in outside if layer.shape[0] == k]
         if writers:
             yield Fold(reader, tuple(writers), 1, 1, k)
@@ -152,7 +152,7 @@ def _guesses(visit: Visit, reader: Layer, layers: Sequence[Layer]) -> Iterator[F
     width = _head_size(visit.block)
     if width is None or width % 4:
         return
-    for layer in others:
+    for layer in reversed(earlier):  # values come last as a rule
         # The values are a layer of their own, or the last rows of queries, keys and values in one.
         n = layer.shape[0]
         rows = n if n <= k else (n - k) // 2

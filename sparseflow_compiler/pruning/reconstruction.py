@@ -12,7 +12,7 @@ RIDGE = 0.4
 there are for an unknown, the more of what they say is chance."""
 
 _EXACT_UP_TO = 2048
-"""Features K up to which each row's system is factored; above, K/2 cubed a row is more than the steps cost."""
+"""Features K up to which each row's system is factored; above, (K/2)³ a row costs more than steps do."""
 _CHUNK_ELEMENTS = 1 << 25
 _TOLERANCE = 1e-4
 _MAX_STEPS = 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,12 +13,11 @@ from torch.func import functional_call
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.options import Reconstruct
-from sparseflow.pruning.stacks import Visit, floats
+from sparseflow.pruning.stacks import ATTENTION, Visit, floats
 
 _RATE = 0.02
 """The learning rate over a parameter's root mean square."""
 _WARM_UP = 20
-_ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 
 Values = dict[str, Tensor]
 
@@ -33,16 +31,13 @@ class Refinement:
         layers: the block's pruned layers.
         what: ``"attention"``: train the layers inside the block's attention, to meet the attention's outputs;
             ``"mlp"``: the other layers, to meet the block's outputs; ``"block"``: all, to meet those.
-
-    Raises:
-        ArgumentError: the block has no submodule that is called attention.
     """
 
     def __init__(self, visit: Visit, twin: nn.Module, layers: Sequence[Layer], what: Reconstruct) -> None:
         self._visit = visit
         self._where = ""
         if what != "block":
-            attention = _attention_name(visit)
+            attention = attention_name(visit.name, visit.block)
             inside = set(visit.block.get_submodule(attention).modules())
             layers = [layer for layer in layers if (layer.module in inside) == (what == "attention")]
             self._where = attention if what == "attention" else ""
@@ -126,13 +121,17 @@ def _captured(block: nn.Module, where: str) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _attention_name(visit: Visit) -> str:
-    """The outermost submodule of a block that is called attention."""
-    for name, _ in visit.block.named_modules():
-        if _ATTENTION.search(name):
+def attention_name(name_of_block: str, block: nn.Module) -> str:
+    """The outermost submodule of a block that is called attention.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    for name, _ in block.named_modules():
+        if ATTENTION.search(name):
             return name
     raise ArgumentError(
-        f"sf.prune(reconstruct=…), block {visit.name}",
+        f"sf.prune(reconstruct=…), block {name_of_block}",
         "'attention' and 'mlp' need a submodule whose name has 'attn' or 'attention' in it",
         "pass reconstruct='block'",
     )

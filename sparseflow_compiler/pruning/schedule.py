@@ -15,6 +15,7 @@ from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.offload import device_of, offloaded
 from sparseflow.pruning.options import PruneOptions
 from sparseflow.pruning.pruner import Pruner
+from sparseflow.pruning.refinement import attention_name
 from sparseflow.pruning.stacks import NotAChain, Stack, Visit, find_stacks, record, walk
 from sparseflow.pruning.statistics import nonfinite_inputs, watching
 
@@ -42,6 +43,7 @@ def prune_by_stages(
         Notes for the report.
 
     Raises:
+        ArgumentError: attention is to be reconstructed where a block has none.
         CalibrationError: the model refuses a batch, a layer's inputs hold NaN or Inf, or the device's memory
             is too small.
     """
@@ -49,8 +51,15 @@ def prune_by_stages(
     host = device_of(calibration.model)
     device = None if options.device is None else torch.empty(0, device=options.device).device
     device = None if device == host else device
-    blocks = [b for stack in find_stacks(calibration.model, layers) for b in stack.blocks]
-    with without_cache(calibration.model), offloaded(blocks, host, device):
+    blocks = {
+        f"{stack.name}.{index}": block
+        for stack in find_stacks(calibration.model, layers)
+        for index, block in enumerate(stack.blocks)
+    }
+    if options.reconstruct in ("attention", "mlp"):
+        for name, block in blocks.items():
+            attention_name(name, block)
+    with without_cache(calibration.model), offloaded(list(blocks.values()), host, device):
         try:
             for stage in _stages(calibration, layers):
                 note = stage.stack and _prune_stack(stage, calibration, pruner, options, device)

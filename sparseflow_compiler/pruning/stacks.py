@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from sparseflow.pruning.offload import resident
 
 Slot = int | str
 Path = int | None
+
+ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+"""Found in what libraries call attention."""
 
 _REPEAT_TOLERANCE = 1e-2
 """Relative: kernels may differ from run to run by their rounding, a cache or dropout makes more of it."""
