@@ -2,8 +2,8 @@
 
     python benchmarks/quality/speed.py [--tokens 262144]
 
-Writes prune_speed_h200.json (prune_speed_gpu.json on other GPUs). ``gather_ms`` is taking the statistics of the
-inputs in, in batches of 2048 rows; ``prune_ms`` the method, ``reconstruct_ms`` the least squares after it.
+Writes prune_speed_h200.json (prune_speed_gpu.json on other GPUs). ``gather_ms`` is making inputs and taking
+their statistics in, 2048 rows at a time; ``prune_ms`` the method, ``reconstruct_ms`` the least squares.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from _measure import gpu_name, meta, write  # noqa: E402
+from _measure import gpu_name, meta, write
 
-from sparseflow.pruning import ria, sparsegpt, wanda  # noqa: E402
-from sparseflow.pruning.layers import Layer  # noqa: E402
-from sparseflow.pruning.reconstruction import LeastSquares  # noqa: E402
-from sparseflow.pruning.statistics import Statistics  # noqa: E402
+from sparseflow.pruning import ria, sparsegpt, wanda
+from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.reconstruction import LeastSquares
+from sparseflow.pruning.statistics import Statistics
 
 SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336)]
 BATCH = 2048

@@ -46,7 +46,7 @@ class Fold:
 
     def order(self, scores: Tensor) -> Tensor:
         """The best order within each head, ``[heads, width]``, by scores ``[N, K]``."""
-        split = scores.unflatten(1, (self.heads, self.repeats, self.width))
+        split = scores.reshape(-1, self.heads, self.repeats, self.width)
         return torch.stack([channel_order(split[:, head].flatten(0, 1)) for head in range(self.heads)])
 
     def apply(self, order: Tensor) -> None:

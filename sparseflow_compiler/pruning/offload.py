@@ -50,7 +50,9 @@ def resident(block: nn.Module, device: torch.device | None) -> Iterator[None]:
     """Keep a block on `device` for the length of a `with` block; None leaves it where it is."""
     home = device_of(block)
     try:
-        yield block.to(device) if device else None
+        if device is not None:
+            block.to(device)
+        yield
     finally:
         block.to(home)
 

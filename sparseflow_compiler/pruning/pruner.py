@@ -74,7 +74,11 @@ class Pruner:
             WeightError: SparseGPT's update left the range of the weight's dtype.
         """
         parameters = {f"{layer.name}.weight": layer.module.get_parameter("weight") for layer in layers}
-        self._once(parameters, layers, lambda: self._prune_group(layers, self._gathering(run, calls)))
+
+        def work() -> None:
+            self._prune_group(layers, self._gathering(run, calls))
+
+        self._once(parameters, layers, work)
 
     def prune_block(self, visit: Visit, layers: Sequence[Layer], seed: int) -> None:
         """Prune the layers of one block; permute and reconstruct as the options say.

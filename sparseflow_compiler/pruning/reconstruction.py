@@ -63,7 +63,7 @@ class LeastSquares:
             return self._by_gradients(start, keep)
         most = max(1, int(keep.sum(1).max()))
         rows = max(1, _CHUNK_ELEMENTS // most**2)
-        parts = zip(keep.split(rows), self._right.split(rows), strict=True)
+        parts = zip(torch.split(keep, rows), torch.split(self._right, rows), strict=True)
         return torch.cat([self._by_factors(part, right, most) for part, right in parts])
 
     def _factor(self, matrix: Tensor) -> Tensor:

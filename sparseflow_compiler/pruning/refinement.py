@@ -129,7 +129,7 @@ def attention_name(name_of_block: str, block: nn.Module) -> str:
     """
     for name, _ in block.named_modules():
         if ATTENTION.search(name):
-            return name
+            return str(name)
     raise ArgumentError(
         f"sf.prune(reconstruct=…), block {name_of_block}",
         "'attention' and 'mlp' need a submodule whose name has 'attn' or 'attention' in it",

@@ -64,7 +64,7 @@ class Frame:
     inputs: dict[Slot, Any]
     links: Mapping[Slot, Path]
 
-    def call(self, block: nn.Module, before: Any) -> Any:
+    def call(self, block: Callable[..., Any], before: Any) -> Any:
         """Run the block after one that gave `before`."""
         filled = {slot: before if path is None else before[path] for slot, path in self.links.items()}
         inputs = self.inputs | filled
