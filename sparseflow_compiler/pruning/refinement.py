@@ -69,7 +69,8 @@ class Refinement:
         with torch.enable_grad():
             for batch in _order(len(self._targets), steps, seed):
                 loss = self._loss(batch, self._cast(masters))
-                gradients = torch.autograd.grad(loss, list(masters.values()))
+                # A batch may leave an expert of the block alone.
+                gradients = torch.autograd.grad(loss, list(masters.values()), materialize_grads=True)
                 for p, gradient in zip(masters.values(), gradients, strict=True):
                     p.grad = gradient
                 optimizer.step()

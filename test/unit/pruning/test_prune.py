@@ -15,6 +15,7 @@ from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyErro
 from sparseflow.pruning import sparsegpt, wanda
 from sparseflow.pruning.layers import find_layers
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer calibration rows")
 CALIBRATED = ("wanda", "sparsegpt")
 
 
