@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import os
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
-from sparseflow.api.options import DEFAULT_SKIP, require_one_of, require_patterns
+from sparseflow.api.options import DEFAULT_SKIP
 from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.calibration import Calibration
+from sparseflow.pruning.checkpoint import Checkpoint, fingerprint
 from sparseflow.pruning.layers import find_layers
-from sparseflow.pruning.pruner import Method, Pruner
+from sparseflow.pruning.options import Method, Pattern, PruneOptions, Reconstruct, Unreached
+from sparseflow.pruning.permutation import assignment_available
+from sparseflow.pruning.pruner import Pruner
 from sparseflow.pruning.report import PrunedLayer, PruneReport
 from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
 
-Pattern = Literal["2:4"]
+FEW_ROWS = 256
+"""Norms of activations, which Wanda and RIA use, are rough from fewer rows."""
 
 
 def prune(
@@ -31,6 +36,13 @@ def prune(
     pattern: Pattern = "2:4",
     damping: float = 0.01,
     block: int = 128,
+    reconstruct: Reconstruct | None = None,
+    steps: int = 300,
+    permute: bool = False,
+    unreached: Unreached = "dense",
+    device: str | torch.device | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    seed: int = 0,
     progress: bool | None = None,
 ) -> PruneReport:
     """Prune a model's linear layers in place: at most two of every four weights along K stay nonzero.
@@ -42,29 +54,66 @@ def prune(
     Args:
         model: on any device; in evaluation mode where it is calibrated.
         method: ``"magnitude"`` keeps the largest weights; ``"wanda"`` those with the largest products with
-            the calibration's activations; ``"sparsegpt"`` updates the kept weights too, so that they make up
-            for the pruned ones. The latter two need calibration data.
+            the calibration's activations; ``"ria"`` does so for weights relative to their row and column;
+            ``"sparsegpt"`` updates the kept weights too, so that they make up for the pruned ones. All but
+            the first need calibration data.
         calibration: batches to run the model on: each a tensor (the first positional input), a tuple
             (positional inputs) or a mapping (keyword inputs). They are all held in memory, and so are the
-            inputs of one block for all of them, on the model's device. With ``"magnitude"`` they serve to
+            inputs of one block for all of them, where the model is. With ``"magnitude"`` they serve to
             report the error of the outputs.
         skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
         pattern: ``"2:4"`` is the only one.
-        damping: SparseGPT's: what is added to the diagonal of XᵀX, as a share of its mean.
+        damping: what is added to the diagonal of XᵀX, as a share of its mean, by SparseGPT; the least of it
+            in a reconstruction.
         block: SparseGPT's: columns between two updates of the columns after them; a multiple of 4.
+        reconstruct: ``"layer"`` prunes the layers of a block one after the other, each as the weights whose
+            outputs in the pruned model come closest to the dense layer's in the dense model, by least squares
+            before and after the method has chosen which to keep. ``"attention"``, ``"mlp"`` (what is not
+            attention) and ``"block"`` then train the kept weights and biases of those layers by Adam until
+            the outputs of the attention or of the block come closer to the dense ones too.
+        steps: Adam's, on one batch each.
+        permute: permute the input channels of layers in blocks so that less is lost (as RIA does), and the
+            layers that write them with them, so that the model computes the same. Where that isn't proved
+            for a layer's block, its channels stay, and the report says so.
+        unreached: ``"dense"`` leaves layers that no batch reaches as they are, ``"magnitude"``
+            prunes them by it.
+        device: where to run and prune the blocks, one at a time; the model and the activations stay where
+            they are. ``None``: there too.
+        checkpoint: a folder that is given each block's weights as they are done; the same call on the same
+            dense model goes on from there after a kill, to the same bits.
+        seed: of the order of the batches in training. Results repeat on the same machine.
         progress: a progress bar on stderr; ``None``: only on a terminal.
 
     Returns:
-        What became of each linear layer. Layers that no batch reaches stay dense, and the report says so.
+        What became of each linear layer.
 
     Raises:
-        ArgumentError: an option has a wrong value, calibration data is missing, or a weight has no data.
+        ArgumentError: an option has a wrong value, calibration data is missing, a weight has no data, or
+            the checkpoint is another run's.
         WeightError: a weight holds NaN or Inf; nothing was pruned.
         InferenceOnlyError: the model is to be calibrated in training mode; nothing was pruned.
-        CalibrationError: the model refuses a batch, or a layer's inputs hold NaN or Inf. Blocks before that
-            layer may be pruned by then, the others are untouched.
+        CalibrationError: the model refuses a batch, a layer's inputs hold NaN or Inf, or the device's memory
+            is too small. Blocks before that layer may be pruned by then, the others are untouched.
     """
-    _check(model, method, calibration, skip, pattern, damping, block)
+    if not isinstance(model, nn.Module):
+        rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
+        raise ArgumentError("sf.prune(model)", rule, "wrap it in one")
+    options = PruneOptions(
+        method,
+        skip,
+        pattern,
+        damping,
+        block,
+        reconstruct,
+        steps,
+        permute,
+        unreached,
+        device,
+        checkpoint,
+        seed,
+    )
+    if calibration is None:
+        options.require_calibration()
     layers = find_layers(model, skip)
     chosen = [layer for layer in layers if layer.dense is None]
     for layer in chosen:
@@ -72,51 +121,63 @@ def prune(
         checks.require_finite(layer.weight, f"layer {layer.name}")
     data = None if calibration is None else Calibration.of(model, calibration)
     with progress_bars(progress) as bars, torch.no_grad():
-        pruner = Pruner(method, damping, block, len(chosen), bars.stage("prune"))
+        store = None
+        if data is not None and checkpoint is not None:
+            store = Checkpoint(checkpoint, fingerprint(model, data, layers, options))
+        free = [layer for layer in find_layers(model, ()) if layer.dense is None] if permute else []
+        pruner = Pruner(options, len(chosen), bars.stage("prune"), free, store)
         if data is None:
             for layer in chosen:
                 pruner.prune_uncalibrated(layer)
             notes: list[str] = []
         else:
-            notes = prune_by_stages(data, chosen, pruner)
+            notes = prune_by_stages(data, chosen, pruner, options)
     outcomes = tuple(pruner.outcome(layer) for layer in layers)
-    return PruneReport(outcomes, (*notes, *_scarce(outcomes)))
+    scarce = _scarce(outcomes, options)
+    for note in scarce:
+        warnings.warn(note, stacklevel=2)
+    return PruneReport(outcomes, (*notes, *scarce, *_shortcomings(outcomes, options, pruner.undrifted)))
 
 
-def _scarce(outcomes: Sequence[PrunedLayer]) -> list[str]:
-    """A note where SparseGPT had fewer rows than unknowns, so that damping alone settles the rest."""
-    few = [layer for layer in outcomes if layer.method == "sparsegpt" and layer.rows < layer.K]
+def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]:
+    """A note where there were too few rows: for XᵀX, fewer than unknowns."""
+    if options.method == "magnitude" and not options.gram:
+        return []
+    few = [
+        layer
+        for layer in outcomes
+        if layer.rows and layer.rows < (layer.K if options.gram else min(layer.K, FEW_ROWS))
+    ]
     if not few:
         return []
     worst = min(few, key=lambda layer: layer.rows / layer.K)
+    least = "they have inputs" if options.gram else f"{FEW_ROWS} and than they have inputs"
     return [
-        f"{len(few)} layers saw fewer calibration rows than they have inputs "
+        f"{len(few)} layers saw fewer calibration rows than {least} "
         f"({worst.name}: {worst.rows} rows, K={worst.K}): calibrate on more."
     ]
 
 
-def _check(
-    model: object,
-    method: object,
-    calibration: object,
-    skip: object,
-    pattern: object,
-    damping: float,
-    block: int,
-) -> None:
-    if not isinstance(model, nn.Module):
-        rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
-        raise ArgumentError("sf.prune(model)", rule, "wrap it in one")
-    require_one_of("prune", "method", method, get_args(Method))
-    require_one_of("prune", "pattern", pattern, get_args(Pattern))
-    require_patterns("prune", skip)
-    if not (isinstance(damping, (int, float)) and math.isfinite(damping) and damping >= 0):
-        raise ArgumentError(f"sf.prune(damping={damping!r})", "must be a finite number ≥ 0", "try 0.01")
-    if not (isinstance(block, int) and block > 0 and block % 4 == 0):
-        raise ArgumentError(f"sf.prune(block={block!r})", "must be a positive multiple of 4", "try 128")
-    if calibration is None and method != "magnitude":
-        raise ArgumentError(
-            f"sf.prune(method={method!r})",
-            "needs calibration data, and calibration is None",
-            "pass calibration=[…], some tens of typical batches; method='magnitude' needs none",
+def _shortcomings(
+    outcomes: Sequence[PrunedLayer], options: PruneOptions, undrifted: Sequence[str]
+) -> list[str]:
+    """Notes on what was asked for and couldn't be done."""
+    notes = []
+    kept = [layer.name for layer in outcomes if layer.method and not layer.permuted]
+    if options.permute and kept:
+        notes.append(
+            f"The input channels of {len(kept)} layers stay in their order, for want of proof that other "
+            f"layers can make up for another: {_some(kept)}."
         )
+    if options.permute and not assignment_available():
+        notes.append("Channels were permuted without assignments, which need scipy: pip install scipy.")
+    if undrifted:
+        notes.append(
+            f"{len(undrifted)} layers were reconstructed from the pruned model's inputs alone, being outside "
+            f"of blocks or seeing other rows in the dense model: {_some(undrifted)}."
+        )
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from sparseflow.api.progress import Step
 from sparseflow.api.weights import relative_difference
 from sparseflow.errors import WeightError
+from sparseflow.pruning.blocks import Twin, by_input, permute_block
+from sparseflow.pruning.checkpoint import Checkpoint
 from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.reconstruction import LeastSquares
 from sparseflow.pruning.report import PrunedLayer
+from sparseflow.pruning.ria import ria
 from sparseflow.pruning.sparsegpt import sparsegpt
-from sparseflow.pruning.statistics import Statistics, watching
+from sparseflow.pruning.stacks import Visit
+from sparseflow.pruning.statistics import Gathering, Statistics, gather
 from sparseflow.pruning.wanda import wanda
 from sparseflow.runtime import checks, prune_24
-
-Method = Literal["magnitude", "wanda", "sparsegpt"]
 
 _UNREACHED = "no calibration batch reached it"
 
@@ -26,24 +30,35 @@ class Pruner:
     """Prunes layers in place and remembers what became of each.
 
     Args:
-        method: how.
-        damping: SparseGPT's.
-        block: SparseGPT's.
+        options: how.
         total: how many layers will come.
         step: told after each layer.
+        free: layers that may be permuted, pruned or not.
+        checkpoint: where units that are done are kept, and found again.
     """
 
-    def __init__(self, method: Method, damping: float, block: int, total: int, step: Step) -> None:
-        self._method = method
-        self._damping = damping
-        self._block = block
+    def __init__(
+        self,
+        options: PruneOptions,
+        total: int,
+        step: Step,
+        free: Sequence[Layer] = (),
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._options = options
         self._total = total
         self._step = step
+        self._free = free
+        self._checkpoint = checkpoint
         self._outcomes: dict[str, PrunedLayer] = {}
+        self.undrifted: list[str] = []
+        """Layers reconstructed without the dense model's inputs, whose rows were others."""
 
     def prune_uncalibrated(self, layer: Layer) -> None:
         """Prune a layer by magnitude."""
-        self._replace(layer, prune_24(layer.weight, name=f"layer {layer.name}"), None)
+        before = layer.weight.clone()
+        self._write(layer, prune_24(before, name=f"layer {layer.name}"))
+        self._note(_entry(layer, before, None, "magnitude"))
 
     def prune_on(self, layers: Sequence[Layer], run: Callable[[], None], calls: int) -> None:
         """Prune layers from the inputs that reach them while `run` runs.
@@ -58,49 +73,151 @@ class Pruner:
                 was pruned in the former case.
             WeightError: SparseGPT's update left the range of the weight's dtype.
         """
-        statistics = {
-            layer.name: Statistics(layer, gram=self._method == "sparsegpt", calls=calls) for layer in layers
-        }
-        with watching(layers, lambda layer, x: statistics[layer.name].add(x)):
-            run()
-        for gathered in statistics.values():
-            gathered.require_finite()
-        for layer in layers:
-            gathered = statistics.pop(layer.name)
-            if gathered.rows:
-                self._replace(layer, self._pruned(layer, gathered), gathered)
+        parameters = {f"{layer.name}.weight": layer.module.get_parameter("weight") for layer in layers}
+
+        def work() -> None:
+            self._prune_group(layers, self._gathering(run, calls))
+
+        self._once(parameters, layers, work)
+
+    def prune_block(self, visit: Visit, layers: Sequence[Layer], seed: int) -> None:
+        """Prune the layers of one block; permute and reconstruct as the options say.
+
+        Args:
+            visit: the block; it sees what the blocks before it give as they are now.
+            layers: those in it to prune.
+            seed: of what is random in it.
+
+        Raises:
+            CalibrationError, WeightError: as `prune_on`.
+        """
+
+        def work() -> None:
+            permuted = permute_block(visit, layers, self._free) if self._options.permute else []
+            if self._options.reconstruct is None:
+                self._prune_group(layers, self._gathering(visit.run, len(visit.frames)), permuted)
             else:
-                self._note(_dense(layer, _UNREACHED))
+                self._reconstruct(visit, layers, seed, permuted)
+
+        self._once(dict(visit.block.named_parameters()), layers, work)
 
     def outcome(self, layer: Layer) -> PrunedLayer:
         """What became of a layer."""
         return self._outcomes.get(layer.name) or _dense(layer, layer.dense or _UNREACHED)
 
-    def _pruned(self, layer: Layer, gathered: Statistics) -> Tensor:
-        weight = layer.weight
-        if self._method == "wanda":
-            return wanda(weight, gathered.norms())
-        if self._method == "magnitude":
-            return prune_24(weight, name=f"layer {layer.name}")
-        gram = gathered.take_gram()
-        return sparsegpt(weight, gram, damping=self._damping, block=self._block, name=layer.name)
+    def _once(
+        self, parameters: Mapping[str, nn.Parameter], layers: Iterable[Layer], work: Callable[[], None]
+    ) -> None:
+        """Do `work` and keep what it did, or take that from the checkpoint."""
+        done = self._checkpoint.resume(parameters) if self._checkpoint else None
+        if done:
+            for entry in done:
+                self._note(entry)
+            return
+        work()
+        if self._checkpoint:
+            self._checkpoint.save(parameters, [self.outcome(layer) for layer in layers])
 
-    def _replace(self, layer: Layer, pruned: Tensor, gathered: Statistics | None) -> None:
+    def _gathering(self, run: Callable[[], None], calls: int) -> Callable[[Sequence[Layer]], Gathering]:
+        return lambda layers: gather(layers, run, calls, gram=self._options.gram)
+
+    def _reconstruct(self, visit: Visit, layers: Sequence[Layer], seed: int, permuted: Sequence[str]) -> None:
+        twin = Twin(visit, layers)
+        gathered: Gathering = {}
+        for group in by_input(visit, layers):
+            gathered |= self._prune_group(group, twin.gather, permuted)
+        twin.refine([layer for layer in layers if layer.name in gathered], self._options, seed)
+        for layer in layers:
+            if layer.name in gathered:
+                before = twin.layers[layer.name].weight
+                self._note(_entry(layer, before, gathered[layer.name], self._options.method, permuted))
+
+    def _prune_group(
+        self,
+        layers: Sequence[Layer],
+        gather: Callable[[Sequence[Layer]], Gathering],
+        permuted: Sequence[str] = (),
+    ) -> Gathering:
+        """Prune layers at once, or where the device's memory doesn't hold their statistics, one by one."""
+        try:
+            return self._prune_at_once(layers, gather(layers), permuted)
+        except torch.OutOfMemoryError:
+            if len(layers) == 1:
+                raise
+        torch.cuda.empty_cache()
+        pruned: Gathering = {}
+        for layer in [layer for layer in layers if layer.name not in self._outcomes]:
+            pruned |= self._prune_group([layer], gather, permuted)
+        return pruned
+
+    def _prune_at_once(
+        self, layers: Sequence[Layer], statistics: Gathering, permuted: Sequence[str]
+    ) -> Gathering:
+        for gathered in statistics.values():
+            gathered.require_finite()
+        reached = {}
+        for layer in layers:
+            gathered = statistics[layer.name]
+            if gathered.rows:
+                before = layer.weight.clone()
+                self._write(layer, self._pruned(layer, gathered))
+                self._note(_entry(layer, before, gathered, self._options.method, permuted))
+                reached[layer.name] = gathered
+            elif self._options.unreached == "magnitude":
+                self.prune_uncalibrated(layer)
+            else:
+                self._note(_dense(layer, _UNREACHED))
+        return reached
+
+    def _pruned(self, layer: Layer, gathered: Statistics) -> Tensor:
+        if self._options.reconstruct is None:
+            gram = gathered.take_gram() if self._options.gram else None
+            return self._masked(layer, layer.weight, gathered, gram)
+        cross = gathered.take_cross()
+        if cross is None:
+            self.undrifted.append(layer.name)
+        gram = gathered.take_gram()
+        problem = LeastSquares(layer.weight, gram, cross, gathered.rows, self._options.damping, layer.name)
+        return problem.on_support(self._masked(layer, problem.dense(), gathered, gram)).to(layer.weight.dtype)
+
+    def _masked(self, layer: Layer, weight: Tensor, gathered: Statistics, gram: Tensor | None) -> Tensor:
+        """`weight`, 2:4 by the method."""
+        options = self._options
+        if options.method == "wanda":
+            return wanda(weight, gathered.norms())
+        if options.method == "ria":
+            return ria(weight, gathered.norms())
+        if options.method == "magnitude" or gram is None:
+            return prune_24(weight, name=f"layer {layer.name}")
+        return sparsegpt(weight, gram, damping=options.damping, block=options.block, name=layer.name)
+
+    def _write(self, layer: Layer, pruned: Tensor) -> None:
         try:
             checks.require_finite(pruned, f"layer {layer.name}, pruned")
         except WeightError as error:
             remedy = "raise damping, or prune the model in bfloat16 or float32"
             raise WeightError(error.subject, error.rule, remedy) from None
-        weight = layer.weight
-        rows = gathered.rows if gathered else 0
-        lost = relative_difference(weight, pruned)
-        output = gathered.output_error(weight, pruned) if gathered else None
-        self._note(PrunedLayer(layer.name, *layer.shape, self._method, rows, lost, output, ""))
         layer.write(pruned)
 
     def _note(self, entry: PrunedLayer) -> None:
         self._outcomes[entry.name] = entry
         self._step(len(self._outcomes), self._total, entry.name)
+
+
+def _entry(
+    layer: Layer,
+    before: Tensor,
+    gathered: Statistics | None,
+    method: str,
+    permuted: Sequence[str] = (),
+) -> PrunedLayer:
+    rows = gathered.rows if gathered else 0
+    after = layer.weight
+    lost = relative_difference(before, after)
+    output = gathered.output_error(before, after) if gathered else None
+    return PrunedLayer(
+        layer.name, *layer.shape, method, rows, lost, output, "", permuted=layer.name in permuted
+    )
 
 
 def _dense(layer: Layer, reason: str) -> PrunedLayer:

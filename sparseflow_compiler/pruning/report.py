@@ -21,6 +21,7 @@ class PrunedLayer:
         output_err: ‖XWᵀ − XW'ᵀ‖ / ‖XWᵀ‖ over calibration rows X, evenly sampled where there are many, as they
             arrive with all earlier blocks pruned; None without calibration.
         reason: why it stayed dense; empty where it was pruned.
+        permuted: whether its input channels, and the layers that write them, were permuted.
     """
 
     name: str
@@ -31,6 +32,7 @@ class PrunedLayer:
     rel_err: float | None
     output_err: float | None
     reason: str
+    permuted: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _cells(layer: PrunedLayer) -> tuple[str, ...]:
     return (
         layer.name,
         f"{layer.N}×{layer.K}",
-        layer.method or "dense",
+        (layer.method or "dense") + (", permuted" if layer.permuted else ""),
         str(layer.rows),
         _figure(layer.rel_err),
         _figure(layer.output_err),

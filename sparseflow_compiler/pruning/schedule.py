@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
+from sparseflow.errors import CalibrationError
 from sparseflow.pruning.calibration import Calibration, without_cache
 from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.offload import device_of, offloaded
+from sparseflow.pruning.options import PruneOptions
 from sparseflow.pruning.pruner import Pruner
-from sparseflow.pruning.stacks import NotAChain, Stack, find_stacks, record, walk
+from sparseflow.pruning.refinement import attention_name
+from sparseflow.pruning.stacks import NotAChain, Stack, Visit, find_stacks, record, walk
 from sparseflow.pruning.statistics import nonfinite_inputs, watching
 
 
@@ -22,47 +28,78 @@ class _Stage:
     layers: list[Layer] = field(default_factory=list)
 
 
-def prune_by_stages(calibration: Calibration, layers: Sequence[Layer], pruner: Pruner) -> list[str]:
+def prune_by_stages(
+    calibration: Calibration, layers: Sequence[Layer], pruner: Pruner, options: PruneOptions
+) -> list[str]:
     """Prune layers in the order in which the model runs them.
 
     Args:
         calibration: the model and its batches.
         layers: those to prune.
         pruner: prunes them.
+        options: how.
 
     Returns:
         Notes for the report.
 
     Raises:
-        CalibrationError: the model refuses a batch, or a layer's inputs hold NaN or Inf.
+        ArgumentError: attention is to be reconstructed where a block has none.
+        CalibrationError: the model refuses a batch, a layer's inputs hold NaN or Inf, or the device's memory
+            is too small.
     """
     notes = []
-    with without_cache(calibration.model):
-        for stage in _stages(calibration, layers):
-            note = stage.stack and _prune_stack(stage.stack, calibration, stage.layers, pruner)
-            if note:
-                notes.append(note)
-            if note or stage.stack is None:
-                _prune_at_once(calibration, stage.layers, pruner)
+    host = device_of(calibration.model)
+    device = None if options.device is None else torch.empty(0, device=options.device).device
+    device = None if device == host else device
+    blocks = {
+        f"{stack.name}.{index}": block
+        for stack in find_stacks(calibration.model, layers)
+        for index, block in enumerate(stack.blocks)
+    }
+    if options.reconstruct in ("attention", "mlp"):
+        for name, block in blocks.items():
+            attention_name(name, block)
+    with without_cache(calibration.model), offloaded(list(blocks.values()), host, device):
+        try:
+            for stage in _stages(calibration, layers):
+                note = stage.stack and _prune_stack(stage, calibration, pruner, options, device)
+                if note:
+                    notes.append(note)
+                if note or stage.stack is None:
+                    _prune_at_once(calibration, stage.layers, pruner)
+        except torch.OutOfMemoryError as error:
+            raise CalibrationError(
+                f"sf.prune(device={str(device or host)!r})",
+                "its memory doesn't hold a block with one batch and the statistics of one layer",
+                "pass smaller calibration batches, skip=(…) the widest layers, or device='cpu'",
+            ) from error
     return notes
 
 
 def _prune_stack(
-    stack: Stack, calibration: Calibration, layers: Sequence[Layer], pruner: Pruner
+    stage: _Stage,
+    calibration: Calibration,
+    pruner: Pruner,
+    options: PruneOptions,
+    device: torch.device | None,
 ) -> str | None:
     """Prune block by block; a note instead where the blocks can't be run one by one."""
+    stack = stage.stack
+    assert stack is not None, "asked before"
     try:
         frames = record(stack, calibration)
     except NotAChain as reason:
         return (
             f"{stack.name or 'the model'}: pruned in one pass from the dense layers' activations: {reason}."
         )
+    seeds = count(options.seed)
 
-    def visit(block: nn.Module, run: Callable[[], None]) -> None:
-        if inside := stack.layers_of(block, layers):
-            pruner.prune_on(inside, run, len(frames))
+    def visit(visited: Visit) -> None:
+        seed = next(seeds)
+        if inside := stack.layers_of(visited.block, stage.layers):
+            pruner.prune_block(visited, inside, seed)
 
-    walk(stack, frames, visit)
+    walk(stack, frames, visit, dense=options.reconstruct is not None, device=device)
     return None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,13 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.offload import resident
 
 Slot = int | str
 Path = int | None
+
+ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+"""Found in what libraries call attention."""
 
 _REPEAT_TOLERANCE = 1e-2
 """Relative: kernels may differ from run to run by their rounding, a cache or dropout makes more of it."""
@@ -43,6 +48,10 @@ class NotAChain(Exception):  # noqa: N818  # caught where it is raised for; neve
     """The blocks can't be run one by one; says why."""
 
 
+class _Enough(BaseException):
+    """The last block has run; no model takes this for an error of its own."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """How a block is called for one batch, without what the block before it gives.
@@ -55,7 +64,7 @@ class Frame:
     inputs: dict[Slot, Any]
     links: Mapping[Slot, Path]
 
-    def call(self, block: nn.Module, before: Any) -> Any:
+    def call(self, block: Callable[..., Any], before: Any) -> Any:
         """Run the block after one that gave `before`."""
         filled = {slot: before if path is None else before[path] for slot, path in self.links.items()}
         inputs = self.inputs | filled
@@ -101,7 +110,8 @@ def record(stack: Stack, calibration: Calibration) -> list[list[Frame]]:
     frames = []
     for index in range(len(calibration.calls)):
         recording = _Recording()
-        with _recorded(stack, recording):
+        # The first batch shows whether the blocks run again after the last of them.
+        with _recorded(stack, recording, whole=index == 0), suppress(_Enough):
             calibration.run(index)
         frames.append(_link(recording, len(stack.blocks)))
         if index == 0:
@@ -110,7 +120,7 @@ def record(stack: Stack, calibration: Calibration) -> list[list[Frame]]:
 
 
 @contextmanager
-def _recorded(stack: Stack, recording: _Recording) -> Iterator[None]:
+def _recorded(stack: Stack, recording: _Recording, *, whole: bool) -> Iterator[None]:
     with ExitStack() as hooks:
         for index, block in enumerate(stack.blocks):
 
@@ -125,6 +135,8 @@ def _recorded(stack: Stack, recording: _Recording) -> Iterator[None]:
 
             def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
                 recording.outputs.append(output)
+                if not whole and module is stack.blocks[-1]:
+                    raise _Enough
 
             hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
             hooks.callback(block.register_forward_hook(after).remove)
@@ -167,12 +179,13 @@ def _replay(stack: Stack, frames: Sequence[Frame]) -> Any:
 
 
 def _require_same(found: Any, expected: Any) -> None:
-    for one, other in zip(_floats(found), _floats(expected), strict=True):
+    for one, other in zip(floats(found), floats(expected), strict=True):
         if one.shape != other.shape or _norm(one - other) > _REPEAT_TOLERANCE * _norm(other):
             raise NotAChain("its blocks give something else when they run again")
 
 
-def _floats(output: Any) -> list[Tensor]:
+def floats(output: Any) -> list[Tensor]:
+    """The floating-point tensors in what a module gives."""
     leaves = pytree.tree_leaves(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -181,25 +194,69 @@ def _norm(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x.double()))
 
 
+@dataclass(frozen=True)
+class Visit:
+    """One block, and what it takes: of the model as pruned so far, and of the dense model.
+
+    Attributes:
+        name: of the block in the model.
+        block: the module.
+        frames: how it is called, for each batch.
+        given: what the block before it gave, for each batch.
+        dense_given: what the dense block before it gave; None where that isn't kept.
+    """
+
+    name: str
+    block: nn.Module
+    frames: Sequence[Frame]
+    given: Sequence[Any]
+    dense_given: Sequence[Any] | None = None
+
+    def run(self) -> None:
+        """Run the block on every batch."""
+        for batch in range(len(self.frames)):
+            self.call(batch)
+
+    def call(self, batch: int, block: Callable[..., Any] | None = None) -> Any:
+        """Run the block, or another in its place, on what the pruned model gives."""
+        return self.frames[batch].call(block or self.block, self.given[batch])
+
+    def call_dense(self, batch: int, block: Callable[..., Any] | None = None) -> Any:
+        """Run the block, or another in its place, on what the dense model gives."""
+        assert self.dense_given is not None, "asked for in walk"
+        return self.frames[batch].call(block or self.block, self.dense_given[batch])
+
+
 def walk(
-    stack: Stack, frames: Sequence[list[Frame]], visit: Callable[[nn.Module, Callable[[], None]], None]
+    stack: Stack,
+    frames: Sequence[list[Frame]],
+    visit: Callable[[Visit], None],
+    *,
+    dense: bool = False,
+    device: torch.device | None = None,
 ) -> None:
     """Visit each block in order; the next one's inputs come from the block as the visit left it.
 
     Args:
         stack: the blocks.
         frames: of `record`; used up.
-        visit: called with the block and a function that runs it on every batch.
+        visit: called for each block.
+        dense: keep what the dense blocks give too.
+        device: where each block is while it is visited; None leaves it where it is.
     """
     given: list[Any] = [None] * len(frames)
+    dense_given: list[Any] | None = [None] * len(frames) if dense else None
     for index, block in enumerate(stack.blocks):
-
-        def run(block: nn.Module = block, index: int = index) -> None:
-            for batch, batch_frames in enumerate(frames):
-                batch_frames[index].call(block, given[batch])
-
-        visit(block, run)
-        for batch, batch_frames in enumerate(frames):
+        own = [batch_frames[index] for batch_frames in frames]
+        with resident(block, device):
+            outputs = _outputs(block, own, dense_given) if dense_given else None
+            visit(Visit(f"{stack.name}.{index}", block, own, given, dense_given))
+            dense_given = outputs
             if index + 1 < len(stack.blocks):
-                given[batch] = batch_frames[index].call(block, given[batch])
-            batch_frames[index].inputs.clear()
+                given = _outputs(block, own, given)
+        for frame in own:
+            frame.inputs.clear()
+
+
+def _outputs(block: nn.Module, frames: Sequence[Frame], given: Sequence[Any]) -> list[Any]:
+    return [frame.call(block, before) for frame, before in zip(frames, given, strict=True)]

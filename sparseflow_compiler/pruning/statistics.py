@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,9 +24,10 @@ class Statistics:
         layer: the layer.
         gram: gather ``XᵀX`` too, which takes K² values.
         calls: how many batches will come; bounds what each gives to the sample.
+        cross: gather ``DᵀX`` too, D being the dense model's inputs for the same rows.
     """
 
-    def __init__(self, layer: Layer, *, gram: bool, calls: int) -> None:
+    def __init__(self, layer: Layer, *, gram: bool, calls: int, cross: bool = False) -> None:
         weight = layer.weight
         self.layer = layer
         self.rows = 0
@@ -34,12 +36,22 @@ class Statistics:
         self._sample: list[Tensor] = []
         features = weight.shape[1]
         self._squares = torch.zeros(features, dtype=self._dtype, device=weight.device)
-        self._gram = (
-            torch.zeros(features, features, dtype=self._dtype, device=weight.device) if gram else None
-        )
+        square = partial(torch.zeros, features, features, dtype=self._dtype, device=weight.device)
+        self._gram = square() if gram else None
+        self._cross = square() if cross else None
 
-    def add(self, x: Tensor) -> None:
-        """Take in the inputs ``[…, K]`` of one call."""
+    def add(self, x: Tensor, dense: Tensor | None = None) -> None:
+        """Take in the inputs ``[…, K]`` of one call, and the dense model's where `cross` was asked for.
+
+        Where the dense model's are missing or of another shape (experts that are routed to differently, say),
+        the cross term is given up.
+        """
+        if self._cross is not None:
+            if dense is not None and dense.shape == x.shape:
+                flat = (t.detach().reshape(-1, t.shape[-1]).to(self._dtype) for t in (dense, x))
+                self._cross.addmm_(next(flat).t(), next(flat))
+            else:
+                self._cross = None
         x = x.detach().reshape(-1, x.shape[-1])
         if not x.shape[0]:
             return
@@ -69,11 +81,28 @@ class Statistics:
         assert gram is not None, "gathered, and not taken yet"
         return gram.div_(self.rows)
 
+    def take_cross(self) -> Tensor | None:
+        """``DᵀX / rows``, ``[K, K]``, handed over; None where it wasn't gathered or was given up."""
+        cross, self._cross = self._cross, None
+        return None if cross is None else cross.div_(self.rows)
+
     def output_error(self, weight: Tensor, pruned: Tensor) -> float:
         """``‖XWᵀ − XW'ᵀ‖ / ‖XWᵀ‖`` over the sampled rows; 0 where XWᵀ is zero."""
         x, weight, pruned = (t.to(self._dtype) for t in (torch.cat(self._sample), weight, pruned))
         norm = torch.linalg.vector_norm(x @ weight.t())
         return float(torch.linalg.vector_norm(x @ (weight - pruned).t()) / norm) if norm else 0.0
+
+
+Gathering = dict[str, Statistics]
+"""Statistics by the names of their layers."""
+
+
+def gather(layers: Sequence[Layer], run: Callable[[], None], calls: int, *, gram: bool) -> Gathering:
+    """Statistics of the inputs that reach `layers` while `run` runs `calls` batches."""
+    statistics = {layer.name: Statistics(layer, gram=gram, calls=calls) for layer in layers}
+    with watching(layers, lambda layer, x: statistics[layer.name].add(x)):
+        run()
+    return statistics
 
 
 def nonfinite_inputs(name: str) -> CalibrationError:

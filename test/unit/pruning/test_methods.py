@@ -7,7 +7,7 @@ import torch
 
 import sparseflow as sf
 from sparseflow.errors import CalibrationError
-from sparseflow.pruning import sparsegpt, wanda
+from sparseflow.pruning import ria, sparsegpt, wanda
 
 SHAPES = [(5, 16), (3, 4), (6, 22), (4, 21), (2, 3), (7, 41)]
 
@@ -76,6 +76,21 @@ def test_wanda_keeps_the_two_best_scores_of_each_group(n, k):
             for place in sorted(group, key=lambda c: -float(abs(row[c]) * norms[c]))[2:]:
                 row[place] = 0
     assert torch.equal(wanda(weight, norms), expected)
+
+
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_ria_keeps_the_two_best_scores_of_each_group(n, k):
+    weight, norms = random_weight(n, k), correlated(9, k).norm(dim=0)
+    expected, size = weight.clone(), weight.abs()
+    for i, row in enumerate(expected):
+        score = [
+            float((size[i, j] / size[i].sum() + size[i, j] / size[:, j].sum()) * norms[j] ** 0.5)
+            for j in range(k)
+        ]
+        for start in range(0, k, 4):
+            for place in sorted(range(start, min(start + 4, k)), key=lambda c: -score[c])[2:]:
+                row[place] = 0
+    assert torch.equal(ria(weight, norms), expected)
 
 
 @pytest.mark.parametrize("prune", [lambda w: wanda(w, torch.ones(8)), lambda w: sparsegpt(w, torch.eye(8))])

@@ -15,6 +15,7 @@ from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyErro
 from sparseflow.pruning import sparsegpt, wanda
 from sparseflow.pruning.layers import find_layers
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer calibration rows")
 CALIBRATED = ("wanda", "sparsegpt")
 
 
@@ -208,7 +209,7 @@ def test_blocks_that_are_no_chain_are_pruned_in_one_pass_and_the_report_says_so(
         (reversed_, "layers: .*don't run once each, in order"),
     ]
     for model, note in cases:
-        report = sf.prune(model, "wanda", [torch.randn(9, 6)])
+        report = sf.prune(model, "wanda", [torch.randn(20, 6)])
         assert len(report.notes) == 1
         assert re.match(note, report.notes[0])
         assert note.partition(":")[0] in report.table()
@@ -233,6 +234,22 @@ def test_fewer_rows_than_inputs_are_noted_with_the_count():
         "3 layers saw fewer calibration rows than they have inputs (layers.0.down: 12 rows, K=14): "
         "calibrate on more.",
     )
+
+
+@pytest.mark.parametrize("method", CALIBRATED)
+def test_too_little_calibration_is_warned_of_with_the_count(method):
+    model, _ = chain()
+    with pytest.warns(UserWarning, match="layers.0.down: 5 rows, K=14"):
+        sf.prune(model, method, [torch.randn(5, 6, dtype=torch.float64)])
+
+
+def test_a_layer_that_no_batch_reaches_is_pruned_by_magnitude_where_asked():
+    model, batches = chain()
+    model.spare = nn.Linear(8, 8, dtype=torch.float64).eval()
+    expected = sf.prune_24(model.spare.weight.detach())
+    report = sf.prune(model, "sparsegpt", batches, unreached="magnitude")
+    assert (report.layers[-1].name, report.layers[-1].method) == ("spare", "magnitude")
+    assert torch.equal(model.spare.weight, expected)
 
 
 def test_skipped_and_tied_layers_stay_dense():
@@ -263,11 +280,17 @@ def refused(error, match, model=None, method="wanda", calibration=None, **option
 
 
 def test_wrong_options_are_refused():
-    refused(ArgumentError, "method must be one of 'magnitude', 'wanda', 'sparsegpt'", method="best")
+    refused(ArgumentError, "method must be one of 'magnitude', 'wanda', 'ria', 'sparsegpt'", method="best")
     refused(ArgumentError, "pattern must be one of '2:4'", pattern="1:4")
     refused(ArgumentError, "damping=-1.*finite number", damping=-1)
     refused(ArgumentError, "block=6.*multiple of 4", block=6)
     refused(ArgumentError, "skip must be a sequence", skip="lm_head")
+    refused(ArgumentError, "reconstruct must be one of 'layer'", reconstruct="model")
+    refused(ArgumentError, "unreached must be one of", unreached="drop")
+    refused(ArgumentError, "steps=0.*positive number", steps=0)
+    refused(ArgumentError, r"device='moon'.*can't be used", device="moon")
+    refused(ArgumentError, "seed=-1.*integer ≥ 0", seed=-1)
+    refused(ArgumentError, "block layers.0: 'attention' and 'mlp' need", reconstruct="attention")
     refused(ArgumentError, "must be a torch.nn.Module, not int", model=3)
 
 
@@ -275,6 +298,8 @@ def test_wrong_calibration_is_refused_before_anything_changes():
     model, _ = chain(torch.float32)
     with pytest.raises(ArgumentError, match="needs calibration data, and calibration is None"):
         sf.prune(model, "sparsegpt")
+    with pytest.raises(ArgumentError, match=r"reconstruct='layer'.*needs calibration data"):
+        sf.prune(model, reconstruct="layer")
     refused(ArgumentError, "iterable of batches, not a Tensor", calibration=torch.ones(2, 6))
     refused(ArgumentError, "holds no batch", calibration=[])
     refused(ArgumentError, "calibration batch 0: is a int", calibration=[3])

@@ -1,0 +1,90 @@
+"""Pruning the layers of one block: permuted, pruned, reconstructed as the options say."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from sparseflow.pruning.folding import find_folds, fold_channels
+from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.refinement import Refinement
+from sparseflow.pruning.stacks import Visit
+from sparseflow.pruning.statistics import Gathering, Statistics, gather, watching
+
+
+def permute_block(visit: Visit, readers: Sequence[Layer], layers: Sequence[Layer]) -> list[str]:
+    """Permute the input channels of those `readers` where `layers` can make up for it; their names."""
+    inside = set(visit.block.modules())
+    groups = by_input(visit, [layer for layer in layers if layer.module in inside])
+    folds = find_folds(visit, readers, groups)
+    permuted = [fold.reader for fold in folds]
+    statistics = gather(permuted, visit.run, len(visit.frames), gram=False)
+    folds = [fold for fold in folds if statistics[fold.reader.name].rows]
+    fold_channels(folds, {name: gathered.norms() for name, gathered in statistics.items()})
+    return [fold.reader.name for fold in folds]
+
+
+class Twin:
+    """A block's dense copy, which tells what the block's layers should see and give.
+
+    Args:
+        visit: the block, dense still.
+        layers: those of its layers that are pruned.
+    """
+
+    def __init__(self, visit: Visit, layers: Sequence[Layer]) -> None:
+        self._visit = visit
+        self.block: nn.Module = copy.deepcopy(visit.block)
+        paths = {module: path for path, module in visit.block.named_modules()}
+        self.layers = {
+            layer.name: replace(layer, module=self.block.get_submodule(paths[layer.module]))
+            for layer in layers
+        }
+
+    def gather(self, layers: Sequence[Layer]) -> Gathering:
+        """Statistics of layers' inputs, crossed with the dense model's inputs for the same rows."""
+        calls = len(self._visit.frames)
+        statistics = {layer.name: Statistics(layer, gram=True, calls=calls, cross=True) for layer in layers}
+        for batch in range(calls):
+            dense: dict[str, list[Tensor]] = defaultdict(list)
+
+            def keep(layer: Layer, x: Tensor, dense: dict[str, list[Tensor]] = dense) -> None:
+                dense[layer.name].append(x.clone())  # the block may go on to change it in place
+
+            def add(layer: Layer, x: Tensor, dense: dict[str, list[Tensor]] = dense) -> None:
+                expected = dense[layer.name]
+                statistics[layer.name].add(x, expected.pop(0) if expected else None)
+
+            with watching([self.layers[layer.name] for layer in layers], keep):
+                self._visit.call_dense(batch, self.block)
+            with watching(layers, add):
+                self._visit.call(batch)
+        return statistics
+
+    def refine(self, layers: Sequence[Layer], options: PruneOptions, seed: int) -> None:
+        """Train the kept weights of `layers` as `options` say."""
+        if options.reconstruct not in (None, "layer"):
+            Refinement(self._visit, self.block, layers, options.reconstruct).run(options.steps, seed)
+
+
+def by_input(visit: Visit, layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Layers in the order in which the block runs them, those with the same input together."""
+    groups: dict[int, list[Layer]] = {}
+    inputs: list[Tensor] = []
+    seen: set[str] = set()
+
+    def see(layer: Layer, x: Tensor) -> None:
+        if layer.name not in seen:
+            seen.add(layer.name)
+            inputs.append(x)  # alive, so that no other tensor gets its id
+            groups.setdefault(id(x), []).append(layer)
+
+    with watching(layers, see):
+        visit.call(0)
+    rest = [layer for layer in layers if layer.name not in seen]
+    return [*groups.values(), rest] if rest else list(groups.values())

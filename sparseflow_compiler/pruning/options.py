@@ -1,0 +1,87 @@
+"""The options of `sparseflow.prune`, checked once."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from sparseflow.api.options import DEFAULT_SKIP, require_one_of, require_patterns
+from sparseflow.errors import ArgumentError
+
+Method = Literal["magnitude", "wanda", "ria", "sparsegpt"]
+Pattern = Literal["2:4"]
+Reconstruct = Literal["layer", "attention", "mlp", "block"]
+Unreached = Literal["dense", "magnitude"]
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How a model is pruned; `sparseflow.prune` says what each option means."""
+
+    method: Method = "magnitude"
+    skip: Sequence[str] = DEFAULT_SKIP
+    pattern: Pattern = "2:4"
+    damping: float = 0.01
+    block: int = 128
+    reconstruct: Reconstruct | None = None
+    steps: int = 300
+    permute: bool = False
+    unreached: Unreached = "dense"
+    device: str | torch.device | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_one_of("prune", "method", self.method, get_args(Method))
+        require_one_of("prune", "pattern", self.pattern, get_args(Pattern))
+        require_one_of("prune", "reconstruct", self.reconstruct, (*get_args(Reconstruct), None))
+        require_one_of("prune", "permute", self.permute, (True, False))
+        require_one_of("prune", "unreached", self.unreached, get_args(Unreached))
+        require_patterns("prune", self.skip)
+        if not (isinstance(self.damping, (int, float)) and math.isfinite(self.damping) and self.damping >= 0):
+            raise _wrong("damping", self.damping, "must be a finite number ≥ 0", "try 0.01")
+        if not (isinstance(self.block, int) and self.block > 0 and self.block % 4 == 0):
+            raise _wrong("block", self.block, "must be a positive multiple of 4", "try 128")
+        if not (isinstance(self.steps, int) and self.steps > 0):
+            raise _wrong("steps", self.steps, "must be a positive number of steps", "try 300")
+        if not (isinstance(self.seed, int) and self.seed >= 0):
+            raise _wrong("seed", self.seed, "must be an integer ≥ 0", "try 0")
+        if self.device is not None:
+            _require_device(self.device)
+
+    @property
+    def gram(self) -> bool:
+        """Whether ``XᵀX`` is needed of each layer's inputs."""
+        return self.method == "sparsegpt" or self.reconstruct is not None
+
+    def require_calibration(self) -> None:
+        """Refuse options that need calibration data.
+
+        Raises:
+            ArgumentError: names the first of them.
+        """
+        if self.method != "magnitude":
+            remedy = "pass calibration=[…], some tens of typical batches; method='magnitude' needs none"
+            raise _wrong("method", self.method, "needs calibration data, and calibration is None", remedy)
+        for name in ("reconstruct", "permute", "checkpoint", "device"):
+            value = getattr(self, name)
+            if value:
+                remedy = f"pass calibration=[…], or leave {name} out"
+                raise _wrong(name, value, "needs calibration data, and calibration is None", remedy)
+
+
+def _require_device(device: object) -> None:
+    try:
+        torch.empty(0, device=torch.device(device))  # type: ignore[call-overload]
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise _wrong("device", device, f"can't be used: {reason}", "leave it out, or try 'cpu'") from error
+
+
+def _wrong(name: str, value: object, rule: str, remedy: str) -> ArgumentError:
+    return ArgumentError(f"sf.prune({name}={value!r})", rule, remedy)

@@ -1,0 +1,113 @@
+"""Least squares: weights that in the pruned model give what comes closest to the dense layer's outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import CalibrationError
+
+RIDGE = 0.4
+"""Times K / rows: what holds a layer to its old weights, as a share of XᵀX's mean diagonal. The fewer rows
+there are for an unknown, the more of what they say is chance."""
+
+_EXACT_UP_TO = 2048
+"""Features K up to which each row's system is factored; above, (K/2)³ a row costs more than steps do."""
+_CHUNK_ELEMENTS = 1 << 25
+_TOLERANCE = 1e-4
+_MAX_STEPS = 200
+
+
+class LeastSquares:
+    """``min ‖X W'ᵀ − D Wᵀ‖² + λ ‖W' − W‖²`` over W', with or without a mask.
+
+    Args:
+        weight: the dense layer's W, ``[N, K]``.
+        gram: ``XᵀX / rows``, ``[K, K]``, float32 or float64, of the inputs X of the pruned model.
+        cross: ``DᵀX / rows``, ``[K, K]``, with D the dense model's inputs for these rows; None where D is X.
+        rows: how many calibration rows there are.
+        damping: λ is at least this share of the mean of the diagonal of `gram`.
+        name: how errors call the layer.
+    """
+
+    def __init__(
+        self, weight: Tensor, gram: Tensor, cross: Tensor | None, rows: int, damping: float, name: str
+    ) -> None:
+        weight = weight.to(gram.dtype)
+        diagonal = gram.diagonal()
+        ridge = max(damping, RIDGE * gram.shape[0] / rows) * diagonal.mean().clamp(min=1e-30)
+        self._right = weight @ (gram if cross is None else cross) + ridge * weight
+        self._matrix = gram.clone()
+        self._matrix.diagonal().add_(ridge)
+        self._name = name
+
+    def dense(self) -> Tensor:
+        """The solution without a mask, ``[N, K]``: the weights to prune.
+
+        Raises:
+            CalibrationError: the damped matrix is not positive definite.
+        """
+        return torch.cholesky_solve(self._right.t(), self._factor(self._matrix)).t()
+
+    def on_support(self, start: Tensor) -> Tensor:
+        """The solution with zeros where `start` ``[N, K]`` has zeros; float32 or float64.
+
+        Exact up to K = 2048. Above, conjugate gradients from `start` on all rows at once, of which a step is
+        one product with the matrix, until the residual is below 1e-4 of the right-hand side.
+
+        Raises:
+            CalibrationError: a row's matrix is not positive definite.
+        """
+        keep = start != 0
+        if start.shape[1] > _EXACT_UP_TO:
+            return self._by_gradients(start, keep)
+        most = max(1, int(keep.sum(1).max()))
+        rows = max(1, _CHUNK_ELEMENTS // most**2)
+        parts = zip(torch.split(keep, rows), torch.split(self._right, rows), strict=True)
+        return torch.cat([self._by_factors(part, right, most) for part, right in parts])
+
+    def _factor(self, matrix: Tensor) -> Tensor:
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if failed.any():
+            raise CalibrationError(
+                f"layer {self._name}",
+                "XᵀX of its inputs is not positive definite, damped as it is",
+                "raise damping, or calibrate on more and more varied data",
+            )
+        return factor
+
+    def _by_factors(self, keep: Tensor, right: Tensor, most: int) -> Tensor:
+        columns = keep.byte().topk(most, dim=1).indices
+        # Rows that keep fewer are filled up with equations x = 0.
+        kept = keep.gather(1, columns)
+        matrix = self._matrix[columns[:, :, None], columns[:, None, :]]
+        matrix *= kept[:, :, None] & kept[:, None, :]
+        matrix.diagonal(dim1=1, dim2=2).add_(~kept)
+        values = torch.cholesky_solve((right.gather(1, columns) * kept)[..., None], self._factor(matrix))
+        return torch.zeros_like(right).scatter_(1, columns, values[..., 0] * kept)
+
+    def _by_gradients(self, start: Tensor, keep: Tensor) -> Tensor:
+        right = self._right * keep
+        solution = start.to(right.dtype, copy=True)
+        scale = self._matrix.diagonal()
+        residual = right - solution @ self._matrix * keep
+        direction = residual / scale
+        power = (residual * direction).sum(1, keepdim=True)
+        enough = _TOLERANCE * torch.linalg.vector_norm(right)
+        for _ in range(_MAX_STEPS):
+            if torch.linalg.vector_norm(residual) <= enough:
+                break
+            product = direction @ self._matrix * keep
+            length = _ratio(power, (direction * product).sum(1, keepdim=True))
+            solution += length * direction
+            residual -= length * product
+            scaled = residual / scale
+            previous, power = power, (residual * scaled).sum(1, keepdim=True)
+            direction = scaled + _ratio(power, previous) * direction
+        return solution
+
+
+def _ratio(over: Tensor, under: Tensor) -> Tensor:
+    """0 where a row is solved already."""
+    return torch.where(under > 0, over / under, 0)

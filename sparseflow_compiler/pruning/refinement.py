@@ -1,0 +1,152 @@
+"""Training a block's kept weights so that its outputs, or its attention's, come close to the dense ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sparseflow.errors import ArgumentError
+from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.options import Reconstruct
+from sparseflow.pruning.stacks import ATTENTION, Visit, floats
+
+_RATE = 0.02
+"""The learning rate over a parameter's root mean square."""
+_WARM_UP = 20
+
+Values = dict[str, Tensor]
+
+
+class Refinement:
+    """The layers of a block that are trained together, and the outputs that they are to meet.
+
+    Args:
+        visit: the block, with what the dense model gives.
+        twin: the dense block.
+        layers: the block's pruned layers.
+        what: ``"attention"``: train the layers inside the block's attention, to meet the attention's outputs;
+            ``"mlp"``: the other layers, to meet the block's outputs; ``"block"``: all, to meet those.
+    """
+
+    def __init__(self, visit: Visit, twin: nn.Module, layers: Sequence[Layer], what: Reconstruct) -> None:
+        self._visit = visit
+        self._where = ""
+        if what != "block":
+            attention = attention_name(visit.name, visit.block)
+            inside = set(visit.block.get_submodule(attention).modules())
+            layers = [layer for layer in layers if (layer.module in inside) == (what == "attention")]
+            self._where = attention if what == "attention" else ""
+        self._targets = list(self._outputs(twin, visit.call_dense))
+        power = sum(float(target.double().square().sum()) for target in self._targets)
+        self._scale = len(self._targets) / max(power, 1e-30)
+        chosen = {id(p) for layer in layers for p in layer.module.parameters(recurse=False)}
+        self._parameters = {name: p for name, p in visit.block.named_parameters() if id(p) in chosen}
+
+    def run(self, steps: int, seed: int) -> None:
+        """Train by Adam, a batch a step, and keep the result if the outputs' squared error fell.
+
+        Args:
+            steps: how many.
+            seed: of the order of the batches.
+        """
+        if not self._parameters:
+            return
+        masters = {
+            name: p.detach().to(torch.promote_types(p.dtype, torch.float32)).clone().requires_grad_()
+            for name, p in self._parameters.items()
+        }
+        groups = [{"params": [p], "lr": _RATE * _root_mean_square(p)} for p in masters.values()]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 - step / steps)
+        )
+        before = self._error({})
+        with torch.enable_grad():
+            for batch in _order(len(self._targets), steps, seed):
+                loss = self._loss(batch, self._cast(masters))
+                # A batch may leave an expert of the block alone.
+                gradients = torch.autograd.grad(loss, list(masters.values()), materialize_grads=True)
+                for p, gradient in zip(masters.values(), gradients, strict=True):
+                    p.grad = gradient
+                optimizer.step()
+                schedule.step()
+        values = self._cast(masters)
+        if self._error(values) < before:
+            for name, p in self._parameters.items():
+                # Adding 0 turns -0.0 into 0.0.
+                p.copy_(values[name]).add_(0.0)
+
+    def _cast(self, masters: Values) -> Values:
+        """Masters as the block takes them: pruned weights stay zero, and get no gradient."""
+        return {
+            name: (masters[name] * (p != 0) if p.dim() > 1 else masters[name]).to(p.dtype)
+            for name, p in self._parameters.items()
+        }
+
+    def _error(self, values: Values) -> float:
+        return sum(float(self._loss(batch, values)) for batch in range(len(self._targets)))
+
+    def _loss(self, batch: int, values: Values) -> Tensor:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(self._visit.block, values, args, kwargs)
+
+        with _captured(self._visit.block, self._where) as outputs:
+            self._visit.call(batch, run)
+        target = self._targets[batch].to(outputs[0].device)
+        return (outputs[0].float() - target.float()).square().sum() * self._scale
+
+    def _outputs(self, block: nn.Module, call: Callable[[int, nn.Module], Any]) -> Iterator[Tensor]:
+        for batch in range(len(self._visit.frames)):
+            with _captured(block, self._where) as outputs:
+                call(batch, block)
+            yield outputs[0]
+
+
+@contextmanager
+def _captured(block: nn.Module, where: str) -> Iterator[list[Tensor]]:
+    """The first floating-point output of each call of a submodule; "" is the block itself."""
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        outputs.append(floats(output)[0])
+
+    handle = block.get_submodule(where).register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def attention_name(name_of_block: str, block: nn.Module) -> str:
+    """The outermost submodule of a block that is called attention.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    for name, _ in block.named_modules():
+        if ATTENTION.search(name):
+            return str(name)
+    raise ArgumentError(
+        f"sf.prune(reconstruct=…), block {name_of_block}",
+        "'attention' and 'mlp' need a submodule whose name has 'attn' or 'attention' in it",
+        "pass reconstruct='block'",
+    )
+
+
+def _order(batches: int, steps: int, seed: int) -> Iterator[int]:
+    """Every batch once, in random order, again and again."""
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    for _ in range(steps):
+        order = order or torch.randperm(batches, generator=generator).tolist()
+        yield order.pop()
+
+
+def _root_mean_square(values: Tensor) -> float:
+    kept = values.detach()[values.detach() != 0]
+    return float(kept.double().square().mean().sqrt()) if kept.numel() else 0.0

@@ -1,0 +1,31 @@
+"""RIA (Zhang et al. 2024): weights relative to their row and column, times typical activations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparseflow.runtime import portable
+
+
+def ria(weight: Tensor, norms: Tensor) -> Tensor:
+    """Keep two of each four entries along K by `ria_scores`; ties keep the earlier.
+
+    Args:
+        weight: ``[N, K]``, finite, of any floating dtype; it is not changed.
+        norms: ``[K]``, float32 or float64: the L2 norm of each input feature over the calibration rows.
+
+    Returns:
+        A new tensor like `weight`. A shorter last group keeps at most two too.
+    """
+    keep = portable.keep_mask(ria_scores(weight, norms))
+    return weight.where(keep.flatten(1)[:, : weight.shape[1]], torch.zeros_like(weight))
+
+
+def ria_scores(weight: Tensor, norms: Tensor) -> Tensor:
+    """``(|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_j‖^½``, ``[N, K]`` of the dtype of `norms`."""
+    magnitude = weight.to(norms.dtype).abs()
+    # Rows and columns of zeros score zero.
+    tiny = torch.finfo(norms.dtype).tiny
+    columns, rows = (magnitude.sum(dim, keepdim=True).clamp(min=tiny) for dim in (0, 1))
+    return (magnitude / columns + magnitude / rows) * norms.sqrt()
