@@ -74,7 +74,9 @@ def sources() -> list[Source]:
     stdlib, packages = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
     prose = (".txt", ".md", ".rst", ".html", "README", "NEWS", "FAQ")
     return [
-        Source("python standard library", stdlib, (".py", ".txt", ".rst"), ("site-packages", "lib2to3/tests")),
+        Source(
+            "python standard library", stdlib, (".py", ".txt", ".rst"), ("site-packages", "lib2to3/tests")
+        ),
         Source("debian documentation", Path("/usr/share/doc"), prose, ("copyright", "hangelog")),
         Source("debian manual pages", Path("/usr/share/man/man1"), (".1",), ("gcloud",)),
         Source("manual pages of formats", Path("/usr/share/man/man5"), (".5",)),
@@ -161,7 +163,7 @@ def _shared(text: str, known: set[int]) -> float:
 
 
 def encode(tokenizer: ByteLevelBPETokenizer, texts: Sequence[str], most: int) -> np.ndarray:
-    """Token ids ``[tokens]`` uint16 of texts in a fixed, shuffled order, a separator after each; `most` at most."""
+    """At most `most` token ids, uint16, of texts in a fixed, shuffled order, a separator after each."""
     order = random.Random(SEED).sample(range(len(texts)), len(texts))
     end = tokenizer.token_to_id(SEPARATOR)
     parts, count = [], 0
@@ -175,7 +177,9 @@ def encode(tokenizer: ByteLevelBPETokenizer, texts: Sequence[str], most: int) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokens", type=int, default=19_500_000, help="of the training split, at most")
     parser.add_argument("--vocabulary", type=int, default=8192)

@@ -33,6 +33,7 @@ class Scale:
         finetune_lr: of finetuning.
         finetune_batch: sequences in one step of finetuning.
         calibration: sequences to calibrate on.
+        train: tokens of the training file to use, at most.
         heldout: tokens to evaluate on, at most.
     """
 
@@ -46,6 +47,7 @@ class Scale:
     finetune_lr: float = 5e-4
     finetune_batch: int = 32
     calibration: int = 128
+    train: int = 1 << 30
     heldout: int = 1 << 20
 
     def model(self, vocabulary: int) -> LlamaForCausalLM:
@@ -79,6 +81,7 @@ TINY = Scale(
     finetune_lr=3e-3,
     finetune_batch=4,
     calibration=8,
+    train=40_000,
     heldout=2000,
 )
 """Seconds on a CPU: shows that the scripts run, and nothing about quality."""
@@ -97,7 +100,7 @@ class Corpus:
         """Of a folder that corpus.py wrote."""
         train, heldout = (np.load(folder / f"{name}.npy") for name in ("train", "heldout"))
         vocabulary = int(max(train.max(), heldout.max())) + 1
-        return cls(train, heldout[: scale.heldout], -(-vocabulary // 64) * 64)
+        return cls(train[: scale.train], heldout[: scale.heldout], -(-vocabulary // 64) * 64)
 
     def sequences(self, seed: int, count: int, length: int, share: float = 1.0) -> Tensor:
         """Sequences ``[count, length]`` int64 from random places of the first `share` of the training tokens.
@@ -108,12 +111,14 @@ class Corpus:
         generator = np.random.default_rng(seed)
         passes = [generator.permutation(rows) for _ in range(-(-count // rows))]
         starts = np.concatenate(passes)[:count] * length
-        return torch.from_numpy(np.stack([self.train[start : start + length] for start in starts]).astype(np.int64))
+        return torch.from_numpy(
+            np.stack([self.train[start : start + length] for start in starts]).astype(np.int64)
+        )
 
 
 def batches(sequences: Tensor, size: int) -> Sequence[Tensor]:
     """Sequences in batches ``[size, length]``; what is left over is dropped."""
-    return sequences[: len(sequences) // size * size].split(size)
+    return [sequences[at : at + size] for at in range(0, len(sequences) - size + 1, size)]
 
 
 def device_name(device: torch.device) -> str:

@@ -1,12 +1,14 @@
 """Held-out perplexity of the model that lm_train.py trained: dense, pruned by every method, and finetuned.
 
-Usage: lm_quality.py FOLDER [--model FOLDER/model] [--methods wanda sparsegpt+layer …] [--device cuda] [--tiny]
+Usage: lm_quality.py FOLDER [--model FOLDER/model] [--methods wanda sparsegpt+layer …] [--device cuda]
+                     [--tiny]
        lm_quality.py --plot RESULTS.json FILE.png
 
 Three seeds choose the calibration sequences, all from the training tokens. "sparsegpt+layer" is
-`sf.prune(method="sparsegpt", reconstruct="layer")`. The best method's model of each seed is then distilled from
-the dense one under its masks, in one run on a tenth of the training file and in one on a tenth of all tokens
-that training took (repeats counted; from the whole file). Writes quality_lm_<device>.json after each row.
+`sf.prune(method="sparsegpt", reconstruct="layer")`. The best method's model of each seed is then distilled
+from the dense one under its masks, in one run on a tenth of the training file and in one on a tenth of all
+tokens that training took (repeats counted; from the whole file). Writes quality_lm_<device>.json after each
+row.
 """
 
 from __future__ import annotations
@@ -65,13 +67,13 @@ class Run:
             self.finetune(seed, *best[seed])
 
     def prune(self, name: str, seed: int) -> torch.nn.Module | None:
-        """Prune a copy by one method and score it; None where this SparseFlow doesn't have the method."""
+        """Prune a copy by one method and score it; None where `sf.prune` lacks the method."""
         method, _, reconstruct = name.partition("+")
         options: dict[str, Any] = {"reconstruct": reconstruct} if reconstruct else {}
         if reconstruct and "reconstruct" not in inspect.signature(sf.prune).parameters:
             print(f"{name}: left out, sf.prune has no option reconstruct", flush=True)
             return None
-        model = copy.deepcopy(self.dense)
+        model: torch.nn.Module = copy.deepcopy(self.dense)
         data = self.corpus.sequences(1000 + seed, self.scale.calibration, self.scale.length)
         start = time.perf_counter()
         try:
@@ -129,7 +131,7 @@ class Run:
             dense = self.rows[0]
             for figure in ("perplexity", "nll"):
                 gap = before[figure] - dense[figure]
-                row[f"{figure}_gap_closed"] = 1 - (row[figure] - dense[figure]) / gap
+                row[f"{figure}_gap_closed"] = 1 - (row[figure] - dense[figure]) / gap if gap > 0 else None
         self.rows.append(row)
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items() if k != "loss_curve"}
         print(json.dumps(shown), flush=True)
@@ -162,7 +164,9 @@ def plot(source: Path, path: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--methods", nargs="+", default=METHODS)

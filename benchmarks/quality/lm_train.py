@@ -3,8 +3,8 @@
 Usage: lm_train.py FOLDER [--out FOLDER/model] [--device cuda] [--deadline 230] [--compile] [--tiny]
 
 AdamW, bf16 autocast, a linear warm-up and a cosine to zero over the steps, or over the deadline in seconds
-where that comes first. Writes the model, and quality_lm_train_<device>.json with the loss curve, held-out loss
-included, after each look at the held-out tokens.
+where that comes first. Writes the model, and quality_lm_train_<device>.json with the loss curve, training and
+held-out, after each look at the held-out tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm import FULL, TINY, Corpus, Scale, device_name
+from lm import FULL, TINY, Corpus, Scale, batches, device_name
 from torch import Tensor
 
 import sparseflow as sf
@@ -49,7 +49,7 @@ class Run:
         self.model = scale.model(self.corpus.vocabulary).to(self.device)
         self.optimizer = optimizer_of(self.model, scale, self.device)
         sequences = self.corpus.sequences(options.seed, scale.steps * scale.batch, scale.length)
-        self.batches = sequences.to(self.device).split(scale.batch)
+        self.batches = batches(sequences.to(self.device), scale.batch)
         self.forward: Callable[..., Any] = torch.compile(self.model) if options.compile else self.model
         self.rows: list[dict[str, Any]] = []
 
@@ -98,7 +98,10 @@ class Run:
         self.model.train()
         seconds = time.perf_counter() - started
         row = {"tokens": seen, "train_nll": mean, "heldout_nll": held.nll, "seconds": seconds}
-        print(f"{seen / 1e6:7.1f}M tokens, train {mean:.4f}, held out {held.nll:.4f}, {seconds:.0f} s", flush=True)
+        print(
+            f"{seen / 1e6:7.1f}M tokens, train {mean:.4f}, held out {held.nll:.4f}, {seconds:.0f} s",
+            flush=True,
+        )
         self.rows.append(row)
         self.write()
 
@@ -119,7 +122,9 @@ class Run:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import typer
 
+from sparseflow.cli.eval import evaluate
+from sparseflow.cli.prune import prune
 from sparseflow.cli.tune import tune
 from sparseflow.errors import SparseFlowError
 
@@ -16,13 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("eval")(evaluate)
+app.command()(prune)
 app.command()(tune)
-
-
-@app.callback()
-def _group() -> None:
-    # With a callback typer keeps subcommands even while there is only one.
-    pass
 
 
 def main(args: Sequence[str] | None = None) -> int:

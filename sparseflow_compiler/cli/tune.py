@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparseflow.cli.models import meta_model
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from sparseflow.runtime.tuning import TuneResult
 
@@ -47,7 +47,7 @@ def tune(
             "sparseflow tune", "needs a model or shapes, and not both", "give --shape 4096x4096"
         )
     dtypes = None if not dtype else [_dtype(name) for name in dtype]
-    target: Any = _meta_model(model) if model is not None else [_shape(text) for text in shape or ()]
+    target: Any = meta_model(model) if model is not None else [_shape(text) for text in shape or ()]
     from sparseflow.api.tune import tune as run
 
     result = run(target, dtypes=dtypes, ms=m, device=device, folder=folder, force=force, deadline=deadline)
@@ -72,28 +72,6 @@ def _dtype(name: str) -> torch.dtype:
 
     found: torch.dtype = getattr(torch, name)
     return found
-
-
-def _meta_model(folder: Path) -> nn.Module:
-    """The model of a transformers configuration, without any weights."""
-    try:
-        import transformers
-    except ImportError:
-        raise ArgumentError(
-            f"model {folder}", "needs transformers to be read", "pip install transformers, or give --shape"
-        ) from None
-    import torch
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
-            kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-            model: nn.Module = kind.from_config(config)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"model {folder}", f"can't be read: {reason}", "give --shape instead") from None
-    return model.eval()
 
 
 def _text(result: TuneResult) -> str:

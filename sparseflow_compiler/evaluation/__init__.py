@@ -1,4 +1,4 @@
-"""What pruning costs: perplexity, agreement with the dense model, embeddings and retrieval; tables and plots."""
+"""What pruning costs: perplexity, agreement with the dense model, embeddings and retrieval; reports."""
 
 from sparseflow.evaluation.embeddings import EmbeddingScores, compare_embeddings, embed
 from sparseflow.evaluation.language import Agreement, Perplexity, agreement, perplexity

@@ -81,7 +81,7 @@ def perplexity(
     """Perplexity of a causal language model on a stream of tokens; which are scored, `windows` says exactly.
 
     Args:
-        model: takes ``input_ids`` ``[batch, tokens]`` and gives ``logits``; in evaluation mode, on any device.
+        model: takes ``input_ids`` ``[batch, tokens]`` and gives ``logits``; in evaluation mode.
         tokens: ids, 1-d.
         window: the longest context plus one.
         stride: from window to window; by default half a window.
@@ -177,7 +177,9 @@ def _logits(model: nn.Module, ids: Tensor, autocast: torch.dtype | None) -> Tens
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 3:
         raise EvaluationError(
-            type(model).__name__, "gives no logits [batch, tokens, classes]", "evaluate a causal language model"
+            type(model).__name__,
+            "gives no logits [batch, tokens, classes]",
+            "evaluate a causal language model",
         )
     if not logits.isfinite().all():
         raise EvaluationError(

@@ -11,7 +11,9 @@ from sparseflow.pruning.report import PruneReport
 
 
 def error_by_layer(reports: Mapping[str, PruneReport], path: Path) -> Path:
-    """Draw each pruned layer's error, one line a report: of the outputs where it was calibrated, else of the weights.
+    """Draw each pruned layer's error, one line a report.
+
+    Of the outputs where the layer was calibrated, else of the weights.
 
     Args:
         reports: by the name in the legend; of one model.
@@ -38,7 +40,7 @@ def by_method(values: Mapping[str, Sequence[float]], path: Path, label: str = "p
         ArgumentError: matplotlib is missing, or doesn't write this format.
     """
     figure, axes = _axes(max(6, len(values)), 4)
-    for place, (name, seeds) in enumerate(values.items()):
+    for place, seeds in enumerate(values.values()):
         mean = sum(seeds) / len(seeds)
         axes.bar(place, mean, color="tab:blue", alpha=0.6)
         axes.plot([place] * len(seeds), seeds, "k.")

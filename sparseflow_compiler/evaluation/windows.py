@@ -93,7 +93,9 @@ def read_tokens(path: Path, tokenizer: Any = None) -> tuple[Tensor, int]:
         kind = _FILES.get(path.suffix, "text")
         raise ArgumentError(str(path), f"can't be read as {kind}: {error}", "check the file") from None
     if tokenizer is None:
-        raise ArgumentError(str(path), "is text, and the model's folder holds no tokenizer", "give tokens, .npy")
+        raise ArgumentError(
+            str(path), "is text, and the model's folder holds no tokenizer", "give tokens, .npy"
+        )
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return as_tokens(ids), len(text.encode())
 

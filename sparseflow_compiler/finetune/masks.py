@@ -67,7 +67,8 @@ class Masks:
         with ExitStack() as hooks:
             for parameter in self._dropped:
                 if parameter.requires_grad:
-                    hooks.callback(parameter.register_hook(self._gradient_hook(parameter)).remove)
+                    register: Any = parameter.register_hook  # untyped in torch
+                    hooks.callback(register(self._gradient_hook(parameter)).remove)
             hooks.callback(register_optimizer_step_post_hook(self._after_step).remove)
             yield self
         self.apply()
@@ -98,7 +99,7 @@ class Masks:
 
 @contextmanager
 def masked(model: nn.Module) -> Iterator[Masks]:
-    """Train within the block, by any loop and any `torch.optim` optimiser: 2:4 weights stay 2:4 at every step.
+    """Train within the block by any loop and any `torch.optim` optimiser; 2:4 weights stay so at every step.
 
     The masks are fixed. Gradients of dropped places are zero; after each optimiser step weights and moments
     there are set to exact zeros, so that weight decay, momentum and moments from before change nothing.

@@ -95,7 +95,7 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over tokens that are no padding: ``[batch, tokens, features]`` to ``[batch, features]``, float32."""
+    """The mean over tokens that are no padding of ``[batch, tokens, features]``, in float32."""
     if mask is None:
         return hidden.float().mean(1)
     weight = mask.unsqueeze(-1).float()

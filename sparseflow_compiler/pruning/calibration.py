@@ -89,9 +89,7 @@ def as_call(name: str, batch: Any) -> Call:
 
 def moved(call: Call, device: torch.device) -> Call:
     """A call with its tensors on a device."""
-    there: Call = pytree.tree_map(
-        lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, call
-    )
+    there: Call = pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, call)
     return there
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from sparseflow.api.options import DEFAULT_SKIP, require_one_of, require_patterns
 from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
+from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.layers import find_layers
 from sparseflow.pruning.pruner import Method, Pruner
@@ -27,7 +28,9 @@ def prune(
     method: Method = "magnitude",
     calibration: Iterable[Any] | None = None,
     *,
-    skip: Sequence[str] = DEFAULT_SKIP,
+    skip: Sequence[str] | Literal["auto"] = DEFAULT_SKIP,
+    max_loss: float | None = None,
+    rows: Sequence[int] = DEFAULT_ROWS,
     pattern: Pattern = "2:4",
     damping: float = 0.01,
     block: int = 128,
@@ -48,7 +51,12 @@ def prune(
             (positional inputs) or a mapping (keyword inputs). They are all held in memory, and so are the
             inputs of one block for all of them, on the model's device. With ``"magnitude"`` they serve to
             report the error of the outputs.
-        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
+        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`. ``"auto"``:
+            `DEFAULT_SKIP`, and ``max_loss=0.05`` where none is given.
+        max_loss: leave dense what the model can least do without, weighed against the time that each layer
+            saves, until pruning costs at most so much on the calibration batches: nats a token of KL from the
+            dense model for a model with logits, else 1 − cosine of its output. Gives a `BudgetReport`.
+        rows: the M's (tokens in a call) at which those times count.
         pattern: ``"2:4"`` is the only one.
         damping: SparseGPT's: what is added to the diagonal of XᵀX, as a share of its mean.
         block: SparseGPT's: columns between two updates of the columns after them; a multiple of 4.
@@ -64,6 +72,18 @@ def prune(
         CalibrationError: the model refuses a batch, or a layer's inputs hold NaN or Inf. Blocks before that
             layer may be pruned by then, the others are untouched.
     """
+    if max_loss is not None or skip == "auto":
+        again: dict[str, Any] = {"pattern": pattern, "damping": damping, "block": block, "progress": progress}
+        _check(model, method, calibration, DEFAULT_SKIP if skip == "auto" else skip, pattern, damping, block)
+        return prune_within(
+            model,
+            calibration,
+            DEFAULT_MAX_LOSS if max_loss is None else max_loss,
+            DEFAULT_SKIP if isinstance(skip, str) else skip,
+            rows,
+            progress,
+            lambda batches, skipped: prune(model, method, batches, skip=skipped, **again),
+        )
     _check(model, method, calibration, skip, pattern, damping, block)
     layers = find_layers(model, skip)
     chosen = [layer for layer in layers if layer.dense is None]

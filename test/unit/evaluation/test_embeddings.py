@@ -23,7 +23,9 @@ def test_overlap_counts_shared_neighbours_by_brute_force():
     for place in range(30):
         near = []
         for e in (dense, found):
-            cosines = [(torch.cosine_similarity(e[place], e[j], dim=0).item(), j) for j in range(30) if j != place]
+            cosines = [
+                (torch.cosine_similarity(e[place], e[j], dim=0).item(), j) for j in range(30) if j != place
+            ]
             near.append({j for _, j in sorted(cosines)[-4:]})
         shares.append(len(near[0] & near[1]) / 4)
     assert scores.overlap == pytest.approx(sum(shares) / 30)

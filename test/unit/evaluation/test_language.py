@@ -17,7 +17,9 @@ from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.evaluation import agreement, as_tokens, perplexity, read_tokens, windows
 
 
-@pytest.mark.parametrize(("count", "window", "stride"), [(50, 16, 8), (50, 16, 16), (49, 7, 3), (5, 16, 1), (33, 16, 16)])
+@pytest.mark.parametrize(
+    ("count", "window", "stride"), [(50, 16, 8), (50, 16, 16), (49, 7, 3), (5, 16, 1), (33, 16, 16)]
+)
 def test_each_token_is_scored_once_and_with_a_token_before_it(count, window, stride):
     found = windows(count, window, stride)
     scored = [place for part in found for place in range(part.scored, part.end)]
@@ -36,9 +38,8 @@ def model_and_tokens(name="llama", count=75):
 @pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 16), (32, 5), (64, 64)])
 def test_perplexity_equals_scoring_token_by_token(window, stride):
     model, tokens = model_and_tokens()
-    losses, scored = [], 0
-    start = 0
-    while start == 0 or end < len(tokens):
+    losses, scored, start, end = [], 0, 0, 0
+    while end < len(tokens):
         end = min(start + window, len(tokens))
         logits = model(input_ids=tokens[None, start:end]).logits[0].detach()
         for place in range(max(scored, start + 1), end):
@@ -57,7 +58,9 @@ def test_agreement_is_full_with_oneself_and_counts_what_differs():
     pruned = copy.deepcopy(model)
     sf.prune(pruned)
     found = agreement(pruned, model, tokens, window=80)
-    dense, other = (m(input_ids=tokens[None, :-1]).logits[0].detach().log_softmax(-1) for m in (model, pruned))
+    dense, other = (
+        m(input_ids=tokens[None, :-1]).logits[0].detach().log_softmax(-1) for m in (model, pruned)
+    )
     divergence = (dense.exp() * (dense - other)).sum(-1)
     assert found.top1 == pytest.approx((dense.argmax(-1) == other.argmax(-1)).float().mean().item())
     assert found.kl == pytest.approx(divergence.mean().item(), rel=1e-4)

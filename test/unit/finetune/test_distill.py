@@ -94,8 +94,8 @@ def test_terms_are_what_they_say():
 
 def test_a_loss_that_is_not_finite_names_its_step():
     model, dense, batches = pair("llama")
+    model.model.norm.weight.data.fill_(math.nan)
     with pytest.raises(FinetuneError, match=r"step 1 of 3: the loss is nan"):
-        model.model.norm.weight.data.fill_(math.nan)
         distill(model, dense, batches, steps=3)
 
 
@@ -111,7 +111,11 @@ def test_wrong_arguments_are_refused():
         ((model, dense, batches), {"steps": 0}, "must be a positive integer"),
         ((model, dense, batches), {"steps": 1, "lr": 0.0}, "must be > 0"),
         ((dense, model, batches), {"steps": 1}, "none of the linear layers"),
-        ((model, dense, batches), {"steps": 1, "objective": Objective(cosine=1.0)}, "reads `last_hidden_state`"),
+        (
+            (model, dense, batches),
+            {"steps": 1, "objective": Objective(cosine=1.0)},
+            "reads `last_hidden_state`",
+        ),
     ]
     for arguments, options, message in cases:
         with pytest.raises(ArgumentError, match=message):

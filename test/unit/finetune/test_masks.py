@@ -134,7 +134,13 @@ def test_the_trainers_callback_keeps_weights_24(tmp_path):
     before = model.model.layers[0].mlp.up_proj.weight.detach().clone()
     data = [{"input_ids": row, "labels": row} for row in zoo.tokens(8, 12)]
     arguments = TrainingArguments(
-        str(tmp_path), max_steps=3, weight_decay=0.1, learning_rate=1e-2, report_to=[], save_strategy="no", use_cpu=True
+        str(tmp_path),
+        max_steps=3,
+        weight_decay=0.1,
+        learning_rate=1e-2,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
     )
     Trainer(model, arguments, train_dataset=data, callbacks=[sf.finetune.MaskCallback()]).train()
     after = model.model.layers[0].mlp.up_proj.weight
