@@ -5,8 +5,8 @@
 
 namespace sparseflow::cuda::skinny {
 
-std::string refusal(int, int, int) { return "built without CUDA kernels, because no nvcc was found"; }
-int default_variant(int, int, int, int) { return 0; }
+std::string refusal(int, const Product&, int) { return "built without CUDA kernels, because no nvcc was found"; }
+int default_variant(const Product&, int) { return 0; }
 int64_t partial_count(const Product&, int, int) { return 0; }
 void forget_devices() {}
 void run(const Product&, bool, int, int, void*) {

@@ -192,19 +192,40 @@ __device__ inline float activated(float v, Epilogue epilogue) {
   }
 }
 
+__device__ inline Eight activated(Eight sum, Epilogue epilogue) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum.v[i] = activated(sum.v[i], epilogue);
+  return sum;
+}
+
+template <class T>
+__device__ inline void store_eight(void* to, int64_t at, const Eight& from) {
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    words[i] = from_float<T>(from.v[2 * i]) | uint32_t(from_float<T>(from.v[2 * i + 1])) << 16;
+  reinterpret_cast<uint4*>(static_cast<uint16_t*>(to) + at)[0] = {words[0], words[1], words[2], words[3]};
+}
+
 // Eight neighbours of y, from whole sums.
 template <class T>
 __device__ inline void finish(const Product& p, Eight sum, int m, int n) {
   if (p.bias) sum = sum + load_eight<T>(p.bias, n);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sum.v[i] = activated(sum.v[i], p.epilogue);
+  sum = activated(sum, p.epilogue);
   const int64_t at = int64_t(m) * p.n + n;
   if (p.residual) sum = sum + load_eight<T>(p.residual, at);
-  uint32_t words[4];
+  store_eight<T>(p.y, at, sum);
+}
+
+// The same where the first half of W's rows is the gate of the second.
+template <class T>
+__device__ inline void finish_gated(const Product& p, Eight gate, Eight sum, int m, int n) {
+  const int half = p.n / 2;
+  if (p.bias) gate = gate + load_eight<T>(p.bias, n), sum = sum + load_eight<T>(p.bias, half + n);
+  gate = activated(gate, p.epilogue);
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    words[i] = from_float<T>(sum.v[2 * i]) | uint32_t(from_float<T>(sum.v[2 * i + 1])) << 16;
-  reinterpret_cast<uint4*>(static_cast<uint16_t*>(p.y) + at)[0] = {words[0], words[1], words[2], words[3]};
+  for (int i = 0; i < 8; ++i) sum.v[i] *= gate.v[i];
+  store_eight<T>(p.y, int64_t(m) * half + n, sum);
 }
 
 // What one block's warps beside each other have for eight neighbours.

@@ -1,5 +1,6 @@
+#include "launch.h"
+
 #include <algorithm>
-#include <atomic>
 #include <stdexcept>
 
 #include "kernels.h"
@@ -9,27 +10,21 @@ namespace {
 
 constexpr int splits[] = {1, 2, 4, 8};
 constexpr int max_slots = 6;  // what wait_for_stage() counts to
-constexpr int per_block = 1024;  // bytes of shared memory that a block takes beside its own
 
-static_assert(variants == Kernels::shapes * 4 && through_memory == variants);
+static_assert(portable_variants == Kernels::shapes * 4);
 
-int attribute(cudaDeviceAttr which, int device) {
-  int value = 0;
-  if (cudaDeviceGetAttribute(&value, which, device) != cudaSuccess) cudaGetLastError();
-  return value;
-}
+bool for_hopper(int variant) { return variant >= portable_variants && variant < variants; }
 
 const Kernel& kernel_for(bool half, int variant, int m) {
   const int width = m <= 8 ? 0 : m <= 16 ? 1 : m <= 32 ? 2 : 3;
-  return (half ? fp16_kernels : bf16_kernels).kernel[variant % variants / 4][width];
+  return (half ? fp16_kernels : bf16_kernels).kernel[variant % through_memory / 4][width];
 }
 
 int splits_of(int variant) { return splits[variant % 4]; }
 
 // Stages that fit; fewer than two are too few.
 int slots_for(const Kernel& kernel, int device) {
-  const int of_sm = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) / kernel.per_sm - per_block;
-  const int room = std::min(of_sm, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const int room = shared_memory_of(kernel.per_sm, device);
   return room < kernel.sum_bytes ? 0 : std::min(max_slots, room / kernel.stage_bytes);
 }
 
@@ -40,62 +35,80 @@ bool in_memory(int variant, int device) {
 
 int blocks_down(const Kernel& kernel, int n) { return (n + kernel.rows - 1) / kernel.rows; }
 
+std::string needs_room(int variant, int bytes) {
+  return "needs in variant " + std::to_string(variant) + " " + std::to_string(bytes) +
+         " bytes of shared memory a block, more than this GPU has";
+}
+
+}  // namespace
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  if (cudaDeviceGetAttribute(&value, which, device) != cudaSuccess) cudaGetLastError();
+  return value;
+}
+
+int shared_memory_of(int per_sm, int device) {
+  constexpr int per_block = 1024;  // bytes that a block takes beside its own
+  const int of_sm = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) / per_sm - per_block;
+  return std::min(of_sm, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
 void check(cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();
   throw std::runtime_error(std::string("sparseflow::skinny_linear did not launch: ") + cudaGetErrorString(error));
 }
 
-// Once for each kernel and device: the driver takes a lock for it.
-void allow_shared_memory(const Kernel& kernel, int bytes, int device) {
-  std::atomic<uint64_t>& flags = *kernel.ready;
+void allow_shared_memory(const void* kernel, std::atomic<uint64_t>& flags, int bytes, int device) {
   const uint64_t flag = uint64_t(1) << device % 64;
   if (device < 64 && flags & flag) return;
-  check(cudaFuncSetAttribute(kernel.multiply, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  check(cudaFuncSetAttribute(kernel.multiply, cudaFuncAttributePreferredSharedMemoryCarveout,
-                             cudaSharedmemCarveoutMaxShared));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
   flags |= flag;
 }
 
-}  // namespace
-
-std::string refusal(int variant, int m, int device) {
-  if (variant < 0 || variant >= variants + through_memory)
-    return "has the variants 0 to " + std::to_string(variants - 1) + ", or " + std::to_string(through_memory) +
+std::string refusal(int variant, const Product& p, int device) {
+  if (for_hopper(variant)) return hopper::refusal(variant - portable_variants, p, device);
+  const bool known = variant >= 0 && variant % through_memory < portable_variants && variant < 2 * through_memory;
+  if (!known)
+    return "has the variants 0 to " + std::to_string(variants - 1) + ", and of the first " +
+           std::to_string(portable_variants) + " also " + std::to_string(through_memory) +
            " more for sums through memory; got " + std::to_string(variant);
+  if (p.gated) return "takes a gate only in the variants from " + std::to_string(portable_variants) + " on";
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "needs sparse tensor cores, which GPUs have from sm_80 on";
-  const Kernel& kernel = kernel_for(false, variant, m);
-  if (slots_for(kernel, device) < 2)
-    return "needs in variant " + std::to_string(variant) + " " +
-           std::to_string(std::max(2 * kernel.stage_bytes, kernel.sum_bytes)) +
-           " bytes of shared memory a block, more than this GPU has";
+  const Kernel& kernel = kernel_for(false, variant, p.m);
+  if (slots_for(kernel, device) < 2) return needs_room(variant, std::max(2 * kernel.stage_bytes, kernel.sum_bytes));
   return "";
 }
 
-// A strip of 128 rows while x is small, of 256 where reading x for each strip would cost; then just enough shares of
-// K that the blocks fill most of the GPU.
-int default_variant(int n, int k, int m, int device) {
-  const int preferred = m <= 32 ? 0 : 8;
-  const int first = refusal(preferred, m, device).empty() ? preferred : 0;
-  const Kernel& kernel = kernel_for(false, first, m);
+// Without Hopper's: a strip of 128 rows while x is small, of 256 where reading x for each strip would cost; then just
+// enough shares of K that the blocks fill most of the GPU.
+int default_variant(const Product& p, int device) {
+  if (attribute(cudaDevAttrComputeCapabilityMajor, device) == 9) return portable_variants + hopper::default_variant(p, device);
+  const int preferred = p.m <= 32 ? 0 : 8;
+  const int first = refusal(preferred, p, device).empty() ? preferred : 0;
+  const Kernel& kernel = kernel_for(false, first, p.m);
   const int places = attribute(cudaDevAttrMultiProcessorCount, device) * kernel.per_sm;
   int split = 0;
-  while (split < 3 && 10 * blocks_down(kernel, n) * splits[split] < 7 * places && k / 64 >= 8 * splits[split + 1])
+  while (split < 3 && 10 * blocks_down(kernel, p.n) * splits[split] < 7 * places && p.k / 64 >= 8 * splits[split + 1])
     ++split;
   return first + split;
 }
 
 int64_t partial_count(const Product& p, int variant, int device) {
-  return in_memory(variant, device) ? int64_t(splits_of(variant)) * p.m * p.n : 0;
+  return !for_hopper(variant) && in_memory(variant, device) ? int64_t(splits_of(variant)) * p.m * p.n : 0;
 }
 
 void forget_devices() {
   for (const Kernels* kernels : {&bf16_kernels, &fp16_kernels})
     for (const auto& row : kernels->kernel)
       for (const Kernel& kernel : row) *kernel.ready = 0;
+  hopper::forget_devices();
 }
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
+  if (for_hopper(variant)) return hopper::run(p, half, variant - portable_variants, device, stream);
   const Kernel& kernel = kernel_for(half, variant, p.m);
   const int slots = slots_for(kernel, device);
   const auto shares = static_cast<unsigned>(splits_of(variant));
@@ -109,7 +122,7 @@ void run(const Product& p, bool half, int variant, int device, void* stream) {
   cluster.val.clusterDim = {shares, 1, 1};
   config.attrs = &cluster;
   config.numAttrs = shares > 1 && !p.partials ? 1 : 0;
-  allow_shared_memory(kernel, static_cast<int>(config.dynamicSmemBytes), device);
+  allow_shared_memory(reinterpret_cast<const void*>(kernel.multiply), *kernel.ready, static_cast<int>(config.dynamicSmemBytes), device);
   check(cudaLaunchKernelEx(&config, kernel.multiply, p, slots));
   if (!p.partials) return;
   const int64_t pieces = int64_t(p.m) * p.n / 8;

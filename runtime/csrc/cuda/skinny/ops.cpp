@@ -26,46 +26,50 @@ Epilogue epilogue_of(cpu::Epilogue epilogue) {
 
 const void* pointer(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
-std::string refused_shape(const DeviceWeight& w, int64_t m) {
+std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
   const ScalarType dtype = w.values.scalar_type();
   if (dtype != ScalarType::BFloat16 && dtype != ScalarType::Half)
     return "takes bfloat16 and float16, not " + std::string(torch::headeronly::toString(dtype));
   if (w.n() % 64 || w.k % 64 || w.k == 0)
     return "needs N and K to be multiples of 64, got N=" + std::to_string(w.n()) + ", K=" + std::to_string(w.k);
+  if (gated && w.n() % 128) return "needs N to be a multiple of 128 for a gate, got N=" + std::to_string(w.n());
   if (w.n() > largest || w.k > largest || m > largest) return "takes sizes up to " + std::to_string(largest);
   if (!kernels_built()) return "is not in this build, because no nvcc was found when it was built";
   return "";
 }
 
-int variant_for(const DeviceWeight& w, int64_t m, int64_t variant) {
-  if (variant != -1) return static_cast<int>(variant);
-  return default_variant(static_cast<int>(w.n()), static_cast<int>(w.k), static_cast<int>(m), w.device());
+Product sizes_of(const DeviceWeight& w, int64_t m, bool gated) {
+  Product p{};
+  p.n = static_cast<int>(w.n()), p.k = static_cast<int>(w.k), p.m = static_cast<int>(m), p.gated = gated;
+  return p;
+}
+
+int variant_for(const Product& sizes, int64_t variant, int device) {
+  return variant == -1 ? default_variant(sizes, device) : static_cast<int>(variant);
 }
 
 }  // namespace
 
-std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant) {
-  if (std::string why = refused_shape(w, m); !why.empty()) return why;
+std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant, bool gated) {
+  if (std::string why = refused_shape(w, m, gated); !why.empty()) return why;
   if (variant < -1 || variant > largest) return "has no variant " + std::to_string(variant);
-  return m == 0 ? "" : refusal(variant_for(w, m, variant), static_cast<int>(m), w.device());
+  const Product sizes = sizes_of(w, m, gated);
+  return m == 0 ? "" : refusal(variant_for(sizes, variant, w.device()), sizes, w.device());
 }
 
-Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant) {
+Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant, bool gated) {
   const int device = c.x.get_device_index();
-  const auto n = static_cast<int>(c.weight.n()), k = static_cast<int>(c.weight.k), m = static_cast<int>(c.m);
-  Product p{.values = c.weight.values.const_data_ptr(),
-            .places = c.weight.positions.const_data_ptr(),
-            .x = c.x.const_data_ptr(),
-            .bias = pointer(c.bias),
-            .residual = pointer(c.residual),
-            .n = n,
-            .k = k,
-            .m = m,
-            .epilogue = epilogue_of(epilogue)};
-  Tensor y = torch::stable::new_empty(c.x, sizes_with_last(c.x, n));
+  Product p = sizes_of(c.weight, c.m, gated);
+  p.values = c.weight.values.const_data_ptr();
+  p.places = c.weight.positions.const_data_ptr();
+  p.x = c.x.const_data_ptr();
+  p.bias = pointer(c.bias);
+  p.residual = pointer(c.residual);
+  p.epilogue = epilogue_of(epilogue);
+  Tensor y = torch::stable::new_empty(c.x, sizes_with_last(c.x, gated ? p.n / 2 : p.n));
   if (y.numel() == 0) return y;
   p.y = y.mutable_data_ptr();
-  const int chosen = variant_for(c.weight, c.m, variant);
+  const int chosen = variant_for(p, variant, device);
   std::optional<Tensor> partials;
   if (const int64_t count = partial_count(p, chosen, device)) {
     partials = torch::stable::new_empty(c.x, {count}, ScalarType::Float);
@@ -79,14 +83,27 @@ Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant) {
 
 namespace {
 
+void check_taken(const char* op, const Call& call, int64_t variant, bool gated) {
+  if (const std::string why = skinny::refusal(call.weight, call.m, variant, gated); !why.empty())
+    require(false, op, "the kernel for few rows " + why);
+  require(call.weight.aligned(), op, "values and positions must be aligned to 16 bytes");
+}
+
 Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
                      std::optional<Tensor> residual, int64_t in_features, std::string epilogue, int64_t variant) {
   constexpr const char* op = "skinny_linear";
   const Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), x.scalar_type());
-  if (const std::string why = skinny::refusal(call.weight, call.m, variant); !why.empty())
-    require(false, op, "the kernel for few rows " + why);
-  require(call.weight.aligned(), op, "values and positions must be aligned to 16 bytes");
-  return skinny::product(call, cpu::epilogue_of(op, epilogue), variant);
+  check_taken(op, call, variant, false);
+  return skinny::product(call, cpu::epilogue_of(op, epilogue), variant, false);
+}
+
+// epilogue(g) ⊙ u for the halves g and u of x · Wᵀ + bias.
+Tensor skinny_gated_linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
+                           int64_t in_features, std::string epilogue, int64_t variant) {
+  constexpr const char* op = "skinny_gated_linear";
+  const Call call(op, x, {values, positions, in_features}, std::move(bias), std::nullopt, x.scalar_type());
+  check_taken(op, call, variant, true);
+  return skinny::product(call, cpu::epilogue_of(op, epilogue), variant, true);
 }
 
 // How many variants there are; their ids are 0 … count − 1. 0 for shapes that the kernel doesn't take.
@@ -101,10 +118,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "skinny_linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, int in_features, "
       "str epilogue, int variant) -> Tensor");
+  m.def(
+      "skinny_gated_linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, int in_features, str epilogue, "
+      "int variant) -> Tensor");
   m.def("skinny_variants(int n, int k, int m) -> int");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) { m.impl("skinny_linear", TORCH_BOX(&sparseflow::cuda::skinny_linear)); }
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
+  m.impl("skinny_linear", TORCH_BOX(&sparseflow::cuda::skinny_linear));
+  m.impl("skinny_gated_linear", TORCH_BOX(&sparseflow::cuda::skinny_gated_linear));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CompositeExplicitAutograd, m) {
   m.impl("skinny_variants", TORCH_BOX(&sparseflow::cuda::skinny_variants));

@@ -11,31 +11,34 @@ namespace sparseflow::cuda::skinny {
 
 enum class Epilogue : int { none, relu, gelu, gelu_tanh, silu };
 
-// y = epilogue(x · Wᵀ + bias) + residual. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and
-// places as in layout.h; x [M, K], y and residual [M, N], bias [N], all contiguous and of one dtype.
+// y = epilogue(x · Wᵀ + bias) + residual, or with `gated` y = epilogue(g) ⊙ u, [M, N/2], for the halves g and u of
+// x · Wᵀ + bias. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and places as in layout.h; x [M, K],
+// y and residual [M, N], bias [N], all contiguous and of one dtype.
 struct Product {
   const void* values;
   const void* places;
   const void* x;
   const void* bias;      // or null
-  const void* residual;  // or null
+  const void* residual;  // or null; null where gated
   int n, k, m;
   Epilogue epilogue;
+  bool gated = false;
   void* y = nullptr;
   float* partials = nullptr;  // partial_count() floats, or null where that is 0
 };
 
-// A variant is a shape of the thread blocks and the number of blocks that share the K of one strip of rows. The sums
-// of those are added through the shared memory of a cluster, or through `partials` on GPUs without clusters and where
-// `through_memory` is added to the variant. Either way in one order: the same input gives the same bits.
-constexpr int variants = 16;
-constexpr int through_memory = 16;
+// A variant is a shape of the thread blocks and the number of blocks that share the K of one strip of rows. The first
+// `portable_variants` run from sm_80 on (kernel.cuh), the others on sm_90 (hopper.cuh). The sums of the shares are added
+// through the shared memory of a cluster, or through `partials` on GPUs without clusters and where `through_memory` is
+// added to a portable variant. Either way in one order: the same input gives the same bits.
+constexpr int portable_variants = 16, hopper_variants = 30, variants = portable_variants + hopper_variants;
+constexpr int through_memory = 64;
 
-// Why this variant can't run on this device for this M, or "".
-std::string refusal(int variant, int m, int device);
+// Why this variant can't run on this device for this product, or ""; of the product only sizes and `gated` are read.
+std::string refusal(int variant, const Product& p, int device);
 
 // A fair choice where nothing was measured.
-int default_variant(int n, int k, int m, int device);
+int default_variant(const Product& p, int device);
 
 // How many floats run() wants in `partials`.
 int64_t partial_count(const Product& p, int variant, int device);

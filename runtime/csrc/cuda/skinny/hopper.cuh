@@ -1,0 +1,245 @@
+// The kernel for sm_90: the copy engine brings W, its places and x into a ring in shared memory, wgmma multiplies from
+// there. Rows of W are wgmma's M, rows of x its N.
+//
+// A block makes a strip of S::rows rows of W times S::m_rows rows of x over its share of K. Its last warp only sends for
+// stages of 128 in K; each group of four warps multiplies S::tiles × 64 rows. The blocks of a cluster are the shares.
+#pragma once
+
+#include "hopper_device.cuh"
+//
+#include "hopper.h"
+#include "kernel.cuh"
+
+namespace sparseflow::cuda::skinny {
+
+template <int Tiles, int Groups, int PerSm, int MTiles>
+struct HopperShape {
+  static constexpr int tiles = Tiles, groups = Groups, per_sm = PerSm, m_tiles = MTiles;
+  static constexpr int rows = 64 * Tiles * Groups, m_rows = 8 * MTiles;
+  static constexpr int threads = 128 * Groups + 32;
+
+  static constexpr int value_bytes = rows * 128, place_bytes = rows * 16, x_bytes = m_rows * 256;
+  static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
+  // The sums at the end, as in shape.h.
+  static constexpr int sum_pitch = rows + 4;
+  static constexpr int sum_bytes = m_rows * sum_pitch * 4;
+  static_assert(stage_bytes % 1024 == 0 && value_bytes % 1024 == 0 && place_bytes % 1024 == 0);
+};
+
+// What a block works on. Its strip is two halves of S::rows / 2 rows: below each other, or one of the gate and the
+// same of what it gates.
+struct Strip {
+  int row, other;   // the first rows of W of the two halves
+  int m;            // the first row of x
+  int first, last;  // stages
+};
+
+template <class S>
+__device__ inline Strip strip_of(const HopperCall& c) {
+  const int stages = (c.p.k + 127) / 128, split = blockIdx.x, strip = blockIdx.y / c.m_groups;
+  const int half = S::rows / 2, row = strip * (c.p.gated ? half : S::rows);
+  return {row, c.p.gated ? c.p.n / 2 + row : row + half, static_cast<int>(blockIdx.y % c.m_groups) * S::m_rows,
+          static_cast<int>(int64_t(stages) * split / c.splits), static_cast<int>(int64_t(stages) * (split + 1) / c.splits)};
+}
+
+// The ring of stages, and behind it a barrier for each that says that it is full, and one that it is empty.
+struct Ring {
+  Shared base, full, empty;
+};
+
+template <class S>
+__device__ inline Ring ring_of(const HopperCall& c) {
+  const Shared base = shared_address(shared_memory());
+  return {base, base + c.slots * S::stage_bytes, base + c.slots * (S::stage_bytes + 8)};
+}
+
+struct Slot {
+  int index = 0;
+  uint32_t parity = 0;
+
+  __device__ void advance(int slots) {
+    if (++index == slots) index = 0, parity ^= 1;
+  }
+};
+
+// Of each 64 rows of the strip the places of a stage lie in one piece.
+template <class S, class F>
+__device__ inline void for_each_piece(const Product& p, const Strip& strip, int stage, F what) {
+  const int bytes = p.k - stage * 128 >= 128 ? 1024 : 512;
+#pragma unroll
+  for (int i = 0; i < S::rows / 64; ++i) {
+    // A strip of 64 rows has one piece for both halves.
+    const int row = S::rows > 64 && 2 * i >= S::rows / 64 ? strip.other + 64 * i - S::rows / 2 : strip.row + 64 * i;
+    if (row < p.n) what(i, row, bytes);
+  }
+}
+
+// W and its places; the barrier is told of x too.
+template <class S>
+__device__ inline void load_weight(const HopperCall& c, const Strip& strip, int stage, const Ring& ring, int slot,
+                                   uint64_t policy) {
+  const Product& p = c.p;
+  const Shared to = ring.base + slot * S::stage_bytes, full = ring.full + 8 * slot;
+  int bytes = S::value_bytes + S::x_bytes;
+  for_each_piece<S>(p, strip, stage, [&](int, int, int piece) { bytes += piece; });
+  arrive_expecting(full, bytes);
+  copy_box(to, c.values, stage * 64, strip.row, full, policy);
+  copy_box(to + S::value_bytes / 2, c.values, stage * 64, strip.other, full, policy);
+  for_each_piece<S>(p, strip, stage, [&](int i, int row, int piece) {
+    const int64_t tile = int64_t(row / 64) * (p.k / 32) + 4 * stage;
+    copy_bytes(to + S::value_bytes + i * 1024, static_cast<const uint8_t*>(p.places) + tile * 256, piece, full, policy);
+  });
+}
+
+template <class S>
+__device__ inline void load_rows(const HopperCall& c, const Strip& strip, int stage, const Ring& ring, int slot,
+                                 uint64_t policy) {
+  const Shared to = ring.base + slot * S::stage_bytes + S::value_bytes + S::place_bytes, full = ring.full + 8 * slot;
+  copy_box(to, c.x, stage * 128, strip.m, full, policy);
+  copy_box(to + S::x_bytes / 2, c.x, stage * 128 + 64, strip.m, full, policy);
+}
+
+// W is constant: its first stages are on their way while the kernel before still runs.
+template <class S>
+__device__ inline void produce(const HopperCall& c, const Strip& strip, const Ring& ring) {
+  const uint64_t once = read_once(), often = read_often();
+  const int early = min(strip.last, strip.first + c.slots);
+  for (int stage = strip.first; stage < early; ++stage) load_weight<S>(c, strip, stage, ring, stage - strip.first, once);
+  wait_for_previous();
+  for (int stage = strip.first; stage < early; ++stage) load_rows<S>(c, strip, stage, ring, stage - strip.first, often);
+  Slot slot;
+  for (int stage = early; stage < strip.last; ++stage) {
+    wait_for(ring.empty + 8 * slot.index, slot.parity);
+    load_weight<S>(c, strip, stage, ring, slot.index, once);
+    load_rows<S>(c, strip, stage, ring, slot.index, often);
+    slot.advance(c.slots);
+  }
+}
+
+template <class T, class S>
+__device__ inline void multiply_stage(float (&sums)[S::tiles][S::m_tiles][4], Shared slot) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
+  const Shared places = slot + S::value_bytes + (lane >> 1 & 1) * 256 + warp * 64 + (lane >> 2) * 8;
+  const Shared x = slot + S::value_bytes + S::place_bytes;
+  uint32_t e[S::tiles][2];
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const uint2 word = load8(places + (group * S::tiles + t) * 1024 + u * 512);
+      e[t][u] = metadata(word.x, word.y, lane & 1);
+    }
+  begin_wgmma();
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t) {
+    const Shared w = slot + (group * S::tiles + t) * 8192;
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const Shared b = x + u * S::x_bytes / 2;
+      float* d = &sums[t][0][0];
+      multiply_add_group<T, S::m_rows, 0>(d, matrix_at(w + u * 64), matrix_at(b), e[t][u]);
+      multiply_add_group<T, S::m_rows, 1>(d, matrix_at(w + u * 64 + 32), matrix_at(b + 64), e[t][u]);
+    }
+  }
+  end_wgmma();
+}
+
+template <class T, class S>
+__device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c, const Strip& strip,
+                               const Ring& ring) {
+  Slot slot;
+  for (int stage = strip.first; stage < strip.last; ++stage) {
+    wait_for(ring.full + 8 * slot.index, slot.parity);
+    multiply_stage<T, S>(sums, ring.base + slot.index * S::stage_bytes);
+    if (threadIdx.x % 32 == 0) arrive(ring.empty + 8 * slot.index);
+    slot.advance(c.slots);
+  }
+}
+
+// To shared memory as [m_rows][sum_pitch].
+template <class S>
+__device__ inline void lay_out_group(const float (&sums)[S::tiles][S::m_tiles][4], float* to) {
+  const int warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t) {
+    const int row = (group * S::tiles + t) * 64 + warp * 16 + lane / 4;
+#pragma unroll
+    for (int j = 0; j < S::m_tiles; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[(8 * j + lane % 4 * 2 + i % 2) * S::sum_pitch + row + i / 2 * 8] = sums[t][j][i];
+  }
+}
+
+template <int Splits>
+__device__ inline Eight sum_of_shares(const float* const (&parts)[Splits], int at) {
+  Eight part[Splits];
+#pragma unroll
+  for (int s = 0; s < Splits; ++s) part[s] = load_floats(parts[s] + at);
+#pragma unroll
+  for (int s = 1; s < Splits; ++s) part[0] = part[0] + part[s];
+  return part[0];
+}
+
+// Each block of the cluster adds up and finishes its part of the strip.
+template <class T, class S, int Splits>
+__device__ inline void finish_strip(const Product& p, const Strip& strip, const float* sums) {
+  const float* parts[Splits];
+#pragma unroll
+  for (int s = 0; s < Splits; ++s) parts[s] = Splits == 1 ? sums : peer(sums, s);
+  const int thread = (Splits == 1 ? 0 : blockIdx.x * S::threads) + threadIdx.x;
+  const int ms = p.m - strip.m < S::m_rows ? p.m - strip.m : S::m_rows;
+  const int across = (p.gated ? S::rows / 2 : S::rows) / 8, ns = p.gated ? p.n / 2 : p.n;
+  for (int i = thread; i < ms * across; i += Splits * S::threads) {
+    const int m = i / across, n = i % across * 8, at = m * S::sum_pitch + n;
+    if (strip.row + n >= ns) continue;
+    const Eight sum = sum_of_shares<Splits>(parts, at);
+    if (p.gated)
+      finish_gated<T>(p, sum, sum_of_shares<Splits>(parts, at + S::rows / 2), strip.m + m, strip.row + n);
+    else
+      finish<T>(p, sum, strip.m + m, strip.row + n);
+  }
+}
+
+template <class T, class S>
+__device__ inline void finish_shares(const HopperCall& c, const Strip& strip, const float* sums) {
+  switch (c.splits) {
+    case 1: return finish_strip<T, S, 1>(c.p, strip, sums);
+    case 2: return finish_strip<T, S, 2>(c.p, strip, sums);
+    case 3: return finish_strip<T, S, 3>(c.p, strip, sums);
+    case 4: return finish_strip<T, S, 4>(c.p, strip, sums);
+    case 6: return finish_strip<T, S, 6>(c.p, strip, sums);
+    default: return finish_strip<T, S, 8>(c.p, strip, sums);
+  }
+}
+
+// Grid: shares of K (a cluster) × strips of W, each for every group of rows of x, side by side so that W is read once.
+template <class T, class S>
+__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const __grid_constant__ HopperCall c) {
+  const Ring ring = ring_of<S>(c);
+  const Strip strip = strip_of<S>(c);
+  const bool producer = threadIdx.x >= 128 * S::groups;
+  let_next_start();
+  if (threadIdx.x == 0) {
+    prefetch_map(c.values);
+    prefetch_map(c.x);
+    for (int s = 0; s < c.slots; ++s) {
+      init_barrier(ring.full + 8 * s, 1);
+      init_barrier(ring.empty + 8 * s, 4 * S::groups);  // each warp
+    }
+    publish_barriers();
+  }
+  __syncthreads();
+  float sums[S::tiles][S::m_tiles][4] = {};
+  if (!producer) consume<T, S>(sums, c, strip, ring);
+  else if (threadIdx.x == 128 * S::groups) produce<S>(c, strip, ring);
+  wait_for_previous();
+  __syncthreads();  // nobody reads the ring any more
+  auto* laid_out = reinterpret_cast<float*>(shared_memory());
+  if (!producer) lay_out_group<S>(sums, laid_out);
+  if (c.splits > 1) sync_cluster();
+  else __syncthreads();
+  finish_shares<T, S>(c, strip, laid_out);
+  if (c.splits > 1) sync_cluster();  // nobody leaves while others read
+}
+
+}  // namespace sparseflow::cuda::skinny

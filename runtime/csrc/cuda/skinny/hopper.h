@@ -1,0 +1,33 @@
+// The kernel for sm_90 as its launch sees it.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <atomic>
+
+#include "skinny.h"
+
+namespace sparseflow::cuda::skinny {
+
+struct HopperCall {
+  CUtensorMap values;  // boxes of rows / 2 × 64 of [N, K/2]
+  CUtensorMap x;       // boxes of m_rows × 64 of [M, K]
+  Product p;
+  int slots, splits, m_groups;
+};
+
+struct HopperKernel {
+  void (*multiply)(HopperCall);
+  std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
+  int rows, m_rows, threads, per_sm, stage_bytes, sum_bytes;
+};
+
+struct HopperKernels {
+  static constexpr int shapes = 5, widths = 5;
+  HopperKernel kernel[shapes][widths];  // by shape of the block and by m_rows = 8, 16, 32, 64, 128; empty where it doesn't fit
+};
+
+extern const HopperKernels hopper_bf16_kernels, hopper_fp16_kernels;
+
+}  // namespace sparseflow::cuda::skinny

@@ -1,0 +1,128 @@
+// What the kernel of hopper.cuh is made of: the copy engine, its barriers, and wgmma with a sparse operand.
+#pragma once
+
+#include <cuda.h>
+
+#include "device.cuh"
+
+namespace sparseflow::cuda::skinny {
+
+__device__ inline void init_barrier(Shared bar, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
+}
+
+__device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory"); }
+
+// This phase also waits for `bytes` of copies.
+__device__ inline void arrive_expecting(Shared bar, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+
+__device__ inline void arrive(Shared bar) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+__device__ inline void wait_for(Shared bar, uint32_t parity) {
+  uint32_t done = 0;
+  while (!done)
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(bar), "r"(parity)
+        : "memory");
+}
+
+__device__ inline void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// A box of a matrix, from column c and row r on; what lies outside the matrix comes as zeros.
+__device__ inline void copy_box(Shared to, const CUtensorMap& map, int c, int r, Shared bar, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(c), "r"(r), "r"(bar), "l"(policy)
+      : "memory");
+}
+
+__device__ inline void copy_bytes(Shared to, const void* from, int bytes, Shared bar, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(bar), "l"(policy)
+      : "memory");
+}
+
+__device__ inline uint64_t read_often() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+__device__ inline void begin_wgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ inline void end_wgmma() {
+  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+// A matrix of rows of 128 bytes, swizzled by 128, aligned to 1024.
+__device__ inline uint64_t matrix_at(Shared address) {
+  return uint64_t(address >> 4 & 0x3fff) | uint64_t(1) << 16 | uint64_t(64) << 32 | uint64_t(1) << 62;
+}
+
+// d [64 × N] += a [64 × 32, 2:4] · b [32 × N], a and b in shared memory; a lane's part of d as m16n8 has it, by tiles
+// of 8 columns. Selector as in mma.sp.
+#define SPARSEFLOW_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SPARSEFLOW_F16(i) SPARSEFLOW_F4(i), SPARSEFLOW_F4(i + 4), SPARSEFLOW_F4(i + 8), SPARSEFLOW_F4(i + 12)
+#define SPARSEFLOW_F32(i) SPARSEFLOW_F16(i), SPARSEFLOW_F16(i + 16)
+#define SPARSEFLOW_WGMMA(n, type, regs, a, b, e, s, ...)                                                   \
+  asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\nwgmma.mma_async.sp.sync.aligned.m64n" n "k32.f32." \
+               type "." type " {" regs "}, " a ", " b ", " e ", " s ", p, 1, 1, 0, 0;\n}"                  \
+               : __VA_ARGS__                                                                               \
+               : "l"(a_matrix), "l"(b_matrix), "r"(places), "n"(Selector))
+#define SPARSEFLOW_R8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define SPARSEFLOW_R16 SPARSEFLOW_R8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define SPARSEFLOW_R32 \
+  SPARSEFLOW_R16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SPARSEFLOW_R64                                                                    \
+  SPARSEFLOW_R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45" \
+                 ", %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+
+#define SPARSEFLOW_WGMMAS(type)                                                                                \
+  if constexpr (N == 8)                                                                                        \
+    SPARSEFLOW_WGMMA("8", type, "%0, %1, %2, %3", "%4", "%5", "%6", "%7", SPARSEFLOW_F4(0));                   \
+  else if constexpr (N == 16)                                                                                  \
+    SPARSEFLOW_WGMMA("16", type, SPARSEFLOW_R8, "%8", "%9", "%10", "%11", SPARSEFLOW_F4(0), SPARSEFLOW_F4(4)); \
+  else if constexpr (N == 32)                                                                                  \
+    SPARSEFLOW_WGMMA("32", type, SPARSEFLOW_R16, "%16", "%17", "%18", "%19", SPARSEFLOW_F16(0));               \
+  else if constexpr (N == 64)                                                                                  \
+    SPARSEFLOW_WGMMA("64", type, SPARSEFLOW_R32, "%32", "%33", "%34", "%35", SPARSEFLOW_F32(0));               \
+  else                                                                                                         \
+    SPARSEFLOW_WGMMA("128", type, SPARSEFLOW_R64, "%64", "%65", "%66", "%67", SPARSEFLOW_F32(0), SPARSEFLOW_F32(32))
+
+template <class T, int N, int Selector>
+__device__ inline void multiply_add_group(float* d, uint64_t a_matrix, uint64_t b_matrix, uint32_t places) {
+  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128);
+  if constexpr (std::is_same_v<T, Bf16>) {
+    SPARSEFLOW_WGMMAS("bf16");
+  } else {
+    SPARSEFLOW_WGMMAS("f16");
+  }
+}
+
+#undef SPARSEFLOW_F4
+#undef SPARSEFLOW_F16
+#undef SPARSEFLOW_F32
+#undef SPARSEFLOW_WGMMA
+#undef SPARSEFLOW_WGMMAS
+#undef SPARSEFLOW_R8
+#undef SPARSEFLOW_R16
+#undef SPARSEFLOW_R32
+#undef SPARSEFLOW_R64
+
+// Programmatic launches: let the next kernel of the stream start; wait for what came before.
+__device__ inline void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+}  // namespace sparseflow::cuda::skinny

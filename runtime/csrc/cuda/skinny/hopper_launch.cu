@@ -1,0 +1,134 @@
+#include <algorithm>
+#include <stdexcept>
+
+#include "hopper.h"
+#include "launch.h"
+
+namespace sparseflow::cuda::skinny::hopper {
+namespace {
+
+constexpr int splits[] = {1, 2, 3, 4, 6, 8};
+constexpr int max_slots = 16;
+constexpr int64_t large = 200 << 20;  // bytes of W
+
+static_assert(hopper_variants == HopperKernels::shapes * 6);
+
+int bytes_of(const HopperKernel& kernel, int slots) {
+  return std::max(slots * (kernel.stage_bytes + 16), kernel.sum_bytes);
+}
+
+// Stages that fit; fewer than two are too few.
+int slots_for(const HopperKernel& kernel, int device) {
+  const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) : 0;
+  return room < kernel.sum_bytes ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
+}
+
+// The one that takes all m rows at once, or else as many as leave room for a ring.
+const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
+  const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[variant / 6];
+  int width = m <= 8 ? 0 : m <= 16 ? 1 : m <= 32 ? 2 : m <= 64 ? 3 : 4;
+  while (width > 0 && slots_for(row[width], device) < 2) --width;
+  return row[width];
+}
+
+int strips_of(const HopperKernel& kernel, const Product& p) {
+  const int rows = p.gated ? kernel.rows / 2 : kernel.rows, n = p.gated ? p.n / 2 : p.n;
+  return (n + rows - 1) / rows;
+}
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+Encode find_encode() {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result) != cudaSuccess)
+    cudaGetLastError();
+  return result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(found) : nullptr;
+}
+
+Encode encode() {
+  static const Encode found = find_encode();
+  return found;
+}
+
+// A matrix of 16-bit numbers in boxes of 64 columns, laid out for wgmma.
+CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_rows, CUtensorMapL2promotion promotion) {
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t pitch[] = {static_cast<cuuint64_t>(columns) * 2};
+  const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows)}, step[] = {1, 1};
+  CUtensorMap map;
+  const CUresult result = encode()(
+      &map, half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(from), sizes,
+      pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    throw std::runtime_error("sparseflow::skinny_linear: cuTensorMapEncodeTiled failed with " + std::to_string(result));
+  return map;
+}
+
+// Fetching 256 bytes at a time pays for large weights and many rows of x (measured on an H200); below, 128 do.
+CUtensorMapL2promotion promotion_for(const Product& p) {
+  return p.m > 32 || int64_t(p.n) * p.k > large ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE;
+}
+
+}  // namespace
+
+std::string refusal(int variant, const Product& p, int device) {
+  const std::string name = std::to_string(portable_variants + variant);
+  if (attribute(cudaDevAttrComputeCapabilityMajor, device) != 9) return "runs in variant " + name + " on sm_90 only";
+  if (!encode()) return "needs in variant " + name + " cuTensorMapEncodeTiled, which this driver lacks";
+  const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
+  if (p.gated && kernel.rows < 128) return "has no gate in variant " + name;
+  if (slots_for(kernel, device) < 2) return "needs in variant " + name + " more shared memory than this GPU has";
+  if (splits[variant % 6] * 128 > p.k) return "has no K for all blocks in variant " + name;
+  return "";
+}
+
+// The largest strips that, with K shared out, still fill most of the GPU.
+int default_variant(const Product& p, int device) {
+  const int processors = attribute(cudaDevAttrMultiProcessorCount, device);
+  int best = 2 * 6;
+  double most = 0;
+  for (int variant = 0; variant < hopper_variants; ++variant) {
+    if (!hopper::refusal(variant, p, device).empty()) continue;
+    const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
+    const int split = splits[variant % 6], blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
+    const int waves = (blocks + places - 1) / places;
+    const double filled = double(blocks) / (waves * places);
+    // Reading x again for each strip, and adding up shares.
+    const double cost = 1 + double(8 * ((p.m + 7) / 8)) * 16 / (9 * kernel.rows) + 0.02 * (split - 1);
+    if (filled / cost > most) most = filled / cost, best = variant;
+  }
+  return best;
+}
+
+void forget_devices() {
+  for (const HopperKernels* kernels : {&hopper_bf16_kernels, &hopper_fp16_kernels})
+    for (const auto& row : kernels->kernel)
+      for (const HopperKernel& kernel : row)
+        if (kernel.ready) *kernel.ready = 0;
+}
+
+void run(const Product& p, bool half, int variant, int device, void* stream) {
+  const HopperKernel& kernel = kernel_for(half, variant, p.m, device);
+  const int slots = slots_for(kernel, device), split = splits[variant % 6], groups = (p.m + kernel.m_rows - 1) / kernel.m_rows;
+  const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, promotion_for(p)),
+                        map_of(p.x, half, p.m, p.k, kernel.m_rows, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
+                        p, slots, split, groups};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(split, strips_of(kernel, p) * groups);
+  config.blockDim = dim3(kernel.threads);
+  config.dynamicSmemBytes = bytes_of(kernel, slots);
+  config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(split), 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = split > 1 ? 2 : 1;
+  allow_shared_memory(reinterpret_cast<const void*>(kernel.multiply), *kernel.ready, static_cast<int>(config.dynamicSmemBytes), device);
+  check(cudaLaunchKernelEx(&config, kernel.multiply, call));
+}
+
+}  // namespace sparseflow::cuda::skinny::hopper
