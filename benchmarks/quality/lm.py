@@ -17,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 LENGTH = 512
 """Tokens in a training sequence and in a window of the evaluation."""
 
+TRAINING = "training.json"
+"""Beside a trained model: how many tokens training took, repeats counted."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -74,7 +77,7 @@ TINY = Scale(
     hidden=64,
     layers=2,
     intermediate=176,
-    steps=60,
+    steps=40,
     batch=8,
     length=64,
     lr=5e-3,
@@ -82,7 +85,7 @@ TINY = Scale(
     finetune_batch=4,
     calibration=8,
     train=40_000,
-    heldout=2000,
+    heldout=1000,
 )
 """Seconds on a CPU: shows that the scripts run, and nothing about quality."""
 

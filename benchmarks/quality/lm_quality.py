@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm import FULL, TINY, Corpus, Scale, batches, device_name
+from lm import FULL, TINY, TRAINING, Corpus, Scale, batches, device_name
 from transformers import AutoModelForCausalLM
 
 import sparseflow as sf
@@ -47,7 +47,7 @@ class Run:
         self.corpus = Corpus.load(options.folder, scale)
         path = options.model or options.folder / "model"
         self.dense = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(self.device).eval()
-        self.trained_tokens = options.trained_tokens or scale.steps * scale.batch * scale.length
+        self.trained_tokens: int = json.loads((path / TRAINING).read_text())["tokens"]
         self.rows: list[dict[str, Any]] = []
 
     def all_rows(self) -> None:
@@ -85,7 +85,7 @@ class Run:
         return model
 
     def finetune(self, seed: int, name: str, model: torch.nn.Module) -> None:
-        """Distil one pruned model on a tenth of the file's tokens, and a copy on a tenth of the training's."""
+        """Distil copies of one pruned model: on a tenth of the file's tokens, on a tenth of the training's."""
         before = next(row for row in self.rows if (row["method"], row["seed"]) == (name, seed))
         for what, tokens, share in (
             ("of the training file", len(self.corpus.train), SHARE),
@@ -171,7 +171,6 @@ def main() -> int:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--trained-tokens", type=int, help="tokens that training took, repeats counted")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--plot", type=Path, nargs=2, metavar=("RESULTS", "FILE"))

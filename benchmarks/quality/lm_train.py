@@ -10,6 +10,7 @@ held-out, after each look at the held-out tokens.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm import FULL, TINY, Corpus, Scale, batches, device_name
+from lm import FULL, TINY, TRAINING, Corpus, Scale, batches, device_name
 from torch import Tensor
 
 import sparseflow as sf
@@ -136,7 +137,9 @@ def main() -> int:
     options = parser.parse_args()
     run = Run(options, TINY if options.tiny else FULL)
     run.train()
-    run.model.eval().save_pretrained(options.out or options.folder / "model")
+    out = options.out or options.folder / "model"
+    run.model.eval().save_pretrained(out)
+    (out / TRAINING).write_text(json.dumps({"tokens": run.rows[-1]["tokens"]}))
     print(run.write())
     return 0
 
