@@ -51,7 +51,7 @@ class Scale:
     finetune_batch: int = 32
     calibration: int = 128
     train: int = 1 << 30
-    heldout: int = 1 << 20
+    heldout: int = 1 << 18
 
     def model(self, vocabulary: int) -> LlamaForCausalLM:
         """A Llama with random weights, float32."""

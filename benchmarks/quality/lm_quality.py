@@ -33,7 +33,7 @@ from sparseflow.evaluation import plots
 from _measure import RESULTS, gpu_name, meta, write  # isort: skip
 
 SEEDS = (0, 1, 2)
-METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "sparsegpt+layer", "sparsegpt+block")
+METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "sparsegpt+layer")
 SHARE = 0.1
 
 
@@ -64,7 +64,9 @@ class Run:
                 if row["perplexity"] == least:
                     best[seed] = (name, model)
         for seed in SEEDS:
-            self.finetune(seed, *best[seed])
+            self.finetune(seed, *best[seed], "of the training file", len(self.corpus.train), SHARE)
+        for seed in SEEDS:
+            self.finetune(seed, *best[seed], "of the tokens trained on", self.trained_tokens, 1.0)
 
     def prune(self, name: str, seed: int) -> torch.nn.Module | None:
         """Prune a copy by one method and score it; None where `sf.prune` lacks the method."""
@@ -84,39 +86,37 @@ class Run:
         self.score(name, seed, model, prune_seconds=time.perf_counter() - start)
         return model
 
-    def finetune(self, seed: int, name: str, model: torch.nn.Module) -> None:
-        """Distil copies of one pruned model: on a tenth of the file's tokens, on a tenth of the training's."""
+    def finetune(
+        self, seed: int, name: str, model: torch.nn.Module, what: str, tokens: int, share: float
+    ) -> None:
+        """Distil a copy of a pruned model on a tenth of so many tokens, from a share of the training file."""
         before = next(row for row in self.rows if (row["method"], row["seed"]) == (name, seed))
-        for what, tokens, share in (
-            ("of the training file", len(self.corpus.train), SHARE),
-            ("of the tokens trained on", self.trained_tokens, 1.0),
-        ):
-            student = copy.deepcopy(model)
-            size, length = self.scale.finetune_batch, self.scale.length
-            steps = int(SHARE * tokens) // (size * length)
-            data = self.corpus.sequences(2000 + seed, steps * size, length, share)
-            report = sf.finetune.distill(
-                student,
-                self.dense,
-                batches(data, size),
-                steps=steps,
-                lr=self.scale.finetune_lr,
-                objective=sf.finetune.Objective(kl=1.0),
-                autocast=self.autocast,
-                seed=seed,
-            )
-            tuned = steps * size * length
-            self.score(
-                f"{name}, finetuned on {SHARE:.0%} {what}",
-                seed,
-                student,
-                before=before,
-                finetune_tokens=tuned,
-                of_training_file=tuned / len(self.corpus.train),
-                of_tokens_trained_on=tuned / self.trained_tokens,
-                finetune_seconds=report.seconds,
-                loss_curve=report.losses[:: max(1, steps // 50)],
-            )
+        student = copy.deepcopy(model)
+        size, length = self.scale.finetune_batch, self.scale.length
+        steps = int(SHARE * tokens) // (size * length)
+        data = self.corpus.sequences(2000 + seed, steps * size, length, share)
+        report = sf.finetune.distill(
+            student,
+            self.dense,
+            batches(data, size),
+            steps=steps,
+            lr=self.scale.finetune_lr,
+            objective=sf.finetune.Objective(kl=1.0),
+            autocast=self.autocast,
+            seed=seed,
+        )
+        tuned = steps * size * length
+        self.score(
+            f"{name}, finetuned on {SHARE:.0%} {what}",
+            seed,
+            student,
+            before=before,
+            finetune_tokens=tuned,
+            of_training_file=tuned / len(self.corpus.train),
+            of_tokens_trained_on=tuned / self.trained_tokens,
+            finetune_seconds=report.seconds,
+            loss_curve=report.losses[:: max(1, steps // 50)],
+        )
 
     def score(
         self, name: str, seed: int, model: torch.nn.Module, before: dict[str, Any] | None = None, **more: Any

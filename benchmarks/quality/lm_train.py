@@ -1,6 +1,6 @@
 """Train a Llama-shaped language model of 34M parameters on the tokens that corpus.py wrote.
 
-Usage: lm_train.py FOLDER [--out FOLDER/model] [--device cuda] [--deadline 230] [--compile] [--tiny]
+Usage: lm_train.py FOLDER [--out FOLDER/model] [--device cuda] [--deadline 200] [--compile] [--tiny]
 
 AdamW, bf16 autocast, a linear warm-up and a cosine to zero over the steps, or over the deadline in seconds
 where that comes first. Writes the model, and quality_lm_train_<device>.json with the loss curve, training and
@@ -129,7 +129,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--deadline", type=float, default=230.0)
+    parser.add_argument("--deadline", type=float, default=200.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--tiny", action="store_true")

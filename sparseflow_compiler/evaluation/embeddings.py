@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.finetune.objective import pooled
-from sparseflow.pruning.calibration import as_call, moved
+from sparseflow.pruning.calibration import as_call, moved, require_batches
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def embed(model: nn.Module, batches: Iterable[Any]) -> Tensor:
     """
     if model.training:
         raise ArgumentError(type(model).__name__, "is in training mode: dropout would score", "model.eval()")
+    require_batches("embed(batches)", batches)
     device = next(model.parameters()).device
     parts = []
     for index, batch in enumerate(batches):

@@ -17,7 +17,7 @@ from sparseflow.api.progress import Step, progress_bars
 from sparseflow.errors import ArgumentError, FinetuneError
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
-from sparseflow.pruning.calibration import Call, as_call, moved
+from sparseflow.pruning.calibration import Call, as_call, moved, require_batches
 
 WARMUP = 0.05
 """The share of the steps in which the learning rate rises; then it falls to zero along a cosine."""
@@ -97,11 +97,15 @@ def distill(
         FinetuneError: the loss is not finite; the weights are then those of a few steps later.
     """
     _check(model, teacher, steps, lr, objective)
+    require_batches("sf.finetune.distill(batches=…)", batches)
     device = next(model.parameters()).device
     calls = _calls(batches, steps, seed)
     masks = Masks.of(model)
     optimizer = optimizer or torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0
+        [p for p in model.parameters() if p.requires_grad],
+        lr=lr,
+        weight_decay=0.0,
+        fused=device.type == "cuda",
     )
     run = _Run(model, teacher, objective, autocast, device)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step / steps))
@@ -194,7 +198,7 @@ def _calls(batches: Iterable[Any], steps: int, seed: int) -> Iterator[Call]:
 
 
 def _ordered(batches: Iterable[Any], seed: int) -> Iterator[Any]:
-    if isinstance(batches, Tensor) or not isinstance(batches, Sequence):
+    if not isinstance(batches, Sequence):
         yield from batches
         return
     generator = torch.Generator().manual_seed(seed)

@@ -44,9 +44,7 @@ class Calibration:
             raise InferenceOnlyError(
                 "sf.prune(model)", f"{training} is in training mode: dropout would calibrate", "model.eval()"
             )
-        if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
-            found = type(batches).__name__
-            raise ArgumentError("calibration", f"must be an iterable of batches, not a {found}", _SHAPES)
+        require_batches("calibration", batches)
         calls = [as_call(f"calibration batch {index}", batch) for index, batch in enumerate(batches)]
         if not calls:
             raise ArgumentError("calibration", "holds no batch", "pass some tens of typical inputs")
@@ -70,6 +68,17 @@ class Calibration:
                 f"the model refuses it: {type(error).__name__}: {error}",
                 f"pass what model(…) takes; {_SHAPES}",
             ) from error
+
+
+def require_batches(name: str, batches: object) -> None:
+    """Refuse what is no iterable of batches; a single batch is none.
+
+    Raises:
+        ArgumentError: says what `name` must be.
+    """
+    if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
+        found = type(batches).__name__
+        raise ArgumentError(name, f"must be an iterable of batches, not a {found}", _SHAPES)
 
 
 def as_call(name: str, batch: Any) -> Call:

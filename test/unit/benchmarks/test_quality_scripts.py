@@ -52,6 +52,6 @@ def test_a_model_is_trained_pruned_by_each_method_and_finetuned(corpus):
     assert {seed for method, seed in rows if method == "sparsegpt"} == {0, 1, 2}
     tuned = [row for row in result["rows"] if "finetuned" in row["method"]]
     assert len(tuned) == 6
-    assert all(row["finetune_tokens"] <= 0.1 * result["meta"]["tokens_trained_on"] for row in tuned[1::2])
-    assert all(row["of_training_file"] <= 0.1 for row in tuned[::2])
+    assert all(row["finetune_tokens"] <= 0.1 * result["meta"]["tokens_trained_on"] for row in tuned[3:])
+    assert all(row["of_training_file"] <= 0.1 for row in tuned[:3])
     assert result["meta"]["tokens_trained_on"] == curve[-1]["tokens"]

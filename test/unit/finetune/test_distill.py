@@ -108,6 +108,8 @@ def test_wrong_arguments_are_refused():
         ((model, dense, iter(batches)), {"steps": 9}, "ran out after 6 of 9 steps"),
         ((model, dense, []), {"steps": 1}, "ran out after 0 of 1"),
         ((model, dense, [3]), {"steps": 1}, "batch 0: is a int"),
+        ((model, dense, batches[0]), {"steps": 1}, "must be an iterable of batches, not a dict"),
+        ((model, dense, 3), {"steps": 1}, "must be an iterable of batches, not a int"),
         ((model, dense, batches), {"steps": 0}, "must be a positive integer"),
         ((model, dense, batches), {"steps": 1, "lr": 0.0}, "must be > 0"),
         ((dense, model, batches), {"steps": 1}, "none of the linear layers"),
