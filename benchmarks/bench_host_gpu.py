@@ -1,7 +1,8 @@
 """What a call costs the host, and what an unseen M costs: `python benchmarks/bench_host_gpu.py`.
 
 Host cost: wall time of launching, the device far behind, ours and F.linear in turn. Unseen M: wall time of
-the first call with each of many random M's after warm-up, until the launch returns.
+the first call with each of many random M's after warm-up, until the launch returns; the slowest are listed,
+and `--stalls` takes those of a second series apart with torch's profiler.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import _measure
+import _stalls
 import torch
 import torch.nn.functional as F
 
@@ -25,7 +27,7 @@ from sparseflow.runtime.tuning import GpuMachine
 from sparseflow.runtime.tuning.policies import gpu_policies
 
 N, K = 4096, 4096
-CALLS, TURNS, UNSEEN = 200, 31, 60
+CALLS, TURNS, UNSEEN, LARGEST, SLOWEST = 200, 31, 60, 8000, 5
 HOST_TARGET, UNSEEN_TARGET_MS = 1.5, 2.0
 
 
@@ -74,36 +76,78 @@ def host_cost(dtype: torch.dtype, m: int) -> dict[str, Any]:
     }
 
 
+class FirstCalls:
+    """First calls at M's that no call had before, ours and F.linear in turn.
+
+    Args:
+        dtype: of x and W.
+        seed: of the M's.
+    """
+
+    def __init__(self, dtype: torch.dtype, seed: int) -> None:
+        self.dtype = dtype
+        self.weight, self.packed, self.codes = layer(dtype)
+        self.ms = random.Random(seed).sample(range(65, LARGEST), UNSEEN)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Plans a factor of 1.3 apart, each run once; the largest first: its memory serves the others."""
+        ladder = [LARGEST]
+        while ladder[-1] > 64:
+            ladder.append(ladder[-1] * 10 // 13)
+        ms = sorted({*ladder, *(m for m in self.codes[::2] if m <= LARGEST)}, reverse=True)
+        gpu.prepare(self.packed, ms, self.codes)
+        for m in ms:
+            x = self.x(m)
+            for call in (self.ours(x), self.ours(x, [1, 0]), self.theirs(x)):
+                call()
+
+    def x(self, m: int) -> torch.Tensor:
+        """Random x ``[M, K]``."""
+        return torch.randn(m, K, device="cuda").to(self.dtype)
+
+    def ours(self, x: torch.Tensor, codes: list[int] | None = None) -> Callable[[], object]:
+        """The call of the operator, by the layer's policy unless told otherwise."""
+        w, policy = self.packed, codes or self.codes
+        return lambda: ops.linear(x, w.values, w.positions, None, None, K, "none", policy, None)
+
+    def theirs(self, x: torch.Tensor) -> Callable[[], object]:
+        """The dense product."""
+        return lambda: F.linear(x, self.weight)
+
+    def measure(self) -> tuple[list[tuple[float, str]], list[float]]:
+        """Milliseconds of each call, ours with a line about it, and those of F.linear."""
+        ours: list[tuple[float, str]] = []
+        dense: list[float] = []
+        for turn, m in enumerate(self.ms):
+            x = self.x(m)
+            # Dense may serve while a plan is built, and cuBLAS loads a kernel when it first needs it: whoever
+            # is first at an M pays for that.
+            for side in ("ours", "dense") if turn % 2 else ("dense", "ours"):
+                call = self.ours(x) if side == "ours" else self.theirs(x)
+                before = gpu.stats()
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                call()
+                ms = (time.perf_counter() - start) * 1e3
+                if side == "dense":
+                    dense.append(ms)
+                    continue
+                built = gpu.stats().built - before.built
+                ours.append(
+                    (
+                        ms,
+                        f"call {turn}, M={m}, {ms:.3f} ms, after it: {gpu.path(self.packed, m, self.codes)}; "
+                        f"plans pending before: {before.pending}, built meanwhile: {built}",
+                    )
+                )
+        return ours, dense
+
+
 def unseen(dtype: torch.dtype) -> dict[str, Any]:
     """The slowest first call with an M that no call had before."""
-    weight, packed, codes = layer(dtype)
-    ms = random.Random(0).sample(range(65, 8000), UNSEEN)
-    times: list[float] = []
-    # Warm-up: each algorithm of the policy once, the largest M first, so that memory is there for the others.
-    for m in sorted({8000, *codes[::2]}, reverse=True):
-        gpu.prepare(packed, [m], codes)
-        x = torch.randn(min(m, 8000), K, device="cuda").to(dtype)
-        ops.linear(x, packed.values, packed.positions, None, None, K, "none", codes, None)
-        ops.linear(x, packed.values, packed.positions, None, None, K, "none", [1, 0], None)
-        F.linear(x, weight)
-    dense: list[float] = []
-    for turn, m in enumerate(ms):
-        x = torch.randn(m, K, device="cuda").to(dtype)
-
-        def ours(x: torch.Tensor = x) -> object:
-            return ops.linear(x, packed.values, packed.positions, None, None, K, "none", codes, None)
-
-        def theirs(x: torch.Tensor = x) -> object:
-            return F.linear(x, weight)
-
-        # Dense serves while a plan is built, and cuBLAS loads a kernel when it first needs it: whoever is
-        # first at an M pays for that.
-        sides = [(ours, times), (theirs, dense)]
-        for call, seen in sides if turn % 2 else reversed(sides):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            seen.append((time.perf_counter() - start) * 1e3)
+    ours, dense = FirstCalls(dtype, seed=0).measure()
+    times = [ms for ms, _ in ours]
     worst = max(times)
     return {
         "what": f"first call at an unseen M, slowest of {UNSEEN}",
@@ -115,7 +159,16 @@ def unseen(dtype: torch.dtype) -> dict[str, Any]:
         "unit": "ms",
         "target": UNSEEN_TARGET_MS,
         "met": worst <= UNSEEN_TARGET_MS,
+        "slowest": [line for _, line in sorted(ours, reverse=True)[:SLOWEST]],
     }
+
+
+def stalls(dtype: torch.dtype) -> list[str]:
+    """Where the slowest of further first calls spent their time."""
+    torch.ops.sparseflow.plans_wait()
+    gpu.reset()
+    first = FirstCalls(dtype, seed=1)
+    return _stalls.explain({f"M={m}": first.ours(first.x(m)) for m in first.ms})
 
 
 def layer(dtype: torch.dtype) -> tuple[torch.Tensor, DeviceWeight, list[int]]:
@@ -132,16 +185,23 @@ def layer(dtype: torch.dtype) -> tuple[torch.Tensor, DeviceWeight, list[int]]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=_measure.RESULTS, help="folder for the JSON file")
+    parser.add_argument(
+        "--stalls", action="store_true", help="say where the slowest first calls spend their time"
+    )
     args = parser.parse_args(argv)
     gpu.require()
     dtypes = (torch.bfloat16, torch.float16)
     with torch.inference_mode():
         rows = [host_cost(dtype, m) for dtype in dtypes for m in (8, 1024, 3)]
         rows += [unseen(dtype) for dtype in dtypes]
+        for dtype in dtypes if args.stalls else ():
+            print(f"where the slowest first calls in {dtype} spend their time:", *stalls(dtype), sep="\n  ")
     for row in rows:
         m = f" M={row['M']}" if "M" in row else ""
         verdict = f"asked {row['target']}: {'met' if row['met'] else 'MISSED'}"
         print(f"{row['what']}, {row['dtype']}{m}: {row['value']} {row['unit']}, {verdict}")
+        for line in row.get("slowest", ()):
+            print("   ", line)
     machine = GpuMachine.here(0)
     name = _measure.gpu_name("host", machine.gpu)
     print(

@@ -10,12 +10,13 @@ import torch
 from torch import fx
 from torch_mlir import ir
 
+from sparseflow.dialect.types import FP8, tensor_type
 from sparseflow.errors import LoweringError
 from sparseflow.lowering.constants import CONSTANTS
 from sparseflow.lowering.layers import dense_layer
 from sparseflow.lowering.literals import literal_tensor
 from sparseflow.lowering.operators import arguments, find_operator
-from sparseflow.lowering.weights import WeightProvider, WeightRegistry
+from sparseflow.lowering.weights import Form, WeightProvider, WeightRegistry
 
 Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Any]]
 
@@ -136,8 +137,14 @@ def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     return [builder.graph.get_attr(attribute) for attribute in builder.weights.packed(*_names(op))]
 
 
+def _quantized_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+    return [builder.graph.get_attr(attribute) for attribute in builder.weights.quantized(*_names(op))]
+
+
 def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    return [builder.graph.get_attr(builder.weights.pruned(*_names(op)))]
+    type_ = tensor_type(op.results[0])
+    form: Form = "quantized" if type_ is not None and type_.dtype == FP8 else "packed"
+    return [builder.graph.get_attr(builder.weights.pruned(*_names(op), form))]
 
 
 def _names(op: ir.Operation) -> tuple[tuple[str, ...], tuple[bool, ...]]:
@@ -166,4 +173,5 @@ _HANDLERS: dict[str, Handler] = {
     "sparse_gemm.merged_weight": _merged_weight,
     "sparse_gemm.packed_weight": _packed_weight,
     "sparse_gemm.pruned_weight": _pruned_weight,
+    "sparse_gemm.quantized_weight": _quantized_weight,
 }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from sparseflow.errors import LoweringError
+
+Form = Literal["packed", "quantized"]
+"""What a weight's holder keeps: values in the model's dtype, or in fp8."""
 
 
 class Packed(nn.Module):
@@ -24,8 +27,14 @@ class Packed(nn.Module):
         raise NotImplementedError
 
 
+class Quantized(Packed):
+    """What a provider's quantised weights are like."""
+
+    scales: torch.Tensor
+
+
 class WeightProvider(Protocol):
-    """Resolves the names in `sparse_gemm.weight`, `merged_weight`, `packed_weight` and `pruned_weight`.
+    """Resolves the names in `sparse_gemm.weight` and the other operations over weights by reference.
 
     `transposed` says for each name whether that matrix is read with its dimensions exchanged. It is left out
     where none is.
@@ -36,6 +45,9 @@ class WeightProvider(Protocol):
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> nn.Module:
         """The packed form of the same, a module like `Packed`."""
+
+    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> nn.Module:
+        """The packed form in fp8, a module like `Quantized`."""
 
 
 class DenseWeights:
@@ -57,6 +69,10 @@ class DenseWeights:
         raise LoweringError(
             ", ".join(names), "DenseWeights holds no packed weights", "lower with a provider that has them"
         )
+
+    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> nn.Module:
+        """Refuse, as `packed` does."""
+        return self.packed(names, transposed)
 
 
 class WeightRegistry:
@@ -86,17 +102,23 @@ class WeightRegistry:
         attribute = self._holder(names, transposed)
         return f"{attribute}.values", f"{attribute}.positions"
 
-    def pruned(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> str:
-        """Return the attribute that holds the dense form of a packed weight."""
-        attribute = self._holder(names, transposed)
+    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> tuple[str, str, str]:
+        """Return the attributes that hold values, positions and scales."""
+        attribute = self._holder(names, transposed, "quantized")
+        return f"{attribute}.values", f"{attribute}.positions", f"{attribute}.scales"
+
+    def pruned(self, names: tuple[str, ...], transposed: tuple[bool, ...], form: Form) -> str:
+        """Return the attribute that holds the dense form of a packed or quantised weight."""
+        attribute = self._holder(names, transposed, form)
         cast(Packed, self._root.get_submodule(attribute)).keep_dense()
         return f"{attribute}.dense"
 
-    def _holder(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> str:
-        key = ("packed", names, transposed)
+    def _holder(self, names: tuple[str, ...], transposed: tuple[bool, ...], form: Form = "packed") -> str:
+        key = (form, names, transposed)
         if key not in self._attributes:
-            attribute = self._unused((*names, "packed"))
-            packed = self._weights.packed(names, transposed) if transposed else self._weights.packed(names)
+            attribute = self._unused((*names, form))
+            provide = self._weights.packed if form == "packed" else self._weights.quantized
+            packed = provide(names, transposed) if transposed else provide(names)
             self._root.add_module(attribute, packed)
             self._attributes[key] = attribute
         return self._attributes[key]
@@ -116,3 +138,10 @@ class WeightRegistry:
             count += 1
             attribute = f"{base}_{count}"
         return attribute
+
+
+def packed_holder(root: nn.Module, values: object) -> nn.Module | None:
+    """The module whose ``values`` a node of a lowered graph reads; None for any other node."""
+    if not isinstance(values, fx.Node) or values.op != "get_attr":
+        return None
+    return root.get_submodule(str(values.target).rpartition(".")[0])

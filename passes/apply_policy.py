@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
+from sparseflow.dialect.linear import product_dtype
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError, PassError
@@ -34,8 +35,9 @@ def _path(text: str) -> Path:
 class ApplyPolicy(Pass):
     """Set which backend runs each sparse layer for how many rows, from measurements.
 
-    The table maps `dtype:NxK` (a merged layer counts as one, with the sum of its N) to a policy such as
-    `"1:cpu,512:dense"`, to `"dense"`, or to `{"dense": "why"}`.
+    The table maps `dtype:NxK` (the dtype that is multiplied, `f8E4M3FN` in a quantised layer; a merged layer
+    counts as one, with the sum of its N) to a policy such as `"1:cpu,512:dense"`, to `"dense"`, or to
+    `{"dense": "why"}`.
 
     Requires: a table whose policies are well-formed.
 
@@ -123,7 +125,7 @@ def _key(op: ir.Operation) -> str:
     type_ = tensor_type(op.operands[1])
     assert type_ is not None, "the verifier saw to it"
     n, k = type_.shape or (None, None)
-    return policy_key(type_.dtype, n, k)
+    return policy_key(product_dtype(op), n, k)
 
 
 def _apply(op: ir.Operation, key: str, decision: str | _Dense) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import EPILOGUES, linear
+from sparseflow.dialect.linear import EPILOGUES, linear, quantization
 from sparseflow.dialect.matchers import defined_by, operations, users
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
@@ -174,6 +174,7 @@ def _fuse(chain: _Chain) -> None:
         for known, taken in ((view.bias, chain.bias), (view.residual, chain.residual))
     )
     texts = {name: layer.attributes[name].value for name in ("policy", "pattern")}
+    texts["quantize"] = quantization(layer)
     # Only before the last link everything that any link reads is known.
     with layer.location, ir.InsertionPoint(last):
         fused = linear(

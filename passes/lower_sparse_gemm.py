@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 from torch_mlir import ir
 
+from sparseflow.dialect.linear import product_dtype, quantization
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
+from sparseflow.dialect.quantized_weight import quantized_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace
@@ -34,7 +36,8 @@ class LowerSparseGemm(Pass):
     static shape.
 
     Ensures: no `sparse_gemm.linear` is left. Each is a `torch.operator "torch.sparseflow.linear"` over a
-    `sparse_gemm.packed_weight`; layers of one function that share a weight share its packed form.
+    `sparse_gemm.packed_weight`, a quantised one a `"torch.sparseflow.linear_fp8"` over a
+    `sparse_gemm.quantized_weight`; layers of one function that share a weight share its packed form.
     References that nothing reads any more are gone. With `memory=fast` a layer whose policy runs densely for
     some M also reads the `sparse_gemm.pruned_weight`, the dense form that is kept beside the packed one.
     """
@@ -49,7 +52,8 @@ class LowerSparseGemm(Pass):
         groups: dict[tuple[object, ...], list[ir.Operation]] = defaultdict(list)
         for op in operations(module, {"sparse_gemm.linear"}):
             ref = _packable(op).ref
-            key = (ref.names, ref.transposed, op.attributes["pattern"].value, _function_body(op))
+            pattern = op.attributes["pattern"].value
+            key = (ref.names, ref.transposed, pattern, quantization(op), _function_body(op))
             groups[key].append(op)
         for layers in groups.values():
             _lower(layers, self.memory)
@@ -57,12 +61,11 @@ class LowerSparseGemm(Pass):
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight that can be packed: where it comes from, and its type."""
+    """A weight that can be packed: where it comes from, and its shape."""
 
     ref: WeightRef
     n: int
     k: int
-    dtype: str
 
 
 def _packable(layer: ir.Operation) -> _Weight:
@@ -73,7 +76,7 @@ def _packable(layer: ir.Operation) -> _Weight:
     n, k, dtype = (type_.dim(0), type_.dim(1), type_.dtype) if type_ is not None else (None, None, None)
     if n is None or k is None or dtype is None:
         refuse(layer, f"has a weight of type '{layer.operands[1].type}'; packing needs its shape", remedy)
-    return _Weight(ref, n, k, dtype)
+    return _Weight(ref, n, k)
 
 
 def _function_body(op: ir.Operation) -> ir.Block:
@@ -90,12 +93,25 @@ def _lower(layers: Sequence[ir.Operation], memory: Memory) -> None:
     anchor = first if together else _function_body(first).operations[0].operation
     kept = [layer for layer in layers if memory == "fast" and _policy(layer).wants_dense]
     with before(anchor):
-        packed = packed_weight(**_reference(first))
-        dense = pruned_weight(**_reference(first)) if kept else None
+        packed = _packed(first)
+        dense = pruned_weight(**_reference(first), dtype=_multiplied(first)) if kept else None
     for layer in layers:
         with before(layer):
             call = _call(layer, packed, dense if layer in kept else None)
         replace(layer, call)
+
+
+def _packed(layer: ir.Operation) -> tuple[ir.Value, ...]:
+    """The operands that make a layer's weight."""
+    if quantization(layer):
+        return quantized_weight(**_reference(layer))
+    return packed_weight(**_reference(layer), dtype=_multiplied(layer))
+
+
+def _multiplied(layer: ir.Operation) -> str:
+    dtype = product_dtype(layer)
+    assert dtype is not None, "_packable saw to it"
+    return dtype
 
 
 def _reference(layer: ir.Operation) -> dict[str, Any]:
@@ -104,7 +120,6 @@ def _reference(layer: ir.Operation) -> dict[str, Any]:
     return {
         "names": weight.ref.names,
         "shape": (weight.n, weight.k),
-        "dtype": weight.dtype,
         "pattern": layer.attributes["pattern"].value,
         "transposed": weight.ref.transposed,
         "sizes": weight.ref.sizes,
@@ -115,7 +130,7 @@ def _policy(layer: ir.Operation) -> Policy:
     return Policy.parse(ir.StringAttr(layer.attributes["policy"]).value)
 
 
-def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value], dense: ir.Value | None) -> ir.Value:
+def _call(layer: ir.Operation, packed: tuple[ir.Value, ...], dense: ir.Value | None) -> ir.Value:
     view = layer.opview
     operands = [
         view.x,
@@ -127,9 +142,10 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ir.Value], dense: ir.Valu
         int_list(_policy(layer).to_ints()),
         none() if dense is None else dense,
     ]
+    name = "linear_fp8" if quantization(layer) else "linear"
     return ir.Operation.create(
         "torch.operator",
         results=[layer.results[0].type],
         operands=operands,
-        attributes={"name": ir.StringAttr.get("torch.sparseflow.linear")},
+        attributes={"name": ir.StringAttr.get(f"torch.sparseflow.{name}")},
     ).results[0]

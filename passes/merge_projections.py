@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import linear
+from sparseflow.dialect.linear import linear, quantization
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import TensorType, tensor_type
@@ -101,7 +101,9 @@ def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
 def _key(part: _Projection) -> tuple[object, ...]:
     op = part.op
     attributes = tuple(
-        str(op.attributes[name]) for name in ("epilogue", "policy", "pattern") if name in op.attributes
+        str(op.attributes[name])
+        for name in ("epilogue", "policy", "pattern", "quantize")
+        if name in op.attributes
     )
     k, dtype = part.weight_type.dim(1), part.weight_type.dtype
     return op.name, op.operands[0], op.block, k, dtype, part.bias is None, attributes
@@ -131,6 +133,7 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
     if first.op.name == _DENSE:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)
     texts = {name: first.op.attributes[name].value for name in ("epilogue", "policy", "pattern")}
+    texts["quantize"] = quantization(first.op)
     return linear(x, weight, bias, result=result, **texts).results[0]
 
 

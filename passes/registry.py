@@ -13,6 +13,7 @@ PASSES = {
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
     "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",
     "fuse-epilogue": "sparseflow.passes.fuse_epilogue:FuseEpilogue",
+    "quantize-sparse-linear": "sparseflow.passes.quantize_sparse_linear:QuantizeSparseLinear",
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
 }

@@ -5,8 +5,9 @@ The public names load on first use: what needs no torch (``backends``, ``dispatc
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sparseflow.runtime import lazy
 
 if TYPE_CHECKING:
     from sparseflow.runtime.backends import Backend
@@ -28,27 +29,18 @@ __all__ = [
     "sparse_mm",
 ]
 
-_HOME = {
-    "Backend": "backends",
-    "PackedWeight": "packed",
-    "Policy": "dispatch",
-    "calibrate": "dispatch",
-    "choose": "dispatch",
-    "compress_2_4": "packed",
-    "first_violation": "pattern",
-    "is_24": "pattern",
-    "prune_24": "pattern",
-    "sparse_mm": "matmul",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.names(
+    globals(),
+    {
+        "Backend": "backends",
+        "PackedWeight": "packed",
+        "Policy": "dispatch",
+        "calibrate": "dispatch",
+        "choose": "dispatch",
+        "compress_2_4": "packed",
+        "first_violation": "pattern",
+        "is_24": "pattern",
+        "prune_24": "pattern",
+        "sparse_mm": "matmul",
+    },
+)

@@ -88,9 +88,10 @@ def _first_nonfinite(weight: Tensor) -> tuple[int, int] | None:
     if scan is not None:
         return scan(weight)
     for start, chunk in row_chunks(weight):
+        wide = chunk.float() if chunk.itemsize == 1 else chunk  # torch has no maximum of e4m3
         # A maximum of magnitudes is finite just when all of them are: one cheap pass decides.
-        if chunk.numel() and not chunk.abs().amax().isfinite():
-            row, column = (~chunk.isfinite()).nonzero()[0].tolist()
+        if wide.numel() and not wide.abs().amax().isfinite():
+            row, column = (~wide.isfinite()).nonzero()[0].tolist()
             return start + row, column
     return None
 

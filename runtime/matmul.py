@@ -38,8 +38,8 @@ def sparse_mm(
         activation: "relu", "gelu" (exact), "gelu_tanh", "silu", or None.
         residual: ``[…, N]``, the result's shape, added after the activation.
         policy: which backend runs for which M; None always runs the sparse kernel, on CUDA by the best
-            algorithm in the tuned tables. Weights that its sparse tensor cores can't multiply (float32,
-            N or K no multiple of 64) are decompressed there for each call.
+            algorithm in the tuned tables. Float32 weights, which its sparse tensor cores can't multiply, are
+            decompressed there for each call.
 
     Returns:
         ``[…, N]`` in x's dtype, contiguous.

@@ -8,6 +8,7 @@ packing for devices without native code.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ linear = torch.ops.sparseflow.linear.default
 prune_2_4 = torch.ops.sparseflow.prune_2_4.default
 pack_2_4 = torch.ops.sparseflow.pack_2_4.default
 unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
+skinny_linear = torch.ops.sparseflow.skinny_linear.default
 
 # torch's own annotations are incomplete here.
 _library: Any = torch.library
 _check: Any = torch._check
-_LIBRARY = _library.Library("sparseflow", "IMPL")
+LIBRARY = _library.Library("sparseflow", "IMPL")
 
 
 def refuse_gradients(subject: str) -> InferenceOnlyError:
@@ -51,11 +53,12 @@ def _autocast_linear(device_type: str, keyset: Any, *args: Any) -> Tensor:
     dtype = torch.get_autocast_dtype(device_type)
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-        result: Tensor = linear(*(_autocast(arg, device_type, dtype) for arg in args))
+        result: Tensor = linear(*(autocast(arg, device_type, dtype) for arg in args))
     return result
 
 
-def _autocast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
+def autocast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
+    """An argument as autocast hands it on: cast where it is a floating tensor of that device, fp64 apart."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == torch.float64:
         return value
     return value.to(dtype) if value.device.type == device_type else value
@@ -72,17 +75,34 @@ def _fake_linear(
     policy: list[int],
     dense: Tensor | None = None,
 ) -> Tensor:
-    _check(x.dim() >= 1, lambda: "sparseflow.linear: x must have at least one dimension")
-    _check(x.dtype == values.dtype, lambda: f"sparseflow.linear: x is {x.dtype}, weight {values.dtype}")
-    _check(
-        x.shape[-1] == in_features,
-        lambda: f"sparseflow.linear: x has {x.shape[-1]} features, the weight {in_features}",
-    )
     _check(
         dense is None or (dense.shape == (values.shape[0], in_features) and dense.dtype == values.dtype),
         lambda: (
             f"sparseflow.linear: dense must be the weight {[values.shape[0], in_features]} in {values.dtype}"
         ),
+    )
+    return _fake_product("linear", x, values, in_features)
+
+
+def _fake_skinny(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    variant: int,
+) -> Tensor:
+    return _fake_product("skinny_linear", x, values, in_features)
+
+
+def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int) -> Tensor:
+    _check(x.dim() >= 1, lambda: f"sparseflow.{op}: x must have at least one dimension")
+    _check(x.dtype == values.dtype, lambda: f"sparseflow.{op}: x is {x.dtype}, weight {values.dtype}")
+    _check(
+        x.shape[-1] == in_features,
+        lambda: f"sparseflow.{op}: x has {x.shape[-1]} features, the weight {in_features}",
     )
     return x.new_empty((*x.shape[:-1], values.shape[0]))
 
@@ -101,16 +121,27 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     return values.new_empty(values.shape[0], in_features)
 
 
+def register_fake(op: Any, fake: Callable[..., Any]) -> None:
+    """Give an operator its fake implementation and a refusal of gradients."""
+    _library.register_fake(op, fake)
+    LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)
+
+
 def _register() -> None:
-    fakes = {linear: _fake_linear, prune_2_4: _fake_prune, pack_2_4: _fake_pack, unpack_2_4: _fake_unpack}
+    fakes: dict[Any, Callable[..., Any]] = {
+        linear: _fake_linear,
+        prune_2_4: _fake_prune,
+        pack_2_4: _fake_pack,
+        unpack_2_4: _fake_unpack,
+        skinny_linear: _fake_skinny,
+    }
     for op, fake in fakes.items():
-        _library.register_fake(op, fake)
-        _LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)
+        register_fake(op, fake)
     for device_type in ("cpu", "cuda"):
         cast = functools.partial(_autocast_linear, device_type)
-        _LIBRARY.impl("linear", cast, f"Autocast{device_type.upper()}", with_keyset=True)
+        LIBRARY.impl("linear", cast, f"Autocast{device_type.upper()}", with_keyset=True)
     for name in ("prune_2_4", "pack_2_4", "unpack_2_4"):
-        _LIBRARY.impl(name, getattr(portable, name), "CUDA")
+        LIBRARY.impl(name, getattr(portable, name), "CUDA")
 
 
 _register()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,21 @@ def packed_shapes(out_features: int, in_features: int) -> tuple[tuple[int, int],
     return (out_features, 2 * groups), (out_features, (groups + 1) // 2)
 
 
+def packed_zeros(
+    out_features: int, in_features: int, dtype: torch.dtype, device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
+    """``values`` and ``positions`` of a weight of zeros."""
+    shape, positions_shape = packed_shapes(out_features, in_features)
+    values = torch.zeros(shape, dtype=dtype, device=device)
+    return values, torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
+
+
 class PackedWeight(nn.Module):
     """A weight ``[N, K]`` of which two entries in each group of four are stored.
 
     Kp is K rounded up to a multiple of 4. On CUDA the positions are kept 1-d, right behind the values, in the
-    order of the tensor cores (``gpu.DeviceWeight``); moving the module between devices, `portable` and the
-    state dict translate.
+    order of the tensor cores, both padded (``gpu.DeviceWeight``); moving the module between devices,
+    `portable` and the state dict translate.
 
     Args:
         values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16. positions:
@@ -38,6 +47,9 @@ class PackedWeight(nn.Module):
         ArgumentError: a shape, dtype or device doesn't fit.
         WeightError: a place is not p0 < p1, a value lies beyond K, or a value is NaN or Inf.
     """
+
+    DTYPES: ClassVar[tuple[torch.dtype, ...]] = NATIVE_DTYPES
+    """What the values may be."""
 
     values: Tensor
     positions: Tensor
@@ -53,7 +65,7 @@ class PackedWeight(nn.Module):
         trusted: bool = False,
     ) -> None:
         super().__init__()
-        _require_layout(values, positions, in_features, name)
+        _require_layout(values, positions, in_features, name, self.DTYPES)
         if not trusted:
             _require_content(values, positions, in_features, name)
         self.in_features = in_features
@@ -71,9 +83,7 @@ class PackedWeight(nn.Module):
         device: torch.device | str | None = None,
     ) -> PackedWeight:
         """A packed weight of zeros, to load a state dict into."""
-        shape, positions_shape = packed_shapes(out_features, in_features)
-        values = torch.zeros(shape, dtype=dtype, device=device)
-        positions = torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
+        values, positions = packed_zeros(out_features, in_features, dtype, device)
         return cls(values, positions, in_features, trusted=True)
 
     @property
@@ -98,8 +108,10 @@ class PackedWeight(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: of the packed form, and of the dense one where it is kept."""
-        return sum(buffer.nbytes for buffer in self.buffers())
+        """Bytes held: of the packed form with its padding, and of the dense one where it is kept."""
+        device = self._on_device()
+        packed = device.nbytes if device else self.values.nbytes + self.positions.nbytes
+        return packed + (0 if self.dense is None else self.dense.nbytes)
 
     @property
     def dense_nbytes(self) -> int:
@@ -116,7 +128,7 @@ class PackedWeight(nn.Module):
     def portable(self) -> tuple[Tensor, Tensor]:
         """Values ``[N, Kp/2]`` and positions ``[N, ceil(Kp/8)]``, the form that is saved, on this device."""
         device = self._on_device()
-        return self.values, device.portable_positions() if device else self.positions
+        return self.values.contiguous(), device.portable_positions() if device else self.positions
 
     def keep_dense(self) -> None:
         """Hold the unpacked weight as ``dense`` from now on: memory mode ``fast``."""
@@ -158,7 +170,7 @@ class PackedWeight(nn.Module):
         values, positions = state_dict.get(f"{prefix}values"), state_dict.get(f"{prefix}positions")
         if isinstance(values, Tensor) and isinstance(positions, Tensor):
             name = prefix.removesuffix(".") or "weight"
-            _require_layout(values, positions, self.in_features, name)
+            _require_layout(values, positions, self.in_features, name, self.DTYPES)
             _require_content(values, positions, self.in_features, name)
         self.values, self.positions = self.portable()
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -207,12 +219,14 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _require_layout(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
+def _require_layout(
+    values: Tensor, positions: Tensor, in_features: int, name: str, dtypes: Sequence[torch.dtype]
+) -> None:
     values = checks.require_matrix(values, f"{name}.values")
     if positions.dim() == 1 and positions.is_cuda:
         return  # CUDA's own form, which the operators check
     positions = checks.require_matrix(positions, f"{name}.positions")
-    checks.require_dtype(values, NATIVE_DTYPES, f"{name}.values")
+    checks.require_dtype(values, dtypes, f"{name}.values")
     checks.require_dtype(positions, (torch.uint8,), f"{name}.positions")
     expected = packed_shapes(values.shape[0], in_features)
     found = tuple(values.shape), tuple(positions.shape)

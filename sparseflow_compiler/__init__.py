@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sparseflow.api.options import DEFAULT_SKIP as DEFAULT_SKIP
     from sparseflow.api.tune import tune as tune
     from sparseflow.errors import SparseFlowError as SparseFlowError
+    from sparseflow.profiling import profile as profile
     from sparseflow.pruning import prune as prune
     from sparseflow.runtime import PackedWeight as PackedWeight
     from sparseflow.runtime import compress_2_4 as compress_2_4
@@ -37,6 +38,7 @@ _EXPORTS = {
     "compile": "sparseflow.api.compile",
     "compress_2_4": "sparseflow.runtime",
     "is_24": "sparseflow.runtime",
+    "profile": "sparseflow.profiling",
     "prune": "sparseflow.pruning",
     "prune_24": "sparseflow.runtime",
     "sparse_mm": "sparseflow.runtime",

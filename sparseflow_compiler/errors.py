@@ -77,3 +77,7 @@ class DispatchTableError(SparseFlowError):
 
 class TuningError(SparseFlowError):
     """The process that measures can't be kept alive, or does not measure what was asked for."""
+
+
+class ProfileError(SparseFlowError):
+    """A profile holds nothing to tell."""

@@ -12,6 +12,15 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  // In e4m3, y = act((x8 · W8ᵀ) · x_scale · scales + bias) (+ residual) in the dtype of x, which it quantises row by
+  // row; values are W8, scales [N] float32, dense is W8 whole.
+  m.def(
+      "linear_fp8(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
+      "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  // Its product alone: x8 · W8ᵀ in bfloat16, which holds every such sum.
+  m.def(
+      "product_fp8(Tensor x, Tensor values, Tensor positions, int in_features, int[] policy, Tensor? dense=None) "
+      "-> Tensor");
   m.def("prune_2_4(Tensor weight) -> Tensor");
   m.def("pack_2_4(Tensor weight) -> (Tensor values, Tensor positions)");
   m.def("unpack_2_4(Tensor values, Tensor positions, int in_features) -> Tensor");

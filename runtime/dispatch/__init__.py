@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sparseflow.runtime import lazy
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy, Range
@@ -25,15 +26,5 @@ __all__ = [
     "choose_by_thresholds",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Measuring needs torch; choosing doesn't, and stays light.
-    if name == "calibrate":
-        from sparseflow.runtime.dispatch.calibration import calibrate
-
-        return calibrate
-    if name == "Table":
-        from sparseflow.runtime.dispatch.table import Table
-
-        return Table
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Measuring needs torch; choosing doesn't, and stays light.
+__getattr__, __dir__ = lazy.names(globals(), {"calibrate": "calibration", "Table": "table"})

@@ -53,8 +53,9 @@ def prepare(
 ) -> int:
     """Build the plans that ``sparseflow::linear`` will want for these M's, on worker threads.
 
-    Do it before a CUDA graph is captured: what ran densely then, because its plan was still being built,
-    stays dense in the graph.
+    Do it before a CUDA graph is captured: what ran otherwise then, because its plan was still being built,
+    does so in the graph for good. A plan stands in for M's down to two thirds of its bucket while theirs are
+    built: M's a factor of 1.3 apart leave no call without one.
 
     Args:
         weight: any weight of the shape, dtype and device: plans aren't tied to one.
@@ -63,7 +64,7 @@ def prepare(
         bias: whether the calls will have one.
         residual: whether the calls will have one.
         epilogue: of the calls.
-        wait: return once all are built; otherwise calls run densely until theirs is.
+        wait: return once all are built; otherwise calls run by what is there until theirs is.
 
     Returns:
         How many of the M's run sparse under the policy.
@@ -97,7 +98,7 @@ def path(
 
     Returns:
         A sentence for a report, such as ``"cusparselt, algorithm 7"``, ``"dense: the policy says so"`` or
-        ``"dense for now: its plan is being built"``.
+        ``"skinny for now: its plan is being built"``.
     """
     sentence: str = torch.ops.sparseflow.linear_path(
         weight.values, weight.positions, weight.in_features, epilogue, list(policy), bias, residual, m

@@ -17,10 +17,12 @@ LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn
 class DeviceWeight:
     """A 2:4 weight ``[N, K]`` as the GPU's kernels read it: two views of one buffer.
 
+    In the buffer N and K are padded with zeros to multiples of 64, so that every kernel takes every weight.
+
     Attributes:
-        values: ``[N, Kp/2]``, exactly the portable ``values``.
+        values: ``[N, Kp/2]``, exactly the portable ``values``; where K is padded, its rows lie apart.
         positions: 1-d uint8, the portable nibbles in the order of the tensor cores (``csrc/cuda/layout.h``),
-            right behind the values.
+            padded too, right behind the padded values.
         in_features: K.
     """
 
@@ -62,9 +64,10 @@ class DeviceWeight:
 
     @classmethod
     def _split(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
-        columns = (k + 3) // 4 * 2
-        size = n * columns * dtype.itemsize
-        return cls(buffer[:size].view(dtype).view(n, columns), buffer[size:], k)
+        rows, pitch = _padded(n), _padded(k) // 2
+        size = rows * pitch * dtype.itemsize
+        values = buffer[:size].view(dtype).view(rows, pitch)
+        return cls(values[:n, : (k + 3) // 4 * 2], buffer[size:], k)
 
     def portable_positions(self) -> Tensor:
         """The places as the portable form has them: ``[N, ceil(Kp/8)]``."""
@@ -80,5 +83,10 @@ class DeviceWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer."""
-        return self.values.nbytes + self.positions.nbytes
+        """Bytes of the buffer, padding included."""
+        padded = _padded(self.values.shape[0]) * _padded(self.in_features) // 2
+        return padded * self.values.itemsize + self.positions.nbytes
+
+
+def _padded(size: int) -> int:
+    return (size + 63) // 64 * 64

@@ -6,8 +6,9 @@ is imported, and points and sweeps need no torch. ``tune`` itself is in the modu
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sparseflow.runtime import lazy
 
 if TYPE_CHECKING:
     from sparseflow.runtime.tuning.machine import GpuMachine
@@ -27,25 +28,16 @@ __all__ = [
     "lookup",
 ]
 
-_HOME = {
-    "Candidate": "point",
-    "DEFAULT_M": "sweep",
-    "Failure": "point",
-    "GpuMachine": "machine",
-    "TuneResult": "tune",
-    "TunedPoint": "point",
-    "TunedTable": "table",
-    "lookup": "table",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.names(
+    globals(),
+    {
+        "Candidate": "point",
+        "DEFAULT_M": "sweep",
+        "Failure": "point",
+        "GpuMachine": "machine",
+        "TuneResult": "tune",
+        "TunedPoint": "point",
+        "TunedTable": "table",
+        "lookup": "table",
+    },
+)

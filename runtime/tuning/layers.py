@@ -31,7 +31,7 @@ class Layer:
 
     @classmethod
     def random(cls, n: int, k: int, dtype: torch.dtype) -> Layer:
-        """A layer on the current device; N and K multiples of 64."""
+        """A layer on the current device."""
         weight = _pruned(n, k, dtype)
         packed = DeviceWeight.compress(weight)
         cache = torch.cuda.get_device_properties(weight.device).L2_cache_size

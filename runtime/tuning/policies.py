@@ -19,8 +19,11 @@ from sparseflow.runtime.tuning.table import lookup
 Shape = tuple[int, int]
 Progress = Callable[[int, int, str], None]
 
-TUNABLE = (torch.bfloat16, torch.float16)
-"""Dtypes of the weights that layers on a GPU may be packed in."""
+TUNABLE = (torch.bfloat16, torch.float16, torch.float8_e4m3fn)
+"""Dtypes that layers on a GPU may be packed in."""
+
+FP8_GPU = (8, 9)
+"""Compute capability from which on tensor cores multiply fp8."""
 
 
 def gpu_policies(
@@ -37,7 +40,7 @@ def gpu_policies(
 
     Args:
         shapes: (N, K), each once.
-        dtype: of the weights.
+        dtype: of the packed weights; in float8_e4m3fn every figure is over the dense product in fp8.
         device: a CUDA device.
         memory: whether packed layers keep their dense weight.
         tune: measure what neither the user's table nor a shipped one has.
@@ -59,7 +62,16 @@ def gpu_policies(
 def _refusal(shape: Shape, dtype: torch.dtype, device: torch.device) -> str | None:
     if dtype not in TUNABLE:
         return f"on GPUs sparse layers are bfloat16 or float16, not {dtype_name(dtype)}"
-    return refusal(*shape) or gpu.unusable(device)
+    return refusal(*shape, dtype_name(dtype)) or gpu.unusable(device) or _no_fp8(dtype, device)
+
+
+def _no_fp8(dtype: torch.dtype, device: torch.device) -> str | None:
+    capability = torch.cuda.get_device_capability(device)
+    if dtype != torch.float8_e4m3fn or capability >= FP8_GPU:
+        return None
+    return "{} is sm_{}{}, and tensor cores for fp8 begin with sm_{}{}".format(
+        torch.cuda.get_device_name(device), *capability, *FP8_GPU
+    )
 
 
 def _tune_missing(

@@ -21,6 +21,9 @@ _cuda: Any = torch.cuda
 _LEAD_CYCLES = 100_000
 _LEAD_CYCLES_A_CALL = 1_000
 
+# A graph takes some microseconds to start: over this many calls they are few.
+_CALLS = 16
+
 
 class Spoilt(Exception):  # noqa: N818 - ends the child, which has said what it has to say
     """The process can't use CUDA any more."""
@@ -32,7 +35,7 @@ class Replay:
     Args:
         call: makes the product with the copy of that number. It runs once outside the graph first, and raises
             there what it raises.
-        copies: how many calls the graph makes.
+        copies: how many there are; the graph calls each equally often.
         pool: of the graphs that are replayed in turns.
 
     Attributes:
@@ -45,14 +48,14 @@ class Replay:
     def __init__(self, call: Callable[[int], Tensor], copies: int, pool: Pool) -> None:
         call(0)
         torch.cuda.synchronize()
-        self._copies = copies
+        self._calls = copies * -(-_CALLS // copies)
         self._graph = torch.cuda.CUDAGraph()
         self._start, self._end = (_cuda.Event(enable_timing=True) for _ in range(2))
         try:
             # Worker threads build plans meanwhile, and what they do to the device is none of this capture's.
             self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            for copy in range(copies):
-                self.y: Tensor | None = call(copy)
+            for turn in range(self._calls):
+                self.y: Tensor | None = call(turn % copies)
             self._graph.capture_end()
         except RuntimeError as error:
             raise Spoilt(f"can't be captured in a CUDA graph: {first_line(error)}") from None
@@ -70,12 +73,12 @@ class Replay:
 
     def us(self) -> float:
         """Microseconds of one call."""
-        _cuda._sleep(_LEAD_CYCLES + _LEAD_CYCLES_A_CALL * self._copies)
+        _cuda._sleep(_LEAD_CYCLES + _LEAD_CYCLES_A_CALL * self._calls)
         self._start.record()
         self._graph.replay()
         self._end.record()
         self._end.synchronize()
-        return 1e3 * float(self._start.elapsed_time(self._end)) / self._copies
+        return 1e3 * float(self._start.elapsed_time(self._end)) / self._calls
 
 
 def in_turns(sides: Sequence[Replay], rounds: int, before: Callable[[int], None]) -> list[float]:

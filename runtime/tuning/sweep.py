@@ -17,8 +17,8 @@ BACKENDS = ("cusparselt", "skinny")
 SKINNY_M = 128
 """The most rows of x with which the own kernel for few rows is tried."""
 
-UNIT = 64
-"""N and K must be multiples of it (csrc/cuda/plan.cpp)."""
+FP8_UNIT = 16
+"""What N and K must be multiples of for torch to have a dense fp8 product to compare with."""
 
 
 def output_dtype(dtype: str) -> str:
@@ -26,8 +26,10 @@ def output_dtype(dtype: str) -> str:
     return "bfloat16" if dtype == "float8_e4m3fn" else dtype
 
 
-def refusal(n: int, k: int) -> str | None:
-    """Why cuSPARSELt has no product for a weight [N, K], or None where it may have one."""
-    if n < 1 or k < 1 or n % UNIT or k % UNIT:
-        return f"N and K must be multiples of {UNIT}, got N={n}, K={k}"
+def refusal(n: int, k: int, dtype: str) -> str | None:
+    """Why there is nothing to tune for a weight [N, K], or None."""
+    if n < 1 or k < 1:
+        return f"N and K must be at least 1, got N={n}, K={k}"
+    if dtype == "float8_e4m3fn" and (n % FP8_UNIT or k % FP8_UNIT):
+        return f"torch's fp8 product needs N and K to be multiples of {FP8_UNIT}, got N={n}, K={k}"
     return None

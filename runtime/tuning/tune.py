@@ -216,8 +216,8 @@ def _tasks(
     """What can be tuned, the M's of a layer behind each other, and what can't, with the reason."""
     wanted = list(dict.fromkeys((int(n), int(k)) for n, k in shapes))
     tasks = [Task(dtype, *shape, m) for dtype, shape, m in itertools.product(dtypes, wanted, ms)]
-    refused = [(task, why) for task in tasks if (why := refusal(task.n, task.k))]
-    return [task for task in tasks if not refusal(task.n, task.k)], refused
+    refused = [(task, why) for task in tasks if (why := refusal(task.n, task.k, task.dtype))]
+    return [task for task in tasks if not refusal(task.n, task.k, task.dtype)], refused
 
 
 def _then(tasks: Sequence[Task], place: int) -> int | None:

@@ -36,15 +36,20 @@ class CompiledModel(nn.Module):
     program is captured over the same packed weights. Attributes that this class doesn't have are the model's.
 
     Inference only: a model in training mode and inputs that require gradients are refused.
+
+    Args:
+        model: the model.
+        options: of the compilation.
+        bank: weights shared with other compiled models; by default its own.
     """
 
-    def __init__(self, model: nn.Module, options: CompileOptions) -> None:
+    def __init__(self, model: nn.Module, options: CompileOptions, bank: WeightBank | None = None) -> None:
         super().__init__()
         # Not a registered submodule: its dense weights are not part of the compiled model.
         object.__setattr__(self, "_model", model)
         self._options = options
         release = functools.partial(release_parameter, model) if options.inplace else None
-        self._bank = WeightBank(prune=options.prune is not None, release=release)
+        self._bank = bank or WeightBank(prune=options.prune is not None, release=release)
         self._programs: list[Program] = []
         self._captures: list[str] = []
         self._lock = threading.Lock()
@@ -188,7 +193,8 @@ class CompiledModel(nn.Module):
                 "the model is in training mode, and compiling is for inference only",
                 "call model.eval()",
             )
-        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in call.leaves):
+        tensors = (leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor))  # others are counters
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             raise InferenceOnlyError(
                 name,
                 "an input requires gradients, and a compiled model is for inference only",

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch_mlir import ir
 
-from sparseflow.api.report import LayerReport, Range, Report
+from sparseflow.api.report import Fp8Error, LayerReport, Range, Report
+from sparseflow.dialect.linear import QUANTIZATIONS, product_dtype, quantization
 from sparseflow.dialect.matchers import WeightRef, defined_by, weight_ref
-from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.dialect.types import FP8, TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.passes.products import any_weight
+from sparseflow.runtime.fp8 import E4M3
 from sparseflow.runtime.packed import packed_shapes
 
 if TYPE_CHECKING:
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
     from sparseflow.api.weights import WeightBank
     from sparseflow.runtime.dispatch import Policy
 
-TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
+TORCH_DTYPES = {
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f64": torch.float64,
+    FP8: E4M3,
+}
 """Element types of MLIR as torch knows them."""
 
 
@@ -40,6 +48,8 @@ class LayerDecision:
         reason: why it is dense; empty for a sparse layer.
         policy: the key of its measured policy; empty when none was measured.
         merged: all layers of the product it is part of, when it was merged.
+        quantize: what it is quantised to; empty when it isn't.
+        unquantized: why it isn't although it was asked for; empty otherwise.
     """
 
     weight: str
@@ -50,6 +60,8 @@ class LayerDecision:
     reason: str = ""
     policy: str = ""
     merged: tuple[str, ...] = ()
+    quantize: str = ""
+    unquantized: str = ""
 
 
 def decide(module: ir.Module) -> tuple[LayerDecision, ...]:
@@ -80,10 +92,22 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
     assert n is not None
     assert k is not None
     assert dtype is not None
-    key = policy_key(dtype, n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
+    key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
+    left = op.attributes.get("sparse_gemm.unquantized")
+    unquantized = left.value if isinstance(left, ir.StringAttr) else ""
     merged = ref.layers if len(ref.names) > 1 else ()
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
-        yield LayerDecision(name, rows, k, dtype, "sparse", policy=key, merged=merged)
+        yield LayerDecision(
+            name,
+            rows,
+            k,
+            dtype,
+            "sparse",
+            policy=key,
+            merged=merged,
+            quantize=quantization(op),
+            unquantized=unquantized,
+        )
 
 
 def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
@@ -120,6 +144,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
         "inplace": options.inplace,
         "prune": options.prune,
         "memory": options.memory,
+        "quantize": options.quantize,
         "bytes_dense": sum(layer.bytes_dense for layer in layers),
         "bytes": sum(layer.bytes for layer in layers),
         "seconds": {stage: sum(p.seconds.get(stage, 0.0) for p in programs) for stage in sorted(stages)},
@@ -134,17 +159,20 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
     ranges = _ranges(policy) if sparse else ()
     error = bank.relative_error(decision.weight) if sparse else 0.0
+    fp8 = _fp8_error(decision, program, bank) if decision.quantize else None
+    kept_bytes = decision.N * decision.K * _itemsize(_multiplied(decision)) if kept else 0
     return LayerReport(
         name=decision.weight.removesuffix(".weight"),
         N=decision.N,
         K=decision.K,
         dtype=decision.dtype,
         decision=decision.decision,
-        reason=_why_sparse(decision, program, error, options) if sparse else decision.reason,
+        reason=_why_sparse(decision, program, error, fp8, options) if sparse else decision.reason,
         ranges=ranges,
         bytes_dense=dense_bytes,
-        bytes=_packed_bytes(decision) + (dense_bytes if kept else 0) if sparse else dense_bytes,
+        bytes=_packed_bytes(decision) + kept_bytes if sparse else dense_bytes,
         rel_err=error,
+        fp8=fp8,
     )
 
 
@@ -154,7 +182,17 @@ def _itemsize(dtype: str) -> int:
 
 def _packed_bytes(decision: LayerDecision) -> int:
     values, positions = packed_shapes(decision.N, decision.K)
-    return values[0] * values[1] * _itemsize(decision.dtype) + positions[0] * positions[1]
+    scales = decision.N * torch.float32.itemsize if decision.quantize else 0
+    return values[0] * values[1] * _itemsize(_multiplied(decision)) + positions[0] * positions[1] + scales
+
+
+def _multiplied(decision: LayerDecision) -> str:
+    """The dtype that a layer's packed values have."""
+    return QUANTIZATIONS.get(decision.quantize, decision.dtype)
+
+
+def _fp8_error(decision: LayerDecision, program: Program, bank: WeightBank) -> Fp8Error:
+    return Fp8Error(bank.quantization_error(decision.weight), program.output_errors.get(decision.weight))
 
 
 def _ranges(policy: Policy | None) -> tuple[Range, ...]:
@@ -163,11 +201,18 @@ def _ranges(policy: Policy | None) -> tuple[Range, ...]:
     return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in policy.ranges)
 
 
-def _why_sparse(decision: LayerDecision, program: Program, error: float, options: CompileOptions) -> str:
+def _why_sparse(
+    decision: LayerDecision, program: Program, error: float, fp8: Fp8Error | None, options: CompileOptions
+) -> str:
     pruned = f"pruned by {options.prune}" if error else "already 2:4"
     policy = program.policies.get(decision.policy)
     timed = policy.why() if policy else "not measured: policy='sparse'"
     merged = f"; one product of {len(decision.merged)}: {_short(decision.merged)}" if decision.merged else ""
+    if fp8 is not None:
+        how = f"{timed} (dense in fp8 too)" if policy else "not measured: only GPUs are fast in fp8"
+        timed = f"in fp8, {fp8}; {how}"
+    elif decision.unquantized:
+        timed = f"not in fp8: {decision.unquantized}; {timed}"
     return f"{pruned}; {timed}{merged}"
 
 

@@ -12,6 +12,7 @@ from sparseflow.runtime.backends import MEMORY_MODES, Memory
 Prune = Literal["magnitude"]
 PolicyMode = Literal["auto", "sparse"]
 Inner = Literal["eager", "inductor"]
+Quantize = Literal["fp8"]
 
 DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*")
 """Layers that stay dense unless `skip=` says otherwise: pruning a head or an embedding costs most quality."""
@@ -32,6 +33,7 @@ class CompileOptions:
         inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it.
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
+        quantize: what sparse layers multiply in; ``None`` keeps the model's dtype.
     """
 
     prune: Prune | None = "magnitude"
@@ -42,6 +44,7 @@ class CompileOptions:
     inner: Inner = "eager"
     inplace: bool = False
     progress: bool | None = None
+    quantize: Quantize | None = None
 
     def __post_init__(self) -> None:
         require_one_of("compile", "prune", self.prune, (*get_args(Prune), None))
@@ -49,6 +52,7 @@ class CompileOptions:
         require_one_of("compile", "memory", self.memory, MEMORY_MODES)
         require_one_of("compile", "tune", self.tune, (True, False))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
+        require_one_of("compile", "quantize", self.quantize, (*get_args(Quantize), None))
         require_patterns("compile", self.skip)
 
 

@@ -10,11 +10,13 @@ from torch_mlir import ir
 from sparseflow.api.decisions import TORCH_DTYPES
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import Step
+from sparseflow.dialect.linear import product_dtype
 from sparseflow.dialect.matchers import operations, weight_ref
-from sparseflow.dialect.types import tensor_type
+from sparseflow.dialect.types import FP8, tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.fp8 import E4M3
 
 Shape = tuple[int, int]
 Found = tuple[dict[str, Policy], dict[str, str]]
@@ -39,24 +41,26 @@ def measured_policies(
     for (dtype, where), shapes in sparse_shapes(module, device).items():
         for shape, found in _policies(shapes, TORCH_DTYPES[dtype], where, options, step).items():
             key = policy_key(dtype, *shape)
-            if isinstance(found, Policy):
-                policies[key] = found
-            else:
+            if isinstance(found, str):
                 dense[key] = found
+            elif dtype == FP8 and found.measured and not found.pays:
+                dense[key] = f"in fp8 {found.why()} (dense in fp8 too)"
+            else:
+                policies[key] = found
     return policies, dense
 
 
 def sparse_shapes(
     module: ir.Module, device: Callable[[str], torch.device]
 ) -> dict[tuple[str, torch.device], list[Shape]]:
-    """Distinct shapes by dtype and device; policies know one type of device at a time."""
+    """Distinct shapes by the dtype multiplied and device; policies know one type of device at a time."""
     shapes: dict[tuple[str, torch.device], list[Shape]] = {}
     for op in operations(module, ("sparse_gemm.linear",)):
-        ref, type_ = weight_ref(op.operands[1]), tensor_type(op.operands[1])
-        if ref is not None and type_ is not None and type_.shape is not None and type_.dtype in TORCH_DTYPES:
+        ref, type_, dtype = weight_ref(op.operands[1]), tensor_type(op.operands[1]), product_dtype(op)
+        if ref is not None and type_ is not None and type_.shape is not None and dtype in TORCH_DTYPES:
             n, k = type_.shape
             if n is not None and k is not None:
-                found = shapes.setdefault((type_.dtype, device(ref.names[0])), [])
+                found = shapes.setdefault((dtype, device(ref.names[0])), [])
                 found += [] if (n, k) in found else [(n, k)]
     types = sorted({where.type for _, where in shapes})
     if len(types) > 1:
@@ -78,7 +82,7 @@ def _policies(
         return gpu_policies(
             shapes, dtype, device, memory=options.memory, tune=options.tune, always=always, progress=step
         )
-    if device.type != "cpu" or options.policy == "sparse":
+    if device.type != "cpu" or options.policy == "sparse" or dtype == E4M3:  # CPUs have one way in fp8
         return {}
     from sparseflow.runtime.dispatch import calibrate
 

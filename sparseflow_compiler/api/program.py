@@ -17,6 +17,7 @@ from sparseflow.api.decisions import LayerDecision, decide
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.policies import measured_policies
 from sparseflow.api.progress import Progress, Step
+from sparseflow.api.quantization import output_errors
 from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.dialect.matchers import operations
 from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
@@ -29,6 +30,7 @@ from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
+from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
 from sparseflow.runtime import first_violation
 from sparseflow.runtime.dispatch import Policy
 
@@ -46,6 +48,7 @@ class Program:
         decisions: what became of each linear layer.
         policies: the measured policy behind each entry of `decisions`.
         seconds: how long each stage took.
+        output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
     """
 
     captured: CapturedProgram
@@ -55,6 +58,7 @@ class Program:
     decisions: tuple[LayerDecision, ...]
     policies: Mapping[str, Policy]
     seconds: Mapping[str, float]
+    output_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -103,6 +107,8 @@ def build_program(
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
+        if options.quantize is not None:
+            run_pipeline(module, [QuantizeSparseLinear()])
     with clock.stage("measure") as step:
         policies, dense = measured_policies(module, bank.device, options, step)
     with clock.stage("passes"):
@@ -116,12 +122,17 @@ def build_program(
         graph = to_fx(module, weights)
     with clock.stage("pack") as step:
         bank.pack(step)
+    errors: dict[str, float] = {}
+    if options.quantize is not None:
+        with clock.stage("compare"):
+            leaves = captured.call_signature.flatten(args, kwargs).leaves
+            errors = output_errors(graph, leaves, bank)
     runnable = torch.compile(graph, dynamic=True) if options.inner == "inductor" else graph
     assert isinstance(runnable, nn.Module), "torch.compile of a module is a module"
     written = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     buffers = {name: bank.source(name) for name in written}
     executable = Executable(runnable, imported.signature, captured.call_signature, buffers)
-    return Program(captured, executable, graph, stages, decisions, policies, clock.seconds)
+    return Program(captured, executable, graph, stages, decisions, policies, clock.seconds, errors)
 
 
 def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:

@@ -24,6 +24,24 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Fp8Error:
+    """What quantising cost a layer, beyond what pruning cost it.
+
+    Attributes:
+        weight: ‖W − W8‖ / ‖W‖ in the Frobenius norm, W pruned and W8 the same in fp8 by the rows' scales.
+        output: ‖y − y8‖ / ‖y‖, y = x · Wᵀ + bias in float32 and y8 the layer in fp8, over some rows of x of
+            the call that the program was captured with; ``None`` where it wasn't measured: W was released.
+    """
+
+    weight: float
+    output: float | None
+
+    def __str__(self) -> str:
+        output = "not measured" if self.output is None else f"{self.output:.1%}"
+        return f"relative error of the pruned weight {self.weight:.1%}, of its output {output}"
+
+
+@dataclass(frozen=True)
 class LayerReport:
     """One linear layer.
 
@@ -38,6 +56,7 @@ class LayerReport:
         bytes_dense: bytes of its weight before.
         bytes: bytes of its weight now.
         rel_err: ‖W − pruned W‖ / ‖W‖ in the Frobenius norm; 0 where the weight was not changed.
+        fp8: what quantising cost beside that; ``None`` for a layer that isn't quantised.
     """
 
     name: str
@@ -50,6 +69,7 @@ class LayerReport:
     bytes_dense: int
     bytes: int
     rel_err: float
+    fp8: Fp8Error | None = None
 
 
 @dataclass

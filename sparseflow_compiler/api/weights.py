@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,11 @@ from sparseflow.api.progress import Step
 from sparseflow.errors import WeightError
 from sparseflow.runtime import PackedWeight, compress_2_4, prune_24
 from sparseflow.runtime.checks import require_finite
+from sparseflow.runtime.fp8 import E4M3
+from sparseflow.runtime.quantized import QuantizedWeight, quantize, weight_error
 
 Key = tuple[tuple[str, ...], tuple[bool, ...]]
+Form = tuple[Key, type[PackedWeight]]
 
 
 class WeightBank:
@@ -31,9 +34,15 @@ class WeightBank:
         self._release = release
         self._sources: dict[str, Tensor] = {}
         self._dense: dict[Key, Tensor] = {}
-        self._packed: dict[Key, PackedWeight] = {}
-        self._pending: list[Key] = []
+        self._packed: dict[Form, PackedWeight] = {}
+        self._pending: list[Form] = []
         self._errors: dict[str, float] = {}
+        self._fp8_errors: dict[str, float] = {}
+
+    @property
+    def releases(self) -> bool:
+        """Whether dense weights are released as they are packed."""
+        return self._release is not None
 
     def add(self, sources: Mapping[str, Tensor]) -> None:
         """Make the model's tensors known by name; a name already known keeps its tensor."""
@@ -64,13 +73,23 @@ class WeightBank:
         Until `pack` runs it has shapes only (it is on the meta device), so that nothing is packed or released
         for a program that can't be lowered.
         """
-        key = (names, transposed)
-        if key not in self._packed:
-            parts = [self._oriented(*part) for part in _parts(key)]
-            rows = sum(part.shape[0] for part in parts)
-            self._packed[key] = PackedWeight.empty(rows, parts[0].shape[1], parts[0].dtype, device="meta")
-            self._pending.append(key)
-        return self._packed[key]
+        return self._hollow(names, transposed, PackedWeight)
+
+    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
+        """The 2:4 form in fp8, as `packed` gives it in the weight's dtype."""
+        return self._hollow(names, transposed, QuantizedWeight)
+
+    def _hollow(
+        self, names: tuple[str, ...], transposed: tuple[bool, ...], kind: type[PackedWeight]
+    ) -> PackedWeight:
+        form = ((names, transposed), kind)
+        if form not in self._packed:
+            parts = [self._oriented(*part) for part in _parts(form[0])]
+            rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
+            dtype = parts[0].dtype if kind is PackedWeight else E4M3
+            self._packed[form] = kind.empty(rows, columns, dtype, device="meta")
+            self._pending.append(form)
+        return self._packed[form]
 
     def pack(self, step: Step) -> None:
         """Fill every packed weight that was asked for since the last time.
@@ -85,20 +104,30 @@ class WeightBank:
         """
         pending, self._pending = self._pending, []
         try:
-            for key in pending:
+            for key, _ in pending:
                 for part in _parts(key):
                     self._check(*part)
         except WeightError:
-            for key in pending:
-                del self._packed[key]
+            for form in pending:
+                del self._packed[form]
             raise
-        for done, key in enumerate(pending, start=1):
-            self._fill(key)
-            step(done, len(pending), key[0][0])
+        for done, form in enumerate(pending, start=1):
+            self._fill(form)
+            step(done, len(pending), form[0][0][0])
 
     def relative_error(self, name: str) -> float:
         """‖W − pruned W‖ / ‖W‖ of a weight that was packed; 0 where pruning changed nothing."""
         return self._errors.get(name, 0.0)
+
+    def quantization_error(self, name: str) -> float:
+        """‖W − W8‖ / ‖W‖ of a pruned weight W that was quantised; 0 where it wasn't."""
+        return self._fp8_errors.get(name, 0.0)
+
+    def pruned_parts(self, packed: PackedWeight) -> Iterator[tuple[str, Tensor]]:
+        """Name and pruned dense tensor of each part of a packed weight of this bank, unless it `releases`."""
+        key = next(key for (key, _), held in self._packed.items() if held is packed)
+        for name, transposed in _parts(key):
+            yield name, self._pruned(self._oriented(name, transposed))
 
     def was_packed(self, name: str) -> bool:
         """Whether a packed form of the weight exists; its dense bytes may be released then."""
@@ -116,19 +145,31 @@ class WeightBank:
             remedy = f"mend the weight, or leave the layer dense: skip=({layer!r},)"
             raise WeightError(error.subject, error.rule, remedy) from None
 
-    def _fill(self, key: Key) -> None:
-        self._packed[key].fill([self._pack(*part) for part in _parts(key)])
+    def _fill(self, form: Form) -> None:
+        key, kind = form
+        parts = [self._pack(*part) for part in _parts(key)]
+        if kind is QuantizedWeight:
+            parts = [self._quantize(name, part) for name, part in zip(key[0], parts, strict=True)]
+        self._packed[form].fill(parts)
         for name in key[0] if self._release else ():
             self._release(name)  # type: ignore[misc]  # the loop is empty without it
-        if self._release and self._packed[key].values.is_cuda:
+        if self._release and self._packed[form].values.is_cuda:
             # The next packed weight would settle in a part of what was freed and keep the rest from others.
             torch.cuda.empty_cache()
 
     def _pack(self, name: str, transposed: bool) -> PackedWeight:
         weight = self._oriented(name, transposed)
-        pruned = prune_24(weight) if self._prune else weight
+        pruned = self._pruned(weight)
         self._errors[name] = relative_difference(weight, pruned)
         return compress_2_4(pruned, name=name)
+
+    def _pruned(self, weight: Tensor) -> Tensor:
+        return prune_24(weight) if self._prune else weight
+
+    def _quantize(self, name: str, packed: PackedWeight) -> QuantizedWeight:
+        quantized = quantize(packed)
+        self._fp8_errors[name] = weight_error(packed, quantized)
+        return quantized
 
 
 @dataclass(frozen=True)
@@ -152,6 +193,10 @@ class ProgramWeights:
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
         """As `WeightBank.packed`."""
         return self.bank.packed(names, transposed)
+
+    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
+        """As `WeightBank.quantized`."""
+        return self.bank.quantized(names, transposed)
 
 
 def _parts(key: Key) -> list[tuple[str, bool]]:

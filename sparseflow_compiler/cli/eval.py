@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli.models import is_causal, load_model, load_tokenizer, read_lines, text_batches
+from sparseflow.cli.saved import is_causal, load_model, load_tokenizer, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:

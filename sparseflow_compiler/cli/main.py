@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from sparseflow.cli.eval import evaluate
+from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
 from sparseflow.cli.tune import tune
 from sparseflow.errors import SparseFlowError
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("eval")(evaluate)
 app.command()(prune)
+app.command()(profile)
 app.command()(tune)
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli.models import meta_model
+from sparseflow.cli.models import from_config, read_config, unreadable
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from sparseflow.runtime.tuning import TuneResult
 
@@ -47,7 +48,7 @@ def tune(
             "sparseflow tune", "needs a model or shapes, and not both", "give --shape 4096x4096"
         )
     dtypes = None if not dtype else [_dtype(name) for name in dtype]
-    target: Any = meta_model(model) if model is not None else [_shape(text) for text in shape or ()]
+    target: Any = _meta_model(model) if model is not None else [_shape(text) for text in shape or ()]
     from sparseflow.api.tune import tune as run
 
     result = run(target, dtypes=dtypes, ms=m, device=device, folder=folder, force=force, deadline=deadline)
@@ -72,6 +73,18 @@ def _dtype(name: str) -> torch.dtype:
 
     found: torch.dtype = getattr(torch, name)
     return found
+
+
+def _meta_model(folder: Path) -> nn.Module:
+    """The model of a transformers configuration, without any weights."""
+    import torch
+
+    config = read_config(folder)
+    try:
+        with torch.device("meta"):
+            return from_config(config)
+    except ValueError as error:
+        raise unreadable(folder, error) from None
 
 
 def _text(result: TuneResult) -> str:

@@ -7,6 +7,7 @@ from sparseflow.dialect.loading import load
 from sparseflow.dialect.merged_weight import MergedWeightOp
 from sparseflow.dialect.packed_weight import PackedWeightOp
 from sparseflow.dialect.pruned_weight import PrunedWeightOp
+from sparseflow.dialect.quantized_weight import QuantizedWeightOp
 from sparseflow.dialect.types import TensorType
 from sparseflow.dialect.weight import WeightOp
 
@@ -15,6 +16,7 @@ __all__ = [
     "MergedWeightOp",
     "PackedWeightOp",
     "PrunedWeightOp",
+    "QuantizedWeightOp",
     "TensorType",
     "WeightOp",
     "load",

@@ -8,18 +8,25 @@ from torch_mlir import ir
 from torch_mlir.dialects import ext
 
 from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, quoted, string_attribute
-from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
+from sparseflow.dialect.types import FP8, SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
 
 EPILOGUES = ("none", "relu", "gelu", "gelu_tanh", "silu")
 """Activations that the operation can apply to its result."""
 
+QUANTIZATIONS = {"fp8": FP8}
+"""What a layer can be quantised to, and the element type that it multiplies then."""
+
+QUANTIZED_DTYPES = ("f16", "bf16")
+"""Element types whose place a quantised product takes."""
+
 
 class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[call-arg]
     """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
-    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``.
+    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. With the optional
+    attribute ``quantize = "fp8"`` the rows of W and x are multiplied in e4m3, each by a scale of its own.
     """
 
     result: ext.Result[Any]
@@ -43,12 +50,21 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
                 return
             types[role] = type_
         yield from broken_type_rules(types)
+        if "quantize" in self.attributes:
+            yield from self._broken_quantization(types["x"].dtype)
 
     def tensors(self) -> dict[str, ir.Value]:
         """Operands and result by their role, those that are left out left out."""
         roles = {"x": self.x, "weight": self.weight, "bias": self.bias, "residual": self.residual}
         given = {role: value for role, value in roles.items() if value is not None}
         return given | {"result": self.results[0]}
+
+    def _broken_quantization(self, dtype: str | None) -> Iterator[str]:
+        quantize = string_attribute(self, "quantize")
+        if quantize not in QUANTIZATIONS:
+            yield f"needs a 'quantize' that is one of {', '.join(QUANTIZATIONS)}, not {quoted(quantize)}"
+        if dtype not in (None, *QUANTIZED_DTYPES):
+            yield f"quantizes {', '.join(QUANTIZED_DTYPES)}, not {dtype}"
 
     def _broken_attributes(self) -> Iterator[str]:
         epilogue, policy = string_attribute(self, "epilogue"), string_attribute(self, "policy")
@@ -111,6 +127,7 @@ def linear(
     epilogue: str = "none",
     policy: str = "",
     pattern: str = "2:4",
+    quantize: str = "",
 ) -> ir.Operation:
     """Create a sparse linear layer at the current insertion point.
 
@@ -123,6 +140,22 @@ def linear(
         epilogue: one of EPILOGUES.
         policy: which backend runs for which M.
         pattern: one of PATTERNS.
+        quantize: one of QUANTIZATIONS, empty for none.
     """
     texts = (ir.StringAttr.get(text) for text in (pattern, epilogue, policy))
-    return LinearOp(result, x, weight, *texts, bias=bias, residual=residual).operation
+    layer: ir.Operation = LinearOp(result, x, weight, *texts, bias=bias, residual=residual).operation
+    if quantize:
+        layer.attributes["quantize"] = ir.StringAttr.get(quantize)
+    return layer
+
+
+def quantization(layer: ir.Operation) -> str:
+    """What a sparse layer is quantised to, empty where it isn't."""
+    return string_attribute(layer, "quantize") or ""
+
+
+def product_dtype(layer: ir.Operation) -> str | None:
+    """Element type that a sparse layer multiplies: its weight's, unless it is quantised."""
+    type_ = tensor_type(layer.operands[1])
+    dtype = None if type_ is None else type_.dtype
+    return QUANTIZATIONS.get(quantization(layer), dtype)

@@ -32,13 +32,14 @@ class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):  # ty
             yield "must return two !torch.vtensor, values and positions"
             return
         yield from broken_pattern_rules(self)
-        yield from _broken_types(values, positions)
+        yield from broken_packed_types(values, positions, SPARSE_DTYPES)
         yield from broken_list_rules(self, values.dim(0))
 
 
-def _broken_types(values: TensorType, positions: TensorType) -> Iterator[str]:
-    if values.dtype not in (None, *SPARSE_DTYPES):
-        yield f"must have values of {', '.join(SPARSE_DTYPES)}, not {values.dtype}"
+def broken_packed_types(values: TensorType, positions: TensorType, dtypes: Sequence[str]) -> Iterator[str]:
+    """What keeps two tensors from being values, of one of some dtypes, and positions of a packed weight."""
+    if values.dtype not in (None, *dtypes):
+        yield f"must have values of {', '.join(dtypes)}, not {values.dtype}"
     if positions.dtype not in (None, "ui8"):
         yield f"must have positions of ui8, not {positions.dtype}"
     if values.rank not in (None, 2) or positions.rank not in (None, 2):

@@ -9,11 +9,13 @@ from torch_mlir.dialects import ext
 
 from sparseflow.dialect.base import VerifiedOp, broken_list_rules, broken_pattern_rules
 from sparseflow.dialect.merged_weight import set_lists, string_list
-from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
+from sparseflow.dialect.types import FP8, SPARSE_DTYPES, TensorType, tensor_type
 
 
 class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):  # type: ignore[call-arg]
     """What the ``packed_weight`` of the same names stands for, unpacked: ``[N, K]`` with its zeros.
+
+    In e4m3 it is the ``quantized_weight`` of these names that is unpacked, its scales not applied.
 
     ``transposed`` and ``sizes`` as in ``merged_weight``.
     """
@@ -28,8 +30,8 @@ class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):  # ty
         if type_ is None or type_.rank not in (None, 2):
             yield f"must return a !torch.vtensor of rank 2, not '{self.results[0].type}'"
             return
-        if type_.dtype not in (None, *SPARSE_DTYPES):
-            yield f"must be of {', '.join(SPARSE_DTYPES)}, not {type_.dtype}"
+        if type_.dtype not in (None, *SPARSE_DTYPES, FP8):
+            yield f"must be of {', '.join((*SPARSE_DTYPES, FP8))}, not {type_.dtype}"
         yield from broken_pattern_rules(self)
         yield from broken_list_rules(self, type_.dim(0))
 

@@ -12,6 +12,9 @@ from torch_mlir import ir
 SPARSE_DTYPES = ("f32", "f16", "bf16")
 """Element types that the sparse kernels multiply."""
 
+FP8 = "f8E4M3FN"
+"""Element type that quantised layers multiply."""
+
 _VTENSOR = re.compile(r"!torch\.vtensor(?:<(?P<shape>\*|\[[^\]]*\]),(?P<dtype>[^,]+)(?P<rest>,.*)?>)?")
 
 

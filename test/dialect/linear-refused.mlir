@@ -208,3 +208,19 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %r:
   %y = "sparse_gemm.linear"(%x, %w, %r) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[8],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[8,64],bf16>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'quantize' that is one of fp8, not 'int4'}}
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", quantize = "int4", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],bf16>, !torch.vtensor<[8,64],bf16>) -> !torch.vtensor<[4,8],bf16>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op quantizes f16, bf16, not f32}}
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", quantize = "fp8", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  return
+}

@@ -20,7 +20,7 @@
 
 // -----
 
-// expected-error@+1 {{'sparse_gemm.pruned_weight' op must be of f32, f16, bf16, not f64}}
+// expected-error@+1 {{'sparse_gemm.pruned_weight' op must be of f32, f16, bf16, f8E4M3FN, not f64}}
 %0 = "sparse_gemm.pruned_weight"() {names = ["a"], pattern = "2:4"} : () -> !torch.vtensor<[8,4],f64>
 
 // -----

@@ -108,12 +108,12 @@ def test_the_path_is_told_in_a_sentence_and_asking_changes_nothing():
     torch.ops.sparseflow.plans_wait()
     built, absent = (
         gpu.stats().built,
-        ("dense for now: its plan is not built", "cusparselt, algorithm 0, once"),
+        ("its plan is not built yet", "cusparselt, algorithm 0, once"),
     )
     assert gpu.path(device, 1111).startswith(absent)
     assert (gpu.stats().built, gpu.stats().pending) == (built, 0)
     linear(x, device)
-    assert gpu.path(device, 1111) in ("dense for now: its plan is being built", "cusparselt, algorithm 0")
+    assert gpu.path(device, 1111).endswith(("for now: its plan is being built", "cusparselt, algorithm 0"))
     gpu.prepare(device, [63], policy)
     assert gpu.path(device, 1111) == "cusparselt, algorithm 0"
     assert gpu.path(device, 63, policy) == "cusparselt, algorithm 3"
@@ -122,7 +122,6 @@ def test_the_path_is_told_in_a_sentence_and_asking_changes_nothing():
         gpu.path(packed(pruned(N, K, torch.float32)), 8)
         == "dense: cuSPARSELt has no product of Float giving Float"
     )
-    assert "needs N and K to be multiples of 64, got N=272" in gpu.path(packed(pruned(272, 288, BF16)), 8)
 
 
 def test_a_plan_that_cannot_be_built_leaves_the_call_dense_and_says_why():

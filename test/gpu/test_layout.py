@@ -20,7 +20,7 @@ def test_a_weight_comes_back_exactly_from_the_layout_of_cuda(shape, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_layout_is_byte_for_byte_the_librarys(dtype):
-    for shape in ((64, 64), (320, 448), (512, 1024), (4096, 4160)):
+    for shape in ((64, 64), (320, 448), (512, 1024), (4096, 4160), (200, 456), (33, 100)):
         weight = pruned(*shape, dtype)
         ours, theirs = packed(weight), gpu.DeviceWeight.compress(weight)
         assert torch.equal(ours.values, theirs.values)
@@ -30,7 +30,7 @@ def test_the_layout_is_byte_for_byte_the_librarys(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.int8, E4M3])
 def test_eight_bit_weights_come_back_from_what_the_library_compressed(dtype):
-    for shape in ((64, 64), (320, 448), (512, 1024)):
+    for shape in ((64, 64), (320, 448), (512, 1024), (200, 456), (33, 50)):
         weight = pruned(*shape, dtype)
         back = gpu.DeviceWeight.compress(weight).dense()
         assert torch.equal(back.float(), weight.float())

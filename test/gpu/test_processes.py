@@ -13,9 +13,9 @@ import sys; sys.path.insert(0, sys.argv[1])
 import torch
 from gpu_weights import TOLERANCE, error, inputs, linear, packed, pruned, reference
 from sparseflow.runtime import gpu
-gpu.require()
 """
 EXIT = """
+gpu.require()
 device = packed(pruned(512, 1024, torch.float16))
 gpu.prepare(device, range(8, 2000, 8), wait=False)
 assert gpu.stats().pending > 0
@@ -23,6 +23,7 @@ print("fine", flush=True)
 """
 RESET = """
 import ctypes
+gpu.require()
 device, x = packed(pruned(512, 1024, torch.bfloat16)), inputs(64, 1024, torch.bfloat16)
 gpu.prepare(device, [64, 100])
 linear(x, device)
@@ -35,6 +36,7 @@ print("fine", flush=True)
 """
 # 20 MiB are one segment of torch's allocator, and the bucket of 20479 rows reads one row more than there are.
 END_OF_MEMORY = """
+gpu.require()
 weight = pruned(256, 512, torch.bfloat16)
 device = packed(weight)
 gpu.prepare(device, [20479])
@@ -42,6 +44,20 @@ whole = torch.empty(20480, 512, device="cuda", dtype=torch.bfloat16).normal_()
 x = whole[1:]
 assert gpu.path(device, 20479) == "cusparselt, algorithm 0"
 assert error(linear(x, device), reference(x, weight)) < TOLERANCE[torch.bfloat16]
+print("fine", flush=True)
+"""
+
+
+NO_LIBRARY = """
+from sparseflow.runtime.backends import Backend, Choice
+assert "nowhere" in gpu.unusable()
+weight = pruned(203, 452, torch.float16)
+device, policy = packed(weight), [1, Choice(Backend.SKINNY).code, 64, gpu.policy_code(0)]
+assert gpu.prepare(device, [8, 16, 100], policy) == 2
+for m, path in ((8, "skinny, variant 0"), (100, "dense: ")):
+    x = inputs(m, 452, torch.float16)
+    assert error(linear(x, device, policy=policy), reference(x, weight)) < TOLERANCE[torch.float16]
+    assert gpu.path(device, m, policy).startswith(path), gpu.path(device, m, policy)
 print("fine", flush=True)
 """
 
@@ -64,6 +80,11 @@ def test_a_process_ends_while_plans_are_built():
 def test_plans_can_be_forgotten_after_a_device_reset():
     result = child(RESET)
     assert result.stdout == "fine\n", result.stderr
+
+
+def test_the_own_kernel_needs_no_cusparselt():
+    result = child(NO_LIBRARY, SPARSEFLOW_CUSPARSELT="/nowhere/libcusparseLt.so.0")
+    assert (result.returncode, result.stdout) == (0, "fine\n"), result.stderr
 
 
 ALLOCATORS = ["expandable_segments:False", "expandable_segments:True", "backend:cudaMallocAsync"]

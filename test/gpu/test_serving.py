@@ -143,6 +143,31 @@ def test_an_unseen_m_is_right_at_once_and_sparse_later():
     assert gpu.stats().hits == hits + 1
 
 
+@pytest.mark.parametrize(
+    ("prepared", "m", "stand_in"),
+    [
+        ([1280], 1000, "cusparselt, algorithm 0, for 1280 rows for now: the plan for fewer is being built"),
+        ([64], 20, "cusparselt, algorithm 0, for 64 rows for now: the plan for fewer is being built"),
+        ([1280], 100, "skinny for now: its plan is being built"),
+        ([1280], 700, "dense for now: its plan is being built"),
+    ],
+)
+def test_what_is_loaded_serves_while_a_plan_is_built(prepared, m, stand_in):
+    gpu.reset()
+    weight = pruned(256, 768, torch.float16)
+    device, x = packed(weight), inputs(m, 768, torch.float16)
+    bias, residual = inputs(1, 256, torch.float16, seed=2)[0], inputs(m, 256, torch.float16, seed=3)
+    how = {"bias": True, "residual": True, "epilogue": "silu"}
+    gpu.prepare(device, prepared, **how)
+    expected = reference(x, weight, bias, residual, "silu")
+    y = linear(x, device, bias, residual, "silu")
+    assert gpu.path(device, m, **how) in (stand_in, "cusparselt, algorithm 0")
+    assert error(y, expected) < 2 * TOLERANCE[torch.float16]
+    torch.ops.sparseflow.plans_wait()
+    assert gpu.path(device, m, **how) == "cusparselt, algorithm 0"
+    assert error(linear(x, device, bias, residual, "silu"), expected) < 2 * TOLERANCE[torch.float16]
+
+
 def test_eight_threads_on_four_streams_each():
     dtype, failures = torch.bfloat16, []
     weights = [pruned(512, 1024, dtype, seed=s) for s in range(4)]

@@ -1,8 +1,10 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from gpu_weights import ACTIVATIONS, TOLERANCE, error, inputs, packed, pruned, reference
+
+from sparseflow.runtime import gpu, ops
 
 ROWS = (1, 2, 3, 5, 8, 9, 16, 17, 31, 32, 33, 63, 64)
 DTYPES = [torch.bfloat16, torch.float16]
@@ -110,25 +112,19 @@ def test_a_captured_graph_follows_its_inputs(m, variant):
 
 @pytest.mark.parametrize("variant", [3, THROUGH_MEMORY + 3, 17, 31])
 def test_eight_threads_with_a_stream_each(variant):
-    dtype, wrong = torch.bfloat16, []
+    dtype = torch.bfloat16
     weight = packed(pruned(512, 1024, dtype))
     xs = [inputs(m, 1024, dtype, seed=m) for m in (1, 8, 20, 64)]
     expected = [skinny(x, weight, variant=variant) for x in xs]
     torch.cuda.synchronize()
 
-    def work(thread):
+    def wrong(thread):
         with torch.cuda.stream(torch.cuda.Stream()):
-            for call in range(200):
-                i = (call + thread) % len(xs)
-                if not torch.equal(skinny(xs[i], weight, variant=variant), expected[i]):
-                    wrong.append((thread, call))
+            order = [(call + thread) % len(xs) for call in range(200)]
+            return [i for i in order if not torch.equal(skinny(xs[i], weight, variant=variant), expected[i])]
 
-    threads = [threading.Thread(target=work, args=(t,)) for t in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(wrong, range(8))) == [[]] * 8
 
 
 def test_leading_dimensions_strides_and_offsets_do_not_matter():
@@ -183,5 +179,18 @@ def test_wrong_arguments_are_refused_by_name():
         skinny(x, device, epilogue="tanh")
     with pytest.raises(RuntimeError, match="bias must be BFloat16"):
         skinny(x, device, bias=torch.zeros(256, device="cuda"))
-    with pytest.raises(RuntimeError, match="multiples of 64"):
-        skinny(inputs(4, 96, torch.bfloat16), packed(pruned(64, 96, torch.bfloat16)))
+    with pytest.raises(RuntimeError, match="takes bfloat16 and float16, not Float"):
+        skinny(inputs(4, 512, torch.float32), packed(pruned(256, 512, torch.float32)))
+    odd = packed(pruned(203, 452, torch.bfloat16))
+    apart = gpu.DeviceWeight(odd.values.clone(), odd.positions, 452)
+    with pytest.raises(RuntimeError, match="positions right behind them, in one buffer"):
+        skinny(inputs(4, 452, torch.bfloat16), apart)
+
+
+def test_opcheck():
+    device = packed(pruned(200, 448, torch.bfloat16))
+    x, bias = inputs(5, 448, torch.bfloat16), inputs(1, 200, torch.bfloat16)[0]
+    with torch.no_grad():
+        torch.library.opcheck(
+            ops.skinny_linear, (x, device.values, device.positions, bias, None, 448, "silu", -1)
+        )

@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gpu_weights import TOLERANCE, error, inputs, linear, packed, pruned, reference
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._triton import has_triton
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime import gpu, ops
+from sparseflow.runtime.backends import Backend, Choice
 
 N, K, BF16 = 256, 512, torch.bfloat16
 
@@ -91,6 +93,27 @@ def test_compiles_with_cuda_graphs(layer):
 def test_opcheck(layer):
     weight, device, bias = layer
     arguments = (inputs(5, K, BF16), device.values, device.positions, bias, None, K, "relu")
-    with torch.no_grad():
+    with torch.no_grad():  # on copies of the arguments, which run densely
         torch.library.opcheck(ops.linear, (*arguments, []))
         torch.library.opcheck(ops.linear, (*arguments, [1, 0], weight))
+
+
+@pytest.mark.parametrize("shape", [(N, K), (203, 452)])
+@pytest.mark.parametrize("backend", [Backend.CUSPARSELT, Backend.SKINNY, Backend.DENSE])
+def test_the_fake_is_like_the_result_of_every_path(backend, shape):
+    (n, k), policy = shape, [1, Choice(backend).code]
+    device, bias = packed(pruned(n, k, BF16)), inputs(1, n, BF16)[0]
+    for lead in ((5,), (2, 3), ()):
+        x, residual = (torch.randn(*lead, width, device="cuda", dtype=BF16) for width in (k, n))
+        for epilogue, extra in (("relu", None), ("silu", residual)):
+            arguments = (x, device.values, device.positions, bias, extra, k, epilogue, policy)
+            y = ops.linear(*arguments)
+            with FakeTensorMode() as mode:
+                fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+                fake = ops.linear(*fakes)
+            assert (fake.shape, fake.stride(), fake.dtype, fake.device) == (
+                y.shape,
+                y.stride(),
+                y.dtype,
+                y.device,
+            )

@@ -62,6 +62,12 @@ def test_a_shape_is_tuned_once_and_its_best_candidates_are_right(table, tmp_path
     assert (again.measured, list(again.known)) == ((), rows)
 
 
+def test_odd_sizes_are_tuned_too(table):
+    [point] = tune([(1003, 2060)], ["bfloat16"], [16], table=table).measured
+    assert point.candidates
+    assert all(wrong("bfloat16", candidate.rel_err) is None for candidate in point.candidates)
+
+
 def test_a_tuned_candidate_runs_by_its_policy(table):
     [point] = tune([SHAPE], ["bfloat16"], [256], table=table).measured
     weight = pruned(*SHAPE, torch.bfloat16)

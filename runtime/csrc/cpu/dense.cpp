@@ -46,20 +46,28 @@ Tensor unpack_rows(const Tensor& values, const Tensor& positions, int64_t k, int
   return torch::stable::from_blob(scratch, {rows, k}, {k, 1}, values.device(), values.scalar_type());
 }
 
-// x · Wᵀ + bias, W decompressed a chunk of rows at a time.
-Tensor unpacked_linear(const Tensor& x, const Tensor& values, const Tensor& positions,
+// Columns [row, row + rows) of `t`, seen as a matrix with `n` columns; no part of a gradient.
+Tensor columns_of(const Tensor& t, int64_t n, int64_t row, int64_t rows) {
+  auto* data = static_cast<char*>(t.mutable_data_ptr()) + row * static_cast<int64_t>(t.element_size());
+  return torch::stable::from_blob(data, {static_cast<int64_t>(t.numel()) / n, rows}, {n, 1}, t.device(), t.scalar_type());
+}
+
+// x · Wᵀ + bias, W decompressed a chunk of rows at a time, each product written where it belongs in y.
+Tensor unpacked_linear(const Tensor& x_, const Tensor& values, const Tensor& positions,
                        const std::optional<Tensor>& bias, int64_t k) {
   const int64_t n = values.size(0), row_bytes = std::max<int64_t>(1, k * values.element_size());
   const int64_t chunk = std::min(std::max<int64_t>(n, 1), std::max<int64_t>(64, kChunkBytes / row_bytes / 64 * 64));
   const Scratch scratch(chunk * row_bytes);
-  if (chunk >= n) return aten_linear(x, unpack_rows(values, positions, k, 0, n, scratch.data()), bias);
-  Tensor y = torch::stable::new_empty(x, sizes_with_last(x, n));
+  if (chunk >= n) return aten_linear(x_, unpack_rows(values, positions, k, 0, n, scratch.data()), bias);
+  Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
+  if (y.numel() == 0) return y;
+  const Tensor contiguous = torch::stable::contiguous(x_), x = columns_of(contiguous, k, 0, k);
   for (int64_t row = 0; row < n; row += chunk) {
     const int64_t rows = std::min(chunk, n - row);
     std::optional<Tensor> part;
     if (bias) part = torch::stable::narrow(const_cast<Tensor&>(*bias), 0, row, rows);
-    Tensor to_part = torch::stable::narrow(y, x.dim() - 1, row, rows);
-    torch::stable::copy_(to_part, aten_linear(x, unpack_rows(values, positions, k, row, rows, scratch.data()), part));
+    call_aten("aten::linear", "out", x, unpack_rows(values, positions, k, row, rows, scratch.data()), part,
+              columns_of(y, n, row, rows));
   }
   return y;
 }

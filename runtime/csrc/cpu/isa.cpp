@@ -83,4 +83,12 @@ const Level& chosen() {
 const std::string& isa_name() { return chosen().name; }
 const Kernels& kernels() { return *chosen().kernels; }
 
+int64_t first_cache_bytes() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  static const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return 32 * 1024;
+}
+
 }  // namespace sparseflow::cpu

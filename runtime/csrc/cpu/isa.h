@@ -14,4 +14,7 @@ const std::string& isa_name();
 // The kernels of that instruction set; throws likewise.
 const Kernels& kernels();
 
+// Bytes of the first-level data cache of a core; 32 KB where the system doesn't tell.
+int64_t first_cache_bytes();
+
 }  // namespace sparseflow::cpu

@@ -30,6 +30,7 @@ struct Plan {
   Linear a;
   char* scratch;  // 64-byte aligned, scratch_bytes long; the caller provides it
   int64_t scratch_bytes;
+  int64_t block_bytes;  // of x that the first-level cache keeps beside what streams by; the caller provides it
   int64_t local_bytes;  // of scratch that every concurrent call of `run` has to itself
   int64_t prepare_tasks, run_tasks;
   int64_t k_padded;             // k rounded up so that whole steps of positions may be read

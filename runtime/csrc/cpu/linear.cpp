@@ -59,6 +59,7 @@ void multiply(const Linear& whole) {
     a.y = static_cast<char*>(whole.y) + m * whole.n * size;
     if (a.residual) a.residual = static_cast<const char*>(whole.residual) + m * whole.n * size;
     Plan plan;
+    plan.block_bytes = first_cache_bytes() * 2 / 3;
     k.plan(a, threads, plan);
     const Scratch scratch(plan.scratch_bytes);
     plan.scratch = scratch.data();

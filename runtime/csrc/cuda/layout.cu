@@ -42,26 +42,28 @@ __global__ void scatter_places(Layout l, const uint8_t* places, uint8_t* portabl
 
 // Any shape: one thread a group.
 template <class T>
-__global__ void decompress_groups(Layout l, const T* values, const uint8_t* places, T* dense) {
+__global__ void decompress_groups(Layout l, const T* values, int64_t pitch, const uint8_t* places, T* dense) {
   const int64_t groups = l.groups();
   for (int64_t i = blockIdx.x * int64_t(threads) + threadIdx.x; i < l.n * groups; i += int64_t(gridDim.x) * threads) {
     const int64_t row = i / groups, group = i % groups;
     const int place = nibble_at(places, l.nibble(row, group));
+    const T* pair = values + row * pitch + 2 * group;
     for (int j = 0; j < 4 && 4 * group + j < l.k; ++j)
-      dense[row * l.k + 4 * group + j] = j == (place & 3) ? values[2 * i] : j == place >> 2 ? values[2 * i + 1] : T(0);
+      dense[row * l.k + 4 * group + j] = j == (place & 3) ? pair[0] : j == place >> 2 ? pair[1] : T(0);
   }
 }
 
-// N and K multiples of a tile, elements of 1 or 2 bytes, values and places aligned to 8. A thread writes 16 bytes in each of eight rows, which lie
-// eight apart; neighbours write what is beside it. Four neighbours share the nibbles of a tile's columns.
+// Elements of 1 or 2 bytes, rows of the dense weight aligned to 16, those of values and the places to 8. A thread
+// writes 16 bytes in each of eight rows, which lie eight apart; neighbours write what is beside it. Four neighbours
+// share the nibbles of a tile's columns.
 template <class T>
-__global__ void decompress_tiles(Layout l, const T* values, const uint8_t* places, T* dense) {
+__global__ void decompress_tiles(Layout l, const T* values, int64_t pitch, const uint8_t* places, T* dense) {
   constexpr int groups = 4 / sizeof(T);  // of a thread in a row: 8 bytes of values
   const int64_t column = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;  // in units of 16 bytes of a row
   const int64_t tile = column / 4, quarter = column % 4;
-  if (tile >= l.tiles_across()) return;
+  const int64_t across = l.k * sizeof(T) / 16, value_across = pitch * sizeof(T) / 8;  // the units of a row
+  if (column >= across) return;
   const int64_t top = blockIdx.y * int64_t(64) + threadIdx.y;
-  const int64_t across = l.k * sizeof(T) / 16;  // a row's units of 16 bytes, and of 8 in its values
 #pragma unroll
   for (int high = 0; high < 4; ++high) {
     const int64_t row = top + 16 * high;
@@ -78,7 +80,8 @@ __global__ void decompress_tiles(Layout l, const T* values, const uint8_t* place
         T value[4 * groups];
       } out;
       const int64_t r = row + 8 * mid;
-      in.word = reinterpret_cast<const uint64_t*>(values)[r * across + column];
+      if (r >= l.n) continue;
+      in.word = reinterpret_cast<const uint64_t*>(values)[r * value_across + column];
 #pragma unroll
       for (int g = 0; g < groups; ++g) {
         // Layout::nibble's low bits, for the group quarter * groups + g.
@@ -104,18 +107,20 @@ void check_launch(const char* what) {
 int blocks_for(int64_t items) { return static_cast<int>(std::min<int64_t>((items + threads - 1) / threads, 65535)); }
 
 template <class T>
-void decompress_as(const Layout& l, const void* values, const uint8_t* places, void* dense, cudaStream_t stream) {
+void decompress_as(const Layout& l, const void* values, int64_t pitch, const uint8_t* places, void* dense,
+                   cudaStream_t stream) {
   const auto* from = static_cast<const T*>(values);
   auto* to = static_cast<T*>(dense);
   if constexpr (sizeof(T) < 4) {
     const bool aligned = (reinterpret_cast<uintptr_t>(values) | reinterpret_cast<uintptr_t>(places)) % 8 == 0;
-    if (aligned && l.k % (4 * l.tile_groups()) == 0 && l.n % 64 == 0 && l.n / 64 <= 65535) {
-      const dim3 block(32, 8), grid((4 * l.tiles_across() + 31) / 32, l.n / 64);
-      decompress_tiles<T><<<grid, block, 0, stream>>>(l, from, places, to);
+    const bool rows_aligned = l.k * sizeof(T) % 16 == 0 && pitch * sizeof(T) % 8 == 0;
+    if (aligned && rows_aligned && l.padded_n() / 64 <= 65535) {
+      const dim3 block(32, 8), grid((l.k * sizeof(T) / 16 + 31) / 32, l.padded_n() / 64);
+      decompress_tiles<T><<<grid, block, 0, stream>>>(l, from, pitch, places, to);
       return;
     }
   }
-  decompress_groups<T><<<blocks_for(l.n * l.groups()), threads, 0, stream>>>(l, from, places, to);
+  decompress_groups<T><<<blocks_for(l.n * l.groups()), threads, 0, stream>>>(l, from, pitch, places, to);
 }
 
 }  // namespace
@@ -123,7 +128,7 @@ void decompress_as(const Layout& l, const void* values, const uint8_t* places, v
 bool kernels_built() { return true; }
 
 void to_device_places(const Layout& l, const uint8_t* portable, uint8_t* places, void* stream) {
-  const auto tiles = static_cast<unsigned>((l.n + 63) / 64 * l.tiles_across());
+  const auto tiles = static_cast<unsigned>(l.padded_n() / 64 * l.tiles_across());
   gather_places<<<tiles, threads, 64 * l.tile_groups(), static_cast<cudaStream_t>(stream)>>>(l, portable, places);
   check_launch("the permutation of places");
 }
@@ -134,11 +139,11 @@ void to_portable_places(const Layout& l, const uint8_t* places, uint8_t* portabl
   check_launch("the permutation of places");
 }
 
-void decompress(const Layout& l, const void* values, const uint8_t* places, void* dense, void* stream) {
+void decompress(const Layout& l, const void* values, int64_t pitch, const uint8_t* places, void* dense, void* stream) {
   auto* on = static_cast<cudaStream_t>(stream);
-  if (l.element_size == 1) decompress_as<uint8_t>(l, values, places, dense, on);
-  else if (l.element_size == 2) decompress_as<uint16_t>(l, values, places, dense, on);
-  else decompress_as<uint32_t>(l, values, places, dense, on);
+  if (l.element_size == 1) decompress_as<uint8_t>(l, values, pitch, places, dense, on);
+  else if (l.element_size == 2) decompress_as<uint16_t>(l, values, pitch, places, dense, on);
+  else decompress_as<uint32_t>(l, values, pitch, places, dense, on);
   check_launch("the decompression");
 }
 

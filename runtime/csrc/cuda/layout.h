@@ -1,7 +1,7 @@
-// The form of a packed weight on CUDA: one buffer, first `values` exactly as in the portable form ([N, K/2], row
-// by row), then the places, the same nibbles p0 | p1 << 2 in the order of the tensor cores. It is byte for byte
-// what cusparseLtSpMMACompress2 writes on sm_90 where N and K are multiples of 64 (checked at run time against the
-// library), so cuSPARSELt, the decompression and other kernels all read the one copy.
+// The form of a packed weight on CUDA: N and K padded to multiples of 64 with zeros, in one buffer, first the values
+// as in the portable form ([N, K/2], row by row), then the places, the same nibbles p0 | p1 << 2 in the order of the
+// tensor cores. It is byte for byte what cusparseLtSpMMACompress2 writes on sm_90 for the padded weight (checked at
+// run time against the library), so cuSPARSELt, the decompression and other kernels all read the one copy.
 //
 // The places are tiles of 64 rows × 8 groups (16-bit and wider) or × 16 groups (8-bit), tiles of one row strip
 // side by side; within a tile a nibble's index is a permutation of the bits of its row and group.
@@ -18,13 +18,17 @@
 namespace sparseflow::cuda {
 
 struct Layout {
-  int64_t n, k;
+  int64_t n, k;  // of the weight itself
   int element_size;
+
+  SPARSEFLOW_BOTH int64_t padded_n() const { return (n + 63) / 64 * 64; }
+  SPARSEFLOW_BOTH int64_t padded_k() const { return (k + 63) / 64 * 64; }
+  SPARSEFLOW_BOTH int64_t value_bytes() const { return padded_n() * padded_k() / 2 * element_size; }
 
   SPARSEFLOW_BOTH int64_t groups() const { return (k + 3) / 4; }
   SPARSEFLOW_BOTH int tile_groups() const { return element_size == 1 ? 16 : 8; }
-  SPARSEFLOW_BOTH int64_t tiles_across() const { return (groups() + tile_groups() - 1) / tile_groups(); }
-  SPARSEFLOW_BOTH int64_t place_bytes() const { return (n + 63) / 64 * tiles_across() * 32 * tile_groups(); }
+  SPARSEFLOW_BOTH int64_t tiles_across() const { return padded_k() / 4 / tile_groups(); }
+  SPARSEFLOW_BOTH int64_t place_bytes() const { return padded_n() / 64 * tiles_across() * 32 * tile_groups(); }
 
   // Index of the nibble of row r, group g.
   SPARSEFLOW_BOTH int64_t nibble(int64_t r, int64_t g) const {
@@ -45,6 +49,8 @@ bool kernels_built();
 // All pointers on the device; launched on `stream`, never waited for.
 void to_device_places(const Layout& layout, const uint8_t* portable, uint8_t* places, void* stream);
 void to_portable_places(const Layout& layout, const uint8_t* places, uint8_t* portable, void* stream);
-void decompress(const Layout& layout, const void* values, const uint8_t* places, void* dense, void* stream);
+// `pitch`: elements from one row of values to the next; the padding of values is not read.
+void decompress(const Layout& layout, const void* values, int64_t pitch, const uint8_t* places, void* dense,
+                void* stream);
 
 }  // namespace sparseflow::cuda

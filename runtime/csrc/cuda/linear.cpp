@@ -51,14 +51,15 @@ Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, st
   const Want want{act, policy, c.bias.has_value(), c.residual.has_value(), c.m};
   const Route chosen = route(c.weight, want, true);
   if (chosen.kind == Route::Kind::empty) return torch::stable::new_empty(c.x, sizes_with_last(c.x, c.weight.n()));
-  if (chosen.kind == Route::Kind::skinny) return skinny::product(c, act, chosen.variant);
+  if (chosen.kind == Route::Kind::skinny || chosen.kind == Route::Kind::stand_in_skinny)
+    return skinny::product(c, act, chosen.variant);
   return chosen.plan ? run_sparse(c, want, chosen) : run_dense(c, act, dense);
 }
 
-// What linear would do now with m rows, in a sentence.
+// What linear, or product_fp8 for a weight in e4m3, would do now with m rows, in a sentence.
 std::string path(const Tensor& values, const Tensor& positions, int64_t in_features, std::string epilogue,
                  std::vector<int64_t> policy, bool bias, bool residual, int64_t m) {
-  cpu::dtype_of("linear_path", "values", values);
+  if (values.scalar_type() != ScalarType::Float8_e4m3fn) cpu::dtype_of("linear_path", "values", values);
   require(m >= 0, "linear_path", "m must not be negative, got " + std::to_string(m));
   const DeviceWeight weight{values, positions, in_features};
   weight.check("linear_path");
@@ -74,12 +75,12 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
   const Epilogue act = cpu::epilogue_of(prepare_op, epilogue);
   const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
   PlanCache& cache = PlanCache::instance();
-  if (!load_cusparselt("").empty()) return 0;
+  const bool library = load_cusparselt("").empty();
   int64_t count = 0;
   for (int64_t m : ms) {
     const Choice choice = choice_for(prepare_op, policy, m, kCusparselt, "CUDA");
     count += choice.backend == kSkinny && m > 0;  // which needs no plan
-    if (choice.backend != kCusparselt) continue;
+    if (choice.backend != kCusparselt || !library) continue;
     const Problem problem = problem_of(weight, {act, policy, bias, residual, m}, choice);
     if (m <= 0 || !refusal(problem).empty()) continue;
     cache.request(problem);

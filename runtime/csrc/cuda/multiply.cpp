@@ -35,12 +35,18 @@ bool starts_aligned(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % lt::alignment == 0;
 }
 
-// `t` with the bytes of `rows` rows behind its start readable. Rows that it lacks only reach rows of y that it
-// lacks too, so whatever the memory behind it holds will do; a copy is made only at the end of an allocation.
-Tensor with_rows(const Tensor& t, int64_t rows, int64_t width, int64_t m) {
+// `t` [..., width] of m rows with `columns` columns, and the bytes of `rows` rows behind its start readable. Rows that
+// it lacks only reach rows of y that it lacks too, so whatever the memory behind it holds will do: they are made only
+// at the end of an allocation. Columns that it lacks meet zeros of the weight, and must not be NaN.
+Tensor with_rows(const Tensor& t, int64_t m, int64_t width, int64_t rows, int64_t columns) {
   const auto row = static_cast<size_t>(width * t.element_size());
-  if (rows == m || readable(t.const_data_ptr(), m * row, rows * row)) return t;
-  return torch::stable::pad(torch::stable::view(t, {m, width}), {0, 0, 0, rows - m});
+  if (width == columns && (rows == m || readable(t.const_data_ptr(), m * row, rows * row))) return t;
+  return padded(t, m, width, rows, columns);
+}
+
+// A vector [size] with zeros behind it.
+std::optional<Tensor> lengthened(const std::optional<Tensor>& t, int64_t size) {
+  return t ? std::optional(padded(*t, 1, t->numel(), 1, size)) : std::nullopt;
 }
 
 std::string on(const Tensor& t) { return t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "no CUDA device"; }
@@ -90,14 +96,29 @@ Tensor usable(const Tensor& t) {
   return starts_aligned(c) ? c : torch::stable::clone(c);
 }
 
+Tensor padded(const Tensor& t, int64_t m, int64_t width, int64_t rows, int64_t columns) {
+  if (m == rows && width == columns) return t;
+  return torch::stable::pad(torch::stable::view(t, {m, width}), {0, columns - width, 0, rows - m});
+}
+
+Tensor cropped(const Tensor& whole, int64_t m, int64_t n, const std::vector<int64_t>& sizes) {
+  if (whole.size(1) == n) return whole.size(0) == m ? torch::stable::view(whole, sizes) : first_rows(whole, sizes);
+  Tensor part = whole;
+  part = torch::stable::narrow(part, 0, 0, m);
+  part = torch::stable::narrow(part, 1, 0, n);
+  return torch::stable::view(torch::stable::contiguous(part), sizes);
+}
+
 OnDevice::OnDevice(int device) {
   if (torch::stable::accelerator::getCurrentDeviceIndex() != device) guard_.emplace(device);
 }
 
 void DeviceWeight::check(const char* op) const {
-  if (k < 0 || values.dim() != 2 || values.size(1) != (k + 3) / 4 * 2 || !values.is_contiguous() || !values.is_cuda())
-    require(false, op, "in_features " + std::to_string(k) + " needs contiguous values [N, " +
-                           std::to_string((k + 3) / 4 * 2) + "] on CUDA, got " + words(values));
+  const bool shaped = k >= 0 && values.dim() == 2 && values.size(1) == (k + 3) / 4 * 2 && values.is_cuda();
+  const bool by_rows = shaped && (values.numel() == 0 || (values.stride(1) == 1 && pitch() >= values.size(1)));
+  if (!by_rows)
+    require(false, op, "in_features " + std::to_string(k) + " needs values [N, " + std::to_string((k + 3) / 4 * 2) +
+                           "] row by row on CUDA, got " + words(values));
   if (positions.scalar_type() != ScalarType::Byte || positions.dim() != 1 ||
       positions.numel() != layout().place_bytes() || !positions.is_contiguous() || !positions.is_cuda() ||
       positions.get_device_index() != device())
@@ -107,17 +128,26 @@ void DeviceWeight::check(const char* op) const {
 }
 
 bool DeviceWeight::joined() const {
-  return static_cast<const char*>(values.const_data_ptr()) + values.numel() * values.element_size() ==
-         positions.const_data_ptr();
+  const Layout l = layout();
+  if (values.numel() == 0) return true;
+  return (n() < 2 || pitch() == l.padded_k() / 2) &&
+         static_cast<const char*>(values.const_data_ptr()) + l.value_bytes() == positions.const_data_ptr();
 }
 
 bool DeviceWeight::aligned() const { return starts_aligned(values) && starts_aligned(positions); }
 
+void DeviceWeight::check_whole(const char* op) const {
+  require(joined() && aligned(), op,
+          "values must lie padded to multiples of 64, and positions right behind them, in one buffer that starts at a "
+          "multiple of 16 bytes; sparseflow::device_layout makes it");
+}
+
 Problem DeviceWeight::problem(int64_t m, ScalarType out, Activation activation, bool bias, int64_t algorithm,
                               int64_t split_k) const {
   const ScalarType in = values.scalar_type();
-  return {device(), n(),   k,    bucket_of(m, in), in, out, activation, bias, false, static_cast<int32_t>(algorithm),
-          static_cast<int32_t>(split_k)};
+  const Layout l = layout();
+  return {device(), l.padded_n(), l.padded_k(), bucket_of(m, in), in, out, activation, bias, false,
+          static_cast<int32_t>(algorithm), static_cast<int32_t>(split_k)};
 }
 
 Call::Call(const char* op, const Tensor& x_, DeviceWeight w, std::optional<Tensor> bias_,
@@ -130,12 +160,14 @@ Call::Call(const char* op, const Tensor& x_, DeviceWeight w, std::optional<Tenso
       residual(usable(residual_)) {}
 
 Tensor multiply(Plan& plan, const Problem& p, const Call& call) {
-  const int64_t m = call.m, n = p.n;
-  std::vector<int64_t> sizes = sizes_with_last(call.x, n);
-  Tensor whole = p.m == m ? empty(sizes, p.out, p.device) : empty(std::vector<int64_t>{p.m, n}, p.out, p.device);
-  const Tensor x = with_rows(call.x, p.m, p.k, m);
+  const int64_t m = call.m, n = call.weight.n();
+  const std::vector<int64_t> sizes = sizes_with_last(call.x, n);
+  const bool exact = p.m == m && p.n == n;
+  Tensor whole = exact ? empty(sizes, p.out, p.device) : empty(std::vector<int64_t>{p.m, p.n}, p.out, p.device);
+  const Tensor x = with_rows(call.x, m, call.weight.k, p.m, p.k);
+  const auto bias = lengthened(call.bias, p.n), scale = lengthened(call.scale, p.n);
   std::optional<Tensor> residual, workspace;
-  if (call.residual) residual = with_rows(*call.residual, p.m, n, m);
+  if (call.residual) residual = with_rows(*call.residual, m, n, p.m, p.n);
   if (const auto bytes = static_cast<int64_t>(plan.workspace()))
     workspace = empty(std::vector<int64_t>{bytes}, ScalarType::Byte, p.device);
   void* y = whole.mutable_data_ptr();
@@ -144,21 +176,21 @@ Tensor multiply(Plan& plan, const Problem& p, const Call& call) {
   plan.run({.weight = call.weight.values.const_data_ptr(),
             .x = x.const_data_ptr(),
             .c = residual ? residual->const_data_ptr() : y,
-            .bias = call.bias ? call.bias->const_data_ptr() : nullptr,
-            .scale = call.scale ? static_cast<const float*>(call.scale->const_data_ptr()) : nullptr,
+            .bias = bias ? bias->const_data_ptr() : nullptr,
+            .scale = scale ? static_cast<const float*>(scale->const_data_ptr()) : nullptr,
             .alpha = static_cast<float>(call.alpha),
             .beta = residual ? 1.f : 0.f,
             .y = y,
             .workspace = workspace ? workspace->mutable_data_ptr() : nullptr,
             .stream = stream});
-  return p.m == m ? whole : first_rows(whole, sizes);
+  return exact ? whole : cropped(whole, m, n, sizes);
 }
 
 Tensor dense_of(const DeviceWeight& weight) {
   const int device = weight.device();
   Tensor out = empty(std::vector<int64_t>{weight.n(), weight.k}, weight.values.scalar_type(), device);
   if (out.numel() == 0) return out;
-  decompress(weight.layout(), weight.values.const_data_ptr(),
+  decompress(weight.layout(), weight.values.const_data_ptr(), weight.pitch(),
              static_cast<const uint8_t*>(weight.positions.const_data_ptr()), out.mutable_data_ptr(), stream_of(device));
   return out;
 }

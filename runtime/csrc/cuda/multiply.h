@@ -24,7 +24,8 @@ std::string words(const Tensor& t);
 void check_tensor(const char* op, const char* what, const Tensor& t, ScalarType dtype,
                   const std::vector<int64_t>& sizes, int device);
 
-// A weight in the layout of CUDA: values [N, K/2] and, right behind them in one buffer, the places, 1-d.
+// A weight in the layout of CUDA: values [N, Kp/2], a view into one buffer that holds them padded, and right behind
+// that the places, 1-d.
 struct DeviceWeight {
   const Tensor& values;
   const Tensor& positions;
@@ -37,11 +38,17 @@ struct DeviceWeight {
   // Throws unless the two belong together, to `k` and to CUDA.
   void check(const char* op) const;
 
-  // Whether the places follow the values without a gap, and both start where cuSPARSELt wants them to.
+  // Elements from one row of values to the next.
+  int64_t pitch() const { return n() > 1 ? values.stride(0) : values.size(1); }
+
+  // Whether the values lie padded and the places right behind them, and both start where cuSPARSELt wants them to.
   bool joined() const;
   bool aligned() const;
 
-  // The product of m rows, in the bucket that serves them.
+  // Throws unless it is both: kernels read the buffer as a whole.
+  void check_whole(const char* op) const;
+
+  // The product of m rows, in the bucket that serves them, with the padded weight.
   Problem problem(int64_t m, ScalarType out, Activation activation, bool bias, int64_t algorithm,
                   int64_t split_k) const;
 };
@@ -77,5 +84,11 @@ Tensor dense_of(const DeviceWeight& weight);
 
 // Contiguous and aligned as the library wants it; copied if it must be.
 Tensor usable(const Tensor& t);
+
+// Contiguous `t` [..., width], of `m` rows, as [rows, columns] with zeros behind its rows; `t` itself if it is that.
+Tensor padded(const Tensor& t, int64_t m, int64_t width, int64_t rows, int64_t columns);
+
+// The first m rows and n columns of `whole`, contiguous, as `sizes`.
+Tensor cropped(const Tensor& whole, int64_t m, int64_t n, const std::vector<int64_t>& sizes);
 
 }  // namespace sparseflow::cuda

@@ -25,8 +25,7 @@ Tensor product(const Tensor& x, const Tensor& values, const Tensor& positions, s
                ScalarType out, double alpha, int64_t algorithm, int64_t split_k) {
   constexpr const char* op = "cusparselt_linear";
   Call c(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), out);
-  require(c.weight.joined() && c.weight.aligned(), op,
-          "positions must lie right behind values in one buffer that starts at a multiple of 16 bytes");
+  c.weight.check_whole(op);
   if (scale) check_tensor(op, "scale", *scale, ScalarType::Float, {values.size(0)}, c.weight.device());
   if (scale) c.scale = usable(*scale);
   c.alpha = alpha;

@@ -77,12 +77,8 @@ ScalarType residual_dtype(ScalarType out) { return out == ScalarType::Float8_e4m
 void lift_refusals(bool on) { lifted = on; }
 
 std::string refusal(const Problem& p) {
-  // The library takes multiples of 16 or 32; but its places are in the order of layout.h in whole tiles only.
-  constexpr int64_t unit = 64;
   if (!pairs(p.in, p.out)) return "has no product of " + name(p.in) + " giving " + name(p.out);
-  if (p.n % unit || p.k % unit || p.n == 0 || p.k == 0)
-    return "needs N and K to be multiples of " + std::to_string(unit) + ", got N=" + std::to_string(p.n) + ", K=" +
-           std::to_string(p.k);
+  if (p.n == 0 || p.k == 0) return "has no product of empty matrices";
   if (p.activation == Activation::gelu && !has_gelu(p.in, p.out))
     return "has no GELU for " + name(p.in) + " giving " + name(p.out);
   if (p.scaled && (p.in != ScalarType::Char || p.out == ScalarType::Char))

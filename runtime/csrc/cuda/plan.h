@@ -21,7 +21,7 @@ enum class Activation : int8_t { none, relu, gelu };
 // What a plan is made for; also its key in the cache.
 struct Problem {
   int32_t device;
-  int64_t n, k, m;  // W is [n, k], y is [m, n]
+  int64_t n, k, m;  // W is [n, k], padded as in layout.h; y is [m, n]
   ScalarType in, out;
   Activation activation;
   bool bias, scaled;  // scaled: alpha is a device vector [n]

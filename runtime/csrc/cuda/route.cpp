@@ -1,15 +1,44 @@
 #include "route.h"
 
+#include <algorithm>
+
 #include "cache.h"
 #include "skinny/call.h"
 
 namespace sparseflow::cuda {
 
 Problem problem_of(const DeviceWeight& weight, const Want& want, const Choice& choice) {
-  const ScalarType dtype = weight.values.scalar_type();
-  return weight.problem(want.m, dtype, fused(want) ? Activation::relu : Activation::none, want.bias, choice.algorithm,
+  const ScalarType in = weight.values.scalar_type();
+  const ScalarType out = in == ScalarType::Float8_e4m3fn ? ScalarType::BFloat16 : in;
+  return weight.problem(want.m, out, fused(want) ? Activation::relu : Activation::none, want.bias, choice.algorithm,
                         choice.split_k);
 }
+
+namespace {
+
+// A plan for more rows stands in up to half as many more, about where a sparse product loses to a dense one; and as
+// long as reading the weight takes the time.
+constexpr int64_t bound_by_weight = 64;
+int64_t most_rows(int64_t m) { return std::max(bound_by_weight, m + m / 2); }
+
+// Reading W once for every 64 rows is cheaper than decompressing it first up to here.
+constexpr int64_t most_skinny = 128;
+
+// What is there already and can serve instead of the plan for `missing`; of kind building where there is nothing.
+Route stand_in_for(const DeviceWeight& weight, const Want& want, const Problem& missing) {
+  using enum Route::Kind;
+  for (int64_t m = bucket_of(missing.m + 1, missing.in); m <= most_rows(want.m); m = bucket_of(m + 1, missing.in)) {
+    const Choice choice = choice_for("linear", want.policy, m, kCusparselt, "CUDA");
+    if (choice.backend != kCusparselt) continue;
+    const Problem larger = problem_of(weight, {want.epilogue, want.policy, want.bias, want.residual, m}, choice);
+    if (auto plan = PlanCache::instance().find(larger)) return {stand_in, larger, std::move(plan)};
+  }
+  if (want.m <= most_skinny && skinny::refusal(weight, want.m, skinny::default_choice).empty())
+    return {.kind = stand_in_skinny, .variant = skinny::default_choice};
+  return {building, missing};
+}
+
+}  // namespace
 
 Route route(const DeviceWeight& weight, const Want& want, bool act) {
   using enum Route::Kind;
@@ -29,13 +58,13 @@ Route route(const DeviceWeight& weight, const Want& want, bool act) {
   if (!load_cusparselt("").empty()) return {library, problem};
   if (!refusal(problem).empty()) return {refused, problem};
   if (!cache.failure(problem).empty()) return {failed, problem};
-  if (!act) return {cache.pending(problem) ? building : unbuilt, problem};
-  if (cache.slow(problem.in)) {
-    cache.request(problem, true);
-    return {building, problem};
+  if (!act && !cache.pending(problem)) return {unbuilt, problem};
+  if (act && !cache.slow(problem.in)) {
+    auto plan = cache.attempt(problem);
+    return {plan ? sparse : failed, problem, std::move(plan)};
   }
-  auto plan = cache.attempt(problem);
-  return {plan ? sparse : failed, problem, std::move(plan)};
+  if (act) cache.request(problem, true);
+  return stand_in_for(weight, want, problem);
 }
 
 std::string sentence(const Route& route) {
@@ -45,6 +74,9 @@ std::string sentence(const Route& route) {
   switch (route.kind) {
     case Route::Kind::sparse: return sparse;
     case Route::Kind::skinny: return "skinny, variant " + std::to_string(route.variant);
+    case Route::Kind::stand_in:
+      return sparse + ", for " + std::to_string(p.m) + " rows for now: the plan for fewer is being built";
+    case Route::Kind::stand_in_skinny: return "skinny for now: its plan is being built";
     case Route::Kind::unskinny: return "dense: the kernel for few rows " + route.why;
     case Route::Kind::empty: return "nothing: the result is empty";
     case Route::Kind::policy: return "dense: the policy says so";
@@ -56,7 +88,7 @@ std::string sentence(const Route& route) {
     case Route::Kind::failed: return "dense: building its plan failed: " + PlanCache::instance().failure(p);
     case Route::Kind::building: return "dense for now: its plan is being built";
     case Route::Kind::unbuilt:
-      return PlanCache::instance().slow(p.in) ? "dense for now: its plan is not built yet; the call has it built"
+      return PlanCache::instance().slow(p.in) ? "its plan is not built yet; the call has it built, and runs otherwise"
                                               : sparse + ", once the call has built its plan";
   }
   return "";

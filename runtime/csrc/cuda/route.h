@@ -27,6 +27,8 @@ struct Route {
   enum class Kind {
     sparse,    // by `plan`
     skinny,    // by the own kernel in `variant`
+    stand_in,  // by `plan`, which is for more rows, while that of the right bucket is built in the background
+    stand_in_skinny,  // by the own kernel in its default variant, likewise
     empty,     // nothing to compute
     policy,    // densely, and so are all below
     apart,     // places not right behind the values
@@ -34,7 +36,7 @@ struct Route {
     library,   // not loaded, or no driver
     refused,   // by refusal(problem)
     failed,    // by the cache's failure(problem)
-    building,  // in the background
+    building,  // in the background, and nothing stands in
     unbuilt,   // a call would build the plan, or have it built
     unskinny,  // the own kernel doesn't take it: `why`
   } kind;
@@ -48,6 +50,7 @@ struct Route {
 Problem problem_of(const DeviceWeight& weight, const Want& want, const Choice& choice);
 
 // With `act` the plan that lacks is built, here if that is quick and in the background if not; without, nothing happens.
+// Meanwhile what is loaded already serves, rather than cuBLAS, which loads a kernel for each new class of M.
 Route route(const DeviceWeight& weight, const Want& want, bool act);
 
 // "cusparselt, algorithm 7", "dense: …".

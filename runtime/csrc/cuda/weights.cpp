@@ -26,7 +26,7 @@ class Matrix {  // a structured matrix of the library's, for compressing
   const Api& api_;
 };
 
-// Values and places of a pruned weight [N, K] in one buffer of bytes, written by the library.
+// Values and places of a pruned weight [N, K], padded, in one buffer of bytes, written by the library.
 Tensor compress(const Tensor& weight) {
   using enum ScalarType;
   const ScalarType dtype = weight.scalar_type();
@@ -35,7 +35,8 @@ Tensor compress(const Tensor& weight) {
           "cusparselt_compress",
           "weight must be a matrix [N, K] on CUDA, float16, bfloat16, int8 or float8_e4m3fn, got " + words(weight));
   const OnDevice guard(weight.get_device_index());
-  const Tensor w = usable(weight);
+  const Layout layout{weight.size(0), weight.size(1), static_cast<int>(weight.element_size())};
+  const Tensor w = padded(usable(weight), layout.n, layout.k, layout.padded_n(), layout.padded_k());
   const Api& api = cusparselt();
   const Opaque* handle = handle_of(w.get_device_index());
   const Matrix matrix(api, handle, w);
@@ -63,11 +64,16 @@ Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_f
   const OnDevice guard(values.get_device_index());
   const Tensor v = torch::stable::contiguous(values), p = torch::stable::contiguous(positions);
   const Layout layout = DeviceWeight{v, p, in_features}.layout();
-  const int64_t bytes = v.numel() * layout.element_size;
+  const int64_t bytes = layout.value_bytes();
   Tensor out = torch::stable::new_empty(p, {bytes + layout.place_bytes()});
   if (bytes == 0) return out;
   Tensor head = torch::stable::narrow(out, 0, 0, bytes);
-  torch::stable::copy_(head, call_aten("aten::view", "dtype", torch::stable::view(v, {-1}), ScalarType::Byte));
+  const int64_t row = v.size(1) * size, padded_row = layout.padded_k() / 2 * size;
+  if (layout.n != layout.padded_n() || row != padded_row) torch::stable::zero_(head);
+  Tensor rows = torch::stable::narrow(head, 0, 0, layout.n * padded_row);
+  rows = torch::stable::view(rows, {layout.n, padded_row});
+  rows = torch::stable::narrow(rows, 1, 0, row);
+  torch::stable::copy_(rows, call_aten("aten::view", "dtype", v, ScalarType::Byte));
   to_device_places(layout, static_cast<const uint8_t*>(p.const_data_ptr()),
                    static_cast<uint8_t*>(out.mutable_data_ptr()) + bytes, stream_of(v.get_device_index()));
   return out;

@@ -73,11 +73,16 @@ def test_dense_backend_agrees_with_the_kernels(dtype, epilogue):
     torch.testing.assert_close(call(*args, [1, DENSE]), call(*args, [1, CPU]), **tolerance)
 
 
-def test_dense_backend_in_several_chunks_of_rows():
-    weight, values, positions = packed(2100, 8192)  # more than 32 MiB
-    x, bias = torch.randn(2, 8192), torch.randn(2100)
-    y = call(x, values, positions, 8192, bias=bias, policy=[1, DENSE])
-    torch.testing.assert_close(y, F.linear(x, weight, bias), rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2,), torch.float32), ((2, 3), torch.float32), ((4,), torch.float16)]
+)
+def test_dense_backend_in_several_chunks_of_rows(shape, dtype):
+    k = 8192 * 4 // dtype.itemsize
+    weight, values, positions = packed(1100, k, dtype)  # more than 32 MiB
+    x, bias = torch.randn(*shape, k).to(dtype), torch.randn(1100).to(dtype)
+    y = call(x, values, positions, k, bias=bias, policy=[1, DENSE])
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(y.double(), exact, rtol=1e-3, atol=1e-3 if dtype == torch.float32 else 0.1)
 
 
 @pytest.mark.parametrize(

@@ -183,3 +183,16 @@ def test_autocast_casts_the_dense_weight_too():
         got, expected = with_dense(x, packed, weight), F.linear(x, weight)
     assert got.dtype == torch.bfloat16
     assert torch.equal(got, expected)
+
+
+def test_the_kernel_for_few_rows_has_a_fake_and_refuses_gradients():
+    x, values, places = (
+        torch.empty(size, dtype=dtype, device="meta")
+        for size, dtype in (((3, 2, 64), torch.bfloat16), ((128, 32), torch.bfloat16), (1024, torch.uint8))
+    )
+    y = ops.skinny_linear(x, values, places, None, None, 64, "none", -1)
+    assert (y.shape, y.dtype) == ((3, 2, 128), torch.bfloat16)
+    with pytest.raises(RuntimeError, match="skinny_linear: x has 64 features, the weight 60"):
+        ops.skinny_linear(x, values, places, None, None, 60, "none", -1)
+    with pytest.raises(InferenceOnlyError):
+        ops.skinny_linear(x.requires_grad_(), values, places, None, None, 64, "none", -1)

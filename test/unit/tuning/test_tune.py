@@ -54,13 +54,21 @@ def test_what_the_table_has_is_not_measured_again_unless_forced(own, fake):
 
 
 def test_what_cannot_be_tuned_is_listed_with_the_reason(own, fake):
-    result = tune([(4000, 4096), SHAPE], ["bfloat16"], [16, 32], table=own, command=fake(refuse=[32]))
+    result = tune([(0, 4096), SHAPE], ["bfloat16"], [16, 32], table=own, command=fake(refuse=[32]))
     assert [p.m for p in result.measured] == [16]
     assert dict(result.skipped) == {
-        Task("bfloat16", 4000, 4096, 16): "N and K must be multiples of 64, got N=4000, K=4096",
-        Task("bfloat16", 4000, 4096, 32): "N and K must be multiples of 64, got N=4000, K=4096",
+        Task("bfloat16", 0, 4096, 16): "N and K must be at least 1, got N=0, K=4096",
+        Task("bfloat16", 0, 4096, 32): "N and K must be at least 1, got N=0, K=4096",
         Task("bfloat16", *SHAPE, 32): "the library has no such product",
     }
+
+
+def test_odd_sizes_are_tuned_except_in_fp8_which_torch_has_nothing_for(own, fake):
+    odd = (4004, 4100)
+    result = tune([odd], ["bfloat16", "float8_e4m3fn"], [16], table=own, command=fake())
+    assert [(p.dtype, p.n, p.k) for p in result.measured] == [("bfloat16", *odd)]
+    [(task, why)] = result.skipped
+    assert (task.dtype, "multiples of 16, got N=4004, K=4100" in why) == ("float8_e4m3fn", True)
 
 
 def test_failed_candidates_are_listed_with_their_points_and_kept(own, fake, machine):

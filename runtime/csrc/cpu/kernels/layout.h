@@ -90,10 +90,37 @@ void pack_rows(const Weight& w, void* values, uint8_t* positions, int64_t begin,
   }
 }
 
+#if defined(__AVX2__)
+// For each nibble, which bytes of two kept values make a group of four; 0x80 makes a zero.
+template <int Size>
+struct GroupControls {
+  alignas(16) uint8_t of[16][16];
+
+  constexpr GroupControls() : of() {
+    for (int nibble = 0; nibble < 16; ++nibble)
+      for (int b = 0; b < 16; ++b) {
+        const int at = b / Size, value = at == (nibble & 3) ? 0 : at == nibble >> 2 ? 1 : -1;
+        of[nibble][b] = static_cast<uint8_t>(value < 0 || at > 3 ? 0x80 : value * Size + b % Size);
+      }
+  }
+};
+template <int Size>
+constexpr GroupControls<Size> kGroupControls{};
+
+template <class T>
+inline void unpack_group(const T* values, uint32_t nibble, T* w) {
+  const auto control = *reinterpret_cast<const __m128i*>(kGroupControls<sizeof(T)>.of[nibble]);
+  if constexpr (sizeof(T) == 4)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(w), _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values)), control));
+  else
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(w), _mm_shuffle_epi8(_mm_loadu_si32(values), control));
+}
+#else
 template <class T>
 inline void unpack_group(const T* values, uint32_t nibble, T* w) {
   for (uint32_t i = 0; i < 4; ++i) w[i] = i == (nibble & 3) ? values[0] : i == nibble >> 2 ? values[1] : T{0};
 }
+#endif
 
 template <class T>
 void unpack_rows(const void* values, const uint8_t* positions, const Weight& w, void* dst, int64_t begin, int64_t end) {

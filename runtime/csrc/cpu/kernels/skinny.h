@@ -34,7 +34,7 @@ struct Lanes {
   using X = float;
   static constexpr int kStep = 32;
   // Up to so many rows of x, passing each row of W several times through the registers beats a tile; measured.
-  static constexpr int kFew = W == 16 ? 24 : W == 8 ? 8 : 4;
+  static constexpr int kFew = W == 16 ? 24 : 4;
   static constexpr int kRows = 4;  // of W in a round over all rows of x: a multiple of all that are taken at once
   static constexpr int rows_at_once(int m) { return W == 8 && m > 2 ? 2 : 4; }  // of W with `m` of x, to fit the registers
 #if defined(__AVX2__)

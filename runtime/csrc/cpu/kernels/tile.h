@@ -1,6 +1,6 @@
-// The product for many rows of x. x becomes tiles: some vectors of m wide, all of k long, a block of k small enough
-// for L1. Each row of W meets a block entry by entry: broadcast what was kept, multiply with the row of the tile
-// that its position names. That is half the multiplications of the dense product, each fed by one load from L1.
+// The product for many rows of x. x becomes tiles: some vectors of m wide, all of k long. Each row of W meets a block
+// of k, small enough for L1, entry by entry: broadcast what was kept, multiply with the row of the tile that its
+// position names. That is half the multiplications of the dense product, each fed by one load from L1.
 // `Kind` says what an entry is: tile_wide.h, tile_pairs.h.
 #pragma once
 
@@ -10,21 +10,21 @@
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr int kMaxVectors = W == 16 ? 4 : 8;  // of m in a tile
-constexpr int kBlockBytes = 20 * 1024;        // of a k-block of the tile: leaves room in a 32 KB L1
 constexpr int kLongBytes = 384 * 1024;        // of a stretch of k of the tiles of a group: stays in L2
-constexpr int kGroup = 2;                     // tiles that share one decoding of W
+constexpr int kLong = 1024;                   // k in a stretch, at most
+constexpr int kGroup = 2;                     // tiles that meet a stretch of W while it is in L2
 constexpr int kPiece = 256;                   // most rows of W in a task
-constexpr int kEntryBytes = 128 * 1024;       // of decoded rows of W over a stretch of k: stays in L2
-constexpr int kManyRows = 32;                 // rows of W that meet one k-block before the next, at most
-constexpr int kStreams = 8;    // rows of W read at once: hardware prefetch follows about 16 streams, not 32
+constexpr int kManyRows = 32;                 // rows of W that meet one k-block before the next
+constexpr int kRowUnit = 8;                   // a task's rows are a multiple
 constexpr int64_t kPart = 512;  // k of a prepare task
 
 // Rows of W multiplied together: enough independent sums to hide the latency of the multiply-add.
 constexpr int rows_at_once(int vectors) { return vectors <= 2 ? 4 : vectors <= 4 ? 2 : 1; }
 
-template <class Kind>
-constexpr int k_block(int vectors) {
-  return static_cast<int>(most(1, kBlockBytes / Kind::tile_bytes(vectors) / Kind::kStep)) * Kind::kStep;
+// k of a block of `V` vectors; a stretch is made of whole ones.
+template <class Kind, int V>
+inline int64_t k_block(const Plan& p) {
+  return most(1, least(p.block_bytes / Kind::tile_bytes(V), kLong) / Kind::kStep) * Kind::kStep;
 }
 
 // Tiles of equal width, next to each other. The vectors of m are dealt to tiles that differ by one at most, the
@@ -82,57 +82,40 @@ void prepare_tiles(const Plan& p, int64_t begin, int64_t end) {
   }
 }
 
-// `kRows` rows of W over a stretch of k, as entries [k-block][row][entry]: values of 4 bytes, and byte offsets into the
-// k-block of the tile.
-template <class Kind, int V, int kRows>
-struct Entries {
-  static constexpr int kBlock = k_block<Kind>(V), kEach = kBlock / Kind::kPerEntry;
-  uint32_t* values;
-  uint32_t* offsets;
-  int64_t at(int64_t k, int64_t row) const {
-    return (k / kBlock * kRows + row) * kEach + k % kBlock / Kind::kPerEntry;
+// Where the entries of each byte of positions lie in the tile, in bytes from the first of the byte's eight columns.
+template <class Kind, int V>
+struct Places {
+  alignas(64) uint16_t of[256][4];
+  constexpr Places() : of() {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int e = 0; e < Kind::kPerByte; ++e) of[byte][e] = static_cast<uint16_t>(Kind::place(byte, e) * V * W * 4);
   }
 };
-
 template <class Kind, int V>
-inline void decode_step(const Plan& p, int64_t row, int64_t k, uint32_t* entry_values, uint32_t* entry_offsets,
-                        int64_t in_block) {
-  using T = typename Kind::D::T;
-  constexpr int kStep = Kind::kStep;
-  const int64_t groups = (p.a.k + 3) / 4, bytes = (groups + 1) / 2;
-  const T* values = static_cast<const T*>(p.a.values) + row * groups * 2 + k / 2;
-  const uint8_t* positions = p.a.positions + row * bytes + k / 8;
-  T last[kStep / 2];
-  uint8_t last_positions[kStep / 8];
-  if (k + kStep > groups * 4) {
-    std::memset(last, 0, sizeof(last));
-    std::memset(last_positions, 0, sizeof(last_positions));
-    values = static_cast<T*>(std::memcpy(last, values, (groups * 2 - k / 2) * sizeof(T)));
-    positions = static_cast<uint8_t*>(std::memcpy(last_positions, positions, bytes - k / 8));
-  }
-  Kind::convert(values, entry_values);
-  Kind::template offsets<V>(positions, entry_offsets, static_cast<uint32_t>(in_block * Kind::tile_bytes(V)));
-}
+constexpr Places<Kind, V> kPlaces{};
 
-template <class Kind, int V, int kRows>
-void decode(const Plan& p, int64_t row, int64_t k0, int64_t k1, const Entries<Kind, V, kRows>& e) {
-  for (int64_t r = 0; r < kRows; r += kStreams)
-    for (int64_t k = k0; k < k1; k += Kind::kStep)
-      for (int64_t i = r; i < r + kStreams; ++i) {
-        const int64_t at = e.at(k - k0, i);
-        decode_step<Kind, V>(p, least(row + i, p.a.n - 1), k, e.values + at, e.offsets + at, (k - k0) % e.kBlock);
-      }
-}
+// Rows [row, row + rows) of W over columns [k0, k1): entries of 4 bytes, rows `pitch` bytes apart, and the positions.
+struct Stretch {
+  int64_t row, rows, k0, k1;
+  const char* entries;
+  int64_t pitch;
+};
 
-// R rows against one k-block of a tile. Not inlined: in a larger function its pointers leave the registers.
+// R rows against `bytes` bytes of their positions. Not inlined: in a larger function its pointers leave the registers.
 template <class Kind, int V, int R>
-__attribute__((noinline)) void multiply(const char* x, const uint32_t* values, const uint32_t* offsets, int64_t count, float* sums) {
-  constexpr int kEach = k_block<Kind>(V) / Kind::kPerEntry;
+__attribute__((noinline)) void multiply(const char* x, const char* const (&entries)[R], const uint8_t* const (&positions)[R],
+                                        int64_t bytes, float* sums) {
   vf s[R][V] = {};
-  for (int64_t j = 0; j < count; ++j)
+  for (int64_t j = 0; j < bytes; ++j, x += 8 * Kind::tile_bytes(V))
     for (int r = 0; r < R; ++r) {
-      const char* from = x + offsets[r * kEach + j];
-      for (int t = 0; t < V; ++t) s[r][t] = Kind::add(s[r][t], values[r * kEach + j], from + t * W * 4);
+      uint32_t values[Kind::kPerByte];
+      uint64_t places;
+      std::memcpy(values, entries[r] + j * sizeof(values), sizeof(values));
+      std::memcpy(&places, kPlaces<Kind, V>.of[positions[r][j]], sizeof(places));
+      for (int e = 0; e < Kind::kPerByte; ++e) {
+        const char* from = x + (places >> e * 16 & 0xffff);
+        for (int t = 0; t < V; ++t) s[r][t] = Kind::add(s[r][t], values[e], from + t * W * 4);
+      }
     }
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < V; ++t) {
@@ -141,17 +124,54 @@ __attribute__((noinline)) void multiply(const char* x, const uint32_t* values, c
     }
 }
 
-// Decoded rows against columns [k0, k1) of a tile.
-template <class Kind, int V, int kRows>
-void run_rows(const char* x, const Entries<Kind, V, kRows>& e, int64_t k0, int64_t k1, float* sums) {
-  constexpr int R = rows_at_once(V), kBlock = e.kBlock;
-  for (int64_t k = k0; k < k1; k += kBlock) {
-    const int64_t count = least(kBlock, k1 - k) / Kind::kPerEntry;
-    for (int r = 0; r < kRows; r += R) {
-      const int64_t at = e.at(k - k0, r);
-      multiply<Kind, V, R>(x + k * Kind::tile_bytes(V), e.values + at, e.offsets + at, count, sums + r * V * W);
+// Fetches what a later stretch reads of row `row`, columns [k, k + count).
+template <class Kind>
+inline void fetch_row(const Plan& p, int64_t row, int64_t k, int64_t count) {
+  constexpr int64_t kSize = sizeof(typename Kind::D::T), kLine = 64;
+  const int64_t groups = (p.a.k + 3) / 4, first = (row * groups * 2 + k / 2) * kSize;
+  for (int64_t b = 0; b < count / 2 * kSize; b += kLine) __builtin_prefetch(static_cast<const char*>(p.a.values) + first + b);
+  if (k / 8 % kLine < count / 8) __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8);
+}
+
+// A stretch of W against a tile; meanwhile `next` is fetched, which is as long.
+template <class Kind, int V>
+void run_rows(const Plan& p, const char* x, const Stretch& w, const Stretch* next, float* sums) {
+  constexpr int R = rows_at_once(V);
+  const int64_t block = k_block<Kind, V>(p), groups = (p.a.k + 3) / 4;
+  for (int64_t k = w.k0; k < w.k1; k += block)
+    for (int64_t r = 0; r < w.rows; r += R) {
+      const char* entries[R];
+      const uint8_t* positions[R];
+      for (int i = 0; i < R; ++i) {
+        const int64_t row = least(r + i, w.rows - 1);
+        entries[i] = w.entries + row * w.pitch + (k - w.k0) / Kind::kPerEntry * 4;
+        positions[i] = p.a.positions + (w.row + row) * ((groups + 1) / 2) + k / 8;
+        if (next) fetch_row<Kind>(p, next->row + row, next->k0 + k - w.k0, block);
+      }
+      const int64_t bytes = ceil_div(least(block, least(w.k1, p.a.k) - k), 8);
+      multiply<Kind, V, R>(x + k * Kind::tile_bytes(V), entries, positions, bytes, sums + r * V * W);
     }
-  }
+}
+
+// The entries of a stretch: W as it lies where that can be; else converted, zeros past the end of a row.
+template <class Kind>
+void find_entries(const Plan& p, Stretch& w, char* buffer) {
+  using T = typename Kind::D::T;
+  const int64_t kept = (p.a.k + 3) / 4 * 2;
+  const T* values = static_cast<const T*>(p.a.values) + w.row * kept + w.k0 / 2;
+  w.entries = reinterpret_cast<const char*>(values);
+  w.pitch = kept * static_cast<int64_t>(sizeof(T));
+  if (Kind::kAsStored && kept % 4 == 0) return;
+  w.entries = buffer;
+  w.pitch = kLong / Kind::kPerEntry * 4;
+  for (int64_t r = 0; r < w.rows; ++r, values += kept)
+    for (int64_t k = w.k0; k < w.k1; k += Kind::kStep) {
+      T last[Kind::kStep / 2] = {};
+      const T* from = values + (k - w.k0) / 2;
+      const int64_t left = kept - k / 2;
+      if (left < Kind::kStep / 2) from = static_cast<T*>(std::memcpy(last, from, left * sizeof(T)));
+      Kind::convert(from, reinterpret_cast<uint32_t*>(buffer + r * w.pitch + (k - w.k0) / Kind::kPerEntry * 4));
+    }
 }
 
 // Sums [row][m of the tile] to y [m][row].
@@ -170,40 +190,37 @@ void finish_tile(const Plan& p, const float* sums, int64_t first, int64_t row0, 
   }
 }
 
-// A piece of rows against a group of tiles, in stretches of k whose part of the tiles stays in L2. kManyRows are decoded
-// over the whole stretch before they are multiplied; kStreams rows, block by block.
-template <class Kind, int V, int kRows>
+// Of converted entries: a stretch of kManyRows.
+template <class Kind>
+constexpr int64_t kBufferBytes = kManyRows * kLong / Kind::kPerEntry * 4;
+
+// A piece of rows against a group of tiles, in stretches of k whose part of the tiles stays in L2.
+template <class Kind, int V>
 void run_group(const Plan& p, Group g, int64_t row0, int64_t rows, char* local) {
-  constexpr int kBlock = k_block<Kind>(V);
-  constexpr int64_t kFits = kEntryBytes / (kRows * 8) * Kind::kPerEntry;
-  const int64_t in_l2 = kLongBytes / (g.tiles * Kind::tile_bytes(V));
-  const int64_t length = most(1, (kRows == kStreams ? in_l2 : least(in_l2, kFits)) / kBlock) * kBlock;
-  const int64_t decoded = kRows == kStreams ? kBlock : length, pitch = round_up(rows, kRows) * V * W;
-  float* sums = reinterpret_cast<float*>(local);
-  auto* entries = reinterpret_cast<uint32_t*>(sums + g.tiles * pitch);
-  const Entries<Kind, V, kRows> e = {entries, entries + decoded / Kind::kPerEntry * kRows};
+  const int64_t block = k_block<Kind, V>(p), pitch = round_up(rows, W) * V * W, end = row0 + rows;
+  const int64_t length = most(1, least(kLong, kLongBytes / (g.tiles * Kind::tile_bytes(V))) / block) * block;
+  float* sums = reinterpret_cast<float*>(local + kBufferBytes<Kind>);
   std::memset(sums, 0, g.tiles * pitch * sizeof(float));
-  for (int64_t k0 = 0; k0 < p.k_padded; k0 += length)
-    for (int64_t r = 0; r < rows; r += kRows)
-      for (int64_t k = k0; k < least(k0 + length, p.k_padded); k += decoded) {
-        const int64_t end = least(k + decoded, least(k0 + length, p.k_padded));
-        decode<Kind, V>(p, row0 + r, k, end, e);
-        for (int64_t t = 0; t < g.tiles; ++t)
-          run_rows<Kind, V>(tile_data<Kind>(p, g.first + t * V), e, k, end, sums + t * pitch + r * V * W);
-      }
+  for (int64_t k = 0; k < p.k_padded; k += length)
+    for (int64_t row = row0; row < end; row += kManyRows) {
+      Stretch w = {row, least(kManyRows, end - row), k, least(k + length, p.k_padded), nullptr, 0}, next = w;
+      next.row = row + kManyRows < end ? row + kManyRows : row0;
+      next.k0 = next.row == row0 ? k + length : k;
+      const bool last = next.k0 >= p.k_padded;
+      find_entries<Kind>(p, w, local);
+      for (int64_t t = 0; t < g.tiles; ++t)
+        run_rows<Kind, V>(p, tile_data<Kind>(p, g.first + t * V), w, t || last ? nullptr : &next,
+                          sums + t * pitch + (row - row0) * V * W);
+    }
   for (int64_t t = 0; t < g.tiles; ++t)
     finish_tile<typename Kind::D, V>(p, sums + t * pitch, g.first + t * V, row0, rows);
 }
 
-// Where there is arithmetic enough, many rows are decoded first, which spares most of the tile's way from L2 to L1;
-// else decoding goes along with the products, which hides the memory's time.
 template <class Kind, int V = kMaxVectors>
 void run_group_of(const Plan& p, Group g, int64_t row0, int64_t rows, char* local) {
   if constexpr (V > 1)
     if (g.width < V) return run_group_of<Kind, V - 1>(p, g, row0, rows, local);
-  if constexpr (V * W >= 64)
-    if (Kind::kPerEntry == 2 || g.tiles > 1) return run_group<Kind, V, kManyRows>(p, g, row0, rows, local);
-  run_group<Kind, V, kStreams>(p, g, row0, rows, local);
+  run_group<Kind, V>(p, g, row0, rows, local);
 }
 
 template <class Kind>
@@ -216,13 +233,6 @@ void run_tiles(const Plan& p, int64_t begin, int64_t end, char* local) {
 }
 
 template <class Kind>
-int64_t local_bytes(const Plan& p) {
-  const int64_t sums = kGroup * round_up(p.row_block, kManyRows) * kMaxVectors * W * 4;
-  const int64_t least_block = kManyRows * k_block<Kind>(1) / Kind::kPerEntry * 8;  // at least one k-block is decoded
-  return sums + most(kEntryBytes, least_block);
-}
-
-template <class Kind>
 void plan_tiles(const Linear& a, int threads, Plan& p) {
   p.a = a;
   p.k_padded = round_up(most(a.k, 1), Kind::kStep);
@@ -230,8 +240,8 @@ void plan_tiles(const Linear& a, int threads, Plan& p) {
   p.tiles = ceil_div(p.vectors, kMaxVectors);
   p.scratch_bytes = p.vectors * Kind::tile_bytes(1) * p.k_padded;
   const int64_t pieces = round_up(ceil_div(a.n, kPiece), threads);
-  p.row_block = round_up(ceil_div(most(a.n, 1), pieces), kStreams);
-  p.local_bytes = local_bytes<Kind>(p);
+  p.row_block = round_up(ceil_div(most(a.n, 1), pieces), kRowUnit);
+  p.local_bytes = kBufferBytes<Kind> + kGroup * round_up(p.row_block, W) * kMaxVectors * W * 4;
   p.prepare_tasks = p.tiles * ceil_div(p.k_padded, kPart);
   p.run_tasks = ceil_div(a.n, p.row_block) * count_groups(p);
   p.prepare = prepare_tiles<Kind>;

@@ -11,6 +11,8 @@ struct Pairs {
   using D = BF16;
   static constexpr int kStep = 64;
   static constexpr int kPerEntry = 4;
+  static constexpr int kPerByte = 2;
+  static constexpr bool kAsStored = true;  // two bf16 are one entry
   static constexpr int kPairs = 6;
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4 * kPairs / 4; }
 
@@ -19,23 +21,12 @@ struct Pairs {
     return (vf)_mm512_dpbf16_ps((__m512)s, w, (__m512bh)_mm512_loadu_si512(x));
   }
 
-  // Two bf16 are one entry, as they are stored.
   static void convert(const uint16_t* values, uint32_t* v) { std::memcpy(v, values, kStep); }
 
-  template <int V>
-  static void offsets(const uint8_t* positions, uint32_t* offset, uint32_t first) {
-    constexpr int kPitch = V * W * 4;
-    int64_t word;
-    std::memcpy(&word, positions, 8);
-    // The two halves of the word to the two halves of the vector; then a nibble a lane, which picks its pair.
-    const __m512i halves = _mm512_permutexvar_epi32(
-        _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_epi64(word));
-    const __m512i nibbles = _mm512_srlv_epi32(
-        halves, _mm512_set_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0));
-    // Nibbles 4, 8, 12, 9, 13, 14 are (0,1) (0,2) (0,3) (1,2) (1,3) (2,3); no other occurs, and each stays in bounds.
-    const __m512i pair_of = _mm512_mullo_epi32(
-        _mm512_set_epi32(0, 5, 4, 2, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0), _mm512_set1_epi32(kPitch));
-    *reinterpret_cast<vu_any*>(offset) = (vu)_mm512_permutexvar_epi32(nibbles, pair_of) + (kLane * kPairs * kPitch + first);
+  // Nibbles 4, 8, 12, 9, 13, 14 are (0,1) (0,2) (0,3) (1,2) (1,3) (2,3); no other occurs, and each stays in bounds.
+  static constexpr int place(int byte, int e) {
+    constexpr int pair_of[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 2, 4, 5, 0};
+    return e * kPairs + pair_of[byte >> 4 * e & 15];
   }
 
   static constexpr int kPut = 2 * W;

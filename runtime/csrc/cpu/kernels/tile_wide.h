@@ -8,8 +8,10 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 template <class D_>
 struct Wide {
   using D = D_;
-  static constexpr int kStep = 32;     // k that are decoded at once: 4 bytes of positions
-  static constexpr int kPerEntry = 2;  // k per entry: a value and the offset of its row in the tile
+  static constexpr int kStep = 32;     // k that are converted at once
+  static constexpr int kPerEntry = 2;  // k per entry
+  static constexpr int kPerByte = 4;   // entries per byte of positions
+  static constexpr bool kAsStored = sizeof(typename D::T) == 4;  // a value is an entry
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4; }  // per k
 
   static vf add(vf s, uint32_t value, const char* x) {
@@ -20,17 +22,8 @@ struct Wide {
     for (int h = 0; h < 16; h += W) store(reinterpret_cast<float*>(v) + h, D::load(values + h));
   }
 
-  template <int V>
-  static void offsets(const uint8_t* positions, uint32_t* offset, uint32_t first) {
-    constexpr int kPitch = V * W * 4;
-    uint32_t word;
-    std::memcpy(&word, positions, 4);
-    for (int h = 0; h < 16; h += W) {
-      const vu lane = kLane + static_cast<uint32_t>(h);
-      *reinterpret_cast<vu_any*>(offset + h) =
-          (((vu{} + word) >> lane * 2) & 3) * kPitch + ((lane >> 1) * 4 * kPitch + first);
-    }
-  }
+  // The row of the tile, of eight, that entry `e` of a byte of positions is multiplied with.
+  static constexpr int place(int byte, int e) { return e / 2 * 4 + (byte >> 2 * e & 3); }
 
   // Columns [k, k + W) of W rows of x to the tile; missing rows and columns are zero.
   static void put(const typename D::T* const (&rows)[W], int64_t k, int64_t width, char* tile) {

@@ -1,5 +1,6 @@
 // Runs the kernel on the host and compares it with a plain product, exactly: the data are small integers. Not part of
 // the library; test/unit/test_skinny_emulated.py builds and runs it.
+#include <algorithm>
 #include <cstdio>
 
 #include "emulator.h"
@@ -8,6 +9,9 @@
 
 namespace sparseflow::cuda::skinny {
 namespace {
+
+constexpr uint16_t untouched = 0x7fff;
+constexpr size_t behind = 64;  // of y, where nothing may be written
 
 struct Data {
   int n, k, m;
@@ -19,13 +23,14 @@ struct Data {
     const Layout layout{n, k, 2};
     const auto small = [] { return from_float<Bf16>(static_cast<float>(int(emulated::random_source() % 7) - 3)); };
     values.resize(size_t(n) * k / 2);
-    places.resize(static_cast<size_t>(layout.place_bytes()));
+    places.resize(static_cast<size_t>(layout.place_bytes()), 0xee);  // as padding has them
     for (int r = 0; r < n; ++r)
       for (int g = 0; g < k / 4; ++g) {
         static const uint8_t legal[] = {4, 8, 12, 9, 13, 14};
         const uint8_t nibble = legal[emulated::random_source() % 6];
         const int64_t at = layout.nibble(r, g);
-        places[static_cast<size_t>(at / 2)] |= static_cast<uint8_t>(nibble << at % 2 * 4);
+        uint8_t& both = places[static_cast<size_t>(at / 2)];
+        both = static_cast<uint8_t>(both & 0xf0 >> at % 2 * 4 | nibble << at % 2 * 4);
         for (int j = 0; j < 2; ++j) {
           const uint16_t v = values[size_t(r) * k / 2 + 2 * g + j] = small();
           dense[size_t(r) * k + 4 * g + (j ? nibble >> 2 : nibble & 3)] = to_float<Bf16>(v);
@@ -34,13 +39,13 @@ struct Data {
     x.resize(size_t(m) * k);
     bias.resize(static_cast<size_t>(n));
     residual.resize(size_t(m) * n);
-    y.resize(size_t(m) * n, 0x7fff);
+    y.resize(size_t(m) * n + behind, untouched);
     for (auto* t : {&x, &bias, &residual})
       for (auto& v : *t) v = small();
   }
 
   int wrong(bool added) const {
-    int count = 0;
+    int count = static_cast<int>(behind - std::count(y.end() - behind, y.end(), untouched));
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; ++j) {
         float sum = 0;
@@ -98,6 +103,11 @@ int run_all() {
   check<Shape<4, 4, 2, 2, 1, 8>>(256, 704, 64, 4, 1, false, true);
   check<Shape<4, 8, 1, 1, 1, 1>>(576, 512, 2, 6, 1, false, false);
   check<Shape<4, 8, 1, 1, 1, 2>>(512, 640, 16, 4, 2, true, true);
+  check<Shape<2, 4, 1, 2, 2, 1>>(8, 192, 3, 2, 1, false, true);  // N that are multiples of 8 alone
+  check<Shape<2, 4, 1, 2, 2, 2>>(136, 576, 9, 3, 2, true, true);
+  check<Shape<2, 2, 2, 4, 2, 4>>(200, 448, 17, 2, 4, false, false);
+  check<Shape<4, 4, 2, 2, 1, 8>>(72, 320, 33, 3, 1, false, true);
+  check<Shape<4, 8, 1, 1, 1, 1>>(328, 256, 5, 4, 2, false, true);
   return failures;
 }
 

@@ -103,11 +103,11 @@ __device__ inline void load_rows(const HopperCall& c, const Strip& strip, int st
 template <class S>
 __device__ inline void produce(const HopperCall& c, const Strip& strip, const Ring& ring) {
   const uint64_t once = read_once(), often = read_often();
-  const int early = min(strip.last, strip.first + c.slots);
+  const int early = min(strip.last, strip.first + c.early);
   for (int stage = strip.first; stage < early; ++stage) load_weight<S>(c, strip, stage, ring, stage - strip.first, once);
   wait_for_previous();
   for (int stage = strip.first; stage < early; ++stage) load_rows<S>(c, strip, stage, ring, stage - strip.first, often);
-  Slot slot;
+  Slot slot{.index = c.early == c.slots ? 0 : c.early, .parity = c.early == c.slots ? 0u : 1u};
   for (int stage = early; stage < strip.last; ++stage) {
     wait_for(ring.empty + 8 * slot.index, slot.parity);
     load_weight<S>(c, strip, stage, ring, slot.index, once);

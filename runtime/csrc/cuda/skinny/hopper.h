@@ -15,6 +15,7 @@ struct HopperCall {
   CUtensorMap x;       // boxes of m_rows × 64 of [M, K]
   Product p;
   int slots, splits, m_groups;
+  int early;  // stages of W that are loaded before the kernel before is done
 };
 
 struct HopperKernel {

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int splits[] = {1, 2, 3, 4, 6, 8};
 constexpr int max_slots = 16;
+constexpr int early = 4;  // more keeps the first rows of x waiting
 constexpr int64_t large = 200 << 20;  // bytes of W
 
 static_assert(hopper_variants == HopperKernels::shapes * 6);
@@ -29,6 +30,13 @@ const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
   int width = m <= 8 ? 0 : m <= 16 ? 1 : m <= 32 ? 2 : m <= 64 ? 3 : 4;
   while (width > 0 && slots_for(row[width], device) < 2) --width;
   return row[width];
+}
+
+// Every block needs a stage.
+int split_of(int variant, const Product& p) {
+  int i = variant % 6;
+  while (splits[i] > (p.k + 127) / 128) --i;
+  return splits[i];
 }
 
 int strips_of(const HopperKernel& kernel, const Product& p) {
@@ -57,10 +65,18 @@ CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_r
   const cuuint64_t pitch[] = {static_cast<cuuint64_t>(columns) * 2};
   const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows)}, step[] = {1, 1};
   CUtensorMap map;
-  const CUresult result = encode()(
-      &map, half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(from), sizes,
-      pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const auto make = [&] {
+    return encode()(&map, half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+                    const_cast<void*>(from), sizes, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                    CU_TENSOR_MAP_SWIZZLE_128B, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  };
+  CUresult result = make();
+  if (result == CUDA_ERROR_INVALID_CONTEXT) {  // this thread has not used CUDA yet
+    int device = 0;
+    check(cudaGetDevice(&device));
+    check(cudaSetDevice(device));
+    result = make();
+  }
   if (result != CUDA_SUCCESS)
     throw std::runtime_error("sparseflow::skinny_linear: cuTensorMapEncodeTiled failed with " + std::to_string(result));
   return map;
@@ -80,7 +96,6 @@ std::string refusal(int variant, const Product& p, int device) {
   const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
   if (p.gated && kernel.rows < 128) return "has no gate in variant " + name;
   if (slots_for(kernel, device) < 2) return "needs in variant " + name + " more shared memory than this GPU has";
-  if (splits[variant % 6] * 128 > p.k) return "has no K for all blocks in variant " + name;
   return "";
 }
 
@@ -92,7 +107,7 @@ int default_variant(const Product& p, int device) {
   for (int variant = 0; variant < hopper_variants; ++variant) {
     if (!hopper::refusal(variant, p, device).empty()) continue;
     const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
-    const int split = splits[variant % 6], blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
+    const int split = split_of(variant, p), blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
     const int waves = (blocks + places - 1) / places;
     const double filled = double(blocks) / (waves * places);
     // Reading x again for each strip, and adding up shares.
@@ -111,10 +126,10 @@ void forget_devices() {
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
   const HopperKernel& kernel = kernel_for(half, variant, p.m, device);
-  const int slots = slots_for(kernel, device), split = splits[variant % 6], groups = (p.m + kernel.m_rows - 1) / kernel.m_rows;
+  const int slots = slots_for(kernel, device), split = split_of(variant, p), groups = (p.m + kernel.m_rows - 1) / kernel.m_rows;
   const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, promotion_for(p)),
                         map_of(p.x, half, p.m, p.k, kernel.m_rows, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
-                        p, slots, split, groups};
+                        p, slots, split, groups, std::min(slots, early)};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(split, strips_of(kernel, p) * groups);
   config.blockDim = dim3(kernel.threads);

@@ -8,9 +8,6 @@
 
 namespace sparseflow::cuda {
 namespace skinny {
-namespace {
-
-constexpr int64_t largest = INT32_MAX / 2;
 
 // cpu/kernels.h has them in another order.
 Epilogue epilogue_of(cpu::Epilogue epilogue) {
@@ -26,33 +23,41 @@ Epilogue epilogue_of(cpu::Epilogue epilogue) {
 
 const void* pointer(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
+namespace {
+
+constexpr int64_t largest = INT32_MAX / 2;
+
 std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
   const ScalarType dtype = w.values.scalar_type();
   if (dtype != ScalarType::BFloat16 && dtype != ScalarType::Half)
     return "takes bfloat16 and float16, not " + std::string(torch::headeronly::toString(dtype));
-  if (w.n() % 64 || w.k % 64 || w.k == 0)
-    return "needs N and K to be multiples of 64, got N=" + std::to_string(w.n()) + ", K=" + std::to_string(w.k);
+  if (w.k == 0) return "takes no weights without columns";
   if (gated && w.n() % 128) return "needs N to be a multiple of 128 for a gate, got N=" + std::to_string(w.n());
   if (w.n() > largest || w.k > largest || m > largest) return "takes sizes up to " + std::to_string(largest);
   if (!kernels_built()) return "is not in this build, because no nvcc was found when it was built";
   return "";
 }
 
+// As the kernel sees them: K with its padding, and N up to the eight neighbours of y that it writes at a time.
 Product sizes_of(const DeviceWeight& w, int64_t m, bool gated) {
+  const Layout layout = w.layout();
   Product p{};
-  p.n = static_cast<int>(w.n()), p.k = static_cast<int>(w.k), p.m = static_cast<int>(m), p.gated = gated;
+  p.n = static_cast<int>((layout.n + 7) / 8 * 8);
+  p.k = static_cast<int>(layout.padded_k());
+  p.m = static_cast<int>(m);
+  p.gated = gated;
   return p;
 }
 
 int variant_for(const Product& sizes, int64_t variant, int device) {
-  return variant == -1 ? default_variant(sizes, device) : static_cast<int>(variant);
+  return variant == default_choice ? default_variant(sizes, device) : static_cast<int>(variant);
 }
 
 }  // namespace
 
 std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant, bool gated) {
   if (std::string why = refused_shape(w, m, gated); !why.empty()) return why;
-  if (variant < -1 || variant > largest) return "has no variant " + std::to_string(variant);
+  if (variant < default_choice || variant > largest) return "has no variant " + std::to_string(variant);
   const Product sizes = sizes_of(w, m, gated);
   return m == 0 ? "" : refusal(variant_for(sizes, variant, w.device()), sizes, w.device());
 }
@@ -60,14 +65,20 @@ std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant, bool gate
 Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant, bool gated) {
   const int device = c.x.get_device_index();
   Product p = sizes_of(c.weight, c.m, gated);
+  const int64_t m = c.m, k = c.weight.k, n = c.weight.n(), out = gated ? n / 2 : n, padded_out = gated ? out : p.n;
+  const std::vector<int64_t> sizes = sizes_with_last(c.x, out);
+  if (m == 0 || n == 0) return torch::stable::new_empty(c.x, sizes);
+  const Tensor x = padded(c.x, m, k, m, p.k);
+  std::optional<Tensor> bias = c.bias, residual = c.residual;
+  if (bias) bias = padded(*bias, 1, n, 1, p.n);
+  if (residual) residual = padded(*residual, m, n, m, p.n);
+  Tensor y = torch::stable::new_empty(c.x, out == padded_out ? sizes : std::vector<int64_t>{m, padded_out});
   p.values = c.weight.values.const_data_ptr();
   p.places = c.weight.positions.const_data_ptr();
-  p.x = c.x.const_data_ptr();
-  p.bias = pointer(c.bias);
-  p.residual = pointer(c.residual);
+  p.x = x.const_data_ptr();
+  p.bias = pointer(bias);
+  p.residual = pointer(residual);
   p.epilogue = epilogue_of(epilogue);
-  Tensor y = torch::stable::new_empty(c.x, sizes_with_last(c.x, gated ? p.n / 2 : p.n));
-  if (y.numel() == 0) return y;
   p.y = y.mutable_data_ptr();
   const int chosen = variant_for(p, variant, device);
   std::optional<Tensor> partials;
@@ -76,7 +87,7 @@ Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant, bool gate
     p.partials = static_cast<float*>(partials->mutable_data_ptr());
   }
   run(p, c.x.scalar_type() == ScalarType::Half, chosen, device, stream_of(device));
-  return y;
+  return out == padded_out ? y : cropped(y, m, out, sizes);
 }
 
 }  // namespace skinny
@@ -86,7 +97,10 @@ namespace {
 void check_taken(const char* op, const Call& call, int64_t variant, bool gated) {
   if (const std::string why = skinny::refusal(call.weight, call.m, variant, gated); !why.empty())
     require(false, op, "the kernel for few rows " + why);
-  require(call.weight.aligned(), op, "values and positions must be aligned to 16 bytes");
+  // Where nothing is padded the kernel reads only the tensors themselves.
+  const Layout layout = call.weight.layout();
+  const bool bare = layout.n % 8 == 0 && layout.k == layout.padded_k() && call.weight.values.is_contiguous();
+  if (!bare || !call.weight.aligned()) call.weight.check_whole(op);
 }
 
 Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
@@ -106,9 +120,9 @@ Tensor skinny_gated_linear(const Tensor& x, const Tensor& values, const Tensor& 
   return skinny::product(call, cpu::epilogue_of(op, epilogue), variant, true);
 }
 
-// How many variants there are; their ids are 0 … count − 1. 0 for shapes that the kernel doesn't take.
+// How many variants there are; their ids are 0 … count − 1. 0 where there is nothing to multiply, or no kernel.
 int64_t skinny_variants(int64_t n, int64_t k, int64_t m) {
-  return kernels_built() && n % 64 == 0 && k % 64 == 0 && n > 0 && k > 0 && m > 0 ? skinny::variants : 0;
+  return kernels_built() && n > 0 && k > 0 && m > 0 ? skinny::variants : 0;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // y [M, N] = x [M, K] · Wᵀ for few rows of x, where reading W is all the time there is: W 2:4 in the layout of CUDA
-// (../layout.h), bf16 or fp16, sums in fp32, N and K multiples of 64, any M (made for 1 … 64; beyond, W is read once
-// for every 64 rows of x).
+// (../layout.h), bf16 or fp16, sums in fp32, K a multiple of 64, N of 8, any M (made for 1 … 64; beyond, W is read
+// once for every 64 rows of x).
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,101 @@
+#include "fp8.h"
+
+#include <cuda_fp8.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "skinny/device.cuh"
+#include "skinny/kernel.cuh"
+
+namespace sparseflow::cuda {
+namespace {
+
+using skinny::Bf16, skinny::Fp16, skinny::Eight, skinny::load_eight;
+
+constexpr int threads = 256, many_threads = 1024;
+constexpr float largest = 448.f, smallest_scale = 1.17549435e-38f;
+
+// max, except that NaN wins.
+__device__ float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
+
+template <int Threads>
+__device__ float largest_of_block(float v) {
+  __shared__ float of_warp[Threads / 32];
+  for (int step = 16; step; step /= 2) v = larger(v, __shfl_xor_sync(~0u, v, step));
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
+  __syncthreads();
+  for (int w = 0; w < Threads / 32; ++w) v = larger(v, of_warp[w]);
+  return v;
+}
+
+// A block a row, read twice: the second time it comes from the cache.
+template <class T, int Threads>
+__global__ void __launch_bounds__(Threads) quantize(Fp8Rows p) {
+  const int64_t row = blockIdx.x, first = row * p.k;
+  float magnitude = 0;
+  for (int64_t i = threadIdx.x * 8; i < p.k; i += Threads * 8) {
+    const Eight x = load_eight<T>(p.x, first + i);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) magnitude = larger(fabsf(x.v[j]), magnitude);
+  }
+  magnitude = largest_of_block<Threads>(magnitude);
+  const float scale = isfinite(magnitude) ? fmaxf(magnitude / largest, smallest_scale) : __int_as_float(0x7fc00000);
+  const float factor = 1 / scale;
+  if (threadIdx.x == 0) p.scale[row] = scale;
+  for (int64_t i = threadIdx.x * 8; i < p.k; i += Threads * 8) {
+    const Eight x = load_eight<T>(p.x, first + i);
+    uint32_t pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      pairs[j] = __nv_cvt_float2_to_fp8x2({x.v[2 * j] * factor, x.v[2 * j + 1] * factor}, __NV_SATFINITE, __NV_E4M3);
+    static_cast<uint2*>(p.x8)[(first + i) / 8] = {pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16};
+  }
+}
+
+// A thread makes eight neighbours of y at a time.
+template <class T>
+__global__ void __launch_bounds__(threads) finish(Rescaled p) {
+  const int64_t across = p.n / 8;
+  for (int64_t i = blockIdx.x * int64_t(threads) + threadIdx.x; i < p.m * across; i += int64_t(gridDim.x) * threads) {
+    const int64_t n = i % across * 8;
+    const float x_scale = p.x_scale[i / across];
+    const Eight w_scale = skinny::load_floats(p.w_scale + n);
+    Eight y = load_eight<Bf16>(p.raw, 8 * i);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) y.v[j] = y.v[j] * w_scale.v[j] * x_scale;
+    if (p.bias) y = y + load_eight<T>(p.bias, n);
+    y = skinny::activated(y, p.epilogue);
+    if (p.residual) y = y + load_eight<T>(p.residual, 8 * i);
+    uint32_t words[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      words[j] = skinny::from_float<T>(y.v[2 * j]) | uint32_t(skinny::from_float<T>(y.v[2 * j + 1])) << 16;
+    static_cast<uint4*>(p.y)[i] = {words[0], words[1], words[2], words[3]};
+  }
+}
+
+template <class Argument>
+void launch(void (*kernel)(Argument), int64_t blocks, int block, const Argument& argument, void* stream) {
+  if (blocks == 0) return;
+  kernel<<<static_cast<unsigned>(blocks), block, 0, static_cast<cudaStream_t>(stream)>>>(argument);
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess)
+    throw std::runtime_error(std::string("sparseflow: scaling for fp8 did not launch: ") + cudaGetErrorString(error));
+}
+
+}  // namespace
+
+// With few rows a block's time is all the time there is: a long row wants more threads.
+void quantize_rows(const Fp8Rows& p, void* stream) {
+  if (p.k <= 16 * threads) launch(p.half ? quantize<Fp16, threads> : quantize<Bf16, threads>, p.m, threads, p, stream);
+  else launch(p.half ? quantize<Fp16, many_threads> : quantize<Bf16, many_threads>, p.m, many_threads, p, stream);
+}
+
+void rescale(const Rescaled& p, void* stream) {
+  const int64_t blocks = (p.m * (p.n / 8) + threads - 1) / threads;
+  launch(p.half ? finish<Fp16> : finish<Bf16>, std::min<int64_t>(blocks, 1 << 20), threads, p, stream);
+}
+
+}  // namespace sparseflow::cuda

@@ -1,0 +1,175 @@
+"""Linear layers in fp8 (e4m3): W scaled by row when it is packed, x scaled by row when the layer runs.
+
+    y = act((x8 · W8ᵀ) · x_scale · w_scale + bias) (+ residual)
+
+``sparseflow::linear_fp8`` is the layer. On CUDA it runs as three kernels, ``linear_fp8_fused``. Elsewhere,
+and where torch.compile traces it, it is torch's operators around ``sparseflow::product_fp8``, so that
+inductor fuses the scaling with what is before and after the layer. cuSPARSELt scales fp8 by one number only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseflow.runtime import native, ops, portable
+
+native.load()
+
+E4M3 = torch.float8_e4m3fn
+
+LARGEST = 448.0
+"""The largest magnitude of e4m3: what a row's largest becomes."""
+
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+"""Of rows that are zero or nearly so: its reciprocal is finite."""
+
+linear_fp8 = torch.ops.sparseflow.linear_fp8.default
+product_fp8 = torch.ops.sparseflow.product_fp8.default
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+def quantize_rows(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row by a scale of its own, so that its largest magnitude becomes that of e4m3.
+
+    Args:
+        t: ``[…, K]`` with K at least 1, of a floating dtype.
+
+    Returns:
+        The quantised rows ``[…, K]`` in e4m3, and their scales ``[…, 1]`` in float32: a row is about their
+        product. The scale of a row with NaN or Inf is NaN, which makes all that is computed with it NaN.
+    """
+    wide = t.float()
+    largest = wide.abs().amax(-1, keepdim=True)
+    scale = (largest / LARGEST).clamp(min=SMALLEST_SCALE)
+    scale = torch.where(largest < float("inf"), scale, float("nan"))
+    return (wide * scale.reciprocal()).to(E4M3), scale
+
+
+def rescale(
+    raw: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, epilogue: str, residual: Tensor | None
+) -> Tensor:
+    """``act(raw · x_scale · w_scale + bias) (+ residual)`` in float32.
+
+    Args:
+        raw: ``[…, N]``, the product of quantised rows.
+        x_scale: ``[…, 1]``.
+        w_scale: ``[N]``.
+        bias: ``[N]``, or None.
+        epilogue: none, relu, gelu, gelu_tanh or silu.
+        residual: ``[…, N]``, or None.
+    """
+    if epilogue not in _ACTIVATIONS:
+        raise RuntimeError(
+            f"sparseflow::linear_fp8: epilogue must be one of {', '.join(_ACTIVATIONS)}, got '{epilogue}'"
+        )
+    # The weight's scale first: a huge x times a product of large whole numbers would be Inf.
+    y = raw.float() * w_scale * x_scale
+    y = _ACTIVATIONS[epilogue](y if bias is None else y + bias)
+    return y if residual is None else y + residual
+
+
+def _linear(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(x, bias, residual):
+        raise ops.refuse_gradients("torch.ops.sparseflow.linear_fp8")
+    if x.is_cuda and type(x) is Tensor:  # what torch.compile traces is a subclass
+        fused: Tensor = torch.ops.sparseflow.linear_fp8_fused(
+            x, values, positions, scales, bias, residual, in_features, epilogue, policy, dense
+        )
+        return fused
+    x8, x_scale = quantize_rows(x)
+    raw = product_fp8(x8, values, positions, in_features, policy, dense)
+    return rescale(raw, x_scale, scales, bias, epilogue, residual).to(x.dtype)
+
+
+def _product(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    in_features: int,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    """On the CPU, whatever the policy says: the product in float32, rounded as on the GPU."""
+    _fake_product(x, values, positions, in_features, policy, dense)
+    weight = unpack(values, positions, in_features) if dense is None else dense
+    return (x.float() @ weight.float().T).to(torch.bfloat16)
+
+
+def _fake_product(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    in_features: int,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    check: Any = torch._check  # torch's own annotations are incomplete here
+    check(
+        x.dtype == values.dtype == E4M3,
+        lambda: f"sparseflow::product_fp8: x and weight must be {E4M3}, got {x.dtype} and {values.dtype}",
+    )
+    check(
+        x.dim() >= 1 and x.shape[-1] == in_features,
+        lambda: f"sparseflow::product_fp8: x must be [..., {in_features}], got {list(x.shape)}",
+    )
+    check(
+        dense is None or (dense.shape == (values.shape[0], in_features) and dense.dtype == E4M3),
+        lambda: (
+            f"sparseflow::product_fp8: dense must be the weight [{values.shape[0]}, {in_features}] in {E4M3}"
+        ),
+    )
+    return x.new_empty((*x.shape[:-1], values.shape[0]), dtype=torch.bfloat16)
+
+
+def unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
+    """The dense e4m3 weight ``[N, K]`` of a packed one in portable form; torch scatters bytes, not e4m3."""
+    return portable.unpack_2_4(values.view(torch.uint8), positions, in_features).view(E4M3)
+
+
+def _autocast(device_type: str, keyset: Any, x: Tensor, *args: Any) -> Tensor:
+    """Cast x, bias and residual to the autocast dtype, as for ``F.linear``; the weight stays as it is."""
+    key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+        cast = functools.partial(
+            ops.autocast, device_type=device_type, dtype=torch.get_autocast_dtype(device_type)
+        )
+        weight, (bias, residual), rest = args[:3], args[3:5], args[5:]
+        result: Tensor = linear_fp8(cast(x), *weight, cast(bias), cast(residual), *rest)
+    return result
+
+
+def _register() -> None:
+    library = ops.LIBRARY
+    library.impl("linear_fp8", _linear, "CompositeImplicitAutograd")
+    library.impl("product_fp8", _product, "CPU")
+    ops.register_fake(product_fp8, _fake_product)
+    for device_type in ("cpu", "cuda"):
+        cast = functools.partial(_autocast, device_type)
+        library.impl("linear_fp8", cast, f"Autocast{device_type.upper()}", with_keyset=True)
+
+
+_register()

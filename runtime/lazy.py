@@ -1,0 +1,28 @@
+"""Names of a package that load on first use, so that importing the package stays cheap."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def names(
+    namespace: dict[str, Any], home: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's ``__getattr__`` and ``__dir__``.
+
+    Args:
+        namespace: the package's ``globals()``; a name stays there once it is loaded.
+        home: for each name the submodule that has it.
+    """
+    package = namespace["__name__"]
+
+    def get(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        namespace[name] = value
+        return value
+
+    return get, lambda: sorted({*namespace, *home})

@@ -1,0 +1,142 @@
+"""A graph of torch.compile, and the same graph bound to the weights of one module."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import traceback
+
+from sparseflow.frontend.structure import COUNTERS
+
+
+@dataclass
+class Number:
+    """An integer input that is no tensor's size, such as a step count; a program serves any value of it."""
+
+    value: int
+
+
+COUNTERS.add((Number, "value"))
+
+
+@dataclass(frozen=True)
+class SizeOf:
+    """A placeholder whose value is the size of another one's dimension."""
+
+    placeholder: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the placeholders and results of a graph are.
+
+    Attributes:
+        module: as torch.compile captured it.
+        weights: the placeholders that are parameters; which ones a call passes may differ from call to call,
+            because layers of one class share their code.
+        sources: how the code refers to each of them.
+        sizes: the placeholders that are sizes of others.
+        inputs: all other placeholders.
+        returned: for each result the placeholder that it is, or None.
+    """
+
+    module: fx.GraphModule
+    weights: tuple[int, ...]
+    sources: tuple[str, ...]
+    sizes: Mapping[int, SizeOf]
+    inputs: tuple[int, ...]
+    returned: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, module: fx.GraphModule) -> Graph:
+        """Read a graph; its nodes' metadata is gone once torch.compile is done."""
+        nodes = list(module.graph.find_nodes(op="placeholder"))
+        values = [node.meta["example_value"] for node in nodes]
+        weights = tuple(i for i, value in enumerate(values) if isinstance(value, nn.Parameter))
+        sizes = dict(_sizes(values))
+        inputs = tuple(i for i in range(len(nodes)) if i not in weights and i not in sizes)
+        tensors = {id(value): i for i, value in enumerate(values) if isinstance(value, Tensor)}
+        results = module.graph.output_node().args[0]
+        assert isinstance(results, Sequence), "a graph of torch.compile returns a tuple"
+        returned = tuple(
+            tensors.get(id(node.meta.get("example_value"))) if isinstance(node, fx.Node) else None
+            for node in results
+        )
+        return cls(module, weights, tuple(_source(nodes[i]) for i in weights), sizes, inputs, returned)
+
+    def call(self, args: Sequence[Any]) -> list[Any]:
+        """The inputs among the arguments of the graph, as a `BoundGraph` takes them."""
+        picked = (args[i] for i in self.inputs)
+        return [Number(value) if type(value) is int else value for value in picked]
+
+    def results(self, args: Sequence[Any], computed: Sequence[Any]) -> tuple[Any, ...]:
+        """The results of the graph: those that it computed, and arguments that it returns."""
+        rest = iter(computed)
+        return tuple(next(rest) if place is None else args[place] for place in self.returned)
+
+
+class BoundGraph(nn.Module):
+    """A graph with the weights of one module, which it aliases without keeping the parameters alive.
+
+    Args:
+        graph: the graph.
+        weights: names in the user's model and parameters, in the graph's order.
+    """
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._graph = graph
+        self._weight_names = tuple(weights)
+        for name, weight in weights.items():
+            *path, last = name.split(".")
+            parent = functools.reduce(_child, path, cast(nn.Module, self))
+            parent.register_parameter(last, nn.Parameter(weight.detach(), requires_grad=False))
+        self.eval()
+
+    def forward(self, *inputs: Any) -> tuple[Any, ...]:
+        """Run the graph on what `Graph.call` made; returns the results that are no arguments."""
+        graph = self._graph
+        args: dict[int, Any] = {
+            place: value.value if isinstance(value, Number) else value
+            for place, value in zip(graph.inputs, inputs, strict=True)
+        }
+        for place, name in zip(graph.weights, self._weight_names, strict=True):
+            args[place] = functools.reduce(getattr, name.split("."), self)
+        for place, size in graph.sizes.items():
+            args[place] = args[size.placeholder].shape[size.dim]
+        with traceback.preserve_node_meta():
+            results = fx.Interpreter(graph.module).run(*(args[place] for place in sorted(args)))
+        return tuple(r for r, place in zip(results, graph.returned, strict=True) if place is None)
+
+
+def _child(parent: nn.Module, name: str) -> nn.Module:
+    if name not in parent._modules:
+        parent.add_module(name, nn.Module())
+    return parent.get_submodule(name)
+
+
+def _sizes(values: Sequence[Any]) -> Iterator[tuple[int, SizeOf]]:
+    """The symbolic integers that a dimension of a tensor has as its size."""
+    dims: dict[Any, SizeOf] = {}
+    for place, value in enumerate(values):
+        shape: Sequence[Any] = value.shape if isinstance(value, Tensor) else ()
+        symbolic = (dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
+        dims |= {shape[dim].node.expr: SizeOf(place, dim) for dim in symbolic}
+    for place, value in enumerate(values):
+        if isinstance(value, torch.SymInt) and value.node.expr in dims:
+            yield place, dims[value.node.expr]
+
+
+def _source(node: fx.Node) -> str:
+    """How the code refers to a weight: `fc.weight` for `L['self']._modules['fc']._parameters['weight']`."""
+    argument = node.meta.get("grapharg")
+    name = getattr(getattr(argument, "source", None), "name", "")
+    path = re.sub(r"(\._modules|\._parameters)?\['([^']+)'\]", r".\2", name() if callable(name) else name)
+    return re.sub(r"^[LG]\.(self\.)?", "", path) or node.name

@@ -1,0 +1,8 @@
+"""Where a model's time goes, before and after compiling, and what that lets sparse kernels gain at most."""
+
+from __future__ import annotations
+
+from sparseflow.profiling.measure import profile
+from sparseflow.profiling.result import Profile, Side
+
+__all__ = ["Profile", "Side", "profile"]

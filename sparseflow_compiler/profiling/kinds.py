@@ -1,0 +1,43 @@
+"""What kind of work a kernel does, by its name."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+Kind = Literal["GEMM", "attention", "elementwise", "other"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_TABLE: tuple[tuple[Kind, str], ...] = (
+    # Kernels of attention are made with CUTLASS too: they come first.
+    ("attention", r"flash|fmha|sdpa|attention|flex_attn"),
+    ("other", r"^mem(cpy|set)\b|^aten::_?local_scalar_dense"),
+    # cuBLAS, CUTLASS, cuSPARSELt; ours, unpacking for a dense product included; inductor's templates.
+    ("GEMM", r"nvjet|gemm|gemv|cutlass|xmma|cublas|splitk|cusparselt|^(void )?sparseflow::|triton_tem"),
+    ("GEMM", r"^(aten|mkldnn)::_?(addmm|mm|bmm|baddbmm|addmv|mv|linear|matmul|scaled_mm|mkldnn_linear|conv)"),
+    ("GEMM", r"^aten::(_sparse_semi_structured|_cslt_sparse)_\w*mm|^(aten|mkldnn)::\w*convolution"),
+    # Views, memory and Python's sizes: named before the pointwise operators whose names they contain.
+    (
+        "other",
+        r"^aten::(view|_?reshape|_unsafe_view|as_strided|expand|detach|alias|slice|select|t$|transpose)",
+    ),
+    (
+        "other",
+        r"^aten::(permute|unsqueeze|squeeze|split|chunk|unbind|narrow|resize|set_|empty|new_empty|lift)",
+    ),
+    ("elementwise", r"elementwise|triton_(poi|red|per|for)|reduce_kernel|norm|softmax|vectorized|reduction"),
+    (
+        "elementwise",
+        r"index|gather|scatter|catarray|rotary|rope|embedding|copy|cast|arange|scan|fill|sort|topk",
+    ),
+    ("elementwise", r"^(aten|prims)::"),
+)
+_PATTERNS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _TABLE)
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a CUDA kernel, or of an operator on the CPU; "other" for a name that no row knows.
+
+    "elementwise" includes reductions, normalisations and what moves elements; "GEMM" all matrix products.
+    """
+    return next((kind for kind, pattern in _PATTERNS if pattern.search(name)), "other")

@@ -1,0 +1,170 @@
+"""What a profile found, and its three forms: table, dictionary, chart."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparseflow.profiling.kernels import Kernel
+from sparseflow.profiling.kinds import KINDS, Kind
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of running a model.
+
+    Attributes:
+        title: which.
+        seconds: median time of one call, without profiler.
+        kernels: the kernels of one call, the longest first.
+    """
+
+    title: str
+    seconds: float
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def us(self) -> float:
+        """Microseconds in kernels in one call."""
+        return sum(kernel.us for kernel in self.kernels)
+
+    @property
+    def us_by_kind(self) -> dict[Kind, float]:
+        """Microseconds in kernels of each kind."""
+        return {kind: sum(k.us for k in self.kernels if k.kind == kind) for kind in KINDS}
+
+    @property
+    def shares(self) -> dict[Kind, float]:
+        """Percent of the kernel time by kind; they sum to 100."""
+        return {kind: 100 * us / self.us for kind, us in self.us_by_kind.items()}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model before and after compiling.
+
+    Attributes:
+        dense: the model as it was.
+        compiled: the same by `sparseflow.compile`.
+        meta: model, device, dtype and the like.
+    """
+
+    dense: Side
+    compiled: Side
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def gemm_speedup(self) -> float:
+        """How many times faster the matrix products became; NaN where there are none."""
+        before, after = self.dense.us_by_kind["GEMM"], self.compiled.us_by_kind["GEMM"]
+        return before / after if after else math.nan
+
+    @property
+    def ceiling(self) -> float:
+        """By how much that speeds up all kernels if nothing else changes: 1 / (1 − p + p/s), Amdahl's law.
+
+        What was reached can lie above it where the compiled graph does other work too inside the products.
+        """
+        share = self.dense.shares["GEMM"] / 100
+        return 1 / (1 - share + share / self.gemm_speedup) if share else 1.0
+
+    @property
+    def reached(self) -> float:
+        """How many times faster a call became."""
+        return self.dense.seconds / self.compiled.seconds
+
+    @property
+    def reached_in_kernels(self) -> float:
+        """How many times less time its kernels take."""
+        return self.dense.us / self.compiled.us
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON; a figure that there is none of is None."""
+        speedup = self.gemm_speedup
+        return {
+            "meta": dict(self.meta),
+            "gemm_share": self.dense.shares["GEMM"],
+            "gemm_speedup": None if math.isnan(speedup) else speedup,
+            "ceiling": None if math.isnan(self.ceiling) else self.ceiling,
+            "reached": self.reached,
+            "reached_in_kernels": self.reached_in_kernels,
+            **{name: _side(side) for name, side in (("dense", self.dense), ("compiled", self.compiled))},
+        }
+
+    def table(self, width: int = 100) -> str:
+        """The figures as text."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self.title, title_justify="left", show_edge=False, pad_edge=False)
+        table.add_column("kernel time")
+        for heading in (f"{self.dense.title}, ms", "%", f"{self.compiled.title}, ms", "%", "speed-up"):
+            table.add_column(heading, justify="right")
+        for kind in KINDS:
+            table.add_row(kind, *self._cells(kind))
+        table.add_section()
+        table.add_row("all kernels", *self._totals())
+        before, after = self.dense.seconds, self.compiled.seconds
+        table.add_row("one call", f"{before * 1e3:.3f}", "", f"{after * 1e3:.3f}", "", _times(self.reached))
+        text = io.StringIO()
+        console = Console(file=text, width=width)
+        console.print(table)
+        console.print(
+            f"\nGEMMs are {self.dense.shares['GEMM']:.1f} % of the kernel time and became "
+            f"{_times(self.gemm_speedup)} as fast: ceiling {_times(self.ceiling)}; "
+            f"reached {_times(self.reached)} by the clock, {_times(self.reached_in_kernels)} in kernels.",
+            highlight=False,
+        )
+        return text.getvalue()
+
+    @property
+    def title(self) -> str:
+        """The values of `meta`, on one line."""
+        return ", ".join(
+            f"{value}" if key == "model" else f"{key} {value}" for key, value in self.meta.items()
+        )
+
+    def chart(self, path: Path | str) -> None:
+        """Draw both sides' kernel time by kind.
+
+        Args:
+            path: the file; its suffix says which format, such as ``.png`` or ``.svg``.
+
+        Raises:
+            ArgumentError: matplotlib is missing, doesn't know the format, or can't write the file.
+        """
+        from sparseflow.profiling.chart import draw
+
+        draw(self, Path(path))
+
+    def _cells(self, kind: Kind) -> tuple[str, ...]:
+        before, after = self.dense.us_by_kind[kind], self.compiled.us_by_kind[kind]
+        return (
+            f"{before / 1e3:.3f}",
+            f"{self.dense.shares[kind]:.1f}",
+            f"{after / 1e3:.3f}",
+            f"{self.compiled.shares[kind]:.1f}",
+            _times(before / after) if after else "",
+        )
+
+    def _totals(self) -> tuple[str, ...]:
+        ratio = _times(self.reached_in_kernels)
+        return (f"{self.dense.us / 1e3:.3f}", "100.0", f"{self.compiled.us / 1e3:.3f}", "100.0", ratio)
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "title": side.title,
+        "seconds": side.seconds,
+        "us": side.us_by_kind,
+        "shares": side.shares,
+        "kernels": [asdict(kernel) for kernel in side.kernels],
+    }
+
+
+def _times(ratio: float) -> str:
+    return "–" if math.isnan(ratio) else f"{ratio:.2f}×"

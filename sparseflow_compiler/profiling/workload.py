@@ -1,0 +1,182 @@
+"""Models to profile: by the name of a published shape or by a transformers configuration, random weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Phase = Literal["prefill", "decode"]
+
+_LLAMA = {
+    "vocab_size": 128256,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+}
+SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama-3-8b": (
+        "LlamaConfig",
+        {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+        | _LLAMA,
+    ),
+    "llama-3-70b": (
+        "LlamaConfig",
+        {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+        | _LLAMA,
+    ),
+    "qwen3-0.6b": (
+        "Qwen3Config",
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gpt2": ("GPT2Config", {}),
+    "bert-base": ("BertConfig", {}),
+    "vit-base": ("ViTConfig", {}),
+}
+"""The configuration class of each built-in shape, and what differs from its defaults."""
+
+_ROOM = 64
+"""Tokens that a cache takes beyond those it starts with: as many calls may follow each other."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and the inputs of one call.
+
+    Attributes:
+        model: in evaluation mode.
+        kwargs: inputs by keyword.
+        before: brings the inputs back to where they were before a call.
+        most_calls: how many calls may follow each other without that; None: any number.
+    """
+
+    model: nn.Module
+    kwargs: Mapping[str, Any]
+    before: Callable[[], object] | None = None
+    most_calls: int | None = None
+
+
+def shape_config(name: str) -> PretrainedConfig:
+    """The configuration of a built-in shape.
+
+    Raises:
+        ArgumentError: there is no such shape, or transformers is missing.
+    """
+    if name not in SHAPES:
+        raise ArgumentError(
+            f"model {name}", "is neither a folder nor a built-in shape", f"the shapes are {', '.join(SHAPES)}"
+        )
+    import transformers
+
+    kind, values = SHAPES[name]
+    config: PretrainedConfig = getattr(transformers, kind)(**values)
+    return config
+
+
+def with_layers(config: PretrainedConfig, layers: int | None) -> PretrainedConfig:
+    """The configuration with another number of layers; None leaves it.
+
+    Raises:
+        ArgumentError: there are no layers to count, or fewer than one is asked for.
+    """
+    if layers is None:
+        return config
+    if layers < 1 or not hasattr(config, "num_hidden_layers"):
+        raise ArgumentError(
+            f"--layers {layers}", "a model has at least one layer", "leave it out for all of them"
+        )
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    return config
+
+
+def workload(model: nn.Module, batch: int, seq: int, phase: Phase) -> Workload:
+    """Inputs for a transformers model, on its device.
+
+    Args:
+        model: in evaluation mode.
+        batch: samples.
+        seq: tokens of each, or tokens in the cache before the one that is decoded; images have a size.
+        phase: ``"prefill"`` computes all tokens, and in a causal model the logits of the last;
+            ``"decode"`` one more token over a static cache.
+
+    Raises:
+        ArgumentError: a size is below 1, or the model has no such phase or inputs.
+    """
+    if batch < 1 or seq < 1:
+        raise ArgumentError(f"--batch {batch} --seq {seq}", "both must be at least 1", "leave them out")
+    parameter = next(model.parameters())
+    config: Any = model.config
+    if model.main_input_name == "pixel_values":
+        _require_prefill(model, phase)
+        size = (batch, config.num_channels, config.image_size, config.image_size)
+        images = torch.randn(size, device=parameter.device, dtype=parameter.dtype)
+        return Workload(model, {"pixel_values": images})
+    if model.main_input_name != "input_ids":
+        raise ArgumentError(
+            f"model {type(model).__name__}",
+            f"takes {model.main_input_name}, and only models of text and images can be profiled by name",
+            "call sparseflow.profile(model, args) on your own inputs",
+        )
+    _require_positions(config, seq + (_ROOM if phase == "decode" else 0))
+    tokens = 1 if phase == "decode" else seq
+    ids = torch.randint(0, config.vocab_size, (batch, tokens), device=parameter.device)
+    if phase == "decode":
+        return _decode(model, ids, seq)
+    known = inspect.signature(model.forward).parameters
+    causal = {"use_cache": False, "logits_to_keep": 1}
+    return Workload(model, {"input_ids": ids} | {k: v for k, v in causal.items() if k in known})
+
+
+def _decode(model: nn.Module, ids: torch.Tensor, seq: int) -> Workload:
+    if "past_key_values" not in inspect.signature(model.forward).parameters or not hasattr(model, "generate"):
+        _require_prefill(model, "decode")
+    from transformers import StaticCache
+
+    cache = StaticCache(config=model.config, max_cache_len=seq + _ROOM)
+    past = torch.randint(0, int(ids.max()) + 1, (ids.shape[0], seq), device=ids.device)
+    with torch.no_grad():
+        model(input_ids=past, past_key_values=cache)
+
+    def rewind() -> None:
+        for layer in cache.layers:
+            layer.cumulative_length.fill_(seq)
+
+    return Workload(model, {"input_ids": ids, "past_key_values": cache}, rewind, _ROOM)
+
+
+def _require_positions(config: Any, tokens: int) -> None:
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and tokens > most:
+        raise ArgumentError(
+            f"--seq of {type(config).__name__}",
+            f"the model has {most} positions, and {tokens} are needed",
+            f"choose a shorter sequence; decode needs {_ROOM} positions after it",
+        )
+
+
+def _require_prefill(model: nn.Module, phase: Phase) -> None:
+    if phase == "decode":
+        raise ArgumentError(
+            f"--phase decode of {type(model).__name__}",
+            "the model has no cache to decode with",
+            "use prefill",
+        )

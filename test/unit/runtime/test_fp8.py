@@ -1,0 +1,219 @@
+"""fp8 layers on the CPU against the fp64 product of what their quantised values stand for."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sparseflow.errors import ArgumentError, InferenceOnlyError, WeightError
+from sparseflow.runtime import compress_2_4, fp8, prune_24
+from sparseflow.runtime.quantized import QuantizedWeight, quantize, weight_error
+
+N, K = 64, 128
+ACTIVATIONS = {
+    "none": lambda y: y,
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
+}
+
+
+def packed_of(n=N, k=K, dtype=torch.bfloat16, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return compress_2_4(prune_24((torch.randn(n, k, generator=generator) * scale).to(dtype)))
+
+
+def run(x, weight, bias=None, residual=None, epilogue="none", policy=(), dense=None):
+    return fp8.linear_fp8(
+        x,
+        weight.values,
+        weight.positions,
+        weight.scales,
+        bias,
+        residual,
+        weight.in_features,
+        epilogue,
+        list(policy),
+        dense,
+    )
+
+
+def dequantized(weight):
+    return weight.unpack().double() * weight.scales.double()[:, None]
+
+
+def reference(x, weight, bias=None, residual=None, epilogue="none"):
+    x8, scale = fp8.quantize_rows(x)
+    y = x8.double() * scale.double() @ dequantized(weight).T
+    y = ACTIVATIONS[epilogue](y if bias is None else y + bias.double())
+    return y if residual is None else y + residual.double()
+
+
+def error(y, expected):
+    assert y.shape == expected.shape
+    return float((y.double() - expected).norm() / expected.norm().clamp(min=1e-300))
+
+
+# A product is rounded to bfloat16, and the result once more; one rounding is 1.7e-3 in the norm.
+BOUND = 4e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("epilogue", ACTIVATIONS)
+@pytest.mark.parametrize("lead", [(1,), (7,), (2, 33), ()])
+def test_is_the_product_of_the_dequantised_operands(lead, epilogue, dtype):
+    torch.manual_seed(1)
+    weight = quantize(packed_of(dtype=dtype))
+    x, bias, residual = torch.randn(*lead, K), torch.randn(N), torch.randn(*lead, N)
+    x, bias, residual = x.to(dtype), bias.to(dtype), residual.to(dtype)
+    for extra in ((None, None), (bias, None), (bias, residual)):
+        y = run(x, weight, *extra, epilogue)
+        assert y.dtype == dtype
+        assert error(y, reference(x, weight, *extra, epilogue)) < BOUND
+
+
+def test_is_near_the_product_that_was_not_quantised():
+    packed = packed_of(256, 512)
+    x = torch.randn(40, 512).bfloat16()
+    # A rounding to e4m3 is 2.6e-2 in the norm; there are two, independent.
+    expected = x.double() @ packed.unpack().double().T
+    assert 0.01 < error(run(x, quantize(packed)), expected) < 0.045
+
+
+def test_an_empty_batch_gives_an_empty_result():
+    weight = quantize(packed_of())
+    for lead in ((0,), (3, 0)):
+        assert run(torch.empty(*lead, K).bfloat16(), weight).shape == (*lead, N)
+
+
+def test_the_dense_form_and_a_policy_change_nothing():
+    weight = quantize(packed_of())
+    x = torch.randn(5, K).bfloat16()
+    weight.keep_dense()
+    assert torch.equal(run(x, weight), run(x, weight, policy=[1, 0], dense=weight.dense))
+
+
+@given(st.floats(-30, 30), st.floats(-30, 30), st.integers(0, 2**16))
+def test_rows_of_any_magnitude_keep_their_relative_precision(x_power, w_power, seed):
+    packed = packed_of(8, 16, torch.float32, seed, scale=10.0**w_power)
+    weight = quantize(packed)
+    assert weight_error(packed, weight) < 0.04
+    x = torch.randn(3, 16, generator=torch.Generator().manual_seed(seed)) * 10.0**x_power
+    x8, scale = fp8.quantize_rows(x)
+    assert torch.equal(x8.float().abs().amax(-1), torch.full((3,), fp8.LARGEST))
+    # Half a step of e4m3: 2^-4 of the value, or of the smallest normal's.
+    bound = torch.maximum(x.double().abs() * 2.0**-4, scale.double() * 2.0**-10) * 1.001
+    assert ((x8.double() * scale.double() - x.double()).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("magnitude", [3e38, 1e-30, 1e-38, 1e-40])
+def test_the_ends_of_the_range_neither_overflow_nor_become_nan(magnitude):
+    weight = quantize(packed_of(scale=0.01))
+    x = (torch.randn(4, K).clamp(-1, 1) * magnitude).bfloat16()
+    y = run(x, weight)
+    assert y.isfinite().all()
+    # Below 1e-36 a row's smallest elements go to zero.
+    assert magnitude < 1e-36 or error(y, reference(x, weight)) < BOUND
+
+
+def test_a_zero_row_gives_the_bias_and_a_zero_row_of_w_too():
+    packed = packed_of()
+    packed.values[5] = 0
+    weight = quantize(packed)
+    x, bias = torch.randn(4, K).bfloat16(), torch.randn(N).bfloat16()
+    x[2] = 0
+    y = run(x, weight, bias)
+    assert torch.equal(y[2], bias)
+    assert torch.equal(y[:, 5], bias[5].expand(4))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_row_with_nan_or_inf_is_nan_and_the_others_are_not_touched(bad):
+    weight = quantize(packed_of())
+    x = torch.randn(4, K).bfloat16()
+    expected = run(x, weight)
+    x[1, 7] = bad
+    y = run(x, weight)
+    assert y[1].isnan().all()
+    assert torch.equal(y[[0, 2, 3]], expected[[0, 2, 3]])
+
+
+def test_a_weight_survives_its_state_dict_casts_and_copies():
+    weight = quantize(packed_of())
+    loaded = QuantizedWeight.empty(N, K)
+    loaded.load_state_dict(weight.state_dict())
+    for twin in (loaded, copy.deepcopy(weight).half(), copy.deepcopy(weight).to(torch.float32)):
+        assert (twin.values.dtype, twin.scales.dtype) == (fp8.E4M3, torch.float32)
+        assert torch.equal(dequantized(twin), dequantized(weight))
+    assert weight.nbytes == N * K // 2 + N * K // 8 + 4 * N
+
+
+def test_wrong_weights_are_refused():
+    weight = quantize(packed_of())
+    with pytest.raises(ArgumentError, match=r"expected float32 \[64\]"):
+        QuantizedWeight(weight.values, weight.positions, weight.scales[:3], K)
+    with pytest.raises(ArgumentError, match="float8_e4m3fn"):
+        QuantizedWeight(weight.values.float(), weight.positions, weight.scales, K)
+    bad = weight.state_dict()
+    bad["values"] = bad["values"].float().fill_(float("nan")).to(fp8.E4M3)
+    with pytest.raises(WeightError, match="nan"):
+        QuantizedWeight.empty(N, K).load_state_dict(bad)
+
+
+def test_wrong_arguments_are_refused_by_name():
+    weight, x = quantize(packed_of()), torch.randn(2, K).bfloat16()
+    with pytest.raises(RuntimeError, match=r"x must be \[\.\.\., 128\]"):
+        run(x[:, :64], weight)
+    with pytest.raises(RuntimeError, match="epilogue must be one of none, relu"):
+        run(x, weight, epilogue="tanh")
+    with pytest.raises(InferenceOnlyError, match="linear_fp8"):
+        run(x.float().requires_grad_(), weight)
+
+
+def test_opcheck_of_the_product():
+    weight = quantize(packed_of())
+    x8, _ = fp8.quantize_rows(torch.randn(3, K))
+    arguments = (x8, weight.values, weight.positions, K, [1, 0])
+    # The other tests multiply e4m3 by a number, which torch can't.
+    torch.library.opcheck(
+        fp8.product_fp8, arguments, test_utils=("test_faketensor", "test_aot_dispatch_dynamic")
+    )
+
+
+def test_autocast_gives_the_autocast_dtype():
+    weight, x = quantize(packed_of()), torch.randn(3, K)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = run(x, weight, torch.randn(N))
+    assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_tracing_leaves_only_the_product_opaque(device):
+    shapes = [((5, K), torch.bfloat16), ((N, K // 2), fp8.E4M3), ((N * K // 8,), torch.uint8)]
+    with FakeTensorMode():
+        args = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+        scales = torch.empty(N, device=device)
+        graph = make_fx(lambda *a: fp8.linear_fp8(*a, scales, None, None, K, "silu", []))(*args)
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert [name for name in called if "sparseflow" in name] == ["sparseflow.product_fp8.default"]
+
+
+def test_compiled_serves_every_batch_size():
+    weight = quantize(packed_of())
+
+    @torch.compile(fullgraph=True, dynamic=True)
+    def compiled(x):
+        return run(x * 2, weight, epilogue="silu") + 1
+
+    for m in (5, 1, 9):
+        x = torch.randn(m, K).bfloat16()
+        with torch.no_grad():
+            assert error(compiled(x), reference(x * 2, weight, epilogue="silu") + 1) < BOUND
