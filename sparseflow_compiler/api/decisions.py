@@ -11,7 +11,7 @@ import torch
 from torch_mlir import ir
 
 from sparseflow.api.report import Fp8Error, LayerReport, Range, Report
-from sparseflow.dialect.linear import QUANTIZATIONS, product_dtype, quantization
+from sparseflow.dialect.linear import QUANTIZATIONS, UNQUANTIZED, product_dtype, quantization
 from sparseflow.dialect.matchers import WeightRef, defined_by, weight_ref
 from sparseflow.dialect.types import FP8, TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
@@ -93,7 +93,7 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
     assert k is not None
     assert dtype is not None
     key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
-    left = op.attributes.get("sparse_gemm.unquantized")
+    left = op.attributes.get(UNQUANTIZED)
     unquantized = left.value if isinstance(left, ir.StringAttr) else ""
     merged = ref.layers if len(ref.names) > 1 else ()
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):

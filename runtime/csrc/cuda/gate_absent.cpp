@@ -1,0 +1,12 @@
+// Stands in for gate.cu where the build found no CUDA compiler.
+#include <stdexcept>
+
+#include "gate.h"
+
+namespace sparseflow::cuda {
+
+void apply_gate(const Gated&, void*) {
+  throw std::runtime_error("sparseflow::linear: built without CUDA kernels, which a gated epilogue needs");
+}
+
+}  // namespace sparseflow::cuda
