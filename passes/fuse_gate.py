@@ -76,7 +76,8 @@ def _gate_of(layer: ir.Operation) -> _Gate | None:
         name = None if act is None else activation_of(act)
         if act is None or name is None or product is None or product.name != "torch.aten.mul.Tensor":
             continue
-        if only_reader(act.results[0]) == product:
+        # The product has two factors and keeps the type: reading both halves it reads nothing else.
+        if users(act.results[0]) == [product]:
             found = _Gate(layer, product, name, type_.dim(-1) or 0, bool(up_first))
             return found if not up_first or _can_turn(found) else None
     return None
@@ -88,15 +89,15 @@ def _halves(layer: ir.Operation) -> Sequence[ir.Value] | None:
     n = None if type_ is None or not type_.shape else type_.dim(-1)
     if type_ is None or not type_.shape or not n or n % 2 or len(readers) != 2:
         return None
+    if any(op.name != "torch.aten.slice.Tensor" for op in readers):
+        return None
     at = {_range(op, len(type_.shape)): op.results[0] for op in readers}
     found = [at[part] for part in ((0, n // 2), (n // 2, n)) if part in at]
     return found if len(found) == 2 else None
 
 
 def _range(op: ir.Operation, rank: int) -> tuple[int | None, int | None]:
-    """Which part of the last dimension an operation reads; (None, None) for anything but a slice of that."""
-    if op.name != "torch.aten.slice.Tensor":
-        return None, None
+    """Which part of the last dimension a slice is; (None, None) of another one."""
     dim, start, end, step = map(constant_int, list(op.operands)[1:])
     return (start, end) if dim in (-1, rank - 1) and step == 1 else (None, None)
 
