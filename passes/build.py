@@ -15,6 +15,7 @@ _REMOVABLE = frozenset(
         "torch.aten._unsafe_view",
         "torch.aten.add.Tensor",
         "torch.aten.addmm",
+        "torch.aten.chunk",
         "torch.aten.flatten.using_ints",
         "torch.aten.gelu",
         "torch.aten.linear",
@@ -35,6 +36,7 @@ _REMOVABLE = frozenset(
         "torch.constant.none",
         "torch.constant.str",
         "torch.prim.ListConstruct",
+        "torch.prim.ListUnpack",
     }
 )
 

@@ -27,11 +27,11 @@ class FuseGate(Pass):
 
     Ensures: `act(gate) * up`, the factors in either order, over the two halves of a `sparse_gemm.linear` of N
     rows is that layer with the epilogue `<act>_gated`, act being `relu`, `gelu`, `gelu_tanh` or `silu`, and a
-    result of N/2. Where the rows of up come first, the parts of the merged weight and bias change places. In
-    16 bits that rounds at most twice instead of after each of the three operations.
+    result of N/2. Where the rows of up come first, the parts of the merged weight and bias change places. The
+    activated gate is not rounded any more, and where the product's kernel applies the gate, nor are the halves.
 
     Left alone: layers that have an epilogue, a residual or `quantize`; halves, activations or a layer that
-    something else reads; halves in the wrong order that are no whole parts of a merged weight.
+    something else reads; up first where the halves are no whole parts of a merged weight.
     """
 
     name: ClassVar[str] = "fuse-gate"
@@ -87,19 +87,31 @@ def _halves(layer: ir.Operation) -> Sequence[ir.Value] | None:
     """The two halves of a layer's last dimension, if they are all that is read of it."""
     type_, readers = tensor_type(layer.results[0]), users(layer.results[0])
     n = None if type_ is None or not type_.shape else type_.dim(-1)
-    if type_ is None or not type_.shape or not n or n % 2 or len(readers) != 2:
+    if type_ is None or not type_.shape or not n or n % 2:
         return None
-    if any(op.name != "torch.aten.slice.Tensor" for op in readers):
+    last = (-1, len(type_.shape) - 1)
+    if [op.name for op in readers] == ["torch.aten.chunk"]:
+        return _chunks(readers[0], last)
+    if [op.name for op in readers] != ["torch.aten.slice.Tensor"] * 2:
         return None
-    at = {_range(op, len(type_.shape)): op.results[0] for op in readers}
+    at = {_range(op, last, n): op.results[0] for op in readers}
     found = [at[part] for part in ((0, n // 2), (n // 2, n)) if part in at]
     return found if len(found) == 2 else None
 
 
-def _range(op: ir.Operation, rank: int) -> tuple[int | None, int | None]:
-    """Which part of the last dimension a slice is; (None, None) of another one."""
+def _chunks(chunk: ir.Operation, last: tuple[int, int]) -> Sequence[ir.Value] | None:
+    """The two tensors that an even last dimension is cut into."""
+    count, dim = map(constant_int, list(chunk.operands)[1:])
+    readers = users(chunk.results[0])
+    if count != 2 or dim not in last or [op.name for op in readers] != ["torch.prim.ListUnpack"]:
+        return None
+    return list(readers[0].results)
+
+
+def _range(op: ir.Operation, last: tuple[int, int], n: int) -> tuple[int | None, int | None]:
+    """Which part of the last dimension, of size n, a slice is; (None, None) of another one."""
     dim, start, end, step = map(constant_int, list(op.operands)[1:])
-    return (start, end) if dim in (-1, rank - 1) and step == 1 else (None, None)
+    return (start, end and min(end, n)) if dim in last and step == 1 else (None, None)
 
 
 def _can_turn(gate: _Gate) -> bool:

@@ -71,6 +71,29 @@ func.func @one_weight(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?
 
 // -----
 
+// Cut by chunk, as Phi-3 has it.
+// CHECK-LABEL: func.func @chunks
+func.func @chunks(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
+  // CHECK: "sparse_gemm.linear"({{.*}}) {epilogue = "gelu_tanh_gated"
+  // CHECK-NOT: torch.{{aten|prim}}
+  %m1 = torch.constant.int -1
+  %0 = torch.constant.int 0
+  %1 = torch.constant.int 1
+  %half = torch.constant.int 32
+  %n = torch.constant.int 64
+  %w = "sparse_gemm.weight"() {name = "gate_up.weight"} : () -> !torch.vtensor<[64,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %two = torch.constant.int 2
+  %list = torch.aten.chunk %y, %two, %m1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int -> !torch.list<vtensor>
+  %halves:2 = torch.prim.ListUnpack %list : !torch.list<vtensor> -> !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16>
+  %kind = torch.constant.str "tanh"
+  %a = torch.aten.gelu %halves#0, %kind : !torch.vtensor<[?,?,32],bf16>, !torch.str -> !torch.vtensor<[?,?,32],bf16>
+  %p = torch.aten.mul.Tensor %halves#1, %a : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
+  return %p : !torch.vtensor<[?,?,32],bf16>
+}
+
+// -----
+
 // What the report says of a layer goes with it.
 // CHECK-LABEL: func.func @not_in_fp8
 func.func @not_in_fp8(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
