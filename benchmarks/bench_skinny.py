@@ -1,9 +1,9 @@
 """The own kernel for few rows beside dense and cuSPARSELt: `python benchmarks/bench_skinny.py`.
 
-For each cell, in one process and in turn, by CUDA-graph replay over weights that rotate past the L2 cache: dense
-products (each BLAS library that torch has), the best tuned variant of the kernel, and the best tuned algorithm of
-cuSPARSELt. The bandwidth is what the kernel must move (kept values, places, x and y) over its time, and as a share of
-the bandwidth of a large copy, measured in the same process.
+For each cell, in one process and in turn, by CUDA-graph replay over weights that rotate past the L2 cache:
+dense products (each BLAS library that torch has), the best tuned variant of the kernel, and the best tuned
+algorithm of cuSPARSELt. The bandwidth is what the kernel must move (kept values, places, x and y) over its
+time, and as a share of the bandwidth of a large copy, measured in the same process.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def cell(layer: Layer, n: int, k: int, m: int, dtype: str, copying: float) -> di
 
     def kernel(copy: int) -> torch.Tensor:
         w = layer.packed[copy]
-        return ops.skinny_linear(x, w.values, w.positions, None, None, k, "none", own.algorithm)
+        y: torch.Tensor = ops.skinny_linear(x, w.values, w.positions, None, None, k, "none", own.algorithm)
+        return y
 
     def library(copy: int) -> torch.Tensor:
         w, c = layer.packed[copy], theirs

@@ -18,7 +18,7 @@ struct Want {
   const std::vector<int64_t>& policy;
   bool bias, residual;
   int64_t m;
-  bool gated = false;  // after `epilogue`
+  bool gated = false;  // the halves of the product are then made one by a gate
 };
 
 // Whether the library's own epilogue serves; else it multiplies, and the activation and the residual come after.
