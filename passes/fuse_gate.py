@@ -28,7 +28,7 @@ class FuseGate(Pass):
     Ensures: `act(gate) * up`, the factors in either order, over the two halves of a `sparse_gemm.linear` of N
     rows is that layer with the epilogue `<act>_gated`, act being `relu`, `gelu`, `gelu_tanh` or `silu`, and a
     result of N/2. Where the rows of up come first, the parts of the merged weight and bias change places. The
-    activated gate is not rounded any more, and where the product's kernel applies the gate, nor are the halves.
+    activated gate isn't rounded any more, nor are the halves where the product's kernel applies the gate.
 
     Left alone: layers that have an epilogue, a residual or `quantize`; halves, activations or a layer that
     something else reads; up first where the halves are no whole parts of a merged weight.
