@@ -9,6 +9,8 @@
 namespace sparseflow::cpu {
 namespace {
 
+constexpr int64_t kFew = 65536;  // elements of y that aren't worth waking a thread for
+
 // Calls rows(a, begin, end) from the threads for all rows of y, which `a` describes.
 template <class F>
 void for_rows(const Tensor& y, Epilogue epilogue, const F& rows) {
@@ -19,7 +21,7 @@ void for_rows(const Tensor& y, Epilogue epilogue, const F& rows) {
   a.y = y.mutable_data_ptr();
   a.dtype = dtype_of("linear", "y", y);
   a.epilogue = epilogue;
-  torch::stable::parallel_for(0, a.m, std::max<int64_t>(1, 16384 / a.n),
+  torch::stable::parallel_for(0, a.m, std::max<int64_t>(1, kFew / a.n),
                               [&](int64_t begin, int64_t end) { rows(a, begin, end); });
 }
 
