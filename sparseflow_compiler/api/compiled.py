@@ -16,13 +16,13 @@ from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
 from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
-from sparseflow.frontend.calls import CallSignature
+from sparseflow.runtime.calling.calls import CallSignature
 
 if TYPE_CHECKING:
     from sparseflow.api.program import Program
     from sparseflow.api.report import Report
     from sparseflow.api.warmup import Sizes
-    from sparseflow.frontend.structure import Flat
+    from sparseflow.runtime.calling.structure import Flat
 
 Stage = Literal["torch", "sparse_gemm", "runtime"]
 

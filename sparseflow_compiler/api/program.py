@@ -24,7 +24,6 @@ from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
 from sparseflow.dialect.matchers import operations
 from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
-from sparseflow.frontend.signature import ResultKind
 from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
@@ -35,6 +34,7 @@ from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
 from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
 from sparseflow.runtime import first_violation
+from sparseflow.runtime.calling.signature import ResultKind
 from sparseflow.runtime.dispatch import Policy
 
 
