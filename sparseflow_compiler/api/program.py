@@ -47,6 +47,7 @@ class Program:
         executable: runs them.
         graph: the lowered torch.fx graph, which writes inputs and buffers in place where the model does.
         runner: what runs the graph.
+        written: the leaves of a call that the graph writes.
         stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed
             (``"runtime"``).
         decisions: what became of each linear layer.
@@ -59,6 +60,7 @@ class Program:
     executable: Executable
     graph: torch.fx.GraphModule
     runner: Runner
+    written: frozenset[int]
     stages: Mapping[str, ir.Operation]
     decisions: tuple[LayerDecision, ...]
     policies: Mapping[str, Policy]
@@ -138,7 +140,9 @@ def build_program(
     )
     runner = make_runner(graph, options, device_of(model), written, grows=bool(signature.outputs.updates))
     executable = Executable(runner.run, signature, captured.call_signature)
-    return Program(captured, executable, graph, runner, stages, decisions, policies, clock.seconds, errors)
+    return Program(
+        captured, executable, graph, runner, written, stages, decisions, policies, clock.seconds, errors
+    )
 
 
 def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:
