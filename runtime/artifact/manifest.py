@@ -19,7 +19,10 @@ _AGAIN = "save it again, or get a whole copy"
 
 
 def seal(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder: `content`, and size and SHA-256 of each file. All of it reaches the disk."""
+    """Write the manifest of a folder: `content`, and size and SHA-256 of each file.
+
+    All of it reaches the disk.
+    """
     paths = sorted(folder.iterdir())
     digests = _digests(paths)
     files = {path.name: {"bytes": path.stat().st_size, "sha256": digests[path]} for path in paths}

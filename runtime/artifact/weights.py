@@ -19,6 +19,7 @@ from sparseflow.runtime.packed import PackedWeight
 from sparseflow.runtime.quantized import QuantizedWeight
 
 SHARD_BYTES = 1 << 30
+"""A file has no more, unless one weight has."""
 
 _FORMS: dict[str, type[PackedWeight]] = {"packed": PackedWeight, "quantized": QuantizedWeight}
 
@@ -52,7 +53,7 @@ class WeightWriter:
             self._held[key], self._weights[name] = name, held
         return self._held[key]
 
-    def write(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
+    def write(self, folder: Path) -> dict[str, Any]:
         """Write the shards; at most one is in memory beside the weights.
 
         Returns:
@@ -66,7 +67,7 @@ class WeightWriter:
         count = 1
         for name, held in self._weights.items():
             tensors = _portable(name, held)
-            if shard and sum(t.nbytes for t in (*shard.values(), *tensors.values())) > shard_bytes:
+            if shard and sum(t.nbytes for t in (*shard.values(), *tensors.values())) > SHARD_BYTES:
                 _save(shard, folder / _shard_name(count))
                 shard, count = {}, count + 1
             shard |= tensors

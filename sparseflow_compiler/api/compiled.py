@@ -168,8 +168,8 @@ class CompiledModel(InferenceModule):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all programs captured so far to a folder, for `sparseflow.load`.
 
-        It holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, report and policies.
-        An artifact of that name is replaced.
+        It holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, report and
+        policies. An artifact of that name is replaced.
 
         Args:
             path: the folder; the one above must exist.

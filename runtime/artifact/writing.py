@@ -18,7 +18,7 @@ from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.contracts import encode_contract
 from sparseflow.runtime.artifact.graphs import encode_graph
 from sparseflow.runtime.artifact.manifest import read_manifest, seal
-from sparseflow.runtime.artifact.weights import SHARD_BYTES, WeightWriter
+from sparseflow.runtime.artifact.weights import WeightWriter
 from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.signature import Signature
 
@@ -47,7 +47,6 @@ def write(
     programs: Sequence[SavedProgram],
     manifest: Mapping[str, Any],
     documents: Mapping[str, Any],
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write an artifact; one that is there already is replaced.
 
@@ -56,7 +55,6 @@ def write(
         programs: in order of capture.
         manifest: the model's ``name`` and ``device``, and ``versions``.
         documents: further files by name, as JSON.
-        shard_bytes: how large a file of weights may be.
 
     Raises:
         ArtifactError: the path is something else than an artifact, or the model can't be saved.
@@ -69,7 +67,7 @@ def write(
             _write_json(new / f"program-{i}.json", _program(program, weights))
             for stage, text in program.mlir.items():
                 (new / f"program-{i}.{stage}.mlir").write_text(text)
-        _write_json(new / "weights.json", weights.write(new, shard_bytes))
+        _write_json(new / "weights.json", weights.write(new))
         for name, document in documents.items():
             _write_json(new / name, document)
         seal(new, {**manifest, "programs": len(programs)})
