@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import subprocess
 import sys
@@ -314,6 +315,20 @@ def summary(rows: list[dict[str, Any]]) -> None:
                 print(f"eager wall time over {opponent}, {what}: at least {min(ratios):.2f}x")
 
 
+def place(row: dict[str, Any]) -> tuple[int, int, int]:
+    shape = row["N"], row["K"]
+    shapes = list(SHAPES.values())
+    return DTYPES.index(row["dtype"]), shapes.index(shape) if shape in shapes else len(shapes), row["M"]
+
+
+def kept_rows(path: Path, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The cells of an earlier run that `rows` doesn't have, by that run's date and command."""
+    earlier = json.loads(path.read_text())
+    measured = {place(row) for row in rows}
+    meta = earlier["meta"]
+    return {f"{meta['date']}: {meta['command']}": [r for r in earlier["rows"] if place(r) not in measured]}
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
@@ -324,6 +339,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--deadline", type=float, help="seconds after which to stop")
     parser.add_argument("--results", type=Path, default=_measure.RESULTS, help="folder for the JSON file")
+    parser.add_argument(
+        "--keep", type=Path, help="a JSON file of this script: its cells that are not measured now stay"
+    )
     args = parser.parse_args(argv)
     args.shapes = args.shapes or list(SHAPES.values())
     return args
@@ -338,9 +356,12 @@ def main(argv: list[str]) -> int:
     cuda: Any = torch.cuda  # torch's own annotations are incomplete here
     with torch.no_grad(), cuda.stream(cuda.Stream()):
         measure(args, rows)
+    kept = kept_rows(args.keep, rows) if args.keep else {}
+    rows = sorted([*rows, *itertools.chain(*kept.values())], key=place)
     summary(rows)
     search = fp16_search_reason() if "float16" in args.dtypes else "not tried"
     head = _measure.meta(machine.gpu, machine=vars(machine), torch_fp16_search=search, seconds=args.seconds)
+    head["kept"] = {command: len(them) for command, them in kept.items()}
     name = _measure.gpu_name("gemm", machine.gpu)
     print(f"wrote {_measure.write(name, head, rows, args.results)}")
     return 0

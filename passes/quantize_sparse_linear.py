@@ -56,4 +56,4 @@ class QuantizeSparseLinear(Pass):
         n, k = type_.dim(0), type_.dim(1)
         if n is None or k is None:
             return "the shape of its weight isn't known when compiling"
-        return refusal(n, k)
+        return refusal(n, k, "float8_e4m3fn")

@@ -140,6 +140,17 @@ class PackedWeight(nn.Module):
         pairs = [part.portable() for part in parts]
         self._place(_stacked([values for values, _ in pairs]), _stacked([places for _, places in pairs]))
 
+    def settle(self) -> None:
+        """On a GPU: give back the memory around this weight, which was free or temporary while it was packed.
+
+        torch's allocator returns whole segments only, and the weight lies in a part of one.
+        """
+        if device := self._on_device():
+            torch.cuda.empty_cache()
+            device = device.settled()
+            self.values, self.positions = device.values, device.positions
+            torch.cuda.empty_cache()
+
     def _place(self, values: Tensor, positions: Tensor) -> None:
         """Take the portable form, or CUDA's, as this device wants it."""
         if values.is_cuda and positions.dim() == 2 and torch.ops.sparseflow.cuda_kernels_built():

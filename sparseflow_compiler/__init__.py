@@ -15,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparseflow import evaluation as evaluation
+    from sparseflow import finetune as finetune
     from sparseflow.api.compile import compile as compile  # noqa: A004
     from sparseflow.api.compiled import CompiledModel as CompiledModel
     from sparseflow.api.load import load as load
@@ -45,11 +47,15 @@ _EXPORTS = {
     "tune": "sparseflow.api.tune",
 }
 
-__all__ = sorted(_EXPORTS)
+_PACKAGES = ("evaluation", "finetune")
+
+__all__ = sorted((*_EXPORTS, *_PACKAGES))
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"sparseflow.{name}")
     if name not in _EXPORTS:
         raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
@@ -58,4 +64,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *__all__})

@@ -35,6 +35,14 @@ class CalibrationError(SparseFlowError, ValueError):
     """Calibration data is refused by the model, or gives statistics that nothing can be pruned by."""
 
 
+class FinetuneError(SparseFlowError):
+    """Finetuning went astray: the loss is not finite."""
+
+
+class EvaluationError(SparseFlowError):
+    """A model's outputs can't be scored: they are not finite, or not what the measure reads."""
+
+
 class InferenceOnlyError(SparseFlowError):
     """A compiled model was asked for gradients or is in training mode."""
 

@@ -62,6 +62,13 @@ class DeviceWeight:
             torch.ops.sparseflow.cusparselt_compress(clean), weight.shape[0], weight.shape[1], weight.dtype
         )
 
+    def settled(self) -> DeviceWeight:
+        """The same in memory of its own, which shares no segment of torch's allocator with what was freed."""
+        buffer = torch.empty(0, dtype=torch.uint8, device=self.values.device).set_(
+            self.values.untyped_storage()
+        )
+        return self._split(buffer.clone(), self.values.shape[0], self.in_features, self.values.dtype)
+
     @classmethod
     def _split(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
         rows, pitch = _padded(n), _padded(k) // 2

@@ -80,7 +80,7 @@ def compile(  # noqa: A001  # named like torch.compile
         )
     skip = tuple(skip) if not isinstance(skip, str) else skip
     options = CompileOptions(  # what callers may get wrong is checked there
-        prune,  # type: ignore[arg-type]
+        prune,
         skip,  # type: ignore[arg-type]
         policy,
         memory,

@@ -151,11 +151,11 @@ class WeightBank:
         if kind is QuantizedWeight:
             parts = [self._quantize(name, part) for name, part in zip(key[0], parts, strict=True)]
         self._packed[form].fill(parts)
-        for name in key[0] if self._release else ():
-            self._release(name)  # type: ignore[misc]  # the loop is empty without it
-        if self._release and self._packed[form].values.is_cuda:
-            # The next packed weight would settle in a part of what was freed and keep the rest from others.
-            torch.cuda.empty_cache()
+        if self._release is not None:
+            for name in key[0]:
+                self._release(name)
+            del parts
+            self._packed[form].settle()
 
     def _pack(self, name: str, transposed: bool) -> PackedWeight:
         weight = self._oriented(name, transposed)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import typer
 
+from sparseflow.cli.eval import evaluate
 from sparseflow.cli.profile import profile
+from sparseflow.cli.prune import prune
 from sparseflow.cli.tune import tune
 from sparseflow.errors import SparseFlowError
 
@@ -17,6 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("eval")(evaluate)
+app.command()(prune)
 app.command()(profile)
 app.command()(tune)
 

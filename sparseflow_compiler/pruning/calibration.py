@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError, SparseFlowError
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword inputs of a model."""
+
 _SHAPES = "each batch is a tensor, a tuple of positional inputs, or a mapping of keyword inputs"
 
 
@@ -26,7 +29,7 @@ class Calibration:
     """
 
     model: nn.Module
-    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
+    calls: Sequence[Call]
 
     @classmethod
     def of(cls, model: nn.Module, batches: Iterable[Any]) -> Calibration:
@@ -41,10 +44,8 @@ class Calibration:
             raise InferenceOnlyError(
                 "sf.prune(model)", f"{training} is in training mode: dropout would calibrate", "model.eval()"
             )
-        if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
-            found = type(batches).__name__
-            raise ArgumentError("calibration", f"must be an iterable of batches, not a {found}", _SHAPES)
-        calls = [_call(index, batch) for index, batch in enumerate(batches)]
+        require_batches("calibration", batches)
+        calls = [as_call(f"calibration batch {index}", batch) for index, batch in enumerate(batches)]
         if not calls:
             raise ArgumentError("calibration", "holds no batch", "pass some tens of typical inputs")
         return cls(model, calls)
@@ -56,9 +57,7 @@ class Calibration:
             CalibrationError: the model refuses the batch.
         """
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        args, kwargs = pytree.tree_map(
-            lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, self.calls[index]
-        )
+        args, kwargs = moved(self.calls[index], device)
         try:
             self.model(*args, **kwargs)
         except SparseFlowError:
@@ -71,14 +70,35 @@ class Calibration:
             ) from error
 
 
-def _call(index: int, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def require_batches(name: str, batches: object) -> None:
+    """Refuse what is no iterable of batches; a single batch is none.
+
+    Raises:
+        ArgumentError: says what `name` must be.
+    """
+    if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
+        found = type(batches).__name__
+        raise ArgumentError(name, f"must be an iterable of batches, not a {found}", _SHAPES)
+
+
+def as_call(name: str, batch: Any) -> Call:
+    """The positional and keyword inputs that a batch stands for.
+
+    Raises:
+        ArgumentError: the batch called `name` is no tensor, tuple, list or mapping.
+    """
     if isinstance(batch, Tensor):
         return (batch,), {}
     if isinstance(batch, Mapping):
         return (), dict(batch)
     if isinstance(batch, (tuple, list)):
         return tuple(batch), {}
-    raise ArgumentError(f"calibration batch {index}", f"is a {type(batch).__name__}", _SHAPES)
+    raise ArgumentError(name, f"is a {type(batch).__name__}", _SHAPES)
+
+
+def moved(tree: Any, device: torch.device) -> Any:
+    """The same tree with its tensors on `device`."""
+    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from sparseflow.pruning.calibration import moved
 from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.offload import device_of, moved
+from sparseflow.pruning.offload import device_of
 from sparseflow.pruning.permutation import channel_order
 from sparseflow.pruning.ria import ria_scores
 from sparseflow.pruning.stacks import ATTENTION, Visit, floats

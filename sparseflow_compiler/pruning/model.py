@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from sparseflow.api.options import DEFAULT_SKIP
 from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
+from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.checkpoint import Checkpoint, fingerprint
 from sparseflow.pruning.layers import find_layers
@@ -32,7 +34,9 @@ def prune(
     method: Method = "magnitude",
     calibration: Iterable[Any] | None = None,
     *,
-    skip: Sequence[str] = DEFAULT_SKIP,
+    skip: Sequence[str] | Literal["auto"] = DEFAULT_SKIP,
+    max_loss: float | None = None,
+    rows: Sequence[int] = DEFAULT_ROWS,
     pattern: Pattern = "2:4",
     damping: float = 0.01,
     block: int = 128,
@@ -61,7 +65,12 @@ def prune(
             (positional inputs) or a mapping (keyword inputs). They are all held in memory, and so are the
             inputs of one block for all of them, where the model is. With ``"magnitude"`` they serve to
             report the error of the outputs.
-        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
+        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`. ``"auto"``:
+            `DEFAULT_SKIP`, and ``max_loss=0.05`` where none is given.
+        max_loss: leave dense what the model can least do without, weighed against the time that each layer
+            saves, until pruning costs at most so much on the calibration batches: nats a token of KL from the
+            dense model for a model with logits, else 1 − cosine of its output. Gives a `BudgetReport`.
+        rows: the M's (tokens in a call) at which those times count.
         pattern: ``"2:4"`` is the only one.
         damping: what is added to the diagonal of XᵀX, as a share of its mean, by SparseGPT; the least of it
             in a reconstruction.
@@ -100,7 +109,7 @@ def prune(
         raise ArgumentError("sf.prune(model)", rule, "wrap it in one")
     options = PruneOptions(
         method,
-        skip,
+        DEFAULT_SKIP if isinstance(skip, str) and skip == "auto" else skip,
         pattern,
         damping,
         block,
@@ -112,6 +121,20 @@ def prune(
         checkpoint,
         seed,
     )
+    if max_loss is not None or skip == "auto":
+        options.require_budgetable()
+        again = {
+            f.name: getattr(options, f.name) for f in fields(options) if f.name not in ("method", "skip")
+        }
+        return prune_within(
+            model,
+            calibration,
+            DEFAULT_MAX_LOSS if max_loss is None else max_loss,
+            options.skip,
+            rows,
+            progress,
+            lambda batches, skipped: prune(model, method, batches, skip=skipped, progress=progress, **again),
+        )
     if calibration is None:
         options.require_calibration()
     layers = find_layers(model, skip)

@@ -8,8 +8,9 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
+
+from sparseflow.pruning.calibration import moved
 
 
 @contextmanager
@@ -60,8 +61,3 @@ def resident(block: nn.Module, device: torch.device | None) -> Iterator[None]:
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's first parameter is; the CPU for one that has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
-def moved(tree: Any, device: torch.device) -> Any:
-    """The same tree with its tensors on `device`."""
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)

@@ -74,6 +74,18 @@ class PruneOptions:
                 remedy = f"pass calibration=[…], or leave {name} out"
                 raise _wrong(name, value, "needs calibration data, and calibration is None", remedy)
 
+    def require_budgetable(self) -> None:
+        """Refuse options that a budget can't go with: it puts single layers back as they were.
+
+        Raises:
+            ArgumentError: names the option.
+        """
+        for name in ("permute", "checkpoint"):
+            value = getattr(self, name)
+            if value:
+                rule = "can't be combined with max_loss: a budget puts single dense layers back"
+                raise _wrong(name, value, rule, f"leave {name} out, or choose the layers by skip=")
+
 
 def _require_device(device: object) -> None:
     try:

@@ -1,0 +1,113 @@
+"""`sparseflow eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparseflow.cli.saved import is_causal, load_model, load_tokenizer, read_lines, text_batches
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sparseflow.evaluation import EvaluationReport
+
+
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="Folders of transformers models.")],
+    text: Annotated[
+        Path, typer.Option(help="Text, or token ids in .npy, .pt or .safetensors; an encoder reads lines.")
+    ],
+    dense: Annotated[
+        Path | None, typer.Option(help="Folder of the dense model to compare with; encoders need it.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Tokens in a window.")] = 1024,
+    stride: Annotated[int | None, typer.Option(help="From window to window; half a window.")] = None,
+    batch: Annotated[int, typer.Option(help="Windows at a time.")] = 8,
+    most: Annotated[int | None, typer.Option(help="Tokens or lines to read, at most.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
+    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Draw perplexity, or overlap, by model here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure perplexity, agreement with a dense model, or how an encoder's embeddings moved.
+
+    Which tokens are scored: window i begins at token i × stride; scored are the tokens that no window before
+    held and that have one before them in their window.
+    """
+    import sparseflow as sf
+
+    report = sf.evaluation.EvaluationReport({"text": str(text)})
+    reference = None if dense is None else load_model(dense, dtype, device)
+    for folder in [*([] if dense is None else [dense]), *models]:
+        model = load_model(folder, dtype, device)
+        if is_causal(model):
+            how = {"window": window, "stride": stride, "batch": batch}
+            _language(report, folder, model, reference if folder != dense else None, text, most, how)
+        else:
+            _encoder(report, folder, model, reference, text, most)
+    if plot is not None:
+        _plot(report, plot)
+    print(json.dumps(report.to_dict()) if as_json else report.table())
+
+
+def _language(
+    report: EvaluationReport,
+    folder: Path,
+    model: nn.Module,
+    dense: nn.Module | None,
+    text: Path,
+    most: int | None,
+    how: dict[str, Any],
+) -> None:
+    from sparseflow.evaluation import agreement, perplexity, read_tokens
+
+    tokens, size = read_tokens(text, load_tokenizer(folder))
+    found = perplexity(model, tokens[:most], **how)
+    figures: dict[str, Any] = {
+        "perplexity": found.perplexity,
+        "nll": found.nll,
+        "scored tokens": found.tokens,
+    }
+    if size and (most is None or most >= len(tokens)):
+        figures["bits per byte"] = found.bits_per_byte(len(tokens), size)
+    if dense is not None:
+        if not is_causal(dense):
+            raise ArgumentError(
+                "--dense", "is no causal language model, and the others are", "name their dense one"
+            )
+        close = agreement(model, dense, tokens[:most], **how)
+        figures |= {"top-1 agreement": close.top1, "KL": close.kl, "KL p99": close.kl_p99}
+    report.about |= {"window": found.window, "stride": found.stride}
+    report.add(folder.name, **figures)
+
+
+def _encoder(
+    report: EvaluationReport,
+    folder: Path,
+    model: nn.Module,
+    dense: nn.Module | None,
+    text: Path,
+    most: int | None,
+) -> None:
+    if dense is None:
+        raise ArgumentError(
+            f"model {folder}", "is an encoder: its embeddings are compared with a dense one's", "give --dense"
+        )
+    from sparseflow.evaluation import compare_embeddings, embed
+
+    batches = text_batches(read_lines(text, most), load_tokenizer(folder))
+    scores = compare_embeddings(embed(model, batches), embed(dense, batches)).to_dict()
+    k = scores.pop("k")
+    report.add(folder.name, **{f"top-{k} overlap": scores.pop("overlap")}, **scores)
+
+
+def _plot(report: EvaluationReport, path: Path) -> None:
+    from sparseflow.evaluation.plots import by_method
+
+    figure = next(name for name in report.rows[0] if name == "perplexity" or "overlap" in name)
+    by_method({row["name"]: [row[figure]] for row in report.rows}, path, figure)

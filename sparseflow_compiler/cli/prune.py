@@ -1,0 +1,89 @@
+"""`sparseflow prune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparseflow.cli.saved import is_causal, load_model, load_tokenizer, read_lines, text_batches
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+REPORT = "sparseflow_prune.json"
+
+
+def prune(
+    model: Annotated[Path, typer.Argument(help="Folder of a transformers model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: safetensors, tokenizer and the report.")],
+    method: Annotated[str, typer.Option(help="magnitude, wanda, sparsegpt, …: as sf.prune.")] = "magnitude",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text, or token ids in .npy, .pt or .safetensors.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Sequences of a decoder, or lines for an encoder.")] = 128,
+    length: Annotated[int, typer.Option(help="Tokens in a sequence of a decoder.")] = 2048,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Pattern of layers that stay dense; may be repeated.")
+    ] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="Leave harmful layers dense until pruning costs at most so much.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the places in the text that are calibrated on.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
+    device: Annotated[str, typer.Option(help="Where to prune.")] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Draw the error by layer into this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Prune a transformers model to 2:4 and save it."""
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ArgumentError(str(out), "exists and is not an empty folder", "name a new folder")
+    if samples < 1 or length < 2:
+        raise ArgumentError(f"--samples {samples} --length {length}", "must be at least 1 and 2")
+    loaded, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    batches = None
+    if calibration is not None:
+        batches = _batches(loaded, tokenizer, calibration, samples, length, seed)
+    import sparseflow as sf
+
+    options: dict[str, Any] = {} if skip is None else {"skip": tuple(skip)}
+    report = sf.prune(loaded, method, batches, max_loss=max_loss, **options)  # type: ignore[arg-type]
+    _save(loaded, tokenizer, out, report.to_dict())
+    if plot is not None:
+        from sparseflow.evaluation.plots import error_by_layer
+
+        error_by_layer({method: report}, plot)
+    print(json.dumps(report.to_dict()) if as_json else f"{report.table()}\nsaved to {out}")
+
+
+def _batches(model: nn.Module, tokenizer: Any, path: Path, samples: int, length: int, seed: int) -> list[Any]:
+    """Sequences from random places of a stream for a decoder, the first lines of a text for an encoder."""
+    if not is_causal(model):
+        return text_batches(read_lines(path, samples), tokenizer)
+    import torch
+
+    from sparseflow.evaluation import read_tokens
+
+    tokens, _ = read_tokens(path, tokenizer)
+    rows = len(tokens) // length
+    if not rows:
+        raise ArgumentError(
+            f"--calibration {path}",
+            f"has {len(tokens)} tokens, fewer than --length {length}",
+            "give more text",
+        )
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:samples]
+    return [row.unsqueeze(0) for row in tokens[: rows * length].view(rows, length)[order]]
+
+
+def _save(model: nn.Module, tokenizer: Any, out: Path, report: dict[str, Any]) -> None:
+    try:
+        model.save_pretrained(out)  # type: ignore[operator]
+        if tokenizer is not None:
+            tokenizer.save_pretrained(out)
+        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(str(out), f"can't be written: {error}", "name a folder that can") from None

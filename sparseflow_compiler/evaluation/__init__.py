@@ -1,0 +1,21 @@
+"""What pruning costs: perplexity, agreement with the dense model, embeddings and retrieval; reports."""
+
+from sparseflow.evaluation.embeddings import EmbeddingScores, compare_embeddings, embed
+from sparseflow.evaluation.language import Agreement, Perplexity, agreement, perplexity
+from sparseflow.evaluation.report import EvaluationReport
+from sparseflow.evaluation.windows import Window, as_tokens, read_tokens, windows
+
+__all__ = [
+    "Agreement",
+    "EmbeddingScores",
+    "EvaluationReport",
+    "Perplexity",
+    "Window",
+    "agreement",
+    "as_tokens",
+    "compare_embeddings",
+    "embed",
+    "perplexity",
+    "read_tokens",
+    "windows",
+]

@@ -1,0 +1,81 @@
+"""Plots of reports, as files. matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparseflow.errors import ArgumentError
+from sparseflow.pruning.report import PruneReport
+
+
+def error_by_layer(reports: Mapping[str, PruneReport], path: Path) -> Path:
+    """Draw each pruned layer's error, one line a report.
+
+    Of the outputs where the layer was calibrated, else of the weights.
+
+    Args:
+        reports: by the name in the legend; of one model.
+        path: of the file to write; its suffix says the format.
+
+    Raises:
+        ArgumentError: matplotlib is missing, or doesn't write this format.
+    """
+    figure, axes = _axes(12, 4)
+    for name, report in reports.items():
+        pruned = [layer for layer in report.layers if layer.method is not None]
+        errors = [layer.rel_err if layer.output_err is None else layer.output_err for layer in pruned]
+        axes.plot([layer.name for layer in pruned], errors, marker=".", label=name)
+    axes.set_ylabel("relative error")
+    axes.tick_params(axis="x", labelrotation=90, labelsize=6)
+    axes.legend()
+    return _save(figure, path)
+
+
+def by_method(values: Mapping[str, Sequence[float]], path: Path, label: str = "perplexity") -> Path:
+    """Draw a figure by method: a bar at the mean, a point for each seed.
+
+    Raises:
+        ArgumentError: matplotlib is missing, or doesn't write this format.
+    """
+    figure, axes = _axes(max(6, len(values)), 4)
+    for place, seeds in enumerate(values.values()):
+        mean = sum(seeds) / len(seeds)
+        axes.bar(place, mean, color="tab:blue", alpha=0.6)
+        axes.plot([place] * len(seeds), seeds, "k.")
+        axes.annotate(f"{mean:.3g}", (place, mean), ha="center", va="bottom")
+    axes.set_xticks(range(len(values)), list(values), rotation=20, ha="right")
+    axes.set_ylabel(label)
+    return _save(figure, path)
+
+
+def curve(points: Iterable[tuple[float, float]], path: Path, x: str, y: str) -> Path:
+    """Draw a curve: quality against the number of dense layers, or a loss against tokens.
+
+    Raises:
+        ArgumentError: matplotlib is missing, or doesn't write this format.
+    """
+    figure, axes = _axes(7, 4)
+    axes.plot(*zip(*points, strict=True), marker=".")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    return _save(figure, path)
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ArgumentError("plots", "need matplotlib", "pip install matplotlib") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, path: Path) -> Path:
+    try:
+        figure.savefig(path, dpi=120)
+    except (ValueError, OSError) as error:
+        raise ArgumentError(str(path), f"can't be written: {error}", "end its name in .png or .svg") from None
+    return path

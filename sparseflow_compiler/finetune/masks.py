@@ -1,0 +1,138 @@
+"""Masked training: which weights stay zero, and keeping them so through every optimiser step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from sparseflow.errors import ArgumentError
+from sparseflow.pruning.layers import Layer, find_layers
+from sparseflow.runtime import is_24, portable
+
+
+class Masks:
+    """The places of a model's 2:4 weights that training must leave at zero.
+
+    Args:
+        layers: layers with 2:4 weights, by name.
+
+    Attributes:
+        layers: names of the masked layers, in the order of the model's modules.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        self.layers = tuple(layers)
+        self._dropped = {_parameter(layer): _dropped(layer) for layer in layers.values()}
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Masks:
+        """Masks of every linear layer whose weight is 2:4 already.
+
+        Each group of four along K keeps two places: its nonzeros, and where there are fewer than two the
+        earliest others, which may grow in training. Layers that are not 2:4, or all zero, train freely.
+
+        Raises:
+            ArgumentError: no layer of the model is 2:4.
+        """
+        if not isinstance(model, nn.Module):
+            rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
+            raise ArgumentError("sf.finetune.masked(model)", rule, "pass the pruned model")
+        found = {layer.name: layer for layer in find_layers(model, ()) if _is_masked(layer)}
+        if not found:
+            raise ArgumentError(
+                "sf.finetune.masked(model)",
+                f"none of the linear layers of this {type(model).__name__} is 2:4",
+                "prune it first: sf.prune(model, …)",
+            )
+        return cls(found)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set the dropped places of all weights, and of their gradients, to zero."""
+        for parameter in self._dropped:
+            self._clear(parameter, parameter)
+            if parameter.grad is not None:
+                self._clear(parameter, parameter.grad)
+
+    @contextmanager
+    def held(self) -> Iterator[Masks]:
+        """Within the block gradients are masked, and weights and moments after each step of any optimiser."""
+        self.apply()
+        with ExitStack() as hooks:
+            for parameter in self._dropped:
+                if parameter.requires_grad:
+                    register: Any = parameter.register_hook  # untyped in torch
+                    hooks.callback(register(self._gradient_hook(parameter)).remove)
+            hooks.callback(register_optimizer_step_post_hook(self._after_step).remove)
+            yield self
+        self.apply()
+
+    def _gradient_hook(self, parameter: nn.Parameter) -> Any:
+        return lambda grad: grad.masked_fill(self._dropped_on(parameter, grad.device), 0)
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter in self._dropped:
+                    self._clear(parameter, parameter)
+                    for value in optimizer.state.get(parameter, {}).values():
+                        # Moments from before the masks, or of an optimiser that adds to them by itself.
+                        if isinstance(value, Tensor) and value.shape == parameter.shape:
+                            self._clear(parameter, value)
+
+    def _clear(self, parameter: nn.Parameter, values: Tensor) -> None:
+        values.masked_fill_(self._dropped_on(parameter, values.device), 0)
+
+    def _dropped_on(self, parameter: nn.Parameter, device: torch.device) -> Tensor:
+        mask = self._dropped[parameter]
+        if mask.device != device:
+            mask = self._dropped[parameter] = mask.to(device)
+        return mask
+
+
+@contextmanager
+def masked(model: nn.Module) -> Iterator[Masks]:
+    """Train within the block by any loop and any `torch.optim` optimiser; 2:4 weights stay so at every step.
+
+    The masks are fixed. Gradients of dropped places are zero; after each optimiser step weights and moments
+    there are set to exact zeros, so that weight decay, momentum and moments from before change nothing.
+
+        with sf.finetune.masked(model):
+            for batch in batches:
+                model(**batch).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    Args:
+        model: pruned; parameters must stay the same objects within the block, on whatever device.
+
+    Raises:
+        ArgumentError: no layer of the model is 2:4.
+    """
+    with Masks.of(model).held() as masks:
+        yield masks
+
+
+def _is_masked(layer: Layer) -> bool:
+    usable = layer.dense is None and not layer.weight.is_meta
+    return usable and is_24(layer.weight) and bool(layer.weight.any())
+
+
+def _parameter(layer: Layer) -> nn.Parameter:
+    parameter = layer.module.weight
+    assert isinstance(parameter, nn.Parameter), "find_layers says why another one is dense"
+    return parameter
+
+
+def _dropped(layer: Layer) -> Tensor:
+    """bool, of the parameter's own shape: true where the weight stays zero."""
+    n, k = layer.shape
+    dropped = ~portable.keep_mask(layer.weight).reshape(n, -1)[:, :k]
+    return (dropped.t() if layer.transposed else dropped).contiguous()

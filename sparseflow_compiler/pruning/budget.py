@@ -1,0 +1,268 @@
+"""Pruning within a budget: the layers that cost most for what they save stay dense."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from glob import escape
+from typing import Any
+
+from torch import nn
+
+from sparseflow.api.progress import progress_bars
+from sparseflow.errors import ArgumentError
+from sparseflow.pruning.calibration import Calibration
+from sparseflow.pruning.knapsack import best_within
+from sparseflow.pruning.layers import find_layers
+from sparseflow.pruning.report import PrunedLayer, PruneReport
+from sparseflow.pruning.savings import Savings, savings
+from sparseflow.pruning.sensitivity import Switchboard, state_of
+
+DEFAULT_MAX_LOSS = 0.05
+"""What ``skip="auto"`` allows: nats a token, or 1 − cosine of the output."""
+DEFAULT_ROWS = (1, 512)
+CURVE_POINTS = 9
+TRIES = 6
+
+PruneAgain = Callable[[Sequence[Any], Sequence[str]], PruneReport]
+"""Prunes the model in place, given the batches and the patterns of layers to skip."""
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """One layer on the scales.
+
+    Attributes:
+        name: the layer's name in the model.
+        loss: what pruning it alone costs the model.
+        saved: what running it sparse saves.
+        pruned: whether the budget prunes it.
+    """
+
+    name: str
+    loss: float
+    saved: float
+    pruned: bool
+
+
+@dataclass(frozen=True)
+class BudgetReport(PruneReport):
+    """What `sparseflow.prune` did within a budget.
+
+    Attributes:
+        choices: every layer that could be pruned, with its loss and its saving.
+        max_loss: the budget.
+        loss: of the model as it is now; at most `max_loss`.
+        loss_all: of the model with all of `choices` pruned.
+        unit: of losses.
+        saved_unit: of savings; "µs" at the M's `rows`, together, or "weights".
+        rows: see `saved_unit`.
+        curve: how many of the layers with the most loss for their saving are dense, the measured loss, and
+            what the others save.
+    """
+
+    choices: tuple[LayerChoice, ...] = ()
+    max_loss: float = 0.0
+    loss: float = 0.0
+    loss_all: float = 0.0
+    unit: str = ""
+    saved_unit: str = ""
+    rows: tuple[int, ...] = ()
+    curve: tuple[tuple[int, float, float], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dictionaries and lists, ready for JSON."""
+        names = ("max_loss", "loss", "loss_all", "unit", "saved_unit")
+        budget: dict[str, Any] = {name: getattr(self, name) for name in names}
+        budget["rows"] = list(self.rows)
+        budget["choices"] = [asdict(choice) for choice in self.choices]
+        fields = ("dense_layers", "loss", "saved")
+        budget["curve"] = [dict(zip(fields, point, strict=True)) for point in self.curve]
+        return super().to_dict() | {"budget": budget}
+
+    def table(self, width: int = 130) -> str:
+        """The report as text: the layers, then the scales on which they were weighed, most harmful first."""
+        from rich.console import Console
+        from rich.table import Table
+
+        at = f" at M = {', '.join(map(str, self.rows))}" if self.saved_unit == "µs" else ""
+        title = f"loss {self.loss:.4f} of {self.max_loss:.4f} {self.unit}; all pruned: {self.loss_all:.4f}"
+        table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+        for heading in ("layer", "loss alone", f"{self.saved_unit} saved{at}", ""):
+            table.add_column(
+                heading, justify="left" if heading in ("layer", "") else "right", overflow="fold"
+            )
+        for choice in sorted(self.choices, key=lambda choice: -choice.loss):
+            what = "pruned" if choice.pruned else "dense"
+            table.add_row(choice.name, f"{choice.loss:.5f}", f"{choice.saved:.4g}", what)
+        text = io.StringIO()
+        console = Console(file=text, width=width)
+        console.print(table)
+        for dense, loss, saved in self.curve:
+            console.print(f"{dense} layers dense: loss {loss:.4f}, {saved:.4g} {self.saved_unit} saved")
+        return super().table(width) + "\n" + text.getvalue()
+
+
+def prune_within(
+    model: nn.Module,
+    calibration: Iterable[Any] | None,
+    max_loss: float,
+    skip: Sequence[str],
+    rows: Sequence[int],
+    progress: bool | None,
+    prune: PruneAgain,
+) -> BudgetReport:
+    """Prune as many layers as the budget allows, weighed by what each saves.
+
+    All layers are pruned once; then each one's loss is measured with the others dense. Losses are taken to
+    add up, in proportion to what all of them cost together, and a knapsack chooses those that save most
+    within the budget. The choice is measured, and repeated with a smaller budget where it was too hopeful.
+    Then the chosen layers are pruned anew, from the activations of the model as it will be.
+
+    Args:
+        model: dense.
+        calibration: as for `sparseflow.prune`; needed.
+        max_loss: the greatest loss (`Switchboard.loss`) on the calibration batches.
+        skip: patterns of layers that stay dense in any case.
+        rows: M's at which the savings count.
+        progress: as for `sparseflow.prune`.
+        prune: prunes the model in place, given the batches and patterns to skip.
+
+    Raises:
+        ArgumentError: the budget or the rows are wrong, or calibration data is missing.
+    """
+    _check(calibration, max_loss, rows)
+    batches = list(calibration or ())
+    data = Calibration.of(model, batches)
+    layers = [layer for layer in find_layers(model, skip) if layer.dense is None]
+    dense = {layer.name: state_of(layer) for layer in layers}
+    first = prune(batches, skip)
+    done = {entry.name for entry in first.layers if entry.method is not None}
+    layers = [layer for layer in layers if layer.name in done]
+    if not layers:
+        return BudgetReport(first.layers, first.notes, max_loss=max_loss, rows=tuple(rows))
+    board = Switchboard(data, layers, dense)
+    with progress_bars(progress) as bars:
+        alone = board.alone(bars.stage("weigh"))
+        saved = savings(layers, rows, bars.stage("measure"))
+    scales = _Scales(board, alone, saved, max_loss)
+    chosen = scales.choose()
+    loss, final = scales.loss, first
+    if chosen != done:
+        loss, final = _prune_chosen(
+            board, chosen, scales, [*skip, *map(escape, done - chosen)], batches, prune
+        )
+    entries = [scales.explained(entry) if entry.name in done - chosen else entry for entry in final.layers]
+    return BudgetReport(
+        tuple(entries),
+        (*final.notes, *([saved.note] if saved.note else [])),
+        tuple(LayerChoice(name, alone[name], saved.by_layer[name], name in chosen) for name in alone),
+        max_loss,
+        loss,
+        scales.loss_all,
+        board.unit,
+        saved.unit,
+        tuple(rows),
+        scales.curve,
+    )
+
+
+def _prune_chosen(
+    board: Switchboard,
+    chosen: set[str],
+    scales: _Scales,
+    skip: Sequence[str],
+    batches: Sequence[Any],
+    prune: PruneAgain,
+) -> tuple[float, PruneReport]:
+    """Prune the chosen layers of the dense model; where that breaks the budget, take what held it."""
+    board.prune_only(())
+    board.released()
+    report = prune(batches, skip)
+    loss = board.loss()
+    if loss > scales.max_loss:
+        board.prune_only(chosen)
+        note = (
+            "The layers keep what pruning all of them gave, which keeps within the budget; anew they did not."
+        )
+        return scales.loss, replace(report, notes=(*report.notes, note))
+    return loss, report
+
+
+class _Scales:
+    """Weighs losses against savings.
+
+    Attributes:
+        loss: of the choice, measured.
+        loss_all: of all layers.
+        curve: see `BudgetReport`.
+    """
+
+    def __init__(self, board: Switchboard, alone: dict[str, float], saved: Savings, max_loss: float) -> None:
+        self._board, self._alone, self._saved, self.max_loss = board, alone, saved, max_loss
+        self._worst_first = sorted(alone, key=self._harm, reverse=True)
+        self.curve = tuple(self._point(dense) for dense in self._dense_counts())
+        self.loss_all = self.curve[0][1]
+        self.loss = self.loss_all
+
+    def choose(self) -> set[str]:
+        """The layers to prune: measured to hold the budget."""
+        names = list(self._alone)
+        together = sum(self._alone.values())
+        share = self.loss_all / together if together else 1.0
+        costs = [self._alone[name] * share for name in names]
+        worths = [self._saved.by_layer[name] for name in names]
+        budget = self.max_loss
+        for _ in range(TRIES):
+            chosen = {names[item] for item in best_within(costs, worths, budget)}
+            self.loss = self._measured(chosen)
+            if self.loss <= self.max_loss:
+                return chosen
+            predicted = sum(cost for name, cost in zip(names, costs, strict=True) if name in chosen)
+            budget = 0.97 * predicted * self.max_loss / self.loss
+        # Not additive at all: drop the most harmful until it holds; nothing pruned costs nothing.
+        for name in self._worst_first:
+            if name in chosen:
+                chosen.discard(name)
+                self.loss = self._measured(chosen)
+                if self.loss <= self.max_loss:
+                    break
+        return chosen
+
+    def explained(self, entry: PrunedLayer) -> PrunedLayer:
+        """A layer that the budget leaves dense, with the reason."""
+        loss, saved = self._alone[entry.name], self._saved.by_layer[entry.name]
+        reason = f"costs {loss:.4f} {self._board.unit} alone and saves {saved:.4g} {self._saved.unit}"
+        if not saved:
+            reason = "sparse it was measured to be no faster"
+        return replace(entry, method=None, rows=0, rel_err=None, output_err=None, reason=reason)
+
+    def _harm(self, name: str) -> float:
+        saved = self._saved.by_layer[name]
+        return self._alone[name] / saved if saved else float("inf")
+
+    def _dense_counts(self) -> list[int]:
+        every = len(self._alone)
+        return sorted({round(every * place / (CURVE_POINTS - 1)) for place in range(CURVE_POINTS)})
+
+    def _point(self, dense: int) -> tuple[int, float, float]:
+        pruned = set(self._worst_first[dense:])
+        return dense, self._measured(pruned), sum(self._saved.by_layer[name] for name in pruned)
+
+    def _measured(self, pruned: set[str]) -> float:
+        self._board.prune_only(pruned)
+        return self._board.loss()
+
+
+def _check(calibration: object, max_loss: float, rows: Sequence[int]) -> None:
+    if calibration is None:
+        raise ArgumentError(
+            f"sf.prune(max_loss={max_loss!r})",
+            "needs calibration data to measure losses on, and calibration is None",
+            "pass calibration=[…], some tens of typical batches",
+        )
+    if not (isinstance(max_loss, (int, float)) and 0 <= max_loss < float("inf")):
+        raise ArgumentError(f"sf.prune(max_loss={max_loss!r})", "must be a finite number ≥ 0", "try 0.05")
+    if not rows or not all(isinstance(m, int) and m > 0 for m in rows):
+        raise ArgumentError(f"sf.prune(rows={rows!r})", "must be positive whole numbers", "try rows=(1, 512)")

@@ -1,0 +1,92 @@
+"""What running a layer sparse saves: measured microseconds where there are any, else weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sparseflow.api.progress import Step
+from sparseflow.pruning.layers import Layer
+from sparseflow.runtime import checks
+from sparseflow.runtime.dispatch import Policy
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What each layer saves by running sparse.
+
+    Attributes:
+        by_layer: by name, ≥ 0, in `unit`.
+        unit: "µs" of one call at each of the stated M's, together, or "weights" where nothing was measured.
+        note: what the caller should know, in full sentences; may be empty.
+    """
+
+    by_layer: Mapping[str, float]
+    unit: str
+    note: str
+
+
+def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings:
+    """What the layers save by what this machine's tables hold; CPUs are measured where they don't.
+
+    Args:
+        layers: on one device.
+        rows: the M's at which the layers will run; the nearest measured M stands for each.
+        step: told while measuring.
+    """
+    found: dict[tuple[torch.dtype, torch.device], list[Shape]] = {}
+    for layer in layers:
+        shapes = found.setdefault((layer.weight.dtype, layer.weight.device), [])
+        shapes += [layer.shape] if layer.shape not in shapes else []
+    saved: dict[tuple[torch.dtype, Shape], float] = {}
+    for (dtype, device), shapes in found.items():
+        for shape, policy in _policies(shapes, dtype, device, step).items():
+            times = _dense_us(shape, dtype, device)
+            if isinstance(policy, Policy) and policy.pays and times:
+                saved[dtype, shape] = sum(_saved_us(policy, times, m) for m in rows)
+    by_layer = {layer.name: saved.get((layer.weight.dtype, layer.shape), 0.0) for layer in layers}
+    if any(by_layer.values()):
+        return Savings(by_layer, "µs", "")
+    return Savings(
+        {layer.name: layer.weight.numel() / 2 for layer in layers},
+        "weights",
+        "No layer was measured to be faster sparse on this machine: layers are weighed by the weights that "
+        "pruning drops instead.",
+    )
+
+
+def _policies(
+    shapes: Sequence[Shape], dtype: torch.dtype, device: torch.device, step: Step
+) -> Mapping[Shape, Policy | str]:
+    if device.type == "cuda":
+        from sparseflow.runtime.tuning.policies import gpu_policies
+
+        return gpu_policies(shapes, dtype, device)
+    if device.type != "cpu" or dtype not in checks.NATIVE_DTYPES:
+        return {}
+    from sparseflow.runtime.dispatch import calibrate
+
+    return calibrate(shapes, dtype, progress=step)
+
+
+def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device) -> dict[int, float]:
+    """The dense layer's time at each measured M."""
+    name = checks.dtype_name(dtype)
+    if device.type == "cuda":
+        from sparseflow.runtime.tuning.machine import GpuMachine
+        from sparseflow.runtime.tuning.table import lookup
+
+        return {point.m: point.dense_us for point in lookup(name, *shape, GpuMachine.here(device))}
+    from sparseflow.runtime.dispatch import Table
+
+    return {row.m: row.dense_us for row in Table().layer(name, *shape)}
+
+
+def _saved_us(policy: Policy, dense_us: Mapping[int, float], m: int) -> float:
+    at, speedup = min(policy.measured, key=lambda point: abs(math.log(point[0] / m)))
+    return max(0.0, dense_us[at] * (1 - 1 / speedup))

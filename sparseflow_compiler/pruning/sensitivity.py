@@ -1,0 +1,136 @@
+"""How much each layer's pruning costs the whole model, measured on calibration batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sparseflow.api.progress import Step
+from sparseflow.errors import CalibrationError
+from sparseflow.pruning.calibration import Calibration, moved, without_cache
+from sparseflow.pruning.layers import Layer
+
+MEASURED_BATCHES = 8
+"""Batches that a loss is measured on, at most: it is measured once for each layer."""
+MEASURED_ROWS = 512
+"""Rows (tokens) of each of them, at most, evenly sampled: those of the dense model are kept."""
+
+State = dict[str, Tensor]
+"""A layer's parameters, on the CPU."""
+
+
+def state_of(layer: Layer) -> State:
+    """A copy of a layer's parameters: some ways to prune change biases too."""
+    parameters = layer.module._parameters.items()
+    return {name: p.detach().cpu().clone() for name, p in parameters if p is not None}
+
+
+class Switchboard:
+    """A model whose layers can each be dense or pruned.
+
+    Args:
+        calibration: the model and its batches.
+        layers: those that were pruned; the model holds their pruned weights now.
+        dense: their parameters before, by name.
+
+    Attributes:
+        unit: of the losses.
+    """
+
+    def __init__(self, calibration: Calibration, layers: Sequence[Layer], dense: Mapping[str, State]) -> None:
+        self._calibration = calibration
+        self._layers = {layer.name: layer for layer in layers}
+        self._dense = dense
+        self._pruned = {layer.name: state_of(layer) for layer in layers}
+        self._now: set[str] | None = None
+        self.prune_only(())
+        self._expected = self._outputs()
+        self.unit = "nats a token" if self._expected[0].is_logits else "1 − cosine of the output"
+
+    @torch.no_grad()
+    def prune_only(self, names: Collection[str]) -> None:
+        """Give these layers their pruned parameters, all others the dense ones."""
+        changed = self._layers if self._now is None else self._now.symmetric_difference(names)
+        for name in changed:
+            state = self._pruned[name] if name in names else self._dense[name]
+            for parameter, values in state.items():
+                self._layers[name].module.get_parameter(parameter).copy_(values)
+        self._now = set(names)
+
+    def released(self) -> None:
+        """Somebody else writes the layers' parameters from here on, until `prune_only` does again."""
+        self._now = None
+
+    def loss(self) -> float:
+        """The loss with the weights that the model has now.
+
+        For a model with logits the mean KL(dense ‖ pruned) of its tokens in nats, which is what pruning adds
+        to the cross entropy of text drawn from the dense model; else the mean of 1 − cosine between rows of
+        the two outputs.
+
+        Raises:
+            CalibrationError: the outputs are not finite.
+        """
+        pairs = list(zip(self._expected, self._outputs(), strict=True))
+        total = sum(float(dense.losses(found).double().sum()) for dense, found in pairs)
+        mean = total / sum(len(dense.rows) for dense, _ in pairs)
+        if not math.isfinite(mean):
+            raise CalibrationError(
+                "the pruned model's outputs", "hold NaN or Inf", "prune in bfloat16 or float32, not float16"
+            )
+        return max(mean, 0.0)
+
+    def alone(self, step: Step) -> dict[str, float]:
+        """The loss with only this layer pruned, of each layer."""
+        found = {}
+        for done, name in enumerate(self._layers, start=1):
+            self.prune_only([name])
+            found[name] = self.loss()
+            step(done, len(self._layers), name)
+        return found
+
+    @torch.no_grad()
+    def _outputs(self) -> list[_Output]:
+        model = self._calibration.model
+        device = next(model.parameters()).device
+        found = []
+        with without_cache(model):
+            for call in self._calibration.calls[:MEASURED_BATCHES]:
+                args, kwargs = moved(call, device)
+                found.append(_Output.of(model(*args, **kwargs), kwargs.get("attention_mask")))
+        return found
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Sampled rows ``[rows, features]`` of one batch's output."""
+
+    rows: Tensor
+    is_logits: bool
+
+    @classmethod
+    def of(cls, output: Any, mask: Tensor | None) -> _Output:
+        """Rows at padding are left out."""
+        logits = getattr(output, "logits", None)
+        tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        values = logits if logits is not None else getattr(output, "last_hidden_state", tensors[0])
+        if mask is not None and mask.shape == values.shape[:-1]:
+            values = values[mask.bool()]
+        rows = values.reshape(-1, values.shape[-1])
+        return cls(rows[:: -(-len(rows) // MEASURED_ROWS)].clone(), logits is not None)
+
+    def losses(self, found: _Output) -> Tensor:
+        """Of each row, ``[rows]``."""
+        dense, other = self.rows.float(), found.rows.float()
+        if not self.is_logits:
+            return 1 - F.cosine_similarity(dense, other)
+        return F.kl_div(other.log_softmax(-1), dense.log_softmax(-1), reduction="none", log_target=True).sum(
+            -1
+        )
