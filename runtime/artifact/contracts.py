@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import keyword
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,7 +16,7 @@ from sparseflow.runtime.artifact.structures import (
     encode_slot,
     encode_structure,
 )
-from sparseflow.runtime.artifact.values import Decoder, encode, require
+from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.contract import Contract, TensorSpec
 from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
@@ -75,7 +74,7 @@ def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str],
     names = _strings(data["names"])
     ranges = [DimRange(_place(leaf, dim), require(low, int), high if high is None else require(high, int))
               for leaf, dim, low, high in data["ranges"]]  # fmt: skip
-    symbols = {_identifier(name): _place(*place) for name, place in data["symbols"].items()}
+    symbols = {identifier(name): _place(*place) for name, place in data["symbols"].items()}
     relations = [require_arithmetic(text, symbols) for text in _strings(data["relations"])]
     equal = [(_place(*pair[:2]), _place(*pair[2:])) for pair in data["equal"]]
     updates = (
@@ -161,9 +160,3 @@ def _container(slot: Any) -> Container:
 
 def _strings(data: Any) -> list[str]:
     return [require(text, str) for text in require(data, list)]
-
-
-def _identifier(name: str) -> str:
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(f"{name!r:.80} is no name of a size")
-    return name

@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 
 from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.kinds import Kinds
-from sparseflow.runtime.artifact.values import Decoder, encode, require
+from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require
 from sparseflow.runtime.assemble import assemble
 from sparseflow.runtime.scalars import SCALAR_FUNCTIONS, scalar_operator_name
 
@@ -132,7 +132,7 @@ def decode_graph(
             name, args, kwargs = item
             target = find_operator(name)
             arguments = tuple(map(values.decode, require(args, list)))
-            keywords = {key: values.decode(value) for key, value in kwargs.items()}
+            keywords = {identifier(key): values.decode(value) for key, value in kwargs.items()}
             node = graph.create_node("call_function", target, arguments, keywords, name=_node_name(name))
         nodes.append(node)
     graph.output(tuple(map(values.decode, require(data["outputs"], list))))
@@ -149,7 +149,7 @@ def _attach(
     """Hold a weight in `root`, once, and return the name of its tensor there."""
     found = resolve(name, buffer)
     if name not in root._modules and name not in root._buffers:
-        if hasattr(root, name):
+        if hasattr(root, identifier(name)):
             raise ValueError(f"{name!r:.80} is no name of a weight")
         if isinstance(found, nn.Module):
             root.add_module(name, found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram, MakeRu
 from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.artifact.weights import WeightReader
 
-_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, RuntimeError)
+_MALFORMED = (
+    *(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    SafetensorError,
+)
 
 
 def load(
@@ -46,26 +50,32 @@ def load(
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    try:
+    with _understood(folder):
         verify(folder, manifest)
-        return _load(folder, manifest, device, Kinds(classes), make_runner)
-    except (*_MALFORMED, SafetensorError, OSError) as error:
-        if isinstance(error, SparseFlowError):
-            raise
+        name, saved = require(manifest["name"], str), torch.device(require(manifest["device"], str))
+    devices = _devices(folder, saved, device)
+    with _understood(folder):
+        programs = _programs(folder, manifest, Kinds(classes), devices)
+    return LoadedModel(name, folder, programs, make_runner)
+
+
+@contextmanager
+def _understood(folder: Path) -> Iterator[None]:
+    """Every way in which forged content can fail to make sense becomes one refusal."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except (*_MALFORMED, SparseFlowError) as error:
         reason = str(error).partition("\n")[0]
         raise ArtifactError(
             f"artifact {folder}", f"it can't be understood: {type(error).__name__}: {reason}", "save it again"
         ) from error
 
 
-def _load(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    device: torch.device | str | None,
-    kinds: Kinds,
-    make_runner: MakeRunner,
-) -> LoadedModel:
-    devices = _devices(folder, torch.device(require(manifest["device"], str)), device)
+def _programs(
+    folder: Path, manifest: Mapping[str, Any], kinds: Kinds, devices: Callable[[str], torch.device]
+) -> list[LoadedProgram]:
     weights = WeightReader(folder, _listed(folder, manifest, "weights.json"), manifest["files"], devices)
     programs = []
     for i in range(require(manifest["programs"], int)):
@@ -76,7 +86,7 @@ def _load(
         programs.append(LoadedProgram(contract, graph, written, devices(manifest["device"])))
     if not programs:
         raise ValueError("it has no program")
-    return LoadedModel(require(manifest["name"], str), folder, programs, make_runner)
+    return programs
 
 
 def _listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Any:

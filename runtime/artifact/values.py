@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Callable
 from typing import Any
@@ -109,6 +110,17 @@ def require(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{value!r:.80} is not of type {kind.__name__}")
     return value
+
+
+def identifier(name: Any) -> str:
+    """The name, which must be one that generated code can have; anything else could be code itself.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(f"{name!r:.80} is no name")
+    return name
 
 
 def _torch_constant(kind: type) -> Callable[[Any], Any]:
