@@ -47,7 +47,7 @@ check: build ## The one gate: format, lint, types, generated docs
 	MYPYPATH=build/typecheck $(VENV)/bin/mypy -p sparseflow
 	MYPYPATH=build/typecheck:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/measurements.md
+	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/measurements.md docs/kernels.md
 
 format: env ## Rewrite the sources in the house's format
 	$(VENV)/bin/ruff format .
@@ -55,7 +55,7 @@ format: env ## Rewrite the sources in the house's format
 
 docs: build ## Regenerate docs/passes.md and the README's tables
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py README.md docs/measurements.md
+	$(VENV)/bin/python tools/readme_tables.py README.md docs/measurements.md docs/kernels.md
 
 bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables
 	$(VENV)/bin/python benchmarks/bench_gemm_cpu.py

@@ -12,7 +12,9 @@ from sparseflow.dialect.linear import QUANTIZED_DTYPES
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
-from sparseflow.runtime.tuning.sweep import refusal
+
+FP8_TILE = 64
+"""The kernels for fp8 take no padded weights."""
 
 
 @dataclass(frozen=True)
@@ -56,4 +58,6 @@ class QuantizeSparseLinear(Pass):
         n, k = type_.dim(0), type_.dim(1)
         if n is None or k is None:
             return "the shape of its weight isn't known when compiling"
-        return refusal(n, k, "float8_e4m3fn")
+        if n % FP8_TILE or k % FP8_TILE:
+            return f"N and K must be multiples of {FP8_TILE}, got N={n}, K={k}"
+        return None

@@ -74,6 +74,47 @@ def gemm_h200(rows: Rows) -> str:
     return text + "\n"
 
 
+def skinny_h200(rows: Rows) -> str:
+    """The own kernel: over dense, the share of a copy's bandwidth, and over cuSPARSELt where that was tuned."""
+    text = ""
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        chosen = [row for row in rows if row["dtype"] == dtype]
+        cells = {(r["N"], r["K"], r["M"]): _skinny_cell(r) for r in chosen}
+        sizes = sorted({key[2] for key in cells})
+        body = [
+            [f"{n}×{k}", *(cells.get((n, k, m), "") for m in sizes)]
+            for n, k in dict.fromkeys(key[:2] for key in cells)
+        ]
+        heading = "over dense · share of a copy's bandwidth · over cuSPARSELt's best"
+        text += f"\n{dtype}, {heading}:\n\n" + markdown(["N×K", *(f"M={m}" for m in sizes)], body)
+    return text + "\n"
+
+
+def _skinny_cell(row: dict[str, Any]) -> str:
+    theirs = "" if row["over_cusparselt"] is None else f" · {_times(row['over_cusparselt'])}"
+    missed = "" if row["met"] or row["dtype"] != "bfloat16" else f" (asked {row['target']})"
+    return f"{_times(row['speedup'])} · {100 * row['share_of_copy']:.0f} %{theirs}{missed}"
+
+
+def model_h200(rows: Rows) -> str:
+    """Whole models: dense through torch.compile beside ours, and the ceiling of faster products."""
+    body = [
+        [
+            row["model"],
+            row["phase"],
+            str(row.get("batch", "")),
+            str(row.get("seq", "")),
+            *(f"{row[side]:.3f} ms" if row.get(side) else "" for side in ("dense_ms", "ours_ms")),
+            _times(row.get("speedup")),
+            _times(row.get("ceiling_speedup")),
+            f"≥ {row['target']}×" if row.get("target") else "",
+        ]
+        for row in rows
+    ]
+    headings = ["model", "phase", "batch", "tokens", "dense", "ours", "speed-up", "ceiling", "asked"]
+    return "\n" + markdown(headings, body) + "\n"
+
+
 def memory_h200(rows: Rows) -> str:
     """What the sparse layers' weights take on the GPU."""
     body = [[row["meter"], str(row["layers"]), f"{row['ratio']:.3f}", f"≤ {row['target']}"] for row in rows]
@@ -108,6 +149,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,
     "memory_h200": memory_h200,
+    "model_h200": model_h200,
+    "skinny_h200": skinny_h200,
 }
 
 
@@ -125,7 +168,8 @@ def render(text: str) -> str:
         meta, rows = result["meta"], result["rows"]
         if not full:
             rows = [row for row in rows if row.get("M", 1) in SOME_M or "N" not in row]
-        source = f"\n{meta['device']}, {meta['date'][:10]}, `{meta['command']}`\n"
+        kept = (f"; {count} cells kept from {what}" for what, count in meta.get("kept", {}).items())
+        source = f"\n{meta['device']}, {meta['date'][:10]}, `{meta['command']}`{''.join(kept)}\n"
         return f"{start}{source}{TABLES[name](rows)}{end}"
 
     return MARKED.sub(table, text)
