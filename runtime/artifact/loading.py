@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from sparseflow.errors import ArgumentError, ArtifactError, SparseFlowError
+from sparseflow.errors import ArgumentError, ArtifactError
 from sparseflow.runtime.artifact.contracts import decode_contract
 from sparseflow.runtime.artifact.graphs import decode_graph
 from sparseflow.runtime.artifact.kinds import Kinds
@@ -19,11 +18,6 @@ from sparseflow.runtime.artifact.manifest import read_json, read_manifest, verif
 from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram, MakeRunner, plain_runner
 from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.artifact.weights import WeightReader
-
-_MALFORMED = (
-    *(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-    SafetensorError,
-)
 
 
 def load(
@@ -66,7 +60,7 @@ def _understood(folder: Path) -> Iterator[None]:
         yield
     except ArtifactError:
         raise
-    except (*_MALFORMED, SparseFlowError) as error:
+    except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ArtifactError(
             f"artifact {folder}", f"it can't be understood: {type(error).__name__}: {reason}", "save it again"

@@ -10,6 +10,7 @@ import typer
 from sparseflow.cli.eval import evaluate
 from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
+from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
 from sparseflow.errors import SparseFlowError
 
@@ -23,6 +24,7 @@ app.command("eval")(evaluate)
 app.command()(prune)
 app.command()(profile)
 app.command()(tune)
+app.add_typer(roi, name="roi")
 
 
 def main(args: Sequence[str] | None = None) -> int:
