@@ -13,6 +13,9 @@ HOURS_A_MONTH = 730
 MONTHS_A_YEAR = 12
 SECONDS_A_DAY = 86400
 
+_ZERO_OR_MORE = {"gpu_hourly_cost": math.inf, "monthly_fee": math.inf, "efficiency": 1.0}
+"""Figures that may be 0, and the most that they may be; the others must be more than 0."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -41,15 +44,13 @@ class Workload:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            least = value >= 0 if name in ("gpu_hourly_cost", "efficiency", "monthly_fee") else value > 0
-            if not math.isfinite(value) or not least or (name == "efficiency" and value > 1):
-                allowed = {
-                    "efficiency": "from 0 to 1",
-                    "gpu_hourly_cost": "0 or more",
-                    "monthly_fee": "0 or more",
-                }
-                option = f"--{name.replace('_', '-')}"
-                raise ArgumentError(f"{option} {value}", f"must be {allowed.get(name, 'more than 0')}")
+            most = _ZERO_OR_MORE.get(name)
+            if most is None:
+                fits, allowed = value > 0, "more than 0"
+            else:
+                fits, allowed = 0 <= value <= most, "0 or more" if most == math.inf else f"from 0 to {most:g}"
+            if not fits or not math.isfinite(value):
+                raise ArgumentError(f"--{name.replace('_', '-')} {value}", f"must be {allowed} and finite")
 
     def saving(self) -> Saving:
         """GPUs and dollars, each way."""

@@ -38,7 +38,10 @@ def throughput(
     monthly_fee: Annotated[float, typer.Option(help="Dollars a month that it costs.")] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """GPUs that a service needs, dense and compiled, and what the difference is worth (a month has 730 hours)."""
+    """GPUs that a service needs, dense and compiled, and what the difference is worth.
+
+    A month has 730 hours.
+    """
     from sparseflow.roi import Workload
 
     if (speedup is None) == (from_report is None):
