@@ -18,6 +18,7 @@ from sparseflow.runtime.artifact.manifest import read_json, read_manifest, verif
 from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram, MakeRunner, plain_runner
 from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.artifact.weights import WeightReader
+from sparseflow.runtime.tuning.machine import GpuMachine
 
 
 def load(
@@ -40,21 +41,25 @@ def load(
 
     Raises:
         ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
-        ArgumentError: the artifact was compiled for another type of device.
+        ArgumentError: the artifact was compiled for another type of device, GPU or version of cuSPARSELt.
+        NativeLibraryError: it needs cuSPARSELt, which can't be used here.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    with _understood(folder):
+    with understood(folder):
         verify(folder, manifest)
         name, saved = require(manifest["name"], str), torch.device(require(manifest["device"], str))
+        machine = None if manifest["machine"] is None else GpuMachine(**manifest["machine"])
     devices = _devices(folder, saved, device)
-    with _understood(folder):
+    if machine is not None:
+        _require_same_gpu(folder, machine, GpuMachine.here(devices(str(saved))))
+    with understood(folder):
         programs = _programs(folder, manifest, Kinds(classes), devices)
     return LoadedModel(name, folder, programs, make_runner)
 
 
 @contextmanager
-def _understood(folder: Path) -> Iterator[None]:
+def understood(folder: Path) -> Iterator[None]:
     """Every way in which forged content can fail to make sense becomes one refusal."""
     try:
         yield
@@ -65,6 +70,19 @@ def _understood(folder: Path) -> Iterator[None]:
         raise ArtifactError(
             f"artifact {folder}", f"it can't be understood: {type(error).__name__}: {reason}", "save it again"
         ) from error
+
+
+def read_report(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest of an artifact and the report of its compilation, after checking all its files.
+
+    Raises:
+        ArtifactError: the folder is no artifact, of a newer version, truncated or changed.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    with understood(folder):
+        verify(folder, manifest)
+        return manifest, require(_listed(folder, manifest, "report.json"), dict)
 
 
 def _programs(
@@ -88,6 +106,17 @@ def _listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Any:
     if name not in manifest["files"]:
         raise ValueError(f"it has no {name}")
     return read_json(folder, name)
+
+
+def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None:
+    """Algorithms of cuSPARSELt are numbers, which mean another thing on another GPU or in another version."""
+    if not tuned.same_algorithms(here):
+        raise ArgumentError(
+            f"artifact {folder}",
+            f"it was compiled for {tuned.gpu} with cuSPARSELt {tuned.cusparselt}; here is {here.gpu} with "
+            f"{here.cusparselt}",
+            "compile the model here",
+        )
 
 
 def _devices(

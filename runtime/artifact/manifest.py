@@ -44,6 +44,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise ArtifactError(f"artifact {folder}", "there is no such folder", "name what compiled.save made")
+    if not (folder / NAME).is_file():
+        raise ArtifactError(
+            f"artifact {folder}", f"it is none: it has no {NAME}", "name what compiled.save made"
+        )
     manifest = read_json(folder, NAME)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from sparseflow.runtime.quantized import QuantizedWeight
 
 SHARD_BYTES = 1 << 30
 """A file has no more, unless one weight has."""
-
-_FORMS: dict[str, type[PackedWeight]] = {"packed": PackedWeight, "quantized": QuantizedWeight}
 
 
 class WeightWriter:
@@ -153,13 +151,13 @@ class WeightReader:
         device = self._devices(entry["device"])
         if entry["form"] == "dense":
             return self._tensor(entry["file"], name, device)
-        kind = _FORMS[entry["form"]]
-        values, positions, *scales = (
-            self._tensor(entry["file"], f"{name}.{part}", device) for part in _parts(kind)
-        )
+        parts = ["values", "positions"] + (["scales"] if entry["form"] == "quantized" else [])
+        values, positions, *scales = (self._tensor(entry["file"], f"{name}.{part}", device) for part in parts)
         in_features = require(entry["in_features"], int)
-        if kind is QuantizedWeight:
-            return QuantizedWeight(values, positions, *scales, in_features)
+        if scales:
+            return QuantizedWeight(values, positions, scales[0], in_features)
+        if entry["form"] != "packed":
+            raise ValueError(f"{name:.80} has no form {entry['form']!r:.80}")
         return PackedWeight(values, positions, in_features, name=name, trusted=True)
 
     def _tensor(self, file: str, name: str, device: torch.device) -> Tensor:
@@ -169,9 +167,3 @@ class WeightReader:
             self._files[file] = safe_open(self._folder / file, framework="pt", device="cpu")
         tensor: Tensor = self._files[file].get_tensor(name)
         return tensor.to(device)
-
-
-def _parts(kind: type[PackedWeight]) -> Iterator[str]:
-    yield from ("values", "positions")
-    if kind is QuantizedWeight:
-        yield "scales"

@@ -53,14 +53,14 @@ def write(
     Args:
         path: its folder.
         programs: in order of capture.
-        manifest: the model's ``name`` and ``device``, and ``versions``.
+        manifest: the model's ``name`` and ``device``, the ``machine`` it was tuned for, and ``versions``.
         documents: further files by name, as JSON.
 
     Raises:
         ArtifactError: the path is something else than an artifact, or the model can't be saved.
     """
     folder = Path(path)
-    _require_free(folder)
+    require_free(folder)
     with _replacing(folder) as new:
         weights = WeightWriter()
         for i, program in enumerate(programs):
@@ -85,7 +85,12 @@ def _write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content) + "\n")
 
 
-def _require_free(folder: Path) -> None:
+def require_free(folder: Path) -> None:
+    """Refuse a path where no artifact can be written.
+
+    Raises:
+        ArtifactError: something else than an artifact is there, or the folder above is not.
+    """
     if not folder.absolute().parent.is_dir():
         raise ArtifactError(f"artifact {folder}", f"there is no folder {folder.parent}", "make it first")
     if folder.is_dir() and not any(folder.iterdir()):

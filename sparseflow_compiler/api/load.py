@@ -40,7 +40,9 @@ def load(
 
     Raises:
         ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
-        ArgumentError: an option has a wrong value, or the artifact was compiled for another type of device.
+        ArgumentError: an option has a wrong value, or the artifact was compiled for another type of device,
+            GPU or version of cuSPARSELt.
+        NativeLibraryError: it needs cuSPARSELt, which can't be used here.
     """
     options = CompileOptions(inner=inner, mode=mode)
 

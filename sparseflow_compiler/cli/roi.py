@@ -72,7 +72,7 @@ def measured_speedup(file: Path) -> float:
         data: Any = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArgumentError(f"--from-report {file}", f"can't be read: {error}") from None
-    found = list(_speedups(data if isinstance(data, dict) else {}))
+    found = _speedups(data if isinstance(data, dict) else {})
     if len(found) != 1:
         several = "no measured speed-up of a model" if not found else f"{len(found)} measured speed-ups"
         raise ArgumentError(
@@ -83,12 +83,22 @@ def measured_speedup(file: Path) -> float:
 
 def _speedups(data: dict[str, Any]) -> list[float]:
     rows = data.get("rows")
-    whole = [data.get("reached")]
-    for row in rows if isinstance(rows, list) else ():
-        times = (row.get("dense_ms"), row.get("ours_ms")) if isinstance(row, dict) else (None, None)
-        if all(isinstance(time, (int, float)) and time > 0 for time in times):
-            whole.append(times[0] / times[1])
-    return [float(factor) for factor in whole if isinstance(factor, (int, float)) and factor > 0]
+    pairs = [
+        (row.get("dense_ms"), row.get("ours_ms"))
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict)
+    ]
+    found = [_positive(data.get("reached")), *(_quotient(*pair) for pair in pairs)]
+    return [factor for factor in found if factor is not None]
+
+
+def _quotient(dense: Any, ours: Any) -> float | None:
+    one, other = _positive(dense), _positive(ours)
+    return None if one is None or other is None else one / other
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and value > 0 else None
 
 
 def _text(workload: Workload, saving: Saving) -> str:

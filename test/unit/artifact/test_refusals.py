@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.errors import ArtifactError
+from sparseflow.errors import ArgumentError, ArtifactError
 from sparseflow.runtime.artifact.contracts import require_arithmetic
 from sparseflow.runtime.artifact.graphs import find_operator
+from sparseflow.runtime.tuning.machine import GpuMachine
 
 FILES = (
     "manifest.json",
@@ -111,7 +113,7 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, content: str) -> None:
 def test_what_is_no_folder_or_an_empty_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no such folder"):
         sf.load(tmp_path / "nothing")
-    with pytest.raises(ArtifactError, match=r"manifest\.json can't be read"):
+    with pytest.raises(ArtifactError, match=r"it has no manifest\.json"):
         sf.load(tmp_path)
 
 
@@ -198,6 +200,18 @@ def test_a_forged_artifact_is_refused(folder: Path, name: str, change) -> None:
     reseal(folder)
     with pytest.raises(ArtifactError):
         sf.load(folder)
+
+
+def test_algorithms_of_another_gpu_are_not_run(folder: Path, monkeypatch) -> None:
+    tuned = GpuMachine("NVIDIA H200", "9.0", "580", "0.10.0", "2.11")
+    edit(folder, "manifest.json", lambda manifest: manifest.update(machine=asdict(tuned)))
+    reseal(folder)
+    for changed in ({"gpu": "NVIDIA H100"}, {"cusparselt": "0.11.0"}):
+        monkeypatch.setattr(GpuMachine, "here", lambda device, changed=changed: replace(tuned, **changed))
+        with pytest.raises(ArgumentError, match=next(iter(changed.values()))):
+            sf.load(folder)
+    monkeypatch.setattr(GpuMachine, "here", lambda device: replace(tuned, driver="590", torch="2.13"))
+    sf.load(folder)
 
 
 def test_a_file_outside_the_folder_is_not_read(folder: Path) -> None:
