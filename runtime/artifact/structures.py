@@ -13,9 +13,9 @@ from sparseflow.runtime.artifact.kinds import Kinds, qualified, standing_record
 from sparseflow.runtime.artifact.values import Decoder, encode, require
 from sparseflow.runtime.calling.structure import Alias, Constant, Container, Leaf, Slot, Structure
 
-_BUILTIN: dict[str, type] = {"list": list, "tuple": tuple, "dict": dict, "OrderedDict": OrderedDict}
+_PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "dict": dict}
+_BUILTIN: dict[str, type] = {**_PLAIN, "OrderedDict": OrderedDict}
 _LEAF = 0
-_ATTRIBUTES = {"list": list, "tuple": tuple, "dict": dict}
 
 
 def encode_structure(structure: Structure) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def encode_slot(slot: Slot) -> Any:
     if isinstance(slot, Constant):
         return {"constant": encode(slot.value)}
     assert isinstance(slot, Container)
-    builtin = next((name for name, kind in _ATTRIBUTES.items() if slot.kind is kind), None)
+    builtin = next((name for name, kind in _PLAIN.items() if slot.kind is kind), None)
     return {
         "kind": builtin or qualified(slot.kind),
         "keys": [encode(key) for key in slot.keys],
@@ -68,7 +68,7 @@ def decode_slot(data: Any, values: Decoder, kinds: Kinds) -> Slot:
     children = tuple(decode_slot(child, values, kinds) for child in data["children"])
     if name not in ("list", "tuple"):
         _require_fields(keys, children, names_only=name != "dict")
-    return Container(_ATTRIBUTES.get(name) or kinds.plain(name), keys, children)
+    return Container(_PLAIN.get(name) or kinds.plain(name), keys, children)
 
 
 def classes(structure: Structure) -> Iterator[type]:
