@@ -112,10 +112,21 @@ def _replacing(folder: Path) -> Iterator[Path]:
     try:
         (work / "new").mkdir()
         yield work / "new"
-        if folder.exists():
-            folder.rename(work / "old")
-        (work / "new").rename(folder)
+        _exchange(work / "new", folder, work / "old")
     except OSError as error:
         raise ArtifactError(f"artifact {folder}", f"it can't be written: {error.strerror}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(new: Path, folder: Path, old: Path) -> None:
+    """Put `new` in the place of `folder`, or leave everything where it is."""
+    replaced = folder.exists()
+    if replaced:
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if replaced:
+            old.rename(folder)
+        raise

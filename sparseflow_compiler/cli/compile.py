@@ -41,8 +41,8 @@ def compile_model(
 ) -> None:
     """Compile a transformers model into a folder that `sf.load` runs, without the model's code.
 
-    It will serve calls of any batch and length with the named inputs; a model that generates also calls with a
-    cache that it returned.
+    It will serve calls of any batch and length with the named inputs; a model that generates also calls with
+    a cache that it returned.
     """
     from sparseflow.runtime.artifact.writing import require_free
 

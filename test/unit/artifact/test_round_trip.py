@@ -189,6 +189,22 @@ def test_an_artifact_is_replaced_as_a_whole_or_stays(odd, monkeypatch) -> None:
     sf.load(folder)
 
 
+def test_the_old_artifact_stays_where_the_new_one_cant_take_its_place(odd, monkeypatch) -> None:
+    compiled, folder = odd
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(13, "denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ArtifactError, match="can't be written: denied"):
+        compiled.save(folder)
+    monkeypatch.undo()
+    sf.load(folder)
+
+
 def test_a_loaded_model_is_for_inference_only_and_for_its_device(odd) -> None:
     _, folder = odd
     loaded = sf.load(folder)
