@@ -42,13 +42,17 @@ def llama(layers: int) -> torch.nn.Module:
 
 
 def used() -> dict[str, int]:
-    """Bytes in use, by torch's allocator and by nvidia-smi."""
+    """Bytes in use: of tensors, of what torch's allocator holds for them, and by nvidia-smi."""
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
     smi = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    return {"torch": torch.cuda.memory_allocated(), "nvidia_smi": int(smi.split()[0]) << 20}
+    return {
+        "torch": torch.cuda.memory_allocated(),
+        "torch_reserved": torch.cuda.memory_reserved(),
+        "nvidia_smi": int(smi.split()[0]) << 20,
+    }
 
 
 def run(model: Any, ids: torch.Tensor) -> Any:

@@ -15,17 +15,20 @@ _REMOVABLE = frozenset(
         "torch.aten._unsafe_view",
         "torch.aten.add.Tensor",
         "torch.aten.addmm",
+        "torch.aten.chunk",
         "torch.aten.flatten.using_ints",
         "torch.aten.gelu",
         "torch.aten.linear",
         "torch.aten.matmul",
         "torch.aten.mm",
+        "torch.aten.mul.Tensor",
         "torch.aten.numpy_T",
         "torch.aten.permute",
         "torch.aten.relu",
         "torch.aten.reshape",
         "torch.aten.silu",
         "torch.aten.size.int",
+        "torch.aten.slice.Tensor",
         "torch.aten.t",
         "torch.aten.transpose.int",
         "torch.aten.view",
@@ -33,6 +36,7 @@ _REMOVABLE = frozenset(
         "torch.constant.none",
         "torch.constant.str",
         "torch.prim.ListConstruct",
+        "torch.prim.ListUnpack",
     }
 )
 
@@ -69,6 +73,12 @@ def int_list(values: Sequence[int]) -> ir.Value:
     """Create a list of constant ints."""
     type_ = ir.Type.parse("!torch.list<int>")
     return torch_op("torch.prim.ListConstruct", [constant_int(value) for value in values], type_)
+
+
+def slice_last(value: ir.Value, start: int, end: int, result: ir.Type) -> ir.Value:
+    """Create a slice of the last dimension."""
+    numbers = [constant_int(number) for number in (-1, start, end, 1)]
+    return torch_op("torch.aten.slice.Tensor", [value, *numbers], result)
 
 
 def _constant(kind: str, type_: str, attributes: dict[str, ir.Attribute]) -> ir.Value:

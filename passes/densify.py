@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch_mlir import ir
 
-from sparseflow.passes.build import constant_int, constant_str, none, torch_op
+from sparseflow.dialect.linear import GATES
+from sparseflow.dialect.types import tensor_type
+from sparseflow.passes.activations import activate
+from sparseflow.passes.build import constant_int, none, slice_last, torch_op
 
 
 def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
@@ -18,21 +21,29 @@ def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
         The value that takes the place of the layer's result.
     """
     view, type_ = layer.opview, layer.results[0].type
-    bias = none() if view.bias is None else view.bias
-    value = torch_op("torch.aten.linear", [view.x, view.weight, bias], type_)
+    epilogue, bias = view.epilogue.value, none() if view.bias is None else view.bias
+    whole = _whole(layer) if epilogue in GATES else type_
+    value = torch_op("torch.aten.linear", [view.x, view.weight, bias], whole)
     value.owner.attributes["sparse_gemm.reason"] = ir.StringAttr.get(reason)
-    value = _activate(value, view.epilogue.value, type_)
+    if epilogue in GATES:
+        return _gated(value, GATES[epilogue], type_)
+    value = activate(value, epilogue)
     if view.residual is None:
         return value
     return torch_op("torch.aten.add.Tensor", [value, view.residual, constant_int(1)], type_)
 
 
-def _activate(value: ir.Value, epilogue: str, type_: ir.Type) -> ir.Value:
-    match epilogue:
-        case "relu" | "silu":
-            return torch_op(f"torch.aten.{epilogue}", [value], type_)
-        case "gelu":
-            return torch_op("torch.aten.gelu", [value, constant_str("none")], type_)
-        case "gelu_tanh":
-            return torch_op("torch.aten.gelu", [value, constant_str("tanh")], type_)
-    return value
+def _whole(layer: ir.Operation) -> ir.Type:
+    """The type of a gated layer's product, before the gate."""
+    result, weight = tensor_type(layer.results[0]), tensor_type(layer.operands[1])
+    assert result is not None, "the verifier saw to it"
+    assert weight is not None, "the verifier saw to it"
+    return result.with_last(weight.dim(0)).build()
+
+
+def _gated(product: ir.Value, activation: str, half: ir.Type) -> ir.Value:
+    type_ = tensor_type(product)
+    n = None if type_ is None else type_.dim(-1)
+    assert n is not None, "a gated layer's weight has a static N"
+    gate, up = slice_last(product, 0, n // 2, half), slice_last(product, n // 2, n, half)
+    return torch_op("torch.aten.mul.Tensor", [activate(gate, activation), up], half)

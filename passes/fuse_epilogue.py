@@ -7,21 +7,20 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import EPILOGUES, linear, quantization
-from sparseflow.dialect.matchers import defined_by, operations, users
+from sparseflow.dialect.linear import ACTIVATIONS, GATES, linear, quantization
+from sparseflow.dialect.matchers import defined_by, only_reader, operations
 from sparseflow.dialect.types import tensor_type
+from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import replace
 from sparseflow.passes.products import is_one
 from sparseflow.passes.sizes import KnownSizes
 from sparseflow.passes.views import VIEWS
 
-PARTS = ("bias", *(name for name in EPILOGUES if name != "none"), "residual")
+PARTS = ("bias", *ACTIVATIONS, "residual")
 """What can become part of a layer."""
 
 _ADD = "torch.aten.add.Tensor"
-_PLAIN = {"torch.aten.relu": "relu", "torch.aten.silu": "silu"}
-_GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -44,7 +43,8 @@ class FuseEpilogue(Pass):
     of them stood, and rounds once instead of after each.
 
     Left alone: additions with another factor than 1; those that broadcast, or whose dynamic sizes aren't
-    proven equal; operations that change the type or are in another block; parts of a merged layer.
+    proven equal; operations that change the type or are in another block; parts of a merged layer; what
+    follows a gate.
     """
 
     name: ClassVar[str] = "fuse-epilogue"
@@ -85,8 +85,8 @@ def _follow(
     chain = _Chain(layer, epilogue=layer.opview.epilogue.value)
     passed: list[ir.Operation] = []
     value = layer.results[0]
-    while layer.opview.residual is None and chain.residual is None:
-        reader = _only_reader(value)
+    while layer.opview.residual is None and chain.epilogue not in GATES and chain.residual is None:
+        reader = only_reader(value)
         if reader is None or reader in taken:
             break
         passed.append(reader)
@@ -98,16 +98,6 @@ def _follow(
             passed = []
         value = reader.results[0]
     return chain
-
-
-def _only_reader(value: ir.Value) -> ir.Operation | None:
-    """The one operation that reads a value, once, in its block and keeping its type."""
-    readers = users(value)
-    if len(readers) != 1 or len(readers[0].results) != 1:
-        return None
-    reader = readers[0]
-    same = reader.results[0].type == value.type and reader.block == value.owner.operation.block
-    return reader if same else None
 
 
 def _returns_its_input(op: ir.Operation, sizes: KnownSizes) -> bool:
@@ -124,7 +114,7 @@ def _take(
     chain: _Chain, reader: ir.Operation, value: ir.Value, parts: tuple[str, ...], sizes: KnownSizes
 ) -> bool:
     """Make the reader of a value part of the chain if it can be."""
-    activation = _activation(reader)
+    activation = activation_of(reader)
     if activation is not None:
         if chain.epilogue != "none" or activation not in parts:
             return False
@@ -142,13 +132,6 @@ def _take(
         chain.residual = reader, added
         return True
     return False
-
-
-def _activation(op: ir.Operation) -> str | None:
-    if op.name in _PLAIN:
-        return _PLAIN[op.name]
-    text = defined_by(op.operands[1], "torch.constant.str") if op.name == "torch.aten.gelu" else None
-    return None if text is None else _GELUS.get(ir.StringAttr(text.attributes["value"]).value)
 
 
 def _added(op: ir.Operation, value: ir.Value) -> int | None:

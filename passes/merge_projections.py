@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import linear, quantization
+from sparseflow.dialect.linear import GATES, linear, quantization
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, constant_int, none, replace, torch_op
+from sparseflow.passes.build import before, none, replace, slice_last, torch_op
 from sparseflow.passes.sharing import WeightUses
 
 _SPARSE, _DENSE = "sparse_gemm.linear", "torch.aten.linear"
@@ -48,8 +48,8 @@ class MergeProjections(Pass):
     all with a bias or all without, are one layer over a `sparse_gemm.merged_weight` whose `names` and
     `sizes` keep the parts recoverable; each result is a `torch.aten.slice.Tensor` of the last dimension.
 
-    Left alone: layers with a residual, a computed bias, a weight or bias that something else reads too, or an
-    attribute `sparse_gemm.reason`; and whatever is merged already.
+    Left alone: layers with a residual, a gate, a computed bias, a weight or bias that something else reads
+    too, or an attribute `sparse_gemm.reason`; and whatever is merged already.
     """
 
     name: ClassVar[str] = "merge-projections"
@@ -77,7 +77,11 @@ def _projection(op: ir.Operation, uses: WeightUses) -> _Projection | None:
         return None
     bias_ref = None if bias is None else weight_ref(bias)
     refs = [weight] if bias is None else [weight, bias_ref]
-    if not all(ref is not None and _only_reader(ref, uses) for ref in refs) or _has_residual(op):
+    if (
+        not all(ref is not None and _only_reader(ref, uses) for ref in refs)
+        or _has_residual(op)
+        or _is_gated(op)
+    ):
         return None
     return _Projection(op, weight, type_, bias_ref)
 
@@ -91,6 +95,11 @@ def _bias(op: ir.Operation) -> ir.Value | None:
 
 def _has_residual(op: ir.Operation) -> bool:
     return op.name == _SPARSE and op.opview.residual is not None
+
+
+def _is_gated(op: ir.Operation) -> bool:
+    """Whether the halves of the product are factors already: no slice of it is the layer's result."""
+    return op.name == _SPARSE and op.opview.epilogue.value in GATES
 
 
 def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
@@ -148,5 +157,4 @@ def _concatenate(
 
 def _slice(value: ir.Value, start: int, end: int, part: ir.Operation) -> ir.Value:
     with part.location:
-        numbers = [constant_int(number) for number in (-1, start, end, 1)]
-        return torch_op("torch.aten.slice.Tensor", [value, *numbers], part.results[0].type)
+        return slice_last(value, start, end, part.results[0].type)

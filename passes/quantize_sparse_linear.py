@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import QUANTIZED_DTYPES
+from sparseflow.dialect.linear import GATES, QUANTIZED_DTYPES, UNQUANTIZED
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
@@ -42,7 +42,7 @@ class QuantizeSparseLinear(Pass):
             if reason is None:
                 op.attributes["quantize"] = ir.StringAttr.get("fp8")
             else:
-                op.attributes["sparse_gemm.unquantized"] = ir.StringAttr.get(reason)
+                op.attributes[UNQUANTIZED] = ir.StringAttr.get(reason)
 
     def _reason(self, layer: ir.Operation) -> str | None:
         """Why a layer is not quantised, None if it is."""
@@ -52,6 +52,8 @@ class QuantizeSparseLinear(Pass):
         for pattern in self.skip:
             if any(fnmatchcase(name, pattern) for name in ref.layers):
                 return f"skipped by the pattern '{pattern}'"
+        if ir.StringAttr(layer.attributes["epilogue"]).value in GATES:
+            return "it has a gate, which fp8 products don't"
         if type_.dtype not in QUANTIZED_DTYPES:
             known = ", ".join(QUANTIZED_DTYPES)
             return f"it is {type_.dtype or 'of an unknown dtype'}; fp8 takes the place of {known}"

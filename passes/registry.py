@@ -14,6 +14,7 @@ PASSES = {
     "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",
     "fuse-epilogue": "sparseflow.passes.fuse_epilogue:FuseEpilogue",
     "quantize-sparse-linear": "sparseflow.passes.quantize_sparse_linear:QuantizeSparseLinear",
+    "fuse-gate": "sparseflow.passes.fuse_gate:FuseGate",
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
 }
@@ -21,7 +22,7 @@ PASSES = {
 
 PIPELINES = {
     "sparse-cpu": (
-        "canonicalize-linear,match-sparse-linear,merge-projections,fuse-epilogue,lower-sparse-gemm"
+        "canonicalize-linear,match-sparse-linear,merge-projections,fuse-epilogue,fuse-gate,lower-sparse-gemm"
     ),
 }
 """Named pipelines: from what the frontend makes to what the lowering takes."""

@@ -13,7 +13,7 @@ def names(
     """A package's ``__getattr__`` and ``__dir__``.
 
     Args:
-        namespace: the package's ``globals()``; a name stays there once it is loaded.
+        namespace: the package's ``globals()``.
         home: for each name the submodule that has it.
     """
     package = namespace["__name__"]
@@ -21,8 +21,6 @@ def names(
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
-        namespace[name] = value
-        return value
+        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
 
     return get, lambda: sorted({*namespace, *home})

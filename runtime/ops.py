@@ -81,7 +81,10 @@ def _fake_linear(
             f"sparseflow.linear: dense must be the weight {[values.shape[0], in_features]} in {values.dtype}"
         ),
     )
-    return _fake_product("linear", x, values, in_features)
+    gated, n = epilogue.endswith("_gated"), values.shape[0]
+    _check(not gated or n % 2 == 0, lambda: f"sparseflow.linear: {epilogue} needs an even N, got {n}")
+    _check(not gated or residual is None, lambda: f"sparseflow.linear: {epilogue} takes no residual")
+    return _fake_product("linear", x, values, in_features, n // 2 if gated else n)
 
 
 def _fake_skinny(
@@ -94,17 +97,17 @@ def _fake_skinny(
     epilogue: str,
     variant: int,
 ) -> Tensor:
-    return _fake_product("skinny_linear", x, values, in_features)
+    return _fake_product("skinny_linear", x, values, in_features, values.shape[0])
 
 
-def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int) -> Tensor:
+def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int, out_features: int) -> Tensor:
     _check(x.dim() >= 1, lambda: f"sparseflow.{op}: x must have at least one dimension")
     _check(x.dtype == values.dtype, lambda: f"sparseflow.{op}: x is {x.dtype}, weight {values.dtype}")
     _check(
         x.shape[-1] == in_features,
         lambda: f"sparseflow.{op}: x has {x.shape[-1]} features, the weight {in_features}",
     )
-    return x.new_empty((*x.shape[:-1], values.shape[0]))
+    return x.new_empty((*x.shape[:-1], out_features))
 
 
 def _fake_prune(weight: Tensor) -> Tensor:

@@ -111,7 +111,8 @@ class PackedWeight(nn.Module):
         """Bytes held: of the packed form with its padding, and of the dense one where it is kept."""
         device = self._on_device()
         packed = device.nbytes if device else self.values.nbytes + self.positions.nbytes
-        return packed + (0 if self.dense is None else self.dense.nbytes)
+        others = (b.nbytes for name, b in self.named_buffers() if name not in ("values", "positions"))
+        return packed + sum(others)
 
     @property
     def dense_nbytes(self) -> int:

@@ -75,7 +75,7 @@ def gemm_h200(rows: Rows) -> str:
 
 
 def skinny_h200(rows: Rows) -> str:
-    """The own kernel: over dense, the share of a copy's bandwidth, and over cuSPARSELt where that was tuned."""
+    """The own kernel: over dense, the share of a copy's bandwidth, over cuSPARSELt where that was tuned."""
     text = ""
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         chosen = [row for row in rows if row["dtype"] == dtype]

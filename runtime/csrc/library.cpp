@@ -9,6 +9,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(sparseflow, m) {
+  // y = act(x · Wᵀ + bias) (+ residual), [..., N]; with the epilogue "<act>_gated" and no residual act(g) ⊙ u,
+  // [..., N/2], for the halves g and u of x · Wᵀ + bias.
   m.def(
       "linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");

@@ -98,7 +98,8 @@ def path(
 
     Returns:
         A sentence for a report, such as ``"cusparselt, algorithm 7"``, ``"dense: the policy says so"`` or
-        ``"skinny for now: its plan is being built"``.
+        ``"skinny for now: its plan is being built"``. With a gated epilogue it goes on with where the gate is
+        applied: ``"; the gate is part of it"`` or ``"; the gate follows in a kernel of its own"``.
     """
     sentence: str = torch.ops.sparseflow.linear_path(
         weight.values, weight.positions, weight.in_features, epilogue, list(policy), bias, residual, m

@@ -71,6 +71,9 @@ class DeviceWeight:
 
     @classmethod
     def _split(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
+        # The own kernel reads weights before the work ahead of it in the stream is done (docs/kernels.md).
+        if not torch.cuda.is_current_stream_capturing():
+            torch.cuda.current_stream(buffer.device).synchronize()
         rows, pitch = _padded(n), _padded(k) // 2
         size = rows * pitch * dtype.itemsize
         values = buffer[:size].view(dtype).view(rows, pitch)

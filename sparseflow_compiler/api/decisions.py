@@ -11,7 +11,7 @@ import torch
 from torch_mlir import ir
 
 from sparseflow.api.report import Fp8Error, LayerReport, Range, Report
-from sparseflow.dialect.linear import QUANTIZATIONS, product_dtype, quantization
+from sparseflow.dialect.linear import GATES, QUANTIZATIONS, UNQUANTIZED, product_dtype, quantization
 from sparseflow.dialect.matchers import WeightRef, defined_by, weight_ref
 from sparseflow.dialect.types import FP8, TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
@@ -48,6 +48,7 @@ class LayerDecision:
         reason: why it is dense; empty for a sparse layer.
         policy: the key of its measured policy; empty when none was measured.
         merged: all layers of the product it is part of, when it was merged.
+        gate: the activation of the product's gate, which is part of it; empty where it has none.
         quantize: what it is quantised to; empty when it isn't.
         unquantized: why it isn't although it was asked for; empty otherwise.
     """
@@ -60,6 +61,7 @@ class LayerDecision:
     reason: str = ""
     policy: str = ""
     merged: tuple[str, ...] = ()
+    gate: str = ""
     quantize: str = ""
     unquantized: str = ""
 
@@ -93,7 +95,7 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
     assert k is not None
     assert dtype is not None
     key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
-    left = op.attributes.get("sparse_gemm.unquantized")
+    left = op.attributes.get(UNQUANTIZED)
     unquantized = left.value if isinstance(left, ir.StringAttr) else ""
     merged = ref.layers if len(ref.names) > 1 else ()
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
@@ -105,6 +107,7 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
             "sparse",
             policy=key,
             merged=merged,
+            gate=GATES.get(ir.StringAttr(op.attributes["epilogue"]).value, ""),
             quantize=quantization(op),
             unquantized=unquantized,
         )
@@ -213,7 +216,8 @@ def _why_sparse(
         timed = f"in fp8, {fp8}; {how}"
     elif decision.unquantized:
         timed = f"not in fp8: {decision.unquantized}; {timed}"
-    return f"{pruned}; {timed}{merged}"
+    gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
+    return f"{pruned}; {timed}{merged}{gate}"
 
 
 def _short(layers: Sequence[str]) -> str:

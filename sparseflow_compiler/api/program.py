@@ -29,6 +29,7 @@ from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
+from sparseflow.passes.fuse_gate import FuseGate
 from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
@@ -116,6 +117,7 @@ def build_program(
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])
+        run_pipeline(module, [FuseGate()])
     with clock.stage("measure") as step:
         policies, dense = measured_policies(module, bank.device, options, step)
     with clock.stage("passes"):

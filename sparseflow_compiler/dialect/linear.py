@@ -12,8 +12,14 @@ from sparseflow.dialect.types import FP8, SPARSE_DTYPES, TensorType, compatible,
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
 
-EPILOGUES = ("none", "relu", "gelu", "gelu_tanh", "silu")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 """Activations that the operation can apply to its result."""
+
+GATES = {f"{activation}_gated": activation for activation in ACTIVATIONS}
+"""Epilogues that multiply the second half of the result by the first, and the activation of the first."""
+
+EPILOGUES = ("none", *ACTIVATIONS, *GATES)
+"""How the operation can end."""
 
 QUANTIZATIONS = {"fp8": FP8}
 """What a layer can be quantised to, and the element type that it multiplies then."""
@@ -21,10 +27,15 @@ QUANTIZATIONS = {"fp8": FP8}
 QUANTIZED_DTYPES = ("f16", "bf16")
 """Element types whose place a quantised product takes."""
 
+UNQUANTIZED = "sparse_gemm.unquantized"
+"""Discardable attribute: why a layer isn't quantised although that was asked for."""
+
 
 class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[call-arg]
     """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
+    With a gated epilogue, such as ``silu_gated``, y is ``act(g) * u``, ``[…, N/2]``, for the halves g and u
+    of ``x · Wᵀ + bias``: the rows of W are the gate's, then those of what it gates.
     ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. With the optional
     attribute ``quantize = "fp8"`` the rows of W and x are multiplied in e4m3, each by a scale of its own.
     """
@@ -49,7 +60,10 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
                 yield f"needs a !torch.vtensor as {role}, not '{value.type}'"
                 return
             types[role] = type_
-        yield from broken_type_rules(types)
+        gated = string_attribute(self, "epilogue") in GATES
+        if gated:
+            yield from self._broken_gate(types)
+        yield from broken_type_rules(types, gated=gated)
         if "quantize" in self.attributes:
             yield from self._broken_quantization(types["x"].dtype)
 
@@ -58,6 +72,15 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
         roles = {"x": self.x, "weight": self.weight, "bias": self.bias, "residual": self.residual}
         given = {role: value for role, value in roles.items() if value is not None}
         return given | {"result": self.results[0]}
+
+    def _broken_gate(self, types: dict[str, TensorType]) -> Iterator[str]:
+        epilogue, weight = string_attribute(self, "epilogue"), types["weight"]
+        n = weight.dim(0) if weight.rank in (None, 2) else 0
+        if n is None or n % 2:
+            yield f"needs an even N for the epilogue '{epilogue}', not {'a dynamic one' if n is None else n}"
+        for other in ("residual", "quantize"):
+            if other in types or other in self.attributes:
+                yield f"can't have both the epilogue '{epilogue}' and '{other}'"
 
     def _broken_quantization(self, dtype: str | None) -> Iterator[str]:
         quantize = string_attribute(self, "quantize")
@@ -79,14 +102,15 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
             yield f"has a malformed {error.subject}: {error.rule}"
 
 
-def broken_type_rules(types: dict[str, TensorType]) -> Iterator[str]:
+def broken_type_rules(types: dict[str, TensorType], *, gated: bool = False) -> Iterator[str]:
     """What keeps tensors from being the operands and result of one sparse layer.
 
     Args:
         types: by role: x, weight, result, and bias and residual where there are any.
+        gated: whether the result is half as wide as the weight has rows.
     """
     yield from _broken_dtypes(types)
-    yield from _broken_shapes(types)
+    yield from _broken_shapes(types, gated)
 
 
 def _broken_dtypes(types: dict[str, TensorType]) -> Iterator[str]:
@@ -99,7 +123,7 @@ def _broken_dtypes(types: dict[str, TensorType]) -> Iterator[str]:
             yield f"multiplies {', '.join(SPARSE_DTYPES)}, not {dtype}"
 
 
-def _broken_shapes(types: dict[str, TensorType]) -> Iterator[str]:
+def _broken_shapes(types: dict[str, TensorType], gated: bool) -> Iterator[str]:
     x, weight, result = types["x"], types["weight"], types["result"]
     if weight.rank not in (None, 2):
         yield f"needs a weight of shape [N, K], not of rank {weight.rank}"
@@ -109,8 +133,10 @@ def _broken_shapes(types: dict[str, TensorType]) -> Iterator[str]:
         return
     if not same_size(x.dim(-1), weight.dim(1)):
         yield f"has K = {x.dim(-1)} in x but K = {weight.dim(1)} in the weight"
-    if not compatible(result, x.with_last(weight.dim(0))):
-        yield f"must return {quoted(x.with_last(weight.dim(0)))}, not {quoted(result)}"
+    n = weight.dim(0)
+    expected = x.with_last(n // 2 if gated and n is not None else n)
+    if not compatible(result, expected):
+        yield f"must return {quoted(expected)}, not {quoted(result)}"
     if "bias" in types and not compatible(types["bias"], TensorType((weight.dim(0),), None)):
         yield f"needs a bias of shape [N] with N = {weight.dim(0)}, not {quoted(types['bias'])}"
     if "residual" in types and types["residual"] != result:
@@ -136,7 +162,7 @@ def linear(
         weight: ``[N, K]``, of the sparsity pattern.
         bias: ``[N]``.
         residual: of the result's type, added last.
-        result: type of the result, ``[…, N]``.
+        result: type of the result, ``[…, N]``, ``[…, N/2]`` with a gate.
         epilogue: one of EPILOGUES.
         policy: which backend runs for which M.
         pattern: one of PATTERNS.

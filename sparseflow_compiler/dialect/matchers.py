@@ -28,6 +28,16 @@ def users(value: ir.Value) -> list[ir.Operation]:
     return [use.owner.operation for use in value.uses]
 
 
+def only_reader(value: ir.Value) -> ir.Operation | None:
+    """The one operation that reads a value, once, in its block and keeping its type."""
+    readers = users(value)
+    if len(readers) != 1 or len(readers[0].results) != 1:
+        return None
+    reader = readers[0]
+    same = reader.results[0].type == value.type and reader.block == value.owner.operation.block
+    return reader if same else None
+
+
 def defined_by(value: ir.Value, *names: str) -> ir.Operation | None:
     """The operation that makes a value, if it has one of these names."""
     owner = value.owner

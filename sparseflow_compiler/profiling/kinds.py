@@ -12,6 +12,7 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
     # Kernels of attention are made with CUTLASS too: they come first.
     ("attention", r"flash|fmha|sdpa|attention|flex_attn"),
     ("other", r"^mem(cpy|set)\b|^aten::_?local_scalar_dense"),
+    ("elementwise", r"^(void )?sparseflow::.*\bgate_(eights|ones)\b"),
     # cuBLAS, CUTLASS, cuSPARSELt; ours, unpacking for a dense product included; inductor's templates.
     ("GEMM", r"nvjet|gemm|gemv|cutlass|xmma|cublas|splitk|cusparselt|^(void )?sparseflow::|triton_tem"),
     ("GEMM", r"^(aten|mkldnn)::_?(addmm|mm|bmm|baddbmm|addmv|mv|linear|matmul|scaled_mm|mkldnn_linear|conv)"),

@@ -17,7 +17,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs an 'epilogue' that is one of none, relu, gelu, gelu_tanh, silu, not 'tanh'}}
+  // expected-error@+1 {{'sparse_gemm.linear' op needs an 'epilogue' that is one of none, relu, gelu, gelu_tanh, silu, relu_gated, gelu_gated, gelu_tanh_gated, silu_gated, not 'tanh'}}
   %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "tanh", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
@@ -25,7 +25,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs an 'epilogue' that is one of none, relu, gelu, gelu_tanh, silu, not none}}
+  // expected-error@+1 {{'sparse_gemm.linear' op needs an 'epilogue' that is one of none, relu, gelu, gelu_tanh, silu, relu_gated, gelu_gated, gelu_tanh_gated, silu_gated, not none}}
   %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = 3 : i64, policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
@@ -222,5 +222,46 @@ func.func @f(%x: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[8,64],bf16>) {
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op quantizes f16, bf16, not f32}}
   %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", quantize = "fp8", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[7,64],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op needs an even N for the epilogue 'silu_gated', not 7}}
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[7,64],f32>) -> !torch.vtensor<[4,3],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[?,64],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op needs an even N for the epilogue 'silu_gated', not a dynamic one}}
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[4,4],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %r: !torch.vtensor<[4,4],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op can't have both the epilogue 'relu_gated' and 'residual'}}
+  %y = "sparse_gemm.linear"(%x, %w, %r) {pattern = "2:4", epilogue = "relu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[4,4],f32>) -> !torch.vtensor<[4,4],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[8,64],bf16>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op can't have both the epilogue 'silu_gated' and 'quantize'}}
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", quantize = "fp8", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],bf16>, !torch.vtensor<[8,64],bf16>) -> !torch.vtensor<[4,4],bf16>
+  return
+}
+
+// -----
+
+// The gate halves the result.
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op must return '!torch.vtensor<[4,4],f32>', not '!torch.vtensor<[4,8],f32>'}}
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }

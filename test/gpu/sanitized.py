@@ -32,6 +32,10 @@ def run(shape, dtype):
         for variant in (*range(variants), THROUGH_MEMORY + 1, THROUGH_MEMORY + 3):
             y = ops.skinny_linear(x, device.values, device.positions, bias, residual, k, "silu", variant)
             assert error(y, expected) < 1e-2, (shape, m, variant)
+        if n % 2 == 0:
+            gate, up = reference(x.cpu(), weight.cpu(), bias.cpu()).chunk(2, -1)
+            y = linear(x, device, bias, epilogue="silu_gated", policy=[1, Choice(Backend.SKINNY).code])
+            assert error(y, (torch.nn.functional.silu(gate) * up).cuda()) < 1e-2, (shape, m)
         for backend in LIBRARIES:
             policy = [1, Choice(backend).code]
             gpu.prepare(device, [m], policy, bias=True, residual=True, epilogue="silu")

@@ -1,5 +1,5 @@
 // RUN: sparseflow-opt %s --sparse-cpu | FileCheck %s
-// RUN: sparseflow-opt %s --pass-pipeline='builtin.module(canonicalize-linear,match-sparse-linear,merge-projections,fuse-epilogue,lower-sparse-gemm)' | FileCheck %s
+// RUN: sparseflow-opt %s --pass-pipeline='builtin.module(canonicalize-linear,match-sparse-linear,merge-projections,fuse-epilogue,fuse-gate,lower-sparse-gemm)' | FileCheck %s
 
 // An attention block as the frontend makes it: q, k and v merge, o follows, the router stays dense.
 // CHECK-LABEL: func.func @main

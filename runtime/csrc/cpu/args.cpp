@@ -2,6 +2,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+#include <string_view>
+
 namespace sparseflow::cpu {
 
 using torch::headeronly::ScalarType;
@@ -26,6 +29,15 @@ Epilogue epilogue_of(const char* op, const std::string& name) {
   if (name == "silu") return Epilogue::silu;
   require(false, op, "epilogue must be none, relu, gelu, gelu_tanh or silu, got '" + name + "'");
   return Epilogue::none;
+}
+
+Ending ending_of(const char* op, const std::string& name, int64_t n, bool residual) {
+  constexpr std::string_view suffix = "_gated";
+  const std::string activation = name.substr(0, name.size() - std::min(name.size(), suffix.size()));
+  if (!name.ends_with(suffix) || activation == "none") return {epilogue_of(op, name)};
+  if (n % 2) require(false, op, "epilogue '" + name + "' needs an even N, got " + std::to_string(n));
+  if (residual) require(false, op, "epilogue '" + name + "' takes no residual");
+  return {epilogue_of(op, activation), true};
 }
 
 void check_packed(const char* op, const Tensor& values, const Tensor& positions, int64_t in_features) {

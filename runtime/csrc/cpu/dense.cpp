@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "aten.h"
+#include "finish.h"
 #include "isa.h"
 #include "scratch.h"
 
@@ -16,22 +17,6 @@ constexpr int64_t kChunkBytes = 32 << 20;
 
 Tensor aten_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) {
   return call_aten("aten::linear", "", x, w, bias);
-}
-
-void finish(const Tensor& y, const std::optional<Tensor>& residual, Epilogue epilogue) {
-  if (epilogue == Epilogue::none && !residual) return;
-  Linear a = {};
-  a.n = y.size(y.dim() - 1);
-  if (a.n == 0) return;
-  a.m = y.numel() / a.n;
-  a.residual = residual ? residual->const_data_ptr() : nullptr;
-  a.y = y.mutable_data_ptr();
-  a.dtype = dtype_of("linear", "y", y);
-  a.epilogue = epilogue;
-  const Kernels& kernel = kernels();
-  torch::stable::parallel_for(0, a.m, std::max<int64_t>(1, 16384 / a.n), [&](int64_t begin, int64_t end) {
-    kernel.finish(a, begin, end);
-  });
 }
 
 // Rows [row, row + rows) of W, dense, in `scratch`.

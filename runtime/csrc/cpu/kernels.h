@@ -53,6 +53,8 @@ struct Kernels {
   void (*plan)(const Linear&, int threads, Plan&);  // fills everything but `scratch`
   // y = act(y + bias) + residual in place, for rows [begin, end) of y.
   void (*finish)(const Linear&, int64_t begin, int64_t end);
+  // The same rows of y [m, n/2] = act(g) ⊙ u, for the halves g and u of the rows of Linear::y.
+  void (*gate)(const Linear&, void* y, int64_t begin, int64_t end);
   void (*prune)(const Weight&, void* out, int64_t begin, int64_t end);
   void (*pack)(const Weight&, void* values, uint8_t* positions, int64_t begin, int64_t end);
   void (*unpack)(const void* values, const uint8_t* positions, const Weight& out, void* dst, int64_t begin, int64_t end);

@@ -6,6 +6,7 @@
 
 #include "args.h"
 #include "dense.h"
+#include "finish.h"
 #include "isa.h"
 #include "scratch.h"
 
@@ -77,20 +78,22 @@ Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_,
               std::optional<Tensor> residual, int64_t k, std::string epilogue, std::vector<int64_t> policy,
               std::optional<Tensor> dense) {
   check(x_, values_, positions_, bias, residual, dense, k);
-  const Epilogue act = epilogue_of(kOp, epilogue);
+  const Ending ending = ending_of(kOp, epilogue, values_.size(0), residual.has_value());
+  const Epilogue act = ending.before_gate();
   const Rows x = rows_of(x_);
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   if (bias) bias = torch::stable::contiguous(*bias);
   if (residual) residual = torch::stable::contiguous(*residual);
+  const auto ended = [&](const Tensor& y) { return ending.gated ? gated(y, ending.epilogue) : y; };
   if (choice_for(kOp, policy, x.count, kCpu, "the CPU").backend == kDense)
-    return dense_linear(x_, values, positions, bias, residual, k, act, dense);
+    return ended(dense_linear(x_, values, positions, bias, residual, k, act, dense));
   const int64_t n = values.size(0);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
   multiply({x.count, n, k, x.tensor.const_data_ptr(), x.stride, values.const_data_ptr(),
             static_cast<const uint8_t*>(positions.const_data_ptr()), bias ? bias->const_data_ptr() : nullptr,
             residual ? residual->const_data_ptr() : nullptr, y.mutable_data_ptr(), dtype_of(kOp, "x", x_),
             act});
-  return y;
+  return ended(y);
 }
 
 }  // namespace

@@ -69,11 +69,7 @@ __global__ void __launch_bounds__(threads) finish(Rescaled p) {
     if (p.bias) y = y + load_eight<T>(p.bias, n);
     y = skinny::activated(y, p.epilogue);
     if (p.residual) y = y + load_eight<T>(p.residual, 8 * i);
-    uint32_t words[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      words[j] = skinny::from_float<T>(y.v[2 * j]) | uint32_t(skinny::from_float<T>(y.v[2 * j + 1])) << 16;
-    static_cast<uint4*>(p.y)[i] = {words[0], words[1], words[2], words[3]};
+    skinny::store_eight<T>(p.y, 8 * i, y);
   }
 }
 

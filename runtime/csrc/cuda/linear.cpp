@@ -4,6 +4,7 @@
 #include "cache.h"
 #include "cpu/args.h"
 #include "driver.h"
+#include "gate.h"
 #include "route.h"
 #include "skinny/call.h"
 
@@ -41,29 +42,52 @@ Tensor run_sparse(Call& c, const Want& want, const Route& route) {
   return added(activated(multiply(*route.plan, route.problem, c), want.epilogue), after);
 }
 
+Tensor run(Call& c, const Want& want, const Route& route, const std::optional<Tensor>& dense) {
+  if (route.kind == Route::Kind::skinny || route.kind == Route::Kind::stand_in_skinny)
+    return skinny::product(c, want.epilogue, route.variant);
+  return route.plan ? run_sparse(c, want, route) : run_dense(c, want.epilogue, dense);
+}
+
+// epilogue(g) ⊙ u for the halves g and u of the m rows of `product`.
+Tensor gated(const Tensor& product, int64_t m, Epilogue epilogue) {
+  const Tensor whole = usable(product);
+  const int64_t n = whole.size(whole.dim() - 1) / 2;
+  const Tensor y = torch::stable::new_empty(whole, sizes_with_last(whole, n));
+  apply_gate({m, n, whole.const_data_ptr(), cpu::dtype_of(op, "y", y), y.mutable_data_ptr(),
+              skinny::epilogue_of(epilogue)},
+             stream_of(whole.get_device_index()));
+  return y;
+}
+
 Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
               std::optional<Tensor> residual, int64_t in_features, std::string epilogue, std::vector<int64_t> policy,
               std::optional<Tensor> dense) {
   cpu::dtype_of(op, "values", values);
-  const Epilogue act = cpu::epilogue_of(op, epilogue);
   Call c(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), values.scalar_type());
   if (dense) check_tensor(op, "dense", *dense, values.scalar_type(), {c.weight.n(), in_features}, c.weight.device());
-  const Want want{act, policy, c.bias.has_value(), c.residual.has_value(), c.m};
+  const int64_t n = c.weight.n();
+  const cpu::Ending ending = cpu::ending_of(op, epilogue, n, c.residual.has_value());
+  const Want want{ending.before_gate(), policy, c.bias.has_value(), c.residual.has_value(), c.m, ending.gated};
   const Route chosen = route(c.weight, want, true);
-  if (chosen.kind == Route::Kind::empty) return torch::stable::new_empty(c.x, sizes_with_last(c.x, c.weight.n()));
-  if (chosen.kind == Route::Kind::skinny || chosen.kind == Route::Kind::stand_in_skinny)
-    return skinny::product(c, act, chosen.variant);
-  return chosen.plan ? run_sparse(c, want, chosen) : run_dense(c, act, dense);
+  if (chosen.kind == Route::Kind::empty)
+    return torch::stable::new_empty(c.x, sizes_with_last(c.x, ending.gated ? n / 2 : n));
+  if (chosen.gate == Gate::inside) return skinny::product(c, ending.epilogue, chosen.variant, true);
+  const Tensor y = run(c, want, chosen, dense);
+  return ending.gated ? gated(y, c.m, ending.epilogue) : y;
 }
 
 // What linear, or product_fp8 for a weight in e4m3, would do now with m rows, in a sentence.
 std::string path(const Tensor& values, const Tensor& positions, int64_t in_features, std::string epilogue,
                  std::vector<int64_t> policy, bool bias, bool residual, int64_t m) {
-  if (values.scalar_type() != ScalarType::Float8_e4m3fn) cpu::dtype_of("linear_path", "values", values);
-  require(m >= 0, "linear_path", "m must not be negative, got " + std::to_string(m));
+  constexpr const char* path_op = "linear_path";
+  const bool fp8 = values.scalar_type() == ScalarType::Float8_e4m3fn;
+  if (!fp8) cpu::dtype_of(path_op, "values", values);
+  require(m >= 0, path_op, "m must not be negative, got " + std::to_string(m));
   const DeviceWeight weight{values, positions, in_features};
-  weight.check("linear_path");
-  return sentence(route(weight, {cpu::epilogue_of("linear_path", epilogue), policy, bias, residual, m}, false));
+  weight.check(path_op);
+  const cpu::Ending ending = fp8 ? cpu::Ending{cpu::epilogue_of(path_op, epilogue)}
+                                 : cpu::ending_of(path_op, epilogue, weight.n(), residual);
+  return sentence(route(weight, {ending.before_gate(), policy, bias, residual, m, ending.gated}, false));
 }
 
 // Plans for every M of `ms` by `policy`, built by worker threads; waits for them if told to. Returns how many M's
@@ -72,7 +96,7 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
                 bool residual, std::vector<int64_t> ms, bool wait) {
   constexpr const char* prepare_op = "linear_prepare";
   require(values.dim() == 2, prepare_op, "values must be a matrix, got " + words(values));
-  const Epilogue act = cpu::epilogue_of(prepare_op, epilogue);
+  const Epilogue act = cpu::ending_of(prepare_op, epilogue, values.size(0), residual).before_gate();
   const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
   PlanCache& cache = PlanCache::instance();
   const bool library = load_cusparselt("").empty();

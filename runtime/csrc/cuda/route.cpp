@@ -24,6 +24,15 @@ int64_t most_rows(int64_t m) { return std::max(bound_by_weight, m + m / 2); }
 // Reading W once for every 64 rows is cheaper than decompressing it first up to here.
 constexpr int64_t most_skinny = 128;
 
+// By the own kernel, with the gate in it if this variant takes that; of kind unskinny where it refuses the product.
+Route by_skinny(const DeviceWeight& weight, const Want& want, Route::Kind kind, int64_t variant) {
+  if (want.gated && skinny::refusal(weight, want.m, variant, true).empty())
+    return {.kind = kind, .variant = variant, .gate = Gate::inside};
+  std::string why = skinny::refusal(weight, want.m, variant);
+  if (!why.empty()) return {.kind = Route::Kind::unskinny, .why = std::move(why)};
+  return {.kind = kind, .variant = variant};
+}
+
 // What is there already and can serve instead of the plan for `missing`; of kind building where there is nothing.
 Route stand_in_for(const DeviceWeight& weight, const Want& want, const Problem& missing) {
   using enum Route::Kind;
@@ -33,25 +42,21 @@ Route stand_in_for(const DeviceWeight& weight, const Want& want, const Problem& 
     const Problem larger = problem_of(weight, {want.epilogue, want.policy, want.bias, want.residual, m}, choice);
     if (auto plan = PlanCache::instance().find(larger)) return {stand_in, larger, std::move(plan)};
   }
-  if (want.m <= most_skinny && skinny::refusal(weight, want.m, skinny::default_choice).empty())
-    return {.kind = stand_in_skinny, .variant = skinny::default_choice};
+  if (want.m <= most_skinny) {
+    Route own = by_skinny(weight, want, stand_in_skinny, skinny::default_choice);
+    if (own.kind == stand_in_skinny) return own;
+  }
   return {building, missing};
 }
 
-}  // namespace
-
-Route route(const DeviceWeight& weight, const Want& want, bool act) {
+Route route_of_product(const DeviceWeight& weight, const Want& want, bool act) {
   using enum Route::Kind;
   const Choice choice = choice_for("linear", want.policy, want.m, kCusparselt, "CUDA");
   if (want.m == 0 || weight.n() == 0) return {empty};
   if (choice.backend == kDense) return {policy};
   if (!weight.joined()) return {apart};
   if (!weight.aligned()) return {unaligned};
-  if (choice.backend == kSkinny) {
-    std::string why = skinny::refusal(weight, want.m, choice.algorithm);
-    if (!why.empty()) return {.kind = unskinny, .why = std::move(why)};
-    return {.kind = Route::Kind::skinny, .variant = choice.algorithm};
-  }
+  if (choice.backend == kSkinny) return by_skinny(weight, want, Route::Kind::skinny, choice.algorithm);
   const Problem problem = problem_of(weight, want, choice);
   PlanCache& cache = PlanCache::instance();
   if (auto plan = cache.find(problem)) return {sparse, problem, std::move(plan)};
@@ -67,7 +72,7 @@ Route route(const DeviceWeight& weight, const Want& want, bool act) {
   return stand_in_for(weight, want, problem);
 }
 
-std::string sentence(const Route& route) {
+std::string sentence_of_product(const Route& route) {
   const Problem& p = route.problem;
   const std::string sparse = "cusparselt, algorithm " + std::to_string(p.algorithm) +
                              (p.split_k ? ", split-k " + std::to_string(p.split_k) : "");
@@ -92,6 +97,24 @@ std::string sentence(const Route& route) {
                                               : sparse + ", once the call has built its plan";
   }
   return "";
+}
+
+}  // namespace
+
+Route route(const DeviceWeight& weight, const Want& want, bool act) {
+  Route found = route_of_product(weight, want, act);
+  if (want.gated && found.gate == Gate::none && found.kind != Route::Kind::empty) found.gate = Gate::after;
+  return found;
+}
+
+std::string sentence(const Route& route) {
+  const std::string product = sentence_of_product(route);
+  switch (route.gate) {
+    case Gate::inside: return product + "; the gate is part of it";
+    case Gate::after: return product + "; the gate follows in a kernel of its own";
+    case Gate::none: break;
+  }
+  return product;
 }
 
 }  // namespace sparseflow::cuda

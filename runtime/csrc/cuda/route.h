@@ -18,10 +18,14 @@ struct Want {
   const std::vector<int64_t>& policy;
   bool bias, residual;
   int64_t m;
+  bool gated = false;  // the halves of the product are then made one by a gate
 };
 
 // Whether the library's own epilogue serves; else it multiplies, and the activation and the residual come after.
 inline bool fused(const Want& want) { return want.epilogue == Epilogue::relu && !want.residual; }
+
+// Where the gate of a gated product is applied.
+enum class Gate { none, inside, after };
 
 struct Route {
   enum class Kind {
@@ -44,6 +48,7 @@ struct Route {
   std::shared_ptr<Plan> plan{};
   int64_t variant = 0;
   std::string why{};
+  Gate gate = Gate::none;
 };
 
 // The problem that `want` poses a plan, apart from whether it may be posed.

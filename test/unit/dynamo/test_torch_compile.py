@@ -84,7 +84,7 @@ def parts(model):
 
 def packed(model):
     """The packed weights of a model's graphs, by name."""
-    return {key[0]: weight for part in parts(model) for key, weight in part.bank._packed.items()}
+    return {key[0]: weight for part in parts(model) for (key, _), weight in part.bank._packed.items()}
 
 
 def test_torch_lists_the_backend_without_loading_it():

@@ -17,6 +17,7 @@ ACTIVATIONS = {
     "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"),
     "silu": F.silu,
 }
+GATES = [f"{name}_gated" for name in ACTIVATIONS if name != "none"]
 SHAPES = [(1, 1), (7, 3), (16, 35), (65, 130), (130, 257), (64, 512), (33, 1001), (9, 4100)]
 ROWS = [0, 1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33, 64, 100, 257]
 EPILOGUE_ROWS = {1, 5, 17}
@@ -48,6 +49,29 @@ def worst(dtype, n, k, m, epilogue, with_bias, with_residual):
         exact = exact + residual.double()
     share = (y.double() - exact).abs() / bound(exact, magnitude, dtype)
     return share.max().item() if m else 0.0
+
+
+def gated_share(y, x, weight, bias, epilogue):
+    """The largest error; allowed are the roundings of both halves, as they reach y, and that of y."""
+    exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    magnitude = x.double().abs() @ weight.double().abs().T + (0 if bias is None else bias.double().abs())
+    (gate, up), (of_gate, of_up) = (t.chunk(2, -1) for t in (exact, bound(exact, magnitude, y.dtype)))
+    act = ACTIVATIONS[epilogue.removesuffix("_gated")](gate)
+    steepest = 1.13  # of any of the activations
+    allowed = steepest * of_gate * (up.abs() + of_up) + (act.abs() + 1e-6) * of_up
+    rounding = 1.01 * ROUNDING[y.dtype] * (act * up).abs() + 2**-24
+    return float(((y.double() - act * up).abs() / (allowed + rounding)).max()) if y.numel() else 0.0
+
+
+def check_gates():
+    for dtype, epilogue, m in itertools.product(ROUNDING, GATES, (1, 6, 40)):
+        n, k = 202, 131
+        weight = torch.ops.sparseflow.prune_2_4(torch.randn(n, k).to(dtype))
+        x, bias = torch.randn(m, k).to(dtype), torch.randn(n).to(dtype)
+        y = torch.ops.sparseflow.linear(
+            x, *torch.ops.sparseflow.pack_2_4(weight), bias, None, k, epilogue, []
+        )
+        assert gated_share(y, x, weight, bias, epilogue) <= 1, (dtype, epilogue, m)
 
 
 def cases():
@@ -99,6 +123,7 @@ def main() -> int:
             print(*case, f"error is {share:.3g} of the bound")
     check_nan_and_inf()
     check_same_row_in_any_batch()
+    check_gates()
     return min(failed, 1)
 
 

@@ -56,6 +56,7 @@ def test_a_named_pipeline_stands_for_its_passes():
         "match-sparse-linear",
         "merge-projections",
         "fuse-epilogue",
+        "fuse-gate",
         "lower-sparse-gemm",
     ]
 

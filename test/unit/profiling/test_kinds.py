@@ -42,6 +42,7 @@ RECORDED = {
         "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, MeanOps<float>>>(...)",
         "void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float, float>(int, float)",
         "void at::native::(anonymous namespace)::CatArrayBatchedCopy<at::native::OpaqueType<2u>, 4, 64, 64>",
+        "void sparseflow::cuda::(anonymous namespace)::gate_eights<sparseflow::cuda::skinny::Bf16>(Gated)",
         "aten::gelu",
         "aten::native_layer_norm",
         "aten::copy_",

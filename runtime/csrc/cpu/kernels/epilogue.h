@@ -78,4 +78,27 @@ inline void finish_row(const Linear& a, const float* sum, int64_t row, int64_t c
   }
 }
 
+// Rows [begin, end) of y [m, n/2] = act(g) ⊙ u, for the halves g and u of the rows of a.y [m, n].
+template <class D>
+void gate_rows(const Linear& a, void* gated, int64_t begin, int64_t end) {
+  using T = typename D::T;
+  const int64_t half = a.n / 2;
+  for (int64_t m = begin; m < end; ++m)
+    for (int64_t i = 0; i < half; i += W) {
+      const T* gate = static_cast<const T*>(a.y) + m * a.n + i;
+      const T* up = gate + half;
+      T* y = static_cast<T*>(gated) + m * half + i;
+      const int64_t len = least(W, half - i);
+      if (len == W) {
+        D::store(y, activate(D::load(gate), a.epilogue) * D::load(up));
+        continue;
+      }
+      T edge[2][W] = {};
+      std::memcpy(edge[0], gate, len * sizeof(T));
+      std::memcpy(edge[1], up, len * sizeof(T));
+      D::store(edge[0], activate(D::load(edge[0]), a.epilogue) * D::load(edge[1]));
+      std::memcpy(y, edge[0], len * sizeof(T));
+    }
+}
+
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA

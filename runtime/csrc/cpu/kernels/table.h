@@ -86,6 +86,10 @@ inline void finish(const Linear& a, int64_t begin, int64_t end) {
   with_type(a.dtype, [&](auto d) { finish_in_place<decltype(d)>(a, begin, end); });
 }
 
+inline void gate(const Linear& a, void* y, int64_t begin, int64_t end) {
+  with_type(a.dtype, [&](auto d) { gate_rows<decltype(d)>(a, y, begin, end); });
+}
+
 template <class F>
 inline auto with_bits(const Weight& w, const F& f) {
   return w.element_size == 4 ? f(uint32_t{}) : f(uint16_t{});
@@ -113,6 +117,6 @@ inline int64_t row_not_finite(const Weight& w, DType dtype, int64_t row) {
   return not_finite<uint16_t>(w, dtype == DType::bf16 ? 0x7f80 : 0x7c00, row);
 }
 
-const Kernels kernels = {panel, plan, finish, prune, pack, unpack, row_not_2_4, row_not_finite};
+const Kernels kernels = {panel, plan, finish, gate, prune, pack, unpack, row_not_2_4, row_not_finite};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA

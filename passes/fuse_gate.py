@@ -1,0 +1,153 @@
+"""The pass ``fuse-gate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, ClassVar
+
+from torch_mlir import ir
+
+from sparseflow.dialect.linear import UNQUANTIZED, linear, quantization
+from sparseflow.dialect.matchers import constant_int, only_reader, operations, users, weight_ref
+from sparseflow.dialect.merged_weight import merged_weight
+from sparseflow.dialect.types import tensor_type
+from sparseflow.passes.activations import activation_of
+from sparseflow.passes.base import Pass
+from sparseflow.passes.build import before, replace
+
+
+@dataclass(frozen=True)
+class FuseGate(Pass):
+    """Make the gate of a gated MLP part of the layer that computes both of its halves.
+
+    Requires: gate and up are one layer (`merge-projections`); layers that are to be quantised are
+    (`quantize-sparse-linear`).
+
+    Ensures: `act(gate) * up`, the factors in either order, over the two halves of a `sparse_gemm.linear` of N
+    rows is that layer with the epilogue `<act>_gated`, act being `relu`, `gelu`, `gelu_tanh` or `silu`, and a
+    result of N/2. Where the rows of up come first, the parts of the merged weight and bias change places. The
+    activated gate isn't rounded any more, nor are the halves where the product's kernel applies the gate.
+
+    Left alone: layers that have an epilogue, a residual or `quantize`; halves, activations or a layer that
+    something else reads; up first where the halves are no whole parts of a merged weight.
+    """
+
+    name: ClassVar[str] = "fuse-gate"
+
+    def run(self, module: ir.Module) -> None:
+        """Look at each layer by itself."""
+        for op in operations(module, {"sparse_gemm.linear"}):
+            gate = _gate_of(op)
+            if gate is not None:
+                _fuse(gate)
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """A layer and what becomes part of it.
+
+    Attributes:
+        layer: the ``sparse_gemm.linear``, result ``[…, 2·half]``.
+        product: the multiplication of the activated gate and up, ``[…, half]``.
+        activation: of the gate.
+        half: rows of the gate.
+        up_first: whether the rows of up come before those of the gate.
+    """
+
+    layer: ir.Operation
+    product: ir.Operation
+    activation: str
+    half: int
+    up_first: bool
+
+
+def _gate_of(layer: ir.Operation) -> _Gate | None:
+    halves = _halves(layer)
+    if halves is None or layer.opview.epilogue.value != "none":
+        return None
+    if layer.opview.residual is not None or quantization(layer):
+        return None
+    type_ = tensor_type(halves[0])
+    assert type_ is not None, "_halves saw to it"
+    for up_first, (gate, up) in enumerate((halves, halves[::-1])):
+        act, product = only_reader(gate), only_reader(up)
+        name = None if act is None else activation_of(act)
+        if act is None or name is None or product is None or product.name != "torch.aten.mul.Tensor":
+            continue
+        # The product has two factors and keeps the type: reading both halves it reads nothing else.
+        if users(act.results[0]) == [product]:
+            found = _Gate(layer, product, name, type_.dim(-1) or 0, bool(up_first))
+            return found if not up_first or _can_turn(found) else None
+    return None
+
+
+def _halves(layer: ir.Operation) -> Sequence[ir.Value] | None:
+    """The two halves of a layer's last dimension, if they are all that is read of it."""
+    type_, readers = tensor_type(layer.results[0]), users(layer.results[0])
+    n = None if type_ is None or not type_.shape else type_.dim(-1)
+    if type_ is None or not type_.shape or not n or n % 2:
+        return None
+    last = (-1, len(type_.shape) - 1)
+    if [op.name for op in readers] == ["torch.aten.chunk"]:
+        return _chunks(readers[0], last)
+    if [op.name for op in readers] != ["torch.aten.slice.Tensor"] * 2:
+        return None
+    at = {_range(op, last, n): op.results[0] for op in readers}
+    found = [at[part] for part in ((0, n // 2), (n // 2, n)) if part in at]
+    return found if len(found) == 2 else None
+
+
+def _chunks(chunk: ir.Operation, last: tuple[int, int]) -> Sequence[ir.Value] | None:
+    """The two tensors that an even last dimension is cut into."""
+    count, dim = map(constant_int, list(chunk.operands)[1:])
+    readers = users(chunk.results[0])
+    if count != 2 or dim not in last or [op.name for op in readers] != ["torch.prim.ListUnpack"]:
+        return None
+    return list(readers[0].results)
+
+
+def _range(op: ir.Operation, last: tuple[int, int], n: int) -> tuple[int | None, int | None]:
+    """Which part of the last dimension, of size n, a slice is; (None, None) of another one."""
+    dim, start, end, step = map(constant_int, list(op.operands)[1:])
+    return (start, end and min(end, n)) if dim in last and step == 1 else (None, None)
+
+
+def _can_turn(gate: _Gate) -> bool:
+    view = gate.layer.opview
+    return all(_cut(value, gate.half) for value in (view.weight, view.bias) if value is not None)
+
+
+def _cut(value: ir.Value, row: int) -> int | None:
+    """How many parts of a merged tensor lie before a row; None where it is no first row of a part."""
+    ref = weight_ref(value)
+    ends = [] if ref is None or len(users(value)) > 1 else list(accumulate(ref.sizes))
+    return ends.index(row) + 1 if row in ends else None
+
+
+def _turned(value: ir.Value, row: int) -> ir.Value:
+    """A merged tensor with the parts from a row on first."""
+    ref, type_, at = weight_ref(value), tensor_type(value), _cut(value, row)
+    assert ref is not None, "_can_turn saw to it"
+    assert type_ is not None, "_can_turn saw to it"
+
+    def turn(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*parts[at:], *parts[:at])
+
+    return merged_weight(turn(ref.names), type_, transposed=turn(ref.transposed), sizes=turn(ref.sizes))
+
+
+def _fuse(gate: _Gate) -> None:
+    view, attributes = gate.layer.opview, gate.layer.attributes
+    texts = {name: attributes[name].value for name in ("policy", "pattern")}
+    with before(gate.layer):
+        weight, bias = (
+            _turned(value, gate.half) if gate.up_first and value is not None else value
+            for value in (view.weight, view.bias)
+        )
+        epilogue, result = f"{gate.activation}_gated", gate.product.results[0].type
+        fused = linear(view.x, weight, bias, result=result, epilogue=epilogue, **texts)
+        if UNQUANTIZED in attributes:
+            fused.attributes[UNQUANTIZED] = attributes[UNQUANTIZED]
+    replace(gate.product, fused.results[0])
