@@ -18,6 +18,7 @@ from sparseflow.lowering.layers import dense_layer
 from sparseflow.lowering.literals import literal_tensor
 from sparseflow.lowering.operators import arguments, find_operator
 from sparseflow.lowering.weights import Form, WeightProvider, WeightRegistry
+from sparseflow.runtime.assemble import assemble
 
 Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Any]]
 
@@ -42,13 +43,7 @@ class GraphBuilder:
             else:
                 self._translate(op.operation)
         self.graph.eliminate_dead_code()
-        module = fx.GraphModule(self.root, self.graph, "Lowered")
-        # GraphModule copies nested attributes into modules of its own; programs share the packed weights.
-        for name, child in self.root.named_children():
-            if hasattr(module, name):
-                setattr(module, name, child)
-        module.graph.lint()
-        return module
+        return assemble(self.root, self.graph, "Lowered")
 
     def value(self, value: ir.Value) -> Any:
         """What an MLIR value has become."""

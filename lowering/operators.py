@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 
 from sparseflow.errors import LoweringError
 from sparseflow.lowering.codes import DTYPES, LAYOUTS, MEMORY_FORMATS
-from sparseflow.lowering.scalars import NATIVE_INT_OPERATORS, SCALAR_FUNCTIONS
+from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, SCALAR_FUNCTIONS
 
 _RENAMED = {
     "torch.aten.size.int": "torch.aten.sym_size.int",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sparseflow import finetune as finetune
     from sparseflow.api.compile import compile as compile  # noqa: A004
     from sparseflow.api.compiled import CompiledModel as CompiledModel
+    from sparseflow.api.load import load as load
     from sparseflow.api.options import DEFAULT_SKIP as DEFAULT_SKIP
     from sparseflow.api.tune import tune as tune
     from sparseflow.errors import SparseFlowError as SparseFlowError
@@ -38,6 +39,7 @@ _EXPORTS = {
     "compile": "sparseflow.api.compile",
     "compress_2_4": "sparseflow.runtime",
     "is_24": "sparseflow.runtime",
+    "load": "sparseflow.api.load",
     "profile": "sparseflow.profiling",
     "prune": "sparseflow.pruning",
     "prune_24": "sparseflow.runtime",

@@ -81,3 +81,7 @@ class TuningError(SparseFlowError):
 
 class ProfileError(SparseFlowError):
     """A profile holds nothing to tell."""
+
+
+class ArtifactError(SparseFlowError):
+    """A saved artifact is truncated, tampered with, of a newer version or foreign, or can't be written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,13 +17,14 @@ from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
 from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
-from sparseflow.frontend.calls import CallSignature
+from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.inference import InferenceModule
 
 if TYPE_CHECKING:
     from sparseflow.api.program import Program
     from sparseflow.api.report import Report
     from sparseflow.api.warmup import Sizes
-    from sparseflow.frontend.structure import Flat
+    from sparseflow.runtime.calling.structure import Flat
 
 Stage = Literal["torch", "sparse_gemm", "runtime"]
 
@@ -30,7 +32,7 @@ MAX_PROGRAMS = 32
 """Beyond this many programs something varies in every call that torch.export takes for a constant."""
 
 
-class CompiledModel(nn.Module):
+class CompiledModel(InferenceModule):
     """What `sparseflow.compile` returns: called like the model it was made from.
 
     The first call captures the model; a later call is served by a captured program unless none accepts its
@@ -46,7 +48,7 @@ class CompiledModel(nn.Module):
     """
 
     def __init__(self, model: nn.Module, options: CompileOptions, bank: WeightBank | None = None) -> None:
-        super().__init__()
+        super().__init__(f"compiled {type(model).__name__}")
         # Not a registered submodule: its dense weights are not part of the compiled model.
         object.__setattr__(self, "_model", model)
         self._options = options
@@ -57,7 +59,6 @@ class CompiledModel(nn.Module):
         self._lock = threading.Lock()
         self._generator = Generator(model)
         self._call_signature = CallSignature.of(model.forward)
-        self.training = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Arguments and result are those of the model's own forward.
@@ -164,19 +165,23 @@ class CompiledModel(nn.Module):
             else:
                 warmup.repeat(functools.partial(self, **call), device)
 
-    def train(self, mode: bool = True) -> CompiledModel:
-        """Refuses training mode.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all programs captured so far to a folder, for `sparseflow.load`.
+
+        It holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, report and
+        policies. An artifact of that name is replaced.
+
+        Args:
+            path: the folder; the one above must exist.
 
         Raises:
-            InferenceOnlyError: `mode` is true.
+            CaptureError: nothing was captured yet.
+            ArtifactError: something else is there, or the model's calls or operators can't be saved.
         """
-        if mode:
-            raise InferenceOnlyError(
-                f"compiled {type(self._model).__name__}",
-                "a compiled model is for inference only",
-                "train the original model and compile it again",
-            )
-        return self
+        from sparseflow.api.save import save
+
+        self._captured(0)
+        save(path, type(self._model).__name__, device_of(self._model), self._programs, self.report)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -193,7 +198,7 @@ class CompiledModel(nn.Module):
     def _captured(self, program: int) -> Program:
         if not self._programs:
             raise CaptureError(
-                f"compiled {type(self._model).__name__}",
+                self._subject,
                 "nothing was captured yet",
                 "call the model once, or pass example inputs to sf.compile",
             )
@@ -226,23 +231,16 @@ class CompiledModel(nn.Module):
         if len(refusals) < MAX_PROGRAMS:
             return
         raise CaptureError(
-            f"compiled {type(self._model).__name__}",
+            self._subject,
             f"{MAX_PROGRAMS} programs were captured and none accepts this call: {refusals[-1]}",
             "pass what varies from call to call as a tensor",
         )
 
     def _check_inference(self, call: Flat) -> None:
-        name = f"compiled {type(self._model).__name__}"
         if self._model.training:
             raise InferenceOnlyError(
-                name,
+                self._subject,
                 "the model is in training mode, and compiling is for inference only",
                 "call model.eval()",
             )
-        tensors = (leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor))  # others are counters
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            raise InferenceOnlyError(
-                name,
-                "an input requires gradients, and a compiled model is for inference only",
-                "detach it, or call under torch.no_grad()",
-            )
+        self.require_no_gradients(call.leaves)

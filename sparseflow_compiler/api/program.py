@@ -24,7 +24,6 @@ from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
 from sparseflow.dialect.matchers import operations
 from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
-from sparseflow.frontend.signature import ResultKind
 from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
@@ -36,6 +35,7 @@ from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
 from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
 from sparseflow.runtime import first_violation
+from sparseflow.runtime.calling.signature import ResultKind
 from sparseflow.runtime.dispatch import Policy
 
 
@@ -48,6 +48,7 @@ class Program:
         executable: runs them.
         graph: the lowered torch.fx graph, which writes inputs and buffers in place where the model does.
         runner: what runs the graph.
+        written: the leaves of a call that the graph writes.
         stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed
             (``"runtime"``).
         decisions: what became of each linear layer.
@@ -60,6 +61,7 @@ class Program:
     executable: Executable
     graph: torch.fx.GraphModule
     runner: Runner
+    written: frozenset[int]
     stages: Mapping[str, ir.Operation]
     decisions: tuple[LayerDecision, ...]
     policies: Mapping[str, Policy]
@@ -140,7 +142,9 @@ def build_program(
     )
     runner = make_runner(graph, options, device_of(model), written, grows=bool(signature.outputs.updates))
     executable = Executable(runner.run, signature, captured.call_signature)
-    return Program(captured, executable, graph, runner, stages, decisions, policies, clock.seconds, errors)
+    return Program(
+        captured, executable, graph, runner, written, stages, decisions, policies, clock.seconds, errors
+    )
 
 
 def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:

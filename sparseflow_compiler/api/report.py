@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +88,15 @@ class Report:
         """The report as plain dictionaries and lists, ready for JSON."""
         return {"layers": [asdict(layer) for layer in self.layers], "model": dict(self.model)}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report that `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it can't have made that.
+        """
+        return cls([_layer(layer) for layer in data["layers"]], dict(data["model"]))
+
     def table(self, width: int = 150) -> str:
         """The report as text, one line a layer."""
         from rich.console import Console
@@ -127,6 +136,12 @@ _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("rel. err", "right"),
     ("reason", "left"),
 )
+
+
+def _layer(data: Mapping[str, Any]) -> LayerReport:
+    fp8 = data["fp8"]
+    ranges = tuple(Range(**found) for found in data["ranges"])
+    return LayerReport(**{**data, "ranges": ranges, "fp8": None if fp8 is None else Fp8Error(**fp8)})
 
 
 def _each(layers: Iterable[LayerReport], key: str) -> Iterable[int]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, fx, ops
 
-from sparseflow.frontend.signature import ResultKind, Signature
+from sparseflow.runtime.calling.signature import ResultKind, Signature
 
 
 def write_in_graph(

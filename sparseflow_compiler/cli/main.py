@@ -7,9 +7,13 @@ from collections.abc import Sequence
 
 import typer
 
+from sparseflow.cli.compile import compile_model
 from sparseflow.cli.eval import evaluate
+from sparseflow.cli.info import info
 from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
+from sparseflow.cli.report import report
+from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
 from sparseflow.errors import SparseFlowError
 
@@ -19,10 +23,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("compile")(compile_model)
 app.command("eval")(evaluate)
 app.command()(prune)
 app.command()(profile)
 app.command()(tune)
+app.command()(report)
+app.command()(info)
+app.add_typer(roi, name="roi")
 
 
 def main(args: Sequence[str] | None = None) -> int:

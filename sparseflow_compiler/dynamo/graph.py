@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
 
-from sparseflow.frontend.structure import COUNTERS
+from sparseflow.runtime.calling.structure import COUNTERS
 
 
 @dataclass

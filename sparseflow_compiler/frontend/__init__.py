@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sparseflow.frontend.capture import capture
-from sparseflow.frontend.executable import Executable
 from sparseflow.frontend.program import CapturedProgram
-from sparseflow.frontend.signature import Result, ResultKind, Signature
 from sparseflow.frontend.weights import WeightSource
+from sparseflow.runtime.calling.executable import Executable
+from sparseflow.runtime.calling.signature import Result, ResultKind, Signature
 
 if TYPE_CHECKING:
     from sparseflow.frontend.importer import ImportedProgram, import_program

@@ -11,7 +11,6 @@ from torch.export import ExportedProgram
 from torch.fx.experimental import _config
 
 from sparseflow.errors import InferenceOnlyError
-from sparseflow.frontend.calls import CallSignature
 from sparseflow.frontend.dynamic_shapes import leaf_shapes
 from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.functional import functional
@@ -19,7 +18,8 @@ from sparseflow.frontend.module_state import left_as_it_was
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.quiet import quiet
 from sparseflow.frontend.refusals import capture_error
-from sparseflow.frontend.structure import COUNTERS
+from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.structure import COUNTERS
 
 
 def capture(

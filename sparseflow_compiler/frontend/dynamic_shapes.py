@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.export import Dim, ShapesCollection
 
-from sparseflow.frontend.names import leaf_names
-from sparseflow.frontend.structure import Flat
+from sparseflow.runtime.calling.names import leaf_names
+from sparseflow.runtime.calling.structure import Flat
 
 
 def leaf_shapes(call: Flat, given: Any = None) -> tuple[Any, ...]:

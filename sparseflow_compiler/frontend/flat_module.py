@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from sparseflow.frontend.module_state import ModuleState
-from sparseflow.frontend.signature import ObjectUpdate, Outputs
-from sparseflow.frontend.structure import Constant, Container, Decoder, Encoder, Flat
+from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
+from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
 
 PREFIX = "model."
 """What the names of parameters and modules gain by the wrapping."""

@@ -15,8 +15,8 @@ from sparseflow.errors import FrontendError
 from sparseflow.frontend.locations import location, source_line
 from sparseflow.frontend.node_importer import NodeImporter, TypeCache
 from sparseflow.frontend.program import CapturedProgram
-from sparseflow.frontend.signature import Signature
 from sparseflow.frontend.weights import WeightSource
+from sparseflow.runtime.calling.signature import Signature
 
 _CHECKS_OF_THE_TRACE = (
     torch.ops.aten._assert_tensor_metadata.default,

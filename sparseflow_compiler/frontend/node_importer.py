@@ -10,7 +10,7 @@ from torch_mlir import ir
 from torch_mlir.extras import fx_importer
 
 from sparseflow.lowering.codes import DTYPE_CODES
-from sparseflow.lowering.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
+from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
 
 _LIST_OF = {"!torch.int": "int", "!torch.float": "float", "!torch.bool": "bool", "!torch.str": "str"}
 

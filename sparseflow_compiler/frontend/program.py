@@ -2,87 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
 from sparseflow.errors import CaptureError
-from sparseflow.frontend.calls import CallSignature
 from sparseflow.frontend.flat_module import PREFIX, FlatModule
-from sparseflow.frontend.guards import ShapeGuards, build_guards
-from sparseflow.frontend.names import explain_difference, leaf_names
-from sparseflow.frontend.signature import Result, ResultKind, Signature
-from sparseflow.frontend.structure import Flat
+from sparseflow.frontend.guards import build_guards
+from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.contract import Contract, TensorSpec
+from sparseflow.runtime.calling.names import leaf_names
+from sparseflow.runtime.calling.signature import Result, ResultKind, Signature
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """What a program fixes about an input tensor besides its sizes."""
-
-    dtype: torch.dtype
-    rank: int
-    device: torch.device
-
-    @classmethod
-    def of(cls, leaf: Any) -> TensorSpec | None:
-        """The specification of a tensor, None for a counter."""
-        return cls(leaf.dtype, leaf.ndim, leaf.device) if isinstance(leaf, torch.Tensor) else None
-
-    def violation(self, leaf: Any) -> str | None:
-        """Return how a leaf departs from this, or None if it doesn't."""
-        if not isinstance(leaf, torch.Tensor):
-            return f"{leaf!r}, not a tensor"
-        if leaf.dtype == self.dtype and leaf.ndim == self.rank and leaf.device == self.device:
-            return None
-        return f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}, not {self.rank}-d {self.dtype} on {self.device}"
-
-
-@dataclass(frozen=True)
-class CapturedProgram:
-    """A model as one graph, for every call of the same structure and of shapes within its ranges.
+class CapturedProgram(Contract):
+    """A model as one graph, and the calls that it is right for.
 
     Attributes:
         exported: the program, in functional ATen; its names have the prefix of the wrapping module.
-        call_signature: how the model's arguments are named.
-        signature: how arguments and results map to the user's call.
-        tensors: what is fixed about each input tensor; None for a counter.
-        guards: the conditions on shapes.
-        names: the user's names of the inputs, for messages.
     """
 
     exported: ExportedProgram
-    call_signature: CallSignature
-    signature: Signature
-    tensors: tuple[TensorSpec | None, ...]
-    guards: ShapeGuards
-    names: tuple[str, ...] = field(repr=False)
 
     @property
     def range_constraints(self) -> Mapping[Any, Any]:
         """The range of each symbolic size, as torch.export found it."""
         constraints: Mapping[Any, Any] = self.exported.range_constraints
         return constraints
-
-    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Flat:
-        """Take a call apart, for `accepts_flat` and the executable."""
-        return self.call_signature.flatten(args, kwargs or {})
-
-    def accepts(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> str | None:
-        """Return None if the program can serve the call, else the reason why it can't."""
-        return self.accepts_flat(self.flatten(args, kwargs))
-
-    def accepts_flat(self, call: Flat) -> str | None:
-        """Like `accepts`, for a call that is taken apart already."""
-        if call.structure != self.signature.inputs:
-            return explain_difference(call, self.signature.inputs)
-        for i, (leaf, spec) in enumerate(zip(call.leaves, self.tensors, strict=True)):
-            if spec is not None and (reason := spec.violation(leaf)) is not None:
-                return f"{self.names[i]} is {reason}"
-        return self.guards.violation(call.leaves, self.names)
 
 
 def describe(exported: ExportedProgram, call_signature: CallSignature, flat: FlatModule) -> CapturedProgram:
@@ -91,7 +41,7 @@ def describe(exported: ExportedProgram, call_signature: CallSignature, flat: Fla
     specs = tuple(map(TensorSpec.of, call.leaves))
     guards = build_guards(_fake_inputs(exported), exported.range_constraints, _conditions(exported))
     signature = Signature(call.structure, _results(exported), flat.outputs)
-    return CapturedProgram(exported, call_signature, signature, specs, guards, tuple(leaf_names(call)))
+    return CapturedProgram(call_signature, signature, specs, guards, tuple(leaf_names(call)), exported)
 
 
 def _input_names(exported: ExportedProgram) -> list[str]:

@@ -13,8 +13,8 @@ from torch_mlir import ir
 
 from sparseflow import dialect
 from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
-from sparseflow.frontend.structure import flatten
 from sparseflow.lowering import DenseWeights, to_fx
+from sparseflow.runtime.calling.structure import flatten
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 import zoo
 
-from sparseflow.frontend.structure import flatten
+from sparseflow.runtime.calling.structure import flatten
 
 SMALL = {
     "hidden_size": 32,

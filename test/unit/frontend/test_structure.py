@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparseflow.errors import ArgumentError
-from sparseflow.frontend.structure import COUNTERS, Decoder, Encoder, flatten
+from sparseflow.runtime.calling.structure import COUNTERS, Decoder, Encoder, flatten
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ def test_a_container_that_would_hide_tensors_is_refused(value):
 def test_counters_are_leaves_above_one(monkeypatch):
     tally = Tally(torch.ones(1))
     assert flatten(tally).leaves == [tally.x]
-    monkeypatch.setattr("sparseflow.frontend.structure.COUNTERS", COUNTERS | {(Tally, "total")})
+    monkeypatch.setattr("sparseflow.runtime.calling.structure.COUNTERS", COUNTERS | {(Tally, "total")})
     assert flatten(tally).leaves == [tally.x, 5]
     tally.total = 1
     assert flatten(tally).leaves == [tally.x]

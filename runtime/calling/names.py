@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from sparseflow.frontend.structure import Constant, Container, Flat, Leaf, Slot, Structure
+from sparseflow.runtime.calling.structure import Constant, Container, Flat, Leaf, Slot, Structure
 
 
 def leaf_names(call: Flat) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from sparseflow.frontend.structure import Container, Structure
+from sparseflow.runtime.calling.structure import Container, Structure
 
 
 class ResultKind(enum.Enum):

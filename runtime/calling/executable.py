@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparseflow.frontend.calls import CallSignature
-from sparseflow.frontend.signature import ResultKind, Signature
-from sparseflow.frontend.structure import Decoder, Flat
+from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.signature import ResultKind, Signature
+from sparseflow.runtime.calling.structure import Decoder, Flat
 
 
 class Executable(nn.Module):

@@ -1,0 +1,162 @@
+"""Which calls a program serves and how its results become the output, as JSON."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from sparseflow.runtime.artifact.kinds import Kinds, qualified
+from sparseflow.runtime.artifact.structures import (
+    classes,
+    decode_slot,
+    decode_structure,
+    encode_slot,
+    encode_structure,
+)
+from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require
+from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.contract import Contract, TensorSpec
+from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
+from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs, Result, ResultKind, Signature
+from sparseflow.runtime.calling.structure import COUNTERS, Container, Structure
+
+_FUNCTIONS = frozenset(
+    {"min", "max"}
+    | {f"math.{name}" for name in ("ceil", "floor", "trunc", "sqrt")}
+    | {f"torch.sym_{name}" for name in ("max", "min", "not", "float", "int", "ite")}
+    | {"torch._sym_sqrt"}
+)
+_ARITHMETIC = (
+    *(ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.Load),
+    *(ast.boolop, ast.cmpop, ast.Not, ast.USub, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),
+    ast.Pow,
+)
+_LONGEST = 20_000
+_MOST_POWERS = 4
+_LARGEST_POWER = 8
+
+
+def encode_contract(contract: Contract, signature: Signature) -> dict[str, Any]:
+    """A contract as JSON.
+
+    Args:
+        contract: of the captured program.
+        signature: of the graph as it runs, which may write more itself than the captured one.
+    """
+    guards = contract.guards
+    return {
+        "names": list(contract.names),
+        "parameters": list(contract.call_signature.names),
+        "positional": contract.call_signature.positional,
+        "tensors": [_encode_spec(spec) for spec in contract.tensors],
+        "ranges": [[*allowed.place, allowed.low, allowed.high] for allowed in guards.ranges],
+        "equal": [[*place, *other] for place, other in guards.equal],
+        "symbols": {name: list(place) for name, place in guards.symbols.items()},
+        "relations": list(guards.relations),
+        "inputs": encode_structure(signature.inputs),
+        "results": [[result.kind.name, result.target] for result in signature.results],
+        "output": encode_structure(signature.outputs.structure),
+        "updates": [[update.ordinal, encode_slot(update.state)] for update in signature.outputs.updates],
+        "counters": _encode_counters([signature.inputs, signature.outputs.structure]),
+    }
+
+
+def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str], torch.device]) -> Contract:
+    """The contract that `encode_contract` wrote; counters of its objects count here too from now on.
+
+    Raises:
+        KeyError, TypeError, ValueError: `encode_contract` can't have written it.
+    """
+    values = Decoder(kinds, devices)
+    names = _strings(data["names"])
+    ranges = [DimRange(_place(leaf, dim), require(low, int), high if high is None else require(high, int))
+              for leaf, dim, low, high in data["ranges"]]  # fmt: skip
+    symbols = {identifier(name): _place(*place) for name, place in data["symbols"].items()}
+    relations = [require_arithmetic(text, symbols) for text in _strings(data["relations"])]
+    equal = [(_place(*pair[:2]), _place(*pair[2:])) for pair in data["equal"]]
+    updates = (
+        ObjectUpdate(require(i, int), _container(decode_slot(s, values, kinds))) for i, s in data["updates"]
+    )
+    signature = Signature(
+        decode_structure(data["inputs"], values, kinds),
+        tuple(Result(ResultKind[kind], target) for kind, target in data["results"]),
+        Outputs(decode_structure(data["output"], values, kinds), tuple(updates)),
+    )
+    tensors = tuple(_decode_spec(spec, values) for spec in data["tensors"])
+    if len(names) != len(tensors):
+        raise ValueError(f"{len(tensors)} inputs have {len(names)} names")
+    call = CallSignature(tuple(_strings(data["parameters"])), require(data["positional"], int))
+    COUNTERS.update((kinds.plain(kind), require(name, str)) for kind, name in data["counters"])
+    return Contract(call, signature, tensors, ShapeGuards(ranges, equal, symbols, relations), tuple(names))
+
+
+def require_arithmetic(text: str, symbols: Iterable[str]) -> str:
+    """A condition on sizes, which must be arithmetic over its symbols and no other Python.
+
+    Raises:
+        ValueError: it is more, or too much of it.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError("a condition is too long")
+    known = frozenset(symbols)
+    try:
+        pending: list[ast.AST] = [ast.parse(text, mode="eval")]
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"the condition {text:.80} can't be read") from error
+    powers = 0
+    while pending:
+        node = pending.pop()
+        powers += isinstance(node, ast.Pow)
+        if powers > _MOST_POWERS or not _is_arithmetic(node, known):
+            raise ValueError(f"the condition {text:.80} is no arithmetic")
+        pending += node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
+    return text
+
+
+def _is_arithmetic(node: ast.AST, symbols: frozenset[str]) -> bool:
+    match node:
+        case ast.Constant():
+            return type(node.value) in (int, float, bool)
+        case ast.Name():
+            return node.id in symbols
+        case ast.Call():
+            return not node.keywords and ast.unparse(node.func) in _FUNCTIONS
+        case ast.BinOp(op=ast.Pow(), right=ast.Constant(value=int(exponent))):
+            return 0 <= exponent <= _LARGEST_POWER
+        case ast.BinOp(op=ast.Pow()):
+            return False
+    return isinstance(node, _ARITHMETIC)
+
+
+def _encode_spec(spec: TensorSpec | None) -> Any:
+    return None if spec is None else [encode(spec.dtype), spec.rank, encode(spec.device)]
+
+
+def _decode_spec(data: Any, values: Decoder) -> TensorSpec | None:
+    if data is None:
+        return None
+    dtype, rank, device = data
+    found = values.decode(dtype), require(rank, int), values.decode(device)
+    return TensorSpec(require(found[0], torch.dtype), found[1], require(found[2], torch.device))
+
+
+def _encode_counters(structures: Iterable[Structure]) -> list[list[str]]:
+    kinds = {kind for structure in structures for kind in classes(structure)}
+    return sorted([qualified(kind), name] for kind, name in COUNTERS if kind in kinds)
+
+
+def _place(leaf: Any, dim: Any) -> Place:
+    return require(leaf, int), None if dim is None else require(dim, int)
+
+
+def _container(slot: Any) -> Container:
+    if not isinstance(slot, Container):
+        raise TypeError("the state of an object is no container")
+    return slot
+
+
+def _strings(data: Any) -> list[str]:
+    return [require(text, str) for text in require(data, list)]

@@ -1,0 +1,145 @@
+"""Reads an artifact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparseflow.errors import ArgumentError, ArtifactError
+from sparseflow.runtime.artifact.contracts import decode_contract
+from sparseflow.runtime.artifact.graphs import decode_graph
+from sparseflow.runtime.artifact.kinds import Kinds
+from sparseflow.runtime.artifact.manifest import read_json, read_manifest, verify
+from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram, MakeRunner, plain_runner
+from sparseflow.runtime.artifact.values import require
+from sparseflow.runtime.artifact.weights import WeightReader
+from sparseflow.runtime.tuning.machine import GpuMachine
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    classes: Iterable[type] = (),
+    make_runner: MakeRunner = plain_runner,
+) -> LoadedModel:
+    """Load what `CompiledModel.save` wrote; nothing in it is unpickled, imported or executed as code.
+
+    Weights on a CPU stay in the mapped files, which must not change while the model lives.
+
+    Args:
+        path: the artifact's folder.
+        device: where to run, of the type the model was compiled for; by default the same device.
+        classes: of objects in calls and outputs that are neither transformers' nor registered with torch's
+            pytrees here; where a class is not given or imported, a stand-in has its fields.
+        make_runner: what runs each program; by default torch.fx as it is.
+
+    Raises:
+        ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
+        ArgumentError: the artifact was compiled for another type of device, GPU or version of cuSPARSELt.
+        NativeLibraryError: it needs cuSPARSELt, which can't be used here.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    with understood(folder):
+        verify(folder, manifest)
+        name, saved = require(manifest["name"], str), torch.device(require(manifest["device"], str))
+        machine = None if manifest["machine"] is None else GpuMachine(**manifest["machine"])
+    devices = _devices(folder, saved, device)
+    if machine is not None:
+        _require_same_gpu(folder, machine, GpuMachine.here(devices(str(saved))))
+    with understood(folder):
+        programs = _programs(folder, manifest, Kinds(classes), devices)
+    return LoadedModel(name, folder, programs, make_runner)
+
+
+@contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Every way in which forged content can fail to make sense becomes one refusal."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ArtifactError(
+            f"artifact {folder}", f"it can't be understood: {type(error).__name__}: {reason}", "save it again"
+        ) from error
+
+
+def read_report(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest of an artifact and the report of its compilation, after checking all its files.
+
+    Raises:
+        ArtifactError: the folder is no artifact, of a newer version, truncated or changed.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    with understood(folder):
+        verify(folder, manifest)
+        return manifest, require(_listed(folder, manifest, "report.json"), dict)
+
+
+def _programs(
+    folder: Path, manifest: Mapping[str, Any], kinds: Kinds, devices: Callable[[str], torch.device]
+) -> list[LoadedProgram]:
+    weights = WeightReader(folder, _listed(folder, manifest, "weights.json"), manifest["files"], devices)
+    programs = []
+    for i in range(require(manifest["programs"], int)):
+        data = _listed(folder, manifest, f"program-{i}.json")
+        contract = decode_contract(data["contract"], kinds, devices)
+        graph = decode_graph(data["graph"], kinds, devices, weights.resolve)
+        written = frozenset(require(leaf, int) for leaf in data["written"])
+        programs.append(LoadedProgram(contract, graph, written, devices(manifest["device"])))
+    if not programs:
+        raise ValueError("it has no program")
+    return programs
+
+
+def _listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Any:
+    """A file that was verified."""
+    if name not in manifest["files"]:
+        raise ValueError(f"it has no {name}")
+    return read_json(folder, name)
+
+
+def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None:
+    """Algorithms of cuSPARSELt are numbers, which mean another thing on another GPU or in another version."""
+    if not tuned.same_algorithms(here):
+        raise ArgumentError(
+            f"artifact {folder}",
+            f"it was compiled for {tuned.gpu} with cuSPARSELt {tuned.cusparselt}; here is {here.gpu} with "
+            f"{here.cusparselt}",
+            "compile the model here",
+        )
+
+
+def _devices(
+    folder: Path, saved: torch.device, wanted: torch.device | str | None
+) -> Callable[[str], torch.device]:
+    """Where the artifact's devices are here: the model's own moves, others stay."""
+    try:
+        target = saved if wanted is None else torch.device(wanted)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ArgumentError(f"sf.load(device={str(wanted or saved)!r})", f"can't be used: {reason}") from None
+    if target.type != saved.type:
+        raise ArgumentError(
+            f"sf.load(device={str(wanted)!r})",
+            f"{folder} was compiled for {saved.type}: where each layer is fast was measured there",
+            f"compile the model on {target.type}",
+        )
+    if target.type == "cuda" and target.index is None:
+        target = torch.device("cuda", torch.cuda.current_device())
+
+    def here(name: str) -> torch.device:
+        device = torch.device(require(name, str))
+        return target if device == saved else device
+
+    return here

@@ -1,0 +1,139 @@
+"""A model that was loaded from an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.artifact.manifest import read_json
+from sparseflow.runtime.calling.contract import Contract
+from sparseflow.runtime.calling.executable import Executable
+from sparseflow.runtime.calling.inference import InferenceModule
+
+if TYPE_CHECKING:
+    from sparseflow.runtime.calling.structure import Flat
+
+
+@dataclass(frozen=True)
+class LoadedProgram:
+    """One program of an artifact.
+
+    Attributes:
+        contract: decides which calls it serves.
+        graph: the torch.fx graph, which writes inputs and buffers in place where the model does.
+        written: the leaves of a call that it writes.
+        device: where the model is.
+        grows: whether it gives an object of its call new tensors, such as a cache that grows.
+    """
+
+    contract: Contract
+    graph: fx.GraphModule
+    written: frozenset[int]
+    device: torch.device
+
+    @property
+    def grows(self) -> bool:
+        """Whether the program gives an object of its call new tensors."""
+        return bool(self.contract.signature.outputs.updates)
+
+
+MakeRunner = Callable[[LoadedProgram], tuple[Callable[..., Any], bool]]
+"""What runs a program, and whether autograd's layer may be passed by."""
+
+
+def plain_runner(program: LoadedProgram) -> tuple[Callable[..., Any], bool]:
+    """The graph as it is."""
+    return program.graph, True
+
+
+class LoadedModel(InferenceModule):
+    """What `sparseflow.load` returns: called like the model, it serves the calls that were captured before.
+
+    Args:
+        name: of the model's class.
+        folder: of the artifact.
+        programs: in order of capture; the first that accepts a call runs it.
+        make_runner: what runs a program.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        programs: Sequence[LoadedProgram],
+        make_runner: MakeRunner = plain_runner,
+    ) -> None:
+        super().__init__(f"loaded {name}")
+        self._name, self._folder, self._programs = name, folder, tuple(programs)
+        self._runs: list[tuple[Executable, bool]] = []
+        for program in programs:
+            run, direct = make_runner(program)
+            contract = program.contract
+            self._runs.append((Executable(run, contract.signature, contract.call_signature), direct))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Arguments and result are those of the model's own forward.
+
+        Raises:
+            InferenceOnlyError: an input requires gradients.
+            ArgumentError: no program of the artifact accepts the call.
+        """
+        call = self._programs[0].contract.flatten(args, kwargs)
+        self.require_no_gradients(call.leaves)
+        executable, direct = self._serving(call)
+        if not direct:
+            return executable.run_flat(call)
+        with torch._C._AutoDispatchBelowAutograd():
+            return executable.run_flat(call)
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """The report of the compilation, as its ``to_dict`` made it."""
+        report: Mapping[str, Any] = read_json(self._folder, "report.json")
+        return report
+
+    def mlir(self, stage: str = "sparse_gemm", *, program: int = 0) -> str:
+        """The MLIR text of a program.
+
+        Args:
+            stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policy, ``"runtime"`` as
+                executed.
+            program: which program, in order of capture.
+
+        Raises:
+            ArgumentError: there is no such stage.
+        """
+        stages = ("torch", "sparse_gemm", "runtime")
+        if stage not in stages:
+            raise ArgumentError(
+                f"mlir(stage={stage!r})", f"stage must be one of {', '.join(map(repr, stages))}"
+            )
+        index = range(len(self._programs))[program]
+        return (self._folder / f"program-{index}.{stage}.mlir").read_text()
+
+    def graph(self, *, program: int = 0) -> fx.GraphModule:
+        """The executable torch.fx graph of a program."""
+        return self._programs[program].graph
+
+    def extra_repr(self) -> str:
+        """The model's class and the number of programs, for `repr`."""
+        return f"{self._name}, programs={len(self._programs)}"
+
+    def _serving(self, call: Flat) -> tuple[Executable, bool]:
+        refusal = ""
+        for program, run in zip(self._programs, self._runs, strict=True):
+            refused = program.contract.accepts_flat(call)
+            if refused is None:
+                return run
+            refusal = refused
+        raise ArgumentError(
+            self._subject,
+            f"none of its {len(self._programs)} programs accepts this call: {refusal}",
+            "call the compiled model like this once before saving it",
+        )

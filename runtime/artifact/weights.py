@@ -1,0 +1,169 @@
+"""The weights of an artifact: safetensors in shards, each tensor once however many programs read it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
+
+from sparseflow.errors import ArtifactError
+from sparseflow.runtime.artifact.graphs import Place
+from sparseflow.runtime.artifact.values import require
+from sparseflow.runtime.packed import PackedWeight
+from sparseflow.runtime.quantized import QuantizedWeight
+
+SHARD_BYTES = 1 << 30
+"""A file has no more, unless one weight has."""
+
+
+class WeightWriter:
+    """Collects what graphs read, then writes it shard by shard."""
+
+    def __init__(self) -> None:
+        self._held: dict[Any, str] = {}
+        self._weights: dict[str, Tensor | PackedWeight] = {}
+
+    def place(self, graph: fx.GraphModule, target: str) -> Place:
+        """Where the artifact has what a graph reads by that name."""
+        path, _, buffer = target.rpartition(".")
+        if path:
+            holder = graph.get_submodule(path)
+            assert isinstance(holder, PackedWeight), "to_fx nests nothing else"
+            return self._name(id(holder), path, holder), buffer
+        tensor = graph.get_buffer(target)
+        # The same bytes: written by one program, read by another.
+        key = (tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        return self._name(key, target, tensor), ""
+
+    def _name(self, key: Any, wanted: str, held: Tensor | PackedWeight) -> str:
+        if key not in self._held:
+            base, count = re.sub(r"\W", "_", wanted), 1
+            name = base
+            while name in self._weights:
+                count += 1
+                name = f"{base}_{count}"
+            self._held[key], self._weights[name] = name, held
+        return self._held[key]
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the shards; at most one is in memory beside the weights.
+
+        Returns:
+            For each weight its form, its in features, and the files of its tensors.
+
+        Raises:
+            ArtifactError: safetensors has no such tensor.
+        """
+        index: dict[str, Any] = {}
+        shard: dict[str, Tensor] = {}
+        count = 1
+        for name, held in self._weights.items():
+            tensors = _portable(name, held)
+            if shard and sum(t.nbytes for t in (*shard.values(), *tensors.values())) > SHARD_BYTES:
+                _save(shard, folder / _shard_name(count))
+                shard, count = {}, count + 1
+            shard |= tensors
+            index[name] = _entry(held) | {"file": _shard_name(count)}
+        if shard:
+            _save(shard, folder / _shard_name(count))
+        return index
+
+
+def _shard_name(count: int) -> str:
+    return f"weights-{count:05}.safetensors"
+
+
+def _portable(name: str, held: Tensor | PackedWeight) -> dict[str, Tensor]:
+    if isinstance(held, Tensor):
+        # A tensor of its own: safetensors refuses what shares memory, such as slices and expanded tensors.
+        return {name: held.detach().clone(memory_format=torch.contiguous_format)}
+    values, positions = held.portable()
+    tensors = {f"{name}.values": values, f"{name}.positions": positions}
+    return tensors | ({f"{name}.scales": held.scales} if isinstance(held, QuantizedWeight) else {})
+
+
+def _entry(held: Tensor | PackedWeight) -> dict[str, Any]:
+    if isinstance(held, Tensor):
+        return {"form": "dense", "device": str(held.device)}
+    form = "quantized" if isinstance(held, QuantizedWeight) else "packed"
+    return {"form": form, "device": str(held.device), "in_features": held.in_features}
+
+
+def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    try:
+        save_file(dict(tensors), file)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ArtifactError(f"weights of {file.name}", f"safetensors can't hold them: {error}") from error
+    file.chmod(file.parent.stat().st_mode & 0o666)  # whoever may see the folder; safetensors says owner only
+
+
+class WeightReader:
+    """Hands out weights on their devices, each loaded when it is first asked for.
+
+    On a CPU they stay in the mapped file; a GPU gets them one at a time.
+
+    Args:
+        folder: of the artifact.
+        index: what `WeightWriter.write` returned.
+        verified: the names of its files.
+        devices: where the artifact's devices are here.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: Mapping[str, Any],
+        verified: Collection[str],
+        devices: Callable[[str], torch.device],
+    ) -> None:
+        self._folder, self._index, self._verified, self._devices = folder, index, verified, devices
+        self._files: dict[str, Any] = {}
+        self._loaded: dict[str, Tensor | PackedWeight] = {}
+
+    def resolve(self, name: str, buffer: str) -> nn.Module | Tensor:
+        """A plain tensor, or the packed weight that has the buffer.
+
+        Raises:
+            KeyError, TypeError, ValueError, SparseFlowError: there is no such weight, or it isn't one.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name, self._index[name])
+        found = self._loaded[name]
+        if isinstance(found, Tensor) is bool(buffer) or buffer not in (
+            "",
+            "values",
+            "positions",
+            "scales",
+            "dense",
+        ):
+            raise ValueError(f"{name:.80} has no {buffer!r:.80}")
+        if buffer == "dense" and isinstance(found, PackedWeight):
+            found.keep_dense()
+        return found
+
+    def _load(self, name: str, entry: Mapping[str, Any]) -> Tensor | PackedWeight:
+        device = self._devices(entry["device"])
+        if entry["form"] == "dense":
+            return self._tensor(entry["file"], name, device)
+        parts = ["values", "positions"] + (["scales"] if entry["form"] == "quantized" else [])
+        values, positions, *scales = (self._tensor(entry["file"], f"{name}.{part}", device) for part in parts)
+        in_features = require(entry["in_features"], int)
+        if scales:
+            return QuantizedWeight(values, positions, scales[0], in_features)
+        if entry["form"] != "packed":
+            raise ValueError(f"{name:.80} has no form {entry['form']!r:.80}")
+        return PackedWeight(values, positions, in_features, name=name, trusted=True)
+
+    def _tensor(self, file: str, name: str, device: torch.device) -> Tensor:
+        if file not in self._verified:
+            raise ValueError(f"{file!r:.80} is no file of the artifact")
+        if file not in self._files:
+            self._files[file] = safe_open(self._folder / file, framework="pt", device="cpu")
+        tensor: Tensor = self._files[file].get_tensor(name)
+        return tensor.to(device)

@@ -1,0 +1,132 @@
+"""Writes an artifact: beside its place first, so that a folder of that name is always a whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from sparseflow.errors import ArtifactError
+from sparseflow.runtime.artifact.contracts import encode_contract
+from sparseflow.runtime.artifact.graphs import encode_graph
+from sparseflow.runtime.artifact.manifest import read_manifest, seal
+from sparseflow.runtime.artifact.weights import WeightWriter
+from sparseflow.runtime.calling.contract import Contract
+from sparseflow.runtime.calling.signature import Signature
+
+
+@dataclass(frozen=True)
+class SavedProgram:
+    """What an artifact keeps of one program.
+
+    Attributes:
+        contract: decides which calls it serves.
+        signature: of the graph, which writes inputs and buffers in place itself.
+        graph: as it runs.
+        written: the leaves of a call that it writes.
+        mlir: the text of each stage.
+    """
+
+    contract: Contract
+    signature: Signature
+    graph: fx.GraphModule
+    written: frozenset[int]
+    mlir: Mapping[str, str]
+
+
+def write(
+    path: str | os.PathLike[str],
+    programs: Sequence[SavedProgram],
+    manifest: Mapping[str, Any],
+    documents: Mapping[str, Any],
+) -> None:
+    """Write an artifact; one that is there already is replaced.
+
+    Args:
+        path: its folder.
+        programs: in order of capture.
+        manifest: the model's ``name`` and ``device``, the ``machine`` it was tuned for, and ``versions``.
+        documents: further files by name, as JSON.
+
+    Raises:
+        ArtifactError: the path is something else than an artifact, or the model can't be saved.
+    """
+    folder = Path(path)
+    require_free(folder)
+    with _replacing(folder) as new:
+        weights = WeightWriter()
+        for i, program in enumerate(programs):
+            _write_json(new / f"program-{i}.json", _program(program, weights))
+            for stage, text in program.mlir.items():
+                (new / f"program-{i}.{stage}.mlir").write_text(text)
+        _write_json(new / "weights.json", weights.write(new))
+        for name, document in documents.items():
+            _write_json(new / name, document)
+        seal(new, {**manifest, "programs": len(programs)})
+
+
+def _program(program: SavedProgram, weights: WeightWriter) -> dict[str, Any]:
+    return {
+        "contract": encode_contract(program.contract, program.signature),
+        "graph": encode_graph(program.graph, weights.place),
+        "written": sorted(program.written),
+    }
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content) + "\n")
+
+
+def require_free(folder: Path) -> None:
+    """Refuse a path where no artifact can be written.
+
+    Raises:
+        ArtifactError: something else than an artifact is there, or the folder above is not.
+    """
+    if not folder.absolute().parent.is_dir():
+        raise ArtifactError(f"artifact {folder}", f"there is no folder {folder.parent}", "make it first")
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists():
+        try:
+            read_manifest(folder)
+        except ArtifactError:
+            raise ArtifactError(
+                f"artifact {folder}", "something else than an artifact is there", "choose another name"
+            ) from None
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of another once it is complete."""
+    parent = folder.absolute().parent
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+    try:
+        (work / "new").mkdir()
+        yield work / "new"
+        _exchange(work / "new", folder, work / "old")
+    except OSError as error:
+        raise ArtifactError(f"artifact {folder}", f"it can't be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(new: Path, folder: Path, old: Path) -> None:
+    """Put `new` in the place of `folder`, or leave everything where it is."""
+    replaced = folder.exists()
+    if replaced:
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if replaced:
+            old.rename(folder)
+        raise

@@ -1,0 +1,73 @@
+"""Which calls a program serves, decided before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.guards import ShapeGuards
+from sparseflow.runtime.calling.names import explain_difference
+from sparseflow.runtime.calling.signature import Signature
+from sparseflow.runtime.calling.structure import Flat
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a program fixes about an input tensor besides its sizes."""
+
+    dtype: torch.dtype
+    rank: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, leaf: Any) -> TensorSpec | None:
+        """The specification of a tensor, None for a counter."""
+        return cls(leaf.dtype, leaf.ndim, leaf.device) if isinstance(leaf, torch.Tensor) else None
+
+    def violation(self, leaf: Any) -> str | None:
+        """Return how a leaf departs from this, or None if it doesn't."""
+        if not isinstance(leaf, torch.Tensor):
+            return f"{leaf!r}, not a tensor"
+        if leaf.dtype == self.dtype and leaf.ndim == self.rank and leaf.device == self.device:
+            return None
+        return f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}, not {self.rank}-d {self.dtype} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Every call of the same structure and of shapes within its ranges.
+
+    Attributes:
+        call_signature: how the model's arguments are named.
+        signature: how arguments and results map to the user's call.
+        tensors: what is fixed about each input tensor; None for a counter.
+        guards: the conditions on shapes.
+        names: the user's names of the inputs, for messages.
+    """
+
+    call_signature: CallSignature
+    signature: Signature
+    tensors: tuple[TensorSpec | None, ...]
+    guards: ShapeGuards
+    names: tuple[str, ...] = field(repr=False)
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Flat:
+        """Take a call apart, for `accepts_flat` and the executable."""
+        return self.call_signature.flatten(args, kwargs or {})
+
+    def accepts(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> str | None:
+        """Return None if the program can serve the call, else the reason why it can't."""
+        return self.accepts_flat(self.flatten(args, kwargs))
+
+    def accepts_flat(self, call: Flat) -> str | None:
+        """Like `accepts`, for a call that is taken apart already."""
+        if call.structure != self.signature.inputs:
+            return explain_difference(call, self.signature.inputs)
+        for i, (leaf, spec) in enumerate(zip(call.leaves, self.tensors, strict=True)):
+            if spec is not None and (reason := spec.violation(leaf)) is not None:
+                return f"{self.names[i]} is {reason}"
+        return self.guards.violation(call.leaves, self.names)

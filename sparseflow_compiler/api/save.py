@@ -1,0 +1,63 @@
+"""What a compiled model keeps on disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import sparseflow
+from sparseflow.errors import NativeLibraryError
+from sparseflow.runtime.artifact import SavedProgram, write
+from sparseflow.runtime.tuning.machine import GpuMachine
+
+if TYPE_CHECKING:
+    from sparseflow.api.program import Program
+    from sparseflow.api.report import Report
+
+
+def save(
+    path: str | os.PathLike[str],
+    name: str,
+    device: torch.device,
+    programs: Sequence[Program],
+    report: Report,
+) -> None:
+    """Write an artifact; see `CompiledModel.save`."""
+    content: dict[str, Any] = {
+        "name": name,
+        "device": str(device),
+        "machine": _machine(device),
+        "versions": {
+            "sparseflow": sparseflow.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    policies = [{layer: str(policy) for layer, policy in program.policies.items()} for program in programs]
+    documents = {"report.json": report.to_dict(), "policies.json": policies}
+    write(path, [_saved(program) for program in programs], content, documents)
+
+
+def _machine(device: torch.device) -> dict[str, str] | None:
+    """What the algorithms of cuSPARSELt in the programs hold for; None on a CPU and without that library."""
+    if device.type != "cuda":
+        return None
+    try:
+        return asdict(GpuMachine.here(device))
+    except NativeLibraryError:
+        return None
+
+
+def _saved(program: Program) -> SavedProgram:
+    return SavedProgram(
+        program.captured,
+        program.executable.signature,
+        program.graph,
+        program.written,
+        {stage: str(module) for stage, module in program.stages.items()},
+    )

@@ -1,0 +1,87 @@
+"""`sparseflow compile`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparseflow.cli.saved import load_model
+
+if TYPE_CHECKING:
+    from sparseflow.api.compiled import CompiledModel
+
+_BATCHES = (2, 1)
+"""Larger batches run the program for two; torch.export may make one for a batch of one."""
+
+_TOKENS = 8
+
+
+def compile_model(
+    model: Annotated[Path, typer.Argument(help="Folder of a transformers model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, for sf.load.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Input of the calls to come; may be repeated. By default the main one."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
+    device: Annotated[str, typer.Option(help="Where it will run.")] = "cpu",
+    prune: Annotated[str, typer.Option(help="magnitude, or none: only what is 2:4 already.")] = "magnitude",
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Pattern of layers that stay dense; may be repeated.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
+    memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
+    quantize: Annotated[str | None, typer.Option(help="fp8.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Measure what no table of the GPU has.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compile a transformers model into a folder that `sf.load` runs, without the model's code.
+
+    It will serve calls of any batch and length with the named inputs; a model that generates also calls with
+    a cache that it returned.
+    """
+    from sparseflow.runtime.artifact.writing import require_free
+
+    require_free(out)
+    loaded = load_model(model, dtype, device)
+    import sparseflow as sf
+
+    options: dict[str, Any] = {} if skip is None else {"skip": tuple(skip)}
+    compiled = sf.compile(
+        loaded,
+        prune=None if prune == "none" else prune,  # type: ignore[arg-type]  # sf.compile says what it may be
+        policy=policy,  # type: ignore[arg-type]
+        memory=memory,  # type: ignore[arg-type]
+        quantize=quantize,  # type: ignore[arg-type]
+        tune=tune,
+        inner="eager",
+        inplace=True,
+        **options,
+    )
+    _serve(compiled, inputs or [str(loaded.main_input_name)])
+    compiled.save(out)
+    report = compiled.report
+    print(json.dumps(report.to_dict()) if as_json else f"{report.table()}saved to {out}")
+
+
+def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
+    """Make the calls that the artifact will have to serve."""
+    import torch
+
+    from sparseflow.api import warmup
+
+    with torch.no_grad():
+        for call in warmup.calls(compiled, _BATCHES, _TOKENS, names):
+            output = compiled(**call)
+            if warmup.decodes(compiled):
+                cache = output.past_key_values
+                compiled(**{name: _next(name, value) for name, value in call.items()}, past_key_values=cache)
+
+
+def _next(name: str, value: Any) -> Any:
+    """An input of the call for one token more: its own row, or a mask over all so far."""
+    return value.new_ones(value.shape[0], value.shape[1] + 1) if name == "attention_mask" else value[:, :1]

@@ -1,0 +1,151 @@
+"""`sparseflow info`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+import sparseflow
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the machine has or lacks.
+
+    Attributes:
+        name: what.
+        ok: whether it can be used.
+        text: version and place, or why not.
+    """
+
+    name: str
+    ok: bool
+    text: str
+
+
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what this machine can do, and why not the rest."""
+    findings = look()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+        return
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{'✓' if finding.ok else '✗'} {finding.name:<{width}}  {finding.text}")
+
+
+def look() -> list[Finding]:
+    """Look at everything; what fails is a finding too."""
+    return [_found(name, find) for name, find in _PARTS.items()]
+
+
+def _found(name: str, find: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, find())
+    except Exception as error:  # a broken installation fails in ways of its own, and that is the answer
+        text = str(error).replace("\n", " ")
+        return Finding(name, False, text if isinstance(error, Missing) else f"{type(error).__name__}: {text}")
+
+
+class Missing(Exception):  # noqa: N818  # a finding, not an error
+    """Why something can't be used."""
+
+
+def _python() -> str:
+    return f"{platform.python_version()} on {platform.platform()}"
+
+
+def _torch() -> str:
+    import torch
+
+    return (
+        f"{torch.__version__}, {torch.get_num_threads()} threads, CUDA {torch.version.cuda or 'not built in'}"
+    )
+
+
+def _torch_mlir() -> str:
+    if importlib.util.find_spec("torch_mlir") is None:
+        raise Missing("not installed: artifacts run, nothing compiles; pip install 'sparseflow[compiler]'")
+    return metadata.version("torch-mlir")
+
+
+def _native() -> str:
+    from sparseflow.runtime import native
+
+    native.load()
+    return str(native.library_path())
+
+
+def _cpu() -> str:
+    from sparseflow.runtime.dispatch.machine import Machine
+
+    here = Machine.here()
+    return f"{here.cpu}, kernels for {here.isa}, {here.threads} threads"
+
+
+def _gpu() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        raise Missing("this torch was built without CUDA")
+    if not torch.cuda.is_available():
+        raise Missing("torch finds no CUDA device")
+    return "; ".join(map(_gpu_line, range(torch.cuda.device_count())))
+
+
+def _gpu_line(index: int) -> str:
+    import torch
+
+    found = torch.cuda.get_device_properties(index)
+    return f"cuda:{index} {found.name}, sm_{found.major}{found.minor}, {found.total_memory / 2**30:.0f} GiB"
+
+
+def _cuda_kernels() -> str:
+    import torch
+
+    _native()
+    if not torch.ops.sparseflow.cuda_kernels_built():
+        raise Missing("this build has none: no nvcc was found when it was built")
+    return "built"
+
+
+def _cusparselt() -> str:
+    from sparseflow.runtime import gpu
+    from sparseflow.runtime.gpu.library import VARIABLE, candidate
+
+    path = candidate()
+    where = f"found by {VARIABLE}" if os.environ.get(VARIABLE) else "found in NVIDIA's wheel"
+    if reason := gpu.unusable():
+        raise Missing(reason if path is None else f"{reason} ({path}, {where})")
+    return f"{gpu.version()}, {path}, {where}"
+
+
+def _tables() -> str:
+    from sparseflow.runtime.dispatch.store import cache_dir
+
+    folder = cache_dir()
+    return f"{folder}, {len(list(folder.glob('*.json')))} tables"
+
+
+_PARTS: dict[str, Callable[[], str]] = {
+    "sparseflow": lambda: sparseflow.__version__,
+    "python": _python,
+    "torch": _torch,
+    "torch-mlir": _torch_mlir,
+    "native library": _native,
+    "CPU": _cpu,
+    "GPU": _gpu,
+    "CUDA kernels": _cuda_kernels,
+    "cuSPARSELt": _cusparselt,
+    "measurements": _tables,
+}
