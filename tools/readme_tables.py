@@ -115,6 +115,23 @@ def model_h200(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
+def quality_encoder(rows: Rows) -> str:
+    """The pretrained encoder after each method, all linear layers of its blocks 2:4 or some blocks dense."""
+    body = [
+        [
+            row["method"] + (" + permutation" if row["permute"] else ""),
+            row["reconstruct"] or "",
+            str(row["dense_blocks"]),
+            str(row["seed"]),
+            f"{row['cosine']:.3f}",
+            f"{row['overlap']:.3f}",
+        ]
+        for row in sorted(rows, key=lambda row: (row["dense_blocks"], row["seed"], row["cosine"]))
+    ]
+    headings = ["method", "reconstruction", "dense blocks", "seed", "cosine", "neighbours"]
+    return "\n" + markdown(headings, body) + "\n"
+
+
 def memory_h200(rows: Rows) -> str:
     """What the sparse layers' weights take on the GPU."""
     body = [[row["meter"], str(row["layers"]), f"{row['ratio']:.3f}", f"≤ {row['target']}"] for row in rows]
@@ -150,6 +167,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "host_h200": host_h200,
     "memory_h200": memory_h200,
     "model_h200": model_h200,
+    "quality_encoder": quality_encoder,
     "skinny_h200": skinny_h200,
 }
 
