@@ -187,7 +187,8 @@ def render(text: str) -> str:
         if not full:
             rows = [row for row in rows if row.get("M", 1) in SOME_M or "N" not in row]
         kept = (f"; {count} cells kept from {what}" for what, count in meta.get("kept", {}).items())
-        source = f"\n{meta['device']}, {meta['date'][:10]}, `{meta['command']}`{''.join(kept)}\n"
+        made = "; ".join(meta["parts"]) if "parts" in meta else f"{meta['date'][:10]}, `{meta['command']}`"
+        source = f"\n{meta['device']}, {made}{''.join(kept)}\n"
         return f"{start}{source}{TABLES[name](rows)}{end}"
 
     return MARKED.sub(table, text)
