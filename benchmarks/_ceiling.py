@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any
 
 import _sides
-import bench_gemm
 import torch
 import torch.nn.functional as F
+from _weights import copies_of, packed, pruned
 
 from sparseflow.runtime import gpu, ops
 
@@ -31,15 +31,15 @@ def products(program: Any) -> Counter[Product]:
 def saved_us(product: Product, m: int, dtype: torch.dtype, seconds: float = 0.1) -> float:
     """Microseconds that one sparse product saves over the dense layers it replaces, by CUDA-graph replay."""
     parts, k, codes = product
-    copies = bench_gemm.copies_of(sum(parts), k, dtype.itemsize)
+    copies = copies_of(sum(parts), k, dtype.itemsize)
     x = torch.randn(m, k, device="cuda").to(dtype)
-    dense = [bench_gemm.pruned(sum(parts), k, dtype) for _ in range(copies)]
-    packed = [bench_gemm.packed(weight) for weight in dense]
+    dense = [pruned(sum(parts), k, dtype) for _ in range(copies)]
+    forms = [packed(weight) for weight in dense]
     split: list[Any] = [torch.split(weight, list(parts)) for weight in dense]
-    gpu.prepare(packed[0], [m], codes)
+    gpu.prepare(forms[0], [m], codes)
 
     def ours(copy: int) -> Any:
-        w = packed[copy]
+        w = forms[copy]
         return ops.linear(x, w.values, w.positions, None, None, k, "none", list(codes), None)
 
     sides: dict[str, _sides.Call] = {

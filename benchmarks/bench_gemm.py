@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import subprocess
 import sys
 import time
@@ -23,12 +22,14 @@ import _measure
 import _sides
 import torch
 import torch.nn.functional as F
+from _fp8_cells import Fp8Layer, fp8_cell
+from _weights import copies_of, packed, pruned, relative_error
+from merge_results import merged
 
 from sparseflow.runtime import gpu, ops
 from sparseflow.runtime.backends import Choice
 from sparseflow.runtime.dispatch import Policy
-from sparseflow.runtime.gpu import DeviceWeight
-from sparseflow.runtime.tuning import GpuMachine, lookup
+from sparseflow.runtime.tuning import GpuMachine
 from sparseflow.runtime.tuning.policies import gpu_policies
 
 SHAPES = {
@@ -51,30 +52,6 @@ EAGER: dict[str, Callable[[int], bool]] = {
     "M <= 64 (asked 5x)": lambda m: m <= 64,
     "M >= 1024 (asked 1.5x)": lambda m: m >= 1024,
 }
-E4M3 = torch.float8_e4m3fn
-
-
-def copies_of(n: int, k: int, itemsize: int) -> int:
-    """How many copies of a weight outgrow the L2 cache, packed."""
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    return max(2, math.ceil(2 * cache / (n * k * itemsize * 9 / 16)))
-
-
-def pruned(n: int, k: int, dtype: torch.dtype) -> torch.Tensor:
-    dense = torch.randn(n, k, device="cuda", dtype=torch.bfloat16) * 0.05
-    weight: torch.Tensor = ops.prune_2_4(dense).to(dtype)
-    return weight
-
-
-def packed(weight: torch.Tensor) -> DeviceWeight:
-    values, positions = ops.pack_2_4(weight)
-    return DeviceWeight.from_portable(values, positions, weight.shape[1])
-
-
-def relative_error(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> float:
-    rows = slice(0, 256)
-    exact = x[rows].float() @ weight.float().T
-    return float((y[rows].float() - exact).norm() / exact.norm())
 
 
 class Layer:
@@ -155,78 +132,6 @@ def cell(layer: Layer, m: int, seconds: float) -> dict[str, Any]:
 
 def described(choice: Choice) -> dict[str, Any]:
     return {"backend": choice.backend.name.lower(), "algorithm": choice.algorithm, "split_k": choice.split_k}
-
-
-class Fp8Layer:
-    """Copies of one fp8 weight, dense and packed, and the same weight in bfloat16."""
-
-    def __init__(self, n: int, k: int) -> None:
-        self.n, self.k = n, k
-        self.copies = copies_of(n, k, 1)
-        self.dense = [pruned(n, k, E4M3) for _ in range(self.copies)]
-        self.bf16 = [weight.to(torch.bfloat16) for weight in self.dense]
-        # Packing moves bytes: fp8 goes through bfloat16, which holds it exactly.
-        self.packed = [self._packed(weight) for weight in self.bf16]
-        self.points = {p.m: p for p in lookup("float8_e4m3fn", n, k, GpuMachine.here(0))}
-
-    def _packed(self, weight: torch.Tensor) -> DeviceWeight:
-        values, positions = ops.pack_2_4(weight)
-        return DeviceWeight.from_portable(values.to(E4M3), positions, self.k)
-
-
-def fp8_cell(layer: Fp8Layer, m: int, seconds: float) -> dict[str, Any] | None:
-    """One row of fp8: None where no candidate was tuned."""
-    point = layer.points.get(m)
-    if point is None or not point.candidates:
-        return None
-    best = point.candidates[0]
-    x = torch.randn(m, layer.k, device="cuda").to(E4M3)
-    x_bf16 = x.to(torch.bfloat16)
-    rows = x if m % 16 == 0 else F.pad(x.view(torch.uint8), (0, 0, 0, 16 - m % 16)).view(E4M3)
-    one = torch.ones((), device="cuda")
-
-    def scaled(fast: bool) -> _sides.Call:
-        return lambda copy: torch._scaled_mm(
-            rows, layer.dense[copy].t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=fast
-        )
-
-    def ours(copy: int) -> torch.Tensor:
-        w = layer.packed[copy]
-        y: torch.Tensor = torch.ops.sparseflow.cusparselt_linear(
-            x,
-            w.values,
-            w.positions,
-            None,
-            None,
-            None,
-            layer.k,
-            "none",
-            torch.bfloat16,
-            1.0,
-            best.algorithm,
-            best.split_k,
-        )
-        return y
-
-    sides: dict[str, _sides.Call] = {
-        "dense_fast": scaled(True),
-        "dense_exact": scaled(False),
-        "dense_bf16": lambda copy: F.linear(x_bf16, layer.bf16[copy]),
-        "ours": ours,
-    }
-    device = _sides.device_us(sides, {}, layer.copies, seconds)
-    dense = min(device["dense_fast"], device["dense_exact"])
-    return {
-        "dense_us": round(dense, 2),
-        "dense_bf16_us": round(device["dense_bf16"], 2),
-        "ours_us": round(device["ours"], 2),
-        "backend": "cusparselt",
-        "algorithm": best.algorithm,
-        "split_k": best.split_k,
-        "rel_err": relative_error(ours(0), x_bf16, layer.bf16[0]),
-        "speedup": round(dense / device["ours"], 3),
-        "speedup_over_bf16": round(device["dense_bf16"] / device["ours"], 3),
-    }
 
 
 def target(n: int, k: int, m: int, dtype: str) -> float | None:
@@ -321,14 +226,6 @@ def place(row: dict[str, Any]) -> tuple[int, int, int]:
     return DTYPES.index(row["dtype"]), shapes.index(shape) if shape in shapes else len(shapes), row["M"]
 
 
-def kept_rows(path: Path, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The cells of an earlier run that `rows` doesn't have, by that run's date and command."""
-    earlier = json.loads(path.read_text())
-    measured = {place(row) for row in rows}
-    meta = earlier["meta"]
-    return {f"{meta['date']}: {meta['command']}": [r for r in earlier["rows"] if place(r) not in measured]}
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
@@ -356,12 +253,13 @@ def main(argv: list[str]) -> int:
     cuda: Any = torch.cuda  # torch's own annotations are incomplete here
     with torch.no_grad(), cuda.stream(cuda.Stream()):
         measure(args, rows)
-    kept = kept_rows(args.keep, rows) if args.keep else {}
-    rows = sorted([*rows, *itertools.chain(*kept.values())], key=place)
-    summary(rows)
     search = fp16_search_reason() if "float16" in args.dtypes else "not tried"
     head = _measure.meta(machine.gpu, machine=vars(machine), torch_fp16_search=search, seconds=args.seconds)
-    head["kept"] = {command: len(them) for command, them in kept.items()}
+    if args.keep:
+        earlier = json.loads(args.keep.read_text(encoding="utf-8"))
+        joined = merged([earlier, {"meta": head, "rows": rows}], place)
+        head, rows = joined["meta"], sorted(joined["rows"], key=place)
+    summary(rows)
     name = _measure.gpu_name("gemm", machine.gpu)
     print(f"wrote {_measure.write(name, head, rows, args.results)}")
     return 0

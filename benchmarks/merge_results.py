@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 
-def merged(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The rows of all, in order; from files of one device only."""
+def merged(
+    results: list[dict[str, Any]], cell: Callable[[dict[str, Any]], Hashable] | None = None
+) -> dict[str, Any]:
+    """The rows of all, in order, from files of one device; of rows with one `cell` the last file's."""
     devices = {result["meta"]["device"] for result in results}
     if len(devices) != 1:
         raise SystemExit(f"merge_results: results of different devices: {', '.join(sorted(devices))}")
-    parts = {f"{r['meta']['date']}: {r['meta']['command']}": len(r["rows"]) for r in results}
-    rows = [row for result in results for row in result["rows"]]
+    parts: dict[str, int] = {}
+    rows: list[dict[str, Any]] = []
+    for at, result in enumerate(results):
+        later = {cell(row) for other in results[at + 1 :] for row in other["rows"]} if cell else set()
+        own = [row for row in result["rows"] if not cell or cell(row) not in later]
+        parts[f"{result['meta']['date']}: {result['meta']['command']}"] = len(own)
+        rows += own
     return {"meta": {**results[-1]["meta"], "parts": parts}, "rows": rows}
 
 

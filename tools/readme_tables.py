@@ -186,9 +186,9 @@ def render(text: str) -> str:
         meta, rows = result["meta"], result["rows"]
         if not full:
             rows = [row for row in rows if row.get("M", 1) in SOME_M or "N" not in row]
-        kept = (f"; {count} cells kept from {what}" for what, count in meta.get("kept", {}).items())
-        made = "; ".join(meta["parts"]) if "parts" in meta else f"{meta['date'][:10]}, `{meta['command']}`"
-        source = f"\n{meta['device']}, {made}{''.join(kept)}\n"
+        alone = f"{meta['date'][:10]}, `{meta['command']}`"
+        parts = [f"{what} ({count} rows)" for what, count in meta.get("parts", {}).items()]
+        source = f"\n{meta['device']}, {'; '.join(parts) or alone}\n"
         return f"{start}{source}{TABLES[name](rows)}{end}"
 
     return MARKED.sub(table, text)
