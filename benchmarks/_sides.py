@@ -62,12 +62,12 @@ def device_us(
     pool = torch.cuda.graph_pool_handle()
     timers: dict[str, Replay | Hidden] = {n: Replay(call, copies, pool) for n, call in captured.items()}
     timers |= {name: Hidden(call, copies) for name, call in hidden.items()}
-    return _in_turns({name: timer.us for name, timer in timers.items()}, seconds)
+    return in_turns({name: timer.us for name, timer in timers.items()}, seconds)
 
 
 def wall_us(sides: Mapping[str, Call], copies: int, seconds: float) -> dict[str, float]:
     """Median microseconds of wall time of one eager call of each side: bursts, until the device is done."""
-    return _in_turns({name: _burst(call, copies) for name, call in sides.items()}, seconds)
+    return in_turns({name: _burst(call, copies) for name, call in sides.items()}, seconds)
 
 
 def _burst(call: Call, copies: int) -> Callable[[], float]:
@@ -89,13 +89,20 @@ def _burst(call: Call, copies: int) -> Callable[[], float]:
     return run
 
 
-def _in_turns(timers: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, float]:
+def in_turns(timers: Mapping[str, Callable[[], float]], seconds: float, most: int = 50) -> dict[str, float]:
+    """The median of what each timer returns, in turn, the order rotating; a first round isn't counted.
+
+    Args:
+        timers: by name.
+        seconds: about how long to measure, after five turns at least.
+        most: turns.
+    """
     names = list(timers)
     times: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         timers[name]()
     begin, turn = time.perf_counter(), 0
-    while turn < 5 or (turn < 50 and time.perf_counter() - begin < seconds):
+    while turn < 5 or (turn < most and time.perf_counter() - begin < seconds):
         for at in range(len(names)):
             name = names[(at + turn) % len(names)]
             times[name].append(timers[name]())

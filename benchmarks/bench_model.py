@@ -13,12 +13,10 @@ import copy
 import functools
 import gc
 import signal
-import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,10 @@ import _ceiling
 import _measure
 import _models
 import torch
+from _model_bench import Bench, Call, Row
 from torch import nn
 
 import sparseflow as sf
-
-Row = dict[str, Any]
-Call = Callable[[], Any]
 
 LIMITS = {"prefill": 90, "decode": 120, "small": 180, "full8b": 100, "full70b": 300}
 PREFILL = {(1, 2048): 1.25, (4, 2048): 1.25}
@@ -39,63 +35,6 @@ DECODE = {1: 1.3, 16: 1.12, 64: None}
 SMALL_BATCHES = (1, 8, 64)
 CACHE = 1024
 _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
-
-
-@dataclass
-class Bench:
-    """Where things run, what was asked for, and the rows so far."""
-
-    place: _models.Place
-    tiny: bool
-    seconds: float
-    name: str
-    head: dict[str, Any]
-    folder: Path
-    rows: list[Row] = field(default_factory=list)
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether this is a real run."""
-        return self.place.device == "cuda"
-
-    def add(self, row: Row) -> None:
-        """Keep and show a row, and write all of them."""
-        row["met"] = row.get("target") is None or row["speedup"] >= row["target"]
-        self.rows.append(row)
-        _measure.write(self.name, self.head, self.rows, self.folder)
-        shown = {key: value for key, value in row.items() if value is not None}
-        print("  ".join(f"{key}={value}" for key, value in shown.items()), file=sys.stderr, flush=True)
-
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
-
-    def in_turn(self, sides: Mapping[str, Call]) -> dict[str, float]:
-        """Median milliseconds of one call of each side: bursts, in turn, the order rotating."""
-        names = list(sides)
-        counts = {name: self._burst_length(sides[name]) for name in names}
-        times: dict[str, list[float]] = {name: [] for name in names}
-        begin, turn = time.perf_counter(), 0
-        while turn < 5 or (turn < 40 and time.perf_counter() - begin < self.seconds):
-            for at in range(len(names)):
-                name = names[(at + turn) % len(names)]
-                times[name].append(self._burst(sides[name], counts[name]))
-            turn += 1
-        return {name: statistics.median(seen) for name, seen in times.items()}
-
-    def _burst_length(self, call: Call) -> int:
-        for _ in range(4):  # compiles, and records CUDA graphs
-            call()
-        return max(1, min(50, int(30 / self._burst(call, 3))))
-
-    def _burst(self, call: Call, count: int) -> float:
-        self.synchronize()
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
-        self.synchronize()
-        return (time.perf_counter() - start) * 1e3 / count
 
 
 def pair(bench: Bench, model: nn.Module, mode: str | None) -> tuple[Any, sf.CompiledModel]:
