@@ -1,0 +1,23 @@
+"""2:4 weights of others: checkpoints of compressed-tensors and transformers, torch's semi-structured tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparseflow.runtime import lazy
+
+if TYPE_CHECKING:
+    from sparseflow.interop.bitmask import from_bitmask, to_bitmask
+    from sparseflow.interop.semi_structured import from_semi_structured, to_semi_structured
+
+__all__ = ["from_bitmask", "from_semi_structured", "to_bitmask", "to_semi_structured"]
+
+__getattr__, __dir__ = lazy.names(
+    globals(),
+    {
+        "from_bitmask": "bitmask",
+        "from_semi_structured": "semi_structured",
+        "to_bitmask": "bitmask",
+        "to_semi_structured": "semi_structured",
+    },
+)
