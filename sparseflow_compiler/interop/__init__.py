@@ -1,4 +1,4 @@
-"""2:4 weights of others: checkpoints of compressed-tensors and transformers, torch's semi-structured tensors."""
+"""2:4 weights of others: checkpoints of compressed-tensors and transformers, and torch's own tensors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ from sparseflow.runtime import lazy
 
 if TYPE_CHECKING:
     from sparseflow.interop.bitmask import from_bitmask, to_bitmask
+    from sparseflow.interop.checkpoints import Checkpoint, CheckpointLayer, convert_checkpoint
     from sparseflow.interop.semi_structured import from_semi_structured, to_semi_structured
 
-__all__ = ["from_bitmask", "from_semi_structured", "to_bitmask", "to_semi_structured"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointLayer",
+    "convert_checkpoint",
+    "from_bitmask",
+    "from_semi_structured",
+    "to_bitmask",
+    "to_semi_structured",
+]
 
 __getattr__, __dir__ = lazy.names(
     globals(),
     {
+        "Checkpoint": "checkpoints",
+        "CheckpointLayer": "checkpoints",
+        "convert_checkpoint": "checkpoints",
         "from_bitmask": "bitmask",
         "from_semi_structured": "semi_structured",
         "to_bitmask": "bitmask",

@@ -1,7 +1,7 @@
 """Packed weights as bit masks: compressed-tensors' ``sparse-24-bitmask``.
 
-A mask's byte covers the same eight columns as a byte of ``PackedWeight.positions``, so each is the other through
-a table of 256 entries, and no weight is unpacked on the way.
+A mask's byte covers the same eight columns as a byte of ``PackedWeight.positions``, so a table of 256 entries
+makes each of the other, and no weight is unpacked on the way.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _require_pairs(positions: Tensor, name: str) -> None:
             row, byte = bad.nonzero()[0].tolist()
             raise WeightError(
                 f"{name}.bitmask",
-                f"row {start + row}: a group among the columns {8 * byte}…{8 * byte + 7} doesn't keep exactly 2 of 4",
+                f"row {start + row}: a group among the columns {8 * byte}…{8 * byte + 7} doesn't keep 2 of 4",
                 "get a whole copy of the checkpoint",
             )
 
