@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from sparseflow.interop.bitmask import from_bitmask, to_bitmask
     from sparseflow.interop.checkpoints import Checkpoint, CheckpointLayer, convert_checkpoint
     from sparseflow.interop.semi_structured import from_semi_structured, to_semi_structured
+    from sparseflow.interop.transformers_quantizer import SparseFlowConfig
 
 __all__ = [
     "Checkpoint",
     "CheckpointLayer",
+    "SparseFlowConfig",
     "convert_checkpoint",
     "from_bitmask",
     "from_semi_structured",
@@ -26,6 +28,7 @@ __getattr__, __dir__ = lazy.names(
     {
         "Checkpoint": "checkpoints",
         "CheckpointLayer": "checkpoints",
+        "SparseFlowConfig": "transformers_quantizer",
         "convert_checkpoint": "checkpoints",
         "from_bitmask": "bitmask",
         "from_semi_structured": "semi_structured",

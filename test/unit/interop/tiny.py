@@ -4,7 +4,7 @@ import torch
 import transformers
 
 
-def llama(dtype: torch.dtype = torch.float32) -> transformers.LlamaForCausalLM:
+def llama(dtype: torch.dtype = torch.float32, **options) -> transformers.LlamaForCausalLM:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=64,
@@ -14,7 +14,7 @@ def llama(dtype: torch.dtype = torch.float32) -> transformers.LlamaForCausalLM:
         num_key_value_heads=2,
         vocab_size=96,
         max_position_embeddings=64,
-        tie_word_embeddings=False,
+        tie_word_embeddings=options.get("tie_word_embeddings", False),
         attention_bias=True,
     )
     return transformers.LlamaForCausalLM(config).to(dtype).eval()
