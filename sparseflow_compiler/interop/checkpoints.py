@@ -165,7 +165,8 @@ def convert_checkpoint(
     checkpoint = Checkpoint(source)
     form = FORMATS.get(format)
     with _new_folder(Path(target)) as folder:
-        writer, layers = ShardWriter(folder, shard_bytes), {}
+        writer = ShardWriter(folder, shard_bytes)
+        layers: dict[str, int] = {}
         total = 0
         for name in checkpoint.names:
             weight = checkpoint.weight(name)

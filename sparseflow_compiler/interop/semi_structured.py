@@ -78,7 +78,7 @@ def from_semi_structured(tensor: Any, *, name: str = "weight") -> PackedWeight:
     if values is None:
         raise ArgumentError(name, "is the transpose of a semi-structured tensor", "pass the tensor itself")
     if meta is None or meta.dim() != 2 or tensor.dtype not in _HALVES:
-        dense: Tensor = tensor.to_dense()
+        dense: Tensor = tensor.to_dense()  # type: ignore[no-untyped-call]
         return compress_2_4(dense.detach().contiguous(), name=name)
     places = meta.flatten().gather(0, _offsets(meta)).view_as(meta)
     return PackedWeight(values, places.view(torch.uint8), tensor.shape[1], name=name)
@@ -111,9 +111,11 @@ def _require_shape(packed: PackedWeight, least: Any, layout: Layout) -> None:
 
 def _offsets(places: Tensor) -> Tensor:
     """Where CUTLASS has each word of the places, as torch computes it."""
-    from torch.sparse import _semi_structured_conversions as conversions
+    from torch.sparse import _semi_structured_conversions as untyped
 
-    offsets: Tensor = conversions._calculate_meta_reordering_scatter_offsets(  # type: ignore[no-untyped-call]
-        *places.shape, places.dtype, places.device
+    conversions: Any = untyped
+    rows, columns = places.shape
+    offsets: Tensor = conversions._calculate_meta_reordering_scatter_offsets(
+        rows, columns, places.dtype, places.device
     )
     return offsets

@@ -154,7 +154,7 @@ class ShardWriter:
         if count == 1:
             (self._folder / _partial(1)).rename(self._folder / SINGLE)
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, names in enumerate(self._shards, start=1):
             file = f"model-{number:05}-of-{count:05}.safetensors"
             (self._folder / _partial(number)).rename(self._folder / file)

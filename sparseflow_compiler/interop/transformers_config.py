@@ -8,21 +8,14 @@ from typing import Any, get_args
 from sparseflow.api.options import DEFAULT_SKIP, PolicyMode, Prune, require_one_of, require_patterns
 from sparseflow.errors import ArgumentError
 from sparseflow.interop.formats import FORMAT_VERSION, packed_config, require_version
+from sparseflow.interop.transformers_api import QuantizationConfigMixin, register_quantization_config
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
-
-try:
-    from transformers.quantizers.auto import register_quantization_config
-    from transformers.utils.quantization_config import QuantizationConfigMixin
-except ImportError as error:
-    raise ArgumentError(
-        "SparseFlowConfig", f"needs transformers 5.17 or newer: {error}", "pip install 'transformers>=5.17'"
-    ) from None
 
 METHOD = "sparseflow"
 _SUBJECT = "interop.SparseFlowConfig"
 
 
-@register_quantization_config(METHOD)  # type: ignore[untyped-decorator]
+@register_quantization_config(METHOD)
 class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """Loads a transformers model with its linear layers packed: ``quantization_config=SparseFlowConfig()``.
 

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
+from sparseflow.interop.transformers_api import ConversionOps, HfQuantizer, register_quantizer
 from sparseflow.interop.transformers_config import METHOD, SparseFlowConfig
 from sparseflow.nn.linear import SparseLinear, prepare
 from sparseflow.nn.replace import densify, eligible, fits, pack, put
 from sparseflow.runtime import PackedWeight
-
-# After transformers_config, which says it where transformers is missing.
-from transformers.core_model_loading import ConversionOps  # isort: skip
-from transformers.quantizers.auto import register_quantizer  # isort: skip
-from transformers.quantizers.base import HfQuantizer  # isort: skip
 
 __all__ = ["SparseFlowConfig", "SparseFlowQuantizer"]
 
@@ -25,7 +21,7 @@ _PACKED_SHARE = 0.5625
 """Bytes of a packed weight in 16 bits, of its dense ones."""
 
 
-@register_quantizer(METHOD)  # type: ignore[untyped-decorator]
+@register_quantizer(METHOD)
 class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
     """Packs linear layers as they are loaded, or loads packed ones, and never holds more than one dense."""
 

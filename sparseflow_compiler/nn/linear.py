@@ -119,7 +119,7 @@ class SparseLinear(nn.Module):
         return f"{self.out_features}×{self.in_features}, policy={self.policy!r}, memory={self.memory!r}"
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def prepare(
     model: nn.Module,
     *,

@@ -1,10 +1,12 @@
 """transformers models with packed layers, through its own loading, saving and generating."""
 
 import json
+import textwrap
 
 import pytest
 import torch
 import transformers
+from isolated import BLOCK, python
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from unit.interop.tiny import LAYERS, llama
@@ -199,6 +201,20 @@ def test_foreign_layers_versions_and_options_are_refused(packed_folder):
     for options in ({"pattern": "1:4"}, {"prune": "wanda"}, {"skip": "lm_head"}, {"method": "magnitude"}):
         with pytest.raises(ArgumentError):
             SparseFlowConfig(**options)
+
+
+def test_without_transformers_the_rest_works_and_the_config_says_what_is_missing(tmp_path):
+    code = """
+    from sparseflow.errors import ArgumentError
+    from sparseflow.interop import Checkpoint, to_bitmask, to_semi_structured
+    try:
+        from sparseflow.interop import SparseFlowConfig
+    except ArgumentError as error:
+        print(error)
+    """
+    assert (
+        "SparseFlowConfig: needs transformers 5.17" in python(BLOCK + textwrap.dedent(code), tmp_path).stdout
+    )
 
 
 def test_offloading_is_refused(packed_folder):
