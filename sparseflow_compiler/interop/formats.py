@@ -47,8 +47,14 @@ def _encode_bitmask(packed: PackedWeight) -> tuple[Tensor, ...]:
 
 def _decode_bitmask(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
     values, mask, shape = tensors
-    sizes = [int(size) for size in shape.flatten().tolist()]
-    if len(sizes) != 2 or min(sizes) < 0 or values.dim() != 2 or sizes[0] != values.shape[0]:
+    sizes = shape.flatten().tolist()
+    if (
+        shape.is_floating_point()
+        or len(sizes) != 2
+        or min(sizes) < 0
+        or values.dim() != 2
+        or sizes[0] != values.shape[0]
+    ):
         raise CheckpointError(
             f"layer {layer}",
             f"its shape is {sizes}, its values are {list(values.shape)}",
@@ -71,7 +77,7 @@ def _bitmask_config(layers: Sequence[str], share: float) -> dict[str, Any]:
 
 def _decode_packed(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
     values, positions = tensors
-    return PackedWeight(values, positions, 2 * values.shape[-1], name=layer)
+    return PackedWeight(values, positions, 2 * values.shape[-1] if values.dim() else 0, name=layer)
 
 
 def packed_config(layers: Sequence[str], share: float = 0.0) -> dict[str, Any]:

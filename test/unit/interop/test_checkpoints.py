@@ -166,6 +166,7 @@ def test_missing_and_damaged_parts_are_named(pruned_folder, tmp_path):
         ("bitmask", lambda t: t.to(torch.int32), ArgumentError),
         ("shape", lambda t: t + 4, CheckpointError),
         ("shape", lambda t: t[:1], CheckpointError),
+        ("shape", lambda t: torch.tensor([torch.nan, 64]), CheckpointError),
         ("shape", None, CheckpointError),
     ],
 )
