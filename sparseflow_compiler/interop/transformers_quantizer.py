@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,8 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
     quantization_config: SparseFlowConfig
 
     def __init__(self, quantization_config: SparseFlowConfig, **options: Any) -> None:
-        super().__init__(quantization_config, **options)
+        # A copy: the caller's may serve several models, each with layers of its own.
+        super().__init__(copy.copy(quantization_config), **options)
         self.chosen: frozenset[str] = frozenset()
         self.shapes: dict[str, torch.Size] = {}
         self.failure: SparseFlowError | None = None
@@ -40,13 +42,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         Raises:
             ArgumentError: layers are to be offloaded.
         """
-        places = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
-        if "disk" in places or ("cpu" in places and len(places) > 1):
-            raise ArgumentError(
-                "from_pretrained(device_map=…)",
-                "packed layers can't be offloaded",
-                "place them on GPUs, or all on a CPU",
-            )
+        _require_resident(device_map)
 
     def _process_model_before_weight_loading(self, model: nn.Module, **others: Any) -> None:
         config = self.quantization_config
@@ -94,6 +90,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         put(model, name, layer)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **others: Any) -> nn.Module:
+        _require_resident(getattr(model, "hf_device_map", None))  # as "auto" came out
         if self.failure is not None:
             raise self.failure
         for name, layer in _sparse_layers(model):
@@ -157,6 +154,16 @@ class PackWeight(ConversionOps):  # type: ignore[misc]
             return {full_layer_name: left}
         missing_keys.discard(full_layer_name)
         return {}
+
+
+def _require_resident(device_map: object) -> None:
+    places = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ArgumentError(
+            "from_pretrained(device_map=…)",
+            "packed layers can't be offloaded",
+            "place them on GPUs, or all on a CPU",
+        )
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:

@@ -97,15 +97,17 @@ def test_a_converted_checkpoint_of_compressed_tensors_loads(pruned, pruned_folde
 
 
 def test_skipped_and_tied_layers_stay_dense(dense_folder, tmp_path):
-    assert not any(
-        "mlp" in name for name in sparse_layers(load(dense_folder, config(skip=("*.mlp.*", "lm_head"))))
-    )
-    everything = sparse_layers(load(dense_folder, config(skip=())))
+    some = load(dense_folder, config(skip=("*.mlp.*", "lm_head")))
+    assert not any("mlp" in name for name in sparse_layers(some))
+    both = config(skip=())
+    untied = load(dense_folder, both)
+    everything = sparse_layers(untied)
     assert "lm_head" in everything
     tied = llama(tie_word_embeddings=True)
     tied.save_pretrained(tmp_path / "tied")
-    model = load(tmp_path / "tied", config(skip=()))
+    model = load(tmp_path / "tied", both)
     assert sparse_layers(model) == everything - {"lm_head"}
+    assert set(untied.config.quantization_config.layers) == everything
     model.save_pretrained(tmp_path / "packed")
     again = load(tmp_path / "packed")
     assert again.lm_head.weight is again.model.embed_tokens.weight
