@@ -166,7 +166,7 @@ UP = "model.layers.1.mlp.up_proj"
         (
             lambda t: t.update({f"{UP}.weight.values": torch.zeros(64, 32)}),
             (CheckpointError, RuntimeError),
-            "",
+            "mismatched|rows",
         ),
     ],
 )
