@@ -166,12 +166,6 @@ __device__ inline void begin_stage(float (&sums)[S::tiles][S::m_tiles][4], const
   end_wgmma();
 }
 
-// A warp is done with a stage.
-__device__ inline void release(const Ring& ring, int slot) {
-  __syncwarp();  // all have read their places
-  if (threadIdx.x % 32 == 0) arrive(ring.empty + 8 * slot);
-}
-
 // While a stage is multiplied, the next one is begun.
 template <class T, class S>
 __device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c, const Strip& strip,
@@ -185,7 +179,7 @@ __device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const Hop
     begin_stage<T, S>(sums, mine, at);
     wait_for_wgmma<1>();
     keep(running);
-    if (before >= 0) release(ring, before);
+    if (before >= 0) arrive(ring.empty + 8 * before);
     before = slot.index;
     slot.advance(c.slots);
   };
@@ -270,7 +264,7 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
     prefetch_map(c.x);
     for (int s = 0; s < c.slots; ++s) {
       init_barrier(ring.full + 8 * s, 1);
-      init_barrier(ring.empty + 8 * s, 4 * S::groups);  // each warp
+      init_barrier(ring.empty + 8 * s, 128 * S::groups);  // each thread: racecheck follows no warps
     }
     publish_barriers();
   }
