@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparseflow import evaluation as evaluation
     from sparseflow import finetune as finetune
+    from sparseflow import interop as interop
+    from sparseflow import nn as nn
     from sparseflow.api.compile import compile as compile  # noqa: A004
     from sparseflow.api.compiled import CompiledModel as CompiledModel
     from sparseflow.api.load import load as load
@@ -47,7 +49,7 @@ _EXPORTS = {
     "tune": "sparseflow.api.tune",
 }
 
-_PACKAGES = ("evaluation", "finetune")
+_PACKAGES = ("evaluation", "finetune", "interop", "nn")
 
 __all__ = sorted((*_EXPORTS, *_PACKAGES))
 __version__ = "0.1.0"

@@ -85,3 +85,7 @@ class ProfileError(SparseFlowError):
 
 class ArtifactError(SparseFlowError):
     """A saved artifact is truncated, tampered with, of a newer version or foreign, or can't be written."""
+
+
+class CheckpointError(SparseFlowError):
+    """A checkpoint is incomplete, malformed or in a format that isn't read, or can't be written."""

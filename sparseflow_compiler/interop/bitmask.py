@@ -1,0 +1,129 @@
+"""Packed weights as bit masks: compressed-tensors' ``sparse-24-bitmask``.
+
+A mask's byte covers the same eight columns as a byte of ``PackedWeight.positions``, so a table of 256 entries
+makes each of the other, and no weight is unpacked on the way.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import ArgumentError, WeightError
+from sparseflow.runtime import PackedWeight, checks
+
+
+def to_bitmask(packed: PackedWeight, *, name: str = "weight") -> tuple[Tensor, Tensor]:
+    """The kept values and the mask of a packed weight ``[N, K]``.
+
+    Args:
+        packed: K divisible by 4.
+        name: how errors call the weight.
+
+    Returns:
+        Values ``[N, K/2]`` of the weight's dtype; the mask ``[N, ceil(K/8)]`` uint8, bit ``j % 8`` of byte
+        ``j / 8`` set where column j is kept, two in each group of four. Both on the weight's device.
+
+    Raises:
+        ArgumentError: K is not divisible by 4.
+    """
+    _require_fours(packed.in_features, name)
+    values, positions = packed.portable()
+    mask = _translated(positions, _masks())
+    if packed.in_features % 8:
+        mask[:, -1] &= 15
+    return values, mask
+
+
+def from_bitmask(values: Tensor, mask: Tensor, in_features: int, *, name: str = "weight") -> PackedWeight:
+    """The packed weight that `to_bitmask` took apart; which zeros are kept stays as it is.
+
+    Args:
+        values: ``[N, K/2]``, float32, bfloat16 or float16.
+        mask: ``[N, ceil(K/8)]`` uint8, on the same device.
+        in_features: K, divisible by 4.
+        name: how errors call the weight.
+
+    Raises:
+        ArgumentError: K is not divisible by 4, or a shape or dtype doesn't fit.
+        WeightError: a group doesn't keep exactly two, or a value is NaN or Inf.
+    """
+    _require_fours(in_features, name)
+    mask = checks.require_matrix(mask, f"{name}.bitmask")
+    checks.require_dtype(mask, (torch.uint8,), f"{name}.bitmask")
+    whole = mask.clone()
+    if in_features % 8 and whole.numel():
+        _require_empty_end(whole, name)
+        whole[:, -1] |= 0b0011_0000  # the unused half as a valid pair, which the table wants
+    positions = _translated(whole, _pairs())
+    _require_pairs(positions, name)
+    return PackedWeight(values, positions, in_features, name=name)
+
+
+def _require_fours(in_features: int, name: str) -> None:
+    if in_features % 4:
+        raise ArgumentError(
+            name,
+            f"sparse-24-bitmask and packed checkpoints need in features divisible by 4, K is {in_features}",
+            "leave the layer dense",
+        )
+
+
+def _require_empty_end(mask: Tensor, name: str) -> None:
+    bad = (mask[:, -1] >> 4).nonzero()
+    if len(bad):
+        raise WeightError(
+            f"{name}.bitmask",
+            f"row {int(bad[0])} keeps a column beyond K",
+            "get a whole copy of the checkpoint",
+        )
+
+
+def _require_pairs(positions: Tensor, name: str) -> None:
+    for start, chunk in checks.row_chunks(positions):
+        bad = chunk == _NO_PAIR
+        if bad.any():
+            row, byte = bad.nonzero()[0].tolist()
+            raise WeightError(
+                f"{name}.bitmask",
+                f"row {start + row}: a group among the columns {8 * byte}…{8 * byte + 7} doesn't keep 2 of 4",
+                "get a whole copy of the checkpoint",
+            )
+
+
+_NO_PAIR = 0xFF
+"""No byte of valid positions: a group's first place would be its second."""
+
+
+@functools.cache
+def _masks() -> Tensor:
+    """For each byte of positions that of the mask."""
+    half = torch.tensor([1 << (nibble & 3) | 1 << (nibble >> 2) for nibble in range(16)])
+    return torch.tensor(
+        [int(half[byte & 15] | half[byte >> 4] << 4) for byte in range(256)], dtype=torch.uint8
+    )
+
+
+@functools.cache
+def _pairs() -> Tensor:
+    """For each byte of a mask that of the positions, or `_NO_PAIR`."""
+    half = {
+        1 << first | 1 << second: first | second << 2 for first, second in itertools.combinations(range(4), 2)
+    }
+    found = [
+        half[mask & 15] | half[mask >> 4] << 4 if mask & 15 in half and mask >> 4 in half else _NO_PAIR
+        for mask in range(256)
+    ]
+    return torch.tensor(found, dtype=torch.uint8)
+
+
+def _translated(source: Tensor, table: Tensor) -> Tensor:
+    """Each byte through a table, a chunk of rows at a time: indices are eight times as large."""
+    table = table.to(source.device)
+    result = torch.empty_like(source)
+    for start, chunk in checks.row_chunks(source):
+        result[start : start + len(chunk)] = table[chunk.long()]
+    return result

@@ -1,0 +1,200 @@
+"""`SparseLinear`: a linear layer over a packed weight, run by what was measured for each M."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.api.options import PolicyMode, require_one_of
+from sparseflow.api.progress import Step, progress_bars
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime import PackedWeight, Policy, ops
+from sparseflow.runtime.backends import MEMORY_MODES, Memory
+
+_DENSE = Policy.parse("1:dense")
+
+
+class SparseLinear(nn.Module):
+    """``y = x · Wᵀ + bias`` with a packed 2:4 weight, for inference, in place of an ``nn.Linear``.
+
+    x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. What runs for which M is settled by `prepare`,
+    at the latest in the first call on a device.
+
+    Args:
+        weight: W, ``[N, K]``.
+        bias: ``[N]``, of the weight's dtype and device, or None.
+        policy: ``"auto"`` runs every M by the path that was measured to be faster, as `sparseflow.compile`
+            has it; but the weight is packed in any case, and where no table has a GPU's shape it runs sparse.
+            ``"sparse"`` always runs sparse.
+        memory: ``"compressed"`` keeps no dense weight, ``"fast"`` one beside the packed one where dense is
+            faster for some M.
+
+    Raises:
+        ArgumentError: an argument has a wrong type, shape or value.
+    """
+
+    weight: PackedWeight
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        weight: PackedWeight,
+        bias: Tensor | None = None,
+        *,
+        policy: PolicyMode = "auto",
+        memory: Memory = "compressed",
+    ) -> None:
+        super().__init__()
+        _require_options(policy, memory)
+        if not isinstance(weight, PackedWeight):
+            raise ArgumentError(
+                "SparseLinear(weight)",
+                f"expected a PackedWeight, got {type(weight).__name__}",
+                "pack it: sparseflow.compress_2_4(w)",
+            )
+        if bias is not None and tuple(bias.shape) != (weight.out_features,):
+            raise ArgumentError(
+                "SparseLinear(bias)", f"expected shape [{weight.out_features}], got {list(bias.shape)}"
+            )
+        self.weight, self.policy, self.memory = weight, policy, memory
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self._codes: list[int] | None = None
+
+    @property
+    def in_features(self) -> int:
+        """K."""
+        return self.weight.in_features
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return self.weight.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x · Wᵀ + bias``, ``[…, N]``.
+
+        Raises:
+            InferenceOnlyError: x requires grad while gradients are recorded.
+        """
+        if self._codes is None:
+            prepare(self)
+        weight = self.weight
+        y: Tensor = ops.linear(
+            x,
+            weight.values,
+            weight.positions,
+            self.bias,
+            None,
+            weight.in_features,
+            "none",
+            self._codes,
+            weight.dense,
+        )
+        return y
+
+    def settle(self, policy: Policy) -> None:
+        """Run by this policy from now on, on this device."""
+        self._codes = policy.to_ints()
+        self.weight.dense = None
+        if self.memory == "fast" and policy.wants_dense:
+            self.weight.keep_dense()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether a policy was settled for the device that the layer is on."""
+        return self._codes is not None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
+        before = self.weight.device, self.weight.dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if before != (self.weight.device, self.weight.dtype):
+            self._codes = None
+        return self
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses."""
+        return f"{self.out_features}×{self.in_features}, policy={self.policy!r}, memory={self.memory!r}"
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def prepare(
+    model: nn.Module,
+    *,
+    policy: PolicyMode | None = None,
+    memory: Memory | None = None,
+    progress: bool | None = None,
+) -> int:
+    """Settle what each `SparseLinear` of a model runs, before its first call.
+
+    A CPU is measured (seconds a shape, cached for all processes), a GPU's tables are read.
+
+    Args:
+        model: with its weights in place.
+        policy: replaces that of every layer.
+        memory: replaces that of every layer.
+        progress: a progress bar on stderr while measuring; ``None``: only on a terminal.
+
+    Returns:
+        How many layers there are.
+
+    Raises:
+        ArgumentError: an option has a wrong value, or a layer is on a device that has no 2:4 kernels.
+    """
+    _require_options(policy or "auto", memory or "compressed")
+    layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
+    for layer in layers:
+        layer.policy, layer.memory = policy or layer.policy, memory or layer.memory
+    groups: dict[tuple[torch.device, torch.dtype, PolicyMode, Memory], list[SparseLinear]] = {}
+    for layer in layers:
+        key = (layer.weight.device, layer.weight.dtype, layer.policy, layer.memory)
+        groups.setdefault(key, []).append(layer)
+    with progress_bars(progress) as bars:
+        for key, alike in groups.items():
+            shapes = dict.fromkeys((layer.out_features, layer.in_features) for layer in alike)
+            found = _policies(shapes, *key, bars.stage("measure"))
+            for layer in alike:
+                layer.settle(found[layer.out_features, layer.in_features])
+    return len(layers)
+
+
+def _policies(
+    shapes: Iterable[tuple[int, int]],
+    device: torch.device,
+    dtype: torch.dtype,
+    mode: PolicyMode,
+    memory: Memory,
+    step: Step,
+) -> dict[tuple[int, int], Policy]:
+    if device.type == "cuda":
+        return _gpu_policies(list(shapes), device, dtype, mode, memory)
+    if device.type != "cpu":
+        raise ArgumentError(
+            "SparseLinear",
+            f"there are no 2:4 kernels for device {device}",
+            "move the layer to a CPU or NVIDIA GPU",
+        )
+    if mode == "sparse":
+        return dict.fromkeys(shapes, Policy())
+    from sparseflow.runtime.dispatch import calibrate
+
+    return calibrate(shapes, dtype, progress=step, memory=memory)
+
+
+def _gpu_policies(
+    shapes: list[tuple[int, int]], device: torch.device, dtype: torch.dtype, mode: PolicyMode, memory: Memory
+) -> dict[tuple[int, int], Policy]:
+    from sparseflow.runtime.tuning.policies import gpu_policies
+
+    found = gpu_policies(shapes, dtype, device, memory=memory, always=mode == "sparse")
+    unknown = [shape for shape, policy in found.items() if isinstance(policy, str)]
+    # Dense would unpack the weight in every call: where nothing is known, sparse is the better guess.
+    found |= gpu_policies(unknown, dtype, device, always=True)
+    return {shape: _DENSE if isinstance(policy, str) else policy for shape, policy in found.items()}
+
+
+def _require_options(policy: object, memory: object) -> None:
+    require_one_of("nn.SparseLinear", "policy", policy, get_args(PolicyMode))
+    require_one_of("nn.SparseLinear", "memory", memory, MEMORY_MODES)

@@ -1,0 +1,108 @@
+"""A model's linear layers replaced by sparse ones, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.api.options import DEFAULT_SKIP, PolicyMode, Prune, require_one_of, require_patterns
+from sparseflow.nn.linear import SparseLinear
+from sparseflow.pruning.layers import find_layers
+from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
+from sparseflow.runtime.backends import Memory
+
+LEAST = 16
+"""Out and in features below which a layer stays dense, as in `sparseflow.compile`."""
+
+
+def sparsify(
+    model: nn.Module,
+    *,
+    prune: Prune | None = "magnitude",
+    skip: Sequence[str] = DEFAULT_SKIP,
+    policy: PolicyMode = "auto",
+    memory: Memory = "compressed",
+) -> list[str]:
+    """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
+
+    Only modules whose type is ``nn.Linear`` itself are replaced, with N and K from 16 on, K divisible by 4,
+    in float32, bfloat16 or float16, and a weight that no other module shares. `sparseflow.compile` does more:
+    it merges and fuses layers, and leaves dense those that never win.
+
+    Args:
+        model: for inference from now on.
+        prune: ``"magnitude"``: weights that aren't 2:4 lose all but the two largest of every four. ``None``:
+            such layers stay dense.
+        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
+        policy: as `SparseLinear` has it.
+        memory: as `SparseLinear` has it.
+
+    Returns:
+        The names of the replaced layers.
+
+    Raises:
+        ArgumentError: an option has a wrong value.
+        WeightError: a weight holds NaN or Inf; layers before it are replaced by then.
+    """
+    require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
+    require_patterns("nn.sparsify", skip)
+    replaced = []
+    for name in eligible(model, skip):
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear), "only those are eligible"
+        packed = pack(linear.weight, prune, name)
+        if packed is not None:
+            put(model, name, SparseLinear(packed, linear.bias, policy=policy, memory=memory))
+            replaced.append(name)
+    return replaced
+
+
+def densify(model: nn.Module) -> list[str]:
+    """Replace each `SparseLinear` of a model by an ``nn.Linear`` with the same weight, in place.
+
+    Returns:
+        The names of the replaced layers.
+    """
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, SparseLinear)]
+    for name, layer in found:
+        linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        linear.weight = nn.Parameter(layer.weight.unpack(), requires_grad=False)
+        linear.bias = layer.bias  # type: ignore[assignment]  # torch has it as a Parameter
+        put(model, name, linear)
+    return [name for name, _ in found]
+
+
+def eligible(model: nn.Module, skip: Sequence[str]) -> list[str]:
+    """The names of the layers that `sparsify` may replace; weights aren't looked at."""
+    return [
+        layer.name
+        for layer in find_layers(model, skip)
+        if layer.dense is None and type(layer.module) is nn.Linear and fits(layer.module)
+    ]
+
+
+def fits(linear: nn.Linear) -> bool:
+    """Whether a layer's sizes and dtype can be packed and saved."""
+    n, k = linear.out_features, linear.in_features
+    return min(n, k) >= LEAST and k % 4 == 0 and linear.weight.dtype in checks.NATIVE_DTYPES
+
+
+@torch.no_grad()
+def pack(weight: Tensor, prune: Prune | None, name: str) -> PackedWeight | None:
+    """A weight packed, pruned before if asked for; None where it isn't 2:4 and isn't to be pruned.
+
+    Raises:
+        WeightError: it holds NaN or Inf.
+    """
+    if prune is not None:
+        weight = prune_24(weight, name=name)
+    return compress_2_4(weight, name=name) if is_24(weight) else None
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

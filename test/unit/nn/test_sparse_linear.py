@@ -1,0 +1,115 @@
+"""Sparse layers in eager models."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import sparseflow as sf
+from sparseflow.errors import ArgumentError, InferenceOnlyError, WeightError
+from sparseflow.nn import SparseLinear, densify, prepare, sparsify
+from sparseflow.runtime import Policy
+
+
+class Mlp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(64, 128)
+        self.down = nn.Linear(128, 64, bias=False)
+        self.odd = nn.Linear(66, 64)
+        self.lm_head = nn.Linear(64, 96)
+
+    def forward(self, x):
+        return self.lm_head(self.down(torch.relu(self.up(x))))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Mlp().eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_a_sparsified_model_computes_what_the_pruned_one_does(model, x):
+    pruned = copy.deepcopy(model)
+    sf.prune(pruned)
+    assert sparsify(model, policy="sparse") == ["up", "down"]
+    torch.testing.assert_close(model(x), pruned(x))
+    assert densify(model) == ["up", "down"]
+    assert torch.equal(model.up.weight, pruned.up.weight)
+    assert torch.equal(model(x), pruned(x))
+
+
+def test_layers_that_are_not_24_stay_dense_without_pruning(model):
+    sf.prune(model, skip=("up", "lm_head"))
+    assert sparsify(model, prune=None) == ["down"]
+    assert type(model.up) is nn.Linear
+
+
+@torch.no_grad()
+def test_the_state_dict_is_the_portable_form_and_loads_again(model, x):
+    sparsify(model, policy="sparse")
+    state = model.state_dict()
+    assert state["up.weight.values"].shape == (128, 32)
+    assert state["up.weight.positions"].shape == (128, 8)
+    other = Mlp().eval()
+    sparsify(other, policy="sparse")
+    other.load_state_dict(state)
+    assert torch.equal(other(x), model(x))
+
+
+@torch.no_grad()
+def test_memory_fast_keeps_a_dense_weight_where_the_policy_wants_it(model, x):
+    sparsify(model, memory="fast")
+    expected = densify_copy(model)(x)
+    for text, kept in (("1:cpu,8:dense", True), ("1:cpu", False)):
+        model.up.settle(Policy.parse(text))
+        assert (model.up.weight.dense is not None) is kept
+        model.down.settle(Policy.parse(text))
+        torch.testing.assert_close(model(x), expected)
+        torch.testing.assert_close(model(x[:1]), expected[:1])
+
+
+def densify_copy(model):
+    other = copy.deepcopy(model)
+    densify(other)
+    return other
+
+
+@torch.no_grad()
+def test_it_compiles_into_one_graph_once_prepared_and_keeps_its_policy_where_it_stays(model, x):
+    sparsify(model, policy="sparse")
+    assert prepare(model) == 2
+    assert model.to("cpu").up.prepared
+    assert not copy.deepcopy(model).bfloat16().up.prepared
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_gradients_bad_arguments_and_bad_weights_are_refused(model, x):
+    sparsify(model, policy="sparse", skip=("down", "lm_head"))
+    with pytest.raises(InferenceOnlyError, match="inference only"):
+        model(x.requires_grad_())
+    with pytest.raises(ArgumentError, match="expected a PackedWeight, got Parameter"):
+        SparseLinear(model.down.weight)
+    with pytest.raises(ArgumentError, match=r"expected shape \[128\], got \[64\]"):
+        SparseLinear(model.up.weight, torch.zeros(64))
+    for options in ({"policy": "fast"}, {"memory": "dense"}):
+        with pytest.raises(ArgumentError, match="must be one of"):
+            SparseLinear(model.up.weight, **options)
+        with pytest.raises(ArgumentError, match="must be one of"):
+            prepare(model, **options)
+    with pytest.raises(ArgumentError, match="prune must be one of"):
+        sparsify(model, prune="wanda")
+    with pytest.raises(ArgumentError, match="no 2:4 kernels for device meta"):
+        prepare(model.to("meta"))
+    broken = Mlp()
+    broken.up.weight.data[3, 5] = float("nan")
+    with pytest.raises(WeightError, match="up: row 3, column 5"):
+        sparsify(broken)
