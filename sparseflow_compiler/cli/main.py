@@ -15,6 +15,7 @@ from sparseflow.cli.prune import prune
 from sparseflow.cli.report import report
 from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
+from sparseflow.cli.validate import validate
 from sparseflow.errors import SparseFlowError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command("eval")(evaluate)
 app.command()(prune)
 app.command()(profile)
 app.command()(tune)
+app.command()(validate)
 app.command()(report)
 app.command()(info)
 app.add_typer(roi, name="roi")
