@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +37,21 @@ def read_config(folder: Path) -> PretrainedConfig:
     require_transformers(folder)
     import transformers
 
-    try:
+    with reading(folder):
         config: PretrainedConfig = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise unreadable(folder, error) from None
     return config
 
 
-def from_config(config: PretrainedConfig, **options: Any) -> nn.Module:
+def from_config(model: object, config: PretrainedConfig, **options: Any) -> nn.Module:
     """A model of that configuration, with its language-model head if it has one, in evaluation mode.
 
+    Args:
+        model: what the user calls it, for the error.
+        config: the configuration.
+        options: such as its dtype.
+
     Raises:
-        ValueError: transformers has no model for it.
+        ArgumentError: transformers has no model for it.
     """
     import transformers
 
@@ -55,11 +60,26 @@ def from_config(config: PretrainedConfig, **options: Any) -> nn.Module:
         type(config) in transformers.AutoModelForCausalLM._model_mapping and "bert" not in config.model_type
     )
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-    model: nn.Module = kind.from_config(config, **options)
-    return model.eval()
+    with reading(model):
+        built: nn.Module = kind.from_config(config, **options)
+    return built.eval()
 
 
-def unreadable(model: object, error: Exception) -> ArgumentError:
-    """The refusal of a model that transformers can't build."""
-    reason = str(error).splitlines()[0]
-    return ArgumentError(f"model {model}", f"can't be read: {reason}", "name a folder that has a config.json")
+@contextmanager
+def reading(model: object) -> Iterator[None]:
+    """Turn every way in which transformers and safetensors fail to make sense of files into one refusal.
+
+    Raises:
+        ArgumentError: says what they said.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # validators of configurations, unpackers of files: each has errors of its own
+        reason = " ".join(str(error).split())[:300]
+        raise ArgumentError(
+            f"model {model}", f"can't be read: {reason}", "name a folder that save_pretrained wrote"
+        ) from None

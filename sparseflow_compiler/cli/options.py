@@ -24,13 +24,34 @@ def device(name: str | None) -> torch.device:
     """
     import torch
 
+    found = named_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        found = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"--device {name}", f"can't be used: {reason}", "try --device cpu") from None
+    except (RuntimeError, AssertionError) as error:
+        raise _no_device(name, error) from None
     return found
+
+
+def named_device(name: str) -> torch.device:
+    """The device of that name, whether or not this machine has it.
+
+    Raises:
+        ArgumentError: it is neither a CPU nor a CUDA device.
+    """
+    import torch
+
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise _no_device(name, error) from None
+    if found.type not in ("cpu", "cuda"):
+        raise ArgumentError(f"--device {name}", "can't be used: there are kernels for cpu and cuda only")
+    return found
+
+
+def _no_device(name: str | None, error: Exception) -> ArgumentError:
+    reason = str(error).splitlines()[0]
+    return ArgumentError(f"--device {name}", f"can't be used: {reason}", "try --device cpu")
 
 
 def dtype(name: str, allowed: Sequence[str] = DTYPES) -> torch.dtype:

@@ -18,7 +18,7 @@ def validate(
     ] = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(options.DTYPES)}; may be repeated. By default all that run sparse."),
+        typer.Option(help=f"{', '.join(options.DTYPES)}; may be repeated. By default all that run sparse."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")] = None,
     sample: Annotated[
