@@ -11,7 +11,7 @@ packages=$("$python" -c 'import torch, pathlib; print(pathlib.Path(torch.__file_
 try() { # NAME, then options of the build
     local name=$1 place=$work/$1
     shift
-    "$python" -m build --wheel --no-isolation --outdir "$place/dist" -C build-dir="$place/build" "$@" . > "$place.log" 2>&1 ||
+    "$python" -m build --wheel --no-isolation --outdir "$place/dist" -C build-dir="build/wheel-$name" "$@" . > "$place.log" 2>&1 ||
         { tail -30 "$place.log"; exit 1; }
     "$python" -m venv --without-pip "$place/env"
     "$python" -m pip install -q --no-deps --prefix "$place/env" "$place"/dist/*.whl

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from sparseflow.cli.bench import bench
 from sparseflow.cli.compile import compile_model
 from sparseflow.cli.eval import evaluate
 from sparseflow.cli.info import info
@@ -34,6 +35,7 @@ app.command()(validate)
 app.command()(report)
 app.command()(info)
 app.add_typer(roi, name="roi")
+app.add_typer(bench, name="bench")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PretrainedConfig
 
@@ -63,6 +64,41 @@ def from_config(model: object, config: PretrainedConfig, **options: Any) -> nn.M
     with reading(model):
         built: nn.Module = kind.from_config(config, **options)
     return built.eval()
+
+
+def named_model(model: str, layers: int | None, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A model with random weights, in evaluation mode.
+
+    Args:
+        model: a built-in shape, or the folder of a transformers model, of which the configuration is read.
+        layers: only so many; None: all.
+        dtype: of the weights.
+        device: where they are.
+
+    Raises:
+        ArgumentError: there is no such shape, or transformers has no model for the configuration.
+    """
+    require_transformers(model)
+    import torch
+
+    from sparseflow.profiling.workload import shape_config, with_layers
+
+    folder = Path(model)
+    config = with_layers(read_config(folder) if folder.is_dir() else shape_config(model), layers)
+    with torch.device(device):
+        return from_config(model, config, dtype=dtype)
+
+
+def require_phase(phase: str) -> None:
+    """Refuse a phase that is neither prefill nor decode.
+
+    Raises:
+        ArgumentError: names both.
+    """
+    from sparseflow.profiling.workload import Phase
+
+    if phase not in get_args(Phase):
+        raise ArgumentError(f"--phase {phase}", f"must be one of {', '.join(get_args(Phase))}")
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from sparseflow.cli import options
-from sparseflow.cli.models import from_config, read_config, require_transformers
+from sparseflow.cli.models import named_model, require_phase
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -44,8 +44,12 @@ def profile(
     where = options.device(device)
     name = dtype or ("bfloat16" if where.type == "cuda" else "float32")
     how: dict[str, Any] = {"inner": inner, "policy": policy, "memory": memory, "calls": calls}
+    kind = options.dtype(name)
+    require_phase(phase)
+    from sparseflow.profiling.workload import Phase, workload
+
     try:
-        work = _workload(model, layers, options.dtype(name), where, batch, seq, phase)
+        work = workload(named_model(model, layers, kind, where), batch, seq, cast(Phase, phase))
         result = _run(work, model, {"phase": phase, "batch": batch, "seq": seq, "dtype": name}, where, how)
     except torch.OutOfMemoryError:
         raise ArgumentError(
@@ -75,20 +79,3 @@ def _run(
         "device": device_name(device),
     }
     return run(work.model, kwargs=work.kwargs, before=work.before, meta=meta, **how)
-
-
-def _workload(
-    model: str, layers: int | None, dtype: torch.dtype, device: torch.device, batch: int, seq: int, phase: str
-) -> Workload:
-    require_transformers(model)
-    import torch
-
-    from sparseflow.profiling.workload import Phase, shape_config, with_layers, workload
-
-    if phase not in get_args(Phase):
-        raise ArgumentError(f"--phase {phase}", f"must be one of {', '.join(get_args(Phase))}")
-    folder = Path(model)
-    config = with_layers(read_config(folder) if folder.is_dir() else shape_config(model), layers)
-    with torch.device(device):
-        built = from_config(model, config, dtype=dtype)
-    return workload(built, batch, seq, cast(Phase, phase))

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from sparseflow.reports.page import Bars, Column, Facts, HeatMap, Page, Piece, Pies, Table
 
+_PADDED = 40
+"""The most characters that a cell is padded to."""
+
 
 def markdown(page: Page) -> str:
     """The page as Markdown: every piece becomes a table."""
@@ -40,9 +43,19 @@ def _body(piece: Piece) -> str:
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
-    rule = ["--:" if column.right else ":--" for column in columns]
-    lines = [[column.heading for column in columns], rule, *rows]
-    return "".join(f"| {' | '.join(map(_escaped, line))} |\n" for line in lines)
+    lines = [[column.heading for column in columns], *([_escaped(cell) for cell in row] for row in rows)]
+    widths = [min(_PADDED, max(3, *(len(line[i]) for line in lines))) for i in range(len(columns))]
+    rule = [
+        "-" * (width - 1) + ":" if c.right else "-" * width for c, width in zip(columns, widths, strict=True)
+    ]
+    lines.insert(1, rule)
+    return "".join(f"| {' | '.join(_aligned(line, columns, widths))} |\n" for line in lines)
+
+
+def _aligned(line: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterable[str]:
+    """Cells of the width of their column, so that the source can be read too."""
+    for text, column, width in zip(line, columns, widths, strict=True):
+        yield text.rjust(width) if column.right else text.ljust(width)
 
 
 def _escaped(text: str) -> str:
