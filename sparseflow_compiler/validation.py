@@ -187,7 +187,7 @@ def validate(
 
 
 def _check(x: Tensor, weight: Tensor, packed: PackedWeight, sample: int | None) -> Check:
-    check = Check(len(x), *weight.shape, dtype_name(x.dtype))
+    check = Check(len(x), len(weight), x.shape[1], dtype_name(x.dtype))
     try:
         if not torch.equal(packed.unpack(), weight):
             return dataclasses.replace(check, why="the packed weight is not the weight")

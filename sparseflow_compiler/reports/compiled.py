@@ -45,11 +45,11 @@ def _facts(report: Report, sparse: Sequence[LayerReport]) -> Facts:
     speedups = [entry.speedup for layer in sparse for entry in layer.ranges if entry.speedup]
     items = [
         ("sparse layers", f"{len(sparse)} of {len(report.layers)}", "linear layers"),
-        ("their weights", f"{now / dense:.3f}×" if dense else "–", "of their dense bytes, all linear layers"),
+        ("weights", f"{now / dense:.3f}×" if dense else "–", "of dense, all linear layers"),
         ("programs", str(report.model.get("programs", 0)), "captured"),
     ]
     if speedups:
-        items.insert(1, ("best range", f"{max(speedups):.2f}×", "over dense, the least in it"))
+        items.insert(1, ("best speed-up", f"{max(speedups):.2f}×", "the least in its range of M"))
     return Facts("", tuple(items))
 
 

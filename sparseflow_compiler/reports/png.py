@@ -32,12 +32,12 @@ def png(page: Page) -> bytes:
     about = [part for line in page.about for part in textwrap.wrap(line, 150)]
     head = 0.6 + 0.17 * len(about)
     whole = head + sum(heights)
-    picture = Figure(figsize=(_WIDTH, whole), layout="none")
+    picture = Figure(figsize=(_WIDTH, whole))
     picture.text(0.03, 1 - 0.15 / whole, page.title, fontsize=15, fontweight="bold", va="top")
     picture.text(0.03, 1 - 0.45 / whole, "\n".join(about), fontsize=7.5, color=_QUIET, va="top")
     top = 1 - head / whole
     for piece, height in zip(page.pieces, heights, strict=True):
-        above = 0.75 if isinstance(piece, HeatMap) else 0.55  # a map has its M's between title and cells
+        above = 0.75 if isinstance(piece, HeatMap | Pies) else 0.55  # these have headings of their own
         room = (0.03, top - (height - 0.2) / whole, 0.94, (height - above) / whole)
         picture.text(0.03, top - 0.1 / whole, piece.title, fontsize=10, fontweight="bold", va="top")
         _draw(picture, piece, room)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import ArgumentError, SparseFlowError
 from sparseflow.reports.compiled import compiled_page
 from sparseflow.reports.measured import points_page, rows_page, rows_table
-from sparseflow.reports.page import Page
+from sparseflow.reports.page import Page, Piece
 from sparseflow.reports.profiled import profile_page
 
 
@@ -62,7 +62,13 @@ def page_of(sources: Sequence[Source]) -> Page:
     if len(pages) == 1:
         return pages[0]
     about = tuple(f"{page.title}: {line}" for page in pages for line in page.about)
-    return Page(pages[0].title, about, tuple(piece for page in pages for piece in page.pieces))
+    parts = [pages[0].pieces, *map(_titled, pages[1:])]
+    return Page(pages[0].title, about, tuple(piece for part in parts for piece in part))
+
+
+def _titled(page: Page) -> tuple[Piece, ...]:
+    """The pieces of a page that is a part of another: one without a title gets the page's."""
+    return tuple(piece if piece.title else replace(piece, title=page.title) for piece in page.pieces)
 
 
 def _page(source: Source) -> Page:
