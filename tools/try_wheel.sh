@@ -14,7 +14,7 @@ try() { # NAME, then options of the build
     "$python" -m build --wheel --no-isolation --outdir "$place/dist" -C build-dir="build/wheel-$name" "$@" . > "$place.log" 2>&1 ||
         { tail -30 "$place.log"; exit 1; }
     "$python" -m venv --without-pip "$place/env"
-    "$python" -m pip install -q --no-deps --prefix "$place/env" "$place"/dist/*.whl
+    "$python" -m pip --python "$place/env/bin/python" install -q --no-deps "$place"/dist/*.whl
     # torch and the other dependencies, but no editable install: .pth files there are not read.
     echo "$packages" > "$("$place/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth"
     echo "== $name: $(basename "$place"/dist/*.whl), $(du -h "$place"/dist/*.whl | cut -f1)"

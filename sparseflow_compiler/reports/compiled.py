@@ -124,8 +124,8 @@ def _layers(layers: Sequence[LayerReport]) -> Table:
         Column("MB dense", True),
         Column("MB now", True),
         Column("rel. err", True),
-        Column("ranges"),
-        Column("reason"),
+        Column("ranges", long=True),
+        Column("reason", long=True),
     )
     rows = tuple(
         (

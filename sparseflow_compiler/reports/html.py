@@ -33,7 +33,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["right"] = lambda column: column.right
     environment.filters |= {
         "kind": lambda piece: type(piece).__name__,
         "arcs": _arcs,

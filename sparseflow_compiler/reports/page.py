@@ -15,10 +15,12 @@ class Column:
     Attributes:
         heading: its title.
         right: whether its cells are numbers, aligned to the right.
+        long: whether they are sentences, which a page shows below the rest of the row.
     """
 
     heading: str
     right: bool = False
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Speed-ups over dense by shape and M."""
+    """Speed-ups over dense by shape and M; a row is named by its shape, then by the layers that have it."""
 
     title: str
     rows: tuple[str, ...]

@@ -139,7 +139,7 @@ def _pies(picture: Any, piece: Pies, room: Sequence[float]) -> None:
 
 
 def _table(picture: Any, piece: Table, room: Sequence[float]) -> None:
-    shown = list(range(min(len(piece.columns), _TABLE_COLUMNS)))
+    shown = [i for i, column in enumerate(piece.columns) if not column.long][:_TABLE_COLUMNS]
     rows = [[row[i][:42] for i in shown] for row in piece.rows[:_ROWS]]
     if len(piece.rows) > _ROWS:
         rows.append([f"… {len(piece.rows) - _ROWS} more", *("" for _ in shown[1:])])

@@ -108,6 +108,9 @@ def test_a_compilation_shows_memory_quality_and_every_layer():
     text = html(compiled())
     for shown in ("2 of 3", "0.591×", "0.02 MB", "0.350", "block.k", "1–15 cpu 1.75×", "capture"):
         assert shown in text
+    assert text.count("<p>pruned; merged</p>") == 2
+    # As a layer, and where the error is largest.
+    assert len(re.findall("<(?:td|p)[^>]*>block.k</", text)) == 2
 
 
 def test_names_cannot_become_markup():
