@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +45,9 @@ PRODUCTION = (
 
 SAMPLE = 64
 """Rows, and columns, of y that a CPU compares: fp64 of all of them would take minutes."""
+
+_PIECE = 1 << 20
+"""Entries of an operand that are brought to fp64 at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,24 +227,31 @@ def _compare(y: Tensor, x: Tensor, weight: Tensor, sample: int | None) -> tuple[
     rows, columns = _spread(y.shape[0], sample, y.device), _spread(y.shape[1], sample, y.device)
     parts = [(y[rows], x[rows], weight)]
     if rows.numel() < y.shape[0]:
-        parts.append((y[:, columns], x, weight[columns]))
+        parts.append((y[:, columns].T, weight[columns], x))
     wrong, whole, share = 0.0, 0.0, 0.0
-    for part, inputs, outputs in parts:
-        exact = inputs.double() @ outputs.double().T
-        error = (part.double() - exact).abs()
-        ratio = float((error / _bound(inputs, outputs, exact)).max())
-        share = max(share, ratio if math.isfinite(ratio) else math.inf)
-        wrong += float(error.square().sum())
-        whole += float(exact.square().sum())
+    for part, few, many in parts:
+        for error, exact, bound in _errors(part, few, many):
+            ratio = float((error / bound).max())
+            share = max(share, ratio if math.isfinite(ratio) else math.inf)
+            wrong += float(error.square().sum())
+            whole += float(exact.square().sum())
     return sum(part.numel() for part, _, _ in parts), math.sqrt(wrong / whole), share
 
 
-def _bound(x: Tensor, weight: Tensor, exact: Tensor) -> Tensor:
-    """The bound of this module's docstring, entry by entry."""
-    magnitude = (x.float().abs() @ weight.float().abs().T).double()
-    accumulated = 4 * (math.sqrt(x.shape[1]) + 4) * torch.finfo(torch.float32).eps * magnitude
-    info = torch.finfo(x.dtype)
-    return accumulated + info.eps / 2 * (exact.abs() + accumulated) + info.smallest_normal
+def _errors(y: Tensor, few: Tensor, many: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """How far y is from few · manyᵀ, that product, and the bound of this module's docstring, piece by piece.
+
+    Pieces are small: fresh memory for wide copies of whole operands would cost more than the arithmetic.
+    """
+    wide, magnitudes, info = few.double(), few.float().abs(), torch.finfo(y.dtype)
+    factor = 4 * (math.sqrt(few.shape[1]) + 4) * torch.finfo(torch.float32).eps
+    step = max(1, _PIECE // few.shape[1])
+    for start in range(0, len(many), step):
+        piece = many[start : start + step]
+        exact = wide @ piece.double().T
+        accumulated = factor * (magnitudes @ piece.float().abs().T).double()
+        bound = accumulated + info.eps / 2 * (exact.abs() + accumulated) + info.smallest_normal
+        yield (y[:, start : start + step].double() - exact).abs(), exact, bound
 
 
 def _spread(size: int, most: int | None, device: torch.device) -> Tensor:
