@@ -47,6 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     try:
         result = app(args=None if args is None else list(args), standalone_mode=False)
+        sys.stdout.flush()
     except SparseFlowError as error:
         return _failed(error)
     except typer.Exit as stop:

@@ -45,14 +45,17 @@ def report(
     elif written:
         print("\n".join(f"wrote {file}" for file in written.values()))
     else:
-        print(_text(sources, page))
+        print(_text(paths[0], sources, page))
 
 
-def _text(sources: list[Source], page: Page) -> str:
+def _text(path: Path, sources: list[Source], page: Page) -> str:
+    if len(sources) == 1 and path.is_dir():
+        from sparseflow.runtime.artifact.loading import understood
+
+        with understood(path):
+            return _table(dict(sources[0].data))
     from sparseflow.reports import WRITERS
 
-    if len(sources) == 1 and "artifact" in sources[0].data:
-        return _table(dict(sources[0].data))
     return WRITERS["md"](page).decode()
 
 
