@@ -44,12 +44,13 @@ def test_products_are_rows_that_a_report_reads(capsys, tmp_path):
     assert "| 64×32 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_a_model_is_timed_dense_and_compiled(llama, capsys, phase):
+@pytest.mark.parametrize(("phase", "tokens"), [("prefill", [4, 6]), ("decode", [4])])
+def test_a_model_is_timed_dense_and_compiled(llama, capsys, phase, tokens):
     options = ["--layers", "1", "--phase", phase, "--device", "cpu", "--policy", "sparse", "--seconds", "0"]
-    assert main(["bench", "model", llama, *options, "--seq", "4", "--seq", "6", "--json"]) == 0
+    options += [text for seq in tokens for text in ("--seq", str(seq))]
+    assert main(["bench", "model", llama, *options, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [(row["phase"], row["batch"], row["seq"]) for row in rows] == [(phase, 1, 4), (phase, 1, 6)]
+    assert [(row["phase"], row["batch"], row["seq"]) for row in rows] == [(phase, 1, seq) for seq in tokens]
     for row in rows:
         assert min(row["dense_ms"], row["ours_ms"]) > 0
         assert 0 < row["sparse_layers"] < row["layers"]
