@@ -60,7 +60,11 @@ docs: build ## Regenerate docs/passes.md and the documents' tables, and build th
 	$(MAKE) site
 
 site: env ## Build the documentation into build/site
-	$(VENV)/bin/mkdocs build -q --strict
+	rm -rf build/source
+	mkdir -p build/source
+	cp -r sparseflow_compiler build/source/sparseflow
+	cp -r passes lowering runtime build/source/sparseflow
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build -q --strict
 
 notebook: build ## Run the demo notebook and keep its outputs
 	$(VENV)/bin/python tools/run_notebook.py demo/SparseFlow_Demo.ipynb
