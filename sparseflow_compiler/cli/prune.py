@@ -82,10 +82,14 @@ def _batches(model: nn.Module, tokenizer: Any, path: Path, samples: int, length:
 
 
 def _save(model: nn.Module, tokenizer: Any, out: Path, report: dict[str, Any]) -> None:
+    from sparseflow.runtime.artifact.replacing import replacing
+
     try:
-        model.save_pretrained(out)  # type: ignore[operator]
-        if tokenizer is not None:
-            tokenizer.save_pretrained(out)
-        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as new:
+            model.save_pretrained(new)  # type: ignore[operator]
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
+            (new / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ArgumentError(str(out), f"can't be written: {error}", "name a folder that can") from None
