@@ -6,17 +6,18 @@ the mean share of a sentence's ten nearest others that dense and pruned embeddin
 of the encoder are pruned, but for the pooler, which embeddings don't use; with ``dense_blocks`` the last of
 the six blocks stay dense.
 
-    python benchmarks/quality/encoder.py [--seeds 3] [--quick]
+    python benchmarks/quality/encoder.py [--seeds 0 1 2] [--quick] [--results FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import sparseflow as sf
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "demo")]
 
-from _measure import cpu_name, meta, write  # noqa: E402
+from _measure import RESULTS, cpu_name, meta, write  # noqa: E402
 from models import Encoder, embed, load_encoder  # noqa: E402
 from sentences import docstring_sentences  # noqa: E402
 
@@ -78,19 +79,20 @@ def _nearest(embeddings: Tensor) -> Tensor:
     return similarity.fill_diagonal_(-torch.inf).topk(NEAREST).indices
 
 
-def runs(seeds: int, quick: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def runs(seeds: Sequence[int], quick: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Seed, blocks left dense and options of each run."""
-    for seed in range(seeds):
+    for seed in seeds:
         yield from ((seed, 0, options) for options in METHODS if not quick or "permute" not in options)
-    for dense in range(1, BLOCKS):
-        yield 0, dense, {"method": "sparsegpt", "reconstruct": "layer"}
+    for seed, dense in itertools.product(seeds, range(1, BLOCKS)):
+        yield seed, dense, {"method": "sparsegpt", "reconstruct": "layer"}
 
 
 def main() -> int:
     """Prune by each method, and write quality_encoder.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="leave out permutations")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     encoder = load_encoder()
@@ -109,7 +111,7 @@ def main() -> int:
         row |= {"dense_blocks": dense, "pruned_layers": pruned, **measured, "seconds": seconds, "seed": seed}
         rows.append(row)
         print(row, flush=True)
-        write("quality_encoder", head, rows)
+        write("quality_encoder", head, rows, arguments.results)
     return 0
 
 
