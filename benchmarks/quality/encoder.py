@@ -51,14 +51,13 @@ METHODS: list[dict[str, Any]] = [
 ]
 
 
-def split(seed: int) -> tuple[list[str], list[str]]:
+def split(seed: int, sentences: Sequence[str]) -> tuple[list[str], list[str]]:
     """Sentences to calibrate on and to test on."""
-    sentences = docstring_sentences(CALIBRATION + TEST)
     order = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(seed)).tolist()
     return [sentences[i] for i in order[:CALIBRATION]], [sentences[i] for i in order[CALIBRATION:]]
 
 
-def batches(encoder: Encoder, sentences: list[str]) -> list[dict[str, Tensor]]:
+def by_length(encoder: Encoder, sentences: list[str]) -> list[dict[str, Tensor]]:
     """Sentences of equal length together, so that no batch has padding."""
     lengths: dict[int, list[str]] = {}
     for sentence in sentences:
@@ -96,14 +95,15 @@ def main() -> int:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     encoder = load_encoder()
+    sentences = docstring_sentences(CALIBRATION + TEST)
     head = meta(cpu_name(), sentences={"calibration": CALIBRATION, "test": TEST}, nearest=NEAREST)
     rows = []
     for seed, dense, options in runs(arguments.seeds, arguments.quick):
-        calibration, test = split(seed)
+        calibration, test = split(seed, sentences)
         model = copy.deepcopy(encoder.model)
         skip = ("*pooler*", *(f"*layer.{BLOCKS - 1 - block}.*" for block in range(dense)))
         start = time.perf_counter()
-        report = sf.prune(model, calibration=batches(encoder, calibration), skip=skip, seed=seed, **options)
+        report = sf.prune(model, calibration=by_length(encoder, calibration), skip=skip, seed=seed, **options)
         seconds = round(time.perf_counter() - start, 1)
         pruned = sum(layer.method is not None for layer in report.layers)
         measured = quality(embed(encoder, model, test), embed(encoder, encoder.model, test))
