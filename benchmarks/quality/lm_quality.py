@@ -35,7 +35,7 @@ from sparseflow.evaluation import plots
 
 from _measure import RESULTS, gpu_name, meta, write  # isort: skip
 
-METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "sparsegpt+layer", "sparsegpt+block")
+METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "sparsegpt+layer")
 SHARE = 0.1
 
 
