@@ -6,7 +6,8 @@ the mean share of a sentence's ten nearest others that dense and pruned embeddin
 of the encoder are pruned, but for the pooler, which embeddings don't use; with ``dense_blocks`` the last of
 the six blocks stay dense.
 
-    python benchmarks/quality/encoder.py [--seeds 0 1 2] [--quick] [--results FOLDER]
+    python benchmarks/quality/encoder.py [--seeds 0 1 2] [--quick] [--packed FOLDER]
+                                         [--results FOLDER]
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "demo")]
 
 from _measure import RESULTS, cpu_name, meta, write  # noqa: E402
+from encoder_pack import unpack  # noqa: E402
 from models import Encoder, embed, load_encoder  # noqa: E402
 from sentences import docstring_sentences  # noqa: E402
 
@@ -91,12 +93,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="leave out permutations")
+    parser.add_argument("--packed", type=Path, help="a folder of encoder_pack.py to take all from")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    encoder = load_encoder()
-    sentences = docstring_sentences(CALIBRATION + TEST)
-    head = meta(cpu_name(), sentences={"calibration": CALIBRATION, "test": TEST}, nearest=NEAREST)
+    if arguments.packed:
+        encoder, sentences, _ = unpack(arguments.packed)
+    else:
+        encoder, sentences = load_encoder(), docstring_sentences(CALIBRATION + TEST)
+    head = meta(
+        cpu_name(),
+        sentences={"calibration": CALIBRATION, "test": TEST},
+        nearest=NEAREST,
+        weights="float16" if arguments.packed else "float32",
+    )
     rows = []
     for seed, dense, options in runs(arguments.seeds, arguments.quick):
         calibration, test = split(seed, sentences)
