@@ -15,17 +15,19 @@ import pytest
 SCRIPTS = Path(__file__).parents[3] / "benchmarks" / "quality"
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    """Tokens of which each is nearly decided by the one before."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with tokens of which each is nearly decided by the one before, and a model of them."""
+    folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     following = rng.permutation(60)
     tokens = np.zeros(12_000, dtype=np.uint16)
     for place in range(1, len(tokens)):
         tokens[place] = following[tokens[place - 1]] if rng.random() < 0.9 else rng.integers(60)
-    np.savez(tmp_path / "train.npz", tokens=tokens[:10_000])
-    np.savez(tmp_path / "heldout.npz", tokens=tokens[10_000:])
-    return tmp_path
+    np.savez(folder / "train.npz", tokens=tokens[:10_000])
+    np.savez(folder / "heldout.npz", tokens=tokens[10_000:])
+    run("lm_train.py", folder)
+    return folder
 
 
 def run(script, folder, *options):
@@ -40,12 +42,11 @@ def run(script, folder, *options):
 
 
 @pytest.mark.slow
-def test_a_model_is_trained_pruned_by_each_method_and_finetuned(corpus):
-    run("lm_train.py", corpus)
-    curve = json.loads((corpus / "quality_lm_train_cpu.json").read_text())["rows"]
+def test_a_model_is_trained_pruned_by_each_method_and_finetuned(trained):
+    curve = json.loads((trained / "quality_lm_train_cpu.json").read_text())["rows"]
     assert curve[-1]["heldout_nll"] < curve[0]["heldout_nll"] - 0.5
-    run("lm_quality.py", corpus, "--methods", "magnitude", "sparsegpt", "--calibrations", "4", "5")
-    result = json.loads((corpus / "quality_lm_cpu.json").read_text())
+    run("lm_quality.py", trained, "--methods", "magnitude", "sparsegpt", "--calibrations", "4", "5")
+    result = json.loads((trained / "quality_lm_cpu.json").read_text())
     shot = {(r["method"], r.get("calibration_seed")): r for r in result["rows"] if "finetune" not in r}
     assert set(shot) == {("dense", None), *itertools.product(("magnitude", "sparsegpt"), (4, 5))}
     assert shot["dense", None]["nll"] == pytest.approx(curve[-1]["heldout_nll"], abs=0.1)
@@ -59,8 +60,7 @@ def test_a_model_is_trained_pruned_by_each_method_and_finetuned(corpus):
 
 
 @pytest.mark.slow
-def test_after_the_deadline_no_row_is_begun(corpus):
-    run("lm_train.py", corpus)
-    run("lm_quality.py", corpus, "--methods", "magnitude", "--deadline", "0")
-    rows = json.loads((corpus / "quality_lm_cpu.json").read_text())["rows"]
+def test_after_the_deadline_no_row_is_begun(trained):
+    run("lm_quality.py", trained, "--methods", "magnitude", "--deadline", "0")
+    rows = json.loads((trained / "quality_lm_cpu.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["dense", "magnitude"]
