@@ -111,10 +111,10 @@ def test_a_run_stopped_at_any_step_of_its_writing_resumes_to_the_same_bits(tmp_p
     for name, owner in (("open", Path), ("fsync", os), ("replace", Path)):
         real = getattr(owner, name)
 
-        def step(*args, real=real):
+        def step(*args, real=real, **options):
             if next(steps) == last:
                 raise Killed
-            return real(*args)
+            return real(*args, **options)
 
         monkeypatch.setattr(owner, name, step)
     for last in count():
