@@ -84,7 +84,7 @@ class Run:
     @property
     def late(self) -> bool:
         """Whether the deadline has passed."""
-        return time.perf_counter() - self.started > self.options.deadline
+        return bool(time.perf_counter() - self.started > self.options.deadline)
 
     def all_rows(self) -> None:
         """Dense, one-shot and finetuned, then one-shot from other calibration sequences."""

@@ -107,7 +107,7 @@ def model_row(blocks: int, method: Method, tokens: int) -> dict[str, Any]:
     torch.manual_seed(0)
     with torch.device("cuda"):
         model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
-    calibration = torch.randint(config.vocab_size, (tokens // BATCH, BATCH)).split(4)
+    calibration = torch.split(torch.randint(config.vocab_size, (tokens // BATCH, BATCH)), 4)
     torch.cuda.reset_peak_memory_stats()
     report, milliseconds = timed(lambda: sf.prune(model, method, calibration))
     return {
