@@ -181,6 +181,17 @@ def quality_lm(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
+def quality_lm_train(rows: Rows) -> str:
+    """The loss of the language model while it is trained, by seed."""
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    curves = [[row for row in rows if row["seed"] == seed] for seed in seeds]
+    body = [
+        [f"{r['tokens'] / 1e6:.1f}: {r['train_nll']:.3f} · {r['heldout_nll']:.3f}" for r in at]
+        for at in zip(*curves, strict=False)
+    ]
+    return "\n" + markdown([f"seed {seed}, tokens (10⁶): loss" for seed in seeds], body) + "\n"
+
+
 def prune_speed(rows: Rows) -> str:
     """How long pruning takes: single layers, then models of Llama-3-8B's shape."""
     layers = [
@@ -264,6 +275,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "quality_encoder": quality_encoder,
     "quality_encoder_finetune_h200": quality_encoder_finetune,
     "quality_lm_h200": quality_lm,
+    "quality_lm_train_h200": quality_lm_train,
     "skinny_h200": skinny_h200,
 }
 
