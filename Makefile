@@ -8,7 +8,7 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help env build demo test lit pytest check format docs bench clean
+.PHONY: help env build demo test lit pytest check format docs site notebook fuzz bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,15 +47,31 @@ check: build ## The one gate: format, lint, types, generated docs
 	MYPYPATH=build/typecheck $(VENV)/bin/mypy -p sparseflow
 	MYPYPATH=build/typecheck:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/measurements.md docs/kernels.md
+	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/*.md
+	$(MAKE) site
 
 format: env ## Rewrite the sources in the house's format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-docs: build ## Regenerate docs/passes.md and the README's tables
+docs: build ## Regenerate docs/passes.md and the documents' tables, and build the site
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py README.md docs/measurements.md docs/kernels.md
+	$(VENV)/bin/python tools/readme_tables.py README.md docs/*.md
+	$(MAKE) site
+
+site: env ## Build the documentation into build/site
+	rm -rf build/source
+	mkdir -p build/source
+	cp -r sparseflow_compiler build/source/sparseflow
+	cp -r passes lowering runtime build/source/sparseflow
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build -q --strict
+
+notebook: build ## Run the demo notebook and keep its outputs
+	$(VENV)/bin/python tools/run_notebook.py demo/SparseFlow_Demo.ipynb
+
+fuzz: build ## Feed sparseflow-opt and sf.load with 50,000 mutated inputs each (hours)
+	$(VENV)/bin/python tools/fuzz.py opt --count 50000
+	$(VENV)/bin/python tools/fuzz.py load --count 50000
 
 bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables
 	$(VENV)/bin/python benchmarks/bench_gemm_cpu.py

@@ -24,7 +24,8 @@ def merged(
     for at, result in enumerate(results):
         later = {cell(row) for other in results[at + 1 :] for row in other["rows"]} if cell else set()
         own = [row for row in result["rows"] if not cell or cell(row) not in later]
-        parts[f"{result['meta']['date']}: {result['meta']['command']}"] = len(own)
+        alone = {f"{result['meta']['date']}: {result['meta']['command']}": len(own)}
+        parts |= result["meta"].get("parts", alone) if len(own) == len(result["rows"]) else alone
         rows += own
     return {"meta": {**results[-1]["meta"], "parts": parts}, "rows": rows}
 

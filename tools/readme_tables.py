@@ -117,19 +117,123 @@ def model_h200(rows: Rows) -> str:
 
 def quality_encoder(rows: Rows) -> str:
     """The pretrained encoder after each method, all linear layers of its blocks 2:4 or some blocks dense."""
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        method = row["method"] + (" + permutation" if row["permute"] else "")
+        return method, row["reconstruct"] or "", str(row["dense_blocks"])
+
+    body = [
+        [*name, str(len(group)), _spread(group, "cosine", 3), _spread(group, "overlap", 3)]
+        for name, group in _grouped(rows, key)
+    ]
+    body.sort(key=lambda cells: (cells[2], cells[4]))
+    headings = ["method", "reconstruction", "dense blocks", "seeds", "cosine", "neighbours"]
+    return "\n" + markdown(headings, body) + "\n"
+
+
+def quality_encoder_finetune(rows: Rows) -> str:
+    """The pretrained encoder, all linear layers 2:4, after distillation of so many steps."""
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return str(row["steps"]), f"{row['lr']:g}" if "lr" in row else ""
+
+    body = [
+        [*name, str(len(group)), _spread(group, "cosine", 3), _spread(group, "overlap", 3)]
+        for name, group in _grouped(rows, key)
+    ]
+    body.sort(key=lambda cells: (int(cells[0]), cells[1]))
+    return "\n" + markdown(["steps", "learning rate", "seeds", "cosine", "neighbours"], body) + "\n"
+
+
+def quality_lm(rows: Rows) -> str:
+    """The language model, dense, after each method and finetuned."""
+    dense = {row["seed"]: row["perplexity"] for row in rows if row["method"] == "dense"}
+    for row in rows:
+        row["above"] = row["perplexity"] - dense[row["seed"]]
+        row["closed"] = row.get(f"perplexity_gap_closed_of_{row['method']}")
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return row["method"], row.get("finetune", "")
+
+    groups = sorted(_grouped(rows, key), key=lambda pair: -sum(r["above"] for r in pair[1]) / len(pair[1]))
     body = [
         [
-            row["method"] + (" + permutation" if row["permute"] else ""),
-            row["reconstruct"] or "",
-            str(row["dense_blocks"]),
-            str(row["seed"]),
-            f"{row['cosine']:.3f}",
-            f"{row['overlap']:.3f}",
+            *name,
+            str(len(group)),
+            _spread(group, "perplexity", 2),
+            _spread(group, "above", 2),
+            _spread(group, "kl", 3),
+            _spread(group, "top1_agreement", 3),
+            "" if group[0]["closed"] is None else _spread(group, "closed", 2),
         ]
-        for row in sorted(rows, key=lambda row: (row["dense_blocks"], row["seed"], row["cosine"]))
+        for name, group in groups
     ]
-    headings = ["method", "reconstruction", "dense blocks", "seed", "cosine", "neighbours"]
+    headings = [
+        "method",
+        "finetuned by",
+        "runs",
+        "perplexity",
+        "above dense",
+        "KL",
+        "same token",
+        "gap closed",
+    ]
     return "\n" + markdown(headings, body) + "\n"
+
+
+def quality_lm_train(rows: Rows) -> str:
+    """The loss of the language model while it is trained, by seed."""
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    curves = [[row for row in rows if row["seed"] == seed] for seed in seeds]
+    body = [
+        [f"{r['tokens'] / 1e6:.1f}: {r['train_nll']:.3f} · {r['heldout_nll']:.3f}" for r in at]
+        for at in zip(*curves, strict=False)
+    ]
+    return "\n" + markdown([f"seed {seed}, tokens (10⁶): loss" for seed in seeds], body) + "\n"
+
+
+def prune_speed(rows: Rows) -> str:
+    """How long pruning takes: single layers, then models of Llama-3-8B's shape."""
+    layers = [
+        [
+            f"{row['N']}×{row['K']}",
+            row["method"],
+            *(f"{row[part] / 1e3:.2f} s" for part in ("gather_ms", "prune_ms", "reconstruct_ms")),
+        ]
+        for row in rows
+        if row["part"] == "layers"
+    ]
+    models = [
+        [
+            str(row["blocks"]),
+            f"{row['parameters'] / 1e9:.1f}",
+            row["method"],
+            f"{row['seconds'] / 60:.1f} min",
+        ]
+        for row in rows
+        if row["part"] == "model"
+    ]
+    headings = ["N×K", "method", "inputs' statistics", "pruning", "least squares"]
+    text = "\n" + markdown(headings, layers) if layers else ""
+    if models:
+        text += "\n" + markdown(["decoder blocks", "parameters (10⁹)", "method", "sf.prune"], models)
+    return text + "\n"
+
+
+def _grouped(
+    rows: Rows, key: Callable[[dict[str, Any]], tuple[str, ...]]
+) -> list[tuple[tuple[str, ...], Rows]]:
+    groups: dict[tuple[str, ...], Rows] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.items())
+
+
+def _spread(rows: Rows, field: str, digits: int) -> str:
+    """The mean, and the least and the greatest value where there are several."""
+    values = [row[field] for row in rows]
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 def memory_h200(rows: Rows) -> str:
@@ -159,15 +263,46 @@ def compile_cpu(rows: Rows) -> str:
     return "\n" + markdown(["what", "measured", "target"], body) + "\n"
 
 
+def load_cpu(rows: Rows) -> str:
+    """Loading an artifact beside reading its bytes."""
+    body = [
+        [
+            f"{row['bytes'] / 1e9:.2f} GB, {row['layers']} layers",
+            row["cache"],
+            *(f"{row[side]:.3f} s" for side in ("read", "load", "sha256")),
+            _times(row["ratio"]),
+            _times(row["ratio_cpu"]),
+            f"≤ {row['target']}×",
+        ]
+        for row in rows
+    ]
+    headings = [
+        "artifact",
+        "page cache",
+        "read",
+        "load",
+        "SHA-256 alone",
+        "load over read",
+        "in CPU time",
+        "asked",
+    ]
+    return "\n" + markdown(headings, body) + "\n"
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu": gemm_cpu,
     "gemm_cpu_epyc": gemm_cpu,
     "compile_cpu": compile_cpu,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,
+    "load_cpu": load_cpu,
     "memory_h200": memory_h200,
     "model_h200": model_h200,
+    "prune_speed_h200": prune_speed,
     "quality_encoder": quality_encoder,
+    "quality_encoder_finetune_h200": quality_encoder_finetune,
+    "quality_lm_h200": quality_lm,
+    "quality_lm_train_h200": quality_lm_train,
     "skinny_h200": skinny_h200,
 }
 

@@ -1,12 +1,12 @@
 """Tokens of real text on this machine, for training a small language model: the input of lm_train.py.
 
-Usage: corpus.py FOLDER [--tokens 20000000] [--vocabulary 8192]
+Usage: corpus.py FOLDER [--tokens 28000000] [--vocabulary 8192]
 
 Text: the Python standard library's sources, Debian's packaged documentation and English manual pages, then
 the sources of installed Python packages until there is enough. Every file once, split by file: a held-out
 file is trained on nowhere, and one that shares more than a fifth of its long lines with any training file is
-dropped. The tokenizer (byte-level BPE) is trained on the training files alone. Writes train.npy and
-heldout.npy (uint16), tokenizer.json and corpus.json, which says what is in them.
+dropped. The tokenizer (byte-level BPE) is trained on the training files alone. Writes train.npz and
+heldout.npz (`tokens`, uint16, deflated), tokenizer.json and corpus.json, which says what is in them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Source:
 
 def sources() -> list[Source]:
     """Where there is text, the most wanted first."""
-    stdlib, packages = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
+    # The folder that numpy is in: an environment may take its packages from another.
+    stdlib, packages = Path(sysconfig.get_path("stdlib")), Path(np.__file__).parents[1]
     prose = (".txt", ".md", ".rst", ".html", "README", "NEWS", "FAQ")
     return [
         Source(
@@ -181,7 +182,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tokens", type=int, default=19_500_000, help="of the training split, at most")
+    parser.add_argument("--tokens", type=int, default=28_000_000, help="of the training split, at most")
     parser.add_argument("--vocabulary", type=int, default=8192)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ def main() -> int:
     report: dict[str, object] = {"vocabulary": options.vocabulary, "held_out_files_dropped": dropped}
     for name, split, most in (("train", train, options.tokens), ("heldout", held, options.tokens // 20)):
         tokens = encode(tokenizer, split.texts, most)
-        np.save(options.folder / f"{name}.npy", tokens)
+        np.savez_compressed(options.folder / f"{name}.npz", tokens=tokens)
         report[name] = {
             "tokens": len(tokens),
             "files": len(split.files),

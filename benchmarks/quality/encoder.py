@@ -6,17 +6,19 @@ the mean share of a sentence's ten nearest others that dense and pruned embeddin
 of the encoder are pruned, but for the pooler, which embeddings don't use; with ``dense_blocks`` the last of
 the six blocks stay dense.
 
-    python benchmarks/quality/encoder.py [--seeds 3] [--quick]
+    python benchmarks/quality/encoder.py [--seeds 0 1 2] [--quick] [--packed FOLDER]
+                                         [--results FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ import sparseflow as sf
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "demo")]
 
-from _measure import cpu_name, meta, write  # noqa: E402
+from _measure import RESULTS, cpu_name, meta, write  # noqa: E402
+from encoder_pack import unpack  # noqa: E402
 from models import Encoder, embed, load_encoder  # noqa: E402
 from sentences import docstring_sentences  # noqa: E402
 
@@ -46,18 +49,17 @@ METHODS: list[dict[str, Any]] = [
     {"method": "sparsegpt", "permute": True, "reconstruct": "layer"},
     {"method": "ria", "permute": True, "reconstruct": "layer"},
     {"method": "magnitude", "reconstruct": "layer"},
-    {"method": "sparsegpt", "reconstruct": "block"},
 ]
+SLOWEST: dict[str, Any] = {"method": "sparsegpt", "reconstruct": "block"}
 
 
-def split(seed: int) -> tuple[list[str], list[str]]:
+def split(seed: int, sentences: Sequence[str]) -> tuple[list[str], list[str]]:
     """Sentences to calibrate on and to test on."""
-    sentences = docstring_sentences(CALIBRATION + TEST)
     order = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(seed)).tolist()
     return [sentences[i] for i in order[:CALIBRATION]], [sentences[i] for i in order[CALIBRATION:]]
 
 
-def batches(encoder: Encoder, sentences: list[str]) -> list[dict[str, Tensor]]:
+def by_length(encoder: Encoder, sentences: list[str]) -> list[dict[str, Tensor]]:
     """Sentences of equal length together, so that no batch has padding."""
     lengths: dict[int, list[str]] = {}
     for sentence in sentences:
@@ -78,30 +80,41 @@ def _nearest(embeddings: Tensor) -> Tensor:
     return similarity.fill_diagonal_(-torch.inf).topk(NEAREST).indices
 
 
-def runs(seeds: int, quick: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def runs(seeds: Sequence[int], quick: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Seed, blocks left dense and options of each run."""
-    for seed in range(seeds):
+    for seed in seeds:
         yield from ((seed, 0, options) for options in METHODS if not quick or "permute" not in options)
-    for dense in range(1, BLOCKS):
-        yield 0, dense, {"method": "sparsegpt", "reconstruct": "layer"}
+    for seed, dense in itertools.product(seeds, range(1, BLOCKS)):
+        yield seed, dense, {"method": "sparsegpt", "reconstruct": "layer"}
+    yield from ((seed, 0, SLOWEST) for seed in seeds)
 
 
 def main() -> int:
     """Prune by each method, and write quality_encoder.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="leave out permutations")
+    parser.add_argument("--packed", type=Path, help="a folder of encoder_pack.py to take all from")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    encoder = load_encoder()
-    head = meta(cpu_name(), sentences={"calibration": CALIBRATION, "test": TEST}, nearest=NEAREST)
+    if arguments.packed:
+        encoder, sentences, _ = unpack(arguments.packed)
+    else:
+        encoder, sentences = load_encoder(), docstring_sentences(CALIBRATION + TEST)
+    head = meta(
+        cpu_name(),
+        sentences={"calibration": CALIBRATION, "test": TEST},
+        nearest=NEAREST,
+        weights="float16" if arguments.packed else "float32",
+    )
     rows = []
     for seed, dense, options in runs(arguments.seeds, arguments.quick):
-        calibration, test = split(seed)
+        calibration, test = split(seed, sentences)
         model = copy.deepcopy(encoder.model)
         skip = ("*pooler*", *(f"*layer.{BLOCKS - 1 - block}.*" for block in range(dense)))
         start = time.perf_counter()
-        report = sf.prune(model, calibration=batches(encoder, calibration), skip=skip, seed=seed, **options)
+        report = sf.prune(model, calibration=by_length(encoder, calibration), skip=skip, seed=seed, **options)
         seconds = round(time.perf_counter() - start, 1)
         pruned = sum(layer.method is not None for layer in report.layers)
         measured = quality(embed(encoder, model, test), embed(encoder, encoder.model, test))
@@ -109,7 +122,7 @@ def main() -> int:
         row |= {"dense_blocks": dense, "pruned_layers": pruned, **measured, "seconds": seconds, "seed": seed}
         rows.append(row)
         print(row, flush=True)
-        write("quality_encoder", head, rows)
+        write("quality_encoder", head, rows, arguments.results)
     return 0
 
 

@@ -1,73 +1,38 @@
 """Quality of all-MiniLM-L6-v2 with 2:4 weights before and after masked distillation on unlabelled sentences.
 
-Usage: encoder_finetune.py [--device cuda] [--steps 100 400 1600] [--seeds 3] [--reconstruct layer]
+Usage: encoder_finetune.py PACKED [--device cuda] [--steps 4000 1000] [--lr 5e-4 1e-3] [--seeds 0 1 2]
+                           [--reconstruct layer] [--deadline SECONDS] [--results FOLDER]
 
-700 first lines of the standard library's docstrings are shuffled under a seed: 400 calibrate SparseGPT, 300
-test. All linear layers are pruned but the pooler's, which embeddings don't use. The dense encoder then
-teaches the pruned one on those paragraphs of the standard library's docstrings that hold no test sentence.
-Writes quality_encoder_finetune_<device>.json after each row.
+PACKED is a folder of encoder_pack.py. 700 first lines of the standard library's docstrings are shuffled under
+a seed: 400 calibrate SparseGPT, 300 test. All linear layers are pruned but the pooler's, which embeddings
+don't use. The dense encoder then teaches the pruned one on those packed paragraphs that hold no test
+sentence. No row is begun after the deadline. Writes quality_encoder_finetune_<device>.json after each row.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import copy
+import itertools
+import math
 import sys
-import sysconfig
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from encoder import CALIBRATION, by_length, split
+from encoder_pack import unpack
 from lm import device_name
+from models import Encoder
 from torch import Tensor
 
 import sparseflow as sf
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "demo"))
-
 from _measure import RESULTS, gpu_name, meta, write  # isort: skip
-from models import Encoder, load_encoder  # isort: skip
-from sentences import docstring_sentences  # isort: skip
 
-CALIBRATION, TEST = 400, 300
 BATCH = 64
-LR = 5e-4
-OBJECTIVE = sf.finetune.Objective(hidden=1.0, cosine=1.0)
-
-
-def split(seed: int) -> tuple[list[str], list[str]]:
-    """Sentences to calibrate on and to test on."""
-    sentences = docstring_sentences(CALIBRATION + TEST)
-    order = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [sentences[i] for i in order[:CALIBRATION]], [sentences[i] for i in order[CALIBRATION:]]
-
-
-def paragraphs() -> list[str]:
-    """Distinct paragraphs of docstrings, 40 to 300 characters, in order of file name."""
-    found: dict[str, None] = {}
-    for text in _docstrings():
-        for paragraph in text.split("\n\n"):
-            line = " ".join(paragraph.split())
-            if 40 <= len(line) <= 300:
-                found.setdefault(line)
-    return list(found)
-
-
-def _docstrings() -> Iterator[str]:
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
-        if "site-packages" in path.parts:
-            continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
-        except (SyntaxError, ValueError):
-            continue  # some test files are wrong on purpose
-        for node in ast.walk(tree):
-            if isinstance(node, documented) and (text := ast.get_docstring(node)):
-                yield text
+OBJECTIVE = sf.finetune.Objective(hidden=1.0, cosine=5.0)
 
 
 def batches(encoder: Encoder, sentences: list[str], size: int = BATCH) -> list[dict[str, Tensor]]:
@@ -83,28 +48,38 @@ class Run:
         self.options = options
         self.device = torch.device(options.device)
         torch.set_float32_matmul_precision("high")
-        self.encoder = load_encoder()
+        self.encoder, self.sentences, self.paragraphs = unpack(options.packed)
         self.dense: torch.nn.Module = self.encoder.model.to(self.device)
-        self.sentences = paragraphs()
         self.rows: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
 
     def seed(self, seed: int) -> None:
         """One-shot and finetuned rows of one split."""
-        calibration, test = split(seed)
-        taught = [text for text in self.sentences if not any(known in text for known in test)]
+        calibration, test = split(seed, self.sentences)
+        held = set(test)
+        taught = [text for text in self.paragraphs if not any(known in text for known in held)]
         data = batches(self.encoder, taught)
         tests = batches(self.encoder, test)
         expected = sf.evaluation.embed(self.dense, tests)
         pruned = copy.deepcopy(self.dense)
-        more = {"reconstruct": self.options.reconstruct} if self.options.reconstruct else {}
-        sf.prune(pruned, "sparsegpt", batches(self.encoder, calibration), skip=("*pooler*",), **more)
-        self.add(pruned, tests, expected, seed=seed, steps=0, seconds=0.0, sentences=0)
-        for steps in self.options.steps:
+        sf.prune(
+            pruned,
+            "sparsegpt",
+            by_length(self.encoder, calibration),
+            skip=("*pooler*",),
+            reconstruct=self.options.reconstruct,
+            seed=seed,
+        )
+        self.add(pruned, tests, expected, seed=seed, steps=0)
+        for lr, steps in itertools.product(self.options.lr, self.options.steps):
+            if time.perf_counter() - self.started > self.options.deadline:
+                return
             student = copy.deepcopy(pruned)
-            start = time.perf_counter()
-            sf.finetune.distill(student, self.dense, data, steps=steps, lr=LR, objective=OBJECTIVE, seed=seed)
-            seconds = time.perf_counter() - start
-            self.add(student, tests, expected, seed=seed, steps=steps, seconds=seconds, sentences=len(taught))
+            report = sf.finetune.distill(
+                student, self.dense, data, steps=steps, lr=lr, objective=OBJECTIVE, seed=seed
+            )
+            more = {"seconds": report.seconds, "paragraphs": len(taught), "last_loss": report.losses[-1]}
+            self.add(student, tests, expected, seed=seed, steps=steps, lr=lr, **more)
 
     def add(self, model: torch.nn.Module, tests: list[dict[str, Tensor]], dense: Tensor, **row: Any) -> None:
         """Score a model, and write what there is."""
@@ -113,7 +88,9 @@ class Run:
         print(self.rows[-1], flush=True)
         device = device_name(self.device)
         bench = "quality_encoder_finetune"
-        head = meta(device, lr=LR, batch=BATCH, objective=vars(OBJECTIVE), calibration=CALIBRATION)
+        head = meta(
+            device, batch=BATCH, objective=vars(OBJECTIVE), calibration=CALIBRATION, weights="float16"
+        )
         name = gpu_name(bench, device) if self.device.type == "cuda" else f"{bench}_cpu"
         write(name, head, self.rows, self.options.results)
 
@@ -122,14 +99,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("packed", type=Path)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 400, 1600])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--reconstruct", help="as sf.prune's, before the distillation")
+    parser.add_argument("--steps", type=int, nargs="+", default=[4000, 1000])
+    parser.add_argument("--lr", type=float, nargs="+", default=[5e-4, 1e-3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--reconstruct", default="layer", help="as sf.prune's, before the distillation")
+    parser.add_argument("--deadline", type=float, default=math.inf)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     run = Run(options)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         run.seed(seed)
     return 0
 

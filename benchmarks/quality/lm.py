@@ -41,14 +41,14 @@ class Scale:
     """
 
     hidden: int = 512
-    layers: int = 10
+    layers: int = 8
     intermediate: int = 1408
     steps: int = 4000
     batch: int = 64
     length: int = LENGTH
     lr: float = 1.5e-3
-    finetune_lr: float = 5e-4
-    finetune_batch: int = 32
+    finetune_lr: float = 1e-3
+    finetune_batch: int = 16
     calibration: int = 128
     train: int = 1 << 30
     heldout: int = 1 << 18
@@ -101,7 +101,7 @@ class Corpus:
     @classmethod
     def load(cls, folder: Path, scale: Scale) -> Corpus:
         """Of a folder that corpus.py wrote."""
-        train, heldout = (np.load(folder / f"{name}.npy") for name in ("train", "heldout"))
+        train, heldout = (np.load(folder / f"{name}.npz")["tokens"] for name in ("train", "heldout"))
         vocabulary = int(max(train.max(), heldout.max())) + 1
         return cls(train[: scale.train], heldout[: scale.heldout], -(-vocabulary // 64) * 64)
 
@@ -122,6 +122,11 @@ class Corpus:
 def batches(sequences: Tensor, size: int) -> Sequence[Tensor]:
     """Sequences in batches ``[size, length]``; what is left over is dropped."""
     return [sequences[at : at + size] for at in range(0, len(sequences) - size + 1, size)]
+
+
+def model_folder(corpus: Path, seed: int) -> Path:
+    """Where the model trained under a seed is."""
+    return corpus / f"model-{seed}"
 
 
 def device_name(device: torch.device) -> str:

@@ -1,30 +1,33 @@
-"""Held-out perplexity of the model that lm_train.py trained: dense, pruned by every method, and finetuned.
+"""Held-out perplexity of a model that lm_train.py trained: dense, pruned by every method, and finetuned.
 
-Usage: lm_quality.py FOLDER [--model FOLDER/model] [--methods wanda sparsegpt+layer …] [--device cuda]
-                     [--tiny]
+Usage: lm_quality.py FOLDER [--seed 0] [--model FOLDER/model-0] [--methods wanda sparsegpt+layer …]
+                     [--calibrations 0 1 2] [--deadline SECONDS] [--device cuda] [--results FOLDER] [--tiny]
        lm_quality.py --plot RESULTS.json FILE.png
 
-Three seeds choose the calibration sequences, all from the training tokens. "sparsegpt+layer" is
-`sf.prune(method="sparsegpt", reconstruct="layer")`. The best method's model of each seed is then distilled
-from the dense one under its masks, in one run on a tenth of the training file and in one on a tenth of all
-tokens that training took (repeats counted; from the whole file). Writes quality_lm_<device>.json after each
-row.
+The seed is that of the training. "sparsegpt+layer" is `sf.prune(method="sparsegpt", reconstruct="layer")`.
+The calibration seeds choose the calibration sequences, all from the training tokens. With the first of them
+the best method's model is then distilled from the dense one under its masks, on a tenth of all tokens that
+training took (repeats counted), once by KL and once by KL and the text itself, and on a tenth of the training
+file. No row is begun after the deadline. Writes quality_lm_<device>.json after each row; merge_results.py
+joins those of several seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import inspect
+import itertools
 import json
+import math
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lm import FULL, TINY, TRAINING, Corpus, Scale, batches, device_name
+from lm import FULL, TINY, TRAINING, Corpus, Scale, batches, device_name, model_folder
 from transformers import AutoModelForCausalLM
 
 import sparseflow as sf
@@ -32,9 +35,36 @@ from sparseflow.evaluation import plots
 
 from _measure import RESULTS, gpu_name, meta, write  # isort: skip
 
-SEEDS = (0, 1, 2)
 METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "sparsegpt+layer")
 SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A finetuning.
+
+    Attributes:
+        objective: what is minimised.
+        of_file: whether its tokens are a tenth of the training file, instead of a tenth of all that training
+            took, drawn from the whole file.
+    """
+
+    objective: sf.finetune.Objective
+    of_file: bool = False
+
+    @property
+    def name(self) -> str:
+        """In result files."""
+        terms = {name: weight for name, weight in vars(self.objective).items() if name in ("kl", "task")}
+        objective = " + ".join(f"{weight:g} {name}" for name, weight in terms.items() if weight)
+        return f"{objective}, {SHARE:.0%} of the {'training file' if self.of_file else 'tokens trained on'}"
+
+
+RECIPES = (
+    Recipe(sf.finetune.Objective(kl=1.0)),
+    Recipe(sf.finetune.Objective(kl=1.0), of_file=True),
+    Recipe(sf.finetune.Objective(kl=0.5, task=0.5)),
+)
 
 
 class Run:
@@ -45,97 +75,90 @@ class Run:
         self.device = torch.device(options.device)
         self.autocast = torch.bfloat16 if self.device.type == "cuda" else None
         self.corpus = Corpus.load(options.folder, scale)
-        path = options.model or options.folder / "model"
+        path = options.model or model_folder(options.folder, options.seed)
         self.dense = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(self.device).eval()
         self.trained_tokens: int = json.loads((path / TRAINING).read_text())["tokens"]
         self.rows: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return bool(time.perf_counter() - self.started > self.options.deadline)
 
     def all_rows(self) -> None:
-        """Dense, one-shot and finetuned."""
-        self.score("dense", 0, self.dense)
-        best: dict[int, tuple[str, torch.nn.Module]] = {}
-        for name in self.options.methods:
-            for seed in SEEDS:
-                model = self.prune(name, seed)
-                if model is None:
-                    break
-                row = self.rows[-1]
-                least = min(r["perplexity"] for r in self.rows[1:] if r["seed"] == seed)
-                if row["perplexity"] == least:
-                    best[seed] = (name, model)
-        for seed in SEEDS:
-            self.finetune(seed, *best[seed], "of the training file", len(self.corpus.train), SHARE)
-        for seed in SEEDS:
-            self.finetune(seed, *best[seed], "of the tokens trained on", self.trained_tokens, 1.0)
+        """Dense, one-shot and finetuned, then one-shot from other calibration sequences."""
+        self.score(self.dense, method="dense")
+        first, *others = self.options.calibrations
+        models = {name: self.prune(name, first) for name in self.options.methods}
+        best = min(self.rows[1:], key=lambda row: float(row["perplexity"]))
+        for recipe in RECIPES:
+            if not self.late:
+                self.finetune(best, models[best["method"]], recipe)
+        for calibration, name in itertools.product(others, self.options.methods):
+            if not self.late:
+                self.prune(name, calibration)
 
-    def prune(self, name: str, seed: int) -> torch.nn.Module | None:
-        """Prune a copy by one method and score it; None where `sf.prune` lacks the method."""
+    def prune(self, name: str, calibration: int) -> torch.nn.Module:
+        """Prune a copy by one method and score it."""
         method, _, reconstruct = name.partition("+")
         options: dict[str, Any] = {"reconstruct": reconstruct} if reconstruct else {}
-        if reconstruct and "reconstruct" not in inspect.signature(sf.prune).parameters:
-            print(f"{name}: left out, sf.prune has no option reconstruct", flush=True)
-            return None
         model: torch.nn.Module = copy.deepcopy(self.dense)
-        data = self.corpus.sequences(1000 + seed, self.scale.calibration, self.scale.length)
+        data = self.corpus.sequences(1000 + calibration, self.scale.calibration, self.scale.length)
         start = time.perf_counter()
-        try:
-            sf.prune(model, method, batches(data, 8), **options)  # type: ignore[arg-type]
-        except sf.SparseFlowError as error:
-            print(f"{name}: left out: {error}", flush=True)
-            return None
-        self.score(name, seed, model, prune_seconds=time.perf_counter() - start)
+        sf.prune(model, method, batches(data, 8), seed=calibration, **options)  # type: ignore[arg-type]
+        seconds = time.perf_counter() - start
+        self.score(model, method=name, calibration_seed=calibration, prune_seconds=seconds)
         return model
 
-    def finetune(
-        self, seed: int, name: str, model: torch.nn.Module, what: str, tokens: int, share: float
-    ) -> None:
-        """Distil a copy of a pruned model on a tenth of so many tokens, from a share of the training file."""
-        before = next(row for row in self.rows if (row["method"], row["seed"]) == (name, seed))
+    def finetune(self, before: dict[str, Any], model: torch.nn.Module, recipe: Recipe) -> None:
+        """Distil a copy of the pruned model that the row `before` is about."""
         student = copy.deepcopy(model)
         size, length = self.scale.finetune_batch, self.scale.length
+        tokens = len(self.corpus.train) if recipe.of_file else self.trained_tokens
         steps = int(SHARE * tokens) // (size * length)
-        data = self.corpus.sequences(2000 + seed, steps * size, length, share)
+        share = SHARE if recipe.of_file else 1.0
+        data = self.corpus.sequences(2000 + self.options.seed, steps * size, length, share)
         report = sf.finetune.distill(
             student,
             self.dense,
-            batches(data, size),
+            [{"input_ids": batch, "labels": batch} for batch in batches(data, size)],
             steps=steps,
             lr=self.scale.finetune_lr,
-            objective=sf.finetune.Objective(kl=1.0),
+            objective=recipe.objective,
             autocast=self.autocast,
-            seed=seed,
+            seed=self.options.seed,
         )
-        tuned = steps * size * length
         self.score(
-            f"{name}, finetuned on {SHARE:.0%} {what}",
-            seed,
             student,
-            before=before,
-            finetune_tokens=tuned,
-            of_training_file=tuned / len(self.corpus.train),
-            of_tokens_trained_on=tuned / self.trained_tokens,
+            method=before["method"],
+            calibration_seed=before["calibration_seed"],
+            finetune=recipe.name,
+            finetune_tokens=steps * size * length,
             finetune_seconds=report.seconds,
             loss_curve=report.losses[:: max(1, steps // 50)],
         )
 
-    def score(
-        self, name: str, seed: int, model: torch.nn.Module, before: dict[str, Any] | None = None, **more: Any
-    ) -> None:
+    def score(self, model: torch.nn.Module, **row: Any) -> None:
         """Add a row and write all of them."""
-        how: dict[str, Any] = {"window": self.scale.length, "batch": 32, "autocast": self.autocast}
+        how: dict[str, Any] = {"window": self.scale.length, "batch": 32}
         found = sf.evaluation.perplexity(model, self.corpus.heldout, **how)
         close = sf.evaluation.agreement(model, self.dense, self.corpus.heldout, **how)
-        row = {"method": name, "seed": seed, "perplexity": found.perplexity, "nll": found.nll}
-        row |= {"top1_agreement": close.top1, "kl": close.kl, "scored_tokens": found.tokens, **more}
-        if before is not None:
-            dense = self.rows[0]
-            for figure in ("perplexity", "nll"):
-                gap = before[figure] - dense[figure]
-                row[f"{figure}_gap_closed"] = 1 - (row[figure] - dense[figure]) / gap if gap > 0 else None
+        row = {"seed": self.options.seed, **row, "perplexity": found.perplexity, "nll": found.nll}
+        row |= {"top1_agreement": close.top1, "kl": close.kl, "scored_tokens": found.tokens}
+        if "finetune" in row:
+            for name in (row["method"], "magnitude"):
+                row[f"perplexity_gap_closed_of_{name}"] = self.closed(name, row["perplexity"])
         self.rows.append(row)
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items() if k != "loss_curve"}
         print(json.dumps(shown), flush=True)
         self.write()
+
+    def closed(self, method: str, perplexity: float) -> float | None:
+        """The share of a one-shot method's loss of perplexity that is made good; None where it lost none."""
+        dense: float = self.rows[0]["perplexity"]
+        lost = [row["perplexity"] - dense for row in self.rows if row["method"] == method]
+        return 1 - (perplexity - dense) / lost[0] if lost and lost[0] > 0 else None
 
     def write(self) -> Path:
         """The result file."""
@@ -155,10 +178,10 @@ class Run:
 
 def plot(source: Path, path: Path) -> Path:
     """Draw the perplexities of a result file."""
-    rows = json.loads(source.read_text())["rows"]
     found: dict[str, list[float]] = {}
-    for row in rows:
-        found.setdefault(row["method"], []).append(row["perplexity"])
+    for row in json.loads(source.read_text())["rows"]:
+        tuned = f", finetuned:\n{row['finetune']}" if "finetune" in row else ""
+        found.setdefault(row["method"] + tuned, []).append(row["perplexity"])
     order = sorted(found, key=lambda name: statistics.mean(found[name]))
     return plots.by_method({name: found[name] for name in order}, path, "held-out perplexity")
 
@@ -169,7 +192,10 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--calibrations", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--deadline", type=float, default=math.inf)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -1,10 +1,11 @@
-"""Train a Llama-shaped language model of 34M parameters on the tokens that corpus.py wrote.
+"""Train a Llama-shaped language model of 28M parameters on the tokens that corpus.py wrote.
 
-Usage: lm_train.py FOLDER [--out FOLDER/model] [--device cuda] [--deadline 200] [--compile] [--tiny]
+Usage: lm_train.py FOLDER [--seed 0] [--out FOLDER/model-0] [--device cuda] [--deadline 200]
+                   [--compile] [--results FOLDER] [--tiny]
 
-AdamW, bf16 autocast, a linear warm-up and a cosine to zero over the steps, or over the deadline in seconds
-where that comes first. Writes the model, and quality_lm_train_<device>.json with the loss curve, training and
-held-out, after each look at the held-out tokens.
+AdamW, bf16 autocast, a linear warm-up and a cosine to zero over the steps, or over the deadline in seconds,
+compiling included, where that comes first. Writes the model, and quality_lm_train_<device>.json with the loss
+curve, training and held-out, after each look at the held-out tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm import FULL, TINY, TRAINING, Corpus, Scale, batches, device_name
+from lm import FULL, TINY, TRAINING, Corpus, Scale, batches, device_name, model_folder
 from torch import Tensor
 
 import sparseflow as sf
@@ -57,13 +58,14 @@ class Run:
     def train(self) -> None:
         """All steps, or until the deadline."""
         self.model.train()
-        self._step(self.batches[0], 0.0)  # compiles; a learning rate of zero changes nothing
-        self.optimizer.state.clear()
+        begun = time.perf_counter()
+        self._warm_up()
         started, seen = time.perf_counter(), 0
+        left = max(1.0, self.options.deadline - (started - begun))
         losses: list[Tensor] = []
         for step, batch in enumerate(self.batches):
             elapsed = time.perf_counter() - started
-            progress = max(step / len(self.batches), elapsed / self.options.deadline)
+            progress = max(step / len(self.batches), elapsed / left)
             if progress >= 1:
                 break
             losses.append(self._step(batch, warmup_cosine(progress)))
@@ -72,6 +74,19 @@ class Run:
                 self._look(seen, losses, started)
                 losses.clear()
         self._look(seen, losses, started)
+
+    def _warm_up(self) -> None:
+        """A step that changes nothing, its learning rate being zero: libraries load, the model compiles."""
+        try:
+            self._step(self.batches[0], 0.0)
+        except Exception as error:
+            if not self.options.compile:
+                raise
+            print(f"lm_train: not compiled: {type(error).__name__}: {error}", file=sys.stderr)
+            self.forward = self.model
+            self.optimizer.zero_grad(set_to_none=True)
+            self._step(self.batches[0], 0.0)
+        self.optimizer.state.clear()
 
     def _step(self, batch: Tensor, share: float) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -98,7 +113,13 @@ class Run:
         )
         self.model.train()
         seconds = time.perf_counter() - started
-        row = {"tokens": seen, "train_nll": mean, "heldout_nll": held.nll, "seconds": seconds}
+        row = {
+            "seed": self.options.seed,
+            "tokens": seen,
+            "train_nll": mean,
+            "heldout_nll": held.nll,
+            "seconds": seconds,
+        }
         print(
             f"{seen / 1e6:7.1f}M tokens, train {mean:.4f}, held out {held.nll:.4f}, {seconds:.0f} s",
             flush=True,
@@ -115,7 +136,6 @@ class Run:
             train_tokens=len(self.corpus.train),
             heldout_tokens=len(self.corpus.heldout),
             scale=vars(scale),
-            steps_done=self.rows[-1]["tokens"] // (scale.batch * scale.length),
         )
         bench = "quality_lm_train"
         name = gpu_name(bench, device) if self.device.type == "cuda" else f"{bench}_cpu"
@@ -137,7 +157,7 @@ def main() -> int:
     options = parser.parse_args()
     run = Run(options, TINY if options.tiny else FULL)
     run.train()
-    out = options.out or options.folder / "model"
+    out = options.out or model_folder(options.folder, options.seed)
     run.model.eval().save_pretrained(out)
     (out / TRAINING).write_text(json.dumps({"tokens": run.rows[-1]["tokens"]}))
     print(run.write())

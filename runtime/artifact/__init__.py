@@ -1,6 +1,6 @@
 """Compiled models on disk: written by `CompiledModel.save`, run with torch and this package alone.
 
-A folder: ``manifest.json`` (format, versions, size and SHA-256 of every other file), for each program its
+A folder: ``manifest.json`` (format, versions, size and BLAKE3 hash of every other file), for each program its
 torch.fx graph and calling convention as JSON and its MLIR as text, the weights as shards of safetensors in
 their portable form, and the report and policies.
 """

@@ -93,6 +93,11 @@ class LoadedModel(InferenceModule):
             return executable.run_flat(call)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._programs[0].device
+
+    @property
     def report(self) -> Mapping[str, Any]:
         """The report of the compilation, as its ``to_dict`` made it."""
         report: Mapping[str, Any] = read_json(self._folder, "report.json")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.contracts import encode_contract
 from sparseflow.runtime.artifact.graphs import encode_graph
 from sparseflow.runtime.artifact.manifest import read_manifest, seal
+from sparseflow.runtime.artifact.replacing import replacing
 from sparseflow.runtime.artifact.weights import WeightWriter
 from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.signature import Signature
@@ -61,16 +59,23 @@ def write(
     """
     folder = Path(path)
     require_free(folder)
-    with _replacing(folder) as new:
-        weights = WeightWriter()
-        for i, program in enumerate(programs):
-            _write_json(new / f"program-{i}.json", _program(program, weights))
-            for stage, text in program.mlir.items():
-                (new / f"program-{i}.{stage}.mlir").write_text(text)
-        _write_json(new / "weights.json", weights.write(new))
-        for name, document in documents.items():
-            _write_json(new / name, document)
-        seal(new, {**manifest, "programs": len(programs)})
+    try:
+        with replacing(folder) as new:
+            _write(new, programs, documents)
+            seal(new, {**manifest, "programs": len(programs)})
+    except OSError as error:
+        raise ArtifactError(f"artifact {folder}", f"it can't be written: {error.strerror}") from error
+
+
+def _write(folder: Path, programs: Sequence[SavedProgram], documents: Mapping[str, Any]) -> None:
+    weights = WeightWriter()
+    for i, program in enumerate(programs):
+        _write_json(folder / f"program-{i}.json", _program(program, weights))
+        for stage, text in program.mlir.items():
+            (folder / f"program-{i}.{stage}.mlir").write_text(text)
+    _write_json(folder / "weights.json", weights.write(folder))
+    for name, document in documents.items():
+        _write_json(folder / name, document)
 
 
 def _program(program: SavedProgram, weights: WeightWriter) -> dict[str, Any]:
@@ -102,31 +107,3 @@ def require_free(folder: Path) -> None:
             raise ArtifactError(
                 f"artifact {folder}", "something else than an artifact is there", "choose another name"
             ) from None
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of another once it is complete."""
-    parent = folder.absolute().parent
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
-    try:
-        (work / "new").mkdir()
-        yield work / "new"
-        _exchange(work / "new", folder, work / "old")
-    except OSError as error:
-        raise ArtifactError(f"artifact {folder}", f"it can't be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _exchange(new: Path, folder: Path, old: Path) -> None:
-    """Put `new` in the place of `folder`, or leave everything where it is."""
-    replaced = folder.exists()
-    if replaced:
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        if replaced:
-            old.rename(folder)
-        raise

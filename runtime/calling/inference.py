@@ -23,6 +23,11 @@ class InferenceModule(nn.Module):
         self._subject = subject
         self.training = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs must be."""
+        raise NotImplementedError
+
     def train(self, mode: bool = True) -> Self:
         """Refuses training mode.
 

@@ -83,6 +83,11 @@ class CompiledModel(InferenceModule):
         self._program(call, args, kwargs)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of(self._model)
+
+    @property
     def report(self) -> Report:
         """Every linear layer with its decision and reason, as of the programs captured so far."""
         from sparseflow.api.compilations import compilations
@@ -153,17 +158,16 @@ class CompiledModel(InferenceModule):
         """
         from sparseflow.api import warmup
 
-        device = device_of(self._model)
         if args or kwargs:
             if batch is not None or seq is not None:
                 raise ArgumentError("warmup", "takes sizes or example inputs, not both")
-            warmup.repeat(functools.partial(self, *args, **kwargs), device)
+            warmup.repeat(functools.partial(self, *args, **kwargs), self.device)
             return
         for call in warmup.calls(self._model, batch, seq, inputs):
             if decode and warmup.decodes(self._model):
                 warmup.generate_calls(self.generate, call, generate or {}, padded)
             else:
-                warmup.repeat(functools.partial(self, **call), device)
+                warmup.repeat(functools.partial(self, **call), self.device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all programs captured so far to a folder, for `sparseflow.load`.
@@ -181,7 +185,7 @@ class CompiledModel(InferenceModule):
         from sparseflow.api.save import save
 
         self._captured(0)
-        save(path, type(self._model).__name__, device_of(self._model), self._programs, self.report)
+        save(path, type(self._model).__name__, self.device, self._programs, self.report)
 
     def __getattr__(self, name: str) -> Any:
         try:

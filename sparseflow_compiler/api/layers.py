@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from sparseflow.runtime.calling.inference import InferenceModule
+
 Shape = tuple[int, int]
 
 
@@ -34,6 +36,8 @@ def linear_shapes(
 
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's tensors are; the CPU for one that has none."""
+    if isinstance(model, InferenceModule):  # has no parameters
+        return model.device
     tensors = (tensor for group in (model.parameters(), model.buffers()) for tensor in group)
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 

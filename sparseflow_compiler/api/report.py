@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 Decision = Literal["sparse", "dense"]
 
@@ -72,6 +74,14 @@ class LayerReport:
     fp8: Fp8Error | None = None
 
 
+class Reported(Protocol):
+    """What a page can show: a profile, an evaluation, a tuning's result."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        ...
+
+
 @dataclass
 class Report:
     """What a compilation did, layer by layer, and for the model as a whole.
@@ -97,6 +107,36 @@ class Report:
         """
         return cls([_layer(layer) for layer in data["layers"]], dict(data["model"]))
 
+    def to_html(self, path: str | os.PathLike[str], *others: Reported) -> None:
+        """Write it as one HTML page that needs nothing else.
+
+        Args:
+            path: of the file.
+            others: profiles, evaluations and the like to show on the same page.
+
+        Raises:
+            ArgumentError: the file can't be written.
+        """
+        self._write("html", path, others)
+
+    def to_markdown(self, path: str | os.PathLike[str], *others: Reported) -> None:
+        """Write it as Markdown; see `to_html`."""
+        self._write("md", path, others)
+
+    def to_png(self, path: str | os.PathLike[str], *others: Reported) -> None:
+        """Write its drawings and the beginnings of its tables as a picture; see `to_html`.
+
+        Raises:
+            ArgumentError: matplotlib is missing, or the file can't be written.
+        """
+        self._write("png", path, others)
+
+    def _write(self, form: str, path: str | os.PathLike[str], others: Iterable[Reported]) -> None:
+        from sparseflow.reports import Source, page_of, write
+
+        whole = [Source(type(part).__name__, part.to_dict()) for part in (self, *others)]
+        write(page_of(whole), Path(path), form)
+
     def table(self, width: int = 150) -> str:
         """The report as text, one line a layer."""
         from rich.console import Console
@@ -110,7 +150,7 @@ class Report:
         table.add_section()
         table.add_row(*self._totals())
         text = io.StringIO()
-        Console(file=text, width=width).print(table)
+        Console(file=text, width=width, force_jupyter=False).print(table)
         return text.getvalue()
 
     def _title(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparseflow.cli import options
 from sparseflow.cli.saved import is_causal, load_model, load_tokenizer, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 
@@ -39,6 +40,7 @@ def evaluate(
     Which tokens are scored: window i begins at token i × stride; scored are the tokens that no window before
     held and that have one before them in their window.
     """
+    options.require_folder(plot)
     import sparseflow as sf
 
     report = sf.evaluation.EvaluationReport({"text": str(text)})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 import typer
 
+from sparseflow.cli.bench import bench
 from sparseflow.cli.compile import compile_model
 from sparseflow.cli.eval import evaluate
 from sparseflow.cli.info import info
@@ -15,6 +17,7 @@ from sparseflow.cli.prune import prune
 from sparseflow.cli.report import report
 from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
+from sparseflow.cli.validate import validate
 from sparseflow.errors import SparseFlowError
 
 app = typer.Typer(
@@ -28,30 +31,50 @@ app.command("eval")(evaluate)
 app.command()(prune)
 app.command()(profile)
 app.command()(tune)
+app.command()(validate)
 app.command()(report)
 app.command()(info)
 app.add_typer(roi, name="roi")
+app.add_typer(bench, name="bench")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; a SparseFlowError is a message on stderr and exit code 1, wrong usage is 2."""
+    """Run the command line.
+
+    Returns:
+        0 where all went well; 1 where it didn't, with a message on stderr, and where a check failed; 2 for
+        wrong usage; 3 where a deadline left something undone; 130 where it was interrupted.
+    """
     try:
         result = app(args=None if args is None else list(args), standalone_mode=False)
+        sys.stdout.flush()
     except SparseFlowError as error:
-        print(f"sparseflow: error: {error}", file=sys.stderr)
-        return 1
+        return _failed(error)
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         print("sparseflow: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Nobody reads on, as in `| head`; the interpreter must not try to flush when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _failed(error)
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which isn't imported for its name
+            return _failed(str(error).partition(". ")[0])
         show = getattr(error, "show", None)  # a usage error of click's, vendored or not
         if show is None:
             raise
         show()
         return int(getattr(error, "exit_code", 2))
     return result if isinstance(result, int) else 0
+
+
+def _failed(why: object) -> int:
+    print(f"sparseflow: error: {why}", file=sys.stderr)
+    return 1
 
 
 def console_main() -> None:

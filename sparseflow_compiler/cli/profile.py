@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sparseflow.cli.models import from_config, read_config, require_transformers, unreadable
+from sparseflow.cli import options
+from sparseflow.cli.models import named_model, require_phase
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from sparseflow.profiling import Profile
     from sparseflow.profiling.workload import Workload
 
-_DTYPES = ("float32", "bfloat16", "float16")
-
 
 def profile(
     model: Annotated[str, typer.Argument(help="A built-in shape, or the folder of a transformers model.")],
@@ -26,13 +24,13 @@ def profile(
     batch: Annotated[int, typer.Option(help="Samples.")] = 1,
     seq: Annotated[int, typer.Option(help="Tokens of each; for decode those in the cache.")] = 512,
     phase: Annotated[str, typer.Option(help="prefill or decode.")] = "prefill",
-    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(_DTYPES)}.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = None,
     device: Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")] = None,
     inner: Annotated[str, typer.Option(help="What runs both sides' graphs: eager or inductor.")] = "eager",
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
     memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
     calls: Annotated[int, typer.Option(help="Calls in each profile.")] = 10,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Draw them to this .png, .svg or .pdf file.")] = None,
 ) -> None:
     """Show where a model's time goes, dense and compiled, and what sparse kernels can gain at most.
@@ -42,36 +40,36 @@ def profile(
     """
     import torch
 
-    for file in (as_json, chart):
-        _require_folder(file)
-    where = _device(device)
+    options.require_folder(chart)
+    where = options.device(device)
     name = dtype or ("bfloat16" if where.type == "cuda" else "float32")
-    if name not in _DTYPES:
-        raise ArgumentError(f"--dtype {name}", f"must be one of {', '.join(_DTYPES)}")
-    options: dict[str, Any] = {"inner": inner, "policy": policy, "memory": memory, "calls": calls}
+    how: dict[str, Any] = {"inner": inner, "policy": policy, "memory": memory, "calls": calls}
+    kind = options.dtype(name)
+    require_phase(phase)
+    from sparseflow.profiling.workload import Phase, workload
+
     try:
-        work = _workload(model, layers, getattr(torch, name), where, batch, seq, phase)
-        result = _run(
-            work, model, {"phase": phase, "batch": batch, "seq": seq, "dtype": name}, where, options
-        )
+        work = workload(named_model(model, layers, kind, where), batch, seq, cast(Phase, phase))
+        result = _run(work, model, {"phase": phase, "batch": batch, "seq": seq, "dtype": name}, where, how)
     except torch.OutOfMemoryError:
         raise ArgumentError(
             f"model {model}", f"doesn't fit {where} twice, dense and compiled", "profile fewer --layers"
         ) from None
-    print(result.table(), end="")
-    if as_json is not None:
-        as_json.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
     if chart is not None:
         result.chart(chart)
+    if as_json:
+        options.print_json(result.to_dict())
+    else:
+        print(result.table(), end="")
 
 
 def _run(
-    work: Workload, model: str, call: dict[str, Any], device: torch.device, options: dict[str, Any]
+    work: Workload, model: str, call: dict[str, Any], device: torch.device, how: dict[str, Any]
 ) -> Profile:
     from sparseflow.profiling import profile as run
     from sparseflow.profiling.measure import device_name
 
-    calls: int = options["calls"]
+    calls: int = how["calls"]
     if work.most_calls is not None and calls > work.most_calls:
         raise ArgumentError(f"--calls {calls}", f"the cache has room for {work.most_calls} calls")
     meta = {
@@ -80,42 +78,4 @@ def _run(
         **{key: value for key, value in call.items() if key != "seq" or "input_ids" in work.kwargs},
         "device": device_name(device),
     }
-    return run(work.model, kwargs=work.kwargs, before=work.before, meta=meta, **options)
-
-
-def _workload(
-    model: str, layers: int | None, dtype: torch.dtype, device: torch.device, batch: int, seq: int, phase: str
-) -> Workload:
-    require_transformers(model)
-    import torch
-
-    from sparseflow.profiling.workload import Phase, shape_config, with_layers, workload
-
-    if phase not in get_args(Phase):
-        raise ArgumentError(f"--phase {phase}", f"must be one of {', '.join(get_args(Phase))}")
-    folder = Path(model)
-    config = with_layers(read_config(folder) if folder.is_dir() else shape_config(model), layers)
-    try:
-        with torch.device(device):
-            built = from_config(config, dtype=dtype)
-    except ValueError as error:
-        raise unreadable(model, error) from None
-    return workload(built, batch, seq, cast(Phase, phase))
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"--device {name}", f"can't be used: {reason}", "use --device cpu") from None
-    return device
-
-
-def _require_folder(file: Path | None) -> None:
-    """Refuse a file that can't be written before measuring for minutes."""
-    if file is not None and not file.absolute().parent.is_dir():
-        raise ArgumentError(f"file {file}", f"there is no folder {file.parent}", "make it first")
+    return run(work.model, kwargs=work.kwargs, before=work.before, meta=meta, **how)

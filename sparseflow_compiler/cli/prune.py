@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparseflow.cli import options
 from sparseflow.cli.saved import is_causal, load_model, load_tokenizer, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 
@@ -41,6 +42,7 @@ def prune(
     """Prune a transformers model to 2:4 and save it."""
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ArgumentError(str(out), "exists and is not an empty folder", "name a new folder")
+    options.require_folder(plot)
     if samples < 1 or length < 2:
         raise ArgumentError(f"--samples {samples} --length {length}", "must be at least 1 and 2")
     loaded, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
@@ -49,8 +51,8 @@ def prune(
         batches = _batches(loaded, tokenizer, calibration, samples, length, seed)
     import sparseflow as sf
 
-    options: dict[str, Any] = {} if skip is None else {"skip": tuple(skip)}
-    report = sf.prune(loaded, method, batches, max_loss=max_loss, **options)  # type: ignore[arg-type]
+    how: dict[str, Any] = {} if skip is None else {"skip": tuple(skip)}
+    report = sf.prune(loaded, method, batches, max_loss=max_loss, **how)  # type: ignore[arg-type]
     _save(loaded, tokenizer, out, report.to_dict())
     if plot is not None:
         from sparseflow.evaluation.plots import error_by_layer
@@ -80,10 +82,14 @@ def _batches(model: nn.Module, tokenizer: Any, path: Path, samples: int, length:
 
 
 def _save(model: nn.Module, tokenizer: Any, out: Path, report: dict[str, Any]) -> None:
+    from sparseflow.runtime.artifact.replacing import replacing
+
     try:
-        model.save_pretrained(out)  # type: ignore[operator]
-        if tokenizer is not None:
-            tokenizer.save_pretrained(out)
-        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as new:
+            model.save_pretrained(new)  # type: ignore[operator]
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
+            (new / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ArgumentError(str(out), f"can't be written: {error}", "name a folder that can") from None

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseflow.cli.models import read_config, require_transformers, unreadable
+from sparseflow.cli import options
+from sparseflow.cli.models import read_config, reading, require_transformers
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_model(folder: Path, dtype: str | None = None, device: str = "cpu") -> nn.Module:
@@ -26,17 +24,13 @@ def load_model(folder: Path, dtype: str | None = None, device: str = "cpu") -> n
     Raises:
         ArgumentError: transformers is missing, the folder can't be read, or dtype or device don't exist.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ArgumentError(f"--dtype {dtype}", f"must be one of {', '.join(DTYPES)}")
-    where = _device(device)
+    kind = None if dtype is None else options.dtype(dtype)
+    where = options.device(device)
     if not folder.is_dir():
         raise ArgumentError(f"model {folder}", "is no folder", "give the folder that save_pretrained wrote")
     config = read_config(folder)
-    try:
-        kind = _kind(config)
-        model: nn.Module = kind.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise unreadable(folder, error) from None
+    with reading(folder):
+        model: nn.Module = _kind(config).from_pretrained(folder, dtype=kind or "auto", local_files_only=True)
     return model.to(where).eval()
 
 
@@ -93,15 +87,3 @@ def _kind(config: Any) -> Any:
     # Encoders such as BERT have a causal head too; what was saved decides.
     causal = causal and any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     return transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"--device {name}", f"can't be used: {reason}", "try --device cpu") from None
-    return device

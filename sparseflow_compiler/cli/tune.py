@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli.models import from_config, read_config, unreadable
+from sparseflow.cli import options
+from sparseflow.cli.models import from_config, read_config
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from sparseflow.runtime.tuning import TuneResult
@@ -47,32 +45,19 @@ def tune(
         raise ArgumentError(
             "sparseflow tune", "needs a model or shapes, and not both", "give --shape 4096x4096"
         )
-    dtypes = None if not dtype else [_dtype(name) for name in dtype]
-    target: Any = _meta_model(model) if model is not None else [_shape(text) for text in shape or ()]
+    dtypes = None if not dtype else [options.dtype(name, _DTYPES) for name in dtype]
+    shapes = [options.sizes("--shape", text, "NxK") for text in shape or ()]
+    target: Any = shapes if model is None else _meta_model(model)
     from sparseflow.api.tune import tune as run
 
-    result = run(target, dtypes=dtypes, ms=m, device=device, folder=folder, force=force, deadline=deadline)
-    print(json.dumps(result.to_dict()) if as_json else _text(result))
+    how: dict[str, Any] = {"folder": folder, "force": force, "deadline": deadline}
+    result = run(target, dtypes=dtypes, ms=m, device=options.named_device(device), **how)
+    if as_json:
+        options.print_json(result.to_dict())
+    else:
+        print(_text(result))
     if result.remaining:
         raise typer.Exit(3)
-
-
-def _shape(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    if match is None:
-        raise ArgumentError(
-            f"--shape {text}", "is not of the form NxK", "write for example --shape 4096x14336"
-        )
-    return int(match[1]), int(match[2])
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in _DTYPES:
-        raise ArgumentError(f"--dtype {name}", f"must be one of {', '.join(_DTYPES)}")
-    import torch
-
-    found: torch.dtype = getattr(torch, name)
-    return found
 
 
 def _meta_model(folder: Path) -> nn.Module:
@@ -80,11 +65,8 @@ def _meta_model(folder: Path) -> nn.Module:
     import torch
 
     config = read_config(folder)
-    try:
-        with torch.device("meta"):
-            return from_config(config)
-    except ValueError as error:
-        raise unreadable(folder, error) from None
+    with torch.device("meta"):
+        return from_config(folder, config)
 
 
 def _text(result: TuneResult) -> str:

@@ -24,10 +24,31 @@ class VerifiedOp(SparseGemm.Operation):  # type: ignore[name-defined,misc]
 
     def verify_invariants(self) -> bool:
         """Report the first broken rule as MLIR does; later ones may only follow from it."""
-        rule = next(self.broken_rules(), None)
+        # What follows reads operands and results by name.
+        rule = _broken_counts(self) or next(self.broken_rules(), None)
         if rule is not None:
             self.location.emit_error(f"'{self.OPERATION_NAME}' op {rule}")
         return rule is None
+
+
+def _broken_counts(op: ir.OpView) -> str | None:
+    """What is wrong with how many operands and results there are, or with what says which are left out."""
+    operands, _, results, _ = ext.partition_fields(op._fields)
+    given, groups = len(op.operation.operands), op._ODS_OPERAND_SEGMENTS
+    if len(op.operation.results) != len(results):
+        return f"has {len(op.operation.results)} results, not {len(results)}"
+    if groups is None:
+        return None if given == len(operands) else f"has {given} operands, not {len(operands)}"
+    found = op.attributes.get("operandSegmentSizes")
+    sizes = list(found) if isinstance(found, ir.DenseI32ArrayAttr) else []
+    fits = len(sizes) == len(groups) and all(
+        size in ((1,) if group else (0, 1)) for size, group in zip(sizes, groups, strict=True)
+    )
+    return (
+        None
+        if fits and sum(sizes) == given
+        else f"has {given} operands and 'operandSegmentSizes' {quoted(found)}"
+    )
 
 
 def string_attribute(op: ir.OpView, name: str) -> str | None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseflow.api.layers import device_of
 from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.finetune.objective import pooled
 from sparseflow.pruning.calibration import as_call, moved, require_batches
@@ -54,7 +55,7 @@ def embed(model: nn.Module, batches: Iterable[Any]) -> Tensor:
     if model.training:
         raise ArgumentError(type(model).__name__, "is in training mode: dropout would score", "model.eval()")
     require_batches("embed(batches)", batches)
-    device = next(model.parameters()).device
+    device = device_of(model)
     parts = []
     for index, batch in enumerate(batches):
         args, kwargs = moved(as_call(f"batch {index}", batch), device)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseflow.api.layers import device_of
 from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.evaluation.windows import Window, as_tokens, windows
@@ -163,7 +164,7 @@ def _length(window: Window) -> int:
 
 
 def _logits(model: nn.Module, ids: Tensor, autocast: torch.dtype | None) -> Tensor:
-    device = next(model.parameters()).device
+    device = device_of(model)
     _require_vocabulary(model, ids)
     try:
         with torch.autocast(device.type, autocast, enabled=autocast is not None):

@@ -11,7 +11,7 @@ from sparseflow.profiling.kinds import KINDS
 if TYPE_CHECKING:
     from sparseflow.profiling.result import Profile
 
-_COLOURS = (
+COLOURS = (
     "#4477aa",
     "#ee6677",
     "#ccbb44",
@@ -31,7 +31,7 @@ def draw(profile: Profile, path: Path) -> None:
     axes = figure.subplots()
     sides = (profile.compiled, profile.dense)
     left = [0.0, 0.0]
-    for kind, colour in zip(KINDS, _COLOURS, strict=True):
+    for kind, colour in zip(KINDS, COLOURS, strict=True):
         widths = [side.us_by_kind[kind] / 1e3 for side in sides]
         bars = axes.barh([side.title for side in sides], widths, left=left, color=colour, label=kind)
         texts = [f"{side.shares[kind]:.0f} %" if side.shares[kind] >= 5 else "" for side in sides]

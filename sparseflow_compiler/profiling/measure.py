@@ -60,8 +60,8 @@ def profile(
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     sides = {"inductor" if inductor else "eager": torch.compile(model) if inductor else model}
     sides["compiled"] = compiled
-    bench = _Bench(device, before or (lambda: None))
-    runs = {title: _call(side, args, kwargs or {}) for title, side in sides.items()}
+    bench = Bench(device, before or (lambda: None))
+    runs = {title: call(side, args, kwargs or {}) for title, side in sides.items()}
     for run in runs.values():
         bench.warm_up(run)
     clocked = bench.medians(list(runs.values()), seconds)
@@ -73,8 +73,13 @@ def profile(
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """Runs calls on a device, each measurement after a reset."""
+class Bench:
+    """Runs calls on a device, each measurement after a reset.
+
+    Attributes:
+        device: where the calls run.
+        reset: called before each measurement, outside of it.
+    """
 
     device: torch.device
     reset: Callable[[], object]
@@ -114,7 +119,9 @@ class _Bench:
         self.wait()
 
 
-def _call(side: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+def call(side: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+    """A call of a model for inference."""
+
     def run() -> object:
         with torch.no_grad():
             return side(*args, **kwargs)

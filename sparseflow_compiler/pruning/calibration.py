@@ -55,12 +55,13 @@ class Calibration:
 
         Raises:
             CalibrationError: the model refuses the batch.
+            torch.OutOfMemoryError: the device's memory doesn't hold it.
         """
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         args, kwargs = moved(self.calls[index], device)
         try:
             self.model(*args, **kwargs)
-        except SparseFlowError:
+        except (SparseFlowError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise CalibrationError(
@@ -99,6 +100,23 @@ def as_call(name: str, batch: Any) -> Call:
 def moved(tree: Any, device: torch.device) -> Any:
     """The same tree with its tensors on `device`."""
     return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """Say what to do where the memory of `device` is too small after all.
+
+    Raises:
+        CalibrationError: instead of `torch.OutOfMemoryError`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CalibrationError(
+            f"sf.prune(device={str(device)!r})",
+            "its memory doesn't hold a block with one batch and the statistics of one layer",
+            "pass smaller calibration batches, skip=(…) the widest layers, or device='cpu'",
+        ) from error
 
 
 @contextmanager

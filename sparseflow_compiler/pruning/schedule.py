@@ -9,8 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sparseflow.errors import CalibrationError
-from sparseflow.pruning.calibration import Calibration, without_cache
+from sparseflow.pruning.calibration import Calibration, enough_memory, without_cache
 from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.offload import device_of, offloaded
 from sparseflow.pruning.options import PruneOptions
@@ -59,20 +58,17 @@ def prune_by_stages(
     if options.reconstruct in ("attention", "mlp"):
         for name, block in blocks.items():
             attention_name(name, block)
-    with without_cache(calibration.model), offloaded(list(blocks.values()), host, device):
-        try:
-            for stage in _stages(calibration, layers):
-                note = stage.stack and _prune_stack(stage, calibration, pruner, options, device)
-                if note:
-                    notes.append(note)
-                if note or stage.stack is None:
-                    _prune_at_once(calibration, stage.layers, pruner)
-        except torch.OutOfMemoryError as error:
-            raise CalibrationError(
-                f"sf.prune(device={str(device or host)!r})",
-                "its memory doesn't hold a block with one batch and the statistics of one layer",
-                "pass smaller calibration batches, skip=(…) the widest layers, or device='cpu'",
-            ) from error
+    with (
+        without_cache(calibration.model),
+        offloaded(list(blocks.values()), host, device),
+        enough_memory(device or host),
+    ):
+        for stage in _stages(calibration, layers):
+            note = stage.stack and _prune_stack(stage, calibration, pruner, options, device)
+            if note:
+                notes.append(note)
+            if note or stage.stack is None:
+                _prune_at_once(calibration, stage.layers, pruner)
     return notes
 
 

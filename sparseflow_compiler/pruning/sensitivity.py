@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.api.progress import Step
 from sparseflow.errors import CalibrationError
-from sparseflow.pruning.calibration import Calibration, moved, without_cache
+from sparseflow.pruning.calibration import Calibration, enough_memory, moved, without_cache
 from sparseflow.pruning.layers import Layer
 
 MEASURED_BATCHES = 8
@@ -101,7 +101,7 @@ class Switchboard:
         model = self._calibration.model
         device = next(model.parameters()).device
         found = []
-        with without_cache(model):
+        with without_cache(model), enough_memory(device):
             for call in self._calibration.calls[:MEASURED_BATCHES]:
                 args, kwargs = moved(call, device)
                 found.append(_Output.of(model(*args, **kwargs), kwargs.get("attention_mask")))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -32,6 +33,9 @@ FILES = (
 )
 
 
+HASHES = {1: ("sha256", hashlib.sha256), 2: ("blake3", blake3)}
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU()).eval()
@@ -49,13 +53,13 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 def reseal(folder: Path) -> None:
     """Make digests right again, as one would who forges an artifact."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest.pop("sha256", None)
-    for name in manifest["files"]:
-        content = (folder / name).read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        manifest["files"][name] = {"bytes": len(content), "sha256": digest}
-    whole = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": whole}))
+    name, digest = HASHES.get(manifest.get("version"), HASHES[2])
+    manifest.pop(name, None)
+    for file in manifest["files"]:
+        content = (folder / file).read_bytes()
+        manifest["files"][file] = {"bytes": len(content), name: digest(content).hexdigest()}
+    whole = digest(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest | {name: whole}))
 
 
 def edit(folder: Path, name: str, change: Callable[[Any], None]) -> None:
@@ -91,7 +95,7 @@ def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 2}, "its format has version 2, this SparseFlow reads 1"),
+        ({"version": 3}, "its format has version 3, this SparseFlow reads up to 2"),
         ({"version": True}, "its format has version True"),
         ({"format": "gguf"}, "is not SparseFlow's"),
         ({"name": "Other"}, "was changed after it was written"),
@@ -100,6 +104,19 @@ def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
 def test_a_newer_a_foreign_and_a_changed_manifest_are_told_apart(folder: Path, change, reason: str) -> None:
     edit(folder, "manifest.json", lambda manifest: manifest.update(change))
     with pytest.raises(ArtifactError, match=reason):
+        sf.load(folder)
+
+
+def test_an_artifact_of_version_1_still_loads_and_its_changes_are_found(folder: Path) -> None:
+    def make_old(manifest: dict[str, Any]) -> None:
+        manifest.pop("blake3")
+        manifest["version"] = 1
+
+    edit(folder, "manifest.json", make_old)
+    reseal(folder)
+    sf.load(folder)
+    (folder / "report.json").write_text((folder / "report.json").read_text().replace("0", "1", 1))
+    with pytest.raises(ArtifactError, match=r"report\.json was changed"):
         sf.load(folder)
 
 

@@ -43,6 +43,12 @@ def test_padding_does_not_change_an_embedding():
     torch.testing.assert_close(embed(model, [{"input_ids": padded, "attention_mask": mask}]), alone)
 
 
+def test_compiled_models_are_scored_like_others():
+    model, batch = zoo.text_model("bert"), {"input_ids": zoo.tokens(2, 6)}
+    compiled = sf.compile(model, prune=None, policy="sparse")  # nothing is 2:4, so nothing changes
+    torch.testing.assert_close(embed(compiled, [batch]), embed(model, [batch]))
+
+
 def test_wrong_embeddings_are_refused():
     with pytest.raises(ArgumentError, match="more than 10 texts"):
         compare_embeddings(torch.rand(10, 4), torch.rand(10, 4))

@@ -22,7 +22,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_has_as_many_parameters_as_published(name):
     with torch.device("meta"):
-        model = from_config(shape_config(name))
+        model = from_config("a test", shape_config(name))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(PUBLISHED[name], rel=0.005)
 
 
@@ -34,7 +34,7 @@ def test_a_decoder_decodes_over_a_cache_that_rewinds(name):
             setattr(config, attribute, small)
     config.num_attention_heads = config.num_key_value_heads = 4
     config.head_dim = 16
-    work = workload(from_config(config), 2, 5, "decode")
+    work = workload(from_config("a test", config), 2, 5, "decode")
     with torch.no_grad():
         first = work.model(**work.kwargs).logits
         other = work.model(**work.kwargs).logits
@@ -47,6 +47,6 @@ def test_a_decoder_decodes_over_a_cache_that_rewinds(name):
 
 def test_an_encoder_has_no_cache_to_decode_with():
     with torch.device("meta"):
-        model = from_config(with_layers(shape_config("bert-base"), 1))
+        model = from_config("a test", with_layers(shape_config("bert-base"), 1))
     with pytest.raises(ArgumentError, match="no cache"):
         workload(model, 1, 8, "decode")

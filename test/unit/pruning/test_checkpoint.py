@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,3 +93,38 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ArgumentError, match="can't be used"):
         sf.prune(model, "wanda", [torch.randn(300, 8)], checkpoint=tmp_path)
+
+
+class Killed(BaseException):
+    """What no handler takes for an error."""
+
+
+def test_a_run_stopped_at_any_step_of_its_writing_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    def prune(folder):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3))).eval()
+        sf.prune(model, "sparsegpt", [torch.randn(300, 8)], checkpoint=folder)
+        return model.state_dict()
+
+    steps = count()
+    whole = prune(tmp_path / "whole")
+    for name, owner in (("open", Path), ("fsync", os), ("replace", Path)):
+        real = getattr(owner, name)
+
+        def step(*args, real=real, **options):
+            if next(steps) == last:
+                raise Killed
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, step)
+    for last in count():
+        steps = count()
+        try:
+            prune(tmp_path / str(last))
+        except Killed:
+            steps = count(last + 1)
+            found = prune(tmp_path / str(last))
+            assert all(torch.equal(found[key], value) for key, value in whole.items())
+        else:
+            break
+    assert last >= 9  # three steps for each of three layers

@@ -1,0 +1,131 @@
+"""What loading an artifact costs beside reading its bytes.
+
+Usage: bench_load.py [--layers 32] [--turns 5] [--folder PATH]; 32 layers take 16 GB of memory to make.
+
+Llama-3-8B's decoder layers, random weights packed in bf16, saved; then in turn: read every file of the
+artifact, load it, hash it by SHA-256 (as format 1 did), with the files in the page cache and, where it can be
+emptied for them, without. Writes benchmarks/results/load_cpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _measure
+import torch
+from torch import nn
+
+import sparseflow as sf
+from sparseflow.runtime.artifact.manifest import digests
+
+SHAPES = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
+"""(N, K) of a layer's products: q, k, v merged, o, gate and up merged, down."""
+TARGET = 1.3
+
+
+class Layers(nn.Module):
+    """The products of decoder layers, one after the other, and nothing between them."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(self._layer() for _ in range(layers))
+
+    @staticmethod
+    def _layer() -> nn.ModuleList:
+        return nn.ModuleList(nn.Linear(k, n, bias=False, dtype=torch.bfloat16) for n, k in SHAPES)
+
+    def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Every product, of an input of its K."""
+        by_size = {x.shape[-1]: x for x in inputs}
+        return [linear(by_size[linear.in_features]) for layer in self.layers for linear in layer]  # type: ignore[union-attr]
+
+
+def save(layers: int, folder: Path) -> None:
+    """Write the artifact; dense weights are released as they are packed."""
+    inputs = tuple(torch.randn(2, k, dtype=torch.bfloat16) for k in sorted({k for _, k in SHAPES}))
+    model = Layers(layers).eval()
+    sf.compile(model, inputs, policy="sparse", inplace=True, progress=False).save(folder)
+
+
+def read(folder: Path) -> None:
+    """Read every byte of a folder's files into one buffer."""
+    buffer = bytearray(8 << 20)
+    for path in folder.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def forget(folder: Path) -> None:
+    """Take a folder's files out of the page cache."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def measure(folder: Path, turns: int, *, cold: bool) -> dict[str, float]:
+    """Median seconds of each side, taken in turn: by the clock, and of the processor."""
+    sides: dict[str, Callable[[], Any]] = {
+        "read": functools.partial(read, folder),
+        "load": functools.partial(sf.load, folder),
+        "sha256": lambda: digests(folder.iterdir(), "sha256"),
+    }
+    seconds: dict[str, list[float]] = {f"{name}{kind}": [] for name in sides for kind in ("", "_cpu")}
+    for turn in range(turns + 1):
+        for name, side in sides.items():
+            if cold:
+                forget(folder)
+            start, used = time.perf_counter(), time.process_time()
+            side()
+            if turn:  # the first fills the cache and imports
+                seconds[name].append(time.perf_counter() - start)
+                seconds[f"{name}_cpu"].append(time.process_time() - used)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def main() -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where the artifact goes; its disk is what is measured")
+    parser.add_argument("--results", type=Path, default=_measure.RESULTS)
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        artifact = Path(folder) / "artifact"
+        save(options.layers, artifact)
+        size = sum(path.stat().st_size for path in artifact.iterdir())
+        for cache in ("warm", "cold"):
+            found = measure(artifact, options.turns, cold=cache == "cold")
+            ratio = found["load"] / found["read"]
+            rows.append(
+                {"cache": cache, "layers": options.layers, "bytes": size, **found, "ratio": ratio}
+                | {
+                    "ratio_cpu": found["load_cpu"] / found["read_cpu"],
+                    "target": TARGET,
+                    "met": ratio <= TARGET,
+                }
+            )
+            print(rows[-1], flush=True)
+    _measure.write("load_cpu", _measure.meta(_measure.cpu_name()), rows, options.results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Folders that appear whole or not at all, even where the process is killed."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder, beside another, that takes its place once it is complete.
+
+    What processes that were killed left of theirs is removed.
+
+    Args:
+        folder: to replace; need not exist.
+
+    Raises:
+        OSError: it can't be written; what was there still is.
+    """
+    folder = folder.absolute()
+    _remove_abandoned(folder)
+    work = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+    lock = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (work / "new").mkdir()
+        yield work / "new"
+        _exchange(work / "new", folder, work / "old")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+def _prefix(folder: Path) -> str:
+    return f".{folder.name}.saving-"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """The system drops a lock when its process dies: what can be locked is nobody's."""
+    for work in folder.parent.glob(f"{_prefix(folder)}*"):
+        with suppress(OSError):
+            lock = os.open(work, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # One that was just made is not locked yet: it is empty, and stays.
+                if any(work.iterdir()):
+                    shutil.rmtree(work)
+            finally:
+                os.close(lock)
+
+
+def _exchange(new: Path, folder: Path, old: Path) -> None:
+    """Put `new` in the place of `folder`, or leave everything where it is."""
+    if not folder.exists():
+        new.rename(folder)
+    elif not _swap(new, folder):
+        folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, where the system and the file system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return not rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)

@@ -1,0 +1,9 @@
+"""Dense beside ours on this device: single products, and whole models. Both in turns, in one process."""
+
+from __future__ import annotations
+
+from sparseflow.bench.gemm import gemm_rows
+from sparseflow.bench.model import model_rows
+from sparseflow.bench.result import result
+
+__all__ = ["gemm_rows", "model_rows", "result"]

@@ -1,0 +1,77 @@
+"""A whole model, dense and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sparseflow.api.compile import compile as sparseflow_compile
+from sparseflow.api.layers import device_of
+from sparseflow.profiling.measure import Bench, call
+from sparseflow.profiling.workload import Phase, workload
+from sparseflow.runtime.checks import dtype_name
+
+if TYPE_CHECKING:
+    from sparseflow.api.progress import Step
+
+
+def model_rows(
+    name: str,
+    model: nn.Module,
+    calls: Sequence[tuple[int, int]],
+    phase: Phase,
+    seconds: float,
+    progress: Step,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Time calls of a transformers model as it is and compiled, in turns.
+
+    Args:
+        name: of the model, for the rows.
+        model: in evaluation mode.
+        calls: samples and tokens of each call.
+        phase: prefill or decode.
+        seconds: about how long to measure each call.
+        progress: told of each call.
+        options: of `sparseflow.compile`; with ``inner="inductor"`` the model as it is runs by that too.
+
+    Returns:
+        A row for each: milliseconds of a call, and bytes of the linear layers' weights.
+
+    Raises:
+        ArgumentError: a size is below 1, or the model has no such phase.
+        SparseFlowError: it can't be compiled.
+    """
+    compiled = sparseflow_compile(model, **options)
+    dense = torch.compile(model) if options.get("inner") == "inductor" else model
+    device, rows = device_of(model), list[dict[str, Any]]()
+    for batch, seq in calls:
+        progress(len(rows), len(calls), f"batch {batch}, {seq} tokens")
+        work = workload(model, batch, seq, phase)
+        bench = Bench(device, work.before or (lambda: None))
+        runs = [call(side, (), work.kwargs) for side in (dense, compiled)]
+        for run in runs:
+            bench.warm_up(run)
+        before, after = bench.medians(runs, seconds)
+        report = compiled.report
+        rows.append(
+            {
+                "model": name,
+                "phase": phase,
+                "batch": batch,
+                "seq": seq,
+                "dtype": dtype_name(next(model.parameters()).dtype),
+                "mode": options.get("inner", "eager"),
+                "dense_ms": round(before * 1e3, 4),
+                "ours_ms": round(after * 1e3, 4),
+                "speedup": round(before / after, 3),
+                "sparse_layers": sum(layer.decision == "sparse" for layer in report.layers),
+                "layers": len(report.layers),
+                "weights_bytes_dense": report.model["bytes_dense"],
+                "weights_bytes_ours": report.model["bytes"],
+            }
+        )
+    return rows

@@ -1,0 +1,93 @@
+"""`sparseflow bench`: products and models on this device, dense beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from sparseflow.cli import options
+from sparseflow.cli.models import named_model, require_phase
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+
+bench = typer.Typer(help="Measure dense beside ours on this device.", no_args_is_help=True)
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for `sparseflow report`.")]
+_Device = Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")]
+
+
+@bench.command()
+def gemm(
+    shape: Annotated[list[str], typer.Option(help="A layer, NxK; may be repeated.")],
+    m: Annotated[list[int] | None, typer.Option(help="Rows of x; by default 1, 16, 256 and 1024.")] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(options.DTYPES)}; may be repeated.")
+    ] = None,
+    device: _Device = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Time the sparse product and the dense one with the same pruned weight, in turns."""
+    shapes = [options.sizes("--shape", text, "NxK") for text in shape]
+    ms = m or [1, 16, 256, 1024]
+    options.require_positive("--m", ms)
+    where = options.device(device)
+    dtypes = [options.dtype(name) for name in dtype or ["bfloat16"]]
+    from sparseflow.api.progress import progress_bars
+    from sparseflow.bench import gemm_rows
+
+    with progress_bars(None) as bars:
+        rows = gemm_rows([(n, k) for n, k in shapes], ms, dtypes, where, bars.stage("bench"))
+    _show(where, rows, as_json)
+
+
+@bench.command()
+def model(
+    model: Annotated[str, typer.Argument(help="A built-in shape, or the folder of a transformers model.")],
+    batch: Annotated[list[int] | None, typer.Option(help="Samples; may be repeated. By default 1.")] = None,
+    seq: Annotated[list[int] | None, typer.Option(help="Tokens; may be repeated. By default 512.")] = None,
+    phase: Annotated[str, typer.Option(help="prefill or decode.")] = "prefill",
+    layers: Annotated[int | None, typer.Option(help="Only so many layers.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = None,
+    device: _Device = None,
+    inner: Annotated[str, typer.Option(help="What runs both sides' graphs: eager or inductor.")] = "eager",
+    policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
+    memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
+    seconds: Annotated[float, typer.Option(help="About how long to measure each call.")] = 3.0,
+    as_json: _AsJson = False,
+) -> None:
+    """Time a model as it is and compiled, in turns, with random weights: they cost the same time."""
+    import torch
+
+    require_phase(phase)
+    where = options.device(device)
+    kind = options.dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
+    calls = [(samples, tokens) for samples in batch or [1] for tokens in seq or [512]]
+    from sparseflow.api.progress import progress_bars
+    from sparseflow.bench import model_rows
+    from sparseflow.profiling.workload import Phase
+
+    how = {"inner": inner, "policy": policy, "memory": memory}
+    try:
+        built = named_model(model, layers, kind, where)
+        with progress_bars(None) as bars:
+            rows = model_rows(model, built, calls, cast(Phase, phase), seconds, bars.stage("bench"), **how)
+    except torch.OutOfMemoryError:
+        raise ArgumentError(
+            f"model {model}", f"doesn't fit {where}, dense and compiled", "fewer --layers"
+        ) from None
+    _show(where, rows, as_json)
+
+
+def _show(device: torch.device, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    from sparseflow.bench import result
+    from sparseflow.reports import WRITERS, Source, page_of
+
+    found = result(device, rows)
+    if as_json:
+        options.print_json(found)
+    else:
+        print(WRITERS["md"](page_of([Source("bench", found)])).decode())

@@ -1,0 +1,117 @@
+"""What the commands' options have in common: devices, dtypes, sizes, files to write, JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def device(name: str | None) -> torch.device:
+    """The device of that name; None: the GPU if there is one, else the CPU.
+
+    Raises:
+        ArgumentError: it can't be used here.
+    """
+    import torch
+
+    found = named_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise _no_device(name, error) from None
+    return found
+
+
+def named_device(name: str) -> torch.device:
+    """The device of that name, whether or not this machine has it.
+
+    Raises:
+        ArgumentError: it is neither a CPU nor a CUDA device.
+    """
+    import torch
+
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise _no_device(name, error) from None
+    if found.type not in ("cpu", "cuda"):
+        raise ArgumentError(f"--device {name}", "can't be used: there are kernels for cpu and cuda only")
+    return found
+
+
+def _no_device(name: str | None, error: Exception) -> ArgumentError:
+    reason = str(error).splitlines()[0]
+    return ArgumentError(f"--device {name}", f"can't be used: {reason}", "try --device cpu")
+
+
+def dtype(name: str, allowed: Sequence[str] = DTYPES) -> torch.dtype:
+    """The dtype of that name.
+
+    Raises:
+        ArgumentError: it is not among those allowed.
+    """
+    if name not in allowed:
+        raise ArgumentError(f"--dtype {name}", f"must be one of {', '.join(allowed)}")
+    import torch
+
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def sizes(option: str, text: str, form: str) -> tuple[int, ...]:
+    """Sizes written like ``4096x14336``.
+
+    Args:
+        option: whose value it is, for the error.
+        text: the value.
+        form: how many there are, by name: ``"NxK"``.
+
+    Raises:
+        ArgumentError: it is not of that form, or a size is 0.
+    """
+    found = re.fullmatch(r"\d{1,9}([x×]\d{1,9})*", text, re.ASCII)
+    numbers = tuple(map(int, re.split("[x×]", text))) if found else ()
+    if len(numbers) != len(form.split("x")) or not all(numbers):
+        example = "x".join(["4096", "4096", "14336"][-len(form.split("x")) :])
+        raise ArgumentError(
+            f"{option} {text}", f"is not of the form {form}", f"write for example {option} {example}"
+        )
+    return numbers
+
+
+def require_positive(option: str, values: Iterable[int]) -> None:
+    """Refuse numbers below 1.
+
+    Raises:
+        ArgumentError: names the option and the number.
+    """
+    for value in values:
+        if value < 1:
+            raise ArgumentError(f"{option} {value}", "must be at least 1")
+
+
+def require_folder(file: Path | None) -> None:
+    """Refuse a file that can't be written before working for minutes.
+
+    Raises:
+        ArgumentError: the folder it would be in isn't there, or it is a folder.
+    """
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ArgumentError(f"file {file}", f"there is no folder {file.parent}", "make it first")
+    if file is not None and file.is_dir():
+        raise ArgumentError(f"file {file}", "is a folder", "name a file")
+
+
+def print_json(data: Any) -> None:
+    """What ``--json`` writes to standard output: one document, and nothing else."""
+    print(json.dumps(data))

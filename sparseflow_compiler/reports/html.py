@@ -1,0 +1,80 @@
+"""A page as one HTML file that asks nobody for anything: style and drawings are in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparseflow.reports.page import HeatMap, Page, Pie
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+CELL = (54, 30)
+"""Width and height of a heat map's cell, in CSS pixels."""
+
+_RADIUS, _HOLE = 80.0, 46.0
+
+
+def html(page: Page) -> str:
+    """The page as HTML, UTF-8, light or dark as the reader's system is."""
+    return _environment().get_template("page.html.jinja").render(page=page, cell=CELL)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "kind": lambda piece: type(piece).__name__,
+        "arcs": _arcs,
+        "label_width": _label_width,
+    }
+    return environment
+
+
+def _label_width(piece: HeatMap) -> int:
+    """Of the longest row's label, in CSS pixels, about."""
+    return 18 + 8 * max((len(row) for row in piece.rows), default=0)
+
+
+@dataclass(frozen=True)
+class _Arc:
+    """A slice of a ring as the path of an SVG."""
+
+    label: str
+    percent: float
+    path: str
+
+
+def _arcs(pie: Pie) -> list[_Arc]:
+    whole, start, arcs = sum(percent for _, percent in pie.slices), 0.0, []
+    for label, percent in pie.slices:
+        # A ring that is one slice would begin where it ends, and draw nothing.
+        share = min(percent / whole, 0.99999) if whole else 0.0
+        arcs.append(_Arc(label, percent, _ring(start, start + share) if share else ""))
+        start += share
+    return arcs
+
+
+def _ring(start: float, end: float) -> str:
+    (x0, y0), (x1, y1) = (_point(share, _RADIUS) for share in (start, end))
+    (x2, y2), (x3, y3) = (_point(share, _HOLE) for share in (end, start))
+    large = int(end - start > 0.5)
+    return (
+        f"M{x0:.2f} {y0:.2f}A{_RADIUS} {_RADIUS} 0 {large} 1 {x1:.2f} {y1:.2f}"
+        f"L{x2:.2f} {y2:.2f}A{_HOLE} {_HOLE} 0 {large} 0 {x3:.2f} {y3:.2f}Z"
+    )
+
+
+def _point(share: float, radius: float) -> tuple[float, float]:
+    angle = 2 * math.pi * share - math.pi / 2
+    return radius * math.cos(angle), radius * math.sin(angle)

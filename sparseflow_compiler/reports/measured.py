@@ -1,0 +1,102 @@
+"""Pages of measurements: rows of benchmarks, and tables of tuned or calibrated points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sparseflow.reports.page import Cell, Column, HeatMap, Page, Piece, Table, figure, one_line
+
+Row = Mapping[str, Any]
+
+_TIMES = ("dense_us", "ours_us")
+_WHAT = ("dtype", "epilogue", "mode")
+"""What may differ between rows of the same shape and M: each has a heat map of its own."""
+
+
+def rows_page(title: str, data: Mapping[str, Any]) -> Page:
+    """Of a result file: ``{"meta": {…}, "rows": […]}``."""
+    meta, rows = data.get("meta") or data.get("about") or {}, data["rows"]
+    pieces: list[Piece] = heat_maps(rows)
+    pieces.append(rows_table("Rows", rows))
+    return Page(title, _about(meta), tuple(pieces))
+
+
+def points_page(title: str, data: Mapping[str, Any], points: Iterable[Row]) -> Page:
+    """Of a table of tuned or calibrated points, or of what a tuning measured."""
+    rows = [_timed(point) for point in points]
+    pieces: list[Piece] = [*heat_maps(rows), rows_table("Points", rows)]
+    for part in ("skipped", "remaining"):
+        if entries := data.get(part):
+            pieces.append(rows_table(part, [e if isinstance(e, dict) else {"point": e} for e in entries]))
+    return Page(title, _about(data.get("machine") or {}), tuple(pieces))
+
+
+def heat_maps(rows: Sequence[Row]) -> list[Piece]:
+    """A map of N×K by M for each dtype and the like; none where the rows have no such figures."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if all(isinstance(row.get(name), (int, float)) for name in ("N", "K", "M", *_TIMES)):
+            groups.setdefault(
+                tuple(str(row[name]) for name in _WHAT if row.get(name) not in (None, "none")), []
+            ).append(row)
+    return [_heat_map(", ".join(what), group) for what, group in groups.items()]
+
+
+def _heat_map(what: str, rows: Sequence[Row]) -> HeatMap:
+    cells = {
+        (f"{r['N']}×{r['K']}", r["M"]): Cell(r["dense_us"] / r["ours_us"], str(r.get("backend", "")))
+        for r in rows
+    }
+    shapes = tuple(dict.fromkeys(shape for shape, _ in cells))
+    ms = sorted({m for _, m in cells})
+    return HeatMap(
+        "Speed-up over dense" + (f", {what}" if what else ""),
+        shapes,
+        tuple(map(str, ms)),
+        tuple(tuple(cells.get((shape, m), Cell(None)) for m in ms) for shape in shapes),
+        "N×K, and M, the rows of x, along the top.",
+    )
+
+
+def rows_table(title: str, rows: Sequence[Row]) -> Table:
+    """Every figure of the rows; what is the same in all of them is said once, below."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    plain = [
+        name for name in names if not any(isinstance(row.get(name), (dict, list, tuple)) for row in rows)
+    ]
+    same = {name: rows[0].get(name) for name in plain if len({row.get(name) for row in rows}) == 1}
+    shown = [name for name in plain if len(rows) == 1 or name not in same]
+    columns = tuple(
+        Column(name, all(type(row.get(name)) in (int, float, type(None)) for row in rows)) for name in shown
+    )
+    cells = tuple(tuple(figure(row.get(name)) for name in shown) for row in rows)
+    held = {name: value for name, value in same.items() if value not in (None, "")} if len(rows) > 1 else {}
+    return Table(title, columns, cells, f"In every row: {one_line(held)}." if held else "")
+
+
+def _timed(point: Row) -> Row:
+    """A point as a row of a benchmark: the fastest way of running it sparse beside dense."""
+    row = {"dtype": point["dtype"], "N": point["n"], "K": point["k"], "M": point["m"]}
+    row["dense_us"] = point["dense_us"]
+    if "cpu_us" in point:
+        return row | {"ours_us": point["cpu_us"], "unpacked_us": point["unpacked_us"], "backend": "cpu"}
+    best = min(point["candidates"], key=lambda entry: entry["us"], default=None)
+    if best is None:
+        return row | {"failed": len(point["failed"])}
+    how = f"{best['backend']}@{best['algorithm']}" + (f"/{best['split_k']}" if best["split_k"] else "")
+    return row | {
+        "ours_us": best["us"],
+        "speedup": point["dense_us"] / best["us"],
+        "backend": how,
+        "rel_err": best["rel_err"],
+        "failed": len(point["failed"]),
+    }
+
+
+def _about(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    versions = meta.get("versions")
+    lines = [one_line(meta), one_line(versions) if isinstance(versions, dict) else ""]
+    if isinstance(meta.get("machine"), dict):
+        lines.append(one_line(meta["machine"]))
+    return tuple(line for line in lines if line)

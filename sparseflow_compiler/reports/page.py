@@ -1,0 +1,140 @@
+"""A page before it takes a form: a title and pieces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: its title.
+        right: whether its cells are numbers, aligned to the right.
+        long: whether they are sentences, which a page shows below the rest of the row.
+    """
+
+    heading: str
+    right: bool = False
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a title."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The few figures that matter most: name, value, and what to know about it."""
+
+    title: str
+    items: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Quantities of one kind side by side: label, quantity, and its text."""
+
+    title: str
+    items: tuple[tuple[str, float, str], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A speed-up in a heat map; above 1 is faster.
+
+    Attributes:
+        value: the speed-up, None where there is none.
+        how: what ran.
+    """
+
+    value: float | None
+    how: str = ""
+
+    @property
+    def text(self) -> str:
+        """As it is written into the map."""
+        if self.value is None:
+            return "–" if self.how else ""
+        return f"{self.value:.2f}" if self.value < 9.995 else f"{self.value:.0f}"
+
+    @property
+    def strength(self) -> float:
+        """From −1, half as fast or slower, to 1, twice as fast or faster."""
+        return 0.0 if self.value is None else max(-1.0, min(1.0, math.log2(self.value)))
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Speed-ups over dense by shape and M; a row is named by its shape, then by the layers that have it."""
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Pie:
+    """Parts of a whole: each a label and its percent."""
+
+    title: str
+    slices: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Pies:
+    """Wholes side by side, whose slices have the same labels."""
+
+    title: str
+    pies: tuple[Pie, ...]
+    note: str = ""
+
+
+Piece = Table | Facts | Bars | HeatMap | Pies
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report, ready to be written.
+
+    Attributes:
+        title: of the page.
+        about: lines under it: machine, versions, date.
+        pieces: from top to bottom.
+    """
+
+    title: str
+    about: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+
+
+def figure(value: Any) -> str:
+    """A value as a cell shows it: four digits of a fraction, ✓ or ✗ for a truth."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "✓" if value else "✗"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def megabytes(count: float) -> str:
+    """Bytes as text, in MB or GB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def one_line(values: Mapping[str, Any]) -> str:
+    """``name value`` for each entry that is no container."""
+    return ", ".join(f"{k} {figure(v)}" for k, v in values.items() if not isinstance(v, (dict, list)))

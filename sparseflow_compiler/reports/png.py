@@ -1,0 +1,166 @@
+"""A page's drawings and figures as one picture, in light colours."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from sparseflow.errors import ArgumentError
+from sparseflow.profiling.chart import COLOURS
+from sparseflow.reports.page import Bars, Cell, Facts, HeatMap, Page, Piece, Pies, Table
+
+_WIDTH = 11.0
+_FASTER, _SLOWER, _NEUTRAL = (0x5B, 0x9B, 0xD5), (0xE8, 0x97, 0x4E), (0xEC, 0xEE, 0xEF)
+_QUIET, _TRACK = "#5d6369", "#bbbbbb"
+_ROWS = 12
+_TABLE_COLUMNS = 7
+
+
+def png(page: Page) -> bytes:
+    """The page as a PNG: all drawings and, of long tables, the first rows.
+
+    Raises:
+        ArgumentError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ArgumentError("--png", "needs matplotlib", "pip install matplotlib, or write --html") from None
+    heights = [_height(piece) for piece in page.pieces]
+    about = [part for line in page.about for part in textwrap.wrap(line, 150)]
+    head = 0.6 + 0.17 * len(about)
+    whole = head + sum(heights)
+    picture = Figure(figsize=(_WIDTH, whole))
+    picture.text(0.03, 1 - 0.15 / whole, page.title, fontsize=15, fontweight="bold", va="top")
+    picture.text(0.03, 1 - 0.45 / whole, "\n".join(about), fontsize=7.5, color=_QUIET, va="top")
+    top = 1 - head / whole
+    for piece, height in zip(page.pieces, heights, strict=True):
+        above = 0.75 if isinstance(piece, HeatMap | Pies) else 0.55  # these have headings of their own
+        room = (0.03, top - (height - 0.2) / whole, 0.94, (height - above) / whole)
+        picture.text(0.03, top - 0.1 / whole, piece.title, fontsize=10, fontweight="bold", va="top")
+        _draw(picture, piece, room)
+        top -= height / whole
+    file = io.BytesIO()
+    picture.savefig(file, format="png", dpi=140, facecolor="white")
+    return file.getvalue()
+
+
+def _height(piece: Piece) -> float:
+    """Inches, the title and the room below included."""
+    match piece:
+        case Facts():
+            return 1.0
+        case Bars(items=items):
+            return 0.7 + 0.3 * len(items)
+        case HeatMap(rows=rows):
+            return 1.1 + 0.26 * len(rows)
+        case Pies():
+            return 2.9
+        case Table(rows=table_rows):
+            return 0.9 + 0.2 * min(len(table_rows), _ROWS + 1)
+
+
+def _draw(picture: Any, piece: Piece, room: tuple[float, float, float, float]) -> None:
+    match piece:
+        case Facts():
+            _facts(picture, piece, room)
+        case Bars():
+            _bars(_axes(picture, room, left=0.1, right=0.1), piece)
+        case HeatMap():
+            _heat(_axes(picture, room, left=0.006 * max(map(len, piece.rows), default=0) + 0.02), piece)
+        case Pies():
+            _pies(picture, piece, room)
+        case Table():
+            _table(picture, piece, room)
+
+
+def _axes(picture: Any, room: Sequence[float], left: float = 0.0, right: float = 0.0) -> Any:
+    axes = picture.add_axes((room[0] + left, room[1], room[2] - left - right, room[3]))
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0, labelsize=8)
+    return axes
+
+
+def _facts(picture: Any, piece: Facts, room: Sequence[float]) -> None:
+    for place, (name, value, note) in enumerate(piece.items):
+        x = room[0] + place * room[2] / len(piece.items)
+        picture.text(x, room[1] + room[3], value, fontsize=15, fontweight="bold", va="top")
+        picture.text(x, room[1], f"{name}, {note}", fontsize=7, color=_QUIET, va="bottom")
+
+
+def _bars(axes: Any, piece: Bars) -> None:
+    labels = [label for label, _, _ in piece.items]
+    bars = axes.barh(labels, [size for _, size, _ in piece.items], color=[_TRACK, *COLOURS][: len(labels)])
+    axes.bar_label(bars, [text for _, _, text in piece.items], padding=4, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xticks([])
+
+
+def _heat(axes: Any, piece: HeatMap) -> None:
+    image = [[_colour(cell) for cell in line] for line in piece.cells]
+    axes.imshow(image, aspect="auto")
+    for y, line in enumerate(piece.cells):
+        for x, cell in enumerate(line):
+            axes.text(x, y, cell.text, ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(len(piece.columns)), piece.columns)
+    axes.set_yticks(range(len(piece.rows)), piece.rows)
+    axes.xaxis.tick_top()
+    axes.set_xticks([x - 0.5 for x in range(1, len(piece.columns))], minor=True)
+    axes.set_yticks([y - 0.5 for y in range(1, len(piece.rows))], minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+
+
+def _colour(cell: Cell) -> tuple[float, float, float]:
+    if not cell.text:
+        return 1.0, 1.0, 1.0
+    end, share = (_FASTER if cell.strength >= 0 else _SLOWER), abs(cell.strength)
+    red, green, blue = ((n + share * (e - n)) / 255 for n, e in zip(_NEUTRAL, end, strict=True))
+    return red, green, blue
+
+
+def _pies(picture: Any, piece: Pies, room: Sequence[float]) -> None:
+    width = room[2] / max(1, len(piece.pies))
+    for place, pie in enumerate(piece.pies):
+        axes = picture.add_axes((room[0] + place * width, room[1], width * 0.5, room[3]))
+        axes.pie(
+            [percent for _, percent in pie.slices],
+            colors=COLOURS,
+            startangle=90,
+            counterclock=False,
+            wedgeprops={"width": 0.42, "edgecolor": "white"},
+        )
+        axes.set_title(pie.title, fontsize=8)
+        labels = [f"{label}  {percent:.1f} %" for label, percent in pie.slices]
+        axes.legend(labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+
+
+def _table(picture: Any, piece: Table, room: Sequence[float]) -> None:
+    shown = [i for i, column in enumerate(piece.columns) if not column.long][:_TABLE_COLUMNS]
+    rows = [[row[i][:42] for i in shown] for row in piece.rows[:_ROWS]]
+    if len(piece.rows) > _ROWS:
+        rows.append([f"… {len(piece.rows) - _ROWS} more", *("" for _ in shown[1:])])
+    widths = [max(len(piece.columns[i].heading), *(len(row[i]) for row in rows), 3) for i in shown]
+    lines = [[piece.columns[i].heading for i in shown], *rows]
+    step, x = room[3] / max(1, len(lines)), room[0]
+    # One character of the whole width where the table is wide, of a usual width where it isn't.
+    unit = min(room[2] / (sum(widths) + 2 * len(widths)), 0.0075)
+    for i, width in zip(shown, widths, strict=True):
+        right = piece.columns[i].right
+        end = x + unit * width
+        for place, line in enumerate(lines):
+            y = room[1] + room[3] - place * step
+            style = {"color": _QUIET} if not place else {}
+            picture.text(
+                end if right else x,
+                y,
+                line[i],
+                fontsize=7,
+                va="top",
+                ha="right" if right else "left",
+                **style,
+            )
+        x = end + 2 * unit

@@ -1,0 +1,260 @@
+"""Products with packed weights compared with fp64 on the machine that is there.
+
+The bound grows with the magnitudes that are summed, not with the sum, which may cancel:
+
+    |y − x·Wᵀ| ≤ a + u·(|x·Wᵀ| + a) + t,   a = 4·(√K + 4)·ε·(|x|·|W|ᵀ)
+
+ε is the epsilon of float32, in which all kernels accumulate: K roundings in any order err by about √K ε; u is
+half the epsilon of y's dtype, to which the sum is rounded once, and t its smallest normal number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import SparseFlowError
+from sparseflow.runtime import Policy, compress_2_4, prune_24, sparse_mm
+from sparseflow.runtime.checks import dtype_name
+from sparseflow.runtime.gpu.weight import DeviceWeight
+from sparseflow.runtime.packed import PackedWeight
+
+if TYPE_CHECKING:
+    from sparseflow.api.progress import Step
+
+PRODUCTION = (
+    (512, 512, 512),
+    (1024, 1024, 1024),
+    (2048, 2048, 2048),
+    (4096, 4096, 4096),
+    (128, 4096, 4096),
+    (512, 4096, 4096),
+    (2048, 4096, 4096),
+    (512, 11008, 4096),
+    (2048, 11008, 4096),
+    (512, 4096, 11008),
+    (2048, 4096, 11008),
+)
+"""M, N, K of the products that a release must get right."""
+
+SAMPLE = 64
+"""Rows, and columns, of y that a CPU compares: fp64 of all of them would take minutes."""
+
+_PIECE = 1 << 20
+"""Entries of an operand that are brought to fp64 at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One product.
+
+    Attributes:
+        m: rows of x.
+        n: out features.
+        k: in features.
+        dtype: of x, W and y.
+        runs: what computed it; empty where nothing could.
+        compared: entries of y that were compared.
+        rel_err: ‖y − ref‖ / ‖ref‖ over these.
+        of_bound: the largest |y − ref| / bound among them: above 1 the product is wrong; infinite for NaN.
+        why: what failed, in a sentence; empty where nothing did.
+    """
+
+    m: int
+    n: int
+    k: int
+    dtype: str
+    runs: str = ""
+    compared: int = 0
+    rel_err: float = math.inf
+    of_bound: float = math.inf
+    why: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the product is right."""
+        return not self.why
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; a figure that isn't finite is None."""
+        fields = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+        upper = {name.upper(): fields.pop(name) for name in ("m", "n", "k")}
+        return {**upper, **fields, "ok": self.ok}
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """All products of a run.
+
+    Attributes:
+        device: where, in words.
+        sample: rows and columns compared at most; None: everything was.
+        checks: one a product.
+    """
+
+    device: str
+    sample: int | None
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every product is right, and there is one."""
+        return bool(self.checks) and all(check.ok for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = [check.to_dict() for check in self.checks]
+        bound = "4(√K+4)·eps(float32)·|x||W|ᵀ, and one rounding of y"
+        meta = {"kind": "validate", "device": self.device, "bound": bound, "sample": self.sample}
+        return {"meta": meta, "ok": self.ok, "rows": rows}
+
+    def table(self, width: int = 110) -> str:
+        """As text, one line a product."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self.device, title_justify="left", show_edge=False, pad_edge=False)
+        for heading in ("", "M", "N", "K"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for heading in ("dtype", "runs"):
+            table.add_column(heading)
+        for heading in ("rel. err", "of bound"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for check in self.checks:
+            what = check.runs if check.ok else f"{check.runs}: {check.why}".removeprefix(": ")
+            sign = "✓" if check.ok else "✗"
+            figures = (f"{check.rel_err:.1e}", f"{check.of_bound:.3f}")
+            table.add_row(sign, str(check.m), str(check.n), str(check.k), check.dtype, what, *figures)
+        text = io.StringIO()
+        console = Console(file=text, width=width)
+        console.print(table)
+        console.print(self._summary(), highlight=False, markup=False)
+        return text.getvalue()
+
+    def _summary(self) -> str:
+        right = sum(check.ok for check in self.checks)
+        part = f"up to {self.sample} rows and {self.sample} columns of each" if self.sample else "every entry"
+        return f"\n{right} of {len(self.checks)} products are right; compared with fp64: {part}."
+
+
+def validate(
+    products: Iterable[tuple[int, int, int]],
+    dtypes: Sequence[torch.dtype],
+    device: torch.device,
+    *,
+    sample: int | None = SAMPLE,
+    seed: int = 0,
+    progress: Step | None = None,
+) -> Validation:
+    """Multiply by random 2:4 weights and compare with fp64.
+
+    On a CPU the sparse kernel runs; on a GPU the best algorithm of the tuned tables, the library's first
+    where they have none, and dense where the dtype or device allows nothing else: each check says what.
+
+    Args:
+        products: (M, N, K), each at least 1.
+        dtypes: float32, bfloat16 or float16.
+        device: where to run.
+        sample: compare so many rows and so many columns of each product, evenly spread with the first and the
+            last among them; None: compare everything.
+        seed: of the random numbers.
+        progress: told of each product.
+    """
+    from sparseflow.profiling.measure import device_name
+
+    by_weight: dict[tuple[torch.dtype, int, int], list[int]] = {}
+    for dtype in dtypes:
+        for m, n, k in products:
+            by_weight.setdefault((dtype, n, k), []).append(m)
+    total, checks = sum(map(len, by_weight.values())), list[Check]()
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.inference_mode():
+        for (dtype, n, k), ms in by_weight.items():
+            weight = prune_24(torch.randn(n, k, generator=generator, device=device).to(dtype))
+            packed = compress_2_4(weight)
+            for m in ms:
+                if progress is not None:
+                    progress(len(checks), total, f"{m}×{n}×{k} {dtype_name(dtype)}")
+                x = torch.randn(m, k, generator=generator, device=device).to(dtype)
+                checks.append(_check(x, weight, packed, sample))
+    return Validation(device_name(device), sample, tuple(checks))
+
+
+def _check(x: Tensor, weight: Tensor, packed: PackedWeight, sample: int | None) -> Check:
+    check = Check(len(x), len(weight), x.shape[1], dtype_name(x.dtype))
+    try:
+        if not torch.equal(packed.unpack(), weight):
+            return dataclasses.replace(check, why="the packed weight is not the weight")
+        policy, runs = _prepared(packed, len(x))
+        y = sparse_mm(x, packed, policy=policy)
+        compared, rel_err, of_bound = _compare(y, x, weight, sample)
+    except (SparseFlowError, RuntimeError) as error:  # an error of the device too is a finding
+        return dataclasses.replace(check, why=str(error).partition("\n")[0])
+    why = "" if of_bound <= 1 else "wrong product"
+    return dataclasses.replace(
+        check, runs=runs, compared=compared, rel_err=rel_err, of_bound=of_bound, why=why
+    )
+
+
+def _prepared(packed: PackedWeight, m: int) -> tuple[Policy | None, str]:
+    """The policy to run by, its plans built, and what it runs at that M."""
+    if packed.device.type != "cuda":
+        isa: str = torch.ops.sparseflow.cpu_isa()
+        return None, f"cpu ({isa})"
+    from sparseflow.runtime import gpu
+    from sparseflow.runtime.tuning.policies import gpu_policies
+
+    shape = (packed.out_features, packed.in_features)
+    found = gpu_policies([shape], packed.dtype, packed.device, always=True)[shape]
+    if isinstance(found, str):
+        return Policy.parse("1:dense"), f"dense: {found}"
+    weight, codes = DeviceWeight(packed.values, packed.positions, packed.in_features), found.to_ints()
+    gpu.prepare(weight, [m], codes)
+    return found, gpu.path(weight, m, codes)
+
+
+def _compare(y: Tensor, x: Tensor, weight: Tensor, sample: int | None) -> tuple[int, float, float]:
+    """Entries compared, their relative error, and the largest error as a share of its bound."""
+    rows, columns = _spread(y.shape[0], sample, y.device), _spread(y.shape[1], sample, y.device)
+    parts = [(y[rows], x[rows], weight)]
+    if rows.numel() < y.shape[0]:
+        parts.append((y[:, columns].T, weight[columns], x))
+    wrong, whole, share = 0.0, 0.0, 0.0
+    for part, few, many in parts:
+        for error, exact, bound in _errors(part, few, many):
+            ratio = float((error / bound).max())
+            share = max(share, ratio if math.isfinite(ratio) else math.inf)
+            wrong += float(error.square().sum())
+            whole += float(exact.square().sum())
+    return sum(part.numel() for part, _, _ in parts), math.sqrt(wrong / whole), share
+
+
+def _errors(y: Tensor, few: Tensor, many: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """How far y is from few · manyᵀ, that product, and the bound of this module's docstring, piece by piece.
+
+    Pieces are small: fresh memory for wide copies of whole operands would cost more than the arithmetic.
+    """
+    wide, magnitudes, info = few.double(), few.float().abs(), torch.finfo(y.dtype)
+    factor = 4 * (math.sqrt(few.shape[1]) + 4) * torch.finfo(torch.float32).eps
+    step = max(1, _PIECE // few.shape[1])
+    for start in range(0, len(many), step):
+        piece = many[start : start + step]
+        exact = wide @ piece.double().T
+        accumulated = factor * (magnitudes @ piece.float().abs().T).double()
+        bound = accumulated + info.eps / 2 * (exact.abs() + accumulated) + info.smallest_normal
+        yield (y[:, start : start + step].double() - exact).abs(), exact, bound
+
+
+def _spread(size: int, most: int | None, device: torch.device) -> Tensor:
+    """Indices below `size`, `most` at the most, evenly spread from the first to the last."""
+    count = size if most is None else min(size, most)
+    return torch.linspace(0, size - 1, count, device=device, dtype=torch.float64).round().long()

@@ -1,0 +1,67 @@
+"""One process of `fuzz.py`: tries inputs in turn and logs what becomes of each.
+
+A crash or hang ends the process; the log then names the input that did it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+MOST_CPU, LONGEST = 30.0, 900.0
+"""Seconds for one input: of the processor, and by the clock, on however busy a machine."""
+MOST_MEMORY = 24 << 30
+"""Bytes of address space; what asks for more gets an error instead of the machine's last page."""
+
+
+class Target(Protocol):
+    """What is fuzzed."""
+
+    def run(self, number: int) -> tuple[str, str]:
+        """Try an input: how it ended, and what is wrong with that, if anything."""
+
+
+def make_target(name: str, seed: int, scratch: Path) -> Target:
+    """The target of a name; only what it needs is imported."""
+    if name == "opt":
+        from fuzz_opt import OptTarget
+
+        return OptTarget(seed, scratch)
+    from fuzz_load import LoadTarget
+
+    return LoadTarget(seed, scratch)
+
+
+def work(target: Target, first: int, stop: int, log: Path) -> None:
+    """Try inputs `first` to `stop`, each with a line in the log before and after it."""
+    with log.open("a", buffering=1) as stream:
+        for number in range(first, stop):
+            stream.write(json.dumps({"input": number}) + "\n")
+            faulthandler.dump_traceback_later(LONGEST, exit=True)
+            signal.setitimer(signal.ITIMER_VIRTUAL, MOST_CPU)
+            outcome, finding = target.run(number)
+            faulthandler.cancel_dump_traceback_later()
+            stream.write(json.dumps({"input": number, "outcome": outcome, "finding": finding}) + "\n")
+
+
+def main() -> int:
+    """Run what `fuzz.py` asked for."""
+    name, first, stop, seed, folder = sys.argv[1:]
+    faulthandler.enable()
+    faulthandler.register(signal.SIGVTALRM, chain=True)  # which then ends the process
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    scratch = Path(folder)
+    tempfile.tempdir = folder  # a failing pass leaves its input behind
+    work(make_target(name, int(seed), scratch), int(first), int(stop), scratch / "log")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
