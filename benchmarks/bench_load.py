@@ -29,6 +29,7 @@ from sparseflow.runtime.artifact.manifest import digests
 
 SHAPES = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
 """(N, K) of a layer's products: q, k, v merged, o, gate and up merged, down."""
+SIZES = sorted({k for _, k in SHAPES})
 TARGET = 1.3
 
 
@@ -44,14 +45,13 @@ class Layers(nn.Module):
         return nn.ModuleList(nn.Linear(k, n, bias=False, dtype=torch.bfloat16) for n, k in SHAPES)
 
     def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Every product, of an input of its K."""
-        by_size = {x.shape[-1]: x for x in inputs}
-        return [linear(by_size[linear.in_features]) for layer in self.layers for linear in layer]  # type: ignore[union-attr]
+        """Every product, of the input of its K."""
+        return [linear(inputs[SIZES.index(linear.in_features)]) for layer in self.layers for linear in layer]  # type: ignore[union-attr]
 
 
 def save(layers: int, folder: Path) -> None:
     """Write the artifact; dense weights are released as they are packed."""
-    inputs = tuple(torch.randn(2, k, dtype=torch.bfloat16) for k in sorted({k for _, k in SHAPES}))
+    inputs = tuple(torch.randn(2, k, dtype=torch.bfloat16) for k in SIZES)
     model = Layers(layers).eval()
     sf.compile(model, inputs, policy="sparse", inplace=True, progress=False).save(folder)
 

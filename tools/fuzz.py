@@ -63,7 +63,7 @@ def _run_worker(target: str, first: int, stop: int, seed: int, out: Path, scratc
     words = [sys.executable, str(WORKER), target, str(first), str(stop), str(seed), str(scratch)]
     with errors.open("wb") as stream:
         code = subprocess.run(words, stderr=stream, stdout=subprocess.DEVNULL, check=False).returncode
-    started = None
+    started: int | None = None
     for line in log.read_text().splitlines() if log.exists() else ():
         entry = json.loads(line)
         started = entry["input"]

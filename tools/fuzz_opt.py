@@ -71,7 +71,7 @@ class OptTarget:
         self._seed, self._file = seed, scratch / "input.mlir"
         texts = [_COMMENT.sub("", path.read_text()) for path in sorted(TESTS.glob("*/*.mlir"))]
         self._corpus = [part for text in texts for part in text.split("// -----") if part.strip()]
-        driver.ir = SharedContext()  # type: ignore[assignment]
+        vars(driver)["ir"] = SharedContext()
         self._words: dict[str, list[str]] = {}
         for part in self._corpus:
             for token in TOKEN.findall(part):
