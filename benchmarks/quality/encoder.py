@@ -8,6 +8,7 @@ the six blocks stay dense.
 
     python benchmarks/quality/encoder.py [--seeds 0 1 2] [--quick] [--packed FOLDER]
                                          [--results FOLDER]
+    python benchmarks/quality/encoder.py --plot RESULTS.json FILE.png   # quality against dense blocks
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import json
+import statistics
 import sys
 import time
 import warnings
@@ -27,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sparseflow as sf
+from sparseflow.evaluation import plots
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "demo")]
@@ -89,6 +93,16 @@ def runs(seeds: Sequence[int], quick: bool) -> Iterator[tuple[int, int, dict[str
     yield from ((seed, 0, SLOWEST) for seed in seeds)
 
 
+def plot(source: Path, path: Path) -> Path:
+    """Draw the mean cosine against the number of blocks left dense."""
+    found: dict[int, list[float]] = {}
+    for row in json.loads(source.read_text())["rows"]:
+        if (row["method"], row["permute"], row["reconstruct"]) == ("sparsegpt", False, "layer"):
+            found.setdefault(row["dense_blocks"], []).append(row["cosine"])
+    points = [(dense, statistics.mean(cosines)) for dense, cosines in sorted(found.items())]
+    return plots.curve(points, path, f"blocks left dense, of {BLOCKS}", "mean cosine to the dense embeddings")
+
+
 def main() -> int:
     """Prune by each method, and write quality_encoder.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -96,7 +110,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="leave out permutations")
     parser.add_argument("--packed", type=Path, help="a folder of encoder_pack.py to take all from")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--plot", type=Path, nargs=2, metavar=("RESULTS", "FILE"))
     arguments = parser.parse_args()
+    if arguments.plot:
+        print(plot(*arguments.plot))
+        return 0
     warnings.simplefilter("ignore")
     if arguments.packed:
         encoder, sentences, _ = unpack(arguments.packed)

@@ -180,7 +180,7 @@ def plot(source: Path, path: Path) -> Path:
     """Draw the perplexities of a result file."""
     found: dict[str, list[float]] = {}
     for row in json.loads(source.read_text())["rows"]:
-        tuned = f", finetuned:\n{row['finetune']}" if "finetune" in row else ""
+        tuned = f", finetuned: {row['finetune']}" if "finetune" in row else ""
         found.setdefault(row["method"] + tuned, []).append(row["perplexity"])
     order = sorted(found, key=lambda name: statistics.mean(found[name]))
     return plots.by_method({name: found[name] for name in order}, path, "held-out perplexity")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.report import PruneReport
+
+_LABEL = 16
+"""Characters in a line of a bar's label."""
 
 
 def error_by_layer(reports: Mapping[str, PruneReport], path: Path) -> Path:
@@ -39,13 +43,15 @@ def by_method(values: Mapping[str, Sequence[float]], path: Path, label: str = "p
     Raises:
         ArgumentError: matplotlib is missing, or doesn't write this format.
     """
-    figure, axes = _axes(max(6, len(values)), 4)
+    figure, axes = _axes(max(6, 1.5 * len(values)), 4)
     for place, seeds in enumerate(values.values()):
         mean = sum(seeds) / len(seeds)
         axes.bar(place, mean, color="tab:blue", alpha=0.6)
         axes.plot([place] * len(seeds), seeds, "k.")
         axes.annotate(f"{mean:.3g}", (place, mean), ha="center", va="bottom")
-    axes.set_xticks(range(len(values)), list(values), rotation=20, ha="right")
+    axes.set_xticks(
+        range(len(values)), [textwrap.fill(name, _LABEL, break_long_words=False) for name in values]
+    )
     axes.set_ylabel(label)
     return _save(figure, path)
 
