@@ -30,4 +30,34 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def("first_not_2_4(Tensor weight) -> (int row, int group)");
   m.def("first_not_finite(Tensor weight) -> (int row, int column)");
   m.def("cpu_isa() -> str");
+
+  // Contextual MLPs, y = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down_t + down_bias over the neurons of a
+  // list; without a gate act(x · upᵀ + up_bias) · down_t. x [..., H], gate, up and down_t [I, H] in x's dtype, or int8
+  // with scales [I] float32. neurons [I] int32, ascending, of which count [1] int32 are read, one list for all rows of x;
+  // or [M, I] with [M], one for each.
+  m.def(
+      "contextual_mlp(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "
+      "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor neurons, Tensor count, "
+      "str activation) -> Tensor");
+  // [M, I] float32: (x · aᵀ) · bᵀ + bias; a [r, H] and b [I, r] in any floating dtype, or int8 with scales [r] and [I].
+  m.def(
+      "contextual_scores(Tensor x, Tensor a, Tensor b, Tensor? bias, Tensor? a_scale=None, Tensor? b_scale=None) "
+      "-> Tensor");
+  // The lists: of the rows' union, or of each row. "threshold": score > parameter; "top_k": the largest `parameter`
+  // scores of a row; "statistical": score > mean + parameter · standard deviation of its row. A NaN is selected.
+  m.def(
+      "contextual_select(Tensor scores, str rule, float parameter, bool per_row=False) "
+      "-> (Tensor neurons, Tensor count)");
+  // The three in one call.
+  m.def(
+      "contextual_mlp_predicted(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "
+      "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor pred_a, Tensor pred_b, "
+      "Tensor? pred_bias, Tensor? pred_a_scale, Tensor? pred_b_scale, str rule, float parameter, str activation, "
+      "bool per_row=False) -> Tensor");
+  // That for up to m_max rows of x; for more, the dense MLP over the same tensors.
+  m.def(
+      "contextual_mlp_auto(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "
+      "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor pred_a, Tensor pred_b, "
+      "Tensor? pred_bias, Tensor? pred_a_scale, Tensor? pred_b_scale, str rule, float parameter, str activation, "
+      "int m_max) -> Tensor");
 }
