@@ -85,3 +85,7 @@ class ProfileError(SparseFlowError):
 
 class ArtifactError(SparseFlowError):
     """A saved artifact is truncated, tampered with, of a newer version or foreign, or can't be written."""
+
+
+class TierError(SparseFlowError, OSError):
+    """The slower tier of an MLP's weights can't be read: the file is gone, truncated or failing."""

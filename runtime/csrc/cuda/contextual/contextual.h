@@ -29,11 +29,11 @@ struct Mlp {
   bool per_row;
   bool wide;                                            // all rows may be read 16 bytes at a time
   Activation activation;
-  int splits;                                           // from splits_for(): blocks that share a list
-  float* h;                                             // scratch [m, intermediate]
-  float* partials;                                      // scratch [splits, m, hidden]
-  uint32_t* tickets;                                    // scratch [lists, strips(hidden)]
-  void* y;                                              // [m, hidden] like x
+  int splits = 1;                                       // from splits_for(): blocks that share a list
+  float* h = nullptr;                                   // scratch [m, intermediate]
+  float* partials = nullptr;                            // scratch [splits, m, hidden]
+  uint32_t* tickets = nullptr;                          // scratch [lists, strips(hidden)]
+  void* y = nullptr;                                    // [m, hidden] like x
 };
 
 constexpr int strip = 256;  // columns of y that a block sums
@@ -68,12 +68,27 @@ struct Selection {
   Rule rule;
   float parameter;
   bool per_row;
-  uint32_t* words;  // scratch [m, words(neurons)]
+  uint32_t* words;  // scratch [m, words_for(neurons)]
   int32_t *list, *count;
 };
 
-SPARSEFLOW_BOTH constexpr int words(int neurons) { return (neurons + 31) / 32; }
+SPARSEFLOW_BOTH constexpr int words_for(int neurons) { return (neurons + 31) / 32; }
 
 void select(const Selection& selection, int device, void* stream);
+
+// Row neurons[i] of `from`, to row slots[i] of `to`, for i below the count; rows of `bytes`. `from` may be pinned host
+// memory, which is then read over the bus by few blocks: others may compute meanwhile.
+struct Fetch {
+  const void* from;
+  void* to;
+  const int32_t *neurons, *slots, *count;
+  int most;  // no count is larger than this
+  int64_t bytes;
+};
+
+void fetch(const Fetch& fetch, int device, void* stream);
+
+// What a kernel reads where the host has `pointer` in pinned memory; null for other memory of the host.
+const void* on_device(const void* pointer);
 
 }  // namespace sparseflow::cuda::contextual

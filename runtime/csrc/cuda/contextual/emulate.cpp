@@ -163,7 +163,7 @@ void check_selection(int m, int neurons, Rule rule, float parameter, bool per_ro
     for (int i = 0; i < 5; ++i)
       for (float v : {std::nanf(""), INFINITY, -INFINITY, -0.f, 1e-40f})
         scores[emulated::random_source() % scores.size()] = v;
-  const int lists = per_row ? m : 1, count = words(neurons);
+  const int lists = per_row ? m : 1, count = words_for(neurons);
   std::vector<uint32_t> bits(size_t(m) * count, 0xaaaaaaaa);
   std::vector<int32_t> list(size_t(lists) * neurons, -7), counts(size_t(lists), -7);
   const Selection p{scores.data(), m, neurons, rule, parameter, per_row, bits.data(), list.data(), counts.data()};

@@ -1,18 +1,17 @@
-// sparseflow::contextual_mlp, contextual_scores and contextual_select on CUDA.
+// sparseflow::contextual_mlp, contextual_scores, contextual_select and contextual_fetch on CUDA.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <array>
 #include <tuple>
 
 #include "../driver.h"
 #include "../multiply.h"
-#include "../skinny/call.h"
 #include "contextual.h"
 
 namespace sparseflow::cuda::contextual {
 namespace {
 
-using skinny::pointer;
 using Optional = std::optional<Tensor>;
 
 constexpr int64_t largest = INT32_MAX / 2;
@@ -53,26 +52,57 @@ int64_t rows_of(const char* op, const Tensor& x, int64_t features) {
   return rows;
 }
 
-Optional usable_or_none(const Optional& t) { return t ? Optional(usable(*t)) : std::nullopt; }
+std::string bracketed(const std::vector<int64_t>& sizes) {
+  std::string out = "[";
+  for (size_t d = 0; d < sizes.size(); ++d) out += (d ? ", " : "") + std::to_string(sizes[d]);
+  return out + "]";
+}
 
-// A vector that may be missing, checked, contiguous and aligned.
-Optional vector(const char* op, const char* what, const Optional& t, ScalarType dtype, int64_t size, int device) {
-  if (t) check_tensor(op, what, *t, dtype, {size}, device);
-  return usable_or_none(t);
+// A weight on the device, or in pinned host memory, where kernels read it in place.
+struct Placed {
+  Tensor tensor;
+  const void* data;
+
+  Placed(const char* op, const char* what, const Tensor& t, ScalarType dtype, const std::vector<int64_t>& sizes,
+         int device)
+      : tensor(t), data(nullptr) {
+    if (t.is_cuda()) {
+      check_tensor(op, what, t, dtype, sizes, device);
+      tensor = usable(t);
+      data = tensor.const_data_ptr();
+      return;
+    }
+    const auto has = t.sizes();
+    const bool fits = t.scalar_type() == dtype && t.is_contiguous() &&
+                      std::equal(has.begin(), has.end(), sizes.begin(), sizes.end());
+    if (fits && t.is_cpu()) data = on_device(t.const_data_ptr());
+    require(data != nullptr && reinterpret_cast<uintptr_t>(data) % 16 == 0, op,
+            std::string(what) + " must be " + torch::headeronly::toString(dtype) + " " + bracketed(sizes) +
+                " on cuda:" + std::to_string(device) + " or in pinned host memory, got " + words(t));
+  }
+};
+
+using Vector = std::optional<Placed>;  // or a matrix
+
+// A vector that may be missing.
+Vector vector(const char* op, const char* what, const Optional& t, ScalarType dtype, int64_t size, int device) {
+  return t ? Vector(std::in_place, op, what, *t, dtype, std::vector{size}, device) : std::nullopt;
 }
 
 // The scales of a weight, which int8 alone has.
-Optional scale_of(const char* op, const char* what, const Optional& scale, const Tensor& weight, int device) {
+Vector scale_of(const char* op, const char* what, const Optional& scale, const Tensor& weight, int device) {
   const bool quantised = weight.scalar_type() == ScalarType::Char;
   require(quantised == scale.has_value(), op, std::string(what) + ": int8 weights have scales, other weights none");
   return vector(op, what, scale, ScalarType::Float, weight.size(0), device);
 }
 
+const void* data_of(const Vector& v) { return v ? v->data : nullptr; }
+
+const float* floats(const Vector& v) { return static_cast<const float*>(data_of(v)); }
+
 Tensor scratch(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
 }
-
-const float* floats(const Optional& t) { return static_cast<const float*>(pointer(t)); }
 
 Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_t, Optional gate_scale,
            Optional up_scale, Optional down_scale, Optional gate_bias, Optional up_bias, Optional down_bias,
@@ -80,15 +110,12 @@ Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_
   constexpr const char* op = "contextual_mlp";
   static constexpr std::array<const char*, 5> activations{"silu", "gelu", "gelu_tanh", "relu", "relu2"};
   const auto act = named<Activation>(op, "activation", activation, activations);
-  require(up.dim() == 2 && up.is_cuda(), op, "up must be [I, H] on a CUDA device, got " + words(up));
+  require(up.dim() == 2, op, "up must be [I, H], got " + words(up));
   const int64_t intermediate = up.size(0), hidden = up.size(1), m = rows_of(op, x, hidden);
-  const int device = up.get_device_index();
+  const int device = x.get_device_index();
   const ScalarType dtype = x.scalar_type(), stored = up.scalar_type();
   const Element element = element_of(op, "x", x, false), weights = element_of(op, "up", up, true);
   require(weights == element || weights == Element::i8, op, "up must be int8 or like x " + words(x) + ", got " + words(up));
-  check_tensor(op, "x", x, dtype, sizes_with_last(x, hidden), device);
-  if (gate) check_tensor(op, "gate", *gate, stored, {intermediate, hidden}, device);
-  check_tensor(op, "down_t", down_t, stored, {intermediate, hidden}, device);
   const bool per_row = neurons.dim() == 2;
   const std::vector<int64_t> listed = per_row ? std::vector{m, intermediate} : std::vector{intermediate};
   check_tensor(op, "neurons", neurons, ScalarType::Int, listed, device);
@@ -97,18 +124,20 @@ Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_
 
   const OnDevice guard(device);
   const Tensor y = torch::stable::new_empty(x, x.sizes());
+  const std::vector<int64_t> shape{intermediate, hidden};
+  const Placed u(op, "up", up, stored, shape, device), d(op, "down_t", down_t, stored, shape, device);
+  const Vector g = gate ? Vector(std::in_place, op, "gate", *gate, stored, shape, device) : std::nullopt;
+  const Tensor rows = usable(x), list = usable(neurons), counts = usable(count);
+  const Vector gs = gate ? scale_of(op, "gate_scale", gate_scale, *gate, device) : std::nullopt;
+  const Vector us = scale_of(op, "up_scale", up_scale, up, device);
+  const Vector ds = scale_of(op, "down_scale", down_scale, down_t, device);
+  const Vector gb = vector(op, "gate_bias", gate_bias, dtype, intermediate, device);
+  const Vector ub = vector(op, "up_bias", up_bias, dtype, intermediate, device);
+  const Vector db = vector(op, "down_bias", down_bias, dtype, hidden, device);
   if (m == 0 || hidden == 0) return y;
-  const Tensor rows = usable(x), u = usable(up), d = usable(down_t), list = usable(neurons), counts = usable(count);
-  const Optional g = usable_or_none(gate);
-  const Optional gs = gate ? scale_of(op, "gate_scale", gate_scale, *gate, device) : std::nullopt;
-  const Optional us = scale_of(op, "up_scale", up_scale, up, device);
-  const Optional ds = scale_of(op, "down_scale", down_scale, down_t, device);
-  const Optional gb = vector(op, "gate_bias", gate_bias, dtype, intermediate, device);
-  const Optional ub = vector(op, "up_bias", up_bias, dtype, intermediate, device);
-  const Optional db = vector(op, "down_bias", down_bias, dtype, hidden, device);
   const int64_t lists = per_row ? m : 1;
-  Mlp p{rows.const_data_ptr(), pointer(g), u.const_data_ptr(), d.const_data_ptr(), floats(gs), floats(us), floats(ds),
-        pointer(gb), pointer(ub), pointer(db), static_cast<const int32_t*>(list.const_data_ptr()),
+  Mlp p{rows.const_data_ptr(), data_of(g), u.data, d.data, floats(gs), floats(us), floats(ds),
+        data_of(gb), data_of(ub), data_of(db), static_cast<const int32_t*>(list.const_data_ptr()),
         static_cast<const int32_t*>(counts.const_data_ptr()), static_cast<int>(m), static_cast<int>(hidden),
         static_cast<int>(intermediate), per_row, hidden % 8 == 0, act};
   p.splits = splits_for(p.hidden, static_cast<int>(lists), device);
@@ -128,7 +157,8 @@ Tensor projected(const char* op, const char* what, const Tensor& x, int64_t m, c
                  const Optional& scale, const Optional& bias, bool early, int device) {
   const Element element = element_of(op, what, weight, true);
   const Tensor rows = usable(x), w = usable(weight);
-  const Optional s = scale_of(op, what, scale, weight, device), b = usable_or_none(bias);
+  const Vector s = scale_of(op, what, scale, weight, device);
+  const Vector b = vector(op, "bias", bias, ScalarType::Float, weight.size(0), device);
   const int64_t n = weight.size(0), k = weight.size(1);
   require(n <= largest && k <= largest, op, "takes no sizes this large");
   early = early && w.const_data_ptr() == weight.const_data_ptr();  // a copy of it is made just now
@@ -147,7 +177,6 @@ Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Optional bias, 
   const int64_t m = rows_of(op, x, a.size(1)), neurons = b.size(0);
   check_tensor(op, "x", x, x.scalar_type(), sizes_with_last(x, a.size(1)), device);
   check_tensor(op, "b", b, b.scalar_type(), {neurons, a.size(0)}, device);
-  if (bias) check_tensor(op, "bias", *bias, ScalarType::Float, {neurons}, device);
   const OnDevice guard(device);
   const Tensor low = projected(op, "a", x, m, a, a_scale, std::nullopt, false, device);
   return projected(op, "b", low, m, b, b_scale, bias, true, device);
@@ -169,12 +198,32 @@ std::tuple<Tensor, Tensor> selected(const Tensor& scores, std::string rule, doub
   const std::vector<int64_t> sizes = per_row ? std::vector{m, neurons} : std::vector{neurons};
   const Tensor list = torch::stable::new_empty(from, sizes, ScalarType::Int);
   const Tensor count = torch::stable::new_empty(from, {lists}, ScalarType::Int);
-  const Tensor marks = scratch(from, m * contextual::words(static_cast<int>(neurons)), ScalarType::Int);
+  const Tensor marks = scratch(from, m * words_for(static_cast<int>(neurons)), ScalarType::Int);
   select({static_cast<const float*>(from.const_data_ptr()), static_cast<int>(m), static_cast<int>(neurons), by,
           static_cast<float>(parameter), per_row, static_cast<uint32_t*>(marks.mutable_data_ptr()),
           static_cast<int32_t*>(list.mutable_data_ptr()), static_cast<int32_t*>(count.mutable_data_ptr())},
          device, stream_of(device));
   return {list, count};
+}
+
+// to[slots[i]] = rows[neurons[i]] for i below the count.
+void fetched(Tensor to, const Tensor& rows, const Tensor& neurons, const Tensor& slots, const Tensor& count) {
+  constexpr const char* op = "contextual_fetch";
+  require(to.dim() == 2 && to.is_cuda() && to.is_contiguous() && rows.dim() == 2, op,
+          "to must be [S, width] on a CUDA device, contiguous, and rows [I, width], got " + words(to) + " and " +
+              words(rows));
+  const int device = to.get_device_index();
+  const Placed from(op, "rows", rows, to.scalar_type(), {rows.size(0), to.size(1)}, device);
+  check_tensor(op, "neurons", neurons, ScalarType::Int, {rows.size(0)}, device);
+  check_tensor(op, "slots", slots, ScalarType::Int, {to.size(0)}, device);
+  check_tensor(op, "count", count, ScalarType::Int, {1}, device);
+  const OnDevice guard(device);
+  const Tensor list = usable(neurons), places = usable(slots), counts = usable(count);
+  fetch({from.data, to.mutable_data_ptr(), static_cast<const int32_t*>(list.const_data_ptr()),
+         static_cast<const int32_t*>(places.const_data_ptr()), static_cast<const int32_t*>(counts.const_data_ptr()),
+         static_cast<int>(std::min(rows.size(0), to.size(0))),
+         to.size(1) * static_cast<int64_t>(to.element_size())},
+        device, stream_of(device));
 }
 
 }  // namespace
@@ -185,4 +234,5 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   m.impl("contextual_mlp", TORCH_BOX(&mlp));
   m.impl("contextual_scores", TORCH_BOX(&scores));
   m.impl("contextual_select", TORCH_BOX(&selected));
+  m.impl("contextual_fetch", TORCH_BOX(&fetched));
 }

@@ -7,7 +7,7 @@
 namespace sparseflow::cuda::contextual {
 
 constexpr int select_threads = 1024, select_warps = select_threads / 32;
-constexpr int most_words = words(most_neurons);
+constexpr int most_words = words_for(most_neurons);
 
 // Of all threads before this one.
 template <class T>
@@ -37,7 +37,7 @@ template <class F, class G>
 __device__ inline void for_each_word(const float* scores, int neurons, F what, G done) {
   const int lane = threadIdx.x % 32;
 #pragma unroll 4
-  for (int w = threadIdx.x / 32; w < words(neurons); w += select_warps) {
+  for (int w = threadIdx.x / 32; w < words_for(neurons); w += select_warps) {
     const int neuron = w * 32 + lane;
     const bool chosen = neuron < neurons && what(scores[neuron]);
     const uint32_t bits = __ballot_sync(~0u, chosen);
@@ -129,7 +129,7 @@ __device__ inline void mark_top(const Selection& p, const float* scores, uint32_
   for_each_word(scores, p.neurons, [&](float s) { return rank_of(s) == cut.rank; },
                 [&](int w, uint32_t bits) { equal[w] = bits; });
   __syncthreads();
-  const Span span(words(p.neurons));
+  const Span span(words_for(p.neurons));
   int total = 0, before = sum_before(bits_in(equal, span), total);
   for (int w = span.first; w < span.last; ++w) {
     chosen[w] |= lowest(equal[w], cut.equal - before);
@@ -149,7 +149,7 @@ __device__ inline void mark(const Selection& p, int row, uint32_t* chosen, uint3
 // The list of the chosen, and how many they are.
 __device__ inline void write_list(const Selection& p, const uint32_t* chosen, uint32_t* before, int which) {
   __syncthreads();
-  const int count = words(p.neurons), lane = threadIdx.x % 32;
+  const int count = words_for(p.neurons), lane = threadIdx.x % 32;
   const Span span(count);
   int total = 0, place = sum_before(bits_in(chosen, span), total);
   for (int w = span.first; w < span.last; ++w) {
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(select_threads) select_rows(const Selection p)
   __shared__ uint32_t chosen[most_words], scratch[most_words];
   wait_for_previous();
   let_next_start();
-  const int row = blockIdx.x, count = words(p.neurons);
+  const int row = blockIdx.x, count = words_for(p.neurons);
   mark(p, row, chosen, scratch);
   if (p.per_row || p.m == 1) return write_list(p, chosen, scratch, row);
   __syncthreads();
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(select_threads) unite(const Selection p) {
   __shared__ uint32_t chosen[most_words], scratch[most_words];
   wait_for_previous();
   let_next_start();
-  const int count = words(p.neurons);
+  const int count = words_for(p.neurons);
   for (int w = threadIdx.x; w < count; w += select_threads) {
     uint32_t bits = 0;
     for (int row = 0; row < p.m; ++row) bits |= p.words[int64_t(row) * count + w];
