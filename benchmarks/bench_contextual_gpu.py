@@ -1,7 +1,8 @@
 """Contextual MLPs on a GPU beside dense ones: `python benchmarks/bench_contextual_gpu.py`.
 
 Kernels: one MLP by CUDA-graph replay over copies of its weights that rotate past the L2 cache, dense (eager
-and torch.compile), the kernel alone over a given list, and everything: predict, select and compute.
+and torch.compile), the kernel alone over a given list, and everything: predict, select and compute. Tiered:
+weights in pinned host memory, a token through some layers, predicting included (_tiered_cells.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import _measure
 import _sides
+import _tiered_cells
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -165,8 +167,12 @@ def main(argv: list[str]) -> int:
     torch.manual_seed(0)
     gpu = torch.cuda.get_device_name()
     with torch.no_grad(), _CUDA.stream(_CUDA.Stream()):
-        rows = kernel_rows()
-    asked = [row for row in rows if row["target"] is not None]
+        tiered = _tiered_cells.cells()
+        for row in tiered:
+            print(row, file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()
+        rows = [*kernel_rows(), *tiered]
+    asked = [row for row in rows if row.get("target") is not None]
     print(f"{sum(row['met'] for row in asked)} of {len(asked)} cells with a target meet it")
     name = _measure.gpu_name("contextual", gpu)
     print(f"wrote {_measure.write(name, _measure.meta(gpu), rows, args.results)}")

@@ -20,8 +20,8 @@ class DifferentialCache:
     """Slots on the fast tier. What is wanted and absent overwrites, in place, what is there and not wanted.
 
     A neuron that is no longer wanted stays until its slot is needed: free slots go first, then those whose
-    neuron was wanted the longest ago. Nothing here waits for a GPU, and sizes of tensors depend on none of its
-    results, so a CUDA graph can hold an update.
+    neuron was wanted the longest ago. Nothing here waits for a GPU, and sizes of tensors depend on none of
+    its results, so a CUDA graph can hold an update.
 
     Args:
         source: the slower tier.
@@ -125,7 +125,7 @@ class DifferentialCache:
         return wanted & ~self.resident
 
     def _spare(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """The slots in the order in which they may be overwritten, ``[S]`` int32, and how many may, ``[1]``."""
+        """The slots in the order in which they may be overwritten ``[S]`` and how many may ``[1]``, int32."""
         held, last = self._held(wanted), self._wanted_at[:-1]
         self._updates += 1
         last.copy_(torch.where(held, self._updates, last))

@@ -25,10 +25,11 @@ __global__ void __launch_bounds__(fetch_threads) fetch_rows(const Fetch p) {
   wait_for_previous();
   let_next_start();
   const int count = min(max(*p.count, 0), p.most), warps = fetch_threads / 32;
+  const bool wide = (reinterpret_cast<uintptr_t>(p.from) | reinterpret_cast<uintptr_t>(p.to) | p.bytes) % 16 == 0;
   for (int i = blockIdx.x * warps + threadIdx.x / 32; i < count; i += gridDim.x * warps) {
     const auto* from = static_cast<const uint8_t*>(p.from) + p.neurons[i] * p.bytes;
     auto* to = static_cast<uint8_t*>(p.to) + p.slots[i] * p.bytes;
-    if (p.bytes % 16 == 0) copy_wide(reinterpret_cast<const uint4*>(from), reinterpret_cast<uint4*>(to), p.bytes / 16);
+    if (wide) copy_wide(reinterpret_cast<const uint4*>(from), reinterpret_cast<uint4*>(to), p.bytes / 16);
     else
       for (int64_t b = threadIdx.x % 32; b < p.bytes; b += 32) to[b] = from[b];
   }
