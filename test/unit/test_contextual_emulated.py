@@ -1,4 +1,4 @@
-"""The CUDA kernels of contextual MLPs, run on the host by an emulation of a GPU's threads: no GPU is needed."""
+"""The CUDA kernels of contextual MLPs on the host, by an emulation of a GPU's threads: no GPU is needed."""
 
 import shutil
 import subprocess
