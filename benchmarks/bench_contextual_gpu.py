@@ -99,6 +99,7 @@ def cell(layer: Layer, active: float, m: int, compiled: Any) -> dict[str, Any]:
     x = torch.randn(m, layer.hidden, device="cuda").to(layer.dtype)
     weights = [layer.weights(copy) for copy in range(COPIES)]
     predictors = [layer.predictor(copy, x, active) for copy in range(COPIES)]
+    small = [p.quantized() for p in predictors]
     lists = [p.select(x) for p in predictors]
     counts = [int(count) for _, count in lists]
     sides: dict[str, _sides.Call] = {
@@ -106,6 +107,7 @@ def cell(layer: Layer, active: float, m: int, compiled: Any) -> dict[str, Any]:
         "dense_compiled_us": lambda c: compiled(x, layer.gate_up[c], layer.down[c]),
         "kernel_us": lambda c: weights[c].run(x, *lists[c]),
         "everything_us": lambda c: predictors[c].run(x, weights[c]),
+        "everything_int8_predictor_us": lambda c: small[c].run(x, weights[c]),
         "predict_us": lambda c: predictors[c].select(x)[0],
         "scores_us": lambda c: predictors[c].scores(x),
     }
@@ -117,6 +119,7 @@ def cell(layer: Layer, active: float, m: int, compiled: Any) -> dict[str, Any]:
         **{name: round(value, 2) for name, value in us.items()},
         "kernel_speedup": round(dense_us / us["kernel_us"], 3),
         "speedup": round(dense_us / us["everything_us"], 3),
+        "speedup_int8_predictor": round(dense_us / us["everything_int8_predictor_us"], 3),
         "kernel_gb_per_s": round(moved / us["kernel_us"] / 1e3),
         "everything_gb_per_s": round((moved + layer.predictor_bytes) / us["everything_us"] / 1e3),
         "rel_err": relative_error(layer, x, predictors[0], predictors[0].run(x, weights[0])),
@@ -152,7 +155,8 @@ def show(row: dict[str, Any]) -> None:
         f"dense {row['dense_eager_us']:6.1f} / {row['dense_compiled_us']:6.1f} µs, "
         f"kernel {row['kernel_us']:6.1f} ({row['kernel_speedup']:.2f}×, {row['kernel_gb_per_s']} GB/s), "
         f"scores {row['scores_us']:5.1f}, with selection {row['predict_us']:5.1f}, "
-        f"everything {row['everything_us']:6.1f} ({row['speedup']:.2f}×{asked}) err {row['rel_err']:.1e}",
+        f"everything {row['everything_us']:6.1f} ({row['speedup']:.2f}×{asked}, "
+        f"int8 predictor {row['speedup_int8_predictor']:.2f}×) err {row['rel_err']:.1e}",
         file=sys.stderr,
         flush=True,
     )

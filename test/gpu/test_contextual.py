@@ -228,6 +228,7 @@ def test_selection_is_that_of_plain_torch(neurons, rule, odd):
                     lists.view(-1, neurons), right.view(-1, neurons), many, strict=True
                 ):
                     assert torch.equal(found[:count], expected[:count])
+                    assert not found[count:].any()
 
 
 def test_no_rows_select_nothing():

@@ -61,7 +61,7 @@ void project(const Projection& projection, Element weight, Element x, int device
 constexpr int most_neurons = 1 << 17;  // of one select()
 
 // The ascending lists of the neurons whose scores [m, neurons] the rule selects: of all rows together, or `per_row`.
-// Only the first `count` of a list are written.
+// Behind the first `count` of a list there are zeros.
 struct Selection {
   const float* scores;
   int m, neurons;

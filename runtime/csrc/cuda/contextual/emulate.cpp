@@ -200,7 +200,7 @@ void check_selection(int m, int neurons, Rule rule, float parameter, bool per_ro
     for (int n = 0; n < neurons; ++n)
       if (all[n]) wrong += list[size_t(l) * neurons + at++] != n;
     wrong += counts[l] != at;
-    for (; at < neurons; ++at) wrong += list[size_t(l) * neurons + at] != -7;
+    for (; at < neurons; ++at) wrong += list[size_t(l) * neurons + at] != 0;
   }
   char what[200];
   std::snprintf(what, sizeof what, "selection M %d I %d rule %d parameter %g%s%s", m, neurons, static_cast<int>(rule),

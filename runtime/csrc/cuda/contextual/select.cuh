@@ -146,7 +146,7 @@ __device__ inline void mark(const Selection& p, int row, uint32_t* chosen, uint3
                 [&](int w, uint32_t bits) { chosen[w] = bits; });
 }
 
-// The list of the chosen, and how many they are.
+// The list of the chosen, zeros behind them, and how many they are.
 __device__ inline void write_list(const Selection& p, const uint32_t* chosen, uint32_t* before, int which) {
   __syncthreads();
   const int count = words_for(p.neurons), lane = threadIdx.x % 32;
@@ -161,6 +161,7 @@ __device__ inline void write_list(const Selection& p, const uint32_t* chosen, ui
   int32_t* list = p.list + int64_t(which) * p.neurons;
   for (int w = threadIdx.x / 32; w < count; w += select_warps)
     if (chosen[w] >> lane & 1) list[before[w] + __popc(chosen[w] & ((1u << lane) - 1))] = w * 32 + lane;
+  for (int i = total + threadIdx.x; i < p.neurons; i += select_threads) list[i] = 0;
 }
 
 // A block a row of scores. Its list too, unless several rows have one together.
