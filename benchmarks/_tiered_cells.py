@@ -54,7 +54,7 @@ class Model:
 
 
 def _random(rows: int, columns: int) -> Tensor:
-    return (torch.randn(rows, columns, device="cuda") / columns**0.5).bfloat16()
+    return (torch.randn(rows, columns, device="cuda") / columns**0.5).to(torch.bfloat16)
 
 
 def _walk(step: float) -> list[Tensor]:

@@ -140,7 +140,12 @@ def kernel_rows() -> list[dict[str, Any]]:
                 wanted = [*((share, 1) for share in ACTIVE), *((ROWS_ACTIVE, m) for m in ROWS)]
             for share, m in wanted:
                 asked = ASKED.get((shape, dtype, share, m))
-                row = {"what": "kernel", "hidden": shape[0], "intermediate": shape[1], "rank": layer.rank}
+                row: dict[str, Any] = {
+                    "what": "kernel",
+                    "hidden": shape[0],
+                    "intermediate": shape[1],
+                    "rank": layer.rank,
+                }
                 row |= {"dtype": dtype, "M": m, "asked_active": share, **cell(layer, share, m, compiled)}
                 row |= {"target": asked, "met": asked is None or row["speedup"] >= asked}
                 rows.append(row)
