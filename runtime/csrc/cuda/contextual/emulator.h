@@ -83,6 +83,9 @@ inline bool last_to_come(uint32_t* ticket, uint32_t blocks) {
   return last;
 }
 
-inline float written_by_others(const float* from) { return *from; }
+template <class T>
+T written_by_others(const T* from) {
+  return *from;
+}
 
 }  // namespace sparseflow::cuda::contextual

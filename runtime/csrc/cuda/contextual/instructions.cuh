@@ -21,8 +21,8 @@ __device__ inline uint2 stream8(const void* from) {
   return v;
 }
 
-// Waits until the launch before this one is done and its writes are seen. Every kernel does so before it reads what
-// others write or writes anything, so what lies before that launch is done too.
+// Waits until the launch before this one is done and its writes are seen. Every kernel does so before it writes anything
+// or lets the next one start, so what lies before that launch is done then, and is even before this one waits.
 __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -47,6 +47,10 @@ __device__ inline bool last_to_come(uint32_t* ticket, uint32_t blocks) {
   return last;
 }
 
-__device__ inline float written_by_others(const float* from) { return __ldcg(from); }
+// Past the first-level cache, which may hold what was there before.
+template <class T>
+__device__ inline T written_by_others(const T* from) {
+  return __ldcg(from);
+}
 
 }  // namespace sparseflow::cuda::contextual

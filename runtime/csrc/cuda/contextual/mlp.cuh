@@ -25,7 +25,7 @@ struct List {
 
   __device__ List(const Mlp& p, int which) {
     neurons = p.neurons + int64_t(which) * p.intermediate;
-    count = min(max(p.count[which], 0), p.intermediate);
+    count = min(max(written_by_others(p.count + which), 0), p.intermediate);
     row = p.per_row ? which : 0;
     rows = p.per_row ? 1 : p.m;
   }
@@ -106,7 +106,8 @@ struct Share {
   int first, last;
 };
 
-// sums += h · down for eight columns from `column` on, over a share of the neurons; a warp.
+// sums += h · down for eight columns from `column` on, over a share of the neurons; a warp. Only h is of the launch
+// before, gate_and_up, which lets this one start when the list is there: the first rows of down are on their way by then.
 template <class W, int Rows, bool Wide>
 __device__ inline void down_products(const Mlp& p, const List& list, const Share& share, int m, int column,
                                      Eight (&sums)[Rows]) {
@@ -114,8 +115,19 @@ __device__ inline void down_products(const Mlp& p, const List& list, const Share
   const int lane = threadIdx.x % 32;
   for (int from = share.first; from < share.last; from += 32) {
     const int n = min(32, share.last - from);
-    const int mine = lane < n ? list.neurons[from + lane] : 0;
+    const int mine = lane < n ? written_by_others(list.neurons + from + lane) : 0;
     const int neuron = mine >= 0 && mine < p.intermediate ? mine : 0;
+    Piece<W> w[ahead];
+    const auto load_from = [&](int j) {
+#pragma unroll
+      for (int i = 0; i < ahead; ++i) {
+        const int64_t row = __shfl_sync(~0u, neuron, j + i);
+        w[i] = load<W, Wide>(p.down, row * p.hidden + column, j + i < n ? p.hidden - column : 0);
+      }
+    };
+    load_from(0);
+    wait_for_previous();
+    let_next_start();
     float h[Rows];
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
@@ -123,12 +135,7 @@ __device__ inline void down_products(const Mlp& p, const List& list, const Share
       h[r] = lane < n ? p.h[row * p.intermediate + from + lane] : 0;
     }
     for (int j = 0; j < n; j += ahead) {
-      Piece<W> w[ahead];
-#pragma unroll
-      for (int i = 0; i < ahead; ++i) {
-        const int64_t row = __shfl_sync(~0u, neuron, j + i);
-        w[i] = load<W, Wide>(p.down, row * p.hidden + column, j + i < n ? p.hidden - column : 0);
-      }
+      if (j > 0) load_from(j);
 #pragma unroll
       for (int i = 0; i < ahead; ++i) {
         const Eight wide = widened<W>(w[i]);
@@ -170,7 +177,7 @@ __device__ inline void sum_up(const Mlp& p, const List& list, int splits) {
     const int row = list.row + i / strip, column = blockIdx.x * strip + i % strip;
     if (column >= p.hidden) continue;
     float sum = 0;
-#pragma unroll 8
+#pragma unroll 16
     for (int s = 0; s < splits; ++s) sum += written_by_others(p.partials + (int64_t(s) * p.m + row) * p.hidden + column);
     finish<X>(p, row, column, sum);
   }
@@ -179,8 +186,6 @@ __device__ inline void sum_up(const Mlp& p, const List& list, int splits) {
 // Grid: strips × splits × lists. Short lists are shared by fewer blocks.
 template <class W, class X, int Rows, bool Wide>
 __global__ void __launch_bounds__(down_threads, Rows == 1 ? 2 : 1) sum_of_down(const Mlp p) {
-  wait_for_previous();
-  let_next_start();
   const List list(p, blockIdx.z);
   const int splits = max(1, min(p.splits, list.count / down_warps)), split = blockIdx.y;
   if (split >= splits) return;
@@ -190,6 +195,7 @@ __global__ void __launch_bounds__(down_threads, Rows == 1 ? 2 : 1) sum_of_down(c
   for (int m = 0; m < list.rows; m += Rows) {
     Eight sums[Rows] = {};
     down_products<W, Rows, Wide>(p, list, share, m, first + threadIdx.x % 32 * 8, sums);
+    wait_for_previous();  // who has no neurons has not waited yet
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
       const float sum = sum_of_warps(sums[r]);

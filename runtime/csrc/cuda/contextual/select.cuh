@@ -35,13 +35,22 @@ __device__ inline T sum_before(T v, T& total) {
 // Calls what(neuron, score) for each of a row, and gives what it returns to done(word, bits); whole warps.
 template <class F, class G>
 __device__ inline void for_each_word(const float* scores, int neurons, F what, G done) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll 4
-  for (int w = threadIdx.x / 32; w < words_for(neurons); w += select_warps) {
-    const int neuron = w * 32 + lane;
-    const bool chosen = neuron < neurons && what(scores[neuron]);
-    const uint32_t bits = __ballot_sync(~0u, chosen);
-    if (lane == 0) done(w, bits);
+  constexpr int ahead = 16;  // of a warp's words
+  const int lane = threadIdx.x % 32, count = words_for(neurons);
+  for (int first = threadIdx.x / 32; first < count; first += ahead * select_warps) {
+    float held[ahead];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int neuron = (first + i * select_warps) * 32 + lane;
+      held[i] = neuron < neurons ? scores[neuron] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int w = first + i * select_warps;
+      if (w >= count) break;
+      const uint32_t bits = __ballot_sync(~0u, w * 32 + lane < neurons && what(held[i]));
+      if (lane == 0) done(w, bits);
+    }
   }
 }
 
@@ -159,6 +168,7 @@ __device__ inline void write_list(const Selection& p, const uint32_t* chosen, ui
   if (threadIdx.x == 0) p.count[which] = total;
   __syncthreads();
   int32_t* list = p.list + int64_t(which) * p.neurons;
+#pragma unroll 4
   for (int w = threadIdx.x / 32; w < count; w += select_warps)
     if (chosen[w] >> lane & 1) list[before[w] + __popc(chosen[w] & ((1u << lane) - 1))] = w * 32 + lane;
   for (int i = total + threadIdx.x; i < p.neurons; i += select_threads) list[i] = 0;
