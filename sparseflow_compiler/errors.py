@@ -89,3 +89,7 @@ class ArtifactError(SparseFlowError):
 
 class CheckpointError(SparseFlowError):
     """A checkpoint is incomplete, malformed or in a format that isn't read, or can't be written."""
+
+
+class TierError(SparseFlowError, OSError):
+    """The slower tier of an MLP's weights can't be read: the file is gone, truncated or failing."""

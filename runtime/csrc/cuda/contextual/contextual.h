@@ -1,0 +1,94 @@
+// Contextual MLPs on the GPU: scores of the neurons, lists of those that count, and the MLP over a list. What the
+// operators and the kernels say to each other; pointers are on the device (or of pinned host memory, which a GPU reads
+// in place), tensors contiguous. Launched on `stream`, never waited for; std::runtime_error where a launch fails.
+//
+// H: hidden features, I: neurons, M: rows of x.
+#pragma once
+
+#include <cstdint>
+
+#include "../layout.h"
+
+namespace sparseflow::cuda::contextual {
+
+enum class Element : int { f32, bf16, f16, i8 };
+enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2 };
+enum class Rule : int { threshold, top_k, statistical };
+
+// y [m, hidden] = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down + down_bias over the listed neurons; without
+// a gate act(x · upᵀ + up_bias) · down. Sums in fp32, in an order that the count alone decides. A neuron outside
+// [0, intermediate) makes y NaN.
+struct Mlp {
+  const void* x;                                        // [m, hidden]
+  const void *gate, *up, *down;                         // [intermediate, hidden] of `weights`; gate may be null
+  const float *gate_scale, *up_scale, *down_scale;      // [intermediate], of int8 weights; else null
+  const void *gate_bias, *up_bias, *down_bias;          // [intermediate] or [hidden] like x, or null
+  const int32_t* neurons;                               // [intermediate], or one such list for each row of x
+  const int32_t* count;                                 // one for each list
+  int m, hidden, intermediate;
+  bool per_row;
+  bool wide;                                            // all rows may be read 16 bytes at a time
+  Activation activation;
+  int splits = 1;                                       // from splits_for(): blocks that share a list
+  float* h = nullptr;                                   // scratch [m, intermediate]
+  float* partials = nullptr;                            // scratch [splits, m, hidden]
+  uint32_t* tickets = nullptr;                          // scratch [lists, strips(hidden)]
+  void* y = nullptr;                                    // [m, hidden] like x
+};
+
+constexpr int strip = 256;  // columns of y that a block sums
+
+SPARSEFLOW_BOTH constexpr int strips(int hidden) { return (hidden + strip - 1) / strip; }
+
+// How many blocks should share the neurons of each of `lists` lists.
+int splits_for(int hidden, int lists, int device);
+
+void run(const Mlp& mlp, Element weights, Element x, int device, void* stream);
+
+// out [m, n] = x [m, k] · weightᵀ (· scale) + bias in fp32.
+struct Projection {
+  const void* x;
+  const void* weight;  // [n, k]
+  const float *scale, *bias;  // [n] or null
+  int m, n, k;
+  bool wide;
+  bool early;  // the launch before this one doesn't write `weight`, nor does what it waits for
+  float* out;
+};
+
+void project(const Projection& projection, Element weight, Element x, int device, void* stream);
+
+constexpr int most_neurons = 1 << 17;  // of one select()
+
+// The ascending lists of the neurons whose scores [m, neurons] the rule selects: of all rows together, or `per_row`.
+// Behind the first `count` of a list there are zeros.
+struct Selection {
+  const float* scores;
+  int m, neurons;
+  Rule rule;
+  float parameter;
+  bool per_row;
+  uint32_t* words;  // scratch [m, words_for(neurons)]
+  int32_t *list, *count;
+};
+
+SPARSEFLOW_BOTH constexpr int words_for(int neurons) { return (neurons + 31) / 32; }
+
+void select(const Selection& selection, int device, void* stream);
+
+// Row neurons[i] of `from`, to row slots[i] of `to`, for i below the count; rows of `bytes`. `from` may be pinned host
+// memory, which is then read over the bus by few blocks: others may compute meanwhile.
+struct Fetch {
+  const void* from;
+  void* to;
+  const int32_t *neurons, *slots, *count;
+  int most;  // no count is larger than this
+  int64_t bytes;
+};
+
+void fetch(const Fetch& fetch, int device, void* stream);
+
+// What a kernel reads where the host has `pointer` in pinned memory; null for other memory of the host.
+const void* on_device(const void* pointer);
+
+}  // namespace sparseflow::cuda::contextual

@@ -1,0 +1,238 @@
+// sparseflow::contextual_mlp, contextual_scores, contextual_select and contextual_fetch on CUDA.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+
+#include "../driver.h"
+#include "../multiply.h"
+#include "contextual.h"
+
+namespace sparseflow::cuda::contextual {
+namespace {
+
+using Optional = std::optional<Tensor>;
+
+constexpr int64_t largest = INT32_MAX / 2;
+
+template <class T, size_t Count>
+T named(const char* op, const char* what, const std::string& name, const std::array<const char*, Count>& names) {
+  std::string known;
+  for (size_t i = 0; i < Count; ++i) {
+    if (name == names[i]) return static_cast<T>(i);
+    known += (i ? ", " : "") + std::string(names[i]);
+  }
+  require(false, op, std::string(what) + " must be one of " + known + ", got '" + name + "'");
+  return T{};
+}
+
+Element element_of(const char* op, const char* what, const Tensor& t, bool quantised) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return Element::f32;
+    case ScalarType::BFloat16: return Element::bf16;
+    case ScalarType::Half: return Element::f16;
+    case ScalarType::Char:
+      if (quantised) return Element::i8;
+      break;
+    default: break;
+  }
+  require(false, op, std::string(what) + " must be float32, bfloat16 or float16" + (quantised ? " or int8" : "") +
+                         ", got " + words(t));
+  return Element::f32;
+}
+
+// x [..., features], and how many rows that is.
+int64_t rows_of(const char* op, const Tensor& x, int64_t features) {
+  require(x.is_cuda() && x.dim() >= 1 && x.size(x.dim() - 1) == features, op,
+          "x must be [..., " + std::to_string(features) + "] on a CUDA device, got " + words(x));
+  int64_t rows = 1;
+  for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
+  require(rows <= largest, op, "x has too many rows: " + words(x));
+  return rows;
+}
+
+std::string bracketed(const std::vector<int64_t>& sizes) {
+  std::string out = "[";
+  for (size_t d = 0; d < sizes.size(); ++d) out += (d ? ", " : "") + std::to_string(sizes[d]);
+  return out + "]";
+}
+
+// A weight on the device, or in pinned host memory, where kernels read it in place.
+struct Placed {
+  Tensor tensor;
+  const void* data;
+
+  Placed(const char* op, const char* what, const Tensor& t, ScalarType dtype, const std::vector<int64_t>& sizes,
+         int device)
+      : tensor(t), data(nullptr) {
+    if (t.is_cuda()) {
+      check_tensor(op, what, t, dtype, sizes, device);
+      tensor = usable(t);
+      data = tensor.const_data_ptr();
+      return;
+    }
+    const auto has = t.sizes();
+    const bool fits = t.scalar_type() == dtype && t.is_contiguous() &&
+                      std::equal(has.begin(), has.end(), sizes.begin(), sizes.end());
+    if (fits && t.is_cpu()) data = on_device(t.const_data_ptr());
+    require(data != nullptr && reinterpret_cast<uintptr_t>(data) % 16 == 0, op,
+            std::string(what) + " must be " + torch::headeronly::toString(dtype) + " " + bracketed(sizes) +
+                " on cuda:" + std::to_string(device) + " or in pinned host memory, got " + words(t));
+  }
+};
+
+using Vector = std::optional<Placed>;  // or a matrix
+
+// A vector that may be missing.
+Vector vector(const char* op, const char* what, const Optional& t, ScalarType dtype, int64_t size, int device) {
+  return t ? Vector(std::in_place, op, what, *t, dtype, std::vector{size}, device) : std::nullopt;
+}
+
+// The scales of a weight, which int8 alone has.
+Vector scale_of(const char* op, const char* what, const Optional& scale, const Tensor& weight, int device) {
+  const bool quantised = weight.scalar_type() == ScalarType::Char;
+  require(quantised == scale.has_value(), op, std::string(what) + ": int8 weights have scales, other weights none");
+  return vector(op, what, scale, ScalarType::Float, weight.size(0), device);
+}
+
+const void* data_of(const Vector& v) { return v ? v->data : nullptr; }
+
+const float* floats(const Vector& v) { return static_cast<const float*>(data_of(v)); }
+
+Tensor scratch(const Tensor& like, int64_t size, ScalarType dtype) {
+  return torch::stable::new_empty(like, {size}, dtype);
+}
+
+Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_t, Optional gate_scale,
+           Optional up_scale, Optional down_scale, Optional gate_bias, Optional up_bias, Optional down_bias,
+           const Tensor& neurons, const Tensor& count, std::string activation) {
+  constexpr const char* op = "contextual_mlp";
+  static constexpr std::array<const char*, 5> activations{"silu", "gelu", "gelu_tanh", "relu", "relu2"};
+  const auto act = named<Activation>(op, "activation", activation, activations);
+  require(up.dim() == 2, op, "up must be [I, H], got " + words(up));
+  const int64_t intermediate = up.size(0), hidden = up.size(1), m = rows_of(op, x, hidden);
+  const int device = x.get_device_index();
+  const ScalarType dtype = x.scalar_type(), stored = up.scalar_type();
+  const Element element = element_of(op, "x", x, false), weights = element_of(op, "up", up, true);
+  require(weights == element || weights == Element::i8, op, "up must be int8 or like x " + words(x) + ", got " + words(up));
+  const bool per_row = neurons.dim() == 2;
+  const std::vector<int64_t> listed = per_row ? std::vector{m, intermediate} : std::vector{intermediate};
+  check_tensor(op, "neurons", neurons, ScalarType::Int, listed, device);
+  check_tensor(op, "count", count, ScalarType::Int, {per_row ? m : 1}, device);
+  require(hidden <= largest && intermediate <= largest && (!per_row || m <= 65535), op, "takes no sizes this large");
+
+  const OnDevice guard(device);
+  const Tensor y = torch::stable::new_empty(x, x.sizes());
+  const std::vector<int64_t> shape{intermediate, hidden};
+  const Placed u(op, "up", up, stored, shape, device), d(op, "down_t", down_t, stored, shape, device);
+  const Vector g = gate ? Vector(std::in_place, op, "gate", *gate, stored, shape, device) : std::nullopt;
+  const Tensor rows = usable(x), list = usable(neurons), counts = usable(count);
+  const Vector gs = gate ? scale_of(op, "gate_scale", gate_scale, *gate, device) : std::nullopt;
+  const Vector us = scale_of(op, "up_scale", up_scale, up, device);
+  const Vector ds = scale_of(op, "down_scale", down_scale, down_t, device);
+  const Vector gb = vector(op, "gate_bias", gate_bias, dtype, intermediate, device);
+  const Vector ub = vector(op, "up_bias", up_bias, dtype, intermediate, device);
+  const Vector db = vector(op, "down_bias", down_bias, dtype, hidden, device);
+  if (m == 0 || hidden == 0) return y;
+  const int64_t lists = per_row ? m : 1;
+  Mlp p{rows.const_data_ptr(), data_of(g), u.data, d.data, floats(gs), floats(us), floats(ds),
+        data_of(gb), data_of(ub), data_of(db), static_cast<const int32_t*>(list.const_data_ptr()),
+        static_cast<const int32_t*>(counts.const_data_ptr()), static_cast<int>(m), static_cast<int>(hidden),
+        static_cast<int>(intermediate), per_row, hidden % 8 == 0, act};
+  p.splits = splits_for(p.hidden, static_cast<int>(lists), device);
+  const Tensor h = scratch(rows, m * intermediate, ScalarType::Float);
+  const Tensor partials = scratch(rows, p.splits * m * hidden, ScalarType::Float);
+  const Tensor tickets = scratch(rows, lists * strips(p.hidden), ScalarType::Int);
+  p.h = static_cast<float*>(h.mutable_data_ptr());
+  p.partials = static_cast<float*>(partials.mutable_data_ptr());
+  p.tickets = static_cast<uint32_t*>(tickets.mutable_data_ptr());
+  p.y = y.mutable_data_ptr();
+  run(p, weights, element, device, stream_of(device));
+  return y;
+}
+
+// x [m, k] · weightᵀ (· scale) + bias, [m, n]. `early` as in Projection.
+Tensor projected(const char* op, const char* what, const Tensor& x, int64_t m, const Tensor& weight,
+                 const Optional& scale, const Optional& bias, bool early, int device) {
+  const Element element = element_of(op, what, weight, true);
+  const Tensor rows = usable(x), w = usable(weight);
+  const Vector s = scale_of(op, what, scale, weight, device);
+  const Vector b = vector(op, "bias", bias, ScalarType::Float, weight.size(0), device);
+  const int64_t n = weight.size(0), k = weight.size(1);
+  require(n <= largest && k <= largest, op, "takes no sizes this large");
+  early = early && w.const_data_ptr() == weight.const_data_ptr();  // a copy of it is made just now
+  const Tensor out = torch::stable::new_empty(rows, {m, n}, ScalarType::Float);
+  project({rows.const_data_ptr(), w.const_data_ptr(), floats(s), floats(b), static_cast<int>(m), static_cast<int>(n),
+           static_cast<int>(k), k % 8 == 0, early, static_cast<float*>(out.mutable_data_ptr())},
+          element, element_of(op, "x", x, false), device, stream_of(device));
+  return out;
+}
+
+Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Optional bias, Optional a_scale, Optional b_scale) {
+  constexpr const char* op = "contextual_scores";
+  require(a.dim() == 2 && a.is_cuda(), op, "a must be [r, H] on a CUDA device, got " + words(a));
+  require(b.dim() == 2, op, "b must be [I, r], got " + words(b));
+  const int device = a.get_device_index();
+  const int64_t m = rows_of(op, x, a.size(1)), neurons = b.size(0);
+  check_tensor(op, "x", x, x.scalar_type(), sizes_with_last(x, a.size(1)), device);
+  check_tensor(op, "b", b, b.scalar_type(), {neurons, a.size(0)}, device);
+  const OnDevice guard(device);
+  const Tensor low = projected(op, "a", x, m, a, a_scale, std::nullopt, false, device);
+  return projected(op, "b", low, m, b, b_scale, bias, true, device);
+}
+
+std::tuple<Tensor, Tensor> selected(const Tensor& scores, std::string rule, double parameter, bool per_row) {
+  constexpr const char* op = "contextual_select";
+  static constexpr std::array<const char*, 3> rules{"threshold", "top_k", "statistical"};
+  const auto by = named<Rule>(op, "rule", rule, rules);
+  require(scores.dim() == 2 && scores.is_cuda() && scores.scalar_type() == ScalarType::Float, op,
+          "scores must be float32 [M, I] on a CUDA device, got " + words(scores));
+  const int64_t m = scores.size(0), neurons = scores.size(1);
+  require(m <= largest && neurons <= most_neurons, op,
+          "takes up to " + std::to_string(most_neurons) + " neurons, got " + words(scores));
+  const int device = scores.get_device_index();
+  const OnDevice guard(device);
+  const Tensor from = usable(scores);
+  const int64_t lists = per_row ? m : 1;
+  const std::vector<int64_t> sizes = per_row ? std::vector{m, neurons} : std::vector{neurons};
+  const Tensor list = torch::stable::new_empty(from, sizes, ScalarType::Int);
+  const Tensor count = torch::stable::new_empty(from, {lists}, ScalarType::Int);
+  const Tensor marks = scratch(from, m * words_for(static_cast<int>(neurons)), ScalarType::Int);
+  select({static_cast<const float*>(from.const_data_ptr()), static_cast<int>(m), static_cast<int>(neurons), by,
+          static_cast<float>(parameter), per_row, static_cast<uint32_t*>(marks.mutable_data_ptr()),
+          static_cast<int32_t*>(list.mutable_data_ptr()), static_cast<int32_t*>(count.mutable_data_ptr())},
+         device, stream_of(device));
+  return {list, count};
+}
+
+// to[slots[i]] = rows[neurons[i]] for i below the count.
+void fetched(Tensor to, const Tensor& rows, const Tensor& neurons, const Tensor& slots, const Tensor& count) {
+  constexpr const char* op = "contextual_fetch";
+  require(to.dim() == 2 && to.is_cuda() && to.is_contiguous() && rows.dim() == 2, op,
+          "to must be [S, width] on a CUDA device, contiguous, and rows [I, width], got " + words(to) + " and " +
+              words(rows));
+  const int device = to.get_device_index();
+  const Placed from(op, "rows", rows, to.scalar_type(), {rows.size(0), to.size(1)}, device);
+  check_tensor(op, "neurons", neurons, ScalarType::Int, {rows.size(0)}, device);
+  check_tensor(op, "slots", slots, ScalarType::Int, {to.size(0)}, device);
+  check_tensor(op, "count", count, ScalarType::Int, {1}, device);
+  const OnDevice guard(device);
+  const Tensor list = usable(neurons), places = usable(slots), counts = usable(count);
+  fetch({from.data, to.mutable_data_ptr(), static_cast<const int32_t*>(list.const_data_ptr()),
+         static_cast<const int32_t*>(places.const_data_ptr()), static_cast<const int32_t*>(counts.const_data_ptr()),
+         static_cast<int>(std::min(rows.size(0), to.size(0))),
+         to.size(1) * static_cast<int64_t>(to.element_size())},
+        device, stream_of(device));
+}
+
+}  // namespace
+}  // namespace sparseflow::cuda::contextual
+
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
+  using namespace sparseflow::cuda::contextual;
+  m.impl("contextual_mlp", TORCH_BOX(&mlp));
+  m.impl("contextual_scores", TORCH_BOX(&scores));
+  m.impl("contextual_select", TORCH_BOX(&selected));
+  m.impl("contextual_fetch", TORCH_BOX(&fetched));
+}

@@ -1,0 +1,54 @@
+#include "instructions.cuh"
+//
+#include "launch.cuh"
+#include "project.cuh"
+
+namespace sparseflow::cuda::contextual {
+namespace {
+
+constexpr int many_rows = 4;   // of x at a time
+constexpr int long_row = 2048;  // of W, beyond which a whole block shares it
+
+template <class W, class X, int Lanes, int Rows, bool Wide>
+void launch_one(const Projection& p, int device, void* stream) {
+  constexpr int each = project_threads / Lanes;
+  launch(multiply<W, X, Lanes, Rows, Wide>, dim3((p.n + each - 1) / each), project_threads, p, device, stream);
+}
+
+// Rows of W that are short are many (a predictor's second factor, whose x is its rank): few threads share one.
+template <class W, class X, int Rows, bool Wide>
+void launch_rows(const Projection& p, int device, void* stream) {
+  if constexpr (std::is_same_v<X, float>)
+    if (p.k <= long_row) return launch_one<W, X, 8, Rows, Wide>(p, device, stream);
+  launch_one<W, X, project_threads, Rows, Wide>(p, device, stream);
+}
+
+template <class W, class X>
+void launch_for(const Projection& p, int device, void* stream) {
+  if (!p.wide) return launch_rows<W, X, 1, false>(p, device, stream);
+  if (p.m == 1) return launch_rows<W, X, 1, true>(p, device, stream);
+  launch_rows<W, X, many_rows, true>(p, device, stream);
+}
+
+template <class X>
+void launch_like(const Projection& p, Element weight, int device, void* stream) {
+  switch (weight) {
+    case Element::f32: return launch_for<float, X>(p, device, stream);
+    case Element::bf16: return launch_for<Bf16, X>(p, device, stream);
+    case Element::f16: return launch_for<Fp16, X>(p, device, stream);
+    case Element::i8: return launch_for<int8_t, X>(p, device, stream);
+  }
+}
+
+}  // namespace
+
+void project(const Projection& p, Element weight, Element x, int device, void* stream) {
+  if (p.m == 0 || p.n == 0) return;
+  switch (x) {
+    case Element::f32: return launch_like<float>(p, weight, device, stream);
+    case Element::bf16: return launch_like<Bf16>(p, weight, device, stream);
+    default: return launch_like<Fp16>(p, weight, device, stream);
+  }
+}
+
+}  // namespace sparseflow::cuda::contextual

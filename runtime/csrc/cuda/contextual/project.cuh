@@ -1,0 +1,69 @@
+// x · Wᵀ in fp32 for few rows of x: the two factors of a predictor.
+#pragma once
+
+#include "elements.cuh"
+
+namespace sparseflow::cuda::contextual {
+
+constexpr int project_threads = 128;
+constexpr int pieces_ahead = 5;  // of a thread's
+
+// Over the `Lanes` threads that share a row of W; the first of them has it.
+template <int Lanes>
+__device__ inline float sum_of_row(float v) {
+  if constexpr (Lanes <= 32) return sum_of_lanes<Lanes>(v);
+  __shared__ float of_warp[project_threads / 32];
+  v = sum_of_lanes<32>(v);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < project_threads / 32; ++w) sum += of_warp[w];
+  return sum;
+}
+
+// `Lanes` threads (8, or all of the block) share a row of W and multiply it with `Rows` rows of x at a time.
+template <class W, class X, int Lanes, int Rows, bool Wide>
+__global__ void __launch_bounds__(project_threads) multiply(const Projection p) {
+  const int n = blockIdx.x * (project_threads / Lanes) + threadIdx.x / Lanes, lane = threadIdx.x % Lanes;
+  const int64_t first = int64_t(min(n, p.n - 1)) * p.k;
+  Piece<W> w[pieces_ahead];
+  const auto load_from = [&](int from) {
+#pragma unroll
+    for (int i = 0; i < pieces_ahead; ++i) {
+      const int k = from + (i * Lanes + lane) * 8;
+      w[i] = load<W, Wide>(p.weight, first + k, p.k - k);
+    }
+  };
+  if (!p.early) wait_for_previous();
+  load_from(0);
+  wait_for_previous();
+  let_next_start();
+  for (int m = 0; m < p.m; m += Rows) {
+    float sums[Rows] = {};
+    for (int from = 0; from < p.k; from += pieces_ahead * Lanes * 8) {
+      if (m + from > 0) load_from(from);
+#pragma unroll
+      for (int i = 0; i < pieces_ahead; ++i) {
+        const int k = from + (i * Lanes + lane) * 8;
+        const Eight wide = widened<W>(w[i]);
+#pragma unroll
+        for (int r = 0; r < Rows; ++r) {
+          const int64_t at = int64_t(min(m + r, p.m - 1)) * p.k + k;
+          sums[r] = dot(widened<X>(load_shared<X, Wide>(p.x, at, p.k - k)), wide, sums[r]);
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < Rows; ++r) {
+      float sum = sum_of_row<Lanes>(sums[r]);
+      if (lane > 0 || n >= p.n || m + r >= p.m) continue;
+      if (p.scale) sum *= p.scale[n];
+      if (p.bias) sum += p.bias[n];
+      p.out[int64_t(m + r) * p.n + n] = sum;
+    }
+  }
+}
+
+}  // namespace sparseflow::cuda::contextual

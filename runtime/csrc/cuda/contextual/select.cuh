@@ -1,0 +1,203 @@
+// From scores to ascending lists: a block for each row marks its neurons, a bit each; the bits of one row, or of all
+// rows together, become a list. After elements.cuh.
+#pragma once
+
+#include "elements.cuh"
+
+namespace sparseflow::cuda::contextual {
+
+constexpr int select_threads = 1024, select_warps = select_threads / 32;
+constexpr int most_words = words_for(most_neurons);
+
+// Of all threads before this one.
+template <class T>
+__device__ inline T sum_before(T v, T& total) {
+  __shared__ T of_warp[select_warps];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  T until = v;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const T other = __shfl_up_sync(~0u, until, step);
+    if (lane >= step) until += other;
+  }
+  __syncthreads();
+  if (lane == 31) of_warp[warp] = until;
+  __syncthreads();
+  T before = 0;
+  total = 0;
+  for (int w = 0; w < select_warps; ++w) {
+    if (w == warp) before = total;
+    total += of_warp[w];
+  }
+  return before + until - v;
+}
+
+// Calls what(neuron, score) for each of a row, and gives what it returns to done(word, bits); whole warps.
+template <class F, class G>
+__device__ inline void for_each_word(const float* scores, int neurons, F what, G done) {
+  constexpr int ahead = 16;  // of a warp's words
+  const int lane = threadIdx.x % 32, count = words_for(neurons);
+  for (int first = threadIdx.x / 32; first < count; first += ahead * select_warps) {
+    float held[ahead];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int neuron = (first + i * select_warps) * 32 + lane;
+      held[i] = neuron < neurons ? scores[neuron] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int w = first + i * select_warps;
+      if (w >= count) break;
+      const uint32_t bits = __ballot_sync(~0u, w * 32 + lane < neurons && what(held[i]));
+      if (lane == 0) done(w, bits);
+    }
+  }
+}
+
+// Mean plus `parameter` standard deviations, in double.
+__device__ inline float statistical_limit(const Selection& p, const float* scores) {
+  double sum = 0, mean = 0, squares = 0, variance = 0;
+  for (int i = threadIdx.x; i < p.neurons; i += select_threads) sum += scores[i];
+  sum_before(sum, mean);
+  mean /= p.neurons;
+  for (int i = threadIdx.x; i < p.neurons; i += select_threads) squares += (scores[i] - mean) * (scores[i] - mean);
+  sum_before(squares, variance);
+  return static_cast<float>(mean + double(p.parameter) * sqrt(variance / p.neurons));
+}
+
+// Rises with the score; NaN ranks with +inf, −0 with 0.
+__device__ inline uint32_t rank_of(float score) {
+  const uint32_t bits = isnan(score) ? 0x7f800000u : score == 0 ? 0u : __float_as_uint(score);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+struct Cut {
+  uint32_t rank;  // of the last score that is taken
+  int equal;      // how many of those with that rank are
+};
+
+// The k-th rank from above, by eight bits at a time; 0 < k ≤ neurons.
+__device__ inline Cut cut_at(const float* scores, int neurons, int k) {
+  __shared__ int seen[256];
+  __shared__ Cut cut;
+  uint32_t prefix = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    __syncthreads();
+    if (threadIdx.x < 256) seen[threadIdx.x] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < neurons; i += select_threads) {
+      const uint32_t rank = rank_of(scores[i]);
+      if (shift == 24 || rank >> (shift + 8) == prefix) atomicAdd(&seen[rank >> shift & 255], 1);
+    }
+    __syncthreads();
+    // Thread t has digit 255 − t: those before it rank higher.
+    const int here = threadIdx.x < 256 ? seen[255 - threadIdx.x] : 0;
+    int total = 0;
+    const int higher = sum_before(here, total);
+    if (higher < k && k <= higher + here) cut = {prefix << 8 | (255 - threadIdx.x), k - higher};
+    __syncthreads();
+    prefix = cut.rank, k = cut.equal;
+  }
+  return {prefix, k};
+}
+
+// Keeps the lowest bits, `n` at most.
+__device__ inline uint32_t lowest(uint32_t bits, int n) {
+  uint32_t kept = 0;
+  for (; n > 0 && bits; --n) {
+    const uint32_t bit = bits & (0u - bits);
+    kept |= bit;
+    bits ^= bit;
+  }
+  return kept;
+}
+
+// A thread's neighbouring words.
+struct Span {
+  int first, last;
+
+  __device__ explicit Span(int count) {
+    const int each = (count + select_threads - 1) / select_threads;
+    first = min(static_cast<int>(threadIdx.x) * each, count);
+    last = min(first + each, count);
+  }
+};
+
+__device__ inline int bits_in(const uint32_t* words, const Span& span) {
+  int bits = 0;
+  for (int w = span.first; w < span.last; ++w) bits += __popc(words[w]);
+  return bits;
+}
+
+// Of equal scores the lower neurons; a NaN whatever k is.
+__device__ inline void mark_top(const Selection& p, const float* scores, uint32_t* chosen, uint32_t* equal) {
+  const int k = static_cast<int>(fminf(fmaxf(p.parameter, 0), float(p.neurons)));
+  const Cut cut = k > 0 ? cut_at(scores, p.neurons, k) : Cut{~0u, 0};
+  for_each_word(scores, p.neurons, [&](float s) { return isnan(s) || rank_of(s) > cut.rank; },
+                [&](int w, uint32_t bits) { chosen[w] = bits; });
+  for_each_word(scores, p.neurons, [&](float s) { return rank_of(s) == cut.rank; },
+                [&](int w, uint32_t bits) { equal[w] = bits; });
+  __syncthreads();
+  const Span span(words_for(p.neurons));
+  int total = 0, before = sum_before(bits_in(equal, span), total);
+  for (int w = span.first; w < span.last; ++w) {
+    chosen[w] |= lowest(equal[w], cut.equal - before);
+    before += __popc(equal[w]);
+  }
+}
+
+__device__ inline void mark(const Selection& p, int row, uint32_t* chosen, uint32_t* scratch) {
+  const float* scores = p.scores + int64_t(row) * p.neurons;
+  if (p.rule == Rule::top_k) return mark_top(p, scores, chosen, scratch);
+  const float limit = p.rule == Rule::threshold ? p.parameter : statistical_limit(p, scores);
+  // What can't be compared is chosen.
+  for_each_word(scores, p.neurons, [&](float s) { return !(s <= limit); },
+                [&](int w, uint32_t bits) { chosen[w] = bits; });
+}
+
+// The list of the chosen, zeros behind them, and how many they are.
+__device__ inline void write_list(const Selection& p, const uint32_t* chosen, uint32_t* before, int which) {
+  __syncthreads();
+  const int count = words_for(p.neurons), lane = threadIdx.x % 32;
+  const Span span(count);
+  int total = 0, place = sum_before(bits_in(chosen, span), total);
+  for (int w = span.first; w < span.last; ++w) {
+    before[w] = place;
+    place += __popc(chosen[w]);
+  }
+  if (threadIdx.x == 0) p.count[which] = total;
+  __syncthreads();
+  int32_t* list = p.list + int64_t(which) * p.neurons;
+#pragma unroll 4
+  for (int w = threadIdx.x / 32; w < count; w += select_warps)
+    if (chosen[w] >> lane & 1) list[before[w] + __popc(chosen[w] & ((1u << lane) - 1))] = w * 32 + lane;
+  for (int i = total + threadIdx.x; i < p.neurons; i += select_threads) list[i] = 0;
+}
+
+// A block a row of scores. Its list too, unless several rows have one together.
+__global__ void __launch_bounds__(select_threads) select_rows(const Selection p) {
+  __shared__ uint32_t chosen[most_words], scratch[most_words];
+  wait_for_previous();
+  let_next_start();
+  const int row = blockIdx.x, count = words_for(p.neurons);
+  mark(p, row, chosen, scratch);
+  if (p.per_row || p.m == 1) return write_list(p, chosen, scratch, row);
+  __syncthreads();
+  for (int w = threadIdx.x; w < count; w += select_threads) p.words[int64_t(row) * count + w] = chosen[w];
+}
+
+// One block, after that.
+__global__ void __launch_bounds__(select_threads) unite(const Selection p) {
+  __shared__ uint32_t chosen[most_words], scratch[most_words];
+  wait_for_previous();
+  let_next_start();
+  const int count = words_for(p.neurons);
+  for (int w = threadIdx.x; w < count; w += select_threads) {
+    uint32_t bits = 0;
+    for (int row = 0; row < p.m; ++row) bits |= p.words[int64_t(row) * count + w];
+    chosen[w] = bits;
+  }
+  write_list(p, chosen, scratch, 0);
+}
+
+}  // namespace sparseflow::cuda::contextual
