@@ -34,7 +34,7 @@ def profiled(args: argparse.Namespace) -> Profile:
     sf.prune(model, progress=False)
     ids = _models.tokens(args.batch, args.seq, model.config.vocab_size, args.device)
     inputs = {"input_ids": ids, "use_cache": False, "logits_to_keep": 1}
-    options = {"quantize": args.quantize, "progress": False}
+    options = {"quantize": args.quantize, "inner": "inductor", "progress": False}
     return sf.profile(model, (), inputs, calls=args.calls, seconds=args.seconds, **options)
 
 
