@@ -1,0 +1,86 @@
+"""In-place operators on what a program is given, such as a cache: made functional, the new value a result."""
+
+from __future__ import annotations
+
+import torch
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
+
+from sparseflow.frontend.in_place import computes_the_same, functional_form, may_alias
+
+_RESULTS = {
+    InputKind.BUFFER: OutputKind.BUFFER_MUTATION,
+    InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION,
+}
+
+
+def replace_writes(exported: ExportedProgram) -> None:
+    """Let writes to inputs and buffers compute new tensors, which the program returns before its results.
+
+    That is what `run_decompositions` makes of them. Left alone are tensors of which something that may be a
+    view exists when they are written, and operators without a functional form.
+    """
+    specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if spec.kind in _RESULTS}
+    order = {node: position for position, node in enumerate(exported.graph.nodes)}
+    changed = []
+    for node in list(exported.graph.nodes):
+        if node.op == "placeholder" and node.name in specs:
+            last = _replace_writes_to(node, order)
+            if last is not node:
+                changed.append((specs[node.name], last))
+    if changed:
+        _return(exported, changed)
+
+
+def _replace_writes_to(tensor: torch.fx.Node, order: dict[torch.fx.Node, int]) -> torch.fx.Node:
+    """Replace all writes to a placeholder or none; the node that is its value in the end."""
+    writes = _writes(tensor, order)
+    if writes is None:
+        return tensor
+    current = tensor
+    for node, target in writes:
+        node.target = target
+        for user in list(current.users):
+            if order[user] > order[node]:
+                user.replace_input_with(current, node)
+        current = node
+    return current
+
+
+def _writes(
+    tensor: torch.fx.Node, order: dict[torch.fx.Node, int]
+) -> list[tuple[torch.fx.Node, OpOverload]] | None:
+    """The writes to a placeholder in order, each with its functional form; None if one has to stay."""
+    readers = {(user, tensor) for user in tensor.users}
+    found: list[tuple[torch.fx.Node, OpOverload]] = []
+    for node in sorted(tensor.users, key=order.__getitem__):
+        if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+            continue
+        target = functional_form(node.target)
+        if target is None or node.args[0] is not tensor or not computes_the_same(node, target):
+            return None
+        if any(order[user] < order[node] and may_alias(user, used) for user, used in readers):
+            return None
+        found.append((node, target))
+        readers |= {(user, node) for user in node.users}  # it returns the tensor itself
+    return found
+
+
+def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.Node]]) -> None:
+    """Make values that inputs end up with the program's first results."""
+    (output,) = exported.graph.find_nodes(op="output")
+    results = exported.graph_signature.output_specs
+    for spec, node in zip(results, output.args[0], strict=True):
+        if isinstance(node, torch.fx.Node) and isinstance(spec.arg, TensorArgument):
+            spec.arg = TensorArgument(name=node.name)  # a written tensor, returned, is its new value
+    output.args = ((*(node for _, node in changed), *output.args[0]),)
+    new = [
+        OutputSpec(
+            _RESULTS[spec.kind],
+            TensorArgument(name=node.name),
+            spec.target if spec.kind is InputKind.BUFFER else spec.arg.name,
+        )
+        for spec, node in changed
+    ]
+    results[:0] = new
