@@ -106,13 +106,12 @@ def _meet(a: tuple[Size, int], b: tuple[Size, int]) -> tuple[Size, int] | None:
 
 def _counted(elements: Elements, op: ir.Operation) -> Found:
     """An arange from 0 by 1."""
-    bounds = [operand for operand in op.operands if str(operand.type) == "!torch.int"]
-    starts = {1: [], 2: [0], 3: [0, 1]}  # its overloads: end; start, end; start, end, step
-    end = 0 if len(bounds) == 1 else 1
-    rest = [constant_int(bound) for at, bound in enumerate(bounds) if at != end]
-    if starts.get(len(bounds)) != rest or _dtype(op.results[0]) != "si64":
+    before, after = {"arange": (0, 0), "arange.start": (1, 0), "arange.start_step": (1, 1)}[_name(op)]
+    end = op.operands[before]
+    rest = [constant_int(op.operands[at]) for at in (*range(before), *range(before + 1, before + 1 + after))]
+    if rest != [0, 1][: before + after] or (str(end.type), _dtype(op.results[0])) != ("!torch.int", "si64"):
         return None
-    size = elements.sizes.element(bounds[end])
+    size = elements.sizes.element(end)
     return Progression((size,), (0 if size == 1 else 1,), 0)
 
 

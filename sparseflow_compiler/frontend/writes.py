@@ -14,6 +14,9 @@ _RESULTS = {
     InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION,
 }
 
+_ATEN = torch.ops.aten
+_CONVERSIONS = (_ATEN.to.dtype, _ATEN.to.device, _ATEN.to.dtype_layout)
+
 
 def replace_writes(exported: ExportedProgram) -> None:
     """Let writes to inputs and buffers compute new tensors, which the program returns before its results.
@@ -21,6 +24,9 @@ def replace_writes(exported: ExportedProgram) -> None:
     That is what `run_decompositions` makes of them. Left alone are tensors of which something that may be a
     view exists when they are written, and operators without a functional form.
     """
+    if not any(map(_writes_something, exported.graph.nodes)):
+        return
+    _drop_conversions(exported.graph)
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if spec.kind in _RESULTS}
     order = {node: position for position, node in enumerate(exported.graph.nodes)}
     changed = []
@@ -31,6 +37,24 @@ def replace_writes(exported: ExportedProgram) -> None:
                 changed.append((specs[node.name], last))
     if changed:
         _return(exported, changed)
+
+
+def _writes_something(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, OpOverload) and bool(node.target._schema.is_mutable)
+
+
+def _drop_conversions(graph: torch.fx.Graph) -> None:
+    """Let readers of a conversion that changes nothing read its operand, which it returns."""
+    for node in graph.nodes:
+        if node.target not in _CONVERSIONS or node.kwargs.get("copy") or True in node.args:
+            continue
+        if "memory_format" in node.kwargs or any(isinstance(arg, torch.memory_format) for arg in node.args):
+            continue
+        source = node.args[0]
+        old, new = source.meta["val"], node.meta["val"]
+        alike = (old.dtype, old.device, old.layout) == (new.dtype, new.device, new.layout)
+        if alike:
+            node.replace_all_uses_with(source)
 
 
 def _replace_writes_to(tensor: torch.fx.Node, order: dict[torch.fx.Node, int]) -> torch.fx.Node:
@@ -55,16 +79,20 @@ def _writes(
     readers = {(user, tensor) for user in tensor.users}
     found: list[tuple[torch.fx.Node, OpOverload]] = []
     for node in sorted(tensor.users, key=order.__getitem__):
-        if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+        if not _writes_something(node):
             continue
         target = functional_form(node.target)
         if target is None or node.args[0] is not tensor or not computes_the_same(node, target):
             return None
-        if any(order[user] < order[node] and may_alias(user, used) for user, used in readers):
+        if any(order[user] < order[node] and _may_be_view(user, used) for user, used in readers):
             return None
         found.append((node, target))
         readers |= {(user, node) for user in node.users}  # it returns the tensor itself
     return found
+
+
+def _may_be_view(user: torch.fx.Node, used: torch.fx.Node) -> bool:
+    return isinstance(user.meta.get("val"), torch.Tensor) and bool(user.users) and may_alias(user, used)
 
 
 def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.Node]]) -> None:

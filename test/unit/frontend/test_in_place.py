@@ -73,6 +73,12 @@ def on_the_input_twice(x):
     return between, x[0], x
 
 
+def on_the_input_converted_to_what_it_is(x):
+    y = x.to(torch.float32).to(x.device)
+    y.mul_(x.shape[0])
+    return y + 1
+
+
 def on_the_input_after_a_view(x):
     y = x[0]
     x.add_(1)
