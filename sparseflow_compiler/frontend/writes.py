@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
@@ -14,6 +16,7 @@ _RESULTS = {
     InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION,
 }
 
+_Write = tuple[torch.fx.Node, OpOverload]
 _ATEN = torch.ops.aten
 _CONVERSIONS = (_ATEN.to.dtype, _ATEN.to.device, _ATEN.to.dtype_layout)
 
@@ -21,22 +24,21 @@ _CONVERSIONS = (_ATEN.to.dtype, _ATEN.to.device, _ATEN.to.dtype_layout)
 def replace_writes(exported: ExportedProgram) -> None:
     """Let writes to inputs and buffers compute new tensors, which the program returns before its results.
 
-    That is what `run_decompositions` makes of them. Left alone are tensors of which something that may be a
-    view exists when they are written, and operators without a functional form.
+    That is what `run_decompositions` makes of them. Nothing changes where any write has to stay: to something
+    of which a view may exist by then, or by an operator without a functional form.
     """
-    if not any(map(_writes_something, exported.graph.nodes)):
+    writing = [node for node in exported.graph.nodes if _writes_something(node)]
+    if not writing:
         return
     _drop_conversions(exported.graph)
+    _name_results(exported)
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if spec.kind in _RESULTS}
     order = {node: position for position, node in enumerate(exported.graph.nodes)}
-    changed = []
-    for node in list(exported.graph.nodes):
-        if node.op == "placeholder" and node.name in specs:
-            last = _replace_writes_to(node, order)
-            if last is not node:
-                changed.append((specs[node.name], last))
-    if changed:
-        _return(exported, changed)
+    given = [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in specs]
+    writes = {tensor: found for tensor in given if (found := _writes(tensor, order))}
+    if sum(map(len, writes.values())) == len(writing):
+        last = {tensor: _replace(tensor, found, order) for tensor, found in writes.items()}
+        _return(exported, [(specs[tensor.name], node) for tensor, node in last.items()])
 
 
 def _writes_something(node: torch.fx.Node) -> bool:
@@ -50,18 +52,15 @@ def _drop_conversions(graph: torch.fx.Graph) -> None:
             continue
         if "memory_format" in node.kwargs or any(isinstance(arg, torch.memory_format) for arg in node.args):
             continue
-        source = node.args[0]
+        source: Any = node.args[0]
         old, new = source.meta["val"], node.meta["val"]
         alike = (old.dtype, old.device, old.layout) == (new.dtype, new.device, new.layout)
         if alike:
             node.replace_all_uses_with(source)
 
 
-def _replace_writes_to(tensor: torch.fx.Node, order: dict[torch.fx.Node, int]) -> torch.fx.Node:
-    """Replace all writes to a placeholder or none; the node that is its value in the end."""
-    writes = _writes(tensor, order)
-    if writes is None:
-        return tensor
+def _replace(tensor: torch.fx.Node, writes: list[_Write], order: dict[torch.fx.Node, int]) -> torch.fx.Node:
+    """Replace the writes to a placeholder; the node that is its value in the end."""
     current = tensor
     for node, target in writes:
         node.target = target
@@ -72,20 +71,18 @@ def _replace_writes_to(tensor: torch.fx.Node, order: dict[torch.fx.Node, int]) -
     return current
 
 
-def _writes(
-    tensor: torch.fx.Node, order: dict[torch.fx.Node, int]
-) -> list[tuple[torch.fx.Node, OpOverload]] | None:
-    """The writes to a placeholder in order, each with its functional form; None if one has to stay."""
+def _writes(tensor: torch.fx.Node, order: dict[torch.fx.Node, int]) -> list[_Write]:
+    """The writes to a placeholder in order, each with its functional form; none if one has to stay."""
     readers = {(user, tensor) for user in tensor.users}
-    found: list[tuple[torch.fx.Node, OpOverload]] = []
+    found: list[_Write] = []
     for node in sorted(tensor.users, key=order.__getitem__):
         if not _writes_something(node):
             continue
         target = functional_form(node.target)
         if target is None or node.args[0] is not tensor or not computes_the_same(node, target):
-            return None
+            return []
         if any(order[user] < order[node] and _may_be_view(user, used) for user, used in readers):
-            return None
+            return []
         found.append((node, target))
         readers |= {(user, node) for user in node.users}  # it returns the tensor itself
     return found
@@ -97,11 +94,8 @@ def _may_be_view(user: torch.fx.Node, used: torch.fx.Node) -> bool:
 
 def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.Node]]) -> None:
     """Make values that inputs end up with the program's first results."""
-    (output,) = exported.graph.find_nodes(op="output")
-    results = exported.graph_signature.output_specs
-    for spec, node in zip(results, output.args[0], strict=True):
-        if isinstance(node, torch.fx.Node) and isinstance(spec.arg, TensorArgument):
-            spec.arg = TensorArgument(name=node.name)  # a written tensor, returned, is its new value
+    _name_results(exported)
+    output: Any = exported.graph.output_node()
     output.args = ((*(node for _, node in changed), *output.args[0]),)
     new = [
         OutputSpec(
@@ -111,4 +105,12 @@ def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.N
         )
         for spec, node in changed
     ]
-    results[:0] = new
+    exported.graph_signature.output_specs[:0] = new
+
+
+def _name_results(exported: ExportedProgram) -> None:
+    """Let the signature say which nodes are returned."""
+    output: Any = exported.graph.output_node()
+    for spec, node in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
+        if isinstance(node, torch.fx.Node) and isinstance(spec.arg, TensorArgument):
+            spec.arg = TensorArgument(name=node.name)
