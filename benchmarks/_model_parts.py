@@ -37,7 +37,7 @@ def prefill(bench: Bench) -> None:
         theirs = times.get("torch_2_4")
         more = {} if theirs is None else {"over_torch_2_4": round(theirs / times["ours"], 2)}
         bench.add({"model": name, "phase": "prefill", "batch": batch, "seq": seq, "mode": None, **row, **more,
-                   "at_least": dict.fromkeys(more, 4), "rel_err": error,
+                   "at_least": dict.fromkeys(more, 4), "rel_err": error, **_attention(compiled),
                    "compilations": compiled.report.model["compilations"]})  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def fp8(bench: Bench) -> None:
                    **row_of(times, None, _asked(bench, 1.6)), "over_dense_fp8": over,
                    "at_least": {} if bench.tiny else {"over_dense_fp8": 1.2},
                    "rel_err": compared(exact, ours), "rel_err_dense_fp8": compared(exact, theirs),
-                   "fp8_layers": sum(layer.fp8 is not None for layer in compiled.report.layers),
+                   **_attention(compiled), "fp8_layers": sum(layer.fp8 is not None for layer in compiled.report.layers),
                    "compilations": compiled.report.model["compilations"]})  # fmt: skip
 
 
@@ -125,12 +125,19 @@ def _small(bench: Bench, name: str) -> None:
         row = row_of(bench.in_turn(sides), None, _asked(bench, 0.98))
         sparse = sum(layer.decision == "sparse" for layer in compiled.report.layers)
         bench.add({"model": name, "phase": "forward", "batch": batch, "mode": mode, **row,
-                   "rel_err": error, "sparse_layers": sparse})  # fmt: skip
+                   "rel_err": error, "sparse_layers": sparse, **_attention(compiled)})  # fmt: skip
 
 
 SMALL: dict[str, Callable[[Bench], None]] = {
     name: functools.partial(_small, name=name) for name in ("bert-base", "vit-b", "gpt2", "qwen3-0.6b")
 }
+
+
+def _attention(compiled: Any) -> dict[str, int]:
+    """How many of the last program's attentions there are, and how many of them read a mask."""
+    sdpa = torch.ops.aten.scaled_dot_product_attention.default
+    masks = [(*n.args, None)[3] for n in compiled.graph(program=-1).graph.nodes if n.target is sdpa]
+    return {"attentions": len(masks), "masked": sum(mask is not None for mask in masks)}
 
 
 def _asked(bench: Bench, target: float) -> float | None:

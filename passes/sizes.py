@@ -110,6 +110,14 @@ def _broadcast(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
     return [_common(one, other) for one, other in pairs]
 
 
+def _multiplied(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
+    """A product of matrices, those before the last two dimensions broadcasting."""
+    a, b = known.of(op.operands[0]), known.of(op.operands[1])
+    if a is None or b is None or len(a) != len(b) or len(a) < 2:
+        return None
+    return [*map(_common, a[:-2], b[:-2]), a[-2], b[-1]]
+
+
 def _common(a: Size, b: Size) -> Size:
     if a == b or b == 1 or _fits(b, a):
         return a
@@ -218,6 +226,7 @@ def _except(sizes: Sizes, dims: Sequence[int | None]) -> Sequence[Size] | None:
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys((f"torch.aten.{name}" for name in _ELEMENTWISE.split()), _first),
     **dict.fromkeys((f"torch.aten.{name}" for name in _BROADCASTING.split()), _broadcast),
+    **dict.fromkeys(("torch.aten.matmul", "torch.aten.bmm", "torch.aten.mm"), _multiplied),
     "torch.aten.linear": _rows,
     "sparse_gemm.linear": _rows,
     "torch.aten.embedding": _embedding,
