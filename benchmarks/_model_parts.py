@@ -91,7 +91,8 @@ def fp8(bench: Bench) -> None:
                    **row_of(times, None, _asked(bench, 1.6)), "over_dense_fp8": over,
                    "at_least": {} if bench.tiny else {"over_dense_fp8": 1.2},
                    "rel_err": compared(exact, ours), "rel_err_dense_fp8": compared(exact, theirs),
-                   **_attention(compiled), "fp8_layers": sum(layer.fp8 is not None for layer in compiled.report.layers),
+                   **_attention(compiled),
+                   "fp8_layers": sum(layer.fp8 is not None for layer in compiled.report.layers),
                    "compilations": compiled.report.model["compilations"]})  # fmt: skip
 
 

@@ -18,7 +18,7 @@ MOST = 64
 """Graphs, and calls seen once, that a program keeps."""
 
 MOST_COPIED = 256 << 20
-"""Bytes of results up to which a call is recorded: copying more takes longer than launching what makes them."""
+"""Bytes of results up to which a call is recorded: copying more takes longer than launching kernels."""
 
 
 def wait_for_plans() -> None:
