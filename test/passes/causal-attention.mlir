@@ -51,3 +51,34 @@ func.func @causal(%ids: !torch.vtensor<[?,?],si64>, %q: !torch.vtensor<[?,4,?,32
   %y = torch.aten.scaled_dot_product_attention %x, %x, %x, %mask, %p, %false, %none, %false : !torch.vtensor<[?,4,?,32],bf16>, !torch.vtensor<[?,4,?,32],bf16>, !torch.vtensor<[?,4,?,32],bf16>, !torch.vtensor<[?,1,?,?],i1>, !torch.float, !torch.bool, !torch.none, !torch.bool -> !torch.vtensor<[?,4,?,32],bf16>
   return %y : !torch.vtensor<[?,4,?,32],bf16>
 }
+
+// -----
+
+// The queries are turned by angles that a product of matrices makes: they are as many as the places.
+// CHECK-LABEL: func.func @rotated
+// CHECK: torch.aten.scaled_dot_product_attention %{{.*}}, %{{.*}}, %{{.*}}, %none{{.*}}, %{{.*}}, %true,
+func.func @rotated(%x: !torch.vtensor<[?,?,32],bf16>, %inverse: !torch.vtensor<[1,32,1],f32>) -> (!torch.vtensor<[?,?,32],bf16>) {
+  %none = torch.constant.none
+  %false = torch.constant.bool false
+  %cpu = torch.constant.device "cpu"
+  %p = torch.constant.float 0.0
+  %0 = torch.constant.int 0
+  %1 = torch.constant.int 1
+  %3 = torch.constant.int 3
+  %s = torch.aten.size.int %x, %1 : !torch.vtensor<[?,?,32],bf16>, !torch.int -> !torch.int
+  %places = torch.aten.arange %s, %none, %none, %cpu, %false : !torch.int, !torch.none, !torch.none, !torch.Device, !torch.bool -> !torch.vtensor<[?],si64>
+  %queries = torch.aten.unsqueeze %places, %1 : !torch.vtensor<[?],si64>, !torch.int -> !torch.vtensor<[?,1],si64>
+  %keys = torch.aten.unsqueeze %places, %0 : !torch.vtensor<[?],si64>, !torch.int -> !torch.vtensor<[1,?],si64>
+  %2 = torch.constant.int 2
+  %6 = torch.constant.int 6
+  %15 = torch.constant.int 15
+  %row = torch.aten.unsqueeze %keys, %1 : !torch.vtensor<[1,?],si64>, !torch.int -> !torch.vtensor<[1,1,?],si64>
+  %float = torch.aten.to.dtype %row, %6, %false, %false, %none : !torch.vtensor<[1,1,?],si64>, !torch.int, !torch.bool, !torch.bool, !torch.none -> !torch.vtensor<[1,1,?],f32>
+  %angles = torch.aten.matmul %inverse, %float : !torch.vtensor<[1,32,1],f32>, !torch.vtensor<[1,1,?],f32> -> !torch.vtensor<[1,32,?],f32>
+  %turned = torch.aten.transpose.int %angles, %1, %2 : !torch.vtensor<[1,32,?],f32>, !torch.int, !torch.int -> !torch.vtensor<[1,?,32],f32>
+  %half = torch.aten.to.dtype %turned, %15, %false, %false, %none : !torch.vtensor<[1,?,32],f32>, !torch.int, !torch.bool, !torch.bool, !torch.none -> !torch.vtensor<[1,?,32],bf16>
+  %q = torch.aten.mul.Tensor %x, %half : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[1,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
+  %mask = torch.aten.le.Tensor %keys, %queries : !torch.vtensor<[1,?],si64>, !torch.vtensor<[?,1],si64> -> !torch.vtensor<[?,?],i1>
+  %y = torch.aten.scaled_dot_product_attention %q, %q, %x, %mask, %p, %false, %none, %false : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?],i1>, !torch.float, !torch.bool, !torch.none, !torch.bool -> !torch.vtensor<[?,?,32],bf16>
+  return %y : !torch.vtensor<[?,?,32],bf16>
+}
