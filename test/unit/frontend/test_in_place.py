@@ -103,7 +103,6 @@ FUNCTIONAL = [
     used_before_and_after,
     part_of_a_multiple_result,
     on_the_input,
-    on_the_input_twice,
     indexed,
 ]
 OTHERS = [
@@ -112,6 +111,7 @@ OTHERS = [
     through_an_implicit_alias,
     of_an_implicit_alias,
     narrower_than_the_functional_result,
+    on_the_input_twice,
     on_the_input_after_a_view,
     on_the_input_between_views,
 ]
