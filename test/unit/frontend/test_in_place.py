@@ -103,6 +103,7 @@ FUNCTIONAL = [
     used_before_and_after,
     part_of_a_multiple_result,
     on_the_input,
+    on_the_input_converted_to_what_it_is,
     indexed,
 ]
 OTHERS = [
