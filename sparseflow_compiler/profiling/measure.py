@@ -60,7 +60,10 @@ def profile(
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     inductor = chosen_inner(options.get("inner", "auto"), device) == "inductor"
     by_torch = torch.compile(model, mode=options.get("mode")) if inductor else model
-    sides = {"inductor" if inductor else "eager": by_torch, "compiled": compiled}
+    sides: dict[str, Callable[..., object]] = {
+        "inductor" if inductor else "eager": by_torch,
+        "compiled": compiled,
+    }
     bench = _Bench(device, before or (lambda: None))
     runs = {title: _call(side, args, kwargs or {}) for title, side in sides.items()}
     for run in runs.values():
