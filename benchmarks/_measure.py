@@ -49,7 +49,7 @@ def gpu_name(bench: str, gpu: str) -> str:
 
 def write(name: str, head: dict[str, Any], rows: list[dict[str, Any]], folder: Path = RESULTS) -> Path:
     """Write ``<name>.json`` to ``benchmarks/results`` or another folder and return its path."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"meta": head, "rows": rows}, indent=1) + "\n")
     return path

@@ -116,3 +116,33 @@ def small(place: Place, tiny: bool) -> dict[str, tuple[Callable[[], Any], Inputs
         "gpt2": (lambda: make(tf.GPT2LMHeadModel, gpt2, place), decoder),
         "qwen3-0.6b": (lambda: make(tf.Qwen3ForCausalLM, qwen, place), decoder),
     }
+
+
+class Decoding:
+    """Steps of one token over a static cache that is half full.
+
+    Args:
+        model: whose cache it is.
+        run: the model, or what stands for it.
+        batch: sequences.
+        length: tokens that the cache holds.
+    """
+
+    def __init__(self, model: Any, run: Any, batch: int, length: int) -> None:
+        self._run, self.length = run, length
+        self._cache = static_cache(model, batch, length)
+        ids = tokens(batch, 1, model.config.vocab_size, model.device.type)
+        self.inputs: dict[str, Any] = {"input_ids": ids, "past_key_values": self._cache, "use_cache": True}
+        generator = torch.Generator(model.device).manual_seed(0)
+        for layer in self._cache.layers:
+            layer.keys.normal_(generator=generator)
+            layer.values.normal_(generator=generator)
+        self._steps = 0
+
+    def __call__(self) -> Any:
+        """One step; what it costs doesn't depend on where in the cache it writes."""
+        if self._steps % (self.length // 2) == 0:
+            for layer in self._cache.layers:
+                layer.cumulative_length.fill_(self.length // 2)
+        self._steps += 1
+        return self._run(**self.inputs)

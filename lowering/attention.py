@@ -1,4 +1,4 @@
-"""Attention of one new token over grouped heads, without a copy of keys and values for each head."""
+"""Attention over grouped heads, without a copy of keys and values for each head."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WHOLE = 2**63 - 1
 def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: list[Any]) -> fx.Node | None:
     """Compute attention over repeated heads from the heads themselves.
 
-    The heads of a group read the same keys: with one query each they are as well so many queries of one head.
-    What the model writes for it, every key and value copied to each head of its group, takes longer than
-    reading the cache.
+    What the model writes for it copies every key and value to each head of its group. Kernels without a mask
+    read the group's themselves. Others don't, but the heads of a group read the same keys: with one query
+    each they are as well so many queries of one head.
 
     Args:
         graph: where to add nodes.
@@ -27,15 +27,23 @@ def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: list[Any]) ->
         operands: what its operands have become, in the order of the schema.
 
     Returns:
-        The result `[B, heads, 1, D]`, or None where this attention is another.
+        The result `[B, heads, L, D]`, or None where this attention is another.
     """
     query, key, value, mask, dropout, causal, scale, gqa = operands
     sizes = _shape(op.operands[0])
     repeated = _repeated(key), _repeated(value)
-    if sizes is None or len(sizes) != 4 or sizes[2] != 1 or dropout or causal or gqa or None in repeated:
+    if sizes is None or len(sizes) != 4 or dropout or gqa or None in repeated:
         return None
     (keys, heads, group), (values, *same) = repeated  # type: ignore[misc]  # both were found
-    if [heads, group] != same or sizes[1] != heads * group or not _for_all_heads(op.operands[3], mask):
+    if [heads, group] != same or sizes[1] != heads * group:
+        return None
+    if mask is None and (causal or sizes[2] != 1) and _reads_groups(op):
+        return graph.call_function(
+            _ATEN.scaled_dot_product_attention.default,
+            (query, keys, values, None, 0.0, causal),
+            {"scale": scale, "enable_gqa": True},
+        )
+    if sizes[2] != 1 or causal or not _for_all_heads(op.operands[3], mask):
         return None
     packed = graph.call_function(_ATEN.reshape.default, (query, [-1, heads, group, sizes[3]]))
     attention = graph.call_function(
@@ -43,6 +51,14 @@ def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: list[Any]) ->
     )
     head_dim = (_shape(op.results[0]) or sizes)[3]
     return graph.call_function(_ATEN.reshape.default, (attention, [-1, heads * group, 1, head_dim]))
+
+
+def _reads_groups(op: ir.Operation) -> bool:
+    """Whether there is a fused kernel for fewer heads of keys than of queries."""
+    query, result = tensor_type(op.operands[0]), tensor_type(op.results[0])
+    if query is None or result is None or query.dtype not in ("bf16", "f16"):
+        return False
+    return query.dim(3) == result.dim(3) and (query.dim(3) or 512) <= 256
 
 
 def _shape(value: ir.Value) -> list[int | None] | None:

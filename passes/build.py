@@ -59,6 +59,12 @@ def constant_int(value: int) -> ir.Value:
     return _constant("int", "!torch.int", {"value": attribute})
 
 
+def constant_bool(value: bool) -> ir.Value:
+    """Create a ``torch.constant.bool``."""
+    attribute = ir.IntegerAttr.get(ir.IntegerType.get_signless(1), int(value))
+    return _constant("bool", "!torch.bool", {"value": attribute})
+
+
 def constant_str(value: str) -> ir.Value:
     """Create a ``torch.constant.str``."""
     return _constant("str", "!torch.str", {"value": ir.StringAttr.get(value)})

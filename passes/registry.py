@@ -9,6 +9,7 @@ from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 
 PASSES = {
+    "causal-attention": "sparseflow.passes.causal_attention:CausalAttention",
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
     "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",

@@ -32,7 +32,8 @@ _ELEMENTWISE = (
     "to.dtype to.dtype_layout"
 )
 _BROADCASTING = "add.Tensor div.Tensor mul.Tensor sub.Tensor"
-_TO_THE_END = 2**63 - 1
+TO_THE_END = 2**63 - 1
+"""The end of a slice that has none."""
 
 
 class KnownSizes:
@@ -69,7 +70,7 @@ class KnownSizes:
             return constant if constant >= 0 else Unknown()
         op = defined_by(value, "torch.aten.size.int")
         sizes = None if op is None else self.of(op.operands[0])
-        at = None if op is None or sizes is None else _index(op.operands[1], len(sizes))
+        at = None if op is None or sizes is None else dimension(op.operands[1], len(sizes))
         return Unknown() if sizes is None or at is None else sizes[at]
 
 
@@ -107,6 +108,14 @@ def _broadcast(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
     ones: tuple[Size, ...] = (1,) * rank
     pairs = zip((*ones, *a)[-rank:], (*ones, *b)[-rank:], strict=True) if rank else ()
     return [_common(one, other) for one, other in pairs]
+
+
+def _multiplied(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
+    """A product of matrices, those before the last two dimensions broadcasting."""
+    a, b = known.of(op.operands[0]), known.of(op.operands[1])
+    if a is None or b is None or len(a) != len(b) or len(a) < 2:
+        return None
+    return [*map(_common, a[:-2], b[:-2]), a[-2], b[-1]]
 
 
 def _common(a: Size, b: Size) -> Size:
@@ -155,7 +164,7 @@ def _expanded(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 def _exchanged(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
     sizes = list(known.of(op.operands[0]) or ())
-    a, b = _index(op.operands[1], len(sizes)), _index(op.operands[2], len(sizes))
+    a, b = dimension(op.operands[1], len(sizes)), dimension(op.operands[2], len(sizes))
     if a is None or b is None:
         return None
     sizes[a], sizes[b] = sizes[b], sizes[a]
@@ -164,11 +173,11 @@ def _exchanged(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 def _sliced(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
     sizes, (_, dim, start, end, step) = list(known.of(op.operands[0]) or ()), op.operands
-    at = _index(dim, len(sizes))
+    at = dimension(dim, len(sizes))
     if at is None:
         return None
     from_start = (constant_int(start), constant_int(step)) == (0, 1)
-    if not (from_start and constant_int(end) == _TO_THE_END):
+    if not (from_start and constant_int(end) == TO_THE_END):
         sizes[at] = _clamped(known.element(end), sizes[at]) if from_start else Unknown()
     return sizes
 
@@ -179,7 +188,7 @@ def _clamped(size: Size, limit: Size) -> Size:
     return Unknown()
 
 
-def _index(dim: ir.Value, rank: int) -> int | None:
+def dimension(dim: ir.Value, rank: int) -> int | None:
     """A constant dimension counted from the first, None when it isn't constant or there is none such."""
     value = constant_int(dim)
     return value % rank if value is not None and -rank <= value < rank else None
@@ -187,7 +196,7 @@ def _index(dim: ir.Value, rank: int) -> int | None:
 
 def _unsqueezed(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
     sizes = list(known.of(op.operands[0]) or ())
-    at = _index(op.operands[1], len(sizes) + 1)
+    at = dimension(op.operands[1], len(sizes) + 1)
     return None if at is None else [*sizes[:at], 1, *sizes[at:]]
 
 
@@ -217,6 +226,7 @@ def _except(sizes: Sizes, dims: Sequence[int | None]) -> Sequence[Size] | None:
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys((f"torch.aten.{name}" for name in _ELEMENTWISE.split()), _first),
     **dict.fromkeys((f"torch.aten.{name}" for name in _BROADCASTING.split()), _broadcast),
+    **dict.fromkeys(("torch.aten.matmul", "torch.aten.bmm", "torch.aten.mm"), _multiplied),
     "torch.aten.linear": _rows,
     "sparse_gemm.linear": _rows,
     "torch.aten.embedding": _embedding,

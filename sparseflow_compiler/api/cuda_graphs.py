@@ -17,6 +17,9 @@ _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 MOST = 64
 """Graphs, and calls seen once, that a program keeps."""
 
+MOST_COPIED = 256 << 20
+"""Bytes of results up to which a call is recorded: copying more takes longer than launching kernels."""
+
 
 def wait_for_plans() -> None:
     """Return when every plan that was asked for is built."""
@@ -31,11 +34,13 @@ class _Call:
         leaves: the inputs that the graph reads: buffers of its own, None for what is read where it is.
         graph: recorded with them; None until then.
         results: what the graph leaves behind.
+        recordable: whether the results are small enough to be copied in every call.
     """
 
     leaves: list[Any]
     graph: Any = None
     results: tuple[Any, ...] = ()
+    recordable: bool = True
 
 
 class CudaGraphs:
@@ -43,7 +48,8 @@ class CudaGraphs:
 
     Inputs are copied into the graph's own buffers, but those that the program writes, such as a static cache:
     they are part of the key by their address, so that a graph only runs on the cache it was recorded with.
-    Results are copies, the caller's to keep. Each stream has graphs of its own.
+    Results are copies, the caller's to keep; calls with more of them than `MOST_COPIED` are never recorded.
+    Each stream has graphs of its own.
 
     Args:
         run: takes the leaves of a call and returns results as a tuple.
@@ -84,7 +90,12 @@ class CudaGraphs:
         if call is None:
             # As the graph will run: what compiles or allocates for these inputs does it now.
             call = self._seen[key] = _Call(self._buffers(leaves))
-            return self._run(*self._inputs(call, leaves))
+            results = self._run(*self._inputs(call, leaves))
+            if sum(r.nbytes for r in results if isinstance(r, Tensor)) > MOST_COPIED:
+                call.recordable, call.leaves = False, []
+            return results
+        if not call.recordable:
+            return self._run(*leaves)
         inputs = self._inputs(call, leaves)
         if call.graph is None and not self._record(key, call, inputs):
             return self._run(*leaves)

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from sparseflow.api.cuda_graphs import CudaGraphs
-from sparseflow.api.options import CompileOptions, Mode
+from sparseflow.api.options import CompileOptions, Inner, Mode
 
 GRAPH_MODES: tuple[Mode, ...] = ("reduce-overhead", "max-autotune")
 """Modes with CUDA graphs. They are our own: those of inductor copy what a cache holds, or refuse it."""
@@ -83,10 +83,10 @@ class Runner:
     without_graphs: str = ""
 
 
-def chosen_inner(options: CompileOptions, device: torch.device) -> str:
+def chosen_inner(inner: Inner, device: torch.device) -> str:
     """What runs the graphs of a model on a device: ``"eager"`` or ``"inductor"``."""
-    if options.inner != "auto":
-        return options.inner
+    if inner != "auto":
+        return inner
     return "inductor" if device.type == "cuda" else "eager"
 
 
@@ -103,7 +103,7 @@ def make_runner(
         grows: whether the program gives an object of its call new tensors, such as a cache that grows.
     """
     inductor = None
-    if chosen_inner(options, device) == "inductor":
+    if chosen_inner(options.inner, device) == "inductor":
         inductor = Inductor(graph, _without_graphs(options.mode), dynamic=grows or None)
     run: Callable[..., Any] = graph if inductor is None else inductor
     if options.mode not in GRAPH_MODES:

@@ -28,6 +28,7 @@ from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
+from sparseflow.passes.causal_attention import CausalAttention
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.fuse_gate import FuseGate
 from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
@@ -111,7 +112,7 @@ def build_program(
     weights = ProgramWeights(bank, constants)
 
     with clock.stage("passes"):
-        run_pipeline(module, [CanonicalizeLinear()])
+        run_pipeline(module, [CausalAttention(), CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])

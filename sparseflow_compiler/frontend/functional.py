@@ -7,6 +7,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 
 from sparseflow.frontend.in_place import replace_in_place
+from sparseflow.frontend.writes import replace_writes
 
 _ATEN = torch.ops.aten
 
@@ -15,13 +16,14 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     """Return an equal program without in-place operators and without the regions that torch.export wraps.
 
     `run_decompositions` traces the whole program a second time, which takes longer than the first. Most
-    models need it only for the `detach_` of each constant that they create, by which no data change, and for
-    a few in-place operators that are as well functional ones.
+    models need it only for the `detach_` of each constant that they create, by which no data change, for
+    a few in-place operators that are as well functional ones, and for the writes to a cache.
     """
     for node in exported.graph.nodes:
         if node.target is _ATEN.detach_.default:
             node.target = _ATEN.detach.default
     replace_in_place(exported.graph)
+    replace_writes(exported)
     if all(_is_functional(node) for node in exported.graph.nodes):
         return exported
     decomposed: ExportedProgram = exported.run_decompositions({})

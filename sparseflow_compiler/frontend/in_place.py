@@ -26,8 +26,8 @@ def replace_in_place(graph: torch.fx.Graph) -> None:
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        target = _functional_form(node.target)
-        if target is None or not _is_private(node.args[0]) or not _computes_the_same(node, target):
+        target = functional_form(node.target)
+        if target is None or not _is_private(node.args[0]) or not computes_the_same(node, target):
             continue
         written = node.args[0]
         node.target = target
@@ -36,7 +36,7 @@ def replace_in_place(graph: torch.fx.Graph) -> None:
                 user.replace_input_with(written, node)
 
 
-def _functional_form(target: Any) -> OpOverload | None:
+def functional_form(target: Any) -> OpOverload | None:
     """`aten.add.Tensor` for `aten.add_.Tensor`; None for what is no such in-place operator."""
     if not isinstance(target, OpOverload) or not target._schema.is_mutable:
         return None
@@ -60,7 +60,7 @@ def _is_private(written: Any) -> bool:
         or _is_implicit(producer)
     ):
         return False
-    return not any(_may_alias(user, written) for user in written.users)
+    return not any(may_alias(user, written) for user in written.users)
 
 
 def _producer(node: torch.fx.Node) -> OpOverload | None:
@@ -73,7 +73,7 @@ def _producer(node: torch.fx.Node) -> OpOverload | None:
     return node.target if isinstance(node.target, OpOverload) else None
 
 
-def _may_alias(user: torch.fx.Node, used: torch.fx.Node) -> bool:
+def may_alias(user: torch.fx.Node, used: torch.fx.Node) -> bool:
     """Whether the result of `user` may be a view of `used`, other than by writing it."""
     if not isinstance(user.target, OpOverload):
         return user.op != "output"
@@ -94,7 +94,7 @@ def _is_implicit(target: OpOverload) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"))
 
 
-def _computes_the_same(node: torch.fx.Node, target: OpOverload) -> bool:
+def computes_the_same(node: torch.fx.Node, target: OpOverload) -> bool:
     """Whether the functional form, without a result to write to, gives the same dtype and shape."""
     traced: Any = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     args, kwargs = traced

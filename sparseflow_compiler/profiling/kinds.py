@@ -9,10 +9,12 @@ Kind = Literal["GEMM", "attention", "elementwise", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _TABLE: tuple[tuple[Kind, str], ...] = (
-    # Kernels of attention are made with CUTLASS too: they come first.
+    # Inductor names a kernel after all that it fuses, and after what reads its result.
+    ("elementwise", r"^triton_(poi|red|per|for|spl)_"),
+    # Kernels of attention are made with CUTLASS too: they come before products.
     ("attention", r"flash|fmha|sdpa|attention|flex_attn"),
     ("other", r"^mem(cpy|set)\b|^aten::_?local_scalar_dense"),
-    ("elementwise", r"^(void )?sparseflow::.*\bgate_(eights|ones)\b"),
+    ("elementwise", r"^(void )?sparseflow::.*\b(gate_(eights|ones)|quantize|finish)\b"),
     # cuBLAS, CUTLASS, cuSPARSELt; ours, unpacking for a dense product included; inductor's templates.
     ("GEMM", r"nvjet|gemm|gemv|cutlass|xmma|cublas|splitk|cusparselt|^(void )?sparseflow::|triton_tem"),
     ("GEMM", r"^(aten|mkldnn)::_?(addmm|mm|bmm|baddbmm|addmv|mv|linear|matmul|scaled_mm|mkldnn_linear|conv)"),
@@ -26,7 +28,7 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
         "other",
         r"^aten::(permute|unsqueeze|squeeze|split|chunk|unbind|narrow|resize|set_|empty|new_empty|lift)",
     ),
-    ("elementwise", r"elementwise|triton_(poi|red|per|for)|reduce_kernel|norm|softmax|vectorized|reduction"),
+    ("elementwise", r"elementwise|reduce_kernel|norm|softmax|vectorized|reduction"),
     (
         "elementwise",
         r"index|gather|scatter|catarray|rotary|rope|embedding|copy|cast|arange|scan|fill|sort|topk",

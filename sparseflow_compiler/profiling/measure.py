@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sparseflow.api.compile import compile as sparseflow_compile
+from sparseflow.api.inner import chosen_inner
 from sparseflow.errors import ArgumentError
 from sparseflow.profiling.kernels import Kernel, kernels
 from sparseflow.profiling.result import Profile, Side
@@ -36,7 +37,7 @@ def profile(
     """Profile a model as it is and compiled: kernel time by kind, GEMM speed-up, ceiling, what was reached.
 
     Both sides run on the same inputs; the model as it is by what runs the compiled graphs too: eager, or
-    inductor with ``inner="inductor"``.
+    inductor, in the same mode.
 
     Args:
         model: in evaluation mode.
@@ -56,10 +57,13 @@ def profile(
     """
     _check(model, calls, seconds)
     compiled = sparseflow_compile(model, **options)
-    inductor = options.get("inner") == "inductor"
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    sides = {"inductor" if inductor else "eager": torch.compile(model) if inductor else model}
-    sides["compiled"] = compiled
+    inductor = chosen_inner(options.get("inner", "auto"), device) == "inductor"
+    by_torch = torch.compile(model, mode=options.get("mode")) if inductor else model
+    sides: dict[str, Callable[..., object]] = {
+        "inductor" if inductor else "eager": by_torch,
+        "compiled": compiled,
+    }
     bench = Bench(device, before or (lambda: None))
     runs = {title: call(side, args, kwargs or {}) for title, side in sides.items()}
     for run in runs.values():

@@ -125,6 +125,20 @@ def test_a_decoding_step_launches_no_more_kernels_than_dense_inductor(model):
     assert 0 < counts[0] <= counts[1]
 
 
+def test_a_prefill_without_padding_launches_no_more_kernels_than_dense_inductor(model):
+    dense, compiled = torch.compile(copy.deepcopy(model)), sf.compile(model, policy="sparse")
+    inputs = {"input_ids": tokens(1, 256), "use_cache": False}
+    with torch.no_grad():
+        found, expected = compiled(**inputs).logits, model(**inputs).logits
+        counts = [kernels(lambda run=run: run(**inputs)) for run in (compiled, dense)]
+    assert error(found, expected) < BOUND
+    assert 0 < counts[0] <= counts[1]
+    # Told that it is causal, attention reads no mask and no keys copied to every head of a group.
+    nodes = compiled.graph().graph.nodes
+    attention = [n for n in nodes if n.target is torch.ops.aten.scaled_dot_product_attention.default]
+    assert {(n.args[3], n.args[5], n.kwargs["enable_gqa"]) for n in attention} == {(None, True, True)}
+
+
 def test_a_model_that_cannot_be_recorded_runs_and_says_why():
     class Looks(torch.nn.Module):
         def __init__(self):

@@ -105,6 +105,16 @@ def test_another_cache_or_another_size_has_a_graph_of_its_own(cuda: FakeCuda) ->
     assert len(graphs.seconds) == 3
 
 
+def test_results_too_large_to_be_copied_are_computed_every_time(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graphs, "MOST_COPIED", 3)
+    program, graphs = graphs_over(cuda)
+    state = torch.zeros(2)
+    assert [graphs(state, torch.ones(2))[0].item() for _ in range(5)] == [2, 4, 6, 8, 10]
+    assert (program.runs, cuda.replays, graphs.refusal) == (5, 0, "")
+
+
 def test_sizes_that_never_come_back_are_never_recorded(cuda: FakeCuda) -> None:
     _, graphs = graphs_over(cuda)
     for size in range(1, 2 * cuda_graphs.MOST):

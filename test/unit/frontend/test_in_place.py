@@ -65,6 +65,32 @@ def on_the_input(x):
     return x * 2
 
 
+def on_the_input_twice(x):
+    before = x * 3
+    x.add_(1)
+    between = x + before
+    x.mul_(before)
+    return between, x[0], x
+
+
+def on_the_input_converted_to_what_it_is(x):
+    y = x.to(torch.float32).to(x.device)
+    y.mul_(x.shape[0])
+    return y + 1
+
+
+def on_the_input_after_a_view(x):
+    y = x[0]
+    x.add_(1)
+    return y
+
+
+def on_the_input_between_views(x):
+    y = x.add_(1)[0]
+    x.mul_(2)
+    return y, x
+
+
 def indexed(x):
     y = torch.zeros_like(x)
     y[torch.tensor([0, 2])] = 1.5
@@ -72,14 +98,23 @@ def indexed(x):
     return y
 
 
-FUNCTIONAL = [fresh, used_before_and_after, part_of_a_multiple_result, indexed]
+FUNCTIONAL = [
+    fresh,
+    used_before_and_after,
+    part_of_a_multiple_result,
+    on_the_input,
+    on_the_input_converted_to_what_it_is,
+    indexed,
+]
 OTHERS = [
     through_a_view,
     on_a_view,
     through_an_implicit_alias,
     of_an_implicit_alias,
     narrower_than_the_functional_result,
-    on_the_input,
+    on_the_input_twice,
+    on_the_input_after_a_view,
+    on_the_input_between_views,
 ]
 
 

@@ -1,0 +1,301 @@
+"""What the elements of index tensors and of the masks made from them are, as functions of their places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch_mlir import ir
+
+from sparseflow.dialect.matchers import constant_int, defined_by, is_none
+from sparseflow.dialect.types import tensor_type
+from sparseflow.passes.sizes import TO_THE_END, KnownSizes, Size, Sizes, Unknown, dimension
+
+
+@dataclass(frozen=True)
+class Progression:
+    """An integer tensor, or a boolean one of a single value: `offset + Σ steps[d] · place[d]`.
+
+    A step is 0 wherever the size is 1.
+    """
+
+    sizes: Sizes
+    steps: tuple[int, ...]
+    offset: int
+
+    @property
+    def constant(self) -> int | None:
+        """What every element is, None where they differ."""
+        return None if any(self.steps) else self.offset
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A boolean tensor: true where each of these pairs of steps and offset gives at most 0."""
+
+    sizes: Sizes
+    limits: frozenset[tuple[tuple[int, ...], int]]
+
+
+Found = Progression | Condition | None
+
+
+class Elements:
+    """The elements of the tensors of a module, as it is when this is made; None where they aren't known."""
+
+    def __init__(self, sizes: KnownSizes) -> None:
+        self.sizes = sizes
+        self._found: dict[ir.Value, Found] = {}
+
+    def of(self, value: ir.Value) -> Found:
+        """What is known of a tensor."""
+        if value not in self._found:
+            op = None if isinstance(value.owner, ir.Block) else value.owner.operation
+            rule = None if op is None else _RULES.get(_name(op))
+            self._found[value] = None if op is None or rule is None else rule(self, op)
+        return self._found[value]
+
+    def progression(self, value: ir.Value) -> Progression | None:
+        """The same, of integers only."""
+        found = self.of(value)
+        return found if isinstance(found, Progression) else None
+
+
+_Move = Callable[[tuple[int, ...]], tuple[int, ...]]
+_Rule = Callable[[Elements, ir.Operation], Found]
+
+
+def _name(op: ir.Operation) -> str:
+    name = op.attributes["name"].value if op.name == "torch.operator" else op.name
+    return str(name).removeprefix("torch.aten.")
+
+
+def _dtype(value: ir.Value) -> str | None:
+    type_ = tensor_type(value)
+    return None if type_ is None else type_.dtype
+
+
+def _sum(a: Progression, times: int, b: Progression, more: int) -> Progression | None:
+    """`times · a + more · b`; None where it isn't known which of them broadcasts."""
+    rank = max(len(a.steps), len(b.steps))
+    dims = [_meet(*pair) for pair in zip(_dims(a, rank, times), _dims(b, rank, more), strict=True)]
+    known = [dim for dim in dims if dim is not None]
+    if len(known) < rank:
+        return None
+    return Progression(
+        tuple(size for size, _ in known),
+        tuple(step for _, step in known),
+        times * a.offset + more * b.offset,
+    )
+
+
+def _dims(a: Progression, rank: int, times: int) -> list[tuple[Size, int]]:
+    steps = (0,) * (rank - len(a.steps)) + a.steps
+    return [(size, times * step) for size, step in zip(_raised(a.sizes, rank), steps, strict=True)]
+
+
+def _meet(a: tuple[Size, int], b: tuple[Size, int]) -> tuple[Size, int] | None:
+    """Size and step of a sum along one dimension: either may be the 1 that is stretched."""
+    (size, step), (other, more) = a, b
+    if size == other or other == 1:
+        return size, step + more
+    if size == 1:
+        return other, more
+    return (Unknown(), 0) if step == more == 0 else None
+
+
+def _counted(elements: Elements, op: ir.Operation) -> Found:
+    """An arange from 0 by 1."""
+    before, after = {"arange": (0, 0), "arange.start": (1, 0), "arange.start_step": (1, 1)}[_name(op)]
+    end = op.operands[before]
+    rest = [constant_int(op.operands[at]) for at in (*range(before), *range(before + 1, before + 1 + after))]
+    if rest != [0, 1][: before + after] or (str(end.type), _dtype(op.results[0])) != ("!torch.int", "si64"):
+        return None
+    size = elements.sizes.element(end)
+    return Progression((size,), (0 if size == 1 else 1,), 0)
+
+
+def _shifted(sign: int) -> _Rule:
+    def rule(elements: Elements, op: ir.Operation) -> Found:
+        x, by, alpha = elements.progression(op.operands[0]), *map(constant_int, list(op.operands)[1:3])
+        if x is None or by is None or alpha is None:
+            return None
+        return Progression(x.sizes, x.steps, x.offset + sign * by * alpha)
+
+    return rule
+
+
+def _moved(x: Progression | Condition, sizes: Sizes, move: _Move) -> Found:
+    """The same elements in another number of dimensions."""
+    if isinstance(x, Progression):
+        return Progression(sizes, move(x.steps), x.offset)
+    return Condition(sizes, frozenset((move(steps), offset) for steps, offset in x.limits))
+
+
+def _varies(x: Progression | Condition, at: int) -> bool:
+    """Whether a dimension matters."""
+    limits = [(x.steps, x.offset)] if isinstance(x, Progression) else x.limits
+    return any(steps[at] for steps, _ in limits)
+
+
+def _unsqueezed(elements: Elements, op: ir.Operation) -> Found:
+    x = elements.of(op.operands[0])
+    at = None if x is None else dimension(op.operands[1], len(x.sizes) + 1)
+    if x is None or at is None:
+        return None
+    return _moved(x, (*x.sizes[:at], 1, *x.sizes[at:]), lambda steps: (*steps[:at], 0, *steps[at:]))
+
+
+def _sliced(elements: Elements, op: ir.Operation) -> Found:
+    """A slice of everything, or of the first element."""
+    x, (dim, start, end, step) = elements.of(op.operands[0]), list(op.operands)[1:]
+    at = None if x is None else dimension(dim, len(x.sizes))
+    if x is None or at is None or (constant_int(start), constant_int(step)) != (0, 1):
+        return None
+    if constant_int(end) == TO_THE_END:
+        return x
+    if constant_int(end) != 1:
+        return None
+    return _moved(x, (*x.sizes[:at], 1, *x.sizes[at + 1 :]), lambda steps: (*steps[:at], 0, *steps[at + 1 :]))
+
+
+def _expanded(elements: Elements, op: ir.Operation) -> Found:
+    x, given = elements.of(op.operands[0]), defined_by(op.operands[1], "torch.prim.ListConstruct")
+    new = 0 if x is None or given is None else len(given.operands) - len(x.sizes)
+    if x is None or given is None or new < 0:
+        return None
+    sizes: list[Size] = []
+    for at, wanted in enumerate(given.operands, start=-new):
+        old = x.sizes[at] if at >= 0 else 1
+        size = old if constant_int(wanted) == -1 else elements.sizes.element(wanted)
+        if size != old and at >= 0 and _varies(x, at):
+            return None  # perhaps not the stretched 1 that it must be
+        sizes.append(size)
+    return _moved(x, tuple(sizes), lambda steps: (0,) * new + steps)
+
+
+def _picked(elements: Elements, op: ir.Operation) -> Found:
+    """Elements by their places, one tensor of places for each dimension."""
+    x, listed = elements.progression(op.operands[0]), defined_by(op.operands[1], "torch.prim.ListConstruct")
+    places = [] if listed is None else [elements.progression(place) for place in listed.operands]
+    if x is None or len(places) != len(x.steps):
+        return None
+    found: Progression | None = Progression((), (), x.offset)
+    for place, step in zip(places, x.steps, strict=True):
+        if found is None or place is None or (step and min(place.offset, *place.steps) < 0):
+            return None  # a negative place counts from the end
+        found = _sum(found, 1, place, step)
+    return found
+
+
+def _difference(elements: Elements, op: ir.Operation) -> Found:
+    """Of neighbours along the last dimension, a first one prepended, where that is one number everywhere."""
+    x, first = elements.progression(op.operands[0]), elements.progression(op.operands[3])
+    order, dim = constant_int(op.operands[1]), constant_int(op.operands[2])
+    if x is None or first is None or not x.steps or order != 1 or not is_none(op.operands[4]):
+        return None
+    alike = (x.steps[:-1], x.sizes[:-1], 1) == (first.steps[:-1], first.sizes[:-1], first.sizes[-1])
+    if not alike or dim not in (-1, len(x.steps) - 1) or x.offset - first.offset != x.steps[-1]:
+        return None
+    return Progression(x.sizes, (0,) * len(x.steps), x.steps[-1])
+
+
+def _summed(elements: Elements, op: ir.Operation) -> Found:
+    """A running sum of zeros."""
+    x = elements.progression(op.operands[0])
+    return x if x is not None and x.constant == 0 else None
+
+
+def _compared(sign: int, shift: int) -> _Rule:
+    """`sign · (a − b) + shift ≤ 0`."""
+
+    def rule(elements: Elements, op: ir.Operation) -> Found:
+        a, b = (elements.progression(operand) for operand in op.operands)
+        found = None if a is None or b is None else _sum(a, sign, b, -sign)
+        if found is None:
+            return None
+        limit = (found.steps, found.offset + shift)
+        if found.constant is None:
+            return Condition(found.sizes, frozenset({limit}))
+        return Progression(found.sizes, found.steps, int(limit[1] <= 0))
+
+    return rule
+
+
+def _equal(wanted: bool) -> _Rule:
+    """Of constants: a condition has no equations."""
+
+    def rule(elements: Elements, op: ir.Operation) -> Found:
+        a, number = elements.progression(op.operands[0]), constant_int(op.operands[1])
+        b = elements.progression(op.operands[1]) if number is None else Progression((), (), number)
+        found = None if a is None or b is None else _sum(a, 1, b, -1)
+        if found is None or found.constant is None:
+            return None
+        return Progression(found.sizes, found.steps, int((found.constant == 0) == wanted))
+
+    return rule
+
+
+def _both(elements: Elements, op: ir.Operation) -> Found:
+    a, b = (_condition(elements, operand) for operand in op.operands)
+    if a is None or b is None:
+        return None
+    rank = max(len(a.sizes), len(b.sizes))
+    limits = frozenset(((0,) * (rank - len(steps)) + steps, offset) for steps, offset in a.limits | b.limits)
+    varies = [int(any(steps[at] for steps, _ in limits)) for at in range(rank)]
+    met = [
+        _meet((one, step), (other, step))
+        for one, other, step in zip(_raised(a.sizes, rank), _raised(b.sizes, rank), varies, strict=True)
+    ]
+    sizes = tuple(dim[0] for dim in met if dim is not None)
+    return Condition(sizes, limits) if len(sizes) == rank else None
+
+
+def _raised(sizes: Sizes, rank: int) -> Sizes:
+    return (1,) * (rank - len(sizes)) + sizes
+
+
+def _condition(elements: Elements, value: ir.Value) -> Condition | None:
+    """A boolean tensor as a condition; one that is false everywhere is none."""
+    found = elements.of(value)
+    if isinstance(found, Progression) and found.constant == 1 and _dtype(value) == "i1":
+        return Condition(found.sizes, frozenset())
+    return found if isinstance(found, Condition) else None
+
+
+def _kept(elements: Elements, op: ir.Operation) -> Found:
+    """A copy, perhaps elsewhere, of the same dtype."""
+    same = _dtype(op.operands[0]) == _dtype(op.results[0]) is not None
+    return elements.of(op.operands[0]) if same else None
+
+
+def _ones(elements: Elements, op: ir.Operation) -> Found:
+    at = 1 if _name(op) == "new_ones" else 0
+    given = defined_by(op.operands[at], "torch.prim.ListConstruct")
+    if given is None or _dtype(op.results[0]) not in ("i1", "si64"):
+        return None
+    sizes = tuple(elements.sizes.element(size) for size in given.operands)
+    return Progression(sizes, (0,) * len(sizes), 1)
+
+
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(("arange", "arange.start", "arange.start_step"), _counted),
+    **dict.fromkeys(("ones", "new_ones"), _ones),
+    **dict.fromkeys(("__and__.Tensor", "bitwise_and.Tensor", "logical_and"), _both),
+    **dict.fromkeys(("clone", "contiguous", "detach", "to.device", "to.dtype", "to.dtype_layout"), _kept),
+    "add.Scalar": _shifted(1),
+    "sub.Scalar": _shifted(-1),
+    "unsqueeze": _unsqueezed,
+    "slice.Tensor": _sliced,
+    "expand": _expanded,
+    "index.Tensor": _picked,
+    "diff": _difference,
+    "cumsum": _summed,
+    "le.Tensor": _compared(1, 0),
+    "lt.Tensor": _compared(1, 1),
+    "ge.Tensor": _compared(-1, 0),
+    "gt.Tensor": _compared(-1, 1),
+    **dict.fromkeys(("eq.Tensor", "eq.Scalar"), _equal(True)),
+    **dict.fromkeys(("ne.Tensor", "ne.Scalar"), _equal(False)),
+}
+"""By the operation's name without `torch.aten.`."""
