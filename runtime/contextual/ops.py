@@ -38,7 +38,7 @@ def _auto(x: Tensor, *args: Any) -> Tensor:
     if x.numel() <= m_max * x.shape[-1]:
         result: Tensor = contextual_mlp_predicted(x, *predicted)
         return result
-    return portable.dense(x, *args[: _MLP_ARGUMENTS - 1], args[-2])
+    return portable.dense(x, *args[: _MLP_ARGUMENTS - 1], activation=args[-2])
 
 
 def _fake_mlp(x: Tensor, gate: Tensor | None, up: Tensor, down_t: Tensor, *_: Any) -> Tensor:

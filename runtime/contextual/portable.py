@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,7 @@ def dense(
     gate_bias: Tensor | None,
     up_bias: Tensor | None,
     down_bias: Tensor | None,
+    *,
     activation: str,
 ) -> Tensor:
     """The MLP with every neuron ``[…, H]``, in the dtype of x."""
@@ -74,8 +76,10 @@ def contextual_mlp(
         scales = (None if scale is None else scale[at] for scale in (gate_scale, up_scale, down_scale))
         biases = (None if bias is None else bias[at].float() for bias in (gate_bias, up_bias))
         last = None if down_bias is None else down_bias.float()
-        gates = None if gate is None else gate[at]
-        return dense(rows, gates, up[at], down_t[at], *scales, *biases, last, activation)
+        rest: Any = (*scales, *biases, last)
+        return dense(
+            rows, None if gate is None else gate[at], up[at], down_t[at], *rest, activation=activation
+        )
 
     if neurons.dim() == 1:
         y = over(wide, neurons, count)

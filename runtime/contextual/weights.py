@@ -100,9 +100,11 @@ class ContextualWeights:
         Raises:
             ArgumentError: what the class raises.
         """
-        tensors = (gate, up, require_matrix(down, "down").T, None, None, None, gate_bias, up_bias, down_bias)
-        whole = (None if tensor is None else tensor.detach().contiguous() for tensor in tensors)
-        return cls(*whole, activation=activation)  # type: ignore[arg-type]
+        down_t = require_matrix(down, "down").T
+        biases = {"gate_bias": gate_bias, "up_bias": up_bias, "down_bias": down_bias}
+        given = {"gate": gate, "up": up, "down_t": down_t, **biases}
+        tensors: Any = {name: t.detach().contiguous() for name, t in given.items() if t is not None}
+        return cls(**{"gate": None, **tensors, "activation": activation})
 
     @property
     def intermediate(self) -> int:
@@ -120,7 +122,7 @@ class ContextualWeights:
         return self.up.dtype == torch.int8
 
     @property
-    def operands(self) -> tuple[Tensor | None, ...]:
+    def operands(self) -> tuple[Any, ...]:
         """What the operators take after x: gate, up, down_t, their scales, the biases."""
         names = [field.name for field in dataclasses.fields(self)][:-1]
         return tuple(getattr(self, name) for name in names)
@@ -151,13 +153,13 @@ class ContextualWeights:
     ) -> ContextualWeights:
         """On another device, or in another floating dtype: int8 and its scales keep theirs."""
         kept = ("gate_scale", "up_scale", "down_scale")
-        moved = {}
+        moved: dict[str, Any] = {}
         for field in dataclasses.fields(self)[:-1]:
             tensor: Tensor | None = getattr(self, field.name)
             if tensor is not None:
                 cast = dtype if tensor.is_floating_point() and field.name not in kept else None
                 moved[field.name] = tensor.to(device=device, dtype=cast or tensor.dtype)
-        return dataclasses.replace(self, **moved)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **moved)
 
     def run(self, x: Tensor, neurons: Tensor, count: Tensor) -> Tensor:
         """The MLP's result ``[…, H]`` in the dtype of x, over the listed neurons.
@@ -172,4 +174,4 @@ class ContextualWeights:
 
     def dense(self, x: Tensor) -> Tensor:
         """The result ``[…, H]`` with every neuron, by torch."""
-        return portable.dense(x, *self.operands, self.activation)  # type: ignore[arg-type]
+        return portable.dense(x, *self.operands, activation=self.activation)
