@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from sparseflow.cli.bench import bench
 from sparseflow.cli.compile import compile_model
 from sparseflow.cli.eval import evaluate
 from sparseflow.cli.info import info
@@ -31,6 +32,7 @@ app.command()(tune)
 app.command()(report)
 app.command()(info)
 app.add_typer(roi, name="roi")
+app.add_typer(bench, name="bench")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -113,10 +113,14 @@ def test_the_other_layers_stay_dense_and_say_why_or_become_2_4():
 
 def test_an_mlp_without_a_predictor_stays_dense_and_says_so():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 16), nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 16)).eval()
+    model = nn.Sequential(
+        nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 16), nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 16)
+    ).eval()
     x = torch.randn(2, 16)
     mlps = find_model_mlps(model, (x,), {})
-    compiled = sf.compile(model, (x,), sparsity="contextual", predictor=random_predictors(mlps[:1]), policy="sparse")
+    compiled = sf.compile(
+        model, (x,), sparsity="contextual", predictor=random_predictors(mlps[:1]), policy="sparse"
+    )
     left = [layer for layer in compiled.report.layers if layer.decision == "dense"]
     assert [layer.name for layer in left] == ["3", "5"]
     assert all("no predictor is trained" in layer.reason for layer in left)
@@ -145,7 +149,9 @@ def test_inplace_keeps_one_form_of_down_and_still_serves_other_shapes():
 
 def test_a_saved_contextual_model_gives_the_same(tmp_path):
     model, x = Plain().eval(), torch.randn(2, 16)
-    compiled = sf.compile(model, (x,), sparsity="contextual", predictor=predictors_of(model, x), policy="sparse")
+    compiled = sf.compile(
+        model, (x,), sparsity="contextual", predictor=predictors_of(model, x), policy="sparse"
+    )
     compiled.save(tmp_path / "artifact")
     loaded = sf.load(tmp_path / "artifact")
     torch.testing.assert_close(loaded(x), compiled(x))
