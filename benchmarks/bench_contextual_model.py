@@ -5,7 +5,7 @@ than the 28 layers the vocabulary shrinks by as much, so that the head keeps its
 sides answer the same prompts in turns, in one process, over static caches: time to first token, then token
 by token.
 
-    python benchmarks/bench_contextual_model.py [--layers 28] [--dtype float32] [--device cpu] [--results FOLDER]
+    python benchmarks/bench_contextual_model.py [--layers 28] [--dtype float32] [--device cpu]
 """
 
 from __future__ import annotations

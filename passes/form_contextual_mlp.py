@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.contextual_mlp import PREDICTOR_DTYPES, RULES, contextual_mlp
+from sparseflow.dialect.contextual_mlp import GATE, PREDICTOR_DTYPES, RULES, contextual_mlp
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import weight
@@ -30,7 +30,7 @@ class ContextualEntry:
     """How an MLP selects its neurons.
 
     Attributes:
-        rank: of the predictor.
+        rank: of the predictor; 0 with the rule ``gate``, which has none.
         rule: one of `sparseflow.dialect.contextual_mlp.RULES`.
         parameter: of the rule.
         dtype: element type of the predictor's matrices; in si8 each has a scale a row.
@@ -52,7 +52,7 @@ class FormContextualMlp(Pass):
 
     The table maps the name of an MLP's up layer to its predictor, whose tensors are the weights
     `<name>/pred_a` [r, H], `<name>/pred_b` [I, r], `<name>/pred_bias` [I], and in si8 `<name>/pred_a_scale`
-    and `<name>/pred_b_scale`; or to `{"dense": "why"}`.
+    and `<name>/pred_b_scale`; the rule `gate` has none (`"rank": 0`); or to `{"dense": "why"}`.
 
     Requires: layers in the form of `canonicalize-linear`; a table whose entries are well-formed.
 
@@ -106,7 +106,8 @@ def _entry(name: str, entry: object) -> ContextualEntry | str:
         return str(entry["dense"])
     try:
         found = ContextualEntry(**entry)  # type: ignore[arg-type]
-        numbers = found.rank >= 1 and found.m_max >= 1 and float(found.parameter) == found.parameter
+        numbers = found.m_max >= 1 and (found.rank >= 1) is (found.rule != GATE)
+        numbers = numbers and float(found.parameter) == found.parameter
     except (TypeError, ValueError):
         raise PassError(subject, f"is no predictor: {entry!r}", _FORMAT) from None
     if not numbers or found.rule not in RULES or found.dtype not in PREDICTOR_DTYPES:
@@ -117,31 +118,19 @@ def _entry(name: str, entry: object) -> ContextualEntry | str:
 def _form(mlp: Mlp, entry: ContextualEntry) -> None:
     neurons, hidden = mlp.sizes
     down, weights = mlp.ref(mlp.down), tensor_type(mlp.down.operands[1])
-    down_dtype = None if weights is None else weights.dtype
+    turned = TensorType((neurons, hidden), None if weights is None else weights.dtype)
     with before(mlp.down):
-
-        def predictor(part: str, *shape: int, dtype: str = "f32") -> ir.Value:
-            return weight(f"{mlp.name}/{part}", TensorType(shape, dtype))
-
         optional = {
             "gate": None if mlp.gate is None else mlp.gate.operands[1],
             "gate_bias": None if mlp.gate is None else bias_of(mlp.gate),
             "up_bias": bias_of(mlp.up),
             "down_bias": bias_of(mlp.down),
-            "pred_bias": predictor("pred_bias", neurons) if entry.bias else None,
+            **{part: weight(f"{mlp.name}/{part}", type_) for part, type_ in _predictor(mlp, entry).items()},
         }
-        if entry.dtype == "si8":
-            optional["pred_a_scale"] = predictor("pred_a_scale", entry.rank)
-            optional["pred_b_scale"] = predictor("pred_b_scale", neurons)
-        matrix: dict[str, Any] = {"dtype": entry.dtype}
         made = contextual_mlp(
             mlp.up.operands[0],
             mlp.up.operands[1],
-            weight(
-                down.names[0], TensorType((neurons, hidden), down_dtype), transposed=not down.transposed[0]
-            ),
-            predictor("pred_a", entry.rank, hidden, **matrix),
-            predictor("pred_b", neurons, entry.rank, **matrix),
+            weight(down.names[0], turned, transposed=not down.transposed[0]),
             activation=mlp.activation,
             rule=entry.rule,
             parameter=float(entry.parameter),
@@ -150,3 +139,22 @@ def _form(mlp: Mlp, entry: ContextualEntry) -> None:
             optional={role: value for role, value in optional.items() if value is not None},
         )
     replace(mlp.down, made.results[0])
+
+
+def _predictor(mlp: Mlp, entry: ContextualEntry) -> dict[str, TensorType]:
+    """The types of a predictor's tensors."""
+    neurons, hidden = mlp.sizes
+    if entry.rule == GATE:
+        return {}
+    types = {
+        "pred_a": TensorType((entry.rank, hidden), entry.dtype),
+        "pred_b": TensorType((neurons, entry.rank), entry.dtype),
+    }
+    if entry.bias:
+        types["pred_bias"] = TensorType((neurons,), "f32")
+    if entry.dtype == "si8":
+        types |= {
+            "pred_a_scale": TensorType((entry.rank,), "f32"),
+            "pred_b_scale": TensorType((neurons,), "f32"),
+        }
+    return types

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
+from sparseflow.dialect.contextual_mlp import GATE
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.dialect.weight import weight
@@ -21,12 +22,13 @@ from sparseflow.passes.build import (
     runtime_call,
 )
 
+_OPERATORS = {False: "contextual_mlp_auto", True: "contextual_mlp_by_gate"}
 _MATRICES = ("gate", "up", "down_t", "pred_a", "pred_b")
-# In the order of the operator's schema; None is a place that only weights in int8 fill.
-_OPERANDS = (
-    "x", "gate", "up", "down_t", None, None, None, "gate_bias", "up_bias", "down_bias",
-    "pred_a", "pred_b", "pred_bias", "pred_a_scale", "pred_b_scale",
-)  # fmt: skip
+# In the order of the operators' schemas; None is a place that only weights in int8 fill.
+_TENSORS, _BIASES = ("x", "gate", "up", "down_t"), ("gate_bias", "up_bias", "down_bias")
+_PREDICTOR = ("pred_a", "pred_b", "pred_bias", "pred_a_scale", "pred_b_scale")
+_BY_GATE = (*_TENSORS, *_BIASES)
+_BY_PREDICTOR = (*_TENSORS, None, None, None, *_BIASES, *_PREDICTOR)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class LowerContextualMlp(Pass):
     Requires: the matrices of each `sparse_gemm.contextual_mlp` are `sparse_gemm.weight`.
 
     Ensures: no `sparse_gemm.contextual_mlp` is left. Each is a
-    `torch.operator "torch.sparseflow.contextual_mlp_auto"` over `contiguous` weights, so that a neuron's rows
-    are read where they are. References that nothing reads any more are gone.
+    `torch.operator "torch.sparseflow.contextual_mlp_auto"`, with the rule `gate` a
+    `"torch.sparseflow.contextual_mlp_by_gate"`, over `contiguous` weights, so that a neuron's rows are read
+    where they are. References that nothing reads any more are gone.
     """
 
     name: ClassVar[str] = "lower-contextual-mlp"
@@ -55,15 +58,17 @@ def _call(op: ir.Operation) -> ir.Value:
     for role in _MATRICES:
         if role in tensors:
             tensors[role] = _contiguous(op, role, tensors[role])
-    operands = [tensors[role] if role in tensors else none() for role in _OPERANDS]
     attributes = op.attributes
+    by_gate = attributes["rule"].value == GATE
+    roles = _BY_GATE if by_gate else _BY_PREDICTOR
+    operands = [tensors[role] if role in tensors else none() for role in roles]
+    operands += [] if by_gate else [constant_str(attributes["rule"].value)]
     operands += [
-        constant_str(attributes["rule"].value),
         constant_float(attributes["parameter"].value),
         constant_str(attributes["activation"].value),
         constant_int(attributes["m_max"].value),
     ]
-    return runtime_call("contextual_mlp_auto", operands, op.results[0].type)
+    return runtime_call(_OPERATORS[by_gate], operands, op.results[0].type)
 
 
 def _contiguous(op: ir.Operation, role: str, value: ir.Value) -> ir.Value:

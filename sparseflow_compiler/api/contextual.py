@@ -18,7 +18,8 @@ from sparseflow.dialect.matchers import weight_ref
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.form_contextual_mlp import ContextualEntry, FormContextualMlp
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.runtime.contextual import ContextualWeights
+from sparseflow.runtime.contextual import ContextualWeights, Predictor
+from sparseflow.runtime.contextual.by_gate import GateThreshold
 
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int8: "si8"}
 
@@ -64,6 +65,8 @@ def plan_contextual(
 
 def _entry(layer: MlpPredictor, m_max: int) -> ContextualEntry:
     found = layer.predictor
+    if isinstance(found, GateThreshold):
+        return ContextualEntry(0, found.rule, found.parameter, "f32", m_max, bias=False)
     dtype, bias = _DTYPES[found.a.dtype], found.bias is not None
     return ContextualEntry(found.rank, found.rule, found.parameter, dtype, m_max, bias)
 
@@ -81,14 +84,7 @@ def _candidates(mlps: list[Mlp], predictors: Predictors, bank: WeightBank) -> di
 
 
 def _candidate(mlp: Mlp, layer: MlpPredictor, bank: WeightBank) -> Candidate:
-    a, b = layer.predictor.a, layer.predictor.b
-    if (b.shape[0], a.shape[1]) != mlp.sizes:
-        (neurons, hidden) = mlp.sizes
-        raise ArgumentError(
-            f"predictor of {mlp.name}",
-            f"is for {b.shape[0]} neurons of {a.shape[1]} features, and the MLP has {neurons} of {hidden}",
-            "train it for this model",
-        )
+    _require_fit(mlp, layer.predictor)
 
     def matrix(op: ir.Operation, flipped: bool = False) -> Tensor:
         ref = mlp.ref(op)
@@ -112,6 +108,18 @@ def _candidate(mlp: Mlp, layer: MlpPredictor, bank: WeightBank) -> Candidate:
     predictor = layer.predictor.to(device=weights.up.device)
     here = MlpPredictor(predictor, layer.rate, layer.figures)
     return Candidate(weights, bank.dense(down.names, down.transposed), here)
+
+
+def _require_fit(mlp: Mlp, predictor: Predictor | GateThreshold) -> None:
+    if isinstance(predictor, GateThreshold) or (predictor.b.shape[0], predictor.a.shape[1]) == mlp.sizes:
+        return
+    found, features = predictor.b.shape[0], predictor.a.shape[1]
+    neurons, hidden = mlp.sizes
+    raise ArgumentError(
+        f"predictor of {mlp.name}",
+        f"is for {found} neurons of {features} features, and the MLP has {neurons} of {hidden}",
+        "train it for this model",
+    )
 
 
 def _some(names: Mapping[str, object]) -> str:

@@ -219,7 +219,7 @@ def _contextual_row(
         else f"; they make {found.coverage:.1%} of what all neurons contribute, where the best as many make "
         f"{found.oracle_coverage:.1%}"
     )
-    size = f"rank {predictor.rank}, {predictor.nbytes / 1e6:.2f} MB"
+    size = f"rank {predictor.rank}, {predictor.nbytes / 1e6:.2f} MB" if predictor.rank else "no predictor"
     reason = f"{layer.rate:.1%} of the neurons by {predictor.rule} ({size}), {policy.why()}{quality}"
     return LayerReport(
         name,

@@ -16,6 +16,7 @@ from sparseflow.contextual.judging import ROWS_TOGETHER
 from sparseflow.contextual.predictors import MlpPredictor
 from sparseflow.contextual.selection import count_of
 from sparseflow.runtime.contextual import ContextualWeights
+from sparseflow.runtime.contextual.by_gate import GateThreshold, contextual_mlp_by_gate
 from sparseflow.runtime.contextual.ops import contextual_mlp_predicted
 from sparseflow.runtime.contextual.portable import ACTIVATIONS
 from sparseflow.runtime.timing import interleaved
@@ -71,24 +72,34 @@ class Candidate:
         """What the time depends on."""
         w, p = self.weights, self.layer.predictor
         rates = tuple(round(self.layer.union(m) * _SHARES) for m in ROWS_TOGETHER)
-        return (w.up.shape, w.up.dtype, w.up.device, w.gate is None, p.rank, p.a.dtype, rates)
+        scored = None if isinstance(p, GateThreshold) else p.a.dtype
+        return (w.up.shape, w.up.dtype, w.up.device, w.gate is None, p.rank, scored, rates)
 
     def sides(self, m: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
         """The dense MLP and the contextual one for m rows that need as many neurons as m rows do together."""
         w, predictor = self.weights, self.layer.predictor
-        # The same row m times: its largest scores are the union.
+        # The same row m times: its own neurons are the union.
         x = torch.randn(1, w.hidden, device=w.up.device).to(w.up.dtype).expand(m, -1).contiguous()
-        count = float(count_of(self.layer.union(m), w.intermediate))
-        contextual = functools.partial(
-            contextual_mlp_predicted, x, *w.operands, *predictor.operands, "top_k", count, w.activation
-        )
-        return functools.partial(self._dense, x), contextual
+        count = count_of(self.layer.union(m), w.intermediate)
+        dense = functools.partial(self._dense, x)
+        if not isinstance(predictor, GateThreshold):
+            operands = (x, *w.operands, *predictor.operands, "top_k", float(count), w.activation)
+            return dense, functools.partial(contextual_mlp_predicted, *operands)
+        active = self._active(x[:1]).abs().float().flatten().sort(descending=True).values
+        limit = float(active[min(count, len(active) - 1)])
+        biases = (w.gate_bias, w.up_bias, w.down_bias)
+        operands = (x, w.gate, w.up, w.down_t, *biases, limit, w.activation, m)
+        return dense, functools.partial(contextual_mlp_by_gate, *operands)
+
+    def _active(self, x: Tensor) -> Tensor:
+        w = self.weights
+        weight, bias = (w.up, w.up_bias) if w.gate is None else (w.gate, w.gate_bias)
+        return ACTIVATIONS[w.activation](F.linear(x, weight, bias))
 
     def _dense(self, x: Tensor) -> Tensor:
         w = self.weights
-        active = ACTIVATIONS[w.activation]
-        hidden = F.linear(x, w.up, w.up_bias)
-        hidden = active(hidden) if w.gate is None else active(F.linear(x, w.gate, w.gate_bias)) * hidden
+        active = self._active(x)
+        hidden = active if w.gate is None else active * F.linear(x, w.up, w.up_bias)
         return F.linear(hidden, self.down, w.down_bias)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.contextual import Predictor
+from sparseflow.runtime.contextual.by_gate import RULE, GateThreshold
 
 _FORMAT, _VERSION = "sparseflow-predictors", 1
 _PARTS = {
@@ -64,12 +65,12 @@ class MlpPredictor:
     """One MLP's predictor.
 
     Attributes:
-        predictor: scores and selects.
+        predictor: scores and selects, or the threshold of a gate.
         rate: the share of neurons that it was made to select.
         figures: how well it does; None where nothing was measured.
     """
 
-    predictor: Predictor
+    predictor: Predictor | GateThreshold
     rate: float
     figures: Figures | None = None
 
@@ -80,7 +81,7 @@ class MlpPredictor:
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by the names that the compiler gives them, those that it lacks left out."""
-        found = {part: getattr(self.predictor, name) for part, name in _PARTS.items()}
+        found = {part: getattr(self.predictor, name, None) for part, name in _PARTS.items()}
         return {part: tensor for part, tensor in found.items() if tensor is not None}
 
 
@@ -215,8 +216,11 @@ def _about(layer: MlpPredictor) -> dict[str, Any]:
 
 
 def _layer(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MlpPredictor:
-    parts = {field: tensors.get(f"{name}/{part}") for part, field in _PARTS.items()}
-    predictor = Predictor(**parts, rule=about["rule"], parameter=float(about["parameter"]))  # type: ignore[arg-type]
+    parameter = float(about["parameter"])
+    predictor: Predictor | GateThreshold = GateThreshold(parameter)
+    if about["rule"] != RULE:
+        parts = {field: tensors.get(f"{name}/{part}") for part, field in _PARTS.items()}
+        predictor = Predictor(**parts, rule=about["rule"], parameter=parameter)  # type: ignore[arg-type]
     figures = about["figures"]
     if figures is not None:
         union = {int(m): float(share) for m, share in figures["union"].items()}

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Rule = Literal["threshold", "top_k", "statistical"]
+Rule = Literal["threshold", "top_k", "statistical", "gate"]
 
 
 def top(values: Tensor, rate: float) -> Tensor:

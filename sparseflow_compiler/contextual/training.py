@@ -23,6 +23,7 @@ from sparseflow.pruning.calibration import Calibration, without_cache
 from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.statistics import nonfinite_inputs, watching
 from sparseflow.runtime.contextual import Predictor
+from sparseflow.runtime.contextual.by_gate import GateThreshold
 
 PredictorDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Rates = float | Mapping[str, float]
@@ -103,9 +104,11 @@ def train_predictor(
         rate: the share of neurons to select; or shares by fnmatch patterns over the names of the MLPs' up
             layers, of which the first that matches counts: an MLP that none matches stays dense.
         rank: r; ``None``: 4% of the neurons.
-        rule: ``"top_k"`` selects the same number for every token; ``"threshold"`` (a score) and
-            ``"statistical"`` (a number of standard deviations above the token's mean score) select more for
-            some tokens than for others, the rate on average.
+        rule: how neurons are selected. By scores: ``"top_k"`` selects the same number for every token;
+            ``"threshold"`` (a score) and ``"statistical"`` (a number of standard deviations above the token's
+            mean score) select more for some tokens than for others, the rate on average. ``"gate"`` trains
+            nothing: the gate is computed for all neurons, and up and down for those whose activations exceed
+            a threshold, which is set for each MLP; without a gate up is computed for all.
         rows: the most tokens to look at; a fifth of them serve to set the rule and to measure.
         steps: of training; 0 leaves the least squares.
         dtype: of the predictor's matrices, which are read for every token.
@@ -197,6 +200,8 @@ def _train(mlp: ModelMlp, x: Tensor, options: TrainOptions) -> MlpPredictor:
     rate = options.rate_of(mlp.name)
     assert rate is not None, "chosen for it"
     train, held = split(x, generator)
+    if options.rule == "gate":
+        return _gate(mlp, torch.cat((train, held)), rate, generator)
     labels = top(mlp.contributions(mlp.hidden(train)), rate)
     actual = count_of(rate, mlp.sizes[0]) / mlp.sizes[0]
     how = Fit(options.rank_of(mlp), min(max(actual, 1e-3), 1 - 1e-3), options.steps)
@@ -206,6 +211,13 @@ def _train(mlp: ModelMlp, x: Tensor, options: TrainOptions) -> MlpPredictor:
     predictor = Predictor(*scorer.operands[:3], options.rule, parameter, *scorer.operands[3:])  # type: ignore[arg-type]
     mask = selected(*predictor.select(held, per_row=True))
     return MlpPredictor(predictor, rate, judge(mlp, held, mask, rate, generator))
+
+
+def _gate(mlp: ModelMlp, x: Tensor, rate: float, generator: torch.Generator) -> MlpPredictor:
+    """The threshold of an MLP's activations."""
+    active = mlp.gates(x).abs()
+    threshold = parameter_for(active, "threshold", rate)
+    return MlpPredictor(GateThreshold(threshold), rate, judge(mlp, x, active > threshold, rate, generator))
 
 
 def stored(a: Tensor, b: Tensor, bias: Tensor | None, dtype: PredictorDtype) -> Predictor:

@@ -13,13 +13,26 @@ from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, tens
 CONTEXTUAL_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 """Activations of the neurons; ``relu2`` is the square of ``relu``."""
 
-RULES = ("threshold", "top_k", "statistical")
-"""How scores select neurons; `sparseflow.runtime.contextual.Predictor` says what each means."""
+GATE = "gate"
+"""The rule that needs no predictor: neurons whose activation exceeds the parameter."""
+
+RULES = ("threshold", "top_k", "statistical", GATE)
+"""How neurons are selected; `sparseflow.runtime.contextual.Predictor` says what the first three mean."""
 
 PREDICTOR_DTYPES = (*SPARSE_DTYPES, "si8")
 """Element types of a predictor's matrices; those in si8 have a scale for each row."""
 
-OPTIONAL = ("gate", "gate_bias", "up_bias", "down_bias", "pred_bias", "pred_a_scale", "pred_b_scale")
+OPTIONAL = (
+    "pred_a",
+    "pred_b",
+    "gate",
+    "gate_bias",
+    "up_bias",
+    "down_bias",
+    "pred_bias",
+    "pred_a_scale",
+    "pred_b_scale",
+)
 """Operands that may be left out, in their order."""
 
 
@@ -29,20 +42,21 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):  # 
     Without a gate it is ``act(x · upᵀ + up_bias) · down_t + down_bias``. x and y are ``[…, H]``; gate, up and
     down_t ``[I, H]``; gate_bias and up_bias ``[I]``, down_bias ``[H]``. Neurons are selected by ``rule`` and
     ``parameter`` from the scores ``(x · pred_aᵀ) · pred_bᵀ + pred_bias``, pred_a ``[r, H]`` and pred_b
-    ``[I, r]``; those that any row of x selects are read for all. With more than ``m_max`` rows the MLP runs
-    with every neuron.
+    ``[I, r]``; those that any row of x selects are read for all. The rule ``gate`` has no predictor: it
+    selects by the magnitudes of the activation, which is then computed for all neurons. With more than
+    ``m_max`` rows the MLP runs with every neuron.
     """
 
     result: ext.Result[Any]
     x: ext.Operand[Any]
     up: ext.Operand[Any]
     down_t: ext.Operand[Any]
-    pred_a: ext.Operand[Any]
-    pred_b: ext.Operand[Any]
     activation: ir.StringAttr
     rule: ir.StringAttr
     parameter: ir.FloatAttr
     m_max: ir.IntegerAttr
+    pred_a: ext.Operand[Any] | None = None
+    pred_b: ext.Operand[Any] | None = None
     gate: ext.Operand[Any] | None = None
     gate_bias: ext.Operand[Any] | None = None
     up_bias: ext.Operand[Any] | None = None
@@ -61,11 +75,21 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):  # 
                 yield f"needs a !torch.vtensor as {role}, not '{value.type}'"
                 return
             types[role] = type_
+        by_gate = string_attribute(self, "rule") == GATE
+        if (
+            {"pred_a", "pred_b"} - set(types)
+            if not by_gate
+            else any(role.startswith("pred_") for role in types)
+        ):
+            yield f"needs pred_a and pred_b just where the rule isn't {GATE}"
+            return
         yield from _broken_types(types)
+        if not by_gate:
+            yield from _broken_predictor(types)
 
     def tensors(self) -> dict[str, ir.Value]:
         """Operands and result by their role, those that are left out left out."""
-        roles = ("x", "up", "down_t", "pred_a", "pred_b", *OPTIONAL)
+        roles = ("x", "up", "down_t", *OPTIONAL)
         given = {role: getattr(self, role) for role in roles}
         return {role: value for role, value in given.items() if value is not None} | {
             "result": self.results[0]
@@ -87,11 +111,10 @@ def _broken_types(types: Mapping[str, TensorType]) -> Iterator[str]:
     up = types["up"]
     if up.dtype not in (None, *SPARSE_DTYPES):
         yield f"multiplies {', '.join(SPARSE_DTYPES)}, not {up.dtype}"
-    if up.rank not in (None, 2) or types["pred_a"].rank not in (None, 2):
-        yield "needs matrices as up and pred_a"
+    if up.rank not in (None, 2):
+        yield "needs a matrix as up"
         return
-    neurons, hidden, rank = up.dim(0), up.dim(1), types["pred_a"].dim(0)
-    predictor = {role: types[role].dtype for role in ("pred_a", "pred_b")}
+    neurons, hidden = up.dim(0), up.dim(1)
     wanted = {
         "x": types["x"].with_last(hidden),
         **dict.fromkeys(("gate", "down_t"), TensorType((neurons, hidden), None)),
@@ -103,6 +126,15 @@ def _broken_types(types: Mapping[str, TensorType]) -> Iterator[str]:
         full = TensorType(type_.shape, up.dtype)
         if role in types and not compatible(types[role], full):
             yield f"needs {role} to be {quoted(full)}, not {quoted(types[role])}"
+
+
+def _broken_predictor(types: Mapping[str, TensorType]) -> Iterator[str]:
+    up, a = types["up"], types["pred_a"]
+    if up.rank not in (None, 2) or a.rank not in (None, 2):
+        yield "needs a matrix as pred_a"
+        return
+    neurons, hidden, rank = up.dim(0), up.dim(1), a.dim(0)
+    predictor = {role: types[role].dtype for role in ("pred_a", "pred_b")}
     floats = {
         "pred_a": TensorType((rank, hidden), predictor["pred_a"]),
         "pred_b": TensorType((neurons, rank), predictor["pred_b"]),
@@ -124,8 +156,6 @@ def contextual_mlp(
     x: ir.Value,
     up: ir.Value,
     down_t: ir.Value,
-    pred_a: ir.Value,
-    pred_b: ir.Value,
     *,
     activation: str,
     rule: str,
@@ -140,8 +170,6 @@ def contextual_mlp(
         x: ``[…, H]``.
         up: ``[I, H]``.
         down_t: ``[I, H]``.
-        pred_a: ``[r, H]``.
-        pred_b: ``[I, r]``.
         activation: one of CONTEXTUAL_ACTIVATIONS.
         rule: one of RULES.
         parameter: of the rule.
@@ -151,7 +179,5 @@ def contextual_mlp(
     """
     texts = (ir.StringAttr.get(text) for text in (activation, rule))
     numbers = ir.FloatAttr.get_f64(parameter), ir.IntegerAttr.get(ir.IntegerType.get_signless(64), m_max)
-    made: ir.Operation = ContextualMlpOp(
-        result, x, up, down_t, pred_a, pred_b, *texts, *numbers, **optional
-    ).operation
+    made: ir.Operation = ContextualMlpOp(result, x, up, down_t, *texts, *numbers, **optional).operation
     return made

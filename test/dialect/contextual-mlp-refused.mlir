@@ -9,7 +9,7 @@ func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %d: 
 // -----
 
 func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %d: !torch.vtensor<[16,8],f32>, %a: !torch.vtensor<[2,8],f32>, %b: !torch.vtensor<[16,2],f32>) {
-  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs rule to be one of threshold, top_k, statistical, not 'best'}}
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs rule to be one of threshold, top_k, statistical, gate, not 'best'}}
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %d, %a, %b) {activation = "silu", rule = "best", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],f32>, !torch.vtensor<[16,2],f32>) -> !torch.vtensor<[?,8],f32>
   return
 }
@@ -49,7 +49,7 @@ func.func @f(%x: !torch.vtensor<[?,8],f64>, %u: !torch.vtensor<[16,8],f64>, %d: 
 // -----
 
 func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16],f32>, %d: !torch.vtensor<[16,8],f32>, %a: !torch.vtensor<[2,8],f32>, %b: !torch.vtensor<[16,2],f32>) {
-  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs matrices as up and pred_a}}
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs a matrix as up}}
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %d, %a, %b) {activation = "silu", rule = "top_k", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],f32>, !torch.vtensor<[16,2],f32>) -> !torch.vtensor<[?,8],f32>
   return
 }
@@ -123,5 +123,13 @@ func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %d: 
 func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %d: !torch.vtensor<[16,8],f32>, %a: !torch.vtensor<[2,8],si8>, %b: !torch.vtensor<[16,2],f32>) {
   // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs pred_a_scale just where pred_a is in si8}}
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %d, %a, %b) {activation = "silu", rule = "top_k", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],si8>, !torch.vtensor<[16,2],f32>) -> !torch.vtensor<[?,8],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %a: !torch.vtensor<[2,8],f32>) {
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs pred_a and pred_b just where the rule isn't gate}}
+  %y = "sparse_gemm.contextual_mlp"(%x, %u, %u, %a) {activation = "silu", rule = "gate", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],f32>) -> !torch.vtensor<[?,8],f32>
   return
 }

@@ -1,4 +1,4 @@
-// RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "bf16", "m_max": 8}, "quiet": {"rank": 2, "rule": "threshold", "parameter": 0.5, "dtype": "si8", "m_max": 1, "bias": false}}' > %t.json
+// RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "bf16", "m_max": 8}, "quiet": {"rank": 2, "rule": "threshold", "parameter": 0.5, "dtype": "si8", "m_max": 1, "bias": false}, "free": {"rank": 0, "rule": "gate", "parameter": 0.25, "dtype": "f32", "m_max": 4}}' > %t.json
 // RUN: sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.json | FileCheck %s
 
 // Llama, Qwen, Mistral: a gate, no biases. The down weight is read transposed.
@@ -114,5 +114,21 @@ func.func @written_out(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f3
   %6 = torch.aten.add.Scalar %5, %f1, %one : !torch.vtensor<[?,16],f32>, !torch.float, !torch.int -> !torch.vtensor<[?,16],f32>
   %7 = torch.aten.mul.Tensor %0, %6 : !torch.vtensor<[?,16],f32>, !torch.vtensor<[?,16],f32> -> !torch.vtensor<[?,16],f32>
   %y = torch.aten.linear %7, %wd, %none : !torch.vtensor<[?,16],f32>, !torch.vtensor<[8,16],f32>, !torch.none -> !torch.vtensor<[?,8],f32>
+  return %y : !torch.vtensor<[?,8],f32>
+}
+
+// -----
+
+// The rule gate has no predictor.
+// CHECK-LABEL: func.func @by_gate
+func.func @by_gate(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
+  // CHECK-NOT: pred_
+  // CHECK: "sparse_gemm.contextual_mlp"{{.*}}activation = "relu", m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>, parameter = 2.500000e-01 : f64, rule = "gate"
+  %none = torch.constant.none
+  %wu = "sparse_gemm.weight"() {name = "free.weight"} : () -> !torch.vtensor<[16,8],f32>
+  %wd = "sparse_gemm.weight"() {name = "down.weight"} : () -> !torch.vtensor<[8,16],f32>
+  %u = torch.aten.linear %x, %wu, %none : !torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.none -> !torch.vtensor<[?,16],f32>
+  %a = torch.aten.relu %u : !torch.vtensor<[?,16],f32> -> !torch.vtensor<[?,16],f32>
+  %y = torch.aten.linear %a, %wd, %none : !torch.vtensor<[?,16],f32>, !torch.vtensor<[8,16],f32>, !torch.none -> !torch.vtensor<[?,8],f32>
   return %y : !torch.vtensor<[?,8],f32>
 }

@@ -35,3 +35,16 @@ func.func @computed(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %d, %a, %b) {activation = "silu", rule = "top_k", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],f32>, !torch.vtensor<[16,2],f32>) -> !torch.vtensor<[?,8],f32>
   return %y : !torch.vtensor<[?,8],f32>
 }
+
+// -----
+
+// CHECK-LABEL: func.func @by_gate
+func.func @by_gate(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
+  // CHECK-DAG: %[[U:.*]] = "sparse_gemm.weight"() {contiguous, name = "up.weight"}
+  // CHECK-DAG: %[[D:.*]] = "sparse_gemm.weight"() {contiguous, name = "down.weight"}
+  // CHECK: torch.operator "torch.sparseflow.contextual_mlp_by_gate"(%arg0, %none{{[^,]*}}, %[[U]], %[[D]], %none{{[^,]*}}, %none{{[^,]*}}, %none{{[^,]*}}, %float2.500000e-01, %str, %int4)
+  %u = "sparse_gemm.weight"() {name = "up.weight"} : () -> !torch.vtensor<[16,8],f32>
+  %d = "sparse_gemm.weight"() {name = "down.weight"} : () -> !torch.vtensor<[16,8],f32>
+  %y = "sparse_gemm.contextual_mlp"(%x, %u, %d) {activation = "relu", rule = "gate", parameter = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,8],f32>
+  return %y : !torch.vtensor<[?,8],f32>
+}

@@ -78,6 +78,29 @@ def test_every_rule_selects_the_share_asked_for(model, data, rule, dtype):
     assert layer.predictor.a.dtype == getattr(torch, dtype)
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_gates_select_without_training(gated, data, tmp_path):
+    torch.manual_seed(0)
+    model, x = Mlp(gated=gated).eval(), data[0][:1]
+    predictors = train_predictor(model, data, rate=0.4, rule="gate")
+    layer = predictors["up"]
+    assert layer.figures.active == pytest.approx(0.4, abs=0.01)
+    assert layer.figures.coverage > 0.8 * layer.figures.oracle_coverage
+    predictors.save(tmp_path / "p.safetensors")
+    loaded = Predictors.load(tmp_path / "p.safetensors")
+    compiled = sf.compile(model, sparsity="contextual", predictor=loaded, policy="sparse")
+    with torch.no_grad():
+        normed = model.norm(x)
+        active = (
+            torch.relu(model.up(normed)) if model.gate is None else nn.functional.silu(model.gate(normed))
+        )
+        hidden = active if model.gate is None else active * model.up(normed)
+        torch.testing.assert_close(
+            compiled(x), model.down(hidden * (active.abs() > layer.predictor.parameter))
+        )
+    assert sf.compile(model, (x,), sparsity="contextual", predictor=loaded).report.layers
+
+
 def test_the_inputs_are_those_after_the_norm_and_the_model_is_unchanged(model, data):
     scaled = [1000 * x for x in data]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
