@@ -90,7 +90,7 @@ def _register() -> None:
     for op, fake in fakes.items():
         ops.register_fake(op, fake)
     for name in ("contextual_mlp", "contextual_scores", "contextual_select"):
-        ops.LIBRARY.impl(name, getattr(portable, name), "CompositeExplicitAutograd")
+        ops.LIBRARY.impl(name, getattr(portable, name), "CompositeExplicitAutograd")  # the CPU has its own
     ops.LIBRARY.impl("contextual_mlp_predicted", _predicted, "CompositeExplicitAutograd")
     ops.LIBRARY.impl("contextual_mlp_auto", _auto, "CompositeExplicitAutograd")
 

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "contextual/call.h"
+
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@ namespace {
 struct Level {
   std::string name;
   const Kernels* kernels;
+  const contextual::Kernels* contextual;
   bool supported;
 };
 
@@ -35,17 +38,18 @@ bool amx_usable() {
 
 // From the plainest to the best.
 std::vector<Level> levels() {
-  std::vector<Level> all = {{"plain", &plain::kernels, true}};
+  std::vector<Level> all = {{"plain", &plain::kernels, &plain::contextual_kernels, true}};
 #if defined(SPARSEFLOW_X86)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
-  all.push_back({"avx2", &avx2::kernels, avx2});
-  all.push_back({"avx512", &avx512::kernels, avx512});
-  all.push_back({"avx512bf16", &avx512bf16::kernels, bf16});
-  all.push_back({"amx", &amx::kernels, bf16 && amx_usable()});
+  all.push_back({"avx2", &avx2::kernels, &avx2::contextual_kernels, avx2});
+  const contextual::Kernels* wide = &avx512::contextual_kernels;  // for which the newer sets have nothing more
+  all.push_back({"avx512", &avx512::kernels, wide, avx512});
+  all.push_back({"avx512bf16", &avx512bf16::kernels, wide, bf16});
+  all.push_back({"amx", &amx::kernels, wide, bf16 && amx_usable()});
 #endif
   return all;
 }
@@ -82,6 +86,7 @@ const Level& chosen() {
 
 const std::string& isa_name() { return chosen().name; }
 const Kernels& kernels() { return *chosen().kernels; }
+const contextual::Kernels& contextual::kernels() { return *chosen().contextual; }
 
 int64_t first_cache_bytes() {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)

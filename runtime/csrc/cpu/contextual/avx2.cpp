@@ -1,0 +1,2 @@
+#define SPARSEFLOW_ISA avx2
+#include "table.h"

@@ -1,0 +1,2 @@
+#define SPARSEFLOW_ISA avx512
+#include "table.h"

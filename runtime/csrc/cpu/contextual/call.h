@@ -1,0 +1,57 @@
+// What the operators of contextual MLPs and their kernels say to each other: plain data only, as in ../kernels.h.
+#pragma once
+
+#include "../kernels.h"
+
+namespace sparseflow::cpu::contextual {
+
+enum class Stored { f32, bf16, f16, i8 };
+
+// Rows of a weight, one after the other; scale [rows] beside int8, else null.
+struct Matrix {
+  const void* data = nullptr;
+  const float* scale = nullptr;
+  Stored stored = Stored::f32;
+  int64_t rows = 0, columns = 0;
+};
+
+// Rows in fp32, `pitch` floats from one to the next. What lies between the columns and the pitch may be read and written:
+// of x it is zero.
+struct Wide {
+  float* data;
+  int64_t count, pitch;
+};
+
+// y = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down; without a gate act(x · upᵀ + up_bias) · down.
+struct Mlp {
+  Matrix gate, up, down;        // of one type and shape; gate.data null where there is none
+  const void *gate_bias, *up_bias;  // or null
+  DType dtype;                  // of biases, x and y
+  Epilogue epilogue;
+  bool squared;                 // relu2
+};
+
+constexpr int64_t kPanel = 32;  // rows of x that a kernel takes, at most
+constexpr int64_t kBatch = 4;   // neurons that are worked on together
+
+// The kernels of one instruction set.
+struct Kernels {
+  void (*widen)(const void* from, DType, int64_t n, int64_t padded, float* to);
+  // out[m * pitch + r] = x[m] · matrix[r] + bias[r] for rows r in [begin, end); bias may be null.
+  void (*scores)(const Matrix&, const Wide& x, const float* bias, float* out, int64_t pitch, int64_t begin, int64_t end);
+  // sums += what the `count` neurons of a list, all of them below the number of rows, give.
+  void (*mlp)(const Mlp&, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums);
+  // y [n] = the sum of `parts` rows, `stride` floats apart, + bias, which may be null.
+  void (*finish)(const float* rows, int64_t parts, int64_t stride, const void* bias, DType, int64_t n, void* y);
+};
+
+// Those of the instruction set that ../isa.h chose; throws likewise.
+const Kernels& kernels();
+
+}  // namespace sparseflow::cpu::contextual
+
+namespace sparseflow::cpu {
+namespace plain { extern const contextual::Kernels contextual_kernels; }
+namespace avx2 { extern const contextual::Kernels contextual_kernels; }
+namespace avx512 { extern const contextual::Kernels contextual_kernels; }
+}  // namespace sparseflow::cpu

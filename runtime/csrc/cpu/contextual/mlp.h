@@ -1,0 +1,105 @@
+// The MLP over a list of neurons: rows of gate and up stream by, then those of down, all read where they are. Memory sets
+// the pace; each unit of four rows fetches the beginning of the next.
+#pragma once
+
+#include "../kernels/epilogue.h"
+#include "rows.h"
+
+namespace sparseflow::cpu::SPARSEFLOW_ISA {
+
+using contextual::kBatch;
+using contextual::kPanel;
+using contextual::Matrix;
+using contextual::Mlp;
+using contextual::Wide;
+
+template <class S>
+inline const typename S::T* row_of(const Matrix& m, int64_t row) {
+  return static_cast<const typename S::T*>(m.data) + row * m.columns;
+}
+
+// A batch of neurons in the order in which their rows are read, four by four; past the last neuron, the last again.
+template <class S, bool kGated>
+struct Batch {
+  static constexpr int kDots = kGated ? 2 : 1;
+  const typename S::T* rows[kDots + 1][kBatch];
+  int32_t neuron[kBatch];
+
+  Batch(const Mlp& c, const int32_t* neurons, int64_t first, int64_t count) {
+    for (int i = 0; i < kBatch; ++i) {
+      neuron[i] = neurons[least(first + i, count - 1)];
+      if constexpr (kGated) {
+        rows[i / 2][i % 2 * 2] = row_of<S>(c.gate, neuron[i]);
+        rows[i / 2][i % 2 * 2 + 1] = row_of<S>(c.up, neuron[i]);
+      } else {
+        rows[0][i] = row_of<S>(c.up, neuron[i]);
+      }
+      rows[kDots][i] = row_of<S>(c.down, neuron[i]);
+    }
+  }
+};
+
+template <class S, int R>
+inline Streams<S, R> streams(const typename S::T* const* rows, const typename S::T* const* next, int64_t columns) {
+  Streams<S, R> s = {};
+  s.columns = columns;
+  for (int r = 0; r < R; ++r) {
+    s.row[r] = rows[r];
+    s.next[r] = next[r];
+  }
+  return s;
+}
+
+inline float bias_at(const void* bias, DType dtype, int64_t i) {
+  if (!bias) return 0;
+  return with_type(dtype, [&](auto d) { return decltype(d)::get(static_cast<const typename decltype(d)::T*>(bias) + i); });
+}
+
+// `product` is the neuron's row times x, to which scale and bias are still to come.
+inline vf finished(vf product, const Matrix& m, const void* bias, DType dtype, int64_t neuron) {
+  if (m.scale) product *= m.scale[neuron];
+  return bias ? product + bias_at(bias, dtype, neuron) : product;
+}
+
+// factors[i][m]: what down's row of neuron i is multiplied by for x[m].
+template <bool kGated>
+inline void factors_of(const Mlp& c, const int32_t* neuron, const float (*dots)[kBatch][kPanel], int64_t rows,
+                       float (&factors)[kBatch][kPanel]) {
+  for (int i = 0; i < kBatch; ++i)
+    for (int64_t m = 0; m < rows; m += W) {
+      const float* first = kGated ? dots[i / 2][i % 2 * 2] : dots[0][i];
+      vf v = kGated ? finished(load(first + m), c.gate, c.gate_bias, c.dtype, neuron[i])
+                    : finished(load(first + m), c.up, c.up_bias, c.dtype, neuron[i]);
+      v = activate(v, c.epilogue);
+      if (c.squared) v *= v;
+      if constexpr (kGated) v *= finished(load(first + kPanel + m), c.up, c.up_bias, c.dtype, neuron[i]);
+      if (c.down.scale) v *= c.down.scale[neuron[i]];
+      store(factors[i] + m, v);
+    }
+}
+
+template <class S, bool kGated>
+void mlp_over(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
+  using B = Batch<S, kGated>;
+  const int64_t columns = c.up.columns;
+  for (int64_t i = 0; i < count; i += kBatch) {
+    const B batch(c, neurons, i, count), next(c, neurons, i + kBatch, count);
+    float dots[B::kDots][kBatch][kPanel], factors[kBatch][kPanel];
+    for (int j = 0; j < B::kDots; ++j) dot(streams<S, 4>(batch.rows[j], batch.rows[j + 1], columns), x, dots[j]);
+    factors_of<kGated>(c, batch.neuron, dots, x.count, factors);
+    const auto* down = batch.rows[B::kDots];
+    if (i + kBatch <= count) spread(streams<S, 4>(down, next.rows[0], columns), factors, sums);
+    else  // a row that is repeated must not be added twice, nor times zero: it may hold an Inf
+      for (int64_t r = 0; r < count - i; ++r) spread(streams<S, 1>(down + r, down + r, columns), factors + r, sums);
+  }
+}
+
+inline void mlp(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
+  with_stored(c.up.stored, [&](auto s) {
+    using S = decltype(s);
+    if (c.gate.data) mlp_over<S, true>(c, x, neurons, count, sums);
+    else mlp_over<S, false>(c, x, neurons, count, sums);
+  });
+}
+
+}  // namespace sparseflow::cpu::SPARSEFLOW_ISA

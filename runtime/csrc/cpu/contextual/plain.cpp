@@ -1,0 +1,2 @@
+#define SPARSEFLOW_ISA plain
+#include "table.h"

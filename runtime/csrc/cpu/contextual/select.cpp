@@ -1,0 +1,125 @@
+// sparseflow::contextual_select on CPU.
+#include "select.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+
+namespace sparseflow::cpu::contextual {
+namespace {
+
+constexpr const char* kOp = "contextual_select";
+
+void mark_above(const float* scores, int64_t n, float limit, uint8_t* selected) {
+  for (int64_t i = 0; i < n; ++i) selected[i] |= !(scores[i] <= limit);
+}
+
+// Mean + parameter · standard deviation, summed in double.
+float limit_of(const float* scores, int64_t n, double parameter) {
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < n; ++i) sum += scores[i];
+  const double mean = sum / static_cast<double>(n);
+  for (int64_t i = 0; i < n; ++i) squares += (scores[i] - mean) * (scores[i] - mean);
+  return static_cast<float>(mean + parameter * std::sqrt(squares / static_cast<double>(n)));
+}
+
+constexpr uint32_t kNan = 0xffffffff;
+
+// Rises with the score; -0 and 0 are equal, NaNs above all.
+uint32_t key_of(float score) {
+  if (score != score) return kNan;
+  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.f);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+// The k-th largest key, 1 <= k <= n, digit by digit; `above` becomes how many are larger.
+uint32_t kth_largest(const std::vector<uint32_t>& keys, int64_t k, int64_t& above) {
+  uint32_t found = 0, known = 0;
+  above = 0;
+  for (const int shift : {22, 11, 0}) {
+    const uint32_t mask = shift == 22 ? 0x3ff : 0x7ff;
+    std::vector<int64_t> counts(mask + 1);
+    for (const uint32_t key : keys)
+      if ((key & known) == found) ++counts[key >> shift & mask];
+    uint32_t digit = mask;
+    for (; above + counts[digit] < k; --digit) above += counts[digit];
+    found |= digit << shift;
+    known |= mask << shift;
+  }
+  return found;
+}
+
+void mark_largest(const float* scores, int64_t n, int64_t k, uint8_t* selected) {
+  std::vector<uint32_t> keys(n);
+  std::transform(scores, scores + n, keys.begin(), key_of);
+  uint32_t least = kNan;
+  int64_t above = 0;
+  if (k > 0) least = kth_largest(keys, std::min(k, n), above);
+  int64_t ties = least == kNan ? n : std::min(k, n) - above;  // a NaN is selected beyond k too
+  for (int64_t i = 0; i < n; ++i) selected[i] |= keys[i] > least || (keys[i] == least && ties-- > 0);
+}
+
+std::tuple<Tensor, Tensor> select(const Tensor& scores_, std::string rule, double parameter, bool per_row) {
+  const Rule chosen = rule_of(kOp, rule, parameter);
+  require(scores_.dim() == 2 && scores_.scalar_type() == torch::headeronly::ScalarType::Float, kOp,
+          "scores must be float32 [M, I], got " + shape_of(scores_));
+  const Tensor scores = torch::stable::contiguous(scores_);
+  const int64_t rows = scores.size(0), n = scores.size(1), lists = per_row ? rows : 1;
+  const auto integers = torch::headeronly::ScalarType::Int;
+  const std::vector<int64_t> shape = per_row ? std::vector{rows, n} : std::vector{n};
+  Tensor neurons = torch::stable::new_empty(scores, shape, integers);
+  Tensor count = torch::stable::new_empty(scores, {lists}, integers);
+  const auto* from = static_cast<const float*>(scores.const_data_ptr());
+  auto* to = static_cast<int32_t*>(neurons.mutable_data_ptr());
+  auto* counts = static_cast<int32_t*>(count.mutable_data_ptr());
+  std::vector<uint8_t> selected(n);
+  for (int64_t l = 0; l < lists; ++l) {
+    std::fill(selected.begin(), selected.end(), 0);
+    const int64_t first = per_row ? l : 0, last = per_row ? l + 1 : rows;
+    for (int64_t m = first; m < last; ++m) mark(from + m * n, n, chosen, selected.data());
+    counts[l] = list(selected.data(), n, to + l * n);
+  }
+  return {neurons, count};
+}
+
+}  // namespace
+
+Rule rule_of(const char* op, const std::string& name, double parameter) {
+  require(std::isfinite(parameter), op, "parameter must be finite");
+  if (name == "threshold") return {Rule::threshold, parameter};
+  if (name == "statistical") return {Rule::statistical, parameter};
+  require(name == "top_k", op, "rule must be threshold, top_k or statistical, got '" + name + "'");
+  require(parameter >= 0 && parameter == std::floor(parameter), op, "top_k takes a whole number that is not negative");
+  return {Rule::top_k, std::min(parameter, 0x1p31)};
+}
+
+void mark(const float* scores, int64_t n, const Rule& rule, uint8_t* selected) {
+  if (n == 0) return;
+  if (rule.kind == Rule::top_k) return mark_largest(scores, n, static_cast<int64_t>(rule.parameter), selected);
+  mark_above(scores, n,
+             rule.kind == Rule::threshold ? static_cast<float>(rule.parameter) : limit_of(scores, n, rule.parameter),
+             selected);
+}
+
+int32_t list(const uint8_t* selected, int64_t n, int32_t* neurons) {
+  int32_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    neurons[count] = static_cast<int32_t>(i);  // stays only if the next doesn't overwrite it
+    count += selected[i];
+  }
+  std::fill(neurons + count, neurons + n, 0);
+  return count;
+}
+
+}  // namespace sparseflow::cpu::contextual
+
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CPU, m) {
+  m.impl("contextual_select", TORCH_BOX(&sparseflow::cpu::contextual::select));
+}

@@ -1,0 +1,59 @@
+// The contextual kernels of one instruction set.
+#pragma once
+
+#include "mlp.h"
+
+namespace sparseflow::cpu::SPARSEFLOW_ISA {
+
+inline void widen_row(const void* from, DType dtype, int64_t n, int64_t padded, float* to) {
+  with_type(dtype, [&](auto d) {
+    using D = decltype(d);
+    const auto* p = static_cast<const typename D::T*>(from);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store(to + i, D::load(p + i));
+    for (; i < n; ++i) to[i] = D::get(p + i);
+    for (; i < padded; ++i) to[i] = 0;
+  });
+}
+
+inline void scores(const Matrix& a, const Wide& x, const float* bias, float* out, int64_t pitch, int64_t begin,
+                   int64_t end) {
+  with_stored(a.stored, [&](auto s) {
+    using S = decltype(s);
+    for (int64_t row = begin; row < end; row += kBatch) {
+      const typename S::T *rows[kBatch], *next[kBatch];
+      for (int r = 0; r < kBatch; ++r) {
+        rows[r] = row_of<S>(a, least(row + r, end - 1));
+        next[r] = row_of<S>(a, least(row + kBatch + r, end - 1));
+      }
+      float dots[kBatch][kPanel];
+      dot(streams<S, kBatch>(rows, next, a.columns), x, dots);
+      for (int64_t r = 0; r < least(kBatch, end - row); ++r) {
+        const float scale = a.scale ? a.scale[row + r] : 1.f, added = bias ? bias[row + r] : 0.f;
+        for (int64_t m = 0; m < x.count; ++m) out[m * pitch + row + r] = dots[r][m] * scale + added;
+      }
+    }
+  });
+}
+
+inline void finish_sums(const float* rows, int64_t parts, int64_t stride, const void* bias, DType dtype, int64_t n,
+                        void* y) {
+  with_type(dtype, [&](auto d) {
+    using D = decltype(d);
+    using T = typename D::T;
+    for (int64_t i = 0; i < n; i += W) {
+      const int64_t length = least(W, n - i);
+      vf v = load(rows + i);
+      for (int64_t p = 1; p < parts; ++p) v += load(rows + p * stride + i);
+      const T* b = static_cast<const T*>(bias) + i;
+      if (bias) v += length == W ? D::load(b) : load_part<D>(b, length);
+      T edge[W];
+      D::store(edge, v);
+      std::memcpy(static_cast<T*>(y) + i, edge, length * sizeof(T));
+    }
+  });
+}
+
+const contextual::Kernels contextual_kernels = {widen_row, scores, mlp, finish_sums};
+
+}  // namespace sparseflow::cpu::SPARSEFLOW_ISA
