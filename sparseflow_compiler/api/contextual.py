@@ -11,7 +11,7 @@ from torch_mlir import ir
 
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import Step
-from sparseflow.api.weights import WeightBank
+from sparseflow.api.weights import ProgramWeights
 from sparseflow.contextual.policies import UNMEASURED, Candidate, ContextualPolicy, measured_policy
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.dialect.matchers import weight_ref
@@ -28,15 +28,15 @@ OTHERS = "sparsity='contextual' takes MLPs, and this layer is in none that it kn
 
 
 def plan_contextual(
-    module: ir.Module, bank: WeightBank, options: CompileOptions, step: Step
+    module: ir.Module, weights: ProgramWeights, options: CompileOptions, step: Step
 ) -> tuple[FormContextualMlp, dict[str, ContextualPolicy]]:
     """The pass that makes a module's MLPs contextual where that pays, and the policy of each by its name.
 
-    The predictors' tensors become weights of the bank.
+    The predictors' tensors become weights of the model.
 
     Args:
         module: in the form of `canonicalize-linear`.
-        bank: the model's weights.
+        weights: those of the program.
         options: of the compilation, a predictor among them.
         step: told while measuring.
 
@@ -45,7 +45,7 @@ def plan_contextual(
     """
     predictors = options.predictor
     assert predictors is not None, "CompileOptions saw to it"
-    candidates = _candidates(find_mlps(module), predictors, bank)
+    candidates = _candidates(find_mlps(module), predictors, weights)
     groups: dict[object, list[str]] = defaultdict(list)
     for name, candidate in candidates.items():
         groups[candidate.key].append(name)
@@ -59,7 +59,8 @@ def plan_contextual(
     for name, candidate in candidates.items():
         policy = policies[name]
         table[name] = _entry(candidate.layer, policy.m_max) if policy.m_max else {"dense": policy.why()}
-        bank.add({f"{name}/{part}": tensor for part, tensor in candidate.layer.tensors().items()})
+        tensors = candidate.layer.tensors()
+        weights.bank.add({f"{name}/{part}": tensor for part, tensor in tensors.items()})
     return FormContextualMlp(table, OTHERS if options.sparsity == "contextual" else ""), policies
 
 
@@ -71,7 +72,7 @@ def _entry(layer: MlpPredictor, m_max: int) -> ContextualEntry:
     return ContextualEntry(found.rank, found.rule, found.parameter, dtype, m_max, bias)
 
 
-def _candidates(mlps: list[Mlp], predictors: Predictors, bank: WeightBank) -> dict[str, Candidate]:
+def _candidates(mlps: list[Mlp], predictors: Predictors, weights: ProgramWeights) -> dict[str, Candidate]:
     usable = {mlp.name: mlp for mlp in mlps if not mlp.reason}
     known = {name: mlp for name, mlp in usable.items() if name in predictors}
     if not known:
@@ -80,23 +81,23 @@ def _candidates(mlps: list[Mlp], predictors: Predictors, bank: WeightBank) -> di
             f"has predictors for {_some(predictors)}, and the model's MLPs are {_some(usable)}",
             "train it for this model",
         )
-    return {name: _candidate(mlp, predictors[name], bank) for name, mlp in known.items()}
+    return {name: _candidate(mlp, predictors[name], weights) for name, mlp in known.items()}
 
 
-def _candidate(mlp: Mlp, layer: MlpPredictor, bank: WeightBank) -> Candidate:
+def _candidate(mlp: Mlp, layer: MlpPredictor, weights: ProgramWeights) -> Candidate:
     _require_fit(mlp, layer.predictor)
 
     def matrix(op: ir.Operation, flipped: bool = False) -> Tensor:
         ref = mlp.ref(op)
-        return bank.contiguous(ref.names[0], ref.transposed[0] is not flipped)
+        return weights.contiguous(ref.names[0], ref.transposed[0] is not flipped)
 
     def bias(op: ir.Operation) -> Tensor | None:
         value = bias_of(op)
         ref = None if value is None else weight_ref(value)
-        return None if ref is None else bank.dense(ref.names)
+        return None if ref is None else weights.dense(ref.names)
 
     down = mlp.ref(mlp.down)
-    weights = ContextualWeights(
+    held = ContextualWeights(
         None if mlp.gate is None else matrix(mlp.gate),
         matrix(mlp.up),
         matrix(mlp.down, flipped=True),
@@ -105,9 +106,9 @@ def _candidate(mlp: Mlp, layer: MlpPredictor, bank: WeightBank) -> Candidate:
         down_bias=bias(mlp.down),
         activation=mlp.activation,
     )
-    predictor = layer.predictor.to(device=weights.up.device)
+    predictor = layer.predictor.to(device=held.up.device)
     here = MlpPredictor(predictor, layer.rate, layer.figures)
-    return Candidate(weights, bank.dense(down.names, down.transposed), here)
+    return Candidate(held, weights.dense(down.names, down.transposed), here)
 
 
 def _require_fit(mlp: Mlp, predictor: Predictor | GateThreshold) -> None:

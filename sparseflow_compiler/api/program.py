@@ -117,15 +117,14 @@ def build_program(
 
     with clock.stage("passes"):
         run_pipeline(module, [CanonicalizeLinear()])
+        if options.prune is None:
+            _keep_unpruned_dense(module, imported.weights, bank)
     contextual: dict[str, ContextualPolicy] = {}
     if options.contextual:
         with clock.stage("measure") as step:
-            form, contextual = plan_contextual(module, bank, options, step)
-    with clock.stage("passes"):
-        if options.contextual:
+            form, contextual = plan_contextual(module, weights, options, step)
             run_pipeline(module, [form])
-        if options.prune is None:
-            _keep_unpruned_dense(module, imported.weights, bank)
+    with clock.stage("passes"):
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])

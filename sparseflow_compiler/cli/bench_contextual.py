@@ -30,6 +30,9 @@ def contextual(
     prompts: Annotated[str | None, typer.Option(help="Tokens of each prompt; 50,200,500.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Decoded after each prompt; 16.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Answers to each prompt on each side; 3.")] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(help="Beside dense: contextual, contextual+2:4, or both with a comma.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -51,6 +54,7 @@ def contextual(
         "prompts": _numbers("--prompts", prompts, int),
         "tokens": tokens,
         "repeats": repeats,
+        "sparsity": None if sparsity is None else sparsity.split(","),
     }
     values = {} if config is None else _read(config)
     values |= {name: value for name, value in given.items() if value is not None}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.api.compile import compile as compile_model
+from sparseflow.api.compiled import CompiledModel
 from sparseflow.api.progress import Step
 from sparseflow.contextual.mlps import ModelMlp, find_model_mlps
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
@@ -22,6 +23,7 @@ from sparseflow.contextual.training import RANK_SHARE
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.contextual import Predictor
 
+_SPARSITIES = ("contextual", "contextual+2:4")
 _PAGE_FILE = Path("/proc/self/statm")
 
 
@@ -41,6 +43,7 @@ class BenchConfig:
         prompts: tokens of each prompt.
         tokens: decoded after each.
         repeats: of each prompt on each side.
+        sparsity: what is measured beside dense: contextual, or contextual+2:4.
     """
 
     hidden: int = 3072
@@ -55,6 +58,7 @@ class BenchConfig:
     prompts: tuple[int, ...] = (50, 200, 500)
     tokens: int = 16
     repeats: int = 3
+    sparsity: tuple[str, ...] = ("contextual",)
 
     def __post_init__(self) -> None:
         counts = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab", "tokens", "repeats")
@@ -71,6 +75,8 @@ class BenchConfig:
         if not shares or len(self.rates) not in (1, self.layers):
             rule = f"must be shares above 0 and at most 1: one, or one for each of {self.layers} layers"
             raise _wrong("rates", self.rates, rule)
+        if not self.sparsity or not set(self.sparsity) <= set(_SPARSITIES):
+            raise _wrong("sparsity", self.sparsity, f"must be some of {', '.join(_SPARSITIES)}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise _wrong("dtype", self.dtype, "must be float32, bfloat16 or float16")
         if self.hidden % self.heads or self.heads % self.kv_heads:
@@ -111,7 +117,7 @@ def _wrong(name: str, value: object, rule: str) -> ArgumentError:
 
 
 def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: int | None) -> Predictors:
-    """Predictors that select just the given shares of neurons, which ones is random: for timing.
+    """Predictors in int8 that select just the given shares of neurons, which ones is random: for timing.
 
     Args:
         mlps: of a model.
@@ -124,8 +130,8 @@ def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: in
         r = rank or max(1, round(RANK_SHARE * neurons))
         a, b = (torch.randn(size, device=mlp.up.device) for size in ((r, hidden), (neurons, r)))
         parameter = float(count_of(rate, neurons))
-        predictor = Predictor(a.bfloat16(), b.bfloat16(), None, "top_k", parameter)
-        made[mlp.name] = MlpPredictor(predictor, rate)
+        predictor = Predictor(a, b, None, "top_k", parameter)
+        made[mlp.name] = MlpPredictor(predictor.quantized(), rate)
     return Predictors(made)
 
 
@@ -179,10 +185,9 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     ids = torch.randint(0, config.vocab, (1, max(config.prompts)), device=device)
     mlps = find_model_mlps(model, (ids[:, :4],), {})
     predictors = random_predictors(mlps, config.layer_rates, config.rank)
-    compiled = compile_model(
-        model, sparsity="contextual", predictor=predictors, inner="eager", progress=False
-    )
-    sides = [Side("dense", model, model, length), Side("contextual", compiled, model, length)]
+    options: dict[str, Any] = {"predictor": predictors, "inner": "eager", "progress": False}
+    compiled = {name: compile_model(model, sparsity=name, **options) for name in config.sparsity}
+    sides = [Side(name, run, model, length) for name, run in {"dense": model, **compiled}.items()]
     dense_bytes = sum(tensor.nbytes for tensor in model.parameters())
     total = len(config.prompts) * config.repeats * len(sides)
     rows: list[dict[str, Any]] = []
@@ -197,10 +202,16 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
                 answers[side.name].append(side.answer(prompt, config.tokens))
                 done += 1
                 step(done, total, f"{side.name}, {tokens} tokens")
-        weights = {"dense": dense_bytes, "contextual": dense_bytes + predictors.nbytes}
-        rows += _rows(tokens, answers, weights, device)
-    policies = {layer.reason: None for layer in compiled.report.layers if layer.decision == "contextual"}
+        weights = {name: dense_bytes + _added(side) for name, side in compiled.items()}
+        rows += _rows(tokens, answers, {"dense": dense_bytes, **weights}, device)
+    reports = [layer for side in compiled.values() for layer in side.report.layers]
+    policies = {layer.reason: None for layer in reports if layer.decision != "dense"}
     return {"config": asdict(config), "rows": rows, "policy": list(policies)}
+
+
+def _added(side: CompiledModel) -> int:
+    """Bytes that a compiled model's layers take beyond those of the dense ones; negative where it saves."""
+    return sum(layer.bytes - layer.bytes_dense for layer in side.report.layers)
 
 
 def _llama(config: BenchConfig, device: torch.device) -> Any:

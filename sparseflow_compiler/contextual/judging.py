@@ -16,7 +16,9 @@ ROWS_TOGETHER = (1, 2, 4, 8, 16, 32)
 def selected(neurons: Tensor, count: Tensor) -> Tensor:
     """Lists for each row, neurons ``[rows, I]`` and count ``[rows]``, as a mask ``[rows, I]``."""
     listed = torch.arange(neurons.shape[1], device=neurons.device) < count[:, None]
-    return torch.zeros_like(listed).scatter_(1, neurons.long(), listed)
+    # What stands behind the listed ones may be anything.
+    at = torch.where(listed, neurons, 0).long()
+    return torch.zeros_like(at).scatter_add_(1, at, listed.long()).bool()
 
 
 def judge(mlp: ModelMlp, x: Tensor, mask: Tensor, rate: float, generator: torch.Generator) -> Figures:

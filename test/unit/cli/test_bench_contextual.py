@@ -33,6 +33,7 @@ def test_both_sides_are_measured_for_every_prompt(tmp_path, capsys):
         (["--rates", "0.5,2"], "shares above 0"),
         (["--layers", "3", "--rates", "0.5,0.2"], "one for each of 3 layers"),
         (["--prompts", "a"], "must be numbers"),
+        (["--sparsity", "2:4"], "must be some of contextual"),
         (["--dtype", "int4"], "float32, bfloat16 or float16"),
         (["--heads", "7"], "must divide hidden"),
         (["--config", "nothing.json"], "can't be read"),

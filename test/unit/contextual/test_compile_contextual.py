@@ -108,6 +108,10 @@ def test_the_other_layers_stay_dense_and_say_why_or_become_2_4():
     assert heads["contextual"].decision == "dense"
     assert "in none" in heads["contextual"].reason
     assert heads["contextual+2:4"].decision == "sparse"
+    unpruned = sf.compile(
+        model, (x,), sparsity="contextual+2:4", predictor=predictors, policy="sparse", prune=None
+    )
+    assert "not 2:4" in unpruned.report.layers[-1].reason
     assert "2 contextual" in reports["contextual"].table()
 
 
