@@ -43,14 +43,16 @@ def main() -> int:
     parser.add_argument("--sparsity", default="contextual,contextual+2:4")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    config = BenchConfig(
-        layers=arguments.layers,
-        vocab=max(1, VOCAB * arguments.layers // LAYERS),
-        rates=rates(arguments.layers),
-        dtype=arguments.dtype,
-        tokens=arguments.tokens,
-        repeats=arguments.repeats,
-        sparsity=tuple(arguments.sparsity.split(",")),
+    config = BenchConfig.of(
+        {
+            "layers": arguments.layers,
+            "vocab": max(1, VOCAB * arguments.layers // LAYERS),
+            "rates": rates(arguments.layers),
+            "dtype": arguments.dtype,
+            "tokens": arguments.tokens,
+            "repeats": arguments.repeats,
+            "sparsity": arguments.sparsity.split(","),
+        }
     )
     torch.manual_seed(0)
     device = torch.device(arguments.device)

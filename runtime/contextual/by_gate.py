@@ -60,13 +60,13 @@ def _by_gate(
     activation: str,
     m_max: int,
 ) -> Tensor:
-    operands = (x, gate, up, down_t, None, None, None, gate_bias, up_bias, down_bias)
+    weights = (gate, up, down_t, None, None, None, gate_bias, up_bias, down_bias)
     if x.numel() > m_max * x.shape[-1]:
-        return portable.dense(*operands, activation)
+        return portable.dense(x, *weights, activation=activation)
     driver, bias = (up, up_bias) if gate is None else (gate, gate_bias)
     active = portable.ACTIVATIONS[activation](F.linear(x, driver, bias)).reshape(-1, up.shape[0])
     neurons, count = contextual_select(active.abs().float(), "threshold", threshold)
-    result: Tensor = contextual_mlp(*operands, neurons, count, activation)
+    result: Tensor = contextual_mlp(x, *weights, neurons, count, activation)
     return result
 
 

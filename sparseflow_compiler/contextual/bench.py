@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sparseflow.api.compile import compile as compile_model
 from sparseflow.api.compiled import CompiledModel
+from sparseflow.api.options import Sparsity
 from sparseflow.api.progress import Step
 from sparseflow.contextual.mlps import ModelMlp, find_model_mlps
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
@@ -58,7 +59,7 @@ class BenchConfig:
     prompts: tuple[int, ...] = (50, 200, 500)
     tokens: int = 16
     repeats: int = 3
-    sparsity: tuple[str, ...] = ("contextual",)
+    sparsity: tuple[Sparsity, ...] = ("contextual",)
 
     def __post_init__(self) -> None:
         counts = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab", "tokens", "repeats")
@@ -102,7 +103,7 @@ class BenchConfig:
                 raise ArgumentError(
                     f"bench configuration, {name}", f"is unknown; known are {', '.join(known)}"
                 )
-        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        lists: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         if isinstance(lists.get("rates"), (int, float)):
             lists["rates"] = (lists["rates"],)
         return cls(**lists)
@@ -186,7 +187,7 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     mlps = find_model_mlps(model, (ids[:, :4],), {})
     predictors = random_predictors(mlps, config.layer_rates, config.rank)
     options: dict[str, Any] = {"predictor": predictors, "inner": "eager", "progress": False}
-    compiled = {name: compile_model(model, sparsity=name, **options) for name in config.sparsity}
+    compiled = {name: compile_model(model, **options, sparsity=name) for name in config.sparsity}
     sides = [Side(name, run, model, length) for name, run in {"dense": model, **compiled}.items()]
     dense_bytes = sum(tensor.nbytes for tensor in model.parameters())
     total = len(config.prompts) * config.repeats * len(sides)

@@ -75,7 +75,8 @@ class ModelMlp:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    wide: Tensor = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    return wide
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ def _train(mlp: ModelMlp, x: Tensor, options: TrainOptions) -> MlpPredictor:
     a, b, bias = fit(train, labels, how, generator)
     scorer = stored(a, b, bias, options.dtype)
     parameter = parameter_for(scorer.scores(held), options.rule, rate)
-    predictor = Predictor(*scorer.operands[:3], options.rule, parameter, *scorer.operands[3:])  # type: ignore[arg-type]
+    predictor = dataclasses.replace(scorer, rule=options.rule, parameter=parameter)
     mask = selected(*predictor.select(held, per_row=True))
     return MlpPredictor(predictor, rate, judge(mlp, held, mask, rate, generator))
 

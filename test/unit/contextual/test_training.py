@@ -98,6 +98,7 @@ def test_gates_select_without_training(gated, data, tmp_path):
         torch.testing.assert_close(
             compiled(x), model.down(hidden * (active.abs() > layer.predictor.parameter))
         )
+        torch.testing.assert_close(compiled(data[0]), model(data[0]))
     assert sf.compile(model, (x,), sparsity="contextual", predictor=loaded).report.layers
 
 
