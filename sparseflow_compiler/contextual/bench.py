@@ -187,8 +187,10 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     mlps = find_model_mlps(model, (ids[:, :4],), {})
     predictors = random_predictors(mlps, config.layer_rates, config.rank)
     options: dict[str, Any] = {"predictor": predictors, "inner": "eager", "progress": False}
-    compiled = {name: compile_model(model, **options, sparsity=name) for name in config.sparsity}
-    sides = [Side(name, run, model, length) for name, run in {"dense": model, **compiled}.items()]
+    compiled: dict[str, CompiledModel] = {
+        name: compile_model(model, **options, sparsity=name) for name in config.sparsity
+    }
+    sides = [Side(name, run, model, length) for name, run in [("dense", model), *compiled.items()]]
     dense_bytes = sum(tensor.nbytes for tensor in model.parameters())
     total = len(config.prompts) * config.repeats * len(sides)
     rows: list[dict[str, Any]] = []

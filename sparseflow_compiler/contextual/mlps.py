@@ -62,7 +62,8 @@ class ModelMlp:
     def gates(self, x: Tensor) -> Tensor:
         """What the activation gives for x ``[rows, H]``: ``[rows, I]`` float32."""
         weight, bias = (self.up, self.up_bias) if self.gate is None else (self.gate, self.gate_bias)
-        return ACTIVATIONS[self.activation](_linear(x, weight, bias))
+        active: Tensor = ACTIVATIONS[self.activation](_linear(x, weight, bias))
+        return active
 
     def hidden(self, x: Tensor) -> Tensor:
         """The neurons' values for x ``[rows, H]``: what down multiplies, ``[rows, I]`` float32."""
