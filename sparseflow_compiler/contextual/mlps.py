@@ -72,7 +72,8 @@ class ModelMlp:
 
     def contributions(self, hidden: Tensor) -> Tensor:
         """How long the vector is that each neuron adds to the output: ``|hidden| · ‖column of down‖``."""
-        return hidden.abs() * torch.linalg.vector_norm(self.down, dim=0, dtype=torch.float32)
+        lengths: Tensor = torch.linalg.vector_norm(self.down, dim=0, dtype=torch.float32)
+        return hidden.abs() * lengths
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
