@@ -92,10 +92,10 @@ def some(intermediate, share):
 def main():
     torch.manual_seed(0)
     failures = []
-    shapes = [(1, 1), (5, 7), (33, 130), (40, 1029)]
+    shapes = [(1, 1), (5, 7), (34, 1029)]
     for dtype, quantized, (i, h), gated in itertools.product(DTYPES, (False, True), shapes, (True, False)):
         w = weights(i, h, dtype, gated=gated, biased=True, quantized=quantized, activation="gelu")
-        for m in (1, 2, 3, 5, 32, 33):
+        for m in (1, 2, 3, 5, 33):
             x, neurons = torch.randn(m, h).to(dtype), some(i, 0.5)
             share = worst(run(w, x, neurons), w, x, neurons)
             if not share <= 1:

@@ -64,7 +64,8 @@ def test_plain_torch_computes_the_same(weights, predictor):
     x = torch.randn(3, H)
     for per_row in (False, True):
         args = (*weights.operands, *predictor.select(x, per_row), weights.activation)
-        torch.testing.assert_close(portable.contextual_mlp(x, *args), ops.contextual_mlp(x, *args))
+        mine, plain = ops.contextual_mlp(x, *args), portable.contextual_mlp(x, *args)
+        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-3)  # terms are about 100
 
 
 def test_gradients_are_refused(weights, predictor):

@@ -24,7 +24,7 @@ def best(scores, k):
     return sorted({*ranked[:k], *(i for i, score in enumerate(scores) if score != score)})
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(row=st.lists(SCORES, min_size=0, max_size=30), k=st.integers(0, 40))
 def test_top_k_is_what_sorting_gives(row, k):
     chosen = ops.contextual_select(torch.tensor(row).reshape(1, -1), "top_k", k)
@@ -37,7 +37,7 @@ def test_top_k_of_many_scores_is_that_of_torch():
     assert chosen == scores[0].topk(1000).indices.sort().values.tolist()
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(row=st.lists(SCORES, min_size=1, max_size=30), limit=st.sampled_from([-2.0, 0.0, 0.7, 3.5]))
 def test_a_threshold_selects_what_is_above_it_and_what_is_not_a_number(row, limit):
     chosen = ops.contextual_select(torch.tensor([row]), "threshold", limit)
