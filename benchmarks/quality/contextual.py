@@ -35,6 +35,7 @@ from models import embed, load_encoder  # noqa: E402
 from sparseflow.contextual import ModelMlp, Predictors, find_model_mlps, train_predictor  # noqa: E402
 from sparseflow.contextual.judging import selected  # noqa: E402
 from sparseflow.contextual.selection import top  # noqa: E402
+from sparseflow.runtime.contextual import Predictor  # noqa: E402
 
 RATES = (0.5, 0.3, 0.2, 0.75, 0.4, 0.1, 1.0)
 QUICK = (0.5, 0.3)
@@ -74,7 +75,13 @@ def oracle(rate: float) -> Select:
 
 def predicted(predictors: Predictors) -> Select:
     """The neurons that predictors select."""
-    return lambda mlp, x: selected(*predictors[mlp.name].predictor.select(x, per_row=True))
+
+    def select(mlp: ModelMlp, x: Tensor) -> Tensor:
+        predictor = predictors[mlp.name].predictor
+        assert isinstance(predictor, Predictor), "trained with a rule over scores"
+        return selected(*predictor.select(x, per_row=True))
+
+    return select
 
 
 def figures(predictors: Predictors) -> dict[str, Any]:
