@@ -46,7 +46,8 @@ def used() -> dict[str, int]:
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={uuid}"]
     smi = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     return {
         "torch": torch.cuda.memory_allocated(),

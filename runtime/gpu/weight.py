@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.gpu import library
+
+# From here on torch's allocator takes a segment of the right size for a buffer, below one of 20 MiB for several.
+_LARGE = 10 << 20
 
 LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
 
@@ -63,11 +67,18 @@ class DeviceWeight:
         )
 
     def settled(self) -> DeviceWeight:
-        """The same in memory of its own, which shares no segment of torch's allocator with what was freed."""
+        """The same in memory of its own, which shares no segment of torch's allocator with what was freed.
+
+        A large buffer goes to a pool that is given up at once: it gets a segment that nothing else gets, and
+        that is free for all as soon as it is.
+        """
         buffer = torch.empty(0, dtype=torch.uint8, device=self.values.device).set_(
             self.values.untyped_storage()
         )
-        return self._split(buffer.clone(), self.values.shape[0], self.in_features, self.values.dtype)
+        alone = buffer.nbytes >= _LARGE
+        with torch.cuda.use_mem_pool(torch.cuda.MemPool(), buffer.device) if alone else nullcontext():
+            buffer = buffer.clone()
+        return self._split(buffer, self.values.shape[0], self.in_features, self.values.dtype)
 
     @classmethod
     def _split(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:

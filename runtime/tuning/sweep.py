@@ -14,7 +14,7 @@ SPLITS = (0, -1)
 BACKENDS = ("cusparselt", "skinny")
 """What is tuned, by the names of ``Backend``."""
 
-SKINNY_M = 128
+SKINNY_M = 256
 """The most rows of x with which the own kernel for few rows is tried."""
 
 FP8_UNIT = 16

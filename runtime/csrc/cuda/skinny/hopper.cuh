@@ -2,7 +2,7 @@
 // there. Rows of W are wgmma's M, rows of x its N.
 //
 // A block makes a strip of S::rows rows of W times S::m_rows rows of x over its share of K. Its last warp only sends for
-// stages of 128 in K; each group of four warps multiplies S::tiles × 64 rows. The blocks of a cluster are the shares.
+// stages of S::units × 64 in K; each group of four warps multiplies S::tiles × 64 rows. The blocks of a cluster are the shares.
 #pragma once
 
 #include "hopper_device.cuh"
@@ -15,15 +15,20 @@ namespace sparseflow::cuda::skinny {
 template <int Tiles, int Groups, int PerSm, int MTiles>
 struct HopperShape {
   static constexpr int tiles = Tiles, groups = Groups, per_sm = PerSm, m_tiles = MTiles;
+  static constexpr int units = MTiles > 16 ? 1 : 2;  // of so many rows of x, stages of 128 would be too few
   static constexpr int rows = 64 * Tiles * Groups, m_rows = 8 * MTiles;
   static constexpr int threads = 128 * Groups + 32;
 
-  static constexpr int value_bytes = rows * 128, place_bytes = rows * 16, x_bytes = m_rows * 256;
+  static constexpr int row_bytes = 64 * units;  // of values
+  static constexpr int x_unit_bytes = m_rows * 128;
+  static constexpr int value_bytes = rows * row_bytes, place_bytes = rows * 8 * units, x_bytes = x_unit_bytes * units;
   static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
-  // The sums at the end, as in shape.h.
+  // The sums at the end, as in shape.h; eight neighbours at a time, a row has 1 << across_shift of them.
+  static constexpr int across_shift = rows == 64 ? 3 : rows == 128 ? 4 : 5;
+  static_assert(8 << across_shift == rows);
   static constexpr int sum_pitch = rows + 4;
   static constexpr int sum_bytes = m_rows * sum_pitch * 4;
-  static_assert(stage_bytes % 1024 == 0 && value_bytes % 1024 == 0 && place_bytes % 1024 == 0);
+  static_assert(stage_bytes % 1024 == 0 && value_bytes % 1024 == 0 && (value_bytes + place_bytes) % 1024 == 0);
 };
 
 // What a block works on. Its strip is two halves of S::rows / 2 rows: below each other, or one of the gate and the
@@ -36,7 +41,7 @@ struct Strip {
 
 template <class S>
 __device__ inline Strip strip_of(const HopperCall& c) {
-  const int stages = (c.p.k + 127) / 128, split = blockIdx.x, strip = blockIdx.y / c.m_groups;
+  const int stages = (c.p.k + 64 * S::units - 1) / (64 * S::units), split = blockIdx.x, strip = blockIdx.y / c.m_groups;
   const int half = S::rows / 2, row = strip * (c.p.gated ? half : S::rows);
   return {row, c.p.gated ? c.p.n / 2 + row : row + half, static_cast<int>(blockIdx.y % c.m_groups) * S::m_rows,
           static_cast<int>(int64_t(stages) * split / c.splits), static_cast<int>(int64_t(stages) * (split + 1) / c.splits)};
@@ -65,7 +70,7 @@ struct Slot {
 // Of each 64 rows of the strip the places of a stage lie in one piece.
 template <class S, class F>
 __device__ inline void for_each_piece(const Product& p, const Strip& strip, int stage, F what) {
-  const int bytes = p.k - stage * 128 >= 128 ? 1024 : 512;
+  const int bytes = min(p.k / 64 - stage * S::units, S::units) * 512;
 #pragma unroll
   for (int i = 0; i < S::rows / 64; ++i) {
     // A strip of 64 rows has one piece for both halves.
@@ -83,11 +88,11 @@ __device__ inline void load_weight(const HopperCall& c, const Strip& strip, int 
   int bytes = S::value_bytes + S::x_bytes;
   for_each_piece<S>(p, strip, stage, [&](int, int, int piece) { bytes += piece; });
   arrive_expecting(full, bytes);
-  copy_box(to, c.values, stage * 64, strip.row, full, policy);
-  copy_box(to + S::value_bytes / 2, c.values, stage * 64, strip.other, full, policy);
+  copy_box(to, c.values, stage * 32 * S::units, strip.row, full, policy);
+  copy_box(to + S::value_bytes / 2, c.values, stage * 32 * S::units, strip.other, full, policy);
   for_each_piece<S>(p, strip, stage, [&](int i, int row, int piece) {
-    const int64_t tile = int64_t(row / 64) * (p.k / 32) + 4 * stage;
-    copy_bytes(to + S::value_bytes + i * 1024, static_cast<const uint8_t*>(p.places) + tile * 256, piece, full, policy);
+    const int64_t tile = int64_t(row / 64) * (p.k / 32) + 2 * S::units * stage;
+    copy_bytes(to + S::value_bytes + i * 512 * S::units, static_cast<const uint8_t*>(p.places) + tile * 256, piece, full, policy);
   });
 }
 
@@ -95,8 +100,9 @@ template <class S>
 __device__ inline void load_rows(const HopperCall& c, const Strip& strip, int stage, const Ring& ring, int slot,
                                  uint64_t policy) {
   const Shared to = ring.base + slot * S::stage_bytes + S::value_bytes + S::place_bytes, full = ring.full + 8 * slot;
-  copy_box(to, c.x, stage * 128, strip.m, full, policy);
-  copy_box(to + S::x_bytes / 2, c.x, stage * 128 + 64, strip.m, full, policy);
+#pragma unroll
+  for (int u = 0; u < S::units; ++u)
+    copy_box(to + u * S::x_unit_bytes, c.x, (stage * S::units + u) * 64, strip.m, full, policy);
 }
 
 // W is constant: its first stages are on their way while the kernel before still runs.
@@ -116,44 +122,83 @@ __device__ inline void produce(const HopperCall& c, const Strip& strip, const Ri
   }
 }
 
-template <class T, class S>
-__device__ inline void multiply_stage(float (&sums)[S::tiles][S::m_tiles][4], Shared slot) {
+template <class S>
+struct Places {
+  uint32_t of[S::tiles][S::units];
+};
+
+template <class S>
+__device__ inline void load_places(Places<S>& places, Shared slot) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
-  const Shared places = slot + S::value_bytes + (lane >> 1 & 1) * 256 + warp * 64 + (lane >> 2) * 8;
-  const Shared x = slot + S::value_bytes + S::place_bytes;
-  uint32_t e[S::tiles][2];
+  const Shared from = slot + S::value_bytes + (lane >> 1 & 1) * 256 + warp * 64 + (lane >> 2) * 8;
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t)
 #pragma unroll
-    for (int u = 0; u < 2; ++u) {
-      const uint2 word = load8(places + (group * S::tiles + t) * 1024 + u * 512);
-      e[t][u] = metadata(word.x, word.y, lane & 1);
+    for (int u = 0; u < S::units; ++u) {
+      const uint2 word = load8(from + ((group * S::tiles + t) * S::units + u) * 512);
+      places.of[t][u] = metadata(word.x, word.y, lane & 1);
     }
+}
+
+template <class S>
+__device__ inline void keep(const Places<S>& places) {
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+    for (int u = 0; u < S::units; ++u) keep(places.of[t][u]);
+}
+
+template <class T, class S>
+__device__ inline void begin_stage(float (&sums)[S::tiles][S::m_tiles][4], const Places<S>& places, Shared slot) {
+  const Shared x = slot + S::value_bytes + S::place_bytes;
   begin_wgmma();
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t) {
-    const Shared w = slot + (group * S::tiles + t) * 8192;
+    const Shared w = slot + (static_cast<int>(threadIdx.x / 128) * S::tiles + t) * 64 * S::row_bytes;
 #pragma unroll
-    for (int u = 0; u < 2; ++u) {
-      const Shared b = x + u * S::x_bytes / 2;
+    for (int u = 0; u < S::units; ++u) {
+      const Shared a = w + u * 64, b = x + u * S::x_unit_bytes;
       float* d = &sums[t][0][0];
-      multiply_add_group<T, S::m_rows, 0>(d, matrix_at(w + u * 64), matrix_at(b), e[t][u]);
-      multiply_add_group<T, S::m_rows, 1>(d, matrix_at(w + u * 64 + 32), matrix_at(b + 64), e[t][u]);
+      multiply_add_group<T, S::m_rows, 0>(d, matrix_at<S::row_bytes>(a), matrix_at<128>(b), places.of[t][u]);
+      multiply_add_group<T, S::m_rows, 1>(d, matrix_at<S::row_bytes>(a + 32), matrix_at<128>(b + 64), places.of[t][u]);
     }
   }
   end_wgmma();
 }
 
+// A warp is done with a stage.
+__device__ inline void release(const Ring& ring, int slot) {
+  __syncwarp();  // all have read their places
+  if (threadIdx.x % 32 == 0) arrive(ring.empty + 8 * slot);
+}
+
+// While a stage is multiplied, the next one is begun.
 template <class T, class S>
 __device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c, const Strip& strip,
                                const Ring& ring) {
   Slot slot;
-  for (int stage = strip.first; stage < strip.last; ++stage) {
+  int before = -1;
+  const auto step = [&](Places<S>& mine, const Places<S>& running) {
     wait_for(ring.full + 8 * slot.index, slot.parity);
-    multiply_stage<T, S>(sums, ring.base + slot.index * S::stage_bytes);
-    if (threadIdx.x % 32 == 0) arrive(ring.empty + 8 * slot.index);
+    const Shared at = ring.base + slot.index * S::stage_bytes;
+    load_places<S>(mine, at);
+    begin_stage<T, S>(sums, mine, at);
+    wait_for_wgmma<1>();
+    keep(running);
+    if (before >= 0) release(ring, before);
+    before = slot.index;
     slot.advance(c.slots);
+  };
+  Places<S> even{}, odd{};
+  int stage = strip.first;
+  for (; stage + 1 < strip.last; stage += 2) {
+    step(even, odd);
+    step(odd, even);
   }
+  if (stage < strip.last) step(even, odd);
+  wait_for_wgmma<0>();
+  keep(even);
+  keep(odd);
 }
 
 // To shared memory as [m_rows][sum_pitch].
@@ -188,9 +233,10 @@ __device__ inline void finish_strip(const Product& p, const Strip& strip, const 
   for (int s = 0; s < Splits; ++s) parts[s] = Splits == 1 ? sums : peer(sums, s);
   const int thread = (Splits == 1 ? 0 : blockIdx.x * S::threads) + threadIdx.x;
   const int ms = p.m - strip.m < S::m_rows ? p.m - strip.m : S::m_rows;
-  const int across = (p.gated ? S::rows / 2 : S::rows) / 8, ns = p.gated ? p.n / 2 : p.n;
+  const int shift = S::across_shift - p.gated, across = 1 << shift, ns = p.gated ? p.n / 2 : p.n;
+#pragma unroll 2
   for (int i = thread; i < ms * across; i += Splits * S::threads) {
-    const int m = i / across, n = i % across * 8, at = m * S::sum_pitch + n;
+    const int m = i >> shift, n = (i & (across - 1)) * 8, at = m * S::sum_pitch + n;
     if (strip.row + n >= ns) continue;
     const Eight sum = sum_of_shares<Splits>(parts, at);
     if (p.gated)
@@ -232,6 +278,7 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
   float sums[S::tiles][S::m_tiles][4] = {};
   if (!producer) consume<T, S>(sums, c, strip, ring);
   else if (threadIdx.x == 128 * S::groups) produce<S>(c, strip, ring);
+  __syncwarp();
   wait_for_previous();
   __syncthreads();  // nobody reads the ring any more
   auto* laid_out = reinterpret_cast<float*>(shared_memory());

@@ -11,7 +11,7 @@
 namespace sparseflow::cuda::skinny {
 
 struct HopperCall {
-  CUtensorMap values;  // boxes of rows / 2 × 64 of [N, K/2]
+  CUtensorMap values;  // boxes of rows / 2 × stage_k / 2 of [N, K/2]
   CUtensorMap x;       // boxes of m_rows × 64 of [M, K]
   Product p;
   int slots, splits, m_groups;
@@ -21,12 +21,13 @@ struct HopperCall {
 struct HopperKernel {
   void (*multiply)(HopperCall);
   std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
-  int rows, m_rows, threads, per_sm, stage_bytes, sum_bytes;
+  int rows, m_rows, stage_k, threads, per_sm, stage_bytes, sum_bytes;
 };
 
 struct HopperKernels {
-  static constexpr int shapes = 5, widths = 5;
-  HopperKernel kernel[shapes][widths];  // by shape of the block and by m_rows = 8, 16, 32, 64, 128; empty where it doesn't fit
+  static constexpr int shapes = 6, widths = 6;
+  // By shape of the block and by m_rows = 8, 16, 32, 64, 128, 256; empty where it doesn't fit or isn't of use.
+  HopperKernel kernel[shapes][widths];
 };
 
 extern const HopperKernels hopper_bf16_kernels, hopper_fp16_kernels;

@@ -62,13 +62,22 @@ __device__ inline uint64_t read_often() {
 
 __device__ inline void begin_wgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-__device__ inline void end_wgmma() {
-  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+__device__ inline void end_wgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int Pending>
+__device__ inline void wait_for_wgmma() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-// A matrix of rows of 128 bytes, swizzled by 128, aligned to 1024.
+// The registers of what still runs must not be used for anything else: keeps a value in its own up to here.
+__device__ inline void keep(uint32_t value) { asm volatile("" ::"r"(value) : "memory"); }
+
+// A matrix of rows of 64 or 128 bytes, swizzled by as many, aligned to eight rows.
+template <int RowBytes>
 __device__ inline uint64_t matrix_at(Shared address) {
-  return uint64_t(address >> 4 & 0x3fff) | uint64_t(1) << 16 | uint64_t(64) << 32 | uint64_t(1) << 62;
+  static_assert(RowBytes == 64 || RowBytes == 128);
+  return uint64_t(address >> 4 & 0x3fff) | uint64_t(1) << 16 | uint64_t(RowBytes / 2) << 32 |
+         uint64_t(RowBytes == 128 ? 1 : 2) << 62;
 }
 
 // d [64 × N] += a [64 × 32, 2:4] · b [32 × N], a and b in shared memory; a lane's part of d as m16n8 has it, by tiles
@@ -88,6 +97,11 @@ __device__ inline uint64_t matrix_at(Shared address) {
 #define SPARSEFLOW_R64                                                                    \
   SPARSEFLOW_R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45" \
                  ", %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SPARSEFLOW_R128                                                                  \
+  SPARSEFLOW_R64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 #define SPARSEFLOW_WGMMAS(type)                                                                                \
   if constexpr (N == 8)                                                                                        \
@@ -98,12 +112,15 @@ __device__ inline uint64_t matrix_at(Shared address) {
     SPARSEFLOW_WGMMA("32", type, SPARSEFLOW_R16, "%16", "%17", "%18", "%19", SPARSEFLOW_F16(0));               \
   else if constexpr (N == 64)                                                                                  \
     SPARSEFLOW_WGMMA("64", type, SPARSEFLOW_R32, "%32", "%33", "%34", "%35", SPARSEFLOW_F32(0));               \
+  else if constexpr (N == 128)                                                                                 \
+    SPARSEFLOW_WGMMA("128", type, SPARSEFLOW_R64, "%64", "%65", "%66", "%67", SPARSEFLOW_F32(0), SPARSEFLOW_F32(32)); \
   else                                                                                                         \
-    SPARSEFLOW_WGMMA("128", type, SPARSEFLOW_R64, "%64", "%65", "%66", "%67", SPARSEFLOW_F32(0), SPARSEFLOW_F32(32))
+    SPARSEFLOW_WGMMA("256", type, SPARSEFLOW_R128, "%128", "%129", "%130", "%131", SPARSEFLOW_F32(0),          \
+                     SPARSEFLOW_F32(32), SPARSEFLOW_F32(64), SPARSEFLOW_F32(96))
 
 template <class T, int N, int Selector>
 __device__ inline void multiply_add_group(float* d, uint64_t a_matrix, uint64_t b_matrix, uint32_t places) {
-  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128);
+  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
   if constexpr (std::is_same_v<T, Bf16>) {
     SPARSEFLOW_WGMMAS("bf16");
   } else {
@@ -120,6 +137,7 @@ __device__ inline void multiply_add_group(float* d, uint64_t a_matrix, uint64_t 
 #undef SPARSEFLOW_R16
 #undef SPARSEFLOW_R32
 #undef SPARSEFLOW_R64
+#undef SPARSEFLOW_R128
 
 // Programmatic launches: let the next kernel of the stream start; wait for what came before.
 __device__ inline void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }

@@ -9,7 +9,8 @@ std::atomic<uint64_t> hopper_ready{0};
 
 template <class T, class S>
 constexpr HopperKernel hopper_kernel() {
-  return {multiply_hopper<T, S>, &hopper_ready<T, S>, S::rows, S::m_rows, S::threads, S::per_sm, S::stage_bytes, S::sum_bytes};
+  return {multiply_hopper<T, S>, &hopper_ready<T, S>, S::rows,        S::m_rows,   64 * S::units,
+          S::threads,            S::per_sm,           S::stage_bytes, S::sum_bytes};
 }
 
 template <class T, int Tiles, int Groups, int PerSm>
@@ -33,6 +34,10 @@ constexpr HopperKernels hopper_kernels_of() {
   fill<T, 1, 2, 2>(out.kernel[2]);
   fill<T, 2, 2, 1>(out.kernel[3]);
   fill<T, 2, 2, 2>(out.kernel[4]);
+  // Rows of x so many that their sums and stages take a whole multiprocessor.
+  out.kernel[5][3] = hopper_kernel<T, HopperShape<1, 2, 1, 8>>();
+  out.kernel[5][4] = hopper_kernel<T, HopperShape<1, 2, 1, 16>>();
+  out.kernel[5][5] = hopper_kernel<T, HopperShape<1, 2, 1, 32>>();
   return out;
 }
 

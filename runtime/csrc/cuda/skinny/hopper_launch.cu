@@ -21,21 +21,22 @@ int bytes_of(const HopperKernel& kernel, int slots) {
 // Stages that fit; fewer than two are too few.
 int slots_for(const HopperKernel& kernel, int device) {
   const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) : 0;
-  return room < kernel.sum_bytes ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
+  return room < kernel.sum_bytes || !kernel.multiply ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
 }
 
-// The one that takes all m rows at once, or else as many as leave room for a ring.
+// The one that takes all m rows at once, or else as many as there is a kernel for with room for a ring.
 const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
   const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[variant / 6];
-  int width = m <= 8 ? 0 : m <= 16 ? 1 : m <= 32 ? 2 : m <= 64 ? 3 : 4;
+  int width = 0;
+  while (width < HopperKernels::widths - 1 && (8 << width < m || !row[width].multiply)) ++width;
   while (width > 0 && slots_for(row[width], device) < 2) --width;
   return row[width];
 }
 
 // Every block needs a stage.
-int split_of(int variant, const Product& p) {
+int split_of(const HopperKernel& kernel, int variant, const Product& p) {
   int i = variant % 6;
-  while (splits[i] > (p.k + 127) / 128) --i;
+  while (splits[i] > (p.k + kernel.stage_k - 1) / kernel.stage_k) --i;
   return splits[i];
 }
 
@@ -59,16 +60,19 @@ Encode encode() {
   return found;
 }
 
-// A matrix of 16-bit numbers in boxes of 64 columns, laid out for wgmma.
-CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_rows, CUtensorMapL2promotion promotion) {
+// A matrix of 16-bit numbers in boxes of 32 or 64 columns, laid out for wgmma.
+CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_rows, int box_columns,
+                   CUtensorMapL2promotion promotion) {
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
   const cuuint64_t pitch[] = {static_cast<cuuint64_t>(columns) * 2};
-  const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows)}, step[] = {1, 1};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t step[] = {1, 1};
   CUtensorMap map;
   const auto make = [&] {
     return encode()(&map, half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
                     const_cast<void*>(from), sizes, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                    CU_TENSOR_MAP_SWIZZLE_128B, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                    box_columns == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, promotion,
+                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   CUresult result = make();
   if (result == CUDA_ERROR_INVALID_CONTEXT) {  // this thread has not used CUDA yet
@@ -107,7 +111,7 @@ int default_variant(const Product& p, int device) {
   for (int variant = 0; variant < hopper_variants; ++variant) {
     if (!hopper::refusal(variant, p, device).empty()) continue;
     const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
-    const int split = split_of(variant, p), blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
+    const int split = split_of(kernel, variant, p), blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
     const int waves = (blocks + places - 1) / places;
     const double filled = double(blocks) / (waves * places);
     // Reading x again for each strip, and adding up shares.
@@ -126,9 +130,10 @@ void forget_devices() {
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
   const HopperKernel& kernel = kernel_for(half, variant, p.m, device);
-  const int slots = slots_for(kernel, device), split = split_of(variant, p), groups = (p.m + kernel.m_rows - 1) / kernel.m_rows;
-  const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, promotion_for(p)),
-                        map_of(p.x, half, p.m, p.k, kernel.m_rows, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
+  const int slots = slots_for(kernel, device), split = split_of(kernel, variant, p);
+  const int groups = (p.m + kernel.m_rows - 1) / kernel.m_rows;
+  const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, kernel.stage_k / 2, promotion_for(p)),
+                        map_of(p.x, half, p.m, p.k, kernel.m_rows, 64, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
                         p, slots, split, groups, std::min(slots, early)};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(split, strips_of(kernel, p) * groups);

@@ -182,20 +182,30 @@ __device__ inline Eight operator+(const Eight& a, const Eight& b) {
   return out;
 }
 
-__device__ inline float activated(float v, Epilogue epilogue) {
-  switch (epilogue) {
-    case Epilogue::relu: return v < 0 ? 0 : v;  // NaN stays
-    case Epilogue::gelu: return 0.5f * v * (1 + erff(v * 0.70710678f));
-    case Epilogue::gelu_tanh: return 0.5f * v * (1 + tanhf(0.79788456f * (v + 0.044715f * v * v * v)));
-    case Epilogue::silu: return v / (1 + expf(-v));
-    default: return v;
-  }
+template <class F>
+__device__ inline Eight each(const Eight& of, F what) {
+  Eight out;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) out.v[i] = what(of.v[i]);
+  return out;
 }
 
-__device__ inline Eight activated(Eight sum, Epilogue epilogue) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sum.v[i] = activated(sum.v[i], epilogue);
-  return sum;
+template <class F>
+__device__ inline float each(float of, F what) {
+  return what(of);
+}
+
+// Of one or of eight: then with one choice for all, as a choice for each took longer than all else at a block's end.
+template <class Sum>
+__device__ inline Sum activated(const Sum& sum, Epilogue epilogue) {
+  switch (epilogue) {
+    case Epilogue::relu: return each(sum, [](float v) { return v < 0 ? 0.f : v; });  // NaN stays
+    case Epilogue::gelu: return each(sum, [](float v) { return 0.5f * v * (1 + erff(v * 0.70710678f)); });
+    case Epilogue::gelu_tanh:
+      return each(sum, [](float v) { return 0.5f * v * (1 + tanhf(0.79788456f * (v + 0.044715f * v * v * v))); });
+    case Epilogue::silu: return each(sum, [](float v) { return v / (1 + expf(-v)); });
+    default: return sum;
+  }
 }
 
 template <class T>
