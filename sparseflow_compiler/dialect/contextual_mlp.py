@@ -8,7 +8,7 @@ from torch_mlir import ir
 from torch_mlir.dialects import ext
 
 from sparseflow.dialect.base import VerifiedOp, quoted, string_attribute
-from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, tensor_type
+from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, types_by_role
 
 CONTEXTUAL_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 """Activations of the neurons; ``relu2`` is the square of ``relu``."""
@@ -68,13 +68,10 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):  # 
     def broken_rules(self) -> Iterator[str]:
         """Rules: known activation and rule, an m_max, tensors whose dtypes and shapes belong together."""
         yield from self._broken_attributes()
-        types: dict[str, TensorType] = {}
-        for role, value in self.tensors().items():
-            type_ = tensor_type(value)
-            if type_ is None:
-                yield f"needs a !torch.vtensor as {role}, not '{value.type}'"
-                return
-            types[role] = type_
+        types, rule = types_by_role(self.tensors())
+        if rule:
+            yield rule
+            return
         by_gate = string_attribute(self, "rule") == GATE
         if (
             {"pred_a", "pred_b"} - set(types)
