@@ -24,6 +24,8 @@ from torch import Tensor
 from sparseflow.runtime.contextual import ContextualWeights, Predictor
 
 Held = TypeVar("Held", ContextualWeights, Predictor)
+Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of x, gate with up, and down."""
 
 DTYPES = ["float32", "bfloat16", "float16", "int8"]
 ACTIVE = [0.2, 0.246, 0.3, 0.5]
@@ -59,7 +61,8 @@ class Layer:
 
 def cloned(held: Held) -> Held:
     values = {field.name: getattr(held, field.name) for field in dataclasses.fields(held)}
-    return dataclasses.replace(held, **{n: v.clone() for n, v in values.items() if isinstance(v, Tensor)})
+    tensors: dict[str, Any] = {name: v.clone() for name, v in values.items() if isinstance(v, Tensor)}
+    return dataclasses.replace(held, **tensors)
 
 
 def separate(x: Tensor, merged: Tensor, down: Tensor) -> Tensor:
@@ -125,8 +128,8 @@ def read(layer: Layer, share: float) -> float:
     )
 
 
-def make_layers(args: argparse.Namespace, dtype: str, active: float) -> list[Layer]:
-    """One random layer and its copies, so many that their active neurons outgrow the caches."""
+def make_layers(args: argparse.Namespace, dtype: str) -> list[Layer]:
+    """One random layer and its copies, so many that even the fewest active neurons outgrow the caches."""
     hidden, intermediate, quantized = args.hidden, args.intermediate, dtype == "int8"
     stored = torch.bfloat16 if quantized else getattr(torch, dtype)
     wide = torch.randn(2 * intermediate, hidden), torch.randn(hidden, intermediate)
@@ -136,20 +139,35 @@ def make_layers(args: argparse.Namespace, dtype: str, active: float) -> list[Lay
         torch.randn(intermediate, rank) / rank**0.5,
         None,
         "top_k",
-        round(active * intermediate),
+        0,
     )
     p = p.quantized() if args.predictor == "int8" else p.to(dtype=getattr(torch, args.predictor))
     merged, down = ((w / w.shape[1] ** 0.5).to(stored) for w in wide)
-    weights = ContextualWeights.of(*merged.chunk(2), down)
+    gate, up = merged.chunk(2)
+    weights = ContextualWeights.of(gate, up, down)
     first = Layer(merged, down, weights.quantized() if quantized else weights, p)
-    bytes_read = active * first.weights.nbytes
+    bytes_read = min(args.active) * first.weights.nbytes
     count = max(args.layers, -(-int(args.cycled_gb * 1e9) // max(1, int(bytes_read))))
     return [first, *(first.copy() for _ in range(min(count, args.most_layers) - 1))]
 
 
-def measure(args: argparse.Namespace, dtype: str, active: float, rows: int) -> dict[str, Any]:
-    """One row of the results."""
-    layers = make_layers(args, dtype, active)
+def selecting(layer: Layer, neurons: int) -> Layer:
+    """The layer with a predictor of so many neurons."""
+    return dataclasses.replace(layer, predictor=dataclasses.replace(layer.predictor, parameter=neurons))
+
+
+def dense_ways(with_compiled: bool) -> dict[str, Dense]:
+    """Torch's, by name."""
+    ways: dict[str, Dense] = {"separate": separate, "merged": merged}
+    compiled = {f"{name}_compiled": torch.compile(way) for name, way in ways.items() if with_compiled}
+    return ways | compiled
+
+
+def measure(
+    args: argparse.Namespace, dense: dict[str, Dense], layers: list[Layer], active: float, rows: int
+) -> dict[str, Any]:
+    """One row of the results, but for its dtype."""
+    layers = [selecting(layer, round(active * args.intermediate)) for layer in layers]
     first = layers[0]
     floating = first.merged.dtype
     walk = tokens(first.predictor, rows, args.hidden, args.churn)
@@ -158,11 +176,8 @@ def measure(args: argparse.Namespace, dtype: str, active: float, rows: int) -> d
     lists = [first.predictor.select(x) for x in xs]
     shares = [int(count) / args.intermediate for _, count in lists]
     share = sum(shares) / len(shares)
-    dense: dict[str, Callable[..., Tensor]] = {"separate": separate, "merged": merged}
-    if not args.no_compile:
-        dense |= {f"{name}_compiled": torch.compile(way) for name, way in list(dense.items())}
 
-    def run(way: Callable[..., Tensor]) -> Callable[[int, int], Tensor]:
+    def run(way: Dense) -> Callable[[int, int], Tensor]:
         return lambda t, i: way(xs[t], layers[i].merged, layers[i].down)
 
     ways: dict[str, Callable[[int, int], Any]] = {name: run(way) for name, way in dense.items()}
@@ -181,7 +196,6 @@ def measure(args: argparse.Namespace, dtype: str, active: float, rows: int) -> d
         "hidden": args.hidden,
         "intermediate": args.intermediate,
         "rows": rows,
-        "dtype": dtype,
         "active": active,
         "active_measured": round(share, 4),
         "churn": round(sum(churn) / len(churn), 3),
@@ -270,10 +284,13 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
-    rows = []
-    for dtype, active, m in itertools.product(args.dtypes, args.active, args.rows):
-        rows.append(measure(args, dtype, active, m))
-        show(rows[-1])
+    dense = dense_ways(not args.no_compile)
+    rows: list[dict[str, Any]] = []
+    for dtype in args.dtypes:
+        layers = make_layers(args, dtype)
+        for active, m in itertools.product(args.active, args.rows):
+            rows.append({"dtype": dtype, **measure(args, dense, layers, active, m)})
+            show(rows[-1])
     judge(rows)
     asked = [row for row in rows if row.get("met") is not None]
     print(f"{sum(row['met'] for row in asked)} of {len(asked)} rows with a target meet it")
