@@ -124,6 +124,8 @@ def _sparse_linear(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 
 def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     name = ir.StringAttr(op.attributes["name"]).value
+    if "contiguous" in op.attributes:
+        return [builder.graph.get_attr(builder.weights.contiguous(name, "transposed" in op.attributes))]
     node = builder.graph.get_attr(builder.weights.dense((name,), ()))
     if "transposed" in op.attributes:
         node = builder.graph.call_function(torch.ops.aten.t.default, (node,))

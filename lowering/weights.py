@@ -43,6 +43,9 @@ class WeightProvider(Protocol):
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> torch.Tensor:
         """The rows of the named tensors, concatenated in order."""
 
+    def contiguous(self, name: str, transposed: bool) -> torch.Tensor:
+        """The named matrix, its rows stored one after the other."""
+
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> nn.Module:
         """The packed form of the same, a module like `Packed`."""
 
@@ -63,6 +66,10 @@ class DenseWeights:
             self._tensors[n].t() if t else self._tensors[n] for n, t in zip(names, turned, strict=True)
         ]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+    def contiguous(self, name: str, transposed: bool) -> torch.Tensor:
+        """The tensor itself or, where it isn't stored so, a copy."""
+        return self.dense((name,), (transposed,)).contiguous()
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> nn.Module:
         """Refuse: these weights have no packed form."""
@@ -94,6 +101,15 @@ class WeightRegistry:
             attribute = self._unused(names)
             tensor = self._weights.dense(names, transposed) if transposed else self._weights.dense(names)
             self._root.register_buffer(attribute, tensor.detach())
+            self._attributes[key] = attribute
+        return self._attributes[key]
+
+    def contiguous(self, name: str, transposed: bool) -> str:
+        """Return the attribute that holds a matrix with its rows stored one after the other."""
+        key = ("contiguous", (name,), (transposed,))
+        if key not in self._attributes:
+            attribute = self._unused((name,))
+            self._root.register_buffer(attribute, self._weights.contiguous(name, transposed).detach())
             self._attributes[key] = attribute
         return self._attributes[key]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,13 @@ from sparseflow.errors import ArgumentError, PassError
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, replace
 from sparseflow.passes.densify import dense_layer
+from sparseflow.passes.options import json_table, table_path
 from sparseflow.runtime.dispatch.policy import Policy
 
 _DENSE = "dense"
 _FORMAT = (
     'Write {"f32:4096x4096": "1:cpu,512:dense", "f16:128x64": "dense"} or {"dense": "why"} for an entry.'
 )
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise ValueError("needs the path of a JSON file")
-    return Path(text)
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class ApplyPolicy(Pass):
 
     name: ClassVar[str] = "apply-policy"
     table: Path | Mapping[str, object] | None = option(  # noqa: RUF009
-        None, "path of the table, a JSON object", _path
+        None, "path of the table, a JSON object", table_path
     )
 
     @classmethod
@@ -75,7 +69,9 @@ class ApplyPolicy(Pass):
             raise PassError(
                 "pass 'apply-policy'", "has no table", "Give one: apply-policy{table=policies.json}."
             )
-        entries = _read(self.table) if isinstance(self.table, Path) else self.table
+        entries = (
+            json_table(self.table, "policy table", _FORMAT) if isinstance(self.table, Path) else self.table
+        )
         return {key: _entry(key, entry) for key, entry in entries.items()}
 
 
@@ -88,16 +84,6 @@ class _Dense:
 
 def _measured(policy: Policy) -> object:
     return {_DENSE: policy.why()} if policy.measured and not policy.pays else str(policy)
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        table = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise PassError(f"policy table '{path}'", f"can't be read: {error}", _FORMAT) from None
-    if not isinstance(table, dict):
-        raise PassError(f"policy table '{path}'", "is no JSON object", _FORMAT)
-    return table
 
 
 def _entry(key: str, entry: object) -> str | _Dense:

@@ -9,29 +9,38 @@ from torch_mlir import ir
 
 _REMOVABLE = frozenset(
     {
+        "sparse_gemm.contextual_mlp",
         "sparse_gemm.linear",
         "sparse_gemm.merged_weight",
         "sparse_gemm.weight",
         "torch.aten._unsafe_view",
+        "torch.aten.add.Scalar",
         "torch.aten.add.Tensor",
         "torch.aten.addmm",
         "torch.aten.chunk",
+        "torch.aten.dropout",
         "torch.aten.flatten.using_ints",
         "torch.aten.gelu",
         "torch.aten.linear",
         "torch.aten.matmul",
         "torch.aten.mm",
+        "torch.aten.mul.Scalar",
         "torch.aten.mul.Tensor",
         "torch.aten.numpy_T",
         "torch.aten.permute",
+        "torch.aten.pow.Tensor_Scalar",
         "torch.aten.relu",
         "torch.aten.reshape",
         "torch.aten.silu",
         "torch.aten.size.int",
         "torch.aten.slice.Tensor",
+        "torch.aten.square",
         "torch.aten.t",
+        "torch.aten.tanh",
         "torch.aten.transpose.int",
         "torch.aten.view",
+        "torch.constant.bool",
+        "torch.constant.float",
         "torch.constant.int",
         "torch.constant.none",
         "torch.constant.str",
@@ -53,6 +62,16 @@ def torch_op(name: str, operands: Sequence[ir.Value], result: ir.Type) -> ir.Val
     return ir.Operation.create(name, results=[result], operands=list(operands)).results[0]
 
 
+def runtime_call(operator: str, operands: Sequence[ir.Value], result: ir.Type) -> ir.Value:
+    """Create a call of one of the runtime's operators, operands in the order of its schema."""
+    return ir.Operation.create(
+        "torch.operator",
+        results=[result],
+        operands=list(operands),
+        attributes={"name": ir.StringAttr.get(f"torch.sparseflow.{operator}")},
+    ).results[0]
+
+
 def constant_int(value: int) -> ir.Value:
     """Create a ``torch.constant.int``."""
     attribute = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
@@ -63,6 +82,11 @@ def constant_bool(value: bool) -> ir.Value:
     """Create a ``torch.constant.bool``."""
     attribute = ir.IntegerAttr.get(ir.IntegerType.get_signless(1), int(value))
     return _constant("bool", "!torch.bool", {"value": attribute})
+
+
+def constant_float(value: float) -> ir.Value:
+    """Create a ``torch.constant.float``."""
+    return _constant("float", "!torch.float", {"value": ir.FloatAttr.get_f64(value)})
 
 
 def constant_str(value: str) -> ir.Value:
@@ -91,6 +115,12 @@ def _constant(kind: str, type_: str, attributes: dict[str, ir.Attribute]) -> ir.
     return ir.Operation.create(
         f"torch.constant.{kind}", results=[ir.Type.parse(type_)], attributes=attributes
     ).results[0]
+
+
+def explain(op: ir.Operation, reason: str) -> None:
+    """Write down why an operation stays dense, unless it says so already."""
+    if "sparse_gemm.reason" not in op.attributes:
+        op.attributes["sparse_gemm.reason"] = ir.StringAttr.get(reason, op.context)
 
 
 def replace(op: ir.Operation, value: ir.Value) -> None:

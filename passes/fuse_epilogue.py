@@ -8,14 +8,14 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from sparseflow.dialect.linear import ACTIVATIONS, GATES, linear, quantization
-from sparseflow.dialect.matchers import defined_by, only_reader, operations
+from sparseflow.dialect.matchers import only_reader, operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import replace
 from sparseflow.passes.products import is_one
 from sparseflow.passes.sizes import KnownSizes
-from sparseflow.passes.views import VIEWS
+from sparseflow.passes.views import VIEWS, returns_its_input
 
 PARTS = ("bias", *ACTIVATIONS, "residual")
 """What can become part of a layer."""
@@ -90,7 +90,7 @@ def _follow(
         if reader is None or reader in taken:
             break
         passed.append(reader)
-        if not _returns_its_input(reader, sizes):
+        if not returns_its_input(reader, sizes):
             if not _take(chain, reader, value, parts, sizes):
                 break
             chain.links += passed
@@ -98,16 +98,6 @@ def _follow(
             passed = []
         value = reader.results[0]
     return chain
-
-
-def _returns_its_input(op: ir.Operation, sizes: KnownSizes) -> bool:
-    """Whether an operation is a view of the same shape, or dropout that is switched off."""
-    if op.name in VIEWS:
-        return sizes.equal(op.operands[0], op.results[0])
-    if op.name != "torch.aten.dropout":
-        return False
-    train = defined_by(op.operands[2], "torch.constant.bool")
-    return train is not None and not train.attributes["value"].value
 
 
 def _take(

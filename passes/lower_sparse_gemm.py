@@ -16,7 +16,7 @@ from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.quantized_weight import quantized_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
-from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace
+from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace, runtime_call
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.dispatch.policy import Policy
 
@@ -143,9 +143,4 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ...], dense: ir.Value | N
         none() if dense is None else dense,
     ]
     name = "linear_fp8" if quantization(layer) else "linear"
-    return ir.Operation.create(
-        "torch.operator",
-        results=[layer.results[0].type],
-        operands=operands,
-        attributes={"name": ir.StringAttr.get(f"torch.sparseflow.{name}")},
-    ).results[0]
+    return runtime_call(name, operands, layer.results[0].type)

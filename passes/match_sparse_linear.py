@@ -12,7 +12,7 @@ from sparseflow.dialect.linear import linear
 from sparseflow.dialect.matchers import is_none, operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, replace
+from sparseflow.passes.build import before, explain, replace
 from sparseflow.passes.eligibility import Limits, reason_to_stay
 from sparseflow.passes.products import any_weight
 from sparseflow.passes.sharing import WeightUses
@@ -52,10 +52,10 @@ class MatchSparseLinear(Pass):
             if reason is None:
                 _make_sparse(op)
             else:
-                _explain(op, reason)
+                explain(op, reason)
         for op in operations(module, _OTHER_PRODUCTS | {_UNKNOWN}):
             if (reason := _other_reason(op)) is not None:
-                _explain(op, reason)
+                explain(op, reason)
 
     def _decide(self, layers: list[ir.Operation], uses: WeightUses) -> list[str | None]:
         limits = Limits(self.min_n, self.min_k, self.skip)
@@ -79,11 +79,6 @@ def _make_sparse(op: ir.Operation) -> None:
     with before(op):
         layer = linear(x, weight, None if is_none(bias) else bias, result=op.results[0].type)
     replace(op, layer.results[0])
-
-
-def _explain(op: ir.Operation, reason: str) -> None:
-    if "sparse_gemm.reason" not in op.attributes:
-        op.attributes["sparse_gemm.reason"] = ir.StringAttr.get(reason, op.context)
 
 
 def _other_reason(op: ir.Operation) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import PassError
@@ -81,6 +83,33 @@ def _parse_texts(text: str) -> tuple[str, ...]:
 def format_value(value: Any) -> str:
     """The value of an option as it is written."""
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
+
+
+def table_path(text: str) -> Path:
+    """The path of a table, as an option has it."""
+    if not text:
+        raise ValueError("needs the path of a JSON file")
+    return Path(text)
+
+
+def json_table(path: Path, kind: str, remedy: str) -> dict[str, object]:
+    """The JSON object in a file.
+
+    Args:
+        path: of the file.
+        kind: what errors call it.
+        remedy: what it should hold.
+
+    Raises:
+        PassError: there is none.
+    """
+    try:
+        table = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PassError(f"{kind} '{path}'", f"can't be read: {error}", remedy) from None
+    if not isinstance(table, dict):
+        raise PassError(f"{kind} '{path}'", "is no JSON object", remedy)
+    return table
 
 
 def _unknown(pass_class: type[Pass], name: str, known: list[str]) -> PassError:

@@ -11,12 +11,14 @@ from sparseflow.passes.base import Pass
 PASSES = {
     "causal-attention": "sparseflow.passes.causal_attention:CausalAttention",
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
+    "form-contextual-mlp": "sparseflow.passes.form_contextual_mlp:FormContextualMlp",
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
     "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",
     "fuse-epilogue": "sparseflow.passes.fuse_epilogue:FuseEpilogue",
     "quantize-sparse-linear": "sparseflow.passes.quantize_sparse_linear:QuantizeSparseLinear",
     "fuse-gate": "sparseflow.passes.fuse_gate:FuseGate",
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
+    "lower-contextual-mlp": "sparseflow.passes.lower_contextual_mlp:LowerContextualMlp",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
 }
 """Name of each pass and where its class is; a module is imported when its pass is asked for."""

@@ -9,6 +9,7 @@ from torch_mlir import ir
 from sparseflow.dialect.matchers import constant_int, defined_by, users
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.build import erase_if_dead, int_list, replace, torch_op
+from sparseflow.passes.sizes import KnownSizes
 
 VIEWS = ("torch.aten.view", "torch.aten.reshape", "torch.aten._unsafe_view")
 """Operations that give a tensor the sizes in a list."""
@@ -44,6 +45,16 @@ def drop_views_of(value: ir.Value, flat: ir.Value) -> None:
                 replace(op, value)
     if not isinstance(flat.owner, ir.Block):
         erase_if_dead(flat.owner.operation)
+
+
+def returns_its_input(op: ir.Operation, sizes: KnownSizes) -> bool:
+    """Whether an operation is a view of the same shape, or dropout that is switched off."""
+    if op.name in VIEWS:
+        return sizes.equal(op.operands[0], op.results[0])
+    if op.name != "torch.aten.dropout":
+        return False
+    train = defined_by(op.operands[2], "torch.constant.bool")
+    return train is not None and not train.attributes["value"].value
 
 
 def _is_identity(view: ir.Operation, value: ir.Value) -> bool:

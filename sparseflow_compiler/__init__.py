@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sparseflow.api.load import load as load
     from sparseflow.api.options import DEFAULT_SKIP as DEFAULT_SKIP
     from sparseflow.api.tune import tune as tune
+    from sparseflow.contextual import Predictors as Predictors
+    from sparseflow.contextual import train_predictor as train_predictor
     from sparseflow.errors import SparseFlowError as SparseFlowError
     from sparseflow.profiling import profile as profile
     from sparseflow.pruning import prune as prune
@@ -37,6 +39,7 @@ _EXPORTS = {
     "CompiledModel": "sparseflow.api.compiled",
     "DEFAULT_SKIP": "sparseflow.api.options",
     "PackedWeight": "sparseflow.runtime",
+    "Predictors": "sparseflow.contextual",
     "SparseFlowError": "sparseflow.errors",
     "compile": "sparseflow.api.compile",
     "compress_2_4": "sparseflow.runtime",
@@ -46,6 +49,7 @@ _EXPORTS = {
     "prune": "sparseflow.pruning",
     "prune_24": "sparseflow.runtime",
     "sparse_mm": "sparseflow.runtime",
+    "train_predictor": "sparseflow.contextual",
     "tune": "sparseflow.api.tune",
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch._ops import OpOverload
 
+import sparseflow.runtime.contextual.by_gate  # noqa: F401  # programs may call these operators
 from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.kinds import Kinds
 from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from sparseflow.api.compiled import CompiledModel
-from sparseflow.api.options import DEFAULT_SKIP, CompileOptions, Inner, Mode, PolicyMode, Prune, Quantize
+from sparseflow.api.options import (
+    DEFAULT_SKIP,
+    CompileOptions,
+    Inner,
+    Mode,
+    PolicyMode,
+    Prune,
+    Quantize,
+    Sparsity,
+)
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.backends import Memory
+
+if TYPE_CHECKING:
+    from sparseflow.contextual import Predictors
 
 
 def compile(  # noqa: A001  # named like torch.compile
@@ -28,6 +40,8 @@ def compile(  # noqa: A001  # named like torch.compile
     inplace: bool = False,
     progress: bool | None = None,
     quantize: Quantize | None = None,
+    sparsity: Sparsity = "2:4",
+    predictor: Predictors | None = None,
 ) -> CompiledModel:
     """Compile a model: its linear layers run on 2:4 sparse kernels wherever those were measured faster.
 
@@ -62,6 +76,11 @@ def compile(  # noqa: A001  # named like torch.compile
             for each row of W and, found in each call, one for each row of x. It costs more quality, which
             `compiled.report` states layer by layer. It is fast on GPUs from sm_89 on only; a CPU computes the
             same slowly. A layer that can't be in fp8 stays in the model's dtype and says why.
+        sparsity: ``"2:4"`` makes weights sparse, ``"contextual"`` MLPs read only the neurons that a token
+            needs, for as few rows as that was measured to be faster: prompts run densely (``policy="sparse"``
+            measures nothing and selects for up to 32 rows). Nothing is pruned then. ``"contextual+2:4"`` does
+            that for MLPs and makes the weights of all other layers 2:4.
+        predictor: what selects neurons: the result of `sparseflow.train_predictor`.
 
     Returns:
         A module called like `model`, with `report`, `mlir()`, `graph()`, `warmup()` and `generate()`.
@@ -90,6 +109,8 @@ def compile(  # noqa: A001  # named like torch.compile
         inplace,
         progress,
         quantize,
+        sparsity,
+        predictor,
     )
     compiled = CompiledModel(model, options)
     if args is not None or kwargs is not None:

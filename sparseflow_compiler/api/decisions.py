@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparseflow.api.options import CompileOptions
     from sparseflow.api.program import Program
     from sparseflow.api.weights import WeightBank
+    from sparseflow.contextual.policies import ContextualPolicy
     from sparseflow.runtime.dispatch import Policy
 
 TORCH_DTYPES = {
@@ -46,7 +47,8 @@ class LayerDecision:
         dtype: element type as MLIR spells it.
         decision: what it runs as.
         reason: why it is dense; empty for a sparse layer.
-        policy: the key of its measured policy; empty when none was measured.
+        policy: the key of its measured policy, of a contextual layer the name of its MLP; empty when none was
+            measured.
         merged: all layers of the product it is part of, when it was merged.
         gate: the activation of the product's gate, which is part of it; empty where it has none.
         quantize: what it is quantised to; empty when it isn't.
@@ -57,7 +59,7 @@ class LayerDecision:
     N: int
     K: int
     dtype: str
-    decision: Literal["sparse", "dense"]
+    decision: Literal["sparse", "dense", "contextual"]
     reason: str = ""
     policy: str = ""
     merged: tuple[str, ...] = ()
@@ -82,6 +84,8 @@ def decide(module: ir.Module) -> tuple[LayerDecision, ...]:
 def _decisions(op: ir.Operation) -> Iterator[LayerDecision]:
     if op.name == "sparse_gemm.linear":
         yield from _sparse(op)
+    elif op.name == "sparse_gemm.contextual_mlp":
+        yield from _contextual(op)
     elif "sparse_gemm.reason" in op.attributes:
         yield from _dense(op, ir.StringAttr(op.attributes["sparse_gemm.reason"]).value)
 
@@ -113,6 +117,20 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
         )
 
 
+def _contextual(op: ir.Operation) -> Iterator[LayerDecision]:
+    tensors = op.opview.tensors()
+    up = weight_ref(tensors["up"])
+    assert up is not None, "made by form-contextual-mlp"
+    for role in ("gate", "up", "down_t"):
+        ref, type_ = (
+            (weight_ref(tensors[role]), tensor_type(tensors[role])) if role in tensors else (None, None)
+        )
+        if ref is not None and type_ is not None:
+            n, k = (size or 0 for size in type_.shape or (0, 0))
+            n, k = (k, n) if role == "down_t" else (n, k)
+            yield LayerDecision(ref.names[0], n, k, type_.dtype or "?", "contextual", policy=up.layers[0])
+
+
 def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
     found = next((weight for value in op.operands if (weight := any_weight(value)) is not None), None)
     merged = next((value for value in op.operands if defined_by(value, "sparse_gemm.merged_weight")), None)
@@ -137,7 +155,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
     for program in programs:
         for decision in program.decisions:
             row = _row(decision, program, bank, options)
-            if decision.weight not in rows or row.decision == "sparse":
+            if decision.weight not in rows or row.decision != "dense":
                 rows[decision.weight] = row
     layers = list(rows.values())
     stages = {stage for program in programs for stage in program.seconds}
@@ -147,6 +165,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
         "inplace": options.inplace,
         "prune": options.prune,
         "memory": options.memory,
+        "sparsity": options.sparsity,
         "quantize": options.quantize,
         "bytes_dense": sum(layer.bytes_dense for layer in layers),
         "bytes": sum(layer.bytes for layer in layers),
@@ -158,6 +177,8 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
 def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: CompileOptions) -> LayerReport:
     sparse = decision.decision == "sparse"
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
+    if decision.decision == "contextual":
+        return _contextual_row(decision, program.contextual[decision.policy], dense_bytes, options)
     policy = program.policies.get(decision.policy)
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
     ranges = _ranges(policy) if sparse else ()
@@ -176,6 +197,41 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         bytes=_packed_bytes(decision) + kept_bytes if sparse else dense_bytes,
         rel_err=error,
         fp8=fp8,
+    )
+
+
+def _contextual_row(
+    decision: LayerDecision, policy: ContextualPolicy, dense_bytes: int, options: CompileOptions
+) -> LayerReport:
+    assert options.predictor is not None, "CompileOptions saw to it"
+    layer, name = options.predictor[decision.policy], decision.weight.removesuffix(".weight")
+    predictor = layer.predictor
+    mine = predictor.nbytes if name == decision.policy else 0
+    speedups = [speedup for m, speedup in policy.measured if m <= policy.m_max]
+    ranges = (
+        Range(1, policy.m_max, "contextual", min(speedups, default=None)),
+        Range(policy.m_max + 1, None, "dense", None),
+    )
+    found = layer.figures
+    quality = (
+        ""
+        if found is None
+        else f"; they make {found.coverage:.1%} of what all neurons contribute, where the best as many make "
+        f"{found.oracle_coverage:.1%}"
+    )
+    size = f"rank {predictor.rank}, {predictor.nbytes / 1e6:.2f} MB" if predictor.rank else "no predictor"
+    reason = f"{layer.rate:.1%} of the neurons by {predictor.rule} ({size}), {policy.why()}{quality}"
+    return LayerReport(
+        name,
+        decision.N,
+        decision.K,
+        decision.dtype,
+        "contextual",
+        reason,
+        ranges,
+        dense_bytes,
+        dense_bytes + mine,
+        0.0,
     )
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
+
+if TYPE_CHECKING:
+    from sparseflow.contextual import Predictors
 
 Prune = Literal["magnitude"]
 PolicyMode = Literal["auto", "sparse"]
 Inner = Literal["auto", "eager", "inductor"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Quantize = Literal["fp8"]
+Sparsity = Literal["2:4", "contextual", "contextual+2:4"]
 
 DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*")
 """Layers that stay dense unless `skip=` says otherwise: pruning a head or an embedding costs most quality."""
@@ -37,6 +41,8 @@ class CompileOptions:
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
         quantize: what sparse layers multiply in; ``None`` keeps the model's dtype.
+        sparsity: what becomes sparse: weights, the neurons of MLPs, or those and the weights of other layers.
+        predictor: what selects neurons.
     """
 
     prune: Prune | None = "magnitude"
@@ -49,6 +55,8 @@ class CompileOptions:
     inplace: bool = False
     progress: bool | None = None
     quantize: Quantize | None = None
+    sparsity: Sparsity = "2:4"
+    predictor: Predictors | None = None
 
     def __post_init__(self) -> None:
         require_one_of("compile", "prune", self.prune, (*get_args(Prune), None))
@@ -57,6 +65,8 @@ class CompileOptions:
         require_one_of("compile", "tune", self.tune, (True, False))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
         require_one_of("compile", "quantize", self.quantize, (*get_args(Quantize), None))
+        require_one_of("compile", "sparsity", self.sparsity, get_args(Sparsity))
+        self._require_predictor()
         require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))
         if self.inner == "eager" and str(self.mode).startswith("max-autotune"):
             raise ArgumentError(
@@ -65,6 +75,28 @@ class CompileOptions:
                 "leave inner out, or take mode='reduce-overhead'",
             )
         require_patterns("compile", self.skip)
+
+    @property
+    def contextual(self) -> bool:
+        """Whether MLPs read only some of their neurons."""
+        return self.sparsity != "2:4"
+
+    def _require_predictor(self) -> None:
+        if self.predictor is not None:
+            from sparseflow.contextual import Predictors
+
+            if not isinstance(self.predictor, Predictors):
+                raise ArgumentError(
+                    f"sf.compile(predictor={type(self.predictor).__name__})",
+                    "predictor must be what sf.train_predictor returns",
+                    "or what Predictors.load reads",
+                )
+        if self.contextual != (self.predictor is not None):
+            raise ArgumentError(
+                f"sf.compile(sparsity={self.sparsity!r})",
+                "contextual sparsity and a predictor go together",
+                "pass sparsity='contextual', predictor=sf.train_predictor(model, data), or neither",
+            )
 
 
 def require_one_of(function: str, name: str, value: object, allowed: Sequence[object]) -> None:

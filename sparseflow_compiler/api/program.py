@@ -13,6 +13,7 @@ from torch import nn
 from torch_mlir import ir
 
 from sparseflow import dialect
+from sparseflow.api.contextual import plan_contextual
 from sparseflow.api.decisions import LayerDecision, decide
 from sparseflow.api.inner import Runner, make_runner
 from sparseflow.api.layers import device_of
@@ -22,6 +23,7 @@ from sparseflow.api.progress import Progress, Step
 from sparseflow.api.quantization import output_errors
 from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
+from sparseflow.contextual.policies import ContextualPolicy
 from sparseflow.dialect.matchers import operations
 from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
 from sparseflow.lowering import to_fx
@@ -31,6 +33,7 @@ from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.causal_attention import CausalAttention
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.fuse_gate import FuseGate
+from sparseflow.passes.lower_contextual_mlp import LowerContextualMlp
 from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
@@ -56,6 +59,7 @@ class Program:
         policies: the measured policy behind each entry of `decisions`.
         seconds: how long each stage took.
         output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
+        contextual: when each MLP that has a predictor selects neurons, by the name of its up layer.
     """
 
     captured: CapturedProgram
@@ -68,6 +72,7 @@ class Program:
     policies: Mapping[str, Policy]
     seconds: Mapping[str, float]
     output_errors: Mapping[str, float] = field(default_factory=dict)
+    contextual: Mapping[str, ContextualPolicy] = field(default_factory=dict)
 
 
 @dataclass
@@ -115,6 +120,12 @@ def build_program(
         run_pipeline(module, [CausalAttention(), CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
+    contextual: dict[str, ContextualPolicy] = {}
+    if options.contextual:
+        with clock.stage("measure") as step:
+            form, contextual = plan_contextual(module, weights, options, step)
+            run_pipeline(module, [form])
+    with clock.stage("passes"):
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])
@@ -125,7 +136,7 @@ def build_program(
         run_pipeline(module, [ApplyPolicy.of(policies, dense)])
         stages["sparse_gemm"] = module.operation.clone()
         decisions = decide(module)
-        run_pipeline(module, [LowerSparseGemm(options.memory)])
+        run_pipeline(module, [LowerSparseGemm(options.memory), LowerContextualMlp()])
         stages["runtime"] = module.operation
 
     with clock.stage("lowering"):
@@ -144,7 +155,17 @@ def build_program(
     runner = make_runner(graph, options, device_of(model), written, grows=bool(signature.outputs.updates))
     executable = Executable(runner.run, signature, captured.call_signature)
     return Program(
-        captured, executable, graph, runner, written, stages, decisions, policies, clock.seconds, errors
+        captured,
+        executable,
+        graph,
+        runner,
+        written,
+        stages,
+        decisions,
+        policies,
+        clock.seconds,
+        errors,
+        contextual,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Decision = Literal["sparse", "dense"]
+Decision = Literal["sparse", "dense", "contextual"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LayerReport:
         reason: why, in a true sentence.
         ranges: which backend runs which M, for a sparse layer.
         bytes_dense: bytes of its weight before.
-        bytes: bytes of its weight now.
+        bytes: bytes of its weight now; with an MLP's up layer, those of its predictor.
         rel_err: ‖W − pruned W‖ / ‖W‖ in the Frobenius norm; 0 where the weight was not changed.
         fp8: what quantising cost beside that; ``None`` for a layer that isn't quantised.
     """
@@ -155,8 +155,10 @@ class Report:
 
     def _title(self) -> str:
         sparse = sum(layer.decision == "sparse" for layer in self.layers)
+        contextual = sum(layer.decision == "contextual" for layer in self.layers)
+        how = f"{contextual} contextual, " if contextual else ""
         return (
-            f"{self.model.get('name', 'model')}: {sparse} of {len(self.layers)} linear layers sparse, "
+            f"{self.model.get('name', 'model')}: {sparse} of {len(self.layers)} linear layers sparse, {how}"
             f"{self.model.get('programs', 0)} programs"
         )
 

@@ -35,6 +35,8 @@ class WeightBank:
         self._sources: dict[str, Tensor] = {}
         self._dense: dict[Key, Tensor] = {}
         self._packed: dict[Form, PackedWeight] = {}
+        self._contiguous: dict[tuple[str, bool], Tensor] = {}
+        self._copied: list[str] = []
         self._pending: list[Form] = []
         self._errors: dict[str, float] = {}
         self._fp8_errors: dict[str, float] = {}
@@ -66,6 +68,19 @@ class WeightBank:
         if key not in self._dense:
             self._dense[key] = torch.cat(parts)
         return self._dense[key]
+
+    def contiguous(self, name: str, transposed: bool) -> Tensor:
+        """The matrix of that name, its rows stored one after the other: itself, or one copy whoever asks.
+
+        Where weights are released the copy takes the place of the model's own.
+        """
+        key = (name, transposed)
+        if key not in self._contiguous:
+            tensor = self._oriented(name, transposed)
+            self._contiguous[key] = tensor.contiguous()
+            if not tensor.is_contiguous():
+                self._copied.append(name)
+        return self._contiguous[key]
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
         """The 2:4 form of a weight, or of the rows of several; one object whoever asks.
@@ -114,6 +129,14 @@ class WeightBank:
         for done, form in enumerate(pending, start=1):
             self._fill(form)
             step(done, len(pending), form[0][0][0])
+        self._release_copied()
+
+    def _release_copied(self) -> None:
+        copied, self._copied = self._copied, []
+        for name in copied if self._release is not None else ():
+            if (name, True) in self._contiguous and (name, False) not in self._contiguous:
+                self._sources[name] = self._contiguous[name, True].t()
+                self._release(name)  # type: ignore[misc]  # not None here
 
     def relative_error(self, name: str) -> float:
         """‖W − pruned W‖ / ‖W‖ of a weight that was packed; 0 where pruning changed nothing."""
@@ -189,6 +212,13 @@ class ProgramWeights:
         if len(names) == 1 and names[0] in self.constants:
             return self.constants[names[0]]
         return self.bank.dense(names, transposed)
+
+    def contiguous(self, name: str, transposed: bool) -> Tensor:
+        """As `WeightBank.contiguous`."""
+        if name in self.constants:
+            constant = self.constants[name]
+            return (constant.t() if transposed else constant).contiguous()
+        return self.bank.contiguous(name, transposed)
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
         """As `WeightBank.packed`."""

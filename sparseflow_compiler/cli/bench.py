@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sparseflow.cli import options
+from sparseflow.cli.bench_contextual import contextual
 from sparseflow.cli.models import named_model, require_phase
 from sparseflow.errors import ArgumentError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 bench = typer.Typer(help="Measure dense beside ours on this device.", no_args_is_help=True)
+bench.command()(contextual)
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for `sparseflow report`.")]
 _Device = Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")]

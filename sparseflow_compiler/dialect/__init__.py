@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparseflow.dialect.contextual_mlp import ContextualMlpOp
 from sparseflow.dialect.linear import LinearOp
 from sparseflow.dialect.loading import load
 from sparseflow.dialect.merged_weight import MergedWeightOp
@@ -12,6 +13,7 @@ from sparseflow.dialect.types import TensorType
 from sparseflow.dialect.weight import WeightOp
 
 __all__ = [
+    "ContextualMlpOp",
     "LinearOp",
     "MergedWeightOp",
     "PackedWeightOp",

@@ -8,7 +8,15 @@ from torch_mlir import ir
 from torch_mlir.dialects import ext
 
 from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, quoted, string_attribute
-from sparseflow.dialect.types import FP8, SPARSE_DTYPES, TensorType, compatible, same_size, tensor_type
+from sparseflow.dialect.types import (
+    FP8,
+    SPARSE_DTYPES,
+    TensorType,
+    compatible,
+    same_size,
+    tensor_type,
+    types_by_role,
+)
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
 
@@ -53,13 +61,10 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
         """Rules: known pattern, epilogue and policy; tensors whose dtypes and shapes belong together."""
         yield from broken_pattern_rules(self)
         yield from self._broken_attributes()
-        types: dict[str, TensorType] = {}
-        for role, value in self.tensors().items():
-            type_ = tensor_type(value)
-            if type_ is None:
-                yield f"needs a !torch.vtensor as {role}, not '{value.type}'"
-                return
-            types[role] = type_
+        types, rule = types_by_role(self.tensors())
+        if rule:
+            yield rule
+            return
         gated = string_attribute(self, "epilogue") in GATES
         if gated:
             yield from self._broken_gate(types)

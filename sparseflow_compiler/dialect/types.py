@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -77,6 +78,17 @@ def _parse_shape(text: str | None) -> tuple[int | None, ...] | None:
 def tensor_type(of: ir.Value | ir.Type) -> TensorType | None:
     """The tensor type of a value or type, None when it is no strided ``!torch.vtensor``."""
     return _parse(str(of.type if isinstance(of, ir.Value) else of))
+
+
+def types_by_role(values: Mapping[str, ir.Value]) -> tuple[dict[str, TensorType], str]:
+    """The tensor types of values by their roles, and what is wrong with the first that has none."""
+    types: dict[str, TensorType] = {}
+    for role, value in values.items():
+        type_ = tensor_type(value)
+        if type_ is None:
+            return types, f"needs a !torch.vtensor as {role}, not '{value.type}'"
+        types[role] = type_
+    return types, ""
 
 
 def same_size(a: int | None, b: int | None) -> bool:

@@ -15,44 +15,49 @@ class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[ca
     """A parameter, buffer or constant of the module, by its name in the weight source.
 
     With the unit attribute ``transposed`` the result is the named matrix with its two dimensions
-    exchanged. The discardable attribute ``sparse_gemm.dense`` says why layers that read it stay dense.
+    exchanged; with ``contiguous`` its rows are stored one after the other, in a copy where they weren't.
+    The discardable attribute ``sparse_gemm.dense`` says why layers that read it stay dense.
     """
 
     tensor: ext.Result[Any]
     name: ir.StringAttr
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: a non-empty name, a tensor result, ``transposed`` only as a unit on a matrix."""
+        """Rules: a non-empty name, a tensor result, ``transposed`` and ``contiguous`` units on a matrix."""
         if not string_attribute(self, "name"):
             yield "needs a non-empty string 'name'"
         type_ = tensor_type(self.results[0])
         if type_ is None:
             yield f"must return a !torch.vtensor, not '{self.results[0].type}'"
-        elif "transposed" in self.attributes:
-            yield from self._broken_transpose(type_)
+        else:
+            for name in ("transposed", "contiguous"):
+                if name in self.attributes:
+                    yield from self._broken_unit(name, type_)
         if "sparse_gemm.dense" in self.attributes and not string_attribute(self, "sparse_gemm.dense"):
             yield "'sparse_gemm.dense' must be a string that says why"
 
-    def _broken_transpose(self, type_: TensorType) -> Iterator[str]:
-        if not isinstance(self.attributes["transposed"], ir.UnitAttr):
-            yield "'transposed' must be a unit attribute"
+    def _broken_unit(self, name: str, type_: TensorType) -> Iterator[str]:
+        if not isinstance(self.attributes[name], ir.UnitAttr):
+            yield f"'{name}' must be a unit attribute"
         if type_.rank not in (None, 2):
-            yield f"is 'transposed' but of rank {type_.rank}; only a matrix can be"
+            yield f"is '{name}' but of rank {type_.rank}; only a matrix can be"
 
 
 # ext made a property of the attribute's name; it would hide the operation's own name.
 del WeightOp.name
 
 
-def weight(name: str, type_: TensorType, *, transposed: bool = False) -> ir.Value:
+def weight(name: str, type_: TensorType, *, transposed: bool = False, contiguous: bool = False) -> ir.Value:
     """Create a reference at the current insertion point.
 
     Args:
         name: the tensor's name in the weight source.
         type_: type of the result, that is after the transposition.
         transposed: read the named matrix with its dimensions exchanged.
+        contiguous: have its rows stored one after the other.
     """
     op = WeightOp(type_.build(), ir.StringAttr.get(name))
-    if transposed:
-        op.attributes["transposed"] = ir.UnitAttr.get()
+    for unit, wanted in (("transposed", transposed), ("contiguous", contiguous)):
+        if wanted:
+            op.attributes[unit] = ir.UnitAttr.get()
     return op.results[0]

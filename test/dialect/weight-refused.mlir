@@ -31,6 +31,11 @@
 
 // -----
 
+// expected-error@+1 {{'sparse_gemm.weight' op is 'contiguous' but of rank 1; only a matrix can be}}
+%0 = "sparse_gemm.weight"() {name = "a", contiguous} : () -> !torch.vtensor<[8],f32>
+
+// -----
+
 // expected-error@+1 {{'sparse_gemm.weight' op is 'transposed' but of rank 1; only a matrix can be}}
 %0 = "sparse_gemm.weight"() {name = "a", transposed} : () -> !torch.vtensor<[8],f32>
 

@@ -1,0 +1,28 @@
+"""Contextual sparsity: predictors of the neurons that a token needs, trained, kept and judged.
+
+H: hidden features, I: neurons (the intermediate size) of an MLP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparseflow.runtime import lazy
+
+if TYPE_CHECKING:
+    from sparseflow.contextual.mlps import ModelMlp, find_model_mlps
+    from sparseflow.contextual.predictors import Figures, MlpPredictor, Predictors
+    from sparseflow.contextual.training import train_predictor
+
+__all__ = ["Figures", "MlpPredictor", "ModelMlp", "Predictors", "find_model_mlps", "train_predictor"]
+
+_MODULES = {
+    "Figures": "predictors",
+    "MlpPredictor": "predictors",
+    "ModelMlp": "mlps",
+    "Predictors": "predictors",
+    "find_model_mlps": "mlps",
+    "train_predictor": "training",
+}
+
+__getattr__, __dir__ = lazy.names(globals(), _MODULES)

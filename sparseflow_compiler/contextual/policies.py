@@ -1,0 +1,139 @@
+"""For how many rows selecting neurons is faster than computing all of them, measured on this machine."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseflow.contextual.judging import ROWS_TOGETHER
+from sparseflow.contextual.predictors import MlpPredictor
+from sparseflow.contextual.selection import count_of
+from sparseflow.runtime.contextual import ContextualWeights
+from sparseflow.runtime.contextual.by_gate import GateThreshold, contextual_mlp_by_gate
+from sparseflow.runtime.contextual.ops import contextual_mlp_predicted
+from sparseflow.runtime.contextual.portable import ACTIVATIONS
+from sparseflow.runtime.timing import interleaved
+
+SECONDS_A_POINT = 0.4
+_SHARES = 20
+"""Shares of neurons are measured in so many steps: layers of about the same rate have one policy."""
+
+
+@dataclass(frozen=True)
+class ContextualPolicy:
+    """When an MLP selects neurons.
+
+    Attributes:
+        m_max: for at most so many rows; 0: never.
+        measured: the speed-up over the dense MLP at each measured number of rows, predictor included; empty
+            where nothing was measured.
+    """
+
+    m_max: int
+    measured: tuple[tuple[int, float], ...] = ()
+
+    def why(self) -> str:
+        """The decision in a sentence, with its figures."""
+        if not self.measured:
+            return f"for up to {self.m_max} rows, not measured: policy='sparse'"
+        figures = ", ".join(f"M={m} {speedup:.2f}×" for m, speedup in self.measured)
+        if not self.m_max:
+            return f"no faster than dense, predictor included: {figures}"
+        return f"for up to {self.m_max} rows, measured against dense, predictor included: {figures}"
+
+
+UNMEASURED = ContextualPolicy(ROWS_TOGETHER[-1])
+"""Select neurons for up to 32 rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An MLP that may become contextual.
+
+    Attributes:
+        weights: as the kernel reads them.
+        down: ``[H, I]``, as the dense MLP reads it.
+        layer: its predictor, on the weights' device.
+    """
+
+    weights: ContextualWeights
+    down: Tensor
+    layer: MlpPredictor
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the time depends on."""
+        w, p = self.weights, self.layer.predictor
+        rates = tuple(round(self.layer.union(m) * _SHARES) for m in ROWS_TOGETHER)
+        scored = None if isinstance(p, GateThreshold) else p.a.dtype
+        return (w.up.shape, w.up.dtype, w.up.device, w.gate is None, p.rank, scored, rates)
+
+    def sides(self, m: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        """The dense MLP and the contextual one for m rows that need as many neurons as m rows do together."""
+        w, predictor = self.weights, self.layer.predictor
+        # The same row m times: its own neurons are the union.
+        x = torch.randn(1, w.hidden, device=w.up.device).to(w.up.dtype).expand(m, -1).contiguous()
+        count = count_of(self.layer.union(m), w.intermediate)
+        dense = functools.partial(self._dense, x)
+        if not isinstance(predictor, GateThreshold):
+            operands = (x, *w.operands, *predictor.operands, "top_k", float(count), w.activation)
+            return dense, functools.partial(contextual_mlp_predicted, *operands)
+        active = self._active(x[:1]).abs().float().flatten().sort(descending=True).values
+        limit = float(active[min(count, len(active) - 1)])
+        biases = (w.gate_bias, w.up_bias, w.down_bias)
+        operands = (x, w.gate, w.up, w.down_t, *biases, limit, w.activation, m)
+        return dense, functools.partial(contextual_mlp_by_gate, *operands)
+
+    def _active(self, x: Tensor) -> Tensor:
+        w = self.weights
+        weight, bias = (w.up, w.up_bias) if w.gate is None else (w.gate, w.gate_bias)
+        return ACTIVATIONS[w.activation](F.linear(x, weight, bias))
+
+    def _dense(self, x: Tensor) -> Tensor:
+        w = self.weights
+        active = self._active(x)
+        hidden = active if w.gate is None else active * F.linear(x, w.up, w.up_bias)
+        return F.linear(hidden, self.down, w.down_bias)
+
+
+_MEASURED: dict[tuple[Any, ...], ContextualPolicy] = {}
+"""What this process measured, by `Candidate.key`: a model's second program needs it again."""
+
+
+def measured_policy(group: Sequence[Candidate]) -> ContextualPolicy:
+    """The policy of MLPs that have one key, over whose weights the measurement rotates.
+
+    Each point is the lower quartile of calls in turns. It stops at the first number of rows that doesn't pay.
+    """
+    key = group[0].key
+    if key not in _MEASURED:
+        points: list[tuple[int, float]] = []
+        with torch.inference_mode():
+            for m in ROWS_TOGETHER:
+                points.append((m, _speedup(group, m)))
+                if points[-1][1] < 1:
+                    break
+        winning = list(itertools.takewhile(lambda point: point[1] >= 1, points))
+        _MEASURED[key] = ContextualPolicy(winning[-1][0] if winning else 0, tuple(points))
+    return _MEASURED[key]
+
+
+def _speedup(group: Sequence[Candidate], m: int) -> float:
+    pairs = [candidate.sides(m) for candidate in group]
+    wait = torch.cuda.synchronize if group[0].weights.up.is_cuda else None
+
+    def side(which: int, turn: int) -> None:
+        pairs[turn % len(pairs)][which]()
+        if wait is not None:
+            wait()
+
+    times = interleaved([functools.partial(side, 0), functools.partial(side, 1)], seconds=SECONDS_A_POINT)
+    dense, contextual = (sorted(seen)[len(seen) // 4] for seen in times)
+    return dense / contextual

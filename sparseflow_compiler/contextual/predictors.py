@@ -1,0 +1,228 @@
+"""The predictors of a model's MLPs, and their file: safetensors, nothing that is executed."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.contextual import Predictor
+from sparseflow.runtime.contextual.by_gate import RULE, GateThreshold
+
+_FORMAT, _VERSION = "sparseflow-predictors", 1
+_PARTS = {
+    "pred_a": "a",
+    "pred_b": "b",
+    "pred_bias": "bias",
+    "pred_a_scale": "a_scale",
+    "pred_b_scale": "b_scale",
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well a predictor selects, over rows that it wasn't trained on.
+
+    Contribution: the length of what a neuron adds to the MLP's output. Oracle: the same number of neurons,
+    chosen by their contributions.
+
+    Attributes:
+        active: the share of neurons that it selects, a row at a time.
+        precision: of those that it selects, the share that is among the target rate's largest contributions.
+        recall: of these, the share that it selects.
+        coverage: the share of all contributions that those selected make.
+        output_error: ‖y − y'‖ / ‖y‖, y the MLP's output without down's bias, y' that of the selected neurons.
+        oracle_coverage: that of the oracle.
+        oracle_error: that of the oracle.
+        union: the share of neurons that any of m rows selects, by m.
+        rows: how many rows were looked at.
+    """
+
+    active: float
+    precision: float
+    recall: float
+    coverage: float
+    output_error: float
+    oracle_coverage: float
+    oracle_error: float
+    union: Mapping[int, float]
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class MlpPredictor:
+    """One MLP's predictor.
+
+    Attributes:
+        predictor: scores and selects, or the threshold of a gate.
+        rate: the share of neurons that it was made to select.
+        figures: how well it does; None where nothing was measured.
+    """
+
+    predictor: Predictor | GateThreshold
+    rate: float
+    figures: Figures | None = None
+
+    def union(self, m: int) -> float:
+        """The share of neurons that m rows need together: as measured, else as if rows were independent."""
+        measured = {} if self.figures is None else self.figures.union
+        return measured.get(m, 1 - (1 - self.rate) ** m)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by the names that the compiler gives them, those that it lacks left out."""
+        found = {part: getattr(self.predictor, name, None) for part, name in _PARTS.items()}
+        return {part: tensor for part, tensor in found.items() if tensor is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictors(Mapping[str, MlpPredictor]):
+    """The predictors of a model's MLPs by the names of their up layers, for `sparseflow.compile`.
+
+    Attributes:
+        layers: by name.
+    """
+
+    layers: Mapping[str, MlpPredictor]
+
+    def __getitem__(self, name: str) -> MlpPredictor:
+        return self.layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(layer.predictor.nbytes for layer in self.layers.values())
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Predictors:
+        """On another device, or with matrices of another floating dtype."""
+        return Predictors(
+            {
+                name: dataclasses.replace(layer, predictor=layer.predictor.to(device=device, dtype=dtype))
+                for name, layer in self.layers.items()
+            }
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write them to a safetensors file.
+
+        Raises:
+            ArgumentError: the file can't be written.
+        """
+        tensors = {
+            f"{name}/{part}": tensor.contiguous().cpu()
+            for name, layer in self.layers.items()
+            for part, tensor in layer.tensors().items()
+        }
+        about = {name: _about(layer) for name, layer in self.layers.items()}
+        head = {"format": _FORMAT, "version": str(_VERSION), "layers": json.dumps(about)}
+        try:
+            save_file(tensors, path, metadata=head)
+        except (OSError, SafetensorError) as error:
+            raise ArgumentError(f"file {path}", f"can't be written: {error}") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Predictors:
+        """Read what `save` wrote.
+
+        Raises:
+            ArgumentError: there is no such file, or it is another one.
+        """
+        try:
+            with safe_open(Path(path), framework="pt") as file:
+                head = file.metadata() or {}
+                if head.get("format") != _FORMAT or head.get("version") != str(_VERSION):
+                    raise ValueError(f"it is no {_FORMAT} file of version {_VERSION}")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            about = json.loads(head["layers"])
+            return cls({name: _layer(name, entry, tensors) for name, entry in about.items()})
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArgumentError(
+                f"predictors {path}", f"can't be read: {error}", "write them with Predictors.save"
+            ) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known of each, ready for JSON."""
+        return {
+            name: {**_about(layer), "rank": layer.predictor.rank, "bytes": layer.predictor.nbytes}
+            for name, layer in self.layers.items()
+        }
+
+    def table(self, width: int = 130) -> str:
+        """One line an MLP, as text."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("MLP", overflow="fold")
+        for heading in (
+            "rank",
+            "rule",
+            "rate",
+            "active",
+            "precision",
+            "recall",
+            "coverage",
+            "of oracle",
+            "out. err",
+            "oracle",
+        ):
+            table.add_column(heading, justify="right")
+        for name, layer in self.layers.items():
+            table.add_row(name, *_cells(layer))
+        text = io.StringIO()
+        Console(file=text, width=width).print(table)
+        return text.getvalue()
+
+
+def _cells(layer: MlpPredictor) -> list[str]:
+    found = [str(layer.predictor.rank), layer.predictor.rule, f"{layer.rate:.3f}"]
+    figures = layer.figures
+    if figures is None:
+        return found
+    return found + [
+        f"{value:.3f}"
+        for value in (
+            figures.active,
+            figures.precision,
+            figures.recall,
+            figures.coverage,
+            figures.coverage / max(figures.oracle_coverage, 1e-12),
+            figures.output_error,
+            figures.oracle_error,
+        )
+    ]
+
+
+def _about(layer: MlpPredictor) -> dict[str, Any]:
+    figures = None if layer.figures is None else dataclasses.asdict(layer.figures)
+    predictor = layer.predictor
+    return {"rule": predictor.rule, "parameter": predictor.parameter, "rate": layer.rate, "figures": figures}
+
+
+def _layer(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MlpPredictor:
+    parameter = float(about["parameter"])
+    predictor: Predictor | GateThreshold = GateThreshold(parameter)
+    if about["rule"] != RULE:
+        parts = {field: tensors.get(f"{name}/{part}") for part, field in _PARTS.items()}
+        predictor = Predictor(**parts, rule=about["rule"], parameter=parameter)  # type: ignore[arg-type]
+    figures = about["figures"]
+    if figures is not None:
+        union = {int(m): float(share) for m, share in figures["union"].items()}
+        figures = Figures(**{**figures, "union": union})
+    return MlpPredictor(predictor, float(about["rate"]), figures)

@@ -1,0 +1,188 @@
+import pytest
+import torch
+import zoo
+from torch import nn
+
+import sparseflow as sf
+from sparseflow.contextual import MlpPredictor, Predictors, find_model_mlps
+from sparseflow.runtime.contextual import Predictor
+from sparseflow.runtime.contextual.portable import contextual_scores, contextual_select
+
+MODELS = ["llama", "qwen3", "mistral", "gemma3", "opt", "gpt2", "bert"]
+
+
+def random_predictors(mlps, rate=0.5, rank=4, dtype=torch.float32):
+    made = {}
+    for mlp in mlps:
+        neurons, hidden = mlp.sizes
+        a, b = torch.randn(rank, hidden, dtype=dtype), torch.randn(neurons, rank, dtype=dtype)
+        k = max(1, round(rate * neurons))
+        made[mlp.name] = MlpPredictor(Predictor(a, b, torch.randn(neurons), "top_k", k), rate)
+    return Predictors(made)
+
+
+def masked(model, mlps, predictors):
+    """The model with the neurons that no row of the call selects set to zero before down reads them."""
+    handles, lists = [], {}
+    for mlp in mlps:
+        predictor = predictors[mlp.name].predictor
+
+        def select(module, args, name=mlp.name, predictor=predictor):
+            scores = contextual_scores(args[0], *predictor.operands)
+            neurons, count = contextual_select(scores, predictor.rule, predictor.parameter)
+            lists[name] = neurons[: int(count)].long()
+
+        def silence(module, args, name=mlp.name):
+            keep = torch.zeros(args[0].shape[-1], dtype=torch.bool)
+            keep[lists[name]] = True
+            return (args[0] * keep,)
+
+        handles.append(mlp.module.register_forward_pre_hook(select))
+        handles.append(mlp.down_layer.module.register_forward_pre_hook(silence))
+    return handles
+
+
+def first(output):
+    return output[0] if isinstance(output, tuple) else next(iter(output.values()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_contextual_model_gives_what_the_model_gives_over_the_selected_neurons(name):
+    torch.manual_seed(0)
+    model, calls = zoo.model_and_calls(name)
+    args, kwargs = calls[0]
+    mlps = find_model_mlps(model, args, kwargs)
+    assert len(mlps) == 2
+    predictors = random_predictors(mlps, rate=0.1)
+    compiled = sf.compile(model, sparsity="contextual", predictor=predictors, policy="sparse", progress=False)
+    found = first(compiled(*args, **kwargs))
+    handles = masked(model, mlps, predictors)
+    with torch.no_grad():
+        expected = first(model(*args, **kwargs))
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert not torch.allclose(found, first(model(*args, **kwargs)), rtol=1e-4, atol=1e-5)
+    decisions = {layer.name: layer.decision for layer in compiled.report.layers}
+    assert all(decisions[mlp.name] == "contextual" for mlp in mlps)
+    assert sum(decision == "contextual" for decision in decisions.values()) == sum(
+        2 + (mlp.gate is not None) for mlp in mlps
+    )
+
+
+class Plain(nn.Module):
+    def __init__(self, hidden=16, neurons=48, out=16):
+        super().__init__()
+        self.up, self.down = nn.Linear(hidden, neurons), nn.Linear(neurons, out)
+        self.head = nn.Linear(out, 32)
+
+    def forward(self, x):
+        return self.head(self.down(torch.relu(self.up(x)).square()))
+
+
+def predictors_of(model, x, **more):
+    return random_predictors(find_model_mlps(model, (x,), {}), **more)
+
+
+def test_many_rows_run_with_every_neuron():
+    model, x = Plain().eval(), torch.randn(64, 16)
+    compiled = sf.compile(
+        model, sparsity="contextual", predictor=predictors_of(model, x, rate=0.1), policy="sparse"
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+        assert not torch.allclose(compiled(x[:2]), model(x[:2]))
+
+
+def test_the_other_layers_stay_dense_and_say_why_or_become_2_4():
+    model, x = Plain(32, 64, 32).eval(), torch.randn(3, 32)
+    predictors = predictors_of(model, x)
+    reports = {
+        sparsity: sf.compile(
+            model, (x,), sparsity=sparsity, predictor=predictors, policy="sparse", progress=False
+        ).report
+        for sparsity in ("contextual", "contextual+2:4")
+    }
+    heads = {sparsity: report.layers[-1] for sparsity, report in reports.items()}
+    assert heads["contextual"].decision == "dense"
+    assert "in none" in heads["contextual"].reason
+    assert heads["contextual+2:4"].decision == "sparse"
+    unpruned = sf.compile(
+        model, (x,), sparsity="contextual+2:4", predictor=predictors, policy="sparse", prune=None
+    )
+    assert "not 2:4" in unpruned.report.layers[-1].reason
+    assert "2 contextual" in reports["contextual"].table()
+
+
+def test_an_mlp_without_a_predictor_stays_dense_and_says_so():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 16), nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 16)
+    ).eval()
+    x = torch.randn(2, 16)
+    mlps = find_model_mlps(model, (x,), {})
+    compiled = sf.compile(
+        model, (x,), sparsity="contextual", predictor=random_predictors(mlps[:1]), policy="sparse"
+    )
+    left = [layer for layer in compiled.report.layers if layer.decision == "dense"]
+    assert [layer.name for layer in left] == ["3", "5"]
+    assert all("no predictor is trained" in layer.reason for layer in left)
+
+
+def test_a_measured_policy_is_in_the_report():
+    model, x = Plain().eval(), torch.randn(2, 16)
+    compiled = sf.compile(model, (x,), sparsity="contextual", predictor=predictors_of(model, x))
+    up = next(layer for layer in compiled.report.layers if layer.name == "up")
+    assert "M=1 " in up.reason
+    assert up.decision in ("contextual", "dense")
+
+
+def test_inplace_keeps_one_form_of_down_and_still_serves_other_shapes():
+    torch.manual_seed(0)
+    model, x = zoo.text_model("llama"), zoo.tokens(2, 5)
+    predictors = random_predictors(find_model_mlps(model, (x,), {}))
+    options = {"sparsity": "contextual", "predictor": predictors, "policy": "sparse"}
+    expected = [first(sf.compile(model, **options)(input_ids=ids)) for ids in (x, x[:1])]
+    compiled = sf.compile(model, inplace=True, **options)
+    for ids, whole in zip((x, x[:1]), expected, strict=True):
+        torch.testing.assert_close(first(compiled(input_ids=ids)), whole)
+    assert model.model.layers[0].mlp.down_proj.weight.isnan().all()
+    assert model.model.layers[0].mlp.up_proj.weight.isfinite().all()
+
+
+def test_a_saved_contextual_model_gives_the_same(tmp_path):
+    model, x = Plain().eval(), torch.randn(2, 16)
+    compiled = sf.compile(
+        model, (x,), sparsity="contextual", predictor=predictors_of(model, x), policy="sparse"
+    )
+    compiled.save(tmp_path / "artifact")
+    loaded = sf.load(tmp_path / "artifact")
+    torch.testing.assert_close(loaded(x), compiled(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"sparsity": "contextual"}, "go together"),
+        ({"predictor": Predictors({})}, "go together"),
+        ({"sparsity": "context"}, "sparsity must be one of"),
+        ({"sparsity": "contextual", "predictor": {}}, "train_predictor returns"),
+        ({"sparsity": "contextual", "predictor": Predictors({})}, "train it for this model"),
+    ],
+)
+def test_wrong_options_are_refused(options, text):
+    with pytest.raises(sf.SparseFlowError, match=text):
+        sf.compile(Plain().eval(), (torch.randn(2, 16),), **options)
+
+
+def test_a_predictor_of_another_size_is_refused():
+    model, x = Plain().eval(), torch.randn(2, 16)
+    other = predictors_of(Plain(neurons=64).eval(), x)
+    with pytest.raises(sf.SparseFlowError, match="64 neurons of 16 features, and the MLP has 48 of 16"):
+        sf.compile(model, (x,), sparsity="contextual", predictor=other)
+
+
+def test_an_mlp_that_changes_its_width_is_left_alone():
+    model = Plain(out=24).eval()
+    assert find_model_mlps(model, (torch.randn(2, 16),), {}) == []
