@@ -220,6 +220,52 @@ def prune_speed(rows: Rows) -> str:
     return text + "\n"
 
 
+def contextual_cpu(rows: Rows) -> str:
+    """Contextual MLPs of one token against dense ones, predicting and selecting included."""
+    body = [
+        [
+            row["dtype"],
+            f"{row['active']:.1%}",
+            f"{row['speedup']:.2f}×" + _asked(row.get("target"), bool(row.get("met", True))),
+            f"{row['kernel_of_ideal']:.2f}",
+            f"{row['kernel_of_read']:.2f}",
+            f"{row['faster_than_fp32']:.2f}×" if "faster_than_fp32" in row else "",
+        ]
+        for row in rows
+    ]
+    headings = ["weights", "active", "over dense", "kernel of ideal", "kernel of reading", "over fp32"]
+    return "\n" + markdown(headings, body) + "\n"
+
+
+def contextual_h200(rows: Rows) -> str:
+    """The same on a GPU, in a CUDA graph."""
+    body = [
+        [
+            f"{row['hidden']}×{row['intermediate']}",
+            row["dtype"],
+            str(row["M"]),
+            f"{row['active']:.0%}",
+            f"{row['kernel_speedup']:.2f}×",
+            f"{row['speedup']:.2f}×" + _asked(row["target"], row["met"]),
+        ]
+        for row in rows
+        if row["what"] == "kernel"
+    ]
+    headings = [
+        "hidden×intermediate",
+        "dtype",
+        "M",
+        "active",
+        "kernel over dense",
+        "with predicting and selecting",
+    ]
+    return "\n" + markdown(headings, body) + "\n"
+
+
+def _asked(target: float | None, met: bool) -> str:
+    return "" if target is None or met else f" (asked {target:g})"
+
+
 def _grouped(
     rows: Rows, key: Callable[[dict[str, Any]], tuple[str, ...]]
 ) -> list[tuple[tuple[str, ...], Rows]]:
@@ -293,6 +339,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu": gemm_cpu,
     "gemm_cpu_epyc": gemm_cpu,
     "compile_cpu": compile_cpu,
+    "contextual_cpu": contextual_cpu,
+    "contextual_h200": contextual_h200,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,
     "load_cpu": load_cpu,

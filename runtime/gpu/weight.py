@@ -11,7 +11,7 @@ from torch import Tensor
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.gpu import library
 
-# From here on torch's allocator takes a segment of the right size for a buffer, below one of 20 MiB for several.
+# From here on torch's allocator takes a segment of the right size; below, one of 20 MiB for several buffers.
 _LARGE = 10 << 20
 
 LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)

@@ -5,9 +5,12 @@ import json
 import pytest
 
 from sparseflow.cli.main import main
+from sparseflow.runtime.tuning import GpuMachine, TunedTable
 
 
 def test_the_production_shapes_are_right_by_sparse_kernels(capsys):
+    if TunedTable.shipped(GpuMachine.here(0)) is None:
+        pytest.skip("no table is shipped for this GPU and version of cuSPARSELt")
     assert main(["validate", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) == 22

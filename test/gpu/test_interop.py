@@ -28,6 +28,8 @@ def test_torchs_tensors_come_in_and_go_out_exactly(layout, dtype):
     assert torch.equal(packed.unpack(), dense)
     made = to_semi_structured(sf.compress_2_4(dense), layout)
     assert torch.equal(made.packed, theirs.packed)
+    if layout == "cutlass" and torch.cuda.get_device_capability()[0] != 8:
+        return  # torch multiplies by it on sm_8x only
     x = torch.randn(64, 512, dtype=dtype, device="cuda")
     expected = torch.nn.functional.linear(x, dense)
     torch.testing.assert_close(torch.nn.functional.linear(x, made), expected, rtol=2e-2, atol=0.2)

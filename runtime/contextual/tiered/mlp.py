@@ -80,8 +80,8 @@ class TieredMLP:
         neurons, count = self._predictor.select(x)
         read = torch.arange(self.cache.neurons, device=neurons.device) < count
         mask = torch.zeros(self.cache.neurons + 1, dtype=torch.bool, device=neurons.device)
-        mask[torch.where(read, neurons, self.cache.neurons)] = True
-        return mask[:-1]
+        # By a fill: an assignment copies its True from the host, which a graph can't capture.
+        return mask.index_fill_(0, torch.where(read, neurons, self.cache.neurons).long(), True)[:-1]
 
     def over(self, x: Tensor, wanted: Tensor) -> Tensor:
         """The result over a given set of neurons, ``[I]`` bool, instead of the predictor's.

@@ -34,26 +34,32 @@ constexpr uint32_t kNan = 0xffffffff;
 
 // Rises with the score; -0 and 0 are equal, NaNs above all.
 uint32_t key_of(float score) {
-  if (score != score) return kNan;
   const uint32_t bits = std::bit_cast<uint32_t>(score + 0.f);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
+  const uint32_t key = bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
+  return score != score ? kNan : key;
 }
 
-// The k-th largest key, 1 <= k <= n, digit by digit; `above` becomes how many are larger.
-uint32_t kth_largest(const std::vector<uint32_t>& keys, int64_t k, int64_t& above) {
-  uint32_t found = 0, known = 0;
+// The k-th largest key, 1 <= k <= n, digit by digit among the keys that are left; `above` becomes how many are larger.
+uint32_t kth_largest(std::vector<uint32_t> keys, int64_t k, int64_t& above) {
+  uint32_t found = 0;
   above = 0;
   for (const int shift : {22, 11, 0}) {
     const uint32_t mask = shift == 22 ? 0x3ff : 0x7ff;
-    std::vector<int64_t> counts(mask + 1);
-    for (const uint32_t key : keys)
-      if ((key & known) == found) ++counts[key >> shift & mask];
+    std::vector<int32_t> counts(mask + 1);
+    for (const uint32_t key : keys) ++counts[key >> shift & mask];
     uint32_t digit = mask;
     for (; above + counts[digit] < k; --digit) above += counts[digit];
     found |= digit << shift;
-    known |= mask << shift;
+    int64_t left = 0;  // without a branch, which would be guessed wrong
+    for (const uint32_t key : keys) keys[left] = key, left += (key >> shift & mask) == digit;
+    keys.resize(left);
   }
   return found;
+}
+
+void mark_ties(const std::vector<uint32_t>& keys, uint32_t tied, int64_t ties, uint8_t* selected) {
+  for (int64_t i = 0; ties > 0 && i < static_cast<int64_t>(keys.size()); ++i)
+    if (keys[i] == tied) selected[i] = 1, --ties;
 }
 
 void mark_largest(const float* scores, int64_t n, int64_t k, uint8_t* selected) {
@@ -62,8 +68,8 @@ void mark_largest(const float* scores, int64_t n, int64_t k, uint8_t* selected) 
   uint32_t least = kNan;
   int64_t above = 0;
   if (k > 0) least = kth_largest(keys, std::min(k, n), above);
-  int64_t ties = least == kNan ? n : std::min(k, n) - above;  // a NaN is selected beyond k too
-  for (int64_t i = 0; i < n; ++i) selected[i] |= keys[i] > least || (keys[i] == least && ties-- > 0);
+  for (int64_t i = 0; i < n; ++i) selected[i] |= keys[i] > least;
+  mark_ties(keys, least, least == kNan ? n : std::min(k, n) - above, selected);  // a NaN is selected beyond k too
 }
 
 std::tuple<Tensor, Tensor> select(const Tensor& scores_, std::string rule, double parameter, bool per_row) {

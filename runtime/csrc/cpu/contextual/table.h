@@ -20,11 +20,14 @@ inline void scores(const Matrix& a, const Wide& x, const float* bias, float* out
                    int64_t end) {
   with_stored(a.stored, [&](auto s) {
     using S = decltype(s);
+    // Rows follow each other, so short ones are fetched some batches ahead: one alone is not far enough.
+    const int64_t bytes = kBatch * most(1, a.columns) * static_cast<int64_t>(sizeof(typename S::T));
+    const int64_t ahead = kBatch * most(1, 4 * kAhead / bytes);
     for (int64_t row = begin; row < end; row += kBatch) {
       const typename S::T *rows[kBatch], *next[kBatch];
       for (int r = 0; r < kBatch; ++r) {
         rows[r] = row_of<S>(a, least(row + r, end - 1));
-        next[r] = row_of<S>(a, least(row + kBatch + r, end - 1));
+        next[r] = row_of<S>(a, least(row + ahead + r, end - 1));
       }
       float dots[kBatch][kPanel];
       dot(streams<S, kBatch>(rows, next, a.columns), x, dots);
