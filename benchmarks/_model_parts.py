@@ -55,6 +55,8 @@ class ScaledLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
+        self.weight: torch.Tensor
+        self.scale: torch.Tensor
         weight, scale = quantize_rows(layer.weight.detach())
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.t().contiguous())
@@ -65,7 +67,7 @@ class ScaledLinear(nn.Module):
         y = torch._scaled_mm(
             rows, self.weight.t(), scale_a=scale, scale_b=self.scale, out_dtype=x.dtype, use_fast_accum=True
         )
-        return y.unflatten(0, x.shape[:-1])
+        return y.view(*x.shape[:-1], -1)
 
 
 def in_fp8(model: nn.Module) -> nn.Module:

@@ -55,7 +55,8 @@ class Layer:
         self.b = [self._random(neurons, self.rank) for _ in range(COPIES)]
 
     def _random(self, rows: int, columns: int) -> Tensor:
-        return (torch.randn(rows, columns, device="cuda") / columns**0.5).to(self.dtype)
+        random: Tensor = torch.randn(rows, columns, device="cuda", dtype=torch.float32) / columns**0.5
+        return random.to(self.dtype)
 
     def weights(self, copy: int) -> ContextualWeights:
         """Of that copy."""

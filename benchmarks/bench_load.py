@@ -46,7 +46,8 @@ class Layers(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """Every product, of the input of its K."""
-        return [linear(inputs[SIZES.index(linear.in_features)]) for layer in self.layers for linear in layer]  # type: ignore[union-attr]
+        linears = [module for module in self.layers.modules() if isinstance(module, nn.Linear)]
+        return [linear(inputs[SIZES.index(linear.in_features)]) for linear in linears]
 
 
 def save(layers: int, folder: Path) -> None:

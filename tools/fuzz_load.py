@@ -104,6 +104,7 @@ def _edit(rng: random.Random, content: Any) -> str:
         return "nothing left"
     holder, key = rng.choice(places)
     old = holder[key]
+    new: Any
     match rng.randrange(6):
         case 0 | 1:
             new = rng.choice(SCALARS)

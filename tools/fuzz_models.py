@@ -27,6 +27,7 @@ class Odd(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.calls: Tensor
         self.up = nn.Linear(64, 128)
         self.register_buffer("calls", torch.zeros(()))
 

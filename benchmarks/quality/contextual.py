@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from encoder import batches, quality, split
+from encoder import CALIBRATION, TEST, by_length, quality, split
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "demo")]
 
 from _measure import RESULTS, cpu_name, meta, write  # noqa: E402
 from models import embed, load_encoder  # noqa: E402
+from sentences import docstring_sentences  # noqa: E402
 
 from sparseflow.contextual import ModelMlp, Predictors, find_model_mlps, train_predictor  # noqa: E402
 from sparseflow.contextual.judging import selected  # noqa: E402
@@ -115,8 +116,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     encoder = load_encoder()
-    calibration, test = split(0)
-    data = batches(encoder, calibration)
+    calibration, test = split(0, docstring_sentences(CALIBRATION + TEST))
+    data = by_length(encoder, calibration)
     mlps = find_model_mlps(encoder.model, (), data[0])
     dense = embed(encoder, encoder.model, test)
     head = meta(

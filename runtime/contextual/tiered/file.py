@@ -64,7 +64,8 @@ class FileWeights:
             return None
         entry = header["down_bias"]
         bias = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
-        self._read([memoryview(bias.view(torch.uint8).numpy())], self._starts["down_bias"])
+        raw: Any = bias.view(torch.uint8).numpy()  # numpy's annotations don't say that it is a buffer
+        self._read([memoryview(raw)], self._starts["down_bias"])
         return bias
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -105,7 +105,9 @@ class HostWeights:
     def pin(cls, weights: ContextualWeights) -> HostWeights:
         """Copied to pinned memory, which a GPU reads without the CPU's help."""
         fields = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)}
-        pinned = {name: t.cpu().pin_memory() for name, t in fields.items() if isinstance(t, Tensor)}
+        pinned: dict[str, Any] = {
+            name: t.cpu().pin_memory() for name, t in fields.items() if isinstance(t, Tensor)
+        }
         return cls(dataclasses.replace(weights, **pinned))
 
     def require_reachable(self, device: torch.device) -> None:
