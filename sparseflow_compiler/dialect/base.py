@@ -39,7 +39,7 @@ def _broken_counts(op: ir.OpView) -> str | None:
         return f"has {len(op.operation.results)} results, not {len(results)}"
     if groups is None:
         return None if given == len(operands) else f"has {given} operands, not {len(operands)}"
-    found = op.attributes.get("operandSegmentSizes")
+    found = attribute(op, "operandSegmentSizes")
     sizes = list(found) if isinstance(found, ir.DenseI32ArrayAttr) else []
     fits = len(sizes) == len(groups) and all(
         size in ((1,) if group else (0, 1)) for size, group in zip(sizes, groups, strict=True)
@@ -51,16 +51,24 @@ def _broken_counts(op: ir.OpView) -> str | None:
     )
 
 
+def attribute(op: ir.OpView, name: str) -> ir.Attribute | None:
+    """An attribute, None when it is missing or one that the bindings have no class for."""
+    try:
+        return op.attributes.get(name)
+    except TypeError:  # array<si64: 1>, say
+        return None
+
+
 def string_attribute(op: ir.OpView, name: str) -> str | None:
     """The text of a string attribute, None when it is missing or of another kind."""
     # Verifiers run before the attributes' kinds were checked, hence no assumption about them.
-    found = op.attributes.get(name)
+    found = attribute(op, name)
     return found.value if isinstance(found, ir.StringAttr) else None
 
 
 def string_list_attribute(op: ir.OpView, name: str) -> tuple[str, ...] | None:
     """The texts of an array of strings, None when it is missing or of another kind."""
-    found = op.attributes.get(name)
+    found = attribute(op, name)
     if not isinstance(found, ir.ArrayAttr) or not all(isinstance(item, ir.StringAttr) for item in found):
         return None
     return tuple(item.value for item in found)
@@ -78,7 +86,7 @@ def transposed_flags(op: ir.OpView, names: Sequence[str]) -> tuple[bool, ...] | 
 
 def part_sizes(op: ir.OpView, names: Sequence[str]) -> tuple[int, ...] | None:
     """Rows of each part where the operation says so; None when it doesn't or the attribute is malformed."""
-    found = op.attributes.get("sizes")
+    found = attribute(op, "sizes")
     if not isinstance(found, ir.DenseI64ArrayAttr) or len(found) != len(names):
         return None
     return tuple(found)

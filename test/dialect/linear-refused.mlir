@@ -265,3 +265,11 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op has 2 operands and 'operandSegmentSizes' none}}
+  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<si64: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  return
+}
