@@ -123,16 +123,6 @@ inline void by_blocks(int64_t rows, int64_t columns, const F& f) {
     });
 }
 
-inline float sum_of(vf v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps((__m512)v);
-#else
-  float s = 0;
-  for (int i = 0; i < W; ++i) s += v[i];
-  return s;
-#endif
-}
-
 // dots[r][m] = row r · x[m].
 template <class S, int R>
 inline void dot(const Streams<S, R>& s, const contextual::Wide& x, float (&dots)[R][contextual::kPanel]) {

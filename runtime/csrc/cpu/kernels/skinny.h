@@ -17,16 +17,6 @@ inline void fetch(const void* p, int64_t ahead, int64_t left, int64_t skip) {
   __builtin_prefetch(static_cast<const char*>(p) + ahead + (ahead < left ? 0 : skip));
 }
 
-inline float sum_of(vf v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps((__m512)v);
-#else
-  float s = 0;
-  for (int i = 0; i < W; ++i) s += v[i];
-  return s;
-#endif
-}
-
 // fp32 lanes. A step is 32 k: 16 kept values, 4 bytes of positions.
 template <class D_>
 struct Lanes {

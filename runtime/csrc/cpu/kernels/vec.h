@@ -51,6 +51,16 @@ constexpr int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * t
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+inline float sum_of(vf v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  float s = 0;
+  for (int i = 0; i < W; ++i) s += v[i];
+  return s;
+#endif
+}
+
 inline vu widen(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (vu)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

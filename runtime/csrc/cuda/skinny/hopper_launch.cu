@@ -21,7 +21,7 @@ int bytes_of(const HopperKernel& kernel, int slots) {
 // Stages that fit; fewer than two are too few.
 int slots_for(const HopperKernel& kernel, int device) {
   const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) : 0;
-  return room < kernel.sum_bytes || !kernel.multiply ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
+  return room < kernel.sum_bytes ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
 }
 
 // The one that takes all m rows at once, or else as many as there is a kernel for with room for a ring.
