@@ -2,12 +2,14 @@
 // there. Rows of W are wgmma's M, rows of x its N.
 //
 // A block makes a strip of S::rows rows of W times S::m_rows rows of x over its share of K. Its last warp only sends for
-// stages of S::units × 64 in K; each group of four warps multiplies S::tiles × 64 rows. The blocks of a cluster are the shares.
+// stages of S::units × 64 in K; each group of four warps multiplies S::tiles × 64 rows. Shares are
+// the blocks of a cluster, or meet through memory (hopper_shares.cuh).
 #pragma once
 
 #include "hopper_device.cuh"
 //
 #include "hopper.h"
+#include "hopper_shares.cuh"
 #include "kernel.cuh"
 
 namespace sparseflow::cuda::skinny {
@@ -219,40 +221,78 @@ __device__ inline Eight sum_of_shares(const float* const (&parts)[Splits], int a
   return part[0];
 }
 
-// Each block of the cluster adds up and finishes its part of the strip.
+// What a block adds up and finishes: `pieces` of the strip's rows of x, those whose bit is set, by `threads` threads of which
+// this is one.
+struct Part {
+  uint32_t mine;
+  int pieces, thread, threads;
+};
+
+template <class S>
+__device__ inline int rows_of(const HopperCall& c, const Strip& strip) {
+  return min(c.p.m - strip.m, S::m_rows);
+}
+
+// The shares' sums are where `finish_strip` looks for them.
+template <class S>
+__device__ inline Part meet_shares(const HopperCall& c, const Strip& strip, float* sums) {
+  if (!c.p.partials) {
+    if (c.splits > 1) sync_cluster();
+    else __syncthreads();
+    return {1, 1, static_cast<int>(blockIdx.x * S::threads + threadIdx.x), c.splits * S::threads};
+  }
+  publish();
+  __syncthreads();
+  const int ms = rows_of<S>(c, strip), pieces = pieces_of(c, ms);
+  auto* mine = reinterpret_cast<uint32_t*>(sums) + S::sum_bytes / 4;
+  if (threadIdx.x >= 128 * S::groups) {
+    const uint32_t found = meet<S>(c, sums, pieces, ms);
+    if (threadIdx.x == 128 * S::groups) *mine = found;
+  }
+  __syncthreads();
+  return {*mine, pieces, static_cast<int>(threadIdx.x), S::threads};
+}
+
 template <class T, class S, int Splits>
-__device__ inline void finish_strip(const Product& p, const Strip& strip, const float* sums) {
+__device__ inline void finish_strip(const HopperCall& c, const Strip& strip, const float* sums, const Part& part) {
+  const Product& p = c.p;
   const float* parts[Splits];
 #pragma unroll
-  for (int s = 0; s < Splits; ++s) parts[s] = Splits == 1 ? sums : peer(sums, s);
-  const int thread = (Splits == 1 ? 0 : blockIdx.x * S::threads) + threadIdx.x;
-  const int ms = p.m - strip.m < S::m_rows ? p.m - strip.m : S::m_rows;
+  for (int s = 0; s < Splits; ++s) {
+    if (s == static_cast<int>(blockIdx.x)) parts[s] = sums;
+    else parts[s] = p.partials ? tile_of<S>(c, s) : peer(sums, s);
+  }
+  const int ms = rows_of<S>(c, strip);
   const int shift = S::across_shift - p.gated, across = 1 << shift, ns = p.gated ? p.n / 2 : p.n;
+  for (uint32_t mine = part.mine; mine; mine &= mine - 1) {
+    const int piece = __ffs(mine) - 1, end = first_of(piece + 1, part.pieces, ms) * across;
 #pragma unroll 2
-  for (int i = thread; i < ms * across; i += Splits * S::threads) {
-    const int m = i >> shift, n = (i & (across - 1)) * 8, at = m * S::sum_pitch + n;
-    if (strip.row + n >= ns) continue;
-    const Eight sum = sum_of_shares<Splits>(parts, at);
-    if (p.gated)
-      finish_gated<T>(p, sum, sum_of_shares<Splits>(parts, at + S::rows / 2), strip.m + m, strip.row + n);
-    else
-      finish<T>(p, sum, strip.m + m, strip.row + n);
+    for (int i = first_of(piece, part.pieces, ms) * across + part.thread; i < end; i += part.threads) {
+      const int m = i >> shift, n = (i & (across - 1)) * 8, at = m * S::sum_pitch + n;
+      if (strip.row + n >= ns) continue;
+      const Eight sum = sum_of_shares<Splits>(parts, at);
+      if (p.gated)
+        finish_gated<T>(p, sum, sum_of_shares<Splits>(parts, at + S::rows / 2), strip.m + m, strip.row + n);
+      else
+        finish<T>(p, sum, strip.m + m, strip.row + n);
+    }
   }
 }
 
 template <class T, class S>
-__device__ inline void finish_shares(const HopperCall& c, const Strip& strip, const float* sums) {
+__device__ inline void finish_shares(const HopperCall& c, const Strip& strip, const float* sums, const Part& part) {
   switch (c.splits) {
-    case 1: return finish_strip<T, S, 1>(c.p, strip, sums);
-    case 2: return finish_strip<T, S, 2>(c.p, strip, sums);
-    case 3: return finish_strip<T, S, 3>(c.p, strip, sums);
-    case 4: return finish_strip<T, S, 4>(c.p, strip, sums);
-    case 6: return finish_strip<T, S, 6>(c.p, strip, sums);
-    default: return finish_strip<T, S, 8>(c.p, strip, sums);
+    case 1: return finish_strip<T, S, 1>(c, strip, sums, part);
+    case 2: return finish_strip<T, S, 2>(c, strip, sums, part);
+    case 3: return finish_strip<T, S, 3>(c, strip, sums, part);
+    case 4: return finish_strip<T, S, 4>(c, strip, sums, part);
+    case 5: return finish_strip<T, S, 5>(c, strip, sums, part);
+    case 6: return finish_strip<T, S, 6>(c, strip, sums, part);
+    default: return finish_strip<T, S, 8>(c, strip, sums, part);
   }
 }
 
-// Grid: shares of K (a cluster) × strips of W, each for every group of rows of x, side by side so that W is read once.
+// Grid: shares of K (a cluster, unless through memory) × strips of W, each for every group of rows of x, side by side so that W is read once.
 template <class T, class S>
 __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const __grid_constant__ HopperCall c) {
   const Ring ring = ring_of<S>(c);
@@ -274,13 +314,13 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
   else if (threadIdx.x == 128 * S::groups) produce<S>(c, strip, ring);
   __syncwarp();
   wait_for_previous();
+  if (producer && c.p.partials) claim_counters<S>(c, pieces_of(c, rows_of<S>(c, strip)));
   __syncthreads();  // nobody reads the ring any more
   auto* laid_out = reinterpret_cast<float*>(shared_memory());
   if (!producer) lay_out_group<S>(sums, laid_out);
-  if (c.splits > 1) sync_cluster();
-  else __syncthreads();
-  finish_shares<T, S>(c, strip, laid_out);
-  if (c.splits > 1) sync_cluster();  // nobody leaves while others read
+  finish_shares<T, S>(c, strip, laid_out, meet_shares<S>(c, strip, laid_out));
+  if (c.p.partials) wait_for_stores();
+  else if (c.splits > 1) sync_cluster();  // nobody leaves while others read
 }
 
 }  // namespace sparseflow::cuda::skinny

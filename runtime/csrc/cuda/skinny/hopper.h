@@ -15,13 +15,17 @@ struct HopperCall {
   CUtensorMap x;       // boxes of m_rows × 64 of [M, K]
   Product p;
   int slots, splits, m_groups;
-  int early;  // stages of W that are loaded before the kernel before is done
+  int early;     // stages of W that are loaded before the kernel before is done
+  uint64_t tag;  // of counters in p.partials (hopper_shares.cuh); its low byte is 0
 };
 
 struct HopperKernel {
   void (*multiply)(HopperCall);
   std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
   int rows, m_rows, stage_k, threads, per_sm, stage_bytes, sum_bytes;
+
+  // Behind the sums lies the word in which a warp tells the others what it found (hopper.cuh).
+  int end_bytes() const { return sum_bytes + 16; }
 };
 
 struct HopperKernels {

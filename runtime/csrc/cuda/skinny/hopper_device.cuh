@@ -11,7 +11,13 @@ __device__ inline void init_barrier(Shared bar, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
 }
 
-__device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory"); }
+// What was written to shared memory is there for the copy engine.
+__device__ inline void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ inline void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  publish();
+}
 
 // This phase also waits for `bytes` of copies.
 __device__ inline void arrive_expecting(Shared bar, int bytes) {
@@ -52,6 +58,33 @@ __device__ inline void copy_bytes(Shared to, const void* from, int bytes, Shared
           "r"(to),
       "l"(from), "r"(bytes), "r"(bar), "l"(policy)
       : "memory");
+}
+
+// From shared to global memory; a thread waits for its own.
+__device__ inline void store_bytes(float* to, Shared from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;" ::"l"(to),
+               "r"(from), "r"(bytes)
+               : "memory");
+}
+
+__device__ inline void wait_for_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+__device__ inline uint64_t load_acquiring(const uint64_t* from) {
+  uint64_t value;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+  return value;
+}
+
+// Adds one; the value before. Orders memory among those that count.
+__device__ inline uint64_t count(uint64_t* counter) {
+  uint64_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], 1;" : "=l"(before) : "l"(counter) : "memory");
+  return before;
+}
+
+// Unless another thread has changed it.
+__device__ inline void replace(uint64_t* word, uint64_t old, uint64_t by) {
+  asm volatile("atom.relaxed.gpu.global.cas.b64 _, [%0], %1, %2;" ::"l"(word), "l"(old), "l"(by) : "memory");
 }
 
 __device__ inline uint64_t read_often() {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <random>
 #include <stdexcept>
 
 #include "hopper.h"
@@ -7,26 +8,29 @@
 namespace sparseflow::cuda::skinny::hopper {
 namespace {
 
-constexpr int splits[] = {1, 2, 3, 4, 6, 8};
+constexpr int choices = 6;  // of shares, for each shape
+constexpr int in_cluster[choices] = {1, 2, 3, 4, 6, 8}, in_memory[choices] = {2, 3, 4, 5, 6, 8};
+constexpr int clustered = HopperKernels::shapes * choices;  // the variants before those whose shares meet in memory
+constexpr int64_t most_memory = 64 << 20;  // bytes that shares meet in: more can't stay in the L2
 constexpr int max_slots = 16;
 constexpr int early = 4;  // more keeps the first rows of x waiting
 constexpr int64_t large = 200 << 20;  // bytes of W
 
-static_assert(hopper_variants == HopperKernels::shapes * 6);
+static_assert(hopper_variants == 2 * clustered);
 
 int bytes_of(const HopperKernel& kernel, int slots) {
-  return std::max(slots * (kernel.stage_bytes + 16), kernel.sum_bytes);
+  return std::max(slots * (kernel.stage_bytes + 16), kernel.end_bytes());
 }
 
 // Stages that fit; fewer than two are too few.
 int slots_for(const HopperKernel& kernel, int device) {
   const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) : 0;
-  return room < kernel.sum_bytes ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
+  return room < kernel.end_bytes() ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
 }
 
 // The one that takes all m rows at once, or else as many as there is a kernel for with room for a ring.
 const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
-  const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[variant / 6];
+  const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[variant % clustered / choices];
   int width = 0;
   while (width < HopperKernels::widths - 1 && (8 << width < m || !row[width].multiply)) ++width;
   while (width > 0 && slots_for(row[width], device) < 2) --width;
@@ -35,15 +39,34 @@ const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
 
 // Every block needs a stage.
 int split_of(const HopperKernel& kernel, int variant, const Product& p) {
-  int i = variant % 6;
-  while (splits[i] > (p.k + kernel.stage_k - 1) / kernel.stage_k) --i;
-  return splits[i];
+  const int stages = (p.k + kernel.stage_k - 1) / kernel.stage_k;
+  const int* shares = variant < clustered ? in_cluster : in_memory;
+  int i = variant % choices;
+  while (i > 0 && shares[i] > stages) --i;
+  return shares[i] > stages ? 1 : shares[i];
 }
 
 int strips_of(const HopperKernel& kernel, const Product& p) {
   const int rows = p.gated ? kernel.rows / 2 : kernel.rows, n = p.gated ? p.n / 2 : p.n;
   return (n + rows - 1) / rows;
 }
+
+int groups_of(const HopperKernel& kernel, const Product& p) { return (p.m + kernel.m_rows - 1) / kernel.m_rows; }
+
+// Where shares meet in memory, a tile of sums for each block and a counter of 8 bytes, for a piece of a strip.
+int64_t meeting_bytes(const HopperKernel& kernel, int variant, const Product& p) {
+  const int split = split_of(kernel, variant, p);
+  if (variant < clustered || split == 1) return 0;
+  return int64_t(split) * strips_of(kernel, p) * groups_of(kernel, p) * (kernel.sum_bytes + 8);
+}
+
+// Nobody's memory holds this by chance, nor what another process left there.
+uint64_t random_tag() {
+  std::random_device random;
+  return (uint64_t(random()) << 32 | random()) << 8;
+}
+
+std::atomic<uint64_t> tag = random_tag();
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
@@ -100,15 +123,21 @@ std::string refusal(int variant, const Product& p, int device) {
   const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
   if (p.gated && kernel.rows < 128) return "has no gate in variant " + name;
   if (slots_for(kernel, device) < 2) return "needs in variant " + name + " more shared memory than this GPU has";
+  if (const int64_t bytes = meeting_bytes(kernel, variant, p); bytes > most_memory)
+    return "needs in variant " + name + " " + std::to_string(bytes) + " bytes for its sums, and takes " + std::to_string(most_memory);
   return "";
+}
+
+int64_t partial_count(const Product& p, int variant, int device) {
+  return meeting_bytes(kernel_for(false, variant, p.m, device), variant, p) / 4;
 }
 
 // The largest strips that, with K shared out, still fill most of the GPU.
 int default_variant(const Product& p, int device) {
   const int processors = attribute(cudaDevAttrMultiProcessorCount, device);
-  int best = 2 * 6;
+  int best = 2 * choices;
   double most = 0;
-  for (int variant = 0; variant < hopper_variants; ++variant) {
+  for (int variant = 0; variant < clustered; ++variant) {
     if (!hopper::refusal(variant, p, device).empty()) continue;
     const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
     const int split = split_of(kernel, variant, p), blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
@@ -126,15 +155,16 @@ void forget_devices() {
     for (const auto& row : kernels->kernel)
       for (const HopperKernel& kernel : row)
         if (kernel.ready) *kernel.ready = 0;
+  tag = random_tag();
 }
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
   const HopperKernel& kernel = kernel_for(half, variant, p.m, device);
   const int slots = slots_for(kernel, device), split = split_of(kernel, variant, p);
-  const int groups = (p.m + kernel.m_rows - 1) / kernel.m_rows;
+  const int groups = groups_of(kernel, p);
   const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, kernel.stage_k / 2, promotion_for(p)),
                         map_of(p.x, half, p.m, p.k, kernel.m_rows, 64, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
-                        p, slots, split, groups, std::min(slots, early)};
+                        p, slots, split, groups, std::min(slots, early), tag};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(split, strips_of(kernel, p) * groups);
   config.blockDim = dim3(kernel.threads);
@@ -146,7 +176,7 @@ void run(const Product& p, bool half, int variant, int device, void* stream) {
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim = {static_cast<unsigned>(split), 1, 1};
   config.attrs = attributes;
-  config.numAttrs = split > 1 ? 2 : 1;
+  config.numAttrs = split > 1 && !p.partials ? 2 : 1;
   allow_shared_memory(reinterpret_cast<const void*>(kernel.multiply), *kernel.ready, static_cast<int>(config.dynamicSmemBytes), device);
   check(cudaLaunchKernelEx(&config, kernel.multiply, call));
 }

@@ -97,7 +97,8 @@ int default_variant(const Product& p, int device) {
 }
 
 int64_t partial_count(const Product& p, int variant, int device) {
-  return !for_hopper(variant) && in_memory(variant, device) ? int64_t(splits_of(variant)) * p.m * p.n : 0;
+  if (for_hopper(variant)) return hopper::partial_count(p, variant - portable_variants, device);
+  return in_memory(variant, device) ? int64_t(splits_of(variant)) * p.m * p.n : 0;
 }
 
 void forget_devices() {

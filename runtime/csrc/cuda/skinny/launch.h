@@ -25,6 +25,7 @@ namespace hopper {
 
 std::string refusal(int variant, const Product& p, int device);
 int default_variant(const Product& p, int device);
+int64_t partial_count(const Product& p, int variant, int device);
 void forget_devices();
 void run(const Product& p, bool half, int variant, int device, void* stream);
 
