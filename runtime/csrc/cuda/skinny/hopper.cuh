@@ -25,7 +25,8 @@ struct HopperShape {
   static constexpr int x_unit_bytes = m_rows * 128;
   static constexpr int value_bytes = rows * row_bytes, place_bytes = rows * 8 * units, x_bytes = x_unit_bytes * units;
   static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
-  // The sums at the end, as in shape.h; eight neighbours at a time, a row has 1 << across_shift of them.
+  // The sums at the end, as in shape.h; eight neighbours at a time, a row has 1 << across_shift of them. Behind them
+  // lies a word in which a warp tells the others what it found.
   static constexpr int across_shift = rows == 64 ? 3 : rows == 128 ? 4 : 5;
   static_assert(8 << across_shift == rows);
   static constexpr int sum_pitch = rows + 4;
@@ -221,75 +222,100 @@ __device__ inline Eight sum_of_shares(const float* const (&parts)[Splits], int a
   return part[0];
 }
 
-// What a block adds up and finishes: `pieces` of the strip's rows of x, those whose bit is set, by `threads` threads of which
-// this is one.
+// Which of its strip's `rows` of x a block adds up and finishes: of so many pieces those whose bit is set.
 struct Part {
+  int rows, pieces;
   uint32_t mine;
-  int pieces, thread, threads;
 };
 
-template <class S>
-__device__ inline int rows_of(const HopperCall& c, const Strip& strip) {
-  return min(c.p.m - strip.m, S::m_rows);
+// Calls what(first, end) for the rows of each piece.
+template <class F>
+__device__ inline void for_each_piece_of(const Part& part, F what) {
+  for (uint32_t mine = part.mine; mine; mine &= mine - 1) {
+    const int piece = __ffs(mine) - 1;
+    what(first_of(piece, part.pieces, part.rows), first_of(piece + 1, part.pieces, part.rows));
+  }
 }
 
-// The shares' sums are where `finish_strip` looks for them.
+// All threads; then the shares' sums of the part are where add_up() looks for them.
 template <class S>
-__device__ inline Part meet_shares(const HopperCall& c, const Strip& strip, float* sums) {
+__device__ inline Part meet_shares(const HopperCall& c, int rows, float* sums) {
   if (!c.p.partials) {
     if (c.splits > 1) sync_cluster();
     else __syncthreads();
-    return {1, 1, static_cast<int>(blockIdx.x * S::threads + threadIdx.x), c.splits * S::threads};
+    return {rows, c.splits, 1u << blockIdx.x};
   }
   publish();
   __syncthreads();
-  const int ms = rows_of<S>(c, strip), pieces = pieces_of(c, ms);
-  auto* mine = reinterpret_cast<uint32_t*>(sums) + S::sum_bytes / 4;
+  auto* found = reinterpret_cast<uint32_t*>(sums) + S::sum_bytes / 4;
+  const int pieces = pieces_of<S>(c, rows);
   if (threadIdx.x >= 128 * S::groups) {
-    const uint32_t found = meet<S>(c, sums, pieces, ms);
-    if (threadIdx.x == 128 * S::groups) *mine = found;
+    const uint32_t mine = meet<S>(c, sums, pieces, rows);
+    if (threadIdx.x == 128 * S::groups) *found = mine;
   }
   __syncthreads();
-  return {*mine, pieces, static_cast<int>(threadIdx.x), S::threads};
+  return {rows, pieces, *found};
 }
 
-template <class T, class S, int Splits>
-__device__ inline void finish_strip(const HopperCall& c, const Strip& strip, const float* sums, const Part& part) {
-  const Product& p = c.p;
+// The sums of all shares, in place of the block's own. Nobody else reads these rows of them.
+template <class S, int Splits>
+__device__ inline void add_up(const HopperCall& c, const Part& part, float* sums) {
+  constexpr int batch = Splits > 4 ? 1 : Splits > 2 ? 2 : 4;  // on their way at a time
+  constexpr int across = S::rows / 8;
   const float* parts[Splits];
 #pragma unroll
   for (int s = 0; s < Splits; ++s) {
     if (s == static_cast<int>(blockIdx.x)) parts[s] = sums;
-    else parts[s] = p.partials ? tile_of<S>(c, s) : peer(sums, s);
+    else parts[s] = c.p.partials ? tile_of<S>(c, s) : peer(sums, s);
   }
-  const int ms = rows_of<S>(c, strip);
-  const int shift = S::across_shift - p.gated, across = 1 << shift, ns = p.gated ? p.n / 2 : p.n;
-  for (uint32_t mine = part.mine; mine; mine &= mine - 1) {
-    const int piece = __ffs(mine) - 1, end = first_of(piece + 1, part.pieces, ms) * across;
-#pragma unroll 2
-    for (int i = first_of(piece, part.pieces, ms) * across + part.thread; i < end; i += part.threads) {
-      const int m = i >> shift, n = (i & (across - 1)) * 8, at = m * S::sum_pitch + n;
-      if (strip.row + n >= ns) continue;
-      const Eight sum = sum_of_shares<Splits>(parts, at);
-      if (p.gated)
-        finish_gated<T>(p, sum, sum_of_shares<Splits>(parts, at + S::rows / 2), strip.m + m, strip.row + n);
-      else
-        finish<T>(p, sum, strip.m + m, strip.row + n);
+  for_each_piece_of(part, [&](int first, int end) {
+    for (int i = first * across + threadIdx.x; i < end * across; i += batch * S::threads) {
+      Eight sum[batch];
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        const int j = min(i + b * S::threads, end * across - 1);
+        sum[b] = sum_of_shares<Splits>(parts, j / across * S::sum_pitch + j % across * 8);
+      }
+#pragma unroll
+      for (int b = 0; b < batch; ++b)
+        if (const int j = i + b * S::threads; j < end * across) store_floats(sums + j / across * S::sum_pitch + j % across * 8, sum[b]);
     }
+  });
+  __syncthreads();
+}
+
+template <class S>
+__device__ inline void add_up_shares(const HopperCall& c, const Part& part, float* sums) {
+  switch (c.splits) {
+    case 1: return;
+    case 2: return add_up<S, 2>(c, part, sums);
+    case 3: return add_up<S, 3>(c, part, sums);
+    case 4: return add_up<S, 4>(c, part, sums);
+    case 5: return add_up<S, 5>(c, part, sums);
+    case 6: return add_up<S, 6>(c, part, sums);
+    default: return add_up<S, 8>(c, part, sums);
   }
 }
 
 template <class T, class S>
-__device__ inline void finish_shares(const HopperCall& c, const Strip& strip, const float* sums, const Part& part) {
-  switch (c.splits) {
-    case 1: return finish_strip<T, S, 1>(c, strip, sums, part);
-    case 2: return finish_strip<T, S, 2>(c, strip, sums, part);
-    case 3: return finish_strip<T, S, 3>(c, strip, sums, part);
-    case 4: return finish_strip<T, S, 4>(c, strip, sums, part);
-    case 5: return finish_strip<T, S, 5>(c, strip, sums, part);
-    case 6: return finish_strip<T, S, 6>(c, strip, sums, part);
-    default: return finish_strip<T, S, 8>(c, strip, sums, part);
-  }
+__device__ inline void finish_part(const Product& p, const Strip& strip, const Part& part, const float* sums) {
+  constexpr int batch = 4;
+  const int shift = S::across_shift - p.gated, across = 1 << shift, ns = p.gated ? p.n / 2 : p.n;
+  for_each_piece_of(part, [&](int first, int end) {
+    for (int i = first * across + threadIdx.x; i < end * across; i += batch * S::threads) {
+      const auto place = [&](int j) { return (j >> shift) * S::sum_pitch + (j & (across - 1)) * 8; };
+      Eight sum[batch];
+#pragma unroll
+      for (int b = 0; b < batch; ++b) sum[b] = load_floats(sums + place(min(i + b * S::threads, end * across - 1)));
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        const int j = i + b * S::threads, m = strip.m + (j >> shift), n = strip.row + (j & (across - 1)) * 8;
+        if (j >= end * across || n >= ns) continue;
+        if (p.gated) finish_gated<T>(p, sum[b], load_floats(sums + place(j) + S::rows / 2), m, n);
+        else finish<T>(p, sum[b], m, n);
+      }
+    }
+  });
 }
 
 // Grid: shares of K (a cluster, unless through memory) × strips of W, each for every group of rows of x, side by side so that W is read once.
@@ -314,13 +340,15 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
   else if (threadIdx.x == 128 * S::groups) produce<S>(c, strip, ring);
   __syncwarp();
   wait_for_previous();
-  if (producer && c.p.partials) claim_counters<S>(c, pieces_of(c, rows_of<S>(c, strip)));
+  const int rows = min(c.p.m - strip.m, S::m_rows);
+  if (producer && c.p.partials) claim_counters<S>(c, pieces_of<S>(c, rows));
   __syncthreads();  // nobody reads the ring any more
   auto* laid_out = reinterpret_cast<float*>(shared_memory());
   if (!producer) lay_out_group<S>(sums, laid_out);
-  finish_shares<T, S>(c, strip, laid_out, meet_shares<S>(c, strip, laid_out));
-  if (c.p.partials) wait_for_stores();
-  else if (c.splits > 1) sync_cluster();  // nobody leaves while others read
+  const Part part = meet_shares<S>(c, rows, laid_out);
+  add_up_shares<S>(c, part, laid_out);
+  finish_part<T, S>(c.p, strip, part, laid_out);
+  if (c.splits > 1 && !c.p.partials) sync_cluster();  // nobody leaves while others read
 }
 
 }  // namespace sparseflow::cuda::skinny

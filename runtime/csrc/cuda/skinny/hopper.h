@@ -29,7 +29,7 @@ struct HopperKernel {
 };
 
 struct HopperKernels {
-  static constexpr int shapes = 6, widths = 6;
+  static constexpr int shapes = 7, widths = 6;
   // By shape of the block and by m_rows = 8, 16, 32, 64, 128, 256; empty where it doesn't fit or isn't of use.
   HopperKernel kernel[shapes][widths];
 };

@@ -60,14 +60,18 @@ __device__ inline void copy_bytes(Shared to, const void* from, int bytes, Shared
       : "memory");
 }
 
-// From shared to global memory; a thread waits for its own.
+// From shared to global memory; a thread waits for its own, or only until they are read.
 __device__ inline void store_bytes(float* to, Shared from, int bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;" ::"l"(to),
                "r"(from), "r"(bytes)
                : "memory");
 }
 
-__device__ inline void wait_for_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+template <bool Read>
+__device__ inline void wait_for_stores() {
+  if constexpr (Read) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  else asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
 
 __device__ inline uint64_t load_acquiring(const uint64_t* from) {
   uint64_t value;

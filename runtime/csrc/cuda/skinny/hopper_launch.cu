@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iterator>
 #include <random>
 #include <stdexcept>
 
@@ -8,15 +9,29 @@
 namespace sparseflow::cuda::skinny::hopper {
 namespace {
 
-constexpr int choices = 6;  // of shares, for each shape
-constexpr int in_cluster[choices] = {1, 2, 3, 4, 6, 8}, in_memory[choices] = {2, 3, 4, 5, 6, 8};
-constexpr int clustered = HopperKernels::shapes * choices;  // the variants before those whose shares meet in memory
+struct Choice {
+  int shape, shares;
+  bool in_cluster = true;  // or in memory
+};
+
+constexpr int cluster_shares[] = {1, 2, 3, 4, 6, 8};
+constexpr int clustered = 36;  // variants: these for each of the first shapes
+// Those that were the fastest somewhere.
+constexpr Choice others[] = {{0, 3, false}, {0, 4, false}, {0, 6, false}, {1, 3, false}, {1, 4, false}, {1, 5, false}, {2, 3, false}, {2, 5, false},
+                             {3, 3, false}, {3, 4, false}, {3, 5, false}, {3, 6, false}, {3, 8, false},
+                             {5, 2, false}, {5, 3, false}, {5, 4, false},
+                             {6, 1}, {6, 2}, {6, 2, false}, {6, 3, false}, {6, 4, false}};
+
+constexpr Choice choice_of(int variant) {
+  return variant < clustered ? Choice{variant / 6, cluster_shares[variant % 6]} : others[variant - clustered];
+}
+
 constexpr int64_t most_memory = 64 << 20;  // bytes that shares meet in: more can't stay in the L2
 constexpr int max_slots = 16;
 constexpr int early = 4;  // more keeps the first rows of x waiting
 constexpr int64_t large = 200 << 20;  // bytes of W
 
-static_assert(hopper_variants == 2 * clustered);
+static_assert(hopper_variants == clustered + std::size(others));
 
 int bytes_of(const HopperKernel& kernel, int slots) {
   return std::max(slots * (kernel.stage_bytes + 16), kernel.end_bytes());
@@ -30,7 +45,7 @@ int slots_for(const HopperKernel& kernel, int device) {
 
 // The one that takes all m rows at once, or else as many as there is a kernel for with room for a ring.
 const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
-  const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[variant % clustered / choices];
+  const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[choice_of(variant).shape];
   int width = 0;
   while (width < HopperKernels::widths - 1 && (8 << width < m || !row[width].multiply)) ++width;
   while (width > 0 && slots_for(row[width], device) < 2) --width;
@@ -40,10 +55,9 @@ const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
 // Every block needs a stage.
 int split_of(const HopperKernel& kernel, int variant, const Product& p) {
   const int stages = (p.k + kernel.stage_k - 1) / kernel.stage_k;
-  const int* shares = variant < clustered ? in_cluster : in_memory;
-  int i = variant % choices;
-  while (i > 0 && shares[i] > stages) --i;
-  return shares[i] > stages ? 1 : shares[i];
+  int shares = choice_of(variant).shares;
+  while (shares > stages || shares == 7) --shares;
+  return shares;
 }
 
 int strips_of(const HopperKernel& kernel, const Product& p) {
@@ -56,7 +70,7 @@ int groups_of(const HopperKernel& kernel, const Product& p) { return (p.m + kern
 // Where shares meet in memory, a tile of sums for each block and a counter of 8 bytes, for a piece of a strip.
 int64_t meeting_bytes(const HopperKernel& kernel, int variant, const Product& p) {
   const int split = split_of(kernel, variant, p);
-  if (variant < clustered || split == 1) return 0;
+  if (choice_of(variant).in_cluster || split == 1) return 0;
   return int64_t(split) * strips_of(kernel, p) * groups_of(kernel, p) * (kernel.sum_bytes + 8);
 }
 
@@ -135,7 +149,7 @@ int64_t partial_count(const Product& p, int variant, int device) {
 // The largest strips that, with K shared out, still fill most of the GPU.
 int default_variant(const Product& p, int device) {
   const int processors = attribute(cudaDevAttrMultiProcessorCount, device);
-  int best = 2 * choices;
+  int best = 12;
   double most = 0;
   for (int variant = 0; variant < clustered; ++variant) {
     if (!hopper::refusal(variant, p, device).empty()) continue;

@@ -27,13 +27,14 @@ __device__ inline uint64_t* counter_of(const HopperCall& c, int piece) {
          int64_t(blockIdx.y) * c.splits + piece;
 }
 
-// As many as there are shares, where that is worth their while.
-__device__ inline int pieces_of(const HopperCall& c, int ms) {
-  constexpr int rows = 8;
-  return min(c.splits, max(1, ms / rows));
+// As many as there are shares, unless they were so small that their number costs more than it spares.
+template <class S>
+__device__ inline int pieces_of(const HopperCall& c, int rows) {
+  constexpr int least = 2048;  // sums
+  return min(c.splits, max(1, rows * S::rows / least));
 }
 
-__device__ inline int first_of(int piece, int pieces, int ms) { return ms * piece / pieces; }
+__device__ inline int first_of(int piece, int pieces, int rows) { return rows * piece / pieces; }
 
 // Makes counters of what isn't yet; before the block counts itself in.
 template <class S>
@@ -45,30 +46,35 @@ __device__ inline void claim_counters(const HopperCall& c, int pieces) {
   }
 }
 
-// This share's sums of a piece to memory; whether all others are there.
 template <class S>
-__device__ inline bool hand_in(const HopperCall& c, const float* sums, int piece, int pieces, int ms) {
-  const uint64_t others = c.tag + c.splits - 1;
-  uint64_t* counter = counter_of<S>(c, piece);
-  const int first = first_of(piece, pieces, ms) * S::sum_pitch, end = first_of(piece + 1, pieces, ms) * S::sum_pitch;
+__device__ inline bool others_are_in(const HopperCall& c, const uint64_t* counter) {
+  return load_acquiring(counter) == c.tag + c.splits - 1;
+}
+
+// This share's sums of a piece to memory; whether the others' are all there.
+template <class S>
+__device__ inline bool hand_in(const HopperCall& c, uint64_t* counter, const float* sums, int first, int end) {
   store_bytes(tile_of<S>(c, blockIdx.x) + first, shared_address(sums + first), 4 * (end - first));
-  if (load_acquiring(counter) != others) {  // else nobody will read what is still on its way
-    wait_for_stores();
-    if (count(counter) != others) return false;
+  if (others_are_in<S>(c, counter)) {
+    wait_for_stores<true>();  // that nobody will look for
+    return true;
   }
-  *counter = c.tag;
-  return true;
+  wait_for_stores<false>();
+  return count(counter) == c.tag + c.splits - 1;
 }
 
 // By one warp: the pieces, a bit each, that this block has to add up. Each share holds another piece back until it has
 // handed in the rest: shares that come at the same time add up one each.
 template <class S>
-__device__ inline uint32_t meet(const HopperCall& c, const float* sums, int pieces, int ms) {
+__device__ inline uint32_t meet(const HopperCall& c, const float* sums, int pieces, int rows) {
   const int piece = threadIdx.x % 32, held_back = blockIdx.x % pieces;
+  const int first = first_of(piece, pieces, rows) * S::sum_pitch, end = first_of(piece + 1, pieces, rows) * S::sum_pitch;
+  uint64_t* counter = counter_of<S>(c, piece);
   bool last = false;
-  if (piece < pieces && piece != held_back) last = hand_in<S>(c, sums, piece, pieces, ms);
+  if (piece < pieces && piece != held_back) last = hand_in<S>(c, counter, sums, first, end);
   __syncwarp();
-  if (piece == held_back) last = hand_in<S>(c, sums, piece, pieces, ms);
+  if (piece == held_back) last = (pieces > 1 && others_are_in<S>(c, counter)) || hand_in<S>(c, counter, sums, first, end);
+  if (last) *counter = c.tag;  // for the next launch
   return __ballot_sync(~0u, last);
 }
 
