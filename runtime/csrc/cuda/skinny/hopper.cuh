@@ -212,16 +212,6 @@ __device__ inline void lay_out_group(const float (&sums)[S::tiles][S::m_tiles][4
   }
 }
 
-template <int Splits>
-__device__ inline Eight sum_of_shares(const float* const (&parts)[Splits], int at) {
-  Eight part[Splits];
-#pragma unroll
-  for (int s = 0; s < Splits; ++s) part[s] = load_floats(parts[s] + at);
-#pragma unroll
-  for (int s = 1; s < Splits; ++s) part[0] = part[0] + part[s];
-  return part[0];
-}
-
 // Which of its strip's `rows` of x a block adds up and finishes: of so many pieces those whose bit is set.
 struct Part {
   int rows, pieces;
@@ -237,7 +227,7 @@ __device__ inline void for_each_piece_of(const Part& part, F what) {
   }
 }
 
-// All threads; then the shares' sums of the part are where add_up() looks for them.
+// All threads; then the shares' sums of the part are where add_up() reads them.
 template <class S>
 __device__ inline Part meet_shares(const HopperCall& c, int rows, float* sums) {
   if (!c.p.partials) {
@@ -257,61 +247,66 @@ __device__ inline Part meet_shares(const HopperCall& c, int rows, float* sums) {
   return {rows, pieces, *found};
 }
 
-// The sums of all shares, in place of the block's own. Nobody else reads these rows of them.
-template <class S, int Splits>
-__device__ inline void add_up(const HopperCall& c, const Part& part, float* sums) {
-  constexpr int batch = Splits > 4 ? 1 : Splits > 2 ? 2 : 4;  // on their way at a time
-  constexpr int across = S::rows / 8;
+// What all shares have for eight neighbours at each of `at`, added in their order. All loads are on their way before the
+// first sum.
+template <class S, int Splits, int Batch>
+__device__ inline void add_up(const HopperCall& c, const float* sums, const int (&at)[Batch], Eight (&out)[Batch]) {
   const float* parts[Splits];
 #pragma unroll
   for (int s = 0; s < Splits; ++s) {
     if (s == static_cast<int>(blockIdx.x)) parts[s] = sums;
     else parts[s] = c.p.partials ? tile_of<S>(c, s) : peer(sums, s);
   }
-  for_each_piece_of(part, [&](int first, int end) {
-    for (int i = first * across + threadIdx.x; i < end * across; i += batch * S::threads) {
-      Eight sum[batch];
+  Eight part[Splits][Batch];
 #pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        const int j = min(i + b * S::threads, end * across - 1);
-        sum[b] = sum_of_shares<Splits>(parts, j / across * S::sum_pitch + j % across * 8);
-      }
+  for (int s = 0; s < Splits; ++s)
 #pragma unroll
-      for (int b = 0; b < batch; ++b)
-        if (const int j = i + b * S::threads; j < end * across) store_floats(sums + j / across * S::sum_pitch + j % across * 8, sum[b]);
-    }
-  });
-  __syncthreads();
+    for (int b = 0; b < Batch; ++b) part[s][b] = load_floats(parts[s] + at[b]);
+#pragma unroll
+  for (int b = 0; b < Batch; ++b) {
+    out[b] = part[0][b];
+#pragma unroll
+    for (int s = 1; s < Splits; ++s) out[b] = out[b] + part[s][b];
+  }
 }
 
-template <class S>
-__device__ inline void add_up_shares(const HopperCall& c, const Part& part, float* sums) {
+template <class S, int Batch>
+__device__ inline void add_up_shares(const HopperCall& c, const float* sums, const int (&at)[Batch], Eight (&out)[Batch]) {
   switch (c.splits) {
-    case 1: return;
-    case 2: return add_up<S, 2>(c, part, sums);
-    case 3: return add_up<S, 3>(c, part, sums);
-    case 4: return add_up<S, 4>(c, part, sums);
-    case 5: return add_up<S, 5>(c, part, sums);
-    case 6: return add_up<S, 6>(c, part, sums);
-    default: return add_up<S, 8>(c, part, sums);
+    case 1: return add_up<S, 1>(c, sums, at, out);
+    case 2: return add_up<S, 2>(c, sums, at, out);
+    case 3: return add_up<S, 3>(c, sums, at, out);
+    case 4: return add_up<S, 4>(c, sums, at, out);
+    case 6: return add_up<S, 6>(c, sums, at, out);
+    default: return add_up<S, 8>(c, sums, at, out);
   }
 }
 
 template <class T, class S>
-__device__ inline void finish_part(const Product& p, const Strip& strip, const Part& part, const float* sums) {
-  constexpr int batch = 4;
+__device__ inline void finish_part(const HopperCall& c, const Strip& strip, const Part& part, const float* sums) {
+  constexpr int batch = 2;
+  const Product& p = c.p;
   const int shift = S::across_shift - p.gated, across = 1 << shift, ns = p.gated ? p.n / 2 : p.n;
   for_each_piece_of(part, [&](int first, int end) {
     for (int i = first * across + threadIdx.x; i < end * across; i += batch * S::threads) {
-      const auto place = [&](int j) { return (j >> shift) * S::sum_pitch + (j & (across - 1)) * 8; };
-      Eight sum[batch];
+      int at[batch];
+      Eight sum[batch], gated[batch];
 #pragma unroll
-      for (int b = 0; b < batch; ++b) sum[b] = load_floats(sums + place(min(i + b * S::threads, end * across - 1)));
+      for (int b = 0; b < batch; ++b) {
+        const int j = min(i + b * S::threads, end * across - 1);
+        at[b] = (j >> shift) * S::sum_pitch + (j & (across - 1)) * 8;
+      }
+      add_up_shares<S>(c, sums, at, sum);
+      if (p.gated) {
+#pragma unroll
+        for (int b = 0; b < batch; ++b) at[b] += S::rows / 2;
+        add_up_shares<S>(c, sums, at, gated);
+      }
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
         const int j = i + b * S::threads, m = strip.m + (j >> shift), n = strip.row + (j & (across - 1)) * 8;
         if (j >= end * across || n >= ns) continue;
-        if (p.gated) finish_gated<T>(p, sum[b], load_floats(sums + place(j) + S::rows / 2), m, n);
+        if (p.gated) finish_gated<T>(p, sum[b], gated[b], m, n);
         else finish<T>(p, sum[b], m, n);
       }
     }
@@ -346,8 +341,7 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
   auto* laid_out = reinterpret_cast<float*>(shared_memory());
   if (!producer) lay_out_group<S>(sums, laid_out);
   const Part part = meet_shares<S>(c, rows, laid_out);
-  add_up_shares<S>(c, part, laid_out);
-  finish_part<T, S>(c.p, strip, part, laid_out);
+  finish_part<T, S>(c, strip, part, laid_out);
   if (c.splits > 1 && !c.p.partials) sync_cluster();  // nobody leaves while others read
 }
 

@@ -60,17 +60,13 @@ __device__ inline void copy_bytes(Shared to, const void* from, int bytes, Shared
       : "memory");
 }
 
-// From shared to global memory; a thread waits for its own, or only until they are read.
+// From shared to global memory; returns when it is there.
 __device__ inline void store_bytes(float* to, Shared from, int bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;" ::"l"(to),
-               "r"(from), "r"(bytes)
-               : "memory");
-}
-
-template <bool Read>
-__device__ inline void wait_for_stores() {
-  if constexpr (Read) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-  else asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  asm volatile(
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;\n"
+      "cp.async.bulk.wait_group 0;" ::"l"(to),
+      "r"(from), "r"(bytes)
+      : "memory");
 }
 
 __device__ inline uint64_t load_acquiring(const uint64_t* from) {

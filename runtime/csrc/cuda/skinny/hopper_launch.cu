@@ -15,12 +15,10 @@ struct Choice {
 };
 
 constexpr int cluster_shares[] = {1, 2, 3, 4, 6, 8};
-constexpr int clustered = 36;  // variants: these for each of the first shapes
-// Those that were the fastest somewhere.
-constexpr Choice others[] = {{0, 3, false}, {0, 4, false}, {0, 6, false}, {1, 3, false}, {1, 4, false}, {1, 5, false}, {2, 3, false}, {2, 5, false},
-                             {3, 3, false}, {3, 4, false}, {3, 5, false}, {3, 6, false}, {3, 8, false},
-                             {5, 2, false}, {5, 3, false}, {5, 4, false},
-                             {6, 1}, {6, 2}, {6, 2, false}, {6, 3, false}, {6, 4, false}};
+constexpr int clustered = 36;  // variants: these for each of the first six shapes
+// And what was the fastest somewhere.
+constexpr Choice others[] = {{0, 4, false}, {0, 6, false}, {1, 4, false}, {2, 3, false}, {3, 3, false},
+                             {5, 3, false}, {5, 4, false}, {6, 1},        {6, 2, false}};
 
 constexpr Choice choice_of(int variant) {
   return variant < clustered ? Choice{variant / 6, cluster_shares[variant % 6]} : others[variant - clustered];
@@ -56,7 +54,7 @@ const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
 int split_of(const HopperKernel& kernel, int variant, const Product& p) {
   const int stages = (p.k + kernel.stage_k - 1) / kernel.stage_k;
   int shares = choice_of(variant).shares;
-  while (shares > stages || shares == 7) --shares;
+  while (shares > stages || shares == 5 || shares == 7) --shares;
   return shares;
 }
 

@@ -27,11 +27,11 @@ __device__ inline uint64_t* counter_of(const HopperCall& c, int piece) {
          int64_t(blockIdx.y) * c.splits + piece;
 }
 
-// As many as there are shares, unless they were so small that their number costs more than it spares.
+// As many as there are shares, but none so small that counting takes longer than adding up.
 template <class S>
 __device__ inline int pieces_of(const HopperCall& c, int rows) {
-  constexpr int least = 2048;  // sums
-  return min(c.splits, max(1, rows * S::rows / least));
+  constexpr int least = 8192;  // sums of all shares
+  return min(c.splits, max(1, c.splits * rows * S::rows / least));
 }
 
 __device__ inline int first_of(int piece, int pieces, int rows) { return rows * piece / pieces; }
@@ -46,21 +46,15 @@ __device__ inline void claim_counters(const HopperCall& c, int pieces) {
   }
 }
 
-template <class S>
-__device__ inline bool others_are_in(const HopperCall& c, const uint64_t* counter) {
-  return load_acquiring(counter) == c.tag + c.splits - 1;
+__device__ inline bool others_are_in(const HopperCall& c, uint64_t counted) {
+  return counted == c.tag + c.splits - 1;
 }
 
-// This share's sums of a piece to memory; whether the others' are all there.
+// This share's sums of a piece to memory; whether the others' were all there.
 template <class S>
 __device__ inline bool hand_in(const HopperCall& c, uint64_t* counter, const float* sums, int first, int end) {
   store_bytes(tile_of<S>(c, blockIdx.x) + first, shared_address(sums + first), 4 * (end - first));
-  if (others_are_in<S>(c, counter)) {
-    wait_for_stores<true>();  // that nobody will look for
-    return true;
-  }
-  wait_for_stores<false>();
-  return count(counter) == c.tag + c.splits - 1;
+  return others_are_in(c, count(counter));
 }
 
 // By one warp: the pieces, a bit each, that this block has to add up. Each share holds another piece back until it has
@@ -73,7 +67,7 @@ __device__ inline uint32_t meet(const HopperCall& c, const float* sums, int piec
   bool last = false;
   if (piece < pieces && piece != held_back) last = hand_in<S>(c, counter, sums, first, end);
   __syncwarp();
-  if (piece == held_back) last = (pieces > 1 && others_are_in<S>(c, counter)) || hand_in<S>(c, counter, sums, first, end);
+  if (piece == held_back) last = (pieces > 1 && others_are_in(c, load_acquiring(counter))) || hand_in<S>(c, counter, sums, first, end);
   if (last) *counter = c.tag;  // for the next launch
   return __ballot_sync(~0u, last);
 }

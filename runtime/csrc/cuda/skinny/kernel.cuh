@@ -165,12 +165,6 @@ __device__ inline Eight load_floats(const float* from) {
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-__device__ inline void store_floats(float* to, const Eight& from) {
-  const float(&v)[8] = from.v;
-  reinterpret_cast<float4*>(to)[0] = {v[0], v[1], v[2], v[3]};
-  reinterpret_cast<float4*>(to)[1] = {v[4], v[5], v[6], v[7]};
-}
-
 template <class T>
 __device__ inline Eight load_eight(const void* from, int64_t at) {
   const uint4 bits = reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(from) + at)[0];
@@ -294,7 +288,10 @@ __device__ inline void finish_cluster(const Product& p, const Span& span, const 
 template <class S>
 __device__ inline void store_partials(const Product& p, const Span& span, const float* sums) {
   for_each_eight<S>(p, span, threadIdx.x, S::threads, [&](int m, int n, int at) {
-    store_floats(p.partials + (int64_t(blockIdx.x) * p.m + span.m + m) * p.n + span.row + n, sum_of_block<S>(sums, at));
+    const Eight e = sum_of_block<S>(sums, at);
+    float* to = p.partials + (int64_t(blockIdx.x) * p.m + span.m + m) * p.n + span.row + n;
+    reinterpret_cast<float4*>(to)[0] = {e.v[0], e.v[1], e.v[2], e.v[3]};
+    reinterpret_cast<float4*>(to)[1] = {e.v[4], e.v[5], e.v[6], e.v[7]};
   });
 }
 

@@ -29,10 +29,10 @@ struct Product {
 
 // A variant is a shape of the thread blocks and the number of blocks that share the K of one strip of rows. The first
 // `portable_variants` run from sm_80 on (kernel.cuh), the others on sm_90 (hopper.cuh). The sums of the shares are added
-// through the shared memory of a cluster, or through `partials`: in the last half of those for sm_90, on GPUs without
+// through the shared memory of a cluster, or through `partials`: in most of those for sm_90 from 52 on, on GPUs without
 // clusters, and where `through_memory` is added to a portable variant. Either way in one order: the same input gives the same bits.
-constexpr int portable_variants = 16, hopper_variants = 57, variants = portable_variants + hopper_variants;
-constexpr int through_memory = 128;
+constexpr int portable_variants = 16, hopper_variants = 45, variants = portable_variants + hopper_variants;
+constexpr int through_memory = 64;
 
 // Why this variant can't run on this device for this product, or ""; of the product only sizes and `gated` are read.
 std::string refusal(int variant, const Product& p, int device);
