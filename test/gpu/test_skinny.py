@@ -11,6 +11,9 @@ DTYPES = [torch.bfloat16, torch.float16]
 VARIANTS = range(torch.ops.sparseflow.skinny_variants(64, 64, 1))
 PORTABLE = VARIANTS[:16]  # those from sm_80 on; the others are for sm_90
 THROUGH_MEMORY = 64  # added to a portable variant
+# Those for sm_90 whose shares meet in memory, and the one with the same blocks whose shares are a cluster.
+IN_MEMORY = {52: 19, 53: 20, 54: 25, 55: 30, 56: 36, 57: 48, 58: 49}
+GATED = [v for v in VARIANTS[28:] if v not in (52, 53, 54)]  # the others' strips have too few rows
 
 
 def skinny(x, weight, bias=None, residual=None, epilogue="none", variant=-1):
@@ -47,10 +50,13 @@ def test_every_variant_gives_the_product_and_the_same_bits_each_time(variant, dt
             if variant in PORTABLE:
                 other = skinny(x, device, bias, residual, "silu", variant + THROUGH_MEMORY)
                 assert torch.equal(other, y), "a cluster and memory add up in one order"
+            if variant in IN_MEMORY:
+                other = skinny(x, device, bias, residual, "silu", IN_MEMORY[variant])
+                assert torch.equal(other, y), "a cluster and memory add up in one order"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("variant", [-1, *VARIANTS[len(PORTABLE) + 12 :]])
+@pytest.mark.parametrize("variant", [-1, *GATED])
 def test_a_gate_and_what_it_gates_in_one_launch(variant, dtype):
     for n, k in ((128, 1024), (1408, 1088)):
         weight = pruned(n, k, dtype)
@@ -92,7 +98,7 @@ def test_products_of_small_integers_are_exact(variant):
         assert torch.equal(skinny(x, device, variant=variant), expected)
 
 
-@pytest.mark.parametrize("variant", [-1, 2, THROUGH_MEMORY + 2, 30, 33])
+@pytest.mark.parametrize("variant", [-1, 2, THROUGH_MEMORY + 2, 30, 33, 54, 58])
 @pytest.mark.parametrize("m", [1, 17, 64])
 def test_a_captured_graph_follows_its_inputs(m, variant):
     dtype = torch.bfloat16
@@ -110,7 +116,7 @@ def test_a_captured_graph_follows_its_inputs(m, variant):
         assert error(y, reference(x, weight, bias, epilogue="gelu")) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("variant", [3, THROUGH_MEMORY + 3, 17, 31])
+@pytest.mark.parametrize("variant", [3, THROUGH_MEMORY + 3, 17, 31, 54, 58])
 def test_eight_threads_with_a_stream_each(variant):
     dtype = torch.bfloat16
     weight = packed(pruned(512, 1024, dtype))
@@ -125,6 +131,23 @@ def test_eight_threads_with_a_stream_each(variant):
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(wrong, range(8))) == [[]] * 8
+
+
+@pytest.mark.parametrize("variant", IN_MEMORY)
+def test_shares_may_meet_in_memory_that_holds_anything(variant):
+    weight = packed(pruned(512, 2048, torch.bfloat16))
+    x = inputs(200, 2048, torch.bfloat16)
+    expected = skinny(x, weight, variant=variant)
+    for turn in range(20):
+        left = [torch.randint(-(2**31), 2**31 - 1, (1 << size,), device="cuda") for size in range(9, 22, 2)]
+        del left
+        assert torch.equal(skinny(x, weight, variant=variant), expected), turn
+
+
+def test_shares_that_would_fill_the_cache_are_refused():
+    weight = packed(pruned(16384, 256, torch.bfloat16))
+    with pytest.raises(RuntimeError, match="needs in variant 58 69210112 bytes"):
+        skinny(inputs(256, 256, torch.bfloat16), weight, variant=58)
 
 
 def test_leading_dimensions_strides_and_offsets_do_not_matter():

@@ -50,7 +50,7 @@ const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
   return row[width];
 }
 
-// Every block needs a stage.
+// Every block needs a stage; sums are added of as many shares as some variant has.
 int split_of(const HopperKernel& kernel, int variant, const Product& p) {
   const int stages = (p.k + kernel.stage_k - 1) / kernel.stage_k;
   int shares = choice_of(variant).shares;
@@ -72,13 +72,16 @@ int64_t meeting_bytes(const HopperKernel& kernel, int variant, const Product& p)
   return int64_t(split) * strips_of(kernel, p) * groups_of(kernel, p) * (kernel.sum_bytes + 8);
 }
 
-// Nobody's memory holds this by chance, nor what another process left there.
 uint64_t random_tag() {
   std::random_device random;
   return (uint64_t(random()) << 32 | random()) << 8;
 }
 
-std::atomic<uint64_t> tag = random_tag();
+// Random, so that no memory holds it by chance, nor because another process left it there.
+std::atomic<uint64_t>& tag() {
+  static std::atomic<uint64_t> value = random_tag();
+  return value;
+}
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
@@ -167,7 +170,7 @@ void forget_devices() {
     for (const auto& row : kernels->kernel)
       for (const HopperKernel& kernel : row)
         if (kernel.ready) *kernel.ready = 0;
-  tag = random_tag();
+  tag() = random_tag();
 }
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
@@ -176,7 +179,7 @@ void run(const Product& p, bool half, int variant, int device, void* stream) {
   const int groups = groups_of(kernel, p);
   const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, kernel.stage_k / 2, promotion_for(p)),
                         map_of(p.x, half, p.m, p.k, kernel.m_rows, 64, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
-                        p, slots, split, groups, std::min(slots, early), tag};
+                        p, slots, split, groups, std::min(slots, early), tag()};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(split, strips_of(kernel, p) * groups);
   config.blockDim = dim3(kernel.threads);
