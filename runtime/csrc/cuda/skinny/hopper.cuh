@@ -251,11 +251,12 @@ __device__ inline Part meet_shares(const HopperCall& c, int rows, float* sums) {
 // first sum.
 template <class S, int Splits, int Batch>
 __device__ inline void add_up(const HopperCall& c, const float* sums, const int (&at)[Batch], Eight (&out)[Batch]) {
-  const float* parts[Splits];
+  const float *parts[Splits], *tiles = c.p.partials ? tile_of<S>(c, 0) : nullptr;
+  asm volatile("" : "+l"(sums), "+l"(tiles));  // else the addresses of every case of the switch around this are kept
 #pragma unroll
   for (int s = 0; s < Splits; ++s) {
     if (s == static_cast<int>(blockIdx.x)) parts[s] = sums;
-    else parts[s] = c.p.partials ? tile_of<S>(c, s) : peer(sums, s);
+    else parts[s] = tiles ? tiles + s * (S::sum_bytes / 4) : peer(sums, s);
   }
   Eight part[Splits][Batch];
 #pragma unroll
@@ -273,7 +274,6 @@ __device__ inline void add_up(const HopperCall& c, const float* sums, const int 
 template <class S, int Batch>
 __device__ inline void add_up_shares(const HopperCall& c, const float* sums, const int (&at)[Batch], Eight (&out)[Batch]) {
   switch (c.splits) {
-    case 1: return add_up<S, 1>(c, sums, at, out);
     case 2: return add_up<S, 2>(c, sums, at, out);
     case 3: return add_up<S, 3>(c, sums, at, out);
     case 4: return add_up<S, 4>(c, sums, at, out);
@@ -282,11 +282,18 @@ __device__ inline void add_up_shares(const HopperCall& c, const float* sums, con
   }
 }
 
-template <class T, class S>
+template <class T, class S, bool Sharing>
 __device__ inline void finish_part(const HopperCall& c, const Strip& strip, const Part& part, const float* sums) {
-  constexpr int batch = 2;
+  // Of more, what multiplying keeps in registers would be spilled.
+  constexpr int batch = Sharing && S::threads * S::per_sm > 320 ? 1 : 2;
   const Product& p = c.p;
   const int shift = S::across_shift - p.gated, across = 1 << shift, ns = p.gated ? p.n / 2 : p.n;
+  const auto add = [&](const int (&at)[batch], Eight (&out)[batch]) {
+    if constexpr (Sharing) add_up_shares<S>(c, sums, at, out);
+    else
+#pragma unroll
+      for (int b = 0; b < batch; ++b) out[b] = load_floats(sums + at[b]);
+  };
   for_each_piece_of(part, [&](int first, int end) {
     for (int i = first * across + threadIdx.x; i < end * across; i += batch * S::threads) {
       int at[batch];
@@ -296,11 +303,11 @@ __device__ inline void finish_part(const HopperCall& c, const Strip& strip, cons
         const int j = min(i + b * S::threads, end * across - 1);
         at[b] = (j >> shift) * S::sum_pitch + (j & (across - 1)) * 8;
       }
-      add_up_shares<S>(c, sums, at, sum);
+      add(at, sum);
       if (p.gated) {
 #pragma unroll
         for (int b = 0; b < batch; ++b) at[b] += S::rows / 2;
-        add_up_shares<S>(c, sums, at, gated);
+        add(at, gated);
       }
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
@@ -313,7 +320,8 @@ __device__ inline void finish_part(const HopperCall& c, const Strip& strip, cons
   });
 }
 
-// Grid: shares of K (a cluster, unless through memory) × strips of W, each for every group of rows of x, side by side so that W is read once.
+// Grid: shares of K (a cluster, unless they meet in memory) × strips of W, each for every group of rows of x, side by side
+// so that W is read once.
 template <class T, class S>
 __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const __grid_constant__ HopperCall c) {
   const Ring ring = ring_of<S>(c);
@@ -341,7 +349,8 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
   auto* laid_out = reinterpret_cast<float*>(shared_memory());
   if (!producer) lay_out_group<S>(sums, laid_out);
   const Part part = meet_shares<S>(c, rows, laid_out);
-  finish_part<T, S>(c, strip, part, laid_out);
+  if (c.splits > 1) finish_part<T, S, true>(c, strip, part, laid_out);
+  else finish_part<T, S, false>(c, strip, part, laid_out);
   if (c.splits > 1 && !c.p.partials) sync_cluster();  // nobody leaves while others read
 }
 

@@ -24,7 +24,7 @@ struct HopperKernel {
   std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
   int rows, m_rows, stage_k, threads, per_sm, stage_bytes, sum_bytes;
 
-  // Behind the sums lies the word in which a warp tells the others what it found (hopper.cuh).
+  // The sums, and the word behind them in which a warp tells the others what it found (hopper.cuh).
   int end_bytes() const { return sum_bytes + 16; }
 };
 

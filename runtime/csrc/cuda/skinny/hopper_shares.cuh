@@ -67,7 +67,10 @@ __device__ inline uint32_t meet(const HopperCall& c, const float* sums, int piec
   bool last = false;
   if (piece < pieces && piece != held_back) last = hand_in<S>(c, counter, sums, first, end);
   __syncwarp();
-  if (piece == held_back) last = (pieces > 1 && others_are_in(c, load_acquiring(counter))) || hand_in<S>(c, counter, sums, first, end);
+  if (piece == held_back) {
+    last = pieces > 1 && others_are_in(c, load_acquiring(counter));  // often; then its sums needn't go through memory
+    if (!last) last = hand_in<S>(c, counter, sums, first, end);
+  }
   if (last) *counter = c.tag;  // for the next launch
   return __ballot_sync(~0u, last);
 }
