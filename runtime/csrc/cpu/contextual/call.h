@@ -32,7 +32,7 @@ struct Mlp {
 };
 
 constexpr int64_t kPanel = 32;  // rows of x that a kernel takes, at most
-constexpr int64_t kBatch = 4;   // neurons that are worked on together
+constexpr int64_t kBatch = 8;   // neurons that are worked on together
 
 // The kernels of one instruction set.
 struct Kernels {

@@ -21,17 +21,17 @@ inline void scores(const Matrix& a, const Wide& x, const float* bias, float* out
   with_stored(a.stored, [&](auto s) {
     using S = decltype(s);
     // Rows follow each other, so short ones are fetched some batches ahead: one alone is not far enough.
-    const int64_t bytes = kBatch * most(1, a.columns) * static_cast<int64_t>(sizeof(typename S::T));
-    const int64_t ahead = kBatch * most(1, 4 * kAhead / bytes);
-    for (int64_t row = begin; row < end; row += kBatch) {
-      const typename S::T *rows[kBatch], *next[kBatch];
-      for (int r = 0; r < kBatch; ++r) {
+    const int64_t bytes = kStreams * most(1, a.columns) * static_cast<int64_t>(sizeof(typename S::T));
+    const int64_t ahead = kStreams * most(1, 4 * kAhead / bytes);
+    for (int64_t row = begin; row < end; row += kStreams) {
+      const typename S::T *rows[kStreams], *next[kStreams];
+      for (int r = 0; r < kStreams; ++r) {
         rows[r] = row_of<S>(a, least(row + r, end - 1));
         next[r] = row_of<S>(a, least(row + ahead + r, end - 1));
       }
-      float dots[kBatch][kPanel];
-      dot(streams<S, kBatch>(rows, next, a.columns), x, dots);
-      for (int64_t r = 0; r < least(kBatch, end - row); ++r) {
+      float dots[kStreams][kPanel];
+      dot(streams<S, kStreams>(rows, next, a.columns), x, dots);
+      for (int64_t r = 0; r < least(kStreams, end - row); ++r) {
         const float scale = a.scale ? a.scale[row + r] : 1.f, added = bias ? bias[row + r] : 0.f;
         for (int64_t m = 0; m < x.count; ++m) out[m * pitch + row + r] = dots[r][m] * scale + added;
       }
