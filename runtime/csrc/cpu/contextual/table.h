@@ -1,6 +1,7 @@
 // The contextual kernels of one instruction set.
 #pragma once
 
+#include "largest.h"
 #include "mlp.h"
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
@@ -57,6 +58,7 @@ inline void finish_sums(const float* rows, int64_t parts, int64_t stride, const 
   });
 }
 
-const contextual::Kernels contextual_kernels = {widen_row, scores, mlp, finish_sums};
+const contextual::Kernels contextual_kernels = {widen_row,   scores,       mlp,
+                                                  finish_sums, mark_largest, list_selected};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA
