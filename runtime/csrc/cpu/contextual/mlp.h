@@ -18,16 +18,16 @@ inline const typename S::T* row_of(const Matrix& m, int64_t row) {
   return static_cast<const typename S::T*>(m.data) + row * m.columns;
 }
 
-// The rows of a batch of neurons in the order in which they are read, and the first of the batch after it. Past the last
-// neuron, the last again.
-template <class S, bool kGated>
+// The rows of a batch of neurons in the order in which they are read, R at once, and the first R of the batch after it.
+// Past the last neuron, the last again.
+template <class S, bool kGated, int R>
 struct Batch {
   static constexpr int kDots = kGated ? 2 : 1;
-  const typename S::T* rows[(kDots + 1) * kBatch + kStreams];
+  const typename S::T* rows[(kDots + 1) * kBatch + R];
   int32_t neuron[kBatch];
 
   Batch(const Mlp& c, const int32_t* neurons, int64_t first, int64_t count) {
-    for (int i = 0; i < kBatch + kStreams / kDots; ++i) {
+    for (int i = 0; i < kBatch + R / kDots; ++i) {
       const int32_t n = neurons[least(first + i, count - 1)];
       const typename S::T** dots = rows + kDots * i + (i < kBatch ? 0 : kBatch);
       if constexpr (kGated) dots[0] = row_of<S>(c.gate, n);
@@ -76,31 +76,37 @@ inline void factors_of(const Mlp& c, const int32_t* neuron, const float (*dots)[
     }
 }
 
-template <class S, bool kGated>
+template <class S, int R, bool kGated>
 void mlp_over(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
-  using B = Batch<S, kGated>;
+  using B = Batch<S, kGated, R>;
   const int64_t columns = c.up.columns;
   constexpr int kDots = B::kDots * kBatch;
   for (int64_t i = 0; i < count; i += kBatch) {
     const B batch(c, neurons, i, count);
     float dots[kDots][kPanel], factors[kBatch][kPanel];
-    for (int r = 0; r < kDots; r += kStreams)
-      dot(streams<S, kStreams>(batch.rows + r, batch.rows + r + kStreams, columns), x, dots + r);
+    for (int r = 0; r < kDots; r += R)
+      dot(streams<S, R>(batch.rows + r, batch.rows + r + R, columns), x, dots + r);
     factors_of<kGated>(c, batch.neuron, dots, x.count, factors);
     const auto* down = batch.rows + kDots;
     if (i + kBatch <= count)
-      for (int r = 0; r < kBatch; r += kStreams)
-        spread(streams<S, kStreams>(down + r, down + r + kStreams, columns), factors + r, sums);
+      for (int r = 0; r < kBatch; r += R)
+        spread(streams<S, R>(down + r, down + r + R, columns), factors + r, sums);
     else  // a row that is repeated must not be added twice, nor times zero: it may hold an Inf
       for (int64_t r = 0; r < count - i; ++r) spread(streams<S, 1>(down + r, down + r, columns), factors + r, sums);
   }
 }
 
+template <class S, int R>
+void mlp_with(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
+  if (c.gate.data) mlp_over<S, R, true>(c, x, neurons, count, sums);
+  else mlp_over<S, R, false>(c, x, neurons, count, sums);
+}
+
 inline void mlp(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
   with_stored(c.up.stored, [&](auto s) {
     using S = decltype(s);
-    if (c.gate.data) mlp_over<S, true>(c, x, neurons, count, sums);
-    else mlp_over<S, false>(c, x, neurons, count, sums);
+    if (x.count <= kTogether<kMany>) mlp_with<S, kMany>(c, x, neurons, count, sums);
+    else mlp_with<S, kStreams>(c, x, neurons, count, sums);
   });
 }
 

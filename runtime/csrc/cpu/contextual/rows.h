@@ -1,4 +1,4 @@
-// Four rows of a weight streaming by: how they are loaded as vectors of fp32 and fetched ahead.
+// Rows of a weight streaming by: how they are loaded as vectors of fp32 and fetched ahead.
 #pragma once
 
 #include "../kernels/vec.h"
@@ -96,7 +96,8 @@ inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step&
   }
 }
 
-constexpr int kStreams = W == 16 ? 8 : 4;  // rows of a weight that stream by at once
+constexpr int kStreams = 4;              // rows of a weight that stream by at once
+constexpr int kMany = W == 16 ? 8 : 4;  // the same beside so few rows of x that memory alone sets the pace
 
 // How many rows of x fit the registers beside R of a weight.
 template <int R>
