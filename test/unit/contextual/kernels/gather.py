@@ -103,7 +103,9 @@ def main():
     for n, k in itertools.product((1, 37, 1029), (0, 1, 20, 2000)):
         scores = torch.randn(2, n).round(decimals=1)  # with ties
         scores[0, n // 2] = float("nan")
-        (mine, count), (plain, same) = (each.contextual_select(scores, "top_k", k) for each in (ops, portable))
+        (mine, count), (plain, same) = (
+            each.contextual_select(scores, "top_k", k) for each in (ops, portable)
+        )
         if mine[:count].tolist() != plain[:same].tolist() or mine[count:].any():
             failures.append(f"top_k {k} of {n}")
     print("\n".join(failures))
