@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -321,12 +322,30 @@ def load_cpu(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
+def fuzz(rows: Rows) -> str:
+    """How many inputs a target was given, and what became of them."""
+    body = []
+    for (target,), runs in _grouped(rows, lambda row: (row["target"],)):
+        ends = sum((Counter(row["outcomes"]) for row in runs), Counter[str]())
+        body.append(
+            [
+                {"opt": "`sparseflow-opt`", "load": "`sf.load` and a call"}[target],
+                f"{sum(row['inputs'] for row in runs):,}",
+                "; ".join(f"{name}: {count:,}" for name, count in ends.most_common()),
+                str(sum(len(row["findings"]) for row in runs)),
+            ]
+        )
+    headings = ["target", "inputs", "how they ended", "crashes, hangs and tracebacks"]
+    return "\n" + markdown(headings, body) + "\n"
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu": gemm_cpu,
     "gemm_cpu_epyc": gemm_cpu,
     "compile_cpu": compile_cpu,
     "contextual_cpu": contextual_cpu,
     "contextual_h200": contextual_h200,
+    "fuzz": fuzz,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,
     "load_cpu": load_cpu,
