@@ -121,6 +121,7 @@ class Validation:
         """As text, one line a product."""
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=self.device, title_justify="left", show_edge=False, pad_edge=False)
         for heading in ("", "M", "N", "K"):
@@ -130,7 +131,8 @@ class Validation:
         for heading in ("rel. err", "of bound"):
             table.add_column(heading, justify="right", no_wrap=True)
         for check in self.checks:
-            what = check.runs if check.ok else f"{check.runs}: {check.why}".removeprefix(": ")
+            # Reasons hold brackets, which are no markup.
+            what = Text(check.runs if check.ok else f"{check.runs}: {check.why}".removeprefix(": "))
             sign = "✓" if check.ok else "✗"
             figures = (f"{check.rel_err:.1e}", f"{check.of_bound:.3f}")
             table.add_row(sign, str(check.m), str(check.n), str(check.k), check.dtype, what, *figures)
