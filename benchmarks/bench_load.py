@@ -3,8 +3,8 @@
 Usage: bench_load.py [--layers 32] [--turns 5] [--folder PATH] [--results FOLDER]
 
 Llama-3-8B's decoder layers (32 take 16 GB of memory and 8 GB of disk to make), rows of random 2:4 weights in
-bf16, packed and saved; then in turn: read every file of the artifact, load it, hash it by SHA-256 (as format 1
-did), with the files in the page cache and, where it can be emptied for them, without. Writes load_cpu.json.
+bf16, packed and saved; then in turn: read every file of the artifact, load it, hash it by SHA-256 (as format
+1 did), with the files in the page cache and, where it can be emptied for them, without. Writes load_cpu.json.
 """
 
 from __future__ import annotations

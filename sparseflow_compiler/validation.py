@@ -121,7 +121,6 @@ class Validation:
         """As text, one line a product."""
         from rich.console import Console
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(title=self.device, title_justify="left", show_edge=False, pad_edge=False)
         for heading in ("", "M", "N", "K"):
@@ -131,15 +130,14 @@ class Validation:
         for heading in ("rel. err", "of bound"):
             table.add_column(heading, justify="right", no_wrap=True)
         for check in self.checks:
-            # Reasons hold brackets, which are no markup.
-            what = Text(check.runs if check.ok else f"{check.runs}: {check.why}".removeprefix(": "))
+            what = check.runs if check.ok else f"{check.runs}: {check.why}".removeprefix(": ")
             sign = "✓" if check.ok else "✗"
             figures = (f"{check.rel_err:.1e}", f"{check.of_bound:.3f}")
             table.add_row(sign, str(check.m), str(check.n), str(check.k), check.dtype, what, *figures)
         text = io.StringIO()
-        console = Console(file=text, width=width)
+        console = Console(file=text, width=width, markup=False)  # reasons hold brackets
         console.print(table)
-        console.print(self._summary(), highlight=False, markup=False)
+        console.print(self._summary(), highlight=False)
         return text.getvalue()
 
     def _summary(self) -> str:

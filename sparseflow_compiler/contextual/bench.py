@@ -291,5 +291,5 @@ def table(result: Mapping[str, Any], width: int = 130) -> str:
     for row in result["rows"]:
         made.add_row(*map(str, row.values()))
     text = io.StringIO()
-    Console(file=text, width=width).print(made)
+    Console(file=text, width=width, markup=False).print(made)
     return text.getvalue()
