@@ -98,15 +98,45 @@ def test_what_another_process_is_saving_is_not_removed(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "file").read_text() == "theirs"
 
 
-def test_pruning_resumes_to_the_same_bits_wherever_it_is_killed(tmp_path: Path) -> None:
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 96), nn.Linear(96, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Stack(nn.Module):
+    """What pruning takes block by block, where channels can change places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block() for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def six_layers() -> nn.Module:
+    return nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)))
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(six_layers, {}), (Stack, {"permute": True, "reconstruct": "block", "steps": 3})],
+)
+def test_pruning_resumes_to_the_same_bits_wherever_it_is_killed(make, options, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    start = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6))).eval()
-    batches = [torch.randn(32, 64)]
+    start = make().state_dict()
+    batches = [torch.randn(256, 64)]
 
     def prune(checkpoint: Path | None) -> dict[str, torch.Tensor]:
-        model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6))).eval()
-        model.load_state_dict(start.state_dict())
-        sf.prune(model, "sparsegpt", batches, checkpoint=checkpoint, progress=False)
+        model = make().eval()
+        model.load_state_dict(start)
+        sf.prune(model, "sparsegpt", batches, checkpoint=checkpoint, progress=False, **options)
         return model.state_dict()
 
     expected = prune(None)
