@@ -89,6 +89,49 @@ def test_a_system_that_cant_exchange_names_still_replaces(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_what_was_killed_between_two_renames_is_put_in_its_place(tmp_path: Path, monkeypatch) -> None:
+    def write(text: str) -> None:
+        with replacing(tmp_path / "folder") as new:
+            (new / "file").write_text(text)
+
+    def killed(path: Path, target: Path) -> None:
+        if target == tmp_path / "folder":
+            os._exit(9)
+        rename(path, target)
+
+    write("one")
+    rename = Path.rename
+    monkeypatch.setattr(module, "_swap", lambda one, other: False)
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(Path, "rename", killed)
+        write("two")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (tmp_path / "folder").exists()
+    with pytest.raises(RuntimeError), replacing(tmp_path / "folder"):
+        raise RuntimeError("this one fails")
+    assert (tmp_path / "folder" / "file").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch
+) -> None:
+    real, seen = module.tempfile.mkdtemp, []
+
+    def make(**options) -> str:
+        seen.append(real(**options))
+        if len(seen) == 1:
+            module._remove_abandoned(tmp_path / "folder")
+        return seen[-1]
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", make)
+    with replacing(tmp_path / "folder") as new:
+        (new / "file").write_text("")
+    assert len(seen) == 2
+    assert (tmp_path / "folder" / "file").exists()
+
+
 def test_what_another_process_is_saving_is_not_removed(tmp_path: Path) -> None:
     with replacing(tmp_path / "folder") as theirs:
         (theirs / "file").write_text("theirs")
