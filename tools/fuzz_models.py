@@ -54,3 +54,16 @@ def save_all(folder: Path) -> None:
             compiled(*call)
         compiled.save(folder / name)
         torch.save(calls, folder / f"{name}.pt")
+    save_contextual(folder)
+
+
+def save_contextual(folder: Path) -> None:
+    """Save an MLP that reads only the neurons that a predictor selects, for few rows."""
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
+    predictors = sf.train_predictor(model, [torch.randn(400, 64)], steps=0, progress=False)
+    compiled = sf.compile(model, sparsity="contextual", predictor=predictors, policy="sparse", progress=False)
+    calls = [(torch.randn(rows, 64),) for rows in (1, 3, 40)]
+    for call in calls:
+        compiled(*call)
+    compiled.save(folder / "contextual")
+    torch.save(calls, folder / "contextual.pt")
