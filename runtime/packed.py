@@ -38,10 +38,12 @@ class PackedWeight(nn.Module):
     `portable` and the state dict translate.
 
     Args:
-        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16. positions:
-        ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even groups low.
-        in_features: K. name: how errors call the weight. trusted: skip the look at the values and places
-        themselves (for what this package packed itself).
+        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16.
+        positions: ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even groups
+            low.
+        in_features: K.
+        name: how errors call the weight.
+        trusted: skip the look at the values and places themselves (for what this package packed itself).
 
     Raises:
         ArgumentError: a shape, dtype or device doesn't fit.
