@@ -25,7 +25,7 @@ from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
 from sparseflow.contextual.policies import ContextualPolicy
 from sparseflow.dialect.matchers import operations
-from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
+from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
 from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
@@ -108,13 +108,8 @@ def build_program(
     with clock.stage("export"):
         captured = capture(model, args, kwargs)
     with clock.stage("import"):
-        context = ir.Context()
-        dialect.load(context)
-        imported = import_program(captured, context)
+        imported, weights = _imported(captured, bank)
     module, stages = imported.module, {"torch": imported.module.operation.clone()}
-    constants = {name: imported.weights[name] for name in imported.weights.constants}
-    bank.add({name: tensor for name, tensor in imported.weights.items() if name not in constants})
-    weights = ProgramWeights(bank, constants)
 
     with clock.stage("passes"):
         run_pipeline(module, [CausalAttention(), CanonicalizeLinear()])
@@ -167,6 +162,16 @@ def build_program(
         errors,
         contextual,
     )
+
+
+def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProgram, ProgramWeights]:
+    """The program in the Torch dialect; the model's weights join the bank, its constants are its own."""
+    context = ir.Context()
+    dialect.load(context)
+    imported = import_program(captured, context)
+    constants = {name: imported.weights[name] for name in imported.weights.constants}
+    bank.add({name: tensor for name, tensor in imported.weights.items() if name not in constants})
+    return imported, ProgramWeights(bank, constants)
 
 
 def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:
