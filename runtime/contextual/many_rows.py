@@ -35,9 +35,9 @@ def every_neuron(
 ) -> Tensor:
     """The MLP with every neuron ``[…, H]``, a product by its policy where its weight is packed too.
 
-    x is ``[…, H]``, H at least 1; the weights are as in `ContextualWeights`. Packed are ``[2·I, H]``, gate and
-    up, or ``[I, H]`` without a gate, and down, ``[H, I]``. Policies are as `Policy.to_ints` gives them; an empty one
-    is always 2:4.
+    x is ``[…, H]``, H at least 1; the weights are as in `ContextualWeights`. Packed are ``[2·I, H]``, gate
+    and up, or ``[I, H]`` without a gate, and down, ``[H, I]``. Policies are as `Policy.to_ints` gives them;
+    an empty one is always 2:4.
     """
     rows = x.numel() // x.shape[-1]
     if up_values is None or _densely(up_policy, rows):
