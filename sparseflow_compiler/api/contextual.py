@@ -108,7 +108,9 @@ def _measured(
 
 
 def _plan(policy: ContextualPolicy, products: Products) -> MlpPlan:
-    if policy.measured and products.is_measured:
+    if not policy.measured:  # policy='sparse'
+        return MlpPlan(policy, products)
+    if products.is_measured:
         policy = policy.beside(products.speedup)
     return MlpPlan(policy, products.above(policy.m_max))
 

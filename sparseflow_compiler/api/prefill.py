@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,17 +96,10 @@ def measured_products(
     parts = {
         (mlp.name, part): _Part.of(mlp, part, reasons, weights) for mlp in mlps for part in ("up", "down")
     }
-    shapes: dict[tuple[torch.dtype, torch.device], list[Shape]] = defaultdict(list)
-    for part in parts.values():
-        if not part.reason and part.shape not in shapes[part.dtype, part.device]:
-            shapes[part.dtype, part.device].append(part.shape)
-    kept = dataclasses.replace(options, memory="fast")
-    measured = {where: shape_policies(group, *where, kept, step) for where, group in shapes.items()}
+    found_for = _measured([part for part in parts.values() if not part.reason], options, step)
 
     def product(part: _Part) -> Product:
-        if part.reason:
-            return Product(None, part.reason)
-        policy = measured[part.dtype, part.device].get(part.shape, Policy())
+        policy = part.reason or found_for(part)
         return Product(None, policy) if isinstance(policy, str) else Product(policy)
 
     made = {}
@@ -119,16 +112,17 @@ def measured_products(
 
 def _shared(mlps: Sequence[Mlp]) -> dict[ir.Operation, str]:
     """Layers whose weight another MLP has too: what is right for one need not be for the other."""
-    owners: dict[str, set[str]] = defaultdict(set)
+    readers: dict[str, list[tuple[Mlp, ir.Operation]]] = defaultdict(list)
     for mlp in mlps:
         for layer in mlp.layers:
-            owners[mlp.ref(layer).names[0]].add(mlp.name)
-    return {
-        layer: f"its weight is shared with another MLP: {', '.join(sorted(owners[mlp.ref(layer).names[0]]))}"
-        for mlp in mlps
-        for layer in mlp.layers
-        if len(owners[mlp.ref(layer).names[0]]) > 1
-    }
+            readers[mlp.ref(layer).names[0]].append((mlp, layer))
+    found: dict[ir.Operation, str] = {}
+    for weight, pairs in readers.items():
+        owners = sorted({mlp.name for mlp, _ in pairs})
+        if len(owners) > 1:
+            reason = f"its weight '{weight}' is shared by the MLPs of {', '.join(owners)}"
+            found |= {layer: reason for _, layer in pairs}
+    return found
 
 
 @dataclass(frozen=True)
@@ -162,3 +156,14 @@ class _Part:
             why.append("gate and up have one weight")
         device = weights.dense((names[0],)).device
         return cls(shape, TORCH_DTYPES[type_.dtype], device, why[0] if why else "")
+
+
+def _measured(parts: Sequence[_Part], options: CompileOptions, step: Step) -> Callable[[_Part], Policy | str]:
+    """What finds the policy of each of some products, or why it is dense."""
+    shapes: dict[tuple[torch.dtype, torch.device], list[Shape]] = defaultdict(list)
+    for part in parts:
+        group = shapes[part.dtype, part.device]
+        group += [] if part.shape in group else [part.shape]
+    kept = dataclasses.replace(options, memory="fast")
+    measured = {where: shape_policies(group, *where, kept, step) for where, group in shapes.items()}
+    return lambda part: measured[part.dtype, part.device].get(part.shape, Policy())

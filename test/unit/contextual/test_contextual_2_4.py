@@ -107,6 +107,19 @@ def test_unpruned_weights_stay_dense_where_nothing_may_be_pruned():
         torch.testing.assert_close(compiled(many), model(many))
 
 
+def test_weights_that_mlps_share_stay_as_they_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(Plain(32, 64, 32).up, nn.ReLU(), nn.Linear(64, 32))
+    model = nn.Sequential(model, copy.deepcopy(model)).eval()
+    model[1][2].weight = model[0][2].weight
+    x = torch.randn(40, 32)
+    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **BOTH)
+    assert "shared by the MLPs of 0.0, 1.0" in layer_of(compiled, "0.2").reason
+    assert "for more rows 2:4" in layer_of(compiled, "1.0").reason
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), pruned_as(compiled.report, model)[0](x))
+
+
 def policy_of(points):
     """A policy by the speed-ups at some M's, sparse where they are above 1."""
     starts = [(m, Choice(Backend.CPU if speed > 1 else Backend.DENSE)) for m, speed in points.items()]
