@@ -2,7 +2,7 @@
 // whose sums the blocks that share a list bring together through memory, the last of them in the order of the others.
 #pragma once
 
-#include "elements.cuh"
+#include "marks.cuh"
 
 namespace sparseflow::cuda::contextual {
 
@@ -18,16 +18,29 @@ __device__ inline float activated(float v, Activation activation) {
   return activation == Activation::relu2 ? v * v : v;
 }
 
-// One list and the rows of x that it is for.
+// One list of neurons, or those that are marked, and the rows of x that they are for. All threads of a block make it.
 struct List {
   const int32_t* neurons;
-  int count, row, rows;
+  const Marked* marked = nullptr;
+  int count, row, rows, intermediate;
 
-  __device__ List(const Mlp& p, int which) {
-    neurons = p.neurons + int64_t(which) * p.intermediate;
-    count = min(max(written_by_others(p.count + which), 0), p.intermediate);
-    row = p.per_row ? which : 0;
-    rows = p.per_row ? 1 : p.m;
+  template <int Threads>
+  static __device__ List read(const Mlp& p, int which) {
+    List list;
+    list.row = p.per_row ? which : 0, list.rows = p.per_row ? 1 : p.m, list.intermediate = p.intermediate;
+    if (p.marks) {
+      __shared__ Marked marked;
+      list.count = marked.read<Threads>(p.marks, p.intermediate);
+      list.marked = &marked;
+    } else {
+      list.neurons = p.neurons + int64_t(which) * p.intermediate;
+      list.count = min(max(written_by_others(p.count + which), 0), p.intermediate);
+    }
+    return list;
+  }
+
+  __device__ int operator[](int at) const {
+    return marked ? marked->neuron(at, intermediate) : written_by_others(neurons + at);
   }
 };
 
@@ -82,10 +95,10 @@ __global__ void __launch_bounds__(up_threads, Rows == 1 ? 8 : 4) gate_and_up(con
   let_next_start();
   for (int i = threadIdx.x; blockIdx.x == 0 && i < strips(p.hidden); i += up_threads)
     p.tickets[blockIdx.y * strips(p.hidden) + i] = 0;
-  const List list(p, blockIdx.y);
+  const List list = List::read<up_threads>(p, blockIdx.y);
   const int lane = threadIdx.x % 32, warps = up_threads / 32;
   for (int at = blockIdx.x * warps + threadIdx.x / 32; at < list.count; at += gridDim.x * warps) {
-    const int neuron = list.neurons[at];
+    const int neuron = list[at];
     const bool known = neuron >= 0 && neuron < p.intermediate;
     for (int m = 0; m < list.rows; m += Rows) {
       float gate[Rows] = {}, up[Rows] = {};
@@ -107,7 +120,8 @@ struct Share {
 };
 
 // sums += h · down for eight columns from `column` on, over a share of the neurons; a warp. Only h is of the launch
-// before, gate_and_up, which lets this one start when the list is there: the first rows of down are on their way by then.
+// before, gate_and_up, which lets this one start when list or marks are there: the first rows of down are on their way by
+// then.
 template <class W, int Rows, bool Wide>
 __device__ inline void down_products(const Mlp& p, const List& list, const Share& share, int m, int column,
                                      Eight (&sums)[Rows]) {
@@ -115,7 +129,7 @@ __device__ inline void down_products(const Mlp& p, const List& list, const Share
   const int lane = threadIdx.x % 32;
   for (int from = share.first; from < share.last; from += 32) {
     const int n = min(32, share.last - from);
-    const int mine = lane < n ? written_by_others(list.neurons + from + lane) : 0;
+    const int mine = lane < n ? list[from + lane] : 0;
     const int neuron = mine >= 0 && mine < p.intermediate ? mine : 0;
     Piece<W> w[ahead];
     const auto load_from = [&](int j) {
@@ -186,7 +200,7 @@ __device__ inline void sum_up(const Mlp& p, const List& list, int splits) {
 // Grid: strips × splits × lists. Short lists are shared by fewer blocks.
 template <class W, class X, int Rows, bool Wide>
 __global__ void __launch_bounds__(down_threads, Rows == 1 ? 2 : 1) sum_of_down(const Mlp p) {
-  const List list(p, blockIdx.z);
+  const List list = List::read<down_threads>(p, blockIdx.z);
   const int splits = max(1, min(p.splits, list.count / down_warps)), split = blockIdx.y;
   if (split >= splits) return;
   const int64_t warps = splits * down_warps, warp = split * down_warps + threadIdx.x / 32;
