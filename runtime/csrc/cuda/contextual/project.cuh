@@ -6,7 +6,10 @@
 namespace sparseflow::cuda::contextual {
 
 constexpr int project_threads = 128;
-constexpr int pieces_ahead = 5;  // of a thread's
+
+// A thread's pieces on their way: a row of the usual rank for 14336 neurons, 576, by 8 threads.
+template <class W, int Lanes>
+constexpr int pieces_ahead = Lanes == 8 && bytes_of<W> < 4 ? 9 : 5;
 
 // Over the `Lanes` threads that share a row of W; the first of them has it.
 template <int Lanes>
@@ -43,10 +46,11 @@ template <class W, class X, int Lanes, int Rows, bool Wide>
 __global__ void __launch_bounds__(project_threads) multiply(const Projection p) {
   const int n = blockIdx.x * (project_threads / Lanes) + threadIdx.x / Lanes, lane = threadIdx.x % Lanes;
   const int64_t first = int64_t(min(n, p.n - 1)) * p.k;
-  Piece<W> w[pieces_ahead];
+  constexpr int ahead = pieces_ahead<W, Lanes>;
+  Piece<W> w[ahead];
   const auto load_from = [&](int from) {
 #pragma unroll
-    for (int i = 0; i < pieces_ahead; ++i) {
+    for (int i = 0; i < ahead; ++i) {
       const int k = from + (i * Lanes + lane) * 8;
       w[i] = load<W, Wide>(p.weight, first + k, p.k - k);
     }
@@ -58,10 +62,10 @@ __global__ void __launch_bounds__(project_threads) multiply(const Projection p) 
   bool chosen = false;
   for (int m = 0; m < p.m; m += Rows) {
     float sums[Rows] = {};
-    for (int from = 0; from < p.k; from += pieces_ahead * Lanes * 8) {
+    for (int from = 0; from < p.k; from += ahead * Lanes * 8) {
       if (m + from > 0) load_from(from);
 #pragma unroll
-      for (int i = 0; i < pieces_ahead; ++i) {
+      for (int i = 0; i < ahead; ++i) {
         const int k = from + (i * Lanes + lane) * 8;
         const Eight wide = widened<W>(w[i]);
 #pragma unroll
