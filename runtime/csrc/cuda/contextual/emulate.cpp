@@ -253,6 +253,7 @@ int run_all() {
   check_mlp<int8_t, Bf16, 1, false>(2, 13, 40, 33, true, false, 2, relu);
   check_mlp<Bf16, Bf16, 1, false>(1, 301, 40, 33, true, false, 2, relu);
   check_mlp<Bf16, Bf16, 1, true>(1, 264, 100, 37, true, false, 2, relu, true);
+  check_mlp<Bf16, Bf16, 1, true>(1, 72, 1500, 1400, true, false, 2, relu, true);
   check_mlp<Bf16, Bf16, 4, true>(6, 72, 5000, 4000, true, false, 4, relu, true);
   check_mlp<float, float, 1, false>(1, 35, 33, 33, false, false, 2, relu2, true);
   check_mlp<Bf16, Bf16, 1, true>(1, 72, 40, 0, true, false, 2, relu, true);

@@ -19,28 +19,27 @@ __device__ inline float activated(float v, Activation activation) {
 }
 
 // One list of neurons, or those that are marked, and the rows of x that they are for. All threads of a block make it.
+// It holds little, as registers are scarce: `p` is in constant memory, the marks are in shared memory.
+template <int Threads>
 struct List {
-  const int32_t* neurons;
-  const Marked* marked = nullptr;
-  int count, row, rows, intermediate;
+  int which, count;
 
-  template <int Threads>
-  static __device__ List read(const Mlp& p, int which) {
-    List list;
-    list.row = p.per_row ? which : 0, list.rows = p.per_row ? 1 : p.m, list.intermediate = p.intermediate;
-    if (p.marks) {
-      __shared__ Marked marked;
-      list.count = marked.read<Threads>(p.marks, p.intermediate);
-      list.marked = &marked;
-    } else {
-      list.neurons = p.neurons + int64_t(which) * p.intermediate;
-      list.count = min(max(written_by_others(p.count + which), 0), p.intermediate);
-    }
-    return list;
+  __device__ List(const Mlp& p, int list) : which(list) {
+    if (p.marks) count = marked().template read<Threads>(p.marks, p.intermediate);
+    else count = min(max(written_by_others(p.count + which), 0), p.intermediate);
   }
 
-  __device__ int operator[](int at) const {
-    return marked ? marked->neuron(at, intermediate) : written_by_others(neurons + at);
+  static __device__ Marked& marked() {
+    __shared__ Marked shared;
+    return shared;
+  }
+
+  __device__ int row(const Mlp& p) const { return p.per_row ? which : 0; }
+  __device__ int rows(const Mlp& p) const { return p.per_row ? 1 : p.m; }
+
+  __device__ int neuron(const Mlp& p, int at) const {
+    if (p.marks) return marked().neuron(at, p.intermediate);
+    return written_by_others(p.neurons + int64_t(which) * p.intermediate + at);
   }
 };
 
@@ -95,19 +94,19 @@ __global__ void __launch_bounds__(up_threads, Rows == 1 ? 8 : 4) gate_and_up(con
   let_next_start();
   for (int i = threadIdx.x; blockIdx.x == 0 && i < strips(p.hidden); i += up_threads)
     p.tickets[blockIdx.y * strips(p.hidden) + i] = 0;
-  const List list = List::read<up_threads>(p, blockIdx.y);
+  const List<up_threads> list(p, blockIdx.y);
   const int lane = threadIdx.x % 32, warps = up_threads / 32;
   for (int at = blockIdx.x * warps + threadIdx.x / 32; at < list.count; at += gridDim.x * warps) {
-    const int neuron = list[at];
+    const int neuron = list.neuron(p, at);
     const bool known = neuron >= 0 && neuron < p.intermediate;
-    for (int m = 0; m < list.rows; m += Rows) {
+    for (int m = 0; m < list.rows(p); m += Rows) {
       float gate[Rows] = {}, up[Rows] = {};
-      up_products<W, X, Rows, Wide>(p, known ? neuron : 0, list.row + m, list.rows - m, gate, up);
+      up_products<W, X, Rows, Wide>(p, known ? neuron : 0, list.row(p) + m, list.rows(p) - m, gate, up);
 #pragma unroll
       for (int r = 0; r < Rows; ++r) {
         const float g = sum_of_lanes<32>(gate[r]), u = sum_of_lanes<32>(up[r]);
-        if (lane == r && m + r < list.rows)
-          p.h[int64_t(list.row + m + r) * p.intermediate + at] =
+        if (lane == r && m + r < list.rows(p))
+          p.h[int64_t(list.row(p) + m + r) * p.intermediate + at] =
               known ? hidden_value<X>(p, g, u, neuron) : __uint_as_float(0x7fc00000u);
       }
     }
@@ -123,13 +122,14 @@ struct Share {
 // before, gate_and_up, which lets this one start when list or marks are there: the first rows of down are on their way by
 // then.
 template <class W, int Rows, bool Wide>
-__device__ inline void down_products(const Mlp& p, const List& list, const Share& share, int m, int column,
+__device__ inline void down_products(const Mlp& p, const List<down_threads>& list, const Share& share, int m, int column,
                                      Eight (&sums)[Rows]) {
-  constexpr int ahead = bytes_of<W> == 4 ? 4 : 8;  // rows of down on their way
+  // Rows of down on their way, as registers allow; and those whose neurons the lanes hold.
+  constexpr int ahead = bytes_of<W> == 4 ? 4 : 7, held = 32 / ahead * ahead;
   const int lane = threadIdx.x % 32;
-  for (int from = share.first; from < share.last; from += 32) {
-    const int n = min(32, share.last - from);
-    const int mine = lane < n ? list[from + lane] : 0;
+  for (int from = share.first; from < share.last; from += held) {
+    const int n = min(held, share.last - from);
+    const int mine = lane < n ? list.neuron(p, from + lane) : 0;
     const int neuron = mine >= 0 && mine < p.intermediate ? mine : 0;
     Piece<W> w[ahead];
     const auto load_from = [&](int j) {
@@ -145,7 +145,7 @@ __device__ inline void down_products(const Mlp& p, const List& list, const Share
     float h[Rows];
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
-      const int64_t row = list.row + min(m + r, list.rows - 1);
+      const int64_t row = list.row(p) + min(m + r, list.rows(p) - 1);
       h[r] = lane < n ? p.h[row * p.intermediate + from + lane] : 0;
     }
     for (int j = 0; j < n; j += ahead) {
@@ -186,9 +186,9 @@ __device__ inline void finish(const Mlp& p, int row, int column, float sum) {
 
 // y from the partial sums of `splits` blocks.
 template <class X>
-__device__ inline void sum_up(const Mlp& p, const List& list, int splits) {
-  for (int i = threadIdx.x; i < list.rows * strip; i += down_threads) {
-    const int row = list.row + i / strip, column = blockIdx.x * strip + i % strip;
+__device__ inline void sum_up(const Mlp& p, const List<down_threads>& list, int splits) {
+  for (int i = threadIdx.x; i < list.rows(p) * strip; i += down_threads) {
+    const int row = list.row(p) + i / strip, column = blockIdx.x * strip + i % strip;
     if (column >= p.hidden) continue;
     float sum = 0;
 #pragma unroll 16
@@ -200,21 +200,21 @@ __device__ inline void sum_up(const Mlp& p, const List& list, int splits) {
 // Grid: strips × splits × lists. Short lists are shared by fewer blocks.
 template <class W, class X, int Rows, bool Wide>
 __global__ void __launch_bounds__(down_threads, Rows == 1 ? 2 : 1) sum_of_down(const Mlp p) {
-  const List list = List::read<down_threads>(p, blockIdx.z);
+  const List<down_threads> list(p, blockIdx.z);
   const int splits = max(1, min(p.splits, list.count / down_warps)), split = blockIdx.y;
   if (split >= splits) return;
   const int64_t warps = splits * down_warps, warp = split * down_warps + threadIdx.x / 32;
   const Share share{static_cast<int>(list.count * warp / warps), static_cast<int>(list.count * (warp + 1) / warps)};
   const int first = blockIdx.x * strip, column = first + threadIdx.x;
-  for (int m = 0; m < list.rows; m += Rows) {
+  for (int m = 0; m < list.rows(p); m += Rows) {
     Eight sums[Rows] = {};
     down_products<W, Rows, Wide>(p, list, share, m, first + threadIdx.x % 32 * 8, sums);
     wait_for_previous();  // who has no neurons has not waited yet
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
       const float sum = sum_of_warps(sums[r]);
-      if (threadIdx.x >= strip || column >= p.hidden || m + r >= list.rows) continue;
-      const int row = list.row + m + r;
+      if (threadIdx.x >= strip || column >= p.hidden || m + r >= list.rows(p)) continue;
+      const int row = list.row(p) + m + r;
       if (splits == 1) finish<X>(p, row, column, sum);
       else p.partials[(int64_t(split) * p.m + row) * p.hidden + column] = sum;
     }
