@@ -56,6 +56,7 @@ class PackedWeight(nn.Module):
     values: Tensor
     positions: Tensor
     dense: Tensor | None
+    turned: Tensor | None
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class PackedWeight(nn.Module):
         self.register_buffer("values", None)
         self.register_buffer("positions", None)
         self.register_buffer("dense", None, persistent=False)
+        self.register_buffer("turned", None, persistent=False)
         self._place(values.detach().contiguous(), positions.detach().contiguous())
 
     @classmethod
@@ -138,6 +140,11 @@ class PackedWeight(nn.Module):
         if self.dense is None:
             self.dense = self.unpack()
 
+    def keep_turned(self) -> None:
+        """Hold the unpacked weight's transpose ``[K, N]``, contiguous, as ``turned`` from now on."""
+        if self.turned is None:
+            self.turned = self.unpack().t().contiguous()
+
     def fill(self, parts: Sequence[PackedWeight]) -> None:
         """Become the rows of other packed weights, one below the other, on their device."""
         pairs = [part.portable() for part in parts]
@@ -161,6 +168,7 @@ class PackedWeight(nn.Module):
             values, positions = device.values, device.positions
         self.values, self.positions = values, positions
         self.dense = None if self.dense is None else self.unpack()
+        self.turned = None if self.turned is None else self.unpack().t().contiguous()
 
     def _on_device(self) -> DeviceWeight | None:
         on_cuda = self.values.is_cuda and self.positions.dim() == 1

@@ -13,7 +13,7 @@ from torch import nn
 from torch_mlir import ir
 
 from sparseflow import dialect
-from sparseflow.api.contextual import plan_contextual
+from sparseflow.api.contextual import MlpPlan, left_over, plan_contextual
 from sparseflow.api.decisions import LayerDecision, decide
 from sparseflow.api.inner import Runner, make_runner
 from sparseflow.api.layers import device_of
@@ -23,7 +23,6 @@ from sparseflow.api.progress import Progress, Step
 from sparseflow.api.quantization import output_errors
 from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
-from sparseflow.contextual.policies import ContextualPolicy
 from sparseflow.dialect.matchers import operations
 from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
 from sparseflow.lowering import to_fx
@@ -59,7 +58,8 @@ class Program:
         policies: the measured policy behind each entry of `decisions`.
         seconds: how long each stage took.
         output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
-        contextual: when each MLP that has a predictor selects neurons, by the name of its up layer.
+        contextual: how each MLP that has a predictor runs, by the name of its up layer.
+        not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
     """
 
     captured: CapturedProgram
@@ -72,7 +72,8 @@ class Program:
     policies: Mapping[str, Policy]
     seconds: Mapping[str, float]
     output_errors: Mapping[str, float] = field(default_factory=dict)
-    contextual: Mapping[str, ContextualPolicy] = field(default_factory=dict)
+    contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
+    not_contextual: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -115,11 +116,13 @@ def build_program(
         run_pipeline(module, [CausalAttention(), CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
-    contextual: dict[str, ContextualPolicy] = {}
+    contextual: dict[str, MlpPlan] = {}
+    left: dict[str, str] = {}
     if options.contextual:
         with clock.stage("measure") as step:
             form, contextual = plan_contextual(module, weights, options, step)
             run_pipeline(module, [form])
+            left = left_over(module)
     with clock.stage("passes"):
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
@@ -161,6 +164,7 @@ def build_program(
         clock.seconds,
         errors,
         contextual,
+        left,
     )
 
 
