@@ -10,7 +10,9 @@ bf16, packed and saved; then in turn: read every file of the artifact, load it, 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
+import mmap
 import os
 import statistics
 import sys
@@ -75,15 +77,22 @@ def read(folder: Path) -> None:
                 pass
 
 
-def forget(folder: Path) -> None:
-    """Take a folder's files out of the page cache."""
+def forget(folder: Path) -> bool:
+    """Take a folder's files out of the page cache; whether that is so now."""
     for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        with path.open("rb") as file:
+            os.fsync(file)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return not any(map(cached, folder.iterdir()))
+
+
+def cached(path: Path) -> bool:
+    """Whether more than a hundredth of a file is in memory; also where the system doesn't tell."""
+    mapped = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+    pages = torch.empty(-(-len(mapped) // mmap.PAGESIZE), dtype=torch.uint8)
+    where, size, there = map(ctypes.c_size_t, (mapped.data_ptr(), len(mapped), pages.data_ptr()))
+    failed: int = ctypes.CDLL(None).mincore(where, size, there)
+    return bool(failed or (pages & 1).float().mean() > 0.01)
 
 
 def measure(folder: Path, turns: int, *, cold: bool) -> dict[str, float]:
@@ -122,6 +131,9 @@ def main() -> int:
         save(options.layers, artifact)
         size = sum(path.stat().st_size for path in artifact.iterdir())
         for cache in ("warm", "cold"):
+            if cache == "cold" and not forget(artifact):
+                print("the page cache can't be emptied here: no cold rows")
+                continue
             found = measure(artifact, options.turns, cold=cache == "cold")
             ratio = found["load"] / found["read"]
             rows.append(

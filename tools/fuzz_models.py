@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +59,14 @@ def save_all(folder: Path) -> None:
 
 
 def save_contextual(folder: Path) -> None:
-    """Save an MLP that reads only the neurons that a predictor selects, for few rows."""
+    """Save an MLP that reads the neurons that a predictor selects: only so, and with 2:4 for more rows."""
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
     predictors = sf.train_predictor(model, [torch.randn(400, 64)], steps=0, progress=False)
-    compiled = sf.compile(model, sparsity="contextual", predictor=predictors, policy="sparse", progress=False)
     calls = [(torch.randn(rows, 64),) for rows in (1, 3, 40)]
-    for call in calls:
-        compiled(*call)
-    compiled.save(folder / "contextual")
-    torch.save(calls, folder / "contextual.pt")
+    for sparsity in ("contextual", "contextual+2:4"):
+        how: dict[str, Any] = {"sparsity": sparsity, "predictor": predictors, "policy": "sparse"}
+        compiled = sf.compile(model, progress=False, **how)
+        for call in calls:
+            compiled(*call)
+        compiled.save(folder / sparsity)
+        torch.save(calls, folder / f"{sparsity}.pt")
