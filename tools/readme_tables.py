@@ -19,7 +19,7 @@ from tables import TABLES
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FOLDER = re.compile(r" --(results|limit|deadline) \S+")
+FOLDER = re.compile(r" --(results|limit|deadline|out) \S+")
 SOME_M = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
