@@ -6,11 +6,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparseflow.api.recording import Recording, is_large, shares_memory
 
 _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 
@@ -18,7 +20,16 @@ MOST = 64
 """Graphs, and calls seen once, that a program keeps."""
 
 MOST_COPIED = 256 << 20
-"""Bytes of results up to which a call is recorded: copying more takes longer than launching kernels."""
+"""Bytes of results up to which a call is recorded to copy them: copying more takes longer than launching."""
+
+MOST_LENT = 1 << 30
+"""Bytes of results up to which a call is recorded to lend them: each recording keeps as many."""
+
+MOST_LENDERS = 2
+"""Calls of a program whose large results are lent: their recordings share no memory with others."""
+
+LENDINGS = 2
+"""Recordings of such a call that lend: one's results may live while the other runs, as in a loop."""
 
 
 def wait_for_plans() -> None:
@@ -32,15 +43,29 @@ class _Call:
 
     Attributes:
         leaves: the inputs that the graph reads: buffers of its own, None for what is read where it is.
-        graph: recorded with them; None until then.
-        results: what the graph leaves behind.
-        recordable: whether the results are small enough to be copied in every call.
+        lends: whether recordings lend large results.
+        copies: whether a recording may copy all results.
+        recordings: made with the leaves. The last one may copy its results, those before lend them.
     """
 
     leaves: list[Any]
-    graph: Any = None
-    results: tuple[Any, ...] = ()
-    recordable: bool = True
+    lends: bool = False
+    copies: bool = True
+    recordings: list[Recording] = field(default_factory=list)
+
+    @property
+    def lending(self) -> bool:
+        """Whether the next recording would lend its results."""
+        return self.lends and len(self.recordings) < LENDINGS
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no recording to be made any more."""
+        return not self.lending and not self.copies
+
+    def free(self) -> Recording | None:
+        """A recording that may be replayed."""
+        return next((recording for recording in self.recordings if recording.free), None)
 
 
 class CudaGraphs:
@@ -48,8 +73,10 @@ class CudaGraphs:
 
     Inputs are copied into the graph's own buffers, but those that the program writes, such as a static cache:
     they are part of the key by their address, so that a graph only runs on the cache it was recorded with.
-    Results are copies, the caller's to keep; calls with more of them than `MOST_COPIED` are never recorded.
-    Each stream has graphs of its own.
+    Results are the caller's to keep. Small ones are copies; large ones are lent by one of two recordings that
+    take turns, and copied only while the caller holds those of both. A caller that reads a result on another
+    stream keeps it until that is done. Calls with results larger than that pays for are never recorded. Each
+    stream has graphs of its own.
 
     Args:
         run: takes the leaves of a call and returns results as a tuple.
@@ -67,6 +94,7 @@ class CudaGraphs:
         self._seen: OrderedDict[Any, _Call | None] = OrderedDict()
         self._pools: dict[int, Any] = {}
         self._lock = threading.Lock()
+        self._lenders = 0
         self.seconds: list[float] = []
         self.replays = 0
         self.refusal = ""
@@ -88,39 +116,54 @@ class CudaGraphs:
         self._seen.move_to_end(key)
         call = self._seen[key]
         if call is None:
-            # As the graph will run: what compiles or allocates for these inputs does it now.
-            call = self._seen[key] = _Call(self._buffers(leaves))
-            results = self._run(*self._inputs(call, leaves))
-            if sum(r.nbytes for r in results if isinstance(r, Tensor)) > MOST_COPIED:
-                call.recordable, call.leaves = False, []
-            return results
-        if not call.recordable:
+            return self._prepare(key, leaves)
+        recording = call.free()
+        if recording is None and call.full:
             return self._run(*leaves)
         inputs = self._inputs(call, leaves)
-        if call.graph is None and not self._record(key, call, inputs):
+        recording = recording or self._record(call, inputs)
+        if recording is None:
             return self._run(*leaves)
-        call.graph.replay()
         self.replays += 1
-        return tuple(r.clone() if isinstance(r, Tensor) else r for r in call.results)
+        return recording.replay()
 
-    def _record(self, key: Any, call: _Call, inputs: Sequence[Any]) -> bool:
-        """Record the graph; where that fails say why, and never try again."""
+    def _prepare(self, key: Any, leaves: Sequence[Any]) -> Any:
+        """Run as the graph will: what compiles or allocates for these inputs does it now."""
+        call = self._seen[key] = _Call(self._buffers(leaves))
+        results = self._run(*self._inputs(call, leaves))
+        size = sum(r.nbytes for r in results if isinstance(r, Tensor))
+        call.lends = any(map(is_large, results)) and size <= MOST_LENT and self._lenders < MOST_LENDERS
+        call.copies = size <= MOST_COPIED
+        self._lenders += call.lends
+        # The next call overwrites the buffers.
+        results = tuple(r.clone() if shares_memory(r, call.leaves) else r for r in results)
+        if call.full:
+            call.leaves = []
+        return results
+
+    def _record(self, call: _Call, inputs: Sequence[Any]) -> Recording | None:
+        """Record a graph; where that fails say why, and never try again."""
         # What runs densely because its plan is still being built would stay dense in the graph.
         wait_for_plans()
         start = time.perf_counter()
-        stream = _CUDA.current_stream().cuda_stream
-        pool = self._pools.setdefault(stream, _CUDA.graph_pool_handle())
+        lends = call.lending
         graph = _CUDA.CUDAGraph()
         try:
-            with _CUDA.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with _CUDA.graph(graph, pool=self._pool(lends), capture_error_mode="thread_local"):
                 results = self._run(*inputs)
         except RuntimeError as error:
             self.refusal = f"CUDA can't record it: {str(error).partition(chr(10))[0]}"
             self._seen.clear()
-            return False
-        call.graph, call.results = graph, tuple(results)
+            return None
+        call.recordings.append(Recording(graph, results, inputs, lends=lends))
         self.seconds.append(time.perf_counter() - start)
-        return True
+        return call.recordings[-1]
+
+    def _pool(self, lends: bool) -> Any:
+        """The memory of a recording: a stream's, but no other graph may overwrite what is lent."""
+        if lends:
+            return _CUDA.graph_pool_handle()
+        return self._pools.setdefault(_CUDA.current_stream().cuda_stream, _CUDA.graph_pool_handle())
 
     def _buffers(self, leaves: Sequence[Any]) -> list[Any]:
         # A tensor made in inference mode could not be written outside of it.
@@ -142,7 +185,8 @@ class CudaGraphs:
     def _remember(self, key: Any, call: _Call | None) -> None:
         self._seen[key] = call
         if len(self._seen) > MOST:
-            self._seen.popitem(last=False)
+            _, last = self._seen.popitem(last=False)
+            self._lenders -= last is not None and last.lends
 
     def _key(self, leaves: Sequence[Any]) -> Any:
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None

@@ -71,6 +71,22 @@ def test_decoding_is_recorded_and_every_step_is_right(model, inner):
     assert (graphs["recordings"], graphs["replays"], graphs["without"]) == (2, 10, [])
 
 
+def test_large_results_are_lent_and_stay_as_they_were_given(model):
+    compiled = sf.compile(model, policy="sparse", inner="eager", mode="reduce-overhead")
+    kept, places = [], []
+    for step in range(14):
+        ids = tokens(64, 128)
+        with torch.no_grad():
+            found = compiled(input_ids=ids, use_cache=False).logits  # 8 MiB
+            expected = model(input_ids=ids, use_cache=False).logits
+            compiled(input_ids=ids[:2], use_cache=False)  # a graph of the program's common memory
+        kept = [*kept[-3:], (found, expected)] if step >= 7 else [(found, expected)]
+        places.append(found.data_ptr())
+        assert all(error(*pair) < BOUND for pair in kept)
+    assert len(set(places[2:7])) == 2, "two recordings take turns"
+    assert costs(compiled)["cuda_graphs"]["recordings"] == 4
+
+
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
 def test_nearly_every_generated_token_is_the_eager_models(model, cache):
     compiled = sf.compile(model, policy="sparse", inner="eager", mode="reduce-overhead")

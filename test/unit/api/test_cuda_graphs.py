@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparseflow.api import cuda_graphs
+from sparseflow.api import cuda_graphs, recording
 from sparseflow.api.cuda_graphs import CudaGraphs
 
 
@@ -113,6 +113,49 @@ def test_results_too_large_to_be_copied_are_computed_every_time(
     state = torch.zeros(2)
     assert [graphs(state, torch.ones(2))[0].item() for _ in range(5)] == [2, 4, 6, 8, 10]
     assert (program.runs, cuda.replays, graphs.refusal) == (5, 0, "")
+
+
+def test_large_results_are_lent_by_two_recordings_and_copied_only_while_both_are_held(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "LENT_FROM", 1)
+    _, graphs = graphs_over(cuda)
+    state, one = torch.zeros(2), torch.ones(2)
+    result = None
+    places = set()
+    for step in range(1, 8):
+        result = graphs(state, one)[0]  # the last one is held while the next is made
+        places.add(result.data_ptr())
+        assert result == 2 * step
+    assert len(graphs.seconds) == 2
+    kept = [graphs(state, one)[0] for _ in range(4)]
+    assert [result.item() for result in kept] == [16, 18, 20, 22], "none was overwritten"
+    assert len(graphs.seconds) == 3
+    part = kept[0].view(1)
+    del kept, result
+    assert [graphs(state, one)[0].item() for _ in range(3)] == [24, 26, 28]
+    assert part.item() == 16, "a view of a result holds it too"
+    assert len(graphs.seconds) == 3
+
+
+def test_results_too_large_to_be_copied_are_lent_while_a_recording_is_free(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "LENT_FROM", 1)
+    monkeypatch.setattr(cuda_graphs, "MOST_COPIED", 3)
+    program, graphs = graphs_over(cuda)
+    state = torch.zeros(2)
+    kept = [graphs(state, torch.ones(2))[0] for _ in range(6)]
+    assert [result.item() for result in kept] == [2, 4, 6, 8, 10, 12]
+    assert (program.runs, cuda.replays) == (6, 2)
+
+
+def test_a_large_result_that_is_an_input_is_copied(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "LENT_FROM", 1)
+    graphs = CudaGraphs(lambda x: (x.view(-1),), torch.device("cpu"), frozenset())
+    kept = [graphs(torch.full((2,), float(step)))[0] for step in range(6)]
+    assert [result[0].item() for result in kept] == list(range(6))
+    assert len(graphs.seconds) == 1
 
 
 def test_sizes_that_never_come_back_are_never_recorded(cuda: FakeCuda) -> None:

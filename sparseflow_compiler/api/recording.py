@@ -1,0 +1,73 @@
+"""A recorded CUDA graph, and its results in the hands of callers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LENT_FROM = 8 << 20
+"""Bytes from which a result is lent; copying less takes about as long as launching the copy."""
+
+
+class Recording:
+    """A graph with the results that it leaves behind, which the next replay overwrites.
+
+    Callers get copies, or, of large results, the tensor itself. That is lent until the caller and everything
+    that shares its memory have dropped it; only then may the graph be replayed.
+
+    Args:
+        graph: recorded.
+        results: of the recorded program.
+        inputs: of the recorded program; results that share memory with one are always copied.
+        lends: whether large results are lent at all.
+    """
+
+    def __init__(self, graph: Any, results: Sequence[Any], inputs: Sequence[Any], *, lends: bool) -> None:
+        self._graph, self._results = graph, tuple(results)
+        self._lent = [
+            i
+            for i, result in enumerate(self._results)
+            if lends and is_large(result) and not shares_memory(result, inputs)
+        ]
+        self._unlent = self._holders()
+
+    @property
+    def free(self) -> bool:
+        """Whether no caller holds a result any more."""
+        return self._holders() == self._unlent
+
+    def replay(self) -> tuple[Any, ...]:
+        """Run the graph. The results are the caller's."""
+        self._graph.replay()
+        return tuple(self._handed(i, result) for i, result in enumerate(self._results))
+
+    def _handed(self, index: int, result: Any) -> Any:
+        if not isinstance(result, Tensor):
+            return result
+        # Another tensor over the same memory: what a caller does to its shape stays with it.
+        return result.detach() if index in self._lent else result.clone()
+
+    def _holders(self) -> list[int]:
+        return [_holders(self._results[i]) for i in self._lent]
+
+
+def is_large(result: Any) -> bool:
+    """Whether a result is worth lending."""
+    return isinstance(result, Tensor) and result.nbytes >= LENT_FROM
+
+
+def shares_memory(result: Any, inputs: Sequence[Any]) -> bool:
+    """Whether a result lies in the memory of an input."""
+    return isinstance(result, Tensor) and any(
+        isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == result.untyped_storage().data_ptr()
+        for leaf in inputs
+    )
+
+
+def _holders(tensor: Tensor) -> int:
+    """How many tensors and storages share the memory of one, itself among them."""
+    # As torch's own CUDA graphs count; it has no public name.
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
