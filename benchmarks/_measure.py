@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sparseflow.bench.result import run_meta
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
 
 
 def cpu_name() -> str:
@@ -25,21 +24,8 @@ def cpu_name() -> str:
 
 def meta(device: str, **more: Any) -> dict[str, Any]:
     """What a result file says about the run that wrote it."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     command = " ".join(["python", *(os.path.relpath(sys.argv[0]), *sys.argv[1:])])
-    return {
-        "device": device,
-        "command": command,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions,
-        "load": [round(v, 2) for v in os.getloadavg()],
-        **more,
-    }
+    return {**run_meta(device, command), **more}
 
 
 def gpu_name(bench: str, gpu: str) -> str:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from _sides import in_turns
 from torch import Tensor
 
+from sparseflow.contextual.training import usual_rank
 from sparseflow.runtime.contextual import ContextualWeights, Predictor
 
 Held = TypeVar("Held", ContextualWeights, Predictor)
@@ -133,7 +134,7 @@ def make_layers(args: argparse.Namespace, dtype: str) -> list[Layer]:
     hidden, intermediate, quantized = args.hidden, args.intermediate, dtype == "int8"
     stored = torch.bfloat16 if quantized else getattr(torch, dtype)
     wide = torch.randn(2 * intermediate, hidden), torch.randn(hidden, intermediate)
-    rank = max(1, round(args.rank * intermediate))
+    rank = usual_rank(intermediate, args.rank)
     p = Predictor(
         torch.randn(rank, hidden) / hidden**0.5,
         torch.randn(intermediate, rank) / rank**0.5,

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparseflow.contextual.training import usual_rank
 from sparseflow.runtime.contextual import ContextualWeights, Predictor
 
 SHAPES = [(4096, 14336), (3072, 8192)]
@@ -30,7 +31,6 @@ ROWS_ACTIVE = 0.25
 # (shape, dtype, active share, rows): the least speed-up that issue 7 asks of everything.
 ASKED = {((4096, 14336), "bfloat16", 0.25, 1): 2.0, ((4096, 14336), "bfloat16", 0.5, 1): 1.3}
 COPIES = 4
-RANK_SHARE = 0.04  # of the neurons, to a multiple of 16
 SECONDS = 0.25
 
 _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
@@ -46,7 +46,7 @@ class Layer:
     """
 
     def __init__(self, hidden: int, neurons: int, dtype: torch.dtype) -> None:
-        self.rank = int(RANK_SHARE * neurons) // 16 * 16
+        self.rank = usual_rank(neurons)
         self.hidden, self.neurons, self.dtype = hidden, neurons, dtype
         self.gate_up = [self._random(2 * neurons, hidden) for _ in range(COPIES)]
         self.down_t = [self._random(neurons, hidden) for _ in range(COPIES)]

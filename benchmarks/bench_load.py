@@ -1,16 +1,18 @@
 """What loading an artifact costs beside reading its bytes.
 
-Usage: bench_load.py [--layers 32] [--turns 5] [--folder PATH]; 32 layers take 16 GB of memory to make.
+Usage: bench_load.py [--layers 32] [--turns 5] [--folder PATH] [--results FOLDER]
 
-Llama-3-8B's decoder layers, random weights packed in bf16, saved; then in turn: read every file of the
-artifact, load it, hash it by SHA-256 (as format 1 did), with the files in the page cache and, where it can be
-emptied for them, without. Writes benchmarks/results/load_cpu.json.
+Llama-3-8B's decoder layers (32 take 16 GB of memory and 8 GB of disk to make), rows of random 2:4 weights in
+bf16, packed and saved; then in turn: read every file of the artifact, load it, hash it by SHA-256 (as format
+1 did), with the files in the page cache and, where it can be emptied for them, without. Writes load_cpu.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
+import mmap
 import os
 import statistics
 import sys
@@ -26,6 +28,7 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.runtime.artifact.manifest import digests
+from sparseflow.runtime.pattern import prune_24
 
 SHAPES = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
 """(N, K) of a layer's products: q, k, v merged, o, gate and up merged, down."""
@@ -38,11 +41,18 @@ class Layers(nn.Module):
 
     def __init__(self, layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(self._layer() for _ in range(layers))
+        some = prune_24(torch.randn(1 << 15, 2048, dtype=torch.bfloat16))  # divides every K
+        self.layers = nn.ModuleList(self._layer(some) for _ in range(layers))
 
     @staticmethod
-    def _layer() -> nn.ModuleList:
-        return nn.ModuleList(nn.Linear(k, n, bias=False, dtype=torch.bfloat16) for n, k in SHAPES)
+    def _layer(some: torch.Tensor) -> nn.ModuleList:
+        linears = nn.ModuleList()
+        for n, k in SHAPES:
+            linear = nn.Linear(k, n, bias=False, device="meta")
+            rows = torch.randint(len(some), (n * k // some.shape[1],))
+            linear.weight = nn.Parameter(some[rows].view(n, k), requires_grad=False)
+            linears.append(linear)
+        return linears
 
     def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """Every product, of the input of its K."""
@@ -54,7 +64,8 @@ def save(layers: int, folder: Path) -> None:
     """Write the artifact; dense weights are released as they are packed."""
     inputs = tuple(torch.randn(2, k, dtype=torch.bfloat16) for k in SIZES)
     model = Layers(layers).eval()
-    sf.compile(model, inputs, policy="sparse", inplace=True, progress=False).save(folder)
+    options: dict[str, Any] = {"policy": "sparse", "prune": None, "inplace": True, "progress": False}
+    sf.compile(model, inputs, **options).save(folder)
 
 
 def read(folder: Path) -> None:
@@ -66,15 +77,22 @@ def read(folder: Path) -> None:
                 pass
 
 
-def forget(folder: Path) -> None:
-    """Take a folder's files out of the page cache."""
+def forget(folder: Path) -> bool:
+    """Take a folder's files out of the page cache; whether that is so now."""
     for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        with path.open("rb") as file:
+            os.fsync(file)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return not any(map(cached, folder.iterdir()))
+
+
+def cached(path: Path) -> bool:
+    """Whether more than a hundredth of a file is in memory; also where the system doesn't tell."""
+    mapped = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+    pages = torch.empty(-(-len(mapped) // mmap.PAGESIZE), dtype=torch.uint8)
+    where, size, there = map(ctypes.c_size_t, (mapped.data_ptr(), len(mapped), pages.data_ptr()))
+    failed: int = ctypes.CDLL(None).mincore(where, size, there)
+    return bool(failed or (pages & 1).float().mean() > 0.01)
 
 
 def measure(folder: Path, turns: int, *, cold: bool) -> dict[str, float]:
@@ -113,6 +131,9 @@ def main() -> int:
         save(options.layers, artifact)
         size = sum(path.stat().st_size for path in artifact.iterdir())
         for cache in ("warm", "cold"):
+            if cache == "cold" and not forget(artifact):
+                print("the page cache can't be emptied here: no cold rows")
+                continue
             found = measure(artifact, options.turns, cold=cache == "cold")
             ratio = found["load"] / found["read"]
             rows.append(

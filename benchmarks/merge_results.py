@@ -1,10 +1,12 @@
-"""Join result files of one benchmark that ran in parts: `python benchmarks/merge_results.py OUT FILE…`.
+"""Join result files of one benchmark that ran in parts: `merge_results.py OUT FILE… [--cell FIELD…]`.
 
-The head is the last file's; `meta.parts` says which command made how many of the rows, and when.
+The head is the last file's; `meta.parts` says which command made how many of the rows, and when. Of rows that
+have the same values in the fields of `--cell`, the last file's is kept.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Hashable
@@ -31,12 +33,21 @@ def merged(
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) < 2:
-        raise SystemExit(__doc__)
-    out, *files = map(Path, argv)
-    joined = merged([json.loads(file.read_text(encoding="utf-8")) for file in files])
-    out.write_text(json.dumps(joined, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {out}: {len(joined['rows'])} rows")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--cell", nargs="+", metavar="FIELD", default=[])
+    args = parser.parse_args(argv)
+
+    def cell(row: dict[str, Any]) -> Hashable:
+        return tuple(row.get(field) for field in args.cell)
+
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in args.files]
+    joined = merged(results, cell if args.cell else None)
+    args.out.write_text(json.dumps(joined, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {args.out}: {len(joined['rows'])} rows")
     return 0
 
 

@@ -147,7 +147,8 @@ def _quantized_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     type_ = tensor_type(op.results[0])
     form: Form = "quantized" if type_ is not None and type_.dtype == FP8 else "packed"
-    return [builder.graph.get_attr(builder.weights.pruned(*_names(op), form))]
+    held = builder.weights.turned if "turned" in op.attributes else builder.weights.pruned
+    return [builder.graph.get_attr(held(*_names(op), form))]
 
 
 def _names(op: ir.Operation) -> tuple[tuple[str, ...], tuple[bool, ...]]:

@@ -21,9 +21,14 @@ class Packed(nn.Module):
     values: torch.Tensor
     positions: torch.Tensor
     dense: torch.Tensor | None
+    turned: torch.Tensor | None
 
     def keep_dense(self) -> None:
         """Hold the unpacked weight [N, K] too, as `dense`."""
+        raise NotImplementedError
+
+    def keep_turned(self) -> None:
+        """Hold its transpose [K, N], contiguous, too, as `turned`."""
         raise NotImplementedError
 
 
@@ -128,6 +133,12 @@ class WeightRegistry:
         attribute = self._holder(names, transposed, form)
         cast(Packed, self._root.get_submodule(attribute)).keep_dense()
         return f"{attribute}.dense"
+
+    def turned(self, names: tuple[str, ...], transposed: tuple[bool, ...], form: Form) -> str:
+        """Return the attribute that holds the transpose of that dense form, contiguous."""
+        attribute = self._holder(names, transposed, form)
+        cast(Packed, self._root.get_submodule(attribute)).keep_turned()
+        return f"{attribute}.turned"
 
     def _holder(self, names: tuple[str, ...], transposed: tuple[bool, ...], form: Form = "packed") -> str:
         key = (form, names, transposed)

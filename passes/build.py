@@ -107,7 +107,16 @@ def int_list(values: Sequence[int]) -> ir.Value:
 
 def slice_last(value: ir.Value, start: int, end: int, result: ir.Type) -> ir.Value:
     """Create a slice of the last dimension."""
-    numbers = [constant_int(number) for number in (-1, start, end, 1)]
+    return _slice(value, -1, start, end, result)
+
+
+def slice_first(value: ir.Value, start: int, end: int, result: ir.Type) -> ir.Value:
+    """Create a slice of the first dimension."""
+    return _slice(value, 0, start, end, result)
+
+
+def _slice(value: ir.Value, dim: int, start: int, end: int, result: ir.Type) -> ir.Value:
+    numbers = [constant_int(number) for number in (dim, start, end, 1)]
     return torch_op("torch.aten.slice.Tensor", [value, *numbers], result)
 
 

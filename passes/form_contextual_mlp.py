@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.contextual_mlp import GATE, PREDICTOR_DTYPES, RULES, contextual_mlp
+from sparseflow.dialect.contextual_mlp import GATE, POLICIES, PREDICTOR_DTYPES, RULES, contextual_mlp
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import weight
@@ -19,9 +19,12 @@ from sparseflow.passes.build import before, explain, replace
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
 from sparseflow.passes.options import json_table, table_path
 
+NOT_CONTEXTUAL = "sparse_gemm.not_contextual"
+"""Discardable attribute: why a layer of an MLP isn't part of a contextual one."""
+
 _FORMAT = (
     'Write {"0.up_proj": {"rank": 64, "rule": "top_k", "parameter": 256, "dtype": "bf16", "m_max": 4}} '
-    'or {"dense": "why"} for an entry.'
+    'or {"dense": "why"} for an entry; of a 2:4 product too "down_policy": "1:cpu,512:dense".'
 )
 
 
@@ -36,6 +39,9 @@ class ContextualEntry:
         dtype: element type of the predictor's matrices; in si8 each has a scale a row.
         m_max: the most rows for which neurons are selected.
         bias: whether the predictor has a bias.
+        up_policy: what runs the product of gate and up for more rows, where their weights become 2:4; None:
+            they stay as they are, and dense.
+        down_policy: the same of down.
     """
 
     rank: int
@@ -44,6 +50,14 @@ class ContextualEntry:
     dtype: str
     m_max: int
     bias: bool = True
+    up_policy: str | None = None
+    down_policy: str | None = None
+
+    @property
+    def policies(self) -> dict[str, str]:
+        """Those of the products that are 2:4, by their names."""
+        given = {name: getattr(self, name) for name in POLICIES}
+        return {name: policy for name, policy in given.items() if policy is not None}
 
 
 @dataclass(frozen=True)
@@ -52,14 +66,16 @@ class FormContextualMlp(Pass):
 
     The table maps the name of an MLP's up layer to its predictor, whose tensors are the weights
     `<name>/pred_a` [r, H], `<name>/pred_b` [I, r], `<name>/pred_bias` [I], and in si8 `<name>/pred_a_scale`
-    and `<name>/pred_b_scale`; the rule `gate` has none (`"rank": 0`); or to `{"dense": "why"}`.
+    and `<name>/pred_b_scale`; the rule `gate` has none (`"rank": 0`); or to `{"dense": "why"}`. With
+    `up_policy` the weights of gate and up, with `down_policy` that of down become 2:4.
 
     Requires: layers in the form of `canonicalize-linear`; a table whose entries are well-formed.
 
     Ensures: each MLP that the table knows is a `sparse_gemm.contextual_mlp`: `act(gate(x)) * up(x)` or
     `act(up(x))`, then down, with biases, act being `silu`, `gelu`, `gelu_tanh` (GPT-2's written out, too),
     `relu` or its square. Dropout that is switched off and views that change no shape are passed over. The
-    layers of an MLP that doesn't become one carry the reason as `sparse_gemm.reason`.
+    layers of an MLP that doesn't become one carry the reason: with `others` as `sparse_gemm.reason`, without
+    as `sparse_gemm.not_contextual`, which leaves them free to become sparse.
 
     Left alone: MLPs whose neurons something else reads, whose layers read different inputs, have computed or
     merged weights, or differ in dtype; those that return another type than x's. Layers in no MLP, unless
@@ -79,11 +95,17 @@ class FormContextualMlp(Pass):
             entry = table.get(mlp.name, f"no predictor is trained for the MLP of {mlp.name}")
             if mlp.reason or isinstance(entry, str):
                 for layer in mlp.layers:
-                    explain(layer, f"not contextual: {mlp.reason or entry}")
+                    self._explain(layer, f"not contextual: {mlp.reason or entry}")
             else:
                 _form(mlp, entry)
         for op in operations(module, {"torch.aten.linear"}) if self.others else ():
             explain(op, self.others)
+
+    def _explain(self, layer: ir.Operation, reason: str) -> None:
+        if self.others:
+            explain(layer, reason)
+        else:
+            layer.attributes[NOT_CONTEXTUAL] = ir.StringAttr.get(reason)
 
     def _load(self) -> Mapping[str, ContextualEntry | str]:
         if self.table is None:
@@ -108,9 +130,10 @@ def _entry(name: str, entry: object) -> ContextualEntry | str:
         found = ContextualEntry(**entry)  # type: ignore[arg-type]
         numbers = found.m_max >= 1 and (found.rank >= 1) is (found.rule != GATE)
         numbers = numbers and float(found.parameter) == found.parameter
+        texts = all(isinstance(policy, str) for policy in found.policies.values())
     except (TypeError, ValueError):
         raise PassError(subject, f"is no predictor: {entry!r}", _FORMAT) from None
-    if not numbers or found.rule not in RULES or found.dtype not in PREDICTOR_DTYPES:
+    if not (numbers and texts) or found.rule not in RULES or found.dtype not in PREDICTOR_DTYPES:
         raise PassError(subject, f"has a value that it can't have: {entry!r}", _FORMAT)
     return found
 
@@ -137,6 +160,7 @@ def _form(mlp: Mlp, entry: ContextualEntry) -> None:
             m_max=entry.m_max,
             result=mlp.down.results[0].type,
             optional={role: value for role, value in optional.items() if value is not None},
+            policies=entry.policies,
         )
     replace(mlp.down, made.results[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,7 +48,7 @@ class MatchSparseLinear(Pass):
     def run(self, module: ir.Module) -> None:
         """Decide for all layers before rewriting any: they may share weights."""
         layers = operations(module, {"torch.aten.linear"})
-        decisions = self._decide(layers, WeightUses(module))
+        decisions = self.reasons(layers, WeightUses(module))
         for op, reason in zip(layers, decisions, strict=True):
             if reason is None:
                 _make_sparse(op)
@@ -57,7 +58,13 @@ class MatchSparseLinear(Pass):
             if (reason := _other_reason(op)) is not None:
                 explain(op, reason)
 
-    def _decide(self, layers: list[ir.Operation], uses: WeightUses) -> list[str | None]:
+    def reasons(self, layers: Sequence[ir.Operation], uses: WeightUses) -> list[str | None]:
+        """Why each of some layers can't become sparse together with the others; None where it can.
+
+        Args:
+            layers: each a `torch.aten.linear`.
+            uses: of the module's weights.
+        """
         limits = Limits(self.min_n, self.min_k, self.skip)
         refs = [weight_ref(op.operands[1]) for op in layers]
         reasons = [reason_to_stay(op, ref, limits) for op, ref in zip(layers, refs, strict=True)]

@@ -38,10 +38,12 @@ class PackedWeight(nn.Module):
     `portable` and the state dict translate.
 
     Args:
-        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16. positions:
-        ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even groups low.
-        in_features: K. name: how errors call the weight. trusted: skip the look at the values and places
-        themselves (for what this package packed itself).
+        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16.
+        positions: ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even groups
+            low.
+        in_features: K.
+        name: how errors call the weight.
+        trusted: skip the look at the values and places themselves (for what this package packed itself).
 
     Raises:
         ArgumentError: a shape, dtype or device doesn't fit.
@@ -54,6 +56,7 @@ class PackedWeight(nn.Module):
     values: Tensor
     positions: Tensor
     dense: Tensor | None
+    turned: Tensor | None
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class PackedWeight(nn.Module):
         self.register_buffer("values", None)
         self.register_buffer("positions", None)
         self.register_buffer("dense", None, persistent=False)
+        self.register_buffer("turned", None, persistent=False)
         self._place(values.detach().contiguous(), positions.detach().contiguous())
 
     @classmethod
@@ -136,6 +140,11 @@ class PackedWeight(nn.Module):
         if self.dense is None:
             self.dense = self.unpack()
 
+    def keep_turned(self) -> None:
+        """Hold the unpacked weight's transpose ``[K, N]``, contiguous, as ``turned`` from now on."""
+        if self.turned is None:
+            self.turned = self.unpack().t().contiguous()
+
     def fill(self, parts: Sequence[PackedWeight]) -> None:
         """Become the rows of other packed weights, one below the other, on their device."""
         pairs = [part.portable() for part in parts]
@@ -159,6 +168,7 @@ class PackedWeight(nn.Module):
             values, positions = device.values, device.positions
         self.values, self.positions = values, positions
         self.dense = None if self.dense is None else self.unpack()
+        self.turned = None if self.turned is None else self.unpack().t().contiguous()
 
     def _on_device(self) -> DeviceWeight | None:
         on_cuda = self.values.is_cuda and self.positions.dim() == 1

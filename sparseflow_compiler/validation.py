@@ -135,9 +135,9 @@ class Validation:
             figures = (f"{check.rel_err:.1e}", f"{check.of_bound:.3f}")
             table.add_row(sign, str(check.m), str(check.n), str(check.k), check.dtype, what, *figures)
         text = io.StringIO()
-        console = Console(file=text, width=width)
+        console = Console(file=text, width=width, markup=False)  # reasons hold brackets
         console.print(table)
-        console.print(self._summary(), highlight=False, markup=False)
+        console.print(self._summary(), highlight=False)
         return text.getvalue()
 
     def _summary(self) -> str:

@@ -1,22 +1,31 @@
 """Feed `sparseflow-opt` or `sf.load` with mutated inputs, and report every crash, hang and traceback.
 
-Usage: fuzz.py {opt,load} [--count N] [--first I] [--seed S] [--out FOLDER]
+Usage: fuzz.py {opt,load} [--count N] [--first I] [--seed S] [--jobs N] [--deadline SECONDS] [--out FOLDER]
+       [--results FILE]
 
 Input I of a seed is always the same, so a finding is repeated by `--first I --count 1`. The inputs run in
-worker processes: one that dies or hangs costs one input, which is kept beside the reason in FOLDER.
-Prints the outcomes as JSON; the exit code is 1 where something was found.
+worker processes, N at a time: one that dies or hangs costs one input, which is kept beside the reason in
+FOLDER. Prints the outcomes as JSON, and adds them to the rows of FILE; the exit code is 1 where something was
+found.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import math
+import os
+import queue
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")
 INPUTS_A_WORKER = 2000
@@ -35,24 +44,51 @@ class Tally:
         """How many were tried."""
         return sum(self.outcomes.values())
 
+    def add(self, other: Tally) -> None:
+        """Count another's too."""
+        self.outcomes.update(other.outcomes)
+        self.findings.update(other.findings)
 
-def fuzz(target: str, first: int, count: int, seed: int, out: Path, scratch: Path) -> Tally:
-    """Try inputs `first` to `first + count`.
+
+def fuzz(
+    target: str,
+    inputs: range,
+    seed: int,
+    out: Path,
+    scratch: Path,
+    *,
+    jobs: int = 1,
+    deadline: float = math.inf,
+) -> Tally:
+    """Try inputs, in order.
 
     Args:
         target: one of `TARGETS`.
-        first: number of the first input.
-        count: of inputs.
+        inputs: their numbers.
         seed: another one gives other inputs.
         out: where what is found is kept.
         scratch: for the workers.
+        jobs: workers at a time.
+        deadline: of `time.monotonic`, after which no worker is started.
     """
-    tally, done = Tally(), first
-    while done < first + count:
-        stop = min(done + INPUTS_A_WORKER, first + count)
-        done = _run_worker(target, done, stop, seed, out, scratch, tally)
-        if sys.stderr.isatty():
-            print(f"\r{done - first} inputs, {len(tally.findings)} findings", end="", file=sys.stderr)
+    tally, folders = Tally(), queue.SimpleQueue[Path]()
+    for job in range(jobs):
+        folders.put(scratch / str(job))
+        (scratch / str(job)).mkdir()
+
+    def work(part: range) -> Tally:
+        own, done, folder = Tally(), part.start, folders.get()
+        while done < part.stop and (done > part.start or time.monotonic() < deadline):
+            done = _run_worker(target, done, part.stop, seed, out, folder, own)
+        folders.put(folder)
+        return own
+
+    with ThreadPoolExecutor(jobs) as pool:
+        parts = [inputs[at : at + INPUTS_A_WORKER] for at in range(0, len(inputs), INPUTS_A_WORKER)]
+        for part in pool.map(work, parts):
+            tally.add(part)
+            if sys.stderr.isatty():
+                print(f"\r{tally.inputs} inputs, {len(tally.findings)} findings", end="", file=sys.stderr)
     return tally
 
 
@@ -61,8 +97,11 @@ def _run_worker(target: str, first: int, stop: int, seed: int, out: Path, scratc
     log, errors = scratch / "log", scratch / "errors"
     log.unlink(missing_ok=True)
     words = [sys.executable, str(WORKER), target, str(first), str(stop), str(seed), str(scratch)]
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with errors.open("wb") as stream:
-        code = subprocess.run(words, stderr=stream, stdout=subprocess.DEVNULL, check=False).returncode
+        code = subprocess.run(
+            words, stderr=stream, stdout=subprocess.DEVNULL, env=alone, check=False
+        ).returncode
     started: int | None = None
     for line in log.read_text().splitlines() if log.exists() else ():
         entry = json.loads(line)
@@ -88,6 +127,29 @@ def _keep(target: str, number: int, reason: str, out: Path, tally: Tally) -> Non
     (out / f"{target}-{number}.txt").write_text(reason)
 
 
+def record(path: Path, row: dict[str, Any]) -> None:
+    """Add a run to the rows of a result file, which other processes may be doing too.
+
+    Args:
+        path: the file, as those in benchmarks/results; made where there is none.
+        row: what was run and what came of it.
+    """
+    from sparseflow.bench.result import run_meta
+    from sparseflow.runtime.dispatch.machine import cpu_model
+
+    meta = run_meta(cpu_model(), " ".join(["python", "tools/fuzz.py", *sys.argv[1:]]))
+    with path.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        rows = [*(json.loads(text)["rows"] if text else ()), {**row, "meta": meta}]
+        devices = "; ".join(sorted({row["meta"]["device"] for row in rows}))
+        parts = {f"{row['meta']['date']}: {row['meta']['command']}": 1 for row in rows}
+        stream.truncate(0)
+        json.dump({"meta": {**meta, "device": devices, "parts": parts}, "rows": rows}, stream, indent=1)
+        stream.write("\n")
+
+
 def main() -> int:
     """Fuzz one target."""
     parser = argparse.ArgumentParser(
@@ -97,12 +159,22 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--deadline", type=float, default=math.inf)
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
+    parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    memory = Path("/dev/shm")
+    target, seed, inputs = options.target, options.seed, range(options.first, options.first + options.count)
+    memory, start = Path("/dev/shm"), time.monotonic()
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
-        tally = fuzz(options.target, options.first, options.count, options.seed, options.out, Path(scratch))
-    print(json.dumps({"inputs": tally.inputs, "findings": sorted(tally.findings), **tally.outcomes}))
+        limit = start + options.deadline
+        tally = fuzz(target, inputs, seed, options.out, Path(scratch), jobs=options.jobs, deadline=limit)
+    found = {"inputs": tally.inputs, "findings": sorted(tally.findings)}
+    print(json.dumps({**found, **tally.outcomes}))
+    if options.results:
+        run = {"target": target, "seed": seed, "first": inputs.start}
+        cost = {"seconds": round(time.monotonic() - start), "jobs": options.jobs}
+        record(options.results, {**run, **found, "outcomes": tally.outcomes, **cost})
     return 1 if tally.findings else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,3 +55,18 @@ def save_all(folder: Path) -> None:
             compiled(*call)
         compiled.save(folder / name)
         torch.save(calls, folder / f"{name}.pt")
+    save_contextual(folder)
+
+
+def save_contextual(folder: Path) -> None:
+    """Save an MLP that reads the neurons that a predictor selects: only so, and with 2:4 for more rows."""
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
+    predictors = sf.train_predictor(model, [torch.randn(400, 64)], steps=0, progress=False)
+    calls = [(torch.randn(rows, 64),) for rows in (1, 3, 40)]
+    for sparsity in ("contextual", "contextual+2:4"):
+        how: dict[str, Any] = {"sparsity": sparsity, "predictor": predictors, "policy": "sparse"}
+        compiled = sf.compile(model, progress=False, **how)
+        for call in calls:
+            compiled(*call)
+        compiled.save(folder / sparsity)
+        torch.save(calls, folder / f"{sparsity}.pt")

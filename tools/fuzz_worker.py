@@ -16,8 +16,8 @@ from typing import Protocol
 
 MOST_CPU, LONGEST = 30.0, 900.0
 """Seconds for one input: of the processor, and by the clock, on however busy a machine."""
-MOST_MEMORY = 24 << 30
-"""Bytes of address space; what asks for more gets an error instead of the machine's last page."""
+MOST_MEMORY = 4 << 30
+"""Bytes of address space beside what is imported; asking for more is an error before the machine is full."""
 
 
 class Target(Protocol):
@@ -44,7 +44,7 @@ def work(target: Target, first: int, stop: int, log: Path) -> None:
         for number in range(first, stop):
             stream.write(json.dumps({"input": number}) + "\n")
             faulthandler.dump_traceback_later(LONGEST, exit=True)
-            signal.setitimer(signal.ITIMER_VIRTUAL, MOST_CPU)
+            signal.setitimer(signal.ITIMER_PROF, MOST_CPU)
             outcome, finding = target.run(number)
             faulthandler.cancel_dump_traceback_later()
             stream.write(json.dumps({"input": number, "outcome": outcome, "finding": finding}) + "\n")
@@ -54,12 +54,14 @@ def main() -> int:
     """Run what `fuzz.py` asked for."""
     name, first, stop, seed, folder = sys.argv[1:]
     faulthandler.enable()
-    faulthandler.register(signal.SIGVTALRM, chain=True)  # which then ends the process
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    faulthandler.register(signal.SIGPROF, chain=True)  # which then ends the process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     scratch = Path(folder)
     tempfile.tempdir = folder  # a failing pass leaves its input behind
-    work(make_target(name, int(seed), scratch), int(first), int(stop), scratch / "log")
+    target = make_target(name, int(seed), scratch)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY + pages * resource.getpagesize(),) * 2)
+    work(target, int(first), int(stop), scratch / "log")
     return 0
 
 

@@ -13,11 +13,13 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from tables import TABLES
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FOLDER = re.compile(r" --(results|limit|deadline|out) \S+")
 SOME_M = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
@@ -31,12 +33,20 @@ def render(text: str) -> str:
         meta, rows = result["meta"], result["rows"]
         if not full:
             rows = [row for row in rows if row.get("M", 1) in SOME_M or "N" not in row]
-        alone = f"{meta['date'][:10]}, `{meta['command']}`"
-        parts = [f"{what} ({count} rows)" for what, count in meta.get("parts", {}).items()]
-        source = f"\n{meta['device']}, {'; '.join(parts) or alone}\n"
-        return f"{start}{source}{TABLES[name](rows)}{end}"
+        return f"{start}\n{meta['device']}, {_commands(meta)}\n{TABLES[name](rows)}{end}"
 
     return MARKED.sub(table, text)
+
+
+def _commands(meta: dict[str, Any]) -> str:
+    """When and by which commands a file's rows were measured; what only names a folder is left out."""
+    parts = meta.get("parts") or {f"{meta['date']}: {meta['command']}": 0}
+    days: dict[str, list[str]] = {}
+    for part, count in parts.items():
+        when, _, command = part.partition(": ")
+        rows = f" ({count} row{'s' * (count != 1)})" if count else ""
+        days.setdefault(when[:10], []).append(f"`{FOLDER.sub('', command)}`{rows}")
+    return "; ".join(f"{day}: {', '.join(dict.fromkeys(commands))}" for day, commands in days.items())
 
 
 def main() -> int:

@@ -28,16 +28,31 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     folder = folder.absolute()
     _remove_abandoned(folder)
-    work = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
-    lock = os.open(work, os.O_RDONLY)
+    work, lock = _own(folder)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         (work / "new").mkdir()
         yield work / "new"
         _exchange(work / "new", folder, work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(lock)
+
+
+def _own(folder: Path) -> tuple[Path, int]:
+    """A new folder beside another, and the lock that says that a process works there."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+        with suppress(FileNotFoundError):  # another process took it for abandoned before it was locked
+            lock = os.open(work, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                os.close(lock)
+                work.rmdir()
+                raise
+            if work.exists():
+                return work, lock
+            os.close(lock)
 
 
 def _prefix(folder: Path) -> str:
@@ -51,9 +66,9 @@ def _remove_abandoned(folder: Path) -> None:
             lock = os.open(work, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # One that was just made is not locked yet: it is empty, and stays.
-                if any(work.iterdir()):
-                    shutil.rmtree(work)
+                if (work / "old").exists() and not folder.exists():  # killed between the two renames
+                    (work / "new").rename(folder)
+                shutil.rmtree(work)
             finally:
                 os.close(lock)
 

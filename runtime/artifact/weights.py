@@ -141,10 +141,13 @@ class WeightReader:
             "positions",
             "scales",
             "dense",
+            "turned",
         ):
             raise ValueError(f"{name:.80} has no {buffer!r:.80}")
         if buffer == "dense" and isinstance(found, PackedWeight):
             found.keep_dense()
+        if buffer == "turned" and isinstance(found, PackedWeight):
+            found.keep_turned()
         return found
 
     def _load(self, name: str, entry: Mapping[str, Any]) -> Tensor | PackedWeight:

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops
-from sparseflow.runtime.contextual import portable
+from sparseflow.runtime.contextual import many_rows, portable
 from sparseflow.runtime.contextual.ops import contextual_mlp, contextual_select
 
 RULE = "gate"
 
 _SCHEMA = (
     "contextual_mlp_by_gate(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_bias, "
-    "Tensor? up_bias, Tensor? down_bias, float threshold, str activation, int m_max) -> Tensor"
+    "Tensor? up_bias, Tensor? down_bias, float threshold, str activation, int m_max, "
+    "Tensor? up_values=None, Tensor? up_positions=None, int[] up_policy=[], Tensor? down_values=None, "
+    "Tensor? down_positions=None, int[] down_policy=[]) -> Tensor"
 )
 
 
@@ -59,10 +61,11 @@ def _by_gate(
     threshold: float,
     activation: str,
     m_max: int,
+    *packed: Any,
 ) -> Tensor:
     weights = (gate, up, down_t, None, None, None, gate_bias, up_bias, down_bias)
     if x.numel() > m_max * x.shape[-1]:
-        return portable.dense(x, *weights, activation=activation)
+        return many_rows.every_neuron(x, *weights, activation, *packed)
     driver, bias = (up, up_bias) if gate is None else (gate, gate_bias)
     active = portable.ACTIVATIONS[activation](F.linear(x, driver, bias)).reshape(-1, up.shape[0])
     neurons, count = contextual_select(active.abs().float(), "threshold", threshold)

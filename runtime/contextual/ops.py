@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.runtime import ops
-from sparseflow.runtime.contextual import portable
+from sparseflow.runtime.contextual import many_rows, portable
 
 contextual_mlp = torch.ops.sparseflow.contextual_mlp.default
 contextual_scores = torch.ops.sparseflow.contextual_scores.default
@@ -20,6 +20,8 @@ contextual_mlp_auto = torch.ops.sparseflow.contextual_mlp_auto.default
 _MLP_ARGUMENTS = 10
 # pred_a, pred_b, pred_bias and two scales.
 _PREDICTOR_ARGUMENTS = 5
+# Those and the rule, its parameter and the activation, x apart.
+_PREDICTED_ARGUMENTS = _MLP_ARGUMENTS + _PREDICTOR_ARGUMENTS + 2
 
 
 def _predicted(x: Tensor, *args: Any) -> Tensor:
@@ -34,11 +36,13 @@ def _predicted(x: Tensor, *args: Any) -> Tensor:
 
 
 def _auto(x: Tensor, *args: Any) -> Tensor:
-    *predicted, m_max = args
+    # The dispatcher leaves out what has its default.
+    predicted, (m_max, *packed) = args[:_PREDICTED_ARGUMENTS], args[_PREDICTED_ARGUMENTS:]
     if x.numel() <= m_max * x.shape[-1]:
         result: Tensor = contextual_mlp_predicted(x, *predicted)
         return result
-    return portable.dense(x, *args[: _MLP_ARGUMENTS - 1], activation=args[-2])
+    operands: Any = (*args[: _MLP_ARGUMENTS - 1], predicted[-1], *packed)
+    return many_rows.every_neuron(x, *operands)
 
 
 def _fake_mlp(x: Tensor, gate: Tensor | None, up: Tensor, down_t: Tensor, *_: Any) -> Tensor:

@@ -45,12 +45,31 @@ def dense(
     activation: str,
 ) -> Tensor:
     """The MLP with every neuron ``[…, H]``, in the dtype of x."""
+    hidden = neurons(x, gate, up, gate_scale, up_scale, gate_bias, up_bias, activation=activation)
+    return project(hidden, down_t, down_scale, down_bias)
+
+
+def neurons(
+    x: Tensor,
+    gate: Tensor | None,
+    up: Tensor,
+    gate_scale: Tensor | None,
+    up_scale: Tensor | None,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    *,
+    activation: str,
+) -> Tensor:
+    """Every neuron's value ``[…, I]``, in the dtype of x."""
     hidden = F.linear(x, _rows(up, up_scale, x.dtype), up_bias)
     if gate is None:
-        hidden = ACTIVATIONS[activation](hidden)
-    else:
-        hidden = hidden * ACTIVATIONS[activation](F.linear(x, _rows(gate, gate_scale, x.dtype), gate_bias))
-    return _biased(hidden @ _rows(down_t, down_scale, x.dtype), down_bias)
+        return ACTIVATIONS[activation](hidden)
+    return hidden * ACTIVATIONS[activation](F.linear(x, _rows(gate, gate_scale, x.dtype), gate_bias))
+
+
+def project(hidden: Tensor, down_t: Tensor, down_scale: Tensor | None, down_bias: Tensor | None) -> Tensor:
+    """What the neurons' values ``[…, I]`` give: ``[…, H]``, in their dtype."""
+    return _biased(hidden @ _rows(down_t, down_scale, hidden.dtype), down_bias)
 
 
 def contextual_mlp(

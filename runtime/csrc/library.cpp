@@ -57,10 +57,13 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
       "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor pred_a, Tensor pred_b, "
       "Tensor? pred_bias, Tensor? pred_a_scale, Tensor? pred_b_scale, str rule, float parameter, str activation, "
       "bool per_row=False) -> Tensor");
-  // That for up to m_max rows of x; for more, the dense MLP over the same tensors.
+  // That for up to m_max rows of x; for more, the dense MLP over the same tensors. The weights of gate and up, or of down,
+  // may be 2:4 and given packed too, as `linear` takes them (gate's rows, then up's): then such a product of more rows
+  // runs by its policy.
   m.def(
       "contextual_mlp_auto(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "
       "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor pred_a, Tensor pred_b, "
       "Tensor? pred_bias, Tensor? pred_a_scale, Tensor? pred_b_scale, str rule, float parameter, str activation, "
-      "int m_max) -> Tensor");
+      "int m_max, Tensor? up_values=None, Tensor? up_positions=None, int[] up_policy=[], Tensor? down_values=None, "
+      "Tensor? down_positions=None, int[] down_policy=[]) -> Tensor");
 }

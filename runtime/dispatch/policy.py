@@ -88,9 +88,24 @@ class Policy:
     @property
     def pays(self) -> bool:
         """Whether running sparse was measured to reach dense speed at one M at least."""
-        return any(
-            r.best is not None and r.best >= 1.0 for r in self.ranges if r.backend is not Backend.DENSE
+        return _pay(self.ranges)
+
+    def speedup(self, m: int) -> float:
+        """Over dense, as measured at the last M up to m; 1 where there is none."""
+        return next((speed for at, speed in reversed(self.measured) if at <= m), 1.0)
+
+    def pays_above(self, m: int) -> bool:
+        """The same for M's above m alone."""
+        return _pay(self.above(m))
+
+    def above(self, m: int) -> tuple[Range, ...]:
+        """The ranges, or what is left of them, above m, with the figures measured there."""
+        left = (entry for entry in self.ranges if entry.m_max is None or entry.m_max > m)
+        cut = (
+            dataclasses.replace(entry, m_min=max(entry.m_min, m + 1), speedup=None, best=None)
+            for entry in left
         )
+        return tuple(_with_figures(entry, self.measured) for entry in cut)
 
     @property
     def wants_dense(self) -> bool:
@@ -102,14 +117,19 @@ class Policy:
         """Ranges in which some measured M is more than 2% slower than dense."""
         return tuple(r for r in self.ranges if r.speedup is not None and r.speedup * TOLERANCE < 1.0)
 
-    def why(self) -> str:
-        """The decision in a sentence, with its figures."""
-        if not self.measured:
-            return "not measured on this machine"
-        if self.pays:
-            return "measured against dense: " + ", ".join(str(entry) for entry in self.ranges)
-        first, last = self.measured[0][0], self.measured[-1][0]
-        speed, at = max((speed, m) for m, speed in self.measured)
+    def why(self, above: int = 0) -> str:
+        """The decision in a sentence, with its figures.
+
+        Args:
+            above: leave out this M and all below.
+        """
+        measured = [(m, speed) for m, speed in self.measured if m > above]
+        if not measured:
+            return "not measured on this machine" + (f" for M above {above}" if above else "")
+        if self.pays_above(above):
+            return "measured against dense: " + ", ".join(str(entry) for entry in self.above(above))
+        first, last = measured[0][0], measured[-1][0]
+        speed, at = max((speed, m) for m, speed in measured)
         return (
             f"no faster than dense at any measured M from {first} to {last}: at best {speed:.2f}×, at M={at}"
         )
@@ -155,6 +175,10 @@ class Policy:
             if m <= before:
                 raise _malformed(source, f"M must ascend, but {m} follows {before}")
         return cls(_ranges(starts))
+
+
+def _pay(ranges: Iterable[Range]) -> bool:
+    return any(r.best is not None and r.best >= 1.0 for r in ranges if r.backend is not Backend.DENSE)
 
 
 def _malformed(source: object, rule: str) -> ArgumentError:

@@ -78,8 +78,9 @@ def compile(  # noqa: A001  # named like torch.compile
             same slowly. A layer that can't be in fp8 stays in the model's dtype and says why.
         sparsity: ``"2:4"`` makes weights sparse, ``"contextual"`` MLPs read only the neurons that a token
             needs, for as few rows as that was measured to be faster: prompts run densely (``policy="sparse"``
-            measures nothing and selects for up to 32 rows). Nothing is pruned then. ``"contextual+2:4"`` does
-            that for MLPs and makes the weights of all other layers 2:4.
+            measures nothing and selects for up to 32 rows). Nothing is pruned then. ``"contextual+2:4"``
+            makes the weights of all layers 2:4: MLPs select neurons for as few rows as that was measured to
+            be faster than 2:4 too, and run 2:4 or densely, by what was measured, for more.
         predictor: what selects neurons: the result of `sparseflow.train_predictor`.
 
     Returns:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch_mlir import ir
 
 from sparseflow.api.options import CompileOptions
+from sparseflow.api.prefill import Product, Products, measured_products
 from sparseflow.api.progress import Step
 from sparseflow.api.weights import ProgramWeights
 from sparseflow.contextual.policies import UNMEASURED, Candidate, ContextualPolicy, measured_policy
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
-from sparseflow.dialect.matchers import weight_ref
+from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.errors import ArgumentError
-from sparseflow.passes.form_contextual_mlp import ContextualEntry, FormContextualMlp
+from sparseflow.passes.form_contextual_mlp import NOT_CONTEXTUAL, ContextualEntry, FormContextualMlp
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
+from sparseflow.passes.sharing import WeightUses
 from sparseflow.runtime.contextual import ContextualWeights, Predictor
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 
@@ -27,10 +32,23 @@ OTHERS = "sparsity='contextual' takes MLPs, and this layer is in none that it kn
 """Why layers outside of MLPs stay dense where nothing else is sparse."""
 
 
+@dataclass(frozen=True)
+class MlpPlan:
+    """How a contextual MLP runs.
+
+    Attributes:
+        selecting: when it selects neurons.
+        products: what runs for more rows.
+    """
+
+    selecting: ContextualPolicy
+    products: Products
+
+
 def plan_contextual(
     module: ir.Module, weights: ProgramWeights, options: CompileOptions, step: Step
-) -> tuple[FormContextualMlp, dict[str, ContextualPolicy]]:
-    """The pass that makes a module's MLPs contextual where that pays, and the policy of each by its name.
+) -> tuple[FormContextualMlp, dict[str, MlpPlan]]:
+    """The pass that makes a module's MLPs contextual where that pays, and the plan of each by its name.
 
     The predictors' tensors become weights of the model.
 
@@ -45,7 +63,38 @@ def plan_contextual(
     """
     predictors = options.predictor
     assert predictors is not None, "CompileOptions saw to it"
-    candidates = _candidates(find_mlps(module), predictors, weights)
+    mlps = _known(find_mlps(module), predictors)
+    if options.sparsity == "contextual":
+        products = {mlp.name: Products() for mlp in mlps}
+    else:
+        products = measured_products(mlps, WeightUses(module), weights, options, step)
+    candidates = {
+        mlp.name: _candidate(mlp, predictors[mlp.name], products[mlp.name], weights) for mlp in mlps
+    }
+    plans = {
+        name: _plan(policy, products[name]) for name, policy in _measured(candidates, options, step).items()
+    }
+    table: dict[str, object] = {}
+    for name, candidate in candidates.items():
+        table[name] = _entry(candidate.layer, plans[name])
+        tensors = candidate.layer.tensors()
+        weights.bank.add({f"{name}/{part}": tensor for part, tensor in tensors.items()})
+    return FormContextualMlp(table, OTHERS if options.sparsity == "contextual" else ""), plans
+
+
+def left_over(module: ir.Module) -> dict[str, str]:
+    """Why layers of MLPs aren't contextual, by their weights' names, as `form-contextual-mlp` wrote it."""
+    found: dict[str, str] = {}
+    for op in operations(module, {"torch.aten.linear"}):
+        ref = weight_ref(op.operands[1])
+        if ref is not None and NOT_CONTEXTUAL in op.attributes:
+            found |= dict.fromkeys(ref.names, ir.StringAttr(op.attributes[NOT_CONTEXTUAL]).value)
+    return found
+
+
+def _measured(
+    candidates: Mapping[str, Candidate], options: CompileOptions, step: Step
+) -> dict[str, ContextualPolicy]:
     groups: dict[object, list[str]] = defaultdict(list)
     for name, candidate in candidates.items():
         groups[candidate.key].append(name)
@@ -55,60 +104,80 @@ def plan_contextual(
         group = [candidates[name] for name in names]
         policy = UNMEASURED if options.policy == "sparse" else measured_policy(group)
         policies |= dict.fromkeys(names, policy)
-    table: dict[str, object] = {}
-    for name, candidate in candidates.items():
-        policy = policies[name]
-        table[name] = _entry(candidate.layer, policy.m_max) if policy.m_max else {"dense": policy.why()}
-        tensors = candidate.layer.tensors()
-        weights.bank.add({f"{name}/{part}": tensor for part, tensor in tensors.items()})
-    return FormContextualMlp(table, OTHERS if options.sparsity == "contextual" else ""), policies
+    return policies
 
 
-def _entry(layer: MlpPredictor, m_max: int) -> ContextualEntry:
-    found = layer.predictor
+def _plan(policy: ContextualPolicy, products: Products) -> MlpPlan:
+    if not policy.measured:  # policy='sparse'
+        return MlpPlan(policy, products)
+    if products.is_measured:
+        policy = policy.beside(products.speedup)
+    return MlpPlan(policy, products.above(policy.m_max))
+
+
+def _entry(layer: MlpPredictor, plan: MlpPlan) -> object:
+    found, m_max = layer.predictor, plan.selecting.m_max
+    if not m_max:
+        return {"dense": plan.selecting.why()}
     if isinstance(found, GateThreshold):
-        return ContextualEntry(0, found.rule, found.parameter, "f32", m_max, bias=False)
-    dtype, bias = _DTYPES[found.a.dtype], found.bias is not None
-    return ContextualEntry(found.rank, found.rule, found.parameter, dtype, m_max, bias)
+        entry = ContextualEntry(0, found.rule, found.parameter, "f32", m_max, bias=False)
+    else:
+        dtype, bias = _DTYPES[found.a.dtype], found.bias is not None
+        entry = ContextualEntry(found.rank, found.rule, found.parameter, dtype, m_max, bias)
+    up, down = plan.products.up, plan.products.down
+    return dataclasses.replace(entry, up_policy=up.text, down_policy=down.text)
 
 
-def _candidates(mlps: list[Mlp], predictors: Predictors, weights: ProgramWeights) -> dict[str, Candidate]:
+def _known(mlps: list[Mlp], predictors: Predictors) -> list[Mlp]:
+    """The MLPs that have a predictor, those that can't become contextual left out."""
     usable = {mlp.name: mlp for mlp in mlps if not mlp.reason}
-    known = {name: mlp for name, mlp in usable.items() if name in predictors}
-    if not known:
+    if not any(name in predictors for name in usable):
         raise ArgumentError(
             "sf.compile(predictor=…)",
             f"has predictors for {_some(predictors)}, and the model's MLPs are {_some(usable)}",
             "train it for this model",
         )
-    return {name: _candidate(mlp, predictors[name], weights) for name, mlp in known.items()}
+    return [mlp for mlp in mlps if not mlp.reason and mlp.name in predictors]
 
 
-def _candidate(mlp: Mlp, layer: MlpPredictor, weights: ProgramWeights) -> Candidate:
+def _candidate(mlp: Mlp, layer: MlpPredictor, products: Products, weights: ProgramWeights) -> Candidate:
     _require_fit(mlp, layer.predictor)
+    up, down = mlp.ref(mlp.up), mlp.ref(mlp.down)
+    matrix = weights.dense(up.names, up.transposed)
+    here = MlpPredictor(layer.predictor.to(device=matrix.device), layer.rate, layer.figures)
+    return Candidate(
+        matrix,
+        mlp.gate is not None,
+        weights.dense(down.names, down.transposed),
+        here,
+        functools.partial(_held, mlp, products, weights),
+    )
 
-    def matrix(op: ir.Operation, flipped: bool = False) -> Tensor:
+
+def _held(mlp: Mlp, products: Products, weights: ProgramWeights) -> ContextualWeights:
+    """An MLP's weights as the kernels read them; those that will be 2:4 just for measuring."""
+
+    def matrix(op: ir.Operation, product: Product, flipped: bool = False) -> Tensor:
         ref = mlp.ref(op)
-        return weights.contiguous(ref.names[0], ref.transposed[0] is not flipped)
+        turned = ref.transposed[0] is not flipped
+        if product.policy is not None:
+            return weights.dense(ref.names, (turned,)).contiguous()
+        return weights.contiguous(ref.names[0], turned)
 
     def bias(op: ir.Operation) -> Tensor | None:
         value = bias_of(op)
         ref = None if value is None else weight_ref(value)
         return None if ref is None else weights.dense(ref.names)
 
-    down = mlp.ref(mlp.down)
-    held = ContextualWeights(
-        None if mlp.gate is None else matrix(mlp.gate),
-        matrix(mlp.up),
-        matrix(mlp.down, flipped=True),
+    return ContextualWeights(
+        None if mlp.gate is None else matrix(mlp.gate, products.up),
+        matrix(mlp.up, products.up),
+        matrix(mlp.down, products.down, flipped=True),
         gate_bias=None if mlp.gate is None else bias(mlp.gate),
         up_bias=bias(mlp.up),
         down_bias=bias(mlp.down),
         activation=mlp.activation,
     )
-    predictor = layer.predictor.to(device=held.up.device)
-    here = MlpPredictor(predictor, layer.rate, layer.figures)
-    return Candidate(held, weights.dense(down.names, down.transposed), here)
 
 
 def _require_fit(mlp: Mlp, predictor: Predictor | GateThreshold) -> None:

@@ -19,8 +19,11 @@ _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 MOST = 64
 """Graphs, and calls seen once, that a program keeps."""
 
-MOST_KEPT = 256 << 20
-"""Bytes of results up to which a call is recorded: its recordings keep as many each."""
+MOST_COPIED = 256 << 20
+"""Bytes of results up to which a call is recorded to copy them: copying more takes longer than launching."""
+
+MOST_LENT = 1 << 30
+"""Bytes of results up to which a call is recorded to lend them: each recording keeps as many."""
 
 MOST_LENDERS = 2
 """Calls of a program whose large results are lent: their recordings share no memory with others."""
@@ -40,15 +43,25 @@ class _Call:
 
     Attributes:
         leaves: the inputs that the graph reads: buffers of its own, None for what is read where it is.
-        recordings: made with them. The last one may copy its results, those before lend them.
-        lends: whether results are large enough to be lent.
-        recordable: whether the results are small enough to be kept.
+        lends: whether recordings lend large results.
+        copies: whether a recording may copy all results.
+        recordings: made with the leaves. The last one may copy its results, those before lend them.
     """
 
     leaves: list[Any]
-    recordings: list[Recording] = field(default_factory=list)
     lends: bool = False
-    recordable: bool = True
+    copies: bool = True
+    recordings: list[Recording] = field(default_factory=list)
+
+    @property
+    def lending(self) -> bool:
+        """Whether the next recording would lend its results."""
+        return self.lends and len(self.recordings) < LENDINGS
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no recording to be made any more."""
+        return not self.lending and not self.copies
 
     def free(self) -> Recording | None:
         """A recording that may be replayed."""
@@ -62,7 +75,7 @@ class CudaGraphs:
     they are part of the key by their address, so that a graph only runs on the cache it was recorded with.
     Results are the caller's to keep. Small ones are copies; large ones are lent by one of two recordings that
     take turns, and copied only while the caller holds those of both. A caller that reads a result on another
-    stream keeps it until that is done. Calls with more results than `MOST_KEPT` are never recorded. Each
+    stream keeps it until that is done. Calls with results larger than that pays for are never recorded. Each
     stream has graphs of its own.
 
     Args:
@@ -104,10 +117,11 @@ class CudaGraphs:
         call = self._seen[key]
         if call is None:
             return self._prepare(key, leaves)
-        if not call.recordable:
+        recording = call.free()
+        if recording is None and call.full:
             return self._run(*leaves)
         inputs = self._inputs(call, leaves)
-        recording = call.free() or self._record(call, inputs)
+        recording = recording or self._record(call, inputs)
         if recording is None:
             return self._run(*leaves)
         self.replays += 1
@@ -117,19 +131,22 @@ class CudaGraphs:
         """Run as the graph will: what compiles or allocates for these inputs does it now."""
         call = self._seen[key] = _Call(self._buffers(leaves))
         results = self._run(*self._inputs(call, leaves))
-        if sum(r.nbytes for r in results if isinstance(r, Tensor)) > MOST_KEPT:
-            call.recordable, call.leaves = False, []
-        elif any(map(is_large, results)) and self._lenders < MOST_LENDERS:
-            call.lends, self._lenders = True, self._lenders + 1
+        size = sum(r.nbytes for r in results if isinstance(r, Tensor))
+        call.lends = any(map(is_large, results)) and size <= MOST_LENT and self._lenders < MOST_LENDERS
+        call.copies = size <= MOST_COPIED
+        self._lenders += call.lends
         # The next call overwrites the buffers.
-        return tuple(r.clone() if shares_memory(r, call.leaves) else r for r in results)
+        results = tuple(r.clone() if shares_memory(r, call.leaves) else r for r in results)
+        if call.full:
+            call.leaves = []
+        return results
 
     def _record(self, call: _Call, inputs: Sequence[Any]) -> Recording | None:
         """Record a graph; where that fails say why, and never try again."""
         # What runs densely because its plan is still being built would stay dense in the graph.
         wait_for_plans()
         start = time.perf_counter()
-        lends = call.lends and len(call.recordings) < LENDINGS
+        lends = call.lending
         graph = _CUDA.CUDAGraph()
         try:
             with _CUDA.graph(graph, pool=self._pool(lends), capture_error_mode="thread_local"):

@@ -20,10 +20,11 @@ from sparseflow.runtime.fp8 import E4M3
 from sparseflow.runtime.packed import packed_shapes
 
 if TYPE_CHECKING:
+    from sparseflow.api.contextual import MlpPlan
     from sparseflow.api.options import CompileOptions
+    from sparseflow.api.prefill import Product
     from sparseflow.api.program import Program
     from sparseflow.api.weights import WeightBank
-    from sparseflow.contextual.policies import ContextualPolicy
     from sparseflow.runtime.dispatch import Policy
 
 TORCH_DTYPES = {
@@ -53,6 +54,7 @@ class LayerDecision:
         gate: the activation of the product's gate, which is part of it; empty where it has none.
         quantize: what it is quantised to; empty when it isn't.
         unquantized: why it isn't although it was asked for; empty otherwise.
+        product: of a contextual layer, which product of its MLP it is part of: up (with the gate) or down.
     """
 
     weight: str
@@ -66,6 +68,7 @@ class LayerDecision:
     gate: str = ""
     quantize: str = ""
     unquantized: str = ""
+    product: Literal["", "up", "down"] = ""
 
 
 def decide(module: ir.Module) -> tuple[LayerDecision, ...]:
@@ -128,7 +131,15 @@ def _contextual(op: ir.Operation) -> Iterator[LayerDecision]:
         if ref is not None and type_ is not None:
             n, k = (size or 0 for size in type_.shape or (0, 0))
             n, k = (k, n) if role == "down_t" else (n, k)
-            yield LayerDecision(ref.names[0], n, k, type_.dtype or "?", "contextual", policy=up.layers[0])
+            yield LayerDecision(
+                ref.names[0],
+                n,
+                k,
+                type_.dtype or "?",
+                "contextual",
+                policy=up.layers[0],
+                product="down" if role == "down_t" else "up",
+            )
 
 
 def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
@@ -178,20 +189,22 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     sparse = decision.decision == "sparse"
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
     if decision.decision == "contextual":
-        return _contextual_row(decision, program.contextual[decision.policy], dense_bytes, options)
+        return _contextual_row(decision, program.contextual[decision.policy], bank, options)
     policy = program.policies.get(decision.policy)
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
     ranges = _ranges(policy) if sparse else ()
     error = bank.relative_error(decision.weight) if sparse else 0.0
     fp8 = _fp8_error(decision, program, bank) if decision.quantize else None
     kept_bytes = decision.N * decision.K * _itemsize(_multiplied(decision)) if kept else 0
+    reason = _why_sparse(decision, program, error, fp8, options) if sparse else decision.reason
+    left = program.not_contextual.get(decision.weight)
     return LayerReport(
         name=decision.weight.removesuffix(".weight"),
         N=decision.N,
         K=decision.K,
         dtype=decision.dtype,
         decision=decision.decision,
-        reason=_why_sparse(decision, program, error, fp8, options) if sparse else decision.reason,
+        reason=f"{reason}; {left}" if left else reason,
         ranges=ranges,
         bytes_dense=dense_bytes,
         bytes=_packed_bytes(decision) + kept_bytes if sparse else dense_bytes,
@@ -201,17 +214,13 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
 
 
 def _contextual_row(
-    decision: LayerDecision, policy: ContextualPolicy, dense_bytes: int, options: CompileOptions
+    decision: LayerDecision, plan: MlpPlan, bank: WeightBank, options: CompileOptions
 ) -> LayerReport:
     assert options.predictor is not None, "CompileOptions saw to it"
     layer, name = options.predictor[decision.policy], decision.weight.removesuffix(".weight")
-    predictor = layer.predictor
-    mine = predictor.nbytes if name == decision.policy else 0
-    speedups = [speedup for m, speedup in policy.measured if m <= policy.m_max]
-    ranges = (
-        Range(1, policy.m_max, "contextual", min(speedups, default=None)),
-        Range(policy.m_max + 1, None, "dense", None),
-    )
+    predictor, selecting = layer.predictor, plan.selecting
+    product = plan.products.down if decision.product == "down" else plan.products.up
+    speedups = [speedup for m, speedup in selecting.measured if m <= selecting.m_max]
     found = layer.figures
     quality = (
         ""
@@ -220,19 +229,47 @@ def _contextual_row(
         f"{found.oracle_coverage:.1%}"
     )
     size = f"rank {predictor.rank}, {predictor.nbytes / 1e6:.2f} MB" if predictor.rank else "no predictor"
-    reason = f"{layer.rate:.1%} of the neurons by {predictor.rule} ({size}), {policy.why()}{quality}"
+    reason = f"{layer.rate:.1%} of the neurons by {predictor.rule} ({size}), {selecting.why()}{quality}"
+    error = bank.relative_error(decision.weight)
+    dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
+    packed_bytes = 0 if product.policy is None else _packed_bytes(decision)
     return LayerReport(
         name,
         decision.N,
         decision.K,
         decision.dtype,
         "contextual",
-        reason,
-        ranges,
+        reason + _for_more_rows(product, selecting.m_max, error, options),
+        (
+            Range(1, selecting.m_max, "contextual", min(speedups, default=None)),
+            *_ranges_above(product, selecting.m_max),
+        ),
         dense_bytes,
-        dense_bytes + mine,
-        0.0,
+        dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
+        error,
     )
+
+
+def _ranges_above(product: Product, m: int) -> tuple[Range, ...]:
+    if product.policy is None:
+        return (Range(m + 1, None, "dense", None),)
+    ranges = product.policy.above(m)
+    if not ranges:
+        return (Range(m + 1, None, "cpu", None),)
+    return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in ranges)
+
+
+def _for_more_rows(product: Product, m: int, error: float, options: CompileOptions) -> str:
+    """What a report says of a contextual layer's 2:4 form, where that was asked for."""
+    if product.policy is None:
+        return f"; for more rows dense: {product.reason}" if product.reason else ""
+    timed = product.policy.why(m) if product.policy.measured else "not measured: policy='sparse'"
+    fp8 = "; not in fp8: its kernels read the model's dtype" if options.quantize else ""
+    return f"; {_made_24(error, options)}, for more rows 2:4, {timed}{fp8}"
+
+
+def _made_24(error: float, options: CompileOptions) -> str:
+    return f"pruned by {options.prune}" if error else "already 2:4"
 
 
 def _itemsize(dtype: str) -> int:
@@ -263,7 +300,6 @@ def _ranges(policy: Policy | None) -> tuple[Range, ...]:
 def _why_sparse(
     decision: LayerDecision, program: Program, error: float, fp8: Fp8Error | None, options: CompileOptions
 ) -> str:
-    pruned = f"pruned by {options.prune}" if error else "already 2:4"
     policy = program.policies.get(decision.policy)
     timed = policy.why() if policy else "not measured: policy='sparse'"
     merged = f"; one product of {len(decision.merged)}: {_short(decision.merged)}" if decision.merged else ""
@@ -273,7 +309,7 @@ def _why_sparse(
     elif decision.unquantized:
         timed = f"not in fp8: {decision.unquantized}; {timed}"
     gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
-    return f"{pruned}; {timed}{merged}{gate}"
+    return f"{_made_24(error, options)}; {timed}{merged}{gate}"
 
 
 def _short(layers: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ class CompileOptions:
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
         quantize: what sparse layers multiply in; ``None`` keeps the model's dtype.
-        sparsity: what becomes sparse: weights, the neurons of MLPs, or those and the weights of other layers.
+        sparsity: what becomes sparse: weights, the neurons of MLPs, or both.
         predictor: what selects neurons.
     """
 

@@ -39,7 +39,7 @@ def measured_policies(
     policies: dict[str, Policy] = {}
     dense: dict[str, str] = {}
     for (dtype, where), shapes in sparse_shapes(module, device).items():
-        for shape, found in _policies(shapes, TORCH_DTYPES[dtype], where, options, step).items():
+        for shape, found in shape_policies(shapes, TORCH_DTYPES[dtype], where, options, step).items():
             key = policy_key(dtype, *shape)
             if isinstance(found, str):
                 dense[key] = found
@@ -72,9 +72,18 @@ def sparse_shapes(
     return shapes
 
 
-def _policies(
+def shape_policies(
     shapes: list[Shape], dtype: torch.dtype, device: torch.device, options: CompileOptions, step: Step
 ) -> dict[Shape, Policy] | dict[Shape, Policy | str]:
+    """What was measured for some shapes, or why such layers are dense; nothing where they always run sparse.
+
+    Args:
+        shapes: (N, K), each once.
+        dtype: that is multiplied.
+        device: where the weights are.
+        options: of the compilation.
+        step: told while measuring.
+    """
     if device.type == "cuda":
         from sparseflow.runtime.tuning.policies import gpu_policies
 

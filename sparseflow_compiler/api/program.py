@@ -13,7 +13,7 @@ from torch import nn
 from torch_mlir import ir
 
 from sparseflow import dialect
-from sparseflow.api.contextual import plan_contextual
+from sparseflow.api.contextual import MlpPlan, left_over, plan_contextual
 from sparseflow.api.decisions import LayerDecision, decide
 from sparseflow.api.inner import Runner, make_runner
 from sparseflow.api.layers import device_of
@@ -23,9 +23,8 @@ from sparseflow.api.progress import Progress, Step
 from sparseflow.api.quantization import output_errors
 from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
-from sparseflow.contextual.policies import ContextualPolicy
 from sparseflow.dialect.matchers import operations
-from sparseflow.frontend import CapturedProgram, Executable, capture, import_program
+from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
 from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
@@ -59,7 +58,8 @@ class Program:
         policies: the measured policy behind each entry of `decisions`.
         seconds: how long each stage took.
         output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
-        contextual: when each MLP that has a predictor selects neurons, by the name of its up layer.
+        contextual: how each MLP that has a predictor runs, by the name of its up layer.
+        not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
     """
 
     captured: CapturedProgram
@@ -72,7 +72,8 @@ class Program:
     policies: Mapping[str, Policy]
     seconds: Mapping[str, float]
     output_errors: Mapping[str, float] = field(default_factory=dict)
-    contextual: Mapping[str, ContextualPolicy] = field(default_factory=dict)
+    contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
+    not_contextual: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -108,23 +109,20 @@ def build_program(
     with clock.stage("export"):
         captured = capture(model, args, kwargs)
     with clock.stage("import"):
-        context = ir.Context()
-        dialect.load(context)
-        imported = import_program(captured, context)
+        imported, weights = _imported(captured, bank)
     module, stages = imported.module, {"torch": imported.module.operation.clone()}
-    constants = {name: imported.weights[name] for name in imported.weights.constants}
-    bank.add({name: tensor for name, tensor in imported.weights.items() if name not in constants})
-    weights = ProgramWeights(bank, constants)
 
     with clock.stage("passes"):
         run_pipeline(module, [CausalAttention(), CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
-    contextual: dict[str, ContextualPolicy] = {}
+    contextual: dict[str, MlpPlan] = {}
+    left: dict[str, str] = {}
     if options.contextual:
         with clock.stage("measure") as step:
             form, contextual = plan_contextual(module, weights, options, step)
             run_pipeline(module, [form])
+            left = left_over(module)
     with clock.stage("passes"):
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
@@ -166,7 +164,18 @@ def build_program(
         clock.seconds,
         errors,
         contextual,
+        left,
     )
+
+
+def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProgram, ProgramWeights]:
+    """The program in the Torch dialect; the model's weights join the bank, its constants are its own."""
+    context = ir.Context()
+    dialect.load(context)
+    imported = import_program(captured, context)
+    constants = {name: imported.weights[name] for name in imported.weights.constants}
+    bank.add({name: tensor for name, tensor in imported.weights.items() if name not in constants})
+    return imported, ProgramWeights(bank, constants)
 
 
 def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:

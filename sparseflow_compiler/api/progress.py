@@ -55,7 +55,7 @@ def progress_bars(show: bool | None) -> Iterator[Progress]:
         progress.BarColumn(bar_width=28),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
-        progress.TextColumn("[dim]{task.fields[what]}"),
+        progress.TextColumn("{task.fields[what]}", style="dim", markup=False),
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bars:
         yield _Bars(bars)

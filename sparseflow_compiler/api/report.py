@@ -150,7 +150,7 @@ class Report:
         table.add_section()
         table.add_row(*self._totals())
         text = io.StringIO()
-        Console(file=text, width=width, force_jupyter=False).print(table)
+        Console(file=text, width=width, markup=False, force_jupyter=False).print(table)
         return text.getvalue()
 
     def _title(self) -> str:

@@ -14,22 +14,32 @@ import torch
 
 from sparseflow.profiling.measure import device_name
 
-_PACKAGES = ("torch", "sparseflow", "transformers", "numpy")
+_PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
 
 
 def result(device: torch.device, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows with their meta data, in the form of ``benchmarks/results/*.json``."""
+    """Rows of `sparseflow bench` with their meta data, in the form of ``benchmarks/results/*.json``."""
+    head = run_meta(device_name(device), " ".join(["sparseflow", *sys.argv[1:]]))
+    return {"meta": head, "rows": list(rows)}
+
+
+def run_meta(device: str, command: str) -> dict[str, Any]:
+    """What a result says of the run that made it.
+
+    Args:
+        device: the name of what was measured.
+        command: that repeats it.
+    """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    meta = {
-        "device": device_name(device),
-        "command": " ".join(["sparseflow", *sys.argv[1:]]),
+    return {
+        "device": device,
+        "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "load": [round(value, 2) for value in os.getloadavg()],
     }
-    return {"meta": meta, "rows": list(rows)}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sparseflow.cli import options
 from sparseflow.errors import ArgumentError
 
 
@@ -61,25 +62,18 @@ def contextual(
     from sparseflow.contextual.bench import BenchConfig
 
     checked = BenchConfig.of(values)
-    import torch
-
     from sparseflow.api.progress import progress_bars
     from sparseflow.cli.models import require_transformers
     from sparseflow.contextual.bench import bench_contextual, table
 
     require_transformers("Llama")
-    try:
-        where = torch.device(device)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"--device {device}", f"can't be used: {reason}", "use --device cpu") from None
+    where = options.device(device)
     with progress_bars(None) as bars:
         result = bench_contextual(checked, where, bars.stage("bench"))
-    print(json.dumps(result) if as_json else table(result), end="\n" if as_json else "")
-    if not as_json:
-        for reason in result["policy"]:
-            print(reason)
+    if as_json:
+        options.print_json(result)
+    else:
+        print(table(result), *(f"{reason}\n" for reason in result["policy"]), sep="", end="")
 
 
 def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> list[Any] | None:

@@ -33,7 +33,17 @@ def prune(
     max_loss: Annotated[
         float | None, typer.Option(help="Leave harmful layers dense until pruning costs at most so much.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the places in the text that are calibrated on.")] = 0,
+    reconstruct: Annotated[
+        str | None, typer.Option(help="Win back what is lost: layer, attention, mlp or block.")
+    ] = None,
+    permute: Annotated[
+        bool, typer.Option("--permute", help="Permute channels so that less is lost; inference pays nothing.")
+    ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder for blocks that are done: the same command goes on from there."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the places in the text, and of training.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
     device: Annotated[str, typer.Option(help="Where to prune.")] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Draw the error by layer into this file.")] = None,
@@ -51,8 +61,10 @@ def prune(
         batches = _batches(loaded, tokenizer, calibration, samples, length, seed)
     import sparseflow as sf
 
-    how: dict[str, Any] = {} if skip is None else {"skip": tuple(skip)}
-    report = sf.prune(loaded, method, batches, max_loss=max_loss, **how)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"max_loss": max_loss, "seed": seed}
+    how |= {"reconstruct": reconstruct, "permute": permute, "checkpoint": checkpoint}
+    how |= {} if skip is None else {"skip": tuple(skip)}
+    report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
     _save(loaded, tokenizer, out, report.to_dict())
     if plot is not None:
         from sparseflow.evaluation.plots import error_by_layer

@@ -20,7 +20,7 @@ from sparseflow.api.progress import Step
 from sparseflow.contextual.mlps import ModelMlp, find_model_mlps
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.selection import count_of
-from sparseflow.contextual.training import RANK_SHARE
+from sparseflow.contextual.training import usual_rank
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.contextual import Predictor
 
@@ -123,12 +123,12 @@ def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: in
     Args:
         mlps: of a model.
         rates: of each.
-        rank: of all; None: 4% of the neurons.
+        rank: of all; None: the usual one.
     """
     made = {}
     for mlp, rate in zip(mlps, rates, strict=True):
         neurons, hidden = mlp.sizes
-        r = rank or max(1, round(RANK_SHARE * neurons))
+        r = rank or usual_rank(neurons)
         a, b = (torch.randn(size, device=mlp.up.device) for size in ((r, hidden), (neurons, r)))
         parameter = float(count_of(rate, neurons))
         predictor = Predictor(a, b, None, "top_k", parameter)
@@ -291,5 +291,5 @@ def table(result: Mapping[str, Any], width: int = 130) -> str:
     for row in result["rows"]:
         made.add_row(*map(str, row.values()))
     text = io.StringIO()
-    Console(file=text, width=width).print(made)
+    Console(file=text, width=width, markup=False).print(made)
     return text.getvalue()

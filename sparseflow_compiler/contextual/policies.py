@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,19 +35,41 @@ class ContextualPolicy:
         m_max: for at most so many rows; 0: never.
         measured: the speed-up over the dense MLP at each measured number of rows, predictor included; empty
             where nothing was measured.
+        others: that of the MLP with 2:4 weights and every neuron, where it may run so.
     """
 
     m_max: int
     measured: tuple[tuple[int, float], ...] = ()
+    others: tuple[float, ...] = ()
+
+    def beside(self, other: Callable[[int], float]) -> ContextualPolicy:
+        """The policy where another way is faster than dense: that must be beaten too.
+
+        Args:
+            other: its speed-up over dense for a number of rows.
+        """
+        others = tuple(other(m) for m, _ in self.measured)
+        limits = [max(1.0, speedup) for speedup in others]
+        return dataclasses.replace(self, m_max=_most(self.measured, limits), others=others)
 
     def why(self) -> str:
         """The decision in a sentence, with its figures."""
         if not self.measured:
             return f"for up to {self.m_max} rows, not measured: policy='sparse'"
-        figures = ", ".join(f"M={m} {speedup:.2f}×" for m, speedup in self.measured)
+        others = [f" (2:4 {speedup:.2f}×)" for speedup in self.others] or [""] * len(self.measured)
+        points = zip(self.measured, others, strict=True)
+        figures = ", ".join(f"M={m} {speedup:.2f}×{other}" for (m, speedup), other in points)
+        rivals = "dense and 2:4" if self.others else "dense"
         if not self.m_max:
-            return f"no faster than dense, predictor included: {figures}"
-        return f"for up to {self.m_max} rows, measured against dense, predictor included: {figures}"
+            return f"no faster than {rivals}, predictor included: {figures}"
+        return f"for up to {self.m_max} rows, measured against {rivals}, predictor included: {figures}"
+
+
+def _most(measured: Sequence[tuple[int, float]], limits: Iterable[float]) -> int:
+    """The most rows up to which the speed-ups reach their limits; 0 where the first one doesn't."""
+    points = zip(measured, limits, strict=False)
+    winning = list(itertools.takewhile(lambda point: point[0][1] >= point[1], points))
+    return winning[-1][0][0] if winning else 0
 
 
 UNMEASURED = ContextualPolicy(ROWS_TOGETHER[-1])
@@ -58,22 +81,31 @@ class Candidate:
     """An MLP that may become contextual.
 
     Attributes:
-        weights: as the kernel reads them.
+        up: ``[I, H]``, as the model has it.
+        gated: whether there is a gate.
         down: ``[H, I]``, as the dense MLP reads it.
         layer: its predictor, on the weights' device.
+        hold: gives the weights as the kernel reads them; called when something is measured.
     """
 
-    weights: ContextualWeights
+    up: Tensor
+    gated: bool
     down: Tensor
     layer: MlpPredictor
+    hold: Callable[[], ContextualWeights]
+
+    @functools.cached_property
+    def weights(self) -> ContextualWeights:
+        """What `hold` gives."""
+        return self.hold()
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What the time depends on."""
-        w, p = self.weights, self.layer.predictor
+        up, p = self.up, self.layer.predictor
         rates = tuple(round(self.layer.union(m) * _SHARES) for m in ROWS_TOGETHER)
         scored = None if isinstance(p, GateThreshold) else p.a.dtype
-        return (w.up.shape, w.up.dtype, w.up.device, w.gate is None, p.rank, scored, rates)
+        return (up.shape, up.dtype, up.device, self.gated, p.rank, scored, rates)
 
     def sides(self, m: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
         """The dense MLP and the contextual one for m rows that need as many neurons as m rows do together."""
@@ -120,14 +152,13 @@ def measured_policy(group: Sequence[Candidate]) -> ContextualPolicy:
                 points.append((m, _speedup(group, m)))
                 if points[-1][1] < 1:
                     break
-        winning = list(itertools.takewhile(lambda point: point[1] >= 1, points))
-        _MEASURED[key] = ContextualPolicy(winning[-1][0] if winning else 0, tuple(points))
+        _MEASURED[key] = ContextualPolicy(_most(points, itertools.repeat(1.0)), tuple(points))
     return _MEASURED[key]
 
 
 def _speedup(group: Sequence[Candidate], m: int) -> float:
     pairs = [candidate.sides(m) for candidate in group]
-    wait = torch.cuda.synchronize if group[0].weights.up.is_cuda else None
+    wait = torch.cuda.synchronize if group[0].up.is_cuda else None
 
     def side(which: int, turn: int) -> None:
         pairs[turn % len(pairs)][which]()

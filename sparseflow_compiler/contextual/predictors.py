@@ -186,7 +186,7 @@ class Predictors(Mapping[str, MlpPredictor]):
         for name, layer in self.layers.items():
             table.add_row(name, *_cells(layer))
         text = io.StringIO()
-        Console(file=text, width=width).print(table)
+        Console(file=text, width=width, markup=False).print(table)
         return text.getvalue()
 
 

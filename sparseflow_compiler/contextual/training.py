@@ -29,9 +29,6 @@ from sparseflow.runtime.contextual.by_gate import GateThreshold
 PredictorDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Rates = float | Mapping[str, float]
 
-RANK_SHARE = 0.04
-"""The rank of a predictor where none is given, as a share of the neurons."""
-
 HELD_OUT = 0.2
 """The share of rows that rules are set and figures measured on, and nothing is trained on."""
 
@@ -71,7 +68,16 @@ class TrainOptions:
     def rank_of(self, mlp: ModelMlp) -> int:
         """The rank of an MLP's predictor."""
         neurons, hidden = mlp.sizes
-        return min(hidden, neurons, self.rank or max(1, math.ceil(RANK_SHARE * neurons)))
+        return min(hidden, neurons, self.rank or usual_rank(neurons))
+
+
+def usual_rank(neurons: int, share: float = 0.04) -> int:
+    """The rank of a predictor where none is given: that share of the neurons.
+
+    From 16 on a multiple of it: the second factor's rows can be read in whole pieces in any dtype.
+    """
+    rank = max(1, math.ceil(share * neurons))
+    return rank if rank < 16 else -(-rank // 16) * 16
 
 
 def _wrong(name: str, value: object, rule: str) -> ArgumentError:
@@ -104,7 +110,7 @@ def train_predictor(
             a mapping (keyword inputs).
         rate: the share of neurons to select; or shares by fnmatch patterns over the names of the MLPs' up
             layers, of which the first that matches counts: an MLP that none matches stays dense.
-        rank: r; ``None``: 4% of the neurons.
+        rank: r; ``None``: 4% of the neurons, as `usual_rank` rounds it.
         rule: how neurons are selected. By scores: ``"top_k"`` selects the same number for every token;
             ``"threshold"`` (a score) and ``"statistical"`` (a number of standard deviations above the token's
             mean score) select more for some tokens than for others, the rate on average. ``"gate"`` trains

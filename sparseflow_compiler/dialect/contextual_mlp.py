@@ -9,6 +9,8 @@ from torch_mlir.dialects import ext
 
 from sparseflow.dialect.base import VerifiedOp, quoted, string_attribute
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, types_by_role
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.dispatch.policy import Policy
 
 CONTEXTUAL_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 """Activations of the neurons; ``relu2`` is the square of ``relu``."""
@@ -21,6 +23,9 @@ RULES = ("threshold", "top_k", "statistical", GATE)
 
 PREDICTOR_DTYPES = (*SPARSE_DTYPES, "si8")
 """Element types of a predictor's matrices; those in si8 have a scale for each row."""
+
+POLICIES = ("up_policy", "down_policy")
+"""Optional attributes: what runs a product whose weight is 2:4 for more rows, gate's and up's or down's."""
 
 OPTIONAL = (
     "pred_a",
@@ -44,7 +49,9 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):  # 
     ``parameter`` from the scores ``(x · pred_aᵀ) · pred_bᵀ + pred_bias``, pred_a ``[r, H]`` and pred_b
     ``[I, r]``; those that any row of x selects are read for all. The rule ``gate`` has no predictor: it
     selects by the magnitudes of the activation, which is then computed for all neurons. With more than
-    ``m_max`` rows the MLP runs with every neuron.
+    ``m_max`` rows the MLP runs with every neuron: densely, but with the optional ``up_policy`` the weights of
+    gate and up, with ``down_policy`` that of down are 2:4, for every number of rows, and that product runs by
+    these ranges of M, as in ``linear``.
     """
 
     result: ext.Result[Any]
@@ -102,6 +109,19 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):  # 
         rows = self.attributes.get("m_max")
         if not isinstance(rows, ir.IntegerAttr) or rows.value < 1:
             yield "needs an integer 'm_max' of at least 1"
+        for name in POLICIES:
+            if name in self.attributes:
+                yield from _broken_policy(name, string_attribute(self, name))
+
+
+def _broken_policy(name: str, text: str | None) -> Iterator[str]:
+    if text is None:
+        yield f"needs {name} to be a string; left out, the product is dense"
+        return
+    try:
+        Policy.parse(text)
+    except ArgumentError as error:
+        yield f"has a malformed {name}: {error.rule}"
 
 
 def _broken_types(types: Mapping[str, TensorType]) -> Iterator[str]:
@@ -160,6 +180,7 @@ def contextual_mlp(
     m_max: int,
     result: ir.Type,
     optional: Mapping[str, ir.Value],
+    policies: Mapping[str, str],
 ) -> ir.Operation:
     """Create a contextual MLP at the current insertion point.
 
@@ -173,8 +194,11 @@ def contextual_mlp(
         m_max: the most rows of x for which neurons are selected.
         result: type of the result, that of x.
         optional: operands by their names in OPTIONAL.
+        policies: of the products that are 2:4, by their names in POLICIES.
     """
     texts = (ir.StringAttr.get(text) for text in (activation, rule))
     numbers = ir.FloatAttr.get_f64(parameter), ir.IntegerAttr.get(ir.IntegerType.get_signless(64), m_max)
     made: ir.Operation = ContextualMlpOp(result, x, up, down_t, *texts, *numbers, **optional).operation
+    for name, policy in policies.items():
+        made.attributes[name] = ir.StringAttr.get(policy)
     return made

@@ -17,7 +17,8 @@ class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):  # ty
 
     In e4m3 it is the ``quantized_weight`` of these names that is unpacked, its scales not applied.
 
-    ``transposed`` and ``sizes`` as in ``merged_weight``.
+    ``transposed`` and ``sizes`` as in ``merged_weight``. With the unit attribute ``turned`` the result is its
+    transpose ``[K, N]``, rows stored one after the other.
     """
 
     tensor: ext.Result[Any]
@@ -33,7 +34,10 @@ class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):  # ty
         if type_.dtype not in (None, *SPARSE_DTYPES, FP8):
             yield f"must be of {', '.join((*SPARSE_DTYPES, FP8))}, not {type_.dtype}"
         yield from broken_pattern_rules(self)
-        yield from broken_list_rules(self, type_.dim(0))
+        turned = self.attributes.get("turned")
+        if turned is not None and not isinstance(turned, ir.UnitAttr):
+            yield "'turned' must be a unit attribute"
+        yield from broken_list_rules(self, type_.dim(0 if turned is None else 1))
 
 
 def pruned_weight(
@@ -44,8 +48,15 @@ def pruned_weight(
     pattern: str = "2:4",
     transposed: Sequence[bool] = (),
     sizes: Sequence[int] = (),
+    turned: bool = False,
 ) -> ir.Value:
-    """Create a reference to an unpacked weight at the current insertion point, as ``packed_weight`` does."""
-    op = PrunedWeightOp(TensorType(shape, dtype).build(), string_list(names), ir.StringAttr.get(pattern))
+    """Create a reference to an unpacked weight at the current insertion point, as ``packed_weight`` does.
+
+    With `turned` it is to the transpose.
+    """
+    type_ = TensorType(shape[::-1] if turned else shape, dtype)
+    op = PrunedWeightOp(type_.build(), string_list(names), ir.StringAttr.get(pattern))
     set_lists(op, transposed, sizes)
+    if turned:
+        op.attributes["turned"] = ir.UnitAttr.get()
     return op.results[0]

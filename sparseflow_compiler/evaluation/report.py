@@ -47,7 +47,7 @@ class EvaluationReport:
         for row in self.rows:
             table.add_row(*(_cell(row.get(column)) for column in columns))
         text = io.StringIO()
-        Console(file=text, width=width, force_jupyter=False).print(table)
+        Console(file=text, width=width, markup=False, force_jupyter=False).print(table)
         return text.getvalue()
 
 

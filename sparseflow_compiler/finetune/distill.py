@@ -107,8 +107,8 @@ def distill(
         weight_decay=0.0,
         fused=device.type == "cuda",
     )
-    run = _Run(model, teacher, objective, autocast, device)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step / steps))
+    run = _Run(model, teacher, objective, autocast, device, optimizer, schedule, clip)
     losses: list[Tensor] = []
     cuda = [device] if device.type == "cuda" else []
     with masks.held(), torch.random.fork_rng(cuda), progress_bars(progress) as bars:
@@ -116,14 +116,7 @@ def distill(
         bar = bars.stage("distill")
         started = time.perf_counter()
         for call in calls:
-            loss = run.loss(moved(call, device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.detach())
+            losses.append(run.step(moved(call, device)))
             _watch(losses, steps, bar)
         optimizer.zero_grad(set_to_none=True)
         values = tuple(torch.stack(losses).tolist())
@@ -141,13 +134,27 @@ def warmup_cosine(progress: float) -> float:
 
 @dataclass
 class _Run:
-    """Student and teacher on one batch."""
+    """Student and teacher on one batch after the other."""
 
     model: nn.Module
     teacher: nn.Module | None
     objective: Objective | None
     autocast: torch.dtype | None
     device: torch.device
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    clip: float | None
+
+    def step(self, call: Call) -> Tensor:
+        """Update the student; the loss before."""
+        loss = self.loss(call)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.detach()
 
     def loss(self, call: Call) -> Tensor:
         args, kwargs = call

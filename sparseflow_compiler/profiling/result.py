@@ -111,7 +111,7 @@ class Profile:
         before, after = self.dense.seconds, self.compiled.seconds
         table.add_row("one call", f"{before * 1e3:.3f}", "", f"{after * 1e3:.3f}", "", _times(self.reached))
         text = io.StringIO()
-        console = Console(file=text, width=width, force_jupyter=False)
+        console = Console(file=text, width=width, markup=False, force_jupyter=False)
         console.print(table)
         console.print(
             f"\nGEMMs are {self.dense.shares['GEMM']:.1f} % of the kernel time and became "

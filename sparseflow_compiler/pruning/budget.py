@@ -97,7 +97,7 @@ class BudgetReport(PruneReport):
             what = "pruned" if choice.pruned else "dense"
             table.add_row(choice.name, f"{choice.loss:.5f}", f"{choice.saved:.4g}", what)
         text = io.StringIO()
-        console = Console(file=text, width=width, force_jupyter=False)
+        console = Console(file=text, width=width, markup=False, force_jupyter=False)
         console.print(table)
         for dense, loss, saved in self.curve:
             console.print(f"{dense} layers dense: loss {loss:.4f}, {saved:.4g} {self.saved_unit} saved")

@@ -64,10 +64,10 @@ class PruneReport:
         for layer in self.layers:
             table.add_row(*_cells(layer))
         text = io.StringIO()
-        console = Console(file=text, width=width, force_jupyter=False)
+        console = Console(file=text, width=width, markup=False, force_jupyter=False)
         console.print(table)
         for note in self.notes:
-            console.print(note, markup=False)
+            console.print(note)
         return text.getvalue()
 
 

@@ -14,6 +14,8 @@ _BYTECODE = b"ML\xefR"
 _SPLIT = re.compile(r"^// -----.*$\n?", re.MULTILINE)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"()[]{}<>"))
 _DEEPEST = 500
+_COMMENT_OR_STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"')
+_ESCAPE = re.compile(rb"\\(?:([0-9A-Fa-f]{2})|.)")
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,28 @@ def _decode(path: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         rule = f"isn't UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}"
         raise ParseError(path, rule, remedy) from None
+    strings = _COMMENT_OR_STRING.finditer(text) if "\\" in text else ()
+    bad = next((found for found in strings if not _is_utf8(found[0])), None)
+    if bad is not None:
+        # MLIR allows it; Python, which its bindings give strings to, doesn't.
+        line, rule = 1 + text.count("\n", 0, bad.start()), f"has a string that isn't UTF-8: {bad[0]:.60}"
+        raise ParseError(f"{path}:{line}", rule, "Escape the bytes of UTF-8, such as \\C3\\A9 for é.")
     if _depth(data) > _DEEPEST:
         # MLIR's parser recurses and would overflow the stack.
         raise ParseError(path, f"nests brackets more than {_DEEPEST} deep", "Flatten the regions or types.")
     return text
+
+
+def _is_utf8(token: str) -> bool:
+    """Whether it is a comment, or a string whose escapes make text."""
+    if token.startswith("//"):
+        return True
+    made = _ESCAPE.sub(lambda found: bytes.fromhex((found[1] or b"20").decode()), token.encode())
+    try:
+        made.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _depth(data: bytes) -> int:

@@ -133,3 +133,19 @@ func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %a: 
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %u, %a) {activation = "silu", rule = "gate", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],f32>) -> !torch.vtensor<[?,8],f32>
   return
 }
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>) {
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op has a malformed down_policy: unknown backend 'cup'; known: dense, cpu, cusparselt, skinny}}
+  %y = "sparse_gemm.contextual_mlp"(%x, %u, %u) {activation = "silu", rule = "gate", parameter = 4.0 : f64, m_max = 8 : i64, down_policy = "1:cup", operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,8],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>) {
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs up_policy to be a string; left out, the product is dense}}
+  %y = "sparse_gemm.contextual_mlp"(%x, %u, %u) {activation = "silu", rule = "gate", parameter = 4.0 : f64, m_max = 8 : i64, up_policy = 4, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,8],f32>
+  return
+}

@@ -27,3 +27,13 @@
 
 // expected-error@+1 {{'sizes' add up to 7, but the result has N = 8}}
 %0 = "sparse_gemm.pruned_weight"() {names = ["a", "b"], sizes = array<i64: 3, 4>, pattern = "2:4"} : () -> !torch.vtensor<[8,4],f32>
+
+// -----
+
+// expected-error@+1 {{'sparse_gemm.pruned_weight' op 'turned' must be a unit attribute}}
+%0 = "sparse_gemm.pruned_weight"() {names = ["a"], pattern = "2:4", turned = true} : () -> !torch.vtensor<[8,4],f32>
+
+// -----
+
+// expected-error@+1 {{'sparse_gemm.pruned_weight' op 'sizes' add up to 8, but the result has N = 4}}
+%0 = "sparse_gemm.pruned_weight"() {names = ["a"], sizes = array<i64: 8>, pattern = "2:4", turned} : () -> !torch.vtensor<[8,4],f32>

@@ -51,15 +51,36 @@ sys.exit(fuzz_worker.main())
 """
 
 
-def test_crashes_hangs_and_tracebacks_are_found_and_cost_one_input_each(tmp_path, monkeypatch):
+@pytest.fixture
+def faulty(tmp_path, monkeypatch):
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER.format(tools=str(TOOLS)))
     monkeypatch.setattr(fuzz, "WORKER", worker)
-    tally = fuzz.fuzz("opt", 0, 10, 0, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize("at_once", [(2000, 1), (4, 3)])
+def test_crashes_hangs_and_tracebacks_are_found_and_cost_one_input_each(
+    at_once, faulty, tmp_path, monkeypatch
+):
+    inputs_a_worker, jobs = at_once
+    monkeypatch.setattr(fuzz, "INPUTS_A_WORKER", inputs_a_worker)
+    tally = fuzz.fuzz("opt", range(10), 0, tmp_path / "out", tmp_path, jobs=jobs)
     assert sorted(tally.findings) == [3, 5, 7]
     assert (tally.inputs, tally.outcomes["died"]) == (10, 2)
     assert "in run" in tally.findings[5]
     assert (tmp_path / "out" / "opt-7.txt").read_text() == "a traceback"
+
+
+def test_after_the_deadline_no_worker_is_started(faulty, tmp_path):
+    assert fuzz.fuzz("opt", range(10), 0, tmp_path / "out", tmp_path, deadline=0).inputs == 0
+
+
+def test_results_of_several_runs_are_kept_in_one_file(tmp_path):
+    for first in (0, 10):
+        fuzz.record(tmp_path / "fuzz.json", {"target": "opt", "first": first, "inputs": 10})
+    found = json.loads((tmp_path / "fuzz.json").read_text())
+    assert [row["first"] for row in found["rows"]] == [0, 10]
+    assert found["meta"]["device"] == found["rows"][0]["meta"]["device"]
 
 
 def test_an_exception_that_leaves_the_driver_is_a_finding(tmp_path, monkeypatch):

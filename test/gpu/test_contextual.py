@@ -238,11 +238,26 @@ def test_no_rows_select_nothing():
 
 
 @pytest.mark.parametrize("per_row", [False, True])
-@pytest.mark.parametrize("rule", ["top_k", "statistical"])
+@pytest.mark.parametrize("rule", ["threshold", "top_k", "statistical"])
 def test_predicting_selecting_and_computing_in_one_call(rule, per_row):
     w, p, x = weights(torch.float16), predictor(torch.float16, rule, 1), randn(4, H, dtype=torch.float16)
     neurons, count = p.select(x, per_row)
     assert torch.equal(p.run(x, w, per_row), w.run(x, neurons, count))
+
+
+@pytest.mark.parametrize("sizes", [(4096, 14336, 576), (72, 33, 13), (64, 40000, 16), (8, 5, 2600)])
+def test_a_threshold_without_lists_selects_the_neurons_of_the_list(sizes):
+    hidden, neurons, rank = sizes
+    w = weights(torch.bfloat16, hidden, neurons, biased=False)
+    for limit in (-1e9, 0.0, 3.0, 1e9):
+        p = predictor(torch.bfloat16, "threshold", limit, rank, hidden, neurons)
+        for q in (p, p.quantized()):
+            for m in (0, 1, 2, 7):
+                x = randn(m, hidden, dtype=torch.bfloat16, seed=m)
+                assert torch.equal(q.run(x, w), w.run(x, *q.select(x)))
+    x = torch.full((1, hidden), float("nan"), device="cuda", dtype=torch.bfloat16)
+    assert int(p.select(x)[1]) == neurons
+    assert p.run(x, w).isnan().all()
 
 
 def test_what_does_not_fit_is_refused_by_name():

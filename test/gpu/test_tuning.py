@@ -69,12 +69,13 @@ def test_odd_sizes_are_tuned_too(table):
 
 
 def test_a_tuned_candidate_runs_by_its_policy(table):
-    [point] = tune([SHAPE], ["bfloat16"], [256], table=table).measured
+    [point] = tune([SHAPE], ["bfloat16"], [1024], table=table).measured
     weight = pruned(*SHAPE, torch.bfloat16)
-    device, x = packed(weight), inputs(256, SHAPE[1], torch.bfloat16)
+    device, x = packed(weight), inputs(1024, SHAPE[1], torch.bfloat16)
+    assert point.candidates
     for candidate in point.candidates:
         policy = [1, gpu.policy_code(candidate.algorithm, candidate.split_k)]
-        gpu.prepare(device, [256], policy)
+        gpu.prepare(device, [1024], policy)
         hits = gpu.stats().hits
         assert error(linear(x, device, policy=policy), reference(x, weight)) < TOLERANCE[torch.bfloat16]
         assert gpu.stats().hits > hits, "it ran densely"

@@ -13,6 +13,13 @@
 // RUN: printf '\377\376module {}' > %t.latin && not sparseflow-opt %t.latin 2>&1 | FileCheck %s --check-prefix=UTF8
 // UTF8: isn't UTF-8 text: byte 0xff at offset 0
 
+// RUN: echo '"sparse_gemm.no\ed"() : () -> ()' > %t.escape && not sparseflow-opt %t.escape 2>&1 | FileCheck %s --check-prefix=ESCAPE
+// RUN: echo '%0 = "sparse_gemm.weight"() {name = "\C3("} : () -> !torch.vtensor<[8],f32>' > %t.name
+// RUN: not sparseflow-opt %t.name 2>&1 | FileCheck %s --check-prefix=ESCAPE
+// ESCAPE: sparseflow-opt: error: {{.*}}:1: has a string that isn't UTF-8: "{{.*\\(ed|C3).*}}"
+// RUN: echo 'func.func private @"caf\C3\A9 \\ed" () // "\ed"' | sparseflow-opt | FileCheck %s --check-prefix=ACCENT
+// ACCENT: @"caf\C3\A9 \\ed"
+
 // RUN: printf 'module\000 {}' > %t.binary && not sparseflow-opt %t.binary 2>&1 | FileCheck %s --check-prefix=BINARY
 // BINARY: is binary: a zero byte at offset 6
 
@@ -22,7 +29,7 @@
 // RUN: not sparseflow-opt %s >%t.out 2>%t.err
 // RUN: test ! -s %t.out
 // RUN: FileCheck %s --input-file %t.err --check-prefix=SYNTAX
-// SYNTAX: sparseflow-opt: error: {{.*}}bad-input.mlir:33:38: expected ':'
+// SYNTAX: sparseflow-opt: error: {{.*}}bad-input.mlir:40:38: expected ':'
 // SYNTAX-NOT: Traceback
 
 // RUN: echo 'module { "no.such"() : () -> () }' | not sparseflow-opt 2>&1 | FileCheck %s --check-prefix=DIALECT

@@ -1,5 +1,6 @@
 // RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "f32", "m_max": 8}, "slow": {"dense": "no faster than dense"}}' > %t.json
 // RUN: sparseflow-opt %s --split-input-file --form-contextual-mlp="table=%t.json others='no MLP'" | FileCheck %s
+// RUN: sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.json | FileCheck %s --check-prefix=FREE
 
 // No predictor, or one that was measured not to pay.
 // CHECK-LABEL: func.func @unknown
@@ -21,6 +22,7 @@ func.func @unknown(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
 func.func @slow(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
   // CHECK-NOT: contextual_mlp
   // CHECK: torch.aten.linear {{.*}}{sparse_gemm.reason = "not contextual: no faster than dense"}
+  // FREE: torch.aten.linear {{.*}}{sparse_gemm.not_contextual = "not contextual: no faster than dense"}
   %none = torch.constant.none
   %wu = "sparse_gemm.weight"() {name = "slow.weight"} : () -> !torch.vtensor<[16,8],f32>
   %wd = "sparse_gemm.weight"() {name = "down.weight"} : () -> !torch.vtensor<[8,16],f32>
@@ -140,3 +142,5 @@ func.func @sigmoid(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
 // RUN: echo '{"up": 3}' > %t.bad
 // RUN: not sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.bad 2>&1 | FileCheck %s --check-prefix=KIND
 // KIND: predictor table, entry 'up': is no predictor: 3
+// RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "f32", "m_max": 8, "up_policy": 1}}' > %t.bad
+// RUN: not sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.bad 2>&1 | FileCheck %s --check-prefix=ENTRY

@@ -1,4 +1,4 @@
-// RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "bf16", "m_max": 8}, "quiet": {"rank": 2, "rule": "threshold", "parameter": 0.5, "dtype": "si8", "m_max": 1, "bias": false}, "free": {"rank": 0, "rule": "gate", "parameter": 0.25, "dtype": "f32", "m_max": 4}}' > %t.json
+// RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "bf16", "m_max": 8}, "quiet": {"rank": 2, "rule": "threshold", "parameter": 0.5, "dtype": "si8", "m_max": 1, "bias": false}, "free": {"rank": 0, "rule": "gate", "parameter": 0.25, "dtype": "f32", "m_max": 4, "up_policy": "1:cpu", "down_policy": ""}}' > %t.json
 // RUN: sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.json | FileCheck %s
 
 // Llama, Qwen, Mistral: a gate, no biases. The down weight is read transposed.
@@ -123,7 +123,7 @@ func.func @written_out(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f3
 // CHECK-LABEL: func.func @by_gate
 func.func @by_gate(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
   // CHECK-NOT: pred_
-  // CHECK: "sparse_gemm.contextual_mlp"{{.*}}activation = "relu", m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>, parameter = 2.500000e-01 : f64, rule = "gate"
+  // CHECK: "sparse_gemm.contextual_mlp"{{.*}}activation = "relu", down_policy = "", m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>, parameter = 2.500000e-01 : f64, rule = "gate", up_policy = "1:cpu"
   %none = torch.constant.none
   %wu = "sparse_gemm.weight"() {name = "free.weight"} : () -> !torch.vtensor<[16,8],f32>
   %wd = "sparse_gemm.weight"() {name = "down.weight"} : () -> !torch.vtensor<[8,16],f32>

@@ -99,9 +99,11 @@ class DifferentialCache:
         moved = torch.arange(self.slots, device=self._device) < count
         places = torch.where(moved, spare, self.slots)
         newcomers = torch.where(moved, incoming[: self.slots], self.neurons)
-        self._slot_of[self._neuron_of[places]] = self.slots
-        self._neuron_of[places] = self.neurons
-        self._wanted_at[places] = NEVER
+        # By fills: an assignment copies its number from the host, which a graph can't capture.
+        left = places.long()
+        self._slot_of.index_fill_(0, self._neuron_of[left].long(), self.slots)
+        self._neuron_of.index_fill_(0, left, self.neurons)
+        self._wanted_at.index_fill_(0, left, NEVER)
         self._source.fetch(self._rows, incoming, spare, count)
         self._slot_of[newcomers] = places
         self._neuron_of[places] = newcomers

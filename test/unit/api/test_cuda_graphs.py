@@ -105,10 +105,10 @@ def test_another_cache_or_another_size_has_a_graph_of_its_own(cuda: FakeCuda) ->
     assert len(graphs.seconds) == 3
 
 
-def test_results_too_large_to_be_kept_are_computed_every_time(
+def test_results_too_large_to_be_copied_are_computed_every_time(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graphs, "MOST_KEPT", 3)
+    monkeypatch.setattr(cuda_graphs, "MOST_COPIED", 3)
     program, graphs = graphs_over(cuda)
     state = torch.zeros(2)
     assert [graphs(state, torch.ones(2))[0].item() for _ in range(5)] == [2, 4, 6, 8, 10]
@@ -136,6 +136,18 @@ def test_large_results_are_lent_by_two_recordings_and_copied_only_while_both_are
     assert [graphs(state, one)[0].item() for _ in range(3)] == [24, 26, 28]
     assert part.item() == 16, "a view of a result holds it too"
     assert len(graphs.seconds) == 3
+
+
+def test_results_too_large_to_be_copied_are_lent_while_a_recording_is_free(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "LENT_FROM", 1)
+    monkeypatch.setattr(cuda_graphs, "MOST_COPIED", 3)
+    program, graphs = graphs_over(cuda)
+    state = torch.zeros(2)
+    kept = [graphs(state, torch.ones(2))[0] for _ in range(6)]
+    assert [result.item() for result in kept] == [2, 4, 6, 8, 10, 12]
+    assert (program.runs, cuda.replays) == (6, 2)
 
 
 def test_a_large_result_that_is_an_input_is_copied(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,49 @@ def test_a_system_that_cant_exchange_names_still_replaces(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_what_was_killed_between_two_renames_is_put_in_its_place(tmp_path: Path, monkeypatch) -> None:
+    def write(text: str) -> None:
+        with replacing(tmp_path / "folder") as new:
+            (new / "file").write_text(text)
+
+    def killed(path: Path, target: Path) -> None:
+        if target == tmp_path / "folder":
+            os._exit(9)
+        rename(path, target)
+
+    write("one")
+    rename = Path.rename
+    monkeypatch.setattr(module, "_swap", lambda one, other: False)
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(Path, "rename", killed)
+        write("two")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (tmp_path / "folder").exists()
+    with pytest.raises(RuntimeError), replacing(tmp_path / "folder"):
+        raise RuntimeError("this one fails")
+    assert (tmp_path / "folder" / "file").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch
+) -> None:
+    real, seen = module.tempfile.mkdtemp, []
+
+    def make(**options) -> str:
+        seen.append(real(**options))
+        if len(seen) == 1:
+            module._remove_abandoned(tmp_path / "folder")
+        return seen[-1]
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", make)
+    with replacing(tmp_path / "folder") as new:
+        (new / "file").write_text("")
+    assert len(seen) == 2
+    assert (tmp_path / "folder" / "file").exists()
+
+
 def test_what_another_process_is_saving_is_not_removed(tmp_path: Path) -> None:
     with replacing(tmp_path / "folder") as theirs:
         (theirs / "file").write_text("theirs")
@@ -98,15 +141,45 @@ def test_what_another_process_is_saving_is_not_removed(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "file").read_text() == "theirs"
 
 
-def test_pruning_resumes_to_the_same_bits_wherever_it_is_killed(tmp_path: Path) -> None:
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 96), nn.Linear(96, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Stack(nn.Module):
+    """What pruning takes block by block, where channels can change places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block() for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def six_layers() -> nn.Module:
+    return nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)))
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(six_layers, {}), (Stack, {"permute": True, "reconstruct": "block", "steps": 3})],
+)
+def test_pruning_resumes_to_the_same_bits_wherever_it_is_killed(make, options, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    start = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6))).eval()
-    batches = [torch.randn(32, 64)]
+    start = make().state_dict()
+    batches = [torch.randn(256, 64)]
 
     def prune(checkpoint: Path | None) -> dict[str, torch.Tensor]:
-        model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6))).eval()
-        model.load_state_dict(start.state_dict())
-        sf.prune(model, "sparsegpt", batches, checkpoint=checkpoint, progress=False)
+        model = make().eval()
+        model.load_state_dict(start)
+        sf.prune(model, "sparsegpt", batches, checkpoint=checkpoint, progress=False, **options)
         return model.state_dict()
 
     expected = prune(None)

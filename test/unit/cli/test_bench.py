@@ -37,7 +37,7 @@ def test_products_are_rows_that_a_report_reads(capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert [(row["N"], row["K"], row["M"]) for row in found["rows"]] == [(64, 32, 1), (64, 32, 4)]
     for row in found["rows"]:
-        assert row["speedup"] == pytest.approx(row["dense_us"] / row["ours_us"], rel=0.05)
+        assert row["speedup"] == pytest.approx(row["dense_us"] / row["ours_us"], rel=0.05, abs=1e-3)
     assert found["meta"]["versions"]["torch"] == torch.__version__
     (tmp_path / "gemm.json").write_text(json.dumps(found))
     assert main(["report", str(tmp_path / "gemm.json")]) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from safetensors.torch import load_file
 
 import sparseflow as sf
 from sparseflow.cli.main import main
@@ -75,6 +76,19 @@ def test_a_pruned_decoder_is_saved_and_evaluated_against_the_dense_one(folder, c
     assert (folder / "a.svg").exists()
 
 
+def test_a_decoder_is_permuted_reconstructed_and_resumed_from_a_checkpoint(folder, capsys):
+    options = ["--method", "sparsegpt", "--calibration", folder / "text.txt", "--length", 16]
+    options += ["--permute", "--reconstruct", "layer", "--checkpoint", folder / "run"]
+    for out in ("one", "other"):
+        assert run(capsys, "prune", folder / "llama", folder / out, *options)[0] == 0
+    one, other = (load_file(folder / out / "model.safetensors") for out in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (folder / "run" / "run.json").exists()
+    code, _, err = run(capsys, "prune", folder / "llama", folder / "third", *options, "--seed", "1")
+    assert code == 1
+    assert "holds a run of another model, other calibration data or other options" in err
+
+
 def test_a_pruned_encoder_is_compared_by_its_embeddings(folder, capsys):
     options = ["--method", "wanda", "--calibration", folder / "text.txt", "--plot", folder / "a.svg"]
     code, out, _ = run(capsys, "prune", folder / "bert", folder / "out", *options)
@@ -96,6 +110,7 @@ def test_bad_input_is_a_message_and_nothing_is_written(folder, capsys):
         (["prune", llama, folder / "bert"], "exists and is not an empty folder"),
         (["prune", llama, folder / "out", "--method", "best"], "method must be one of"),
         (["prune", llama, folder / "out", "--method", "wanda"], "needs calibration data"),
+        (["prune", llama, folder / "out", "--reconstruct", "all"], "reconstruct must be one of"),
         (
             ["prune", llama, folder / "out", "--calibration", text, "--length", 4000],
             "fewer than --length 4000",

@@ -75,11 +75,13 @@ def test_a_wrong_product_is_found_and_exits_with_one(capsys, monkeypatch, change
 
 def test_what_cannot_run_is_a_finding(capsys, monkeypatch):
     def broken(*_, **__):
-        raise RuntimeError("the device is lost\nand more")
+        raise RuntimeError("[/dev] is lost\nand more")
 
     monkeypatch.setattr(validation, "sparse_mm", broken)
     assert main(["validate", *SMALL, "--json"]) == 1
-    assert {row["why"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"the device is lost"}
+    assert {row["why"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"[/dev] is lost"}
+    assert main(["validate", *SMALL]) == 1
+    assert "[/dev] is lost" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sparseflow as sf
 from sparseflow.contextual import Predictors, find_model_mlps, train_predictor
 from sparseflow.contextual.judging import judge, selected
 from sparseflow.contextual.selection import parameter_for, top, union_rates
+from sparseflow.contextual.training import usual_rank
 
 
 class Mlp(nn.Module):
@@ -214,3 +215,8 @@ def test_parameters_hit_the_rate_on_the_rows_they_are_set_on():
     assert float((scores > parameter_for(scores, "threshold", 0.2)).float().mean()) == pytest.approx(0.2)
     assert parameter_for(scores, "top_k", 0.2) == 8
     assert int(top(scores, 0.2).sum()) == 50 * 8
+
+
+@pytest.mark.parametrize(("neurons", "rank"), [(8, 1), (300, 12), (400, 16), (8192, 336), (14336, 576)])
+def test_the_usual_rank_is_read_in_whole_pieces(neurons, rank):
+    assert usual_rank(neurons) == rank

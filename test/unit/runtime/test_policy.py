@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.backends import Backend
+from sparseflow.runtime.backends import Backend, Choice
 from sparseflow.runtime.dispatch import Measurement, Policy, choose
 from sparseflow.runtime.dispatch.policy import TOLERANCE
 
@@ -215,3 +215,18 @@ def test_malformed_text_is_refused_with_its_fault(text, rule):
 def test_malformed_integers_are_refused(numbers, rule):
     with pytest.raises(ArgumentError, match=rule):
         Policy.from_ints(numbers)
+
+
+def test_a_policy_above_some_rows_has_the_figures_measured_there():
+    speeds = {1: 1.5, 8: 1.2, 32: 0.9, 64: 1.0}
+    starts = [(1, Choice(CPU)), (40, Choice(DENSE))]
+    policy = Policy.of(starts, speeds, lambda m, choice: speeds[m])
+    assert [(r.m_min, r.m_max, r.speedup) for r in policy.above(4)] == [(5, 39, 0.9), (40, None, 1.0)]
+    assert [(r.m_min, r.m_max) for r in policy.above(39)] == [(40, None)]
+    assert policy.pays
+    assert policy.pays_above(4)
+    assert not policy.pays_above(8)
+    assert policy.why(8) == "no faster than dense at any measured M from 32 to 64: at best 1.00×, at M=64"
+    assert policy.why(64) == "not measured on this machine for M above 64"
+    assert [policy.speedup(m) for m in (1, 7, 8, 1000)] == [1.5, 1.5, 1.2, 1.0]
+    assert Policy().speedup(4) == 1.0

@@ -32,7 +32,7 @@ struct Mlp {
 };
 
 constexpr int64_t kPanel = 32;  // rows of x that a kernel takes, at most
-constexpr int64_t kBatch = 4;   // neurons that are worked on together
+constexpr int64_t kBatch = 8;   // neurons that are worked on together
 
 // The kernels of one instruction set.
 struct Kernels {
@@ -43,6 +43,11 @@ struct Kernels {
   void (*mlp)(const Mlp&, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums);
   // y [n] = the sum of `parts` rows, `stride` floats apart, + bias, which may be null.
   void (*finish)(const float* rows, int64_t parts, int64_t stride, const void* bias, DType, int64_t n, void* y);
+  // Sets selected[i] to 1 for the k <= n largest scores, of equal ones for the first, and for every NaN. keys [n] is
+  // overwritten.
+  void (*mark_largest)(const float* scores, int64_t n, int64_t k, uint32_t* keys, uint8_t* selected);
+  // Lists the places of the ones, ascending, and then zeros; returns how many.
+  int32_t (*list)(const uint8_t* selected, int64_t n, int32_t* neurons);
 };
 
 // Those of the instruction set that ../isa.h chose; throws likewise.

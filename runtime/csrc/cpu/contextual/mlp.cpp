@@ -109,9 +109,9 @@ Lists select(const float* scores, int64_t rows, int64_t n, const Rule& rule, boo
   for (int64_t m = 0; m < rows; ++m) {
     if (per_row) std::fill(selected.begin(), selected.end(), 0);
     mark(scores + m * n, n, rule, selected.data());
-    if (per_row) lists.counts[m] = list(selected.data(), n, neurons + m * n);
+    if (per_row) lists.counts[m] = kernels().list(selected.data(), n, neurons + m * n);
   }
-  if (!per_row) lists.counts[0] = list(selected.data(), n, neurons);
+  if (!per_row) lists.counts[0] = kernels().list(selected.data(), n, neurons);
   return lists;
 }
 

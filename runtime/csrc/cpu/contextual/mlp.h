@@ -18,23 +18,21 @@ inline const typename S::T* row_of(const Matrix& m, int64_t row) {
   return static_cast<const typename S::T*>(m.data) + row * m.columns;
 }
 
-// A batch of neurons in the order in which their rows are read, four by four; past the last neuron, the last again.
-template <class S, bool kGated>
+// The rows of a batch of neurons in the order in which they are read, R at once, and the first R of the batch after it.
+// Past the last neuron, the last again.
+template <class S, bool kGated, int R>
 struct Batch {
   static constexpr int kDots = kGated ? 2 : 1;
-  const typename S::T* rows[kDots + 1][kBatch];
+  const typename S::T* rows[(kDots + 1) * kBatch + R];
   int32_t neuron[kBatch];
 
   Batch(const Mlp& c, const int32_t* neurons, int64_t first, int64_t count) {
-    for (int i = 0; i < kBatch; ++i) {
-      neuron[i] = neurons[least(first + i, count - 1)];
-      if constexpr (kGated) {
-        rows[i / 2][i % 2 * 2] = row_of<S>(c.gate, neuron[i]);
-        rows[i / 2][i % 2 * 2 + 1] = row_of<S>(c.up, neuron[i]);
-      } else {
-        rows[0][i] = row_of<S>(c.up, neuron[i]);
-      }
-      rows[kDots][i] = row_of<S>(c.down, neuron[i]);
+    for (int i = 0; i < kBatch + R / kDots; ++i) {
+      const int32_t n = neurons[least(first + i, count - 1)];
+      const typename S::T** dots = rows + kDots * i + (i < kBatch ? 0 : kBatch);
+      if constexpr (kGated) dots[0] = row_of<S>(c.gate, n);
+      dots[kDots - 1] = row_of<S>(c.up, n);
+      if (i < kBatch) rows[kDots * kBatch + i] = row_of<S>(c.down, n), neuron[i] = n;
     }
   }
 };
@@ -63,11 +61,11 @@ inline vf finished(vf product, const Matrix& m, const void* bias, DType dtype, i
 
 // factors[i][m]: what down's row of neuron i is multiplied by for x[m].
 template <bool kGated>
-inline void factors_of(const Mlp& c, const int32_t* neuron, const float (*dots)[kBatch][kPanel], int64_t rows,
+inline void factors_of(const Mlp& c, const int32_t* neuron, const float (*dots)[kPanel], int64_t rows,
                        float (&factors)[kBatch][kPanel]) {
   for (int i = 0; i < kBatch; ++i)
     for (int64_t m = 0; m < rows; m += W) {
-      const float* first = kGated ? dots[i / 2][i % 2 * 2] : dots[0][i];
+      const float* first = dots[kGated ? 2 * i : i];
       vf v = kGated ? finished(load(first + m), c.gate, c.gate_bias, c.dtype, neuron[i])
                     : finished(load(first + m), c.up, c.up_bias, c.dtype, neuron[i]);
       v = activate(v, c.epilogue);
@@ -78,27 +76,37 @@ inline void factors_of(const Mlp& c, const int32_t* neuron, const float (*dots)[
     }
 }
 
-template <class S, bool kGated>
+template <class S, int R, bool kGated>
 void mlp_over(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
-  using B = Batch<S, kGated>;
+  using B = Batch<S, kGated, R>;
   const int64_t columns = c.up.columns;
+  constexpr int kDots = B::kDots * kBatch;
   for (int64_t i = 0; i < count; i += kBatch) {
-    const B batch(c, neurons, i, count), next(c, neurons, i + kBatch, count);
-    float dots[B::kDots][kBatch][kPanel], factors[kBatch][kPanel];
-    for (int j = 0; j < B::kDots; ++j) dot(streams<S, 4>(batch.rows[j], batch.rows[j + 1], columns), x, dots[j]);
+    const B batch(c, neurons, i, count);
+    float dots[kDots][kPanel], factors[kBatch][kPanel];
+    for (int r = 0; r < kDots; r += R)
+      dot(streams<S, R>(batch.rows + r, batch.rows + r + R, columns), x, dots + r);
     factors_of<kGated>(c, batch.neuron, dots, x.count, factors);
-    const auto* down = batch.rows[B::kDots];
-    if (i + kBatch <= count) spread(streams<S, 4>(down, next.rows[0], columns), factors, sums);
+    const auto* down = batch.rows + kDots;
+    if (i + kBatch <= count)
+      for (int r = 0; r < kBatch; r += R)
+        spread(streams<S, R>(down + r, down + r + R, columns), factors + r, sums);
     else  // a row that is repeated must not be added twice, nor times zero: it may hold an Inf
       for (int64_t r = 0; r < count - i; ++r) spread(streams<S, 1>(down + r, down + r, columns), factors + r, sums);
   }
 }
 
+template <class S, int R>
+void mlp_with(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
+  if (c.gate.data) mlp_over<S, R, true>(c, x, neurons, count, sums);
+  else mlp_over<S, R, false>(c, x, neurons, count, sums);
+}
+
 inline void mlp(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, const Wide& sums) {
   with_stored(c.up.stored, [&](auto s) {
     using S = decltype(s);
-    if (c.gate.data) mlp_over<S, true>(c, x, neurons, count, sums);
-    else mlp_over<S, false>(c, x, neurons, count, sums);
+    if (x.count <= kTogether<kMany>) mlp_with<S, kMany>(c, x, neurons, count, sums);
+    else mlp_with<S, kStreams>(c, x, neurons, count, sums);
   });
 }
 

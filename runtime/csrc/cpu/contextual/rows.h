@@ -1,4 +1,4 @@
-// Four rows of a weight streaming by: how they are loaded as vectors of fp32 and fetched ahead.
+// Rows of a weight streaming by: how they are loaded as vectors of fp32 and fetched ahead.
 #pragma once
 
 #include "../kernels/vec.h"
@@ -96,8 +96,12 @@ inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step&
   }
 }
 
-// How many rows of x fit the registers beside four of a weight.
-constexpr int kTogether = W == 16 ? 4 : 2;
+constexpr int kStreams = 4;              // rows of a weight that stream by at once
+constexpr int kMany = W == 16 ? 8 : 4;  // the same beside so few rows of x that memory alone sets the pace
+
+// How many rows of x fit the registers beside R of a weight.
+template <int R>
+constexpr int kTogether = W == 16 && R < 8 ? 4 : 2;
 
 template <int N>
 struct Int {
@@ -105,19 +109,19 @@ struct Int {
 };
 
 // Calls f(first, Int<n>) for n rows at a time of `count`.
-template <class F, int N = kTogether>
+template <int N, class F>
 inline void by_rows(int64_t first, int64_t count, const F& f) {
   for (; count - first >= N; first += N) f(first, Int<N>{});
-  if constexpr (N > 1) by_rows<F, N - 1>(first, count, f);
+  if constexpr (N > 1) by_rows<N - 1>(first, count, f);
 }
 
 // Calls f(first row, Int<rows>, Int<whether to fetch>, begin, end) so that each part of the streams is fetched once and
 // meets all rows of x while it is near.
-template <class F>
+template <int R, class F>
 inline void by_blocks(int64_t rows, int64_t columns, const F& f) {
-  const int64_t block = rows > kTogether ? kColumns : columns;
+  const int64_t block = rows > kTogether<R> ? kColumns : columns;
   for (int64_t k = 0; k < columns; k += block)
-    by_rows(0, rows, [&](int64_t m, auto n) {
+    by_rows<kTogether<R>>(0, rows, [&](int64_t m, auto n) {
       if (m == 0) f(m, n, Int<1>{}, k, least(k + block, columns));
       else f(m, n, Int<0>{}, k, least(k + block, columns));
     });
@@ -125,9 +129,9 @@ inline void by_blocks(int64_t rows, int64_t columns, const F& f) {
 
 // dots[r][m] = row r · x[m].
 template <class S, int R>
-inline void dot(const Streams<S, R>& s, const contextual::Wide& x, float (&dots)[R][contextual::kPanel]) {
-  std::memset(dots, 0, sizeof dots);
-  by_blocks(x.count, s.columns, [&](int64_t m0, auto rows, auto fetch, int64_t begin, int64_t end) {
+inline void dot(const Streams<S, R>& s, const contextual::Wide& x, float (*dots)[contextual::kPanel]) {
+  std::memset(dots, 0, R * sizeof dots[0]);
+  by_blocks<R>(x.count, s.columns, [&](int64_t m0, auto rows, auto fetch, int64_t begin, int64_t end) {
     constexpr int M = decltype(rows)::value;
     const float* from = x.data + m0 * x.pitch;
     vf sums[R][M] = {};
@@ -145,7 +149,7 @@ inline void dot(const Streams<S, R>& s, const contextual::Wide& x, float (&dots)
 // y[m] += factors[r][m] · row r, over all r.
 template <class S, int R>
 inline void spread(const Streams<S, R>& s, const float (*factors)[contextual::kPanel], const contextual::Wide& y) {
-  by_blocks(y.count, s.columns, [&](int64_t m0, auto rows, auto fetch, int64_t begin, int64_t end) {
+  by_blocks<R>(y.count, s.columns, [&](int64_t m0, auto rows, auto fetch, int64_t begin, int64_t end) {
     constexpr int M = decltype(rows)::value;
     float* to = y.data + m0 * y.pitch;
     vf f[R][M];

@@ -5,11 +5,12 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <tuple>
 #include <vector>
 
+#include "../scratch.h"
+#include "call.h"
 #include "checks.h"
 
 namespace sparseflow::cpu::contextual {
@@ -30,48 +31,6 @@ float limit_of(const float* scores, int64_t n, double parameter) {
   return static_cast<float>(mean + parameter * std::sqrt(squares / static_cast<double>(n)));
 }
 
-constexpr uint32_t kNan = 0xffffffff;
-
-// Rises with the score; -0 and 0 are equal, NaNs above all.
-uint32_t key_of(float score) {
-  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.f);
-  const uint32_t key = bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
-  return score != score ? kNan : key;
-}
-
-// The k-th largest key, 1 <= k <= n, digit by digit among the keys that are left; `above` becomes how many are larger.
-uint32_t kth_largest(std::vector<uint32_t> keys, int64_t k, int64_t& above) {
-  uint32_t found = 0;
-  above = 0;
-  for (const int shift : {22, 11, 0}) {
-    const uint32_t mask = shift == 22 ? 0x3ff : 0x7ff;
-    std::vector<int32_t> counts(mask + 1);
-    for (const uint32_t key : keys) ++counts[key >> shift & mask];
-    uint32_t digit = mask;
-    for (; above + counts[digit] < k; --digit) above += counts[digit];
-    found |= digit << shift;
-    int64_t left = 0;  // without a branch, which would be guessed wrong
-    for (const uint32_t key : keys) keys[left] = key, left += (key >> shift & mask) == digit;
-    keys.resize(left);
-  }
-  return found;
-}
-
-void mark_ties(const std::vector<uint32_t>& keys, uint32_t tied, int64_t ties, uint8_t* selected) {
-  for (int64_t i = 0; ties > 0 && i < static_cast<int64_t>(keys.size()); ++i)
-    if (keys[i] == tied) selected[i] = 1, --ties;
-}
-
-void mark_largest(const float* scores, int64_t n, int64_t k, uint8_t* selected) {
-  std::vector<uint32_t> keys(n);
-  std::transform(scores, scores + n, keys.begin(), key_of);
-  uint32_t least = kNan;
-  int64_t above = 0;
-  if (k > 0) least = kth_largest(keys, std::min(k, n), above);
-  for (int64_t i = 0; i < n; ++i) selected[i] |= keys[i] > least;
-  mark_ties(keys, least, least == kNan ? n : std::min(k, n) - above, selected);  // a NaN is selected beyond k too
-}
-
 std::tuple<Tensor, Tensor> select(const Tensor& scores_, std::string rule, double parameter, bool per_row) {
   const Rule chosen = rule_of(kOp, rule, parameter);
   require(scores_.dim() == 2 && scores_.scalar_type() == torch::headeronly::ScalarType::Float, kOp,
@@ -90,7 +49,7 @@ std::tuple<Tensor, Tensor> select(const Tensor& scores_, std::string rule, doubl
     std::fill(selected.begin(), selected.end(), 0);
     const int64_t first = per_row ? l : 0, last = per_row ? l + 1 : rows;
     for (int64_t m = first; m < last; ++m) mark(from + m * n, n, chosen, selected.data());
-    counts[l] = list(selected.data(), n, to + l * n);
+    counts[l] = kernels().list(selected.data(), n, to + l * n);
   }
   return {neurons, count};
 }
@@ -108,20 +67,15 @@ Rule rule_of(const char* op, const std::string& name, double parameter) {
 
 void mark(const float* scores, int64_t n, const Rule& rule, uint8_t* selected) {
   if (n == 0) return;
-  if (rule.kind == Rule::top_k) return mark_largest(scores, n, static_cast<int64_t>(rule.parameter), selected);
+  if (rule.kind == Rule::top_k) {
+    const Scratch keys(n * static_cast<int64_t>(sizeof(uint32_t)));
+    kernels().mark_largest(scores, n, std::min(static_cast<int64_t>(rule.parameter), n),
+                           reinterpret_cast<uint32_t*>(keys.data()), selected);
+    return;
+  }
   mark_above(scores, n,
              rule.kind == Rule::threshold ? static_cast<float>(rule.parameter) : limit_of(scores, n, rule.parameter),
              selected);
-}
-
-int32_t list(const uint8_t* selected, int64_t n, int32_t* neurons) {
-  int32_t count = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    neurons[count] = static_cast<int32_t>(i);  // stays only if the next doesn't overwrite it
-    count += selected[i];
-  }
-  std::fill(neurons + count, neurons + n, 0);
-  return count;
 }
 
 }  // namespace sparseflow::cpu::contextual

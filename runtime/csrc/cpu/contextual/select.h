@@ -17,7 +17,4 @@ Rule rule_of(const char* op, const std::string& name, double parameter);
 // Sets selected[i] to 1 where the rule selects scores[i], a NaN always; the others stay as they are.
 void mark(const float* scores, int64_t n, const Rule& rule, uint8_t* selected);
 
-// Lists the places of the ones, ascending, and then zeros; returns how many.
-int32_t list(const uint8_t* selected, int64_t n, int32_t* neurons);
-
 }  // namespace sparseflow::cpu::contextual

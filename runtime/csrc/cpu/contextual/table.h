@@ -1,6 +1,7 @@
 // The contextual kernels of one instruction set.
 #pragma once
 
+#include "largest.h"
 #include "mlp.h"
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
@@ -20,20 +21,20 @@ inline void scores(const Matrix& a, const Wide& x, const float* bias, float* out
                    int64_t end) {
   with_stored(a.stored, [&](auto s) {
     using S = decltype(s);
-    // Rows follow each other, so short ones are fetched some batches ahead: one alone is not far enough.
-    const int64_t bytes = kBatch * most(1, a.columns) * static_cast<int64_t>(sizeof(typename S::T));
-    const int64_t ahead = kBatch * most(1, 4 * kAhead / bytes);
-    for (int64_t row = begin; row < end; row += kBatch) {
-      const typename S::T *rows[kBatch], *next[kBatch];
-      for (int r = 0; r < kBatch; ++r) {
-        rows[r] = row_of<S>(a, least(row + r, end - 1));
-        next[r] = row_of<S>(a, least(row + ahead + r, end - 1));
+    // Streams a part of the rows apart: the hardware follows several better than one. A short row is fetched some ahead.
+    const int64_t span = (end - begin + kStreams - 1) / kStreams;
+    const int64_t ahead = most(1, kAhead / most(1, a.columns * static_cast<int64_t>(sizeof(typename S::T))));
+    for (int64_t i = 0; i < span; ++i) {
+      const typename S::T *rows[kStreams], *next[kStreams];
+      for (int r = 0; r < kStreams; ++r) {
+        rows[r] = row_of<S>(a, least(begin + r * span + i, end - 1));
+        next[r] = row_of<S>(a, least(begin + r * span + i + ahead, end - 1));
       }
-      float dots[kBatch][kPanel];
-      dot(streams<S, kBatch>(rows, next, a.columns), x, dots);
-      for (int64_t r = 0; r < least(kBatch, end - row); ++r) {
-        const float scale = a.scale ? a.scale[row + r] : 1.f, added = bias ? bias[row + r] : 0.f;
-        for (int64_t m = 0; m < x.count; ++m) out[m * pitch + row + r] = dots[r][m] * scale + added;
+      float dots[kStreams][kPanel];
+      dot(streams<S, kStreams>(rows, next, a.columns), x, dots);
+      for (int64_t row = begin + i, r = 0; row < end; row += span, ++r) {
+        const float scale = a.scale ? a.scale[row] : 1.f, added = bias ? bias[row] : 0.f;
+        for (int64_t m = 0; m < x.count; ++m) out[m * pitch + row] = dots[r][m] * scale + added;
       }
     }
   });
@@ -57,6 +58,7 @@ inline void finish_sums(const float* rows, int64_t parts, int64_t stride, const 
   });
 }
 
-const contextual::Kernels contextual_kernels = {widen_row, scores, mlp, finish_sums};
+const contextual::Kernels contextual_kernels = {widen_row,   scores,       mlp,
+                                                  finish_sums, mark_largest, list_selected};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA

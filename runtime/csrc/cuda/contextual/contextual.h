@@ -11,13 +11,17 @@
 
 namespace sparseflow::cuda::contextual {
 
+constexpr int most_marked = 1 << 15;  // neurons, by one mask
+
+SPARSEFLOW_BOTH constexpr int words_for(int neurons) { return (neurons + 31) / 32; }
+
 enum class Element : int { f32, bf16, f16, i8 };
 enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2 };
 enum class Rule : int { threshold, top_k, statistical };
 
-// y [m, hidden] = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down + down_bias over the listed neurons; without
-// a gate act(x · upᵀ + up_bias) · down. Sums in fp32, in an order that the count alone decides. A neuron outside
-// [0, intermediate) makes y NaN.
+// y [m, hidden] = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down + down_bias over the neurons that are
+// listed or marked; without a gate act(x · upᵀ + up_bias) · down. Sums in fp32, in an order that the count alone
+// decides. A listed neuron outside [0, intermediate) makes y NaN.
 struct Mlp {
   const void* x;                                        // [m, hidden]
   const void *gate, *up, *down;                         // [intermediate, hidden] of `weights`; gate may be null
@@ -25,6 +29,7 @@ struct Mlp {
   const void *gate_bias, *up_bias, *down_bias;          // [intermediate] or [hidden] like x, or null
   const int32_t* neurons;                               // [intermediate], or one such list for each row of x
   const int32_t* count;                                 // one for each list
+  const uint32_t* marks;                                // instead of a list [words_for(intermediate)], a bit a neuron
   int m, hidden, intermediate;
   bool per_row;
   bool wide;                                            // all rows may be read 16 bytes at a time
@@ -45,7 +50,10 @@ int splits_for(int hidden, int lists, int device);
 
 void run(const Mlp& mlp, Element weights, Element x, int device, void* stream);
 
-// out [m, n] = x [m, k] · weightᵀ (· scale) + bias in fp32.
+constexpr int longest_marking = 2048;  // k of a projection that marks
+
+// out [m, n] = x [m, k] · weightᵀ (· scale) + bias in fp32. Or, with x in fp32, k up to `longest_marking` and n up to
+// `most_marked`, a mark for each of n where the sum of any row isn't below or at the limit: a NaN is marked.
 struct Projection {
   const void* x;
   const void* weight;  // [n, k]
@@ -54,6 +62,8 @@ struct Projection {
   bool wide;
   bool early;  // the launch before this one doesn't write `weight`, nor does what it waits for
   float* out;
+  uint32_t* marks = nullptr;  // [words_for(n)], instead of out
+  float limit = 0;
 };
 
 void project(const Projection& projection, Element weight, Element x, int device, void* stream);
@@ -71,8 +81,6 @@ struct Selection {
   uint32_t* words;  // scratch [m, words_for(neurons)]
   int32_t *list, *count;
 };
-
-SPARSEFLOW_BOTH constexpr int words_for(int neurons) { return (neurons + 31) / 32; }
 
 void select(const Selection& selection, int device, void* stream);
 

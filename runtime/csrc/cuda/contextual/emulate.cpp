@@ -56,7 +56,8 @@ std::vector<int32_t> some_of(int neurons, int count) {
 }
 
 template <class W, class X, int Rows, bool Wide>
-void check_mlp(int m, int hidden, int neurons, int count, bool gated, bool per_row, int splits, Activation act) {
+void check_mlp(int m, int hidden, int neurons, int count, bool gated, bool per_row, int splits, Activation act,
+               bool marked = false) {
   const size_t size = size_t(neurons) * hidden;
   Data<W> gate(size), up(size), down(size);
   Data<X> x(size_t(m) * hidden), up_bias(neurons), down_bias(hidden), y(size_t(m) * hidden);
@@ -69,6 +70,8 @@ void check_mlp(int m, int hidden, int neurons, int count, bool gated, bool per_r
     const auto one = some_of(neurons, counts.back());
     list.insert(list.end(), one.begin(), one.end());
   }
+  std::vector<uint32_t> marks(size_t(words_for(neurons)));
+  for (int j = 0; j < counts[0]; ++j) marks[list[j] / 32] |= 1u << list[j] % 32;
   std::vector<float> partials(size_t(splits) * m * hidden, std::nanf(""));
   std::vector<uint32_t> tickets(size_t(lists) * strips(hidden), 77);
   constexpr bool scaled = std::is_same_v<W, int8_t>;
@@ -76,7 +79,8 @@ void check_mlp(int m, int hidden, int neurons, int count, bool gated, bool per_r
   p.x = x.start(), p.gate = gated ? gate.start() : nullptr, p.up = up.start(), p.down = down.start();
   p.gate_scale = p.up_scale = p.down_scale = scaled ? scale.data() : nullptr;
   p.up_bias = up_bias.start(), p.down_bias = down_bias.start();
-  p.neurons = list.data(), p.count = counts.data();
+  if (marked) p.marks = marks.data();
+  else p.neurons = list.data(), p.count = counts.data();
   p.m = m, p.hidden = hidden, p.intermediate = neurons, p.per_row = per_row, p.activation = act, p.splits = splits;
   p.h = h.data(), p.partials = partials.data(), p.tickets = tickets.data(), p.y = y.start();
   bool ran = emulated::launch({2, unsigned(lists)}, up_threads, 1, 0, [&] { gate_and_up<W, X, Rows, Wide>(p); });
@@ -108,9 +112,9 @@ void check_mlp(int m, int hidden, int neurons, int count, bool gated, bool per_r
     }
   }
   char what[200];
-  std::snprintf(what, sizeof what, "mlp bytes %d %d M %d by %d H %d I %d of them %d%s%s splits %d%s", bytes_of<W>,
+  std::snprintf(what, sizeof what, "mlp bytes %d %d M %d by %d H %d I %d of them %d%s%s splits %d%s%s", bytes_of<W>,
                 bytes_of<X>, m, Rows, hidden, neurons, count, gated ? " gated" : "", per_row ? " per row" : "", splits,
-                Wide ? "" : " narrow");
+                Wide ? "" : " narrow", marked ? " marked" : "");
   say(ran, wrong, what);
 }
 
@@ -136,6 +140,34 @@ void check_projection(int m, int n, int k) {
   std::snprintf(what, sizeof what, "projection bytes %d %d lanes %d M %d by %d N %d K %d%s", bytes_of<W>, bytes_of<X>,
                 Lanes, m, Rows, n, k, Wide ? "" : " narrow");
   say(ran, wrong, what);
+}
+
+template <class W, bool Wide>
+void check_marks(int m, int n, int k) {
+  Data<W> weight(size_t(n) * k);
+  Data<float> x(size_t(m) * k);
+  if (n > 3) weight.put(size_t(3) * k, 0), x.put(0, std::nanf(""));  // a NaN marks every neuron of row 0
+  std::vector<uint32_t> marks(size_t(words_for(n)) + 1, 0xaaaaaaaa);
+  Projection p{x.start(), weight.start(), nullptr, nullptr, m, n, k, Wide, true, nullptr, marks.data(), 2};
+  const unsigned each = project_threads / 8;
+  int wrong = 0;
+  bool ran = true;
+  for (bool odd : {true, false}) {
+    if (!odd) x.put(0, 1);
+    ran = ran && emulated::launch({(n + each - 1) / each}, project_threads, 1, 0,
+                                  [&] { multiply<W, float, 8, 1, Wide>(p); });
+    for (int j = 0; j < 32 * words_for(n); ++j) {
+      bool chosen = false;
+      for (int i = 0; i < m && j < n; ++i) {
+        float sum = 0;
+        for (int c = 0; c < k; ++c) sum += x.wide[size_t(i) * k + c] * weight.wide[size_t(j) * k + c];
+        chosen = chosen || !(sum <= 2);
+      }
+      wrong += (marks[j / 32] >> j % 32 & 1) != chosen;
+    }
+  }
+  wrong += marks.back() != 0xaaaaaaaa;
+  say(ran, wrong, "marks M " + std::to_string(m) + " N " + std::to_string(n) + " K " + std::to_string(k));
 }
 
 void check_fetch(int rows, int slots, int64_t bytes, int count) {
@@ -220,6 +252,15 @@ int run_all() {
   check_mlp<int8_t, float, 4, true>(5, 264, 40, 33, true, false, 2, relu);
   check_mlp<int8_t, Bf16, 1, false>(2, 13, 40, 33, true, false, 2, relu);
   check_mlp<Bf16, Bf16, 1, false>(1, 301, 40, 33, true, false, 2, relu);
+  check_mlp<Bf16, Bf16, 1, true>(1, 264, 100, 37, true, false, 2, relu, true);
+  check_mlp<Bf16, Bf16, 1, true>(1, 72, 1500, 1400, true, false, 2, relu, true);
+  check_mlp<Bf16, Bf16, 4, true>(6, 72, 5000, 4000, true, false, 4, relu, true);
+  check_mlp<float, float, 1, false>(1, 35, 33, 33, false, false, 2, relu2, true);
+  check_mlp<Bf16, Bf16, 1, true>(1, 72, 40, 0, true, false, 2, relu, true);
+  for (int n : {1, 16, 17, 33, 300}) {
+    check_marks<Bf16, true>(1, n, 72);
+    check_marks<int8_t, false>(3, n, 13);
+  }
   check_projection<Bf16, Bf16, 128, 1, true>(1, 7, 5200);
   check_projection<Bf16, Bf16, 128, 4, true>(5, 7, 264);
   check_projection<Bf16, float, 8, 1, true>(1, 37, 72);

@@ -53,6 +53,7 @@ template <class T>
 T atomicAdd(T* to, T v) { return std::exchange(*to, *to + v); }
 
 inline int __popc(uint32_t v) { return std::popcount(v); }
+inline int __ffs(int v) { return v ? std::countr_zero(static_cast<uint32_t>(v)) + 1 : 0; }
 inline float __uint_as_float(uint32_t v) { return std::bit_cast<float>(v); }
 inline uint32_t __float_as_uint(float v) { return std::bit_cast<uint32_t>(v); }
 

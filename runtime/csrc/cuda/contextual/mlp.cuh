@@ -2,7 +2,7 @@
 // whose sums the blocks that share a list bring together through memory, the last of them in the order of the others.
 #pragma once
 
-#include "elements.cuh"
+#include "marks.cuh"
 
 namespace sparseflow::cuda::contextual {
 
@@ -18,16 +18,28 @@ __device__ inline float activated(float v, Activation activation) {
   return activation == Activation::relu2 ? v * v : v;
 }
 
-// One list and the rows of x that it is for.
+// One list of neurons, or those that are marked, and the rows of x that they are for. All threads of a block make it.
+// It holds little, as registers are scarce: `p` is in constant memory, the marks are in shared memory.
+template <int Threads>
 struct List {
-  const int32_t* neurons;
-  int count, row, rows;
+  int which, count;
 
-  __device__ List(const Mlp& p, int which) {
-    neurons = p.neurons + int64_t(which) * p.intermediate;
-    count = min(max(written_by_others(p.count + which), 0), p.intermediate);
-    row = p.per_row ? which : 0;
-    rows = p.per_row ? 1 : p.m;
+  __device__ List(const Mlp& p, int list) : which(list) {
+    if (p.marks) count = marked().template read<Threads>(p.marks, p.intermediate);
+    else count = min(max(written_by_others(p.count + which), 0), p.intermediate);
+  }
+
+  static __device__ Marked& marked() {
+    __shared__ Marked shared;
+    return shared;
+  }
+
+  __device__ int row(const Mlp& p) const { return p.per_row ? which : 0; }
+  __device__ int rows(const Mlp& p) const { return p.per_row ? 1 : p.m; }
+
+  __device__ int neuron(const Mlp& p, int at) const {
+    if (p.marks) return marked().neuron(at, p.intermediate);
+    return written_by_others(p.neurons + int64_t(which) * p.intermediate + at);
   }
 };
 
@@ -82,19 +94,19 @@ __global__ void __launch_bounds__(up_threads, Rows == 1 ? 8 : 4) gate_and_up(con
   let_next_start();
   for (int i = threadIdx.x; blockIdx.x == 0 && i < strips(p.hidden); i += up_threads)
     p.tickets[blockIdx.y * strips(p.hidden) + i] = 0;
-  const List list(p, blockIdx.y);
+  const List<up_threads> list(p, blockIdx.y);
   const int lane = threadIdx.x % 32, warps = up_threads / 32;
   for (int at = blockIdx.x * warps + threadIdx.x / 32; at < list.count; at += gridDim.x * warps) {
-    const int neuron = list.neurons[at];
+    const int neuron = list.neuron(p, at);
     const bool known = neuron >= 0 && neuron < p.intermediate;
-    for (int m = 0; m < list.rows; m += Rows) {
+    for (int m = 0; m < list.rows(p); m += Rows) {
       float gate[Rows] = {}, up[Rows] = {};
-      up_products<W, X, Rows, Wide>(p, known ? neuron : 0, list.row + m, list.rows - m, gate, up);
+      up_products<W, X, Rows, Wide>(p, known ? neuron : 0, list.row(p) + m, list.rows(p) - m, gate, up);
 #pragma unroll
       for (int r = 0; r < Rows; ++r) {
         const float g = sum_of_lanes<32>(gate[r]), u = sum_of_lanes<32>(up[r]);
-        if (lane == r && m + r < list.rows)
-          p.h[int64_t(list.row + m + r) * p.intermediate + at] =
+        if (lane == r && m + r < list.rows(p))
+          p.h[int64_t(list.row(p) + m + r) * p.intermediate + at] =
               known ? hidden_value<X>(p, g, u, neuron) : __uint_as_float(0x7fc00000u);
       }
     }
@@ -107,15 +119,17 @@ struct Share {
 };
 
 // sums += h · down for eight columns from `column` on, over a share of the neurons; a warp. Only h is of the launch
-// before, gate_and_up, which lets this one start when the list is there: the first rows of down are on their way by then.
+// before, gate_and_up, which lets this one start when list or marks are there: the first rows of down are on their way by
+// then.
 template <class W, int Rows, bool Wide>
-__device__ inline void down_products(const Mlp& p, const List& list, const Share& share, int m, int column,
+__device__ inline void down_products(const Mlp& p, const List<down_threads>& list, const Share& share, int m, int column,
                                      Eight (&sums)[Rows]) {
-  constexpr int ahead = bytes_of<W> == 4 ? 4 : 8;  // rows of down on their way
+  // Rows of down on their way, as registers allow; and those whose neurons the lanes hold.
+  constexpr int ahead = bytes_of<W> == 4 ? 4 : 7, held = 32 / ahead * ahead;
   const int lane = threadIdx.x % 32;
-  for (int from = share.first; from < share.last; from += 32) {
-    const int n = min(32, share.last - from);
-    const int mine = lane < n ? written_by_others(list.neurons + from + lane) : 0;
+  for (int from = share.first; from < share.last; from += held) {
+    const int n = min(held, share.last - from);
+    const int mine = lane < n ? list.neuron(p, from + lane) : 0;
     const int neuron = mine >= 0 && mine < p.intermediate ? mine : 0;
     Piece<W> w[ahead];
     const auto load_from = [&](int j) {
@@ -131,7 +145,7 @@ __device__ inline void down_products(const Mlp& p, const List& list, const Share
     float h[Rows];
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
-      const int64_t row = list.row + min(m + r, list.rows - 1);
+      const int64_t row = list.row(p) + min(m + r, list.rows(p) - 1);
       h[r] = lane < n ? p.h[row * p.intermediate + from + lane] : 0;
     }
     for (int j = 0; j < n; j += ahead) {
@@ -172,9 +186,9 @@ __device__ inline void finish(const Mlp& p, int row, int column, float sum) {
 
 // y from the partial sums of `splits` blocks.
 template <class X>
-__device__ inline void sum_up(const Mlp& p, const List& list, int splits) {
-  for (int i = threadIdx.x; i < list.rows * strip; i += down_threads) {
-    const int row = list.row + i / strip, column = blockIdx.x * strip + i % strip;
+__device__ inline void sum_up(const Mlp& p, const List<down_threads>& list, int splits) {
+  for (int i = threadIdx.x; i < list.rows(p) * strip; i += down_threads) {
+    const int row = list.row(p) + i / strip, column = blockIdx.x * strip + i % strip;
     if (column >= p.hidden) continue;
     float sum = 0;
 #pragma unroll 16
@@ -186,21 +200,21 @@ __device__ inline void sum_up(const Mlp& p, const List& list, int splits) {
 // Grid: strips × splits × lists. Short lists are shared by fewer blocks.
 template <class W, class X, int Rows, bool Wide>
 __global__ void __launch_bounds__(down_threads, Rows == 1 ? 2 : 1) sum_of_down(const Mlp p) {
-  const List list(p, blockIdx.z);
+  const List<down_threads> list(p, blockIdx.z);
   const int splits = max(1, min(p.splits, list.count / down_warps)), split = blockIdx.y;
   if (split >= splits) return;
   const int64_t warps = splits * down_warps, warp = split * down_warps + threadIdx.x / 32;
   const Share share{static_cast<int>(list.count * warp / warps), static_cast<int>(list.count * (warp + 1) / warps)};
   const int first = blockIdx.x * strip, column = first + threadIdx.x;
-  for (int m = 0; m < list.rows; m += Rows) {
+  for (int m = 0; m < list.rows(p); m += Rows) {
     Eight sums[Rows] = {};
     down_products<W, Rows, Wide>(p, list, share, m, first + threadIdx.x % 32 * 8, sums);
     wait_for_previous();  // who has no neurons has not waited yet
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
       const float sum = sum_of_warps(sums[r]);
-      if (threadIdx.x >= strip || column >= p.hidden || m + r >= list.rows) continue;
-      const int row = list.row + m + r;
+      if (threadIdx.x >= strip || column >= p.hidden || m + r >= list.rows(p)) continue;
+      const int row = list.row(p) + m + r;
       if (splits == 1) finish<X>(p, row, column, sum);
       else p.partials[(int64_t(split) * p.m + row) * p.hidden + column] = sum;
     }

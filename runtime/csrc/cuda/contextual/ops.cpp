@@ -1,4 +1,4 @@
-// sparseflow::contextual_mlp, contextual_scores, contextual_select and contextual_fetch on CUDA.
+// sparseflow::contextual_mlp, _mlp_predicted, _scores, _select and _fetch on CUDA.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -104,42 +104,56 @@ Tensor scratch(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
 }
 
-Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_t, Optional gate_scale,
-           Optional up_scale, Optional down_scale, Optional gate_bias, Optional up_bias, Optional down_bias,
-           const Tensor& neurons, const Tensor& count, std::string activation) {
-  constexpr const char* op = "contextual_mlp";
-  static constexpr std::array<const char*, 5> activations{"silu", "gelu", "gelu_tanh", "relu", "relu2"};
-  const auto act = named<Activation>(op, "activation", activation, activations);
-  require(up.dim() == 2, op, "up must be [I, H], got " + words(up));
-  const int64_t intermediate = up.size(0), hidden = up.size(1), m = rows_of(op, x, hidden);
-  const int device = x.get_device_index();
-  const ScalarType dtype = x.scalar_type(), stored = up.scalar_type();
-  const Element element = element_of(op, "x", x, false), weights = element_of(op, "up", up, true);
-  require(weights == element || weights == Element::i8, op, "up must be int8 or like x " + words(x) + ", got " + words(up));
-  const bool per_row = neurons.dim() == 2;
-  const std::vector<int64_t> listed = per_row ? std::vector{m, intermediate} : std::vector{intermediate};
-  check_tensor(op, "neurons", neurons, ScalarType::Int, listed, device);
-  check_tensor(op, "count", count, ScalarType::Int, {per_row ? m : 1}, device);
-  require(hidden <= largest && intermediate <= largest && (!per_row || m <= 65535), op, "takes no sizes this large");
+// The tensors of an MLP, as the operators take them.
+struct Tensors {
+  const Tensor& x;
+  const Optional& gate;
+  const Tensor &up, &down_t;
+  const Optional &gate_scale, &up_scale, &down_scale, &gate_bias, &up_bias, &down_bias;
 
-  const OnDevice guard(device);
-  const Tensor y = torch::stable::new_empty(x, x.sizes());
+  int64_t rows(const char* op) const {
+    require(up.dim() == 2, op, "up must be [I, H], got " + words(up));
+    return rows_of(op, x, up.size(1));
+  }
+};
+
+Activation activation_of(const char* op, const std::string& name) {
+  static constexpr std::array<const char*, 5> activations{"silu", "gelu", "gelu_tanh", "relu", "relu2"};
+  return named<Activation>(op, "activation", name, activations);
+}
+
+// Which neurons an MLP reads: of a list, of one for each row of x, or marked ones.
+struct Chosen {
+  const int32_t *neurons = nullptr, *count = nullptr;
+  const uint32_t* marks = nullptr;
+  bool per_row = false;
+};
+
+Tensor over(const char* op, const Tensors& t, const Chosen& chosen, Activation activation) {
+  const int64_t m = t.rows(op), intermediate = t.up.size(0), hidden = t.up.size(1);
+  const int device = t.x.get_device_index();
+  const ScalarType dtype = t.x.scalar_type(), stored = t.up.scalar_type();
+  const Element element = element_of(op, "x", t.x, false), weights = element_of(op, "up", t.up, true);
+  require(weights == element || weights == Element::i8, op,
+          "up must be int8 or like x " + words(t.x) + ", got " + words(t.up));
+  require(hidden <= largest && intermediate <= largest && (!chosen.per_row || m <= 65535), op,
+          "takes no sizes this large");
+  const Tensor y = torch::stable::new_empty(t.x, t.x.sizes());
   const std::vector<int64_t> shape{intermediate, hidden};
-  const Placed u(op, "up", up, stored, shape, device), d(op, "down_t", down_t, stored, shape, device);
-  const Vector g = gate ? Vector(std::in_place, op, "gate", *gate, stored, shape, device) : std::nullopt;
-  const Tensor rows = usable(x), list = usable(neurons), counts = usable(count);
-  const Vector gs = gate ? scale_of(op, "gate_scale", gate_scale, *gate, device) : std::nullopt;
-  const Vector us = scale_of(op, "up_scale", up_scale, up, device);
-  const Vector ds = scale_of(op, "down_scale", down_scale, down_t, device);
-  const Vector gb = vector(op, "gate_bias", gate_bias, dtype, intermediate, device);
-  const Vector ub = vector(op, "up_bias", up_bias, dtype, intermediate, device);
-  const Vector db = vector(op, "down_bias", down_bias, dtype, hidden, device);
+  const Placed u(op, "up", t.up, stored, shape, device), d(op, "down_t", t.down_t, stored, shape, device);
+  const Vector g = t.gate ? Vector(std::in_place, op, "gate", *t.gate, stored, shape, device) : std::nullopt;
+  const Tensor rows = usable(t.x);
+  const Vector gs = t.gate ? scale_of(op, "gate_scale", t.gate_scale, *t.gate, device) : std::nullopt;
+  const Vector us = scale_of(op, "up_scale", t.up_scale, t.up, device);
+  const Vector ds = scale_of(op, "down_scale", t.down_scale, t.down_t, device);
+  const Vector gb = vector(op, "gate_bias", t.gate_bias, dtype, intermediate, device);
+  const Vector ub = vector(op, "up_bias", t.up_bias, dtype, intermediate, device);
+  const Vector db = vector(op, "down_bias", t.down_bias, dtype, hidden, device);
   if (m == 0 || hidden == 0) return y;
-  const int64_t lists = per_row ? m : 1;
+  const int64_t lists = chosen.per_row ? m : 1;
   Mlp p{rows.const_data_ptr(), data_of(g), u.data, d.data, floats(gs), floats(us), floats(ds),
-        data_of(gb), data_of(ub), data_of(db), static_cast<const int32_t*>(list.const_data_ptr()),
-        static_cast<const int32_t*>(counts.const_data_ptr()), static_cast<int>(m), static_cast<int>(hidden),
-        static_cast<int>(intermediate), per_row, hidden % 8 == 0, act};
+        data_of(gb), data_of(ub), data_of(db), chosen.neurons, chosen.count, chosen.marks, static_cast<int>(m),
+        static_cast<int>(hidden), static_cast<int>(intermediate), chosen.per_row, hidden % 8 == 0, activation};
   p.splits = splits_for(p.hidden, static_cast<int>(lists), device);
   const Tensor h = scratch(rows, m * intermediate, ScalarType::Float);
   const Tensor partials = scratch(rows, p.splits * m * hidden, ScalarType::Float);
@@ -152,34 +166,80 @@ Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_
   return y;
 }
 
-// x [m, k] · weightᵀ (· scale) + bias, [m, n]. `early` as in Projection.
-Tensor projected(const char* op, const char* what, const Tensor& x, int64_t m, const Tensor& weight,
-                 const Optional& scale, const Optional& bias, bool early, int device) {
-  const Element element = element_of(op, what, weight, true);
-  const Tensor rows = usable(x), w = usable(weight);
-  const Vector s = scale_of(op, what, scale, weight, device);
-  const Vector b = vector(op, "bias", bias, ScalarType::Float, weight.size(0), device);
-  const int64_t n = weight.size(0), k = weight.size(1);
-  require(n <= largest && k <= largest, op, "takes no sizes this large");
-  early = early && w.const_data_ptr() == weight.const_data_ptr();  // a copy of it is made just now
-  const Tensor out = torch::stable::new_empty(rows, {m, n}, ScalarType::Float);
-  project({rows.const_data_ptr(), w.const_data_ptr(), floats(s), floats(b), static_cast<int>(m), static_cast<int>(n),
-           static_cast<int>(k), k % 8 == 0, early, static_cast<float*>(out.mutable_data_ptr())},
-          element, element_of(op, "x", x, false), device, stream_of(device));
-  return out;
+Tensor over_list(const char* op, const Tensors& t, const Tensor& neurons, const Tensor& count, Activation activation) {
+  const int64_t m = t.rows(op), intermediate = t.up.size(0);
+  const int device = t.x.get_device_index();
+  const bool per_row = neurons.dim() == 2;
+  const std::vector<int64_t> listed = per_row ? std::vector{m, intermediate} : std::vector{intermediate};
+  check_tensor(op, "neurons", neurons, ScalarType::Int, listed, device);
+  check_tensor(op, "count", count, ScalarType::Int, {per_row ? m : 1}, device);
+  const OnDevice guard(device);
+  const Tensor list = usable(neurons), counts = usable(count);
+  return over(op, t,
+              {static_cast<const int32_t*>(list.const_data_ptr()), static_cast<const int32_t*>(counts.const_data_ptr()),
+               nullptr, per_row},
+              activation);
+}
+
+Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_t, Optional gate_scale,
+           Optional up_scale, Optional down_scale, Optional gate_bias, Optional up_bias, Optional down_bias,
+           const Tensor& neurons, const Tensor& count, std::string activation) {
+  constexpr const char* op = "contextual_mlp";
+  return over_list(op, {x, gate, up, down_t, gate_scale, up_scale, down_scale, gate_bias, up_bias, down_bias}, neurons,
+                   count, activation_of(op, activation));
+}
+
+// A projection by `weight`, its `out` or `marks` still to be set, and what holds its operands. `early` as there.
+struct Projected {
+  Element weight_element, x_element;
+  Tensor x, weight;
+  Vector scale, bias;
+  Projection p;
+
+  Projected(const char* op, const char* what, const Tensor& rows, int64_t m, const Tensor& w, const Optional& w_scale,
+            const Optional& w_bias, bool early, int device)
+      : weight_element(element_of(op, what, w, true)),
+        x_element(element_of(op, "x", rows, false)),
+        x(usable(rows)),
+        weight(usable(w)),
+        scale(scale_of(op, what, w_scale, w, device)),
+        bias(vector(op, "bias", w_bias, ScalarType::Float, w.size(0), device)) {
+    const int64_t n = w.size(0), k = w.size(1);
+    require(n <= largest && k <= largest, op, "takes no sizes this large");
+    early = early && weight.const_data_ptr() == w.const_data_ptr();  // a copy of it is made just now
+    p = {x.const_data_ptr(), weight.const_data_ptr(), floats(scale), floats(bias), static_cast<int>(m),
+         static_cast<int>(n), static_cast<int>(k), k % 8 == 0, early, nullptr};
+  }
+
+  void run(int device) const { project(p, weight_element, x_element, device, stream_of(device)); }
+
+  // [m, n] in fp32.
+  Tensor out(int device) {
+    const Tensor y = torch::stable::new_empty(x, {p.m, p.n}, ScalarType::Float);
+    p.out = static_cast<float*>(y.mutable_data_ptr());
+    run(device);
+    return y;
+  }
+};
+
+// A predictor's second factor over what its first makes of x.
+Projected scoring(const char* op, const Tensor& x, const Tensor& a, const Tensor& b, const Optional& bias,
+                  const Optional& a_scale, const Optional& b_scale, int device) {
+  require(a.dim() == 2, op, "a must be [r, H], got " + words(a));
+  require(b.dim() == 2, op, "b must be [I, r], got " + words(b));
+  const int64_t m = rows_of(op, x, a.size(1));
+  check_tensor(op, "a", a, a.scalar_type(), {a.size(0), a.size(1)}, device);
+  check_tensor(op, "b", b, b.scalar_type(), {b.size(0), a.size(0)}, device);
+  const Tensor low = Projected(op, "a", x, m, a, a_scale, std::nullopt, false, device).out(device);
+  return Projected(op, "b", low, m, b, b_scale, bias, true, device);
 }
 
 Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Optional bias, Optional a_scale, Optional b_scale) {
   constexpr const char* op = "contextual_scores";
-  require(a.dim() == 2 && a.is_cuda(), op, "a must be [r, H] on a CUDA device, got " + words(a));
-  require(b.dim() == 2, op, "b must be [I, r], got " + words(b));
-  const int device = a.get_device_index();
-  const int64_t m = rows_of(op, x, a.size(1)), neurons = b.size(0);
-  check_tensor(op, "x", x, x.scalar_type(), sizes_with_last(x, a.size(1)), device);
-  check_tensor(op, "b", b, b.scalar_type(), {neurons, a.size(0)}, device);
+  require(x.is_cuda(), op, "x must be on a CUDA device, got " + words(x));
+  const int device = x.get_device_index();
   const OnDevice guard(device);
-  const Tensor low = projected(op, "a", x, m, a, a_scale, std::nullopt, false, device);
-  return projected(op, "b", low, m, b, b_scale, bias, true, device);
+  return scoring(op, x, a, b, bias, a_scale, b_scale, device).out(device);
 }
 
 std::tuple<Tensor, Tensor> selected(const Tensor& scores, std::string rule, double parameter, bool per_row) {
@@ -204,6 +264,31 @@ std::tuple<Tensor, Tensor> selected(const Tensor& scores, std::string rule, doub
           static_cast<int32_t*>(list.mutable_data_ptr()), static_cast<int32_t*>(count.mutable_data_ptr())},
          device, stream_of(device));
   return {list, count};
+}
+
+// The three in one. The rows' union by a threshold needs no list: the kernels number the marked neurons themselves.
+Tensor predicted(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_t, Optional gate_scale,
+                 Optional up_scale, Optional down_scale, Optional gate_bias, Optional up_bias, Optional down_bias,
+                 const Tensor& a, const Tensor& b, Optional bias, Optional a_scale, Optional b_scale, std::string rule,
+                 double parameter, std::string activation, bool per_row) {
+  constexpr const char* op = "contextual_mlp_predicted";
+  const Tensors t{x, gate, up, down_t, gate_scale, up_scale, down_scale, gate_bias, up_bias, down_bias};
+  const auto act = activation_of(op, activation);
+  const int64_t m = t.rows(op);
+  const int device = x.get_device_index();
+  const OnDevice guard(device);
+  Projected last = scoring(op, x, a, b, bias, a_scale, b_scale, device);
+  require(last.p.n == up.size(0), op, "b must score the neurons of up, got " + words(b) + " and " + words(up));
+  const bool marking = rule == "threshold" && !per_row && m > 0 && last.p.n > 0;
+  if (!marking || last.p.n > most_marked || last.p.k > longest_marking) {
+    const auto [neurons, count] = selected(last.out(device), rule, parameter, per_row);
+    return over_list(op, t, neurons, count, act);
+  }
+  const Tensor marks = scratch(x, words_for(last.p.n), ScalarType::Int);
+  last.p.marks = static_cast<uint32_t*>(marks.mutable_data_ptr());
+  last.p.limit = static_cast<float>(parameter);
+  last.run(device);
+  return over(op, t, {nullptr, nullptr, last.p.marks, false}, act);
 }
 
 // to[slots[i]] = rows[neurons[i]] for i below the count.
@@ -232,6 +317,7 @@ void fetched(Tensor to, const Tensor& rows, const Tensor& neurons, const Tensor&
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   using namespace sparseflow::cuda::contextual;
   m.impl("contextual_mlp", TORCH_BOX(&mlp));
+  m.impl("contextual_mlp_predicted", TORCH_BOX(&predicted));
   m.impl("contextual_scores", TORCH_BOX(&scores));
   m.impl("contextual_select", TORCH_BOX(&selected));
   m.impl("contextual_fetch", TORCH_BOX(&fetched));

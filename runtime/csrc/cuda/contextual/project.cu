@@ -7,7 +7,6 @@ namespace sparseflow::cuda::contextual {
 namespace {
 
 constexpr int many_rows = 4;   // of x at a time
-constexpr int long_row = 2048;  // of W, beyond which a whole block shares it
 
 template <class W, class X, int Lanes, int Rows, bool Wide>
 void launch_one(const Projection& p, int device, void* stream) {
@@ -19,7 +18,7 @@ void launch_one(const Projection& p, int device, void* stream) {
 template <class W, class X, int Rows, bool Wide>
 void launch_rows(const Projection& p, int device, void* stream) {
   if constexpr (std::is_same_v<X, float>)
-    if (p.k <= long_row) return launch_one<W, X, 8, Rows, Wide>(p, device, stream);
+    if (p.k <= longest_marking) return launch_one<W, X, 8, Rows, Wide>(p, device, stream);
   launch_one<W, X, project_threads, Rows, Wide>(p, device, stream);
 }
 

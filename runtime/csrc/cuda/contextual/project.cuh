@@ -6,7 +6,10 @@
 namespace sparseflow::cuda::contextual {
 
 constexpr int project_threads = 128;
-constexpr int pieces_ahead = 5;  // of a thread's
+
+// A thread's pieces on their way: a row of the usual rank for 14336 neurons, 576, by 8 threads.
+template <class W, int Lanes>
+constexpr int pieces_ahead = Lanes == 8 && bytes_of<W> < 4 ? 9 : 5;
 
 // Over the `Lanes` threads that share a row of W; the first of them has it.
 template <int Lanes>
@@ -23,15 +26,31 @@ __device__ inline float sum_of_row(float v) {
   return sum;
 }
 
+// Bit i of the block's rows of W, which are half a word, in their order. All threads of the block, 8 for each row.
+__device__ inline void mark_rows(const Projection& p, bool chosen) {
+  __shared__ uint32_t of_warp[project_threads / 32];
+  const uint32_t seen = __ballot_sync(~0u, chosen);
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = seen;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  uint32_t half = 0;
+#pragma unroll
+  for (int row = 0; row < project_threads / 8; ++row) half |= (of_warp[row / 4] >> row % 4 * 8 & 1) << row;
+  auto* halves = reinterpret_cast<uint16_t*>(p.marks);
+  halves[blockIdx.x] = static_cast<uint16_t>(half);
+  if (blockIdx.x % 2 == 0 && blockIdx.x + 1 == gridDim.x) halves[blockIdx.x + 1] = 0;
+}
+
 // `Lanes` threads (8, or all of the block) share a row of W and multiply it with `Rows` rows of x at a time.
 template <class W, class X, int Lanes, int Rows, bool Wide>
 __global__ void __launch_bounds__(project_threads) multiply(const Projection p) {
   const int n = blockIdx.x * (project_threads / Lanes) + threadIdx.x / Lanes, lane = threadIdx.x % Lanes;
   const int64_t first = int64_t(min(n, p.n - 1)) * p.k;
-  Piece<W> w[pieces_ahead];
+  constexpr int ahead = pieces_ahead<W, Lanes>;
+  Piece<W> w[ahead];
   const auto load_from = [&](int from) {
 #pragma unroll
-    for (int i = 0; i < pieces_ahead; ++i) {
+    for (int i = 0; i < ahead; ++i) {
       const int k = from + (i * Lanes + lane) * 8;
       w[i] = load<W, Wide>(p.weight, first + k, p.k - k);
     }
@@ -40,12 +59,13 @@ __global__ void __launch_bounds__(project_threads) multiply(const Projection p) 
   load_from(0);
   wait_for_previous();
   let_next_start();
+  bool chosen = false;
   for (int m = 0; m < p.m; m += Rows) {
     float sums[Rows] = {};
-    for (int from = 0; from < p.k; from += pieces_ahead * Lanes * 8) {
+    for (int from = 0; from < p.k; from += ahead * Lanes * 8) {
       if (m + from > 0) load_from(from);
 #pragma unroll
-      for (int i = 0; i < pieces_ahead; ++i) {
+      for (int i = 0; i < ahead; ++i) {
         const int k = from + (i * Lanes + lane) * 8;
         const Eight wide = widened<W>(w[i]);
 #pragma unroll
@@ -61,9 +81,12 @@ __global__ void __launch_bounds__(project_threads) multiply(const Projection p) 
       if (lane > 0 || n >= p.n || m + r >= p.m) continue;
       if (p.scale) sum *= p.scale[n];
       if (p.bias) sum += p.bias[n];
-      p.out[int64_t(m + r) * p.n + n] = sum;
+      if (!p.marks) p.out[int64_t(m + r) * p.n + n] = sum;
+      else if (!(sum <= p.limit)) chosen = true;
     }
   }
+  if constexpr (Lanes == 8)
+    if (p.marks) mark_rows(p, chosen);
 }
 
 }  // namespace sparseflow::cuda::contextual

@@ -1,36 +1,13 @@
 // From scores to ascending lists: a block for each row marks its neurons, a bit each; the bits of one row, or of all
-// rows together, become a list. After elements.cuh.
+// rows together, become a list. After instructions.cuh or, on the host, emulator.h.
 #pragma once
 
-#include "elements.cuh"
+#include "marks.cuh"
 
 namespace sparseflow::cuda::contextual {
 
 constexpr int select_threads = 1024, select_warps = select_threads / 32;
 constexpr int most_words = words_for(most_neurons);
-
-// Of all threads before this one.
-template <class T>
-__device__ inline T sum_before(T v, T& total) {
-  __shared__ T of_warp[select_warps];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  T until = v;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const T other = __shfl_up_sync(~0u, until, step);
-    if (lane >= step) until += other;
-  }
-  __syncthreads();
-  if (lane == 31) of_warp[warp] = until;
-  __syncthreads();
-  T before = 0;
-  total = 0;
-  for (int w = 0; w < select_warps; ++w) {
-    if (w == warp) before = total;
-    total += of_warp[w];
-  }
-  return before + until - v;
-}
 
 // Calls what(neuron, score) for each of a row, and gives what it returns to done(word, bits); whole warps.
 template <class F, class G>
@@ -58,10 +35,10 @@ __device__ inline void for_each_word(const float* scores, int neurons, F what, G
 __device__ inline float statistical_limit(const Selection& p, const float* scores) {
   double sum = 0, mean = 0, squares = 0, variance = 0;
   for (int i = threadIdx.x; i < p.neurons; i += select_threads) sum += scores[i];
-  sum_before(sum, mean);
+  sum_before<select_threads>(sum, mean);
   mean /= p.neurons;
   for (int i = threadIdx.x; i < p.neurons; i += select_threads) squares += (scores[i] - mean) * (scores[i] - mean);
-  sum_before(squares, variance);
+  sum_before<select_threads>(squares, variance);
   return static_cast<float>(mean + double(p.parameter) * sqrt(variance / p.neurons));
 }
 
@@ -93,7 +70,7 @@ __device__ inline Cut cut_at(const float* scores, int neurons, int k) {
     // Thread t has digit 255 − t: those before it rank higher.
     const int here = threadIdx.x < 256 ? seen[255 - threadIdx.x] : 0;
     int total = 0;
-    const int higher = sum_before(here, total);
+    const int higher = sum_before<select_threads>(here, total);
     if (higher < k && k <= higher + here) cut = {prefix << 8 | (255 - threadIdx.x), k - higher};
     __syncthreads();
     prefix = cut.rank, k = cut.equal;
@@ -112,23 +89,6 @@ __device__ inline uint32_t lowest(uint32_t bits, int n) {
   return kept;
 }
 
-// A thread's neighbouring words.
-struct Span {
-  int first, last;
-
-  __device__ explicit Span(int count) {
-    const int each = (count + select_threads - 1) / select_threads;
-    first = min(static_cast<int>(threadIdx.x) * each, count);
-    last = min(first + each, count);
-  }
-};
-
-__device__ inline int bits_in(const uint32_t* words, const Span& span) {
-  int bits = 0;
-  for (int w = span.first; w < span.last; ++w) bits += __popc(words[w]);
-  return bits;
-}
-
 // Of equal scores the lower neurons; a NaN whatever k is.
 __device__ inline void mark_top(const Selection& p, const float* scores, uint32_t* chosen, uint32_t* equal) {
   const int k = static_cast<int>(fminf(fmaxf(p.parameter, 0), float(p.neurons)));
@@ -138,8 +98,8 @@ __device__ inline void mark_top(const Selection& p, const float* scores, uint32_
   for_each_word(scores, p.neurons, [&](float s) { return rank_of(s) == cut.rank; },
                 [&](int w, uint32_t bits) { equal[w] = bits; });
   __syncthreads();
-  const Span span(words_for(p.neurons));
-  int total = 0, before = sum_before(bits_in(equal, span), total);
+  const Span<select_threads> span(words_for(p.neurons));
+  int total = 0, before = sum_before<select_threads>(bits_in(equal, span), total);
   for (int w = span.first; w < span.last; ++w) {
     chosen[w] |= lowest(equal[w], cut.equal - before);
     before += __popc(equal[w]);
@@ -159,8 +119,8 @@ __device__ inline void mark(const Selection& p, int row, uint32_t* chosen, uint3
 __device__ inline void write_list(const Selection& p, const uint32_t* chosen, uint32_t* before, int which) {
   __syncthreads();
   const int count = words_for(p.neurons), lane = threadIdx.x % 32;
-  const Span span(count);
-  int total = 0, place = sum_before(bits_in(chosen, span), total);
+  const Span<select_threads> span(count);
+  int total = 0, place = sum_before<select_threads>(bits_in(chosen, span), total);
   for (int w = span.first; w < span.last; ++w) {
     before[w] = place;
     place += __popc(chosen[w]);

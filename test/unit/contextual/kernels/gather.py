@@ -11,7 +11,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from sparseflow.runtime.contextual import ContextualWeights
+from sparseflow.runtime.contextual import ContextualWeights, ops, portable
 
 ACTIVATIONS = {
     "silu": F.silu,
@@ -100,6 +100,14 @@ def main():
             share = worst(run(w, x, neurons), w, x, neurons)
             if not share <= 1:
                 failures.append(f"{dtype} int8={quantized} [{i}, {h}] gated={gated} M={m}: {share:.2f}")
+    for n, k in itertools.product((1, 37, 1029), (0, 1, 20, 2000)):
+        scores = torch.randn(2, n).round(decimals=1)  # with ties
+        scores[0, n // 2] = float("nan")
+        (mine, count), (plain, same) = (
+            each.contextual_select(scores, "top_k", k) for each in (ops, portable)
+        )
+        if mine[:count].tolist() != plain[:same].tolist() or mine[count:].any():
+            failures.append(f"top_k {k} of {n}")
     print("\n".join(failures))
     return len(failures) > 0
 

@@ -1,0 +1,82 @@
+"""The tables of contextual sparsity."""
+
+from __future__ import annotations
+
+from _table import Rows, markdown
+
+
+def contextual_cpu(rows: Rows) -> str:
+    """Contextual MLPs of one token against dense ones, predicting and selecting included."""
+    body = [
+        [
+            row["dtype"],
+            f"{row['active']:.1%}",
+            f"{row['speedup']:.2f}×" + _asked(row.get("target"), bool(row.get("met", True))),
+            f"{row['kernel_of_ideal']:.2f}",
+            f"{row['kernel_of_read']:.2f}",
+            f"{row['faster_than_fp32']:.2f}×" if "faster_than_fp32" in row else "",
+        ]
+        for row in rows
+    ]
+    headings = ["weights", "active", "over dense", "kernel of ideal", "kernel of reading", "over fp32"]
+    return "\n" + markdown(headings, body) + "\n"
+
+
+def contextual_h200(rows: Rows) -> str:
+    """The same on a GPU, in a CUDA graph; then weights in pinned host memory."""
+    kernel = [
+        [
+            f"{row['hidden']}×{row['intermediate']}",
+            row["dtype"],
+            str(row["M"]),
+            f"{row['active']:.0%}",
+            f"{row['kernel_speedup']:.2f}×",
+            f"{row['speedup']:.2f}×" + _asked(row["target"], row["met"]),
+        ]
+        for row in rows
+        if row["what"] == "kernel"
+    ]
+    headings = [
+        "hidden×intermediate",
+        "dtype",
+        "M",
+        "active",
+        "kernel over dense",
+        "with predicting and selecting",
+    ]
+    return "\n" + markdown(headings, kernel) + "\n" + _tiered([r for r in rows if r["what"] == "tiered"])
+
+
+def _tiered(rows: Rows) -> str:
+    body = [
+        [
+            f"{row['hidden']}×{row['intermediate']}",
+            f"{row['active']:.0%}",
+            f"{row['churn']:.0%}",
+            *(f"{row[side] / 1e3:.2f} ms" for side in _TIERED),
+            f"{row['speedup']:.1f}×" + _asked(row["target"], row["met"]),
+            f"{row['used_of_bound']:.3f}",
+        ]
+        for row in rows
+    ]
+    headings = [
+        "weights in pinned memory",
+        "active",
+        "churn",
+        *_TIERED.values(),
+        "over streaming",
+        "fast tier ÷ its bound",
+    ]
+    return markdown(headings, body) + "\n"
+
+
+_TIERED = {
+    "streaming_us": "streaming all",
+    "in_place_us": "reading the active in place",
+    "tiered_us": "cache",
+    "tiered_prefetch_graph_us": "cache, prefetched, in a graph",
+}
+
+
+def _asked(target: float | None, met: bool) -> str:
+    return "" if target is None or met else f" (asked {target:g})"

@@ -1,0 +1,75 @@
+"""The tables of whole models."""
+
+from __future__ import annotations
+
+from _table import Rows, markdown, times
+
+
+def model_h200(rows: Rows) -> str:
+    """Whole models: dense through torch.compile beside ours, then all layers, then generated tokens."""
+    full = [row for row in rows if "peak_of_dense" in row]
+    generated = [row for row in rows if "agreement" in row]
+    beside = [row for row in rows if row.get("dense_ms")]
+    tables = [_models_beside_dense(beside), _full_models(full), _generated(generated)]
+    return "\n" + "\n".join(tables) + "\n"
+
+
+def _models_beside_dense(rows: Rows) -> str:
+    body = [
+        [
+            row["model"],
+            row["phase"],
+            str(row["batch"]),
+            str(row.get("seq", "")),
+            *(f"{row[side]:.3f} ms" for side in ("dense_ms", "ours_ms")),
+            times(row["speedup"]),
+            times(row.get("ceiling_speedup")),
+            f"≥ {row['target']}×" if row.get("target") else "",
+        ]
+        for row in rows
+    ]
+    headings = ["model", "phase", "batch", "tokens", "dense", "ours", "speed-up", "ceiling", "asked"]
+    return markdown(headings, body)
+
+
+def _full_models(rows: Rows) -> str:
+    body = [
+        [
+            row["model"],
+            row["phase"],
+            f"{row['dense_bytes'] / 1e9:.1f} GB",
+            f"{row['first_output_seconds']:.1f} s",
+            f"{row['peak_of_dense']:.2f}",
+            f"{row['linears_of_dense']:.3f}",
+            f"{row['now_bytes'] / 1e9:.1f} GB",
+            f"{row['ours_ms']:.2f} ms",
+            f"{row['tokens_per_second']:,.0f}",
+        ]
+        for row in rows
+    ]
+    headings = [
+        "all layers, without inductor",
+        "phase",
+        "dense weights",
+        "compile to first output",
+        "peak ÷ dense",
+        "linears ÷ dense",
+        "memory after",
+        "a call",
+        "tokens/s",
+    ]
+    return markdown(headings, body)
+
+
+def _generated(rows: Rows) -> str:
+    body = [
+        [
+            row["phase"],
+            str(row["batch"]),
+            str(row["new_tokens"]),
+            *(f"{100 * row[side]:.1f} %" for side in ("agreement", "agreement_torch_compile")),
+        ]
+        for row in rows
+    ]
+    headings = ["in bfloat16", "batch", "new tokens", "next token as eager", "torch.compile's"]
+    return markdown(headings, body)
