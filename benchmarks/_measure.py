@@ -12,6 +12,8 @@ from typing import Any
 from sparseflow.bench.result import run_meta
 
 RESULTS = Path(__file__).parent / "results"
+PAGES = "GLIBC_TUNABLES"
+"""With ``glibc.malloc.hugetlb=1`` tensors lie in huge pages, where the system has them."""
 
 
 def cpu_name() -> str:
@@ -24,7 +26,8 @@ def cpu_name() -> str:
 
 def meta(device: str, **more: Any) -> dict[str, Any]:
     """What a result file says about the run that wrote it."""
-    command = " ".join(["python", *(os.path.relpath(sys.argv[0]), *sys.argv[1:])])
+    tunables = [f"{PAGES}={os.environ[PAGES]}"] if PAGES in os.environ else []
+    command = " ".join([*tunables, "python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
     return {**run_meta(device, command), **more}
 
 

@@ -2,7 +2,8 @@
 
 One token at a time through a cycle of layers that outgrows the caches, all sides in turns, medians. `ours` is
 everything: predict, select, compute. `kernel` computes over lists that are known. The dense side is the
-fastest of torch's ways: three products, gate and up in one, and both compiled.
+fastest of torch's ways: three products, gate and up in one, and both compiled. With
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 the weights of all sides lie in huge pages, where the system has them.
 """
 
 from __future__ import annotations

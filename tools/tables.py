@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from _table import Rows, grouped, markdown, times
-from tables_contextual import contextual_cpu, contextual_h200
+from tables_contextual import contextual_cpu, contextual_h200, contextual_model
 from tables_models import model_h200
 from tables_quality import (
     prune_speed,
@@ -161,7 +161,9 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu_epyc": gemm_cpu,
     "compile_cpu": compile_cpu,
     "contextual_cpu": contextual_cpu,
+    "contextual_cpu_small_pages": contextual_cpu,
     "contextual_h200": contextual_h200,
+    "contextual_model_cpu_float32": contextual_model,
     "fuzz": fuzz,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,

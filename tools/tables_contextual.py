@@ -22,6 +22,32 @@ def contextual_cpu(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
+def contextual_model(rows: Rows) -> str:
+    """A whole model: the first token and those after it, dense beside contextual."""
+    body = [
+        [
+            str(row["prompt"]),
+            row["side"],
+            f"{row['ttft_ms_p50']:.0f} ms",
+            f"{row['tokens_per_second']:.2f}",
+            f"{row['ttft_speedup']:.2f}×",
+            f"{row['speedup']:.2f}×" + _asked(row.get("target"), bool(row.get("met", True))),
+            f"{row['weights_mb'] / 1e3:.2f} GB",
+        ]
+        for row in rows
+    ]
+    headings = [
+        "prompt",
+        "side",
+        "first token",
+        "tokens/s",
+        "first token over dense",
+        "tokens/s over dense",
+        "weights",
+    ]
+    return "\n" + markdown(headings, body) + "\n"
+
+
 def contextual_h200(rows: Rows) -> str:
     """The same on a GPU, in a CUDA graph; then weights in pinned host memory."""
     kernel = [
