@@ -1,7 +1,7 @@
 """Join result files of one benchmark that ran in parts: `merge_results.py OUT FILE… [--cell FIELD…]`.
 
-The head is the last file's; `meta.parts` says which command made how many of the rows, and when. Of rows that
-have the same values in the fields of `--cell`, the last file's is kept.
+The head is the last file's; `meta.parts` says which commands made how many of the rows, and when. Of rows
+that have the same values in the fields of `--cell`, the last file's is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import sys
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
+
+BETWEEN = " | "
+"""Between the commands that made some rows together."""
 
 
 def merged(
@@ -26,8 +29,11 @@ def merged(
     for at, result in enumerate(results):
         later = {cell(row) for other in results[at + 1 :] for row in other["rows"]} if cell else set()
         own = [row for row in result["rows"] if not cell or cell(row) not in later]
-        alone = {f"{result['meta']['date']}: {result['meta']['command']}": len(own)}
-        parts |= result["meta"].get("parts", alone) if len(own) == len(result["rows"]) else alone
+        known = result["meta"].get("parts") or {
+            f"{result['meta']['date']}: {result['meta']['command']}": len(own)
+        }
+        # Which rows were replaced isn't known by part.
+        parts |= known if len(own) == len(result["rows"]) else {BETWEEN.join(known): len(own)}
         rows += own
     return {"meta": {**results[-1]["meta"], "parts": parts}, "rows": rows}
 

@@ -20,6 +20,8 @@ from tables import TABLES
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FOLDER = re.compile(r" --(results|limit|deadline|out) \S+")
+BETWEEN = " | "  # the commands that made some rows together, as merge_results.py writes them
+MOST_NAMED = 2
 SOME_M = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
@@ -33,20 +35,22 @@ def render(text: str) -> str:
         meta, rows = result["meta"], result["rows"]
         if not full:
             rows = [row for row in rows if row.get("M", 1) in SOME_M or "N" not in row]
-        return f"{start}\n{meta['device']}, {_commands(meta)}\n{TABLES[name](rows)}{end}"
+        return f"{start}\n{meta['device']}, {_commands(name, meta)}\n{TABLES[name](rows)}{end}"
 
     return MARKED.sub(table, text)
 
 
-def _commands(meta: dict[str, Any]) -> str:
+def _commands(name: str, meta: dict[str, Any]) -> str:
     """When and by which commands a file's rows were measured; what only names a folder is left out."""
     parts = meta.get("parts") or {f"{meta['date']}: {meta['command']}": 0}
-    days: dict[str, list[str]] = {}
-    for part, count in parts.items():
-        when, _, command = part.partition(": ")
-        rows = f" ({count} row{'s' * (count != 1)})" if count else ""
-        days.setdefault(when[:10], []).append(f"`{FOLDER.sub('', command)}`{rows}")
-    return "; ".join(f"{day}: {', '.join(dict.fromkeys(commands))}" for day, commands in days.items())
+    runs = [run.partition(": ") for part in parts for run in part.split(BETWEEN)]
+    commands = list(dict.fromkeys(FOLDER.sub("", command) for _, _, command in runs))
+    days = sorted({when[:10] for when, _, _ in runs})
+    named = ", ".join(f"`{command}`" for command in commands)
+    if len(commands) > MOST_NAMED:
+        scripts = ", ".join(f"`{script}`" for script in dict.fromkeys(re.findall(r"\S+\.py", named)))
+        named = f"{len(runs)} runs of {scripts}, as `{name}.json` names them"
+    return f"{', '.join(days)}: {named}"
 
 
 def main() -> int:
