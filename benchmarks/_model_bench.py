@@ -25,7 +25,11 @@ Call = Callable[[], Any]
 
 @dataclass
 class Bench:
-    """Where things run, what was asked for, and the rows so far."""
+    """Where things run, what was asked for, and the rows so far.
+
+    Attributes:
+        batches: of the small models.
+    """
 
     place: _models.Place
     tiny: bool
@@ -33,6 +37,7 @@ class Bench:
     name: str
     head: dict[str, Any]
     folder: Path
+    batches: tuple[int, ...]
     rows: list[Row] = field(default_factory=list)
 
     @property

@@ -19,7 +19,6 @@ CACHE = 1024
 _PREFILL = ((1, 2048), (4, 2048))
 _TINY = ((1, 32), (2, 32))
 _DECODE = {1: 1.3, 16: 1.12, 64: None}
-_SMALL = (1, 8, 64)
 
 
 def prefill(bench: Bench) -> None:
@@ -122,7 +121,7 @@ def _small(bench: Bench, name: str) -> None:
     make, inputs = _models.small(bench.place, bench.tiny)[name]
     mode = "reduce-overhead"
     dense, compiled = pair(bench, make(), mode)
-    for batch in (1, 2) if bench.tiny else _SMALL:
+    for batch in bench.batches:
         sides = bound({"dense": dense, "ours": compiled}, inputs(batch))
         error = compared(first(sides["dense"]()), first(sides["ours"]()))
         row = row_of(bench.in_turn(sides), None, _asked(bench, 0.98))

@@ -67,6 +67,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--parts", default=known, help="which, with commas between; by default all of %(default)s"
     )
+    parser.add_argument("--batches", nargs="+", type=int, help="of the small models, by default 1 8 64")
     parser.add_argument("--limit", type=int, help="seconds for each part, instead of each part's own")
     parser.add_argument("--seconds", type=float, default=1.5, help="of measuring for each row")
     parser.add_argument("--tiny", action="store_true", help="all parts with small models on the CPU")
@@ -83,8 +84,8 @@ def prepared(args: argparse.Namespace) -> Bench:
     """The run that the arguments ask for."""
     torch.manual_seed(0)
     if args.tiny:
-        place = _models.Place("cpu", torch.float32)
-        return Bench(place, True, 0.1, "model_tiny", _measure.meta("cpu"), args.results)
+        place, batches = _models.Place("cpu", torch.float32), tuple(args.batches or (1, 2))
+        return Bench(place, True, 0.1, "model_tiny", _measure.meta("cpu"), args.results, batches)
     from sparseflow.runtime import gpu
     from sparseflow.runtime.tuning import GpuMachine
 
@@ -92,7 +93,8 @@ def prepared(args: argparse.Namespace) -> Bench:
     machine = GpuMachine.here(0)
     head = _measure.meta(machine.gpu, machine=vars(machine))
     place = _models.Place("cuda", torch.bfloat16)
-    return Bench(place, False, args.seconds, _measure.gpu_name("model", machine.gpu), head, args.results)
+    name, batches = _measure.gpu_name("model", machine.gpu), tuple(args.batches or (1, 8, 64))
+    return Bench(place, False, args.seconds, name, head, args.results, batches)
 
 
 def main(argv: list[str]) -> int:
