@@ -161,6 +161,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu_epyc": gemm_cpu,
     "compile_cpu": compile_cpu,
     "contextual_cpu": contextual_cpu,
+    "contextual_cpu_busy_host": contextual_cpu,
     "contextual_cpu_small_pages": contextual_cpu,
     "contextual_h200": contextual_h200,
     "contextual_model_cpu_float32": contextual_model,

@@ -11,6 +11,7 @@ def contextual_cpu(rows: Rows) -> str:
         [
             row["dtype"],
             f"{row['active']:.1%}",
+            f"{row['dense_gb_per_s']:.1f} GB/s",
             f"{row['speedup']:.2f}×" + _asked(row.get("target"), bool(row.get("met", True))),
             f"{row['kernel_of_ideal']:.2f}",
             f"{row['kernel_of_read']:.2f}",
@@ -18,7 +19,15 @@ def contextual_cpu(rows: Rows) -> str:
         ]
         for row in rows
     ]
-    headings = ["weights", "active", "over dense", "kernel of ideal", "kernel of reading", "over fp32"]
+    headings = [
+        "weights",
+        "active",
+        "dense reads",
+        "over dense",
+        "kernel of ideal",
+        "kernel of reading",
+        "over fp32",
+    ]
     return "\n" + markdown(headings, body) + "\n"
 
 
