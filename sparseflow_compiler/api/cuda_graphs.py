@@ -94,7 +94,6 @@ class CudaGraphs:
         self._seen: OrderedDict[Any, _Call | None] = OrderedDict()
         self._pools: dict[int, Any] = {}
         self._lock = threading.Lock()
-        self._lenders = 0
         self.seconds: list[float] = []
         self.replays = 0
         self.refusal = ""
@@ -111,7 +110,7 @@ class CudaGraphs:
 
     def _serve(self, key: Any, leaves: Sequence[Any]) -> Any:
         if key not in self._seen:
-            self._remember(key, None)
+            self._remember(key)
             return self._run(*leaves)
         self._seen.move_to_end(key)
         call = self._seen[key]
@@ -132,9 +131,9 @@ class CudaGraphs:
         call = self._seen[key] = _Call(self._buffers(leaves))
         results = self._run(*self._inputs(call, leaves))
         size = sum(r.nbytes for r in results if isinstance(r, Tensor))
-        call.lends = any(map(is_large, results)) and size <= MOST_LENT and self._lenders < MOST_LENDERS
+        lenders = sum(other is not None and other.lends for other in self._seen.values())
+        call.lends = any(map(is_large, results)) and size <= MOST_LENT and lenders < MOST_LENDERS
         call.copies = size <= MOST_COPIED
-        self._lenders += call.lends
         # The next call overwrites the buffers.
         results = tuple(r.clone() if shares_memory(r, call.leaves) else r for r in results)
         if call.full:
@@ -182,11 +181,10 @@ class CudaGraphs:
             torch._foreach_copy_([buffer for buffer, _ in moved], [leaf for _, leaf in moved])
         return [leaf if buffer is None else buffer for buffer, leaf in pairs]
 
-    def _remember(self, key: Any, call: _Call | None) -> None:
-        self._seen[key] = call
+    def _remember(self, key: Any) -> None:
+        self._seen[key] = None
         if len(self._seen) > MOST:
-            _, last = self._seen.popitem(last=False)
-            self._lenders -= last is not None and last.lends
+            self._seen.popitem(last=False)
 
     def _key(self, leaves: Sequence[Any]) -> Any:
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
