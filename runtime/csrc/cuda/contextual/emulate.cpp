@@ -1,5 +1,5 @@
 // Runs the kernels on the host and compares them with plain loops. The data are small integers, so that sums are exact
-// in any order. Not part of the library; test/unit/test_contextual_emulated.py builds and runs it.
+// in any order. Not part of the library; test/unit/test_emulated.py builds and runs it.
 #include <cstdio>
 #include <numeric>
 #include <utility>

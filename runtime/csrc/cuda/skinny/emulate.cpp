@@ -1,5 +1,5 @@
 // Runs the kernel on the host and compares it with a plain product, exactly: the data are small integers. Not part of
-// the library; test/unit/test_skinny_emulated.py builds and runs it.
+// the library; test/unit/test_emulated.py builds and runs it.
 #include <algorithm>
 #include <cstdio>
 

@@ -1,0 +1,22 @@
+"""The CUDA kernels run on the host, by an emulation of a GPU's threads and instructions: no GPU is needed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).parents[2] / "runtime/csrc/cuda"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.parametrize(("folder", "cases", "timeout"), [("skinny", 10, 120), ("contextual", 60, 300)])
+def test_the_kernels_compute_exactly_what_plain_loops_do(folder, cases, timeout, tmp_path):
+    program = tmp_path / "emulate"
+    source = KERNELS / folder / "emulate.cpp"
+    subprocess.run(["g++", "-std=c++20", "-O1", "-w", source, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=timeout)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(lines) > cases
+    assert all(line.startswith("ok ") for line in lines)
