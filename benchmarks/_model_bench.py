@@ -105,9 +105,9 @@ def llama_4(bench: Bench) -> tuple[str, Any]:
 
 
 def by_torch(bench: Bench, model: nn.Module, mode: str | None) -> Any:
-    """The model through torch.compile."""
+    """The model through torch.compile, for each shape anew: kernels for any batch would be slower."""
     backend = "inductor" if bench.on_gpu else "eager"
-    return torch.compile(model, mode=mode if bench.on_gpu else None, backend=backend)
+    return torch.compile(model, mode=mode if bench.on_gpu else None, backend=backend, dynamic=False)
 
 
 def pair(bench: Bench, model: nn.Module, mode: str | None, **options: Any) -> tuple[Any, sf.CompiledModel]:

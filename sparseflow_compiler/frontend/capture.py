@@ -12,6 +12,7 @@ from torch.fx.experimental import _config
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.frontend.dynamic_shapes import leaf_shapes
+from sparseflow.frontend.fixed_sizes import write_fixed_sizes
 from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.functional import functional
 from sparseflow.frontend.module_state import left_as_it_was
@@ -67,6 +68,7 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
         shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
         exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
         program = functional(exported)
+        write_fixed_sizes(program.graph)
         program.example_inputs = None  # they would be kept alive for as long as the program
         return program
 

@@ -67,6 +67,23 @@ def test_relations_between_sizes_are_guards():
     assert "x.shape[0]" in str(program.accepts((torch.randn(5, 4),)))
 
 
+def test_a_size_that_is_fixed_only_after_it_was_read_is_a_number():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 6)
+
+        def forward(self, x):
+            width = x.shape[-1]
+            return self.linear(x + torch.arange(2 * width)[width:])
+
+    model, x = Late().eval(), torch.randn(3, 8)
+    program = capture(model, (x,))
+    values = [node.meta.get("val") for node in program.exported.graph.nodes]
+    assert not any(isinstance(value, int | torch.SymInt) for value in values)
+    assert torch.equal(program.exported.module()(x)[0], model(x))
+
+
 def test_dynamic_shapes_may_be_given_by_name():
     x, y = torch.randn(2, 3, 8), torch.randn(4, 3, 6)
     program = capture(Adder().eval(), (x, y), dynamic_shapes={"x": {0: torch.export.Dim("n", min=2, max=4)}})
