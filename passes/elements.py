@@ -60,6 +60,13 @@ class Elements:
         found = self.of(value)
         return found if isinstance(found, Progression) else None
 
+    def condition(self, value: ir.Value) -> Condition | None:
+        """The same, of a boolean tensor that isn't false everywhere; one that is true has no limits."""
+        found = self.of(value)
+        if isinstance(found, Progression) and found.constant == 1 and _dtype(value) == "i1":
+            return Condition(found.sizes, frozenset())
+        return found if isinstance(found, Condition) else None
+
 
 _Move = Callable[[tuple[int, ...]], tuple[int, ...]]
 _Rule = Callable[[Elements, ir.Operation], Found]
@@ -206,18 +213,26 @@ def _summed(elements: Elements, op: ir.Operation) -> Found:
     return x if x is not None and x.constant == 0 else None
 
 
+def _compared_operands(elements: Elements, op: ir.Operation) -> tuple[Progression | None, Progression | None]:
+    """Two tensors, or a tensor and a number."""
+    number = constant_int(op.operands[1])
+    b = elements.progression(op.operands[1]) if number is None else Progression((), (), number)
+    return elements.progression(op.operands[0]), b
+
+
 def _compared(sign: int, shift: int) -> _Rule:
     """`sign · (a − b) + shift ≤ 0`."""
 
     def rule(elements: Elements, op: ir.Operation) -> Found:
-        a, b = (elements.progression(operand) for operand in op.operands)
+        a, b = _compared_operands(elements, op)
         found = None if a is None or b is None else _sum(a, sign, b, -sign)
         if found is None:
             return None
-        limit = (found.steps, found.offset + shift)
-        if found.constant is None:
-            return Condition(found.sizes, frozenset({limit}))
-        return Progression(found.sizes, found.steps, int(limit[1] <= 0))
+        offset = found.offset + shift
+        always = offset <= 0 and max(found.steps, default=0) <= 0  # places are never negative
+        if found.constant is None and not always:
+            return Condition(found.sizes, frozenset({(found.steps, offset)}))
+        return Progression(found.sizes, (0,) * len(found.steps), int(always))
 
     return rule
 
@@ -226,8 +241,7 @@ def _equal(wanted: bool) -> _Rule:
     """Of constants: a condition has no equations."""
 
     def rule(elements: Elements, op: ir.Operation) -> Found:
-        a, number = elements.progression(op.operands[0]), constant_int(op.operands[1])
-        b = elements.progression(op.operands[1]) if number is None else Progression((), (), number)
+        a, b = _compared_operands(elements, op)
         found = None if a is None or b is None else _sum(a, 1, b, -1)
         if found is None or found.constant is None:
             return None
@@ -237,7 +251,7 @@ def _equal(wanted: bool) -> _Rule:
 
 
 def _both(elements: Elements, op: ir.Operation) -> Found:
-    a, b = (_condition(elements, operand) for operand in op.operands)
+    a, b = map(elements.condition, op.operands)
     if a is None or b is None:
         return None
     rank = max(len(a.sizes), len(b.sizes))
@@ -253,14 +267,6 @@ def _both(elements: Elements, op: ir.Operation) -> Found:
 
 def _raised(sizes: Sizes, rank: int) -> Sizes:
     return (1,) * (rank - len(sizes)) + sizes
-
-
-def _condition(elements: Elements, value: ir.Value) -> Condition | None:
-    """A boolean tensor as a condition; one that is false everywhere is none."""
-    found = elements.of(value)
-    if isinstance(found, Progression) and found.constant == 1 and _dtype(value) == "i1":
-        return Condition(found.sizes, frozenset())
-    return found if isinstance(found, Condition) else None
 
 
 def _kept(elements: Elements, op: ir.Operation) -> Found:
@@ -291,10 +297,10 @@ _RULES: dict[str, _Rule] = {
     "index.Tensor": _picked,
     "diff": _difference,
     "cumsum": _summed,
-    "le.Tensor": _compared(1, 0),
-    "lt.Tensor": _compared(1, 1),
-    "ge.Tensor": _compared(-1, 0),
-    "gt.Tensor": _compared(-1, 1),
+    **dict.fromkeys(("le.Tensor", "le.Scalar"), _compared(1, 0)),
+    **dict.fromkeys(("lt.Tensor", "lt.Scalar"), _compared(1, 1)),
+    **dict.fromkeys(("ge.Tensor", "ge.Scalar"), _compared(-1, 0)),
+    **dict.fromkeys(("gt.Tensor", "gt.Scalar"), _compared(-1, 1)),
     **dict.fromkeys(("eq.Tensor", "eq.Scalar"), _equal(True)),
     **dict.fromkeys(("ne.Tensor", "ne.Scalar"), _equal(False)),
 }

@@ -9,6 +9,7 @@ from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 
 PASSES = {
+    "drop-true-masks": "sparseflow.passes.drop_true_masks:DropTrueMasks",
     "causal-attention": "sparseflow.passes.causal_attention:CausalAttention",
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
     "form-contextual-mlp": "sparseflow.passes.form_contextual_mlp:FormContextualMlp",

@@ -30,6 +30,7 @@ from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.causal_attention import CausalAttention
+from sparseflow.passes.drop_true_masks import DropTrueMasks
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.fuse_gate import FuseGate
 from sparseflow.passes.lower_contextual_mlp import LowerContextualMlp
@@ -113,7 +114,7 @@ def build_program(
     module, stages = imported.module, {"torch": imported.module.operation.clone()}
 
     with clock.stage("passes"):
-        run_pipeline(module, [CausalAttention(), CanonicalizeLinear()])
+        run_pipeline(module, [DropTrueMasks(), CausalAttention(), CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
     contextual: dict[str, MlpPlan] = {}
