@@ -11,8 +11,14 @@ namespace sparseflow {
 
 using torch::stable::Tensor;
 
-// Throws std::runtime_error("sparseflow::<op>: <message>") unless `ok`.
-void require(bool ok, const char* op, const std::string& message);
+// Throws std::runtime_error("sparseflow::<op>: <message>").
+[[noreturn]] void refuse(const char* op, const std::string& message);
+
+// Refuses unless `ok`. The message, an expression, is made only then: this runs in every call.
+#define SF_REQUIRE(ok, op, ...)                           \
+  do {                                                    \
+    if (!(ok)) ::sparseflow::refuse((op), (__VA_ARGS__)); \
+  } while (false)
 
 // "[2, 3]"
 std::string shape_of(const Tensor& t);

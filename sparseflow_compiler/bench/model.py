@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from sparseflow.api.compile import compile as sparseflow_compile
 from sparseflow.api.layers import device_of
 from sparseflow.profiling.measure import Bench, call
+from sparseflow.profiling.opponent import opponent
 from sparseflow.profiling.workload import Phase, workload
 from sparseflow.runtime.checks import dtype_name
 
@@ -36,7 +36,7 @@ def model_rows(
         phase: prefill or decode.
         seconds: about how long to measure each call.
         progress: told of each call.
-        options: of `sparseflow.compile`; with ``inner="inductor"`` the model as it is runs by that too.
+        options: of `sparseflow.compile`; the model as it is runs by the same ``inner``, in the same ``mode``.
 
     Returns:
         A row for each: milliseconds of a call, and bytes of the linear layers' weights.
@@ -46,8 +46,8 @@ def model_rows(
         SparseFlowError: it can't be compiled.
     """
     compiled = sparseflow_compile(model, **options)
-    dense = torch.compile(model) if options.get("inner") == "inductor" else model
     device, rows = device_of(model), list[dict[str, Any]]()
+    inner, dense = opponent(model, device, **options)
     for batch, seq in calls:
         progress(len(rows), len(calls), f"batch {batch}, {seq} tokens")
         work = workload(model, batch, seq, phase)
@@ -64,7 +64,7 @@ def model_rows(
                 "batch": batch,
                 "seq": seq,
                 "dtype": dtype_name(next(model.parameters()).dtype),
-                "mode": options.get("inner", "eager"),
+                "mode": inner,
                 "dense_ms": round(before * 1e3, 4),
                 "ours_ms": round(after * 1e3, 4),
                 "speedup": round(before / after, 3),

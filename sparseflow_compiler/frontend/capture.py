@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,11 +73,27 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
         program.example_inputs = None  # they would be kept alive for as long as the program
         return program
 
-    try:
-        with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-            return export()
-    except Exception:  # torch.export fails in many ways; the second attempt raises what matters
+    program = None
+    # torch.export fails in many ways; another attempt raises what matters
+    with contextlib.suppress(Exception), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        program = export()
+    if program is None:
         return export()
+    if not _asserts_sizes(program):
+        return program
+    try:
+        other = export()
+    except Exception:
+        return program
+    return program if _asserts_sizes(other) else other
+
+
+def _asserts_sizes(program: ExportedProgram) -> bool:
+    """Whether a program has sizes that only a run tells, as torch 2.11 takes those of slices when in doubt.
+
+    Such a program asserts what it was traced for, which no pass understands and no artifact holds.
+    """
+    return any(node.target is torch.ops.aten._assert_scalar.default for node in program.graph.nodes)
 
 
 def _require_inference(model: nn.Module) -> None:

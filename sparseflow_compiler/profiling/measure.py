@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from sparseflow.api.compile import compile as sparseflow_compile
-from sparseflow.api.inner import chosen_inner
 from sparseflow.errors import ArgumentError
 from sparseflow.profiling.kernels import Kernel, kernels
+from sparseflow.profiling.opponent import opponent
 from sparseflow.profiling.result import Profile, Side
 from sparseflow.runtime.timing import once
 
@@ -58,12 +58,8 @@ def profile(
     _check(model, calls, seconds)
     compiled = sparseflow_compile(model, **options)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    inductor = chosen_inner(options.get("inner", "auto"), device) == "inductor"
-    by_torch = torch.compile(model, mode=options.get("mode")) if inductor else model
-    sides: dict[str, Callable[..., object]] = {
-        "inductor" if inductor else "eager": by_torch,
-        "compiled": compiled,
-    }
+    title, by_torch = opponent(model, device, **options)
+    sides: dict[str, Callable[..., object]] = {title: by_torch, "compiled": compiled}
     bench = Bench(device, before or (lambda: None))
     runs = {title: call(side, args, kwargs or {}) for title, side in sides.items()}
     for run in runs.values():

@@ -15,9 +15,8 @@ DType dtype_of(const char* op, const char* what, const Tensor& t) {
     case ScalarType::BFloat16: return DType::bf16;
     case ScalarType::Half: return DType::f16;
     default:
-      require(false, op, std::string(what) + " must be float32, bfloat16 or float16, got " +
-                             torch::headeronly::toString(t.scalar_type()));
-      return DType::f32;
+      refuse(op, std::string(what) + " must be float32, bfloat16 or float16, got " +
+                     torch::headeronly::toString(t.scalar_type()));
   }
 }
 
@@ -27,35 +26,35 @@ Epilogue epilogue_of(const char* op, const std::string& name) {
   if (name == "gelu") return Epilogue::gelu;
   if (name == "gelu_tanh") return Epilogue::gelu_tanh;
   if (name == "silu") return Epilogue::silu;
-  require(false, op, "epilogue must be none, relu, gelu, gelu_tanh or silu, got '" + name + "'");
-  return Epilogue::none;
+  refuse(op, "epilogue must be none, relu, gelu, gelu_tanh or silu, got '" + name + "'");
 }
 
 Ending ending_of(const char* op, const std::string& name, int64_t n, bool residual) {
   constexpr std::string_view suffix = "_gated";
   const std::string activation = name.substr(0, name.size() - std::min(name.size(), suffix.size()));
   if (!name.ends_with(suffix) || activation == "none") return {epilogue_of(op, name)};
-  if (n % 2) require(false, op, "epilogue '" + name + "' needs an even N, got " + std::to_string(n));
-  if (residual) require(false, op, "epilogue '" + name + "' takes no residual");
+  if (n % 2) refuse(op, "epilogue '" + name + "' needs an even N, got " + std::to_string(n));
+  if (residual) refuse(op, "epilogue '" + name + "' takes no residual");
   return {epilogue_of(op, activation), true};
 }
 
 void check_packed(const char* op, const Tensor& values, const Tensor& positions, int64_t in_features) {
   dtype_of(op, "values", values);
-  require(in_features >= 0, op, "in_features must not be negative, got " + std::to_string(in_features));
-  require(values.dim() == 2 && positions.dim() == 2, op,
-          "values and positions must be matrices, got " + shape_of(values) + " and " + shape_of(positions));
-  require(positions.scalar_type() == ScalarType::Byte, op,
-          std::string("positions must be uint8, got ") + torch::headeronly::toString(positions.scalar_type()));
+  SF_REQUIRE(in_features >= 0, op, "in_features must not be negative, got " + std::to_string(in_features));
+  SF_REQUIRE(values.dim() == 2 && positions.dim() == 2, op,
+             "values and positions must be matrices, got " + shape_of(values) + " and " + shape_of(positions));
+  SF_REQUIRE(positions.scalar_type() == ScalarType::Byte, op,
+             std::string("positions must be uint8, got ") + torch::headeronly::toString(positions.scalar_type()));
   const int64_t groups = (in_features + 3) / 4;
-  require(values.size(1) == 2 * groups && positions.size(1) == (groups + 1) / 2 && values.size(0) == positions.size(0),
-          op, "in_features " + std::to_string(in_features) + " needs values [N, " + std::to_string(2 * groups) +
-                  "] and positions [N, " + std::to_string((groups + 1) / 2) + "], got " + shape_of(values) + " and " +
-                  shape_of(positions));
+  SF_REQUIRE(
+      values.size(1) == 2 * groups && positions.size(1) == (groups + 1) / 2 && values.size(0) == positions.size(0), op,
+      "in_features " + std::to_string(in_features) + " needs values [N, " + std::to_string(2 * groups) +
+          "] and positions [N, " + std::to_string((groups + 1) / 2) + "], got " + shape_of(values) + " and " +
+          shape_of(positions));
 }
 
 Tensor weight_of(const char* op, const Tensor& weight) {
-  require(weight.dim() == 2, op, "weight must be a matrix [N, K], got " + shape_of(weight));
+  SF_REQUIRE(weight.dim() == 2, op, "weight must be a matrix [N, K], got " + shape_of(weight));
   dtype_of(op, "weight", weight);
   return torch::stable::contiguous(weight);
 }

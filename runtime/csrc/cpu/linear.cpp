@@ -19,32 +19,34 @@ constexpr int64_t kSmall = 128 * 1024;  // elements of x
 void check(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
            const std::optional<Tensor>& residual, const std::optional<Tensor>& dense, int64_t k) {
   check_packed(kOp, values, positions, k);
-  require(x.dim() >= 1 && x.size(x.dim() - 1) == k, kOp,
-          "x must be [..., " + std::to_string(k) + "], got " + shape_of(x));
+  SF_REQUIRE(x.dim() >= 1 && x.size(x.dim() - 1) == k, kOp,
+             "x must be [..., " + std::to_string(k) + "], got " + shape_of(x));
   const int64_t n = values.size(0);
   const auto same = [&](const Tensor& t, const char* what) {
-    require(t.scalar_type() == values.scalar_type(), kOp,
-            std::string(what) + " must have the dtype of the weight, " +
-                torch::headeronly::toString(values.scalar_type()) + ", got " +
-                torch::headeronly::toString(t.scalar_type()));
+    SF_REQUIRE(t.scalar_type() == values.scalar_type(), kOp,
+               std::string(what) + " must have the dtype of the weight, " +
+                   torch::headeronly::toString(values.scalar_type()) + ", got " +
+                   torch::headeronly::toString(t.scalar_type()));
   };
   same(x, "x");
   if (bias) {
     same(*bias, "bias");
-    require(bias->dim() == 1 && bias->size(0) == n, kOp,
-            "bias must be [" + std::to_string(n) + "], got " + shape_of(*bias));
+    SF_REQUIRE(bias->dim() == 1 && bias->size(0) == n, kOp,
+               "bias must be [" + std::to_string(n) + "], got " + shape_of(*bias));
   }
   if (residual) {
     same(*residual, "residual");
     bool equal = residual->dim() == x.dim() && residual->size(x.dim() - 1) == n;
     for (int64_t d = 0; equal && d + 1 < x.dim(); ++d) equal = residual->size(d) == x.size(d);
-    require(equal, kOp, "residual must have the shape of the result, got " + shape_of(*residual) + " for x " +
-                            shape_of(x) + " and N " + std::to_string(n));
+    SF_REQUIRE(equal, kOp,
+               "residual must have the shape of the result, got " + shape_of(*residual) + " for x " + shape_of(x) +
+                   " and N " + std::to_string(n));
   }
   if (dense) {
     same(*dense, "dense");
-    require(dense->dim() == 2 && dense->size(0) == n && dense->size(1) == k, kOp,
-            "dense must be the weight [" + std::to_string(n) + ", " + std::to_string(k) + "], got " + shape_of(*dense));
+    SF_REQUIRE(
+        dense->dim() == 2 && dense->size(0) == n && dense->size(1) == k, kOp,
+        "dense must be the weight [" + std::to_string(n) + ", " + std::to_string(k) + "], got " + shape_of(*dense));
   }
 }
 

@@ -28,7 +28,7 @@ Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& position
                    std::vector<int64_t> policy, std::optional<Tensor> dense) {
   constexpr const char* op = "product_fp8";
   constexpr ScalarType e4m3 = ScalarType::Float8_e4m3fn;
-  require(values.scalar_type() == e4m3, op, "values must be float8_e4m3fn, got " + words(values));
+  SF_REQUIRE(values.scalar_type() == e4m3, op, "values must be float8_e4m3fn, got " + words(values));
   const Call c(op, x, {values, positions, in_features}, std::nullopt, std::nullopt, ScalarType::BFloat16);
   if (dense) check_tensor(op, "dense", *dense, e4m3, {c.weight.n(), in_features}, c.weight.device());
   const Route chosen = route(c.weight, {Epilogue::none, policy, false, false, c.m}, true);
@@ -41,9 +41,10 @@ Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& position
 // x [..., K] as the kernels take it: 16 bits, contiguous, aligned.
 Tensor rows_of(const char* op, const Tensor& x, int64_t k) {
   const ScalarType dtype = x.scalar_type();
-  require((dtype == ScalarType::BFloat16 || dtype == ScalarType::Half) && x.dim() >= 1 && x.size(x.dim() - 1) == k &&
-              k % 8 == 0 && k > 0,
-          op, "x must be bfloat16 or float16 [..., " + std::to_string(k) + "] with K a multiple of 8, got " + words(x));
+  SF_REQUIRE((dtype == ScalarType::BFloat16 || dtype == ScalarType::Half) && x.dim() >= 1 && x.size(x.dim() - 1) == k &&
+                 k % 8 == 0 && k > 0,
+             op,
+             "x must be bfloat16 or float16 [..., " + std::to_string(k) + "] with K a multiple of 8, got " + words(x));
   return usable(x);
 }
 
@@ -57,7 +58,7 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
   const Tensor rows = rows_of(op, x, in_features);
   const int device = rows.get_device_index();
   const int64_t m = rows.numel() / in_features, n = values.size(0);
-  require(n % 8 == 0, op, "N must be a multiple of 8, got " + words(values));
+  SF_REQUIRE(n % 8 == 0, op, "N must be a multiple of 8, got " + words(values));
   check_tensor(op, "scales", scales, ScalarType::Float, {n}, device);
   if (bias) check_tensor(op, "bias", *bias, x.scalar_type(), {n}, device);
   if (residual) check_tensor(op, "residual", *residual, x.scalar_type(), sizes_with_last(x, n), device);

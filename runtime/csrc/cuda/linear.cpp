@@ -82,7 +82,7 @@ std::string path(const Tensor& values, const Tensor& positions, int64_t in_featu
   constexpr const char* path_op = "linear_path";
   const bool fp8 = values.scalar_type() == ScalarType::Float8_e4m3fn;
   if (!fp8) cpu::dtype_of(path_op, "values", values);
-  require(m >= 0, path_op, "m must not be negative, got " + std::to_string(m));
+  SF_REQUIRE(m >= 0, path_op, "m must not be negative, got " + std::to_string(m));
   const DeviceWeight weight{values, positions, in_features};
   weight.check(path_op);
   const cpu::Ending ending = fp8 ? cpu::Ending{cpu::epilogue_of(path_op, epilogue)}
@@ -95,7 +95,7 @@ std::string path(const Tensor& values, const Tensor& positions, int64_t in_featu
 int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::string epilogue, std::vector<int64_t> policy,
                 bool residual, std::vector<int64_t> ms, bool wait) {
   constexpr const char* prepare_op = "linear_prepare";
-  require(values.dim() == 2, prepare_op, "values must be a matrix, got " + words(values));
+  SF_REQUIRE(values.dim() == 2, prepare_op, "values must be a matrix, got " + words(values));
   const Epilogue act = cpu::ending_of(prepare_op, epilogue, values.size(0), residual).before_gate();
   const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
   PlanCache& cache = PlanCache::instance();

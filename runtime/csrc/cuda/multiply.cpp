@@ -62,8 +62,7 @@ int64_t check_call(const char* op, const Tensor& x, const DeviceWeight& w, const
   const int64_t dim = x.dim();
   const ScalarType in = w.values.scalar_type();
   if (dim < 1 || x.size(dim - 1) != w.k || x.scalar_type() != in || !x.is_cuda() || x.get_device_index() != w.device())
-    require(false, op,
-            "x must be " + phrase(in, "[..., " + std::to_string(w.k) + "]", on(w.values)) + ", got " + words(x));
+    refuse(op, "x must be " + phrase(in, "[..., " + std::to_string(w.k) + "]", on(w.values)) + ", got " + words(x));
   if (bias) check_tensor(op, "bias", *bias, bias_dtype(in, out), {w.n()}, w.device());
   if (residual) check_tensor(op, "residual", *residual, residual_dtype(out), sizes_with_last(x, w.n()), w.device());
   int64_t rows = 1;
@@ -87,8 +86,8 @@ void check_tensor(const char* op, const char* what, const Tensor& t, ScalarType 
     return;
   std::string wanted = "[";
   for (size_t d = 0; d < sizes.size(); ++d) wanted += (d ? ", " : "") + std::to_string(sizes[d]);
-  require(false, op, std::string(what) + " must be " + phrase(dtype, wanted + "]", "cuda:" + std::to_string(device)) +
-                         ", got " + words(t));
+  refuse(op, std::string(what) + " must be " + phrase(dtype, wanted + "]", "cuda:" + std::to_string(device)) +
+                 ", got " + words(t));
 }
 
 Tensor usable(const Tensor& t) {
@@ -117,14 +116,14 @@ void DeviceWeight::check(const char* op) const {
   const bool shaped = k >= 0 && values.dim() == 2 && values.size(1) == (k + 3) / 4 * 2 && values.is_cuda();
   const bool by_rows = shaped && (values.numel() == 0 || (values.stride(1) == 1 && pitch() >= values.size(1)));
   if (!by_rows)
-    require(false, op, "in_features " + std::to_string(k) + " needs values [N, " + std::to_string((k + 3) / 4 * 2) +
-                           "] row by row on CUDA, got " + words(values));
+    refuse(op, "in_features " + std::to_string(k) + " needs values [N, " + std::to_string((k + 3) / 4 * 2) +
+                   "] row by row on CUDA, got " + words(values));
   if (positions.scalar_type() != ScalarType::Byte || positions.dim() != 1 ||
       positions.numel() != layout().place_bytes() || !positions.is_contiguous() || !positions.is_cuda() ||
       positions.get_device_index() != device())
-    require(false, op, "positions must be the " + std::to_string(layout().place_bytes()) +
-                           " bytes of the layout of CUDA on the values' device, got " + words(positions) +
-                           "; sparseflow::device_layout(values, positions, in_features) makes them");
+    refuse(op, "positions must be the " + std::to_string(layout().place_bytes()) +
+                   " bytes of the layout of CUDA on the values' device, got " + words(positions) +
+                   "; sparseflow::device_layout(values, positions, in_features) makes them");
 }
 
 bool DeviceWeight::joined() const {
@@ -137,9 +136,10 @@ bool DeviceWeight::joined() const {
 bool DeviceWeight::aligned() const { return starts_aligned(values) && starts_aligned(positions); }
 
 void DeviceWeight::check_whole(const char* op) const {
-  require(joined() && aligned(), op,
-          "values must lie padded to multiples of 64, and positions right behind them, in one buffer that starts at a "
-          "multiple of 16 bytes; sparseflow::device_layout makes it");
+  SF_REQUIRE(
+      joined() && aligned(), op,
+      "values must lie padded to multiples of 64, and positions right behind them, in one buffer that starts at a "
+      "multiple of 16 bytes; sparseflow::device_layout makes it");
 }
 
 Problem DeviceWeight::problem(int64_t m, ScalarType out, Activation activation, bool bias, int64_t algorithm,

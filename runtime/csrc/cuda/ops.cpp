@@ -15,8 +15,7 @@ Activation activation_of(const char* op, const std::string& epilogue) {
   if (epilogue == "none") return Activation::none;
   if (epilogue == "relu") return Activation::relu;
   if (epilogue == "gelu") return Activation::gelu;
-  require(false, op, "cuSPARSELt's epilogues are none, relu and gelu, got '" + epilogue + "'");
-  return Activation::none;
+  refuse(op, "cuSPARSELt's epilogues are none, relu and gelu, got '" + epilogue + "'");
 }
 
 // Throws where a product can't be: what the caller asked for by name must not silently be something else.
@@ -40,7 +39,7 @@ Tensor product(const Tensor& x, const Tensor& values, const Tensor& positions, s
 int64_t algorithms(const Tensor& values, int64_t in_features, int64_t m, std::string epilogue, ScalarType out,
                    bool bias) {
   constexpr const char* op = "cusparselt_algorithms";
-  require(values.dim() == 2 && m > 0, op, "values must be a matrix and m at least 1");
+  SF_REQUIRE(values.dim() == 2 && m > 0, op, "values must be a matrix and m at least 1");
   const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
   const Problem problem = weight.problem(m, out, activation_of(op, epilogue), bias, 0, 0);
   return PlanCache::instance().get(problem)->algorithms();

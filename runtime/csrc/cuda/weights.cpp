@@ -30,10 +30,10 @@ class Matrix {  // a structured matrix of the library's, for compressing
 Tensor compress(const Tensor& weight) {
   using enum ScalarType;
   const ScalarType dtype = weight.scalar_type();
-  require(weight.dim() == 2 && weight.is_cuda() &&
-              (dtype == Half || dtype == BFloat16 || dtype == Char || dtype == Float8_e4m3fn),
-          "cusparselt_compress",
-          "weight must be a matrix [N, K] on CUDA, float16, bfloat16, int8 or float8_e4m3fn, got " + words(weight));
+  SF_REQUIRE(weight.dim() == 2 && weight.is_cuda() &&
+                 (dtype == Half || dtype == BFloat16 || dtype == Char || dtype == Float8_e4m3fn),
+             "cusparselt_compress",
+             "weight must be a matrix [N, K] on CUDA, float16, bfloat16, int8 or float8_e4m3fn, got " + words(weight));
   const OnDevice guard(weight.get_device_index());
   const Layout layout{weight.size(0), weight.size(1), static_cast<int>(weight.element_size())};
   const Tensor w = padded(usable(weight), layout.n, layout.k, layout.padded_n(), layout.padded_k());
@@ -55,10 +55,11 @@ Tensor compress(const Tensor& weight) {
 Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_features) {
   constexpr const char* op = "device_layout";
   const int64_t groups = (in_features + 3) / 4, size = values.element_size();
-  require(in_features >= 0 && values.is_cuda() && values.dim() == 2 && values.size(1) == 2 * groups &&
-              (size == 1 || size == 2 || size == 4),
-          op, "in_features " + std::to_string(in_features) + " needs values [N, " + std::to_string(2 * groups) +
-                  "] of 1, 2 or 4 bytes on CUDA, got " + words(values));
+  SF_REQUIRE(in_features >= 0 && values.is_cuda() && values.dim() == 2 && values.size(1) == 2 * groups &&
+                 (size == 1 || size == 2 || size == 4),
+             op,
+             "in_features " + std::to_string(in_features) + " needs values [N, " + std::to_string(2 * groups) +
+                 "] of 1, 2 or 4 bytes on CUDA, got " + words(values));
   check_tensor(op, "positions", positions, ScalarType::Byte, {values.size(0), (groups + 1) / 2},
                values.get_device_index());
   const OnDevice guard(values.get_device_index());

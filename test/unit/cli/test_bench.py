@@ -38,7 +38,7 @@ def test_products_are_rows_that_a_report_reads(capsys, tmp_path):
     assert [(row["N"], row["K"], row["M"]) for row in found["rows"]] == [(64, 32, 1), (64, 32, 4)]
     for row in found["rows"]:
         assert row["speedup"] == pytest.approx(row["dense_us"] / row["ours_us"], rel=0.05, abs=1e-3)
-    assert found["meta"]["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["meta"]["versions"]["torch"])  # without what it was built for
     (tmp_path / "gemm.json").write_text(json.dumps(found))
     assert main(["report", str(tmp_path / "gemm.json")]) == 0
     assert "| 64×32 |" in capsys.readouterr().out

@@ -71,13 +71,14 @@ Tensor run(const Mlp& c, const Tensor& x, const WideRows& rows, const Lists& lis
 Lists lists_of(const char* op, const Tensor& neurons, const Tensor& count, int64_t rows, int64_t intermediate) {
   using torch::headeronly::ScalarType;
   const bool per_row = neurons.dim() == 2;
-  require(neurons.scalar_type() == ScalarType::Int && count.scalar_type() == ScalarType::Int, op,
-          "neurons and count must be int32");
-  require((neurons.dim() == 1 || (per_row && neurons.size(0) == rows)) && neurons.is_contiguous(), op,
-          "neurons must be contiguous, [I] or [M, I] with M = " + std::to_string(rows) + ", got " + shape_of(neurons));
+  SF_REQUIRE(neurons.scalar_type() == ScalarType::Int && count.scalar_type() == ScalarType::Int, op,
+             "neurons and count must be int32");
+  SF_REQUIRE(
+      (neurons.dim() == 1 || (per_row && neurons.size(0) == rows)) && neurons.is_contiguous(), op,
+      "neurons must be contiguous, [I] or [M, I] with M = " + std::to_string(rows) + ", got " + shape_of(neurons));
   const int64_t pitch = neurons.size(neurons.dim() - 1), number = per_row ? rows : 1;
-  require(count.dim() == 1 && count.size(0) == number && count.is_contiguous(), op,
-          "count must be [" + std::to_string(number) + "], got " + shape_of(count));
+  SF_REQUIRE(count.dim() == 1 && count.size(0) == number && count.is_contiguous(), op,
+             "count must be [" + std::to_string(number) + "], got " + shape_of(count));
   Lists lists = {static_cast<const int32_t*>(neurons.const_data_ptr()), pitch, std::vector<int64_t>(number)};
   const auto* counts = static_cast<const int32_t*>(count.const_data_ptr());
   for (int64_t l = 0; l < number; ++l) {
@@ -85,9 +86,9 @@ Lists lists_of(const char* op, const Tensor& neurons, const Tensor& count, int64
     uint32_t largest = 0;  // a negative one is larger than all
     for (int64_t i = 0; i < lists.counts[l]; ++i)
       largest = std::max(largest, static_cast<uint32_t>(lists.neurons[l * pitch + i]));
-    require(lists.counts[l] == 0 || largest < intermediate, op,
-            "neurons must be 0 … " + std::to_string(intermediate - 1) + ", got " +
-                std::to_string(static_cast<int32_t>(largest)));
+    SF_REQUIRE(lists.counts[l] == 0 || largest < intermediate, op,
+               "neurons must be 0 … " + std::to_string(intermediate - 1) + ", got " +
+                   std::to_string(static_cast<int32_t>(largest)));
   }
   return lists;
 }
@@ -123,8 +124,8 @@ Tensor contextual_mlp_predicted(const Tensor& x, Maybe gate, const Tensor& up, c
   const Weights w = {gate, up, down_t, gate_scale, up_scale, down_scale, gate_bias, up_bias, down_bias};
   const Mlp c = mlp_of(kOp, x, w, activation);
   const Predictor p = predictor_of(kOp, c.up.columns, a, b, bias, a_scale, b_scale);
-  require(p.b.rows == c.up.rows, kOp, "the predictor scores " + std::to_string(p.b.rows) + " neurons of " +
-                                          std::to_string(c.up.rows));
+  SF_REQUIRE(p.b.rows == c.up.rows, kOp,
+             "the predictor scores " + std::to_string(p.b.rows) + " neurons of " + std::to_string(c.up.rows));
   const Rule chosen = rule_of(kOp, rule, parameter);
   const WideRows rows(kOp, x);
   const int64_t m = rows.all().count, n = c.up.rows;

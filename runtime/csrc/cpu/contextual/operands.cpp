@@ -26,18 +26,18 @@ std::string described(const Tensor& t) {
 
 const void* vector_of(const char* op, const char* name, const Maybe& t, ScalarType type, int64_t length) {
   if (!t) return nullptr;
-  require(t->dim() == 1 && t->size(0) == length && t->scalar_type() == type && t->is_contiguous(), op,
-          std::string(name) + " must be contiguous " + torch::headeronly::toString(type) + " [" +
-              std::to_string(length) + "], got " + described(*t));
+  SF_REQUIRE(t->dim() == 1 && t->size(0) == length && t->scalar_type() == type && t->is_contiguous(), op,
+             std::string(name) + " must be contiguous " + torch::headeronly::toString(type) + " [" +
+                 std::to_string(length) + "], got " + described(*t));
   return t->const_data_ptr();
 }
 
 Matrix matrix_of(const char* op, const char* name, const Tensor& t, const Maybe& scale) {
-  require(t.dim() == 2 && t.is_contiguous(), op,
-          std::string(name) + " must be a contiguous matrix: its rows are read in place; got " + described(t));
+  SF_REQUIRE(t.dim() == 2 && t.is_contiguous(), op,
+             std::string(name) + " must be a contiguous matrix: its rows are read in place; got " + described(t));
   const Stored stored = stored_of(op, name, t);
-  require(scale.has_value() == (stored == Stored::i8), op,
-          std::string(name) + ": int8 weights have scales, other weights none");
+  SF_REQUIRE(scale.has_value() == (stored == Stored::i8), op,
+             std::string(name) + ": int8 weights have scales, other weights none");
   const void* scales = vector_of(op, "scale", scale, ScalarType::Float, t.size(0));
   return {t.const_data_ptr(), static_cast<const float*>(scales), stored, t.size(0), t.size(1)};
 }
@@ -48,19 +48,19 @@ Mlp mlp_of(const char* op, const Tensor& x, const Weights& w, const std::string&
   c.up = matrix_of(op, "up", w.up, w.up_scale);
   c.down = matrix_of(op, "down_t", w.down_t, w.down_scale);
   if (w.gate) c.gate = matrix_of(op, "gate", *w.gate, w.gate_scale);
-  else require(!w.gate_scale && !w.gate_bias, op, "gate_scale and gate_bias need a gate");
-  require(x.dim() >= 1 && x.size(x.dim() - 1) == c.up.columns, op,
-          "x must be [..., " + std::to_string(c.up.columns) + "], got " + shape_of(x));
+  else SF_REQUIRE(!w.gate_scale && !w.gate_bias, op, "gate_scale and gate_bias need a gate");
+  SF_REQUIRE(x.dim() >= 1 && x.size(x.dim() - 1) == c.up.columns, op,
+             "x must be [..., " + std::to_string(c.up.columns) + "], got " + shape_of(x));
   for (const Tensor* t : {w.gate ? &*w.gate : &w.up, &w.down_t})
-    require(t->size(0) == c.up.rows && t->size(1) == c.up.columns && t->scalar_type() == w.up.scalar_type(), op,
-            "gate and down_t must be as up, " + described(w.up) + ", got " + described(*t));
-  require(c.up.stored == Stored::i8 || w.up.scalar_type() == x.scalar_type(), op,
-          "x must have the dtype of the weights, " + described(w.up) + ", got " + described(x));
+    SF_REQUIRE(t->size(0) == c.up.rows && t->size(1) == c.up.columns && t->scalar_type() == w.up.scalar_type(), op,
+               "gate and down_t must be as up, " + described(w.up) + ", got " + described(*t));
+  SF_REQUIRE(c.up.stored == Stored::i8 || w.up.scalar_type() == x.scalar_type(), op,
+             "x must have the dtype of the weights, " + described(w.up) + ", got " + described(x));
   c.gate_bias = vector_of(op, "gate_bias", w.gate_bias, x.scalar_type(), c.up.rows);
   c.up_bias = vector_of(op, "up_bias", w.up_bias, x.scalar_type(), c.up.rows);
   vector_of(op, "down_bias", w.down_bias, x.scalar_type(), c.up.columns);
   c.squared = activation == "relu2";
-  require(activation != "none", op, "activation must be silu, gelu, gelu_tanh, relu or relu2, got 'none'");
+  SF_REQUIRE(activation != "none", op, "activation must be silu, gelu, gelu_tanh, relu or relu2, got 'none'");
   c.epilogue = c.squared ? Epilogue::relu : epilogue_of(op, activation);
   return c;
 }

@@ -26,7 +26,7 @@ void multiply(const Matrix& matrix, const WideRows& x, const float* bias, float*
 }
 
 Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Maybe bias, Maybe a_scale, Maybe b_scale) {
-  require(x.dim() >= 1, kOp, "x must have at least one dimension");
+  SF_REQUIRE(x.dim() >= 1, kOp, "x must have at least one dimension");
   const Predictor p = predictor_of(kOp, x.size(x.dim() - 1), a, b, bias, a_scale, b_scale);
   const WideRows rows(kOp, x);
   Tensor out = torch::stable::new_empty(x, {rows.all().count, p.b.rows}, torch::headeronly::ScalarType::Float);
@@ -39,8 +39,8 @@ Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Maybe bias, May
 Predictor predictor_of(const char* op, int64_t columns, const Tensor& a, const Tensor& b, const Maybe& bias,
                        const Maybe& a_scale, const Maybe& b_scale) {
   Predictor p = {matrix_of(op, "a", a, a_scale), matrix_of(op, "b", b, b_scale), nullptr};
-  require(p.a.columns == columns && p.b.columns == p.a.rows, op,
-          "a must be [r, " + std::to_string(columns) + "] and b [I, r], got " + shape_of(a) + " and " + shape_of(b));
+  SF_REQUIRE(p.a.columns == columns && p.b.columns == p.a.rows, op,
+             "a must be [r, " + std::to_string(columns) + "] and b [I, r], got " + shape_of(a) + " and " + shape_of(b));
   p.bias = static_cast<const float*>(
       vector_of(op, "the predictor's bias", bias, torch::headeronly::ScalarType::Float, p.b.rows));
   return p;

@@ -33,8 +33,8 @@ float limit_of(const float* scores, int64_t n, double parameter) {
 
 std::tuple<Tensor, Tensor> select(const Tensor& scores_, std::string rule, double parameter, bool per_row) {
   const Rule chosen = rule_of(kOp, rule, parameter);
-  require(scores_.dim() == 2 && scores_.scalar_type() == torch::headeronly::ScalarType::Float, kOp,
-          "scores must be float32 [M, I], got " + shape_of(scores_));
+  SF_REQUIRE(scores_.dim() == 2 && scores_.scalar_type() == torch::headeronly::ScalarType::Float, kOp,
+             "scores must be float32 [M, I], got " + shape_of(scores_));
   const Tensor scores = torch::stable::contiguous(scores_);
   const int64_t rows = scores.size(0), n = scores.size(1), lists = per_row ? rows : 1;
   const auto integers = torch::headeronly::ScalarType::Int;
@@ -57,11 +57,12 @@ std::tuple<Tensor, Tensor> select(const Tensor& scores_, std::string rule, doubl
 }  // namespace
 
 Rule rule_of(const char* op, const std::string& name, double parameter) {
-  require(std::isfinite(parameter), op, "parameter must be finite");
+  SF_REQUIRE(std::isfinite(parameter), op, "parameter must be finite");
   if (name == "threshold") return {Rule::threshold, parameter};
   if (name == "statistical") return {Rule::statistical, parameter};
-  require(name == "top_k", op, "rule must be threshold, top_k or statistical, got '" + name + "'");
-  require(parameter >= 0 && parameter == std::floor(parameter), op, "top_k takes a whole number that is not negative");
+  SF_REQUIRE(name == "top_k", op, "rule must be threshold, top_k or statistical, got '" + name + "'");
+  SF_REQUIRE(parameter >= 0 && parameter == std::floor(parameter), op,
+             "top_k takes a whole number that is not negative");
   return {Rule::top_k, std::min(parameter, 0x1p31)};
 }
 

@@ -23,8 +23,7 @@ T named(const char* op, const char* what, const std::string& name, const std::ar
     if (name == names[i]) return static_cast<T>(i);
     known += (i ? ", " : "") + std::string(names[i]);
   }
-  require(false, op, std::string(what) + " must be one of " + known + ", got '" + name + "'");
-  return T{};
+  refuse(op, std::string(what) + " must be one of " + known + ", got '" + name + "'");
 }
 
 Element element_of(const char* op, const char* what, const Tensor& t, bool quantised) {
@@ -37,18 +36,17 @@ Element element_of(const char* op, const char* what, const Tensor& t, bool quant
       break;
     default: break;
   }
-  require(false, op, std::string(what) + " must be float32, bfloat16 or float16" + (quantised ? " or int8" : "") +
-                         ", got " + words(t));
-  return Element::f32;
+  refuse(op, std::string(what) + " must be float32, bfloat16 or float16" + (quantised ? " or int8" : "") + ", got " +
+                 words(t));
 }
 
 // x [..., features], and how many rows that is.
 int64_t rows_of(const char* op, const Tensor& x, int64_t features) {
-  require(x.is_cuda() && x.dim() >= 1 && x.size(x.dim() - 1) == features, op,
-          "x must be [..., " + std::to_string(features) + "] on a CUDA device, got " + words(x));
+  SF_REQUIRE(x.is_cuda() && x.dim() >= 1 && x.size(x.dim() - 1) == features, op,
+             "x must be [..., " + std::to_string(features) + "] on a CUDA device, got " + words(x));
   int64_t rows = 1;
   for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
-  require(rows <= largest, op, "x has too many rows: " + words(x));
+  SF_REQUIRE(rows <= largest, op, "x has too many rows: " + words(x));
   return rows;
 }
 
@@ -76,9 +74,9 @@ struct Placed {
     const bool fits = t.scalar_type() == dtype && t.is_contiguous() &&
                       std::equal(has.begin(), has.end(), sizes.begin(), sizes.end());
     if (fits && t.is_cpu()) data = on_device(t.const_data_ptr());
-    require(data != nullptr && reinterpret_cast<uintptr_t>(data) % 16 == 0, op,
-            std::string(what) + " must be " + torch::headeronly::toString(dtype) + " " + bracketed(sizes) +
-                " on cuda:" + std::to_string(device) + " or in pinned host memory, got " + words(t));
+    SF_REQUIRE(data != nullptr && reinterpret_cast<uintptr_t>(data) % 16 == 0, op,
+               std::string(what) + " must be " + torch::headeronly::toString(dtype) + " " + bracketed(sizes) +
+                   " on cuda:" + std::to_string(device) + " or in pinned host memory, got " + words(t));
   }
 };
 
@@ -92,7 +90,7 @@ Vector vector(const char* op, const char* what, const Optional& t, ScalarType dt
 // The scales of a weight, which int8 alone has.
 Vector scale_of(const char* op, const char* what, const Optional& scale, const Tensor& weight, int device) {
   const bool quantised = weight.scalar_type() == ScalarType::Char;
-  require(quantised == scale.has_value(), op, std::string(what) + ": int8 weights have scales, other weights none");
+  SF_REQUIRE(quantised == scale.has_value(), op, std::string(what) + ": int8 weights have scales, other weights none");
   return vector(op, what, scale, ScalarType::Float, weight.size(0), device);
 }
 
@@ -112,7 +110,7 @@ struct Tensors {
   const Optional &gate_scale, &up_scale, &down_scale, &gate_bias, &up_bias, &down_bias;
 
   int64_t rows(const char* op) const {
-    require(up.dim() == 2, op, "up must be [I, H], got " + words(up));
+    SF_REQUIRE(up.dim() == 2, op, "up must be [I, H], got " + words(up));
     return rows_of(op, x, up.size(1));
   }
 };
@@ -134,10 +132,10 @@ Tensor over(const char* op, const Tensors& t, const Chosen& chosen, Activation a
   const int device = t.x.get_device_index();
   const ScalarType dtype = t.x.scalar_type(), stored = t.up.scalar_type();
   const Element element = element_of(op, "x", t.x, false), weights = element_of(op, "up", t.up, true);
-  require(weights == element || weights == Element::i8, op,
-          "up must be int8 or like x " + words(t.x) + ", got " + words(t.up));
-  require(hidden <= largest && intermediate <= largest && (!chosen.per_row || m <= 65535), op,
-          "takes no sizes this large");
+  SF_REQUIRE(weights == element || weights == Element::i8, op,
+             "up must be int8 or like x " + words(t.x) + ", got " + words(t.up));
+  SF_REQUIRE(hidden <= largest && intermediate <= largest && (!chosen.per_row || m <= 65535), op,
+             "takes no sizes this large");
   const Tensor y = torch::stable::new_empty(t.x, t.x.sizes());
   const std::vector<int64_t> shape{intermediate, hidden};
   const Placed u(op, "up", t.up, stored, shape, device), d(op, "down_t", t.down_t, stored, shape, device);
@@ -205,7 +203,7 @@ struct Projected {
         scale(scale_of(op, what, w_scale, w, device)),
         bias(vector(op, "bias", w_bias, ScalarType::Float, w.size(0), device)) {
     const int64_t n = w.size(0), k = w.size(1);
-    require(n <= largest && k <= largest, op, "takes no sizes this large");
+    SF_REQUIRE(n <= largest && k <= largest, op, "takes no sizes this large");
     early = early && weight.const_data_ptr() == w.const_data_ptr();  // a copy of it is made just now
     p = {x.const_data_ptr(), weight.const_data_ptr(), floats(scale), floats(bias), static_cast<int>(m),
          static_cast<int>(n), static_cast<int>(k), k % 8 == 0, early, nullptr};
@@ -225,8 +223,8 @@ struct Projected {
 // A predictor's second factor over what its first makes of x.
 Projected scoring(const char* op, const Tensor& x, const Tensor& a, const Tensor& b, const Optional& bias,
                   const Optional& a_scale, const Optional& b_scale, int device) {
-  require(a.dim() == 2, op, "a must be [r, H], got " + words(a));
-  require(b.dim() == 2, op, "b must be [I, r], got " + words(b));
+  SF_REQUIRE(a.dim() == 2, op, "a must be [r, H], got " + words(a));
+  SF_REQUIRE(b.dim() == 2, op, "b must be [I, r], got " + words(b));
   const int64_t m = rows_of(op, x, a.size(1));
   check_tensor(op, "a", a, a.scalar_type(), {a.size(0), a.size(1)}, device);
   check_tensor(op, "b", b, b.scalar_type(), {b.size(0), a.size(0)}, device);
@@ -236,7 +234,7 @@ Projected scoring(const char* op, const Tensor& x, const Tensor& a, const Tensor
 
 Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Optional bias, Optional a_scale, Optional b_scale) {
   constexpr const char* op = "contextual_scores";
-  require(x.is_cuda(), op, "x must be on a CUDA device, got " + words(x));
+  SF_REQUIRE(x.is_cuda(), op, "x must be on a CUDA device, got " + words(x));
   const int device = x.get_device_index();
   const OnDevice guard(device);
   return scoring(op, x, a, b, bias, a_scale, b_scale, device).out(device);
@@ -246,11 +244,11 @@ std::tuple<Tensor, Tensor> selected(const Tensor& scores, std::string rule, doub
   constexpr const char* op = "contextual_select";
   static constexpr std::array<const char*, 3> rules{"threshold", "top_k", "statistical"};
   const auto by = named<Rule>(op, "rule", rule, rules);
-  require(scores.dim() == 2 && scores.is_cuda() && scores.scalar_type() == ScalarType::Float, op,
-          "scores must be float32 [M, I] on a CUDA device, got " + words(scores));
+  SF_REQUIRE(scores.dim() == 2 && scores.is_cuda() && scores.scalar_type() == ScalarType::Float, op,
+             "scores must be float32 [M, I] on a CUDA device, got " + words(scores));
   const int64_t m = scores.size(0), neurons = scores.size(1);
-  require(m <= largest && neurons <= most_neurons, op,
-          "takes up to " + std::to_string(most_neurons) + " neurons, got " + words(scores));
+  SF_REQUIRE(m <= largest && neurons <= most_neurons, op,
+             "takes up to " + std::to_string(most_neurons) + " neurons, got " + words(scores));
   const int device = scores.get_device_index();
   const OnDevice guard(device);
   const Tensor from = usable(scores);
@@ -278,7 +276,7 @@ Tensor predicted(const Tensor& x, Optional gate, const Tensor& up, const Tensor&
   const int device = x.get_device_index();
   const OnDevice guard(device);
   Projected last = scoring(op, x, a, b, bias, a_scale, b_scale, device);
-  require(last.p.n == up.size(0), op, "b must score the neurons of up, got " + words(b) + " and " + words(up));
+  SF_REQUIRE(last.p.n == up.size(0), op, "b must score the neurons of up, got " + words(b) + " and " + words(up));
   const bool marking = rule == "threshold" && !per_row && m > 0 && last.p.n > 0;
   if (!marking || last.p.n > most_marked || last.p.k > longest_marking) {
     const auto [neurons, count] = selected(last.out(device), rule, parameter, per_row);
@@ -294,9 +292,9 @@ Tensor predicted(const Tensor& x, Optional gate, const Tensor& up, const Tensor&
 // to[slots[i]] = rows[neurons[i]] for i below the count.
 void fetched(Tensor to, const Tensor& rows, const Tensor& neurons, const Tensor& slots, const Tensor& count) {
   constexpr const char* op = "contextual_fetch";
-  require(to.dim() == 2 && to.is_cuda() && to.is_contiguous() && rows.dim() == 2, op,
-          "to must be [S, width] on a CUDA device, contiguous, and rows [I, width], got " + words(to) + " and " +
-              words(rows));
+  SF_REQUIRE(to.dim() == 2 && to.is_cuda() && to.is_contiguous() && rows.dim() == 2, op,
+             "to must be [S, width] on a CUDA device, contiguous, and rows [I, width], got " + words(to) + " and " +
+                 words(rows));
   const int device = to.get_device_index();
   const Placed from(op, "rows", rows, to.scalar_type(), {rows.size(0), to.size(1)}, device);
   check_tensor(op, "neurons", neurons, ScalarType::Int, {rows.size(0)}, device);

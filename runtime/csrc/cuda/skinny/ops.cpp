@@ -96,7 +96,7 @@ namespace {
 
 void check_taken(const char* op, const Call& call, int64_t variant, bool gated) {
   if (const std::string why = skinny::refusal(call.weight, call.m, variant, gated); !why.empty())
-    require(false, op, "the kernel for few rows " + why);
+    refuse(op, "the kernel for few rows " + why);
   // Where nothing is padded the kernel reads only the tensors themselves.
   const Layout layout = call.weight.layout();
   const bool bare = layout.n % 8 == 0 && layout.k == layout.padded_k() && call.weight.values.is_contiguous();

@@ -1,0 +1,31 @@
+"""What a compiled model is measured beside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sparseflow.api.inner import chosen_inner
+
+if TYPE_CHECKING:
+    from sparseflow.api.options import Inner
+
+
+def opponent(
+    model: nn.Module, device: torch.device, *, inner: Inner = "auto", mode: str | None = None, **_: Any
+) -> tuple[str, Any]:
+    """The model as it is, by what runs the compiled graphs: the name of that, and what to call.
+
+    Inductor compiles it for each shape anew, as ours is measured for each: kernels for any size are slower.
+
+    Args:
+        model: in evaluation mode.
+        device: where it is.
+        inner: of `sparseflow.compile`.
+        mode: of `sparseflow.compile`; its other options change nothing here.
+    """
+    if chosen_inner(inner, device) != "inductor":
+        return "eager", model
+    return "inductor", torch.compile(model, mode=mode, dynamic=False)
