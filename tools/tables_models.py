@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from _table import Rows, markdown, times
 
 
@@ -15,6 +17,8 @@ def model_h200(rows: Rows) -> str:
 
 
 def _models_beside_dense(rows: Rows) -> str:
+    """Rows of one model and phase together, however many runs measured them."""
+    kinds = list(dict.fromkeys(map(_kind, rows)))
     body = [
         [
             row["model"],
@@ -25,11 +29,18 @@ def _models_beside_dense(rows: Rows) -> str:
             times(row["speedup"]),
             times(row.get("ceiling_speedup")),
             f"≥ {row['target']}×" if row.get("target") else "",
+            str(row.get("sparse_layers", "")),
         ]
-        for row in rows
+        for row in sorted(rows, key=lambda row: (kinds.index(_kind(row)), row["batch"]))
     ]
-    headings = ["model", "phase", "batch", "tokens", "dense", "ours", "speed-up", "ceiling", "asked"]
+    headings = [
+        "model", "phase", "batch", "tokens", "dense", "ours", "speed-up", "ceiling", "asked", "sparse layers"
+    ]  # fmt: skip
     return markdown(headings, body)
+
+
+def _kind(row: dict[str, Any]) -> tuple[str, str]:
+    return row["model"], row["phase"]
 
 
 def _full_models(rows: Rows) -> str:
