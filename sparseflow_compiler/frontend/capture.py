@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,12 @@ from sparseflow.frontend.dynamic_shapes import leaf_shapes
 from sparseflow.frontend.fixed_sizes import write_fixed_sizes
 from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.functional import functional
+from sparseflow.frontend.hooks import no_hooks_left
 from sparseflow.frontend.module_state import left_as_it_was
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.quiet import quiet
 from sparseflow.frontend.refusals import capture_error
+from sparseflow.frontend.slice_sizes import drop_slice_assertions
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.structure import COUNTERS
 
@@ -46,7 +47,7 @@ def capture(
     """
     _require_inference(model)
     try:
-        with left_as_it_was(model), torch.no_grad(), quiet():
+        with left_as_it_was(model), no_hooks_left(), torch.no_grad(), quiet():
             call_signature = CallSignature.of(model.forward)
             call = call_signature.flatten(args, kwargs or {})
             flat = FlatModule(model, call)
@@ -70,30 +71,15 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
         exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
         program = functional(exported)
         write_fixed_sizes(program.graph)
+        drop_slice_assertions(program.graph)
         program.example_inputs = None  # they would be kept alive for as long as the program
         return program
 
-    program = None
-    # torch.export fails in many ways; another attempt raises what matters
-    with contextlib.suppress(Exception), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        program = export()
-    if program is None:
-        return export()
-    if not _asserts_sizes(program):
-        return program
     try:
-        other = export()
-    except Exception:
-        return program
-    return program if _asserts_sizes(other) else other
-
-
-def _asserts_sizes(program: ExportedProgram) -> bool:
-    """Whether a program has sizes that only a run tells, as torch 2.11 takes those of slices when in doubt.
-
-    Such a program asserts what it was traced for, which no pass understands and no artifact holds.
-    """
-    return any(node.target is torch.ops.aten._assert_scalar.default for node in program.graph.nodes)
+        with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            return export()
+    except Exception:  # torch.export fails in many ways; the second attempt raises what matters
+        return export()
 
 
 def _require_inference(model: nn.Module) -> None:

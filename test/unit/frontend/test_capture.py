@@ -84,6 +84,41 @@ def test_a_size_that_is_fixed_only_after_it_was_read_is_a_number():
     assert torch.equal(program.exported.module()(x)[0], model(x))
 
 
+def test_what_a_model_asserts_of_its_data_stays_and_what_torch_asserts_of_slices_goes():
+    class Slices(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("places", torch.arange(32))
+
+        def forward(self, x, count):
+            n = count.item()
+            torch._check(n >= 0)
+            torch._check(n <= 5)
+            return x + self.places[: x.shape[0]], x[:n]
+
+    model, x = Slices().eval(), torch.randn(7)
+    exported = capture(model, (x, torch.tensor(3))).exported
+    asserted = [node.args[1] for node in exported.graph.nodes if "_assert_scalar" in str(node.target)]
+    assert asserted
+    assert all("u0" in text for text in asserted)
+    for found, expected in zip(exported.module()(x, torch.tensor(4)), model(x, torch.tensor(4)), strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(RuntimeError, match="u0 <= 5"):
+        exported.module()(x, torch.tensor(6))
+
+
+def test_a_capture_that_fails_leaves_no_hooks():
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    hooks = torch.nn.modules.module._global_buffer_registration_hooks
+    before = dict(hooks)
+    with pytest.raises(CaptureError):
+        capture(Branches().eval(), (torch.ones(3),))
+    assert dict(hooks) == before
+
+
 def test_dynamic_shapes_may_be_given_by_name():
     x, y = torch.randn(2, 3, 8), torch.randn(4, 3, 6)
     program = capture(Adder().eval(), (x, y), dynamic_shapes={"x": {0: torch.export.Dim("n", min=2, max=4)}})

@@ -1,0 +1,62 @@
+"""Sizes of slices that torch 2.11 doesn't know."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+from torch.utils._sympy.symbol import SymT, symbol_is_type
+
+_ATEN = torch.ops.aten
+_ASSERTS = _ATEN._assert_scalar.default
+
+
+def drop_slice_assertions(graph: Graph) -> None:
+    """Remove what asserts sizes of slices, and what computes only that.
+
+    Where the end of a slice may be beyond the tensor's, torch 2.11 takes its size for one that a run tells,
+    and asserts what the model needs of it, such as the size of what it is added to. The operators that need
+    it see to that themselves; assertions are nothing that passes understand and artifacts hold. What a model
+    asserts of its data stays.
+    """
+    of_slices = _symbols_of_slices(graph)
+    if not of_slices:
+        return
+    for node in reversed(graph.nodes):
+        asserts = node.target is _ASSERTS and _unknown(node.args[0]) <= of_slices
+        if asserts or (not node.users and _is_number(node)):
+            graph.erase_node(node)
+
+
+def _symbols_of_slices(graph: Graph) -> set[Any]:
+    """What only a run tells of slices: their sizes, and where they start."""
+    seen, found = set[Any](), set[Any]()
+    for node in graph.nodes:
+        new = _unknown(node) - seen
+        seen |= new
+        if node.target is _ATEN.slice.Tensor:
+            found |= new
+    return found
+
+
+def _unknown(argument: Any) -> set[Any]:
+    """What only a run tells in a number, or a tensor's shape and offset, though asserted to be known."""
+    value = argument.meta.get("val") if isinstance(argument, Node) else argument
+    lies = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    numbers = (*value.shape, value.storage_offset()) if lies else (value,)
+    symbolic = [number for number in numbers if isinstance(number, (torch.SymInt, torch.SymBool))]
+    symbols = {symbol for number in symbolic for symbol in number.node._expr.free_symbols}
+    return {symbol for symbol in symbols if symbol_is_type(symbol, SymT.UNBACKED_INT)}
+
+
+def _is_number(node: Node) -> bool:
+    """Whether a node computes a number of other numbers, or of the place of a tensor in memory."""
+    if node.op != "call_function":
+        return False
+    sizes = (_ATEN.sym_size.int, _ATEN.sym_stride.int, _ATEN.sym_storage_offset.default)
+    return node.target in sizes or (
+        node.target is not operator.getitem
+        and isinstance(node.meta.get("val"), (torch.SymInt, torch.SymBool, int, bool))
+    )
