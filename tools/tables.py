@@ -9,7 +9,7 @@ from typing import Any
 
 from _table import Rows, grouped, markdown, times
 from tables_contextual import contextual_cpu, contextual_h200, contextual_model
-from tables_models import model_h200
+from tables_models import model_h200, models_beside_dense
 from tables_quality import (
     prune_speed,
     quality_encoder,
@@ -171,6 +171,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "load_cpu": load_cpu,
     "memory_h200": memory_h200,
     "model_h200": model_h200,
+    "model_small_tuned_h200": models_beside_dense,
     "prune_speed_h200": prune_speed,
     "quality_encoder": quality_encoder,
     "quality_encoder_finetune_h200": quality_encoder_finetune,

@@ -12,11 +12,10 @@ def model_h200(rows: Rows) -> str:
     full = [row for row in rows if "peak_of_dense" in row]
     generated = [row for row in rows if "agreement" in row]
     beside = [row for row in rows if row.get("dense_ms")]
-    tables = [_models_beside_dense(beside), _full_models(full), _generated(generated)]
-    return "\n" + "\n".join(tables) + "\n"
+    return models_beside_dense(beside) + "\n".join([_full_models(full), _generated(generated)]) + "\n"
 
 
-def _models_beside_dense(rows: Rows) -> str:
+def models_beside_dense(rows: Rows) -> str:
     """Rows of one model and phase together, however many runs measured them."""
     kinds = list(dict.fromkeys(map(_kind, rows)))
     body = [
@@ -36,7 +35,7 @@ def _models_beside_dense(rows: Rows) -> str:
     headings = [
         "model", "phase", "batch", "tokens", "dense", "ours", "speed-up", "ceiling", "asked", "sparse layers"
     ]  # fmt: skip
-    return markdown(headings, body)
+    return "\n" + markdown(headings, body) + "\n"
 
 
 def _kind(row: dict[str, Any]) -> tuple[str, str]:
