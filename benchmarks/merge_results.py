@@ -1,7 +1,7 @@
 """Join result files of one benchmark that ran in parts: `merge_results.py OUT FILE… [--cell FIELD…]`.
 
-The head is the last file's; `meta.parts` says which commands made how many of the rows, and when. Of rows
-that have the same values in the fields of `--cell`, the last file's is kept.
+The head is the last file's; `meta.parts` says which runs made how many of the rows: when, and the command. Of
+rows that have the same values in the fields of `--cell`, the last file's is kept.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-BETWEEN = " | "
-"""Between the commands that made some rows together."""
-
 
 def merged(
     results: list[dict[str, Any]], cell: Callable[[dict[str, Any]], Hashable] | None = None
@@ -24,18 +21,22 @@ def merged(
     devices = {result["meta"]["device"] for result in results}
     if len(devices) != 1:
         raise SystemExit(f"merge_results: results of different devices: {', '.join(sorted(devices))}")
-    parts: dict[str, int] = {}
+    parts: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for at, result in enumerate(results):
         later = {cell(row) for other in results[at + 1 :] for row in other["rows"]} if cell else set()
         own = [row for row in result["rows"] if not cell or cell(row) not in later]
-        known = result["meta"].get("parts") or {
-            f"{result['meta']['date']}: {result['meta']['command']}": len(own)
-        }
-        # Which rows were replaced isn't known by part.
-        parts |= known if len(own) == len(result["rows"]) else {BETWEEN.join(known): len(own)}
+        parts += _parts(result["meta"], len(own), all_kept=len(own) == len(result["rows"]))
         rows += own
     return {"meta": {**results[-1]["meta"], "parts": parts}, "rows": rows}
+
+
+def _parts(meta: dict[str, Any], rows: int, *, all_kept: bool) -> list[dict[str, Any]]:
+    """Which runs made the rows of a file that are kept; by its own parts only while all are."""
+    known = meta.get("parts") or [{"runs": [f"{meta['date']}: {meta['command']}"], "rows": rows}]
+    if all_kept:
+        return list(known)
+    return [{"runs": [run for part in known for run in part["runs"]], "rows": rows}] if rows else []
 
 
 def main(argv: list[str]) -> int:

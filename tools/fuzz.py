@@ -144,7 +144,7 @@ def record(path: Path, row: dict[str, Any]) -> None:
         text = stream.read()
         rows = [*(json.loads(text)["rows"] if text else ()), {**row, "meta": meta}]
         devices = "; ".join(sorted({row["meta"]["device"] for row in rows}))
-        parts = {f"{row['meta']['date']}: {row['meta']['command']}": 1 for row in rows}
+        parts = [{"runs": [f"{row['meta']['date']}: {row['meta']['command']}"], "rows": 1} for row in rows]
         stream.truncate(0)
         json.dump({"meta": {**meta, "device": devices, "parts": parts}, "rows": rows}, stream, indent=1)
         stream.write("\n")

@@ -20,7 +20,6 @@ from tables import TABLES
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FOLDER = re.compile(r" --(results|limit|deadline|out) \S+")
-BETWEEN = " | "  # the commands that made some rows together, as merge_results.py writes them
 MOST_NAMED = 2
 SOME_M = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
@@ -42,8 +41,8 @@ def render(text: str) -> str:
 
 def _commands(name: str, meta: dict[str, Any]) -> str:
     """When and by which commands a file's rows were measured; what only names a folder is left out."""
-    parts = meta.get("parts") or {f"{meta['date']}: {meta['command']}": 0}
-    runs = [run.partition(": ") for part in parts for run in part.split(BETWEEN)]
+    parts = meta.get("parts") or [{"runs": [f"{meta['date']}: {meta['command']}"]}]
+    runs = [run.partition(": ") for part in parts for run in part["runs"]]
     commands = list(dict.fromkeys(FOLDER.sub("", command) for _, _, command in runs))
     days = sorted({when[:10] for when, _, _ in runs})
     named = ", ".join(f"`{command}`" for command in commands)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -52,11 +51,6 @@ def _unknown(argument: Any) -> set[Any]:
 
 
 def _is_number(node: Node) -> bool:
-    """Whether a node computes a number of other numbers, or of the place of a tensor in memory."""
-    if node.op != "call_function":
-        return False
-    sizes = (_ATEN.sym_size.int, _ATEN.sym_stride.int, _ATEN.sym_storage_offset.default)
-    return node.target in sizes or (
-        node.target is not operator.getitem
-        and isinstance(node.meta.get("val"), (torch.SymInt, torch.SymBool, int, bool))
-    )
+    """Whether a node computes a number."""
+    value = node.meta.get("val") if node.op == "call_function" else None
+    return isinstance(value, (torch.SymInt, torch.SymBool, int, bool))
