@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.matchers import defined_by, operations
+from sparseflow.dialect.matchers import defined_by
+from sparseflow.passes.attention import attention_where
 from sparseflow.passes.base import Pass
 from sparseflow.passes.build import before, constant_bool, none
 from sparseflow.passes.elements import Condition, Elements
 from sparseflow.passes.sizes import KnownSizes
-
-_ATTENTION = "torch.aten.scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,8 @@ class CausalAttention(Pass):
     name: ClassVar[str] = "causal-attention"
 
     def run(self, module: ir.Module) -> None:
-        """Prove first: what is known of sizes holds for the module as it is."""
-        sizes = KnownSizes(module)
-        elements = Elements(sizes)
-        found = [op for op in operations(module, {_ATTENTION}) if _is_causal(op, sizes, elements)]
-        for op in found:
+        """Rewrite what is proven."""
+        for op in attention_where(module, _is_causal):
             with before(op):
                 op.operands[3], op.operands[5] = none(), constant_bool(True)
 

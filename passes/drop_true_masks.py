@@ -7,13 +7,11 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.matchers import operations
+from sparseflow.passes.attention import attention_where
 from sparseflow.passes.base import Pass
 from sparseflow.passes.build import before, none
 from sparseflow.passes.elements import Elements
 from sparseflow.passes.sizes import KnownSizes
-
-_ATTENTION = "torch.aten.scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,8 @@ class DropTrueMasks(Pass):
     name: ClassVar[str] = "drop-true-masks"
 
     def run(self, module: ir.Module) -> None:
-        """Prove first: what is known of sizes holds for the module as it is."""
-        sizes = KnownSizes(module)
-        elements = Elements(sizes)
-        found = [op for op in operations(module, {_ATTENTION}) if _masks_nothing(op, sizes, elements)]
-        for op in found:
+        """Rewrite what is proven."""
+        for op in attention_where(module, _masks_nothing):
             with before(op):
                 op.operands[3] = none()
 
