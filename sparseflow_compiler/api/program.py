@@ -117,13 +117,7 @@ def build_program(
         run_pipeline(module, [DropTrueMasks(), CausalAttention(), CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
-    contextual: dict[str, MlpPlan] = {}
-    left: dict[str, str] = {}
-    if options.contextual:
-        with clock.stage("measure") as step:
-            form, contextual = plan_contextual(module, weights, options, step)
-            run_pipeline(module, [form])
-            left = left_over(module)
+    contextual, left = _form_contextual(module, weights, options, clock)
     with clock.stage("passes"):
         run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
@@ -145,8 +139,7 @@ def build_program(
     errors: dict[str, float] = {}
     if options.quantize is not None:
         with clock.stage("compare"):
-            leaves = captured.call_signature.flatten(args, kwargs).leaves
-            errors = output_errors(graph, leaves, bank)
+            errors = output_errors(graph, captured.call_signature.flatten(args, kwargs).leaves, bank)
     changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     signature, written = write_in_graph(
         graph, imported.signature, {name: bank.source(name) for name in changed}
@@ -167,6 +160,18 @@ def build_program(
         contextual,
         left,
     )
+
+
+def _form_contextual(
+    module: ir.Module, weights: ProgramWeights, options: CompileOptions, clock: _Clock
+) -> tuple[Mapping[str, MlpPlan], Mapping[str, str]]:
+    """Make operators of the MLPs that have a predictor; how they run, and why other layers of MLPs aren't."""
+    if not options.contextual:
+        return {}, {}
+    with clock.stage("measure") as step:
+        form, plans = plan_contextual(module, weights, options, step)
+        run_pipeline(module, [form])
+        return plans, left_over(module)
 
 
 def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProgram, ProgramWeights]:

@@ -33,4 +33,4 @@ def _fixed(node: Node) -> int | None:
 
 
 def _replaced(arguments: Any, node: Node, number: int) -> Any:
-    return torch.fx.map_arg(arguments, lambda used: number if used is node else used)  # type: ignore[arg-type, return-value]  # numbers are arguments too
+    return torch.fx.map_arg(arguments, lambda used: number if used is node else used)

@@ -43,8 +43,9 @@ def _symbols_of_slices(graph: Graph) -> set[Any]:
 def _unknown(argument: Any) -> set[Any]:
     """What only a run tells in a number, or a tensor's shape and offset, though asserted to be known."""
     value = argument.meta.get("val") if isinstance(argument, Node) else argument
-    lies = isinstance(value, torch.Tensor) and value.layout is torch.strided
-    numbers = (*value.shape, value.storage_offset()) if lies else (value,)
+    numbers: tuple[Any, ...] = (value,)
+    if isinstance(value, torch.Tensor):
+        numbers = (*value.shape, *([value.storage_offset()] if value.layout is torch.strided else ()))
     symbolic = [number for number in numbers if isinstance(number, (torch.SymInt, torch.SymBool))]
     symbols = {symbol for number in symbolic for symbol in number.node._expr.free_symbols}
     return {symbol for symbol in symbols if symbol_is_type(symbol, SymT.UNBACKED_INT)}

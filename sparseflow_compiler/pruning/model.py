@@ -135,9 +135,16 @@ def prune(
             progress,
             lambda batches, skipped: prune(model, method, batches, skip=skipped, progress=progress, **again),
         )
+    return _pruned(model, calibration, options, progress)
+
+
+def _pruned(
+    model: nn.Module, calibration: Iterable[Any] | None, options: PruneOptions, progress: bool | None
+) -> PruneReport:
+    """Prune every layer that the options don't skip."""
     if calibration is None:
         options.require_calibration()
-    layers = find_layers(model, skip)
+    layers = find_layers(model, options.skip)
     chosen = [layer for layer in layers if layer.dense is None]
     for layer in chosen:
         checks.require_data(layer.weight, f"layer {layer.name}")
@@ -145,9 +152,9 @@ def prune(
     data = None if calibration is None else Calibration.of(model, calibration)
     with progress_bars(progress) as bars, torch.no_grad():
         store = None
-        if data is not None and checkpoint is not None:
-            store = Checkpoint(checkpoint, fingerprint(model, data, layers, options))
-        free = [layer for layer in find_layers(model, ()) if layer.dense is None] if permute else []
+        if data is not None and options.checkpoint is not None:
+            store = Checkpoint(options.checkpoint, fingerprint(model, data, layers, options))
+        free = [layer for layer in find_layers(model, ()) if layer.dense is None] if options.permute else []
         pruner = Pruner(options, len(chosen), bars.stage("prune"), free, store)
         if data is None:
             for layer in chosen:
@@ -158,7 +165,7 @@ def prune(
     outcomes = tuple(pruner.outcome(layer) for layer in layers)
     scarce = _scarce(outcomes, options)
     for note in scarce:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)
     return PruneReport(outcomes, (*notes, *scarce, *_shortcomings(outcomes, options, pruner.undrifted)))
 
 
