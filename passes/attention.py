@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch_mlir import ir
 
-from sparseflow.dialect.matchers import operations
+from sparseflow.dialect.matchers import is_none, operations
 from sparseflow.passes.elements import Elements
 from sparseflow.passes.sizes import KnownSizes
 
@@ -14,11 +14,14 @@ Proof = Callable[[ir.Operation, KnownSizes, Elements], bool]
 
 
 def attention_where(module: ir.Module, proven: Proof) -> list[ir.Operation]:
-    """Every `torch.aten.scaled_dot_product_attention` for which `proven` holds.
+    """Every `torch.aten.scaled_dot_product_attention` that reads a mask for which `proven` holds.
 
     All are found before any is rewritten: what is known of sizes holds for the module as it is.
     """
+    attention = operations(module, {"torch.aten.scaled_dot_product_attention"})
+    masked = [op for op in attention if not is_none(op.operands[3])]
+    if not masked:
+        return []
     sizes = KnownSizes(module)
     elements = Elements(sizes)
-    attention = operations(module, {"torch.aten.scaled_dot_product_attention"})
-    return [op for op in attention if proven(op, sizes, elements)]
+    return [op for op in masked if proven(op, sizes, elements)]

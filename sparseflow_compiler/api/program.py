@@ -114,7 +114,7 @@ def build_program(
     module, stages = imported.module, {"torch": imported.module.operation.clone()}
 
     with clock.stage("passes"):
-        run_pipeline(module, [DropTrueMasks(), CausalAttention(), CanonicalizeLinear()])
+        run_pipeline(module, [CausalAttention(), DropTrueMasks(), CanonicalizeLinear()])
         if options.prune is None:
             _keep_unpruned_dense(module, imported.weights, bank)
     contextual, left = _form_contextual(module, weights, options, clock)

@@ -20,7 +20,8 @@ def drop_slice_assertions(graph: Graph) -> None:
     it see to that themselves; assertions are nothing that passes understand and artifacts hold. What a model
     asserts of its data stays.
     """
-    of_slices = _symbols_of_slices(graph)
+    asserted = graph.find_nodes(op="call_function", target=_ASSERTS)
+    of_slices = _symbols_of_slices(graph) if asserted else set()
     if not of_slices:
         return
     for node in reversed(graph.nodes):
