@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import sparseflow as sf
+from sparseflow.profiling.opponent import opponent
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
@@ -105,9 +106,8 @@ def llama_4(bench: Bench) -> tuple[str, Any]:
 
 
 def by_torch(bench: Bench, model: nn.Module, mode: str | None) -> Any:
-    """The model through torch.compile, for each shape anew: kernels for any batch would be slower."""
-    backend = "inductor" if bench.on_gpu else "eager"
-    return torch.compile(model, mode=mode if bench.on_gpu else None, backend=backend, dynamic=False)
+    """The model through torch.compile; as it is in a tiny run, as ours is."""
+    return opponent(model, torch.device(bench.place.device), mode=mode)[1]
 
 
 def pair(bench: Bench, model: nn.Module, mode: str | None, **options: Any) -> tuple[Any, sf.CompiledModel]:
