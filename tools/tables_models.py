@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from _table import Rows, markdown, times
+from _table import Rows, grouped, markdown, times
 
 
 def model_h200(rows: Rows) -> str:
@@ -17,7 +15,6 @@ def model_h200(rows: Rows) -> str:
 
 def models_beside_dense(rows: Rows) -> str:
     """Rows of one model and phase together, however many runs measured them."""
-    kinds = list(dict.fromkeys(map(_kind, rows)))
     body = [
         [
             row["model"],
@@ -30,16 +27,13 @@ def models_beside_dense(rows: Rows) -> str:
             f"≥ {row['target']}×" if row.get("target") else "",
             str(row.get("sparse_layers", "")),
         ]
-        for row in sorted(rows, key=lambda row: (kinds.index(_kind(row)), row["batch"]))
+        for _, kind in grouped(rows, lambda row: (row["model"], row["phase"]))
+        for row in sorted(kind, key=lambda row: row["batch"])
     ]
     headings = [
         "model", "phase", "batch", "tokens", "dense", "ours", "speed-up", "ceiling", "asked", "sparse layers"
     ]  # fmt: skip
     return "\n" + markdown(headings, body) + "\n"
-
-
-def _kind(row: dict[str, Any]) -> tuple[str, str]:
-    return row["model"], row["phase"]
 
 
 def _full_models(rows: Rows) -> str:
