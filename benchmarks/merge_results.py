@@ -33,7 +33,9 @@ def merged(
 
 def _parts(meta: dict[str, Any], rows: int, *, all_kept: bool) -> list[dict[str, Any]]:
     """Which runs made the rows of a file that are kept; by its own parts only while all are."""
-    known = meta.get("parts") or [{"runs": [f"{meta['date']}: {meta['command']}"], "rows": rows}]
+    known = meta.get("parts") or [
+        {"runs": [{name: meta[name] for name in ("date", "command")}], "rows": rows}
+    ]
     if all_kept:
         return list(known)
     return [{"runs": [run for part in known for run in part["runs"]], "rows": rows}] if rows else []

@@ -144,7 +144,8 @@ def record(path: Path, row: dict[str, Any]) -> None:
         text = stream.read()
         rows = [*(json.loads(text)["rows"] if text else ()), {**row, "meta": meta}]
         devices = "; ".join(sorted({row["meta"]["device"] for row in rows}))
-        parts = [{"runs": [f"{row['meta']['date']}: {row['meta']['command']}"], "rows": 1} for row in rows]
+        runs = [{name: row["meta"][name] for name in ("date", "command")} for row in rows]
+        parts = [{"runs": [run], "rows": 1} for run in runs]
         stream.truncate(0)
         json.dump({"meta": {**meta, "device": devices, "parts": parts}, "rows": rows}, stream, indent=1)
         stream.write("\n")

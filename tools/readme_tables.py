@@ -41,10 +41,9 @@ def render(text: str) -> str:
 
 def _commands(name: str, meta: dict[str, Any]) -> str:
     """When and by which commands a file's rows were measured; what only names a folder is left out."""
-    parts = meta.get("parts") or [{"runs": [f"{meta['date']}: {meta['command']}"]}]
-    runs = [run.partition(": ") for part in parts for run in part["runs"]]
-    commands = list(dict.fromkeys(FOLDER.sub("", command) for _, _, command in runs))
-    days = sorted({when[:10] for when, _, _ in runs})
+    runs = [run for part in meta.get("parts") or [{"runs": [meta]}] for run in part["runs"]]
+    commands = list(dict.fromkeys(FOLDER.sub("", run["command"]) for run in runs))
+    days = sorted({run["date"][:10] for run in runs})
     named = ", ".join(f"`{command}`" for command in commands)
     if len(commands) > MOST_NAMED:
         scripts = ", ".join(f"`{script}`" for script in dict.fromkeys(re.findall(r"\S+\.py", named)))
