@@ -49,7 +49,7 @@ class Bench:
     @property
     def options(self) -> dict[str, Any]:
         """Of sf.compile: a tiny run measures no policy."""
-        return {"progress": False, **({"policy": "sparse"} if self.tiny else {})}
+        return {"prune": "magnitude", "progress": False, **({"policy": "sparse"} if self.tiny else {})}
 
     def add(self, row: Row) -> None:
         """Keep and show a row, and write all of them.

@@ -71,7 +71,11 @@ def llama_70b(layers: int, mlir: str) -> list[Row]:
         model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
         ids = torch.zeros(2, 16, dtype=torch.long)
     compiled = sf.compile(
-        model, kwargs={"input_ids": ids, "use_cache": False}, policy="sparse", progress=False
+        model,
+        prune="magnitude",
+        kwargs={"input_ids": ids, "use_cache": False},
+        policy="sparse",
+        progress=False,
     )
     Path(mlir).write_text(compiled.mlir("torch"), encoding="utf-8")
     seconds = compiled.report.model["seconds"]
@@ -133,13 +137,18 @@ def memory(dtype: str, at_most: float) -> list[Row]:
 
     layers = [nn.Linear(4096, 4096, bias=False, dtype=getattr(torch, dtype)) for _ in range(32)]
     x = torch.randn(4, 4096).to(getattr(torch, dtype))
-    warm = sf.compile(nn.Sequential(nn.Linear(64, 64)).to(x.dtype).eval(), policy="sparse", progress=False)
+    warm = sf.compile(
+        nn.Sequential(nn.Linear(64, 64)).to(x.dtype).eval(),
+        prune="magnitude",
+        policy="sparse",
+        progress=False,
+    )
     warm(x[:, :64])
     model = nn.Sequential(*layers).eval()
     del layers
     dense_bytes = sum(p.nbytes for p in model.parameters())
     before = resident_bytes() - dense_bytes
-    compiled = sf.compile(model, (x,), inplace=True, policy="sparse", progress=False)
+    compiled = sf.compile(model, (x,), prune="magnitude", inplace=True, policy="sparse", progress=False)
     kept = resident_bytes() - before
     counted = sum(layer.bytes for layer in compiled.report.layers)
     return [

@@ -62,7 +62,7 @@ def encoder_demo() -> None:
     console.rule("Pretrained sentence encoder: all-MiniLM-L6-v2")
     encoder = load_encoder()
     sentences = docstring_sentences(256)
-    compiled = sf.compile(encoder.model, progress=True)
+    compiled = sf.compile(encoder.model, prune="magnitude", progress=True)
     batch, single = encoder.tokenize(sentences[:32]), encoder.tokenize(sentences[:1])
     with torch.no_grad():
         compiled(**batch), compiled(**single)
@@ -85,7 +85,7 @@ def decoder_demo() -> None:
     """A Llama-shaped decoder of 4 layers with random weights: speed and memory, not quality."""
     console.rule("Llama-shaped decoder, 4 layers, random weights")
     model = llama_shaped()
-    compiled = sf.compile(model, progress=True)
+    compiled = sf.compile(model, prune="magnitude", progress=True)
     ids = torch.randint(model.config.vocab_size, (1, PROMPT))
     with torch.no_grad():
         caches = [f(ids, use_cache=True).past_key_values for f in (model, compiled)]

@@ -2,6 +2,7 @@
 
     import sparseflow as sf
 
+    sf.prune(model)                   # by magnitude; better with calibration data
     compiled = sf.compile(model)      # captures on the first call, like torch.compile
     y = compiled(x)
     print(compiled.report.table())

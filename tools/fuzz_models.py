@@ -50,7 +50,9 @@ def save_all(folder: Path) -> None:
         ("odd", Odd(), [(x,), (x[0],), (x, [torch.randn(2, 128)])], None),
         ("fp8", nn.Sequential(nn.Linear(64, 64), nn.GELU()).bfloat16(), [(x.bfloat16(),)], "fp8"),
     ):
-        compiled = sf.compile(model.eval(), policy="sparse", quantize=quantize, progress=False)  # type: ignore[arg-type]
+        compiled = sf.compile(
+            model.eval(), prune="magnitude", policy="sparse", quantize=quantize, progress=False
+        )  # type: ignore[arg-type]
         for call in calls:
             compiled(*call)
         compiled.save(folder / name)
@@ -64,7 +66,12 @@ def save_contextual(folder: Path) -> None:
     predictors = sf.train_predictor(model, [torch.randn(400, 64)], steps=0, progress=False)
     calls = [(torch.randn(rows, 64),) for rows in (1, 3, 40)]
     for sparsity in ("contextual", "contextual+2:4"):
-        how: dict[str, Any] = {"sparsity": sparsity, "predictor": predictors, "policy": "sparse"}
+        how: dict[str, Any] = {
+            "prune": "magnitude",
+            "sparsity": sparsity,
+            "predictor": predictors,
+            "policy": "sparse",
+        }
         compiled = sf.compile(model, progress=False, **how)
         for call in calls:
             compiled(*call)

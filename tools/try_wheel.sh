@@ -32,7 +32,7 @@ import sparseflow as sf
 assert sf.__file__.startswith(sys.argv[1]), sf.__file__
 model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64)).eval()
 x = torch.randn(3, 64)
-compiled = sf.compile(model, (x,), policy="sparse")
+compiled = sf.compile(model, (x,), prune="magnitude", policy="sparse")
 assert [layer.decision for layer in compiled.report.layers] == ["sparse", "sparse"]
 compiled.report.to_html("report.html")
 compiled.save("artifact")

@@ -30,7 +30,7 @@ def compile(  # noqa: A001  # named like torch.compile
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    prune: Prune | None = "magnitude",
+    prune: Prune | None = None,
     skip: Sequence[str] = DEFAULT_SKIP,
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
@@ -43,7 +43,9 @@ def compile(  # noqa: A001  # named like torch.compile
     sparsity: Sparsity = "2:4",
     predictor: Predictors | None = None,
 ) -> CompiledModel:
-    """Compile a model: its linear layers run on 2:4 sparse kernels wherever those were measured faster.
+    """Compile a model: layers with 2:4 weights run on sparse kernels wherever those were measured faster.
+
+    Weights stay as they are unless `prune` is given. So prune first, by `sparseflow.prune`, or here.
 
     The model is captured on the first call, or at once when example inputs are given. It stays usable and
     unpruned unless `inplace` is set.
@@ -53,9 +55,10 @@ def compile(  # noqa: A001  # named like torch.compile
             (bfloat16 or float16; others stay dense).
         args: example positional inputs.
         kwargs: example keyword inputs.
-        prune: ``"magnitude"`` keeps the two largest of every four weights; it costs quality, which
-            `compiled.report` states layer by layer: `sparseflow.prune` beforehand costs less.
-            ``None`` makes only those layers sparse whose weights already are 2:4.
+        prune: ``None`` changes no weight: those layers are sparse whose weights already are 2:4.
+            ``"magnitude"`` keeps the two largest of every four weights of each layer that `sparseflow.prune`
+            would prune, however it runs then; it costs quality, which `compiled.report` states layer by
+            layer: `sparseflow.prune` beforehand costs less.
         skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
         policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
             (seconds, cached), a GPU's figures come from the tuned tables; ``"sparse"`` runs eligible layers

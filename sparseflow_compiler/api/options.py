@@ -28,7 +28,7 @@ class CompileOptions:
     """How a model is compiled.
 
     Attributes:
-        prune: how weights that are not 2:4 yet become so; ``None`` leaves them dense and says so.
+        prune: how weights that are not 2:4 yet become so; ``None`` leaves all weights as they are.
         skip: fnmatch patterns over layer names that stay dense.
         policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer
             dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
@@ -45,7 +45,7 @@ class CompileOptions:
         predictor: what selects neurons.
     """
 
-    prune: Prune | None = "magnitude"
+    prune: Prune | None = None
     skip: tuple[str, ...] = DEFAULT_SKIP
     policy: PolicyMode = "auto"
     memory: Memory = "compressed"

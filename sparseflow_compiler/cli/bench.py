@@ -72,7 +72,7 @@ def model(
     from sparseflow.bench import model_rows
     from sparseflow.profiling.workload import Phase
 
-    how = {"inner": inner, "policy": policy, "memory": memory}
+    how = {"prune": "magnitude", "inner": inner, "policy": policy, "memory": memory}
     try:
         built = named_model(model, layers, kind, where)
         with progress_bars(None) as bars:

@@ -29,7 +29,7 @@ def compile_model(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
     device: Annotated[str, typer.Option(help="Where it will run.")] = "cpu",
-    prune: Annotated[str, typer.Option(help="magnitude, or none: only what is 2:4 already.")] = "magnitude",
+    prune: Annotated[str, typer.Option(help="magnitude, or none: only what is 2:4 already.")] = "none",
     skip: Annotated[
         list[str] | None, typer.Option(help="Pattern of layers that stay dense; may be repeated.")
     ] = None,

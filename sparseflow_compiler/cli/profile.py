@@ -35,15 +35,21 @@ def profile(
 ) -> None:
     """Show where a model's time goes, dense and compiled, and what sparse kernels can gain at most.
 
-    The model gets random weights: they cost the same time. Built-in shapes: llama-3-8b, llama-3-70b,
-    qwen3-0.6b, gpt2, bert-base, vit-base.
+    The model gets random weights, pruned by magnitude: they cost the same time. Built-in shapes: llama-3-8b,
+    llama-3-70b, qwen3-0.6b, gpt2, bert-base, vit-base.
     """
     import torch
 
     options.require_folder(chart)
     where = options.device(device)
     name = dtype or ("bfloat16" if where.type == "cuda" else "float32")
-    how: dict[str, Any] = {"inner": inner, "policy": policy, "memory": memory, "calls": calls}
+    how: dict[str, Any] = {
+        "prune": "magnitude",
+        "inner": inner,
+        "policy": policy,
+        "memory": memory,
+        "calls": calls,
+    }
     kind = options.dtype(name)
     require_phase(phase)
     from sparseflow.profiling.workload import Phase, workload

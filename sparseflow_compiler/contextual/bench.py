@@ -186,7 +186,12 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     ids = torch.randint(0, config.vocab, (1, max(config.prompts)), device=device)
     mlps = find_model_mlps(model, (ids[:, :4],), {})
     predictors = random_predictors(mlps, config.layer_rates, config.rank)
-    options: dict[str, Any] = {"predictor": predictors, "inner": "eager", "progress": False}
+    options: dict[str, Any] = {
+        "predictor": predictors,
+        "prune": "magnitude",
+        "inner": "eager",
+        "progress": False,
+    }
     compiled: dict[str, CompiledModel] = {
         name: compile_model(model, **options, sparsity=name) for name in config.sparsity
     }

@@ -94,7 +94,7 @@ class Checkpoint:
         return found.unpack() if isinstance(found, PackedWeight) else found
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors, dense, for ``load_state_dict``: `sparseflow.compile(prune=None)` packs them again."""
+        """All tensors, dense, for ``load_state_dict``: `sparseflow.compile` packs them again."""
         return {name: self.dense(name) for name in self.names}
 
     def layers(self) -> list[CheckpointLayer]:

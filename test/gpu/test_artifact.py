@@ -20,7 +20,7 @@ def saved(tmp_path: Path) -> tuple[sf.CompiledModel, Path, torch.Tensor]:
     layers = [nn.Linear(1024, 1536), nn.GELU(), nn.Linear(1536, 1000, bias=False)]
     model = nn.Sequential(*layers).eval().to("cuda", torch.bfloat16)
     x = torch.randn(32, 1024, dtype=torch.bfloat16, device="cuda")
-    compiled = sf.compile(model, (x,), policy="sparse")
+    compiled = sf.compile(model, (x,), prune="magnitude", policy="sparse")
     compiled.save(tmp_path / "artifact")
     return compiled, tmp_path / "artifact", x
 
@@ -54,7 +54,7 @@ def test_loading_takes_little_more_than_the_packed_bytes(tmp_path: Path) -> None
         .to("cuda", torch.bfloat16)
     )
     x = torch.randn(8, 4096, dtype=torch.bfloat16, device="cuda")
-    sf.compile(model, (x,), policy="sparse", inplace=True).save(tmp_path / "artifact")
+    sf.compile(model, (x,), prune="magnitude", policy="sparse", inplace=True).save(tmp_path / "artifact")
     del model
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

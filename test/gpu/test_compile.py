@@ -73,7 +73,7 @@ def mixed(monkeypatch):
 def test_equals_the_pruned_eager_model_for_any_batch(dtype, inner):
     model = model_of(dtype)
     x = torch.randn(4, 256, device="cuda").to(dtype)
-    compiled = sf.compile(model, (x,), policy="sparse", inner=inner)
+    compiled = sf.compile(model, (x,), prune="magnitude", policy="sparse", inner=inner)
     reference = pruned(model, compiled.report)
     for m in (4, 3, 17, 100, 130):
         x = torch.randn(m, 256, device="cuda").to(dtype)

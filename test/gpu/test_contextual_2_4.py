@@ -95,7 +95,12 @@ def test_a_compiled_model_serves_few_and_many_rows(inner, tmp_path):
     every = Predictor(*(t.cpu() for t in predictor(torch.bfloat16).operands[:2]), None, "top_k", NEURONS)
     (mlp,) = find_model_mlps(model, (x,), {})
     predictors = Predictors({mlp.name: MlpPredictor(every, 1.0)})
-    options = {"sparsity": "contextual+2:4", "policy": "sparse", "predictor": predictors}
+    options = {
+        "prune": "magnitude",
+        "sparsity": "contextual+2:4",
+        "policy": "sparse",
+        "predictor": predictors,
+    }
     compiled = sf.compile(model, (x,), inner=inner, **options)
     twin = copy.deepcopy(model)
     with torch.no_grad():

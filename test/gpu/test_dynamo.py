@@ -43,7 +43,9 @@ def pruned(model):
 @pytest.mark.parametrize("inner", ["eager", "inductor"])
 def test_a_model_with_graph_breaks_equals_the_pruned_one(model, inner):
     reference = pruned(model)
-    run = torch.compile(model, backend="sparseflow", options={"policy": "sparse", "inner": inner})
+    run = torch.compile(
+        model, backend="sparseflow", options={"prune": "magnitude", "policy": "sparse", "inner": inner}
+    )
     with torch.no_grad():
         for rows in (8, 16, 257):
             x = torch.randn(rows, 512, device="cuda", dtype=torch.bfloat16)
@@ -54,7 +56,7 @@ def test_a_model_with_graph_breaks_equals_the_pruned_one(model, inner):
 
 def test_a_model_that_moves_to_the_gpu_is_packed_there(model):
     model = model.cpu()
-    run = torch.compile(model, backend="sparseflow", options={"policy": "sparse"})
+    run = torch.compile(model, backend="sparseflow", options={"prune": "magnitude", "policy": "sparse"})
     x = torch.randn(8, 512, dtype=torch.bfloat16)
     with torch.no_grad():
         run(x)
@@ -68,7 +70,7 @@ def test_a_profile_sees_each_kernel_of_the_device_once(inner):
     layers = (nn.Linear(1024, 1024), nn.GELU(), nn.Linear(1024, 1024))
     model = nn.Sequential(*layers).to("cuda", torch.bfloat16).eval()
     x = torch.randn(256, 1024, device="cuda", dtype=torch.bfloat16)
-    found = sf.profile(model, (x,), calls=4, seconds=0.2, policy="sparse", inner=inner)
+    found = sf.profile(model, (x,), calls=4, seconds=0.2, prune="magnitude", policy="sparse", inner=inner)
     for side in (found.dense, found.compiled):
         assert sum(side.shares.values()) == pytest.approx(100)
         assert not [

@@ -196,7 +196,9 @@ def model():
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_compiled_model_stays_near_the_pruned_one(model, inner, inplace):
     twin = pruned_twin(model, "odd")
-    compiled = sf.compile(model, policy="sparse", quantize="fp8", inner=inner, inplace=inplace)
+    compiled = sf.compile(
+        model, prune="magnitude", policy="sparse", quantize="fp8", inner=inner, inplace=inplace
+    )
     for m in (4, 3, 17, 100, 130):
         x = inputs(m, 256, torch.bfloat16, seed=m)
         with torch.no_grad():
@@ -220,7 +222,7 @@ def test_every_range_of_a_policy_gives_the_same(model, memory, inner, monkeypatc
 
     monkeypatch.setattr("sparseflow.runtime.tuning.policies.gpu_policies", policies)
     twin = pruned_twin(model)
-    compiled = sf.compile(model, quantize="fp8", memory=memory, inner=inner)
+    compiled = sf.compile(model, prune="magnitude", quantize="fp8", memory=memory, inner=inner)
     for m in (2, 31, 32, 127, 128, 300, 1):
         x = inputs(m, 256, torch.bfloat16, seed=m)
         with torch.no_grad():
@@ -230,7 +232,7 @@ def test_every_range_of_a_policy_gives_the_same(model, memory, inner, monkeypatc
 
 
 def test_what_no_table_has_stays_dense_in_bf16_and_says_so(model):
-    compiled = sf.compile(model, (inputs(4, 256, torch.bfloat16),), quantize="fp8")
+    compiled = sf.compile(model, (inputs(4, 256, torch.bfloat16),), prune="magnitude", quantize="fp8")
     reasons = {layer.name: layer.reason for layer in compiled.report.layers}
     assert "no table has 1024×256 float8_e4m3fn" in reasons["gate"]
     assert all(layer.decision == "dense" for layer in compiled.report.layers)
@@ -238,7 +240,9 @@ def test_what_no_table_has_stays_dense_in_bf16_and_says_so(model):
 
 def test_the_shipped_table_runs_a_large_layer_sparse_in_fp8():
     model = nn.Sequential(nn.Linear(4096, 14336, bias=False)).eval().to("cuda", torch.bfloat16)
-    (layer,) = sf.compile(model, (inputs(64, 4096, torch.bfloat16),), quantize="fp8").report.layers
+    (layer,) = sf.compile(
+        model, (inputs(64, 4096, torch.bfloat16),), prune="magnitude", quantize="fp8"
+    ).report.layers
     if "no table" in layer.reason:
         pytest.skip(layer.reason)
     assert layer.decision == "sparse"

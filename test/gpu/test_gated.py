@@ -176,7 +176,7 @@ def test_a_llama_with_gates_in_its_layers_computes_what_the_pruned_model_does(in
     )
     model = tf.LlamaForCausalLM(config).to("cuda", torch.bfloat16).eval()
     sf.prune(model, progress=False)
-    compiled = sf.compile(model, policy="sparse", inner=inner)
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", inner=inner)
     for batch, length in ((1, 1), (2, 8), (3, 100)):
         ids = torch.randint(3, 512, (batch, length), device="cuda")
         with torch.no_grad():

@@ -54,7 +54,7 @@ def costs(compiled):
 
 @pytest.mark.parametrize("inner", ["eager", "inductor"])
 def test_decoding_is_recorded_and_every_step_is_right(model, inner):
-    compiled = sf.compile(model, policy="sparse", inner=inner, mode="reduce-overhead")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", inner=inner, mode="reduce-overhead")
     kept = []
     for batch in (1, 3):
         ours, theirs = cache_of(model, batch), cache_of(model, batch)
@@ -72,7 +72,7 @@ def test_decoding_is_recorded_and_every_step_is_right(model, inner):
 
 
 def test_large_results_are_lent_and_stay_as_they_were_given(model):
-    compiled = sf.compile(model, policy="sparse", inner="eager", mode="reduce-overhead")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", inner="eager", mode="reduce-overhead")
     kept, places = [], []
     for step in range(14):
         ids = tokens(64, 128)
@@ -89,7 +89,7 @@ def test_large_results_are_lent_and_stay_as_they_were_given(model):
 
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
 def test_nearly_every_generated_token_is_the_eager_models(model, cache):
-    compiled = sf.compile(model, policy="sparse", inner="eager", mode="reduce-overhead")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", inner="eager", mode="reduce-overhead")
     mask = torch.ones(4, 9, dtype=torch.long, device="cuda")
     mask[0, :4] = 0
     ids = tokens(4, 9)
@@ -104,7 +104,7 @@ def test_nearly_every_generated_token_is_the_eager_models(model, cache):
 
 def test_warmup_leaves_nothing_to_build(model):
     gpu.reset()
-    compiled = sf.compile(model, policy="sparse", mode="reduce-overhead")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", mode="reduce-overhead")
     options = {**OPTIONS, "do_sample": False, "cache_implementation": "static"}
     compiled.warmup(batch=2, seq=16, generate=options)
     before, built = costs(compiled), gpu.stats().built
@@ -130,7 +130,10 @@ def kernels(run):
 
 
 def test_a_decoding_step_launches_no_more_kernels_than_dense_inductor(model):
-    dense, compiled = torch.compile(copy.deepcopy(model)), sf.compile(model, policy="sparse")
+    dense, compiled = (
+        torch.compile(copy.deepcopy(model)),
+        sf.compile(model, prune="magnitude", policy="sparse"),
+    )
     counts = []
     for run in (compiled, dense):
         cache, ids = cache_of(model, 4), tokens(4, 1)
@@ -142,7 +145,10 @@ def test_a_decoding_step_launches_no_more_kernels_than_dense_inductor(model):
 
 
 def test_a_prefill_without_padding_launches_no_more_kernels_than_dense_inductor(model):
-    dense, compiled = torch.compile(copy.deepcopy(model)), sf.compile(model, policy="sparse")
+    dense, compiled = (
+        torch.compile(copy.deepcopy(model)),
+        sf.compile(model, prune="magnitude", policy="sparse"),
+    )
     inputs = {"input_ids": tokens(1, 256), "use_cache": False}
     with torch.no_grad():
         found, expected = compiled(**inputs).logits, model(**inputs).logits
@@ -166,7 +172,7 @@ def test_a_model_that_cannot_be_recorded_runs_and_says_why():
             return self.layer(x) + self.offset.to(x.device).sum().to(x.dtype)
 
     model = Looks().to("cuda", torch.bfloat16).eval()
-    compiled = sf.compile(model, policy="sparse", inner="eager", mode="reduce-overhead")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", inner="eager", mode="reduce-overhead")
     x = torch.randn(8, 256, device="cuda", dtype=torch.bfloat16)
     outputs = [compiled(x) for _ in range(4)]
     assert all(torch.equal(output, outputs[0]) for output in outputs)

@@ -39,7 +39,7 @@ def mlp() -> Mlp:
 
 
 def compiled_mlp(mlp: Mlp, **options: object) -> sf.CompiledModel:
-    return sf.compile(mlp, **{"policy": "sparse", "skip": ("head",), **options})
+    return sf.compile(mlp, **{"prune": "magnitude", "policy": "sparse", "skip": ("head",), **options})
 
 
 def test_equals_the_pruned_model_for_any_batch_from_one_capture(mlp: Mlp) -> None:
@@ -130,7 +130,7 @@ def test_mlir_stages_show_the_rewriting(mlp: Mlp) -> None:
 
 
 def test_example_inputs_capture_at_once(mlp: Mlp) -> None:
-    compiled = sf.compile(mlp, (torch.randn(2, 64),), policy="sparse")
+    compiled = sf.compile(mlp, (torch.randn(2, 64),), prune="magnitude", policy="sparse")
     assert compiled.report.model["programs"] == 1
 
 
@@ -178,7 +178,7 @@ class Branches(nn.Module):
 
 def test_what_torch_export_cannot_capture_gives_its_reason_and_the_way_out() -> None:
     with pytest.raises(CaptureError) as error:
-        sf.compile(Branches().eval())(torch.randn(3))
+        sf.compile(Branches().eval(), prune="magnitude")(torch.randn(3))
     assert "data-dependent" in str(error.value).lower()
     assert len(str(error.value)) < 2000
     assert error.value.remedy
@@ -201,19 +201,19 @@ def test_bad_options_are_refused_at_once(mlp: Mlp, options: dict[str, object]) -
 
 def test_only_modules_compile() -> None:
     with pytest.raises(ArgumentError, match="Module"):
-        sf.compile(lambda x: x)
+        sf.compile(lambda x: x, prune="magnitude")
 
 
 def test_attributes_of_the_model_are_reachable(mlp: Mlp) -> None:
-    assert sf.compile(mlp).up is mlp.up
+    assert sf.compile(mlp, prune="magnitude").up is mlp.up
     with pytest.raises(AttributeError):
-        _ = sf.compile(mlp).no_such_thing
+        _ = sf.compile(mlp, prune="magnitude").no_such_thing
     with pytest.raises(ArgumentError, match="generate"):
-        sf.compile(mlp).generate()
+        sf.compile(mlp, prune="magnitude").generate()
 
 
 def test_a_report_before_any_capture_is_empty_and_mlir_says_how(mlp: Mlp) -> None:
-    compiled = sf.compile(mlp)
+    compiled = sf.compile(mlp, prune="magnitude")
     assert compiled.report.layers == []
     with pytest.raises(CaptureError, match="call the model once"):
         compiled.mlir()

@@ -22,7 +22,7 @@ def compiled_pair(name: str, dtype: torch.dtype = torch.float32) -> Pair:
     """The pruned eager model and the compiled one, which has every program of a static cache already."""
     torch.manual_seed(0)
     model = zoo.text_model(name).to(dtype)
-    compiled = sf.compile(model, policy="sparse")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse")
     compiled.warmup(batch=3, seq=6, padded=True, generate={**OPTIONS, "cache_implementation": "static"})
     return zoo.pruned_as(model, compiled.report), compiled
 
@@ -80,7 +80,7 @@ def test_a_cache_that_was_returned_is_the_callers() -> None:
 
 def test_decoding_over_a_growing_cache_needs_no_program_a_token() -> None:
     torch.manual_seed(0)
-    compiled = sf.compile(zoo.text_model("llama"), policy="sparse")
+    compiled = sf.compile(zoo.text_model("llama"), prune="magnitude", policy="sparse")
     compiled.warmup(batch=1, seq=7)
     before = compiled.report.model["programs"]
     compiled.generate(zoo.tokens(1, 12), max_new_tokens=16, do_sample=False, pad_token_id=0)

@@ -43,8 +43,8 @@ def costs(compiled: sf.CompiledModel) -> dict:
 
 def test_sizes_after_the_first_are_compiled_once_for_all() -> None:
     model = Mlp().eval()
-    eager = sf.compile(model, policy="sparse")
-    compiled = sf.compile(model, policy="sparse", inner="inductor")
+    eager = sf.compile(model, prune="magnitude", policy="sparse")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", inner="inductor")
     counts = []
     for batch in (6, 9, 12, 5):
         x = torch.randn(batch, 64)
@@ -58,7 +58,9 @@ def test_sizes_after_the_first_are_compiled_once_for_all() -> None:
 
 def test_more_variants_than_torch_allows_are_compiled_all_the_same() -> None:
     model = Mlp().eval()
-    compiled, eager = (sf.compile(model, policy="sparse", inner=inner) for inner in ("inductor", "eager"))
+    compiled, eager = (
+        sf.compile(model, prune="magnitude", policy="sparse", inner=inner) for inner in ("inductor", "eager")
+    )
     with torch._dynamo.config.patch(recompile_limit=1):
         for batch in (6, 9):
             x = torch.randn(batch, 64)
@@ -68,7 +70,7 @@ def test_more_variants_than_torch_allows_are_compiled_all_the_same() -> None:
 @pytest.mark.parametrize("inner", ["eager", "inductor"])
 def test_buffers_and_inputs_are_written_in_place_by_the_graph_itself(inner: str) -> None:
     model = Counting().eval()
-    compiled = sf.compile(model, policy="sparse", inner=inner)
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", inner=inner)
     state = torch.zeros(3, 2)
     for _ in range(3):
         compiled(torch.randn(3, 64), state)
@@ -79,13 +81,15 @@ def test_buffers_and_inputs_are_written_in_place_by_the_graph_itself(inner: str)
 
 
 def test_no_graph_breaks_under_dynamo() -> None:
-    compiled = sf.compile(Mlp().eval(), (torch.randn(4, 64),), policy="sparse")
+    compiled = sf.compile(Mlp().eval(), (torch.randn(4, 64),), prune="magnitude", policy="sparse")
     explained = torch._dynamo.explain(compiled.graph())(torch.randn(4, 64))
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)
 
 
 def test_cuda_graphs_without_a_gpu_are_refused_in_the_report() -> None:
-    compiled = sf.compile(Mlp().eval(), (torch.randn(4, 64),), policy="sparse", mode="reduce-overhead")
+    compiled = sf.compile(
+        Mlp().eval(), (torch.randn(4, 64),), prune="magnitude", policy="sparse", mode="reduce-overhead"
+    )
     assert compiled(torch.randn(4, 64)).shape == (4, 64)
     assert costs(compiled)["cuda_graphs"]["without"] == ["the model is on the cpu"]
 
@@ -111,7 +115,7 @@ def test_wrong_modes_are_refused(options: dict[str, str], said: str) -> None:
 )
 def test_warmup_says_what_it_needs(model: Callable[[], nn.Module], options: dict, said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
-        sf.compile(model().eval()).warmup(**options)
+        sf.compile(model().eval(), prune="magnitude").warmup(**options)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_warmup_says_what_it_needs(model: Callable[[], nn.Module], options: dict
 )
 def test_warmup_of_encoders_leaves_nothing_to_capture(name: str, inputs: tuple[str, ...]) -> None:
     model, _ = zoo.model_and_calls(name)
-    compiled = sf.compile(model, policy="sparse")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse")
     compiled.warmup(batch=[2, 3], seq=None if name == "vit" else 5, inputs=inputs)
     before = costs(compiled)
     example = {"input_ids": zoo.tokens(3, 5), "attention_mask": zoo.tokens(3, 5).clamp(max=1)}
@@ -128,7 +132,7 @@ def test_warmup_of_encoders_leaves_nothing_to_capture(name: str, inputs: tuple[s
 
 
 def test_warmup_with_example_inputs_leaves_nothing_to_compile() -> None:
-    compiled = sf.compile(Mlp().eval(), policy="sparse", inner="inductor")
+    compiled = sf.compile(Mlp().eval(), prune="magnitude", policy="sparse", inner="inductor")
     compiled.warmup(torch.randn(4, 64))
     before = costs(compiled)["inductor"]
     compiled(torch.randn(4, 64))

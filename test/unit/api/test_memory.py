@@ -48,7 +48,7 @@ def packed_weights(compiled: sf.CompiledModel) -> dict[int, PackedWeight]:
 @pytest.mark.usefixtures("recorded")
 def test_fast_keeps_a_dense_copy_only_where_some_m_runs_densely() -> None:
     model = Pair().eval()
-    compiled = sf.compile(model, (torch.randn(4, 64),), memory="fast", inplace=True)
+    compiled = sf.compile(model, (torch.randn(4, 64),), prune="magnitude", memory="fast", inplace=True)
     weights = packed_weights(compiled)
     assert torch.equal(weights[128].dense, weights[128].unpack())
     assert weights[64].dense is None
@@ -62,7 +62,7 @@ def test_fast_keeps_a_dense_copy_only_where_some_m_runs_densely() -> None:
 
 @pytest.mark.usefixtures("recorded")
 def test_compressed_keeps_none_and_reports_what_that_costs() -> None:
-    compiled = sf.compile(Pair().eval(), (torch.randn(4, 64),))
+    compiled = sf.compile(Pair().eval(), (torch.randn(4, 64),), prune="magnitude")
     assert all(weight.dense is None for weight in packed_weights(compiled).values())
     layers = {layer.name: layer for layer in compiled.report.layers}
     assert layers["mixed"].ranges[-1].speedup < 1.0
@@ -72,13 +72,15 @@ def test_compressed_keeps_none_and_reports_what_that_costs() -> None:
 @pytest.mark.parametrize("batch", [0, 1, 2, 4, 9])
 def test_both_modes_compute_the_same(batch: int) -> None:
     model, x = Pair().eval(), torch.randn(batch, 64)
-    fast, compressed = (sf.compile(model, memory=memory)(x) for memory in ("fast", "compressed"))
+    fast, compressed = (
+        sf.compile(model, prune="magnitude", memory=memory)(x) for memory in ("fast", "compressed")
+    )
     torch.testing.assert_close(fast, compressed, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("recorded")
 def test_a_later_program_shares_the_dense_copy() -> None:
-    compiled = sf.compile(Pair().eval(), memory="fast")
+    compiled = sf.compile(Pair().eval(), prune="magnitude", memory="fast")
     for shape in ((4, 64), (64,)):
         compiled(torch.randn(shape))
     kept = [dict(compiled.graph(program=i).named_modules()) for i in range(2)]
@@ -91,4 +93,4 @@ def test_a_later_program_shares_the_dense_copy() -> None:
 
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ArgumentError, match="memory must be one of 'compressed', 'fast'"):
-        sf.compile(Pair().eval(), memory="small")  # type: ignore[arg-type]
+        sf.compile(Pair().eval(), prune="magnitude", memory="small")  # type: ignore[arg-type]

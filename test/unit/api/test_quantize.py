@@ -47,8 +47,8 @@ BOUND = 0.06
 
 @pytest.mark.parametrize("inner", ["eager", "inductor"])
 def test_stays_near_the_pruned_model_for_any_batch_from_one_capture(mlp: Mlp, inner: str) -> None:
-    quantized = sf.compile(mlp, policy="sparse", quantize="fp8", inner=inner)
-    pruned = sf.compile(mlp, policy="sparse")
+    quantized = sf.compile(mlp, prune="magnitude", policy="sparse", quantize="fp8", inner=inner)
+    pruned = sf.compile(mlp, prune="magnitude", policy="sparse")
     for rows in (40, 7, 1, 0):
         x = inputs(rows)
         found, expected = quantized(x), pruned(x)
@@ -59,7 +59,7 @@ def test_stays_near_the_pruned_model_for_any_batch_from_one_capture(mlp: Mlp, in
 
 
 def test_the_report_says_what_is_in_fp8_what_it_costs_and_what_is_not(mlp: Mlp) -> None:
-    compiled = sf.compile(mlp, (inputs(),), policy="sparse", quantize="fp8")
+    compiled = sf.compile(mlp, (inputs(),), prune="magnitude", policy="sparse", quantize="fp8")
     layers = {layer.name: layer for layer in compiled.report.layers}
     for name in ("gate", "up", "down"):
         layer = layers[name]
@@ -82,7 +82,7 @@ def test_the_report_says_what_is_in_fp8_what_it_costs_and_what_is_not(mlp: Mlp) 
 def test_the_output_error_is_that_of_the_layer_alone(mlp: Mlp) -> None:
     model = nn.Sequential(mlp.gate).eval()
     x = inputs()
-    compiled = sf.compile(model, (x,), policy="sparse", quantize="fp8")
+    compiled = sf.compile(model, (x,), prune="magnitude", policy="sparse", quantize="fp8")
     pruned = copy.deepcopy(mlp.gate).float()
     with torch.no_grad():
         pruned.weight.copy_(sf.prune_24(mlp.gate.weight))
@@ -93,8 +93,8 @@ def test_the_output_error_is_that_of_the_layer_alone(mlp: Mlp) -> None:
 
 
 def test_inplace_releases_the_dense_weights_and_says_what_it_could_not_measure(mlp: Mlp) -> None:
-    expected = sf.compile(copy.deepcopy(mlp), policy="sparse", quantize="fp8")(inputs())
-    compiled = sf.compile(mlp, policy="sparse", quantize="fp8", inplace=True)
+    expected = sf.compile(copy.deepcopy(mlp), prune="magnitude", policy="sparse", quantize="fp8")(inputs())
+    compiled = sf.compile(mlp, prune="magnitude", policy="sparse", quantize="fp8", inplace=True)
     assert torch.equal(compiled(inputs()), expected)
     assert mlp.up.weight.isnan().all()
     layers = {layer.name: layer for layer in compiled.report.layers}
@@ -106,15 +106,15 @@ def test_inplace_releases_the_dense_weights_and_says_what_it_could_not_measure(m
 def test_float32_layers_stay_as_they_are_and_say_why() -> None:
     torch.manual_seed(0)
     model, x = Mlp().eval(), inputs().float()
-    compiled = sf.compile(model, (x,), policy="sparse", quantize="fp8")
-    torch.testing.assert_close(compiled(x), sf.compile(model, policy="sparse")(x))
+    compiled = sf.compile(model, (x,), prune="magnitude", policy="sparse", quantize="fp8")
+    torch.testing.assert_close(compiled(x), sf.compile(model, prune="magnitude", policy="sparse")(x))
     for layer in compiled.report.layers:
         assert layer.fp8 is None
         assert "not in fp8: it is f32" in layer.reason
 
 
 def test_auto_on_a_cpu_runs_fp8_where_it_was_asked_for_and_says_it_is_not_fast(mlp: Mlp) -> None:
-    compiled = sf.compile(mlp, (inputs(),), quantize="fp8", skip=("odd",))
+    compiled = sf.compile(mlp, (inputs(),), prune="magnitude", quantize="fp8", skip=("odd",))
     layers = {layer.name: layer for layer in compiled.report.layers}
     assert "only GPUs are fast in fp8" in layers["down"].reason
     assert 'quantize = "fp8"' in compiled.mlir()
@@ -122,11 +122,11 @@ def test_auto_on_a_cpu_runs_fp8_where_it_was_asked_for_and_says_it_is_not_fast(m
 
 def test_an_unknown_quantization_and_a_nan_weight_are_refused(mlp: Mlp) -> None:
     with pytest.raises(ArgumentError, match="quantize must be one of 'fp8', None"):
-        sf.compile(mlp, quantize="int4")  # type: ignore[arg-type]
+        sf.compile(mlp, prune="magnitude", quantize="int4")  # type: ignore[arg-type]
     with torch.no_grad():
         mlp.down.weight[3, 5] = float("nan")
     with pytest.raises(WeightError, match="down"):
-        sf.compile(mlp, policy="sparse", quantize="fp8")(inputs())
+        sf.compile(mlp, prune="magnitude", policy="sparse", quantize="fp8")(inputs())
 
 
 def test_a_small_llama_keeps_its_logits_near_those_of_the_pruned_model() -> None:
@@ -140,7 +140,9 @@ def test_a_small_llama_keeps_its_logits_near_those_of_the_pruned_model() -> None
         vocab_size=96,
     )
     model = LlamaForCausalLM(config).eval().bfloat16()
-    quantized, pruned = (sf.compile(model, policy="sparse", quantize=q) for q in ("fp8", None))
+    quantized, pruned = (
+        sf.compile(model, prune="magnitude", policy="sparse", quantize=q) for q in ("fp8", None)
+    )
     for ids in (torch.randint(0, 96, (2, 17)), torch.randint(0, 96, (3, 9))):
         with torch.no_grad():
             found, expected = quantized(ids).logits, pruned(ids).logits

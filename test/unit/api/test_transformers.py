@@ -23,7 +23,7 @@ def assert_same(found: object, expected: object) -> None:
 def test_equals_the_pruned_eager_model_from_one_capture(name: str) -> None:
     torch.manual_seed(0)
     model, calls = zoo.model_and_calls(name)
-    compiled = sf.compile(model, policy="sparse")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse")
     compiled.capture(*calls[0][0], **calls[0][1])
     reference = zoo.pruned_as(model, compiled.report)
     for args, kwargs in calls:
@@ -38,7 +38,7 @@ def test_half_precision_stays_within_its_rounding(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model, calls = zoo.model_and_calls("llama")
     model.to(dtype)
-    compiled = sf.compile(model, policy="sparse", kwargs=calls[0][1])
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", kwargs=calls[0][1])
     reference = zoo.pruned_as(model, compiled.report)
     with torch.no_grad():
         assert_same(compiled(**calls[0][1]), reference(**calls[0][1]))
@@ -58,7 +58,9 @@ def test_weights_already_24_are_found_in_transposed_layers_too() -> None:
 
 def test_tied_heads_stay_dense_and_say_why() -> None:
     model = zoo.text_model("gpt2")
-    compiled = sf.compile(model, policy="sparse", skip=(), kwargs={"input_ids": zoo.tokens(2, 5)})
+    compiled = sf.compile(
+        model, prune="magnitude", policy="sparse", skip=(), kwargs={"input_ids": zoo.tokens(2, 5)}
+    )
     layers = {layer.name: layer for layer in compiled.report.layers}
     assert layers["transformer.wte"].decision == "dense"
     assert "embedding" in layers["transformer.wte"].reason
@@ -73,7 +75,7 @@ def test_activations_and_residuals_are_part_of_the_layers(
     name: str, epilogue: str, activations: int, residuals: int
 ) -> None:
     model, calls = zoo.model_and_calls(name)
-    compiled = sf.compile(model, policy="sparse", args=calls[0][0], kwargs=calls[0][1])
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", args=calls[0][0], kwargs=calls[0][1])
     layers = [line for line in compiled.mlir().splitlines() if '"sparse_gemm.linear"' in line]
     assert sum(f'epilogue = "{epilogue}"' in line for line in layers) == activations
     assert sum(", 1>, pattern" in line for line in layers) == residuals
@@ -87,7 +89,9 @@ GATED = {"llama": "silu", "qwen3": "silu", "gemma3": "gelu_tanh", "phi3": "silu"
 def test_the_gate_is_part_of_its_layer_and_the_model_computes_the_same(name: str, inner: str) -> None:
     torch.manual_seed(0)
     model, calls = zoo.model_and_calls(name)
-    compiled = sf.compile(model, policy="sparse", inner=inner, args=calls[0][0], kwargs=calls[0][1])
+    compiled = sf.compile(
+        model, prune="magnitude", policy="sparse", inner=inner, args=calls[0][0], kwargs=calls[0][1]
+    )
     assert compiled.mlir("sparse_gemm").count(f'epilogue = "{GATED[name]}_gated"') == 2
     with_gate = [r.name for r in compiled.report.layers if f"its {GATED[name]} gate is part" in r.reason]
     assert with_gate

@@ -58,7 +58,7 @@ def seconds(work) -> float:
 
 def compiled(size: int) -> sf.CompiledModel:
     model = nn.Sequential(nn.Linear(size, 64), nn.ReLU()).eval()
-    return sf.compile(model, (torch.randn(2, size),), policy="sparse")
+    return sf.compile(model, (torch.randn(2, size),), prune="magnitude", policy="sparse")
 
 
 def test_an_artifact_is_the_old_or_the_new_one_whenever_its_writer_is_killed(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ HASHES = {1: ("sha256", hashlib.sha256), 2: ("blake3", blake3)}
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU()).eval()
     folder = tmp_path_factory.mktemp("saved") / "artifact"
-    sf.compile(model, (torch.randn(2, 64),), policy="sparse").save(folder)
+    sf.compile(model, (torch.randn(2, 64),), prune="magnitude", policy="sparse").save(folder)
     return folder
 
 

@@ -45,7 +45,7 @@ assert not [name for name in sys.modules if name.startswith(("sparseflow.fronten
 
 def save_with_outputs(name: str, folder: Path) -> sf.CompiledModel:
     model, calls = zoo.model_and_calls(name)
-    compiled = sf.compile(model, policy="sparse")
+    compiled = sf.compile(model, prune="magnitude", policy="sparse")
     with torch.no_grad():
         outputs = [compiled(**kwargs) for _, kwargs in calls]
     tensors = [{k: v for k, v in out.items() if isinstance(v, torch.Tensor)} for out in outputs]
@@ -73,7 +73,7 @@ def test_a_llama_does_too_and_takes_the_cache_that_it_returned(tmp_path: Path) -
 
 def test_outputs_have_their_class_where_it_is_imported(tmp_path: Path) -> None:
     model, calls = zoo.model_and_calls("llama")
-    compiled = sf.compile(model, policy="sparse", kwargs=calls[0][1])
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", kwargs=calls[0][1])
     compiled.save(tmp_path / "llama")
     with torch.no_grad():
         expected, found = compiled(**calls[0][1]), sf.load(tmp_path / "llama")(**calls[0][1])
@@ -109,7 +109,7 @@ class Odd(nn.Module):
 
 @pytest.fixture
 def odd(tmp_path: Path) -> tuple[sf.CompiledModel, Path]:
-    compiled = sf.compile(Odd().eval(), policy="sparse")
+    compiled = sf.compile(Odd().eval(), prune="magnitude", policy="sparse")
     for call in ((torch.randn(2, 64),), (torch.randn(64),), (torch.randn(2, 64), [torch.randn(2, 128)])):
         compiled(*call)
     compiled.save(tmp_path / "odd")
@@ -156,7 +156,7 @@ def test_a_quantised_model_and_one_in_several_shards_come_back(tmp_path: Path, m
     monkeypatch.setattr("sparseflow.runtime.artifact.weights.SHARD_BYTES", 1)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).eval().to(torch.bfloat16)
     x = torch.randn(4, 64, dtype=torch.bfloat16)
-    compiled = sf.compile(model, (x,), quantize="fp8", policy="sparse")
+    compiled = sf.compile(model, (x,), prune="magnitude", quantize="fp8", policy="sparse")
     compiled.save(tmp_path / "fp8")
     assert len(list((tmp_path / "fp8").glob("weights-*"))) > 1
     assert torch.equal(sf.load(tmp_path / "fp8")(x), compiled(x))
@@ -164,10 +164,10 @@ def test_a_quantised_model_and_one_in_several_shards_come_back(tmp_path: Path, m
 
 def test_a_model_with_nothing_captured_or_no_name_for_its_operator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="nothing was captured"):
-        sf.compile(Odd().eval()).save(tmp_path / "none")
+        sf.compile(Odd().eval(), prune="magnitude").save(tmp_path / "none")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("dear")
-    compiled = sf.compile(Odd().eval(), (torch.randn(2, 64),))
+    compiled = sf.compile(Odd().eval(), (torch.randn(2, 64),), prune="magnitude")
     with pytest.raises(ArtifactError, match="something else than an artifact"):
         compiled.save(tmp_path / "full")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "dear"
@@ -228,7 +228,9 @@ def test_inductor_runs_a_loaded_program(odd) -> None:
 
 def test_loading_takes_no_memory_beyond_the_packed_bytes(tmp_path: Path) -> None:
     model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(6))).eval()
-    sf.compile(model, (torch.randn(2, 2048),), policy="sparse", inplace=True).save(tmp_path / "artifact")
+    sf.compile(model, (torch.randn(2, 2048),), prune="magnitude", policy="sparse", inplace=True).save(
+        tmp_path / "artifact"
+    )
     done = python(
         """
         import json, pathlib, torch, sparseflow as sf

@@ -23,7 +23,17 @@ def llama(tmp_path: Path) -> Path:
 
 def test_a_compiled_folder_serves_any_size_and_the_next_token(llama: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
-    args = ["--input", "input_ids", "--input", "attention_mask", "--policy", "sparse", "--json"]
+    args = [
+        "--input",
+        "input_ids",
+        "--input",
+        "attention_mask",
+        "--prune",
+        "magnitude",
+        "--policy",
+        "sparse",
+        "--json",
+    ]
     assert main(["compile", str(llama), str(out), *args]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {layer["decision"] for layer in report["layers"]} == {"sparse", "dense"}
@@ -45,7 +55,9 @@ def test_an_occupied_folder_is_refused_before_anything_is_read(tmp_path: Path, c
 
 
 def test_the_report_of_an_artifact_is_that_of_its_compilation(tmp_path: Path, capsys) -> None:
-    compiled = sf.compile(torch.nn.Sequential(torch.nn.Linear(64, 32)).eval(), (torch.randn(2, 64),))
+    compiled = sf.compile(
+        torch.nn.Sequential(torch.nn.Linear(64, 32)).eval(), (torch.randn(2, 64),), prune="magnitude"
+    )
     compiled.save(tmp_path / "artifact")
     assert main(["report", str(tmp_path / "artifact")]) == 0
     assert capsys.readouterr().out.startswith(compiled.report.table())

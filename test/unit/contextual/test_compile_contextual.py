@@ -50,7 +50,13 @@ def test_the_other_layers_stay_dense_and_say_why_or_become_2_4():
     predictors = predictors_of(model, x)
     reports = {
         sparsity: sf.compile(
-            model, (x,), sparsity=sparsity, predictor=predictors, policy="sparse", progress=False
+            model,
+            (x,),
+            prune="magnitude",
+            sparsity=sparsity,
+            predictor=predictors,
+            policy="sparse",
+            progress=False,
         ).report
         for sparsity in ("contextual", "contextual+2:4")
     }

@@ -17,7 +17,7 @@ from sparseflow.runtime.backends import Backend, Choice
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.runtime.dispatch import Policy
 
-BOTH = {"sparsity": "contextual+2:4", "policy": "sparse", "progress": False}
+BOTH = {"prune": "magnitude", "sparsity": "contextual+2:4", "policy": "sparse", "progress": False}
 
 
 def pruned_as(report, model):
@@ -99,7 +99,7 @@ def test_unpruned_weights_stay_dense_where_nothing_may_be_pruned():
     model, x = Plain(32, 64, 32).eval(), torch.randn(2, 32)
     with torch.no_grad():
         model.up.weight.copy_(sf.prune_24(model.up.weight))
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), prune=None, **BOTH)
+    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **{**BOTH, "prune": None})
     assert "already 2:4, for more rows 2:4" in layer_of(compiled, "up").reason
     assert "for more rows dense: the weight is not 2:4" in layer_of(compiled, "down").reason
     many = torch.randn(40, 32)
@@ -134,7 +134,7 @@ def measured(monkeypatch, by_shape, selecting):
     monkeypatch.setattr(contextual, "measured_policy", lambda group: ContextualPolicy(m_max, selecting))
 
 
-AUTO = {"sparsity": "contextual+2:4", "progress": False, "skip": ("head",)}
+AUTO = {"prune": "magnitude", "sparsity": "contextual+2:4", "progress": False, "skip": ("head",)}
 
 
 def test_a_product_that_loses_for_many_rows_stays_dense_and_unpruned(monkeypatch):

@@ -19,7 +19,7 @@ from sparseflow import dynamo
 from sparseflow.dynamo import shared
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
 
-OPTIONS = {"policy": "sparse", "skip": ("head",)}
+OPTIONS = {"prune": "magnitude", "policy": "sparse", "skip": ("head",)}
 
 
 @pytest.fixture(autouse=True)
@@ -262,10 +262,10 @@ def test_numbers_of_any_type_are_part_of_the_call():
 
 def test_options_choose_which_layers_are_sparse():
     model, x = Stack().eval(), torch.randn(4, 32)
-    assert_same(compiled(model, {"prune": None, "policy": "sparse"})(x), model(x))
+    assert_same(compiled(model, {"policy": "sparse"})(x), model(x))
     assert {layer.decision for layer in dynamo.report(model).layers} == {"dense"}
     torch._dynamo.reset()
-    compiled(model, {"skip": ["*.up"], "policy": "sparse"})(x)
+    compiled(model, {"prune": "magnitude", "skip": ["*.up"], "policy": "sparse"})(x)
     sparse = [layer.name for layer in dynamo.report(model).layers if layer.decision == "sparse"]
     assert sparse == ["layers.0.down", "layers.1.down", "head"]
 
@@ -306,8 +306,10 @@ def test_a_transformers_model_equals_what_sf_compile_makes():
     model = tf.LlamaForCausalLM(config).eval()
     ids = torch.randint(0, 96, (2, 9))
     with torch.no_grad():
-        found = torch.compile(model, backend="sparseflow", options={"policy": "sparse"})(ids).logits
-        expected = sf.compile(model, policy="sparse")(ids).logits
+        found = torch.compile(
+            model, backend="sparseflow", options={"prune": "magnitude", "policy": "sparse"}
+        )(ids).logits
+        expected = sf.compile(model, prune="magnitude", policy="sparse")(ids).logits
     assert_same(found, expected)
 
 

@@ -45,7 +45,7 @@ def test_padding_does_not_change_an_embedding():
 
 def test_compiled_models_are_scored_like_others():
     model, batch = zoo.text_model("bert"), {"input_ids": zoo.tokens(2, 6)}
-    compiled = sf.compile(model, prune=None, policy="sparse")  # nothing is 2:4, so nothing changes
+    compiled = sf.compile(model, policy="sparse")  # nothing is 2:4, so nothing changes
     torch.testing.assert_close(embed(compiled, [batch]), embed(model, [batch]))
 
 

@@ -79,7 +79,7 @@ def test_a_plain_checkpoint_says_which_layers_are_24_and_compiles_without_prunin
     model = llama()
     model.load_state_dict(checkpoint.state_dict())
     ids = torch.arange(6).reshape(2, 3)
-    compiled = sf.compile(model, (ids,), prune=None, policy="sparse")
+    compiled = sf.compile(model, (ids,), policy="sparse")
     sparse = {row.name for row in compiled.report.layers if row.decision == "sparse"}
     assert sparse == ready
     with torch.no_grad():

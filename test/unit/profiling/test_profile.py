@@ -76,7 +76,13 @@ class Counting(nn.Module):
 def test_a_profile_counts_every_operator_once_and_its_shares_sum_to_100():
     model, resets = Counting().eval(), []
     found = sf.profile(
-        model, (torch.randn(8, 64),), calls=3, seconds=0, before=lambda: resets.append(1), policy="sparse"
+        model,
+        (torch.randn(8, 64),),
+        calls=3,
+        seconds=0,
+        before=lambda: resets.append(1),
+        prune="magnitude",
+        policy="sparse",
     )
     for one in (found.dense, found.compiled):
         assert sum(one.shares.values()) == pytest.approx(100)

@@ -38,7 +38,7 @@ def test_a_pruned_model_compiles_to_sparse_layers_without_further_pruning(name, 
     pruned = {layer.name for layer in report.layers if layer.method == method}
     assert pruned >= {layer.name for layer in report.layers} - {"lm_head"}
     assert all(0 < layer.rel_err < 1 and 0 < layer.output_err < 1 for layer in report.layers if layer.method)
-    compiled = sf.compile(model, prune=None, policy="sparse", kwargs=batches[0])
+    compiled = sf.compile(model, policy="sparse", kwargs=batches[0])
     sparse = {layer.name for layer in compiled.report.layers if layer.decision == "sparse"}
     assert sparse == pruned
     found, expected = compiled(**batches[0])[0], model(**batches[0])[0]
