@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import torch
 
 from sparseflow.errors import NativeLibraryError
 
+ENVIRONMENT = "SPARSEFLOW_LIBRARY"
+"""Names another build of the library, such as one with sanitizers."""
 LIBRARY = Path(__file__).with_name("libsparseflow_runtime.so")
 
 
 def library_path() -> Path:
-    """The library beside this file, or wherever an editable install put it.
+    """The library that the environment names, the one beside this file, or wherever an editable install put it.
 
     Raises:
         NativeLibraryError: it isn't installed.
     """
+    if named := os.environ.get(ENVIRONMENT):
+        return Path(named)
     if LIBRARY.exists():
         return LIBRARY
     import sparseflow.runtime

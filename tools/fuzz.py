@@ -1,6 +1,7 @@
-"""Feed `sparseflow-opt` or `sf.load` with mutated inputs, and report every crash, hang and traceback.
+"""Feed `sparseflow-opt` or `sf.load` with mutated inputs, and report every crash, hang and traceback; or compile
+random models, and report every call that does something else than the eager model.
 
-Usage: fuzz.py {opt,load} [--count N] [--first I] [--seed S] [--jobs N] [--deadline SECONDS] [--out FOLDER]
+Usage: fuzz.py {opt,load,compile} [--count N] [--first I] [--seed S] [--jobs N] [--deadline SECONDS] [--out FOLDER]
        [--results FILE]
 
 Input I of a seed is always the same, so a finding is repeated by `--first I --count 1`. The inputs run in
@@ -28,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")
-INPUTS_A_WORKER = 2000
-TARGETS = ("opt", "load")
+INPUTS_A_WORKER = {"opt": 2000, "load": 2000, "compile": 200}
+"""A worker that compiles grows."""
+TARGETS = ("opt", "load", "compile")
 
 
 @dataclass
@@ -69,7 +71,7 @@ def fuzz(
         out: where what is found is kept.
         scratch: for the workers.
         jobs: workers at a time.
-        deadline: of `time.monotonic`, after which no worker is started.
+        deadline: of `time.monotonic`, after which no input is started.
     """
     tally, folders = Tally(), queue.SimpleQueue[Path]()
     for job in range(jobs):
@@ -79,12 +81,13 @@ def fuzz(
     def work(part: range) -> Tally:
         own, done, folder = Tally(), part.start, folders.get()
         while done < part.stop and (done > part.start or time.monotonic() < deadline):
-            done = _run_worker(target, done, part.stop, seed, out, folder, own)
+            done = _run_worker(target, range(done, part.stop), seed, out, folder, own, deadline)
         folders.put(folder)
         return own
 
     with ThreadPoolExecutor(jobs) as pool:
-        parts = [inputs[at : at + INPUTS_A_WORKER] for at in range(0, len(inputs), INPUTS_A_WORKER)]
+        each = INPUTS_A_WORKER[target]
+        parts = [inputs[at : at + each] for at in range(0, len(inputs), each)]
         for part in pool.map(work, parts):
             tally.add(part)
             if sys.stderr.isatty():
@@ -92,11 +95,14 @@ def fuzz(
     return tally
 
 
-def _run_worker(target: str, first: int, stop: int, seed: int, out: Path, scratch: Path, tally: Tally) -> int:
+def _run_worker(
+    target: str, inputs: range, seed: int, out: Path, scratch: Path, tally: Tally, deadline: float
+) -> int:
     """Let a worker try inputs until it has or dies; the number of the first that was not tried."""
     log, errors = scratch / "log", scratch / "errors"
     log.unlink(missing_ok=True)
-    words = [sys.executable, str(WORKER), target, str(first), str(stop), str(seed), str(scratch)]
+    numbers = (inputs.start, inputs.stop, seed)
+    words = [sys.executable, str(WORKER), target, *map(str, numbers), str(scratch), str(deadline)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with errors.open("wb") as stream:
         code = subprocess.run(
@@ -112,7 +118,7 @@ def _run_worker(target: str, first: int, stop: int, seed: int, out: Path, scratc
         if entry.get("finding"):
             _keep(target, entry["input"], entry["finding"], out, tally)
     if code == 0:
-        return stop
+        return inputs.stop
     if started is None:
         raise RuntimeError(f"the worker ended with {code} before an input:\n{errors.read_text()[-3000:]}")
     tally.outcomes["died"] += 1

@@ -62,13 +62,13 @@ def shorten(case: Case, verdict: Verdict, folder: Path) -> tuple[Case, Verdict]:
         lines = case.text().splitlines()
         at = len(lines)
         while at > 0 and time.process_time() < end:
-            at -= width
-            part = lines[max(at, 0) : at + width]
+            at = min(at, len(lines)) - 1
+            part = lines[at : at + width]
             if any(line.startswith("# --- ") for line in part) and width > 1:
                 continue
-            if part[0].startswith("# --- "):
+            if part[0].startswith(("# --- ", "sf.", "torch.compile")):
                 continue
-            fewer = lines[: max(at, 0)] + lines[at + width :]
+            fewer = lines[:at] + lines[at + width :]
             candidate = Case.parse("\n".join(fewer))
             found = check(candidate, folder)
             if found.kind == verdict.kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 SECTIONS = ("module", "prepare", "reference", "compile", "steps")
 WIDTH = 16
@@ -50,6 +50,7 @@ class _Draft:
 
     Attributes:
         rng: decides.
+        pruned: whether compiling prunes: then no parameter has two users, of which one might not know.
         fields: statements of `__init__`.
         body: statements of `forward`, indented as they stand there.
         rows: names of variables of `forward` whose last dimension is `WIDTH`.
@@ -60,6 +61,7 @@ class _Draft:
     """
 
     rng: random.Random
+    pruned: bool = False
     fields: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     rows: list[str] = field(default_factory=lambda: ["x"])
@@ -90,7 +92,7 @@ class _Draft:
         name = f"self.{self.name('fc')}"
         bias = self.rng.choice(["", "", ", bias=False"])
         self.fields.append(f"{name} = nn.Linear({WIDTH}, {WIDTH}{bias})")
-        if len(old) > 0 and self.rng.random() < 0.25:
+        if old and not self.pruned and self.rng.random() < 0.25:
             self.fields.append(f"{name}.weight = {self.rng.choice(old)}.weight")
         return name
 
@@ -98,7 +100,7 @@ class _Draft:
         """An expression for a matrix that no layer holds."""
         name = self.name("m")
         new = f"torch.randn({WIDTH}, {WIDTH}) / 4"
-        match self.rng.randrange(8):
+        match self.rng.randrange(1, 7) if self.pruned else self.rng.randrange(8):
             case 0:
                 self.fields.append(f"self.{name} = nn.Parameter({new})")
             case 1 | 2:
@@ -150,6 +152,8 @@ def _product(d: _Draft) -> None:
 
 
 def _derived(d: _Draft) -> None:
+    if d.pruned:
+        return _layer(d)
     weight = f"{d.linear()}.weight"
     forms = (
         "F.linear({0}, {1} / {1}.norm())",
@@ -159,7 +163,7 @@ def _derived(d: _Draft) -> None:
         "F.linear({0}, {1} * 0.5)",
         "F.linear({0}, {1}.clone())",
     )
-    d.add(d.rng.choice(forms).format(d.row(), weight))
+    return d.add(d.rng.choice(forms).format(d.row(), weight))
 
 
 def _pointwise(d: _Draft) -> None:
@@ -197,6 +201,7 @@ def _in_place(d: _Draft) -> None:
         *("{0}.index_fill_(-1, torch.tensor([0, 3]), 1.0)", "F.relu({0}, inplace=True)"),
     )
     target = d.rng.choice(["x", d.row(), d.row()])
+    d.stateful = True  # calls in two threads may have an input in common
     d.body.append(d.rng.choice(forms).format(target, d.row()))
 
 
@@ -357,14 +362,15 @@ _ARGUMENTS = (
 
 def make_case(rng: random.Random) -> Case:
     """A case: its module, and calls of it in some order."""
-    draft = _Draft(rng)
+    how = rng.choices(("sparse", "dense", "magnitude", "backend", "backend sparse"), (4, 3, 3, 3, 1))[0]
+    draft = _Draft(rng, pruned=how == "magnitude")
     draft.fields.append(f"self.fc0 = nn.Linear({WIDTH}, {WIDTH})")
-    arguments = _choose_arguments(rng)
+    arguments = _choose_arguments(rng, draft.pruned)
     draft.body += [rng.choice(argument.reads) for argument in arguments]
     kinds, weights = zip(*_STATEMENTS, strict=True)
     for _ in range(rng.randint(1, 5)):
         rng.choices(kinds, weights)[0](draft)
-    how = rng.choices(("sparse", "dense", "magnitude", "backend", "backend sparse"), (4, 3, 3, 3, 1))[0]
+    draft.stateful |= any("(" in read and ("add_" in read or "mul_" in read) for read in draft.body)
     prepare = 'sf.prune(model, "magnitude", progress=False)' if "sparse" in how else ""
     reference = 'sf.prune(model, "magnitude", progress=False)' if how == "magnitude" else ""
     module = _module(draft, arguments)
@@ -372,10 +378,11 @@ def make_case(rng: random.Random) -> Case:
     return Case(module, prepare, reference, _compile(rng, how), "\n".join(steps))
 
 
-def _choose_arguments(rng: random.Random) -> list[_Argument]:
+def _choose_arguments(rng: random.Random, pruned: bool) -> list[_Argument]:
     chosen: dict[str, _Argument] = {}
     for argument in rng.sample(_ARGUMENTS, rng.choice((0, 1, 1, 2))):
-        chosen.setdefault(argument.name, argument)
+        reads = [read for read in argument.reads if not pruned or ".weight" not in read]
+        chosen.setdefault(argument.name, replace(argument, reads=reads))
     return sorted(chosen.values(), key=lambda argument: "=" in argument.declared)
 
 
@@ -441,7 +448,7 @@ def _call(rng: random.Random, draft: _Draft, arguments: Sequence[_Argument]) -> 
     call = f"call({_given(rng, arguments)})"
     kind = rng.random()
     if kind < 0.06 and not draft.stateful:
-        return f"parallel(lambda: {call}, lambda: call({_given(rng, arguments).replace('x', 'rand(3, 16)', 1)}))"
+        return f"parallel(given({_given(rng, arguments)}), given({_given(rng, arguments)}))"
     modes = ('torch.autocast("cpu", dtype=torch.bfloat16)', "torch.enable_grad()", "torch.inference_mode()")
     if kind < 0.16:
         return f"with {rng.choice(modes)}:\n    {call}"

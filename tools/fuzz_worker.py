@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -33,15 +34,21 @@ def make_target(name: str, seed: int, scratch: Path) -> Target:
         from fuzz_opt import OptTarget
 
         return OptTarget(seed, scratch)
+    if name == "compile":
+        from fuzz_compile import CompileTarget
+
+        return CompileTarget(seed, scratch)
     from fuzz_load import LoadTarget
 
     return LoadTarget(seed, scratch)
 
 
-def work(target: Target, first: int, stop: int, log: Path) -> None:
-    """Try inputs `first` to `stop`, each with a line in the log before and after it."""
+def work(target: Target, inputs: range, log: Path, deadline: float) -> None:
+    """Try inputs until a time of `time.monotonic`, each with a line in the log before and after it."""
     with log.open("a", buffering=1) as stream:
-        for number in range(first, stop):
+        for number in inputs:
+            if time.monotonic() > deadline:
+                return
             stream.write(json.dumps({"input": number}) + "\n")
             faulthandler.dump_traceback_later(LONGEST, exit=True)
             signal.setitimer(signal.ITIMER_PROF, MOST_CPU)
@@ -52,7 +59,7 @@ def work(target: Target, first: int, stop: int, log: Path) -> None:
 
 def main() -> int:
     """Run what `fuzz.py` asked for."""
-    name, first, stop, seed, folder = sys.argv[1:]
+    name, first, stop, seed, folder, deadline = sys.argv[1:]
     faulthandler.enable()
     faulthandler.register(signal.SIGPROF, chain=True)  # which then ends the process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -61,7 +68,7 @@ def main() -> int:
     target = make_target(name, int(seed), scratch)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY + pages * resource.getpagesize(),) * 2)
-    work(target, int(first), int(stop), scratch / "log")
+    work(target, range(int(first), int(stop)), scratch / "log", float(deadline))
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -60,6 +62,9 @@ class Verdict:
     kind: str = ""
 
 
+_Given = tuple[tuple[Any, ...], dict[str, Any]]
+
+
 class World:
     """A model, what stands in for it, and the names that steps use.
 
@@ -75,9 +80,9 @@ class World:
         self._folder, self.compiled, self._saved = folder, compiled, False
         self.records: list[Record] = []
         self.refused: list[bool] = []
-        self._last: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._last: _Given | None = None
         self.names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "sf": sf, "__name__": "fuzzed"}
-        for helper in ("rand", "like", "call", "plain", "again", "parallel", "reload"):
+        for helper in ("rand", "like", "call", "plain", "again", "given", "parallel", "reload"):
             self.names[helper] = getattr(self, helper)
         torch.manual_seed(0)
         self._coarse = "bfloat16" in case.text()
@@ -98,6 +103,7 @@ class World:
     def step(self, text: str) -> list[Record]:
         """Run a statement; the calls that it made."""
         self.records = []
+        torch.manual_seed(len(text))  # compiling may draw numbers too
         self._run(text)
         return self.records
 
@@ -126,25 +132,29 @@ class World:
         assert self._last is not None, "a step before made one"
         return self._call(self.function, *self._last)
 
-    def parallel(self, *calls: Callable[[], Any]) -> None:
+    def given(self, *args: Any, **kwargs: Any) -> _Given:
+        """Arguments for `parallel`."""
+        return args, kwargs
+
+    def parallel(self, *calls: _Given) -> None:
         """Make calls at once: in threads of their own where the model is compiled."""
         if not self.compiled:
-            for one in calls:
-                one()
+            for args, kwargs in calls:
+                self.call(*args, **kwargs)
             return
-        found: list[list[Record]] = [[] for _ in calls]
+        found = [Record() for _ in calls]
 
         def work(index: int) -> None:
-            _SLOT.records = found[index]
+            args, kwargs = calls[index]
             with torch.no_grad():
-                calls[index]()
+                self._run_one(found[index], self.function, args, kwargs)
 
         threads = [threading.Thread(target=work, args=(index,)) for index in range(len(calls))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        self.records += [record for slot in found for record in slot]
+        self.records += found
 
     def reload(self) -> None:
         """Save the compiled model and go on with what loads."""
@@ -155,13 +165,21 @@ class World:
             self.function, self._saved = sf.load(self._folder / "saved"), True
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        records: list[Record] = getattr(_SLOT, "records", self.records) if self.compiled else self.records
         record = Record()
-        records.append(record)
-        if not self.compiled and self.refused[len(records) - 1 :][:1] == [True]:
+        self.records.append(record)
+        if not self.compiled and self.refused[len(self.records) - 1 :][:1] == [True]:
             record.error = SparseFlowError("the compiled model", "refuses")
             return None
         before = (freeze((args, kwargs)), self._state())
+        result = self._run_one(record, function, args, kwargs)
+        record.model = self._state()
+        if record.error is not None:
+            record.wrote = difference((record.inputs, record.model), before)
+        return result
+
+    def _run_one(
+        self, record: Record, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         result = None
         try:
@@ -170,10 +188,8 @@ class World:
         except Exception as error:
             record.error = error
         record.coarse = bool(seen)
-        record.inputs, record.model = freeze((args, kwargs)), self._state()
+        record.inputs = freeze((args, kwargs))
         record.result = (freeze(result), _identities(result, given))
-        if record.error is not None:
-            record.wrote = difference((record.inputs, record.model), before)
         return result
 
     def _state(self) -> object:
@@ -189,13 +205,6 @@ class World:
         globals_ = {name: freeze(value) for name, value in self.names.items() if isinstance(value, Tensor)}
         state.update({name: value for name, value in globals_.items() if name.isupper()})
         return state
-
-
-class _Slot(threading.local):
-    """The calls of a thread."""
-
-
-_SLOT = _Slot()
 
 
 @contextlib.contextmanager
@@ -295,22 +304,39 @@ def judge(found: Record, expected: Record) -> tuple[str, str]:
     if found.error is not None:
         if expected.error is not None:
             return "", ""
-        return "raw error", f": {type(found.error).__name__}: {found.error}"
+        return f"raw {type(found.error).__name__}", f": {found.error}"
     if expected.error is not None:
         return "no error", f" where eager raises {type(expected.error).__name__}: {expected.error}"
     tolerance = COARSE if expected.coarse else FINE
     for what in ("result", "inputs", "model"):
         said = difference(getattr(found, what), getattr(expected, what), tolerance)
         if said and not (what == "model" and None in (found.model, expected.model)):
-            return f"other {what}", said
+            return f"other {what}: {_sort(said)}", said
     return "", ""
+
+
+def _sort(said: str) -> str:
+    """What kind of difference it is, without places and numbers."""
+    return re.sub(r"[\d.e-]+|\[[^]]*\]", "", said.rpartition(": ")[2])[:40]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings and logs: torch.compile tells of every graph that it splits."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def run_case(case: Case, folder: Path, backend: str | None = None) -> Verdict:
     """Run a case in both worlds."""
     torch._dynamo.reset()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.no_grad():
         try:
             eager = World(case, False, folder)
             eager_steps = statements(case.steps)
@@ -321,7 +347,7 @@ def run_case(case: Case, folder: Path, backend: str | None = None) -> Verdict:
         except SparseFlowError:
             return Verdict("refused")
         except Exception as error:
-            return Verdict("wrong", f"raw error: {type(error).__name__}: {error}", "raw error")
+            return Verdict("wrong", f"raw {type(error).__name__}: {error}", f"raw {type(error).__name__}")
         return _lockstep(eager, compiled, eager_steps)
 
 
@@ -332,7 +358,7 @@ def _lockstep(eager: World, compiled: World, steps: list[str]) -> Verdict:
         try:
             found = list(compiled.step(step))
         except Exception as error:
-            found, broken = compiled.records, f"{type(error).__name__}: {error}"
+            found, broken = compiled.records, type(error).__name__
         eager.refused = [record.refused for record in found]
         try:
             expected = list(eager.step(step))
@@ -340,7 +366,7 @@ def _lockstep(eager: World, compiled: World, steps: list[str]) -> Verdict:
             # A step that fails by itself, say because a call that was refused gave it nothing.
             return Verdict("invalid" if number == 0 else outcome, kind=type(error).__name__)
         if broken:
-            return Verdict("wrong", f"step {number}: {step}: {broken}", "raw error")
+            return Verdict("wrong", f"raw {broken} in step {number}: {step}", f"raw {broken}")
         for one, other in zip(found, expected, strict=True):
             kind, said = judge(one, other)
             if kind:

@@ -63,7 +63,7 @@ def test_crashes_hangs_and_tracebacks_are_found_and_cost_one_input_each(
     at_once, faulty, tmp_path, monkeypatch
 ):
     inputs_a_worker, jobs = at_once
-    monkeypatch.setattr(fuzz, "INPUTS_A_WORKER", inputs_a_worker)
+    monkeypatch.setitem(fuzz.INPUTS_A_WORKER, "opt", inputs_a_worker)
     tally = fuzz.fuzz("opt", range(10), 0, tmp_path / "out", tmp_path, jobs=jobs)
     assert sorted(tally.findings) == [3, 5, 7]
     assert (tally.inputs, tally.outcomes["died"]) == (10, 2)

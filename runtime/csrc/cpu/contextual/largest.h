@@ -65,7 +65,7 @@ inline int32_t list_selected(const uint8_t* selected, int64_t n, int32_t* neuron
     neurons[count] = static_cast<int32_t>(i);  // stays only if the next doesn't overwrite it
     count += selected[i];
   }
-  std::memset(neurons + count, 0, (n - count) * sizeof(int32_t));
+  for (i = count; i < n; ++i) neurons[i] = 0;  // memset wants a pointer even for nothing
   return count;
 }
 

@@ -32,7 +32,7 @@ struct Pairs {
   static constexpr int kPut = 2 * W;
   static void put(const uint16_t* const (&rows)[W], int64_t k, int64_t width, char* tile) {
     vf block[W];  // two neighbouring columns a lane
-    for (int i = 0; i < W; ++i) block[i] = rows[i] ? load(reinterpret_cast<const float*>(rows[i])) : vf{};
+    for (int i = 0; i < W; ++i) block[i] = rows[i] ? (vf)_mm512_loadu_si512(rows[i]) : vf{};
     transpose(block);
     for (int g = 0; g < W / 2; ++g) {
       const vu a = float_to_bits(block[2 * g]), b = float_to_bits(block[2 * g + 1]);
