@@ -26,6 +26,7 @@ class Arguments:
         debug_info: print locations.
         bytecode: write MLIR bytecode instead of text.
         allow_unregistered: accept operations of dialects that are not loaded.
+        no_limits: take as much time and memory as it takes.
         list_passes: ``text`` or ``markdown`` to list the passes instead, else None.
     """
 
@@ -39,6 +40,7 @@ class Arguments:
     debug_info: bool
     bytecode: bool
     allow_unregistered: bool
+    no_limits: bool
     list_passes: str | None
 
 
@@ -110,6 +112,7 @@ _SWITCHES = (
     ("--mlir-print-debuginfo", "debug_info", "print locations"),
     ("--emit-bytecode", "bytecode", "write MLIR bytecode instead of text"),
     ("--allow-unregistered-dialect", "allow_unregistered", "accept operations of unknown dialects"),
+    ("--no-limits", "no_limits", "take as much time and memory as it takes"),
 )
 
 

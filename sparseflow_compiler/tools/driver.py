@@ -15,6 +15,7 @@ from sparseflow.passes.base import Pass, PassFailedError
 from sparseflow.passes.pipelines import check_passes, label, parse_pipeline, run_pipeline
 from sparseflow.tools.arguments import Arguments
 from sparseflow.tools.diagnostics import Diagnostic, diagnostic, mismatches, read_expectations
+from sparseflow.tools.limits import doing
 from sparseflow.tools.source import Chunk, read_chunks
 
 _SEPARATOR = "\n// -----\n"
@@ -98,8 +99,11 @@ def _process_chunk(chunk: Chunk, passes: Sequence[Pass], arguments: Arguments) -
 
     handler = context.attach_diagnostic_handler(handle)
     try:
+        doing(f"{chunk.place}: reading")
         module = _parse(chunk, context, reports)
+        doing(f"{chunk.place}: running passes")
         _run(module, passes, chunk, arguments)
+        doing(f"{chunk.place}: printing")
         return _Result(_print(module, arguments), None, tuple(reports))
     except ParseError as error:
         return _Result("", error, tuple(reports))

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from sparseflow.errors import ArgumentError, SparseFlowError
 from sparseflow.tools.arguments import Arguments, parse_arguments
+from sparseflow.tools.limits import Limits, guarded, input_size
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the driver.
+    """Run the driver, in this process.
 
     Args:
         args: the command line without the program's name; ``sys.argv`` when left out.
@@ -34,13 +35,21 @@ def main(args: Sequence[str] | None = None) -> int:
         return _FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except MemoryError:
+        return _report("out of memory", _FAILED)
     except Exception as error:  # a traceback helps no user
         return _report(f"internal error, please report it: {type(error).__name__}: {error}", _FAILED)
 
 
 def console_main() -> None:
-    """Entry point of the installed script."""
-    sys.exit(main())
+    """Entry point of the installed script: `main` in a process that is held to limits."""
+    try:
+        arguments = parse_arguments(None)
+    except (SparseFlowError, SystemExit):
+        sys.exit(main())  # which says what is wrong, or shows the help again
+    if arguments.no_limits or arguments.list_passes:
+        sys.exit(main())
+    sys.exit(guarded(main, Limits.for_input(input_size(arguments.input))))
 
 
 def _report(message: str, code: int) -> int:

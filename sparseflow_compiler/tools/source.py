@@ -15,6 +15,8 @@ _SPLIT = re.compile(r"^// -----.*$\n?", re.MULTILINE)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"()[]{}<>"))
 _DEEPEST = 500
 _COMMENT_OR_STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"')
+_RESULT = re.compile(_COMMENT_OR_STRING.pattern + r"|(%[\w.$-]+)#(\d+)")
+_MANY = re.compile(r"%[\w.$-]+#\d{4}")
 _ESCAPE = re.compile(rb"\\(?:([0-9A-Fa-f]{2})|.)")
 
 
@@ -31,6 +33,13 @@ class Chunk:
     name: str
     content: str | bytes
     is_whole: bool
+
+    @property
+    def place(self) -> str:
+        """Where its first line is."""
+        if isinstance(self.content, bytes):
+            return self.name
+        return f"{self.name}:{1 + len(self.content) - len(self.content.lstrip(chr(10)))}"
 
 
 def read_chunks(path: str, split: bool) -> Iterator[Chunk]:
@@ -74,10 +83,31 @@ def _decode(path: str, data: bytes) -> str:
         # MLIR allows it; Python, which its bindings give strings to, doesn't.
         line, rule = 1 + text.count("\n", 0, bad.start()), f"has a string that isn't UTF-8: {bad[0]:.60}"
         raise ParseError(f"{path}:{line}", rule, "Escape the bytes of UTF-8, such as \\C3\\A9 for é.")
+    _check_results(path, text)
     if _depth(data) > _DEEPEST:
         # MLIR's parser recurses and would overflow the stack.
         raise ParseError(path, f"nests brackets more than {_DEEPEST} deep", "Flatten the regions or types.")
     return text
+
+
+def _check_results(path: str, text: str) -> None:
+    """Refuse ``%name#N`` where so short a text can't have as many results: MLIR's parser reserves places for N."""
+    if not _MANY.search(text):
+        return
+    last: dict[str, int] = {}
+    total = 0
+    for found in _RESULT.finditer(text):
+        name, number = found[1], int(found[2][:18]) if found[1] else 0
+        if number > last.get(name, 0):
+            total += number - last.get(name, 0)
+            last[name] = number
+        if total > len(text):
+            rule = f"'{found[0]:.60}' names a result that can't exist"
+            raise ParseError(_place(path, text, found.start()), rule, "Count the results of an operation from 0.")
+
+
+def _place(path: str, text: str, at: int) -> str:
+    return f"{path}:{1 + text.count(chr(10), 0, at)}:{at - text.rfind(chr(10), 0, at)}"
 
 
 def _is_utf8(token: str) -> bool:
