@@ -8,7 +8,7 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help env build demo test lit pytest check format docs site notebook fuzz bench clean
+.PHONY: help env build demo test lit pytest check format docs site notebook fuzz sanitize bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,9 +69,14 @@ site: env ## Build the documentation into build/site
 notebook: build ## Run the demo notebook and keep its outputs
 	$(VENV)/bin/python tools/run_notebook.py demo/SparseFlow_Demo.ipynb
 
-fuzz: build ## Feed sparseflow-opt and sf.load with 50,000 mutated inputs each (a quarter of an hour)
+fuzz: build ## Feed sparseflow-opt and sf.load with 50,000 mutated inputs each, compile 2,000 random models (half an hour)
 	$(VENV)/bin/python tools/fuzz.py opt --count 50000 --jobs $$(nproc)
 	$(VENV)/bin/python tools/fuzz.py load --count 50000 --jobs $$(nproc)
+	$(VENV)/bin/python tools/fuzz.py compile --count 2000 --jobs $$(nproc)
+
+SANITIZER ?= address,undefined
+sanitize: build ## Run the native tests under sanitizers, without CUDA; SANITIZER=thread: calls from several threads
+	tools/sanitize.sh $(VENV)/bin/python $(SANITIZER)
 
 bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables
 	$(VENV)/bin/python benchmarks/bench_gemm_cpu.py

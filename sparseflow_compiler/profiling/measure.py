@@ -43,7 +43,7 @@ def profile(
         model: in evaluation mode.
         args: positional inputs.
         kwargs: inputs by keyword.
-        calls: how many calls each profile is the mean of.
+        calls: how many calls each profile is made of.
         seconds: about how long to time both sides, in turns and without profiler.
         before: called before each such run of calls, outside of what is measured: to reset a cache, say.
         meta: what to say about the run; by default the model's class, device and dtype.
@@ -97,10 +97,12 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def kernels(self, run: Run, calls: int) -> tuple[Kernel, ...]:
-        """The kernels of one call, the mean of several."""
+        """The kernels of one call, from several."""
+        return kernels(run, self.device, calls, self._reset_and_wait)
+
+    def _reset_and_wait(self) -> None:
         self.reset()
         self.wait()
-        return kernels(run, self.device, calls)
 
     def medians(self, runs: Sequence[Run], seconds: float) -> list[float]:
         """Median seconds of a call of each, in turns."""

@@ -1,5 +1,6 @@
 """The CUDA kernels run on the host, by an emulation of a GPU's threads and instructions: no GPU is needed."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ KERNELS = Path(__file__).parents[2] / "runtime/csrc/cuda"
 def test_the_kernels_compute_exactly_what_plain_loops_do(folder, cases, timeout, tmp_path):
     program = tmp_path / "emulate"
     source = KERNELS / folder / "emulate.cpp"
-    subprocess.run(["g++", "-std=c++20", "-O1", "-w", source, "-o", program], check=True)
+    flags = os.environ.get("CXXFLAGS", "").split()  # of a sanitizer, see tools/sanitize.sh
+    subprocess.run(["g++", "-std=c++20", "-O1", "-w", *flags, source, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=timeout)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
