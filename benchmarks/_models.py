@@ -9,6 +9,9 @@ from typing import Any
 import torch
 import transformers as tf
 
+from sparseflow.integrations.transformers.arguments import with_cache
+from sparseflow.integrations.transformers.caches import static_cache
+
 Inputs = Callable[[int], dict[str, Any]]
 
 LLAMA: dict[str, dict[str, int]] = {
@@ -74,17 +77,6 @@ def tokens(batch: int, length: int, vocabulary: int, device: str) -> torch.Tenso
     return torch.randint(3, vocabulary, (batch, length), device=device)
 
 
-def static_cache(model: Any, batch: int, length: int) -> Any:
-    """An empty static cache with its tensors."""
-    config = model.config
-    cache = tf.StaticCache(config=config, max_cache_len=length)
-    head_dim = config.hidden_size // config.num_attention_heads
-    cache.early_initialization(
-        batch, config.num_key_value_heads, head_dim, dtype=model.dtype, device=model.device
-    )
-    return cache
-
-
 def small(place: Place, tiny: bool) -> dict[str, tuple[Callable[[], Any], Inputs]]:
     """Models that must never be slower, and their inputs for a batch; 128 tokens, or an image."""
     cut: dict[str, Any] = {"num_hidden_layers": 1} if tiny else {}
@@ -130,9 +122,9 @@ class Decoding:
 
     def __init__(self, model: Any, run: Any, batch: int, length: int) -> None:
         self._run, self.length = run, length
-        self._cache = static_cache(model, batch, length)
+        self._cache = static_cache(model, length, batch)
         ids = tokens(batch, 1, model.config.vocab_size, model.device.type)
-        self.inputs: dict[str, Any] = {"input_ids": ids, "past_key_values": self._cache, "use_cache": True}
+        self.inputs: dict[str, Any] = {"input_ids": ids, "use_cache": True, **with_cache(model, self._cache)}
         generator = torch.Generator(model.device).manual_seed(0)
         for layer in self._cache.layers:
             layer.keys.normal_(generator=generator)

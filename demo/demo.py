@@ -26,6 +26,7 @@ from rich.table import Table
 from sentences import docstring_sentences
 
 import sparseflow as sf
+from sparseflow.integrations.transformers.arguments import returned_cache, with_cache
 from sparseflow.runtime import ops  # noqa: F401  # registers the operators
 from sparseflow.runtime.timing import medians
 
@@ -88,9 +89,9 @@ def decoder_demo() -> None:
     compiled = sf.compile(model, prune="magnitude", progress=True)
     ids = torch.randint(model.config.vocab_size, (1, PROMPT))
     with torch.no_grad():
-        caches = [f(ids, use_cache=True).past_key_values for f in (model, compiled)]
+        caches = [returned_cache(f(ids, use_cache=True)) for f in (model, compiled)]
         token = ids[:, :1]
-        compiled(token, past_key_values=caches[1], use_cache=True)
+        compiled(token, use_cache=True, **with_cache(compiled, caches[1]))
         console.print(compiled.report.table())
         prefill = medians([lambda _: model(ids), lambda _: compiled(ids)], seconds=4)
         decode = medians(
@@ -105,7 +106,7 @@ def decoder_demo() -> None:
 
 def _decode(model: torch.nn.Module, token: torch.Tensor, cache: Any) -> None:
     """One decoding step that leaves the cache as it was."""
-    model(token, past_key_values=cache, use_cache=True)
+    model(token, use_cache=True, **with_cache(model, cache))
     if cache.get_seq_length() > PROMPT:
         cache.crop(-1)
 

@@ -14,13 +14,13 @@ def names(
 
     Args:
         namespace: the package's ``globals()``.
-        home: for each name the submodule that has it.
+        home: for each name the module that has it, relative to the package.
     """
     package = namespace["__name__"]
 
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        return getattr(importlib.import_module(f".{home[name]}", package), name)
 
     return get, lambda: sorted({*namespace, *home})

@@ -91,5 +91,9 @@ class CheckpointError(SparseFlowError):
     """A checkpoint is incomplete, malformed or in a format that isn't read, or can't be written."""
 
 
+class UntestedVersionWarning(UserWarning):
+    """A library is of a version that SparseFlow was not tested with."""
+
+
 class TierError(SparseFlowError, OSError):
     """The slower tier of an MLP's weights can't be read: the file is gone, truncated or failing."""

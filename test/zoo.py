@@ -14,8 +14,12 @@ from transformers.pytorch_utils import Conv1D
 
 import sparseflow as sf
 from sparseflow.api.report import Report
+from sparseflow.integrations.transformers.arguments import cache_argument
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+CACHE = cache_argument(tf.LlamaForCausalLM)
+"""What models call the cache that they take: it depends on the version of transformers."""
 
 VOCABULARY = 96
 SMALL = {

@@ -51,6 +51,7 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, Any]:
         "names": list(contract.names),
         "parameters": list(contract.call_signature.names),
         "positional": contract.call_signature.positional,
+        "aliases": sorted(contract.call_signature.aliases),
         "tensors": [_encode_spec(spec) for spec in contract.tensors],
         "ranges": [[*allowed.place, allowed.low, allowed.high] for allowed in guards.ranges],
         "equal": [[*place, *other] for place, other in guards.equal],
@@ -88,7 +89,8 @@ def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str],
     tensors = tuple(_decode_spec(spec, values) for spec in data["tensors"])
     if len(names) != len(tensors):
         raise ValueError(f"{len(tensors)} inputs have {len(names)} names")
-    call = CallSignature(tuple(_strings(data["parameters"])), require(data["positional"], int))
+    aliases = frozenset(_strings(data.get("aliases", [])))
+    call = CallSignature(tuple(_strings(data["parameters"])), require(data["positional"], int), aliases)
     COUNTERS.update((kinds.plain(kind), require(name, str)) for kind, name in data["counters"])
     return Contract(call, signature, tensors, ShapeGuards(ranges, equal, symbols, relations), tuple(names))
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArtifactError
+from sparseflow.runtime.calling.caches import known_name, of_transformers
 
 
 def qualified(kind: type) -> str:
@@ -50,7 +51,7 @@ class Kinds:
 
 def _of_transformers(name: str) -> type | None:
     module, _, attribute = name.partition(":")
-    if module.partition(".")[0] != "transformers":
+    if not of_transformers(module):
         return None
     found = vars(sys.modules.get(module, object())).get(attribute) if module in sys.modules else None
     # A finaliser would act on attributes that the artifact chose.
@@ -58,18 +59,26 @@ def _of_transformers(name: str) -> type | None:
 
 
 class Record(dict[str, Any]):
-    """An output whose class is not imported here: fields by name, as attributes, and by place."""
+    """An output whose class is not imported here: fields by name, as attributes, and by place.
+
+    The cache in it has all the names that versions of transformers have for it.
+    """
 
     stands_for: str
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return super().__getitem__(name)
+            return self[name]
         except KeyError:
             raise AttributeError(f"{self.stands_for} has no field {name!r}") from None
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+        if isinstance(key, str):
+            return super().__getitem__(known_name(key, self.keys()))
+        return self.to_tuple()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(known_name(key, self.keys()) if isinstance(key, str) else key)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields in order."""

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.kinds import Kinds, qualified, standing_record
 from sparseflow.runtime.artifact.values import Decoder, encode, require
+from sparseflow.runtime.calling.caches import known_name
 from sparseflow.runtime.calling.structure import Alias, Constant, Container, Leaf, Slot, Structure
 
 _PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "dict": dict}
@@ -138,4 +139,6 @@ def _record(name: str, pairs: list[tuple[Any, Any]], kinds: Kinds) -> Any:
     kind = kinds.container(name)
     if kind is None:
         return standing_record(name)(pairs)
-    return pytree.SUPPORTED_NODES[kind].unflatten_fn([child for _, child in pairs], [key for key, _ in pairs])
+    fields = getattr(kind, "__dataclass_fields__", {})
+    keys = [known_name(key, fields) if fields else key for key, _ in pairs]
+    return pytree.SUPPORTED_NODES[kind].unflatten_fn([child for _, child in pairs], keys)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparseflow.runtime.calling.caches import known_name, other_cache_names
 from sparseflow.runtime.calling.structure import Flat, flatten
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -19,10 +20,12 @@ class CallSignature:
     Attributes:
         names: parameters that may be passed by keyword, in order.
         positional: how many of them, counted from the front, may be passed by position too.
+        aliases: names under which its cache may be passed besides that of the parameter.
     """
 
     names: tuple[str, ...]
     positional: int
+    aliases: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> CallSignature:
@@ -30,14 +33,18 @@ class CallSignature:
         parameters = list(inspect.signature(function).parameters.values())
         names = tuple(p.name for p in parameters if p.kind in _NAMED)
         kinds = {p.kind for p in parameters}
+        aliases = other_cache_names(getattr(function, "__self__", None), names)
         if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}:
-            return cls(names, 0)
-        return cls(names, sum(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters))
+            return cls(names, 0, aliases)
+        count = sum(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters)
+        return cls(names, count, aliases)
 
     def canonical(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the call with every argument that has a name passed by it, in the order of the signature."""
+        if not self.aliases.isdisjoint(kwargs):
+            kwargs = self._with_cache_renamed(kwargs)
         count = min(len(args), self.positional)
         named = dict(zip(self.names, args[:count], strict=False))
         if clash := named.keys() & kwargs.keys():
@@ -47,6 +54,15 @@ class CallSignature:
             ordered = {name: named.pop(name) for name in self.names if name in named}
             named = ordered | dict(sorted(named.items()))
         return tuple(args[count:]), named
+
+    def _with_cache_renamed(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        renamed: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            known = known_name(name, self.names)
+            if known in renamed:
+                raise TypeError(f"forward() got multiple values for argument {known!r}")
+            renamed[known] = value
+        return renamed
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
         """Take the arguments of a call apart."""

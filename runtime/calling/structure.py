@@ -17,6 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime.calling.caches import is_cache
 
 
 class Leaf(enum.Enum):
@@ -138,7 +139,7 @@ class Encoder:
 
     def flatten(self, tree: Any) -> Structure:
         """Encode a whole tree."""
-        values, spec = pytree.tree_flatten(tree, is_leaf=_is_cache)
+        values, spec = pytree.tree_flatten(tree, is_leaf=is_cache)
         return Structure(spec, tuple(map(self.encode, values)))
 
 
@@ -200,8 +201,3 @@ def _is_plain_object(value: Any) -> bool:
     if isinstance(value, (type, enum.Enum, torch.nn.Module)) or callable(value):
         return False
     return hasattr(value, "__dict__") or dataclasses.is_dataclass(value)
-
-
-def _is_cache(value: Any) -> bool:
-    kind = type(value)
-    return kind.__name__.endswith("Cache") and kind.__module__.startswith("transformers.")

@@ -157,6 +157,7 @@ class CompiledModel(InferenceModule):
                 can't be made.
         """
         from sparseflow.api import warmup
+        from sparseflow.integrations.transformers.arguments import generates
 
         if args or kwargs:
             if batch is not None or seq is not None:
@@ -164,7 +165,7 @@ class CompiledModel(InferenceModule):
             warmup.repeat(functools.partial(self, *args, **kwargs), self.device)
             return
         for call in warmup.calls(self._model, batch, seq, inputs):
-            if decode and warmup.decodes(self._model):
+            if decode and generates(self._model):
                 warmup.generate_calls(self.generate, call, generate or {}, padded)
             else:
                 warmup.repeat(functools.partial(self, **call), self.device)

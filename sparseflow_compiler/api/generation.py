@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.arguments import returned_cache
+from sparseflow.integrations.transformers.caches import lend_static_caches, static_cache
 
 STEP = 128
 """Static caches hold a multiple of this many tokens: every length is a program of its own."""
@@ -49,7 +51,7 @@ class Generator:
         kwargs.setdefault("disable_compile", True)
         lent: list[tuple[int, int, Any]] = []
         result = self._routed(compiled, lent).generate(*args, **kwargs)
-        given_away = getattr(result, "past_key_values", None)
+        given_away = returned_cache(result)
         with self._lock:
             self._free += [entry for entry in lent if entry[2] is not given_away]
             del self._free[:-KEPT]
@@ -59,23 +61,19 @@ class Generator:
         """A shallow copy of the model with the compiled forward and with our static caches."""
         routed: Any = copy.copy(self._model)
         forward: Any = routed.forward
-        prepare: Any = getattr(routed, "_prepare_static_cache", None)
 
         # transformers reads the signature to decide which inputs to prepare: keep the original's.
         @functools.wraps(forward)
         def compiled_forward(*args: Any, **kwargs: Any) -> Any:
             return compiled(*args, **kwargs)
 
-        def static_cache(cache_implementation: str, batch_size: int, max_cache_len: int, **more: Any) -> Any:
-            if cache_implementation != "static":
-                return prepare(cache_implementation, batch_size, max_cache_len, **more)
-            entry = self._cache(batch_size, max_cache_len)
+        def lend(batch: int, length: int) -> Any:
+            entry = self._cache(batch, length)
             lent.append(entry)
             return entry[2]
 
         routed.forward = compiled_forward
-        if prepare is not None and not routed.config.is_encoder_decoder:
-            routed._prepare_static_cache = static_cache
+        lend_static_caches(routed, lend)
         return routed
 
     def _cache(self, batch: int, length: int) -> tuple[int, int, Any]:
@@ -88,15 +86,4 @@ class Generator:
             found[2].reset()
             return found
         rounded = -(-length // STEP) * STEP
-        return batch, rounded, _new_cache(self._model, batch, rounded)
-
-
-def _new_cache(model: Any, batch: int, length: int) -> Any:
-    """A static cache, with its tensors where their sizes are known: filling it is one program then."""
-    from transformers import StaticCache
-
-    cache = StaticCache(config=model.config.get_text_config(decoder=True), max_cache_len=length)
-    sizes = getattr(model, "_get_static_cache_init_shape", lambda: None)()
-    if sizes is not None:
-        cache.early_initialization(batch, *sizes, dtype=model.dtype, device=model.device)
-    return cache
+        return batch, rounded, static_cache(self._model, rounded, batch)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparseflow.api.cuda_graphs import wait_for_plans
 from sparseflow.api.layers import device_of
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.arguments import example_input
 
 Sizes = int | Sequence[int]
 
@@ -42,15 +43,9 @@ def calls(
     if not images and seq is None:
         raise _refuse("seq is missing", "say how many tokens: warmup(batch=8, seq=[128, 512])")
     sizes = itertools.product(_sizes("batch", batch), _sizes("seq", seq))
-    return [{name: _input(name, config, *size, model.dtype, device) for name in inputs} for size in sizes]
-
-
-def _input(name: str, config: Any, batch: int, seq: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if name != "pixel_values":
-        return torch.ones(batch, seq, dtype=torch.int64, device=device)
-    side = config.image_size
-    height, width = (side, side) if isinstance(side, int) else side
-    return torch.zeros(batch, config.num_channels, height, width, dtype=dtype, device=device)
+    return [
+        {name: example_input(name, config, *size, model.dtype, device) for name in inputs} for size in sizes
+    ]
 
 
 def _sizes(name: str, given: Sizes | None) -> list[int]:
@@ -101,8 +96,3 @@ def generate_calls(
     defaults = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 1 + RUNS}
     generate(ids, attention_mask=mask, stopping_criteria=[stop], **{**defaults, **options})
     _wait(ids.device)
-
-
-def decodes(model: nn.Module) -> bool:
-    """Whether `generate` works on a model."""
-    return bool(getattr(model, "can_generate", lambda: False)())

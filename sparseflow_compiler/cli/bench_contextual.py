@@ -63,10 +63,8 @@ def contextual(
 
     checked = BenchConfig.of(values)
     from sparseflow.api.progress import progress_bars
-    from sparseflow.cli.models import require_transformers
     from sparseflow.contextual.bench import bench_contextual, table
 
-    require_transformers("Llama")
     where = options.device(device)
     with progress_bars(None) as bars:
         result = bench_contextual(checked, where, bars.stage("bench"))

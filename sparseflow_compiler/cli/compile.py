@@ -73,15 +73,16 @@ def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
     import torch
 
     from sparseflow.api import warmup
+    from sparseflow.integrations.transformers.arguments import (
+        generates,
+        next_input,
+        returned_cache,
+        with_cache,
+    )
 
     with torch.no_grad():
         for call in warmup.calls(compiled, _BATCHES, _TOKENS, names):
             output = compiled(**call)
-            if warmup.decodes(compiled):
-                cache = output.past_key_values
-                compiled(**{name: _next(name, value) for name, value in call.items()}, past_key_values=cache)
-
-
-def _next(name: str, value: Any) -> Any:
-    """An input of the call for one token more: its own row, or a mask over all so far."""
-    return value.new_ones(value.shape[0], value.shape[1] + 1) if name == "attention_mask" else value[:, :1]
+            if generates(compiled):
+                following = {name: next_input(name, value) for name, value in call.items()}
+                compiled(**following, **with_cache(compiled, returned_cache(output)))

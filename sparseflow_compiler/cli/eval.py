@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparseflow.cli import options
-from sparseflow.cli.saved import is_causal, load_model, load_tokenizer, read_lines, text_batches
+from sparseflow.cli.saved import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +69,7 @@ def _language(
 ) -> None:
     from sparseflow.evaluation import agreement, perplexity, read_tokens
 
-    tokens, size = read_tokens(text, load_tokenizer(folder))
+    tokens, size = read_tokens(text, read_tokenizer(folder))
     found = perplexity(model, tokens[:most], **how)
     figures: dict[str, Any] = {
         "perplexity": found.perplexity,
@@ -102,7 +103,7 @@ def _encoder(
         )
     from sparseflow.evaluation import compare_embeddings, embed
 
-    batches = text_batches(read_lines(text, most), load_tokenizer(folder))
+    batches = text_batches(read_lines(text, most), read_tokenizer(folder))
     scores = compare_embeddings(embed(model, batches), embed(dense, batches)).to_dict()
     k = scores.pop("k")
     report.add(folder.name, **{f"top-{k} overlap": scores.pop("overlap")}, **scores)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparseflow.cli import options
-from sparseflow.cli.saved import is_causal, load_model, load_tokenizer, read_lines, text_batches
+from sparseflow.cli.saved import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +56,7 @@ def prune(
     options.require_folder(plot)
     if samples < 1 or length < 2:
         raise ArgumentError(f"--samples {samples} --length {length}", "must be at least 1 and 2")
-    loaded, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    loaded, tokenizer = load_model(model, dtype, device), read_tokenizer(model)
     batches = None
     if calibration is not None:
         batches = _batches(loaded, tokenizer, calibration, samples, length, seed)

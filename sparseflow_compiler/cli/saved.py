@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseflow.cli import options
-from sparseflow.cli.models import read_config, reading, require_transformers
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.models import from_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,26 +28,7 @@ def load_model(folder: Path, dtype: str | None = None, device: str = "cpu") -> n
     where = options.device(device)
     if not folder.is_dir():
         raise ArgumentError(f"model {folder}", "is no folder", "give the folder that save_pretrained wrote")
-    config = read_config(folder)
-    with reading(folder):
-        model: nn.Module = _kind(config).from_pretrained(folder, dtype=kind or "auto", local_files_only=True)
-    return model.to(where).eval()
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a model's folder, or None."""
-    require_transformers(folder)
-    import transformers
-
-    try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError):
-        return None
-
-
-def is_causal(model: nn.Module) -> bool:
-    """Whether it predicts next tokens."""
-    return hasattr(model, "lm_head") or "ForCausalLM" in type(model).__name__
+    return from_folder(folder, kind).to(where).eval()
 
 
 def text_batches(lines: list[str], tokenizer: Any, size: int = 32) -> list[dict[str, Tensor]]:
@@ -77,13 +58,3 @@ def read_lines(path: Path, most: int | None = None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(str(path), f"can't be read as text: {error}", "check the file") from None
     return [line.strip() for line in lines if line.strip()][:most]
-
-
-def _kind(config: Any) -> Any:
-    import transformers
-
-    causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
-    architectures = getattr(config, "architectures", None) or ["ForCausalLM"]
-    # Encoders such as BERT have a causal head too; what was saved decides.
-    causal = causal and any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    return transformers.AutoModelForCausalLM if causal else transformers.AutoModel

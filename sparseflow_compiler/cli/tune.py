@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparseflow.cli import options
-from sparseflow.cli.models import from_config, read_config
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.models import from_config, read_config
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,6 +22,9 @@ from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.selection import count_of
 from sparseflow.contextual.training import usual_rank
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.arguments import with_cache
+from sparseflow.integrations.transformers.caches import static_cache
+from sparseflow.integrations.transformers.models import from_config, make_config
 from sparseflow.runtime.contextual import Predictor
 
 _SPARSITIES = ("contextual", "contextual+2:4")
@@ -140,15 +143,9 @@ class Side:
     """One model that answers prompts over a static cache."""
 
     def __init__(self, name: str, run: Any, model: Any, length: int) -> None:
-        from transformers import StaticCache
-
         self.name, self._run = name, run
-        config = model.config
-        self._cache = StaticCache(config=config, max_cache_len=length)
-        head_dim = config.hidden_size // config.num_attention_heads
-        self._cache.early_initialization(
-            1, config.num_key_value_heads, head_dim, dtype=model.dtype, device=model.device
-        )
+        self._cache = static_cache(model, length, batch=1)
+        self._options = {**with_cache(model, self._cache), "use_cache": True, "logits_to_keep": 1}
         self._cuda = model.device.type == "cuda"
 
     def answer(self, prompt: Tensor, tokens: int) -> tuple[float, list[float]]:
@@ -158,9 +155,7 @@ class Side:
         ids = prompt
         for _ in range(tokens + 1):
             start = time.perf_counter()
-            logits = self._run(
-                input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-            ).logits
+            logits = self._run(input_ids=ids, **self._options).logits
             ids = logits[:, -1:].argmax(-1)
             if self._cuda:
                 torch.cuda.synchronize()
@@ -223,26 +218,18 @@ def _added(side: CompiledModel) -> int:
 
 
 def _llama(config: BenchConfig, device: torch.device) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = LlamaConfig(
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        vocab_size=config.vocab,
-        tie_word_embeddings=True,
-        max_position_embeddings=max(config.prompts) + config.tokens + 1,
-        dtype=getattr(torch, config.dtype),
-    )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, config.dtype))
-    try:
-        with torch.device(device):
-            return LlamaForCausalLM(shape).eval()
-    finally:
-        torch.set_default_dtype(before)
+    shape = {
+        "hidden_size": config.hidden,
+        "intermediate_size": config.intermediate,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "vocab_size": config.vocab,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": max(config.prompts) + config.tokens + 1,
+    }
+    with torch.device(device):
+        return from_config("a Llama", make_config("LlamaConfig", shape), dtype=getattr(torch, config.dtype))
 
 
 def _rows(

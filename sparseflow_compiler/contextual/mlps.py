@@ -14,10 +14,10 @@ from torch_mlir import ir
 from sparseflow import dialect
 from sparseflow.dialect.matchers import weight_ref
 from sparseflow.frontend import capture, import_program
+from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.pruning.calibration import without_cache
 from sparseflow.pruning.layers import Layer
 from sparseflow.runtime.contextual.portable import ACTIVATIONS
 

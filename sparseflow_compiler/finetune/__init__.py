@@ -9,7 +9,7 @@ from sparseflow.finetune.masks import Masks, masked
 from sparseflow.finetune.objective import Objective
 
 if TYPE_CHECKING:
-    from sparseflow.finetune.trainer import MaskCallback
+    from sparseflow.integrations.transformers.trainer import MaskCallback
 
 __all__ = ["DistillReport", "MaskCallback", "Masks", "Objective", "distill", "masked"]
 
@@ -17,7 +17,7 @@ __all__ = ["DistillReport", "MaskCallback", "Masks", "Objective", "distill", "ma
 def __getattr__(name: str) -> Any:
     # The callback derives from a class of transformers, which nothing else here needs.
     if name == "MaskCallback":
-        from sparseflow.finetune.trainer import MaskCallback
+        from sparseflow.integrations.transformers.trainer import MaskCallback
 
         return MaskCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

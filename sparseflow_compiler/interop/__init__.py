@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from sparseflow.runtime import lazy
 
 if TYPE_CHECKING:
+    from sparseflow.integrations.transformers.quantizer import SparseFlowConfig
     from sparseflow.interop.bitmask import from_bitmask, to_bitmask
     from sparseflow.interop.checkpoints import Checkpoint, CheckpointLayer, convert_checkpoint
     from sparseflow.interop.semi_structured import from_semi_structured, to_semi_structured
-    from sparseflow.interop.transformers_quantizer import SparseFlowConfig
 
 __all__ = [
     "Checkpoint",
@@ -28,7 +28,7 @@ __getattr__, __dir__ = lazy.names(
     {
         "Checkpoint": "checkpoints",
         "CheckpointLayer": "checkpoints",
-        "SparseFlowConfig": "transformers_quantizer",
+        "SparseFlowConfig": ".integrations.transformers.quantizer",
         "convert_checkpoint": "checkpoints",
         "from_bitmask": "bitmask",
         "from_semi_structured": "semi_structured",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,15 @@ import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.arguments import (
+    cache_argument,
+    generates,
+    image_size,
+    supported_only,
+    with_cache,
+)
+from sparseflow.integrations.transformers.caches import rewind, static_cache
+from sparseflow.integrations.transformers.models import make_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -83,11 +92,7 @@ def shape_config(name: str) -> PretrainedConfig:
         raise ArgumentError(
             f"model {name}", "is neither a folder nor a built-in shape", f"the shapes are {', '.join(SHAPES)}"
         )
-    import transformers
-
-    kind, values = SHAPES[name]
-    config: PretrainedConfig = getattr(transformers, kind)(**values)
-    return config
+    return make_config(*SHAPES[name])
 
 
 def with_layers(config: PretrainedConfig, layers: int | None) -> PretrainedConfig:
@@ -127,8 +132,7 @@ def workload(model: nn.Module, batch: int, seq: int, phase: Phase) -> Workload:
     config: Any = model.config
     if model.main_input_name == "pixel_values":
         _require_prefill(model, phase)
-        size = (batch, config.num_channels, config.image_size, config.image_size)
-        images = torch.randn(size, device=parameter.device, dtype=parameter.dtype)
+        images = torch.randn(batch, *image_size(config), device=parameter.device, dtype=parameter.dtype)
         return Workload(model, {"pixel_values": images})
     if model.main_input_name != "input_ids":
         raise ArgumentError(
@@ -141,26 +145,19 @@ def workload(model: nn.Module, batch: int, seq: int, phase: Phase) -> Workload:
     ids = torch.randint(0, config.vocab_size, (batch, tokens), device=parameter.device)
     if phase == "decode":
         return _decode(model, ids, seq)
-    known = inspect.signature(model.forward).parameters
     causal = {"use_cache": False, "logits_to_keep": 1}
-    return Workload(model, {"input_ids": ids} | {k: v for k, v in causal.items() if k in known})
+    return Workload(model, {"input_ids": ids} | supported_only(model, causal))
 
 
 def _decode(model: nn.Module, ids: torch.Tensor, seq: int) -> Workload:
-    if "past_key_values" not in inspect.signature(model.forward).parameters or not hasattr(model, "generate"):
+    if cache_argument(model) is None or not generates(model):
         _require_prefill(model, "decode")
-    from transformers import StaticCache
-
-    cache = StaticCache(config=model.config, max_cache_len=seq + _ROOM)
+    cache = static_cache(model, seq + _ROOM)
     past = torch.randint(0, int(ids.max()) + 1, (ids.shape[0], seq), device=ids.device)
     with torch.no_grad():
-        model(input_ids=past, past_key_values=cache)
-
-    def rewind() -> None:
-        for layer in cache.layers:
-            layer.cumulative_length.fill_(seq)
-
-    return Workload(model, {"input_ids": ids, "past_key_values": cache}, rewind, _ROOM)
+        model(input_ids=past, **with_cache(model, cache))
+    inputs = {"input_ids": ids, **with_cache(model, cache)}
+    return Workload(model, inputs, functools.partial(rewind, cache, seq), _ROOM)
 
 
 def _require_positions(config: Any, tokens: int) -> None:

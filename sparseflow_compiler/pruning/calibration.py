@@ -117,17 +117,3 @@ def enough_memory(device: torch.device) -> Iterator[None]:
             "its memory doesn't hold a block with one batch and the statistics of one layer",
             "pass smaller calibration batches, skip=(…) the widest layers, or device='cpu'",
         ) from error
-
-
-@contextmanager
-def without_cache(model: nn.Module) -> Iterator[None]:
-    """Keep a transformers model from filling a KV cache, which would make a block's second run another."""
-    held = (getattr(module, "config", None) for module in model.modules())
-    configs: list[Any] = list({id(c): c for c in held if getattr(c, "use_cache", False)}.values())
-    try:
-        for config in configs:
-            config.use_cache = False
-        yield
-    finally:
-        for config in configs:
-            config.use_cache = True

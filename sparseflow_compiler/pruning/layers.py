@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from sparseflow.integrations.transformers.models import is_conv1d
 from sparseflow.runtime import checks
 
 DTYPES = (*checks.NATIVE_DTYPES, torch.float64)
@@ -62,14 +62,8 @@ def find_layers(model: nn.Module, skip: Sequence[str]) -> list[Layer]:
     return [
         Layer(name, module, transposed, _why_dense(name, module, skip, owners))
         for name, module in model.named_modules()
-        if (transposed := _is_conv1d(module)) or isinstance(module, nn.Linear)
+        if (transposed := is_conv1d(module)) or isinstance(module, nn.Linear)
     ]
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    # Whoever holds a Conv1D has imported it; nobody else should have to import transformers.
-    library = sys.modules.get("transformers.pytorch_utils")
-    return library is not None and isinstance(module, library.Conv1D)
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:

@@ -9,7 +9,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sparseflow.pruning.calibration import Calibration, enough_memory, without_cache
+from sparseflow.integrations.transformers.caches import without_cache
+from sparseflow.pruning.calibration import Calibration, enough_memory
 from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.offload import device_of, offloaded
 from sparseflow.pruning.options import PruneOptions

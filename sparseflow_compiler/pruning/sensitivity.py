@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.api.progress import Step
 from sparseflow.errors import CalibrationError
-from sparseflow.pruning.calibration import Calibration, enough_memory, moved, without_cache
+from sparseflow.integrations.transformers.caches import without_cache
+from sparseflow.pruning.calibration import Calibration, enough_memory, moved
 from sparseflow.pruning.layers import Layer
 
 MEASURED_BATCHES = 8

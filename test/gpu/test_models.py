@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import transformers as tf
+import zoo
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -61,8 +62,8 @@ def test_decoding_is_recorded_and_every_step_is_right(model, inner):
         for step in range(8):
             ids = tokens(batch, 5 if step == 0 else 1)
             with torch.no_grad():
-                found = compiled(input_ids=ids, past_key_values=ours).logits
-                expected = model(input_ids=ids, past_key_values=theirs).logits
+                found = compiled(input_ids=ids, **{zoo.CACHE: ours}).logits
+                expected = model(input_ids=ids, **{zoo.CACHE: theirs}).logits
             kept.append((found, expected))
         assert error(ours.layers[1].keys, theirs.layers[1].keys) < BOUND
         assert ours.layers[0].cumulative_length.item() == 12
@@ -139,7 +140,7 @@ def test_a_decoding_step_launches_no_more_kernels_than_dense_inductor(model):
         cache, ids = cache_of(model, 4), tokens(4, 1)
         with torch.no_grad():
             counts.append(
-                kernels(lambda run=run, cache=cache, ids=ids: run(input_ids=ids, past_key_values=cache))
+                kernels(lambda run=run, cache=cache, ids=ids: run(input_ids=ids, **{zoo.CACHE: cache}))
             )
     assert 0 < counts[0] <= counts[1]
 

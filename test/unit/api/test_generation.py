@@ -59,7 +59,7 @@ def test_warmup_leaves_nothing_to_capture_for_other_lengths_and_static_caches_ar
 ) -> None:
     reference, compiled = pair
     before = compiled.report.model["programs"]
-    for length in (9, 4):
+    for length in (7, 4):  # a prompt beyond mistral's window of 8 takes another path
         prompt, mask = left_padded(3, length)
         options = {**OPTIONS, "attention_mask": mask, "do_sample": False, "cache_implementation": "static"}
         found, expected = (model.generate(prompt, **options) for model in (compiled, reference))

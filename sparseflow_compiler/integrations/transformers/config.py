@@ -7,8 +7,11 @@ from typing import Any, get_args
 
 from sparseflow.api.options import DEFAULT_SKIP, PolicyMode, Prune, require_one_of, require_patterns
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.quantizer_api import (
+    QuantizationConfigMixin,
+    register_quantization_config,
+)
 from sparseflow.interop.formats import FORMAT_VERSION, packed_config, require_version
-from sparseflow.interop.transformers_api import QuantizationConfigMixin, register_quantization_config
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
 
 METHOD = "sparseflow"

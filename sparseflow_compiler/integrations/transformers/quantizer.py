@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
-from sparseflow.interop.transformers_api import ConversionOps, HfQuantizer, register_quantizer
-from sparseflow.interop.transformers_config import METHOD, SparseFlowConfig
+from sparseflow.integrations.transformers.config import METHOD, SparseFlowConfig
+from sparseflow.integrations.transformers.quantizer_api import ConversionOps, HfQuantizer, register_quantizer
 from sparseflow.nn.linear import SparseLinear, prepare
 from sparseflow.nn.replace import densify, eligible, fits, pack, put
 from sparseflow.runtime import PackedWeight

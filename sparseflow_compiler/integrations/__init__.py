@@ -1,0 +1,1 @@
+"""Libraries of others: what SparseFlow knows of each is in its room."""

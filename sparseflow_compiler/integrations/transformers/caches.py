@@ -1,0 +1,76 @@
+"""Caches of keys and values: static ones made, rewound, and handed to `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from sparseflow.integrations.transformers.library import library
+
+MakeCache = Callable[[int, int], Any]
+"""Gives a static cache for so many sequences and at least so many tokens."""
+
+
+def static_cache(model: Any, length: int, batch: int | None = None) -> Any:
+    """An empty static cache for a model.
+
+    Args:
+        model: whose cache it will be.
+        length: tokens that it holds.
+        batch: sequences; its tensors are made at once then, if their sizes are known, so that
+            filling it is one program.
+    """
+    kind = library("a static cache").StaticCache
+    cache = kind(config=model.config.get_text_config(decoder=True), max_cache_len=length)
+    sizes = _head_sizes(model) if batch is not None else None
+    if sizes is not None:
+        cache.early_initialization(batch, *sizes, dtype=model.dtype, device=model.device)
+    return cache
+
+
+def rewind(cache: Any, length: int) -> None:
+    """Make a static cache forget all tokens but the first `length`, in place."""
+    for layer in cache.layers:
+        layer.cumulative_length.fill_(length)
+
+
+def lend_static_caches(routed: Any, make: MakeCache) -> None:
+    """Let `generate` of a model take its static caches from `make`.
+
+    Args:
+        routed: a copy of the model, whose attributes may be set. Encoder-decoders keep their own caches.
+        make: what gives them.
+    """
+    prepare: Any = getattr(routed, "_prepare_static_cache", None)
+    if prepare is None or routed.config.is_encoder_decoder:
+        return
+
+    def static(cache_implementation: str, batch_size: int, max_cache_len: int, **more: Any) -> Any:
+        if cache_implementation != "static":
+            return prepare(cache_implementation, batch_size, max_cache_len, **more)
+        return make(batch_size, max_cache_len)
+
+    routed._prepare_static_cache = static
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Keep a transformers model from filling a KV cache, which would make a block's second run another."""
+    held = (getattr(module, "config", None) for module in model.modules())
+    configs: list[Any] = list({id(c): c for c in held if getattr(c, "use_cache", False)}.values())
+    try:
+        for config in configs:
+            config.use_cache = False
+        yield
+    finally:
+        for config in configs:
+            config.use_cache = True
+
+
+def _head_sizes(model: Any) -> tuple[Any, Any] | None:
+    """Heads and head dimension of a static cache's tensors, of each layer or of all; None if nobody knows."""
+    known: tuple[Any, Any] | None = getattr(model, "_get_static_cache_init_shape", lambda: None)()
+    return known
