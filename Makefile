@@ -4,20 +4,33 @@ VENV   ?= .venv
 # The only dependency that must be in place before the others: left to itself, pip would pull in
 # the newest torch with gigabytes of CUDA packages. TORCH=… names another build or a local wheel.
 TORCH  ?= torch==2.13.0
+# Which transformers `make test` runs with: locked as constraints.txt has it, or the newest or the oldest that
+# pyproject.toml allows. The latter two lie over the environment, in a folder of their own.
+TRANSFORMERS ?= locked
+# Processes of `make pytest`; each computes with one thread where there are several.
+JOBS   ?= $(shell nproc)
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
+TESTER := $(VENV)/bin/python
+ifneq ($(TRANSFORMERS),locked)
+TESTER := $(VENV)-transformers-$(TRANSFORMERS)/bin/python
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env build demo test lit pytest check format docs site notebook fuzz sanitize bench clean
+.PHONY: help env lock build demo test lit pytest check format docs site source notebook fuzz sanitize bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.dependencies: pyproject.toml tools/requirements.py
+$(VENV)/.dependencies: pyproject.toml constraints.txt tools/requirements.py
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install "$(TORCH)"
+	$(PIP) install -c constraints.txt "$(TORCH)"
 	$(VENV)/bin/python tools/requirements.py pyproject.toml > $(VENV)/requirements.txt
-	$(PIP) install -r $(VENV)/requirements.txt
+	$(PIP) install -c constraints.txt -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)-transformers-%/.dependencies: $(VENV)/.dependencies tools/transformers_overlay.sh
+	tools/transformers_overlay.sh $(VENV) $(@D) $*
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
@@ -25,6 +38,15 @@ $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
 	@touch $@
 
 env: $(VENV)/.dependencies ## Create the environment in .venv
+
+lock: ## Renew constraints.txt: every version that a new environment gets today
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install -q "$(TORCH)"
+	$(PYTHON) tools/requirements.py pyproject.toml > build/lock/requirements.txt
+	build/lock/bin/python -m pip install -q -r build/lock/requirements.txt
+	{ sed '/^[^#]/d' constraints.txt; build/lock/bin/python -m pip freeze | grep -vE '^(torch|nvidia-.*|triton)==' ; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 build: $(VENV)/.installed ## Build the native library and install the package, editable
 
@@ -36,16 +58,14 @@ test: build lit pytest ## Build and run all tests
 lit: build ## Run the lit/FileCheck tests
 	$(VENV)/bin/lit -q test
 
-pytest: build ## Run the Python tests
-	$(VENV)/bin/python -m pytest -q
+pytest: build $(TESTER:/bin/python=/.dependencies) ## Run the Python tests: JOBS=1 for one process, TRANSFORMERS=newest or oldest
+	$(if $(filter 1,$(JOBS)),,OMP_NUM_THREADS=1) $(TESTER) -m pytest -q $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile)
 
-check: build ## The one gate: format, lint, types, generated docs
+check: build source ## The one gate: format, lint, types, generated docs
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	rm -rf build/typecheck
-	$(PIP) install --no-build-isolation --no-deps --target build/typecheck .
-	MYPYPATH=build/typecheck $(VENV)/bin/mypy -p sparseflow
-	MYPYPATH=build/typecheck:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
+	MYPYPATH=build/source $(VENV)/bin/mypy -p sparseflow
+	MYPYPATH=build/source:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
 	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/*.md
 	$(MAKE) site
@@ -59,12 +79,14 @@ docs: build ## Regenerate docs/passes.md and the documents' tables, and build th
 	$(VENV)/bin/python tools/readme_tables.py README.md docs/*.md
 	$(MAKE) site
 
-site: env ## Build the documentation into build/site
+site: source ## Build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build -q --strict
+
+source: env # The Python sources as they are installed, for tools that read them
 	rm -rf build/source
 	mkdir -p build/source
 	cp -r sparseflow_compiler build/source/sparseflow
 	cp -r passes lowering runtime build/source/sparseflow
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build -q --strict
 
 notebook: build ## Run the demo notebook and keep its outputs
 	$(VENV)/bin/python tools/run_notebook.py demo/SparseFlow_Demo.ipynb
