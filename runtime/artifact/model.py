@@ -15,6 +15,7 @@ from sparseflow.runtime.artifact.manifest import read_json
 from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.executable import Executable
 from sparseflow.runtime.calling.inference import InferenceModule
+from sparseflow.runtime.calling.writes import WriteGuard
 
 if TYPE_CHECKING:
     from sparseflow.runtime.calling.structure import Flat
@@ -75,7 +76,9 @@ class LoadedModel(InferenceModule):
         for program in programs:
             run, direct = make_runner(program)
             contract = program.contract
-            self._runs.append((Executable(run, contract.signature, contract.call_signature), direct))
+            guard = WriteGuard.of(self._subject, contract.names, program.graph, program.written)
+            executable = Executable(run, contract.signature, contract.call_signature, guard=guard)
+            self._runs.append((executable, direct))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Arguments and result are those of the model's own forward.

@@ -12,7 +12,7 @@ from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.kinds import Kinds, qualified, standing_record
 from sparseflow.runtime.artifact.values import Decoder, encode, require
 from sparseflow.runtime.calling.caches import known_name
-from sparseflow.runtime.calling.structure import Alias, Constant, Container, Leaf, Slot, Structure
+from sparseflow.runtime.calling.structure import Again, Alias, Constant, Container, Leaf, Slot, Structure
 
 _PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "dict": dict}
 _BUILTIN: dict[str, type] = {**_PLAIN, "OrderedDict": OrderedDict}
@@ -44,6 +44,8 @@ def encode_slot(slot: Slot) -> Any:
         return "leaf"
     if isinstance(slot, Alias):
         return {"alias": slot.ordinal}
+    if isinstance(slot, Again):
+        return {"again": slot.ordinal}
     if isinstance(slot, Constant):
         return {"constant": encode(slot.value)}
     assert isinstance(slot, Container)
@@ -61,6 +63,8 @@ def decode_slot(data: Any, values: Decoder, kinds: Kinds) -> Slot:
         return Leaf.LEAF
     if "alias" in data:
         return Alias(require(data["alias"], int))
+    if "again" in data:
+        return Again(require(data["again"], int))
     if "constant" in data:
         value = values.decode(data["constant"])
         return Constant(type(value), value)

@@ -11,6 +11,7 @@ from torch import nn
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.signature import ResultKind, Signature
 from sparseflow.runtime.calling.structure import Decoder, Flat
+from sparseflow.runtime.calling.writes import WriteGuard
 
 
 class Executable(nn.Module):
@@ -21,6 +22,7 @@ class Executable(nn.Module):
         signature: how they map to the call.
         call_signature: how the model's arguments are named.
         buffers: the tensors to write buffers' new values to, by name.
+        guard: refuses calls in which what the graph writes is something else too.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class Executable(nn.Module):
         signature: Signature,
         call_signature: CallSignature,
         buffers: dict[str, torch.Tensor] | None = None,
+        guard: WriteGuard | None = None,
     ) -> None:
         super().__init__()
         self.graph = graph
         self.signature = signature
         self.call_signature = call_signature
         self._targets = dict(buffers or {})
+        self._guard = guard
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -43,10 +47,16 @@ class Executable(nn.Module):
 
     @torch.no_grad()
     def run_flat(self, call: Flat) -> Any:
-        """Like calling it, for a call that is taken apart already."""
+        """Like calling it, for a call that is taken apart already.
+
+        Raises:
+            ArgumentError: the graph writes a tensor that shares memory with another.
+        """
+        if self._guard is not None:
+            self._guard.require_apart(call.leaves)
         results = self.graph(*call.leaves)
         outputs = self._write_back(results, call.leaves)
-        decoder = Decoder(outputs, call.objects)
+        decoder = Decoder(outputs, call.objects, call.leaves)
         output = decoder.unflatten(self.signature.outputs.structure)
         for update in self.signature.outputs.updates:
             decoder.update(call.objects[update.ordinal], update.state)

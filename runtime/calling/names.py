@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from sparseflow.runtime.calling.structure import Constant, Container, Flat, Leaf, Slot, Structure
+from sparseflow.runtime.calling.structure import (
+    Again,
+    Constant,
+    Container,
+    Flat,
+    Leaf,
+    Slot,
+    Structure,
+)
 
 
 def leaf_names(call: Flat) -> list[str]:
@@ -25,14 +33,21 @@ def explain_difference(call: Flat, expected: Structure) -> str:
         return f"{min(missing)} is missing"
     for name, slot in found.items():
         if slot != wanted[name]:
-            return f"{name} is {_show(slot)}, not {_show(wanted[name])}"
+            other = wanted[name]
+            return f"{name} is {_show(slot, found, other)}, not {_show(other, wanted, slot)}"
     return "the arguments have another structure"
 
 
-def _show(slot: Slot) -> str:
-    return (
-        repr(slot.value) if isinstance(slot, Constant) else "a tensor" if slot is Leaf.LEAF else "an object"
-    )
+def _show(slot: Slot, slots: Mapping[str, Slot], other: Slot) -> str:
+    """A slot among `slots` in words that tell it from another."""
+    if isinstance(slot, Constant):
+        return repr(slot.value)
+    if isinstance(slot, Again):
+        leaves = [name for name, other in slots.items() if other is Leaf.LEAF]
+        return f"the same tensor as {leaves[slot.ordinal]}"
+    if slot is Leaf.LEAF:
+        return "a tensor of its own" if isinstance(other, Again) else "a tensor"
+    return "an object"
 
 
 def _named_slots(structure: Structure) -> Iterator[tuple[str, Slot]]:

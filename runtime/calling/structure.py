@@ -47,7 +47,17 @@ class Alias(NamedTuple):
     ordinal: int
 
 
-Slot = Leaf | Constant | Container | Alias
+class Again(NamedTuple):
+    """The tensor that was met as the `ordinal`-th leaf; in an output those of the call come first.
+
+    Models test arguments with `is`, and write them: which of them are one tensor is part of the structure.
+    """
+
+    ordinal: int
+    kind: type = torch.Tensor  # tells it from an alias, which would be an equal tuple
+
+
+Slot = Leaf | Constant | Container | Alias | Again
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class Flat:
     """A tree of values taken apart.
 
     Attributes:
-        leaves: its tensors and counters, in order.
+        leaves: its tensors and counters, in order, each tensor once.
         structure: the rest.
         objects: the objects that were taken apart by their attributes, in the order they were met.
     """
@@ -76,7 +86,7 @@ class Flat:
 COUNTERS: set[tuple[type, str]] = set()
 """Attributes that count from call to call, such as a cache's length: (class, name), learnt on capture."""
 
-_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_LEAVES = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
 
 
@@ -87,22 +97,24 @@ class Encoder:
     Attributes:
         leaves: the tensors met so far.
         objects: the objects met so far; when met again they come out as aliases.
+        given: leaves met before these; a tensor among them comes out as one met again.
         count: whether counters above 1 are leaves, so that a program can serve any value of them.
     """
 
     leaves: list[Any] = field(default_factory=list)
     objects: list[Any] = field(default_factory=list)
+    given: Sequence[Any] = ()
     count: bool = False
 
     def __post_init__(self) -> None:
         self._ordinals = {id(value): i for i, value in enumerate(self.objects)}
+        self._places = {id(v): i for i, v in enumerate(self.given) if isinstance(v, torch.Tensor)}
 
     def encode(self, value: Any) -> Slot:
         """Append the tensors of `value` to the leaves and return the rest."""
         kind = type(value)
-        if isinstance(value, (torch.Tensor, *_SYMBOLIC)):
-            self.leaves.append(value)
-            return Leaf.LEAF
+        if isinstance(value, _LEAVES):
+            return self._encode_leaf(value)
         if kind in _ATOMS:
             return Constant(kind, value)
         if kind is list or kind is tuple:
@@ -116,6 +128,14 @@ class Encoder:
                 "register it with torch.utils._pytree.register_pytree_node",
             )
         return self._encode_object(value) if _is_plain_object(value) else Constant(kind, value)
+
+    def _encode_leaf(self, value: Any) -> Slot:
+        next_place = len(self.given) + len(self.leaves)
+        place = self._places.setdefault(id(value), next_place)
+        if place != next_place:
+            return Again(place)
+        self.leaves.append(value)
+        return Leaf.LEAF
 
     def _encode_object(self, value: Any) -> Slot:
         ordinal = self._ordinals.get(id(value))
@@ -156,18 +176,23 @@ class Decoder:
     Args:
         leaves: tensors, in the order of encoding.
         objects: objects that aliases refer to.
+        given: the leaves that were met before these.
     """
 
-    def __init__(self, leaves: Iterable[Any], objects: Sequence[Any] = ()) -> None:
+    def __init__(self, leaves: Iterable[Any], objects: Sequence[Any] = (), given: Sequence[Any] = ()) -> None:
         self._leaves = iter(leaves)
+        self._met = list(given)
         self.objects = list(objects)
 
     def decode(self, slot: Slot) -> Any:
         """Build a value."""
         if slot is Leaf.LEAF:
-            return next(self._leaves)
+            self._met.append(next(self._leaves))
+            return self._met[-1]
         if isinstance(slot, Constant):
             return slot.value
+        if isinstance(slot, Again):
+            return self._met[slot.ordinal]
         if isinstance(slot, Alias):
             return self.objects[slot.ordinal]
         assert isinstance(slot, Container)

@@ -25,6 +25,7 @@ from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
 from sparseflow.dialect.matchers import operations
 from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
+from sparseflow.frontend.sharing import require_own_memory
 from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
@@ -40,6 +41,7 @@ from sparseflow.passes.merge_projections import MergeProjections
 from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
 from sparseflow.runtime import first_violation
 from sparseflow.runtime.calling.signature import ResultKind
+from sparseflow.runtime.calling.writes import WriteGuard
 from sparseflow.runtime.dispatch import Policy
 
 
@@ -111,6 +113,8 @@ def build_program(
         captured = capture(model, args, kwargs)
     with clock.stage("import"):
         imported, weights = _imported(captured, bank)
+    changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
+    require_own_memory(changed, imported.weights)
     module, stages = imported.module, {"torch": imported.module.operation.clone()}
 
     with clock.stage("passes"):
@@ -140,12 +144,12 @@ def build_program(
     if options.quantize is not None:
         with clock.stage("compare"):
             errors = output_errors(graph, captured.call_signature.flatten(args, kwargs).leaves, bank)
-    changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     signature, written = write_in_graph(
         graph, imported.signature, {name: bank.source(name) for name in changed}
     )
+    guard = WriteGuard.of(type(model).__name__, captured.names, graph, written)
     runner = make_runner(graph, options, device_of(model), written, grows=bool(signature.outputs.updates))
-    executable = Executable(runner.run, signature, captured.call_signature)
+    executable = Executable(runner.run, signature, captured.call_signature, guard=guard)
     return Program(
         captured,
         executable,

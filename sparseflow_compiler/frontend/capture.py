@@ -20,6 +20,7 @@ from sparseflow.frontend.module_state import left_as_it_was
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.quiet import quiet
 from sparseflow.frontend.refusals import capture_error
+from sparseflow.frontend.sharing import apart
 from sparseflow.frontend.slice_sizes import drop_slice_assertions
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.structure import COUNTERS
@@ -68,7 +69,8 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
 
     def export() -> ExportedProgram:
         shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
-        exported = torch.export.export(flat, tuple(flat.call.leaves), dynamic_shapes=shapes, strict=False)
+        leaves = tuple(apart(flat.call.leaves, flat.model))
+        exported = torch.export.export(flat, leaves, dynamic_shapes=shapes, strict=False)
         program = functional(exported)
         write_fixed_sizes(program.graph)
         drop_slice_assertions(program.graph)

@@ -36,7 +36,7 @@ class FlatModule(nn.Module):
         return self._record.counters
 
     def forward(self, *leaves: Any) -> tuple[Any, ...]:
-        """Run the model; returns the leaves of its output, then those of the objects that it changed."""
+        """Run the model; returns the new leaves of its output, then those of the objects that it changed."""
         decoder = Decoder(leaves)
         args, kwargs = decoder.unflatten(self.call.structure)
         objects = decoder.objects
@@ -47,7 +47,7 @@ class FlatModule(nn.Module):
         except Exception as error:
             raise ModelFailure from error
         state.write_assigned()
-        encoder = Encoder(objects=list(objects))
+        encoder = Encoder(objects=list(objects), given=leaves)
         structure = encoder.flatten(output)
         updates = []
         for ordinal, value in enumerate(objects):

@@ -1,0 +1,57 @@
+"""Tensors that share memory: captured as if each had its own, refused where the model writes its own ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.errors import CaptureError
+from sparseflow.runtime.calling.overlap import share_memory
+
+
+def apart(leaves: Sequence[Any], model: nn.Module) -> list[Any]:
+    """The leaves of a call, copies in place of those that share a storage with another or with the model.
+
+    torch.export takes tensors of one storage for one another, which only holds for this call.
+    """
+    own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    uses = Counter(_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    return [_copy(leaf) if _is_shared(leaf, uses, own) else leaf for leaf in leaves]
+
+
+def _is_shared(leaf: Any, uses: Mapping[int, int], own: set[int]) -> bool:
+    return isinstance(leaf, Tensor) and (uses[_storage(leaf)] > 1 or _storage(leaf) in own)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _copy(leaf: Tensor) -> Tensor:
+    copy = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
+    return copy.copy_(leaf) if not any(stride == 0 for stride in leaf.stride()) else leaf.detach().clone()
+
+
+def require_own_memory(changed: Iterable[str], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a model that writes a buffer which shares memory with another of its tensors.
+
+    Args:
+        changed: the names of the buffers that the program writes.
+        tensors: those of the model that the program uses, by name.
+
+    Raises:
+        CaptureError: names both.
+    """
+    for name in changed:
+        for other, tensor in tensors.items():
+            if other != name and not tensor.is_meta and share_memory(tensors[name], tensor):
+                raise CaptureError(
+                    name,
+                    f"the model writes this buffer in forward, and {other} shares memory with it; a captured "
+                    "program computes as if each had its own",
+                    f"register one of them, and compute the other in forward: self.{name}[…]",
+                )
