@@ -472,7 +472,7 @@ def _between(rng: random.Random, draft: _Draft, how: str) -> str:
     """A change of the model, or a use of it, between calls."""
     names = [line.split(" = ")[0].removeprefix("self.") for line in draft.fields if line.startswith("self.")]
     flags = [name for name in names if name.startswith("flag")]
-    steps = ["plain(x)", "again()", "reload()" if how in ("sparse", "dense", "magnitude") else "again()"]
+    steps = ["again()", "reload()" if how in ("sparse", "dense", "magnitude") else "again()"]
     steps += [f"model.{name} = not model.{name}" for name in flags] * 3
     if how != "magnitude":
         steps += [
