@@ -162,7 +162,9 @@ class World:
             return
         with contextlib.suppress(SparseFlowError):
             self.function.save(self._folder / "saved")
-            self.function, self._saved = sf.load(self._folder / "saved"), True
+            self._saved = True
+        if self._saved:
+            self.function = sf.load(self._folder / "saved")
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         record = Record()

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArtifactError
@@ -14,7 +15,7 @@ from sparseflow.runtime.artifact.values import Decoder, encode, require
 from sparseflow.runtime.calling.caches import known_name
 from sparseflow.runtime.calling.structure import Again, Alias, Constant, Container, Leaf, Slot, Structure
 
-_PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "dict": dict}
+_PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "Size": torch.Size, "dict": dict}
 _BUILTIN: dict[str, type] = {**_PLAIN, "OrderedDict": OrderedDict}
 _LEAF = 0
 
@@ -71,7 +72,7 @@ def decode_slot(data: Any, values: Decoder, kinds: Kinds) -> Slot:
     name = require(data["kind"], str)
     keys = tuple(map(values.decode, data["keys"]))
     children = tuple(decode_slot(child, values, kinds) for child in data["children"])
-    if name not in ("list", "tuple"):
+    if name not in ("list", "tuple", "Size"):
         _require_fields(keys, children, names_only=name != "dict")
     return Container(_PLAIN.get(name) or kinds.plain(name), keys, children)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.runtime.calling.structure import (
@@ -73,7 +74,7 @@ def _within(name: str, slot: Slot) -> Iterator[tuple[str, Slot]]:
     if not isinstance(slot, Container):
         yield name, slot
         return
-    named = slot.kind not in (list, tuple, dict)
+    named = slot.kind not in (list, tuple, torch.Size, dict)
     for i, child in enumerate(slot.children):
         key = slot.keys[i] if slot.keys else i
         yield from _within(f"{name}.{key}" if named else f"{name}[{key!r}]", child)

@@ -34,7 +34,7 @@ class Constant(NamedTuple):
 
 
 class Container(NamedTuple):
-    """A list, tuple, dict or object: its type, its keys or attribute names, and its contents."""
+    """A list, tuple, shape, dict or object: its type, its keys or attribute names, and its contents."""
 
     kind: type
     keys: tuple[Any, ...]
@@ -87,7 +87,8 @@ COUNTERS: set[tuple[type, str]] = set()
 """Attributes that count from call to call, such as a cache's length: (class, name), learnt on capture."""
 
 _LEAVES = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})
+_SEQUENCES = (list, tuple, torch.Size)
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Encoder:
             return self._encode_leaf(value)
         if kind in _ATOMS:
             return Constant(kind, value)
-        if kind is list or kind is tuple:
+        if kind in _SEQUENCES:
             return Container(kind, (), tuple(map(self.encode, value)))
         if kind is dict:
             return Container(kind, tuple(value), tuple(map(self.encode, value.values())))
@@ -159,7 +160,7 @@ class Encoder:
 
     def flatten(self, tree: Any) -> Structure:
         """Encode a whole tree."""
-        values, spec = pytree.tree_flatten(tree, is_leaf=is_cache)
+        values, spec = pytree.tree_flatten(tree, is_leaf=_is_ours)
         return Structure(spec, tuple(map(self.encode, values)))
 
 
@@ -198,7 +199,7 @@ class Decoder:
         assert isinstance(slot, Container)
         if slot.kind is dict:
             return dict(zip(slot.keys, map(self.decode, slot.children), strict=True))
-        if slot.kind in (list, tuple):
+        if slot.kind in _SEQUENCES:
             return slot.kind(map(self.decode, slot.children))
         value: Any = object.__new__(slot.kind)
         self.objects.append(value)
@@ -226,3 +227,8 @@ def _is_plain_object(value: Any) -> bool:
     if isinstance(value, (type, enum.Enum, torch.nn.Module)) or callable(value):
         return False
     return hasattr(value, "__dict__") or dataclasses.is_dataclass(value)
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether torch's pytrees know it, but not how to make another: of a shape they make a tuple."""
+    return type(value) is torch.Size or is_cache(value)

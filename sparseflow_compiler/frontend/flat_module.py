@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from sparseflow.frontend.given import Given
 from sparseflow.frontend.module_state import ModuleState
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
@@ -41,12 +42,14 @@ class FlatModule(nn.Module):
         args, kwargs = decoder.unflatten(self.call.structure)
         objects = decoder.objects
         before = [_state(value, objects) for value in objects]
+        given = Given(args, kwargs, objects)
         state = ModuleState.of(self.model)
         try:
             output = self.model(*args, **kwargs)
         except Exception as error:
             raise ModelFailure from error
         state.write_assigned()
+        given.require_unchanged(self.model)
         encoder = Encoder(objects=list(objects), given=leaves)
         structure = encoder.flatten(output)
         updates = []

@@ -1,0 +1,62 @@
+"""The lists and dicts of a call, which a captured program can't change for the caller."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from sparseflow.errors import CaptureError
+from sparseflow.runtime.calling.structure import Encoder, Structure
+
+_Content = tuple[Structure, list[Any]]
+"""A value taken apart: all but its tensors, and those."""
+
+
+class Given:
+    """The arguments of a call as they are before the model runs.
+
+    Tensors that it writes and objects that it changes, such as caches, are a program's to carry over; what it
+    puts into a list or dict, or takes out of it, is not.
+
+    Args:
+        args: the positional ones.
+        kwargs: those by keyword.
+        objects: those among them that are taken apart by their attributes.
+    """
+
+    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any], objects: Sequence[Any]) -> None:
+        self._args, self._kwargs, self._objects = args, kwargs, objects
+        self._before = self._contents()
+
+    def require_unchanged(self, model: nn.Module) -> None:
+        """Pass if every list and dict holds what it held.
+
+        Raises:
+            CaptureError: one holds something else; names the argument.
+        """
+        for (name, before), (_, after) in zip(self._before, self._contents(), strict=True):
+            if not _same(before, after):
+                raise CaptureError(
+                    f"{type(model).__name__}, argument {self._name(model, name)}",
+                    "forward changes a list or dict that the caller passed, which a captured program can't",
+                    "let forward change a copy of it, and return what is new",
+                )
+
+    def _contents(self) -> list[tuple[int | str, _Content]]:
+        found: list[tuple[int | str, _Content]] = []
+        for name, value in (*enumerate(self._args), *self._kwargs.items()):
+            encoder = Encoder(objects=list(self._objects))
+            found.append((name, (encoder.flatten(value), encoder.leaves)))
+        return found
+
+    def _name(self, model: nn.Module, name: int | str) -> str:
+        names = list(inspect.signature(model.forward).parameters)
+        return repr(names[name] if isinstance(name, int) and name < len(names) else name)
+
+
+def _same(one: _Content, other: _Content) -> bool:
+    (structure, leaves), (other_structure, other_leaves) = one, other
+    return structure == other_structure and all(a is b for a, b in zip(leaves, other_leaves, strict=True))
