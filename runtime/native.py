@@ -17,7 +17,7 @@ LIBRARY = Path(__file__).with_name("libsparseflow_runtime.so")
 
 
 def library_path() -> Path:
-    """The library that the environment names, the one beside this file, or wherever an editable install put it.
+    """The library that the environment names, or beside this file, or where an editable install put it.
 
     Raises:
         NativeLibraryError: it isn't installed.

@@ -1,8 +1,9 @@
-"""Feed `sparseflow-opt` or `sf.load` with mutated inputs, and report every crash, hang and traceback; or compile
-random models, and report every call that does something else than the eager model.
+"""Feed `sparseflow-opt` or `sf.load` with mutated inputs, and report every crash, hang and traceback.
 
-Usage: fuzz.py {opt,load,compile} [--count N] [--first I] [--seed S] [--jobs N] [--deadline SECONDS] [--out FOLDER]
-       [--results FILE]
+Or compile random models, and report every call that does something else than the eager model.
+
+Usage: fuzz.py {opt,load,compile} [--count N] [--first I] [--seed S] [--jobs N] [--deadline SECONDS]
+       [--out FOLDER] [--results FILE]
 
 Input I of a seed is always the same, so a finding is repeated by `--first I --count 1`. The inputs run in
 worker processes, N at a time: one that dies or hangs costs one input, which is kept beside the reason in

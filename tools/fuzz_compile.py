@@ -1,6 +1,6 @@
 """Cases for `sf.compile` and torch.compile's backend, which must do what the eager model does, or refuse.
 
-A case is a random small module with a sequence of calls; see `fuzz_modules.py`. A finding is told with the
+A case is a random small module with a sequence of calls; see `fuzz_calls.py`. A finding is told with the
 shortest case that still shows it, in the form that test/fuzz/cases keeps.
 """
 
@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import torch
-from fuzz_modules import SECTIONS, Case, make_case
+from fuzz_calls import make_case
+from fuzz_case import Case
 from fuzz_worlds import Verdict, run_case
 
 MOST_SHORTENING = 12.0
@@ -75,6 +76,3 @@ def shorten(case: Case, verdict: Verdict, folder: Path) -> tuple[Case, Verdict]:
                 case, verdict, lines = candidate, found, fewer
         width //= 2
     return case, verdict
-
-
-__all__ = ["SECTIONS", "CompileTarget", "check", "shorten"]

@@ -50,9 +50,8 @@ def save_all(folder: Path) -> None:
         ("odd", Odd(), [(x,), (x[0],), (x, [torch.randn(2, 128)])], None),
         ("fp8", nn.Sequential(nn.Linear(64, 64), nn.GELU()).bfloat16(), [(x.bfloat16(),)], "fp8"),
     ):
-        compiled = sf.compile(
-            model.eval(), prune="magnitude", policy="sparse", quantize=quantize, progress=False
-        )  # type: ignore[arg-type]
+        how: dict[str, Any] = {"prune": "magnitude", "policy": "sparse", "quantize": quantize}
+        compiled = sf.compile(model.eval(), **how, progress=False)
         for call in calls:
             compiled(*call)
         compiled.save(folder / name)

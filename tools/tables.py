@@ -139,6 +139,13 @@ def load_cpu(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
+_FUZZED = {
+    "opt": "`sparseflow-opt`",
+    "load": "`sf.load` and a call",
+    "compile": "`sf.compile` and the backend, calls in sequence",
+}
+
+
 def fuzz(rows: Rows) -> str:
     """How many inputs a target was given, and what became of them."""
     body = []
@@ -146,13 +153,13 @@ def fuzz(rows: Rows) -> str:
         ends = sum((Counter(row["outcomes"]) for row in runs), Counter[str]())
         body.append(
             [
-                {"opt": "`sparseflow-opt`", "load": "`sf.load` and a call"}[target],
+                _FUZZED[target],
                 f"{sum(row['inputs'] for row in runs):,}",
                 "; ".join(f"{name}: {count:,}" for name, count in ends.most_common()),
                 str(sum(len(row["findings"]) for row in runs)),
             ]
         )
-    headings = ["target", "inputs", "how they ended", "crashes, hangs and tracebacks"]
+    headings = ["target", "inputs", "how they ended", "findings"]
     return "\n" + markdown(headings, body) + "\n"
 
 

@@ -91,7 +91,7 @@ def _decode(path: str, data: bytes) -> str:
 
 
 def _check_results(path: str, text: str) -> None:
-    """Refuse ``%name#N`` where so short a text can't have as many results: MLIR's parser reserves places for N."""
+    """Refuse ``%name#N`` where so short a text can't have as many results: MLIR reserves places for N."""
     if not _MANY.search(text):
         return
     last: dict[str, int] = {}
@@ -103,7 +103,9 @@ def _check_results(path: str, text: str) -> None:
             last[name] = number
         if total > len(text):
             rule = f"'{found[0]:.60}' names a result that can't exist"
-            raise ParseError(_place(path, text, found.start()), rule, "Count the results of an operation from 0.")
+            raise ParseError(
+                _place(path, text, found.start()), rule, "Count the results of an operation from 0."
+            )
 
 
 def _place(path: str, text: str, at: int) -> str:

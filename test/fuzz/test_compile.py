@@ -18,7 +18,8 @@ TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import fuzz_compile  # noqa: E402
-from fuzz_modules import Case, make_case  # noqa: E402
+from fuzz_calls import make_case  # noqa: E402
+from fuzz_case import Case  # noqa: E402
 from fuzz_worlds import run_case  # noqa: E402
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.case"))

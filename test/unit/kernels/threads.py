@@ -1,5 +1,7 @@
-"""The CPU's operators called from several threads at once, over the same weights and over others: the bits must be
-those of one thread. tools/sanitize.sh runs it under ThreadSanitizer, `test_threads.py` without."""
+"""The CPU's operators called from several threads at once: the bits must be those of one thread.
+
+tools/sanitize.sh runs it under ThreadSanitizer, `test_threads.py` without.
+"""
 
 from __future__ import annotations
 

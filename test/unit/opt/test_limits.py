@@ -91,7 +91,9 @@ def test_results_that_cannot_exist_are_refused_with_the_line(text, tmp_path):
     assert caught.value.subject.startswith(f"{path}:{2 if text.startswith(chr(10)) else 1}:")
 
 
-@pytest.mark.parametrize("text", ["// %a#99999", '"%a#99999"', "%a#7", "%a#1000 " + "i1, " * 1000, "%a#1000" * 200])
+@pytest.mark.parametrize(
+    "text", ["// %a#99999", '"%a#99999"', "%a#7", "%a#1000 " + "i1, " * 1000, "%a#1000" * 200]
+)
 def test_results_that_may_exist_are_left_to_mlir(text, tmp_path):
     path = tmp_path / "a.mlir"
     path.write_text(text)

@@ -20,7 +20,7 @@ def event(name, start, us, **fields):
 
 
 def trace(calls=10, lost=(), longer=()):
-    """The events of some calls, without those at the places `lost`, ten times as long at the places `longer`."""
+    """The events of some calls, without those at `lost` places, ten times as long at `longer` ones."""
     events = [
         event(name, float(at), us * (10 if at in longer else 1))
         for at, (name, us) in enumerate(CALL * calls)
