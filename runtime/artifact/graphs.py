@@ -20,6 +20,14 @@ from sparseflow.runtime.scalars import SCALAR_FUNCTIONS, scalar_operator_name
 Place = tuple[str, str]
 """A tensor of an artifact: the name of its weight, and which of its buffers, ``""`` for a plain tensor."""
 
+_ASSERTIONS = frozenset(
+    (
+        torch.ops.aten._assert_async.default,
+        torch.ops.aten._assert_async.msg,
+        torch.ops.aten._assert_scalar.default,
+    )
+)
+"""They return nothing and raise what the model would."""
 _NAMESPACES = ("aten", "sparseflow")
 
 
@@ -95,6 +103,8 @@ def find_operator(name: str) -> Callable[..., Any]:
 
 def _only_computes(overload: OpOverload) -> bool:
     """Whether an operator keeps to its arguments: some of aten read files, some of ours load libraries."""
+    if overload in _ASSERTIONS:
+        return True
     schema = overload._schema
     if any("file" in argument.name for argument in schema.arguments):
         return False

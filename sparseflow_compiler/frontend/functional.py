@@ -11,6 +11,9 @@ from sparseflow.frontend.writes import replace_writes
 
 _ATEN = torch.ops.aten
 
+# Nothing reads its result: torch.fx would drop it, and with it the error that the model raises.
+torch.fx.node.has_side_effect(_ATEN._assert_async.default)
+
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """Return an equal program without in-place operators and without the regions that torch.export wraps.
