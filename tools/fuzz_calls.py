@@ -182,7 +182,8 @@ def _call(rng: random.Random, draft: Draft, arguments: Sequence[_Argument]) -> s
     call = f"call({_given(rng, arguments)})"
     kind = rng.random()
     if kind < 0.06 and not draft.stateful:
-        return f"parallel(given({_given(rng, arguments)}), given({_given(rng, arguments)}))"
+        at_once = rng.choice(["parallel", "twins"])
+        return f"{at_once}(given({_given(rng, arguments)}), given({_given(rng, arguments)}))"
     modes = ('torch.autocast("cpu", dtype=torch.bfloat16)', "torch.enable_grad()", "torch.inference_mode()")
     if kind < 0.16:
         return f"with {rng.choice(modes)}:\n    {call}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class World:
         self.refused: list[bool] = []
         self._last: _Given | None = None
         self.names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "sf": sf, "__name__": "fuzzed"}
-        for helper in ("rand", "like", "call", "plain", "again", "given", "parallel", "reload"):
+        for helper in ("rand", "like", "call", "plain", "again", "given", "parallel", "twins", "reload"):
             self.names[helper] = getattr(self, helper)
         torch.manual_seed(0)
         self._coarse = "bfloat16" in case.text()
@@ -65,12 +66,14 @@ class World:
         self._compare_weights = not case.reference.strip()
         if not compiled:
             self._run(case.reference)
-        self.function: Callable[..., Any] = self.model
-        if compiled:
-            how = case.compile.strip()
-            if backend is not None:
-                how = how.replace('"sparseflow"', f'"{backend}"').partition(", options=")[0] + ")"
-            self.function = eval(how, self.names)
+        self._how = case.compile.strip() if compiled else "model"
+        if compiled and backend is not None:
+            self._how = self._how.replace('"sparseflow"', f'"{backend}"').partition(", options=")[0] + ")"
+        self.function: Callable[..., Any] = self._stand_in(self.model)
+
+    def _stand_in(self, model: nn.Module) -> Callable[..., Any]:
+        found: Callable[..., Any] = eval(self._how, {**self.names, "model": model})  # from the case's text
+        return found
 
     def step(self, text: str) -> list[Record]:
         """Run a statement; the calls that it made."""
@@ -110,23 +113,44 @@ class World:
 
     def parallel(self, *calls: _Given) -> None:
         """Make calls at once: in threads of their own where the model is compiled."""
-        if not self.compiled:
-            for args, kwargs in calls:
-                self.call(*args, **kwargs)
-            return
+        self._at_once([self.function] * len(calls), calls)
+
+    def twins(self, *calls: _Given) -> None:
+        """Make calls at once, each of a copy of the model: all copies compile at the same time."""
+        self._at_once([self._stand_in(copy.deepcopy(self.model)) for _ in calls], calls)
+
+    def _at_once(self, functions: Sequence[Callable[..., Any]], calls: Sequence[_Given]) -> None:
         found = [Record() for _ in calls]
+        skipped = [not self.compiled and skip for skip in self.refused] + [False] * len(calls)
 
         def work(index: int) -> None:
+            if skipped[index]:
+                found[index].error = SparseFlowError("the compiled model", "refuses")
+                return
             args, kwargs = calls[index]
             with torch.no_grad():
-                self._run_one(found[index], self.function, args, kwargs)
+                self._run_one(found[index], functions[index], args, kwargs)
 
         threads = [threading.Thread(target=work, args=(index,)) for index in range(len(calls))]
         for thread in threads:
             thread.start()
+            if not self.compiled:
+                thread.join()
         for thread in threads:
             thread.join()
+        for record, function, (args, kwargs) in zip(found, functions, calls, strict=True):
+            if self.compiled and record.refused:
+                self._require_refused_alone(record, function, args, kwargs)
         self.records += found
+
+    def _require_refused_alone(
+        self, record: Record, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """What is refused beside other threads must be so without them."""
+        alone = Record()
+        self._run_one(alone, function, args, kwargs)
+        if alone.error is None:
+            record.error = RuntimeError(f"refused beside other threads, not alone: {record.error}")
 
     def reload(self) -> None:
         """Save the compiled model and go on with what loads."""

@@ -30,6 +30,7 @@ OPEN: frozenset[str] = frozenset(
         *("a_matrix_in_a_list", "a_plain_matrix", "a_state_in_an_attribute"),
         *("a_state_in_containers", "a_written_input_is_returned", "autocast_and_pruning"),
         *("autocast_disabled_inside", "buffers_in_turn", "identity_decides", "one_tensor_twice_then_two"),
+        *("threads_and_torch_compile", "two_models_compile_at_once"),
         *("other_layouts", "overlapping_views_are_written", "weights_that_are_loaded"),
     )
 )
