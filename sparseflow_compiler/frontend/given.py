@@ -46,11 +46,13 @@ class Given:
                 )
 
     def _contents(self) -> list[tuple[int | str, _Content]]:
-        found: list[tuple[int | str, _Content]] = []
-        for name, value in (*enumerate(self._args), *self._kwargs.items()):
-            encoder = Encoder(objects=list(self._objects))
-            found.append((name, (encoder.flatten(value), encoder.leaves)))
-        return found
+        names: list[int | str] = [*range(len(self._args)), *self._kwargs]
+        values = [*self._args, *self._kwargs.values()]
+        return [(name, self._content(value)) for name, value in zip(names, values, strict=True)]
+
+    def _content(self, value: Any) -> _Content:
+        encoder = Encoder(objects=list(self._objects))
+        return encoder.flatten(value), encoder.leaves
 
     def _name(self, model: nn.Module, name: int | str) -> str:
         names = list(inspect.signature(model.forward).parameters)
