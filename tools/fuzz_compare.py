@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ class Record:
 
     Attributes:
         error: what it raised.
-        result: what it returned, frozen, and which results are tensors of the caller's.
+        result: what it returned, frozen.
+        same: which argument each tensor of the result is.
+        aliases: the same, where it has all of the memory of one too, as ``x.detach()`` has.
         inputs: the arguments as the call left them, frozen.
         model: the model as the call left it, frozen.
         wrote: what a call that was refused changed all the same.
@@ -31,6 +34,8 @@ class Record:
 
     error: Exception | None = None
     result: object = None
+    same: Sequence[int | None] = ()
+    aliases: Sequence[int | None] = ()
     inputs: object = None
     model: object = None
     wrote: str = ""
@@ -59,6 +64,10 @@ def judge(found: Record, expected: Record) -> tuple[str, str]:
         said = difference(getattr(found, what), getattr(expected, what), tolerance)
         if said and not (what == "model" and None in (found.model, expected.model)):
             return f"other {what}: {_sort(said)}", said
+    for one, same, alias in zip(found.same, expected.same, expected.aliases, strict=True):
+        if one not in (same, alias):
+            names = ["a new tensor" if i is None else f"argument {i}" for i in (one, same)]
+            return "other identity", f": {names[0]} is returned instead of {names[1]}"
     return "", ""
 
 

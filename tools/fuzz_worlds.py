@@ -187,7 +187,8 @@ class World:
             record.error = error
         record.coarse = watch.seen
         record.inputs = freeze((args, kwargs))
-        record.result = (freeze(result), _identities(result, given))
+        record.result = freeze(result)
+        record.same, record.aliases = (_identities(result, given, lenient) for lenient in (False, True))
         return result
 
     def _state(self) -> object:
@@ -219,10 +220,14 @@ class _Watch(TorchDispatchMode):
         return result
 
 
-def _identities(result: Any, given: list[Tensor]) -> list[int | None]:
-    """For each tensor of a result: which of the arguments it is."""
+def _identities(result: Any, given: list[Tensor], lenient: bool) -> list[int | None]:
+    """For each tensor of a result: which of the arguments it is, or, if lenient, has all of the memory of."""
+
+    def is_one(leaf: Tensor, one: Tensor) -> bool:
+        return leaf is one or (lenient and leaf.is_set_to(one) and leaf.dtype == one.dtype)
+
     leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-    return [next((i for i, one in enumerate(given) if one is leaf), None) for leaf in leaves]
+    return [next((i for i, one in enumerate(given) if is_one(leaf, one)), None) for leaf in leaves]
 
 
 @contextlib.contextmanager
