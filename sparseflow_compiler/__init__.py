@@ -7,13 +7,16 @@
     y = compiled(x)
     print(compiled.report.table())
 
-Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR.
+Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR. Once transformers
+is imported, it learns from it how to read packed folders.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from sparseflow.integrations.transformers import registration
 
 if TYPE_CHECKING:
     from sparseflow import evaluation as evaluation
@@ -58,6 +61,8 @@ _PACKAGES = ("evaluation", "finetune", "interop", "nn")
 
 __all__ = sorted((*_EXPORTS, *_PACKAGES))
 __version__ = "0.1.0"
+
+registration.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -6,18 +6,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
 from sparseflow.api.options import DEFAULT_SKIP, require_one_of, require_patterns
 from sparseflow.errors import CheckpointError
-from sparseflow.interop.formats import FORMATS, Format, FormatName, format_of
+from sparseflow.interop.formats import FORMATS, Format, FormatName, declared_in, format_of
 from sparseflow.interop.shards import CONFIG, INDEX, SHARD_BYTES, ShardReader, ShardWriter, read_json
 from sparseflow.runtime import PackedWeight, compress_2_4, is_24
 from sparseflow.runtime.checks import NATIVE_DTYPES, dtype_name
@@ -62,7 +62,7 @@ class Checkpoint:
         self._tensors = ShardReader(self.folder)
         config = read_json(self.folder, CONFIG) if (self.folder / CONFIG).exists() else {}
         self._format = format_of(config, self._subject)
-        self._packed = {} if self._format is None else self._parts(self._format)
+        self._packed = {} if self._format is None else self._parts(self._format, declared_in(config))
 
     @property
     def format(self) -> FormatName:
@@ -113,13 +113,11 @@ class Checkpoint:
         sparse = True if isinstance(weight, PackedWeight) else is_24(weight)
         return CheckpointLayer(name.removesuffix(_WEIGHT), n, k, dtype_name(weight.dtype), packed, sparse)
 
-    def _parts(self, form: Format) -> dict[str, tuple[str, ...]]:
+    def _parts(self, form: Format, declared: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         """For each packed weight the names of its tensors."""
         names = set(self._tensors.names)
-        layers = [name.removesuffix(form.suffixes[0]) for name in names if name.endswith(form.suffixes[0])]
-        found = {
-            layer + _WEIGHT: tuple(layer + suffix for suffix in form.suffixes) for layer in sorted(layers)
-        }
+        layers = sorted(form.packed(declared, names))
+        found = {layer + _WEIGHT: tuple(layer + suffix for suffix in form.suffixes) for layer in layers}
         for parts in found.values():
             for part in parts:
                 if part not in names:

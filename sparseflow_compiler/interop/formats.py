@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sparseflow.errors import CheckpointError
 from sparseflow.interop.bitmask import from_bitmask, to_bitmask
+from sparseflow.nn.linear import VALUES
 from sparseflow.runtime import PackedWeight
 
 FormatName = Literal["dense", "sparse-24-bitmask", "sparseflow"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the form ``sparseflow``."""
 
 WRITTEN_AS = "0.13.0"
@@ -29,6 +30,7 @@ class Format:
     Attributes:
         name: of the format.
         suffixes: of the tensors that stand for ``<layer>.weight``, after the layer's name.
+        packed: the packed layers, from what config.json declares and the names of all tensors.
         encode: those tensors, in order.
         decode: the weight, from the layer's name and those tensors.
         config: the ``quantization_config`` in config.json, from the layers and their share of all entries.
@@ -36,9 +38,29 @@ class Format:
 
     name: FormatName
     suffixes: tuple[str, ...]
+    packed: Callable[[Mapping[str, Any], Iterable[str]], list[str]]
     encode: Callable[[PackedWeight], tuple[Tensor, ...]]
     decode: Callable[[str, Sequence[Tensor]], PackedWeight]
     config: Callable[[Sequence[str], float], dict[str, Any]]
+
+
+def _with_a_mask(declared: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
+    return [name.removesuffix(".bitmask") for name in tensors if name.endswith(".bitmask")]
+
+
+def _declared(declared: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
+    return require_layers(declared.get("layers"), "config.json")
+
+
+def require_layers(layers: object, subject: str) -> list[str]:
+    """The names of the packed layers that a config.json lists.
+
+    Raises:
+        CheckpointError: it is no list of names.
+    """
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        raise CheckpointError(subject, "layers must be a list of names", "get a whole copy of the checkpoint")
+    return layers
 
 
 def _encode_bitmask(packed: PackedWeight) -> tuple[Tensor, ...]:
@@ -93,13 +115,15 @@ def packed_config(layers: Sequence[str], share: float = 0.0) -> dict[str, Any]:
 BITMASK = Format(
     "sparse-24-bitmask",
     (".compressed", ".bitmask", ".shape"),
+    _with_a_mask,
     _encode_bitmask,
     _decode_bitmask,
     _bitmask_config,
 )
 PACKED = Format(
     "sparseflow",
-    (".weight.values", ".weight.positions"),
+    (f".{VALUES}", ".weight.positions"),
+    _declared,
     lambda packed: packed.portable(),
     _decode_packed,
     packed_config,
@@ -113,8 +137,8 @@ def format_of(config: Mapping[str, Any], subject: str) -> Format | None:
     Raises:
         CheckpointError: its weights are quantised, or of a format or version that isn't read.
     """
-    declared = config.get("quantization_config") or config.get("compression_config")
-    if declared is None:
+    declared = declared_in(config)
+    if not declared:
         return None
     if not isinstance(declared, dict):
         raise CheckpointError(subject, "its quantization_config is no object", "get a whole copy")
@@ -127,6 +151,11 @@ def format_of(config: Mapping[str, Any], subject: str) -> Format | None:
             subject, f"its weights are quantised by {method!r:.40}", "name one in 16 or 32 bits"
         )
     return _compressed(declared, subject)
+
+
+def declared_in(config: Mapping[str, Any]) -> Any:
+    """What a config.json says of how its weights are stored."""
+    return config.get("quantization_config") or config.get("compression_config") or {}
 
 
 def require_version(version: object, subject: str) -> None:

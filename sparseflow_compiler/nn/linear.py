@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,14 @@ from sparseflow.api.progress import Step, progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import PackedWeight, Policy, ops
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
+
+VALUES, IN_MODULE = "weight", "weight.values"
+"""A packed layer's values in checkpoints, and in the module.
+
+They are half as wide as the weight whose name they have, on purpose: who doesn't know the form finds a matrix
+of a wrong shape. Under another name the weight would be missing, and transformers gives missing weights random
+values.
+"""
 
 _DENSE = Policy.parse("1:dense")
 
@@ -61,6 +69,8 @@ class SparseLinear(nn.Module):
             )
         self.weight, self.policy, self.memory = weight, policy, memory
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.awaited = False
+        """Whether its tensors are being put in one by one: its state dict has the module's own names then."""
         self._codes: list[int] | None = None
 
     @property
@@ -113,6 +123,20 @@ class SparseLinear(nn.Module):
         if before != (self.weight.device, self.weight.dtype):
             self._codes = None
         return self
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+        """The portable form, the values under the name ``weight`` as checkpoints have them."""
+        found: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        return self._renamed(found, prefix + IN_MODULE, prefix + VALUES)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self._renamed(state_dict, prefix + VALUES, prefix + IN_MODULE)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _renamed(self, state: dict[str, Any], name: str, new: str) -> dict[str, Any]:
+        if name in state and not self.awaited:
+            state[new] = state.pop(name)
+        return state
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.api.options import DEFAULT_SKIP, PolicyMode, Prune, require_one_of, require_patterns
+from sparseflow.integrations.transformers import packed
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.pruning.layers import find_layers
 from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
@@ -32,6 +33,8 @@ def sparsify(
     in float32, bfloat16 or float16, and a weight that no other module shares. `sparseflow.compile` does more:
     it merges and fuses layers, and leaves dense those that never win.
 
+    A transformers model's ``save_pretrained`` writes the packed layers, for `sparseflow` to load again.
+
     Args:
         model: for inference from now on.
         prune: ``"magnitude"``: weights that aren't 2:4 lose all but the two largest of every four. ``None``:
@@ -44,19 +47,21 @@ def sparsify(
         The names of the replaced layers.
 
     Raises:
-        ArgumentError: an option has a wrong value.
+        ArgumentError: an option has a wrong value, or another quantizer of transformers has the model.
         WeightError: a weight holds NaN or Inf; layers before it are replaced by then.
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
     require_patterns("nn.sparsify", skip)
+    packed.require_unquantised(model)
     replaced = []
     for name in eligible(model, skip):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear), "only those are eligible"
-        packed = pack(linear.weight, prune, name)
-        if packed is not None:
-            put(model, name, SparseLinear(packed, linear.bias, policy=policy, memory=memory))
+        weight = pack(linear.weight, prune, name)
+        if weight is not None:
+            put(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
+    packed.declare(model, {"prune": prune, "skip": skip, "policy": policy, "memory": memory})
     return replaced
 
 
@@ -72,6 +77,7 @@ def densify(model: nn.Module) -> list[str]:
         linear.weight = nn.Parameter(layer.weight.unpack(), requires_grad=False)
         linear.bias = layer.bias  # type: ignore[assignment]  # torch has it as a Parameter
         put(model, name, linear)
+    packed.withdraw(model)
     return [name for name, _ in found]
 
 

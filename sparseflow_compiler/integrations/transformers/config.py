@@ -8,23 +8,22 @@ from typing import Any, get_args
 from sparseflow.api.options import DEFAULT_SKIP, PolicyMode, Prune, require_one_of, require_patterns
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.quantizer_api import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
     QuantizationConfigMixin,
-    register_quantization_config,
 )
-from sparseflow.interop.formats import FORMAT_VERSION, packed_config, require_version
+from sparseflow.interop.formats import FORMAT_VERSION, packed_config, require_layers, require_version
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
 
 METHOD = "sparseflow"
 _SUBJECT = "interop.SparseFlowConfig"
 
 
-@register_quantization_config(METHOD)
 class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """Loads a transformers model with its linear layers packed: ``quantization_config=SparseFlowConfig()``.
 
     Its layers become `sparseflow.nn.SparseLinear`. ``save_pretrained`` writes them packed, with this
-    configuration in config.json; ``from_pretrained`` reads such a folder without it, once
-    ``sparseflow.interop.SparseFlowConfig`` was imported.
+    configuration in config.json; ``from_pretrained`` reads such a folder without it, once ``sparseflow`` was
+    imported, and refuses it before.
 
     Args:
         prune: ``"magnitude"``: each weight is pruned as it is loaded. ``None``: layers that aren't 2:4 in the
@@ -75,7 +74,8 @@ def _layers(saved: Mapping[str, Any]) -> list[str]:
             f"sf.{_SUBJECT}", f"there is no option {unknown[0]!r:.40}", "see help(SparseFlowConfig)"
         )
     require_version(saved.get("format_version", FORMAT_VERSION), "config.json")
-    layers = saved.get("layers", [])
-    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
-        raise ArgumentError(f"sf.{_SUBJECT}", "layers must be a list of names", "get a whole config.json")
-    return list(layers)
+    return list(require_layers(saved.get("layers", []), f"sf.{_SUBJECT}"))
+
+
+# In place of what stands for it until it is needed: see `sparseflow.integrations.transformers.registration`.
+AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = SparseFlowConfig

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.config import METHOD, SparseFlowConfig
-from sparseflow.integrations.transformers.quantizer_api import ConversionOps, HfQuantizer, register_quantizer
-from sparseflow.nn.linear import SparseLinear, prepare
+from sparseflow.integrations.transformers.names import PackedNames, name_here
+from sparseflow.integrations.transformers.quantizer_api import (
+    AUTO_QUANTIZER_MAPPING,
+    ConversionOps,
+    HfQuantizer,
+)
+from sparseflow.nn.linear import VALUES, SparseLinear, prepare
 from sparseflow.nn.replace import densify, eligible, fits, pack, put
 from sparseflow.runtime import PackedWeight
 
@@ -22,7 +27,6 @@ _PACKED_SHARE = 0.5625
 """Bytes of a packed weight in 16 bits, of its dense ones."""
 
 
-@register_quantizer(METHOD)
 class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
     """Packs linear layers as they are loaded, or loads packed ones, and never holds more than one dense."""
 
@@ -34,6 +38,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         super().__init__(copy.copy(quantization_config), **options)
         self.chosen: frozenset[str] = frozenset()
         self.shapes: dict[str, torch.Size] = {}
+        self.saved_as: frozenset[str] = frozenset()
         self.failure: SparseFlowError | None = None
 
     def validate_environment(self, *args: Any, device_map: Any = None, **others: Any) -> None:
@@ -51,7 +56,8 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
             names = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
             self.chosen = frozenset(eligible(model, config.skip)) - names
             return
-        for name in config.layers:
+        self.saved_as = frozenset(config.layers)
+        for name in (name_here(model, name) for name in config.layers):
             linear = _linear(model, name)
             weight = PackedWeight.empty(linear.out_features, linear.in_features, linear.weight.dtype, "meta")
             self.shapes[name] = weight.shape
@@ -65,6 +71,11 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         """Bytes an entry that a parameter will take, for the memory that is asked for beforehand."""
         share = _PACKED_SHARE if self.param_needs_quantization(model, param_name) else 1.0
         return param.element_size() * share
+
+    def update_weight_conversions(self, weight_conversions: list[Any], *model: nn.Module) -> list[Any]:
+        """Let a packed layer's values find their place, after all other renaming."""
+        names = [PackedNames(self.saved_as | self.shapes.keys())] if self.pre_quantized else []
+        return [*super().update_weight_conversions(weight_conversions, *model), *names]
 
     def get_quantize_ops(self) -> PackWeight:
         """What packs a weight as it is loaded."""
@@ -85,6 +96,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         layer = SparseLinear(weight, linear.bias, policy=config.policy, memory=config.memory)
         if layer.bias is not None and _was_loaded(linear.bias):
             layer.bias._is_hf_initialized = True  # type: ignore[attr-defined]
+        layer.awaited = self.pre_quantized
         for module in layer.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]  # transformers gives others random values
         put(model, name, layer)
@@ -195,14 +207,18 @@ def _missing(tensor: str) -> CheckpointError:
 def _settle(name: str, layer: SparseLinear, shape: torch.Size) -> None:
     """Check what transformers put into a packed weight, and lay it out for its device."""
     weight = layer.weight
-    for part in ("values", "positions"):
+    for part, saved in (("values", VALUES), ("positions", "weight.positions")):
         if not _was_loaded(getattr(weight, part)):
-            raise _missing(f"{name}.weight.{part}")
+            raise _missing(f"{name}.{saved}")
     if weight.values.shape[0] != shape[0]:
         raise CheckpointError(
             f"layer {name}",
             f"the checkpoint has {weight.values.shape[0]} rows of its weight {list(shape)}",
             "name the checkpoint of this model",
         )
+    layer.awaited = False
     layer.weight = PackedWeight(weight.values, weight.positions, shape[1], name=f"layer {name}")
     layer.weight.settle()
+
+
+AUTO_QUANTIZER_MAPPING[METHOD] = SparseFlowQuantizer

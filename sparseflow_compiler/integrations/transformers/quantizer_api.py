@@ -8,17 +8,18 @@ _SUBJECT = "SparseFlowConfig"
 
 library(_SUBJECT)
 try:
-    from transformers.core_model_loading import ConversionOps
-    from transformers.quantizers.auto import register_quantization_config, register_quantizer
+    from transformers.core_model_loading import ConversionOps, WeightRenaming
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
     from transformers.quantizers.base import HfQuantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
 except ImportError as error:
     raise missing(_SUBJECT, error) from None
 
 __all__ = [
+    "AUTO_QUANTIZATION_CONFIG_MAPPING",
+    "AUTO_QUANTIZER_MAPPING",
     "ConversionOps",
     "HfQuantizer",
     "QuantizationConfigMixin",
-    "register_quantization_config",
-    "register_quantizer",
+    "WeightRenaming",
 ]

@@ -127,7 +127,7 @@ def test_foreign_and_newer_formats_are_refused(pruned_folder, tmp_path):
             },
             "too",
         ),
-        ({"quant_method": "sparseflow", "format_version": 2}, "has version 2, this SparseFlow reads 1"),
+        ({"quant_method": "sparseflow", "format_version": 3}, "has version 3, this SparseFlow reads 2"),
         ({"quant_method": "sparseflow"}, "has version None"),
         ([], "is no object"),
     ):

@@ -158,13 +158,13 @@ UP = "model.layers.1.mlp.up_proj"
 @pytest.mark.parametrize(
     ("change", "error", "rule"),
     [
-        (lambda t: t.pop(f"{UP}.weight.values"), CheckpointError, f"no tensor {UP}.weight.values"),
+        (lambda t: t.pop(f"{UP}.weight"), CheckpointError, f"no tensor {UP}.weight"),
         (lambda t: t.pop(f"{UP}.weight.positions"), CheckpointError, f"no tensor {UP}.weight.positions"),
         (lambda t: t.pop("model.layers.1.self_attn.q_proj.bias"), CheckpointError, "no tensor .*q_proj.bias"),
         (lambda t: t[f"{UP}.weight.positions"].fill_(0), WeightError, "first must be less"),
-        (lambda t: t[f"{UP}.weight.values"].fill_(torch.inf), WeightError, "must be finite"),
+        (lambda t: t[f"{UP}.weight"].fill_(torch.inf), WeightError, "must be finite"),
         (
-            lambda t: t.update({f"{UP}.weight.values": torch.zeros(64, 32)}),
+            lambda t: t.update({f"{UP}.weight": torch.zeros(64, 32)}),
             (CheckpointError, RuntimeError),
             "mismatched|rows",
         ),
@@ -188,10 +188,10 @@ def test_foreign_layers_versions_and_options_are_refused(packed_folder):
     path = packed_folder / "config.json"
     content = json.loads(path.read_text())
     for changes, error, rule in (
-        ({"format_version": 2}, CheckpointError, "has version 2"),
+        ({"format_version": 3}, CheckpointError, "has version 3"),
         ({"layers": ["model.up"]}, CheckpointError, "layer model.up: the checkpoint has it packed"),
         ({"layers": ["model.embed_tokens"]}, CheckpointError, "no nn.Linear of that name"),
-        ({"layers": "up"}, ArgumentError, "layers must be a list"),
+        ({"layers": "up"}, CheckpointError, "layers must be a list"),
         ({"policy": "fast"}, ArgumentError, "policy must be one of"),
         ({"speed": 2}, ArgumentError, "no option 'speed'"),
     ):
