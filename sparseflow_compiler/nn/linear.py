@@ -18,8 +18,7 @@ VALUES, IN_MODULE = "weight", "weight.values"
 """A packed layer's values in checkpoints, and in the module.
 
 They are half as wide as the weight whose name they have, on purpose: who doesn't know the form finds a matrix
-of a wrong shape. Under another name the weight would be missing, and transformers gives missing weights random
-values.
+of a wrong shape. Under another name the weight would be missing, and transformers makes missing weights up.
 """
 
 _DENSE = Policy.parse("1:dense")
