@@ -176,7 +176,14 @@ class PackedWeight(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
         values, positions = self.portable()
-        self._place(fn(values), fn(positions))
+        values = fn(values)
+        if values.dtype not in self.DTYPES:
+            raise ArgumentError(
+                "a packed weight",
+                f"it can't be converted to {values.dtype}: only float32, bfloat16 and float16 are packed",
+                "sparseflow.nn.densify(model) makes plain layers of packed ones",
+            )
+        self._place(values, fn(positions))
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

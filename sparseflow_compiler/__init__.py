@@ -7,8 +7,8 @@
     y = compiled(x)
     print(compiled.report.table())
 
-Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR. transformers learns
-from it how to read packed folders.
+Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR. It tells
+transformers how to read packed folders.
 """
 
 from __future__ import annotations

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.artifact.manifest import read_json
 from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.executable import Executable
+from sparseflow.runtime.calling.frozen import samples
 from sparseflow.runtime.calling.inference import InferenceModule
 from sparseflow.runtime.calling.writes import WriteGuard
 
@@ -128,6 +129,28 @@ class LoadedModel(InferenceModule):
     def graph(self, *, program: int = 0) -> fx.GraphModule:
         """The executable torch.fx graph of a program."""
         return self._programs[program].graph
+
+    @property
+    def _way_out(self) -> str:
+        return "compile the model as you want it; sf.load(path, device=…) chooses among devices of one type"
+
+    @property
+    def _way_to_keep(self) -> str:
+        return f"it is kept in {self._folder}, and sf.load reads it"
+
+    def _samples(self) -> list[Tensor]:
+        return samples(buffer for program in self._programs for buffer in program.graph.buffers())
+
+    def _no_parameters(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: the programs have packed weights, which have no names of a model.
+
+        Raises:
+            ArgumentError: always.
+        """
+        rule = "its weights are packed and merged, and no parameters"
+        self._refuse("parameters()", rule, "loaded.report lists the layers, loaded.device is where they are")
+
+    parameters = named_parameters = buffers = named_buffers = _no_parameters
 
     def extra_repr(self) -> str:
         """The model's class and the number of programs, for `repr`."""

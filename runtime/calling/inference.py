@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import nn
 
 from sparseflow.errors import InferenceOnlyError
+from sparseflow.runtime.calling.frozen import FrozenModule
 
 
-class InferenceModule(nn.Module):
-    """Refuses training mode, and inputs that require gradients.
-
-    Args:
-        subject: how errors call it.
-    """
-
-    def __init__(self, subject: str) -> None:
-        super().__init__()
-        self._subject = subject
-        self.training = False
+class InferenceModule(FrozenModule):
+    """Refuses training mode, and inputs that require gradients."""
 
     @property
     def device(self) -> torch.device:
         """Where its inputs must be."""
         raise NotImplementedError
-
-    def train(self, mode: bool = True) -> Self:
-        """Refuses training mode.
-
-        Raises:
-            InferenceOnlyError: `mode` is true.
-        """
-        if mode:
-            raise InferenceOnlyError(
-                self._subject,
-                "a compiled model is for inference only",
-                "train the original model and compile it again",
-            )
-        return self
 
     def require_no_gradients(self, leaves: Iterable[Any]) -> None:
         """Refuse inputs that record gradients.

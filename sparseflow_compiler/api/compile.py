@@ -20,6 +20,7 @@ from sparseflow.api.options import (
 )
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.backends import Memory
+from sparseflow.runtime.calling.frozen import require_uncompiled
 
 if TYPE_CHECKING:
     from sparseflow.contextual import Predictors
@@ -95,6 +96,7 @@ def compile(  # noqa: A001  # named like torch.compile
         CaptureError: torch.export can't capture the model (raised on capture).
         WeightError: a weight to be packed holds NaN or Inf (raised on capture).
     """
+    require_uncompiled(model, "sf.compile(model)", parts=False)
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             "sf.compile(model)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,10 +15,10 @@ from sparseflow.api.generation import Generator
 from sparseflow.api.layers import device_of
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
+from sparseflow.api.view import ModelView, Part
 from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
 from sparseflow.runtime.calling.calls import CallSignature
-from sparseflow.runtime.calling.inference import InferenceModule
 
 if TYPE_CHECKING:
     from sparseflow.api.program import Program
@@ -32,7 +32,7 @@ MAX_PROGRAMS = 32
 """Beyond this many programs something varies in every call that torch.export takes for a constant."""
 
 
-class CompiledModel(InferenceModule):
+class CompiledModel(ModelView):
     """What `sparseflow.compile` returns: called like the model it was made from.
 
     The first call captures the model; a later call is served by a captured program unless none accepts its
@@ -48,9 +48,7 @@ class CompiledModel(InferenceModule):
     """
 
     def __init__(self, model: nn.Module, options: CompileOptions, bank: WeightBank | None = None) -> None:
-        super().__init__(f"compiled {type(model).__name__}")
-        # Not a registered submodule: its dense weights are not part of the compiled model.
-        object.__setattr__(self, "_model", model)
+        super().__init__(model)
         self._options = options
         release = functools.partial(release_parameter, model) if options.inplace else None
         self._bank = bank or WeightBank(prune=options.prune is not None, release=release)
@@ -93,9 +91,13 @@ class CompiledModel(InferenceModule):
         from sparseflow.api.compilations import compilations
         from sparseflow.api.decisions import make_report
 
-        report = make_report(type(self._model).__name__, self._programs, self._bank, self._options)
+        programs = [p for model in (self, *self._parts.values()) for p in model._programs]
+        report = make_report(type(self._model).__name__, programs, self._bank, self._options)
         report.model["captures"] = list(self._captures)
-        report.model["compilations"] = compilations(self._programs)
+        for name, part in self._parts.items():
+            report.model["captures"] += [f"{name}: {why}" for why in part._captures]
+        report.model["compilations"] = compilations(programs)
+        report.model["dense_methods"] = list(self.dense_methods)
         return report
 
     def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:
@@ -188,13 +190,11 @@ class CompiledModel(InferenceModule):
         self._captured(0)
         save(path, type(self._model).__name__, self.device, self._programs, self.report)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in ("_model", "_programs", "_bank", "_options", "_lock", "_call_signature", "_captures"):
-                raise
-            return getattr(self._model, name)
+    def part(self, name: str, function: Callable[..., Any]) -> CompiledModel:
+        """A function of the model, compiled beside its forward over the same weights."""
+        if name not in self._parts:
+            self._parts[name] = CompiledModel(Part(self.model_behind, function), self._options, self._bank)
+        return self._parts[name]
 
     def extra_repr(self) -> str:
         """The model's class and the number of programs, for `repr`."""

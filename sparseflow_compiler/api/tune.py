@@ -14,6 +14,7 @@ from torch import nn
 from sparseflow.api.options import DEFAULT_SKIP
 from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime.calling.frozen import require_uncompiled
 
 if TYPE_CHECKING:
     from sparseflow.runtime.tuning import TuneResult
@@ -97,6 +98,7 @@ def _shapes_by_dtype(
     if not isinstance(target, nn.Module):
         shapes = [_shape(entry) for entry in target]
         return dict.fromkeys(dtypes or (torch.bfloat16,), shapes) if shapes else {}
+    require_uncompiled(target, "sf.tune(model)")
     from sparseflow.api.layers import linear_shapes
 
     found = linear_shapes(target, args, kwargs, skip)

@@ -24,6 +24,7 @@ from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.statistics import nonfinite_inputs, watching
+from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 
@@ -138,6 +139,7 @@ def train_predictor(
         raise ArgumentError(
             "sf.train_predictor(model)", f"model must be a torch.nn.Module, not {type(model).__name__}"
         )
+    require_uncompiled(model, "sf.train_predictor(model)")
     calibration = Calibration.of(model, data)
     mlps = _chosen(model, calibration, options)
     with progress_bars(progress) as bars, torch.no_grad():

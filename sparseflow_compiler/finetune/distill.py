@@ -18,6 +18,7 @@ from sparseflow.errors import ArgumentError, FinetuneError
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
 from sparseflow.pruning.calibration import Call, as_call, moved, require_batches
+from sparseflow.runtime.calling.frozen import require_uncompiled
 
 WARMUP = 0.05
 """The share of the steps in which the learning rate rises; then it falls to zero along a cosine."""
@@ -215,6 +216,7 @@ def _ordered(batches: Iterable[Any], seed: int) -> Iterator[Any]:
 
 
 def _check(model: object, teacher: object, steps: int, lr: float, objective: Objective | None) -> None:
+    require_uncompiled(model, "sf.finetune.distill(model)")
     if not isinstance(model, nn.Module):
         rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
         raise ArgumentError("sf.finetune.distill(model)", rule, "pass the pruned model")

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.layers import Layer, find_layers
 from sparseflow.runtime import is_24, portable
+from sparseflow.runtime.calling.frozen import require_uncompiled
 
 
 class Masks:
@@ -43,6 +44,7 @@ class Masks:
         if not isinstance(model, nn.Module):
             rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
             raise ArgumentError("sf.finetune.masked(model)", rule, "pass the pruned model")
+        require_uncompiled(model, "sf.finetune.masked(model)")
         found = {layer.name: layer for layer in find_layers(model, ()) if _is_masked(layer)}
         if not found:
             raise ArgumentError(

@@ -13,6 +13,7 @@ from sparseflow.api.progress import Step, progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import PackedWeight, Policy, ops
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
+from sparseflow.runtime.calling.frozen import require_uncompiled
 
 VALUES, IN_MODULE = "weight", "weight.values"
 """A packed layer's values in checkpoints, and in the module.
@@ -166,6 +167,7 @@ def prepare(
     Raises:
         ArgumentError: an option has a wrong value, or a layer is on a device that has no 2:4 kernels.
     """
+    require_uncompiled(model, "sf.nn.prepare(model)", parts=False)
     _require_options(policy or "auto", memory or "compressed")
     layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
     for layer in layers:

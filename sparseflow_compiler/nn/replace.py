@@ -14,6 +14,7 @@ from sparseflow.nn.linear import SparseLinear
 from sparseflow.pruning.layers import find_layers
 from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
 from sparseflow.runtime.backends import Memory
+from sparseflow.runtime.calling.frozen import require_uncompiled
 
 LEAST = 16
 """Out and in features below which a layer stays dense, as in `sparseflow.compile`."""
@@ -52,6 +53,7 @@ def sparsify(
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
     require_patterns("nn.sparsify", skip)
+    require_uncompiled(model, "sf.nn.sparsify(model)")
     packed.require_unquantised(model)
     replaced = []
     for name in eligible(model, skip):
@@ -71,6 +73,7 @@ def densify(model: nn.Module) -> list[str]:
     Returns:
         The names of the replaced layers.
     """
+    require_uncompiled(model, "sf.nn.densify(model)")
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, SparseLinear)]
     for name, layer in found:
         linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")

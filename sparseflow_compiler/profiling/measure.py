@@ -17,6 +17,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.profiling.kernels import Kernel, kernels
 from sparseflow.profiling.opponent import opponent
 from sparseflow.profiling.result import Profile, Side
+from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.timing import once
 
 Run = Callable[[], object]
@@ -132,6 +133,7 @@ def call(side: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, 
 
 
 def _check(model: object, calls: int, seconds: float) -> None:
+    require_uncompiled(model, "sf.profile(model)")
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             "sf.profile(model)",

@@ -24,6 +24,7 @@ from sparseflow.pruning.pruner import Pruner
 from sparseflow.pruning.report import PrunedLayer, PruneReport
 from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
+from sparseflow.runtime.calling.frozen import require_uncompiled
 
 FEW_ROWS = 256
 """Norms of activations, which Wanda and RIA use, are rough from fewer rows."""
@@ -104,6 +105,7 @@ def prune(
         CalibrationError: the model refuses a batch, a layer's inputs hold NaN or Inf, or the device's memory
             is too small. Blocks before that layer may be pruned by then, the others are untouched.
     """
+    require_uncompiled(model, "sf.prune(model)")
     if not isinstance(model, nn.Module):
         rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
         raise ArgumentError("sf.prune(model)", rule, "wrap it in one")

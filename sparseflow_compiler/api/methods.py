@@ -1,0 +1,153 @@
+"""Methods of a model that call its forward, over the compiled one, and which run densely all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
+
+from sparseflow.errors import ArgumentError, DenseWarning
+
+if TYPE_CHECKING:
+    from sparseflow.api.view import ModelView
+
+_WRITES = re.compile("save_|push_to_hub|to_disk")
+_CHANGES = re.compile(
+    "set_|add_|load_|delete_|resize_|prune_|tie_|init_weights|post_init|initialize_weights|merge_|unmerge_|unload"
+    "|enable_|disable_|dequantize|gradient_checkpointing|fit$|old_fit|unfreeze|freeze|reverse_bettertransformer"
+)
+_FEATURES = re.compile("get_[a-z]+_features|get_[a-z]+_embeddings?_features|get_[a-z]+_embeds")
+_DENSE = re.compile("generate_batch|init_continuous_batching|continuous_batching")
+"""Methods that exchange attention for a paged one while they run: programs keep theirs."""
+
+_PRODUCTS = {functional.linear, torch.addmm}
+_ABSENT = object()
+
+
+def method(compiled: ModelView, name: str, found: Any) -> Any:
+    """An attribute of the model as the compiled model has it: what is a method of it runs what was compiled.
+
+    Methods that change the model, or write it to a disk, are refused when they are called.
+    """
+    if not inspect.ismethod(found) or found.__self__ is not compiled.model_behind:
+        return found
+    if _WRITES.match(name) or _CHANGES.match(name):
+        return functools.partial(_refuse, compiled, name)
+    if _FEATURES.fullmatch(name):
+        return compiled.part(name, found)
+
+    @functools.wraps(found)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _DENSE.match(name):
+            compiled.runs_densely(name)
+            return found(*args, **kwargs)
+        return _call(compiled, name, found, args, kwargs)
+
+    return call
+
+
+def _refuse(compiled: ModelView, name: str, *args: Any, **kwargs: Any) -> Any:
+    if _WRITES.match(name):
+        raise ArgumentError(
+            f"compiled {type(compiled.model_behind).__name__}.{name}()",
+            "it would write the model as it was before it was compiled",
+            "compiled.save(path) writes what was compiled; sf.prune(model), sf.nn.sparsify(model) and "
+            f"model.{name}() write a checkpoint that is pruned and packed",
+        )
+    raise ArgumentError(
+        f"compiled {type(compiled.model_behind).__name__}.{name}()",
+        "it changes the model, and not the programs that were compiled of it",
+        f"call it on the original model: model.{name}(…), and compile that again",
+    )
+
+
+def _call(
+    compiled: ModelView, name: str, found: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call a method on a shallow copy of the model whose forward is compiled, and keep what it sets."""
+    model = compiled.model_behind
+    routed = copy.copy(model)
+    before = dict(vars(routed))
+    vars(routed)["forward"] = compiled_forward(model, compiled.forward)
+    with _watched(compiled, name):
+        result = MethodType(found.__func__, routed)(*args, **kwargs)
+    for key, value in vars(routed).items():
+        if key != "forward" and before.get(key, _ABSENT) is not value:
+            vars(model)[key] = value
+    return result
+
+
+def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that runs a compiled one, with the model's signature, which others read."""
+
+    @functools.wraps(model.forward)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        watching = isinstance(_get_current_function_mode(), _Watch)
+        with _pop_mode_temporarily() if watching else contextlib.nullcontext():
+            return compiled(*args, **kwargs)
+
+    return forward
+
+
+def with_compiled(root: nn.Module, path: str, compiled: Callable[..., Any]) -> None:
+    """Let a part of a model run what was compiled.
+
+    Args:
+        root: a shallow copy of a model, which is changed; parts between it and the one are copied too.
+        path: of the part.
+        compiled: in place of its forward.
+    """
+    name, _, rest = path.partition(".")
+    part = root.get_submodule(name)
+    copied = copy.copy(part)
+    if rest:
+        with_compiled(copied, rest, compiled)
+    else:
+        vars(copied)["forward"] = compiled_forward(part, compiled)
+    vars(root)["_modules"] = {**root._modules, name: copied}
+
+
+class _Watch(TorchFunctionMode):
+    """Sees linear layers that run outside of compiled programs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.dense = self.dense or func in _PRODUCTS
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _watched(compiled: ModelView, name: str) -> Iterator[None]:
+    """Warn if the first call of a method runs linear layers as they were."""
+    if name in compiled.watched_methods:
+        yield
+        return
+    with _Watch() as watch:
+        yield
+    compiled.watched_methods.add(name)
+    if watch.dense:
+        compiled.runs_densely(name)
+
+
+def warn_dense(kind: str, name: str) -> None:
+    """Say once for each place that a method runs layers as they were."""
+    warnings.warn(
+        f"{kind}.{name}() runs layers outside of its forward: these are not compiled, and run densely "
+        "and unpruned. Prune the model first (sf.prune), or compile the part that it calls",
+        DenseWarning,
+        stacklevel=4,
+    )

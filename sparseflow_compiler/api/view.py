@@ -1,0 +1,111 @@
+"""The part of a compiled model that shows the model behind it: its attributes, methods and parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor, nn
+
+from sparseflow.api import methods
+from sparseflow.runtime.calling.frozen import samples
+from sparseflow.runtime.calling.inference import InferenceModule
+
+if TYPE_CHECKING:
+    from sparseflow.api.compiled import CompiledModel
+    from sparseflow.api.options import CompileOptions
+
+
+class ModelView(InferenceModule):
+    """Attributes that it doesn't have are the model's; the model's methods call the compiled forward.
+
+    Args:
+        model: that was compiled. It is no submodule: its dense weights are not part of the compiled model.
+    """
+
+    _options: CompileOptions
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(f"compiled {type(model).__name__}")
+        object.__setattr__(self, "_model", model)
+        self.watched_methods: set[str] = set()
+        self.dense_methods: list[str] = []
+        self._parts: dict[str, CompiledModel] = {}
+
+    @property
+    def model_behind(self) -> nn.Module:
+        """The model that was compiled."""
+        model: nn.Module = vars(self)["_model"]
+        return model
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "_model" not in vars(self):
+                raise
+        return methods.method(self, name, getattr(self.model_behind, name))
+
+    def part(self, name: str, function: Callable[..., Any]) -> CompiledModel:
+        """A function of the model, compiled beside its forward over the same weights.
+
+        Args:
+            name: of the function; one of that name is compiled once.
+            function: reads the model's tensors.
+        """
+        raise NotImplementedError
+
+    def runs_densely(self, name: str) -> None:
+        """Say, once, that a method runs layers as they were before compiling; the report has it too."""
+        if name not in self.dense_methods:
+            self.dense_methods.append(name)
+            methods.warn_dense(self._subject, name)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Those of the model that was compiled; what runs are packed copies."""
+        return self.model_behind.parameters(recurse)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """As `parameters`, with their names."""
+        return self.model_behind.named_parameters(*args, **kwargs)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """Those of the model that was compiled."""
+        return self.model_behind.buffers(recurse)
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        """As `buffers`, with their names."""
+        return self.model_behind.named_buffers(*args, **kwargs)
+
+    def _samples(self) -> list[Tensor]:
+        return samples([*self.parameters(), *self.buffers()])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A compiled copy of the model, with the same options; it captures in its own first calls."""
+        if self._options.inplace:
+            self._refuse(
+                "copy.deepcopy", "the model's own weights were released (inplace)", self._way_to_keep
+            )
+        return type(self)(copy.deepcopy(self.model_behind, memo), self._options)  # type: ignore[call-arg]
+
+
+class Part(nn.Module):
+    """A function of a model as a module, whose tensors have the names that they have in the model.
+
+    Args:
+        model: the model.
+        function: what forward is.
+    """
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.training = model.training
+        object.__setattr__(self, "whole", model)
+        self.function = function
+        for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            vars(self)[kind] = vars(model)[kind]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.function(*args, **kwargs)
