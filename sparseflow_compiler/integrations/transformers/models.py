@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseflow.errors import ArgumentError
+from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.library import library
 
 if TYPE_CHECKING:
@@ -62,15 +62,54 @@ def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
 
     Raises:
         ArgumentError: transformers is missing, or the folder can't be read.
+        CheckpointError: its weights are not all that the model has, and of their shapes. transformers gives
+            missing ones random values.
     """
+    from sparseflow.integrations.transformers.registration import register
+
+    register()
     config = read_config(folder)
     architectures = getattr(config, "architectures", None) or ["ForCausalLM"]
     # Encoders such as BERT have a causal head too; what was saved decides.
     saved_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     kind = _auto_model(_has_causal_head(config) and saved_causal)
+    options: dict[str, Any] = {
+        "dtype": dtype or "auto",
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
     with reading(folder):
-        model: nn.Module = kind.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
-    return model
+        model, found = kind.from_pretrained(folder, **options)
+        missing = list(found["missing_keys"])
+        if missing and all(name.startswith("pooler.") for name in missing):
+            # Encoders are often saved with another head than the pooler that they would have by themselves.
+            model, found = kind.from_pretrained(folder, add_pooling_layer=False, **options)
+    _require_whole(folder, model, found)
+    loaded: nn.Module = model
+    return loaded
+
+
+def _require_whole(folder: Path, model: nn.Module, found: Mapping[str, Any]) -> None:
+    """Refuse a model of which not every weight came from the folder, or not every one in it was taken.
+
+    Heads of another kind may stay behind: an encoder is often saved with one.
+    """
+    parts = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    known = {*parts, getattr(model, "base_model_prefix", "")}
+    wrong = {
+        "lacks": found["missing_keys"],
+        "has in other shapes": [name for name, *_ in found["mismatched_keys"]],
+        "has besides": [name for name in found["unexpected_keys"] if name.partition(".")[0] in known],
+    }
+    for what, names in wrong.items():
+        if names:
+            some = ", ".join(sorted(names)[:3])
+            raise CheckpointError(
+                f"checkpoint {folder}",
+                f"it {what} {len(names)} of the tensors of {type(model).__name__}: {some}"
+                + (" …" if len(names) > 3 else ""),
+                "get a whole copy of it, or name the folder that save_pretrained wrote of this model",
+            )
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -105,7 +144,7 @@ def reading(model: object) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, SparseFlowError):
         raise
     except Exception as error:  # validators of configurations, unpackers of files: each has errors of its own
         reason = " ".join(str(error).split())[:300]
