@@ -55,7 +55,7 @@ class CompiledModel(ModelView):
         self._programs: list[Program] = []
         self._captures: list[str] = []
         self._lock = threading.Lock()
-        self._generator = Generator(model)
+        self._generator = Generator(model, self.part)
         self._call_signature = CallSignature.of(model.forward)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from sparseflow.api.methods import compiled_forward, with_compiled
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import returned_cache
 from sparseflow.integrations.transformers.caches import lend_static_caches, static_cache
@@ -28,10 +28,13 @@ class Generator:
 
     Args:
         model: a transformers model with a language-model head.
+        part: compiles a function of the model beside its forward, by a name of it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(
+        self, model: nn.Module, part: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        self._model, self._part = model, part
         self._free: list[tuple[int, int, Any]] = []
         self._lock = threading.Lock()
 
@@ -60,21 +63,26 @@ class Generator:
     def _routed(self, compiled: Callable[..., Any], lent: list[tuple[int, int, Any]]) -> Any:
         """A shallow copy of the model with the compiled forward and with our static caches."""
         routed: Any = copy.copy(self._model)
-        forward: Any = routed.forward
-
-        # transformers reads the signature to decide which inputs to prepare: keep the original's.
-        @functools.wraps(forward)
-        def compiled_forward(*args: Any, **kwargs: Any) -> Any:
-            return compiled(*args, **kwargs)
 
         def lend(batch: int, length: int) -> Any:
             entry = self._cache(batch, length)
             lent.append(entry)
             return entry[2]
 
-        routed.forward = compiled_forward
+        # transformers reads the signature to decide which inputs to prepare: it is the original's.
+        routed.forward = compiled_forward(self._model, compiled)
+        self._route_encoder(routed)
         lend_static_caches(routed, lend)
         return routed
+
+    def _route_encoder(self, routed: Any) -> None:
+        """Let an encoder-decoder's encoder, which `generate` calls by itself, run compiled too."""
+        if not getattr(routed.config, "is_encoder_decoder", False):
+            return
+        encoder = routed.get_encoder()
+        path = next((name for name, module in self._model.named_modules() if module is encoder), "")
+        if path:
+            with_compiled(routed, path, self._part(path, encoder.forward))
 
     def _cache(self, batch: int, length: int) -> tuple[int, int, Any]:
         """An empty static cache for so many sequences and at least so many tokens, the shortest free one."""

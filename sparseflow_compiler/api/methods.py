@@ -8,6 +8,7 @@ import functools
 import inspect
 import re
 import warnings
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,9 @@ def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable
 
     @functools.wraps(model.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(
+            dict(value) if isinstance(value, UserDict) else value for value in args
+        )  # a BatchEncoding
         watching = isinstance(_get_current_function_mode(), _Watch)
         with _pop_mode_temporarily() if watching else contextlib.nullcontext():
             return compiled(*args, **kwargs)
