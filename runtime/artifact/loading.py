@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,13 +21,17 @@ from sparseflow.runtime.artifact.weights import WeightReader
 from sparseflow.runtime.tuning.machine import GpuMachine
 
 
+Model = TypeVar("Model", bound=LoadedModel)
+
+
 def load(
     path: str | os.PathLike[str],
     *,
     device: torch.device | str | None = None,
     classes: Iterable[type] = (),
     make_runner: MakeRunner = plain_runner,
-) -> LoadedModel:
+    kind: Callable[..., Model] = LoadedModel,  # type: ignore[assignment]  # which is the default of Model
+) -> Model:
     """Load what `CompiledModel.save` wrote; nothing in it is unpickled, imported or executed as code.
 
     Weights on a CPU stay in the mapped files, which must not change while the model lives.
@@ -38,6 +42,7 @@ def load(
         classes: of objects in calls and outputs that are neither transformers' nor registered with torch's
             pytrees here; where a class is not given or imported, a stand-in has its fields.
         make_runner: what runs each program; by default torch.fx as it is.
+        kind: what is made of the programs, with the arguments of `LoadedModel`.
 
     Raises:
         ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
@@ -55,7 +60,7 @@ def load(
         _require_same_gpu(folder, machine, GpuMachine.here(devices(str(saved))))
     with understood(folder):
         programs = _programs(folder, manifest, Kinds(classes), devices)
-    return LoadedModel(name, folder, programs, make_runner)
+    return kind(name, folder, programs, make_runner)
 
 
 @contextmanager

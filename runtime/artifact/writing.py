@@ -45,6 +45,7 @@ def write(
     programs: Sequence[SavedProgram],
     manifest: Mapping[str, Any],
     documents: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write an artifact; one that is there already is replaced.
 
@@ -53,6 +54,7 @@ def write(
         programs: in order of capture.
         manifest: the model's ``name`` and ``device``, the ``machine`` it was tuned for, and ``versions``.
         documents: further files by name, as JSON.
+        files: others, as they are.
 
     Raises:
         ArtifactError: the path is something else than an artifact, or the model can't be saved.
@@ -62,6 +64,8 @@ def write(
     try:
         with replacing(folder) as new:
             _write(new, programs, documents)
+            for name, content in (files or {}).items():
+                (new / name).write_bytes(content)
             seal(new, {**manifest, "programs": len(programs)})
     except OSError as error:
         raise ArtifactError(f"artifact {folder}", f"it can't be written: {error.strerror}") from error

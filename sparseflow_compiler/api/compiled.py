@@ -172,23 +172,29 @@ class CompiledModel(ModelView):
             else:
                 warmup.repeat(functools.partial(self, **call), self.device)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, tokenizer: Any = None) -> None:
         """Write all programs captured so far to a folder, for `sparseflow.load`.
 
         It holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, report and
-        policies. An artifact of that name is replaced.
+        policies; of a transformers model that generates also its configuration and that of `generate`. An
+        artifact of that name is replaced.
 
         Args:
             path: the folder; the one above must exist.
+            tokenizer: of transformers, to be saved with it.
 
         Raises:
+            ArgumentError: `tokenizer` is something else.
             CaptureError: nothing was captured yet.
             ArtifactError: something else is there, or the model's calls or operators can't be saved.
         """
         from sparseflow.api.save import save
+        from sparseflow.integrations.transformers import saved
 
         self._captured(0)
-        save(path, type(self._model).__name__, self.device, self._programs, self.report)
+        documents, files = saved.documents(self._model), saved.tokenizer_files(tokenizer)
+        name = type(self._model).__name__
+        save(path, name, self.device, self._programs, self.report, documents, files)
 
     def part(self, name: str, function: Callable[..., Any]) -> CompiledModel:
         """A function of the model, compiled beside its forward over the same weights."""

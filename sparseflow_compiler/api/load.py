@@ -2,15 +2,89 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from sparseflow.api.inner import make_runner
 from sparseflow.api.options import CompileOptions, Inner, Mode
+from sparseflow.errors import ArgumentError
 from sparseflow.runtime import artifact
+
+if TYPE_CHECKING:
+    from sparseflow.api.generation import Generator
+
+
+class LoadedModel(artifact.LoadedModel):
+    """What `sparseflow.load` returns: an artifact's model, with `generate` where it was saved with it.
+
+    Args:
+        again: loads it once more, for when transformers' classes are there, which were not.
+        parts: those of `artifact.LoadedModel`.
+    """
+
+    def __init__(self, again: Callable[[], LoadedModel], *parts: Any) -> None:
+        super().__init__(*parts)
+        self._again = again
+        self._knows_caches = "transformers.generation.utils" in sys.modules
+        self._generator: Generator | None = None
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' `generate`, with every forward run by the programs of the artifact.
+
+        Raises:
+            ArgumentError: the model generates nothing or over an encoder, transformers is missing, or a call
+                is of another kind than those that were made before it was saved.
+        """
+        if self._generator is None:
+            self._generator = self._make_generator()
+        return self._generator.generate(self.forward, *args, **kwargs)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that was saved with it; None without one.
+
+        Raises:
+            ArgumentError: transformers is missing.
+        """
+        from sparseflow.integrations.transformers.models import read_tokenizer
+
+        return read_tokenizer(self._folder) if (self._folder / "tokenizer_config.json").exists() else None
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration, where it generates.
+
+        Raises:
+            ArgumentError: the model generates nothing or over an encoder, or transformers is missing.
+        """
+        if self._generator is None:
+            self._generator = self._make_generator()
+        return self._generator.model.config
+
+    def _make_generator(self) -> Generator:
+        from sparseflow.api.generation import Generator
+        from sparseflow.integrations.transformers.saved import SHELL, shell_of
+
+        if not (self._folder / SHELL).exists():
+            raise ArgumentError(
+                f"{self._subject}.generate()",
+                "the model that was saved doesn't generate, or a SparseFlow that didn't keep that saved it",
+                "call it directly, or save it again",
+            )
+        shell = shell_of(self._folder, lambda: self.device)
+        if not self._knows_caches:  # its programs were given stand-ins for transformers' caches and outputs
+            other = self._again()
+            self._programs, self._runs = other._programs, other._runs
+            self._knows_caches = True
+        return Generator(shell, self._no_part)
+
+    def _no_part(self, name: str, function: Callable[..., Any]) -> NoReturn:
+        self._refuse(f"generate() over {name}", "its programs are not saved", self._way_out)
 
 
 def load(
@@ -20,7 +94,7 @@ def load(
     inner: Inner = "auto",
     mode: Mode | None = None,
     classes: Iterable[type] = (),
-) -> artifact.LoadedModel:
+) -> LoadedModel:
     """Load what `CompiledModel.save` wrote, and run it without the compiler and without the model's code.
 
     Nothing in an artifact is unpickled, imported or executed as code. It serves the calls that were captured
@@ -36,7 +110,8 @@ def load(
             pytrees here; where a class is not given or imported, a stand-in has its fields.
 
     Returns:
-        A module called like the model, with `report`, `mlir()` and `graph()`.
+        A module called like the model, with `report`, `mlir()` and `graph()`; with `generate()` and
+        `tokenizer` where it is a language model that was saved with them.
 
     Raises:
         ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
@@ -50,4 +125,11 @@ def load(
         made = make_runner(program.graph, options, program.device, program.written, program.grows)
         return made.run, made.inductor is None
 
-    return artifact.load(path, device=device, classes=classes, make_runner=runner)
+    given = tuple(classes)
+
+    def again() -> LoadedModel:
+        return artifact.load(
+            path, device=device, classes=given, make_runner=runner, kind=functools.partial(LoadedModel, again)
+        )
+
+    return again()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ def save(
     device: torch.device,
     programs: Sequence[Program],
     report: Report,
+    documents: Mapping[str, Any],
+    files: Mapping[str, bytes],
 ) -> None:
     """Write an artifact; see `CompiledModel.save`."""
     content: dict[str, Any] = {
@@ -39,8 +41,8 @@ def save(
         },
     }
     policies = [{layer: str(policy) for layer, policy in program.policies.items()} for program in programs]
-    documents = {"report.json": report.to_dict(), "policies.json": policies}
-    write(path, [_saved(program) for program in programs], content, documents)
+    documents = {**documents, "report.json": report.to_dict(), "policies.json": policies}
+    write(path, [_saved(program) for program in programs], content, documents, files)
 
 
 def _machine(device: torch.device) -> dict[str, str] | None:

@@ -1,0 +1,159 @@
+"""What a saved model needs of transformers to generate: its configuration, its tokenizer, and a shell of its class."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.library import library
+from sparseflow.runtime.artifact.loading import understood
+
+SHELL = "generation.json"
+"""Of an artifact: the class that generated, and what of it steers `generate`."""
+
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
+_FLAGS = ("_supports", "_is_stateful", "_can_compile", "main_input_name", "base_model_prefix")
+_NOT_SAVED = ("quantization_config", "_name_or_path")
+
+
+def documents(model: nn.Module) -> dict[str, Any]:
+    """The files that an artifact keeps of a model that generates, as JSON by name; none of another model."""
+    if not callable(getattr(model, "can_generate", None)) or not model.can_generate():  # type: ignore[operator]
+        return {}
+    config, generation = model.config, model.generation_config
+    values = {name: value for name, value in _plain(config.to_dict()).items() if name not in _NOT_SAVED}  # type: ignore[union-attr,operator]
+    parameters = inspect.signature(model.forward).parameters.values()
+    shell = {
+        "class": type(model).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "encoder_decoder": bool(getattr(config, "is_encoder_decoder", False)),
+        "flags": {name: value for name in dir(type(model)) if (value := _flag(model, name)) is not None},
+        "parameters": [[parameter.name, int(parameter.kind)] for parameter in parameters],
+    }
+    return {_CONFIG: values, _GENERATION: _plain(generation.to_dict()), SHELL: shell}  # type: ignore[union-attr,operator]
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    """The files that a tokenizer is saved in, by name.
+
+    Raises:
+        ArgumentError: it is none of transformers'.
+    """
+    if tokenizer is None:
+        return {}
+    if not hasattr(tokenizer, "save_pretrained"):
+        rule = f"tokenizer must be one of transformers, not {type(tokenizer).__name__}"
+        raise ArgumentError("compiled.save(tokenizer=…)", rule, "AutoTokenizer.from_pretrained reads one")
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = [path for path in Path(folder).iterdir() if path.is_file() and path.name != _CONFIG]
+        return {path.name: path.read_bytes() for path in files}
+
+
+def shell_of(folder: Path, device: Callable[[], torch.device]) -> Any:
+    """A module without weights that has all that `generate` reads of the model that was saved.
+
+    Its class is the model's where transformers has it, else one with the usual `generate`.
+
+    Args:
+        folder: of the artifact, whose files were verified.
+        device: where the loaded model is.
+
+    Raises:
+        ArgumentError: transformers is missing, or the model doesn't generate from an artifact.
+    """
+    transformers = library(f"{folder}: generate")
+    with understood(folder):
+        said = _read(folder, SHELL)
+        over_encoder = bool(said["encoder_decoder"])
+    if over_encoder:
+        raise ArgumentError(
+            f"artifact {folder}",
+            f"{said['class']} generates over an encoder, whose programs aren't saved",
+            "load the model with transformers, and call generate of the compiled one",
+        )
+    with understood(folder):
+        return _shell(transformers, folder, said, device)
+
+
+def _shell(transformers: Any, folder: Path, said: Mapping[str, Any], device: Callable[[], torch.device]) -> Any:
+    known = _own_class(transformers, said["class"])
+    bases = (known,) if known is not None else (transformers.PreTrainedModel, transformers.GenerationMixin)
+    dtype = getattr(torch, said["dtype"])
+    flags = {name: value for name, value in said["flags"].items() if name.startswith(_FLAGS)}
+    members = {
+        **({} if known is not None else flags),
+        "device": property(lambda self: device()),
+        "dtype": property(lambda self: dtype),
+        "get_output_embeddings": lambda self: None,
+        "can_generate": lambda self: True,
+    }
+    kind = type(said["class"], bases, members)
+    shell: Any = kind.__new__(kind)
+    nn.Module.__init__(shell)
+    shell.training = False
+    shell.config = _config(transformers, folder)
+    shell.generation_config = transformers.GenerationConfig.from_dict(_read(folder, _GENERATION))
+    if known is None:
+        shell.forward = _forward(said["parameters"])
+    return shell
+
+
+def _own_class(transformers: Any, name: str) -> type | None:
+    """The class of that name, if it is a model of transformers that generates."""
+    found = getattr(transformers, name, None)
+    models = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if models and issubclass(found, transformers.GenerationMixin) else None
+
+
+def _config(transformers: Any, folder: Path) -> Any:
+    values = _read(folder, _CONFIG)
+    kind = values.pop("model_type", "")
+    if kind in transformers.CONFIG_MAPPING:
+        return transformers.AutoConfig.for_model(kind, **values)
+    return transformers.PreTrainedConfig.from_dict(values)
+
+
+def _forward(parameters: list[list[Any]]) -> Callable[..., Any]:
+    """A function of that signature, which `generate` looks at."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("what is called is the loaded model's")
+
+    kinds = {int(kind): kind for kind in (inspect.Parameter.POSITIONAL_ONLY, *_kinds())}
+    found = [inspect.Parameter(name, kinds[kind]) for name, kind in parameters if name != "self"]
+    forward.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+    return forward
+
+
+def _kinds() -> tuple[Any, ...]:
+    p = inspect.Parameter
+    return (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL, p.KEYWORD_ONLY, p.VAR_KEYWORD)
+
+
+def _flag(model: nn.Module, name: str) -> bool | str | None:
+    value = getattr(type(model), name, None) if name.startswith(_FLAGS) else None
+    return value if isinstance(value, (bool, str)) else None
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has it; what isn't, such as a dtype, by its name."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=_name))
+    return plain
+
+
+def _name(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
+    return found
