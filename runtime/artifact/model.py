@@ -102,6 +102,11 @@ class LoadedModel(InferenceModule):
         return self._programs[0].device
 
     @property
+    def name(self) -> str:
+        """Of the model's class."""
+        return self._name
+
+    @property
     def report(self) -> Mapping[str, Any]:
         """The report of the compilation, as its ``to_dict`` made it."""
         report: Mapping[str, Any] = read_json(self._folder, "report.json")

@@ -38,11 +38,6 @@ class Generator:
         self._free: list[tuple[int, int, Any]] = []
         self._lock = threading.Lock()
 
-    @property
-    def model(self) -> Any:
-        """The model whose `generate` it is."""
-        return self._model
-
     def generate(self, compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """As the model's own, with `compiled` in place of the model's forward.
 

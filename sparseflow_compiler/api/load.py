@@ -57,14 +57,14 @@ class LoadedModel(artifact.LoadedModel):
 
     @property
     def config(self) -> Any:
-        """The model's configuration, where it generates.
+        """The configuration of a transformers model; None of another.
 
         Raises:
-            ArgumentError: the model generates nothing or over an encoder, or transformers is missing.
+            ArgumentError: transformers is missing.
         """
-        if self._generator is None:
-            self._generator = self._make_generator()
-        return self._generator.model.config
+        from sparseflow.integrations.transformers.saved import config_of
+
+        return config_of(self._folder)
 
     def _make_generator(self) -> Generator:
         from sparseflow.api.generation import Generator

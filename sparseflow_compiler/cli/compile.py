@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparseflow.cli.saved import load_model
+from sparseflow.integrations.transformers.models import read_tokenizer
 
 if TYPE_CHECKING:
     from sparseflow.api.compiled import CompiledModel
@@ -42,7 +43,7 @@ def compile_model(
     """Compile a transformers model into a folder that `sf.load` runs, without the model's code.
 
     It will serve calls of any batch and length with the named inputs; a model that generates also calls with
-    a cache that it returned.
+    a cache that it returned, and `generate`. The tokenizer in the folder comes along.
     """
     from sparseflow.runtime.artifact.writing import require_free
 
@@ -63,7 +64,7 @@ def compile_model(
         **options,
     )
     _serve(compiled, inputs or [str(loaded.main_input_name)])
-    compiled.save(out)
+    compiled.save(out, tokenizer=read_tokenizer(model))
     report = compiled.report
     print(json.dumps(report.to_dict()) if as_json else f"{report.table()}saved to {out}")
 
@@ -86,3 +87,5 @@ def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
             if generates(compiled):
                 following = {name: next_input(name, value) for name, value in call.items()}
                 compiled(**following, **with_cache(compiled, returned_cache(output)))
+                if not compiled.config.is_encoder_decoder:
+                    warmup.generate_calls(compiled.generate, call, {}, padded=False)

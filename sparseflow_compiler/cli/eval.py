@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="Folders of transformers models.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Folders of transformers models, or of compiled ones.")
+    ],
     text: Annotated[
         Path, typer.Option(help="Text, or token ids in .npy, .pt or .safetensors; an encoder reads lines.")
     ],
@@ -45,9 +47,9 @@ def evaluate(
     import sparseflow as sf
 
     report = sf.evaluation.EvaluationReport({"text": str(text)})
-    reference = None if dense is None else load_model(dense, dtype, device)
+    reference = None if dense is None else load_model(dense, dtype, device, compiled=True)
     for folder in [*([] if dense is None else [dense]), *models]:
-        model = load_model(folder, dtype, device)
+        model = load_model(folder, dtype, device, compiled=True)
         if is_causal(model):
             how = {"window": window, "stride": stride, "batch": batch}
             _language(report, folder, model, reference if folder != dense else None, text, most, how)

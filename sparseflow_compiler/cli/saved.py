@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def load_model(folder: Path, dtype: str | None = None, device: str = "cpu") -> nn.Module:
+def load_model(
+    folder: Path, dtype: str | None = None, device: str = "cpu", *, compiled: bool = False
+) -> nn.Module:
     """A model with its weights, in evaluation mode.
 
     Args:
         folder: of a transformers model, as ``save_pretrained`` writes it.
         dtype: of its weights; None: as they are saved.
         device: to put it on.
+        compiled: whether it may be one that `sparseflow compile` wrote.
 
     Raises:
         ArgumentError: transformers is missing, the folder can't be read, or dtype or device don't exist.
@@ -28,7 +31,16 @@ def load_model(folder: Path, dtype: str | None = None, device: str = "cpu") -> n
     where = options.device(device)
     if not folder.is_dir():
         raise ArgumentError(f"model {folder}", "is no folder", "give the folder that save_pretrained wrote")
-    return from_folder(folder, kind).to(where).eval()
+    from sparseflow.runtime.artifact import manifest
+
+    if not (folder / manifest.NAME).is_file():
+        return from_folder(folder, kind).to(where).eval()
+    if not compiled or kind is not None:
+        rule = "is compiled already" if not compiled else f"is compiled: its weights can't become {dtype}"
+        raise ArgumentError(f"model {folder}", rule, "name the folder that save_pretrained wrote")
+    import sparseflow as sf
+
+    return sf.load(folder, device=where)
 
 
 def text_batches(lines: list[str], tokenizer: Any, size: int = 32) -> list[dict[str, Tensor]]:

@@ -123,7 +123,10 @@ def read_tokenizer(folder: Path) -> Any:
 
 def is_causal(model: nn.Module) -> bool:
     """Whether a model predicts next tokens."""
-    return hasattr(model, "lm_head") or "ForCausalLM" in type(model).__name__
+    from sparseflow.runtime.artifact import LoadedModel
+
+    kind = model.name if isinstance(model, LoadedModel) else type(model).__name__
+    return hasattr(model, "lm_head") or kind.endswith(("LMHeadModel", "ForCausalLM"))
 
 
 def is_conv1d(module: nn.Module) -> bool:

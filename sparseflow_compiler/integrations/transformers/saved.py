@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.arguments import generates
 from sparseflow.integrations.transformers.library import library
 from sparseflow.runtime.artifact.loading import understood
 
@@ -25,11 +26,14 @@ _NOT_SAVED = ("quantization_config", "_name_or_path")
 
 
 def documents(model: nn.Module) -> dict[str, Any]:
-    """The files that an artifact keeps of a model that generates, as JSON by name; none of another model."""
-    if not callable(getattr(model, "can_generate", None)) or not model.can_generate():  # type: ignore[operator]
+    """The files that an artifact keeps of a transformers model, as JSON by name: what it is, how it generates."""
+    config = getattr(model, "config", None)
+    if not callable(getattr(config, "to_dict", None)):
         return {}
-    config, generation = model.config, model.generation_config
     values = {name: value for name, value in _plain(config.to_dict()).items() if name not in _NOT_SAVED}  # type: ignore[union-attr,operator]
+    if not generates(model):
+        return {_CONFIG: values}
+    generation = model.generation_config
     parameters = inspect.signature(model.forward).parameters.values()
     shell = {
         "class": type(model).__name__,
@@ -84,7 +88,9 @@ def shell_of(folder: Path, device: Callable[[], torch.device]) -> Any:
         return _shell(transformers, folder, said, device)
 
 
-def _shell(transformers: Any, folder: Path, said: Mapping[str, Any], device: Callable[[], torch.device]) -> Any:
+def _shell(
+    transformers: Any, folder: Path, said: Mapping[str, Any], device: Callable[[], torch.device]
+) -> Any:
     known = _own_class(transformers, said["class"])
     bases = (known,) if known is not None else (transformers.PreTrainedModel, transformers.GenerationMixin)
     dtype = getattr(torch, said["dtype"])
@@ -100,7 +106,7 @@ def _shell(transformers: Any, folder: Path, said: Mapping[str, Any], device: Cal
     shell: Any = kind.__new__(kind)
     nn.Module.__init__(shell)
     shell.training = False
-    shell.config = _config(transformers, folder)
+    shell.config = config_of(folder)
     shell.generation_config = transformers.GenerationConfig.from_dict(_read(folder, _GENERATION))
     if known is None:
         shell.forward = _forward(said["parameters"])
@@ -114,7 +120,15 @@ def _own_class(transformers: Any, name: str) -> type | None:
     return found if models and issubclass(found, transformers.GenerationMixin) else None
 
 
-def _config(transformers: Any, folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
+    """The configuration of a saved model; None of one that transformers doesn't have.
+
+    Raises:
+        ArgumentError: transformers is missing.
+    """
+    transformers = library(f"{folder}: its configuration")
+    if not (folder / _CONFIG).exists():
+        return None
     values = _read(folder, _CONFIG)
     kind = values.pop("model_type", "")
     if kind in transformers.CONFIG_MAPPING:

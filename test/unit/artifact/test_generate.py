@@ -112,7 +112,9 @@ def test_without_transformers_it_says_what_to_install(saved, tmp_path):
 def test_calls_of_other_kinds_are_refused(saved):
     _, folder = saved
     with pytest.raises(ArgumentError, match="accepts this call"):
-        sf.load(folder).generate(torch.randint(3, 96, (2, 6)), output_hidden_states=True, return_dict_in_generate=True)
+        sf.load(folder).generate(
+            torch.randint(3, 96, (2, 6)), output_hidden_states=True, return_dict_in_generate=True
+        )
 
 
 def test_models_that_do_not_generate_say_so(tmp_path):
@@ -150,4 +152,6 @@ def test_eval_and_report_take_an_artifact(tmp_path):
     assert one == pytest.approx(other, rel=1e-4)
     assert runner.invoke(app, ["report", str(tmp_path / "artifact")]).exit_code == 0
     ids = torch.tensor([[3, 1, 4, 1]])
-    assert torch.equal(sf.load(tmp_path / "artifact").generate(ids, **OPTIONS), model.generate(ids, **OPTIONS))
+    assert torch.equal(
+        sf.load(tmp_path / "artifact").generate(ids, **OPTIONS), model.generate(ids, **OPTIONS)
+    )
