@@ -20,7 +20,6 @@ from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.artifact.weights import WeightReader
 from sparseflow.runtime.tuning.machine import GpuMachine
 
-
 Model = TypeVar("Model", bound=LoadedModel)
 
 

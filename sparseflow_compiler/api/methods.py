@@ -97,7 +97,7 @@ def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable
         args = tuple(
             dict(value) if isinstance(value, UserDict) else value for value in args
         )  # a BatchEncoding
-        watching = isinstance(_get_current_function_mode(), _Watch)
+        watching = isinstance(_get_current_function_mode(), _Watch)  # type: ignore[no-untyped-call]
         with _pop_mode_temporarily() if watching else contextlib.nullcontext():
             return compiled(*args, **kwargs)
 

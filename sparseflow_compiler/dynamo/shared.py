@@ -120,9 +120,20 @@ def report(model: nn.Module) -> Report:
         raise ArgumentError(
             f"sparseflow.dynamo.report({type(model).__name__})",
             "no graph of this model was compiled by the backend",
-            'call torch.compile(model, backend="sparseflow") on inputs first',
+            _remedy(model),
         )
     return functools.reduce(_merged, reports)
+
+
+def _remedy(model: nn.Module) -> str:
+    parts = model.named_modules()
+    in_place = [name for name, part in parts if part._compiled_call_impl is not None]
+    if not in_place:
+        return 'call torch.compile(model, backend="sparseflow") on inputs first'
+    return (
+        f"call {in_place[0] or 'the model'} itself: compile() in place does nothing for who calls forward, as "
+        "sentence-transformers does; put torch.compile(part) or sf.compile(part) in the place of the part"
+    )
 
 
 def _merged(one: Report, other: Report) -> Report:

@@ -124,7 +124,9 @@ class SparseLinear(nn.Module):
             self._codes = None
         return self
 
-    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+    def state_dict(  # type: ignore[override]  # torch has overloads
+        self, *args: Any, prefix: str = "", **kwargs: Any
+    ) -> dict[str, Any]:
         """The portable form, the values under the name ``weight`` as checkpoints have them."""
         found: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
         return self._renamed(found, prefix + IN_MODULE, prefix + VALUES)

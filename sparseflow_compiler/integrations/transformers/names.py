@@ -28,7 +28,7 @@ class PackedNames(WeightRenaming):  # type: ignore[misc]
         layer = source_key.removesuffix(f".{VALUES}")
         if layer == source_key or layer not in self._layers:
             return source_key, None
-        self._was_used = True
+        self._was_used = True  # type: ignore[misc]  # a slot of the base
         return f"{layer}.{IN_MODULE}", VALUES
 
     def reverse_transform(self) -> PackedNames:

@@ -45,7 +45,7 @@ def declare(model: nn.Module, options: Mapping[str, Any]) -> None:
 
         config = SparseFlowConfig(**options)
         config.layers = layers
-        module.hf_quantizer = SparseFlowQuantizer(config, pre_quantized=True)  # type: ignore[assignment]
+        module.hf_quantizer = SparseFlowQuantizer(config, pre_quantized=True)
         module.quantization_method = METHOD  # type: ignore[assignment]
         module.config.quantization_config = module.hf_quantizer.quantization_config  # type: ignore[union-attr]
 

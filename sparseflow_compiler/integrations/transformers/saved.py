@@ -1,4 +1,4 @@
-"""What a saved model needs of transformers to generate: its configuration, its tokenizer, and a shell of its class."""
+"""What a saved model needs of transformers to generate: configuration, tokenizer, a shell of its class."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NOT_SAVED = ("quantization_config", "_name_or_path")
 
 
 def documents(model: nn.Module) -> dict[str, Any]:
-    """The files that an artifact keeps of a transformers model, as JSON by name: what it is, how it generates."""
+    """The files that an artifact keeps of a transformers model, as JSON: what it is, how it generates."""
     config = getattr(model, "config", None)
     if not callable(getattr(config, "to_dict", None)):
         return {}
-    values = {name: value for name, value in _plain(config.to_dict()).items() if name not in _NOT_SAVED}  # type: ignore[union-attr,operator]
+    values = {name: value for name, value in _plain(config.to_dict()).items() if name not in _NOT_SAVED}  # type: ignore[union-attr]
     if not generates(model):
         return {_CONFIG: values}
     generation = model.generation_config
@@ -102,7 +102,7 @@ def _shell(
         "get_output_embeddings": lambda self: None,
         "can_generate": lambda self: True,
     }
-    kind = type(said["class"], bases, members)
+    kind: Any = type(said["class"], bases, members)
     shell: Any = kind.__new__(kind)
     nn.Module.__init__(shell)
     shell.training = False
@@ -116,8 +116,9 @@ def _shell(
 def _own_class(transformers: Any, name: str) -> type | None:
     """The class of that name, if it is a model of transformers that generates."""
     found = getattr(transformers, name, None)
-    models = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    return found if models and issubclass(found, transformers.GenerationMixin) else None
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        return None
+    return found if issubclass(found, transformers.GenerationMixin) else None
 
 
 def config_of(folder: Path) -> Any:

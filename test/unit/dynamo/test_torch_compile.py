@@ -359,3 +359,12 @@ def test_a_graph_that_writes_a_parameter_is_refused():
 def test_a_model_that_never_ran_has_no_report():
     with pytest.raises(ArgumentError, match="no graph of this model"):
         dynamo.report(Stack())
+
+
+def test_a_part_compiled_in_place_whose_forward_is_called_says_what_to_do() -> None:
+    """torch compiles calls of the module, and nothing of ours runs where somebody calls ``forward``."""
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32)).eval()
+    model[1].compile(backend="sparseflow")
+    model[1].forward(torch.randn(2, 32))
+    with pytest.raises(ArgumentError, match="call 1 itself"):
+        dynamo.report(model)
