@@ -131,8 +131,8 @@ def _remedy(model: nn.Module) -> str:
     if not in_place:
         return 'call torch.compile(model, backend="sparseflow") on inputs first'
     return (
-        f"call {in_place[0] or 'the model'} itself: compile() in place does nothing for who calls forward, as "
-        "sentence-transformers does; put torch.compile(part) or sf.compile(part) in the place of the part"
+        f"call {in_place[0] or 'the model'} itself: compile() in place does nothing for callers of forward, "
+        "such as sentence-transformers; put torch.compile(part) or sf.compile(part) in the place of the part"
     )
 
 
