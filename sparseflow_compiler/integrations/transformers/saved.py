@@ -37,6 +37,7 @@ def documents(model: nn.Module) -> dict[str, Any]:
     parameters = inspect.signature(model.forward).parameters.values()
     shell = {
         "class": type(model).__name__,
+        "attention": getattr(config, "_attn_implementation", None),
         "dtype": str(model.dtype).removeprefix("torch."),
         "encoder_decoder": bool(getattr(config, "is_encoder_decoder", False)),
         "flags": {name: value for name in dir(type(model)) if (value := _flag(model, name)) is not None},
@@ -107,6 +108,7 @@ def _shell(
     nn.Module.__init__(shell)
     shell.training = False
     shell.config = config_of(folder)
+    shell.config._attn_implementation = said["attention"]  # by which generate makes masks, or leaves them out
     shell.generation_config = transformers.GenerationConfig.from_dict(_read(folder, _GENERATION))
     if known is None:
         shell.forward = _forward(said["parameters"])

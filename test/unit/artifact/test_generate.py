@@ -60,6 +60,18 @@ def test_it_generates_the_same_tokens(saved, shape):
     assert default.shape[1] <= shape[1] + 5
 
 
+def test_static_caches_and_padded_batches_generate_the_same_tokens(tmp_path):
+    compiled, ids = sf.compile(llama(), policy="sparse", prune="magnitude"), torch.randint(3, 96, (2, 6))
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    calls = ({"cache_implementation": "static"}, {"attention_mask": mask})
+    expected = [compiled.generate(ids, **call, **OPTIONS) for call in calls]
+    compiled.save(tmp_path / "llama")
+    loaded = sf.load(tmp_path / "llama")
+    for call, tokens in zip(calls, expected, strict=True):
+        assert torch.equal(loaded.generate(ids, **call, **OPTIONS), tokens)
+
+
 def test_sampling_and_what_generate_returns_are_the_same(saved):
     compiled, folder = saved
     ids, found = torch.randint(3, 96, (2, 6)), []
