@@ -11,7 +11,7 @@ from torch_mlir import ir
 
 from sparseflow.dialect.linear import product_dtype
 from sparseflow.dialect.matchers import operations
-from sparseflow.dialect.types import tensor_type
+from sparseflow.dialect.types import FP8, tensor_type
 from sparseflow.errors import ArgumentError, PassError
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, replace
@@ -54,7 +54,7 @@ class ApplyPolicy(Pass):
             dense: why others of these keys become dense.
         """
         reasons = {key: {_DENSE: why} for key, why in (dense or {}).items()}
-        return cls({key: _measured(policy) for key, policy in policies.items()} | reasons)
+        return cls({key: _measured(key, policy) for key, policy in policies.items()} | reasons)
 
     def run(self, module: ir.Module) -> None:
         """Look each layer up by dtype and shape."""
@@ -82,8 +82,10 @@ class _Dense:
     reason: str
 
 
-def _measured(policy: Policy) -> object:
-    return {_DENSE: policy.why()} if policy.measured and not policy.pays else str(policy)
+def _measured(key: str, policy: Policy) -> object:
+    # A quantised layer stays quantised: its policy says that it runs densely, on the same values.
+    densely = policy.measured and not policy.pays and not key.startswith(FP8)
+    return {_DENSE: policy.why()} if densely else str(policy)
 
 
 def _entry(key: str, entry: object) -> str | _Dense:

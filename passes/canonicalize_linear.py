@@ -9,7 +9,7 @@ from torch_mlir import ir
 
 from sparseflow.dialect.matchers import defined_by, is_none, operations, weight_ref
 from sparseflow.dialect.types import TensorType, tensor_type
-from sparseflow.dialect.weight import weight as make_weight
+from sparseflow.dialect.weight import reoriented
 from sparseflow.passes.base import Pass
 from sparseflow.passes.build import before, none, replace, torch_op
 from sparseflow.passes.products import Product, is_one, read_product
@@ -99,12 +99,8 @@ def _oriented(product: Product) -> ir.Value:
     type_ = tensor_type(stored)
     assert type_ is not None, "a product's weight is a matrix"
     assert type_.shape is not None, "a product's weight is a matrix"
-    name = product.weight.attributes["name"].value
     flipped = TensorType(type_.shape[::-1], type_.dtype)
-    made = make_weight(name, flipped, transposed="transposed" not in product.weight.attributes)
-    if "sparse_gemm.dense" in product.weight.attributes:
-        made.owner.attributes["sparse_gemm.dense"] = product.weight.attributes["sparse_gemm.dense"]
-    return made
+    return reoriented(product.weight, flipped, transposed="transposed" not in product.weight.attributes)
 
 
 def _absorb_bias(add: ir.Operation) -> None:

@@ -11,6 +11,7 @@ from torch_mlir import ir
 from sparseflow.dialect.linear import broken_type_rules
 from sparseflow.dialect.matchers import WeightRef, is_none
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
+from sparseflow.dialect.weight import KIND
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -
 
 
 def _reasons(layer: ir.Operation, ref: WeightRef, limits: Limits) -> Iterator[str]:
+    if KIND in ref.op.attributes:
+        yield f"its matrix '{ref.names[0]}' is a {ref.op.attributes[KIND].value}, no weight"
     for pattern in limits.skip:
         if any(fnmatchcase(name, pattern) for name in ref.layers):
             yield f"skipped by the pattern '{pattern}'"

@@ -12,7 +12,7 @@ from torch_mlir import ir
 from sparseflow.dialect.contextual_mlp import GATE, POLICIES, PREDICTOR_DTYPES, RULES, contextual_mlp
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import TensorType, tensor_type
-from sparseflow.dialect.weight import weight
+from sparseflow.dialect.weight import reoriented, weight
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, explain, replace
@@ -153,7 +153,7 @@ def _form(mlp: Mlp, entry: ContextualEntry) -> None:
         made = contextual_mlp(
             mlp.up.operands[0],
             mlp.up.operands[1],
-            weight(down.names[0], turned, transposed=not down.transposed[0]),
+            reoriented(down.op, turned, transposed=not down.transposed[0]),
             activation=mlp.activation,
             rule=entry.rule,
             parameter=float(entry.parameter),

@@ -13,7 +13,7 @@ from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
-from sparseflow.dialect.weight import weight
+from sparseflow.dialect.weight import reoriented
 from sparseflow.passes.base import Pass, refuse
 from sparseflow.passes.build import (
     before,
@@ -141,7 +141,7 @@ def _static(op: ir.Operation, role: str, value: ir.Value) -> tuple[int, int, str
 def _contiguous(op: ir.Operation, role: str, value: ir.Value) -> ir.Value:
     ref, type_ = _reference(op, role, value), tensor_type(value)
     assert type_ is not None, "the verifier saw to it"
-    return weight(ref.names[0], type_, transposed=ref.transposed[0], contiguous=True)
+    return reoriented(ref.op, type_, transposed=ref.transposed[0], contiguous=True)
 
 
 def _reference(op: ir.Operation, role: str, value: ir.Value) -> WeightRef:

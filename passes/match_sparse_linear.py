@@ -33,9 +33,9 @@ class MatchSparseLinear(Pass):
     Requires: layers in the form of `canonicalize-linear`.
 
     Ensures: each `torch.aten.linear` over a weight by reference that nothing speaks against is a
-    `sparse_gemm.linear`. Layers that share a weight become sparse together or not at all. Each layer
-    that stays, and each other product with a weight, carries the attribute `sparse_gemm.reason`; one
-    that carries it already stays dense.
+    `sparse_gemm.linear`; buffers and constants are no weights. Layers that share a weight become sparse
+    together or not at all. Each layer that stays, and each other product with a weight, carries the attribute
+    `sparse_gemm.reason`; one that carries it already stays dense.
     """
 
     name: ClassVar[str] = "match-sparse-linear"

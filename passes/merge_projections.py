@@ -14,6 +14,7 @@ from sparseflow.dialect.linear import GATES, linear, quantization
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.dialect.weight import KIND
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, none, replace, slice_last, torch_op
 from sparseflow.passes.sharing import WeightUses
@@ -49,7 +50,7 @@ class MergeProjections(Pass):
     `sizes` keep the parts recoverable; each result is a `torch.aten.slice.Tensor` of the last dimension.
 
     Left alone: layers with a residual, a gate, a computed bias, a weight or bias that something else reads
-    too, or an attribute `sparse_gemm.reason`; and whatever is merged already.
+    too or that is a buffer or constant, or an attribute `sparse_gemm.reason`; and whatever is merged already.
     """
 
     name: ClassVar[str] = "merge-projections"
@@ -103,8 +104,12 @@ def _is_gated(op: ir.Operation) -> bool:
 
 
 def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
-    """Whether the one tensor of a reference is read once in the whole module."""
-    return ref.op.name == "sparse_gemm.weight" and len(uses.of(ref.names[0])) == 1
+    """Whether the one tensor of a reference is a parameter that is read once in the whole module."""
+    return (
+        ref.op.name == "sparse_gemm.weight"
+        and KIND not in ref.op.attributes
+        and len(uses.of(ref.names[0])) == 1
+    )
 
 
 def _key(part: _Projection) -> tuple[object, ...]:

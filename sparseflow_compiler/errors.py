@@ -101,3 +101,7 @@ class TierError(SparseFlowError, OSError):
 
 class DenseWarning(UserWarning):
     """A method of a compiled model runs layers as they were before compiling."""
+
+
+class UnprunedWarning(UserWarning):
+    """A model was compiled none of whose weights is 2:4, and nothing was to prune them."""

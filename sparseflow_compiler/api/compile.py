@@ -9,7 +9,6 @@ from torch import nn
 
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.api.options import (
-    DEFAULT_SKIP,
     CompileOptions,
     Inner,
     Mode,
@@ -17,6 +16,8 @@ from sparseflow.api.options import (
     Prune,
     Quantize,
     Sparsity,
+    require_matches,
+    require_patterns,
 )
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.backends import Memory
@@ -32,7 +33,8 @@ def compile(  # noqa: A001  # named like torch.compile
     kwargs: Mapping[str, Any] | None = None,
     *,
     prune: Prune | None = None,
-    skip: Sequence[str] = DEFAULT_SKIP,
+    skip: Sequence[str] = (),
+    skip_defaults: bool = True,
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
     tune: bool = False,
@@ -60,7 +62,8 @@ def compile(  # noqa: A001  # named like torch.compile
             ``"magnitude"`` keeps the two largest of every four weights of each layer that `sparseflow.prune`
             would prune, however it runs then; it costs quality, which `compiled.report` states layer by
             layer: `sparseflow.prune` beforehand costs less.
-        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
+        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
+        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
             (seconds, cached), a GPU's figures come from the tuned tables; ``"sparse"`` runs eligible layers
             sparse whatever was measured.
@@ -103,10 +106,12 @@ def compile(  # noqa: A001  # named like torch.compile
             f"model must be a torch.nn.Module, not {type(model).__name__}",
             "wrap it in one",
         )
-    skip = tuple(skip) if not isinstance(skip, str) else skip
+    require_patterns("compile", skip)
+    require_matches("compile", skip, model)
     options = CompileOptions(  # what callers may get wrong is checked there
         prune,
-        skip,  # type: ignore[arg-type]
+        tuple(skip),
+        skip_defaults,
         policy,
         memory,
         tune,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
 from sparseflow.api.view import ModelView, Part
 from sparseflow.api.weights import WeightBank, release_parameter
-from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
+from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError, UnprunedWarning
 from sparseflow.runtime.calling.calls import CallSignature
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ Stage = Literal["torch", "sparse_gemm", "runtime"]
 
 MAX_PROGRAMS = 32
 """Beyond this many programs something varies in every call that torch.export takes for a constant."""
+
+
+def warn_of_dense_weights(model: str) -> None:
+    """Say that compiling changes no weight, and what does."""
+    warnings.warn(
+        f"no weight of {model} is 2:4, so all of its layers run densely: prune it first, "
+        "sf.prune(model, method, calibration), or compile with prune='magnitude', which costs more quality",
+        UnprunedWarning,
+        stacklevel=2,
+    )
 
 
 class CompiledModel(ModelView):
@@ -232,6 +243,8 @@ class CompiledModel(ModelView):
 
         with progress_bars(self._options.progress) as progress:
             program = build_program(self._model, args, kwargs, self._options, self._bank, progress)
+        if program.unpruned and not self._programs:
+            warn_of_dense_weights(type(self._model).__name__)
         self._programs.append(program)
         self._captures.append(
             "first call" if refusal is None else f"the program before it refused: {refusal}"

@@ -193,10 +193,12 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     policy = program.policies.get(decision.policy)
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
     ranges = _ranges(policy) if sparse else ()
-    error = bank.relative_error(decision.weight) if sparse else 0.0
+    error = bank.relative_error(decision.weight)
     fp8 = _fp8_error(decision, program, bank) if decision.quantize else None
     kept_bytes = decision.N * decision.K * _itemsize(_multiplied(decision)) if kept else 0
     reason = _why_sparse(decision, program, error, fp8, options) if sparse else decision.reason
+    if error and not sparse:
+        reason = f"{_made_24(error, options)}; {reason}"
     left = program.not_contextual.get(decision.weight)
     return LayerReport(
         name=decision.weight.removesuffix(".weight"),
@@ -262,7 +264,8 @@ def _ranges_above(product: Product, m: int) -> tuple[Range, ...]:
 def _for_more_rows(product: Product, m: int, error: float, options: CompileOptions) -> str:
     """What a report says of a contextual layer's 2:4 form, where that was asked for."""
     if product.policy is None:
-        return f"; for more rows dense: {product.reason}" if product.reason else ""
+        pruned = f"; {_made_24(error, options)}" if error else ""
+        return f"{pruned}; for more rows dense: {product.reason}" if product.reason else pruned
     timed = product.policy.why(m) if product.policy.measured else "not measured: policy='sparse'"
     fp8 = "; not in fp8: its kernels read the model's dtype" if options.quantize else ""
     return f"; {_made_24(error, options)}, for more rows 2:4, {timed}{fp8}"

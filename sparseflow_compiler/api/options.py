@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sparseflow.contextual import Predictors
 
 Prune = Literal["magnitude"]
@@ -20,7 +24,7 @@ Quantize = Literal["fp8"]
 Sparsity = Literal["2:4", "contextual", "contextual+2:4"]
 
 DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*")
-"""Layers that stay dense unless `skip=` says otherwise: pruning a head or an embedding costs most quality."""
+"""Layers that stay dense unless ``skip_defaults=False``: pruning heads and embeddings costs most quality."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class CompileOptions:
     Attributes:
         prune: how weights that are not 2:4 yet become so; ``None`` leaves all weights as they are.
         skip: fnmatch patterns over layer names that stay dense.
+        skip_defaults: whether those of `DEFAULT_SKIP` stay dense too.
         policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer
             dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
         memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense
@@ -46,7 +51,8 @@ class CompileOptions:
     """
 
     prune: Prune | None = None
-    skip: tuple[str, ...] = DEFAULT_SKIP
+    skip: tuple[str, ...] = ()
+    skip_defaults: bool = True
     policy: PolicyMode = "auto"
     memory: Memory = "compressed"
     tune: bool = False
@@ -75,6 +81,12 @@ class CompileOptions:
                 "leave inner out, or take mode='reduce-overhead'",
             )
         require_patterns("compile", self.skip)
+        require_one_of("compile", "skip_defaults", self.skip_defaults, (True, False))
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """All patterns of layers that stay dense."""
+        return with_defaults(self.skip, self.skip_defaults)
 
     @property
     def contextual(self) -> bool:
@@ -123,5 +135,32 @@ def require_patterns(function: str, skip: object) -> None:
         raise ArgumentError(
             f"sf.{function}(skip={skip!r})",
             "skip must be a sequence of fnmatch patterns over layer names",
-            'for example skip=("lm_head", "*.down_proj"); skip=() skips nothing',
+            'for example skip=("classifier", "*.down_proj")',
+        )
+
+
+def with_defaults(skip: Sequence[str], skip_defaults: bool) -> tuple[str, ...]:
+    """The patterns of `skip` and, if asked for, those of `DEFAULT_SKIP`."""
+    return (*DEFAULT_SKIP, *skip) if skip_defaults else tuple(skip)
+
+
+def require_matches(function: str, skip: Iterable[str], model: nn.Module) -> None:
+    """Refuse a pattern of the option `skip` of ``sf.<function>`` that matches no layer of a model.
+
+    Those of `DEFAULT_SKIP` need not match: few models have all of these layers.
+
+    Raises:
+        ArgumentError: names the pattern, and layers of similar names.
+    """
+    parameters = (name.removesuffix(".weight") for name, _ in model.named_parameters(remove_duplicate=False))
+    names = dict.fromkeys([*parameters, *(name for name, _ in model.named_modules(remove_duplicate=False))])
+    for pattern in skip:
+        if pattern in DEFAULT_SKIP or any(fnmatchcase(name, pattern) for name in names):
+            continue
+        plain = pattern.strip("*.")
+        near = difflib.get_close_matches(plain, names, n=3, cutoff=0.5) or [n for n in names if n][:3]
+        raise ArgumentError(
+            f"sf.{function}(skip=({pattern!r},))",
+            f"{pattern!r} matches no layer of {type(model).__name__}; it has {', '.join(near)}, …",
+            "patterns are those of fnmatch, over whole names: '*.down_proj'",
         )

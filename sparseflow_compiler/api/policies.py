@@ -12,7 +12,7 @@ from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import Step
 from sparseflow.dialect.linear import product_dtype
 from sparseflow.dialect.matchers import operations, weight_ref
-from sparseflow.dialect.types import FP8, tensor_type
+from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
@@ -43,8 +43,6 @@ def measured_policies(
             key = policy_key(dtype, *shape)
             if isinstance(found, str):
                 dense[key] = found
-            elif dtype == FP8 and found.measured and not found.pays:
-                dense[key] = f"in fp8 {found.why()} (dense in fp8 too)"
             else:
                 policies[key] = found
     return policies, dense

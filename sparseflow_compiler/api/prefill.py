@@ -15,6 +15,7 @@ from sparseflow.api.options import CompileOptions
 from sparseflow.api.policies import Shape, shape_policies
 from sparseflow.api.progress import Step
 from sparseflow.api.weights import ProgramWeights
+from sparseflow.dialect.matchers import weights_of
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.mlps import Mlp
@@ -90,9 +91,10 @@ def measured_products(
         step: told while measuring.
     """
     layers = [layer for mlp in mlps for layer in mlp.layers]
-    found = MatchSparseLinear(skip=options.skip).reasons(layers, uses)
+    found = MatchSparseLinear(skip=options.skipped).reasons(layers, uses)
     reasons = {layer: reason for layer, reason in zip(layers, found, strict=True) if reason is not None}
     reasons = _shared(mlps) | reasons
+    weights.bank.choose(weights_of(layer for layer in layers if layer not in reasons))
     parts = {
         (mlp.name, part): _Part.of(mlp, part, reasons, weights) for mlp in mlps for part in ("up", "down")
     }
@@ -154,7 +156,7 @@ class _Part:
         ]
         if len(set(names)) < len(names):
             why.append("gate and up have one weight")
-        device = weights.dense((names[0],)).device
+        device = weights.device(names[0])
         return cls(shape, TORCH_DTYPES[type_.dtype], device, why[0] if why else "")
 
 

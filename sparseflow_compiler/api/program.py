@@ -23,7 +23,8 @@ from sparseflow.api.progress import Progress, Step
 from sparseflow.api.quantization import output_errors
 from sparseflow.api.weights import ProgramWeights, WeightBank
 from sparseflow.api.writes import write_in_graph
-from sparseflow.dialect.matchers import operations
+from sparseflow.dialect.matchers import operations, weights_of
+from sparseflow.dialect.weight import KIND
 from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
 from sparseflow.frontend.sharing import require_own_memory
 from sparseflow.lowering import to_fx
@@ -63,6 +64,7 @@ class Program:
         output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
+        unpruned: whether it has matrices that pruning would make 2:4, and none that is.
     """
 
     captured: CapturedProgram
@@ -77,6 +79,7 @@ class Program:
     output_errors: Mapping[str, float] = field(default_factory=dict)
     contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
     not_contextual: Mapping[str, str] = field(default_factory=dict)
+    unpruned: bool = False
 
 
 @dataclass
@@ -119,11 +122,12 @@ def build_program(
 
     with clock.stage("passes"):
         run_pipeline(module, [CausalAttention(), DropTrueMasks(), CanonicalizeLinear()])
-        if options.prune is None:
-            _keep_unpruned_dense(module, imported.weights, bank)
+        unpruned = _keep_dense(module, imported.weights, options, bank)
     contextual, left = _form_contextual(module, weights, options, clock)
     with clock.stage("passes"):
-        run_pipeline(module, [MatchSparseLinear(skip=options.skip), MergeProjections(), FuseEpilogue()])
+        run_pipeline(module, [MatchSparseLinear(skip=options.skipped)])
+        bank.choose(weights_of(operations(module, ("sparse_gemm.linear",))))
+        run_pipeline(module, [MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])
         run_pipeline(module, [FuseGate()])
@@ -163,6 +167,7 @@ def build_program(
         errors,
         contextual,
         left,
+        unpruned,
     )
 
 
@@ -188,23 +193,36 @@ def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProg
     return imported, ProgramWeights(bank, constants)
 
 
-def _keep_unpruned_dense(module: ir.Module, tensors: Mapping[str, torch.Tensor], bank: WeightBank) -> None:
-    """Mark the weights that are not 2:4, so that no pass makes their layers sparse."""
+def _keep_dense(
+    module: ir.Module, tensors: Mapping[str, torch.Tensor], options: CompileOptions, bank: WeightBank
+) -> bool:
+    """Mark the weights that nothing may make sparse, so that no pass does.
+
+    Returns:
+        Whether there are matrices that are not 2:4, none that is, and pruning is not asked for.
+    """
+    found = {"2:4": 0, "not 2:4": 0}
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
-        packed = bank.was_packed(name)  # then it was 2:4, and its dense bytes may be gone
-        tensor = tensors[name].detach()
-        if (
-            reason := None
-            if packed
-            else _not_24(tensor.t() if "transposed" in op.attributes else tensor, name)
-        ):
+        if options.prune is not None or KIND in op.attributes:
+            reason = (
+                "a program captured before reads its weight unpruned" if bank.is_read_as_it_is(name) else None
+            )
+        elif bank.was_packed(name):  # then it was 2:4, and its dense bytes may be gone
+            reason = None
+        else:
+            tensor = tensors[name].detach()
+            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name)
+            if tensor.dim() == 2 and tensor.is_floating_point():
+                found["2:4" if reason is None else "not 2:4"] += 1
+        if reason:
             with module.context:
                 op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
+    return options.sparsity == "2:4" and found["not 2:4"] > 0 and not found["2:4"]
 
 
 def _not_24(tensor: torch.Tensor, name: str) -> str | None:
     if tensor.dim() != 2 or not tensor.is_floating_point():
         return None
     bad = first_violation(tensor, name=name)
-    return bad and f"the weight is not 2:4 (row {bad[0]}, group {bad[1]}) and prune=None forbids pruning it"
+    return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and nothing is to prune it"

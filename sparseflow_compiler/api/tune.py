@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sparseflow.api.options import DEFAULT_SKIP
+from sparseflow.api.options import require_matches, require_patterns, with_defaults
 from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.calling.frozen import require_uncompiled
@@ -29,7 +29,8 @@ def tune(
     *,
     dtypes: Sequence[torch.dtype] | None = None,
     ms: Sequence[int] | None = None,
-    skip: Sequence[str] = DEFAULT_SKIP,
+    skip: Sequence[str] = (),
+    skip_defaults: bool = True,
     device: torch.device | int | str = "cuda",
     folder: Path | None = None,
     force: bool = False,
@@ -50,7 +51,8 @@ def tune(
         kwargs: example keyword inputs.
         dtypes: bfloat16, float16 or float8_e4m3fn; by default those of the model, bfloat16 for shapes.
         ms: numbers of rows to measure; by default powers of two from 1 to 16384.
-        skip: fnmatch patterns over the names of layers to leave out.
+        skip: fnmatch patterns over the names of layers to leave out, besides those of `DEFAULT_SKIP`.
+        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         device: the GPU to tune.
         folder: where the table is; by default the user's cache folder.
         force: measure again what the table has.
@@ -65,11 +67,14 @@ def tune(
         NativeLibraryError: cuSPARSELt can't be used on the device.
         TuningError: the measuring process dies at once whatever it is asked.
     """
+    require_patterns("tune", skip)
+    if isinstance(target, nn.Module):
+        require_matches("tune", skip, target)
     from sparseflow.runtime import gpu
     from sparseflow.runtime.tuning import DEFAULT_M, GpuMachine, TunedTable
     from sparseflow.runtime.tuning.tune import tune as tune_shapes
 
-    shapes = _shapes_by_dtype(target, args, kwargs, dtypes, skip)
+    shapes = _shapes_by_dtype(target, args, kwargs, dtypes, with_defaults(skip, skip_defaults))
     where = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
     gpu.require(where)
     table = TunedTable(GpuMachine.here(where), folder)

@@ -22,10 +22,13 @@ Form = tuple[Key, type[PackedWeight]]
 class WeightBank:
     """Hands out dense tensors by reference and packed weights made once, whichever program asks.
 
-    A weight is named as in the model; several names mean their rows concatenated in that order.
+    A weight is named as in the model; several names mean their rows concatenated in that order. Which weights
+    are pruned is decided once, by `choose`, and holds for every form that is handed out, dense ones too: how
+    a layer runs doesn't change what it computes.
 
     Args:
-        prune: prune weights that are not 2:4 yet by magnitude. Without it such a weight is refused.
+        prune: prune weights that are chosen and not 2:4 yet by magnitude. Without it none is changed, and
+            one that is not 2:4 can't be packed.
         release: called with a name once its weight is packed and its dense bytes are no longer needed.
     """
 
@@ -38,6 +41,9 @@ class WeightBank:
         self._contiguous: dict[tuple[str, bool], Tensor] = {}
         self._copied: list[str] = []
         self._pending: list[Form] = []
+        self._chosen: dict[str, bool] = {}
+        self._read_as_they_are: set[str] = set()
+        self._were_packed: set[str] = set()
         self._errors: dict[str, float] = {}
         self._fp8_errors: dict[str, float] = {}
 
@@ -59,10 +65,27 @@ class WeightBank:
         """Where the tensor of that name is."""
         return self._sources[name].device
 
+    def choose(self, weights: Mapping[str, bool]) -> None:
+        """Say which weights are pruned from now on; without pruning nothing happens.
+
+        Args:
+            weights: for each name whether the layer's weight ``[N, K]`` is the transpose of the tensor.
+        """
+        if self._prune:
+            self._chosen |= {name: flag for name, flag in weights.items() if name not in self._chosen}
+
+    def is_read_as_it_is(self, name: str) -> bool:
+        """Whether a program has the tensor unpruned, so that it is too late to choose it."""
+        return self._prune and name in self._read_as_they_are
+
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
-        """The tensor of one name, by reference, or the rows of several, concatenated once."""
+        """The tensor of one name, by reference, or the rows of several, concatenated once; pruned if chosen.
+
+        Raises:
+            WeightError: a weight to be pruned holds NaN or Inf.
+        """
         key = (names, transposed)
-        parts = [self._oriented(*part) for part in _parts(key)]
+        parts = [self._as_chosen(*part) for part in _parts(key)]
         if len(parts) == 1:
             return parts[0]
         if key not in self._dense:
@@ -76,7 +99,7 @@ class WeightBank:
         """
         key = (name, transposed)
         if key not in self._contiguous:
-            tensor = self._oriented(name, transposed)
+            tensor = self._as_chosen(name, transposed)
             self._contiguous[key] = tensor.contiguous()
             if not tensor.is_contiguous():
                 self._copied.append(name)
@@ -154,7 +177,45 @@ class WeightBank:
 
     def was_packed(self, name: str) -> bool:
         """Whether a packed form of the weight exists; its dense bytes may be released then."""
-        return name in self._errors
+        return name in self._were_packed
+
+    def _as_chosen(self, name: str, transposed: bool) -> Tensor:
+        """A tensor as dense products read it: from the first time on it stays pruned if it is chosen."""
+        if name not in self._chosen:
+            self._read_as_they_are.add(name)
+        elif name not in self._errors:
+            self._prune_source(name, self._chosen[name])
+        if self._release is not None and name in self._were_packed:
+            return self._unpacked(name, transposed)
+        return self._oriented(name, transposed)
+
+    def _unpacked(self, name: str, transposed: bool) -> Tensor:
+        """The rows of a weight whose own bytes were released, out of the packed form that has them."""
+        for (names, flags), kind in self._packed:
+            if name in names and kind is PackedWeight:
+                held = self._packed[(names, flags), kind]
+                parts = list(_parts((names, flags)))
+                sizes = [self._oriented(*part).shape[0] for part in parts]
+                place = names.index(name)
+                rows = held.unpack()[sum(sizes[:place]) : sum(sizes[: place + 1])].clone()
+                return rows.t() if parts[place][1] != transposed else rows
+        raise WeightError(
+            name.removesuffix(".weight"),
+            "its dense bytes were released when it was quantised, and another program reads it densely",
+            "compile without inplace=True",
+        )
+
+    @torch.no_grad()
+    def _prune_source(self, name: str, transposed: bool) -> None:
+        """Put a weight's pruned values in the place of its own ones: in memory where those are released."""
+        self._check(name, transposed)
+        weight = self._oriented(name, transposed)
+        pruned = self._pruned(weight)
+        self._errors[name] = relative_difference(weight, pruned)
+        if self._release is not None:
+            weight.copy_(pruned)
+        elif pruned is not weight:
+            self._sources[name] = pruned.t() if transposed else pruned
 
     def _oriented(self, name: str, transposed: bool) -> Tensor:
         tensor = self._sources[name].detach()
@@ -183,7 +244,8 @@ class WeightBank:
     def _pack(self, name: str, transposed: bool) -> PackedWeight:
         weight = self._oriented(name, transposed)
         pruned = self._pruned(weight)
-        self._errors[name] = relative_difference(weight, pruned)
+        self._errors.setdefault(name, relative_difference(weight, pruned))
+        self._were_packed.add(name)
         return compress_2_4(pruned, name=name)
 
     def _pruned(self, weight: Tensor) -> Tensor:
@@ -207,10 +269,15 @@ class ProgramWeights:
     bank: WeightBank
     constants: Mapping[str, Tensor]
 
+    def device(self, name: str) -> torch.device:
+        """Where the tensor of that name is."""
+        return self.constants[name].device if name in self.constants else self.bank.device(name)
+
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
         """As `WeightBank.dense`."""
         if len(names) == 1 and names[0] in self.constants:
-            return self.constants[names[0]]
+            constant = self.constants[names[0]]
+            return constant.t() if any(transposed) else constant
         return self.bank.dense(names, transposed)
 
     def contiguous(self, name: str, transposed: bool) -> Tensor:

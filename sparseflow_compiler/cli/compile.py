@@ -34,6 +34,9 @@ def compile_model(
     skip: Annotated[
         list[str] | None, typer.Option(help="Pattern of layers that stay dense; may be repeated.")
     ] = None,
+    skip_defaults: Annotated[
+        bool, typer.Option(help="Keep heads and embeddings dense, besides what --skip names.")
+    ] = True,
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
     memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
     quantize: Annotated[str | None, typer.Option(help="fp8.")] = None,
@@ -51,7 +54,7 @@ def compile_model(
     loaded = load_model(model, dtype, device)
     import sparseflow as sf
 
-    options: dict[str, Any] = {} if skip is None else {"skip": tuple(skip)}
+    options: dict[str, Any] = {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     compiled = sf.compile(
         loaded,
         prune=None if prune == "none" else prune,  # type: ignore[arg-type]  # sf.compile says what it may be

@@ -31,6 +31,9 @@ def prune(
     skip: Annotated[
         list[str] | None, typer.Option(help="Pattern of layers that stay dense; may be repeated.")
     ] = None,
+    skip_defaults: Annotated[
+        bool, typer.Option(help="Keep heads and embeddings dense, besides what --skip names.")
+    ] = True,
     max_loss: Annotated[
         float | None, typer.Option(help="Leave harmful layers dense until pruning costs at most so much.")
     ] = None,
@@ -64,7 +67,7 @@ def prune(
 
     how: dict[str, Any] = {"max_loss": max_loss, "seed": seed}
     how |= {"reconstruct": reconstruct, "permute": permute, "checkpoint": checkpoint}
-    how |= {} if skip is None else {"skip": tuple(skip)}
+    how |= {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
     _save(loaded, tokenizer, out, report.to_dict())
     if plot is not None:

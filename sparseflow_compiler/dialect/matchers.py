@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch_mlir import ir
@@ -100,3 +100,12 @@ def weight_ref(value: ir.Value) -> WeightRef | None:
         return WeightRef(op, (op.attributes["name"].value,), ("transposed" in op.attributes,), ())
     names = string_list_attribute(op, "names") or ()
     return WeightRef(op, names, transposed_flags(op, names) or (), part_sizes(op, names) or ())
+
+
+def weights_of(layers: Iterable[ir.Operation]) -> dict[str, bool]:
+    """The tensors that layers have as their weights, and whether each reads it transposed."""
+    found: dict[str, bool] = {}
+    for layer in layers:
+        if (ref := weight_ref(layer.operands[1])) is not None:
+            found |= dict(zip(ref.names, ref.transposed, strict=True))
+    return found

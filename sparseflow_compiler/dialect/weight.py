@@ -10,13 +10,21 @@ from torch_mlir.dialects import ext
 from sparseflow.dialect.base import VerifiedOp, string_attribute
 from sparseflow.dialect.types import TensorType, tensor_type
 
+KIND = "sparse_gemm.kind"
+"""Discardable attribute of a reference: what the tensor is if it is no parameter, one of `KINDS`."""
+
+KINDS = ("buffer", "constant")
+"""A buffer of the model, which forward may write; a tensor that is neither, such as a plain attribute."""
+
 
 class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[call-arg]
     """A parameter, buffer or constant of the module, by its name in the weight source.
 
     With the unit attribute ``transposed`` the result is the named matrix with its two dimensions
     exchanged; with ``contiguous`` its rows are stored one after the other, in a copy where they weren't.
-    The discardable attribute ``sparse_gemm.dense`` says why layers that read it stay dense.
+    The discardable attribute ``sparse_gemm.dense`` says why layers that read it stay dense, and
+    ``sparse_gemm.kind`` that it is no parameter but a ``buffer`` or a ``constant``: those are no weights, and
+    are neither pruned nor packed nor merged.
     """
 
     tensor: ext.Result[Any]
@@ -35,6 +43,8 @@ class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[ca
                     yield from self._broken_unit(name, type_)
         if "sparse_gemm.dense" in self.attributes and not string_attribute(self, "sparse_gemm.dense"):
             yield "'sparse_gemm.dense' must be a string that says why"
+        if KIND in self.attributes and string_attribute(self, KIND) not in KINDS:
+            yield f"'{KIND}' must be one of {', '.join(KINDS)}"
 
     def _broken_unit(self, name: str, type_: TensorType) -> Iterator[str]:
         if not isinstance(self.attributes[name], ir.UnitAttr):
@@ -61,3 +71,21 @@ def weight(name: str, type_: TensorType, *, transposed: bool = False, contiguous
         if wanted:
             op.attributes[unit] = ir.UnitAttr.get()
     return op.results[0]
+
+
+def reoriented(
+    op: ir.Operation, type_: TensorType, *, transposed: bool, contiguous: bool = False
+) -> ir.Value:
+    """Create a reference to the tensor of another one, with all that is said of it.
+
+    Args:
+        op: a ``sparse_gemm.weight``.
+        type_: type of the result.
+        transposed: as in `weight`.
+        contiguous: as in `weight`.
+    """
+    made = weight(op.attributes["name"].value, type_, transposed=transposed, contiguous=contiguous)
+    for name in (KIND, "sparse_gemm.dense"):
+        if name in op.attributes:
+            made.owner.attributes[name] = op.attributes[name]
+    return made

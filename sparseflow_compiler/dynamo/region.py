@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.api.compiled import CompiledModel
-from sparseflow.api.options import CompileOptions
+from sparseflow.api.options import CompileOptions, require_matches
 from sparseflow.dynamo.graph import BoundGraph, Graph
 from sparseflow.dynamo.owner import find_owner, require_inference
 from sparseflow.dynamo.shared import Shared, Stamp, shared_weights, stamp
@@ -79,6 +79,8 @@ class Region:
     def _bind(self, key: Key, weights: Sequence[Tensor]) -> Bound:
         owner = find_owner(weights) if weights else None
         require_inference(owner, weights, torch.is_grad_enabled())
+        if owner is not None:
+            require_matches("compile", self._options.skip, owner)
         shared, names = shared_weights(weights, self._graph.sources, owner, self._options)
         # Messages name the class of the compiled module: let it be the user's.
         kind = type(shared.title, (BoundGraph,), {})

@@ -103,7 +103,10 @@ class _ProgramImporter:
             if spec.kind is not InputKind.USER_INPUT:
                 node = self._placeholders[spec.arg.name]
                 name = self._weights.name_of(spec)
-                nodes.bind_node_value(node, lambda node=node, name=name: nodes.weight(name, self._type(node)))
+                kind = self._weights.kinds.get(name, "")
+                nodes.bind_node_value(
+                    node, lambda node=node, name=name, kind=kind: nodes.weight(name, self._type(node), kind)
+                )
 
     def _import_node(self, nodes: NodeImporter, node: torch.fx.Node) -> None:
         try:

@@ -9,6 +9,7 @@ import torch
 from torch_mlir import ir
 from torch_mlir.extras import fx_importer
 
+from sparseflow.dialect.weight import KIND
 from sparseflow.lowering.codes import DTYPE_CODES
 from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
 
@@ -59,10 +60,18 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         self._weights: dict[str, ir.Value] = {}
         self._constants: dict[tuple[type, str], ir.Value] = {}
 
-    def weight(self, name: str, result: ir.Type) -> ir.Value:
-        """Emit the weight called `name`, or return it if it was emitted before."""
+    def weight(self, name: str, result: ir.Type, kind: str) -> ir.Value:
+        """Emit the weight called `name`, or return it if it was emitted before.
+
+        Args:
+            name: the tensor's name in the weight source.
+            result: its type.
+            kind: ``"buffer"`` or ``"constant"``; empty for a parameter.
+        """
         if name not in self._weights:
             attributes = {"name": ir.StringAttr.get(name)}
+            if kind:
+                attributes[KIND] = ir.StringAttr.get(kind)
             op = ir.Operation.create("sparse_gemm.weight", results=[result], attributes=attributes)
             self._weights[name] = op.result
         return self._weights[name]

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from sparseflow.api.options import DEFAULT_SKIP, require_one_of, require_patterns
+from sparseflow.api.options import require_one_of, require_patterns, with_defaults
 from sparseflow.errors import CheckpointError
 from sparseflow.interop.formats import FORMATS, Format, FormatName, declared_in, format_of
 from sparseflow.interop.shards import CONFIG, INDEX, SHARD_BYTES, ShardReader, ShardWriter, read_json
@@ -134,7 +134,8 @@ def convert_checkpoint(
     target: str | os.PathLike[str],
     format: FormatName,  # noqa: A002  # what a checkpoint has is called so
     *,
-    skip: Sequence[str] = DEFAULT_SKIP,
+    skip: Sequence[str] = (),
+    skip_defaults: bool = True,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[str]:
     """Write a checkpoint again in another form; its other files come along. Nothing is pruned.
@@ -147,7 +148,9 @@ def convert_checkpoint(
         format: ``"dense"``: plain tensors with zeros. ``"sparse-24-bitmask"``: of compressed-tensors.
             ``"sparseflow"``: what transformers loads packed with `SparseFlowConfig`. In the latter two every
             2:4 matrix ``….weight`` in float32, bfloat16 or float16 with K divisible by 4 is packed.
-        skip: fnmatch patterns over layer names that aren't packed, unless the source has them so.
+        skip: fnmatch patterns over layer names that aren't packed, besides those of `DEFAULT_SKIP`, unless
+            the source has them so.
+        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         shard_bytes: how large a file may be.
 
     Returns:
@@ -160,6 +163,7 @@ def convert_checkpoint(
     """
     require_one_of("interop.convert_checkpoint", "format", format, get_args(FormatName))
     require_patterns("interop.convert_checkpoint", skip)
+    skip = with_defaults(skip, skip_defaults)
     checkpoint = Checkpoint(source)
     form = FORMATS.get(format)
     with _new_folder(Path(target)) as folder:

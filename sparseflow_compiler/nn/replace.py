@@ -8,7 +8,14 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from sparseflow.api.options import DEFAULT_SKIP, PolicyMode, Prune, require_one_of, require_patterns
+from sparseflow.api.options import (
+    PolicyMode,
+    Prune,
+    require_matches,
+    require_one_of,
+    require_patterns,
+    with_defaults,
+)
 from sparseflow.integrations.transformers import packed
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.pruning.layers import find_layers
@@ -24,7 +31,8 @@ def sparsify(
     model: nn.Module,
     *,
     prune: Prune | None = "magnitude",
-    skip: Sequence[str] = DEFAULT_SKIP,
+    skip: Sequence[str] = (),
+    skip_defaults: bool = True,
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
 ) -> list[str]:
@@ -40,7 +48,8 @@ def sparsify(
         model: for inference from now on.
         prune: ``"magnitude"``: weights that aren't 2:4 lose all but the two largest of every four. ``None``:
             such layers stay dense.
-        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`.
+        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
+        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: as `SparseLinear` has it.
         memory: as `SparseLinear` has it.
 
@@ -53,17 +62,21 @@ def sparsify(
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
     require_patterns("nn.sparsify", skip)
+    require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")
     packed.require_unquantised(model)
     replaced = []
-    for name in eligible(model, skip):
+    for name in eligible(model, with_defaults(skip, skip_defaults)):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear), "only those are eligible"
         weight = pack(linear.weight, prune, name)
         if weight is not None:
             put(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
-    packed.declare(model, {"prune": prune, "skip": skip, "policy": policy, "memory": memory})
+    packed.declare(
+        model,
+        {"prune": prune, "skip": skip, "skip_defaults": skip_defaults, "policy": policy, "memory": memory},
+    )
     return replaced
 
 

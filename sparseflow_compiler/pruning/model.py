@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparseflow.api.options import DEFAULT_SKIP
+from sparseflow.api.options import require_matches, require_patterns
 from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
@@ -35,7 +35,8 @@ def prune(
     method: Method = "magnitude",
     calibration: Iterable[Any] | None = None,
     *,
-    skip: Sequence[str] | Literal["auto"] = DEFAULT_SKIP,
+    skip: Sequence[str] | Literal["auto"] = (),
+    skip_defaults: bool = True,
     max_loss: float | None = None,
     rows: Sequence[int] = DEFAULT_ROWS,
     pattern: Pattern = "2:4",
@@ -66,8 +67,9 @@ def prune(
             (positional inputs) or a mapping (keyword inputs). They are all held in memory, and so are the
             inputs of one block for all of them, where the model is. With ``"magnitude"`` they serve to
             report the error of the outputs.
-        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`. ``"auto"``:
+        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`. ``"auto"``:
             `DEFAULT_SKIP`, and ``max_loss=0.05`` where none is given.
+        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         max_loss: leave dense what the model can least do without, weighed against the time that each layer
             saves, until pruning costs at most so much on the calibration batches: nats a token of KL from the
             dense model for a model with logits, else 1 − cosine of its output. Gives a `BudgetReport`.
@@ -109,9 +111,13 @@ def prune(
     if not isinstance(model, nn.Module):
         rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
         raise ArgumentError("sf.prune(model)", rule, "wrap it in one")
+    if not isinstance(skip, str):
+        require_patterns("prune", skip)
+        require_matches("prune", skip, model)
     options = PruneOptions(
         method,
-        DEFAULT_SKIP if isinstance(skip, str) and skip == "auto" else skip,
+        () if isinstance(skip, str) and skip == "auto" else skip,
+        skip_defaults,
         pattern,
         damping,
         block,
@@ -126,16 +132,20 @@ def prune(
     if max_loss is not None or skip == "auto":
         options.require_budgetable()
         again = {
-            f.name: getattr(options, f.name) for f in fields(options) if f.name not in ("method", "skip")
+            f.name: getattr(options, f.name)
+            for f in fields(options)
+            if f.name not in ("method", "skip", "skip_defaults")
         }
         return prune_within(
             model,
             calibration,
             DEFAULT_MAX_LOSS if max_loss is None else max_loss,
-            options.skip,
+            options.skipped,
             rows,
             progress,
-            lambda batches, skipped: prune(model, method, batches, skip=skipped, progress=progress, **again),
+            lambda batches, skipped: prune(
+                model, method, batches, skip=skipped, skip_defaults=False, progress=progress, **again
+            ),
         )
     return _pruned(model, calibration, options, progress)
 
@@ -146,7 +156,7 @@ def _pruned(
     """Prune every layer that the options don't skip."""
     if calibration is None:
         options.require_calibration()
-    layers = find_layers(model, options.skip)
+    layers = find_layers(model, options.skipped)
     chosen = [layer for layer in layers if layer.dense is None]
     for layer in chosen:
         checks.require_data(layer.weight, f"layer {layer.name}")

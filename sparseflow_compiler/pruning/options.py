@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import torch
 
-from sparseflow.api.options import DEFAULT_SKIP, require_one_of, require_patterns
+from sparseflow.api.options import require_one_of, require_patterns, with_defaults
 from sparseflow.errors import ArgumentError
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt"]
@@ -24,7 +24,8 @@ class PruneOptions:
     """How a model is pruned; `sparseflow.prune` says what each option means."""
 
     method: Method = "magnitude"
-    skip: Sequence[str] = DEFAULT_SKIP
+    skip: Sequence[str] = ()
+    skip_defaults: bool = True
     pattern: Pattern = "2:4"
     damping: float = 0.01
     block: int = 128
@@ -53,6 +54,11 @@ class PruneOptions:
             raise _wrong("seed", self.seed, "must be an integer ≥ 0", "try 0")
         if self.device is not None:
             _require_device(self.device)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """All patterns of layers that stay dense."""
+        return with_defaults(self.skip, self.skip_defaults)
 
     @property
     def gram(self) -> bool:

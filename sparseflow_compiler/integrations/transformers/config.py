@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from sparseflow.api.options import DEFAULT_SKIP, PolicyMode, Prune, require_one_of, require_patterns
+from sparseflow.api.options import PolicyMode, Prune, require_one_of, require_patterns
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.quantizer_api import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -28,8 +28,9 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
     Args:
         prune: ``"magnitude"``: each weight is pruned as it is loaded. ``None``: layers that aren't 2:4 in the
             checkpoint (`sparseflow.prune` makes them so) stay dense.
-        skip: fnmatch patterns over layer names that stay dense; replaces `DEFAULT_SKIP`. Layers whose weight
-            is tied to another stay dense too.
+        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`. Layers whose
+            weight is tied to another stay dense too.
+        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: ``"auto"`` or ``"sparse"``, as `sparseflow.nn.SparseLinear` has it.
         memory: ``"compressed"`` or ``"fast"``, as `sparseflow.nn.SparseLinear` has it.
         pattern: ``"2:4"`` is the only one.
@@ -45,7 +46,8 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self,
         *,
         prune: Prune | None = "magnitude",
-        skip: Sequence[str] = DEFAULT_SKIP,
+        skip: Sequence[str] = (),
+        skip_defaults: bool = True,
         policy: PolicyMode = "auto",
         memory: Memory = "compressed",
         pattern: str = "2:4",
@@ -58,12 +60,19 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         require_patterns(_SUBJECT, skip)
         self.quant_method = METHOD
         self.prune, self.skip, self.policy, self.memory = prune, list(skip), policy, memory
+        self.skip_defaults = skip_defaults
         self.pattern = pattern
         self.layers: list[str] = _layers(saved)
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json says."""
-        options = {"prune": self.prune, "skip": self.skip, "policy": self.policy, "memory": self.memory}
+        options = {
+            "prune": self.prune,
+            "skip": self.skip,
+            "skip_defaults": self.skip_defaults,
+            "policy": self.policy,
+            "memory": self.memory,
+        }
         return {**packed_config(self.layers), **options}
 
 

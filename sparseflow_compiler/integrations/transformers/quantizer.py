@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparseflow.api.options import with_defaults
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.config import METHOD, SparseFlowConfig
 from sparseflow.integrations.transformers.names import PackedNames, name_here
@@ -54,7 +55,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         if not self.pre_quantized:
             tied = getattr(model, "all_tied_weights_keys", {})
             names = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
-            self.chosen = frozenset(eligible(model, config.skip)) - names
+            self.chosen = frozenset(eligible(model, with_defaults(config.skip, config.skip_defaults))) - names
             return
         self.saved_as = frozenset(config.layers)
         for name in (name_here(model, name) for name in config.layers):

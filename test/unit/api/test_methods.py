@@ -69,7 +69,7 @@ def test_encode_runs_the_pruned_weights(pooled):
     x = torch.randn(3, 4, 32)
     compiled = sf.compile(pooled, policy="sparse", prune="magnitude")
     dense = pooled.encode(x)
-    sf.prune(pooled, skip=(), progress=False)
+    sf.prune(pooled, skip_defaults=False, progress=False)
     torch.testing.assert_close(compiled.encode(x), pooled.encode(x))
     assert not torch.allclose(compiled.encode(x), dense)
 
@@ -113,7 +113,7 @@ def test_features_of_texts_and_images_run_compiled():
     captures = compiled.report.model["captures"]
     assert [capture.partition(":")[0] for capture in captures] == ["get_text_features", "get_image_features"]
     assert any(layer.decision == "sparse" for layer in compiled.report.layers)
-    sf.prune(model, skip=(), progress=False)
+    sf.prune(model, skip_defaults=False, progress=False)
     torch.testing.assert_close(
         tensor(texts), tensor(model.get_text_features(input_ids=IDS)), rtol=1e-4, atol=1e-4
     )

@@ -59,7 +59,7 @@ def test_weights_already_24_are_found_in_transposed_layers_too() -> None:
 def test_tied_heads_stay_dense_and_say_why() -> None:
     model = zoo.text_model("gpt2")
     compiled = sf.compile(
-        model, prune="magnitude", policy="sparse", skip=(), kwargs={"input_ids": zoo.tokens(2, 5)}
+        model, prune="magnitude", policy="sparse", skip_defaults=False, kwargs={"input_ids": zoo.tokens(2, 5)}
     )
     layers = {layer.name: layer for layer in compiled.report.layers}
     assert layers["transformer.wte"].decision == "dense"

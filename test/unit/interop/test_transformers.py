@@ -99,7 +99,7 @@ def test_a_converted_checkpoint_of_compressed_tensors_loads(pruned, pruned_folde
 def test_skipped_and_tied_layers_stay_dense(dense_folder, tmp_path):
     some = load(dense_folder, config(skip=("*.mlp.*", "lm_head")))
     assert not any("mlp" in name for name in sparse_layers(some))
-    both = config(skip=())
+    both = config(skip_defaults=False)
     untied = load(dense_folder, both)
     everything = sparse_layers(untied)
     assert "lm_head" in everything

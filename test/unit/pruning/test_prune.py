@@ -255,7 +255,7 @@ def test_a_layer_that_no_batch_reaches_is_pruned_by_magnitude_where_asked():
 def test_skipped_and_tied_layers_stay_dense():
     model, batches = calibrated("gpt2")
     head = model.lm_head.weight.clone()
-    report = sf.prune(model, "wanda", batches, skip=("*.c_attn",))
+    report = sf.prune(model, "wanda", batches, skip=("*.c_attn",), skip_defaults=False)
     reasons = {layer.name: layer.reason for layer in report.layers if layer.method is None}
     assert reasons["transformer.h.1.attn.c_attn"] == "skipped by the pattern '*.c_attn'"
     assert reasons["lm_head"] == "its weight is shared with transformer.wte"
