@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparseflow.runtime.calling.caches import known_name, other_cache_names
+from sparseflow.runtime.calling.carried import STATE, State
 from sparseflow.runtime.calling.structure import Flat, flatten
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -64,6 +65,9 @@ class CallSignature:
             renamed[known] = value
         return renamed
 
-    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
-        """Take the arguments of a call apart."""
-        return flatten(self.canonical(args, kwargs))
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any], state: State | None = None) -> Flat:
+        """Take the arguments of a call apart, and the attributes that it carries."""
+        call = self.canonical(args, kwargs)
+        if state is not None:
+            call[1][STATE] = state
+        return flatten(call)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime.calling.frozen import FrozenModule
@@ -18,6 +19,24 @@ class InferenceModule(FrozenModule):
     def device(self) -> torch.device:
         """Where its inputs must be."""
         raise NotImplementedError
+
+    @property
+    def original(self) -> nn.Module | None:
+        """The eager model behind it, where that computes the same.
+
+        Raises:
+            CaptureError: there is one, but it computes something else.
+        """
+        return None
+
+    def runs(self, model: nn.Module) -> bool:
+        """Whether this is a compiled form of that very model."""
+        return False
+
+    @property
+    def replaced_forward(self) -> Any:
+        """The `forward` that the eager model had as an attribute of its own, if any."""
+        return None
 
     def require_no_gradients(self, leaves: Iterable[Any]) -> None:
         """Refuse inputs that record gradients.

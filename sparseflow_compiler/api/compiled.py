@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,12 +18,16 @@ from sparseflow.api.progress import progress_bars
 from sparseflow.api.view import ModelView, Part
 from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError, UnprunedWarning
+from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
+from sparseflow.frontend.state.compiled_parts import eager_forward
 from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.carried import Carried
 
 if TYPE_CHECKING:
     from sparseflow.api.program import Program
     from sparseflow.api.report import Report
     from sparseflow.api.warmup import Sizes
+    from sparseflow.runtime.calling.carried import State
     from sparseflow.runtime.calling.structure import Flat
 
 Stage = Literal["torch", "sparse_gemm", "runtime"]
@@ -65,9 +68,10 @@ class CompiledModel(ModelView):
         self._bank = bank or WeightBank(prune=options.prune is not None, release=release)
         self._programs: list[Program] = []
         self._captures: list[str] = []
-        self._lock = threading.Lock()
+        self._carried = Carried()
+        self._replaced_forward = vars(model).get("forward")
         self._generator = Generator(model, self.part)
-        self._call_signature = CallSignature.of(model.forward)
+        self._call_signature = CallSignature.of(eager_forward(model))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Arguments and result are those of the model's own forward.
@@ -76,20 +80,23 @@ class CompiledModel(ModelView):
             InferenceOnlyError: an input requires gradients, or the model is in training mode.
             CaptureError: torch.export can't capture the model for these inputs.
         """
-        call = self._call_signature.flatten(args, kwargs)
-        self._check_inference(call)
-        program = self._program(call, args, kwargs)
+        if is_tracing():
+            return self._inlined(args, kwargs)
+        program, call, state = self._ready(args, kwargs)
         if program.runner.inductor is not None:
-            return program.executable.run_flat(call)
-        # Nothing requires gradients here; passing the autograd layer by saves half of an operator's overhead.
-        with torch._C._AutoDispatchBelowAutograd():
-            return program.executable.run_flat(call)
+            result = program.executable.run_flat(call)
+        else:
+            # Nothing requires gradients here; passing the autograd layer by saves half of an operator's
+            # overhead.
+            with torch._C._AutoDispatchBelowAutograd():
+                result = program.executable.run_flat(call)
+        if state is not None:
+            self._carried.write(state)
+        return result
 
     def capture(self, *args: Any, **kwargs: Any) -> None:
         """Capture and compile for inputs like these without running them."""
-        call = self._call_signature.flatten(args, kwargs)
-        self._check_inference(call)
-        self._program(call, args, kwargs)
+        self._ready(args, kwargs)
 
     @property
     def device(self) -> torch.device:
@@ -226,11 +233,22 @@ class CompiledModel(ModelView):
             )
         return self._programs[program]
 
+    def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Program, Flat, State | None]:
+        """A program for a call; the call taken apart; and the attributes of the model that it carries."""
+        while True:
+            places = self._carried.places
+            state = self._carried.state()
+            call = self._call_signature.flatten(args, kwargs, state)
+            self._check_inference(call)
+            program = self._program(call, args, kwargs)
+            if self._carried.places is places:
+                return program, call, state
+
     def _program(self, call: Flat, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
         for program in self._programs:
             if program.captured.accepts_flat(call) is None:
                 return program
-        with self._lock:
+        with COMPILING:
             # Another thread may have captured it while this one waited.
             refusals = [program.captured.accepts_flat(call) for program in self._programs]
             if None in refusals:
@@ -241,15 +259,59 @@ class CompiledModel(ModelView):
     def _build(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], refusal: str | None) -> Program:
         from sparseflow.api.program import build_program
 
+        places = self._carried.places
         with progress_bars(self._options.progress) as progress:
-            program = build_program(self._model, args, kwargs, self._options, self._bank, progress)
+            program = build_program(
+                self._model, args, kwargs, self._options, self._bank, progress, self._carried
+            )
         if program.unpruned and not self._programs:
             warn_of_dense_weights(type(self._model).__name__)
+        if self._carried.places is not places:  # the programs so far don't know of them
+            self._programs, self._captures = [], []
         self._programs.append(program)
         self._captures.append(
             "first call" if refusal is None else f"the program before it refused: {refusal}"
         )
         return program
+
+    def _inlined(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The eager model's result, where another model that calls this one is being captured.
+
+        Raises:
+            CaptureError: the eager model computes something else, or is the one that is being captured.
+        """
+        if is_captured(self._model):
+            raise CaptureError(
+                self._subject,
+                "the model calls its own compiled form, which calls the model, without end",
+                "let hooks and forward call the eager model's parts",
+            )
+        return self.original(*args, **kwargs)
+
+    @property
+    def original(self) -> nn.Module:
+        """The eager model, for a capture of a model that this one is part of.
+
+        Raises:
+            CaptureError: it computes something else than this, or its weights are gone.
+        """
+        options = self._options
+        if options.inplace or options.prune or options.quantize or options.contextual:
+            raise CaptureError(
+                self._subject,
+                "it is part of a model that is being compiled, and its own options change or release weights",
+                "compile the outer model only, or leave out inplace, prune, quantize and sparsity here",
+            )
+        return self._model
+
+    def runs(self, model: nn.Module) -> bool:
+        """Whether this was compiled from `model`."""
+        return self._model is model
+
+    @property
+    def replaced_forward(self) -> Any:
+        """The `forward` that the model had as an attribute when it was compiled, if any."""
+        return self._replaced_forward
 
     def _check_program_count(self, refusals: list[str | None]) -> None:
         if len(refusals) < MAX_PROGRAMS:

@@ -41,6 +41,7 @@ from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
 from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
 from sparseflow.runtime import first_violation
+from sparseflow.runtime.calling.carried import Carried
 from sparseflow.runtime.calling.signature import ResultKind
 from sparseflow.runtime.calling.writes import WriteGuard
 from sparseflow.runtime.dispatch import Policy
@@ -105,15 +106,26 @@ def build_program(
     options: CompileOptions,
     bank: WeightBank,
     progress: Progress,
+    carried: Carried | None = None,
 ) -> Program:
     """Compile `model` for calls like this one. Nothing of the model changes unless all of it succeeds.
+
+    Args:
+        model: the user's; a copy of it is traced.
+        args: positional example inputs.
+        kwargs: example inputs by keyword.
+        options: of the compilation.
+        bank: the weights that all programs of the model share.
+        progress: told of each stage.
+        carried: attributes of the model that calls pass and return, as `capture` has it.
 
     Raises:
         SparseFlowError: what failed, where, and the way out.
     """
     clock = _Clock(progress)
     with clock.stage("export"):
-        captured = capture(model, args, kwargs)
+        carried = Carried() if carried is None else carried
+        captured = capture(model, args, kwargs, carried=carried)
     with clock.stage("import"):
         imported, weights = _imported(captured, bank)
     changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
@@ -147,7 +159,9 @@ def build_program(
     errors: dict[str, float] = {}
     if options.quantize is not None:
         with clock.stage("compare"):
-            errors = output_errors(graph, captured.call_signature.flatten(args, kwargs).leaves, bank)
+            errors = output_errors(
+                graph, captured.call_signature.flatten(args, kwargs, carried.state()).leaves, bank
+            )
     signature, written = write_in_graph(
         graph, imported.signature, {name: bank.source(name) for name in changed}
     )

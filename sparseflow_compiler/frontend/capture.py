@@ -12,17 +12,19 @@ from torch.fx.experimental import _config
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.frontend.dynamic_shapes import leaf_shapes
+from sparseflow.frontend.exclusive import tracing
 from sparseflow.frontend.fixed_sizes import write_fixed_sizes
 from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.functional import functional
 from sparseflow.frontend.hooks import no_hooks_left
-from sparseflow.frontend.module_state import left_as_it_was
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.quiet import quiet
 from sparseflow.frontend.refusals import capture_error
 from sparseflow.frontend.sharing import apart
 from sparseflow.frontend.slice_sizes import drop_slice_assertions
+from sparseflow.frontend.state.watch import Watch
 from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.carried import Carried, Place
 from sparseflow.runtime.calling.structure import COUNTERS
 
 
@@ -32,6 +34,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
+    carried: Carried | None = None,
 ) -> CapturedProgram:
     """Capture a model as one graph that holds for other batch sizes and sequence lengths too.
 
@@ -41,6 +44,8 @@ def capture(
         kwargs: example inputs by keyword.
         dynamic_shapes: which dimensions may vary, see `leaf_shapes`; by default all, as far as the model
             lets them. Inner dimensions of size 1 in the example, and those of size 0, are fixed.
+        carried: attributes that forward changes, which the program takes and returns; those that this capture
+            finds are added.
 
     Raises:
         InferenceOnlyError: the model is in training mode.
@@ -48,20 +53,40 @@ def capture(
     """
     _require_inference(model)
     try:
-        with left_as_it_was(model), no_hooks_left(), torch.no_grad(), quiet():
-            call_signature = CallSignature.of(model.forward)
-            call = call_signature.flatten(args, kwargs or {})
-            flat = FlatModule(model, call)
-            exported = _export(flat, dynamic_shapes)
-            if not flat.counters <= COUNTERS:
-                COUNTERS.update(flat.counters)
-                call = call_signature.flatten(args, kwargs or {})
-                if call.structure != flat.call.structure:
-                    flat = FlatModule(model, call)
-                    exported = _export(flat, dynamic_shapes)
-            return describe(exported, call_signature, flat)
+        with tracing(model), no_hooks_left(), torch.no_grad(), quiet():
+            carried = Carried() if carried is None else carried
+            while True:
+                places = carried.places
+                program, found = _trace(model, args, kwargs or {}, dynamic_shapes, places)
+                if not found:
+                    return program
+                carried.add(found)
     except Exception as error:
         raise capture_error(model, error) from error
+
+
+def _trace(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    dynamic_shapes: Any,
+    places: Sequence[Place],
+) -> tuple[CapturedProgram, list[Place]]:
+    """Trace a copy of the model; the program, and attributes besides `places` that it has to carry."""
+    watch = Watch(model, places)
+    signature = CallSignature.of(watch.model.forward)
+    state = Carried(places).read() if places else None
+    flat = FlatModule(watch, signature.flatten(args, kwargs, state))
+    exported = _export(flat, dynamic_shapes)
+    if not flat.counters <= COUNTERS:
+        COUNTERS.update(flat.counters)
+        call = signature.flatten(args, kwargs, state)
+        if call.structure != flat.call.structure:
+            flat = FlatModule(watch, call)
+            exported = _export(flat, dynamic_shapes)
+    known = {(id(place.module), place.name) for place in places}
+    found = [place for place in watch.found if (id(place.module), place.name) not in known]
+    return describe(exported, signature, flat), found
 
 
 def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:

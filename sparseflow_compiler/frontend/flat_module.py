@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from sparseflow.frontend.given import Given
-from sparseflow.frontend.module_state import ModuleState
+from sparseflow.frontend.module_state import Buffers
+from sparseflow.frontend.state.watch import Watch
+from sparseflow.runtime.calling.carried import STATE
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
 
@@ -16,14 +18,14 @@ PREFIX = "model."
 
 
 class FlatModule(nn.Module):
-    """Calls `model` with the tensors of `call` replaced, and records the structure of the output."""
+    """Calls a copy of a model with the tensors of `call` replaced; records the structure of the output."""
 
-    def __init__(self, model: nn.Module, call: Flat) -> None:
+    def __init__(self, watch: Watch, call: Flat) -> None:
         super().__init__()
-        self.model = model
-        self.training = model.training
+        self.model = watch.model
+        self.training = watch.model.training
         self.call = call
-        self._record = _Record()
+        self._record = _Record(watch)
 
     @property
     def outputs(self) -> Outputs:
@@ -42,13 +44,14 @@ class FlatModule(nn.Module):
         args, kwargs = decoder.unflatten(self.call.structure)
         objects = decoder.objects
         before = [_state(value, objects) for value in objects]
-        given = Given(args, kwargs, objects)
-        state = ModuleState.of(self.model)
+        given = Given(args, {k: v for k, v in kwargs.items() if k != STATE}, objects)
         try:
-            output = self.model(*args, **kwargs)
+            with self._record.watch.run(kwargs.pop(STATE, None)):
+                buffers = Buffers.of(self.model)
+                output = self.model(*args, **kwargs)
+                buffers.write_assigned()
         except Exception as error:
             raise ModelFailure from error
-        state.write_assigned()
         given.require_unchanged(self.model)
         encoder = Encoder(objects=list(objects), given=leaves)
         structure = encoder.flatten(output)
@@ -78,7 +81,8 @@ class ModelFailure(Exception):  # noqa: N818  # the cause is the error
 class _Record:
     """Holds what torch.export must not see as a change of the module's attributes."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
         self.outputs: Outputs | None = None
         self.counters: set[tuple[type, str]] = set()
 

@@ -142,16 +142,6 @@ class Branching(nn.Module):
         return -x
 
 
-class Replacing(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.state = torch.zeros(3)
-
-    def forward(self, x):
-        self.state = self.state + x[0]
-        return self.state
-
-
 class Growing(nn.Module):
     def __init__(self):
         super().__init__()
@@ -186,7 +176,6 @@ class Numpy(nn.Module):
     ("model", "words"),
     [
         (Branching(), ["Branching", "test_capture.py", "if x.sum() > 0", "data-dependent", "torch.where"]),
-        (Replacing(), ["Replacing.state", "register_buffer('state'"]),
         (Growing(), ["Growing.seen", "keep a buffer's shape"]),
         (Rescaling(), ["linear.weight", "writes this parameter"]),
         (Mismatched(), ["x @ torch.ones(7, 7)", "runs with these inputs"]),

@@ -1,0 +1,92 @@
+"""Attributes that forward changes: a captured program takes and returns them beside the call's own."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+STATE = "state of the model"
+"""The keyword under which a call of a program passes the values; no parameter can have that name."""
+
+
+class Missing(enum.Enum):
+    """Stands for the value of an attribute that the module doesn't have yet."""
+
+    MISSING = enum.auto()
+
+
+class State:
+    """The values of carried attributes, each an attribute of this object too."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A carried attribute.
+
+    Attributes:
+        module: has it.
+        name: of the attribute.
+        path: how the user would name it.
+        in_place: whether forward changes the container that is there, instead of assigning another.
+    """
+
+    module: nn.Module
+    name: str
+    path: str
+    in_place: bool = False
+
+
+class Carried:
+    """The carried attributes of one model.
+
+    Attributes:
+        places: of the attributes; they grow in number as programs are captured that change others.
+    """
+
+    def __init__(self, places: Sequence[Place] = ()) -> None:
+        self.places = tuple(places)
+
+    def read(self) -> State:
+        """The values that the attributes have now."""
+        state = State()
+        for place in self.places:
+            vars(state)[place.path] = vars(place.module).get(place.name, Missing.MISSING)
+        return state
+
+    def state(self) -> State | None:
+        """What a call passes beside its arguments; None where nothing is carried."""
+        return self.read() if self.places else None
+
+    def add(self, places: Sequence[Place]) -> None:
+        """Carry more attributes."""
+        known = {(id(place.module), place.name): place for place in self.places}
+        known.update({(id(place.module), place.name): place for place in places})
+        self.places = tuple(known.values())
+
+    def write(self, state: State) -> None:
+        """Give the attributes their values."""
+        for place in self.places:
+            new, attributes = vars(state)[place.path], vars(place.module)
+            old = attributes.get(place.name, Missing.MISSING)
+            if new is old:
+                continue
+            if new is Missing.MISSING:
+                del attributes[place.name]
+            elif not (place.in_place and _refill(old, new)):
+                attributes[place.name] = new
+
+
+def _refill(old: Any, new: Any) -> bool:
+    """Let a container hold what another of its type does; False for what is no container."""
+    if type(old) is not type(new) or not isinstance(old, (list, dict)):
+        return False
+    if isinstance(old, list):
+        old[:] = new
+    else:
+        old.clear()
+        old.update(new)
+    return True

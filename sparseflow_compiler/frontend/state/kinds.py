@@ -1,0 +1,98 @@
+"""Which Python values are copied for a trace, and which are shared with the user's model."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import itertools
+import random
+import sys
+import types
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
+"""Types whose values can't change and are compared by value."""
+
+_SHARED_TYPES = (torch.Tensor, torch.jit.ScriptModule, type, types.ModuleType, enum.Enum)
+_COPIED_LIBRARIES = ("argparse", "dataclasses", "types")
+_OPAQUE = frozenset({"torch", "numpy", *sys.stdlib_module_names}.difference(_COPIED_LIBRARIES))
+_LIBRARIES = _OPAQUE | {"transformers", "sparseflow"}
+
+
+def is_shared(value: object) -> bool:
+    """Whether a value is never copied: it can't change, or its state is not Python's to copy."""
+    return type(value) in ATOMS or isinstance(value, _SHARED_TYPES)
+
+
+def is_module(value: object) -> bool:
+    """Whether a value is a module whose state is Python's: not one of TorchScript."""
+    return isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule)
+
+
+@cache
+def is_plain_class(kind: type) -> bool:
+    """Whether objects of a class are made of their attributes alone, and of no library that owns more."""
+    if kind.__module__.split(".")[0] in _OPAQUE and kind is not types.SimpleNamespace:
+        return False
+    try:
+        made = object.__new__(kind)
+    except TypeError:
+        return False
+    return hasattr(made, "__dict__") or bool(slots(kind))
+
+
+def slots(kind: type) -> tuple[str, ...]:
+    """The attributes that objects of a class have room for without a dictionary."""
+    found = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for entry in found for name in ((entry,) if isinstance(entry, str) else tuple(entry))]
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def attributes(value: object) -> dict[str, Any]:
+    """The attributes that an object itself has."""
+    found = {name: getattr(value, name) for name in slots(type(value)) if hasattr(value, name)}
+    return found | getattr(value, "__dict__", {})
+
+
+def function_cells(function: types.FunctionType) -> tuple[types.CellType, ...]:
+    """The variables that a function keeps from where it was defined."""
+    return function.__closure__ or ()
+
+
+def cell_content(cell: types.CellType) -> Any:
+    """The value of a closure's variable; None before it has one."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def library_of(function: Callable[..., Any] | object) -> str:
+    """The top-level package that a function or object comes from."""
+    return str(getattr(function, "__module__", None) or "").split(".")[0]
+
+
+def is_library(value: object) -> bool:
+    """Whether a class or function is that of a library whose own memos don't change what models compute."""
+    return library_of(value) in _LIBRARIES
+
+
+STREAMS = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random, itertools.count, bytearray)
+"""What is copied as a whole and compared by what it says of itself."""
+
+
+def digest(value: Any) -> str:
+    """A text that differs when the content does."""
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype} {hashlib.blake2b(value.tobytes()).hexdigest()}"
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return repr(value.get_state())
+    return repr(value.getstate() if isinstance(value, random.Random) else value)

@@ -1,0 +1,68 @@
+"""A run of a model's copy: it starts from the carried attributes, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from sparseflow.errors import CaptureError
+from sparseflow.frontend.state.changes import BACKEND, places_of_changes
+from sparseflow.frontend.state.clone import Clone, copied
+from sparseflow.frontend.state.surroundings import Surroundings
+from sparseflow.runtime.calling.carried import Carried, Place, State
+
+
+class Watch:
+    """Watches what forward does to the copy of a model and around it.
+
+    Args:
+        model: the user's; it is left alone.
+        places: the attributes of it that calls pass and return.
+
+    Attributes:
+        model: the copy, to be traced.
+        found: the attributes that the last run changed.
+    """
+
+    def __init__(self, model: nn.Module, places: Sequence[Place] = ()) -> None:
+        self._clone = Clone(model)
+        self._surroundings = Surroundings(self._clone)
+        self._carried = Carried(
+            [Place(self._clone.copy_of(p.module), p.name, p.path, p.in_place) for p in places]
+        )
+        self.model = self._clone.model
+        self.found: list[Place] = []
+
+    @contextmanager
+    def run(self, state: State | None) -> Iterator[None]:
+        """Let the model run in a `with` block.
+
+        Args:
+            state: the values of the carried attributes; afterwards what the model made of them.
+
+        Raises:
+            CaptureError: the model changed something that a program can't carry from call to call.
+        """
+        if state is not None:
+            self._carried.write(state)
+        self._clone.snapshot()
+        self._surroundings.snapshot()
+        changed: list[str] = []
+        try:
+            yield
+            self.found = places_of_changes(self._clone)
+            if state is not None:
+                # Copies: the containers themselves get back what they held before.
+                read = vars(self._carried.read())
+                vars(state).update({path: copied(value) for path, value in read.items()})
+        finally:
+            changed += self._surroundings.restore()
+            self._clone.restore()
+        if changed:
+            raise CaptureError(
+                changed[0],
+                "forward changes this, which is outside of the model: a captured program can't do that",
+                f"keep it in a buffer or a plain attribute of a module, or use {BACKEND}",
+            )
