@@ -17,20 +17,20 @@ _MOST_STEPS = 10_000
 
 
 class Span(NamedTuple):
-    """The memory from the first byte of a tensor to the one after its last; `index` says which tensor."""
+    """The memory from the first byte of a tensor to the one after its last; `place` says which tensor."""
 
     start: int
     end: int
-    index: int
+    place: int
 
     @classmethod
-    def of(cls, tensor: Tensor, index: int) -> Span:
+    def of(cls, tensor: Tensor, place: int) -> Span:
         """The span of a tensor; an empty one where it has no memory."""
         start = tensor.data_ptr()
         if tensor.is_contiguous():
-            return cls(start, start + tensor.nbytes, index)
+            return cls(start, start + tensor.nbytes, place)
         reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        return cls(start, start + (reach + 1) * tensor.element_size() if tensor.numel() else start, index)
+        return cls(start, start + (reach + 1) * tensor.element_size() if tensor.numel() else start, place)
 
 
 class Spans:

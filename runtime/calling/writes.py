@@ -36,7 +36,7 @@ class WriteGuard:
         self._subject, self._names, self._written, self._held = subject, names, written, held
         spans = [Span.of(tensor, i) for i, tensor in enumerate(held)]
         self._all_held = Spans(spans)
-        self._written_held = Spans(span for span in spans if span.index in written_held)
+        self._written_held = Spans(span for span in spans if span.place in written_held)
 
     @classmethod
     def of(
@@ -65,14 +65,14 @@ class WriteGuard:
         """
         spans = [Span.of(leaf, i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         for one, other in Spans(spans).pairs():
-            if not self._written.isdisjoint((one.index, other.index)):
-                self._compare(one.index, leaves[one.index], leaves[other.index], self._names[other.index])
+            if not self._written.isdisjoint((one.place, other.place)):
+                self._compare(one.place, leaves[one.place], leaves[other.place], self._names[other.place])
         for span in spans:
-            leaf, writes = leaves[span.index], span.index in self._written
+            leaf, writes = leaves[span.place], span.place in self._written
             if writes and not leaf.is_contiguous() and overlaps_itself(leaf):
-                self._refuse(self._names[span.index], "itself")
+                self._refuse(self._names[span.place], "itself")
             for other in (self._all_held if writes else self._written_held).meeting(span):
-                self._compare(span.index, leaf, self._held[other.index], "a tensor of the model")
+                self._compare(span.place, leaf, self._held[other.place], "a tensor of the model")
 
     def _compare(self, index: int, leaf: Tensor, other: Tensor, name: str) -> None:
         if share_memory(leaf, other):

@@ -20,6 +20,7 @@ from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError, UnprunedWarning
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
 from sparseflow.frontend.state.compiled_parts import eager_forward
+from sparseflow.frontend.state.later import Held
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried
 
@@ -64,8 +65,9 @@ class CompiledModel(ModelView):
     def __init__(self, model: nn.Module, options: CompileOptions, bank: WeightBank | None = None) -> None:
         super().__init__(model)
         self._options = options
-        release = functools.partial(release_parameter, model) if options.inplace else None
-        self._bank = bank or WeightBank(prune=options.prune is not None, release=release)
+        self._shares_bank = bank is not None
+        self._bank = bank or self._new_bank()
+        self._held: Held | None = None
         self._programs: list[Program] = []
         self._captures: list[str] = []
         self._carried = Carried()
@@ -93,6 +95,22 @@ class CompiledModel(ModelView):
         if state is not None:
             self._carried.write(state)
         return result
+
+    def refresh(self) -> None:
+        """Forget what was captured, so that the next call sees the model as it is now.
+
+        Weights that were exchanged or written in place, other submodules and hooks are seen without it. What
+        forward reads besides, such as flags and configurations, is as it was when a program was captured.
+
+        Raises:
+            ArgumentError: the original weights were released as they were packed.
+        """
+        self._require_originals("refresh()")
+        with COMPILING:
+            self._programs, self._captures, self._carried, self._held = [], [], Carried(), None
+            self._parts.clear()
+            if not self._shares_bank:
+                self._bank = self._new_bank()
 
     def capture(self, *args: Any, **kwargs: Any) -> None:
         """Capture and compile for inputs like these without running them."""
@@ -216,6 +234,7 @@ class CompiledModel(ModelView):
 
     def part(self, name: str, function: Callable[..., Any]) -> CompiledModel:
         """A function of the model, compiled beside its forward over the same weights."""
+        self._see_changes()
         if name not in self._parts:
             self._parts[name] = CompiledModel(Part(self.model_behind, function), self._options, self._bank)
         return self._parts[name]
@@ -235,6 +254,7 @@ class CompiledModel(ModelView):
 
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Program, Flat, State | None]:
         """A program for a call; the call taken apart; and the attributes of the model that it carries."""
+        self._see_changes()
         while True:
             places = self._carried.places
             state = self._carried.state()
@@ -243,6 +263,26 @@ class CompiledModel(ModelView):
             program = self._program(call, args, kwargs)
             if self._carried.places is places:
                 return program, call, state
+
+    def _new_bank(self) -> WeightBank:
+        release = functools.partial(release_parameter, self._model) if self._options.inplace else None
+        return WeightBank(prune=self._options.prune is not None, release=release)
+
+    def _require_originals(self, subject: str) -> None:
+        if self._options.inplace and self._programs:
+            raise ArgumentError(
+                f"{self._subject}, {subject}",
+                "the model was compiled in place: its own weights were released as they were packed",
+                "load the model again and compile that, or compile it without inplace=True",
+            )
+
+    def _see_changes(self) -> None:
+        """Start anew where the user exchanged or wrote what the programs have copies of."""
+        if self._held is None or self._held.is_as_it_was():
+            return
+        changed = self._held.what_changed()
+        self._require_originals(f"{changed} was changed")
+        self.refresh()
 
     def _program(self, call: Flat, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
         for program in self._programs:
@@ -269,6 +309,7 @@ class CompiledModel(ModelView):
         if self._carried.places is not places:  # the programs so far don't know of them
             self._programs, self._captures = [], []
         self._programs.append(program)
+        self._held = None if self._shares_bank else Held(self._model)
         self._captures.append(
             "first call" if refusal is None else f"the program before it refused: {refusal}"
         )
@@ -302,7 +343,7 @@ class CompiledModel(ModelView):
                 "it is part of a model that is being compiled, and its own options change or release weights",
                 "compile the outer model only, or leave out inplace, prune, quantize and sparsity here",
             )
-        return self._model
+        return self.model_behind
 
     def runs(self, model: nn.Module) -> bool:
         """Whether this was compiled from `model`."""

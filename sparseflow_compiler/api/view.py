@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from sparseflow.api import methods
+from sparseflow.errors import ArgumentError
 from sparseflow.runtime.calling.frozen import samples
 from sparseflow.runtime.calling.inference import InferenceModule
 
 if TYPE_CHECKING:
     from sparseflow.api.compiled import CompiledModel
     from sparseflow.api.options import CompileOptions
+
+
+def _refuse_as_forward(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    """Refuse ``model.forward = compiled``: torch makes a submodule of it and goes on calling the other."""
+    if name == "forward" and isinstance(submodule, ModelView) and submodule.runs(module):
+        raise ArgumentError(
+            f"{type(module).__name__}.forward = compiled",
+            "torch would make a submodule of it and go on calling the model's own forward",
+            "assign compiled.forward",
+        )
+
+
+@functools.cache
+def _watch_assignments() -> None:
+    register_module_module_registration_hook(_refuse_as_forward)
 
 
 class ModelView(InferenceModule):
@@ -29,6 +47,7 @@ class ModelView(InferenceModule):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(f"compiled {type(model).__name__}")
         object.__setattr__(self, "_model", model)
+        _watch_assignments()
         self.watched_methods: set[str] = set()
         self.dense_methods: list[str] = []
         self._parts: dict[str, CompiledModel] = {}

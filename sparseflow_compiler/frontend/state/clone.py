@@ -9,7 +9,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -350,7 +350,7 @@ def _handler(value: Any) -> _Handler | None:
     for kind, handler in _HANDLERS:
         if isinstance(value, kind):
             return handler
-    return Clone._object if is_plain_class(type(value)) else None
+    return Clone._object if is_plain_class(cast(Hashable, type(value))) else None
 
 
 def _is_compiled_form(value: Any, model: nn.Module) -> bool:

@@ -41,7 +41,7 @@ def is_plain_class(kind: type) -> bool:
     if kind.__module__.split(".")[0] in _OPAQUE and kind is not types.SimpleNamespace:
         return False
     try:
-        made = object.__new__(kind)
+        made: object = object.__new__(kind)
     except TypeError:
         return False
     return hasattr(made, "__dict__") or bool(slots(kind))

@@ -1,0 +1,82 @@
+"""What the user changes in a model after it was captured."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from sparseflow.frontend.state.clone import TABLES
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_VERSION = operator.attrgetter("_version")
+
+
+class Held:
+    """The tensors, submodules and hooks that a model has, and whether they are still what they were.
+
+    Asked in every call, so it looks at as little as it can: which objects are held, the versions of
+    parameters, where the first one's memory is, and whether any hook was registered or removed. Plain
+    attributes, configurations, and values written through ``.data`` go unseen.
+
+    Args:
+        model: as it was captured.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        modules = list(model.named_modules(remove_duplicate=False))
+        entries = [
+            (table, key, value, f"{path}.{key}".lstrip("."))
+            for path, module in modules
+            for table in (vars(module)[name] for name in TABLES)
+            for key, value in table.items()
+        ]
+        self._tables = [entry[0] for entry in entries]
+        self._keys = [entry[1] for entry in entries]
+        self._values = [entry[2] for entry in entries]
+        self._names = [entry[3] for entry in entries]
+        parameters = {name: p for name, p in model.named_parameters() if not p.is_inference()}
+        self._parameters, self._parameter_names = list(parameters.values()), list(parameters)
+        self._versions = list(map(_VERSION, self._parameters))
+        self._memory = self._first_memory()
+        self._hooks = [vars(module)[name] for _, module in modules for name in _HOOKS]
+        self._hook_counts = list(map(len, self._hooks))
+        self._hooked = [table for table in self._hooks if table]
+        self._next_hook = RemovableHandle.next_id
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was exchanged, written or hooked since."""
+        return (
+            list(map(_VERSION, self._parameters)) == self._versions
+            and all(map(operator.is_, map(dict.get, self._tables, self._keys), self._values))
+            and self._first_memory() == self._memory
+            and self._has_its_hooks()
+        )
+
+    def what_changed(self) -> str:
+        """The name of something that is not as it was."""
+        for table, key, value, name in zip(self._tables, self._keys, self._values, self._names, strict=True):
+            if table.get(key) is not value:
+                return name
+        for parameter, version, name in zip(
+            self._parameters, self._versions, self._parameter_names, strict=True
+        ):
+            if parameter._version != version:
+                return name
+        return "its weights' memory" if self._first_memory() != self._memory else "its hooks"
+
+    def _first_memory(self) -> Any:
+        if not self._parameters:
+            return None
+        first: torch.Tensor = self._parameters[0]
+        return first.dtype, first.device, 0 if first.is_meta else first.data_ptr()
+
+    def _has_its_hooks(self) -> bool:
+        if RemovableHandle.next_id == self._next_hook:  # none was registered, by anybody
+            return all(self._hooked)
+        self._next_hook = RemovableHandle.next_id
+        return list(map(len, self._hooks)) == self._hook_counts
