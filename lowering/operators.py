@@ -19,6 +19,7 @@ _RENAMED = {
     "torch.aten.view": "torch.aten.reshape",
     "torch.aten._unsafe_view": "torch.aten.reshape",
     "torch.aten.Float.Scalar": "torch.sym.sym_float",
+    "torch.aten.Bool.Tensor": "torch.aten.item",
 }
 _ENUMERATIONS: dict[str, dict[int, Any]] = {
     "ScalarType": DTYPES,

@@ -58,6 +58,11 @@ class MatchSparseLinear(Pass):
             if (reason := _other_reason(op)) is not None:
                 explain(op, reason)
 
+    @property
+    def limits(self) -> Limits:
+        """What the options rule out."""
+        return Limits(self.min_n, self.min_k, self.skip)
+
     def reasons(self, layers: Sequence[ir.Operation], uses: WeightUses) -> list[str | None]:
         """Why each of some layers can't become sparse together with the others; None where it can.
 
@@ -65,7 +70,7 @@ class MatchSparseLinear(Pass):
             layers: each a `torch.aten.linear`.
             uses: of the module's weights.
         """
-        limits = Limits(self.min_n, self.min_k, self.skip)
+        limits = self.limits
         refs = [weight_ref(op.operands[1]) for op in layers]
         reasons = [reason_to_stay(op, ref, limits) for op, ref in zip(layers, refs, strict=True)]
         changed = True

@@ -29,9 +29,19 @@ class Product:
     bias: ir.Value | None
 
 
+_CASTS = ("torch.aten.to.dtype", "torch.aten._to_copy", "torch.aten.to.dtype_layout")
+
+
+def uncast(value: ir.Value) -> ir.Value:
+    """A value before it was converted to another dtype, as autocast does."""
+    while (op := defined_by(value, *_CASTS)) is not None:
+        value = op.operands[0]
+    return value
+
+
 def any_weight(value: ir.Value) -> ir.Operation | None:
-    """The ``sparse_gemm.weight`` that a value is, however transposed on the way."""
-    while (op := defined_by(value, *_TRANSPOSES)) is not None:
+    """The ``sparse_gemm.weight`` that a value is, however transposed or cast on the way."""
+    while (op := defined_by(value, *_TRANSPOSES, *_CASTS)) is not None:
         value = op.operands[0]
     return defined_by(value, "sparse_gemm.weight")
 

@@ -103,5 +103,9 @@ class DenseWarning(UserWarning):
     """A method of a compiled model runs layers as they were before compiling."""
 
 
+class EagerGraphWarning(UserWarning):
+    """A graph of torch.compile can't be compiled by SparseFlow and runs eagerly."""
+
+
 class UnprunedWarning(UserWarning):
     """A model was compiled none of whose weights is 2:4, and nothing was to prune them."""

@@ -17,6 +17,7 @@ from sparseflow.runtime.artifact.structures import (
     encode_structure,
 )
 from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require
+from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.contract import Contract, TensorSpec
 from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
@@ -50,6 +51,7 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, Any]:
     return {
         "names": list(contract.names),
         "parameters": list(contract.call_signature.names),
+        "ambient": list(map(encode, contract.ambient)),
         "positional": contract.call_signature.positional,
         "aliases": sorted(contract.call_signature.aliases),
         "tensors": [_encode_spec(spec) for spec in contract.tensors],
@@ -92,7 +94,16 @@ def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str],
     aliases = frozenset(_strings(data.get("aliases", [])))
     call = CallSignature(tuple(_strings(data["parameters"])), require(data["positional"], int), aliases)
     COUNTERS.update((kinds.plain(kind), require(name, str)) for kind, name in data["counters"])
-    return Contract(call, signature, tensors, ShapeGuards(ranges, equal, symbols, relations), tuple(names))
+    guards = ShapeGuards(ranges, equal, symbols, relations)
+    return Contract(call, signature, tensors, guards, tuple(names), _ambient(data["ambient"], values))
+
+
+def _ambient(data: list[Any], values: Decoder) -> Ambient:
+    cpu, cuda, default = (values.decode(dtype) for dtype in data)
+    kinds = (torch.dtype, type(None))
+    if not (isinstance(cpu, kinds) and isinstance(cuda, kinds) and isinstance(default, torch.dtype)):
+        raise TypeError("surroundings are dtypes")
+    return Ambient(cpu, cuda, default)
 
 
 def require_arithmetic(text: str, symbols: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.guards import ShapeGuards
 from sparseflow.runtime.calling.names import explain_difference
@@ -47,6 +48,7 @@ class Contract:
         tensors: what is fixed about each input tensor; None for a counter.
         guards: the conditions on shapes.
         names: the user's names of the inputs, for messages.
+        ambient: what the program was captured under.
     """
 
     call_signature: CallSignature
@@ -54,6 +56,7 @@ class Contract:
     tensors: tuple[TensorSpec | None, ...]
     guards: ShapeGuards
     names: tuple[str, ...] = field(repr=False)
+    ambient: Ambient
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Flat:
         """Take a call apart, for `accepts_flat` and the executable."""
@@ -67,6 +70,8 @@ class Contract:
         """Like `accepts`, for a call that is taken apart already."""
         if call.structure != self.signature.inputs:
             return explain_difference(call, self.signature.inputs)
+        if (now := Ambient.now()) != self.ambient:
+            return self.ambient.violation(now)
         for i, (leaf, spec) in enumerate(zip(call.leaves, self.tensors, strict=True)):
             if spec is not None and (reason := spec.violation(leaf)) is not None:
                 return f"{self.names[i]} is {reason}"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseflow.runtime.calling.ambient import autocast_is_on, autocast_off
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.signature import ResultKind, Signature
 from sparseflow.runtime.calling.structure import Decoder, Flat
@@ -54,7 +55,11 @@ class Executable(nn.Module):
         """
         if self._guard is not None:
             self._guard.require_apart(call.leaves)
-        results = self.graph(*call.leaves)
+        if autocast_is_on():
+            with autocast_off():
+                results = self.graph(*call.leaves)
+        else:
+            results = self.graph(*call.leaves)
         outputs = self._write_back(results, call.leaves)
         decoder = Decoder(outputs, call.objects, call.leaves)
         output = decoder.unflatten(self.signature.outputs.structure)

@@ -17,7 +17,7 @@ from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
 from sparseflow.api.view import ModelView, Part
 from sparseflow.api.weights import WeightBank, release_parameter
-from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError, UnprunedWarning
+from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError, UnprunedWarning
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
 from sparseflow.frontend.state.compiled_parts import eager_forward
 from sparseflow.frontend.state.later import Held
@@ -228,6 +228,12 @@ class CompiledModel(ModelView):
         from sparseflow.integrations.transformers import saved
 
         self._captured(0)
+        if self._carried.places:
+            raise ArtifactError(
+                self._subject,
+                f"forward keeps {self._carried.places[0].path} for the next call; artifacts hold no state",
+                "keep it in a buffer, or pass it as an argument and return it",
+            )
         documents, files = saved.documents(self._model), saved.tokenizer_files(tokenizer)
         name = type(self._model).__name__
         save(path, name, self.device, self._programs, self.report, documents, files)
@@ -304,7 +310,8 @@ class CompiledModel(ModelView):
             program = build_program(
                 self._model, args, kwargs, self._options, self._bank, progress, self._carried
             )
-        if program.unpruned and not self._programs:
+        if program.unpruned and not self._programs and not self._bank.told_of_no_pruning:
+            self._bank.told_of_no_pruning = True
             warn_of_dense_weights(type(self._model).__name__)
         if self._carried.places is not places:  # the programs so far don't know of them
             self._programs, self._captures = [], []

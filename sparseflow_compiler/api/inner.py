@@ -42,7 +42,7 @@ class Inductor:
 
     def __post_init__(self) -> None:
         self._compiled: Any = torch.compile(
-            self.graph, backend=self._inductor, dynamic=self.dynamic, fullgraph=True
+            self.graph.forward, backend=self._inductor, dynamic=self.dynamic, fullgraph=True
         )
 
     def __call__(self, *leaves: Any) -> Any:

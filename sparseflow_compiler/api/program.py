@@ -31,6 +31,7 @@ from sparseflow.lowering import to_fx
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
+from sparseflow.passes.cast_weights import cast_weights
 from sparseflow.passes.causal_attention import CausalAttention
 from sparseflow.passes.drop_true_masks import DropTrueMasks
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
@@ -139,6 +140,7 @@ def build_program(
     with clock.stage("passes"):
         run_pipeline(module, [MatchSparseLinear(skip=options.skipped)])
         bank.choose(weights_of(operations(module, ("sparse_gemm.linear",))))
+        bank.choose(cast_weights(module, MatchSparseLinear(skip=options.skipped)))
         run_pipeline(module, [MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])

@@ -43,9 +43,12 @@ class WeightBank:
         self._pending: list[Form] = []
         self._chosen: dict[str, bool] = {}
         self._read_as_they_are: set[str] = set()
+        self._pruned_sources: set[str] = set()
         self._were_packed: set[str] = set()
         self._errors: dict[str, float] = {}
         self._fp8_errors: dict[str, float] = {}
+        self.told_of_no_pruning = False
+        """Whether the user knows that no weight is 2:4: several programs and graphs share a bank."""
 
     @property
     def releases(self) -> bool:
@@ -183,7 +186,8 @@ class WeightBank:
         """A tensor as dense products read it: from the first time on it stays pruned if it is chosen."""
         if name not in self._chosen:
             self._read_as_they_are.add(name)
-        elif name not in self._errors:
+        elif name not in self._pruned_sources:
+            self._pruned_sources.add(name)
             self._prune_source(name, self._chosen[name])
         if self._release is not None and name in self._were_packed:
             return self._unpacked(name, transposed)
@@ -208,10 +212,12 @@ class WeightBank:
     @torch.no_grad()
     def _prune_source(self, name: str, transposed: bool) -> None:
         """Put a weight's pruned values in the place of its own ones: in memory where those are released."""
+        if self._release is not None and name in self._were_packed:
+            return  # its own ones are gone; the packed form has the pruned ones
         self._check(name, transposed)
         weight = self._oriented(name, transposed)
         pruned = self._pruned(weight)
-        self._errors[name] = relative_difference(weight, pruned)
+        self._errors.setdefault(name, relative_difference(weight, pruned))
         if self._release is not None:
             weight.copy_(pruned)
         elif pruned is not weight:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from sparseflow.errors import InferenceOnlyError
+from sparseflow.training_mode import trained_part
 
 
 def find_owner(weights: Sequence[Tensor]) -> nn.Module | None:
@@ -43,11 +44,9 @@ def require_inference(owner: nn.Module | None, weights: Sequence[Tensor], grad: 
             "weights require gradients, and the backend is for inference only",
             "call it under torch.no_grad(), or compile the module instead of a function that calls it",
         )
-    wanted = set(map(id, weights))
-    for name, module in owner.named_modules() if owner is not None else ():
-        if module.training and not wanted.isdisjoint(map(id, module.parameters(recurse=False))):
-            raise InferenceOnlyError(
-                f"{type(owner).__name__}{'.' if name else ''}{name}",
-                "the module is in training mode; SparseFlow compiles for inference only",
-                "call model.eval() first",
-            )
+    if owner is not None and (name := trained_part(owner)) is not None:
+        raise InferenceOnlyError(
+            f"{type(owner).__name__}{'.' if name else ''}{name}",
+            "the module is in training mode; SparseFlow compiles for inference only",
+            "call model.eval() first",
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.api.options import CompileOptions, require_matches
+from sparseflow.dynamo.eager import UNABLE, EagerGraph
 from sparseflow.dynamo.graph import BoundGraph, Graph
 from sparseflow.dynamo.owner import find_owner, require_inference
 from sparseflow.dynamo.shared import Shared, Stamp, shared_weights, stamp
@@ -20,23 +21,27 @@ from sparseflow.dynamo.shared import Shared, Stamp, shared_weights, stamp
 Key = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bound:
     """A graph compiled for one set of weights.
 
     Attributes:
         compiled: runs it.
+        names: of the weights in the model.
         stamps: of the weights when they were packed.
         shared: keeps what graphs share for as long as this one is.
         owner: the model in whose call it was compiled, if known.
         weights: drop this object when a weight dies.
+        eager: why the graph runs as it is, where it can't be compiled.
     """
 
     compiled: CompiledModel
+    names: list[str]
     stamps: list[Stamp]
     shared: Shared
     owner: weakref.ref[nn.Module] | None
     weights: list[weakref.ref[Tensor]]
+    eager: EagerGraph | None = None
 
 
 class Region:
@@ -58,13 +63,20 @@ class Region:
 
         Raises:
             InferenceOnlyError: the model is in training mode, or an input requires gradients.
-            SparseFlowError: the graph can't be compiled; says why.
+            SparseFlowError: a weight can't be packed, or an option has a wrong value. A graph that can't be
+                compiled runs eagerly, with a warning.
         """
         weights = [args[place] for place in self._graph.weights]
         bound = self._for(weights)
         owner = None if bound.owner is None else bound.owner()
         bound.compiled._model.training = owner is not None and owner.training
-        return self._graph.results(args, bound.compiled.forward(*self._graph.call(args)))
+        if bound.eager is None:
+            try:
+                return self._graph.results(args, bound.compiled.forward(*self._graph.call(args)))
+            except UNABLE as error:
+                bound.eager = EagerGraph.of(error, dict(zip(bound.names, weights, strict=True)))
+                bound.shared.add_eager(bound.eager)
+        return tuple(self._graph.module(*args))
 
     def _for(self, weights: Sequence[Tensor]) -> Bound:
         key, stamps = tuple(map(id, weights)), list(map(stamp, weights))
@@ -95,6 +107,7 @@ class Region:
 
         bound = Bound(
             compiled,
+            names,
             list(map(stamp, weights)),
             shared,
             None if owner is None else weakref.ref(owner),

@@ -13,6 +13,7 @@ from sparseflow.api.compiled import CompiledModel
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.report import Report
 from sparseflow.api.weights import WeightBank
+from sparseflow.dynamo.eager import EagerGraph, warn
 from sparseflow.errors import ArgumentError
 
 Stamp = tuple[int, int]
@@ -38,6 +39,7 @@ class Shared:
         self._known: MutableMapping[Tensor, tuple[str, Stamp]] = WeakTensorKeyDictionary()
         self._names: set[str] = set()
         self._graphs: list[weakref.ref[CompiledModel]] = []
+        self._eager: list[EagerGraph] = []
 
     def fits(self, weights: Sequence[Tensor], proposals: Sequence[str]) -> bool:
         """Whether none of these weights changed since it became known, or took the name of one that is."""
@@ -64,6 +66,12 @@ class Shared:
         """Make a graph part of the report for as long as torch.compile keeps it."""
         self._graphs.append(weakref.ref(graph))
 
+    def add_eager(self, graph: EagerGraph) -> None:
+        """Make a graph that runs eagerly part of the report; of the first one the user is told."""
+        if not self._eager:
+            warn(self.title, graph, self.options.prune)
+        self._eager.append(graph)
+
     @property
     def report(self) -> Report:
         """Every linear layer of the graphs."""
@@ -73,7 +81,10 @@ class Shared:
         programs = [program for graph in graphs for program in graph._programs]
         found = make_report(self.title, programs, self.bank, self.options)
         found.model["graphs"] = len(graphs)
-        return found
+        found.model["eager_graphs"] = [graph.reason for graph in self._eager]
+        known = {layer.name for layer in found.layers}
+        rows = {row.name: row for graph in self._eager for row in graph.rows() if row.name not in known}
+        return Report([*found.layers, *rows.values()], found.model)
 
 
 _SHARED: MutableMapping[Tensor, MutableMapping[CompileOptions, Shared]] = WeakTensorKeyDictionary()
@@ -142,7 +153,7 @@ def _merged(one: Report, other: Report) -> Report:
     stages = {**one.model["seconds"], **other.model["seconds"]}
     model = {
         **other.model,
-        **{key: one.model[key] + other.model[key] for key in ("programs", "graphs")},
+        **{key: one.model[key] + other.model[key] for key in ("programs", "graphs", "eager_graphs")},
         **{key: sum(getattr(layer, key) for layer in layers) for key in ("bytes_dense", "bytes")},
         "seconds": {s: sum(part.model["seconds"].get(s, 0.0) for part in (one, other)) for s in stages},
     }

@@ -26,6 +26,7 @@ from sparseflow.frontend.state.watch import Watch
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried, Place
 from sparseflow.runtime.calling.structure import COUNTERS
+from sparseflow.training_mode import trained_part
 
 
 def capture(
@@ -110,10 +111,9 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
 
 
 def _require_inference(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module.training:
-            raise InferenceOnlyError(
-                f"{type(model).__name__}{'.' if name else ''}{name}",
-                "the module is in training mode; SparseFlow compiles for inference only",
-                "call model.eval() first",
-            )
+    if (name := trained_part(model)) is not None:
+        raise InferenceOnlyError(
+            f"{type(model).__name__}{'.' if name else ''}{name}",
+            "the module is in training mode; SparseFlow compiles for inference only",
+            "call model.eval() first",
+        )

@@ -6,22 +6,61 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, Node
+from torch.utils._sympy.symbol import SymT, symbol_is_type
+
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+_READS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
+_UNBACKED = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
 
 
 def write_fixed_sizes(graph: Graph) -> None:
     """Put numbers in the place of nodes that compute a size which tracing has found to be fixed.
 
     torch.export takes each size for symbolic until the model asks for one value, and leaves what it had
-    traced by then as it is. Passes are to see a number there, as everywhere else.
+    traced by then as it is. Passes are to see a number there, as everywhere else. What is fixed only because
+    the model asserts it of its data stays for the assertion to read: a call may violate it.
     """
+    of_data = _numbers_of_data(graph)
     for node in reversed(graph.nodes):
         number = _fixed(node)
         if number is None or any(user.op == "output" for user in node.users):
             continue
         for user in list(node.users):
-            user.args = _replaced(user.args, node, number)
-            user.kwargs = _replaced(user.kwargs, node, number)
-        graph.erase_node(node)
+            if node not in of_data or not (_is_number(user) or _asserts(user)):
+                user.args = _replaced(user.args, node, number)
+                user.kwargs = _replaced(user.kwargs, node, number)
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _numbers_of_data(graph: Graph) -> set[Node]:
+    """The nodes that compute numbers which only a run tells."""
+    found = set[Node]()
+    for node in graph.nodes:
+        if not _is_number(node):
+            continue
+        if (
+            node.target in _READS
+            or _is_unbacked(node.meta["val"])
+            or not found.isdisjoint(node.all_input_nodes)
+        ):
+            found.add(node)
+    return found
+
+
+def _is_unbacked(number: Any) -> bool:
+    """Whether a number was traced as one that only a run tells, though it may be known since."""
+    if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return False
+    return any(symbol_is_type(symbol, _UNBACKED) for symbol in number.node._expr.free_symbols)
+
+
+def _is_number(node: Node) -> bool:
+    return node.op == "call_function" and isinstance(node.meta.get("val"), _NUMBERS)
+
+
+def _asserts(node: Node) -> bool:
+    return node.target is torch.ops.aten._assert_scalar.default
 
 
 def _fixed(node: Node) -> int | None:

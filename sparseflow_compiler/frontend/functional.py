@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 
 from sparseflow.frontend.in_place import replace_in_place
 from sparseflow.frontend.writes import replace_writes
+from sparseflow.runtime.calling.ambient import autocast_is_on
 
 _ATEN = torch.ops.aten
 
@@ -16,24 +17,30 @@ torch.fx.node.has_side_effect(_ATEN._assert_async.default)
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
-    """Return an equal program without in-place operators and without the regions that torch.export wraps.
+    """Return an equal program without in-place operators, regions that torch.export wraps, and transforms.
 
     `run_decompositions` traces the whole program a second time, which takes longer than the first. Most
     models need it only for the `detach_` of each constant that they create, by which no data change, for
-    a few in-place operators that are as well functional ones, and for the writes to a cache.
+    a few in-place operators that are as well functional ones, and for the writes to a cache. Under autocast
+    all do: torch.export traces above it, and the second trace has its casts.
     """
     for node in exported.graph.nodes:
         if node.target is _ATEN.detach_.default:
             node.target = _ATEN.detach.default
     replace_in_place(exported.graph)
     replace_writes(exported)
-    if all(_is_functional(node) for node in exported.graph.nodes):
+    if not autocast_is_on() and all(_is_functional(node) for node in exported.graph.nodes):
         return exported
     decomposed: ExportedProgram = exported.run_decompositions({})
     return decomposed
 
 
 def _is_functional(node: torch.fx.Node) -> bool:
-    if isinstance(node.target, HigherOrderOperator):
+    if isinstance(node.target, HigherOrderOperator) or _is_part_of_transform(node.target):
         return False
     return not (isinstance(node.target, OpOverload) and node.target._schema.is_mutable)
+
+
+def _is_part_of_transform(target: object) -> bool:
+    """Whether a node enters or leaves torch.vmap or torch.func's derivatives; tracing again resolves them."""
+    return getattr(target, "__module__", None) == "torch._functorch.predispatch"

@@ -13,6 +13,7 @@ from sparseflow.dialect.weight import KIND
 from sparseflow.lowering.codes import DTYPE_CODES
 from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
 
+_ITEMS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 _LIST_OF = {"!torch.int": "int", "!torch.float": "float", "!torch.bool": "bool", "!torch.str": "str"}
 
 
@@ -87,6 +88,10 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         with loc, ir.InsertionPoint(self._b):
             if target is torch.ops.aten.sym_size.int:
                 self._emit(loc, node, "torch.aten.size.int", torch.ops.aten.size.int._schema)
+            elif target in _ITEMS and isinstance(node.meta["val"], (bool, torch.SymBool)):
+                self._emit(loc, node, "torch.aten.Bool.Tensor", target._schema)
+            elif target is torch.sym_sum:
+                self._import_sum(loc, node)
             elif isinstance(target, torch._ops.OpOverload):
                 self._import_overload(loc, node, target)
             elif callable(target) and getattr(target, "__name__", "") == "getitem":
@@ -173,6 +178,13 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
             self.bind_node_value(node, self._one(f"torch.aten.{name}.int", result, values, loc))
             return
         self.bind_node_value(node, self._operator(f"torch.sym.{name}", result, values, loc))
+
+    def _import_sum(self, loc: ir.Location, node: torch.fx.Node) -> None:
+        """A sum of ints as additions, which is what passes on sizes understand."""
+        first, *others = (self._operand(loc, arg, None) for arg in torch.utils._pytree.tree_leaves(node.args))
+        for value in others:
+            first = self._one("torch.aten.add.int", "!torch.int", [first, value], loc)
+        self.bind_node_value(node, first)
 
     def _complex(self, value: complex) -> ir.Value:
         loc = ir.Location.current

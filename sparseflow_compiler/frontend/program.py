@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from sparseflow.errors import CaptureError
 from sparseflow.frontend.flat_module import PREFIX, FlatModule
 from sparseflow.frontend.guards import build_guards
+from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.contract import Contract, TensorSpec
 from sparseflow.runtime.calling.names import leaf_names
@@ -41,7 +42,8 @@ def describe(exported: ExportedProgram, call_signature: CallSignature, flat: Fla
     specs = tuple(map(TensorSpec.of, call.leaves))
     guards = build_guards(_fake_inputs(exported), exported.range_constraints, _conditions(exported))
     signature = Signature(call.structure, _results(exported), flat.outputs)
-    return CapturedProgram(call_signature, signature, specs, guards, tuple(leaf_names(call)), exported)
+    names = tuple(leaf_names(call))
+    return CapturedProgram(call_signature, signature, specs, guards, names, Ambient.now(), exported)
 
 
 def _input_names(exported: ExportedProgram) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError, SparseFlowError
+from sparseflow.training_mode import trained_part
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs of a model."""
@@ -39,11 +40,9 @@ class Calibration:
             ArgumentError: `batches` is no iterable of batches, or has none.
             InferenceOnlyError: the model or a part of it is in training mode.
         """
-        training = next((name or "the model" for name, m in model.named_modules() if m.training), None)
-        if training is not None:
-            raise InferenceOnlyError(
-                "sf.prune(model)", f"{training} is in training mode: dropout would calibrate", "model.eval()"
-            )
+        if (training := trained_part(model)) is not None:
+            rule = f"{training or 'the model'} is in training mode: dropout would calibrate"
+            raise InferenceOnlyError("sf.prune(model)", rule, "model.eval()")
         require_batches("calibration", batches)
         calls = [as_call(f"calibration batch {index}", batch) for index, batch in enumerate(batches)]
         if not calls:

@@ -103,6 +103,23 @@ def test_two_programs_read_one_pruned_weight(dispatch: Callable[[str], None]) ->
     assert compiled.report.model["programs"] == 2
 
 
+def test_a_layer_that_one_program_has_packed_and_another_dense_is_pruned_in_both(monkeypatch) -> None:
+    model, x = Gated().eval(), torch.randn(6, 32)
+    expected = copy.deepcopy(model)
+    sf.prune(expected, skip=("small",))
+    compiled = sf.compile(model, prune="magnitude", policy="sparse")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), expected(x), rtol=1e-4, atol=1e-5)
+        monkeypatch.setattr(
+            "sparseflow.api.program.measured_policies",
+            lambda module, *_: (
+                {},
+                {f"f32:{n}x{k}": "so" for n, k in ((96, 32), (48, 32), (32, 48), (20, 32))},
+            ),
+        )
+        torch.testing.assert_close(compiled(x[0]), expected(x[0]), rtol=1e-4, atol=1e-5)
+
+
 def test_pruning_nothing_is_said_once_and_changes_nothing() -> None:
     model, x = Gated().eval(), torch.randn(3, 32)
     compiled = sf.compile(model)

@@ -130,9 +130,11 @@ def test_dynamic_shapes_may_be_given_by_name():
 
 def test_a_model_in_training_mode_is_refused():
     model = Adder().eval()
-    model.linear.train()
-    with pytest.raises(InferenceOnlyError, match=r"Adder\.linear"):
-        capture(model, (torch.randn(2, 3, 8),))
+    model.linear = nn.Sequential(model.linear, nn.Dropout(0.5))
+    with pytest.raises(InferenceOnlyError, match=r"Adder\.linear\.1"):
+        capture(model, (torch.randn(2, 3, 8), torch.randn(2, 3, 6)))
+    with pytest.raises(InferenceOnlyError, match="Adder"):
+        capture(Adder(), (torch.randn(2, 3, 8), torch.randn(2, 3, 6)))
 
 
 class Branching(nn.Module):

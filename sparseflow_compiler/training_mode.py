@@ -1,0 +1,57 @@
+"""Whether a model would compute something else in evaluation mode."""
+
+from __future__ import annotations
+
+import functools
+import types
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+"""They have dropout in modules of their own, and take another path in training mode."""
+
+
+def trained_part(model: nn.Module) -> str | None:
+    """The name of a module in training mode by which the model differs from one in evaluation mode.
+
+    The model's own flag counts in any case. Modules that are put into a model later start in training mode,
+    which means nothing for most: a linear layer does the same in both.
+
+    Returns:
+        Empty for the model itself, None where there is none.
+    """
+    for name, module in model.named_modules():
+        if module.training and (not name or _differs(module)):
+            return name
+    return None
+
+
+def _differs(module: nn.Module) -> bool:
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+        return bool(module.dropout)
+    if isinstance(module, (_NormBase, nn.RReLU, *_TRANSFORMERS)):
+        return True
+    return _reads_flag(type(module))
+
+
+@functools.cache
+def _reads_flag(kind: type) -> bool:
+    """Whether the code of a class that isn't torch's or ours mentions the flag."""
+    own = (
+        base
+        for base in kind.__mro__
+        if base.__module__.split(".")[0] not in ("torch", "builtins", "sparseflow")
+    )
+    functions = (
+        value for base in own for value in vars(base).values() if isinstance(value, types.FunctionType)
+    )
+    return any("training" in _names(function.__code__) for function in functions)
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (_names(const) for const in code.co_consts if isinstance(const, types.CodeType))
+    return {*code.co_names}.union(*inner)
