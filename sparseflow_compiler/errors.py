@@ -27,6 +27,10 @@ class ArgumentError(SparseFlowError, ValueError):
     """An argument of a public function has a wrong dtype, shape, device or value."""
 
 
+class MissingDependencyError(SparseFlowError, ImportError):
+    """A package that an extra of SparseFlow installs is not there."""
+
+
 class WeightError(SparseFlowError, ValueError):
     """A weight can't be pruned or packed: NaN or Inf, or not 2:4 where 2:4 was claimed."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Hashable
+from typing import cast
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -24,7 +26,7 @@ def trained_part(model: nn.Module) -> str | None:
     """
     for name, module in model.named_modules():
         if module.training and (not name or _differs(module)):
-            return name
+            return str(name)
     return None
 
 
@@ -35,20 +37,16 @@ def _differs(module: nn.Module) -> bool:
         return bool(module.dropout)
     if isinstance(module, (_NormBase, nn.RReLU, *_TRANSFORMERS)):
         return True
-    return _reads_flag(type(module))
+    return _reads_flag(cast(Hashable, type(module)))
 
 
 @functools.cache
-def _reads_flag(kind: type) -> bool:
+def _reads_flag(kind: Hashable) -> bool:
     """Whether the code of a class that isn't torch's or ours mentions the flag."""
-    own = (
-        base
-        for base in kind.__mro__
-        if base.__module__.split(".")[0] not in ("torch", "builtins", "sparseflow")
-    )
-    functions = (
-        value for base in own for value in vars(base).values() if isinstance(value, types.FunctionType)
-    )
+    known = ("torch", "builtins", "sparseflow")
+    own = (base for base in type.mro(cast(type, kind)) if base.__module__.split(".")[0] not in known)
+    values = (value for base in own for value in vars(base).values())
+    functions = (value for value in values if isinstance(value, types.FunctionType))
     return any("training" in _names(function.__code__) for function in functions)
 
 

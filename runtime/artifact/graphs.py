@@ -29,8 +29,6 @@ _ASSERTIONS = frozenset(
 )
 """They return nothing and raise what the model would."""
 _NAMESPACES = ("aten", "sparseflow")
-_ASSERTIONS = ("aten::_assert_scalar", "aten::_assert_async")
-"""They return nothing: they raise, where the model's own `torch._check` would."""
 
 
 def encode_graph(graph: fx.GraphModule, place: Callable[[fx.GraphModule, str], Place]) -> dict[str, Any]:
@@ -111,7 +109,7 @@ def _only_computes(overload: OpOverload) -> bool:
     if any("file" in argument.name for argument in schema.arguments):
         return False
     if overload.namespace == "aten":
-        return bool(schema.returns) or schema.name in _ASSERTIONS
+        return bool(schema.returns)
     given, made = ({str(value.type) for value in values} for values in (schema.arguments, schema.returns))
     return "Tensor" in given and made == {"Tensor"}
 

@@ -31,7 +31,7 @@ class Ambient(NamedTuple):
     @classmethod
     def now(cls) -> Ambient:
         """What a call is under."""
-        return cls(*map(_autocast, _DEVICES), torch.get_default_dtype())
+        return cls(_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype())
 
     def violation(self, now: Ambient) -> str | None:
         """Return how a call's surroundings differ from these, or None if they don't."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections import UserDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -122,6 +123,8 @@ class Encoder:
             return Container(kind, (), tuple(map(self.encode, value)))
         if kind is dict:
             return Container(kind, tuple(value), tuple(map(self.encode, value.values())))
+        if isinstance(value, UserDict):  # such as a tokenizer's BatchEncoding: what else it holds is no input
+            return Container(kind, tuple(value.data), tuple(map(self.encode, value.data.values())))
         if isinstance(value, (list, tuple, dict, set)):
             raise ArgumentError(
                 f"a value of type {kind.__name__}",
@@ -201,6 +204,8 @@ class Decoder:
             return dict(zip(slot.keys, map(self.decode, slot.children), strict=True))
         if slot.kind in _SEQUENCES:
             return slot.kind(map(self.decode, slot.children))
+        if issubclass(slot.kind, UserDict):
+            return slot.kind(dict(zip(slot.keys, map(self.decode, slot.children), strict=True)))
         value: Any = object.__new__(slot.kind)
         self.objects.append(value)
         self.update(value, slot)

@@ -123,7 +123,21 @@ def compile(  # noqa: A001  # named like torch.compile
         sparsity,
         predictor,
     )
+    _require_arguments(args, kwargs)
     compiled = CompiledModel(model, options)
     if args is not None or kwargs is not None:
         compiled.capture(*(args or ()), **(kwargs or {}))
     return compiled
+
+
+def _require_arguments(args: object, kwargs: object) -> None:
+    if args is not None and not isinstance(args, (tuple, list)):
+        keyword = isinstance(args, Mapping)
+        raise ArgumentError(
+            f"sf.compile(model, {type(args).__name__})",
+            "args must be a tuple of the positional example inputs",
+            "sf.compile(model, kwargs=inputs)" if keyword else "sf.compile(model, (x,))",
+        )
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        rule = f"kwargs must be a mapping of example inputs by name, not {type(kwargs).__name__}"
+        raise ArgumentError("sf.compile(kwargs=…)", rule, 'kwargs={"input_ids": ids}')

@@ -18,6 +18,7 @@ from sparseflow.api.progress import progress_bars
 from sparseflow.api.view import ModelView, Part
 from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError, UnprunedWarning
+from sparseflow.extras import require_compiler
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
 from sparseflow.frontend.state.compiled_parts import eager_forward
 from sparseflow.frontend.state.later import Held
@@ -99,8 +100,8 @@ class CompiledModel(ModelView):
     def refresh(self) -> None:
         """Forget what was captured, so that the next call sees the model as it is now.
 
-        Weights that were exchanged or written in place, other submodules and hooks are seen without it. What
-        forward reads besides, such as flags and configurations, is as it was when a program was captured.
+        Weights that were exchanged or written in place, other submodules, hooks, flags and configurations are
+        seen without it. What forward reads besides is as it was when a program was captured.
 
         Raises:
             ArgumentError: the original weights were released as they were packed.
@@ -303,6 +304,7 @@ class CompiledModel(ModelView):
             return self._build(args, kwargs, refusals[-1] if refusals else None)
 
     def _build(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], refusal: str | None) -> Program:
+        require_compiler(self._subject)
         from sparseflow.api.program import build_program
 
         places = self._carried.places
@@ -316,7 +318,8 @@ class CompiledModel(ModelView):
         if self._carried.places is not places:  # the programs so far don't know of them
             self._programs, self._captures = [], []
         self._programs.append(program)
-        self._held = None if self._shares_bank else Held(self._model)
+        carried = {(id(place.module), place.name) for place in self._carried.places}
+        self._held = None if self._shares_bank else Held(self._model, carried)
         self._captures.append(
             "first call" if refusal is None else f"the program before it refused: {refusal}"
         )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from sparseflow.extras import require_compiler
 from sparseflow.runtime.calling.inference import InferenceModule
 
 Shape = tuple[int, int]
@@ -62,6 +63,7 @@ def _modules(model: nn.Module, skip: Sequence[str]) -> dict[torch.dtype, list[Sh
 def _captured(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], skip: tuple[str, ...]
 ) -> dict[torch.dtype, list[Shape]]:
+    require_compiler(type(model).__name__)
     from torch_mlir import ir
 
     from sparseflow import dialect

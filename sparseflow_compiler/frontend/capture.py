@@ -19,7 +19,7 @@ from sparseflow.frontend.functional import functional
 from sparseflow.frontend.hooks import no_hooks_left
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.quiet import quiet
-from sparseflow.frontend.refusals import capture_error
+from sparseflow.frontend.refusals import capture_error, runs
 from sparseflow.frontend.sharing import apart
 from sparseflow.frontend.slice_sizes import drop_slice_assertions
 from sparseflow.frontend.state.watch import Watch
@@ -63,7 +63,7 @@ def capture(
                     return program
                 carried.add(found)
     except Exception as error:
-        raise capture_error(model, error) from error
+        raise capture_error(model, error, lambda: runs(model, args, kwargs or {})) from error
 
 
 def _trace(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sysconfig
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,14 +36,20 @@ _REMEDIES = (
     (r"forward\(\) (missing|got|takes)", "pass the arguments that the model's forward takes"),
     (
         r"^(RuntimeError|TypeError|ValueError|IndexError)",
-        "make sure that the model runs with these inputs outside of SparseFlow",
+        _MUST_RUN := "make sure that the model runs with these inputs outside of SparseFlow",
     ),
 )
 _FALLBACK = "make the model exportable: torch.export.export(model, args, strict=False) shows the full report"
 
 
-def capture_error(model: nn.Module, error: Exception) -> SparseFlowError:
-    """Turn an exception of torch.export into a CaptureError."""
+def capture_error(model: nn.Module, error: Exception, does_run: Callable[[], bool]) -> SparseFlowError:
+    """Turn an exception of torch.export into a CaptureError.
+
+    Args:
+        model: that was to be captured.
+        error: of torch.export.
+        does_run: tells whether the model runs eagerly; asked where that would be the remedy.
+    """
     while isinstance(error, ModelFailure) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, SparseFlowError):
@@ -53,7 +62,23 @@ def capture_error(model: nn.Module, error: Exception) -> SparseFlowError:
     line = _user_line(error, text)
     where = f", at {line}" if line else ""
     rule = f"torch.export can't capture it{where}: {reason}"
-    return CaptureError(type(model).__name__, rule, next(matching, _FALLBACK))
+    remedy = next(matching, _FALLBACK)
+    if remedy == _MUST_RUN and does_run():
+        remedy = _FALLBACK
+    return CaptureError(type(model).__name__, rule, remedy)
+
+
+def runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a copy of a model runs on copies of some inputs."""
+    from sparseflow.frontend.state.clone import Clone
+
+    try:
+        copies = copy.deepcopy((tuple(args), dict(kwargs)))
+        with torch.no_grad():
+            Clone(model).model(*copies[0], **copies[1])
+    except Exception:  # whatever the model raises
+        return False
+    return True
 
 
 def essential(text: str, limit: int = 300) -> str:

@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from sparseflow.api.options import PolicyMode, require_one_of
 from sparseflow.api.progress import Step, progress_bars
@@ -89,8 +91,10 @@ class SparseLinear(nn.Module):
         Raises:
             InferenceOnlyError: x requires grad while gradients are recorded.
         """
-        if self._codes is None:
-            prepare(self)
+        codes = self._codes
+        if codes is None:
+            traced = detect_fake_mode((x, self.weight.values)) is not None
+            codes = _traced_codes(self) if traced else _prepared_codes(self)
         weight = self.weight
         y: Tensor = ops.linear(
             x,
@@ -100,7 +104,7 @@ class SparseLinear(nn.Module):
             None,
             weight.in_features,
             "none",
-            self._codes,
+            codes,
             weight.dense,
         )
         return y
@@ -146,6 +150,20 @@ class SparseLinear(nn.Module):
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
+def _prepared_codes(layer: SparseLinear) -> list[int]:
+    prepare(layer)
+    assert layer._codes is not None, "prepare settled it"
+    return layer._codes
+
+
+def _traced_codes(layer: SparseLinear) -> list[int]:
+    """The policy of a layer that is traced before its first call; nothing of the trace stays in the layer."""
+    weight, shape = layer.weight, (layer.out_features, layer.in_features)
+    with _disable_current_modes():  # what is measured is real
+        found = _policies([shape], weight.device, weight.dtype, layer.policy, layer.memory, lambda *_: None)
+    return found[shape].to_ints()
+
+
 def prepare(
     model: nn.Module,
     *,

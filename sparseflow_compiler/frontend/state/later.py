@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sparseflow.frontend.state.clone import TABLES
+from sparseflow.frontend.state.kinds import ATOMS, is_module, is_plain_class
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_OF_TORCH = frozenset(vars(nn.Module()))
 _VERSION = operator.attrgetter("_version")
 
 
@@ -19,14 +22,16 @@ class Held:
     """The tensors, submodules and hooks that a model has, and whether they are still what they were.
 
     Asked in every call, so it looks at as little as it can: which objects are held, the versions of
-    parameters, where the first one's memory is, and whether any hook was registered or removed. Plain
-    attributes, configurations, and values written through ``.data`` go unseen.
+    parameters, where the first one's memory is, whether any hook was registered or removed, and numbers,
+    flags and texts in attributes of modules that aren't torch's and of objects that those hold, such as a
+    configuration. What is in lists and dicts, and values written through ``.data``, goes unseen.
 
     Args:
         model: as it was captured.
+        carried: attributes that calls change, as (id of the module, name).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, carried: Collection[tuple[int, str]] = ()) -> None:
         self._model = model
         modules = list(model.named_modules(remove_duplicate=False))
         entries = [
@@ -35,6 +40,7 @@ class Held:
             for table in (vars(module)[name] for name in TABLES)
             for key, value in table.items()
         ]
+        entries += _settings(modules, carried)
         self._tables = [entry[0] for entry in entries]
         self._keys = [entry[1] for entry in entries]
         self._values = [entry[2] for entry in entries]
@@ -80,3 +86,29 @@ class Held:
             return all(self._hooked)
         self._next_hook = RemovableHandle.next_id
         return list(map(len, self._hooks)) == self._hook_counts
+
+
+def _settings(
+    modules: Iterable[tuple[str, nn.Module]], carried: Collection[tuple[int, str]]
+) -> Iterator[tuple[dict[str, Any], str, Any, str]]:
+    """Atoms in attributes of modules, and of the plain objects that those hold, each object once."""
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [
+        (path, module) for path, module in modules if not type(module).__module__.startswith("torch.")
+    ]
+    while pending:
+        path, owner = pending.pop()
+        if id(owner) in seen:
+            continue
+        seen.add(id(owner))
+        for key, value in vars(owner).items():
+            if key in _OF_TORCH or (id(owner), key) in carried:
+                continue
+            if type(value) in ATOMS:
+                yield vars(owner), key, value, f"{path}.{key}".lstrip(".")
+            elif (
+                is_plain_class(cast(Hashable, type(value)))
+                and hasattr(value, "__dict__")
+                and not is_module(value)
+            ):
+                pending.append((f"{path}.{key}", value))

@@ -15,16 +15,22 @@ from sparseflow.errors import ArgumentError, InferenceOnlyError
 WIDTH = 16
 
 
+class Settings:
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.q, self.k, self.fc = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.register_buffer("shift", torch.zeros(WIDTH))
         self.flag, self.config = False, {"scale": 1.0}
+        self.settings = Settings()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.fc(self.q(x) * self.k(x)) + self.shift
-        return -y if self.flag else y * self.config["scale"]
+        return -y if self.flag else y * self.config["scale"] * self.settings.scale
 
 
 def other_weights(model: Model) -> None:
@@ -66,7 +72,16 @@ def assigned(model: Model) -> None:
     model.load_state_dict(state, assign=True)
 
 
+def flagged(model: Model) -> None:
+    model.flag = not model.flag
+
+
+def configured(model: Model) -> None:
+    model.settings.scale += 1.0
+
+
 SEEN = [
+    *(flagged, configured),
     other_weights,
     written,
     merged_written,
@@ -122,15 +137,12 @@ def test_another_dtype_is_seen() -> None:
         torch.testing.assert_close(compiled(x), model(x))
 
 
-def test_flags_and_configurations_are_seen_after_refresh() -> None:
+def test_what_is_in_a_dict_is_seen_after_refresh() -> None:
     model, x = Model().eval(), torch.randn(3, WIDTH)
     compiled = sf.compile(model)
     with torch.no_grad():
         compiled(x)
-        model.flag = True
-        compiled.refresh()
-        torch.testing.assert_close(compiled(x), model(x))
-        model.flag, model.config["scale"] = False, 3.0
+        model.config["scale"] = 3.0
         compiled.refresh()
         torch.testing.assert_close(compiled(x), model(x))
 

@@ -38,7 +38,7 @@ def test_a_new_submodule_that_does_the_same_is_compiled(module: nn.Module) -> No
 
 @pytest.mark.parametrize(
     "module",
-    [nn.Dropout(0.5), nn.BatchNorm1d(WIDTH), nn.RReLU(), Noisy(), nn.LSTM(WIDTH, WIDTH, 2, dropout=0.5)],
+    [nn.Dropout(0.5), nn.BatchNorm1d(WIDTH), nn.RReLU(), Noisy()],
 )
 def test_one_that_does_not_is_refused_by_name(module: nn.Module) -> None:
     for refused in (
@@ -49,6 +49,12 @@ def test_one_that_does_not_is_refused_by_name(module: nn.Module) -> None:
         torch._dynamo.reset()
         with pytest.raises(InferenceOnlyError, match="1"):
             refused(sequence(copy.deepcopy(module)))
+
+
+def test_an_lstm_with_dropout_is_refused() -> None:
+    model = sequence(nn.LSTM(WIDTH, WIDTH, 2, dropout=0.5))
+    with pytest.raises(InferenceOnlyError, match="1"):
+        sf.compile(model)(torch.randn(3, WIDTH))
 
 
 def parametrized(model: nn.Module) -> None:

@@ -113,3 +113,30 @@ def test_gradients_bad_arguments_and_bad_weights_are_refused(model, x):
     broken.up.weight.data[3, 5] = float("nan")
     with pytest.raises(WeightError, match="up: row 3, column 5"):
         sparsify(broken)
+
+
+@pytest.mark.parametrize("memory", ["compressed", "fast"])
+def test_a_model_may_be_exported_or_compiled_before_its_first_call(memory, monkeypatch):
+    monkeypatch.setattr("sparseflow.nn.linear._policies", lambda shapes, *_: _measured_really(shapes))
+    x = torch.randn(3, 32)
+
+    def fresh():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 32)).eval()
+        sparsify(model, prune="magnitude", memory=memory)
+        return model
+
+    with torch.no_grad():
+        expected = fresh()(x)
+        model = fresh()
+        exported = torch.export.export(model, (x,))
+        torch.testing.assert_close(exported.module()(x), expected)
+        assert not model[0].prepared
+        torch.testing.assert_close(model(x), expected)
+        torch.testing.assert_close(torch.compile(fresh())(x), expected)
+
+
+def _measured_really(shapes):
+    """Measuring computes with tensors of its own: under a trace they must not be fake."""
+    assert torch.ones(2).sum().item() == 2
+    return dict.fromkeys(shapes, Policy.parse("1:cpu,2:dense"))
