@@ -221,7 +221,7 @@ def test_every_range_of_a_policy_gives_the_same(model, memory, inner, monkeypatc
         return {shape: Policy.parse(text) if dtype == E4M3 else "as if untuned" for shape in shapes}
 
     monkeypatch.setattr("sparseflow.runtime.tuning.policies.gpu_policies", policies)
-    twin = pruned_twin(model)
+    twin = pruned_twin(model, "odd")
     compiled = sf.compile(model, prune="magnitude", quantize="fp8", memory=memory, inner=inner)
     for m in (2, 31, 32, 127, 128, 300, 1):
         x = inputs(m, 256, torch.bfloat16, seed=m)

@@ -112,3 +112,7 @@ def _settings(
                 and not is_module(value)
             ):
                 pending.append((f"{path}.{key}", value))
+
+
+def _is_plain(value: object) -> bool:
+    return is_plain_class(cast(Hashable, type(value))) and hasattr(value, "__dict__")

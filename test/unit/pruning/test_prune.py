@@ -305,12 +305,12 @@ def test_wrong_calibration_is_refused_before_anything_changes():
     refused(ArgumentError, "calibration batch 0: is a int", calibration=[3])
     wrong = [torch.ones(2, 6), torch.ones(2, 7)]
     refused(CalibrationError, "calibration batch 1: the model refuses it: RuntimeError", calibration=wrong)
-    refused(InferenceOnlyError, "layers.2 is in training mode", model=training_part())
+    refused(InferenceOnlyError, "layers.2.1 is in training mode", model=training_part())
 
 
 def training_part():
     model, _ = chain(torch.float32)
-    model.layers[2].train()
+    model.layers[2] = nn.Sequential(model.layers[2], nn.Dropout(0.1)).train()
     return model
 
 
