@@ -6,11 +6,18 @@ import torch
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 
+from sparseflow.errors import CaptureError
 from sparseflow.frontend.in_place import replace_in_place
 from sparseflow.frontend.writes import replace_writes
 from sparseflow.runtime.calling.ambient import autocast_is_on
 
 _ATEN = torch.ops.aten
+_PRODUCTS_INSIDE = (
+    *(_ATEN.einsum.default, _ATEN.tensordot.default, _ATEN.inner.default, _ATEN.linalg_multi_dot.default),
+    *(_ATEN.kron.default, _ATEN.chain_matmul.default),
+)
+"""Operators that autocast doesn't cast, but the products that they are made of."""
+
 
 # Nothing reads its result: torch.fx would drop it, and with it the error that the model raises.
 torch.fx.node.has_side_effect(_ATEN._assert_async.default)
@@ -23,6 +30,9 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     models need it only for the `detach_` of each constant that they create, by which no data change, for
     a few in-place operators that are as well functional ones, and for the writes to a cache. Under autocast
     all do: torch.export traces above it, and the second trace has its casts.
+
+    Raises:
+        CaptureError: an operator computes with products that autocast casts.
     """
     for node in exported.graph.nodes:
         if node.target is _ATEN.detach_.default:
@@ -31,8 +41,24 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     replace_writes(exported)
     if not autocast_is_on() and all(_is_functional(node) for node in exported.graph.nodes):
         return exported
+    _require_castable(exported)
     decomposed: ExportedProgram = exported.run_decompositions({})
     return decomposed
+
+
+def _require_castable(exported: ExportedProgram) -> None:
+    """Refuse what autocast casts inside of an operator, where tracing doesn't see it.
+
+    Raises:
+        CaptureError: names the operator.
+    """
+    for node in exported.graph.nodes if autocast_is_on() else ():
+        if node.target in _PRODUCTS_INSIDE:
+            raise CaptureError(
+                str(node.target),
+                "under autocast its products run in another dtype, which a captured program can't follow",
+                "write it as linear or matmul, or leave autocast off around the call",
+            )
 
 
 def _is_functional(node: torch.fx.Node) -> bool:

@@ -141,8 +141,11 @@ class Clone:
         self.snapshot()
 
     def snapshot(self) -> None:
-        """Remember what is there now."""
+        """Remember what is there now; torch.export may have exchanged containers for equal ones."""
         for node in self.nodes:
+            if node.owner.name and node.path == node.owner.path:
+                now = vars(self.copy_of(node.owner.module)).get(node.owner.name)
+                node.value = now if type(now) is type(node.value) else node.value
             node.before = node.now()
 
     def restore(self) -> None:

@@ -22,9 +22,9 @@ class Held:
     """The tensors, submodules and hooks that a model has, and whether they are still what they were.
 
     Asked in every call, so it looks at as little as it can: which objects are held, the versions of
-    parameters, where the first one's memory is, whether any hook was registered or removed, and numbers,
+    parameters and where their memory is, whether any hook was registered or removed, and numbers,
     flags and texts in attributes of modules that aren't torch's and of objects that those hold, such as a
-    configuration. What is in lists and dicts, and values written through ``.data``, goes unseen.
+    configuration. What is in lists and dicts, and what is written in place through ``.data``, goes unseen.
 
     Args:
         model: as it was captured.
@@ -48,7 +48,7 @@ class Held:
         parameters = {name: p for name, p in model.named_parameters() if not p.is_inference()}
         self._parameters, self._parameter_names = list(parameters.values()), list(parameters)
         self._versions = list(map(_VERSION, self._parameters))
-        self._memory = self._first_memory()
+        self._memory = self._where()
         self._hooks = [vars(module)[name] for _, module in modules for name in _HOOKS]
         self._hook_counts = list(map(len, self._hooks))
         self._hooked = [table for table in self._hooks if table]
@@ -59,7 +59,7 @@ class Held:
         return (
             list(map(_VERSION, self._parameters)) == self._versions
             and all(map(operator.is_, map(dict.get, self._tables, self._keys), self._values))
-            and self._first_memory() == self._memory
+            and self._where() == self._memory
             and self._has_its_hooks()
         )
 
@@ -73,13 +73,14 @@ class Held:
         ):
             if parameter._version != version:
                 return name
-        return "its weights' memory" if self._first_memory() != self._memory else "its hooks"
+        return "its weights' memory" if self._where() != self._memory else "its hooks"
 
-    def _first_memory(self) -> Any:
-        if not self._parameters:
-            return None
-        first: torch.Tensor = self._parameters[0]
-        return first.dtype, first.device, 0 if first.is_meta else first.data_ptr()
+    def _where(self) -> list[object]:
+        """The memory of every parameter, and what the first one is."""
+        if not self._parameters or self._parameters[0].is_meta:
+            return []
+        first = self._parameters[0]
+        return [first.dtype, first.device, *map(torch.Tensor.data_ptr, self._parameters)]
 
     def _has_its_hooks(self) -> bool:
         if RemovableHandle.next_id == self._next_hook:  # none was registered, by anybody

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.errors import CaptureError
 
 WIDTH = 16
 
@@ -106,3 +107,14 @@ def test_the_backend_casts_once() -> None:
             found, expected = compiled(x), model(x)
         assert found.dtype == expected.dtype
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_products_inside_of_operators_are_refused_under_autocast() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("ij,kj->ik", x, x)
+
+    compiled, x = sf.compile(Model().eval()), torch.randn(3, WIDTH)
+    torch.testing.assert_close(compiled(x), x @ x.T)
+    with bf16(), pytest.raises(CaptureError, match=r"einsum.*under autocast"):
+        compiled(x)

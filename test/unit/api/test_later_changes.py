@@ -51,6 +51,10 @@ def rebound(model: Model) -> None:
     model.q.weight = nn.Parameter(torch.ones(WIDTH, WIDTH))
 
 
+def data_rebound(model: Model) -> None:
+    model.k.bias.data = model.k.bias.data * 3
+
+
 def another_layer(model: Model) -> None:
     model.fc = nn.Linear(WIDTH, WIDTH).eval()
 
@@ -81,7 +85,7 @@ def configured(model: Model) -> None:
 
 
 SEEN = [
-    *(flagged, configured),
+    *(flagged, configured, data_rebound),
     other_weights,
     written,
     merged_written,

@@ -140,6 +140,34 @@ class Remembering(nn.Module):
         return y + len(self.log)
 
 
+class Noting(nn.Module):
+    """Keeps numbers without reading them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(WIDTH, WIDTH)
+        self.notes: dict[str, Tensor] = {}
+        self.log: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        self.notes["mean"] = (x + y[:1]).mean()
+        self.log.append(y.mean())
+        return y
+
+
+def test_what_forward_only_writes_is_there_afterwards() -> None:
+    torch.manual_seed(0)
+    model, x = Noting().eval(), row()
+    expected = copy.deepcopy(model)
+    compiled = sf.compile(model)
+    with torch.no_grad():
+        for _ in range(3):
+            compiled(x), expected(x)
+    torch.testing.assert_close(model.notes, expected.notes)
+    torch.testing.assert_close(model.log, expected.log)
+
+
 @pytest.mark.parametrize("make", [Recurrent, Counting, Remembering], ids=lambda kind: kind.__name__)
 def test_what_forward_keeps_in_attributes_is_carried_from_call_to_call(make: type[nn.Module]) -> None:
     sequence(make)
