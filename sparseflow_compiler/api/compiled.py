@@ -24,6 +24,7 @@ from sparseflow.frontend.state.compiled_parts import eager_forward
 from sparseflow.frontend.state.later import Held
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried
+from sparseflow.runtime.calling.structure import COUNTERS
 
 if TYPE_CHECKING:
     from sparseflow.api.program import Program
@@ -263,12 +264,13 @@ class CompiledModel(ModelView):
         """A program for a call; the call taken apart; and the attributes of the model that it carries."""
         self._see_changes()
         while True:
-            places = self._carried.places
+            places, counters = self._carried.places, len(COUNTERS)
             state = self._carried.state()
             call = self._call_signature.flatten(args, kwargs, state)
             self._check_inference(call)
             program = self._program(call, args, kwargs)
-            if self._carried.places is places:
+            # A capture may have learnt what else is an input of its program: the call has more leaves then.
+            if self._carried.places is places and len(COUNTERS) == counters:
                 return program, call, state
 
     def _new_bank(self) -> WeightBank:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import zoo
 from torch.utils import _pytree as pytree
 
 import sparseflow as sf
+from sparseflow.integrations.transformers.arguments import returned_cache
+from sparseflow.runtime.calling.structure import COUNTERS
 
 
 def assert_same(found: object, expected: object) -> None:
@@ -31,6 +35,33 @@ def test_equals_the_pruned_eager_model_from_one_capture(name: str) -> None:
             assert_same(compiled(*args, **kwargs), reference(*args, **kwargs))
     assert compiled.report.model["programs"] == 1
     assert any(layer.decision == "sparse" for layer in compiled.report.layers)
+
+
+@pytest.fixture
+def no_counters_known() -> Iterator[None]:
+    """As in a new process, which learns what counts in caches from the first call that has some."""
+    known = set(COUNTERS)
+    COUNTERS.clear()
+    yield
+    COUNTERS.update(known)
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama"])
+@pytest.mark.usefixtures("no_counters_known")
+def test_the_first_call_with_a_returned_cache_decodes(name: str) -> None:
+    torch.manual_seed(0)
+    model, _ = zoo.model_and_calls(name)
+    compiled = sf.compile(model)
+    ids, step = zoo.tokens(2, 7), zoo.tokens(2, 1)
+    with torch.no_grad():
+        caches = [returned_cache(side(ids)) for side in (compiled, model)]
+        for _ in range(3):  # over the first window's end, which is 8
+            found, expected = (
+                side(step, **{zoo.CACHE: cache})
+                for side, cache in zip((compiled, model), caches, strict=True)
+            )
+            assert_same(found, expected)
+    assert compiled.report.model["programs"] <= 3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
