@@ -17,7 +17,7 @@ TESTER := $(VENV)-transformers-$(TRANSFORMERS)/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock build demo test lit pytest check format docs site source notebook fuzz sanitize bench clean
+.PHONY: always help env lock build demo test lit pytest check format docs site source notebook fuzz sanitize bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ $(VENV)-transformers-%/.dependencies: $(VENV)/.dependencies tools/transformers_o
 	tools/transformers_overlay.sh $(VENV) $(@D) $*
 	@touch $@
 
+# What is the newest changes from day to day.
+$(VENV)-transformers-newest/.dependencies: always
+
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
 	$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
@@ -45,7 +48,7 @@ lock: ## Renew constraints.txt: every version that a new environment gets today
 	build/lock/bin/python -m pip install -q "$(TORCH)"
 	$(PYTHON) tools/requirements.py pyproject.toml > build/lock/requirements.txt
 	build/lock/bin/python -m pip install -q -r build/lock/requirements.txt
-	{ sed '/^[^#]/d' constraints.txt; build/lock/bin/python -m pip freeze | grep -vE '^(torch|nvidia-.*|triton)==' ; } > build/constraints.txt
+	{ sed '/^[^#]/d' constraints.txt; build/lock/bin/python -m pip freeze | grep -vE '^(torch|triton|(nvidia|cuda)-.*)==' ; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
 build: $(VENV)/.installed ## Build the native library and install the package, editable

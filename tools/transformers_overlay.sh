@@ -16,6 +16,7 @@ case $which in
 esac
 
 site() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
+rm -rf "$overlay"
 "$environment/bin/python" -m venv "$overlay"
 below=$(site "$environment")
 "$overlay/bin/python" -m pip --disable-pip-version-check -q install "$wanted" \
