@@ -145,15 +145,24 @@ def _is_arithmetic(node: ast.AST, symbols: frozenset[str]) -> bool:
 
 
 def _encode_spec(spec: TensorSpec | None) -> Any:
-    return None if spec is None else [encode(spec.dtype), spec.rank, encode(spec.device)]
+    if spec is None:
+        return None
+    layout = [] if spec.layout is None else [list(spec.layout)]
+    return [encode(spec.dtype), spec.rank, encode(spec.device), *layout]
 
 
 def _decode_spec(data: Any, values: Decoder) -> TensorSpec | None:
     if data is None:
         return None
-    dtype, rank, device = data
-    found = values.decode(dtype), require(rank, int), values.decode(device)
-    return TensorSpec(require(found[0], torch.dtype), found[1], require(found[2], torch.device))
+    dtype, rank, device, *layout = data
+    if len(layout) > 1:
+        raise ValueError("a tensor has one layout")
+    return TensorSpec(
+        require(values.decode(dtype), torch.dtype),
+        require(rank, int),
+        require(values.decode(device), torch.device),
+        tuple(require(stride, int) for stride in require(layout[0], list)) if layout else None,
+    )
 
 
 def _encode_counters(structures: Iterable[Structure]) -> list[list[str]]:

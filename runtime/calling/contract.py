@@ -23,19 +23,48 @@ class TensorSpec:
     dtype: torch.dtype
     rank: int
     device: torch.device
+    layout: tuple[int, ...] | None = None
+    """As `layout_of` has it, where the program depends on it; None for any."""
 
     @classmethod
-    def of(cls, leaf: Any) -> TensorSpec | None:
-        """The specification of a tensor, None for a counter."""
-        return cls(leaf.dtype, leaf.ndim, leaf.device) if isinstance(leaf, torch.Tensor) else None
+    def of(cls, leaf: Any, *, layout: bool = False) -> TensorSpec | None:
+        """The specification of a tensor, None for a counter.
+
+        Args:
+            leaf: of the call that was captured.
+            layout: whether the program is for tensors of that layout alone.
+        """
+        if not isinstance(leaf, torch.Tensor):
+            return None
+        return cls(leaf.dtype, leaf.ndim, leaf.device, layout_of(leaf) if layout else None)
 
     def violation(self, leaf: Any) -> str | None:
         """Return how a leaf departs from this, or None if it doesn't."""
         if not isinstance(leaf, torch.Tensor):
             return f"{leaf!r}, not a tensor"
-        if leaf.dtype == self.dtype and leaf.ndim == self.rank and leaf.device == self.device:
-            return None
-        return f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}, not {self.rank}-d {self.dtype} on {self.device}"
+        if leaf.dtype != self.dtype or leaf.ndim != self.rank or leaf.device != self.device:
+            return (
+                f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}, not {self.rank}-d {self.dtype} on {self.device}"
+            )
+        if self.layout is not None and layout_of(leaf) != self.layout:
+            return f"of strides {list(leaf.stride())}, and the program was captured with others"
+        return None
+
+
+def layout_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """What decides whether a view of a tensor needs a copy.
+
+    Returns:
+        Nothing for a contiguous tensor, else for each dimension 0 where it is expanded, 1 where it can be merged
+        with the one after it (the last: where its stride is 1), 2 where its stride is 1 otherwise, or 3.
+    """
+    if tensor.is_contiguous():
+        return ()
+    found, merged = [], 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        found.append(0 if stride == 0 else 1 if stride == merged else 2 if stride == 1 else 3)
+        merged = size * stride
+    return tuple(reversed(found))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from sparseflow.frontend.given import Given
+from sparseflow.frontend.layouts import LayoutWatch
 from sparseflow.frontend.module_state import Buffers
 from sparseflow.frontend.state.watch import Watch
 from sparseflow.runtime.calling.carried import STATE
@@ -25,7 +26,7 @@ class FlatModule(nn.Module):
         self.model = watch.model
         self.training = watch.model.training
         self.call = call
-        self._record = _Record(watch)
+        self._record = _Record(watch, call)
 
     @property
     def outputs(self) -> Outputs:
@@ -38,6 +39,11 @@ class FlatModule(nn.Module):
         """Attributes of the call's objects in which the model counts."""
         return self._record.counters
 
+    @property
+    def layouts_matter(self) -> bool:
+        """Whether the model may compute something else for inputs of other strides."""
+        return self._record.layouts.matter
+
     def forward(self, *leaves: Any) -> tuple[Any, ...]:
         """Run the model; returns the new leaves of its output, then those of the objects that it changed."""
         decoder = Decoder(leaves)
@@ -46,7 +52,7 @@ class FlatModule(nn.Module):
         before = [_state(value, objects) for value in objects]
         given = Given(args, {k: v for k, v in kwargs.items() if k != STATE}, objects)
         try:
-            with self._record.watch.run(kwargs.pop(STATE, None)):
+            with self._record.watch.run(kwargs.pop(STATE, None)), self._record.layouts:
                 buffers = Buffers.of(self.model)
                 output = self.model(*args, **kwargs)
                 buffers.write_assigned()
@@ -81,8 +87,9 @@ class ModelFailure(Exception):  # noqa: N818  # the cause is the error
 class _Record:
     """Holds what torch.export must not see as a change of the module's attributes."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, call: Flat) -> None:
         self.watch = watch
+        self.layouts = LayoutWatch(call.leaves)
         self.outputs: Outputs | None = None
         self.counters: set[tuple[type, str]] = set()
 

@@ -39,9 +39,13 @@ class CapturedProgram(Contract):
 def describe(exported: ExportedProgram, call_signature: CallSignature, flat: FlatModule) -> CapturedProgram:
     """Wrap a program that was exported from `flat`."""
     call = flat.call
-    specs = tuple(map(TensorSpec.of, call.leaves))
+    results = _results(exported)
+    written = {result.target for result in results if result.kind is ResultKind.INPUT}
+    specs = tuple(
+        TensorSpec.of(leaf, layout=flat.layouts_matter or i in written) for i, leaf in enumerate(call.leaves)
+    )
     guards = build_guards(_fake_inputs(exported), exported.range_constraints, _conditions(exported))
-    signature = Signature(call.structure, _results(exported), flat.outputs)
+    signature = Signature(call.structure, results, flat.outputs)
     names = tuple(leaf_names(call))
     return CapturedProgram(call_signature, signature, specs, guards, names, Ambient.now(), exported)
 
