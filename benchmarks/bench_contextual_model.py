@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from _measure import RESULTS, cpu_name, meta, write
 
-from sparseflow.api.progress import progress_bars
-from sparseflow.contextual.bench import BenchConfig, bench_contextual, table
+from sparseflow.bench.contextual import BenchConfig, bench_contextual, table
+from sparseflow.support.progress import progress_bars
 
 LAYERS, VOCAB = 28, 128256
 MEAN, SPREAD = 0.246, 0.1

@@ -5,8 +5,9 @@ Names are imported on first use: what passes there are can be asked without load
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sparseflow.support import lazy
 
 if TYPE_CHECKING:
     from sparseflow.passes.base import Pass as Pass
@@ -15,24 +16,8 @@ if TYPE_CHECKING:
     from sparseflow.passes.pipelines import parse_pipeline as parse_pipeline
     from sparseflow.passes.pipelines import run_pipeline as run_pipeline
 
-_HOME = {
-    "Pass": "base",
-    "Timing": "pipelines",
-    "format_pipeline": "pipelines",
-    "parse_pipeline": "pipelines",
-    "run_pipeline": "pipelines",
-}
-
 __all__ = ["Pass", "Timing", "format_pipeline", "parse_pipeline", "run_pipeline"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.names(
+    globals(), {name: "base" if name == "Pass" else "pipelines" for name in __all__}
+)

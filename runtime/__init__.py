@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparseflow.runtime import lazy
+from sparseflow.support import lazy
 
 if TYPE_CHECKING:
     from sparseflow.runtime.backends import Backend

@@ -73,3 +73,13 @@ def _nonzeros_by_group(weight: Tensor) -> Tensor:
     # Four bools are one int32 of 0/1 bytes; multiplying by 0x01010101 leaves their sum in the top byte.
     # Far faster than reducing a dimension of four.
     return nonzero.view(torch.int32) * 0x01010101 >> 24
+
+
+def relative_difference(weight: Tensor, pruned: Tensor) -> float:
+    """‖W − W'‖ / ‖W‖ in the Frobenius norm; 0 for a zero weight and on the meta device."""
+    if weight.is_meta or pruned is weight:
+        return 0.0
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(weight, dtype=dtype)
+    lost = torch.linalg.vector_norm(weight - pruned, dtype=dtype)
+    return float(lost / norm) if norm else 0.0

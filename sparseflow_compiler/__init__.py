@@ -13,20 +13,21 @@ transformers how to read packed folders.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sparseflow.integrations.transformers import registration
+from sparseflow.integrations.transformers.plugin import registration
+from sparseflow.support import lazy
+from sparseflow.support.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from sparseflow import checkpoints as checkpoints
     from sparseflow import evaluation as evaluation
     from sparseflow import finetune as finetune
-    from sparseflow import interop as interop
+    from sparseflow import integrations as integrations
     from sparseflow import nn as nn
     from sparseflow.api.compile import compile as compile  # noqa: A004
     from sparseflow.api.compiled import CompiledModel as CompiledModel
     from sparseflow.api.load import load as load
-    from sparseflow.api.options import DEFAULT_SKIP as DEFAULT_SKIP
     from sparseflow.api.tune import tune as tune
     from sparseflow.contextual import Predictors as Predictors
     from sparseflow.contextual import train_predictor as train_predictor
@@ -38,42 +39,31 @@ if TYPE_CHECKING:
     from sparseflow.runtime import is_24 as is_24
     from sparseflow.runtime import prune_24 as prune_24
     from sparseflow.runtime import sparse_mm as sparse_mm
+    from sparseflow.support.arguments import DEFAULT_SKIP as DEFAULT_SKIP
 
 _EXPORTS = {
-    "CompiledModel": "sparseflow.api.compiled",
-    "DEFAULT_SKIP": "sparseflow.api.options",
-    "PackedWeight": "sparseflow.runtime",
-    "Predictors": "sparseflow.contextual",
-    "SparseFlowError": "sparseflow.errors",
-    "compile": "sparseflow.api.compile",
-    "compress_2_4": "sparseflow.runtime",
-    "is_24": "sparseflow.runtime",
-    "load": "sparseflow.api.load",
-    "profile": "sparseflow.profiling",
-    "prune": "sparseflow.pruning",
-    "prune_24": "sparseflow.runtime",
-    "sparse_mm": "sparseflow.runtime",
-    "train_predictor": "sparseflow.contextual",
-    "tune": "sparseflow.api.tune",
+    "CompiledModel": "api.compiled",
+    "DEFAULT_SKIP": "support.arguments",
+    "PackedWeight": "runtime",
+    "Predictors": "contextual",
+    "SparseFlowError": "errors",
+    "compile": "api.compile",
+    "compress_2_4": "runtime",
+    "is_24": "runtime",
+    "load": "api.load",
+    "profile": "profiling",
+    "prune": "pruning",
+    "prune_24": "runtime",
+    "sparse_mm": "runtime",
+    "train_predictor": "contextual",
+    "tune": "api.tune",
 }
 
-_PACKAGES = ("evaluation", "finetune", "interop", "nn")
+_PACKAGES = ("checkpoints", "evaluation", "finetune", "integrations", "nn")
 
 __all__ = sorted((*_EXPORTS, *_PACKAGES))
-__version__ = "0.1.0"
 
 registration.register()
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        return importlib.import_module(f"sparseflow.{name}")
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_EXPORTS[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.names(globals(), _EXPORTS, _PACKAGES)

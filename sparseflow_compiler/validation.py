@@ -26,7 +26,7 @@ from sparseflow.runtime.gpu.weight import DeviceWeight
 from sparseflow.runtime.packed import PackedWeight
 
 if TYPE_CHECKING:
-    from sparseflow.api.progress import Step
+    from sparseflow.support.progress import Step
 
 PRODUCTION = (
     (512, 512, 512),

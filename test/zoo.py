@@ -13,8 +13,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.pytorch_utils import Conv1D
 
 import sparseflow as sf
-from sparseflow.api.report import Report
 from sparseflow.integrations.transformers.arguments import cache_argument
+from sparseflow.reports.report import Report
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -53,9 +53,7 @@ _ARGUMENTS = (
     _Argument(
         "n", "n=1", ("x = x * n", "for _ in range(n):\n    x = self.fc0(x)"), ("0", "1", "2", "3", "True")
     ),
-    _Argument(
-        "n", "n=1.0", ("x = x * n", "x = x + n if n > 0 else x"), ("0.5", "-1.0", "2", "1e3", "0")
-    ),
+    _Argument("n", "n=1.0", ("x = x * n", "x = x + n if n > 0 else x"), ("0.5", "-1.0", "2", "1e3", "0")),
     _Argument("flag", "flag=False", ("if flag:\n    x = self.fc0(x)",), ("True", "False", "1", "None")),
     _Argument("mode", 'mode="a"', ('x = x * 2 if mode == "a" else x',), ('"a"', '"b"')),
     _Argument(
@@ -173,7 +171,9 @@ def _steps(rng: random.Random, draft: Draft, arguments: Sequence[_Argument], how
         steps.append(_call(rng, draft, arguments))
         if rng.random() < 0.25:
             steps.append(_between(rng, draft, how))
-    if how != "magnitude" and not (draft.stateful and "reload()" in steps):  # what loads has a state of its own
+    if how != "magnitude" and not (
+        draft.stateful and "reload()" in steps
+    ):  # what loads has a state of its own
         steps += ["x = rand(3, 16)", f"plain({_given(rng, arguments)})"]
     return steps
 

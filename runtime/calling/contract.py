@@ -43,9 +43,8 @@ class TensorSpec:
         if not isinstance(leaf, torch.Tensor):
             return f"{leaf!r}, not a tensor"
         if leaf.dtype != self.dtype or leaf.ndim != self.rank or leaf.device != self.device:
-            return (
-                f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}, not {self.rank}-d {self.dtype} on {self.device}"
-            )
+            found = f"{leaf.ndim}-d {leaf.dtype} on {leaf.device}"
+            return f"{found}, not {self.rank}-d {self.dtype} on {self.device}"
         if self.layout is not None and layout_of(leaf) != self.layout:
             return f"of strides {list(leaf.stride())}, and the program was captured with others"
         return None
@@ -55,8 +54,8 @@ def layout_of(tensor: torch.Tensor) -> tuple[int, ...]:
     """What decides whether a view of a tensor needs a copy.
 
     Returns:
-        Nothing for a contiguous tensor, else for each dimension 0 where it is expanded, 1 where it can be merged
-        with the one after it (the last: where its stride is 1), 2 where its stride is 1 otherwise, or 3.
+        Nothing for a contiguous tensor, else for each dimension 0 where it is expanded, 1 where it can be
+        merged with the one after it (the last: where its stride is 1), 2 where its stride is 1, or 3.
     """
     if tensor.is_contiguous():
         return ()

@@ -51,3 +51,11 @@ class InferenceModule(FrozenModule):
                 "an input requires gradients, and a compiled model is for inference only",
                 "detach it, or call under torch.no_grad()",
             )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's tensors are; the CPU for one that has none."""
+    if isinstance(model, InferenceModule):  # has no parameters
+        return model.device
+    tensors = (tensor for group in (model.parameters(), model.buffers()) for tensor in group)
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparseflow.runtime import lazy
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy, Range
 from sparseflow.runtime.dispatch.thresholds import Timed, choose_by_thresholds
+from sparseflow.support import lazy
 
 if TYPE_CHECKING:
     from sparseflow.runtime.dispatch.calibration import calibrate

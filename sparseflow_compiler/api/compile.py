@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sparseflow.api.compiled import CompiledModel
-from sparseflow.api.options import (
-    CompileOptions,
-    Inner,
-    Mode,
-    PolicyMode,
-    Prune,
-    Quantize,
-    Sparsity,
-    require_matches,
-    require_patterns,
-)
+from sparseflow.compiler.options import CompileOptions, Quantize, Sparsity
 from sparseflow.errors import ArgumentError
+from sparseflow.execution.inner import Inner, Mode
 from sparseflow.runtime.backends import Memory
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.arguments import PolicyMode, Prune, require_matches, require_patterns
 
 if TYPE_CHECKING:
     from sparseflow.contextual import Predictors

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from sparseflow.api.generation import Generator
-from sparseflow.api.layers import device_of
-from sparseflow.api.options import CompileOptions
-from sparseflow.api.progress import progress_bars
 from sparseflow.api.view import ModelView, Part
-from sparseflow.api.weights import WeightBank, release_parameter
+from sparseflow.compiler.bank import WeightBank, release_parameter
+from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError, UnprunedWarning
-from sparseflow.extras import require_compiler
+from sparseflow.execution.generation import Generator
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
 from sparseflow.frontend.state.compiled_parts import eager_forward
 from sparseflow.frontend.state.later import Held
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried
+from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.calling.structure import COUNTERS
+from sparseflow.support.extras import require_compiler
+from sparseflow.support.progress import progress_bars
 
 if TYPE_CHECKING:
-    from sparseflow.api.program import Program
-    from sparseflow.api.report import Report
-    from sparseflow.api.warmup import Sizes
+    from sparseflow.compiler.build import Program
+    from sparseflow.execution.warmup import Sizes
+    from sparseflow.reports.report import Report
     from sparseflow.runtime.calling.carried import State
     from sparseflow.runtime.calling.structure import Flat
 
@@ -126,8 +126,8 @@ class CompiledModel(ModelView):
     @property
     def report(self) -> Report:
         """Every linear layer with its decision and reason, as of the programs captured so far."""
-        from sparseflow.api.compilations import compilations
-        from sparseflow.api.decisions import make_report
+        from sparseflow.compiler.costs import compilations
+        from sparseflow.compiler.decisions import make_report
 
         programs = [p for model in (self, *self._parts.values()) for p in model._programs]
         report = make_report(type(self._model).__name__, programs, self._bank, self._options)
@@ -196,7 +196,7 @@ class CompiledModel(ModelView):
             ArgumentError: sizes that are none, sizes and example inputs together, or a model for which inputs
                 can't be made.
         """
-        from sparseflow.api import warmup
+        from sparseflow.execution import warmup
         from sparseflow.integrations.transformers.arguments import generates
 
         if args or kwargs:
@@ -307,7 +307,7 @@ class CompiledModel(ModelView):
 
     def _build(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], refusal: str | None) -> Program:
         require_compiler(self._subject)
-        from sparseflow.api.program import build_program
+        from sparseflow.compiler.build import build_program
 
         places = self._carried.places
         with progress_bars(self._options.progress) as progress:

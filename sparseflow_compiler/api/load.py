@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from sparseflow.api.inner import make_runner
-from sparseflow.api.options import CompileOptions, Inner, Mode
+from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError
+from sparseflow.execution.inner import Inner, Mode, make_runner
 from sparseflow.runtime import artifact
 
 if TYPE_CHECKING:
-    from sparseflow.api.generation import Generator
+    from sparseflow.execution.generation import Generator
 
 
 class LoadedModel(artifact.LoadedModel):
@@ -67,7 +67,7 @@ class LoadedModel(artifact.LoadedModel):
         return config_of(self._folder)
 
     def _make_generator(self) -> Generator:
-        from sparseflow.api.generation import Generator
+        from sparseflow.execution.generation import Generator
         from sparseflow.integrations.transformers.saved import SHELL, shell_of
 
         if not (self._folder / SHELL).exists():
@@ -119,10 +119,10 @@ def load(
             GPU or version of cuSPARSELt.
         NativeLibraryError: it needs cuSPARSELt, which can't be used here.
     """
-    options = CompileOptions(inner=inner, mode=mode)
+    execution = CompileOptions(inner=inner, mode=mode).execution
 
     def runner(program: artifact.LoadedProgram) -> tuple[Callable[..., Any], bool]:
-        made = make_runner(program.graph, options, program.device, program.written, program.grows)
+        made = make_runner(program.graph, execution, program.device, program.written, program.grows)
         return made.run, made.inductor is None
 
     given = tuple(classes)

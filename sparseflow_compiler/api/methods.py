@@ -8,17 +8,12 @@ import functools
 import inspect
 import re
 import warnings
-from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
-
 from sparseflow.errors import ArgumentError, DenseWarning
+from sparseflow.execution.routing import DenseWatch, compiled_forward
 
 if TYPE_CHECKING:
     from sparseflow.api.view import ModelView
@@ -32,7 +27,6 @@ _FEATURES = re.compile("get_[a-z]+_features|get_[a-z]+_embeddings?_features|get_
 _DENSE = re.compile("generate_batch|init_continuous_batching|continuous_batching")
 """Methods that exchange attention for a paged one while they run: programs keep theirs."""
 
-_PRODUCTS = {functional.linear, torch.addmm}
 _ABSENT = object()
 
 
@@ -89,58 +83,13 @@ def _call(
     return result
 
 
-def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that runs a compiled one, with the model's signature, which others read."""
-
-    @functools.wraps(model.forward)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        args = tuple(
-            dict(value) if isinstance(value, UserDict) else value for value in args
-        )  # a BatchEncoding
-        watching = isinstance(_get_current_function_mode(), _Watch)  # type: ignore[no-untyped-call]
-        with _pop_mode_temporarily() if watching else contextlib.nullcontext():
-            return compiled(*args, **kwargs)
-
-    return forward
-
-
-def with_compiled(root: nn.Module, path: str, compiled: Callable[..., Any]) -> None:
-    """Let a part of a model run what was compiled.
-
-    Args:
-        root: a shallow copy of a model, which is changed; parts between it and the one are copied too.
-        path: of the part.
-        compiled: in place of its forward.
-    """
-    name, _, rest = path.partition(".")
-    part = root.get_submodule(name)
-    copied = copy.copy(part)
-    if rest:
-        with_compiled(copied, rest, compiled)
-    else:
-        vars(copied)["forward"] = compiled_forward(part, compiled)
-    vars(root)["_modules"] = {**root._modules, name: copied}
-
-
-class _Watch(TorchFunctionMode):
-    """Sees linear layers that run outside of compiled programs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dense = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.dense = self.dense or func in _PRODUCTS
-        return func(*args, **(kwargs or {}))
-
-
 @contextlib.contextmanager
 def _watched(compiled: ModelView, name: str) -> Iterator[None]:
     """Warn if the first call of a method runs linear layers as they were."""
     if name in compiled.watched_methods:
         yield
         return
-    with _Watch() as watch:
+    with DenseWatch() as watch:
         yield
     compiled.watched_methods.add(name)
     if watch.dense:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import sparseflow
 from sparseflow.errors import NativeLibraryError
 from sparseflow.runtime.artifact import SavedProgram, write
 from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.support.version import __version__
 
 if TYPE_CHECKING:
-    from sparseflow.api.program import Program
-    from sparseflow.api.report import Report
+    from sparseflow.compiler.build import Program
+    from sparseflow.reports.report import Report
 
 
 def save(
@@ -35,7 +35,7 @@ def save(
         "device": str(device),
         "machine": _machine(device),
         "versions": {
-            "sparseflow": sparseflow.__version__,
+            "sparseflow": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

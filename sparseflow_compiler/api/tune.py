@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sparseflow.api.options import require_matches, require_patterns, with_defaults
-from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.arguments import require_matches, require_patterns, with_defaults
+from sparseflow.support.progress import progress_bars
 
 if TYPE_CHECKING:
     from sparseflow.runtime.tuning import TuneResult
@@ -104,7 +104,7 @@ def _shapes_by_dtype(
         shapes = [_shape(entry) for entry in target]
         return dict.fromkeys(dtypes or (torch.bfloat16,), shapes) if shapes else {}
     require_uncompiled(target, "sf.tune(model)")
-    from sparseflow.api.layers import linear_shapes
+    from sparseflow.compiler.shapes import linear_shapes
 
     found = linear_shapes(target, args, kwargs, skip)
     if dtypes is None:

@@ -17,7 +17,7 @@ from sparseflow.runtime.calling.inference import InferenceModule
 
 if TYPE_CHECKING:
     from sparseflow.api.compiled import CompiledModel
-    from sparseflow.api.options import CompileOptions
+    from sparseflow.compiler.options import CompileOptions
 
 
 def _refuse_as_forward(module: nn.Module, name: str, submodule: nn.Module | None) -> None:

@@ -15,9 +15,9 @@ from sparseflow.runtime.dispatch import choose
 from sparseflow.runtime.dispatch.measure import measure_layer
 
 if TYPE_CHECKING:
-    from sparseflow.api.progress import Step
     from sparseflow.runtime.dispatch import Policy
     from sparseflow.runtime.tuning.layers import Layer
+    from sparseflow.support.progress import Step
 
 Row = dict[str, Any]
 

@@ -38,8 +38,8 @@ def gemm(
     options.require_positive("--m", ms)
     where = options.device(device)
     dtypes = [options.dtype(name) for name in dtype or ["bfloat16"]]
-    from sparseflow.api.progress import progress_bars
     from sparseflow.bench import gemm_rows
+    from sparseflow.support.progress import progress_bars
 
     with progress_bars(None) as bars:
         rows = gemm_rows([(n, k) for n, k in shapes], ms, dtypes, where, bars.stage("bench"))
@@ -68,9 +68,9 @@ def model(
     where = options.device(device)
     kind = options.dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
     calls = [(samples, tokens) for samples in batch or [1] for tokens in seq or [512]]
-    from sparseflow.api.progress import progress_bars
     from sparseflow.bench import model_rows
     from sparseflow.profiling.workload import Phase
+    from sparseflow.support.progress import progress_bars
 
     how = {"prune": "magnitude", "inner": inner, "policy": policy, "memory": memory}
     try:

@@ -59,11 +59,11 @@ def contextual(
     }
     values = {} if config is None else _read(config)
     values |= {name: value for name, value in given.items() if value is not None}
-    from sparseflow.contextual.bench import BenchConfig
+    from sparseflow.bench.contextual import BenchConfig
 
     checked = BenchConfig.of(values)
-    from sparseflow.api.progress import progress_bars
-    from sparseflow.contextual.bench import bench_contextual, table
+    from sparseflow.bench.contextual import bench_contextual, table
+    from sparseflow.support.progress import progress_bars
 
     where = options.device(device)
     with progress_bars(None) as bars:

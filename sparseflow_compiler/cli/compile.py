@@ -76,7 +76,7 @@ def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
     """Make the calls that the artifact will have to serve."""
     import torch
 
-    from sparseflow.api import warmup
+    from sparseflow.execution import warmup
     from sparseflow.integrations.transformers.arguments import (
         generates,
         next_input,

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-import sparseflow
+from sparseflow.support.version import __version__
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _tables() -> str:
 
 
 _PARTS: dict[str, Callable[[], str]] = {
-    "sparseflow": lambda: sparseflow.__version__,
+    "sparseflow": lambda: __version__,
     "python": _python,
     "torch": _torch,
     "torch-mlir": _torch_mlir,

@@ -60,7 +60,7 @@ def _text(path: Path, sources: list[Source], page: Page) -> str:
 
 
 def _table(data: dict[str, Any]) -> str:
-    from sparseflow.api.report import Report
+    from sparseflow.reports.report import Report
 
     manifest = data["artifact"]
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())

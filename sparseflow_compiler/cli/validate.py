@@ -40,7 +40,7 @@ def validate(
     names = dtype or options.DTYPES[where.type == "cuda" :]  # GPUs have no sparse float32
     dtypes = [options.dtype(name) for name in dict.fromkeys(names)]
     from sparseflow import validation
-    from sparseflow.api.progress import progress_bars
+    from sparseflow.support.progress import progress_bars
 
     products = [(size[0], size[1], size[2]) for size in given or validation.PRODUCTION]
     if m:

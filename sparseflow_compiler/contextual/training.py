@@ -12,8 +12,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sparseflow.api.options import require_one_of
-from sparseflow.api.progress import Step, progress_bars
 from sparseflow.contextual.judging import judge, selected
 from sparseflow.contextual.mlps import ModelMlp, find_model_mlps, named
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
@@ -27,6 +25,8 @@ from sparseflow.pruning.statistics import nonfinite_inputs, watching
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.runtime.contextual.by_gate import GateThreshold
+from sparseflow.support.arguments import require_one_of
+from sparseflow.support.progress import Step, progress_bars
 
 PredictorDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Rates = float | Mapping[str, float]

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseflow.api.layers import device_of
 from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.finetune.objective import pooled
 from sparseflow.pruning.calibration import as_call, moved, require_batches
+from sparseflow.runtime.calling.inference import device_of
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseflow.api.layers import device_of
-from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.evaluation.windows import Window, as_tokens, windows
 from sparseflow.finetune.objective import kl
+from sparseflow.runtime.calling.inference import device_of
+from sparseflow.support.progress import progress_bars
 
 _LOGITS_AT_ONCE = 1 << 28
 """Logits of one forward are taken in float32 in pieces of at most about so many."""

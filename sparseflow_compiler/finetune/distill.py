@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.api.progress import Step, progress_bars
 from sparseflow.errors import ArgumentError, FinetuneError
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
 from sparseflow.pruning.calibration import Call, as_call, moved, require_batches
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.progress import Step, progress_bars
 
 WARMUP = 0.05
 """The share of the steps in which the learning rate rises; then it falls to zero along a cosine."""

@@ -13,13 +13,14 @@ To take a call apart once for many programs: `call = captured.flatten(args, kwar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.frontend.capture import capture
 from sparseflow.frontend.program import CapturedProgram
 from sparseflow.frontend.weights import WeightSource
 from sparseflow.runtime.calling.executable import Executable
 from sparseflow.runtime.calling.signature import Result, ResultKind, Signature
+from sparseflow.support import lazy
 
 if TYPE_CHECKING:
     from sparseflow.frontend.importer import ImportedProgram, import_program
@@ -37,10 +38,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what needs torch_mlir only when it is asked for."""
-    if name in ("ImportedProgram", "import_program"):
-        from sparseflow.frontend import importer
-
-        return getattr(importer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# They need torch_mlir.
+__getattr__, __dir__ = lazy.names(globals(), {"ImportedProgram": "importer", "import_program": "importer"})

@@ -26,7 +26,7 @@ from sparseflow.frontend.state.watch import Watch
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried, Place
 from sparseflow.runtime.calling.structure import COUNTERS
-from sparseflow.training_mode import trained_part
+from sparseflow.support.training_mode import trained_part
 
 
 def capture(

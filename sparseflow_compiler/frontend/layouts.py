@@ -13,7 +13,7 @@ _MAYBE_COPIES = frozenset({"reshape", "reshape_as", "contiguous", "flatten", "ra
 
 
 class LayoutWatch(TorchFunctionMode):
-    """Watches what a trace calls: torch.export keeps neither questions about strides nor the copies they cause.
+    """Watches what a trace asks and writes: torch.export keeps no questions about strides.
 
     Of a strided tensor `reshape` makes a copy where it is a view of a contiguous one, so that a write to it
     reaches the input or doesn't.
@@ -23,7 +23,7 @@ class LayoutWatch(TorchFunctionMode):
     """
 
     def __init__(self, leaves: Sequence[Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         # Not looked at while tracing: a question about symbolic strides would become a guard.
         self._strided = any(isinstance(leaf, Tensor) and not leaf.is_contiguous() for leaf in leaves)
         self._asked = self._copied = self._wrote = False
@@ -50,5 +50,7 @@ class LayoutWatch(TorchFunctionMode):
 
 def _writes(name: str, kwargs: Mapping[str, Any]) -> bool:
     if name.startswith("__"):
-        return name == "__setitem__" or name.startswith("__i")  # __iadd__; __invert__ and __index__ do no harm
+        return name == "__setitem__" or name.startswith(
+            "__i"
+        )  # __iadd__; __invert__ and __index__ do no harm
     return name.endswith("_") or kwargs.get("out") is not None or bool(kwargs.get("inplace"))

@@ -1,1 +1,16 @@
 """Libraries of others: what SparseFlow knows of each is in its room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparseflow.support import lazy
+
+if TYPE_CHECKING:
+    from sparseflow.integrations import compressed_tensors as compressed_tensors
+    from sparseflow.integrations import torch as torch
+    from sparseflow.integrations import transformers as transformers
+
+__all__ = ["compressed_tensors", "torch", "transformers"]
+
+__getattr__, __dir__ = lazy.names(globals(), {}, __all__)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from sparseflow.api.options import PolicyMode, require_one_of
-from sparseflow.api.progress import Step, progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import PackedWeight, Policy, ops
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.arguments import PolicyMode, require_one_of
+from sparseflow.support.progress import Step, progress_bars
 
 VALUES, IN_MODULE = "weight", "weight.values"
 """A packed layer's values in checkpoints, and in the module.

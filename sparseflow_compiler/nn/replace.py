@@ -8,7 +8,12 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from sparseflow.api.options import (
+from sparseflow.nn.linear import SparseLinear
+from sparseflow.pruning.layers import find_layers
+from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
+from sparseflow.runtime.backends import Memory
+from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.arguments import (
     PolicyMode,
     Prune,
     require_matches,
@@ -16,12 +21,7 @@ from sparseflow.api.options import (
     require_patterns,
     with_defaults,
 )
-from sparseflow.integrations.transformers import packed
-from sparseflow.nn.linear import SparseLinear
-from sparseflow.pruning.layers import find_layers
-from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
-from sparseflow.runtime.backends import Memory
-from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.hosts import HOSTS
 
 LEAST = 16
 """Out and in features below which a layer stays dense, as in `sparseflow.compile`."""
@@ -64,7 +64,8 @@ def sparsify(
     require_patterns("nn.sparsify", skip)
     require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")
-    packed.require_unquantised(model)
+    for host in HOSTS:
+        host.before_packing(model)
     replaced = []
     for name in eligible(model, with_defaults(skip, skip_defaults)):
         linear = model.get_submodule(name)
@@ -73,10 +74,15 @@ def sparsify(
         if weight is not None:
             put(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
-    packed.declare(
-        model,
-        {"prune": prune, "skip": skip, "skip_defaults": skip_defaults, "policy": policy, "memory": memory},
-    )
+    options = {
+        "prune": prune,
+        "skip": skip,
+        "skip_defaults": skip_defaults,
+        "policy": policy,
+        "memory": memory,
+    }
+    for host in HOSTS:
+        host.after_packing(model, options)
     return replaced
 
 
@@ -93,7 +99,8 @@ def densify(model: nn.Module) -> list[str]:
         linear.weight = nn.Parameter(layer.weight.unpack(), requires_grad=False)
         linear.bias = layer.bias  # type: ignore[assignment]  # torch has it as a Parameter
         put(model, name, linear)
-    packed.withdraw(model)
+    for host in HOSTS:
+        host.after_unpacking(model)
     return [name for name, _ in found]
 
 

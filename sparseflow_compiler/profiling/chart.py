@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sparseflow.errors import ArgumentError
-from sparseflow.profiling.kinds import KINDS
-
-if TYPE_CHECKING:
-    from sparseflow.profiling.result import Profile
-
-COLOURS = (
-    "#4477aa",
-    "#ee6677",
-    "#ccbb44",
-    "#bbbbbb",
-)  # Tol's bright scheme: told apart by colour-blind eyes
+from sparseflow.profiling.kinds import KINDS, Kind
+from sparseflow.reports.colours import COLOURS
 
 
-def draw(profile: Profile, path: Path) -> None:
-    """Draw two stacked bars, dense and compiled, by kind; see `Profile.chart`."""
+class Bar(Protocol):
+    """What one bar shows: kernel time by kind, in microseconds and in percent."""
+
+    @property
+    def title(self) -> str:
+        """What stands beside it."""
+        ...
+
+    @property
+    def us_by_kind(self) -> Mapping[Kind, float]:
+        """Microseconds."""
+        ...
+
+    @property
+    def shares(self) -> Mapping[Kind, float]:
+        """Percent."""
+        ...
+
+
+def draw(sides: Sequence[Bar], title: str, path: Path) -> None:
+    """Draw stacked bars, one above the other.
+
+    Args:
+        sides: from below.
+        title: over the picture.
+        path: a .png, .svg or .pdf file.
+
+    Raises:
+        ArgumentError: matplotlib is missing, or the file can't be written.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -29,8 +49,7 @@ def draw(profile: Profile, path: Path) -> None:
         ) from None
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     axes = figure.subplots()
-    sides = (profile.compiled, profile.dense)
-    left = [0.0, 0.0]
+    left = [0.0] * len(sides)
     for kind, colour in zip(KINDS, COLOURS, strict=True):
         widths = [side.us_by_kind[kind] / 1e3 for side in sides]
         bars = axes.barh([side.title for side in sides], widths, left=left, color=colour, label=kind)
@@ -38,10 +57,7 @@ def draw(profile: Profile, path: Path) -> None:
         axes.bar_label(bars, texts, label_type="center")
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_xlabel("kernel time of one call, ms")
-    figures = (
-        f"GEMM {profile.gemm_speedup:.2f}×, ceiling {profile.ceiling:.2f}×, reached {profile.reached:.2f}×"
-    )
-    axes.set_title(f"{profile.title}\n{figures}", fontsize=9)
+    axes.set_title(title, fontsize=9)
     axes.legend(ncols=len(KINDS), loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
     try:
         figure.savefig(path, dpi=150)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sparseflow.api.inner import chosen_inner
+from sparseflow.execution.inner import chosen_inner
 
 if TYPE_CHECKING:
-    from sparseflow.api.options import Inner
+    from sparseflow.execution.inner import Inner
 
 
 def opponent(

@@ -139,7 +139,8 @@ class Profile:
         """
         from sparseflow.profiling.chart import draw
 
-        draw(self, Path(path))
+        figures = f"GEMM {self.gemm_speedup:.2f}×, ceiling {self.ceiling:.2f}×, reached {self.reached:.2f}×"
+        draw((self.compiled, self.dense), f"{self.title}\n{figures}", Path(path))
 
     def _cells(self, kind: Kind) -> tuple[str, ...]:
         before, after = self.dense.us_by_kind[kind], self.compiled.us_by_kind[kind]

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.knapsack import best_within
@@ -18,6 +17,7 @@ from sparseflow.pruning.layers import find_layers
 from sparseflow.pruning.report import PrunedLayer, PruneReport
 from sparseflow.pruning.savings import Savings, savings
 from sparseflow.pruning.sensitivity import Switchboard, state_of
+from sparseflow.support.progress import progress_bars
 
 DEFAULT_MAX_LOSS = 0.05
 """What ``skip="auto"`` allows: nats a token, or 1 − cosine of the output."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError, SparseFlowError
-from sparseflow.training_mode import trained_part
+from sparseflow.support.training_mode import trained_part
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs of a model."""

@@ -11,8 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparseflow.api.options import require_matches, require_patterns
-from sparseflow.api.progress import progress_bars
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
 from sparseflow.pruning.calibration import Calibration
@@ -25,6 +23,8 @@ from sparseflow.pruning.report import PrunedLayer, PruneReport
 from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.arguments import require_matches, require_patterns
+from sparseflow.support.progress import progress_bars
 
 FEW_ROWS = 256
 """Norms of activations, which Wanda and RIA use, are rough from fewer rows."""

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 
 import torch
 
-from sparseflow.api.options import require_one_of, require_patterns, with_defaults
 from sparseflow.errors import ArgumentError
+from sparseflow.support.arguments import require_one_of, require_patterns, with_defaults
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt"]
 Pattern = Literal["2:4"]

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sparseflow.api.progress import Step
-from sparseflow.api.weights import relative_difference
 from sparseflow.errors import WeightError
 from sparseflow.pruning.blocks import Twin, by_input, permute_block
 from sparseflow.pruning.checkpoint import Checkpoint
@@ -22,6 +20,8 @@ from sparseflow.pruning.stacks import Visit
 from sparseflow.pruning.statistics import Gathering, Statistics, gather
 from sparseflow.pruning.wanda import wanda
 from sparseflow.runtime import checks, prune_24
+from sparseflow.runtime.pattern import relative_difference
+from sparseflow.support.progress import Step
 
 _UNREACHED = "no calibration batch reached it"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from sparseflow.api.progress import Step
 from sparseflow.pruning.layers import Layer
 from sparseflow.runtime import checks
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.support.progress import Step
 
 Shape = tuple[int, int]
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sparseflow.api.progress import Step
 from sparseflow.errors import CalibrationError
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration, enough_memory, moved
 from sparseflow.pruning.layers import Layer
+from sparseflow.support.progress import Step
 
 MEASURED_BATCHES = 8
 """Batches that a loss is measured on, at most: it is measured once for each layer."""

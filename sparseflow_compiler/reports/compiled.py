@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparseflow.api.report import LayerReport, Range, Report
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
+from sparseflow.reports.report import LayerReport, Range, Report
 
 _LARGEST_M = 16384
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparseflow.errors import ArgumentError
-from sparseflow.profiling.chart import COLOURS
+from sparseflow.reports.colours import COLOURS
 from sparseflow.reports.page import Bars, Cell, Facts, HeatMap, Page, Piece, Pies, Table
 
 _WIDTH = 11.0

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow import dynamo
+from sparseflow.integrations import torch as dynamo
 
 
 class Block(nn.Module):

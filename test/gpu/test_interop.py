@@ -8,7 +8,7 @@ from gpu_weights import pruned
 from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
 
 import sparseflow as sf
-from sparseflow.interop import from_semi_structured, to_semi_structured
+from sparseflow.integrations.torch import from_semi_structured, to_semi_structured
 from sparseflow.nn import prepare, sparsify
 
 pytestmark = [
@@ -54,7 +54,8 @@ def llama(**options):
 def test_a_model_loads_onto_the_gpu_generates_and_saves_the_portable_form(tmp_path: Path, packed):
     from transformers import AutoModelForCausalLM
 
-    from sparseflow.interop import Checkpoint, SparseFlowConfig
+    from sparseflow.checkpoints import Checkpoint
+    from sparseflow.integrations.transformers import SparseFlowConfig
 
     dense = llama()
     dense.save_pretrained(tmp_path / "dense")

@@ -65,9 +65,6 @@ def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
         CheckpointError: its weights are not all that the model has, and of their shapes. transformers gives
             missing ones random values.
     """
-    from sparseflow.integrations.transformers.registration import register
-
-    register()
     config = read_config(folder)
     architectures = getattr(config, "architectures", None) or ["ForCausalLM"]
     # Encoders such as BERT have a causal head too; what was saved decides.

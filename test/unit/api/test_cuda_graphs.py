@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparseflow.api import cuda_graphs, recording
-from sparseflow.api.cuda_graphs import CudaGraphs
+from sparseflow.execution import cuda_graphs, recording
+from sparseflow.execution.cuda_graphs import CudaGraphs
 
 
 class FakeCuda:

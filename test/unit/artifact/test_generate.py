@@ -12,7 +12,7 @@ from isolated import BLOCK, python
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from typer.testing import CliRunner
-from unit.interop.tiny import llama
+from unit.checkpoints.tiny import llama
 
 import sparseflow as sf
 from sparseflow.cli.main import app

@@ -9,13 +9,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
-from unit.interop.tiny import LAYERS, llama
+from unit.checkpoints.tiny import LAYERS, llama
 
 import sparseflow as sf
 from sparseflow.cli.main import app
 from sparseflow.cli.saved import load_model
 from sparseflow.errors import CheckpointError
-from sparseflow.interop import SparseFlowConfig
+from sparseflow.integrations.transformers import SparseFlowConfig
 from sparseflow.nn import SparseLinear
 
 

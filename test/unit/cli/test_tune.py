@@ -10,8 +10,8 @@ import transformers as tf
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.api.layers import linear_shapes
 from sparseflow.cli.main import main
+from sparseflow.compiler.shapes import linear_shapes
 from sparseflow.errors import ArgumentError, NativeLibraryError
 from sparseflow.runtime.tuning.point import Candidate, TunedPoint
 from sparseflow.runtime.tuning.tune import TuneResult

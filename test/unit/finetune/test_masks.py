@@ -142,7 +142,9 @@ def test_the_trainers_callback_keeps_weights_24(tmp_path):
         save_strategy="no",
         use_cpu=True,
     )
-    Trainer(model, arguments, train_dataset=data, callbacks=[sf.finetune.MaskCallback()]).train()
+    Trainer(
+        model, arguments, train_dataset=data, callbacks=[sf.integrations.transformers.MaskCallback()]
+    ).train()
     after = model.model.layers[0].mlp.up_proj.weight
     assert torch.equal(after == 0, before == 0)
     assert not torch.equal(after, before)

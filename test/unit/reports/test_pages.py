@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sparseflow.api.report import Fp8Error, LayerReport, Range, Report
 from sparseflow.cli.main import main
 from sparseflow.errors import ArgumentError
 from sparseflow.reports import WRITERS, Source, page_of, read
 from sparseflow.reports.page import Cell, HeatMap, Pies, Table
+from sparseflow.reports.report import Fp8Error, LayerReport, Range, Report
 
 ROOT = Path(__file__).parents[3]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))

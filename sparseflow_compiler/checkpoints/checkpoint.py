@@ -1,0 +1,238 @@
+"""Checkpoints of transformers models: read by layer, whatever form their 2:4 weights have, and converted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import Tensor
+
+from sparseflow.checkpoints.forms import FORMATS, Format, FormatName, declared_in, format_of
+from sparseflow.checkpoints.shards import CONFIG, INDEX, SHARD_BYTES, ShardReader, ShardWriter, read_json
+from sparseflow.errors import CheckpointError
+from sparseflow.runtime import PackedWeight, compress_2_4, is_24
+from sparseflow.runtime.checks import NATIVE_DTYPES, dtype_name
+from sparseflow.support.arguments import require_one_of, require_patterns, with_defaults
+
+_WEIGHT = ".weight"
+_TENSOR_FILES = (".safetensors", ".bin", ".pt", ".pth", ".partial")
+
+
+@dataclass(frozen=True)
+class CheckpointLayer:
+    """A matrix of a checkpoint, named ``<name>.weight`` there or in a model.
+
+    Attributes:
+        name: of the layer.
+        N: out features.
+        K: in features.
+        dtype: "bfloat16", say.
+        packed: whether the checkpoint holds it packed.
+        is_24: whether it is 2:4.
+    """
+
+    name: str
+    N: int
+    K: int
+    dtype: str
+    packed: bool
+    is_24: bool
+
+
+class Checkpoint:
+    """A folder of safetensors with config.json; each weight is read when it is asked for.
+
+    Args:
+        folder: as ``save_pretrained`` or llm-compressor writes it.
+
+    Raises:
+        CheckpointError: it is incomplete or malformed, or its weights are in a format that isn't read.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._tensors = ShardReader(self.folder)
+        config = read_json(self.folder, CONFIG) if (self.folder / CONFIG).exists() else {}
+        self._format = format_of(config, self._subject)
+        self._packed = {} if self._format is None else self._parts(self._format, declared_in(config))
+
+    @property
+    def format(self) -> FormatName:
+        """How it stores 2:4 weights."""
+        return "dense" if self._format is None else self._format.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors as a model has them: a packed layer's is ``<layer>.weight``."""
+        parts = {part: name for name, found in self._packed.items() for part in found}
+        return tuple(dict.fromkeys(parts.get(name, name) for name in self._tensors.names))
+
+    def weight(self, name: str) -> Tensor | PackedWeight:
+        """A tensor by the name that a model has it by, on the CPU; packed where the checkpoint has it so.
+
+        Raises:
+            CheckpointError: there is none of that name.
+            ArgumentError, WeightError: a packed weight's tensors don't fit together, or hold NaN or Inf.
+        """
+        if name not in self._packed:
+            return self._tensors.tensor(name)
+        assert self._format is not None, "only formats pack"
+        tensors = [self._tensors.tensor(part) for part in self._packed[name]]
+        return self._format.decode(name.removesuffix(_WEIGHT), tensors)
+
+    def dense(self, name: str) -> Tensor:
+        """As `weight`, unpacked where it is packed."""
+        found = self.weight(name)
+        return found.unpack() if isinstance(found, PackedWeight) else found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, dense, for ``load_state_dict``: `sparseflow.compile` packs them again."""
+        return {name: self.dense(name) for name in self.names}
+
+    def layers(self) -> list[CheckpointLayer]:
+        """Every matrix named ``….weight``, and whether it is 2:4; reads all of them once.
+
+        Embeddings are among them: a checkpoint doesn't say what a matrix is for.
+        """
+        return [found for name in self.names if (found := self._layer(name)) is not None]
+
+    def _layer(self, name: str) -> CheckpointLayer | None:
+        if not name.endswith(_WEIGHT) or (name not in self._packed and len(self._tensors.shape(name)) != 2):
+            return None
+        weight = self.weight(name)
+        packed = isinstance(weight, PackedWeight)
+        n, k = weight.shape
+        sparse = True if isinstance(weight, PackedWeight) else is_24(weight)
+        return CheckpointLayer(name.removesuffix(_WEIGHT), n, k, dtype_name(weight.dtype), packed, sparse)
+
+    def _parts(self, form: Format, declared: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """For each packed weight the names of its tensors."""
+        names = set(self._tensors.names)
+        layers = sorted(form.packed(declared, names))
+        found = {layer + _WEIGHT: tuple(layer + suffix for suffix in form.suffixes) for layer in layers}
+        for parts in found.values():
+            for part in parts:
+                if part not in names:
+                    raise CheckpointError(self._subject, f"it has no tensor {part}", "get a whole copy of it")
+        return found
+
+    @property
+    def _subject(self) -> str:
+        return f"checkpoint {self.folder}"
+
+
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    format: FormatName,  # noqa: A002  # what a checkpoint has is called so
+    *,
+    skip: Sequence[str] = (),
+    skip_defaults: bool = True,
+    shard_bytes: int = SHARD_BYTES,
+) -> list[str]:
+    """Write a checkpoint again in another form; its other files come along. Nothing is pruned.
+
+    At most a shard and one weight are in memory. The folder appears once it is complete.
+
+    Args:
+        source: a checkpoint in any of the formats.
+        target: a folder that doesn't exist yet, or an empty one.
+        format: ``"dense"``: plain tensors with zeros. ``"sparse-24-bitmask"``: of compressed-tensors.
+            ``"sparseflow"``: what transformers loads packed with `SparseFlowConfig`. In the latter two every
+            2:4 matrix ``….weight`` in float32, bfloat16 or float16 with K divisible by 4 is packed.
+        skip: fnmatch patterns over layer names that aren't packed, besides those of `DEFAULT_SKIP`, unless
+            the source has them so.
+        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
+        shard_bytes: how large a file may be.
+
+    Returns:
+        The names of the layers that are packed in `target`.
+
+    Raises:
+        ArgumentError: an option has a wrong value.
+        CheckpointError: the source can't be read, or the target not be written.
+        WeightError: a weight to be packed holds NaN or Inf, or a packed one is malformed.
+    """
+    require_one_of("checkpoints.convert_checkpoint", "format", format, get_args(FormatName))
+    require_patterns("checkpoints.convert_checkpoint", skip)
+    skip = with_defaults(skip, skip_defaults)
+    checkpoint = Checkpoint(source)
+    form = FORMATS.get(format)
+    with _new_folder(Path(target)) as folder:
+        writer = ShardWriter(folder, shard_bytes)
+        layers: dict[str, int] = {}
+        total = 0
+        for name in checkpoint.names:
+            weight = checkpoint.weight(name)
+            tensors, packed = _stored(name, weight, form, skip)
+            writer.add(tensors)
+            total += weight.shape.numel()
+            layers |= {name.removesuffix(_WEIGHT): weight.shape.numel()} if packed else {}
+        writer.finish()
+        _copy_others(checkpoint.folder, folder)
+        declared = form.config(list(layers), sum(layers.values()) / max(1, total)) if form else None
+        _write_config(checkpoint.folder, folder, declared)
+    return list(layers)
+
+
+def _stored(
+    name: str, weight: Tensor | PackedWeight, form: Format | None, skip: Sequence[str]
+) -> tuple[dict[str, Tensor], bool]:
+    """The tensors of a weight in a format, and whether it is packed in it."""
+    if form is not None and isinstance(weight, Tensor) and _packable(name, weight, skip):
+        weight = compress_2_4(weight, name=name.removesuffix(_WEIGHT))
+    if isinstance(weight, Tensor):
+        return {name: weight}, False
+    if form is None:
+        return {name: weight.unpack()}, False
+    layer = name.removesuffix(_WEIGHT)
+    return {layer + suffix: t for suffix, t in zip(form.suffixes, form.encode(weight), strict=True)}, True
+
+
+def _packable(name: str, weight: Tensor, skip: Sequence[str]) -> bool:
+    fits = name.endswith(_WEIGHT) and weight.dim() == 2 and weight.dtype in NATIVE_DTYPES
+    if not fits or weight.shape[1] % 4 or any(fnmatchcase(name.removesuffix(_WEIGHT), p) for p in skip):
+        return False
+    return is_24(weight)
+
+
+def _copy_others(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        if path.is_file() and path.name not in (CONFIG, INDEX) and not path.name.endswith(_TENSOR_FILES):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _write_config(source: Path, folder: Path, declared: dict[str, object] | None) -> None:
+    config = read_json(source, CONFIG) if (source / CONFIG).exists() else {}
+    for key in ("quantization_config", "compression_config"):
+        config.pop(key, None)
+    if declared is not None:
+        config["quantization_config"] = declared
+    if config:
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that gets its name once it is complete."""
+    subject = f"checkpoint {target}"
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(subject, "something is there already", "name a new folder")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as work:
+            new = Path(work) / "new"
+            new.mkdir()
+            yield new
+            new.rename(target)
+    except OSError as error:
+        raise CheckpointError(
+            subject, f"it can't be written: {error.strerror}", "name another folder"
+        ) from error

@@ -1,0 +1,319 @@
+"""What the passes decided about each linear layer, read from the IR, and the report made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch_mlir import ir
+
+from sparseflow.dialect.linear import GATES, QUANTIZATIONS, UNQUANTIZED, product_dtype, quantization
+from sparseflow.dialect.matchers import WeightRef, defined_by, weight_ref
+from sparseflow.dialect.types import FP8, TensorType, tensor_type
+from sparseflow.passes.apply_policy import policy_key
+from sparseflow.passes.products import any_weight
+from sparseflow.reports.report import Fp8Error, LayerReport, Range, Report
+from sparseflow.runtime.fp8 import E4M3
+from sparseflow.runtime.packed import packed_shapes
+
+if TYPE_CHECKING:
+    from sparseflow.compiler.bank import WeightBank
+    from sparseflow.compiler.build import Program
+    from sparseflow.compiler.mlp_plans import MlpPlan
+    from sparseflow.compiler.options import CompileOptions
+    from sparseflow.compiler.prefill import Product
+    from sparseflow.runtime.dispatch import Policy
+
+TORCH_DTYPES = {
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f64": torch.float64,
+    FP8: E4M3,
+}
+"""Element types of MLIR as torch knows them."""
+
+
+@dataclass(frozen=True)
+class LayerDecision:
+    """What became of one linear layer.
+
+    Attributes:
+        weight: its weight's name.
+        N: out features.
+        K: in features.
+        dtype: element type as MLIR spells it.
+        decision: what it runs as.
+        reason: why it is dense; empty for a sparse layer.
+        policy: the key of its measured policy, of a contextual layer the name of its MLP; empty when none was
+            measured.
+        merged: all layers of the product it is part of, when it was merged.
+        gate: the activation of the product's gate, which is part of it; empty where it has none.
+        quantize: what it is quantised to; empty when it isn't.
+        unquantized: why it isn't although it was asked for; empty otherwise.
+        product: of a contextual layer, which product of its MLP it is part of: up (with the gate) or down.
+    """
+
+    weight: str
+    N: int
+    K: int
+    dtype: str
+    decision: Literal["sparse", "dense", "contextual"]
+    reason: str = ""
+    policy: str = ""
+    merged: tuple[str, ...] = ()
+    gate: str = ""
+    quantize: str = ""
+    unquantized: str = ""
+    product: Literal["", "up", "down"] = ""
+
+
+def decide(module: ir.Module) -> tuple[LayerDecision, ...]:
+    """The decisions of a module in the ``sparse_gemm`` stage, in program order, one a layer."""
+    found: dict[str, LayerDecision] = {}
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        for decision in _decisions(op):
+            found.setdefault(decision.weight, decision)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    return tuple(found.values())
+
+
+def _decisions(op: ir.Operation) -> Iterator[LayerDecision]:
+    if op.name == "sparse_gemm.linear":
+        yield from _sparse(op)
+    elif op.name == "sparse_gemm.contextual_mlp":
+        yield from _contextual(op)
+    elif "sparse_gemm.reason" in op.attributes:
+        yield from _dense(op, ir.StringAttr(op.attributes["sparse_gemm.reason"]).value)
+
+
+def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
+    ref, type_ = weight_ref(op.operands[1]), tensor_type(op.operands[1])
+    assert ref is not None
+    assert type_ is not None
+    n, k, dtype = type_.dim(0), type_.dim(1), type_.dtype
+    assert n is not None
+    assert k is not None
+    assert dtype is not None
+    key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
+    left = op.attributes.get(UNQUANTIZED)
+    unquantized = left.value if isinstance(left, ir.StringAttr) else ""
+    merged = ref.layers if len(ref.names) > 1 else ()
+    for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
+        yield LayerDecision(
+            name,
+            rows,
+            k,
+            dtype,
+            "sparse",
+            policy=key,
+            merged=merged,
+            gate=GATES.get(ir.StringAttr(op.attributes["epilogue"]).value, ""),
+            quantize=quantization(op),
+            unquantized=unquantized,
+        )
+
+
+def _contextual(op: ir.Operation) -> Iterator[LayerDecision]:
+    tensors = op.opview.tensors()
+    up = weight_ref(tensors["up"])
+    assert up is not None, "made by form-contextual-mlp"
+    for role in ("gate", "up", "down_t"):
+        ref, type_ = (
+            (weight_ref(tensors[role]), tensor_type(tensors[role])) if role in tensors else (None, None)
+        )
+        if ref is not None and type_ is not None:
+            n, k = (size or 0 for size in type_.shape or (0, 0))
+            n, k = (k, n) if role == "down_t" else (n, k)
+            yield LayerDecision(
+                ref.names[0],
+                n,
+                k,
+                type_.dtype or "?",
+                "contextual",
+                policy=up.layers[0],
+                product="down" if role == "down_t" else "up",
+            )
+
+
+def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
+    found = next((weight for value in op.operands if (weight := any_weight(value)) is not None), None)
+    merged = next((value for value in op.operands if defined_by(value, "sparse_gemm.merged_weight")), None)
+    value = merged if found is None else found.results[0]
+    type_, ref = (None, None) if value is None else (tensor_type(value), weight_ref(value))
+    if type_ is None or ref is None:
+        yield LayerDecision(str(op.location), 0, 0, "?", "dense", reason)
+    else:
+        yield from _dense_parts(ref, type_, reason)
+
+
+def _dense_parts(ref: WeightRef, type_: TensorType, reason: str) -> Iterator[LayerDecision]:
+    """One decision a name; the experts of a mixture, [E, N, K], count as E·N out features."""
+    *rows, k = [size or 0 for size in type_.shape or (0, 0)]
+    for name, n in zip(ref.names, ref.sizes or (math.prod(rows),), strict=True):
+        yield LayerDecision(name, n, k, type_.dtype or "?", "dense", reason)
+
+
+def make_report(name: str, programs: Sequence[Program], bank: WeightBank, options: CompileOptions) -> Report:
+    """One line a layer over all programs, and the figures of the whole."""
+    rows: dict[str, LayerReport] = {}
+    for program in programs:
+        for decision in program.decisions:
+            row = _row(decision, program, bank, options)
+            if decision.weight not in rows or row.decision != "dense":
+                rows[decision.weight] = row
+    layers = list(rows.values())
+    stages = {stage for program in programs for stage in program.seconds}
+    model = {
+        "name": name,
+        "programs": len(programs),
+        "inplace": options.inplace,
+        "prune": options.prune,
+        "memory": options.memory,
+        "sparsity": options.sparsity,
+        "quantize": options.quantize,
+        "bytes_dense": sum(layer.bytes_dense for layer in layers),
+        "bytes": sum(layer.bytes for layer in layers),
+        "seconds": {stage: sum(p.seconds.get(stage, 0.0) for p in programs) for stage in sorted(stages)},
+    }
+    return Report(layers, model)
+
+
+def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: CompileOptions) -> LayerReport:
+    sparse = decision.decision == "sparse"
+    dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
+    if decision.decision == "contextual":
+        return _contextual_row(decision, program.contextual[decision.policy], bank, options)
+    policy = program.policies.get(decision.policy)
+    kept = options.memory == "fast" and policy is not None and policy.wants_dense
+    ranges = _ranges(policy) if sparse else ()
+    error = bank.relative_error(decision.weight)
+    fp8 = _fp8_error(decision, program, bank) if decision.quantize else None
+    kept_bytes = decision.N * decision.K * _itemsize(_multiplied(decision)) if kept else 0
+    reason = _why_sparse(decision, program, error, fp8, options) if sparse else decision.reason
+    if error and not sparse:
+        reason = f"{_made_24(error, options)}; {reason}"
+    left = program.not_contextual.get(decision.weight)
+    return LayerReport(
+        name=decision.weight.removesuffix(".weight"),
+        N=decision.N,
+        K=decision.K,
+        dtype=decision.dtype,
+        decision=decision.decision,
+        reason=f"{reason}; {left}" if left else reason,
+        ranges=ranges,
+        bytes_dense=dense_bytes,
+        bytes=_packed_bytes(decision) + kept_bytes if sparse else dense_bytes,
+        rel_err=error,
+        fp8=fp8,
+    )
+
+
+def _contextual_row(
+    decision: LayerDecision, plan: MlpPlan, bank: WeightBank, options: CompileOptions
+) -> LayerReport:
+    assert options.predictor is not None, "CompileOptions saw to it"
+    layer, name = options.predictor[decision.policy], decision.weight.removesuffix(".weight")
+    predictor, selecting = layer.predictor, plan.selecting
+    product = plan.products.down if decision.product == "down" else plan.products.up
+    speedups = [speedup for m, speedup in selecting.measured if m <= selecting.m_max]
+    found = layer.figures
+    quality = (
+        ""
+        if found is None
+        else f"; they make {found.coverage:.1%} of what all neurons contribute, where the best as many make "
+        f"{found.oracle_coverage:.1%}"
+    )
+    size = f"rank {predictor.rank}, {predictor.nbytes / 1e6:.2f} MB" if predictor.rank else "no predictor"
+    reason = f"{layer.rate:.1%} of the neurons by {predictor.rule} ({size}), {selecting.why()}{quality}"
+    error = bank.relative_error(decision.weight)
+    dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
+    packed_bytes = 0 if product.policy is None else _packed_bytes(decision)
+    return LayerReport(
+        name,
+        decision.N,
+        decision.K,
+        decision.dtype,
+        "contextual",
+        reason + _for_more_rows(product, selecting.m_max, error, options),
+        (
+            Range(1, selecting.m_max, "contextual", min(speedups, default=None)),
+            *_ranges_above(product, selecting.m_max),
+        ),
+        dense_bytes,
+        dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
+        error,
+    )
+
+
+def _ranges_above(product: Product, m: int) -> tuple[Range, ...]:
+    if product.policy is None:
+        return (Range(m + 1, None, "dense", None),)
+    ranges = product.policy.above(m)
+    if not ranges:
+        return (Range(m + 1, None, "cpu", None),)
+    return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in ranges)
+
+
+def _for_more_rows(product: Product, m: int, error: float, options: CompileOptions) -> str:
+    """What a report says of a contextual layer's 2:4 form, where that was asked for."""
+    if product.policy is None:
+        pruned = f"; {_made_24(error, options)}" if error else ""
+        return f"{pruned}; for more rows dense: {product.reason}" if product.reason else pruned
+    timed = product.policy.why(m) if product.policy.measured else "not measured: policy='sparse'"
+    fp8 = "; not in fp8: its kernels read the model's dtype" if options.quantize else ""
+    return f"; {_made_24(error, options)}, for more rows 2:4, {timed}{fp8}"
+
+
+def _made_24(error: float, options: CompileOptions) -> str:
+    return f"pruned by {options.prune}" if error else "already 2:4"
+
+
+def _itemsize(dtype: str) -> int:
+    return TORCH_DTYPES[dtype].itemsize if dtype in TORCH_DTYPES else 0
+
+
+def _packed_bytes(decision: LayerDecision) -> int:
+    values, positions = packed_shapes(decision.N, decision.K)
+    scales = decision.N * torch.float32.itemsize if decision.quantize else 0
+    return values[0] * values[1] * _itemsize(_multiplied(decision)) + positions[0] * positions[1] + scales
+
+
+def _multiplied(decision: LayerDecision) -> str:
+    """The dtype that a layer's packed values have."""
+    return QUANTIZATIONS.get(decision.quantize, decision.dtype)
+
+
+def _fp8_error(decision: LayerDecision, program: Program, bank: WeightBank) -> Fp8Error:
+    return Fp8Error(bank.quantization_error(decision.weight), program.output_errors.get(decision.weight))
+
+
+def _ranges(policy: Policy | None) -> tuple[Range, ...]:
+    if policy is None:
+        return (Range(1, None, "cpu", None),)
+    return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in policy.ranges)
+
+
+def _why_sparse(
+    decision: LayerDecision, program: Program, error: float, fp8: Fp8Error | None, options: CompileOptions
+) -> str:
+    policy = program.policies.get(decision.policy)
+    timed = policy.why() if policy else "not measured: policy='sparse'"
+    merged = f"; one product of {len(decision.merged)}: {_short(decision.merged)}" if decision.merged else ""
+    if fp8 is not None:
+        how = f"{timed} (dense in fp8 too)" if policy else "not measured: only GPUs are fast in fp8"
+        timed = f"in fp8, {fp8}; {how}"
+    elif decision.unquantized:
+        timed = f"not in fp8: {decision.unquantized}; {timed}"
+    gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
+    return f"{_made_24(error, options)}; {timed}{merged}{gate}"
+
+
+def _short(layers: Sequence[str]) -> str:
+    return ", ".join(layer.rpartition(".")[2] for layer in layers)

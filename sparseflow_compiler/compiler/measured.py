@@ -1,0 +1,96 @@
+"""The measured policies of a module's sparse layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch_mlir import ir
+
+from sparseflow.compiler.decisions import TORCH_DTYPES
+from sparseflow.compiler.options import CompileOptions
+from sparseflow.dialect.linear import product_dtype
+from sparseflow.dialect.matchers import operations, weight_ref
+from sparseflow.dialect.types import tensor_type
+from sparseflow.errors import ArgumentError
+from sparseflow.passes.apply_policy import policy_key
+from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.fp8 import E4M3
+from sparseflow.support.progress import Step
+
+Shape = tuple[int, int]
+Found = tuple[dict[str, Policy], dict[str, str]]
+
+
+def measured_policies(
+    module: ir.Module, device: Callable[[str], torch.device], options: CompileOptions, step: Step
+) -> Found:
+    """What was measured for every dtype and shape among the sparse layers.
+
+    Args:
+        module: in the ``sparse_gemm`` stage.
+        device: of a weight by its name.
+        options: of the compilation.
+        step: told while measuring.
+
+    Returns:
+        Policies by `policy_key`, and for other keys why their layers are dense.
+    """
+    policies: dict[str, Policy] = {}
+    dense: dict[str, str] = {}
+    for (dtype, where), shapes in sparse_shapes(module, device).items():
+        for shape, found in shape_policies(shapes, TORCH_DTYPES[dtype], where, options, step).items():
+            key = policy_key(dtype, *shape)
+            if isinstance(found, str):
+                dense[key] = found
+            else:
+                policies[key] = found
+    return policies, dense
+
+
+def sparse_shapes(
+    module: ir.Module, device: Callable[[str], torch.device]
+) -> dict[tuple[str, torch.device], list[Shape]]:
+    """Distinct shapes by the dtype multiplied and device; policies know one type of device at a time."""
+    shapes: dict[tuple[str, torch.device], list[Shape]] = {}
+    for op in operations(module, ("sparse_gemm.linear",)):
+        ref, type_, dtype = weight_ref(op.operands[1]), tensor_type(op.operands[1]), product_dtype(op)
+        if ref is not None and type_ is not None and type_.shape is not None and dtype in TORCH_DTYPES:
+            n, k = type_.shape
+            if n is not None and k is not None:
+                found = shapes.setdefault((dtype, device(ref.names[0])), [])
+                found += [] if (n, k) in found else [(n, k)]
+    types = sorted({where.type for _, where in shapes})
+    if len(types) > 1:
+        raise ArgumentError(
+            "sf.compile(model)",
+            f"its linear layers are on {' and '.join(types)}; what was measured holds for one of them",
+            "move the model to one device, or compile its parts",
+        )
+    return shapes
+
+
+def shape_policies(
+    shapes: list[Shape], dtype: torch.dtype, device: torch.device, options: CompileOptions, step: Step
+) -> dict[Shape, Policy] | dict[Shape, Policy | str]:
+    """What was measured for some shapes, or why such layers are dense; nothing where they always run sparse.
+
+    Args:
+        shapes: (N, K), each once.
+        dtype: that is multiplied.
+        device: where the weights are.
+        options: of the compilation.
+        step: told while measuring.
+    """
+    if device.type == "cuda":
+        from sparseflow.runtime.tuning.policies import gpu_policies
+
+        always = options.policy == "sparse"
+        return gpu_policies(
+            shapes, dtype, device, memory=options.memory, tune=options.tune, always=always, progress=step
+        )
+    if device.type != "cpu" or options.policy == "sparse" or dtype == E4M3:  # CPUs have one way in fp8
+        return {}
+    from sparseflow.runtime.dispatch import calibrate
+
+    return calibrate(shapes, dtype, progress=step, memory=options.memory)

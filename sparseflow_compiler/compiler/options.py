@@ -1,0 +1,106 @@
+"""The options of `sparseflow.compile`, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sparseflow.errors import ArgumentError
+from sparseflow.execution.inner import Execution, Inner, Mode
+from sparseflow.runtime.backends import MEMORY_MODES, Memory
+from sparseflow.support.arguments import PolicyMode, Prune, require_one_of, require_patterns, with_defaults
+
+if TYPE_CHECKING:
+    from sparseflow.contextual import Predictors
+
+Quantize = Literal["fp8"]
+Sparsity = Literal["2:4", "contextual", "contextual+2:4"]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How a model is compiled.
+
+    Attributes:
+        prune: how weights that are not 2:4 yet become so; ``None`` leaves all weights as they are.
+        skip: fnmatch patterns over layer names that stay dense.
+        skip_defaults: whether those of `DEFAULT_SKIP` stay dense too.
+        policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer
+            dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
+        memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense
+            is faster for some M.
+        tune: measure what no table has yet for the GPU; CPUs are always measured.
+        inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it;
+            ``"auto"`` is inductor on a GPU.
+        mode: that of ``torch.compile``; CUDA graphs work without inductor too.
+        inplace: release the model's dense weights as they are packed.
+        progress: show progress bars; ``None``: only on a terminal.
+        quantize: what sparse layers multiply in; ``None`` keeps the model's dtype.
+        sparsity: what becomes sparse: weights, the neurons of MLPs, or both.
+        predictor: what selects neurons.
+    """
+
+    prune: Prune | None = None
+    skip: tuple[str, ...] = ()
+    skip_defaults: bool = True
+    policy: PolicyMode = "auto"
+    memory: Memory = "compressed"
+    tune: bool = False
+    inner: Inner = "auto"
+    mode: Mode | None = None
+    inplace: bool = False
+    progress: bool | None = None
+    quantize: Quantize | None = None
+    sparsity: Sparsity = "2:4"
+    predictor: Predictors | None = None
+
+    def __post_init__(self) -> None:
+        require_one_of("compile", "prune", self.prune, (*get_args(Prune), None))
+        require_one_of("compile", "policy", self.policy, get_args(PolicyMode))
+        require_one_of("compile", "memory", self.memory, MEMORY_MODES)
+        require_one_of("compile", "tune", self.tune, (True, False))
+        require_one_of("compile", "inner", self.inner, get_args(Inner))
+        require_one_of("compile", "quantize", self.quantize, (*get_args(Quantize), None))
+        require_one_of("compile", "sparsity", self.sparsity, get_args(Sparsity))
+        self._require_predictor()
+        require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))
+        if self.inner == "eager" and str(self.mode).startswith("max-autotune"):
+            raise ArgumentError(
+                f"sf.compile(inner='eager', mode={self.mode!r})",
+                "only inductor tunes kernels",
+                "leave inner out, or take mode='reduce-overhead'",
+            )
+        require_patterns("compile", self.skip)
+        require_one_of("compile", "skip_defaults", self.skip_defaults, (True, False))
+
+    @property
+    def execution(self) -> Execution:
+        """How the program runs."""
+        return Execution(self.inner, self.mode)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """All patterns of layers that stay dense."""
+        return with_defaults(self.skip, self.skip_defaults)
+
+    @property
+    def contextual(self) -> bool:
+        """Whether MLPs read only some of their neurons."""
+        return self.sparsity != "2:4"
+
+    def _require_predictor(self) -> None:
+        if self.predictor is not None:
+            from sparseflow.contextual import Predictors
+
+            if not isinstance(self.predictor, Predictors):
+                raise ArgumentError(
+                    f"sf.compile(predictor={type(self.predictor).__name__})",
+                    "predictor must be what sf.train_predictor returns",
+                    "or what Predictors.load reads",
+                )
+        if self.contextual != (self.predictor is not None):
+            raise ArgumentError(
+                f"sf.compile(sparsity={self.sparsity!r})",
+                "contextual sparsity and a predictor go together",
+                "pass sparsity='contextual', predictor=sf.train_predictor(model, data), or neither",
+            )

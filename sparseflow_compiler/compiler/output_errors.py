@@ -1,0 +1,82 @@
+"""How far the outputs of quantised layers are from those of the pruned ones, on the call's own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from sparseflow.compiler.bank import WeightBank
+from sparseflow.lowering.weights import packed_holder
+from sparseflow.runtime import fp8
+from sparseflow.runtime.checks import row_chunks
+from sparseflow.runtime.quantized import QuantizedWeight
+
+ROWS = 256
+"""How many rows of a layer's input are looked at, spread over all of them."""
+
+
+@torch.no_grad()
+def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank) -> dict[str, float]:
+    """Run a graph once and compare each quantised layer with the pruned one.
+
+    Args:
+        graph: lowered, its weights packed.
+        leaves: the tensors of a call.
+        bank: the weights.
+
+    Returns:
+        ‖y − y8‖ / ‖y‖ by the weight's name, with y = x · Wᵀ + bias in float32; empty where weights are
+        released as they are packed, since then there is nothing to compare with.
+    """
+    if bank.releases or not any(node.target is fp8.linear_fp8 for node in graph.graph.nodes):
+        return {}
+    run = _Comparison(graph, bank)
+    run.run(*leaves)
+    return run.errors
+
+
+class _Comparison(fx.Interpreter):
+    """Runs a graph; at each quantised layer it notes the errors."""
+
+    def __init__(self, graph: fx.GraphModule, bank: WeightBank) -> None:
+        super().__init__(graph)
+        self.errors: dict[str, float] = {}
+        self._bank = bank
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target is fp8.linear_fp8:
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            weight = packed_holder(self.module, n.args[1])
+            if isinstance(weight, QuantizedWeight):
+                self._compare(weight, args)
+        return super().run_node(n)
+
+    def _compare(self, weight: QuantizedWeight, args: Sequence[Any]) -> None:
+        x, *packed, bias, _, in_features, _ = args[:8]
+        rows = x.reshape(-1, x.shape[-1])
+        rows = rows[:: max(1, rows.shape[0] // ROWS)][:ROWS]
+        if rows.is_meta or not rows.shape[0]:
+            return
+        # As the layer runs, but for what follows the bias.
+        found = fp8.linear_fp8(rows, *packed, bias, None, in_features, "none", *args[8:])
+        offset = 0
+        for name, part in self._bank.pruned_parts(weight):
+            size = part.shape[0]
+            there = slice(offset, offset + size)
+            self.errors[name] = _error(found[:, there], rows, part, None if bias is None else bias[there])
+            offset += size
+
+
+def _error(found: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
+    """‖y − found‖ / ‖y‖ with y = x · Wᵀ + bias, some rows of W at a time; 0 where y is zero."""
+    lost, whole, x = 0.0, 0.0, x.float()
+    for start, rows in row_chunks(weight):
+        there = slice(start, start + rows.shape[0])
+        expected = F.linear(x, rows.float(), None if bias is None else bias[there].float())
+        lost += float((expected - found[:, there].float()).square().sum(dtype=torch.float64))
+        whole += float(expected.square().sum(dtype=torch.float64))
+    return (lost / whole) ** 0.5 if whole else 0.0

@@ -1,0 +1,79 @@
+"""The linear layers of a model as `sparseflow.compile` would run them, without compiling it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from sparseflow.runtime.calling.inference import device_of
+from sparseflow.support.extras import require_compiler
+
+Shape = tuple[int, int]
+
+
+def linear_shapes(
+    model: nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, skip: Sequence[str]
+) -> dict[torch.dtype, list[Shape]]:
+    """(N, K) of the layers that may become sparse, each once, by dtype.
+
+    Args:
+        model: may be on the meta device.
+        args: example inputs; without any, `dummy_inputs` of a transformers model serve, and other models are
+            read module by module, so that nothing is merged.
+        kwargs: example keyword inputs.
+        skip: fnmatch patterns over names of layers to leave out.
+    """
+    if args is None and kwargs is None:
+        kwargs = _dummy_inputs(model)
+        if kwargs is None:
+            return _modules(model, skip)
+    return _captured(model, tuple(args or ()), kwargs or {}, tuple(skip))
+
+
+def _dummy_inputs(model: nn.Module) -> Mapping[str, Any] | None:
+    inputs = getattr(model, "dummy_inputs", None)
+    device = device_of(model)
+    move = lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
+    return pytree.tree_map(move, inputs) if isinstance(inputs, Mapping) else None
+
+
+def _modules(model: nn.Module, skip: Sequence[str]) -> dict[torch.dtype, list[Shape]]:
+    found: dict[torch.dtype, list[Shape]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not any(fnmatchcase(name, pattern) for pattern in skip):
+            shapes = found.setdefault(module.weight.dtype, [])
+            shape = (module.out_features, module.in_features)
+            shapes += [] if shape in shapes else [shape]
+    return found
+
+
+def _captured(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], skip: tuple[str, ...]
+) -> dict[torch.dtype, list[Shape]]:
+    require_compiler(type(model).__name__)
+    from torch_mlir import ir
+
+    from sparseflow import dialect
+    from sparseflow.compiler.decisions import TORCH_DTYPES
+    from sparseflow.compiler.measured import sparse_shapes
+    from sparseflow.frontend import capture, import_program
+    from sparseflow.passes import run_pipeline
+    from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
+    from sparseflow.passes.match_sparse_linear import MatchSparseLinear
+    from sparseflow.passes.merge_projections import MergeProjections
+
+    context = ir.Context()
+    dialect.load(context)
+    imported = import_program(capture(model, args, kwargs), context)
+    run_pipeline(imported.module, [CanonicalizeLinear(), MatchSparseLinear(skip=skip), MergeProjections()])
+    shapes = sparse_shapes(imported.module, lambda name: imported.weights[name].device)
+    found: dict[torch.dtype, list[Shape]] = {}
+    for (dtype, _), group in shapes.items():
+        known = found.setdefault(TORCH_DTYPES[dtype], [])
+        known += [shape for shape in group if shape not in known]
+    return found

@@ -1,0 +1,202 @@
+"""CUDA graphs of one program: recorded for calls that come back, replayed with the new inputs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseflow.execution.recording import Recording, is_large, shares_memory
+
+_CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
+
+MOST = 64
+"""Graphs, and calls seen once, that a program keeps."""
+
+MOST_COPIED = 256 << 20
+"""Bytes of results up to which a call is recorded to copy them: copying more takes longer than launching."""
+
+MOST_LENT = 1 << 30
+"""Bytes of results up to which a call is recorded to lend them: each recording keeps as many."""
+
+MOST_LENDERS = 2
+"""Calls of a program whose large results are lent: their recordings share no memory with others."""
+
+LENDINGS = 2
+"""Recordings of such a call that lend: one's results may live while the other runs, as in a loop."""
+
+
+def wait_for_plans() -> None:
+    """Return when every plan that was asked for is built."""
+    torch.ops.sparseflow.plans_wait()
+
+
+@dataclass
+class _Call:
+    """What is known of calls with one key.
+
+    Attributes:
+        leaves: the inputs that the graph reads: buffers of its own, None for what is read where it is.
+        lends: whether recordings lend large results.
+        copies: whether a recording may copy all results.
+        recordings: made with the leaves. The last one may copy its results, those before lend them.
+    """
+
+    leaves: list[Any]
+    lends: bool = False
+    copies: bool = True
+    recordings: list[Recording] = field(default_factory=list)
+
+    @property
+    def lending(self) -> bool:
+        """Whether the next recording would lend its results."""
+        return self.lends and len(self.recordings) < LENDINGS
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no recording to be made any more."""
+        return not self.lending and not self.copies
+
+    def free(self) -> Recording | None:
+        """A recording that may be replayed."""
+        return next((recording for recording in self.recordings if recording.free), None)
+
+
+class CudaGraphs:
+    """Runs a program; what comes a third time in the same sizes is recorded and replayed from then on.
+
+    Inputs are copied into the graph's own buffers, but those that the program writes, such as a static cache:
+    they are part of the key by their address, so that a graph only runs on the cache it was recorded with.
+    Results are the caller's to keep. Small ones are copies; large ones are lent by one of two recordings that
+    take turns, and copied only while the caller holds those of both. A caller that reads a result on another
+    stream keeps it until that is done. Calls with results larger than that pays for are never recorded. Each
+    stream has graphs of its own.
+
+    Args:
+        run: takes the leaves of a call and returns results as a tuple.
+        device: where all of it runs.
+        written: the indices of the leaves that it writes in place.
+
+    Attributes:
+        seconds: of each recording.
+        replays: how many calls a graph served.
+        refusal: why nothing can be recorded; empty as long as it can.
+    """
+
+    def __init__(self, run: Callable[..., Any], device: torch.device, written: frozenset[int]) -> None:
+        self._run, self._device, self._written = run, device, written
+        self._seen: OrderedDict[Any, _Call | None] = OrderedDict()
+        self._pools: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self.seconds: list[float] = []
+        self.replays = 0
+        self.refusal = ""
+
+    def __call__(self, *leaves: Any) -> Any:
+        """Run the program for these leaves."""
+        if self.refusal or _CUDA.is_current_stream_capturing():
+            return self._run(*leaves)
+        if reason := self._elsewhere(leaves):
+            self.refusal = reason
+            return self._run(*leaves)
+        with self._lock, _CUDA.device(self._device):
+            return self._serve(self._key(leaves), leaves)
+
+    def _serve(self, key: Any, leaves: Sequence[Any]) -> Any:
+        if key not in self._seen:
+            self._remember(key)
+            return self._run(*leaves)
+        self._seen.move_to_end(key)
+        call = self._seen[key]
+        if call is None:
+            return self._prepare(key, leaves)
+        recording = call.free()
+        if recording is None and call.full:
+            return self._run(*leaves)
+        inputs = self._inputs(call, leaves)
+        recording = recording or self._record(call, inputs)
+        if recording is None:
+            return self._run(*leaves)
+        self.replays += 1
+        return recording.replay()
+
+    def _prepare(self, key: Any, leaves: Sequence[Any]) -> Any:
+        """Run as the graph will: what compiles or allocates for these inputs does it now."""
+        call = self._seen[key] = _Call(self._buffers(leaves))
+        results = self._run(*self._inputs(call, leaves))
+        size = sum(r.nbytes for r in results if isinstance(r, Tensor))
+        lenders = sum(other is not None and other.lends for other in self._seen.values())
+        call.lends = any(map(is_large, results)) and size <= MOST_LENT and lenders < MOST_LENDERS
+        call.copies = size <= MOST_COPIED
+        # The next call overwrites the buffers.
+        results = tuple(r.clone() if shares_memory(r, call.leaves) else r for r in results)
+        if call.full:
+            call.leaves = []
+        return results
+
+    def _record(self, call: _Call, inputs: Sequence[Any]) -> Recording | None:
+        """Record a graph; where that fails say why, and never try again."""
+        # What runs densely because its plan is still being built would stay dense in the graph.
+        wait_for_plans()
+        start = time.perf_counter()
+        lends = call.lending
+        graph = _CUDA.CUDAGraph()
+        try:
+            with _CUDA.graph(graph, pool=self._pool(lends), capture_error_mode="thread_local"):
+                results = self._run(*inputs)
+        except RuntimeError as error:
+            self.refusal = f"CUDA can't record it: {str(error).partition(chr(10))[0]}"
+            self._seen.clear()
+            return None
+        call.recordings.append(Recording(graph, results, inputs, lends=lends))
+        self.seconds.append(time.perf_counter() - start)
+        return call.recordings[-1]
+
+    def _pool(self, lends: bool) -> Any:
+        """The memory of a recording: a stream's, but no other graph may overwrite what is lent."""
+        if lends:
+            return _CUDA.graph_pool_handle()
+        return self._pools.setdefault(_CUDA.current_stream().cuda_stream, _CUDA.graph_pool_handle())
+
+    def _buffers(self, leaves: Sequence[Any]) -> list[Any]:
+        # A tensor made in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            return [self._buffer(i, leaf) for i, leaf in enumerate(leaves)]
+
+    def _buffer(self, index: int, leaf: Any) -> Any:
+        if index in self._written or not isinstance(leaf, Tensor):
+            return None
+        return torch.empty_like(leaf)
+
+    def _inputs(self, call: _Call, leaves: Sequence[Any]) -> list[Any]:
+        pairs = list(zip(call.leaves, leaves, strict=True))
+        moved = [(buffer, leaf) for buffer, leaf in pairs if buffer is not None]
+        if moved:
+            torch._foreach_copy_([buffer for buffer, _ in moved], [leaf for _, leaf in moved])
+        return [leaf if buffer is None else buffer for buffer, leaf in pairs]
+
+    def _remember(self, key: Any) -> None:
+        self._seen[key] = None
+        if len(self._seen) > MOST:
+            self._seen.popitem(last=False)
+
+    def _key(self, leaves: Sequence[Any]) -> Any:
+        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        mode = (_CUDA.current_stream().cuda_stream, torch.is_inference_mode_enabled(), autocast)
+        return mode, tuple(self._leaf_key(i, leaf) for i, leaf in enumerate(leaves))
+
+    def _leaf_key(self, index: int, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        address = leaf.data_ptr() if index in self._written else None
+        return leaf.shape, leaf.stride(), address
+
+    def _elsewhere(self, leaves: Sequence[Any]) -> str:
+        other = {leaf.device for leaf in leaves if isinstance(leaf, Tensor)} - {self._device}
+        return f"an input is on {other.pop()}" if other else ""

@@ -1,0 +1,146 @@
+"""What runs a lowered graph: torch.fx as it is or inductor, and CUDA graphs over either."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from sparseflow.execution.cuda_graphs import CudaGraphs
+
+Inner = Literal["auto", "eager", "inductor"]
+Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+GRAPH_MODES: tuple[Mode, ...] = ("reduce-overhead", "max-autotune")
+"""Modes with CUDA graphs. They are our own: those of inductor copy what a cache holds, or refuse it."""
+
+SIZES = 64
+"""How many variants of a program are compiled before torch refuses: sizes, strides, inference mode."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How lowered graphs run.
+
+    Attributes:
+        inner: torch.fx as it is, or inductor over it; ``"auto"`` is inductor on a GPU.
+        mode: that of ``torch.compile``; CUDA graphs work without inductor too.
+    """
+
+    inner: Inner = "auto"
+    mode: Mode | None = None
+
+
+@dataclass
+class Inductor:
+    """One program by way of inductor, and what compiling cost.
+
+    The first sizes are compiled as they are; a size that differs later becomes symbolic, so that no further
+    value of it compiles anything.
+
+    Attributes:
+        graph: the lowered graph.
+        mode: of torch.compile, without CUDA graphs.
+        dynamic: true to make every size symbolic at once.
+        seconds: of each compilation by inductor, in order.
+    """
+
+    graph: fx.GraphModule
+    mode: str
+    dynamic: bool | None = None
+    seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._compiled: Any = torch.compile(
+            self.graph.forward, backend=self._inductor, dynamic=self.dynamic, fullgraph=True
+        )
+
+    def __call__(self, *leaves: Any) -> Any:
+        """Run, compiled for sizes like these.
+
+        torch stops at 8 variants of a program; only a call that meets the limit pays for lifting it.
+        """
+        try:
+            return self._compiled(*leaves)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
+            with torch._dynamo.config.patch(recompile_limit=SIZES):
+                return self._compiled(*leaves)
+
+    def _inductor(self, graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        from torch._inductor import list_mode_options
+        from torch._inductor.compile_fx import compile_fx
+
+        start = time.perf_counter()
+        compiled: Any = compile_fx(graph, inputs, config_patches=list_mode_options(self.mode))
+        self.seconds.append(time.perf_counter() - start)
+        return compiled  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs one program for the leaves of a call.
+
+    Attributes:
+        run: takes the leaves and returns the program's results.
+        inductor: where it is used.
+        graphs: the CUDA graphs, where the mode has them.
+        without_graphs: why the program has none although the mode asks for them; empty otherwise.
+    """
+
+    run: Callable[..., Any]
+    inductor: Inductor | None = None
+    graphs: CudaGraphs | None = None
+    without_graphs: str = ""
+
+
+def chosen_inner(inner: Inner, device: torch.device) -> str:
+    """What runs the graphs of a model on a device: ``"eager"`` or ``"inductor"``."""
+    if inner != "auto":
+        return inner
+    return "inductor" if device.type == "cuda" else "eager"
+
+
+def make_runner(
+    graph: fx.GraphModule, execution: Execution, device: torch.device, written: frozenset[int], grows: bool
+) -> Runner:
+    """The way to run a program that the options ask for.
+
+    Args:
+        graph: the lowered graph, its writes in it.
+        execution: how the caller wants it run.
+        device: where the model is.
+        written: leaves that the program writes in place.
+        grows: whether the program gives an object of its call new tensors, such as a cache that grows.
+    """
+    inductor = None
+    if chosen_inner(execution.inner, device) == "inductor":
+        inductor = Inductor(graph, _without_graphs(execution.mode), dynamic=grows or None)
+    run: Callable[..., Any] = graph if inductor is None else inductor
+    if execution.mode not in GRAPH_MODES:
+        return Runner(run, inductor)
+    if reason := _unrecordable(graph, device, grows):
+        return Runner(run, inductor, without_graphs=reason)
+    graphs = CudaGraphs(run, device, written)
+    return Runner(graphs, inductor, graphs)
+
+
+def _unrecordable(graph: fx.GraphModule, device: torch.device, grows: bool) -> str:
+    """Why CUDA graphs can't run a program; empty where nothing speaks against it."""
+    if device.type != "cuda":
+        return f"the model is on the {device.type}"
+    if grows:
+        return "it gives the call's objects new tensors, as a growing cache"
+    # Scalars of the CPU are arguments of kernels; other tensors would be copied from it in every call.
+    away = (name for name, b in graph.named_buffers() if b.dim() and b.device != device)
+    name = next(away, None)
+    return "" if name is None else f"it reads {name}, which is not on {device}"
+
+
+@functools.cache
+def _without_graphs(mode: Mode | None) -> str:
+    return "max-autotune-no-cudagraphs" if mode and mode.startswith("max-autotune") else "default"

@@ -1,0 +1,62 @@
+"""Models and their parts whose forward is another: shallow copies that run what was compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections import UserDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
+
+_PRODUCTS = {functional.linear, torch.addmm}
+
+
+class DenseWatch(TorchFunctionMode):
+    """Sees linear layers that run outside of compiled programs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.dense = self.dense or func in _PRODUCTS
+        return func(*args, **(kwargs or {}))
+
+
+def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that runs a compiled one, with the model's signature, which others read."""
+
+    @functools.wraps(model.forward)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(
+            dict(value) if isinstance(value, UserDict) else value for value in args
+        )  # a BatchEncoding
+        watching = isinstance(_get_current_function_mode(), DenseWatch)  # type: ignore[no-untyped-call]
+        with _pop_mode_temporarily() if watching else contextlib.nullcontext():
+            return compiled(*args, **kwargs)
+
+    return forward
+
+
+def with_compiled(root: nn.Module, path: str, compiled: Callable[..., Any]) -> None:
+    """Let a part of a model run what was compiled.
+
+    Args:
+        root: a shallow copy of a model, which is changed; parts between it and the one are copied too.
+        path: of the part.
+        compiled: in place of its forward.
+    """
+    name, _, rest = path.partition(".")
+    part = root.get_submodule(name)
+    copied = copy.copy(part)
+    if rest:
+        with_compiled(copied, rest, compiled)
+    else:
+        vars(copied)["forward"] = compiled_forward(part, compiled)
+    vars(root)["_modules"] = {**root._modules, name: copied}

@@ -1,0 +1,98 @@
+"""Compile ahead: run what a later call will run, until nothing is left to build."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import ArgumentError
+from sparseflow.execution.cuda_graphs import wait_for_plans
+from sparseflow.integrations.transformers.arguments import example_input
+from sparseflow.runtime.calling.inference import device_of
+
+Sizes = int | Sequence[int]
+
+RUNS = 3
+"""A CUDA graph is recorded when a call comes the third time."""
+
+
+def calls(
+    model: Any, batch: Sizes | None, seq: Sizes | None, inputs: Sequence[str]
+) -> list[dict[str, Tensor]]:
+    """Keyword inputs of a transformers model for each pair of sizes.
+
+    Args:
+        model: what will be called.
+        batch: sequences or images; 1 if not given.
+        seq: tokens; not for images.
+        inputs: which inputs to make: token inputs are int64 `[batch, seq]` ones, `pixel_values` as the
+            configuration says.
+
+    Raises:
+        ArgumentError: sizes that are no positive ints, a model without a configuration, or no `seq` for one
+            that reads tokens.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "main_input_name"):
+        raise _refuse("only transformers models say what they take", "pass example inputs: warmup(x)")
+    images, device = "pixel_values" in inputs, device_of(model)
+    if not images and seq is None:
+        raise _refuse("seq is missing", "say how many tokens: warmup(batch=8, seq=[128, 512])")
+    sizes = itertools.product(_sizes("batch", batch), _sizes("seq", seq))
+    return [
+        {name: example_input(name, config, *size, model.dtype, device) for name in inputs} for size in sizes
+    ]
+
+
+def _sizes(name: str, given: Sizes | None) -> list[int]:
+    sizes = list(given) if isinstance(given, Sequence) else [1 if given is None else given]
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        raise _refuse(
+            f"{name} must be a positive int or several, not {given!r}", f"for example {name}=[1, 8]"
+        )
+    return sizes
+
+
+def _refuse(rule: str, remedy: str) -> ArgumentError:
+    return ArgumentError("warmup", rule, remedy)
+
+
+def repeat(call: Callable[[], Any], device: torch.device) -> None:
+    """Run until programs, kernels, plans and CUDA graphs for this call are there."""
+    for _ in range(RUNS):
+        call()
+        _wait(device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        wait_for_plans()
+
+
+def generate_calls(
+    generate: Callable[..., Any], inputs: Mapping[str, Tensor], options: Mapping[str, Any], padded: bool
+) -> None:
+    """Prefill and as many decoding steps as it takes to build all that they need.
+
+    Args:
+        generate: of the compiled model.
+        inputs: one entry of `calls`.
+        options: of the calls to come.
+        padded: whether they will have left padding.
+    """
+    ids = inputs["input_ids"]
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[0, 0] = 0
+    enough = ids.shape[1] + 1 + RUNS
+
+    def stop(tokens: Tensor, scores: Any, **_: Any) -> Tensor:
+        return torch.full((tokens.shape[0],), tokens.shape[1] >= enough, device=tokens.device)
+
+    defaults = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 1 + RUNS}
+    generate(ids, attention_mask=mask, stopping_criteria=[stop], **{**defaults, **options})
+    _wait(ids.device)

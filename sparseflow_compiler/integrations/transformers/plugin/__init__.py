@@ -1,0 +1,1 @@
+"""What SparseFlow plugs into transformers: the quantizer of packed folders, a callback of its Trainer."""

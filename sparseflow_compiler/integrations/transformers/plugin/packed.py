@@ -1,0 +1,73 @@
+"""transformers models whose layers were replaced in place: their config.json says so when they are saved."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from sparseflow.errors import ArgumentError
+from sparseflow.integrations.transformers.plugin.registration import METHOD
+from sparseflow.nn.linear import SparseLinear
+
+
+def require_unquantised(model: nn.Module) -> None:
+    """Refuse to pack layers of a model that another quantizer will save.
+
+    Raises:
+        ArgumentError: names the quantizer.
+    """
+    for module in _pretrained(model):
+        method = getattr(module, "quantization_method", None)
+        if getattr(module, "hf_quantizer", None) is not None and method != METHOD:
+            raise ArgumentError(
+                f"{type(module).__name__}",
+                f"it is quantised by {str(method)!r}, which can't save packed 2:4 layers",
+                "load the model in 16 or 32 bits",
+            )
+
+
+def declare(model: nn.Module, options: Mapping[str, Any]) -> None:
+    """Let ``save_pretrained`` write what ``from_pretrained`` needs to load packed layers again.
+
+    Args:
+        model: with packed layers; it may hold transformers models, or be none.
+        options: of `SparseFlowConfig`.
+    """
+    for module in _pretrained(model):
+        layers = [name for name, part in module.named_modules() if isinstance(part, SparseLinear)]
+        if not layers:
+            continue
+        # Imported here: this module is for models of transformers, which is imported then.
+        from sparseflow.integrations.transformers.plugin.quantizer import (
+            SparseFlowConfig,
+            SparseFlowQuantizer,
+        )
+
+        config = SparseFlowConfig(**options)
+        config.layers = layers
+        module.hf_quantizer = SparseFlowQuantizer(config, pre_quantized=True)
+        module.quantization_method = METHOD  # type: ignore[assignment]
+        module.config.quantization_config = module.hf_quantizer.quantization_config  # type: ignore[union-attr]
+
+
+def withdraw(model: nn.Module) -> None:
+    """Take back what `declare` said, of a model that has no packed layer any more."""
+    for module in _pretrained(model):
+        if getattr(module, "quantization_method", None) == METHOD:
+            module.hf_quantizer.remove_quantization_config(module)  # type: ignore[union-attr,operator]
+
+
+def _pretrained(model: nn.Module) -> Iterator[nn.Module]:
+    """The outermost transformers models in a module: those inside of one share its configuration."""
+    library = sys.modules.get("transformers.modeling_utils")
+    if library is None:
+        return
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, library.PreTrainedModel) and not inside:
+            found.append(name)
+            yield module

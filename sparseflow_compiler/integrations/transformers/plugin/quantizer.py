@@ -1,0 +1,225 @@
+"""How transformers loads and saves models with packed layers: its quantizer for `SparseFlowConfig`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
+from sparseflow.integrations.transformers.plugin.config import METHOD, SparseFlowConfig
+from sparseflow.integrations.transformers.plugin.names import PackedNames, name_here
+from sparseflow.integrations.transformers.plugin.quantizer_api import (
+    AUTO_QUANTIZER_MAPPING,
+    ConversionOps,
+    HfQuantizer,
+)
+from sparseflow.nn.linear import VALUES, SparseLinear, prepare
+from sparseflow.nn.replace import densify, eligible, fits, pack, put
+from sparseflow.runtime import PackedWeight
+from sparseflow.support.arguments import with_defaults
+
+__all__ = ["SparseFlowConfig", "SparseFlowQuantizer"]
+
+_PACKED_SHARE = 0.5625
+"""Bytes of a packed weight in 16 bits, of its dense ones."""
+
+
+class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Packs linear layers as they are loaded, or loads packed ones, and never holds more than one dense."""
+
+    requires_calibration = False
+    quantization_config: SparseFlowConfig
+
+    def __init__(self, quantization_config: SparseFlowConfig, **options: Any) -> None:
+        # A copy: the caller's may serve several models, each with layers of its own.
+        super().__init__(copy.copy(quantization_config), **options)
+        self.chosen: frozenset[str] = frozenset()
+        self.shapes: dict[str, torch.Size] = {}
+        self.saved_as: frozenset[str] = frozenset()
+        self.failure: SparseFlowError | None = None
+
+    def validate_environment(self, *args: Any, device_map: Any = None, **others: Any) -> None:
+        """Refuse placements that move weights while the model runs.
+
+        Raises:
+            ArgumentError: layers are to be offloaded.
+        """
+        _require_resident(device_map)
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **others: Any) -> None:
+        config = self.quantization_config
+        if not self.pre_quantized:
+            tied = getattr(model, "all_tied_weights_keys", {})
+            names = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
+            self.chosen = frozenset(eligible(model, with_defaults(config.skip, config.skip_defaults))) - names
+            return
+        self.saved_as = frozenset(config.layers)
+        for name in (name_here(model, name) for name in config.layers):
+            linear = _linear(model, name)
+            weight = PackedWeight.empty(linear.out_features, linear.in_features, linear.weight.dtype, "meta")
+            self.shapes[name] = weight.shape
+            self._replace(model, name, linear, weight)
+
+    def param_needs_quantization(self, model: nn.Module, param_name: str, **others: Any) -> bool:
+        """Whether a tensor of the checkpoint is packed as it is loaded."""
+        return param_name.endswith(".weight") and param_name.removesuffix(".weight") in self.chosen
+
+    def param_element_size(self, model: nn.Module, param_name: str, param: Tensor) -> float:
+        """Bytes an entry that a parameter will take, for the memory that is asked for beforehand."""
+        share = _PACKED_SHARE if self.param_needs_quantization(model, param_name) else 1.0
+        return param.element_size() * share
+
+    def update_weight_conversions(self, weight_conversions: list[Any], *model: nn.Module) -> list[Any]:
+        """Let a packed layer's values find their place, after all other renaming."""
+        names = [PackedNames(self.saved_as | self.shapes.keys())] if self.pre_quantized else []
+        return [*super().update_weight_conversions(weight_conversions, *model), *names]
+
+    def get_quantize_ops(self) -> PackWeight:
+        """What packs a weight as it is loaded."""
+        return PackWeight(self)
+
+    def take(self, model: nn.Module, name: str, weight: Tensor) -> Tensor | None:
+        """Pack a layer's weight and replace the layer; returns the weight where the layer stays dense."""
+        config = self.quantization_config
+        packed = pack(weight, config.prune, name)
+        if packed is None:
+            return weight
+        packed.settle()
+        self._replace(model, name, _linear(model, name), packed)
+        return None
+
+    def _replace(self, model: nn.Module, name: str, linear: nn.Linear, weight: PackedWeight) -> None:
+        config = self.quantization_config
+        layer = SparseLinear(weight, linear.bias, policy=config.policy, memory=config.memory)
+        if layer.bias is not None and _was_loaded(linear.bias):
+            layer.bias._is_hf_initialized = True  # type: ignore[attr-defined]
+        layer.awaited = self.pre_quantized
+        for module in layer.modules():
+            module._is_hf_initialized = True  # type: ignore[assignment]  # transformers gives others random values
+        put(model, name, layer)
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **others: Any) -> nn.Module:
+        _require_resident(getattr(model, "hf_device_map", None))  # as "auto" came out
+        if self.failure is not None:
+            raise self.failure
+        for name, layer in _sparse_layers(model):
+            if self.pre_quantized:
+                _settle(name, layer, self.shapes[name])
+            if layer.bias is not None and not _was_loaded(layer.bias):
+                raise _missing(f"{name}.bias")
+        self.quantization_config.layers = [name for name, _ in _sparse_layers(model)]
+        model.requires_grad_(False)
+        prepare(model)
+        return model
+
+    def is_serializable(self) -> bool:
+        """``save_pretrained`` works."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """The layers are for inference only."""
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        """``torch.compile`` and ``generate`` over static caches work."""
+        return True
+
+    def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+        densify(model)
+        return model if dtype is None else model.to(dtype)
+
+
+class PackWeight(ConversionOps):  # type: ignore[misc]
+    """Packs one weight while transformers loads a checkpoint.
+
+    transformers makes a RuntimeError without a subject of whatever is raised here: the quantizer raises the
+    first error once all is loaded.
+    """
+
+    def __init__(self, quantizer: SparseFlowQuantizer) -> None:
+        self.quantizer = quantizer
+
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        *,
+        model: nn.Module,
+        full_layer_name: str,
+        missing_keys: set[str],
+        **others: Any,
+    ) -> dict[str, Tensor]:
+        """Give the weight to its layer; what is returned transformers loads itself."""
+        found = next(iter(input_dict.values()))
+        weight = found[0] if isinstance(found, list) else found
+        name = full_layer_name.removesuffix(".weight")
+        try:
+            left = self.quantizer.take(model, name, weight)
+        except SparseFlowError as error:
+            self.quantizer.failure = self.quantizer.failure or error
+            left = None
+        if left is not None:
+            return {full_layer_name: left}
+        missing_keys.discard(full_layer_name)
+        return {}
+
+
+def _require_resident(device_map: object) -> None:
+    places = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ArgumentError(
+            "from_pretrained(device_map=…)",
+            "packed layers can't be offloaded",
+            "place them on GPUs, or all on a CPU",
+        )
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        module = None
+    if type(module) is not nn.Linear or not fits(module):
+        raise CheckpointError(
+            f"layer {name}",
+            f"the checkpoint has it packed, and {type(model).__name__} no nn.Linear of that name that can be",
+            f"convert it again with checkpoints.convert_checkpoint(…, skip=({name!r},))",
+        )
+    return module
+
+
+def _sparse_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
+    yield from ((name, m) for name, m in model.named_modules() if isinstance(m, SparseLinear))
+
+
+def _was_loaded(tensor: Tensor) -> bool:
+    return getattr(tensor, "_is_hf_initialized", False)
+
+
+def _missing(tensor: str) -> CheckpointError:
+    return CheckpointError("checkpoint", f"it has no tensor {tensor}", "get a whole copy of it")
+
+
+def _settle(name: str, layer: SparseLinear, shape: torch.Size) -> None:
+    """Check what transformers put into a packed weight, and lay it out for its device."""
+    weight = layer.weight
+    for part, saved in (("values", VALUES), ("positions", "weight.positions")):
+        if not _was_loaded(getattr(weight, part)):
+            raise _missing(f"{name}.{saved}")
+    if weight.values.shape[0] != shape[0]:
+        raise CheckpointError(
+            f"layer {name}",
+            f"the checkpoint has {weight.values.shape[0]} rows of its weight {list(shape)}",
+            "name the checkpoint of this model",
+        )
+    layer.awaited = False
+    layer.weight = PackedWeight(weight.values, weight.positions, shape[1], name=f"layer {name}")
+    layer.weight.settle()
+
+
+AUTO_QUANTIZER_MAPPING[METHOD] = SparseFlowQuantizer

@@ -1,0 +1,1 @@
+"""What every room may use: checks of arguments, progress bars, lazy names. It imports no other room."""

@@ -1,0 +1,74 @@
+"""Checks of arguments that several public functions have in common."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Prune = Literal["magnitude"]
+PolicyMode = Literal["auto", "sparse"]
+
+DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*")
+"""Layers that stay dense unless ``skip_defaults=False``: pruning heads and embeddings costs most quality."""
+
+
+def require_one_of(function: str, name: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a value of the option `name` of ``sf.<function>`` that isn't allowed.
+
+    Raises:
+        ArgumentError: names the option and what it may be.
+    """
+    if value not in allowed:
+        raise ArgumentError(
+            f"sf.{function}({name}={value!r})",
+            f"{name} must be one of {', '.join(map(repr, allowed))}",
+            f"pass one of them, or leave {name} out",
+        )
+
+
+def require_patterns(function: str, skip: object) -> None:
+    """Refuse an option `skip` of ``sf.<function>`` that is no sequence of patterns.
+
+    Raises:
+        ArgumentError: says what it must be.
+    """
+    if isinstance(skip, str) or not isinstance(skip, Sequence) or not all(isinstance(p, str) for p in skip):
+        raise ArgumentError(
+            f"sf.{function}(skip={skip!r})",
+            "skip must be a sequence of fnmatch patterns over layer names",
+            'for example skip=("classifier", "*.down_proj")',
+        )
+
+
+def with_defaults(skip: Sequence[str], skip_defaults: bool) -> tuple[str, ...]:
+    """The patterns of `skip` and, if asked for, those of `DEFAULT_SKIP`."""
+    return (*DEFAULT_SKIP, *skip) if skip_defaults else tuple(skip)
+
+
+def require_matches(function: str, skip: Iterable[str], model: nn.Module) -> None:
+    """Refuse a pattern of the option `skip` of ``sf.<function>`` that matches no layer of a model.
+
+    Those of `DEFAULT_SKIP` need not match: few models have all of these layers.
+
+    Raises:
+        ArgumentError: names the pattern, and layers of similar names.
+    """
+    parameters = (name.removesuffix(".weight") for name, _ in model.named_parameters(remove_duplicate=False))
+    names = dict.fromkeys([*parameters, *(name for name, _ in model.named_modules(remove_duplicate=False))])
+    for pattern in skip:
+        if pattern in DEFAULT_SKIP or any(fnmatchcase(name, pattern) for name in names):
+            continue
+        plain = pattern.strip("*.")
+        near = difflib.get_close_matches(plain, names, n=3, cutoff=0.5) or [n for n in names if n][:3]
+        raise ArgumentError(
+            f"sf.{function}(skip=({pattern!r},))",
+            f"{pattern!r} matches no layer of {type(model).__name__}; it has {', '.join(near)}, …",
+            "patterns are those of fnmatch, over whole names: '*.down_proj'",
+        )

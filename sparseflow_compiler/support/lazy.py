@@ -1,0 +1,29 @@
+"""Names of a package that load on first use, so that importing the package stays cheap."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+
+def names(
+    namespace: dict[str, Any], home: Mapping[str, str], packages: Collection[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's ``__getattr__`` and ``__dir__``.
+
+    Args:
+        namespace: the package's ``globals()``.
+        home: for each name the module that has it, relative to the package.
+        packages: names of packages in it.
+    """
+    package = namespace["__name__"]
+
+    def get(name: str) -> Any:
+        if name in packages:
+            return importlib.import_module(f".{name}", package)
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{home[name]}", package), name)
+
+    return get, lambda: sorted({*namespace, *home, *packages})
