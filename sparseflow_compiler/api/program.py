@@ -34,6 +34,7 @@ from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.cast_weights import cast_weights
 from sparseflow.passes.causal_attention import CausalAttention
 from sparseflow.passes.drop_true_masks import DropTrueMasks
+from sparseflow.passes.explain_products import ExplainProducts
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.fuse_gate import FuseGate
 from sparseflow.passes.lower_contextual_mlp import LowerContextualMlp
@@ -141,7 +142,7 @@ def build_program(
         run_pipeline(module, [MatchSparseLinear(skip=options.skipped)])
         bank.choose(weights_of(operations(module, ("sparse_gemm.linear",))))
         bank.choose(cast_weights(module, MatchSparseLinear(skip=options.skipped)))
-        run_pipeline(module, [MergeProjections(), FuseEpilogue()])
+        run_pipeline(module, [ExplainProducts(), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])
         run_pipeline(module, [FuseGate()])
