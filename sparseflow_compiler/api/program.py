@@ -219,9 +219,10 @@ def _keep_dense(
         Whether there are matrices that are not 2:4, none that is, and pruning is not asked for.
     """
     found = {"2:4": 0, "not 2:4": 0}
+    kept, pruned = bank.kept(), options.prune is not None
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
-        if options.prune is not None or KIND in op.attributes:
+        if (pruned and name not in kept) or KIND in op.attributes:
             reason = (
                 "a program captured before reads its weight unpruned" if bank.is_read_as_it_is(name) else None
             )
@@ -229,17 +230,18 @@ def _keep_dense(
             reason = None
         else:
             tensor = tensors[name].detach()
-            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name)
+            why = f"pruning leaves it as it is: {kept[name]}" if pruned else "nothing is to prune it"
+            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why)
             if tensor.dim() == 2 and tensor.is_floating_point():
                 found["2:4" if reason is None else "not 2:4"] += 1
         if reason:
             with module.context:
                 op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
-    return options.sparsity == "2:4" and found["not 2:4"] > 0 and not found["2:4"]
+    return options.sparsity == "2:4" and not pruned and found["not 2:4"] > 0 and not found["2:4"]
 
 
-def _not_24(tensor: torch.Tensor, name: str) -> str | None:
+def _not_24(tensor: torch.Tensor, name: str, why: str) -> str | None:
     if tensor.dim() != 2 or not tensor.is_floating_point():
         return None
     bad = first_violation(tensor, name=name)
-    return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and nothing is to prune it"
+    return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and {why}"
