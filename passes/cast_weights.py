@@ -6,7 +6,7 @@ from torch_mlir import ir
 
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.passes.build import explain
-from sparseflow.passes.eligibility import reason_to_stay
+from sparseflow.passes.eligibility import cast_reason, reason_to_stay
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.products import uncast
 
@@ -29,7 +29,7 @@ def cast_weights(module: ir.Module, limits: MatchSparseLinear) -> dict[str, bool
             continue
         del op.attributes["sparse_gemm.reason"]
         reason = reason_to_stay(op, ref, limits.limits)
-        explain(op, reason or f"its weight '{ref.names[0]}' is cast in each call, as under autocast")
+        explain(op, reason or cast_reason(ref.names[0]))
         if reason is None:
             found[ref.names[0]] = ref.transposed[0]
     return found

@@ -12,6 +12,7 @@ from sparseflow.dialect.linear import broken_type_rules
 from sparseflow.dialect.matchers import WeightRef, is_none
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
 from sparseflow.dialect.weight import KIND
+from sparseflow.passes.weight_views import weight_view
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,36 @@ def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -
     if "sparse_gemm.reason" in layer.attributes:
         return str(layer.attributes["sparse_gemm.reason"].value)
     if ref is None:
-        return "its weight is computed at run time"
+        return _why_no_reference(layer.operands[1])
     return next(_reasons(layer, ref, limits), None)
+
+
+def cast_reason(name: str) -> str:
+    """What a report says of a layer that would be eligible if it didn't convert its weight."""
+    return f"its weight '{name}' is cast in each call, as under autocast"
+
+
+def _no_weight(name: str, kind: str) -> str:
+    return f"its matrix '{name}' is a {kind}, no weight"
+
+
+def _why_no_reference(weight: ir.Value) -> str:
+    view = weight_view(weight)
+    if view is None:
+        return "its weight is computed at run time"
+    if view.kind is not None:
+        return _no_weight(view.name, view.kind)
+    if view.part:
+        whole = "the matrix" if view.rank == 2 else f"the parameter of rank {view.rank}"
+        return f"it multiplies by a part of {whole} '{view.name}'"
+    return (
+        cast_reason(view.name) if view.cast else f"its weight is a view of '{view.name}', made in each call"
+    )
 
 
 def _reasons(layer: ir.Operation, ref: WeightRef, limits: Limits) -> Iterator[str]:
     if KIND in ref.op.attributes:
-        yield f"its matrix '{ref.names[0]}' is a {ref.op.attributes[KIND].value}, no weight"
+        yield _no_weight(ref.names[0], ref.op.attributes[KIND].value)
     for pattern in limits.skip:
         if any(fnmatchcase(name, pattern) for name in ref.layers):
             yield f"skipped by the pattern '{pattern}'"

@@ -39,13 +39,6 @@ def uncast(value: ir.Value) -> ir.Value:
     return value
 
 
-def any_weight(value: ir.Value) -> ir.Operation | None:
-    """The ``sparse_gemm.weight`` that a value is, however transposed or cast on the way."""
-    while (op := defined_by(value, *_TRANSPOSES, *_CASTS)) is not None:
-        value = op.operands[0]
-    return defined_by(value, "sparse_gemm.weight")
-
-
 def matrix_weight(value: ir.Value) -> tuple[ir.Operation, bool] | None:
     """The ``sparse_gemm.weight`` of rank 2 that a value is, and whether it is transposed on the way."""
     transposed = False

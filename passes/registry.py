@@ -14,6 +14,7 @@ PASSES = {
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
     "form-contextual-mlp": "sparseflow.passes.form_contextual_mlp:FormContextualMlp",
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
+    "explain-products": "sparseflow.passes.explain_products:ExplainProducts",
     "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",
     "fuse-epilogue": "sparseflow.passes.fuse_epilogue:FuseEpilogue",
     "quantize-sparse-linear": "sparseflow.passes.quantize_sparse_linear:QuantizeSparseLinear",
@@ -26,7 +27,8 @@ PASSES = {
 
 PIPELINES = {
     "sparse-cpu": (
-        "canonicalize-linear,match-sparse-linear,merge-projections,fuse-epilogue,fuse-gate,lower-sparse-gemm"
+        "canonicalize-linear,match-sparse-linear,explain-products,merge-projections,fuse-epilogue,fuse-gate,"
+        "lower-sparse-gemm"
     ),
 }
 """Named pipelines: from what the frontend makes to what the lowering takes."""

@@ -31,11 +31,19 @@ class WeightBank:
         prune: prune weights that are chosen and not 2:4 yet by magnitude. Without it none is changed, and
             one that is not 2:4 can't be packed.
         release: called with a name once its weight is packed and its dense bytes are no longer needed.
+        kept: gives the weights that pruning leaves as they are, and why.
     """
 
-    def __init__(self, *, prune: bool, release: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        prune: bool,
+        release: Callable[[str], None] | None = None,
+        kept: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self._prune = prune
         self._release = release
+        self._kept = kept
         self._sources: dict[str, Tensor] = {}
         self._dense: dict[Key, Tensor] = {}
         self._packed: dict[Form, PackedWeight] = {}
@@ -77,6 +85,10 @@ class WeightBank:
         """
         if self._prune:
             self._chosen |= {name: flag for name, flag in weights.items() if name not in self._chosen}
+
+    def kept(self) -> Mapping[str, str]:
+        """The weights that are left as they are, and why; of those that aren't named, all without pruning."""
+        return self._kept() if self._prune else {}
 
     def is_read_as_it_is(self, name: str) -> bool:
         """Whether a program has the tensor unpruned, so that it is too late to choose it."""

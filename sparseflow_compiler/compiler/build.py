@@ -32,6 +32,7 @@ from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.cast_weights import cast_weights
 from sparseflow.passes.causal_attention import CausalAttention
 from sparseflow.passes.drop_true_masks import DropTrueMasks
+from sparseflow.passes.explain_products import ExplainProducts
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.fuse_gate import FuseGate
 from sparseflow.passes.lower_contextual_mlp import LowerContextualMlp
@@ -141,7 +142,7 @@ def build_program(
         run_pipeline(module, [MatchSparseLinear(skip=options.skipped)])
         bank.choose(weights_of(operations(module, ("sparse_gemm.linear",))))
         bank.choose(cast_weights(module, MatchSparseLinear(skip=options.skipped)))
-        run_pipeline(module, [MergeProjections(), FuseEpilogue()])
+        run_pipeline(module, [ExplainProducts(), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])
         run_pipeline(module, [FuseGate()])
@@ -220,9 +221,10 @@ def _keep_dense(
         Whether there are matrices that are not 2:4, none that is, and pruning is not asked for.
     """
     found = {"2:4": 0, "not 2:4": 0}
+    kept, pruned = bank.kept(), options.prune is not None
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
-        if options.prune is not None or KIND in op.attributes:
+        if (pruned and name not in kept) or KIND in op.attributes:
             reason = (
                 "a program captured before reads its weight unpruned" if bank.is_read_as_it_is(name) else None
             )
@@ -230,17 +232,18 @@ def _keep_dense(
             reason = None
         else:
             tensor = tensors[name].detach()
-            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name)
+            why = f"pruning leaves it as it is: {kept[name]}" if pruned else "nothing is to prune it"
+            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why)
             if tensor.dim() == 2 and tensor.is_floating_point():
                 found["2:4" if reason is None else "not 2:4"] += 1
         if reason:
             with module.context:
                 op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
-    return options.sparsity == "2:4" and found["not 2:4"] > 0 and not found["2:4"]
+    return options.sparsity == "2:4" and not pruned and found["not 2:4"] > 0 and not found["2:4"]
 
 
-def _not_24(tensor: torch.Tensor, name: str) -> str | None:
+def _not_24(tensor: torch.Tensor, name: str, why: str) -> str | None:
     if tensor.dim() != 2 or not tensor.is_floating_point():
         return None
     bad = first_violation(tensor, name=name)
-    return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and nothing is to prune it"
+    return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and {why}"

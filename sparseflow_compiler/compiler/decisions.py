@@ -1,4 +1,4 @@
-"""What the passes decided about each linear layer, read from the IR, and the report made of it."""
+"""What the passes decided about each layer, read from the IR, and the report made of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch_mlir import ir
 
 from sparseflow.dialect.linear import GATES, QUANTIZATIONS, UNQUANTIZED, product_dtype, quantization
-from sparseflow.dialect.matchers import WeightRef, defined_by, weight_ref
+from sparseflow.dialect.matchers import weight_ref
 from sparseflow.dialect.types import FP8, TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
-from sparseflow.passes.products import any_weight
+from sparseflow.passes.weight_views import is_convolution, multiplied_weights
 from sparseflow.reports.report import Fp8Error, LayerReport, Range, Report
 from sparseflow.runtime.fp8 import E4M3
 from sparseflow.runtime.packed import packed_shapes
@@ -39,7 +39,7 @@ TORCH_DTYPES = {
 
 @dataclass(frozen=True)
 class LayerDecision:
-    """What became of one linear layer.
+    """What became of one linear layer, or of another product with a parameter.
 
     Attributes:
         weight: its weight's name.
@@ -143,21 +143,36 @@ def _contextual(op: ir.Operation) -> Iterator[LayerDecision]:
 
 
 def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
-    found = next((weight for value in op.operands if (weight := any_weight(value)) is not None), None)
-    merged = next((value for value in op.operands if defined_by(value, "sparse_gemm.merged_weight")), None)
-    value = merged if found is None else found.results[0]
-    type_, ref = (None, None) if value is None else (tensor_type(value), weight_ref(value))
-    if type_ is None or ref is None:
-        yield LayerDecision(str(op.location), 0, 0, "?", "dense", reason)
-    else:
-        yield from _dense_parts(ref, type_, reason)
+    views = multiplied_weights(op)
+    for view in views:
+        yield from _dense_parts(view.op.results[0], reason, kernel=is_convolution(op))
+    if not views:
+        type_ = tensor_type(op.operands[1])
+        n, k = _matrix(type_, kernel=False)
+        yield LayerDecision(_place(op), n, k, (type_ and type_.dtype) or "?", "dense", reason)
 
 
-def _dense_parts(ref: WeightRef, type_: TensorType, reason: str) -> Iterator[LayerDecision]:
-    """One decision a name; the experts of a mixture, [E, N, K], count as E·N out features."""
-    *rows, k = [size or 0 for size in type_.shape or (0, 0)]
-    for name, n in zip(ref.names, ref.sizes or (math.prod(rows),), strict=True):
-        yield LayerDecision(name, n, k, type_.dtype or "?", "dense", reason)
+def _dense_parts(weight: ir.Value, reason: str, *, kernel: bool) -> Iterator[LayerDecision]:
+    """One decision a name."""
+    ref, type_ = weight_ref(weight), tensor_type(weight)
+    assert ref is not None, "multiplied_weights() found a reference"
+    n, k = _matrix(type_, kernel=kernel)
+    for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
+        yield LayerDecision(name, rows, k, (type_ and type_.dtype) or "?", "dense", reason)
+
+
+def _place(op: ir.Operation) -> str:
+    """What stands for the name of a layer without a weight: its module's path, or its line in the source."""
+    place = op.location
+    named = place.name_str if isinstance(place, ir.NameLoc) else str(place)
+    return named.removeprefix("loc(").removesuffix(")")
+
+
+def _matrix(type_: TensorType | None, *, kernel: bool) -> tuple[int, int]:
+    """N and K of a tensor: [N, C, …] of a convolution has K = C·…, [E, N, K] of experts E·N out features."""
+    sizes = [size or 0 for size in (type_ and type_.shape) or (0, 0)]
+    rows = 1 if kernel else len(sizes) - 1
+    return math.prod(sizes[:rows]), math.prod(sizes[rows:])
 
 
 def make_report(name: str, programs: Sequence[Program], bank: WeightBank, options: CompileOptions) -> Report:

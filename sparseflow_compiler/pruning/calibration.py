@@ -102,6 +102,17 @@ def moved(tree: Any, device: torch.device) -> Any:
 
 
 @contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Let torch's transformer modules run their layers, not one kernel in which nobody sees their inputs."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
 def enough_memory(device: torch.device) -> Iterator[None]:
     """Say what to do where the memory of `device` is too small after all.
 

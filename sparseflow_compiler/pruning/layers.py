@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
 from sparseflow.integrations.transformers.models import is_conv1d
-from sparseflow.runtime import checks
-
-DTYPES = (*checks.NATIVE_DTYPES, torch.float64)
+from sparseflow.pruning.prunable import Owners, is_layer, owners_of, why_kept
 
 
 @dataclass(frozen=True)
@@ -58,32 +55,16 @@ def find_layers(model: nn.Module, skip: Sequence[str]) -> list[Layer]:
         model: the model.
         skip: fnmatch patterns over layer names that stay dense.
     """
-    owners = _owners(model)
+    owners = owners_of(model)
     return [
-        Layer(name, module, transposed, _why_dense(name, module, skip, owners))
+        Layer(name, module, is_conv1d(module), _why_dense(name, module, skip, owners))
         for name, module in model.named_modules()
-        if (transposed := is_conv1d(module)) or isinstance(module, nn.Linear)
+        if is_layer(module)
     ]
 
 
-def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """The modules that hold each parameter."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append(name)
-    return owners
-
-
-def _why_dense(name: str, module: nn.Module, skip: Sequence[str], owners: dict[int, list[str]]) -> str | None:
+def _why_dense(name: str, module: nn.Module, skip: Sequence[str], owners: Owners) -> str | None:
     for pattern in skip:
         if fnmatchcase(name, pattern):
             return f"skipped by the pattern '{pattern}'"
-    weight = module._parameters.get("weight")
-    if weight is None:
-        return "its weight is no parameter of its own"
-    if weight.dtype not in DTYPES:
-        return f"its weight's dtype is {str(weight.dtype).removeprefix('torch.')}"
-    others = [owner for owner in owners[id(weight)] if owner != name]
-    return f"its weight is shared with {', '.join(others)}" if others else None
+    return why_kept(name, module, owners)

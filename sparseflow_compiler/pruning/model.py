@@ -53,9 +53,10 @@ def prune(
 ) -> PruneReport:
     """Prune a model's linear layers in place: at most two of every four weights along K stay nonzero.
 
-    `nn.Linear` and transformers' Conv1D are pruned. With calibration data the layers of one block (a decoder
-    layer, say) are pruned from the inputs that reach them when all earlier blocks are pruned already. Rows at
-    padding count like others: calibrate on texts without padding where you can.
+    `nn.Linear` and transformers' Conv1D are pruned, and `out_proj` of `nn.MultiheadAttention`; its
+    `in_proj_weight` and weights that several modules share stay as they are. With calibration data the layers
+    of one block (a decoder layer, say) are pruned from the inputs that reach them when all earlier blocks are
+    pruned already. Rows at padding count like others: calibrate on texts without padding where you can.
 
     Args:
         model: on any device; in evaluation mode where it is calibrated.

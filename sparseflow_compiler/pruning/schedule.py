@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.integrations.transformers.caches import without_cache
-from sparseflow.pruning.calibration import Calibration, enough_memory
+from sparseflow.pruning.calibration import Calibration, enough_memory, layer_by_layer
 from sparseflow.pruning.layers import Layer
 from sparseflow.pruning.offload import device_of, offloaded
 from sparseflow.pruning.options import PruneOptions
@@ -61,6 +61,7 @@ def prune_by_stages(
             attention_name(name, block)
     with (
         without_cache(calibration.model),
+        layer_by_layer(),  # in all runs: nested tensors of the fast path would go from block to block
         offloaded(list(blocks.values()), host, device),
         enough_memory(device or host),
     ):

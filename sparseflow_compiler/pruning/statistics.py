@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sparseflow.errors import CalibrationError
+from sparseflow.pruning.calibration import layer_by_layer
 from sparseflow.pruning.layers import Layer
 
 SAMPLE_ROWS = 2048
@@ -116,14 +118,47 @@ def nonfinite_inputs(name: str) -> CalibrationError:
 
 @contextmanager
 def watching(layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> Iterator[None]:
-    """Call ``see(layer, x)`` with the inputs of each layer before it runs."""
+    """Call ``see(layer, x)`` with the inputs of each layer before it runs.
+
+    A layer that isn't called is seen where another module multiplies by its weight with `F.linear`, as
+    `nn.MultiheadAttention` does with that of its `out_proj`.
+    """
+    running: list[nn.Module] = []
     with ExitStack() as stack:
+        stack.enter_context(layer_by_layer())
         for layer in layers:
 
-            def hook(
+            def before(
                 module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], layer: Layer = layer
             ) -> None:
+                running.append(module)
                 see(layer, args[0] if args else next(iter(kwargs.values())))
 
-            stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                running.remove(module)
+
+            stack.callback(layer.module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(layer.module.register_forward_hook(after, always_call=True).remove)
+        stack.enter_context(_watching_weights(layers, running, see))
         yield
+
+
+@contextmanager
+def _watching_weights(
+    layers: Sequence[Layer], running: Sequence[nn.Module], see: Callable[[Layer, Tensor], None]
+) -> Iterator[None]:
+    """Call ``see`` for products by the weights of those layers that aren't `running` themselves."""
+    linear = F.linear
+
+    def watched(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+        for layer in layers:
+            # By identity, looked up in each call: a layer that was moved may have another parameter.
+            if layer.module._parameters.get("weight") is weight and layer.module not in running:
+                see(layer, input)
+        return linear(input, weight, bias)
+
+    F.linear = watched
+    try:
+        yield
+    finally:
+        F.linear = linear

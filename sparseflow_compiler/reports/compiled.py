@@ -44,8 +44,8 @@ def _facts(report: Report, sparse: Sequence[LayerReport]) -> Facts:
     dense, now = (sum(getattr(layer, key) for layer in report.layers) for key in ("bytes_dense", "bytes"))
     speedups = [entry.speedup for layer in sparse for entry in layer.ranges if entry.speedup]
     items = [
-        ("sparse layers", f"{len(sparse)} of {len(report.layers)}", "linear layers"),
-        ("weights", f"{now / dense:.3f}×" if dense else "–", "of dense, all linear layers"),
+        ("sparse layers", f"{len(sparse)} of {len(report.layers)}", "that multiply by a weight"),
+        ("weights", f"{now / dense:.3f}×" if dense else "–", "of dense, all layers"),
         ("programs", str(report.model.get("programs", 0)), "captured"),
     ]
     if speedups:
@@ -88,7 +88,7 @@ def _memory(layers: Sequence[LayerReport]) -> Bars:
             ("compiled", sum(layer.bytes for layer in layers)),
         )
     ]
-    return Bars("Memory of the linear layers' weights", tuple(items))
+    return Bars("Memory of the layers' weights", tuple(items))
 
 
 def _quality(sparse: Sequence[LayerReport]) -> Table:

@@ -1,4 +1,4 @@
-"""The report of a compilation: every linear layer, its decision and the reason."""
+"""The report of a compilation: every layer that multiplies by a weight, its decision and the reason."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Fp8Error:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One linear layer.
+    """One linear layer, or another product with a parameter, which is dense.
 
     Attributes:
-        name: the layer's name in the model.
-        N: its out features.
-        K: its in features.
+        name: the layer's name in the model; of a parameter that isn't called ``weight``, the parameter's.
+        N: its out features: of experts ``[E, N, K]`` those of all, of a recurrent layer those of all gates.
+        K: its in features: of a convolution ``[N, C, …]`` channels times the kernel's size.
         dtype: of its weight.
         decision: what it runs as.
         reason: why, in a true sentence.
@@ -87,7 +87,7 @@ class Report:
     """What a compilation did, layer by layer, and for the model as a whole.
 
     Attributes:
-        layers: every linear layer of every captured program, once.
+        layers: every parameter that a product of a captured program multiplies by, once.
         model: figures of the whole: programs captured and why each, seconds for each stage, bytes.
     """
 
@@ -158,14 +158,14 @@ class Report:
         contextual = sum(layer.decision == "contextual" for layer in self.layers)
         how = f"{contextual} contextual, " if contextual else ""
         return (
-            f"{self.model.get('name', 'model')}: {sparse} of {len(self.layers)} linear layers sparse, {how}"
+            f"{self.model.get('name', 'model')}: {sparse} of {len(self.layers)} layers sparse, {how}"
             f"{self.model.get('programs', 0)} programs"
         )
 
     def _totals(self) -> tuple[str, ...]:
         dense, now = (sum(_each(self.layers, key)) for key in ("bytes_dense", "bytes"))
         share = f"{now / dense:.3f} of dense" if dense else ""
-        return ("all linear layers", "", "", "", _megabytes(dense), _megabytes(now), "", share)
+        return ("all layers", "", "", "", _megabytes(dense), _megabytes(now), "", share)
 
 
 _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (

@@ -155,44 +155,6 @@ func.func @alone(%x: !torch.vtensor<[4,64],f32>, %d: !torch.vtensor<[4,64],f64>,
 
 // -----
 
-// Products that canonicalize-linear left alone.
-// CHECK-LABEL: func.func @other_products
-func.func @other_products(%x: !torch.vtensor<[64,4],f32>, %b: !torch.vtensor<[2,4,64],f32>, %c: !torch.vtensor<[4,32],f32>, %s: !torch.int) {
-  // CHECK: torch.aten.mm {{.*}} {sparse_gemm.reason = "this mm isn't of the form x W^T + bias"}
-  %w0 = "sparse_gemm.weight"() {name = "w0"} : () -> !torch.vtensor<[32,64],f32>
-  %0 = torch.aten.mm %w0, %x : !torch.vtensor<[32,64],f32>, !torch.vtensor<[64,4],f32> -> !torch.vtensor<[32,4],f32>
-  // CHECK: torch.aten.bmm {{.*}} {sparse_gemm.reason = "its weight has rank 3; only matrices can be packed"}
-  %w1 = "sparse_gemm.weight"() {name = "experts"} : () -> !torch.vtensor<[2,64,32],f32>
-  %1 = torch.aten.bmm %b, %w1 : !torch.vtensor<[2,4,64],f32>, !torch.vtensor<[2,64,32],f32> -> !torch.vtensor<[2,4,32],f32>
-  // CHECK: torch.aten.addmm {{.*}} {sparse_gemm.reason = "this addmm isn't of the form x W^T + bias"}
-  %w2 = "sparse_gemm.weight"() {name = "w2"} : () -> !torch.vtensor<[64,32],f32>
-  %x2 = torch.aten.t %x : !torch.vtensor<[64,4],f32> -> !torch.vtensor<[4,64],f32>
-  %2 = torch.aten.addmm %c, %x2, %w2, %s, %s : !torch.vtensor<[4,32],f32>, !torch.vtensor<[4,64],f32>, !torch.vtensor<[64,32],f32>, !torch.int, !torch.int -> !torch.vtensor<[4,32],f32>
-  // A product of two inputs, as in attention, is no layer.
-  // CHECK: torch.aten.mm %{{[^{]*$}}
-  %3 = torch.aten.mm %x2, %x : !torch.vtensor<[4,64],f32>, !torch.vtensor<[64,4],f32> -> !torch.vtensor<[4,4],f32>
-  return
-}
-
-// -----
-
-// A convolution is not a linear layer.
-// CHECK-LABEL: func.func @convolution
-func.func @convolution(%x: !torch.vtensor<[1,3,8,8],f32>) {
-  // CHECK-NOT: sparse_gemm.reason
-  // CHECK: return
-  %w = "sparse_gemm.weight"() {name = "conv.weight"} : () -> !torch.vtensor<[16,3,4,4],f32>
-  %none = torch.constant.none
-  %one = torch.constant.int 1
-  %zero = torch.constant.int 0
-  %s = torch.prim.ListConstruct %one, %one : (!torch.int, !torch.int) -> !torch.list<int>
-  %p = torch.prim.ListConstruct %zero, %zero : (!torch.int, !torch.int) -> !torch.list<int>
-  %y = torch.aten.conv2d %x, %w, %none, %s, %p, %s, %one : !torch.vtensor<[1,3,8,8],f32>, !torch.vtensor<[16,3,4,4],f32>, !torch.none, !torch.list<int>, !torch.list<int>, !torch.list<int>, !torch.int -> !torch.vtensor<[1,16,5,5],f32>
-  return
-}
-
-// -----
-
 // Sparse already: left alone, and no obstacle for a layer that shares its weight.
 // CHECK-LABEL: func.func @sparse_already
 func.func @sparse_already(%x: !torch.vtensor<[4,64],f32>) {
@@ -207,18 +169,39 @@ func.func @sparse_already(%x: !torch.vtensor<[4,64],f32>) {
 
 // -----
 
-// Operators that the dialect doesn't know are products by their name; experts' weights are of rank 3.
-// CHECK-LABEL: func.func @operators
-func.func @operators(%x: !torch.vtensor<[?,64],f32>, %offsets: !torch.vtensor<[4],si32>) {
-  // CHECK: torch.operator "torch.transformers.grouped_mm_fallback"{{.*}} {sparse_gemm.reason = "its weight has rank 3; only matrices can be packed"
-  // CHECK: torch.operator "torch.ns.comm"
-  // CHECK-NOT: sparse_gemm.reason
-  // CHECK: return
-  %w = "sparse_gemm.weight"() {name = "experts"} : () -> !torch.vtensor<[4,256,64],f32>
-  %1 = torch.constant.int 1
-  %2 = torch.constant.int 2
-  %t = torch.aten.transpose.int %w, %1, %2 : !torch.vtensor<[4,256,64],f32>, !torch.int, !torch.int -> !torch.vtensor<[4,64,256],f32>
-  %y = torch.operator "torch.transformers.grouped_mm_fallback"(%x, %t, %offsets) : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[4,64,256],f32>, !torch.vtensor<[4],si32>) -> !torch.vtensor<[?,256],f32>
-  %z = torch.operator "torch.ns.comm"(%w) : (!torch.vtensor<[4,256,64],f32>) -> !torch.vtensor<[4,256,64],f32>
+// A weight that is no reference but shows one says of which tensor.
+// CHECK-LABEL: func.func @views
+func.func @views(%x: !torch.vtensor<[4,64],f32>, %h: !torch.vtensor<[4,64],bf16>) {
+  %none = torch.constant.none
+  %false = torch.constant.bool false
+  %int0 = torch.constant.int 0
+  %int1 = torch.constant.int 1
+  %int3 = torch.constant.int 3
+  %int15 = torch.constant.int 15
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "it multiplies by a part of the matrix 'in_proj_weight'"}
+  %w0 = "sparse_gemm.weight"() {name = "in_proj_weight"} : () -> !torch.vtensor<[96,64],f32>
+  %chunks = torch.aten.chunk %w0, %int3, %int0 : !torch.vtensor<[96,64],f32>, !torch.int, !torch.int -> !torch.list<vtensor>
+  %q, %k, %v = torch.prim.ListUnpack %chunks : !torch.list<vtensor> -> !torch.vtensor<[32,64],f32>, !torch.vtensor<[32,64],f32>, !torch.vtensor<[32,64],f32>
+  %0 = torch.aten.linear %x, %k, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "it multiplies by a part of the parameter of rank 3 'experts'"}
+  %w1 = "sparse_gemm.weight"() {name = "experts"} : () -> !torch.vtensor<[4,32,64],f32>
+  %e = torch.aten.select.int %w1, %int0, %int1 : !torch.vtensor<[4,32,64],f32>, !torch.int, !torch.int -> !torch.vtensor<[32,64],f32>
+  %1 = torch.aten.linear %x, %e, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "its weight 'fc.weight' is cast in each call, as under autocast"}
+  %w2 = "sparse_gemm.weight"() {name = "fc.weight"} : () -> !torch.vtensor<[32,64],f32>
+  %c = torch.aten.to.dtype %w2, %int15, %false, %false, %none : !torch.vtensor<[32,64],f32>, !torch.int, !torch.bool, !torch.bool, !torch.none -> !torch.vtensor<[32,64],bf16>
+  %2 = torch.aten.linear %h, %c, %none : !torch.vtensor<[4,64],bf16>, !torch.vtensor<[32,64],bf16>, !torch.none -> !torch.vtensor<[4,32],bf16>
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "its weight is a view of 'conv.weight', made in each call"}
+  %w3 = "sparse_gemm.weight"() {name = "conv.weight"} : () -> !torch.vtensor<[32,64,1],f32>
+  %s = torch.aten.squeeze.dim %w3, %int3 : !torch.vtensor<[32,64,1],f32>, !torch.int -> !torch.vtensor<[32,64],f32>
+  %3 = torch.aten.linear %x, %s, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "its matrix 'table' is a buffer, no weight"}
+  %w4 = "sparse_gemm.weight"() {name = "table", sparse_gemm.kind = "buffer"} : () -> !torch.vtensor<[40,64],f32>
+  %t = torch.aten.slice.Tensor %w4, %int0, %int0, %int3, %int1 : !torch.vtensor<[40,64],f32>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[3,64],f32>
+  %4 = torch.aten.linear %x, %t, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[3,64],f32>, !torch.none -> !torch.vtensor<[4,3],f32>
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "its weight is computed at run time"}
+  %w5 = "sparse_gemm.weight"() {name = "v"} : () -> !torch.vtensor<[32,64],f32>
+  %m = torch.aten.mul.Tensor %w5, %w5 : !torch.vtensor<[32,64],f32>, !torch.vtensor<[32,64],f32> -> !torch.vtensor<[32,64],f32>
+  %5 = torch.aten.linear %x, %m, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
   return
 }

@@ -54,6 +54,7 @@ def test_a_named_pipeline_stands_for_its_passes():
         "native",
         "canonicalize-linear",
         "match-sparse-linear",
+        "explain-products",
         "merge-projections",
         "fuse-epilogue",
         "fuse-gate",
