@@ -31,7 +31,7 @@ def packed_zeros(
 
 
 def unpacked(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
-    """The dense weight ``[N, in_features]`` of the tensors of a `PackedWeight`, in the form of their device."""
+    """The dense weight ``[N, in_features]`` of a `PackedWeight`'s tensors, in the form of their device."""
     if device := _on_device(values, positions, in_features):
         return device.dense()
     dense: Tensor = ops.unpack_2_4(values, positions, in_features)

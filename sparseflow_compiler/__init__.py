@@ -8,7 +8,7 @@
     print(compiled.report.table())
 
 Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR. It tells
-transformers how to read packed folders.
+transformers how to read packed folders, and PEFT how to adapt packed layers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sparseflow.integrations.transformers import registration
+from sparseflow.integrations.peft import registration as _peft
+from sparseflow.integrations.transformers import registration as _transformers
 
 if TYPE_CHECKING:
     from sparseflow import evaluation as evaluation
@@ -62,7 +63,8 @@ _PACKAGES = ("evaluation", "finetune", "interop", "nn")
 __all__ = sorted((*_EXPORTS, *_PACKAGES))
 __version__ = "0.1.0"
 
-registration.register()
+_peft.register()
+_transformers.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -23,8 +23,19 @@ Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cu
 Quantize = Literal["fp8"]
 Sparsity = Literal["2:4", "contextual", "contextual+2:4"]
 
-DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*")
-"""Layers that stay dense unless ``skip_defaults=False``: pruning heads and embeddings costs most quality."""
+_ADAPTERS = (
+    "*lora_*",  # LoRA and what derives from it: GraLoRA, X-LoRA, AdaLoRA, supertuning
+    *("*.hada_*", "*.hira_*", "*.lily_*", "*.miss_block.*", "*.peanut_*", "*.shadow_*"),
+    "prompt_encoder.*",
+)
+"""The weights of PEFT's adapters that are multiplied by as those of linear layers are; its others aren't."""
+
+DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*", *_ADAPTERS)
+"""Layers that stay dense unless ``skip_defaults=False``.
+
+Pruning heads and embeddings costs most quality; adapters are small, and trained to be just what they are.
+The layer under an adapter, such as ``q_proj.base_layer``, is pruned like any other.
+"""
 
 
 @dataclass(frozen=True)

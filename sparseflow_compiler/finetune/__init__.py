@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from sparseflow.finetune.distill import DistillReport, distill
 from sparseflow.finetune.masks import Masks, masked
+from sparseflow.finetune.merge import merge_adapters
 from sparseflow.finetune.objective import Objective
 
 if TYPE_CHECKING:
     from sparseflow.integrations.transformers.trainer import MaskCallback
 
-__all__ = ["DistillReport", "MaskCallback", "Masks", "Objective", "distill", "masked"]
+__all__ = ["DistillReport", "MaskCallback", "Masks", "Objective", "distill", "masked", "merge_adapters"]
 
 
 def __getattr__(name: str) -> Any:

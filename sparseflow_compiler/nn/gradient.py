@@ -1,4 +1,4 @@
-"""The product of a packed layer with its gradients: to x and to the bias, not to the weight, which is frozen."""
+"""The product of a packed layer with its gradients, to x and to the bias: the weight is frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparseflow.runtime.packed import unpacked
 
 
 class _Linear(torch.autograd.Function):
-    """Forward by the 2:4 kernels, backward by the unpacked weight, which lives as long as the product with it."""
+    """Forward by the 2:4 kernels, backward by the weight, unpacked for as long as the product takes."""
 
     @staticmethod
     def forward(
@@ -39,7 +39,8 @@ class _Linear(torch.autograd.Function):
         (grad,) = grads
         to_x, to_bias = None, None
         if ctx.needs_input_grad[0]:
-            weight = unpacked(*ctx.saved_tensors, ctx.in_features)
+            values, positions = ctx.saved_tensors
+            weight = unpacked(values, positions, ctx.in_features)
             to_x = (grad @ weight.to(grad.dtype)).to(ctx.x_dtype)
         if ctx.needs_input_grad[3]:
             to_bias = grad.reshape(-1, grad.shape[-1]).sum(0).to(ctx.bias_dtype)

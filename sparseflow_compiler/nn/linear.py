@@ -31,9 +31,9 @@ _DENSE = Policy.parse("1:dense")
 class SparseLinear(nn.Module):
     """``y = x · Wᵀ + bias`` with a packed 2:4 weight in place of an ``nn.Linear``.
 
-    x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. The weight is frozen; gradients flow to x, and to
-    the bias where it requires them, so that what is around the layer, such as an adapter, can be trained. What runs for which M is settled by `prepare`,
-    at the latest in the first call on a device.
+    x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. The weight is frozen; gradients flow to x, and
+    to the bias where it requires them, so that what is around the layer, such as an adapter, can be trained.
+    What runs for which M is settled by `prepare`, at the latest in the first call on a device.
 
     Args:
         weight: W, ``[N, K]``.

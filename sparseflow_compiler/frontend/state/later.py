@@ -26,9 +26,9 @@ class Held:
 
     Asked in every call, so it looks at as little as it can: which objects are held, the versions of
     parameters and where their memory is, whether any hook was registered or removed, and numbers,
-    flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's and
-    of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is written
-    in place through ``.data``, goes unseen.
+    flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's
+    and of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is
+    written in place through ``.data``, goes unseen.
 
     Args:
         model: as it was captured.

@@ -6,7 +6,6 @@ import copy
 import functools
 import threading
 from collections import OrderedDict, deque
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
