@@ -30,6 +30,19 @@ def packed_zeros(
     return values, torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
 
 
+def unpacked(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
+    """The dense weight ``[N, in_features]`` of a `PackedWeight`'s tensors, in the form of their device."""
+    if device := _on_device(values, positions, in_features):
+        return device.dense()
+    dense: Tensor = ops.unpack_2_4(values, positions, in_features)
+    return dense
+
+
+def _on_device(values: Tensor, positions: Tensor, in_features: int) -> DeviceWeight | None:
+    on_cuda = values.is_cuda and positions.dim() == 1
+    return DeviceWeight(values, positions, in_features) if on_cuda else None
+
+
 class PackedWeight(nn.Module):
     """A weight ``[N, K]`` of which two entries in each group of four are stored.
 
@@ -125,10 +138,7 @@ class PackedWeight(nn.Module):
 
     def unpack(self) -> Tensor:
         """The dense weight ``[N, K]``, with exact zeros where nothing is stored."""
-        if device := self._on_device():
-            return device.dense()
-        dense: Tensor = ops.unpack_2_4(self.values, self.positions, self.in_features)
-        return dense
+        return unpacked(self.values, self.positions, self.in_features)
 
     def portable(self) -> tuple[Tensor, Tensor]:
         """Values ``[N, Kp/2]`` and positions ``[N, ceil(Kp/8)]``, the form that is saved, on this device."""
@@ -171,8 +181,7 @@ class PackedWeight(nn.Module):
         self.turned = None if self.turned is None else self.unpack().t().contiguous()
 
     def _on_device(self) -> DeviceWeight | None:
-        on_cuda = self.values.is_cuda and self.positions.dim() == 1
-        return DeviceWeight(self.values, self.positions, self.in_features) if on_cuda else None
+        return _on_device(self.values, self.positions, self.in_features)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
         values, positions = self.portable()

@@ -8,14 +8,15 @@
     print(compiled.report.table())
 
 Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR. It tells
-transformers how to read packed folders.
+transformers how to read packed folders, and PEFT how to adapt packed layers.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparseflow.integrations.transformers.plugin import registration
+from sparseflow.integrations.peft import registration as _peft
+from sparseflow.integrations.transformers.plugin import registration as _transformers
 from sparseflow.support import lazy
 from sparseflow.support.version import __version__ as __version__
 
@@ -63,7 +64,8 @@ _PACKAGES = ("checkpoints", "evaluation", "finetune", "integrations", "nn")
 
 __all__ = sorted((*_EXPORTS, *_PACKAGES))
 
-registration.register()
+_peft.register()
+_transformers.register()
 
 
 __getattr__, __dir__ = lazy.names(globals(), _EXPORTS, _PACKAGES)

@@ -29,7 +29,7 @@ class Masks:
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         self.layers = tuple(layers)
-        self._dropped = {_parameter(layer): _dropped(layer) for layer in layers.values()}
+        self._dropped = {_parameter(layer): dropped(layer) for layer in layers.values()}
 
     @classmethod
     def of(cls, model: nn.Module) -> Masks:
@@ -45,7 +45,7 @@ class Masks:
             rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
             raise ArgumentError("sf.finetune.masked(model)", rule, "pass the pruned model")
         require_uncompiled(model, "sf.finetune.masked(model)")
-        found = {layer.name: layer for layer in find_layers(model, ()) if _is_masked(layer)}
+        found = layers_24(model)
         if not found:
             raise ArgumentError(
                 "sf.finetune.masked(model)",
@@ -122,6 +122,11 @@ def masked(model: nn.Module) -> Iterator[Masks]:
         yield masks
 
 
+def layers_24(model: nn.Module) -> dict[str, Layer]:
+    """By name, the linear layers whose weights are 2:4 and not all zero."""
+    return {layer.name: layer for layer in find_layers(model, ()) if _is_masked(layer)}
+
+
 def _is_masked(layer: Layer) -> bool:
     usable = layer.dense is None and not layer.weight.is_meta
     return usable and is_24(layer.weight) and bool(layer.weight.any())
@@ -133,8 +138,8 @@ def _parameter(layer: Layer) -> nn.Parameter:
     return parameter
 
 
-def _dropped(layer: Layer) -> Tensor:
+def dropped(layer: Layer) -> Tensor:
     """bool, of the parameter's own shape: true where the weight stays zero."""
     n, k = layer.shape
-    dropped = ~portable.keep_mask(layer.weight).reshape(n, -1)[:, :k]
-    return (dropped.t() if layer.transposed else dropped).contiguous()
+    places = ~portable.keep_mask(layer.weight).reshape(n, -1)[:, :k]
+    return (places.t() if layer.transposed else places).contiguous()

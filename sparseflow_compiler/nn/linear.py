@@ -11,6 +11,7 @@ from torch._guards import detect_fake_mode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from sparseflow.errors import ArgumentError
+from sparseflow.nn.gradient import differentiable
 from sparseflow.runtime import PackedWeight, Policy, ops
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.calling.frozen import require_uncompiled
@@ -28,10 +29,11 @@ _DENSE = Policy.parse("1:dense")
 
 
 class SparseLinear(nn.Module):
-    """``y = x · Wᵀ + bias`` with a packed 2:4 weight, for inference, in place of an ``nn.Linear``.
+    """``y = x · Wᵀ + bias`` with a packed 2:4 weight in place of an ``nn.Linear``.
 
-    x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. What runs for which M is settled by `prepare`,
-    at the latest in the first call on a device.
+    x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. The weight is frozen; gradients flow to x, and
+    to the bias where it requires them, so that what is around the layer, such as an adapter, can be trained.
+    What runs for which M is settled by `prepare`, at the latest in the first call on a device.
 
     Args:
         weight: W, ``[N, K]``.
@@ -86,21 +88,21 @@ class SparseLinear(nn.Module):
         return self.weight.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x · Wᵀ + bias``, ``[…, N]``.
-
-        Raises:
-            InferenceOnlyError: x requires grad while gradients are recorded.
-        """
+        """``x · Wᵀ + bias``, ``[…, N]``."""
         codes = self._codes
         if codes is None:
             traced = detect_fake_mode((x, self.weight.values)) is not None
             codes = _traced_codes(self) if traced else _prepared_codes(self)
-        weight = self.weight
+        weight, bias = self.weight, self.bias
+        if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+            return differentiable(
+                x, weight.values, weight.positions, bias, weight.in_features, codes, weight.dense
+            )
         y: Tensor = ops.linear(
             x,
             weight.values,
             weight.positions,
-            self.bias,
+            bias,
             None,
             weight.in_features,
             "none",

@@ -45,7 +45,7 @@ def sparsify(
     A transformers model's ``save_pretrained`` writes the packed layers, for `sparseflow` to load again.
 
     Args:
-        model: for inference from now on.
+        model: its packed weights are frozen from now on; gradients flow through them, for adapters to train.
         prune: ``"magnitude"``: weights that aren't 2:4 lose all but the two largest of every four. ``None``:
             such layers stay dense.
         skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
@@ -95,13 +95,18 @@ def densify(model: nn.Module) -> list[str]:
     require_uncompiled(model, "sf.nn.densify(model)")
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, SparseLinear)]
     for name, layer in found:
-        linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        linear.weight = nn.Parameter(layer.weight.unpack(), requires_grad=False)
-        linear.bias = layer.bias  # type: ignore[assignment]  # torch has it as a Parameter
-        put(model, name, linear)
+        put(model, name, densified(layer))
     for host in HOSTS:
         host.after_unpacking(model)
     return [name for name, _ in found]
+
+
+def densified(layer: SparseLinear) -> nn.Linear:
+    """A plain layer with the weight of a packed one, unpacked, and its very bias."""
+    linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    linear.weight = nn.Parameter(layer.weight.unpack(), requires_grad=False)
+    linear.bias = layer.bias  # type: ignore[assignment]  # torch has it as a Parameter
+    return linear
 
 
 def eligible(model: nn.Module, skip: Sequence[str]) -> list[str]:

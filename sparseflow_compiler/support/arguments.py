@@ -15,8 +15,19 @@ if TYPE_CHECKING:
 Prune = Literal["magnitude"]
 PolicyMode = Literal["auto", "sparse"]
 
-DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*")
-"""Layers that stay dense unless ``skip_defaults=False``: pruning heads and embeddings costs most quality."""
+_ADAPTERS = (
+    "*lora_*",  # LoRA and what derives from it: GraLoRA, X-LoRA, AdaLoRA, supertuning
+    *("*.hada_*", "*.hira_*", "*.lily_*", "*.miss_block.*", "*.peanut_*", "*.shadow_*"),
+    "prompt_encoder.*",
+)
+"""The weights of PEFT's adapters that are multiplied by as those of linear layers are; its others aren't."""
+
+DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*", *_ADAPTERS)
+"""Layers that stay dense unless ``skip_defaults=False``.
+
+Pruning heads and embeddings costs most quality; adapters are small, and trained to be just what they are.
+The layer under an adapter, such as ``q_proj.base_layer``, is pruned like any other.
+"""
 
 
 def require_one_of(function: str, name: str, value: object, allowed: Sequence[object]) -> None:

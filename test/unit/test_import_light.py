@@ -33,7 +33,7 @@ def test_importing_sparseflow_brings_no_heavy_package(tmp_path):
     code = """
         import sys
         import sparseflow
-        heavy = {"torch", "torch_mlir", "transformers", "numpy", "rich", "typer"} & set(sys.modules)
+        heavy = {"torch", "torch_mlir", "transformers", "peft", "numpy", "rich", "typer"} & set(sys.modules)
         assert not heavy, heavy
     """
     done = python(code, tmp_path)

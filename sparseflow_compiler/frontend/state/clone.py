@@ -8,7 +8,7 @@ import dis
 import functools
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -74,7 +74,7 @@ class Node:
 def content(value: Any) -> Content:
     """The entries of a container or object, by key, index or attribute."""
     if isinstance(value, dict):
-        return dict(value)
+        return dict(_own_methods(value).items(value))
     if isinstance(value, (list, deque)):
         return dict(enumerate(value))
     if isinstance(value, set):
@@ -87,9 +87,9 @@ def content(value: Any) -> Content:
 def refill(value: Any, held: Content) -> None:
     """Let a container or object hold what `content` gave; streams stay where they are."""
     if isinstance(value, dict):
-        dict.clear(value)
+        _own_methods(value).clear(value)
         for key, item in held.items():
-            dict.__setitem__(value, key, item)
+            _own_methods(value).__setitem__(value, key, item)
     elif isinstance(value, (list, deque)):
         value.clear()
         value.extend(held.values())
@@ -103,6 +103,11 @@ def refill(value: Any, held: Content) -> None:
             object.__delattr__(value, name)
         for name, item in held.items():
             object.__setattr__(value, name, item)
+
+
+def _own_methods(value: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """The class whose methods reach what is held: a subclass may give something else, or make it anew."""
+    return OrderedDict if isinstance(value, OrderedDict) else dict
 
 
 def copied(value: Any) -> Any:

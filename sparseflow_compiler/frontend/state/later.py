@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any, cast
@@ -15,6 +16,8 @@ from sparseflow.frontend.state.kinds import ATOMS, is_module, is_plain_class
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _OF_TORCH = frozenset(vars(nn.Module()))
+_MOST = 1000
+"""Entries of a container that are compared in every call."""
 _VERSION = operator.attrgetter("_version")
 
 
@@ -23,8 +26,9 @@ class Held:
 
     Asked in every call, so it looks at as little as it can: which objects are held, the versions of
     parameters and where their memory is, whether any hook was registered or removed, and numbers,
-    flags and texts in attributes of modules that aren't torch's and of objects that those hold, such as a
-    configuration. What is in lists and dicts, and what is written in place through ``.data``, goes unseen.
+    flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's
+    and of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is
+    written in place through ``.data``, goes unseen.
 
     Args:
         model: as it was captured.
@@ -40,7 +44,12 @@ class Held:
             for table in (vars(module)[name] for name in TABLES)
             for key, value in table.items()
         ]
-        entries += _settings(modules, carried)
+        settings = list(_settings(modules, carried))
+        entries += [entry for entry in settings if type(entry[2]) in ATOMS]
+        self._containers = [entry for entry in settings if type(entry[2]) not in ATOMS]
+        self._container_tables = [entry[0] for entry in self._containers]
+        self._container_keys = [entry[1] for entry in self._containers]
+        self._contents = [copy.copy(entry[2]) for entry in self._containers]
         self._tables = [entry[0] for entry in entries]
         self._keys = [entry[1] for entry in entries]
         self._values = [entry[2] for entry in entries]
@@ -59,6 +68,7 @@ class Held:
         return (
             list(map(_VERSION, self._parameters)) == self._versions
             and all(map(operator.is_, map(dict.get, self._tables, self._keys), self._values))
+            and _equal(list(map(dict.get, self._container_tables, self._container_keys)), self._contents)
             and self._where() == self._memory
             and self._has_its_hooks()
         )
@@ -67,6 +77,9 @@ class Held:
         """The name of something that is not as it was."""
         for table, key, value, name in zip(self._tables, self._keys, self._values, self._names, strict=True):
             if table.get(key) is not value:
+                return name
+        for (table, key, _, name), content in zip(self._containers, self._contents, strict=True):
+            if not _equal(table.get(key), content):
                 return name
         for parameter, version, name in zip(
             self._parameters, self._versions, self._parameter_names, strict=True
@@ -92,7 +105,7 @@ class Held:
 def _settings(
     modules: Iterable[tuple[str, nn.Module]], carried: Collection[tuple[int, str]]
 ) -> Iterator[tuple[dict[str, Any], str, Any, str]]:
-    """Atoms in attributes of modules, and of the plain objects that those hold, each object once."""
+    """Atoms and containers of them in attributes of modules, and of plain objects there, each object once."""
     seen: set[int] = set()
     pending: list[tuple[str, Any]] = [
         (path, module) for path, module in modules if not type(module).__module__.startswith("torch.")
@@ -105,7 +118,7 @@ def _settings(
         for key, value in vars(owner).items():
             if key in _OF_TORCH or (id(owner), key) in carried:
                 continue
-            if type(value) in ATOMS:
+            if type(value) in ATOMS or _holds_atoms(value):
                 yield vars(owner), key, value, f"{path}.{key}".lstrip(".")
             elif (
                 is_plain_class(cast(Hashable, type(value)))
@@ -113,6 +126,21 @@ def _settings(
                 and not is_module(value)
             ):
                 pending.append((f"{path}.{key}", value))
+
+
+def _holds_atoms(value: object) -> bool:
+    """Whether a container of reasonable size has nothing but atoms in it."""
+    if type(value) not in (list, tuple, set, dict):
+        return False
+    items = cast(Collection[object], value.values() if isinstance(value, dict) else value)
+    return len(items) <= _MOST and all(type(item) in ATOMS for item in items)
+
+
+def _equal(found: object, expected: object) -> bool:
+    try:
+        return bool(found == expected)
+    except (RuntimeError, TypeError, ValueError):  # there are tensors or arrays in the place of atoms
+        return False
 
 
 def _is_plain(value: object) -> bool:

@@ -25,11 +25,13 @@ class Model(nn.Module):
         super().__init__()
         self.q, self.k, self.fc = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.register_buffer("shift", torch.zeros(WIDTH))
-        self.flag, self.config = False, {"scale": 1.0}
+        self.flag, self.config, self.deeper = False, {"scale": 1.0}, {"shift": {"by": 1.0}}
+        self.active: str | list[str] = ["q"]
         self.settings = Settings()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.fc(self.q(x) * self.k(x)) + self.shift
+        y = self.fc(self.q(x) * self.k(x)) + self.shift * self.deeper["shift"]["by"]
+        y = y + 3 if "q" in self.active else y
         return -y if self.flag else y * self.config["scale"] * self.settings.scale
 
 
@@ -84,8 +86,22 @@ def configured(model: Model) -> None:
     model.settings.scale += 1.0
 
 
+def in_a_dict(model: Model) -> None:
+    model.config["scale"] += 1.0
+
+
+def in_a_list(model: Model) -> None:
+    assert isinstance(model.active, list)
+    model.active.append("k") if "q" not in model.active else model.active.remove("q")
+
+
+def another_list(model: Model) -> None:
+    model.active = ["k"] if "q" in model.active else "q"
+
+
 SEEN = [
     *(flagged, configured, data_rebound),
+    *(in_a_dict, in_a_list, another_list),
     other_weights,
     written,
     merged_written,
@@ -141,12 +157,13 @@ def test_another_dtype_is_seen() -> None:
         torch.testing.assert_close(compiled(x), model(x))
 
 
-def test_what_is_in_a_dict_is_seen_after_refresh() -> None:
+def test_what_is_deeper_in_a_dict_is_seen_after_refresh() -> None:
     model, x = Model().eval(), torch.randn(3, WIDTH)
+    model.shift.fill_(1.0)
     compiled = sf.compile(model)
     with torch.no_grad():
         compiled(x)
-        model.config["scale"] = 3.0
+        model.deeper["shift"]["by"] = 3.0
         compiled.refresh()
         torch.testing.assert_close(compiled(x), model(x))
 

@@ -323,3 +323,27 @@ def test_a_hook_that_calls_the_compiled_form_is_refused() -> None:
     model[0].register_forward_hook(lambda module, args, out: compiled(args[0]))
     with pytest.raises(CaptureError, match="its own compiled form"):
         compiled(row())
+
+
+class Makers(OrderedDict):
+    """As transformers' ACT2FN: what is looked up is made anew."""
+
+    def __getitem__(self, key):
+        return super().__getitem__(key)()
+
+
+MAKERS = Makers(relu=nn.ReLU, tanh=nn.Tanh)
+
+
+class Making(nn.Module):
+    def forward(self, x):
+        return MAKERS["relu"](x) - MAKERS["tanh"](x)
+
+
+def test_a_dict_that_gives_something_else_than_it_holds_is_left_as_it_is() -> None:
+    model, x = Making().eval(), torch.randn(3, 4)
+    torch.testing.assert_close(sf.compile(model)(x), model(x))
+    assert list(MAKERS.values()) == [nn.ReLU, nn.Tanh]
+    MAKERS.move_to_end("relu")
+    torch.testing.assert_close(sf.compile(model)(x), model(x))
+    assert list(MAKERS) == ["tanh", "relu"]

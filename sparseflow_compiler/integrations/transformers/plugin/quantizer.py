@@ -122,8 +122,8 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
 
     @property
     def is_trainable(self) -> bool:
-        """The layers are for inference only."""
-        return False
+        """Adapters over the layers are: gradients flow through them."""
+        return True
 
     @property
     def is_compileable(self) -> bool:

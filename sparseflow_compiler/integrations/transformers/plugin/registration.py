@@ -7,10 +7,7 @@ What it finds are stand-ins that import the real classes when a folder needs the
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,8 @@ from sparseflow.support.hosts import HOSTS
 
 if TYPE_CHECKING:
     from torch import nn
+
+from sparseflow.integrations.imports import when_imported
 
 METHOD = "sparseflow"
 """The ``quant_method`` in config.json."""
@@ -31,10 +30,7 @@ def register() -> None:
     """Tell transformers of us, now or as soon as it is imported, and `sparseflow.nn` of transformers."""
     if not any(isinstance(host, _Host) for host in HOSTS):
         HOSTS.append(_Host())
-    if _REGISTRY in sys.modules:
-        _tell(sys.modules[_REGISTRY])
-    elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watch())
+    when_imported(_REGISTRY, _tell)
 
 
 class _Host:
@@ -70,34 +66,3 @@ def _tell(registry: ModuleType) -> None:
         ("AUTO_QUANTIZER_MAPPING", _quantizer),
     ):
         getattr(registry, table, {}).setdefault(METHOD, stand_in)
-
-
-class _Watch(MetaPathFinder):
-    """Finds one module as others would, and is told when it has run."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != _REGISTRY:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _TellAfter(spec.loader)
-        return spec
-
-
-class _TellAfter(Loader):
-    """Runs a module, then tells it."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        _tell(module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # get_source and the like

@@ -1,0 +1,100 @@
+"""PEFT's LoRA over a packed 2:4 layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft.tuners.lora.layer import Linear
+from torch import nn
+
+from sparseflow.errors import ArgumentError
+from sparseflow.finetune.masks import Masks
+from sparseflow.nn.linear import SparseLinear
+from sparseflow.nn.replace import densified
+from sparseflow.pruning.layers import Layer
+from sparseflow.runtime import compress_2_4
+
+_STARTS = (True, False, "gaussian", "orthogonal")
+"""Values of ``init_lora_weights`` that don't change the weight below."""
+
+
+class SparseLoraLinear(Linear):  # type: ignore[misc]  # peft is not typed
+    """``y = sparse(x) + scale · B · A · x`` over a `SparseLinear`, as PEFT has it over an ``nn.Linear``.
+
+    Merging adds ``scale · B · A`` where the packed weight has a place, and drops the rest: it stays 2:4.
+
+    Args:
+        base_layer: the packed layer.
+        adapter_name: of the first adapter.
+        config: PEFT's LoraConfig.
+        options: what PEFT passes besides.
+
+    Raises:
+        ArgumentError: the configuration asks for a variant, such as DoRA, or a start, such as PiSSA, that
+            reads or rewrites the dense weight.
+    """
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any, **options: Any) -> None:
+        super().__init__(base_layer, adapter_name, config=config, **options)
+        self.fan_in_fan_out = False  # of the weight below, whatever the configuration says of others
+
+    def update_layer(self, adapter_name: str, *sizes: Any, config: Any, **options: Any) -> None:
+        """Add an adapter."""
+        if config.init_lora_weights not in _STARTS:
+            start = f"LoraConfig(init_lora_weights={config.init_lora_weights!r})"
+            raise _refused(start, "starts from the weight that it adapts")
+        super().update_layer(adapter_name, *sizes, config=config, **options)
+
+    def resolve_lora_variant(self, *, config: Any, **options: Any) -> None:
+        """Refuse every variant: plain LoRA is none of them."""
+        found = super().resolve_lora_variant(config=config, **options)
+        if found is not None:
+            kind = type(found).__name__.removesuffix("LinearVariant")
+            raise _refused(f"LoraConfig of variant {kind}", "reads the weight that it adapts")
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add adapters to the packed weight; always safe, for a weight with NaN or Inf can't be packed."""
+        with self._unpacked():
+            super().merge(safe_merge=True, adapter_names=adapter_names)
+
+    def unmerge(self) -> None:
+        """Take merged adapters out of the packed weight again, to within rounding."""
+        with self._unpacked():
+            super().unmerge()
+
+    @contextmanager
+    def _unpacked(self) -> Iterator[None]:
+        """Within the block a plain layer is below; what becomes of its 2:4 places is packed after it."""
+        packed = self.get_base_layer()
+        linear = densified(packed)
+        masks = Masks({"base_layer": Layer("base_layer", linear, transposed=False)})
+        self.base_layer = linear
+        try:
+            yield
+        finally:
+            self.base_layer = packed
+        masks.apply()
+        packed.weight.fill([compress_2_4(linear.weight)])
+
+    def _get_in_out_features(self, module: SparseLinear) -> tuple[int, int]:
+        return module.in_features, module.out_features
+
+
+def make(config: Any, adapter_name: str, target: nn.Module, **options: Any) -> SparseLoraLinear:
+    """The layer in place of a packed one.
+
+    Raises:
+        ArgumentError: this PEFT is too old, or the configuration asks for what packed layers can't do.
+    """
+    if "config" not in inspect.signature(Linear.__init__).parameters:
+        rule = "adapters over packed layers need 0.19 or newer, which makes layers otherwise"
+        raise ArgumentError("peft", rule, "pip install -U peft")
+    return SparseLoraLinear(target, adapter_name, config=config, **options)
+
+
+def _refused(subject: str, rule: str) -> ArgumentError:
+    remedy = "take plain LoRA, or unpack first: sf.nn.densify(model)"
+    return ArgumentError(subject, f"it {rule}, which is packed", remedy)

@@ -1,0 +1,92 @@
+"""Which layers of a PEFT model are adapted, whether their adapters can be merged, and merging them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import PeftMixedModel, PeftModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from sparseflow.errors import ArgumentError, FinetuneError
+from sparseflow.nn.linear import SparseLinear
+
+_WRAPPED = "base_model.model."
+
+
+def adapted(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers under adapters, by the names that they have in the plain model.
+
+    Raises:
+        ArgumentError: the model is none of PEFT's, or has prompts in place of adapters.
+    """
+    if not isinstance(model, PeftModel | PeftMixedModel) or not isinstance(model.base_model, BaseTuner):
+        raise ArgumentError(
+            "sf.integrations.peft.merge_adapters(model)",
+            f"expected a PEFT model with adapters, got {type(model).__name__}",
+            "pass what get_peft_model or PeftModel.from_pretrained returned",
+        )
+    return {name: layer.get_base_layer() for name, layer in _tuned(model)}
+
+
+def require_mergeable(model: nn.Module, adapters: Sequence[str] | None) -> None:
+    """Refuse what would fail, or lose the zeros of a weight, before anything is changed.
+
+    Raises:
+        ArgumentError: names the layer or the adapter.
+    """
+    known = list(model.peft_config)  # type: ignore[arg-type]
+    for name in adapters or ():
+        if name not in known:
+            rule = f"the model has no adapter {name!r}; it has {', '.join(map(repr, known))}"
+            raise ArgumentError(f"sf.integrations.peft.merge_adapters(adapters=[{name!r}])", rule)
+    for name, layer in _tuned(model):
+        _require_layer(name, layer, adapters)
+
+
+def merge(model: nn.Module, adapters: Sequence[str] | None) -> nn.Module:
+    """Merge as PEFT does, and return the plain model.
+
+    Raises:
+        FinetuneError: PEFT can't merge a layer, which is named; those before it are merged by then.
+    """
+    tuner: Any = model.base_model
+    try:
+        merged: nn.Module = tuner.merge_and_unload(
+            safe_merge=True, adapter_names=None if adapters is None else list(adapters)
+        )
+    except Exception as error:  # each kind of adapter has errors of its own
+        left = next((name for name, _ in _tuned(model)), type(model).__name__)
+        raise FinetuneError(
+            f"layer {left}",
+            f"PEFT can't merge its adapter: {error}",
+            "keep the adapter beside the model, sf.compile takes it so; and load this model anew",
+        ) from error
+    return merged
+
+
+def _require_layer(name: str, layer: Any, adapters: Sequence[str] | None) -> None:
+    base = layer.get_base_layer()
+    if layer.merged and not isinstance(base, SparseLinear):
+        raise ArgumentError(
+            f"layer {name}",
+            f"{', '.join(layer.merged_adapters)} was merged into it before, over its zeros",
+            "model.unmerge_adapter() first",
+        )
+    for adapter in adapters or layer.active_adapters:
+        if getattr(layer, "lora_bias", {}).get(adapter) and getattr(base, "bias", None) is None:
+            raise ArgumentError(
+                f"layer {name}",
+                f"the adapter {adapter!r} has a bias (lora_bias=True), and the layer below has none",
+                "train it without lora_bias, or give the layer a bias of zeros",
+            )
+
+
+def _tuned(model: nn.Module) -> list[tuple[str, Any]]:
+    """The layers of PEFT that adapt others."""
+    return [
+        (name.removeprefix(_WRAPPED), module)
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    ]

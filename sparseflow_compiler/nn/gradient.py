@@ -1,0 +1,61 @@
+"""The product of a packed layer with its gradients, to x and to the bias: the weight is frozen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseflow.runtime import ops
+from sparseflow.runtime.packed import unpacked
+
+
+class _Linear(torch.autograd.Function):
+    """Forward by the 2:4 kernels, backward by the weight, unpacked for as long as the product takes."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        values: Tensor,
+        positions: Tensor,
+        bias: Tensor | None,
+        in_features: int,
+        policy: list[int],
+        dense: Tensor | None,
+    ) -> Tensor:
+        y: Tensor = ops.linear(x, values, positions, bias, None, in_features, "none", policy, dense)
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, values, positions, bias, ctx.in_features, _, _ = inputs
+        ctx.save_for_backward(values, positions)
+        # Under autocast the product is in another dtype than these.
+        ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        to_x, to_bias = None, None
+        if ctx.needs_input_grad[0]:
+            values, positions = ctx.saved_tensors
+            weight = unpacked(values, positions, ctx.in_features)
+            to_x = (grad @ weight.to(grad.dtype)).to(ctx.x_dtype)
+        if ctx.needs_input_grad[3]:
+            to_bias = grad.reshape(-1, grad.shape[-1]).sum(0).to(ctx.bias_dtype)
+        return to_x, None, None, to_bias, None, None, None
+
+
+def differentiable(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    bias: Tensor | None,
+    in_features: int,
+    policy: list[int],
+    dense: Tensor | None,
+) -> Tensor:
+    """``x · Wᵀ + bias``, ``[…, N]``, through which gradients flow to x ``[…, K]`` and bias ``[N]``."""
+    y: Tensor = _Linear.apply(x, values, positions, bias, in_features, policy, dense)  # type: ignore[no-untyped-call]
+    return y
