@@ -75,7 +75,7 @@ def run_bash(code):
 
 def _missing(module):
     parent = module.rpartition(".")[0]
-    there = importlib.util.find_spec(parent) and importlib.util.find_spec(module)
+    there = (not parent or importlib.util.find_spec(parent)) and importlib.util.find_spec(module)
     return "" if there else f"waits for {module}"
 
 

@@ -35,7 +35,7 @@ def compile_model(
         list[str] | None, typer.Option(help="Pattern of layers that stay dense; may be repeated.")
     ] = None,
     skip_defaults: Annotated[
-        bool, typer.Option(help="Keep heads and embeddings dense, besides what --skip names.")
+        bool, typer.Option(help="Keep heads, embeddings and adapters dense, besides what --skip names.")
     ] = True,
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
     memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",

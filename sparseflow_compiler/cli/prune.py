@@ -32,7 +32,7 @@ def prune(
         list[str] | None, typer.Option(help="Pattern of layers that stay dense; may be repeated.")
     ] = None,
     skip_defaults: Annotated[
-        bool, typer.Option(help="Keep heads and embeddings dense, besides what --skip names.")
+        bool, typer.Option(help="Keep heads, embeddings and adapters dense, besides what --skip names.")
     ] = True,
     max_loss: Annotated[
         float | None, typer.Option(help="Leave harmful layers dense until pruning costs at most so much.")

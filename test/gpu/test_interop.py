@@ -1,5 +1,6 @@
 """Tensors of torch and models of transformers with packed layers, on a GPU."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,21 @@ def test_layers_move_between_devices():
     assert prepare(model) == 1
     torch.testing.assert_close(model(x.cuda()).cpu(), expected, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(model.cpu()(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [512, 500])
+def test_gradients_flow_through_packed_layers(dtype, k):
+    dense = torch.nn.Linear(k, 384, dtype=dtype, device="cuda")
+    dense.weight.data = sf.prune_24(dense.weight.data)
+    sparse = torch.nn.Sequential(copy.deepcopy(dense))
+    assert sparsify(sparse, policy="sparse") == ["0"]
+    sparse[0].bias.requires_grad_()
+    x = torch.randn(3, 5, k, dtype=dtype, device="cuda")
+    found = []
+    for layer in (sparse[0], dense):
+        leaf = x.clone().requires_grad_()
+        layer(leaf).float().tanh().square().sum().backward()
+        found.append((leaf.grad, layer.bias.grad))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=5e-2, atol=5e-2)

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft.tuners.lora.layer import Linear
-from torch import nn
+from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError
-from sparseflow.finetune.masks import Masks
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.nn.replace import densified
-from sparseflow.pruning.layers import Layer
-from sparseflow.runtime import compress_2_4
+from sparseflow.runtime import PackedWeight, compress_2_4
+from sparseflow.runtime.packed import unpacked
 
 _STARTS = (True, False, "gaussian", "orthogonal")
 """Values of ``init_lora_weights`` that don't change the weight below."""
@@ -70,17 +70,23 @@ class SparseLoraLinear(Linear):  # type: ignore[misc]  # peft is not typed
         """Within the block a plain layer is below; what becomes of its 2:4 places is packed after it."""
         packed = self.get_base_layer()
         linear = densified(packed)
-        masks = Masks({"base_layer": Layer("base_layer", linear, transposed=False)})
+        kept = _kept(packed.weight)
         self.base_layer = linear
         try:
             yield
         finally:
             self.base_layer = packed
-        masks.apply()
+        linear.weight.masked_fill_(~kept, 0)
         packed.weight.fill([compress_2_4(linear.weight)])
 
     def _get_in_out_features(self, module: SparseLinear) -> tuple[int, int]:
         return module.in_features, module.out_features
+
+
+def _kept(weight: PackedWeight) -> Tensor:
+    """Bool ``[N, K]``: the places that are stored, whatever values are in them."""
+    values, positions = weight.portable()
+    return unpacked(torch.ones_like(values), positions, weight.in_features) != 0
 
 
 def make(config: Any, adapter_name: str, target: nn.Module, **options: Any) -> SparseLoraLinear:

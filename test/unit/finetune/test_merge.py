@@ -12,6 +12,7 @@ from unit.interop.tiny import LAYERS, llama
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, FinetuneError, SparseFlowError
 from sparseflow.nn import SparseLinear
+from sparseflow.runtime import PackedWeight
 
 peft = pytest.importorskip("peft", reason="needs PEFT")
 
@@ -140,6 +141,19 @@ def test_packed_layers_merge_and_unmerge_by_pefts_own_methods():
     merged = sf.integrations.peft.merge_adapters(model)
     for name, layer in linears(merged).items():
         torch.testing.assert_close(weight(layer), expected[name], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_of_a_packed_weight_a_stored_zero_is_a_place_that_an_adapter_may_fill():
+    values, positions = torch.full((16, 8), 2.0), torch.full((16, 2), 0xEE, dtype=torch.uint8)  # 2 and 3
+    values[:, ::2] = 0
+    layer = SparseLinear(PackedWeight(values, positions, 16), torch.zeros(16), policy="sparse")
+    model = adapted(nn.Sequential(layer), target_modules=["0"])
+    delta = model.base_model.model[0].get_delta_weight("default")
+    merged = weight(sf.integrations.peft.merge_adapters(model)[0]).reshape(16, 4, 4)
+    assert not merged[..., :2].any()
+    expected = delta.reshape(16, 4, 4)[..., 2:] + torch.tensor([0.0, 2.0])
+    torch.testing.assert_close(merged[..., 2:], expected)
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True, "target_modules": ["q_proj"]}])

@@ -1,4 +1,4 @@
-"""What is known of a library is in its room, and of transformers in one file of the runtime, unimported."""
+"""What is known of a library is in its room; of transformers also in one file of the runtime."""
 
 from __future__ import annotations
 
