@@ -15,7 +15,7 @@ from sparseflow.api.generation import Generator
 from sparseflow.api.layers import device_of
 from sparseflow.api.options import CompileOptions
 from sparseflow.api.progress import progress_bars
-from sparseflow.api.prunable import kept_weights
+from sparseflow.api.prunable import Prunable
 from sparseflow.api.view import ModelView, Part
 from sparseflow.api.weights import WeightBank, release_parameter
 from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError, UnprunedWarning
@@ -276,8 +276,8 @@ class CompiledModel(ModelView):
 
     def _new_bank(self) -> WeightBank:
         release = functools.partial(release_parameter, self._model) if self._options.inplace else None
-        kept = functools.partial(kept_weights, self._model)
-        return WeightBank(prune=self._options.prune is not None, release=release, kept=kept)
+        prunable = functools.partial(Prunable.of, self._model)
+        return WeightBank(prune=self._options.prune is not None, release=release, prunable=prunable)
 
     def _require_originals(self, subject: str) -> None:
         if self._options.inplace and self._programs:
