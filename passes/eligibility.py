@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from torch_mlir import ir
 
 from sparseflow.dialect.linear import broken_type_rules
-from sparseflow.dialect.matchers import WeightRef, is_none
+from sparseflow.dialect.matchers import WeightRef, is_none, operations, users, weight_ref
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
 from sparseflow.dialect.weight import KIND
 from sparseflow.passes.weight_views import weight_view
@@ -36,7 +37,22 @@ def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -
         return str(layer.attributes["sparse_gemm.reason"].value)
     if ref is None:
         return _why_no_reference(layer.operands[1])
-    return next(_reasons(layer, ref, limits), None)
+    return next(chain(_weight_reasons(ref, limits), _type_reasons(layer)), None)
+
+
+def eligible_weights(module: ir.Module, limits: Limits) -> list[str]:
+    """The parameters that nothing in themselves keeps dense, whatever reads them.
+
+    Those of a ``sparse_gemm.contextual_mlp`` are left out: it decides for itself.
+    """
+    found: dict[str, bool] = {}
+    for op in operations(module, {"sparse_gemm.weight"}):
+        ref = weight_ref(op.results[0])
+        assert ref is not None, "operations() selected weights"
+        contextual = any(user.name == "sparse_gemm.contextual_mlp" for user in users(op.results[0]))
+        eligible = not contextual and next(_weight_reasons(ref, limits), None) is None
+        found[ref.names[0]] = eligible and found.get(ref.names[0], True)
+    return [name for name, eligible in found.items() if eligible]
 
 
 def cast_reason(name: str) -> str:
@@ -62,7 +78,7 @@ def _why_no_reference(weight: ir.Value) -> str:
     )
 
 
-def _reasons(layer: ir.Operation, ref: WeightRef, limits: Limits) -> Iterator[str]:
+def _weight_reasons(ref: WeightRef, limits: Limits) -> Iterator[str]:
     if KIND in ref.op.attributes:
         yield _no_weight(ref.names[0], ref.op.attributes[KIND].value)
     for pattern in limits.skip:
@@ -78,7 +94,6 @@ def _reasons(layer: ir.Operation, ref: WeightRef, limits: Limits) -> Iterator[st
     yield from _size_reasons(weight.shape, limits)
     if weight.dtype not in SPARSE_DTYPES:
         yield f"its weight is {weight.dtype}; the sparse kernels multiply {', '.join(SPARSE_DTYPES)}"
-    yield from _type_reasons(layer)
 
 
 def _size_reasons(shape: tuple[int | None, ...], limits: Limits) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fuzz_case import Case
 from fuzz_modules import STATEMENTS, WIDTH, Draft
@@ -80,9 +80,9 @@ _ARGUMENTS = (
 def make_case(rng: random.Random) -> Case:
     """A case: its module, and calls of it in some order."""
     how = rng.choices(("sparse", "dense", "magnitude", "backend", "backend sparse"), (4, 3, 3, 3, 1))[0]
-    draft = Draft(rng, pruned=how == "magnitude")
+    draft = Draft(rng)
     draft.fields.append(f"self.fc0 = nn.Linear({WIDTH}, {WIDTH})")
-    arguments = _choose_arguments(rng, draft.pruned)
+    arguments = _choose_arguments(rng)
     draft.body += [rng.choice(argument.reads) for argument in arguments]
     kinds, weights = zip(*STATEMENTS, strict=True)
     for _ in range(rng.randint(1, 5)):
@@ -95,11 +95,10 @@ def make_case(rng: random.Random) -> Case:
     return Case(module, prepare, reference, _compile(rng, how), "\n".join(steps))
 
 
-def _choose_arguments(rng: random.Random, pruned: bool) -> list[_Argument]:
+def _choose_arguments(rng: random.Random) -> list[_Argument]:
     chosen: dict[str, _Argument] = {}
     for argument in rng.sample(_ARGUMENTS, rng.choice((0, 1, 1, 2))):
-        reads = [read for read in argument.reads if not pruned or ".weight" not in read]
-        chosen.setdefault(argument.name, replace(argument, reads=reads))
+        chosen.setdefault(argument.name, argument)
     return sorted(chosen.values(), key=lambda argument: "=" in argument.declared)
 
 

@@ -17,7 +17,6 @@ class Draft:
 
     Attributes:
         rng: decides.
-        pruned: whether compiling prunes: then no parameter has two users, of which one might not know.
         fields: statements of `__init__`.
         body: statements of `forward`, indented as they stand there.
         rows: names of variables of `forward` whose last dimension is `WIDTH`.
@@ -28,7 +27,6 @@ class Draft:
     """
 
     rng: random.Random
-    pruned: bool = False
     fields: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     rows: list[str] = field(default_factory=lambda: ["x"])
@@ -59,7 +57,7 @@ class Draft:
         name = f"self.{self.name('fc')}"
         bias = self.rng.choice(["", "", ", bias=False"])
         self.fields.append(f"{name} = nn.Linear({WIDTH}, {WIDTH}{bias})")
-        if old and not self.pruned and self.rng.random() < 0.25:
+        if old and self.rng.random() < 0.25:
             self.fields.append(f"{name}.weight = {self.rng.choice(old)}.weight")
         return name
 
@@ -67,7 +65,7 @@ class Draft:
         """An expression for a matrix that no layer holds."""
         name = self.name("m")
         new = f"torch.randn({WIDTH}, {WIDTH}) / 4"
-        match self.rng.randrange(1, 7) if self.pruned else self.rng.randrange(8):
+        match self.rng.randrange(8):
             case 0:
                 self.fields.append(f"self.{name} = nn.Parameter({new})")
             case 1 | 2:
@@ -119,8 +117,6 @@ def _product(d: Draft) -> None:
 
 
 def _derived(d: Draft) -> None:
-    if d.pruned:
-        return _layer(d)
     weight = f"{d.linear()}.weight"
     forms = (
         "F.linear({0}, {1} / {1}.norm())",
@@ -130,7 +126,7 @@ def _derived(d: Draft) -> None:
         "F.linear({0}, {1} * 0.5)",
         "F.linear({0}, {1}.clone())",
     )
-    return d.add(d.rng.choice(forms).format(d.row(), weight))
+    d.add(d.rng.choice(forms).format(d.row(), weight))
 
 
 def _pointwise(d: Draft) -> None:

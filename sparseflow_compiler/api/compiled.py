@@ -19,7 +19,7 @@ from sparseflow.execution.generation import Generator
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
 from sparseflow.frontend.state.compiled_parts import eager_forward
 from sparseflow.frontend.state.later import Held
-from sparseflow.pruning.prunable import kept_weights
+from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried
 from sparseflow.runtime.calling.inference import device_of
@@ -276,8 +276,8 @@ class CompiledModel(ModelView):
 
     def _new_bank(self) -> WeightBank:
         release = functools.partial(release_parameter, self._model) if self._options.inplace else None
-        kept = functools.partial(kept_weights, self._model)
-        return WeightBank(prune=self._options.prune is not None, release=release, kept=kept)
+        prunable = functools.partial(Prunable.of, self._model)
+        return WeightBank(prune=self._options.prune is not None, release=release, prunable=prunable)
 
     def _require_originals(self, subject: str) -> None:
         if self._options.inplace and self._programs:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow.errors import WeightError
+from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime import PackedWeight, compress_2_4, prune_24
 from sparseflow.runtime.checks import require_finite
 from sparseflow.runtime.fp8 import E4M3
@@ -31,7 +32,7 @@ class WeightBank:
         prune: prune weights that are chosen and not 2:4 yet by magnitude. Without it none is changed, and
             one that is not 2:4 can't be packed.
         release: called with a name once its weight is packed and its dense bytes are no longer needed.
-        kept: gives the weights that pruning leaves as they are, and why.
+        prunable: gives what pruning does with the weights, as far as their model is known.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class WeightBank:
         *,
         prune: bool,
         release: Callable[[str], None] | None = None,
-        kept: Callable[[], Mapping[str, str]] = dict,
+        prunable: Callable[[], Prunable] = Prunable,
     ) -> None:
         self._prune = prune
         self._release = release
-        self._kept = kept
+        self._prunable = prunable
         self._sources: dict[str, Tensor] = {}
         self._dense: dict[Key, Tensor] = {}
         self._packed: dict[Form, PackedWeight] = {}
@@ -86,9 +87,14 @@ class WeightBank:
         if self._prune:
             self._chosen |= {name: flag for name, flag in weights.items() if name not in self._chosen}
 
-    def kept(self) -> Mapping[str, str]:
-        """The weights that are left as they are, and why; of those that aren't named, all without pruning."""
-        return self._kept() if self._prune else {}
+    def choose_layers(self, names: Iterable[str]) -> None:
+        """Choose those of some weights that pruning changes, whatever else reads them."""
+        layers = self.prunable().layers
+        self.choose({n: layers[n] for n in names if n in layers and not self.is_read_as_it_is(n)})
+
+    def prunable(self) -> Prunable:
+        """What pruning does with the weights; nothing is known of those that it doesn't name."""
+        return self._prunable() if self._prune else Prunable()
 
     def is_read_as_it_is(self, name: str) -> bool:
         """Whether a program has the tensor unpruned, so that it is too late to choose it."""

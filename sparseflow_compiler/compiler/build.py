@@ -32,6 +32,7 @@ from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.cast_weights import cast_weights
 from sparseflow.passes.causal_attention import CausalAttention
 from sparseflow.passes.drop_true_masks import DropTrueMasks
+from sparseflow.passes.eligibility import eligible_weights
 from sparseflow.passes.explain_products import ExplainProducts
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
 from sparseflow.passes.fuse_gate import FuseGate
@@ -40,6 +41,7 @@ from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
 from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
+from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime import first_violation
 from sparseflow.runtime.calling.carried import Carried
 from sparseflow.runtime.calling.inference import device_of
@@ -139,9 +141,12 @@ def build_program(
         unpruned = _keep_dense(module, imported.weights, options, bank)
     contextual, left = _form_contextual(module, weights, options, clock)
     with clock.stage("passes"):
-        run_pipeline(module, [MatchSparseLinear(skip=options.skipped)])
+        match = MatchSparseLinear(skip=options.skipped)
+        run_pipeline(module, [match])
+        bank.choose_layers(eligible_weights(module, match.limits))
+        # Where the model isn't known its layers are what the graph shows.
         bank.choose(weights_of(operations(module, ("sparse_gemm.linear",))))
-        bank.choose(cast_weights(module, MatchSparseLinear(skip=options.skipped)))
+        bank.choose(cast_weights(module, match))
         run_pipeline(module, [ExplainProducts(), MergeProjections(), FuseEpilogue()])
         if options.quantize is not None:
             run_pipeline(module, [QuantizeSparseLinear()])
@@ -221,10 +226,11 @@ def _keep_dense(
         Whether there are matrices that are not 2:4, none that is, and pruning is not asked for.
     """
     found = {"2:4": 0, "not 2:4": 0}
-    kept, pruned = bank.kept(), options.prune is not None
+    prunable, pruned = bank.prunable(), options.prune is not None
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
-        if (pruned and name not in kept) or KIND in op.attributes:
+        why = _why_left(op, name, prunable) if pruned else "nothing is to prune it"
+        if why is None or KIND in op.attributes:
             reason = (
                 "a program captured before reads its weight unpruned" if bank.is_read_as_it_is(name) else None
             )
@@ -232,7 +238,6 @@ def _keep_dense(
             reason = None
         else:
             tensor = tensors[name].detach()
-            why = f"pruning leaves it as it is: {kept[name]}" if pruned else "nothing is to prune it"
             reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why)
             if tensor.dim() == 2 and tensor.is_floating_point():
                 found["2:4" if reason is None else "not 2:4"] += 1
@@ -240,6 +245,16 @@ def _keep_dense(
             with module.context:
                 op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
     return options.sparsity == "2:4" and not pruned and found["not 2:4"] > 0 and not found["2:4"]
+
+
+def _why_left(op: ir.Operation, name: str, prunable: Prunable) -> str | None:
+    """Why pruning doesn't make a weight 2:4 as the graph reads it; None where it does."""
+    if name in prunable.kept:
+        return f"pruning leaves it as it is: {prunable.kept[name]}"
+    transposed = "transposed" in op.attributes
+    if prunable.layers.get(name, transposed) is not transposed:
+        return "pruning makes it 2:4 along its other dimension, which its own layer multiplies by"
+    return None
 
 
 def _not_24(tensor: torch.Tensor, name: str, why: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -48,17 +49,44 @@ def why_kept(name: str, layer: nn.Module, owners: Owners) -> str | None:
     return f"its weight is shared with {', '.join(others)}" if others else None
 
 
-def kept_weights(model: nn.Module) -> dict[str, str]:
-    """The parameters that pruning leaves as they are, by every name that they have, and why."""
-    owners = owners_of(model)
-    reasons: dict[int, str | None] = {}
-    for name, module in model.named_modules():
-        if is_layer(module) and (weight := module._parameters.get("weight")) is not None:
-            reasons.setdefault(id(weight), why_kept(name, module, owners))
-    kept = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        holder = type(model.get_submodule(name.rpartition(".")[0])).__name__
-        reason = reasons.get(id(parameter), f"it is a parameter of {holder}, not the weight of an nn.Linear")
-        if reason is not None:
-            kept[name] = reason
-    return kept
+@dataclass(frozen=True)
+class Prunable:
+    """What pruning does with the parameters of a model, by every name that they have.
+
+    Attributes:
+        layers: the weights that it changes, and whether each is the transpose of its layer's ``[N, K]``.
+        kept: the parameters that it leaves as they are, and why.
+    """
+
+    layers: dict[str, bool] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Prunable:
+        """Read it off a model's modules, as they are now."""
+        found, owners = cls(), owners_of(model)
+        layers: dict[int, tuple[bool, str | None]] = {}
+        for name, module in model.named_modules():
+            if is_layer(module) and (weight := module._parameters.get("weight")) is not None:
+                layers.setdefault(id(weight), (is_conv1d(module), why_kept(name, module, owners)))
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            holder = type(model.get_submodule(name.rpartition(".")[0])).__name__
+            other = False, f"it is a parameter of {holder}, not the weight of an nn.Linear"
+            transposed, reason = layers.get(id(parameter), other)
+            if reason is None:
+                found.layers[name] = transposed
+            else:
+                found.kept[name] = reason
+        return found
+
+    def rename(self, names: Mapping[str, str]) -> Prunable:
+        """The same under other names: those of some parameters, and what each is called now."""
+        return Prunable(
+            {new: self.layers[old] for old, new in names.items() if old in self.layers},
+            {new: self.kept[old] for old, new in names.items() if old in self.kept},
+        )
+
+    def add(self, other: Prunable) -> None:
+        """Take over what is known of other parameters."""
+        self.layers.update(other.layers)
+        self.kept.update(other.kept)

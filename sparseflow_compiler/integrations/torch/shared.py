@@ -14,7 +14,7 @@ from sparseflow.compiler.bank import WeightBank
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.torch.eager import EagerGraph, warn
-from sparseflow.pruning.prunable import kept_weights
+from sparseflow.pruning.prunable import Prunable
 from sparseflow.reports.report import Report
 
 Stamp = tuple[int, int]
@@ -36,9 +36,9 @@ class Shared:
     def __init__(self, options: CompileOptions, title: str) -> None:
         self.options = options
         self.title = title
-        self.kept: dict[str, str] = {}
-        """The weights that pruning leaves as they are, and why, as far as their model is known."""
-        self.bank = WeightBank(prune=options.prune is not None, kept=functools.partial(dict, self.kept))
+        self.prunable = Prunable()
+        """What pruning does with the weights, as far as their model is known."""
+        self.bank = WeightBank(prune=options.prune is not None, prunable=lambda: self.prunable)
         self._known: MutableMapping[Tensor, tuple[str, Stamp]] = WeakTensorKeyDictionary()
         self._names: set[str] = set()
         self._graphs: list[weakref.ref[CompiledModel]] = []
@@ -105,8 +105,8 @@ def shared_weights(
     fitting = (found for found in known if found.fits(weights, proposals))
     shared = next(fitting, None) or Shared(options, "function" if owner is None else type(owner).__name__)
     names = shared.names(weights, proposals)
-    kept = {} if owner is None else kept_weights(owner)
-    shared.kept |= {name: kept[own] for name, own in zip(names, proposals, strict=True) if own in kept}
+    if owner is not None:
+        shared.prunable.add(Prunable.of(owner).rename(dict(zip(proposals, names, strict=True))))
     # Graphs that have no parameter in common meet through the model.
     others = (w for n, w in full.items() if not any(found.fits([w], [n]) for found in _known(w, options)))
     for weight in (*weights, *others):
