@@ -154,7 +154,7 @@ def test_the_backend_of_torch_compile_keeps_to_it_too(name: str) -> None:
     compiled = torch.compile(model, backend="sparseflow", options={"prune": "magnitude", "policy": "sparse"})
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), expected(x), rtol=1e-4, atol=1e-4)
-    found = sf.dynamo.report(model).layers
+    found = sf.integrations.torch.report(model).layers
     assert {layer.name for layer in found if layer.rel_err > 0} == pruned
 
 
