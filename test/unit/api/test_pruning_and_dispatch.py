@@ -111,7 +111,7 @@ def test_a_layer_that_one_program_has_packed_and_another_dense_is_pruned_in_both
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), expected(x), rtol=1e-4, atol=1e-5)
         monkeypatch.setattr(
-            "sparseflow.compiler.build.measured_policies",
+            "sparseflow.compiler.run_phases.measured_policies",
             lambda module, *_: (
                 {},
                 {f"f32:{n}x{k}": "so" for n, k in ((96, 32), (48, 32), (32, 48), (20, 32))},
