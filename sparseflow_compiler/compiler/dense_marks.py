@@ -43,7 +43,7 @@ def dense_marks(
         else:
             tensor = tensors[name].detach()
             why = f"pruning leaves it as it is: {kept[name]}" if pruned else "nothing is to prune it"
-            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why)
+            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why, pruned)
             if tensor.dim() == 2 and tensor.is_floating_point():
                 found["2:4" if reason is None else "not 2:4"] += 1
         if reason:
@@ -51,8 +51,10 @@ def dense_marks(
     return marks, options.sparsity == "2:4" and not pruned and found["not 2:4"] > 0 and not found["2:4"]
 
 
-def _not_24(tensor: torch.Tensor, name: str, why: str) -> str | None:
+def _not_24(tensor: torch.Tensor, name: str, why: str, pruned: bool) -> str | None:
     if tensor.dim() != 2 or not tensor.is_floating_point():
         return None
+    if tensor.is_meta and pruned:
+        return f"its weight is on the meta device, and {why}"
     bad = first_violation(tensor, name=name)
     return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and {why}"

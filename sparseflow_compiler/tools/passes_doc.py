@@ -59,8 +59,8 @@ def _pipelines() -> Iterator[str]:
         "`--pipeline=NAME{OPTIONS}` runs what `sf.compile` runs up to there: the passes of that phase and\n"
         "of all before it, with their options. Where a table is left out, nothing was measured or\n"
         "decided, and its pass doesn't run. `--dump-pass-pipeline` prints the passes as\n"
-        "`--pass-pipeline` takes them; `compiled.pipeline()` returns those of a compiled model, with all that\n"
-        "was measured."
+        "`--pass-pipeline` takes them; `compiled.pipeline()` returns those of a compiled model, with all\n"
+        "that was measured."
     )
     rows = [f"| `{phase}` | {', '.join(map(_code, passes))} |" for phase, passes in PHASES.items()]
     yield "\n".join(["| pipeline | adds |", "|---|---|", *rows])
