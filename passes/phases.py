@@ -38,6 +38,15 @@ class PipelineOptions:
     """What the passes of the phases are made from: what was asked for, and what was decided on the way.
 
     A pass whose table is None is left out, as nothing was recorded for it.
+
+    Attributes:
+        dense: a table of `keep-dense`.
+        contextual: a table of `form-contextual-mlp`.
+        others: its reason for layers outside of those MLPs, empty for none.
+        skip: patterns (fnmatch) of layers that stay dense.
+        quantize: ``"fp8"`` or None, which keeps the model's dtype.
+        policies: a table of `apply-policy`.
+        memory: whether dense weights are kept beside packed ones.
     """
 
     dense: Table | None = _setting(  # noqa: RUF009

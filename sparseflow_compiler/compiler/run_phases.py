@@ -81,8 +81,9 @@ class PhaseRun:
         self.stages["torch"] = self.module.operation.clone()
         for index, name in enumerate(PHASES):
             before.get(name, _nothing)()
+            passes = phases(self.pipeline)[index].passes
             with self.clock.stage("passes"):
-                if passes := phases(self.pipeline)[index].passes:
+                if passes:
                     run_pipeline(self.module, passes)
                 after.get(name, _nothing)()
         self.stages["runtime"] = self.module.operation
