@@ -94,7 +94,7 @@ def driver(mlir: str) -> list[Row]:
     return [
         row(
             "sparseflow-opt: full pipeline on its text",
-            _run(["--sparse-cpu", mlir, "-o", "/dev/null"]),
+            _run(["--pipeline=runtime", mlir, "-o", "/dev/null"]),
             "s",
             10,
         ),

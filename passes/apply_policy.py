@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from torch_mlir import ir
@@ -16,7 +15,7 @@ from sparseflow.errors import ArgumentError, PassError
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, replace
 from sparseflow.passes.densify import dense_layer
-from sparseflow.passes.options import json_table, table_path
+from sparseflow.passes.options import Table, parse_table, read_table
 from sparseflow.runtime.dispatch.policy import Policy
 
 _DENSE = "dense"
@@ -41,9 +40,7 @@ class ApplyPolicy(Pass):
     """
 
     name: ClassVar[str] = "apply-policy"
-    table: Path | Mapping[str, object] | None = option(  # noqa: RUF009
-        None, "path of the table, a JSON object", table_path
-    )
+    table: Table | None = option(None, "path of the table, a JSON object", parse_table)  # noqa: RUF009
 
     @classmethod
     def of(cls, policies: Mapping[str, Policy], dense: Mapping[str, str] | None = None) -> ApplyPolicy:
@@ -69,9 +66,7 @@ class ApplyPolicy(Pass):
             raise PassError(
                 "pass 'apply-policy'", "has no table", "Give one: apply-policy{table=policies.json}."
             )
-        entries = (
-            json_table(self.table, "policy table", _FORMAT) if isinstance(self.table, Path) else self.table
-        )
+        entries = read_table(self.table, "policy table", _FORMAT)
         return {key: _entry(key, entry) for key, entry in entries.items()}
 
 

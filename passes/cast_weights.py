@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from torch_mlir import ir
 
-from sparseflow.dialect.matchers import operations, weight_ref
-from sparseflow.passes.build import explain
-from sparseflow.passes.eligibility import cast_reason, reason_to_stay
-from sparseflow.passes.match_sparse_linear import MatchSparseLinear
-from sparseflow.passes.products import uncast
+from sparseflow.dialect.matchers import operations
+from sparseflow.passes.eligibility import cast_reason, cast_ref
 
 
-def cast_weights(module: ir.Module, limits: MatchSparseLinear) -> dict[str, bool]:
-    """The weights of linear layers that read them cast, and whether each reads it transposed.
+def cast_weights(module: ir.Module) -> dict[str, bool]:
+    """The weights of layers that stay dense only because they read them cast, and whether transposed.
 
-    They are pruned with the others: whether autocast is on changes how a model computes, not what it is. The
-    layers stay dense, and say so.
+    They are pruned with the others: whether autocast is on changes how a model computes, not what it is.
 
     Args:
-        module: after `match-sparse-linear`.
-        limits: what that pass was given.
+        module: after `match-sparse-linear`, which wrote down why each layer stays dense.
     """
     found: dict[str, bool] = {}
     for op in operations(module, {"torch.aten.linear"}):
-        value = uncast(op.operands[1])
-        ref = None if value == op.operands[1] else weight_ref(value)
-        if ref is None or ref.op.name != "sparse_gemm.weight" or "sparse_gemm.dense" in ref.op.attributes:
-            continue
-        del op.attributes["sparse_gemm.reason"]
-        reason = reason_to_stay(op, ref, limits.limits)
-        explain(op, reason or cast_reason(ref.names[0]))
-        if reason is None:
+        ref = cast_ref(op)
+        if ref is not None and op.attributes["sparse_gemm.reason"].value == cast_reason(ref.names[0]):
             found[ref.names[0]] = ref.transposed[0]
     return found

@@ -13,6 +13,7 @@ from sparseflow.dialect.linear import broken_type_rules
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, users, weight_ref
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
 from sparseflow.dialect.weight import KIND
+from sparseflow.passes.products import uncast
 from sparseflow.passes.weight_views import weight_view
 
 
@@ -35,9 +36,21 @@ def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -
     """Why a ``torch.aten.linear`` stays dense, whatever else reads its weight; None if it needn't."""
     if "sparse_gemm.reason" in layer.attributes:
         return str(layer.attributes["sparse_gemm.reason"].value)
-    if ref is None:
+    if ref is not None:
+        return next(chain(_weight_reasons(ref, limits), _type_reasons(layer)), None)
+    cast = cast_ref(layer)
+    if cast is None:
         return _why_no_reference(layer.operands[1])
-    return next(chain(_weight_reasons(ref, limits), _type_reasons(layer)), None)
+    return next(chain(_weight_reasons(cast, limits), _type_reasons(layer)), cast_reason(cast.names[0]))
+
+
+def cast_ref(layer: ir.Operation) -> WeightRef | None:
+    """The weight that a layer reads converted to another dtype, unless it has to stay dense anyway."""
+    value = uncast(layer.operands[1])
+    ref = None if value == layer.operands[1] else weight_ref(value)
+    if ref is None or ref.op.name != "sparse_gemm.weight" or "sparse_gemm.dense" in ref.op.attributes:
+        return None
+    return ref
 
 
 def eligible_weights(module: ir.Module, limits: Limits) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from torch_mlir import ir
@@ -17,7 +16,7 @@ from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, explain, replace
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.passes.options import json_table, table_path
+from sparseflow.passes.options import Table, parse_table, read_table
 
 NOT_CONTEXTUAL = "sparse_gemm.not_contextual"
 """Discardable attribute: why a layer of an MLP isn't part of a contextual one."""
@@ -83,9 +82,7 @@ class FormContextualMlp(Pass):
     """
 
     name: ClassVar[str] = "form-contextual-mlp"
-    table: Path | Mapping[str, object] | None = option(  # noqa: RUF009
-        None, "path of the table, a JSON object", table_path
-    )
+    table: Table | None = option(None, "path of the table, a JSON object", parse_table)  # noqa: RUF009
     others: str = option("", "the reason with which layers in no MLP stay dense; empty: none", str)
 
     def run(self, module: ir.Module) -> None:
@@ -114,9 +111,7 @@ class FormContextualMlp(Pass):
                 "has no table",
                 "Give one: form-contextual-mlp{table=predictors.json}.",
             )
-        entries = (
-            json_table(self.table, "predictor table", _FORMAT) if isinstance(self.table, Path) else self.table
-        )
+        entries = read_table(self.table, "predictor table", _FORMAT)
         return {name: _entry(name, entry) for name, entry in entries.items()}
 
 

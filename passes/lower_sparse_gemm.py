@@ -17,15 +17,9 @@ from sparseflow.dialect.quantized_weight import quantized_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace, runtime_call
+from sparseflow.passes.options import one_of
 from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.dispatch.policy import Policy
-
-
-def _memory(text: str) -> Memory:
-    for mode in MEMORY_MODES:
-        if text == mode:
-            return mode
-    raise ValueError(f"must be one of {', '.join(MEMORY_MODES)}, not '{text}'")
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class LowerSparseGemm(Pass):
 
     name: ClassVar[str] = "lower-sparse-gemm"
     memory: Memory = option(  # noqa: RUF009
-        "compressed", "whether dense weights are kept: compressed or fast", _memory
+        "compressed", "whether dense weights are kept: compressed or fast", one_of(MEMORY_MODES)
     )
 
     def run(self, module: ir.Module) -> None:

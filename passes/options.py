@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import Field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
+
+Table = Path | Mapping[str, object]
+"""A JSON object: the path of its file, or what is in it."""
 
 
 def parse_options(pass_class: type[Pass], text: str) -> Pass:
@@ -18,15 +22,29 @@ def parse_options(pass_class: type[Pass], text: str) -> Pass:
     Raises:
         PassError: an option is unknown, repeated, or has a value of the wrong kind.
     """
-    known = {option_name(field): field for field in fields(pass_class)}
+    return pass_class(**parse_fields(f"pass '{pass_class.name}'", fields(pass_class), text))
+
+
+def parse_fields(subject: str, declared: Iterable[Field[Any]], text: str) -> dict[str, Any]:
+    """The values of fields that a text sets, by the fields' names.
+
+    Args:
+        subject: whose options they are, for errors.
+        declared: fields with the metadata of `sparseflow.passes.base.option`.
+        text: the options.
+
+    Raises:
+        PassError: an option is unknown, repeated, or has a value of the wrong kind.
+    """
+    known = {option_name(field): field for field in declared}
     values: dict[str, Any] = {}
-    for name, value in _split(pass_class.name, text):
+    for name, value in _split(subject, text):
         if name not in known:
-            raise _unknown(pass_class, name, list(known))
+            raise _unknown(subject, name, list(known))
         if known[name].name in values:
-            raise PassError(f"pass '{pass_class.name}'", f"option '{name}' is given twice", "Give it once.")
-        values[known[name].name] = _parse(pass_class, known[name], value)
-    return pass_class(**values)
+            raise PassError(subject, f"option '{name}' is given twice", "Give it once.")
+        values[known[name].name] = _parse(subject, known[name], value)
+    return values
 
 
 def format_pass(pass_: Pass) -> str:
@@ -44,24 +62,23 @@ def option_name(field: Field[Any]) -> str:
     return field.name.replace("_", "-")
 
 
-def _split(name: str, text: str) -> list[tuple[str, str]]:
+def _split(subject: str, text: str) -> list[tuple[str, str]]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise PassError(f"pass '{name}'", f"options '{text}' don't parse: {error}") from None
+        raise PassError(subject, f"options '{text}' don't parse: {error}") from None
     pairs = [word.partition("=") for word in words]
     for option, equals, _ in pairs:
         if not equals:
-            raise PassError(f"pass '{name}'", f"option '{option}' has no value", f"Write {option}=value.")
+            raise PassError(subject, f"option '{option}' has no value", f"Write {option}=value.")
     return [(option, value) for option, _, value in pairs]
 
 
-def _parse(pass_class: type[Pass], field: Field[Any], text: str) -> Any:
-    subject = f"pass '{pass_class.name}', option '{option_name(field)}'"
+def _parse(subject: str, field: Field[Any], text: str) -> Any:
     try:
         return _reader(field)(text)
     except ValueError as error:
-        raise PassError(subject, str(error)) from None
+        raise PassError(f"{subject}, option '{option_name(field)}'", str(error)) from None
 
 
 def _reader(field: Field[Any]) -> Any:
@@ -82,36 +99,57 @@ def _parse_texts(text: str) -> tuple[str, ...]:
 
 def format_value(value: Any) -> str:
     """The value of an option as it is written."""
+    if isinstance(value, Mapping):
+        return shlex.quote(json.dumps(value, default=asdict))
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
 
 
-def table_path(text: str) -> Path:
-    """The path of a table, as an option has it."""
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """What reads an option that has a few values only."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, not '{text}'")
+        return text
+
+    return parse
+
+
+def parse_table(text: str) -> Table:
+    """A table as an option has it: the path of a JSON file, or the JSON object itself."""
     if not text:
         raise ValueError("needs the path of a JSON file")
-    return Path(text)
+    if not text.startswith("{"):
+        return Path(text)
+    try:
+        table: dict[str, object] = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"is no JSON object: {error}") from None
+    return table
 
 
-def json_table(path: Path, kind: str, remedy: str) -> dict[str, object]:
-    """The JSON object in a file.
+def read_table(table: Table, kind: str, remedy: str) -> Mapping[str, object]:
+    """The entries of a table.
 
     Args:
-        path: of the file.
+        table: read from its file where it is a path.
         kind: what errors call it.
         remedy: what it should hold.
 
     Raises:
-        PassError: there is none.
+        PassError: the file holds no JSON object.
     """
+    if not isinstance(table, Path):
+        return table
     try:
-        table = json.loads(path.read_text())
+        entries = json.loads(table.read_text())
     except (OSError, ValueError) as error:
-        raise PassError(f"{kind} '{path}'", f"can't be read: {error}", remedy) from None
-    if not isinstance(table, dict):
-        raise PassError(f"{kind} '{path}'", "is no JSON object", remedy)
-    return table
+        raise PassError(f"{kind} '{table}'", f"can't be read: {error}", remedy) from None
+    if not isinstance(entries, dict):
+        raise PassError(f"{kind} '{table}'", "is no JSON object", remedy)
+    return entries
 
 
-def _unknown(pass_class: type[Pass], name: str, known: list[str]) -> PassError:
+def _unknown(subject: str, name: str, known: list[str]) -> PassError:
     remedy = f"Its options are {', '.join(known)}." if known else "It has no options."
-    return PassError(f"pass '{pass_class.name}'", f"has no option '{name}'", remedy)
+    return PassError(subject, f"has no option '{name}'", remedy)

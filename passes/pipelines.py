@@ -14,9 +14,10 @@ from sparseflow.dialect import load
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, PassFailedError, RefusalError
 from sparseflow.passes.native import NativePass
-from sparseflow.passes.options import format_pass, parse_options
+from sparseflow.passes.options import format_pass, parse_fields, parse_options
+from sparseflow.passes.phases import PipelineOptions, pipeline, settings
 from sparseflow.passes.pipeline_text import Element, parse_elements
-from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
+from sparseflow.passes.registry import PASSES, pass_class
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,20 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
     return tuple(passes)
 
 
+def named_pipeline(text: str) -> tuple[Pass, ...]:
+    """The passes of a pipeline by its name, such as ``runtime{memory=fast}``: all phases up to that one.
+
+    Raises:
+        PassError: the text is malformed, or there is no such pipeline or option.
+    """
+    elements = parse_elements(text)
+    if len(elements) != 1 or elements[0].body is not None:
+        raise PassError(f"pipeline '{text}'", "is no single name", "Write it like 'runtime{memory=fast}'.")
+    (named,) = elements
+    values = parse_fields(f"pipeline '{named.name}'", settings(named.name), named.options)
+    return pipeline(named.name, PipelineOptions(**values))
+
+
 def format_pipeline(passes: Sequence[Pass]) -> str:
     """The passes as text that ``parse_pipeline`` and mlir-opt's syntax agree on."""
     texts = [p.text if isinstance(p, NativePass) else format_pass(p) for p in passes]
@@ -49,10 +64,6 @@ def format_pipeline(passes: Sequence[Pass]) -> str:
 def _resolve(element: Element) -> Sequence[Pass]:
     if element.name == "builtin.module" and element.body is not None:
         return parse_pipeline(element.body)
-    if element.name in PIPELINES:
-        if element.options or element.body is not None:
-            raise PassError(f"pipeline '{element.name}'", "has no options", "Name its passes instead.")
-        return parse_pipeline(PIPELINES[element.name])
     if element.name in PASSES:
         if element.body is not None:
             raise PassError(f"pass '{element.name}'", "takes no passes inside", "Options go in braces.")
@@ -63,7 +74,7 @@ def _resolve(element: Element) -> Sequence[Pass]:
 
 def _check_nested(element: Element) -> None:
     for inner in parse_elements(element.body or ""):
-        if inner.name in PASSES or inner.name in PIPELINES:
+        if inner.name in PASSES:
             raise PassError(
                 f"pass '{inner.name}'",
                 f"runs on a module, not inside '{element.name}(…)'",

@@ -1,4 +1,4 @@
-"""Which passes and pipelines there are."""
+"""Which passes there are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ PASSES = {
     "drop-true-masks": "sparseflow.passes.drop_true_masks:DropTrueMasks",
     "causal-attention": "sparseflow.passes.causal_attention:CausalAttention",
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
+    "keep-dense": "sparseflow.passes.keep_dense:KeepDense",
     "form-contextual-mlp": "sparseflow.passes.form_contextual_mlp:FormContextualMlp",
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
     "explain-products": "sparseflow.passes.explain_products:ExplainProducts",
@@ -24,14 +25,6 @@ PASSES = {
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
 }
 """Name of each pass and where its class is; a module is imported when its pass is asked for."""
-
-PIPELINES = {
-    "sparse-cpu": (
-        "canonicalize-linear,match-sparse-linear,explain-products,merge-projections,fuse-epilogue,fuse-gate,"
-        "lower-sparse-gemm"
-    ),
-}
-"""Named pipelines: from what the frontend makes to what the lowering takes."""
 
 
 def pass_class(name: str) -> type[Pass]:
@@ -49,7 +42,7 @@ def pass_class(name: str) -> type[Pass]:
 
 def unknown_pass(name: str) -> PassError:
     """The error about a name that is no pass."""
-    close = difflib.get_close_matches(name, [*PASSES, *PIPELINES], n=1)
+    close = difflib.get_close_matches(name, PASSES, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return PassError(
         f"pass '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-passes` shows what there is."

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch_mlir import ir
 
+from sparseflow.passes.phases import PHASES
 from sparseflow.passes.registry import PASSES
 from sparseflow.tools import driver
 from sparseflow.tools.opt import main
@@ -128,8 +129,8 @@ def _arguments(rng: random.Random) -> list[str]:
     switches = [switch for switch in SWITCHES if rng.random() < 0.12]
     kind = rng.random()
     if kind < 0.35:
-        return [*switches, "--sparse-cpu"]
-    names = rng.choices([*PASSES, "sparse-cpu"] if kind < 0.9 else NATIVE, k=rng.randint(1, 4))
+        return [*switches, f"--pipeline={rng.choice(list(PHASES))}"]
+    names = rng.choices(list(PASSES) if kind < 0.9 else NATIVE, k=rng.randint(1, 4))
     passes = [name + _options(rng, name) for name in names]
     return [*switches, f"--pass-pipeline=builtin.module({','.join(passes)})"]
 

@@ -154,6 +154,19 @@ class CompiledModel(ModelView):
             )
         return str(captured.stages[stage])
 
+    def pipeline(self, *, program: int = 0) -> str:
+        """The passes that made a captured program, with all that was measured and decided between them.
+
+        ``sparseflow-opt --pass-pipeline`` makes ``mlir("runtime")`` of ``mlir("torch")`` by it.
+
+        Args:
+            program: which program, in order of capture.
+        """
+        from sparseflow.passes import format_pipeline
+        from sparseflow.passes.phases import pipeline
+
+        return format_pipeline(pipeline("runtime", self._captured(program).pipeline))
+
     def graph(self, *, program: int = 0) -> torch.fx.GraphModule:
         """The executable torch.fx graph of a captured program."""
         return self._captured(program).graph

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparseflow.errors import NativeLibraryError
+from sparseflow.passes.options import read_table
 from sparseflow.runtime.artifact import SavedProgram, write
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.support.version import __version__
@@ -40,8 +41,7 @@ def save(
             "python": platform.python_version(),
         },
     }
-    policies = [{layer: str(policy) for layer, policy in program.policies.items()} for program in programs]
-    documents = {**documents, "report.json": report.to_dict(), "policies.json": policies}
+    documents = {**documents, "report.json": report.to_dict(), "policies.json": _policies(programs)}
     write(path, [_saved(program) for program in programs], content, documents, files)
 
 
@@ -53,6 +53,14 @@ def _machine(device: torch.device) -> dict[str, str] | None:
         return asdict(GpuMachine.here(device))
     except NativeLibraryError:
         return None
+
+
+def _policies(programs: Sequence[Program]) -> dict[str, object]:
+    """What was measured, as `apply-policy` reads it: a product of one shape runs alike in all programs."""
+    found: dict[str, object] = {}
+    for program in programs:
+        found |= read_table(program.pipeline.policies or {}, "policies", "")
+    return found
 
 
 def _saved(program: Program) -> SavedProgram:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,41 +12,24 @@ from torch_mlir import ir
 
 from sparseflow import dialect
 from sparseflow.compiler.bank import ProgramWeights, WeightBank
-from sparseflow.compiler.decisions import LayerDecision, decide
-from sparseflow.compiler.measured import measured_policies
-from sparseflow.compiler.mlp_plans import MlpPlan, left_over, plan_contextual
+from sparseflow.compiler.clock import Clock
+from sparseflow.compiler.decisions import LayerDecision
+from sparseflow.compiler.mlp_plans import MlpPlan
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.compiler.output_errors import output_errors
-from sparseflow.dialect.matchers import operations, weights_of
-from sparseflow.dialect.weight import KIND
+from sparseflow.compiler.run_phases import PhaseRun
 from sparseflow.execution.inner import Runner, make_runner
 from sparseflow.execution.writes import write_in_graph
 from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
 from sparseflow.frontend.sharing import require_own_memory
 from sparseflow.lowering import to_fx
-from sparseflow.passes import run_pipeline
-from sparseflow.passes.apply_policy import ApplyPolicy
-from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
-from sparseflow.passes.cast_weights import cast_weights
-from sparseflow.passes.causal_attention import CausalAttention
-from sparseflow.passes.drop_true_masks import DropTrueMasks
-from sparseflow.passes.eligibility import eligible_weights
-from sparseflow.passes.explain_products import ExplainProducts
-from sparseflow.passes.fuse_epilogue import FuseEpilogue
-from sparseflow.passes.fuse_gate import FuseGate
-from sparseflow.passes.lower_contextual_mlp import LowerContextualMlp
-from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
-from sparseflow.passes.match_sparse_linear import MatchSparseLinear
-from sparseflow.passes.merge_projections import MergeProjections
-from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
-from sparseflow.pruning.prunable import Prunable
-from sparseflow.runtime import first_violation
+from sparseflow.passes.phases import PipelineOptions
 from sparseflow.runtime.calling.carried import Carried
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.calling.signature import ResultKind
 from sparseflow.runtime.calling.writes import WriteGuard
 from sparseflow.runtime.dispatch import Policy
-from sparseflow.support.progress import Progress, Step
+from sparseflow.support.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -65,6 +46,7 @@ class Program:
             (``"runtime"``).
         decisions: what became of each linear layer.
         policies: the measured policy behind each entry of `decisions`.
+        pipeline: what its passes were made from, with all that was decided between them.
         seconds: how long each stage took.
         output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
@@ -80,27 +62,12 @@ class Program:
     stages: Mapping[str, ir.Operation]
     decisions: tuple[LayerDecision, ...]
     policies: Mapping[str, Policy]
+    pipeline: PipelineOptions
     seconds: Mapping[str, float]
     output_errors: Mapping[str, float] = field(default_factory=dict)
     contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
     not_contextual: Mapping[str, str] = field(default_factory=dict)
     unpruned: bool = False
-
-
-@dataclass
-class _Clock:
-    """Seconds of each stage, measured and shown."""
-
-    progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Step]:
-        step = self.progress.stage(name)
-        start = time.perf_counter()
-        yield step
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        step(1, 1)
 
 
 def build_program(
@@ -126,7 +93,7 @@ def build_program(
     Raises:
         SparseFlowError: what failed, where, and the way out.
     """
-    clock = _Clock(progress)
+    clock = Clock(progress)
     with clock.stage("export"):
         carried = Carried() if carried is None else carried
         captured = capture(model, args, kwargs, carried=carried)
@@ -134,34 +101,11 @@ def build_program(
         imported, weights = _imported(captured, bank)
     changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     require_own_memory(changed, imported.weights)
-    module, stages = imported.module, {"torch": imported.module.operation.clone()}
-
-    with clock.stage("passes"):
-        run_pipeline(module, [CausalAttention(), DropTrueMasks(), CanonicalizeLinear()])
-        unpruned = _keep_dense(module, imported.weights, options, bank)
-    contextual, left = _form_contextual(module, weights, options, clock)
-    with clock.stage("passes"):
-        match = MatchSparseLinear(skip=options.skipped)
-        run_pipeline(module, [match])
-        bank.choose_layers(eligible_weights(module, match.limits))
-        # Where the model isn't known its layers are what the graph shows.
-        bank.choose(weights_of(operations(module, ("sparse_gemm.linear",))))
-        bank.choose(cast_weights(module, match))
-        run_pipeline(module, [ExplainProducts(), MergeProjections(), FuseEpilogue()])
-        if options.quantize is not None:
-            run_pipeline(module, [QuantizeSparseLinear()])
-        run_pipeline(module, [FuseGate()])
-    with clock.stage("measure") as step:
-        policies, dense = measured_policies(module, bank.device, options, step)
-    with clock.stage("passes"):
-        run_pipeline(module, [ApplyPolicy.of(policies, dense)])
-        stages["sparse_gemm"] = module.operation.clone()
-        decisions = decide(module)
-        run_pipeline(module, [LowerSparseGemm(options.memory), LowerContextualMlp()])
-        stages["runtime"] = module.operation
+    phases = PhaseRun(imported.module, imported.weights, weights, options, clock)
+    phases.run()
 
     with clock.stage("lowering"):
-        graph = to_fx(module, weights)
+        graph = to_fx(imported.module, weights)
     with clock.stage("pack") as step:
         bank.pack(step)
     errors: dict[str, float] = {}
@@ -184,27 +128,16 @@ def build_program(
         graph,
         runner,
         written,
-        stages,
-        decisions,
-        policies,
+        phases.stages,
+        phases.decisions,
+        phases.policies,
+        phases.pipeline,
         clock.seconds,
         errors,
-        contextual,
-        left,
-        unpruned,
+        phases.contextual,
+        phases.not_contextual,
+        phases.unpruned,
     )
-
-
-def _form_contextual(
-    module: ir.Module, weights: ProgramWeights, options: CompileOptions, clock: _Clock
-) -> tuple[Mapping[str, MlpPlan], Mapping[str, str]]:
-    """Make operators of the MLPs that have a predictor; how they run, and why other layers of MLPs aren't."""
-    if not options.contextual:
-        return {}, {}
-    with clock.stage("measure") as step:
-        form, plans = plan_contextual(module, weights, options, step)
-        run_pipeline(module, [form])
-        return plans, left_over(module)
 
 
 def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProgram, ProgramWeights]:
@@ -215,50 +148,3 @@ def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProg
     constants = {name: imported.weights[name] for name in imported.weights.constants}
     bank.add({name: tensor for name, tensor in imported.weights.items() if name not in constants})
     return imported, ProgramWeights(bank, constants)
-
-
-def _keep_dense(
-    module: ir.Module, tensors: Mapping[str, torch.Tensor], options: CompileOptions, bank: WeightBank
-) -> bool:
-    """Mark the weights that nothing may make sparse, so that no pass does.
-
-    Returns:
-        Whether there are matrices that are not 2:4, none that is, and pruning is not asked for.
-    """
-    found = {"2:4": 0, "not 2:4": 0}
-    prunable, pruned = bank.prunable(), options.prune is not None
-    for op in operations(module, ("sparse_gemm.weight",)):
-        name = ir.StringAttr(op.attributes["name"]).value
-        why = _why_left(op, name, prunable) if pruned else "nothing is to prune it"
-        if why is None or KIND in op.attributes:
-            reason = (
-                "a program captured before reads its weight unpruned" if bank.is_read_as_it_is(name) else None
-            )
-        elif bank.was_packed(name):  # then it was 2:4, and its dense bytes may be gone
-            reason = None
-        else:
-            tensor = tensors[name].detach()
-            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why)
-            if tensor.dim() == 2 and tensor.is_floating_point():
-                found["2:4" if reason is None else "not 2:4"] += 1
-        if reason:
-            with module.context:
-                op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
-    return options.sparsity == "2:4" and not pruned and found["not 2:4"] > 0 and not found["2:4"]
-
-
-def _why_left(op: ir.Operation, name: str, prunable: Prunable) -> str | None:
-    """Why pruning doesn't make a weight 2:4 as the graph reads it; None where it does."""
-    if name in prunable.kept:
-        return f"pruning leaves it as it is: {prunable.kept[name]}"
-    transposed = "transposed" in op.attributes
-    if prunable.layers.get(name, transposed) is not transposed:
-        return "pruning makes it 2:4 along its other dimension, which its own layer multiplies by"
-    return None
-
-
-def _not_24(tensor: torch.Tensor, name: str, why: str) -> str | None:
-    if tensor.dim() != 2 or not tensor.is_floating_point():
-        return None
-    bad = first_violation(tensor, name=name)
-    return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and {why}"

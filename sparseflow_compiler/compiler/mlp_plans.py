@@ -19,7 +19,7 @@ from sparseflow.contextual.policies import UNMEASURED, Candidate, ContextualPoli
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.errors import ArgumentError
-from sparseflow.passes.form_contextual_mlp import NOT_CONTEXTUAL, ContextualEntry, FormContextualMlp
+from sparseflow.passes.form_contextual_mlp import NOT_CONTEXTUAL, ContextualEntry
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
 from sparseflow.passes.sharing import WeightUses
 from sparseflow.runtime.contextual import ContextualWeights, Predictor
@@ -47,8 +47,8 @@ class MlpPlan:
 
 def plan_contextual(
     module: ir.Module, weights: ProgramWeights, options: CompileOptions, step: Step
-) -> tuple[FormContextualMlp, dict[str, MlpPlan]]:
-    """The pass that makes a module's MLPs contextual where that pays, and the plan of each by its name.
+) -> tuple[dict[str, object], dict[str, MlpPlan]]:
+    """The table by which `form-contextual-mlp` makes MLPs contextual where that pays, and the plan of each.
 
     The predictors' tensors become weights of the model.
 
@@ -57,6 +57,9 @@ def plan_contextual(
         weights: those of the program.
         options: of the compilation, a predictor among them.
         step: told while measuring.
+
+    Returns:
+        Both by the MLPs' names.
 
     Raises:
         ArgumentError: a predictor is of another size than its MLP, or none is any MLP's.
@@ -79,7 +82,7 @@ def plan_contextual(
         table[name] = _entry(candidate.layer, plans[name])
         tensors = candidate.layer.tensors()
         weights.bank.add({f"{name}/{part}": tensor for part, tensor in tensors.items()})
-    return FormContextualMlp(table, OTHERS if options.sparsity == "contextual" else ""), plans
+    return table, plans
 
 
 def left_over(module: ir.Module) -> dict[str, str]:

@@ -63,14 +63,12 @@ def _captured(
     from sparseflow.compiler.measured import sparse_shapes
     from sparseflow.frontend import capture, import_program
     from sparseflow.passes import run_pipeline
-    from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
-    from sparseflow.passes.match_sparse_linear import MatchSparseLinear
-    from sparseflow.passes.merge_projections import MergeProjections
+    from sparseflow.passes.phases import PipelineOptions, pipeline
 
     context = ir.Context()
     dialect.load(context)
     imported = import_program(capture(model, args, kwargs), context)
-    run_pipeline(imported.module, [CanonicalizeLinear(), MatchSparseLinear(skip=skip), MergeProjections()])
+    run_pipeline(imported.module, pipeline("merged", PipelineOptions(skip=skip)))
     shapes = sparse_shapes(imported.module, lambda name: imported.weights[name].device)
     found: dict[torch.dtype, list[Shape]] = {}
     for (dtype, _), group in shapes.items():

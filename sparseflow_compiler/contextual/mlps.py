@@ -16,8 +16,8 @@ from sparseflow.dialect.matchers import weight_ref
 from sparseflow.frontend import capture, import_program
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.passes import run_pipeline
-from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
+from sparseflow.passes.phases import pipeline
 from sparseflow.pruning.layers import Layer
 from sparseflow.runtime.contextual.portable import ACTIVATIONS
 
@@ -98,7 +98,7 @@ def find_model_mlps(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     context = ir.Context()
     dialect.load(context)
     imported = import_program(captured, context)
-    run_pipeline(imported.module, [CanonicalizeLinear()])
+    run_pipeline(imported.module, pipeline("canonical"))
     found = {mlp.name: mlp for mlp in find_mlps(imported.module) if not mlp.reason}
     return [_of(model, mlp, imported.weights) for mlp in found.values()]
 

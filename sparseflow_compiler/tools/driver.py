@@ -12,7 +12,14 @@ from torch_mlir import ir
 from sparseflow.dialect import load
 from sparseflow.errors import ArgumentError, ParseError, PassError, SparseFlowError
 from sparseflow.passes.base import Pass, PassFailedError
-from sparseflow.passes.pipelines import check_passes, label, parse_pipeline, run_pipeline
+from sparseflow.passes.pipelines import (
+    check_passes,
+    format_pipeline,
+    label,
+    named_pipeline,
+    parse_pipeline,
+    run_pipeline,
+)
 from sparseflow.tools.arguments import Arguments
 from sparseflow.tools.diagnostics import Diagnostic, diagnostic, mismatches, read_expectations
 from sparseflow.tools.limits import doing
@@ -50,7 +57,9 @@ def process(arguments: Arguments) -> Outcome:
         ArgumentError: a pass is unknown or has wrong options.
         ParseError: the input can't be read.
     """
-    passes = _passes(arguments.pipeline)
+    passes = _passes(arguments)
+    if arguments.dump_pipeline:
+        print(format_pipeline(passes), file=sys.stderr)
     outputs: list[str | bytes] = []
     messages: list[str] = []
     for chunk in read_chunks(arguments.input, arguments.split):
@@ -61,9 +70,10 @@ def process(arguments: Arguments) -> Outcome:
     return Outcome(_join(outputs), tuple(messages))
 
 
-def _passes(pipeline: str) -> tuple[Pass, ...]:
+def _passes(arguments: Arguments) -> tuple[Pass, ...]:
     try:
-        passes = parse_pipeline(pipeline)
+        named = arguments.named
+        passes = parse_pipeline(arguments.pipeline) if named is None else named_pipeline(named)
         check_passes(passes, ir.Context())
     except PassError as error:
         raise ArgumentError(error.subject, error.rule, error.remedy) from None

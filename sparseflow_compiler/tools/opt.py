@@ -47,7 +47,7 @@ def console_main() -> None:
         arguments = parse_arguments(None)
     except (SparseFlowError, SystemExit):
         sys.exit(main())  # which says what is wrong, or shows the help again
-    if arguments.no_limits or arguments.list_passes:
+    if arguments.no_limits or arguments.only_lists:
         sys.exit(main())
     sys.exit(guarded(main, Limits.for_input(input_size(arguments.input))))
 
@@ -58,11 +58,8 @@ def _report(message: str, code: int) -> int:
 
 
 def _run(arguments: Arguments) -> int:
-    if arguments.list_passes:
-        from sparseflow.tools import passes_doc
-
-        listing = passes_doc.as_markdown if arguments.list_passes == "markdown" else passes_doc.as_text
-        _write(arguments.output, listing())
+    if arguments.only_lists:
+        _write(arguments.output, _listing(arguments))
         return 0
     # Only here MLIR is needed: help must not wait for it.
     from sparseflow.tools.driver import process
@@ -74,6 +71,18 @@ def _run(arguments: Arguments) -> int:
         return _FAILED
     _write(arguments.output, outcome.output)
     return 0
+
+
+def _listing(arguments: Arguments) -> str:
+    from sparseflow.tools import passes_doc
+
+    if arguments.list_passes == "markdown":
+        return passes_doc.as_markdown()
+    listings = (
+        (arguments.list_passes, passes_doc.as_text),
+        (arguments.list_pipelines, passes_doc.pipelines_as_text),
+    )
+    return "\n".join(listing() for wanted, listing in listings if wanted)
 
 
 def _write(path: str, content: str | bytes) -> None:

@@ -16,17 +16,26 @@ from typing import Any
 
 from sparseflow.passes.base import Pass
 from sparseflow.passes.options import format_value, option_name
-from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
+from sparseflow.passes.phases import PHASES, added_settings
+from sparseflow.passes.registry import PASSES, pass_class
 
 
 def as_text() -> str:
-    """One line for each pass, one for each of its options, one for each pipeline."""
+    """One line for each pass, one for each of its options."""
     lines = ["passes:"]
     for name in PASSES:
         class_ = pass_class(name)
         lines.append(f"  --{name:24}{_plain(_summary(class_))}")
         lines += [f"      {option_name(field) + '=':22}{_about(field)}" for field in fields(class_)]
-    lines += ["", "pipelines:", *(f"  --{name:24}{text}" for name, text in PIPELINES.items())]
+    return "\n".join(lines) + "\n"
+
+
+def pipelines_as_text() -> str:
+    """One line for each pipeline, with the passes that it adds, and one for each option that it adds."""
+    lines = ["pipelines, each with all passes of those before:"]
+    for phase, passes in PHASES.items():
+        lines.append(f"  --pipeline={phase:14}{', '.join(passes)}")
+        lines += [f"      {option_name(field) + '=':22}{_about(field)}" for field in added_settings(phase)]
     return "\n".join(lines) + "\n"
 
 
@@ -40,8 +49,31 @@ def as_markdown() -> str:
     ]
     for name in PASSES:
         parts += _section(pass_class(name))
-    parts += ["# Pipelines", *(f"- `{name}` = `{text}`" for name, text in PIPELINES.items())]
+    parts += _pipelines()
     return "\n\n".join(parts) + "\n"
+
+
+def _pipelines() -> Iterator[str]:
+    yield "# Pipelines"
+    yield (
+        "`--pipeline=NAME{OPTIONS}` runs what `sf.compile` runs up to there: the passes of that phase and\n"
+        "of all before it, with their options. Where a table is left out, nothing was measured or\n"
+        "decided, and its pass doesn't run. `--dump-pass-pipeline` prints the passes as\n"
+        "`--pass-pipeline` takes them; `compiled.pipeline()` returns those of a compiled model, with all\n"
+        "that was measured."
+    )
+    rows = [f"| `{phase}` | {', '.join(map(_code, passes))} |" for phase, passes in PHASES.items()]
+    yield "\n".join(["| pipeline | adds |", "|---|---|", *rows])
+    yield "\n".join(["| option | default | | from |", "|---|---|---|---|", *_settings()])
+
+
+def _settings() -> Iterator[str]:
+    for phase in PHASES:
+        yield from (f"{_row(field)} `{phase}` |" for field in added_settings(phase))
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
 
 
 def _section(class_: type[Pass]) -> Iterator[str]:

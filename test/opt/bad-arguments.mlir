@@ -66,9 +66,6 @@
 // RUN: not sparseflow-opt %s --pass-pipeline='match-sparse-linear(cse)' 2>&1 | FileCheck %s --check-prefix=BODY
 // BODY: pass 'match-sparse-linear': takes no passes inside
 
-// RUN: not sparseflow-opt %s --pass-pipeline='sparse-cpu{min-n=1}' 2>&1 | FileCheck %s --check-prefix=PIPEOPT
-// PIPEOPT: pipeline 'sparse-cpu': has no options
-
 // RUN: not sparseflow-opt %s -o /no/such/folder/x.mlir 2>&1 | FileCheck %s --check-prefix=OUT
 // OUT: output '/no/such/folder/x.mlir': can't be written: No such file or directory
 

@@ -111,7 +111,7 @@ def test_a_layer_that_one_program_has_packed_and_another_dense_is_pruned_in_both
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), expected(x), rtol=1e-4, atol=1e-5)
         monkeypatch.setattr(
-            "sparseflow.compiler.build.measured_policies",
+            "sparseflow.compiler.run_phases.measured_policies",
             lambda module, *_: (
                 {},
                 {f"f32:{n}x{k}": "so" for n, k in ((96, 32), (48, 32), (32, 48), (20, 32))},
@@ -220,3 +220,12 @@ def test_skip_adds_to_what_is_skipped_anyway() -> None:
 def test_a_pattern_that_matches_nothing_is_an_error(call: Callable[..., object]) -> None:
     with pytest.raises(ArgumentError, match=r"'dwon' matches no layer.*down"):
         call(Gated().eval(), skip=("dwon",))
+
+
+def test_weights_that_pruning_leaves_need_no_data():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(50, 64), nn.Linear(64, 64)).eval()
+        ids = torch.zeros(2, 3, dtype=torch.long)
+    compiled = sf.compile(model, (ids,), prune="magnitude", policy="sparse", progress=False)
+    assert "on the meta device, and pruning leaves it as it is" in compiled.mlir("runtime")
+    assert [layer.decision for layer in compiled.report.layers] == ["sparse"]

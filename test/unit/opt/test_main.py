@@ -37,7 +37,7 @@ def run(capsys, *args):
 
 
 def test_success_is_0(capsys, dense):
-    code, out, err = run(capsys, dense, "--sparse-cpu")
+    code, out, err = run(capsys, dense, "--pipeline=runtime")
     assert (code, err) == (0, "")
     assert "torch.sparseflow.linear" in out
 
@@ -50,6 +50,10 @@ def test_success_is_0(capsys, dense):
         ["--match-sparse-linear=x=1"],
         ["--match-sparse-linear=min-n=one"],
         ["--pass-pipeline"],
+        ["--pipeline"],
+        ["--pipeline=nope"],
+        ["--pipeline=runtime{memory=small}"],
+        ["--pipeline=runtime", "--cse"],
         ["--pass-pipeline=("],
         ["--pass-pipeline=func.func(nope)"],
         ["--pass-pipeline=builtin.module(match-sparse-linear"],
@@ -89,7 +93,7 @@ def test_help_is_0_and_on_stdout(capsys):
 def test_bad_content_is_1(capsys, tmp_path, content):
     path = tmp_path / "bad.mlir"
     path.write_bytes(content)
-    assert run(capsys, str(path), "--sparse-cpu")[0] == 1
+    assert run(capsys, str(path), "--pipeline=runtime")[0] == 1
 
 
 def test_brackets_that_nest_as_deep_as_models_do_are_read(capsys, tmp_path):
@@ -150,4 +154,4 @@ def test_a_reader_that_goes_away_is_no_traceback(dense):
 )
 def test_any_content_ends_with_an_exit_code(capsys, monkeypatch, content):
     monkeypatch.setattr(sys, "stdin", Stdin(content))
-    assert run(capsys, "--sparse-cpu")[0] in (0, 1)
+    assert run(capsys, "--pipeline=runtime")[0] in (0, 1)

@@ -48,20 +48,6 @@ def test_entries_of_mlir_itself_are_kept_as_written():
     assert parse_pipeline(format_pipeline(passes)) == passes
 
 
-def test_a_named_pipeline_stands_for_its_passes():
-    names = [pass_.name for pass_ in parse_pipeline("cse,sparse-cpu")]
-    assert names == [
-        "native",
-        "canonicalize-linear",
-        "match-sparse-linear",
-        "explain-products",
-        "merge-projections",
-        "fuse-epilogue",
-        "fuse-gate",
-        "lower-sparse-gemm",
-    ]
-
-
 @pytest.mark.parametrize("text", ["", "  ", "builtin.module()", "builtin.module( )"])
 def test_no_passes(text):
     assert parse_pipeline(text) == ()

@@ -10,7 +10,7 @@ import pytest
 import sparseflow.passes.registry as registry
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
-from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
+from sparseflow.passes.registry import PASSES, pass_class
 from sparseflow.tools import passes_doc
 
 ROOT = Path(__file__).parents[3]
@@ -49,13 +49,6 @@ def test_every_file_with_a_pass_is_registered():
     assert files - {"native"} == {name.replace("-", "_") for name in PASSES}
 
 
-def test_pipelines_parse():
-    from sparseflow.passes import parse_pipeline
-
-    for text in PIPELINES.values():
-        assert parse_pipeline(text)
-
-
 def test_an_unknown_name_suggests_a_close_one():
     with pytest.raises(PassError, match="Did you mean 'merge-projections'"):
         pass_class("merge-projection")
@@ -80,6 +73,8 @@ def test_the_check_of_the_documentation_can_fail(tmp_path, capsys):
     [
         ("import sparseflow.passes, sparseflow.passes.registry", ["torch", "torch_mlir.ir"]),
         ("from sparseflow.passes import run_pipeline", ["torch"]),
+        ("import sparseflow.passes.phases", ["torch", "torch_mlir.ir"]),
+        ("from sparseflow.passes.phases import *\npipeline('runtime')", ["torch"]),
         ("from sparseflow.passes.registry import *\nfor n in PASSES: pass_class(n)", ["torch"]),
         ("from sparseflow.tools.opt import main; main(['--help'])", ["torch", "torch_mlir.ir"]),
         ("from sparseflow.tools.opt import main; main(['--list-passes'])", ["torch"]),
