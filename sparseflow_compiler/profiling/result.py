@@ -135,7 +135,8 @@ class Profile:
             path: the file; its suffix says which format, such as ``.png`` or ``.svg``.
 
         Raises:
-            ArgumentError: matplotlib is missing, doesn't know the format, or can't write the file.
+            MissingDependencyError: matplotlib is missing.
+            ArgumentError: it doesn't know the format, or can't write the file.
         """
         from sparseflow.profiling.chart import draw
 
