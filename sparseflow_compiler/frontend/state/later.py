@@ -141,7 +141,3 @@ def _equal(found: object, expected: object) -> bool:
         return bool(found == expected)
     except (RuntimeError, TypeError, ValueError):  # there are tensors or arrays in the place of atoms
         return False
-
-
-def _is_plain(value: object) -> bool:
-    return is_plain_class(cast(Hashable, type(value))) and hasattr(value, "__dict__")
