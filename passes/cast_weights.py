@@ -1,4 +1,4 @@
-"""Layers under autocast: what they multiply by is a weight by reference, cast."""
+"""Find the weights of layers under autocast, which multiply by a cast weight reference."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sparseflow.passes.products import uncast
 
 
 def cast_weights(module: ir.Module, limits: MatchSparseLinear) -> dict[str, bool]:
-    """The weights of linear layers that read them cast, and whether each reads it transposed.
+    """Return the names of weights that linear layers read through a cast, and whether transposed.
 
     They are pruned with the others: whether autocast is on changes how a model computes, not what it is. The
-    layers stay dense, and say so.
+    layers stay dense, with a reason.
 
     Args:
         module: after `match-sparse-linear`.
-        limits: what that pass was given.
+        limits: the instance of that pass that ran.
     """
     found: dict[str, bool] = {}
     for op in operations(module, {"torch.aten.linear"}):

@@ -30,7 +30,7 @@ def parse_options(pass_class: type[Pass], text: str) -> Pass:
 
 
 def format_pass(pass_: Pass) -> str:
-    """The pass as it is written in a pipeline, options at their default left out."""
+    """Return the pass as pipeline text, without options that have their default."""
     parts = [
         f"{option_name(field)}={format_value(getattr(pass_, field.name))}"
         for field in fields(pass_)
@@ -40,7 +40,7 @@ def format_pass(pass_: Pass) -> str:
 
 
 def option_name(field: Field[Any]) -> str:
-    """The name of an option in text."""
+    """Return an option's name as written in a pipeline."""
     return field.name.replace("_", "-")
 
 
@@ -81,19 +81,19 @@ def _parse_texts(text: str) -> tuple[str, ...]:
 
 
 def format_value(value: Any) -> str:
-    """The value of an option as it is written."""
+    """Return an option's value as written in a pipeline."""
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
 
 
 def table_path(text: str) -> Path:
-    """The path of a table, as an option has it."""
+    """Parse an option that is the path of a table."""
     if not text:
         raise ValueError("needs the path of a JSON file")
     return Path(text)
 
 
 def json_table(path: Path, kind: str, remedy: str) -> dict[str, object]:
-    """The JSON object in a file.
+    """Read a JSON object from a file.
 
     Args:
         path: of the file.
