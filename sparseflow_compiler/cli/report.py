@@ -50,9 +50,9 @@ def report(
 
 def _text(path: Path, sources: list[Source], page: Page) -> str:
     if len(sources) == 1 and path.is_dir():
-        from sparseflow.runtime.artifact.loading import understood
+        from sparseflow.runtime.artifact.loading import malformed_as_error
 
-        with understood(path):
+        with malformed_as_error(path):
             return _table(dict(sources[0].data))
     from sparseflow.reports import WRITERS
 
