@@ -1,4 +1,4 @@
-"""Contextual sparsity: predictors of the neurons that a token needs, trained, kept and judged.
+"""Contextual sparsity: train, save and evaluate predictors of the neurons that a token needs.
 
 H: hidden features, I: neurons (the intermediate size) of an MLP.
 """

@@ -1,4 +1,4 @@
-"""What pruning costs: perplexity, agreement with the dense model, embeddings and retrieval; reports."""
+"""Evaluate the cost of pruning: perplexity, agreement with the dense model, embeddings."""
 
 from sparseflow.evaluation.embeddings import EmbeddingScores, compare_embeddings, embed
 from sparseflow.evaluation.language import Agreement, Perplexity, agreement, perplexity

@@ -1,4 +1,4 @@
-"""Plots of reports, as files. matplotlib is imported when one is drawn."""
+"""Plot reports to files. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LABEL = 16
 def error_by_layer(reports: Mapping[str, PruneReport], path: Path) -> Path:
     """Draw each pruned layer's error, one line a report.
 
-    Of the outputs where the layer was calibrated, else of the weights.
+    It is the error of the outputs if the layer was calibrated, else of the weights.
 
     Args:
         reports: by the name in the legend; of one model.

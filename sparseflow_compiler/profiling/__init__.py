@@ -1,4 +1,4 @@
-"""Where a model's time goes, before and after compiling, and what that lets sparse kernels gain at most."""
+"""Profile where a model's time goes, before and after compiling, and the limit of sparse speed-ups."""
 
 from __future__ import annotations
 

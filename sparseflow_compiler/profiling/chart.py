@@ -1,4 +1,4 @@
-"""A profile as a picture."""
+"""Draw a profile as a chart."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sparseflow.support.extras import new_figure
 
 
 class Bar(Protocol):
-    """What one bar shows: kernel time by kind, in microseconds and in percent."""
+    """The data of one bar: kernel time by kind, in microseconds and percent."""
 
     @property
     def title(self) -> str:
-        """What stands beside it."""
+        """Its label."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Pruning a model's linear layers to 2:4 in place: magnitude, Wanda, RIA, SparseGPT."""
+"""Prune a model's linear layers to 2:4 in place: magnitude, Wanda, RIA, SparseGPT."""
 
 from sparseflow.pruning.budget import BudgetReport
 from sparseflow.pruning.model import prune

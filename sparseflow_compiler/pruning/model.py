@@ -183,7 +183,7 @@ def _pruned(
 
 
 def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]:
-    """A note where there were too few rows: for XᵀX, fewer than unknowns."""
+    """Return notes on layers with fewer calibration rows than XᵀX has unknowns."""
     if options.method == "magnitude" and not options.gram:
         return []
     few = [
@@ -204,7 +204,7 @@ def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]
 def _shortcomings(
     outcomes: Sequence[PrunedLayer], options: PruneOptions, undrifted: Sequence[str]
 ) -> list[str]:
-    """Notes on what was asked for and couldn't be done."""
+    """Return notes on requested options that couldn't be applied."""
     notes = []
     kept = [layer.name for layer in outcomes if layer.method and not layer.permuted]
     if options.permute and kept:
