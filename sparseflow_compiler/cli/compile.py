@@ -73,7 +73,7 @@ def compile_model(
 
 
 def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
-    """Make the calls that the artifact will have to serve."""
+    """Make the calls that the artifact has to serve."""
     import torch
 
     from sparseflow.execution import warmup

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def load_model(
     folder: Path, dtype: str | None = None, device: str = "cpu", *, compiled: bool = False
 ) -> nn.Module:
-    """A model with its weights, in evaluation mode.
+    """Load a model with its weights, in evaluation mode.
 
     Args:
         folder: of a transformers model, as ``save_pretrained`` writes it.
-        dtype: of its weights; None: as they are saved.
+        dtype: of its weights; None: as saved.
         device: to put it on.
         compiled: whether it may be one that `sparseflow compile` wrote.
 
@@ -44,7 +44,7 @@ def load_model(
 
 
 def text_batches(lines: list[str], tokenizer: Any, size: int = 32) -> list[dict[str, Tensor]]:
-    """Texts in padded batches, for an encoder.
+    """Tokenise texts in padded batches, for an encoder.
 
     Raises:
         ArgumentError: there is no tokenizer, or no line.
@@ -60,7 +60,7 @@ def text_batches(lines: list[str], tokenizer: Any, size: int = 32) -> list[dict[
 
 
 def read_lines(path: Path, most: int | None = None) -> list[str]:
-    """The first lines of a text that are not blank.
+    """Read the first non-blank lines of a text.
 
     Raises:
         ArgumentError: the file can't be read.

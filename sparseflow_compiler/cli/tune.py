@@ -61,7 +61,7 @@ def tune(
 
 
 def _meta_model(folder: Path) -> nn.Module:
-    """The model of a transformers configuration, without any weights."""
+    """Return the model of a transformers configuration, without any weights."""
     import torch
 
     config = read_config(folder)

@@ -1,4 +1,4 @@
-"""What the optional dependencies are for, said where one is missing."""
+"""Checks for optional dependencies, with errors that name the extra to install."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def require_compiler(subject: str) -> None:
-    """Refuse to compile without torch-mlir, which running what was saved does without.
+    """Refuse to compile without torch-mlir, which saved models don't need.
 
     Args:
-        subject: what needs it.
+        subject: what needs it, for the error.
 
     Raises:
-        MissingDependencyError: names the extra to install.
+        MissingDependencyError: it isn't installed; the error names the extra.
     """
     try:
         import torch_mlir  # noqa: F401
@@ -28,15 +28,15 @@ def require_compiler(subject: str) -> None:
 
 
 def new_figure(subject: str, width: float, height: float) -> Figure:
-    """Return an empty matplotlib figure that no window shows.
+    """Return an empty matplotlib figure without a window.
 
     Args:
-        subject: what is to be drawn.
+        subject: what to draw, for the error.
         width: inches.
         height: inches.
 
     Raises:
-        MissingDependencyError: names the extra to install.
+        MissingDependencyError: it isn't installed; the error names the extra.
     """
     try:
         from matplotlib.figure import Figure

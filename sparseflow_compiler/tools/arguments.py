@@ -13,7 +13,7 @@ from sparseflow.passes.registry import PASSES, PIPELINES
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was asked for.
+    """Parsed arguments.
 
     Attributes:
         input: path of the input, ``-`` for stdin.
@@ -26,7 +26,7 @@ class Arguments:
         debug_info: print locations.
         bytecode: write MLIR bytecode instead of text.
         allow_unregistered: accept operations of dialects that are not loaded.
-        no_limits: take as much time and memory as it takes.
+        no_limits: run without limits on time and memory.
         list_passes: ``text`` or ``markdown`` to list the passes instead, else None.
     """
 
@@ -76,7 +76,7 @@ def _usage(rule: str, remedy: str) -> ArgumentError:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours."""
+    """A parser that raises SparseFlow's errors."""
 
     def error(self, message: str) -> NoReturn:
         raise _usage(message, "`sparseflow-opt --help` shows what there is.")

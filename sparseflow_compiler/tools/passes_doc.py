@@ -1,4 +1,4 @@
-"""Documentation of the passes, made from their docstrings and fields.
+"""Generate documentation of the passes from their docstrings and fields.
 
 ``python -m sparseflow.tools.passes_doc docs/passes.md`` writes the file, with ``--check`` it compares.
 """
@@ -20,7 +20,7 @@ from sparseflow.passes.registry import PASSES, PIPELINES, pass_class
 
 
 def as_text() -> str:
-    """One line for each pass, one for each of its options, one for each pipeline."""
+    """Return one line for each pass, option and pipeline."""
     lines = ["passes:"]
     for name in PASSES:
         class_ = pass_class(name)
@@ -31,7 +31,7 @@ def as_text() -> str:
 
 
 def as_markdown() -> str:
-    """The contents of ``docs/passes.md``."""
+    """Return the contents of ``docs/passes.md``."""
     parts = [
         "# Passes",
         "<!-- Made from the passes' docstrings by `make docs`; `make check` compares. -->",
