@@ -16,7 +16,7 @@ from torch import Tensor
 from sparseflow.api.compile import compile as compile_model
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.compiler.options import Sparsity
-from sparseflow.contextual.mlps import ModelMlp, find_model_mlps
+from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.selection import count_of
 from sparseflow.contextual.training import usual_rank

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli.saved import load_model
+from sparseflow.cli.saved_models import load_model
 from sparseflow.integrations.transformers.models import read_tokenizer
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseflow.contextual.mlps import ModelMlp
+from sparseflow.contextual.model_mlps import ModelMlp
 from sparseflow.contextual.predictors import Figures
 from sparseflow.contextual.selection import top, union_rates
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.contextual.judging import judge, selected
-from sparseflow.contextual.mlps import ModelMlp, find_model_mlps, named
+from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps, named
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.scorer import Fit, fit
 from sparseflow.contextual.selection import Rule, count_of, parameter_for, top
 from sparseflow.errors import ArgumentError, CalibrationError
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.statistics import nonfinite_inputs, watching
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.contextual import Predictor

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.report import PruneReport
+from sparseflow.pruning.prune_report import PruneReport
 from sparseflow.support.extras import new_figure
 
 _LABEL = 16

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.layers import Layer, find_layers
+from sparseflow.pruning.linear_layers import Layer, find_layers
 from sparseflow.runtime import is_24, portable
 from sparseflow.runtime.calling.frozen import require_uncompiled
 

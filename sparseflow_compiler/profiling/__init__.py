@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from sparseflow.profiling.measure import profile
-from sparseflow.profiling.result import Profile, Side
+from sparseflow.profiling.profile_result import Profile, Side
 
 __all__ = ["Profile", "Side", "profile"]

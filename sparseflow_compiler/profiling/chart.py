@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sparseflow.errors import ArgumentError
-from sparseflow.profiling.kinds import KINDS, Kind
+from sparseflow.profiling.kernel_kinds import KINDS, Kind
 from sparseflow.reports.colours import COLOURS
 from sparseflow.support.extras import new_figure
 

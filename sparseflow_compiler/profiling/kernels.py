@@ -14,7 +14,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from sparseflow.errors import ProfileError
-from sparseflow.profiling.kinds import Kind, kind_of
+from sparseflow.profiling.kernel_kinds import Kind, kind_of
 
 _OPERATOR = re.compile(r"\w+::\w")
 _COMPILED = re.compile(r"## Call CompiledFxGraph")

@@ -16,7 +16,7 @@ from sparseflow.api.compile import compile as sparseflow_compile
 from sparseflow.errors import ArgumentError
 from sparseflow.profiling.kernels import Kernel, kernels
 from sparseflow.profiling.opponent import opponent
-from sparseflow.profiling.result import Profile, Side
+from sparseflow.profiling.profile_result import Profile, Side
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.timing import once
 

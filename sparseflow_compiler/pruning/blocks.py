@@ -10,8 +10,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from sparseflow.pruning.folding import find_folds, fold_channels
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import PruneOptions
 from sparseflow.pruning.refinement import Refinement
 from sparseflow.pruning.stacks import Visit
 from sparseflow.pruning.statistics import Gathering, Statistics, gather, watching

@@ -13,8 +13,8 @@ from torch import nn
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.knapsack import best_within
-from sparseflow.pruning.layers import find_layers
-from sparseflow.pruning.report import PrunedLayer, PruneReport
+from sparseflow.pruning.linear_layers import find_layers
+from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
 from sparseflow.pruning.savings import Savings, savings
 from sparseflow.pruning.sensitivity import Switchboard, state_of
 from sparseflow.support.progress import progress_bars

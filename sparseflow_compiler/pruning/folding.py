@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sparseflow.pruning.calibration import moved
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.offload import device_of
 from sparseflow.pruning.permutation import channel_order
 from sparseflow.pruning.ria import ria_scores

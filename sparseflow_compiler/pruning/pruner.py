@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sparseflow.errors import WeightError
 from sparseflow.pruning.blocks import Twin, by_input, permute_block
-from sparseflow.pruning.checkpoint import Checkpoint
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import PruneOptions
+from sparseflow.pruning.prune_report import PrunedLayer
 from sparseflow.pruning.reconstruction import LeastSquares
-from sparseflow.pruning.report import PrunedLayer
+from sparseflow.pruning.resuming import Checkpoint
 from sparseflow.pruning.ria import ria
 from sparseflow.pruning.sparsegpt import sparsegpt
 from sparseflow.pruning.stacks import Visit

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import Reconstruct
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import Reconstruct
 from sparseflow.pruning.stacks import ATTENTION, Visit, floats
 
 _RATE = 0.02

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime import checks
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.support.progress import Step

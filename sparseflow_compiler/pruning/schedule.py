@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration, enough_memory, layer_by_layer
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.offload import device_of, offloaded
-from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.prune_options import PruneOptions
 from sparseflow.pruning.pruner import Pruner
 from sparseflow.pruning.refinement import attention_name
 from sparseflow.pruning.stacks import NotAChain, Stack, Visit, find_stacks, record, walk

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from sparseflow.errors import CalibrationError
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration, enough_memory, moved
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.support.progress import Step
 
 MEASURED_BATCHES = 8

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sparseflow.errors import CalibrationError
 from sparseflow.pruning.calibration import layer_by_layer
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 
 SAMPLE_ROWS = 2048
 """Rows of a layer's inputs kept to measure the error of its outputs."""

@@ -14,7 +14,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.finetune.masks import Masks
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.nn.replace import densified
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime import compress_2_4
 
 _STARTS = (True, False, "gaussian", "orthogonal")

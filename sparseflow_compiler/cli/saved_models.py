@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseflow.cli import options
+from sparseflow.cli import option_values
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import from_folder
 
@@ -27,8 +27,8 @@ def load_model(
     Raises:
         ArgumentError: transformers is missing, the folder can't be read, or dtype or device don't exist.
     """
-    kind = None if dtype is None else options.dtype(dtype)
-    where = options.device(device)
+    kind = None if dtype is None else option_values.dtype(dtype)
+    where = option_values.device(device)
     if not folder.is_dir():
         raise ArgumentError(f"model {folder}", "is no folder", "give the folder that save_pretrained wrote")
     from sparseflow.runtime.artifact import manifest

@@ -18,7 +18,7 @@ from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime.contextual.portable import ACTIVATIONS
 
 

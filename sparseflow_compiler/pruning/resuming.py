@@ -16,9 +16,9 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import PruneOptions
-from sparseflow.pruning.report import PrunedLayer
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import PruneOptions
+from sparseflow.pruning.prune_report import PrunedLayer
 
 _SAMPLE = 1 << 14
 """Values of a tensor that its fingerprint reads at most."""

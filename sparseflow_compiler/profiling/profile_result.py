@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparseflow.profiling.kernel_kinds import KINDS, Kind
 from sparseflow.profiling.kernels import Kernel
-from sparseflow.profiling.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from torch import nn
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.checkpoint import Checkpoint, fingerprint
-from sparseflow.pruning.layers import find_layers
-from sparseflow.pruning.options import Method, Pattern, PruneOptions, Reconstruct, Unreached
+from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.pruning.permutation import assignment_available
+from sparseflow.pruning.prune_options import Method, Pattern, PruneOptions, Reconstruct, Unreached
+from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
 from sparseflow.pruning.pruner import Pruner
-from sparseflow.pruning.report import PrunedLayer, PruneReport
+from sparseflow.pruning.resuming import Checkpoint, fingerprint
 from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
 from sparseflow.runtime.calling.frozen import require_uncompiled
