@@ -1,8 +1,7 @@
 """Contextual MLPs on a GPU beside dense ones: `python benchmarks/bench_contextual_gpu.py`.
 
 Kernels: one MLP by CUDA-graph replay over copies of its weights that rotate past the L2 cache, dense (eager
-and torch.compile), the kernel alone over a given list, and everything: predict, select and compute. Tiered:
-weights in pinned host memory, a token through some layers, predicting included (_tiered_cells.py).
+and torch.compile), the kernel alone over a given list, and everything: predict, select and compute.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 import _measure
 import _sides
-import _tiered_cells
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -142,7 +140,6 @@ def kernel_rows() -> list[dict[str, Any]]:
             for share, m in wanted:
                 asked = ASKED.get((shape, dtype, share, m))
                 row: dict[str, Any] = {
-                    "what": "kernel",
                     "hidden": shape[0],
                     "intermediate": shape[1],
                     "rank": layer.rank,
@@ -180,11 +177,7 @@ def main(argv: list[str]) -> int:
     torch.manual_seed(0)
     gpu = torch.cuda.get_device_name()
     with torch.no_grad(), _CUDA.stream(_CUDA.Stream()):
-        tiered = _tiered_cells.cells()
-        for row in tiered:
-            print(row, file=sys.stderr, flush=True)
-        torch.cuda.empty_cache()
-        rows = [*kernel_rows(), *tiered]
+        rows = kernel_rows()
     asked = [row for row in rows if row.get("target") is not None]
     print(f"{sum(row['met'] for row in asked)} of {len(asked)} cells with a target meet it")
     name = _measure.gpu_name("contextual", gpu)

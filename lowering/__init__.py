@@ -1,4 +1,4 @@
-"""From MLIR back to an executable torch.fx graph."""
+"""Lower MLIR to an executable torch.fx graph."""
 
 from __future__ import annotations
 

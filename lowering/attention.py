@@ -1,4 +1,4 @@
-"""Attention over grouped heads, without a copy of keys and values for each head."""
+"""Grouped-query attention without repeating keys and values."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _WHOLE = 2**63 - 1
 def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: list[Any]) -> fx.Node | None:
     """Compute attention over repeated heads from the heads themselves.
 
-    What the model writes for it copies every key and value to each head of its group. Kernels without a mask
-    read the group's themselves. Others don't, but the heads of a group read the same keys: with one query
-    each they are as well so many queries of one head.
+    Models repeat each key and value head for all query heads of its group, which copies them. Kernels without
+    a mask support grouped heads directly. Kernels with a mask don't; but when every head has a single query,
+    the query heads of a group can be computed as several queries of one head.
 
     Args:
         graph: where to add nodes.
         op: a `torch.aten.scaled_dot_product_attention`.
-        operands: what its operands have become, in the order of the schema.
+        operands: its lowered operands, in schema order.
 
     Returns:
-        The result `[B, heads, L, D]`, or None where this attention is another.
+        The result `[B, heads, L, D]`, or None if the attention has another form.
     """
     query, key, value, mask, dropout, causal, scale, gqa = operands
     sizes = _shape(op.operands[0])
@@ -54,7 +54,7 @@ def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: list[Any]) ->
 
 
 def _reads_groups(op: ir.Operation) -> bool:
-    """Whether there is a fused kernel for fewer heads of keys than of queries."""
+    """Return whether a fused kernel supports fewer key heads than query heads."""
     query, result = tensor_type(op.operands[0]), tensor_type(op.results[0])
     if query is None or result is None or query.dtype not in ("bf16", "f16"):
         return False
@@ -67,13 +67,13 @@ def _shape(value: ir.Value) -> list[int | None] | None:
 
 
 def _for_all_heads(value: ir.Value, mask: Any) -> bool:
-    """Whether there is no mask, or one `[…, 1, 1, S]`, the same for all heads of a group."""
+    """Return whether there is no mask, or one `[…, 1, 1, S]`, the same for all heads of a group."""
     shape = _shape(value)
     return mask is None or (shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1)
 
 
 def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
-    """The heads `[B, heads, S, D]` of which `[B, heads · group, S, D]` is made, how many, and the group."""
+    """Match repeated heads: the source `[B, heads, S, D]`, the number of heads and the group size."""
     expanded, sizes = _call(node, _ATEN.reshape.default)
     cloned, *_ = _call(expanded, _ATEN.clone.default)
     inner, copies = _call(expanded if cloned is None else cloned, _ATEN.expand.default)
@@ -87,7 +87,7 @@ def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
 
 
 def _call(node: Any, target: Any) -> tuple[Any, Any]:
-    """The first two arguments of a call of `target`; None for what there is not."""
+    """Return the first two arguments of a call of `target`, None for missing ones or another call."""
     if not isinstance(node, fx.Node) or node.target is not target:
         return None, None
     first, second = (*node.args, None)[:2]
@@ -95,7 +95,7 @@ def _call(node: Any, target: Any) -> tuple[Any, Any]:
 
 
 def _unsliced(node: Any) -> Any:
-    """What slices over everything read."""
+    """Strip slices that cover everything."""
     while isinstance(node, fx.Node) and node.target is _ATEN.slice.Tensor and node.args[2:] == (0, _WHOLE):
         node = node.args[0]
     return node

@@ -14,7 +14,6 @@ from sparseflow.dialect.types import FP8, tensor_type
 from sparseflow.errors import LoweringError
 from sparseflow.lowering.attention import grouped_attention
 from sparseflow.lowering.constants import CONSTANTS
-from sparseflow.lowering.layers import dense_layer
 from sparseflow.lowering.literals import literal_tensor
 from sparseflow.lowering.operators import arguments, find_operator
 from sparseflow.lowering.weights import Form, WeightProvider, WeightRegistry
@@ -44,10 +43,6 @@ class GraphBuilder:
                 self._translate(op.operation)
         self.graph.eliminate_dead_code()
         return assemble(self.root, self.graph, "Lowered")
-
-    def value(self, value: ir.Value) -> Any:
-        """What an MLIR value has become."""
-        return self._values[value]
 
     def operands(self, op: ir.Operation) -> list[Any]:
         """What the operands of an operation have become."""
@@ -115,11 +110,10 @@ def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     return _call(builder, op) if found is None else [found]
 
 
-def _sparse_linear(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    layer = op.opview
-    operands = [layer.x, layer.weight, layer.bias, layer.residual]
-    nodes = [None if value is None else builder.value(value) for value in operands]
-    return [dense_layer(builder.graph, nodes, ir.StringAttr(op.attributes["epilogue"]).value)]
+def _sparse_layer(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+    raise LoweringError(
+        f"{op.name} at {op.location}", "it is no operator of the runtime yet", "run lower-sparse-gemm first"
+    )
 
 
 def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
@@ -173,7 +167,7 @@ _HANDLERS: dict[str, Handler] = {
     "torch.tensor_static_info_cast": _forward,
     "torch.vtensor.literal": _literal,
     "torch.aten.scaled_dot_product_attention": _attention,
-    "sparse_gemm.linear": _sparse_linear,
+    "sparse_gemm.linear": _sparse_layer,
     "sparse_gemm.weight": _weight,
     "sparse_gemm.merged_weight": _merged_weight,
     "sparse_gemm.packed_weight": _packed_weight,

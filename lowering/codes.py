@@ -1,4 +1,4 @@
-"""The numbers that stand for dtypes, layouts and memory formats in the Torch dialect: those of c10."""
+"""The integer codes of dtypes, layouts and memory formats in the Torch dialect, as in c10."""
 
 from __future__ import annotations
 

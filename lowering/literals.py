@@ -13,7 +13,7 @@ _DTYPES = {text: dtype for dtype, text in TORCH_DTYPE_TO_MLIR_TYPE_ASM.items()}
 
 
 def literal_tensor(op: ir.Operation) -> torch.Tensor:
-    """The tensor that a `torch.vtensor.literal` holds.
+    """Return the tensor of a `torch.vtensor.literal`.
 
     Raises:
         LoweringError: its elements are not in the module's text, or of a type that PyTorch lacks.

@@ -1,4 +1,4 @@
-"""Which PyTorch operator a Torch-dialect operation is, and how its operands become arguments."""
+"""Map Torch-dialect operations to PyTorch operators and their operands to arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, SCALAR_FUNCTIONS
 
 _RENAMED = {
     "torch.aten.size.int": "torch.aten.sym_size.int",
-    # Merged projections hand over slices, which have no view of another shape.
+    # Results of merged projections are slices, which can't be viewed in another shape.
     "torch.aten.view": "torch.aten.reshape",
     "torch.aten._unsafe_view": "torch.aten.reshape",
     "torch.aten.Float.Scalar": "torch.sym.sym_float",

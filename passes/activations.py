@@ -12,7 +12,7 @@ _GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
 def activation_of(op: ir.Operation) -> str | None:
-    """The epilogue that an operation is, None where it is none."""
+    """Return the epilogue that an operation corresponds to, or None."""
     if op.name in _PLAIN:
         return _PLAIN[op.name]
     text = defined_by(op.operands[1], "torch.constant.str") if op.name == "torch.aten.gelu" else None

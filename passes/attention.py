@@ -1,4 +1,4 @@
-"""The attention of a module about whose mask something is proven."""
+"""Find attention whose mask is proven to have a given property."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Proof = Callable[[ir.Operation, KnownSizes, Elements], bool]
 
 
 def attention_where(module: ir.Module, proven: Proof) -> list[ir.Operation]:
-    """Every `torch.aten.scaled_dot_product_attention` that reads a mask for which `proven` holds.
+    """Return every `torch.aten.scaled_dot_product_attention` that reads a mask for which `proven` holds.
 
-    All are found before any is rewritten: what is known of sizes holds for the module as it is.
+    All are found before any is rewritten, because known sizes are only valid for the unmodified module.
     """
     attention = operations(module, {"torch.aten.scaled_dot_product_attention"})
     masked = [op for op in attention if not is_none(op.operands[3])]

@@ -1,4 +1,4 @@
-"""What a pass is, and how one fails."""
+"""The base class of passes, and their errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Pass:
     name: ClassVar[str]
 
     def run(self, module: ir.Module) -> None:
-        """Rewrite the module in place, the context and an unknown location being current.
+        """Rewrite the module in place; its context and an unknown location are current.
 
         Raises:
             RefusalError: an operation can't be handled and may not be left alone either.
@@ -47,7 +47,7 @@ class RefusalError(PassError):
 
 
 def refuse(op: ir.Operation, rule: str, remedy: str = "") -> NoReturn:
-    """Give up on a module because of one operation.
+    """Fail because an operation can't be handled.
 
     Raises:
         RefusalError: always.

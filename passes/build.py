@@ -1,4 +1,4 @@
-"""Making and removing operations of the Torch dialect."""
+"""Create and remove operations of the Torch dialect."""
 
 from __future__ import annotations
 
@@ -127,19 +127,19 @@ def _constant(kind: str, type_: str, attributes: dict[str, ir.Attribute]) -> ir.
 
 
 def explain(op: ir.Operation, reason: str) -> None:
-    """Write down why an operation stays dense, unless it says so already."""
+    """Record why an operation stays dense, unless a reason is recorded already."""
     if "sparse_gemm.reason" not in op.attributes:
         op.attributes["sparse_gemm.reason"] = ir.StringAttr.get(reason, op.context)
 
 
 def replace(op: ir.Operation, value: ir.Value) -> None:
-    """Let every reader of an operation's one result read another value, and remove what is now dead."""
+    """Replace all uses of an operation's single result and erase what is dead afterwards."""
     op.results[0].replace_all_uses_with(value)
     erase_if_dead(op)
 
 
 def erase_if_dead(op: ir.Operation) -> None:
-    """Remove an operation that nothing reads, and what only it read; only kinds without an effect."""
+    """Erase an unused operation and the operands only it used, where they have no side effects."""
     pending = [op]
     while pending:
         candidate = pending.pop()

@@ -37,7 +37,7 @@ class CanonicalizeLinear(Pass):
     name: ClassVar[str] = "canonicalize-linear"
 
     def run(self, module: ir.Module) -> None:
-        """Rewrite products first: a bias is looked for on canonical layers only."""
+        """Rewrite products, then absorb biases, which are only matched on canonical layers."""
         for op in operations(module, _PRODUCTS):
             product = read_product(op)
             if product is None or _is_canonical(op, product):
@@ -49,7 +49,7 @@ class CanonicalizeLinear(Pass):
 
 
 def _out_features(op: ir.Operation, product: Product) -> int | None:
-    """N, if the operation has one dtype and the shape that linear would return."""
+    """Return N if the operation has a single dtype and the shape that linear would return, else None."""
     x, weight, result = (
         tensor_type(value) for value in (product.x, product.weight.results[0], op.results[0])
     )
@@ -85,14 +85,14 @@ def _canonicalize(op: ir.Operation, product: Product, n: int) -> None:
 
 
 def _through_flattening(x: ir.Value) -> ir.Value:
-    """The input before views that only flattened its leading dimensions."""
+    """Return the input with views that only flatten leading dimensions stripped."""
     while (view := keeps_rows(x)) is not None:
         x = view
     return x
 
 
 def _oriented(product: Product) -> ir.Value:
-    """The weight as ``[N, K]``, marked as transposed where it is stored the other way round."""
+    """Return the weight as ``[N, K]``, marked as transposed if it is stored as ``[K, N]``."""
     stored = product.weight.results[0]
     if not product.transposed:
         return stored

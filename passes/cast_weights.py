@@ -1,4 +1,4 @@
-"""Layers under autocast: what they multiply by is a weight by reference, cast."""
+"""Find the weights of layers under autocast, which multiply by a cast weight reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparseflow.passes.eligibility import cast_reason, cast_ref
 
 
 def cast_weights(module: ir.Module) -> dict[str, bool]:
-    """The weights of layers that stay dense only because they read them cast, and whether transposed.
+    """Return the weights of layers that are dense only because they read them cast, and whether transposed.
 
     They are pruned with the others: whether autocast is on changes how a model computes, not what it is.
 

@@ -17,7 +17,7 @@ from sparseflow.passes.sizes import KnownSizes
 
 @dataclass(frozen=True)
 class CausalAttention(Pass):
-    """Let attention be told that it is causal instead of reading a mask that says so.
+    """Replace a causal mask of an attention by its `is_causal` flag.
 
     Requires: nothing.
 

@@ -1,4 +1,4 @@
-"""A sparse layer as the Torch-dialect operations that compute the same with a dense weight."""
+"""Rewrite a sparse layer as Torch-dialect operations over its dense weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparseflow.passes.build import constant_int, none, slice_last, torch_op
 
 
 def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
-    """Create, at the insertion point, what a ``sparse_gemm.linear`` computes.
+    """Create, at the insertion point, the dense equivalent of a ``sparse_gemm.linear``.
 
     Args:
         layer: the sparse layer.
@@ -34,7 +34,7 @@ def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
 
 
 def _whole(layer: ir.Operation) -> ir.Type:
-    """The type of a gated layer's product, before the gate."""
+    """Return the type of a gated layer's product, before the gate."""
     result, weight = tensor_type(layer.results[0]), tensor_type(layer.operands[1])
     assert result is not None, "the verifier saw to it"
     assert weight is not None, "the verifier saw to it"

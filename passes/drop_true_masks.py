@@ -16,7 +16,7 @@ from sparseflow.passes.sizes import KnownSizes
 
 @dataclass(frozen=True)
 class DropTrueMasks(Pass):
-    """Let attention read no mask where its mask leaves out nothing.
+    """Remove attention masks that are true everywhere.
 
     Requires: nothing.
 

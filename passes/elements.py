@@ -1,4 +1,4 @@
-"""What the elements of index tensors and of the masks made from them are, as functions of their places."""
+"""Symbolic elements of index tensors, and of masks made from them, as functions of the index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparseflow.passes.sizes import TO_THE_END, KnownSizes, Size, Sizes, Unknown
 
 @dataclass(frozen=True)
 class Progression:
-    """An integer tensor, or a boolean one of a single value: `offset + Σ steps[d] · place[d]`.
+    """An integer tensor, or a boolean one of a single value: `offset + Σ steps[d] · index[d]`.
 
     A step is 0 wherever the size is 1.
     """
@@ -25,13 +25,13 @@ class Progression:
 
     @property
     def constant(self) -> int | None:
-        """What every element is, None where they differ."""
+        """The value of every element, or None if they differ."""
         return None if any(self.steps) else self.offset
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A boolean tensor: true where each of these pairs of steps and offset gives at most 0."""
+    """A boolean tensor that is true where each pair of steps and offset evaluates to at most 0."""
 
     sizes: Sizes
     limits: frozenset[tuple[tuple[int, ...], int]]
@@ -41,14 +41,14 @@ Found = Progression | Condition | None
 
 
 class Elements:
-    """The elements of the tensors of a module, as it is when this is made; None where they aren't known."""
+    """The elements of a module's tensors, None if unknown; rewriting the module invalidates them."""
 
     def __init__(self, sizes: KnownSizes) -> None:
         self.sizes = sizes
         self._found: dict[ir.Value, Found] = {}
 
     def of(self, value: ir.Value) -> Found:
-        """What is known of a tensor."""
+        """Return what is known about a tensor's elements."""
         if value not in self._found:
             op = None if isinstance(value.owner, ir.Block) else value.owner.operation
             rule = None if op is None else _RULES.get(_name(op))
@@ -56,12 +56,12 @@ class Elements:
         return self._found[value]
 
     def progression(self, value: ir.Value) -> Progression | None:
-        """The same, of integers only."""
+        """Return the progression of an integer tensor, if known."""
         found = self.of(value)
         return found if isinstance(found, Progression) else None
 
     def condition(self, value: ir.Value) -> Condition | None:
-        """The same, of a boolean tensor that isn't false everywhere; one that is true has no limits."""
+        """Return the condition of a boolean tensor: no limits if always true, None if always false."""
         found = self.of(value)
         if isinstance(found, Progression) and found.constant == 1 and _dtype(value) == "i1":
             return Condition(found.sizes, frozenset())
@@ -83,7 +83,7 @@ def _dtype(value: ir.Value) -> str | None:
 
 
 def _sum(a: Progression, times: int, b: Progression, more: int) -> Progression | None:
-    """`times · a + more · b`; None where it isn't known which of them broadcasts."""
+    """Return `times · a + more · b`, or None if it is unknown which of them broadcasts."""
     rank = max(len(a.steps), len(b.steps))
     dims = [_meet(*pair) for pair in zip(_dims(a, rank, times), _dims(b, rank, more), strict=True)]
     known = [dim for dim in dims if dim is not None]
@@ -102,7 +102,7 @@ def _dims(a: Progression, rank: int, times: int) -> list[tuple[Size, int]]:
 
 
 def _meet(a: tuple[Size, int], b: tuple[Size, int]) -> tuple[Size, int] | None:
-    """Size and step of a sum along one dimension: either may be the 1 that is stretched."""
+    """Return size and step of a sum along one dimension, where either size may be a broadcast 1."""
     (size, step), (other, more) = a, b
     if size == other or other == 1:
         return size, step + more
@@ -112,7 +112,7 @@ def _meet(a: tuple[Size, int], b: tuple[Size, int]) -> tuple[Size, int] | None:
 
 
 def _counted(elements: Elements, op: ir.Operation) -> Found:
-    """An arange from 0 by 1."""
+    """Handle an arange from 0 by 1."""
     before, after = {"arange": (0, 0), "arange.start": (1, 0), "arange.start_step": (1, 1)}[_name(op)]
     end = op.operands[before]
     rest = [constant_int(op.operands[at]) for at in (*range(before), *range(before + 1, before + 1 + after))]
@@ -133,14 +133,14 @@ def _shifted(sign: int) -> _Rule:
 
 
 def _moved(x: Progression | Condition, sizes: Sizes, move: _Move) -> Found:
-    """The same elements in another number of dimensions."""
+    """Return the same elements with their dimensions rearranged."""
     if isinstance(x, Progression):
         return Progression(sizes, move(x.steps), x.offset)
     return Condition(sizes, frozenset((move(steps), offset) for steps, offset in x.limits))
 
 
 def _varies(x: Progression | Condition, at: int) -> bool:
-    """Whether a dimension matters."""
+    """Return whether the elements vary along a dimension."""
     limits = [(x.steps, x.offset)] if isinstance(x, Progression) else x.limits
     return any(steps[at] for steps, _ in limits)
 
@@ -154,7 +154,7 @@ def _unsqueezed(elements: Elements, op: ir.Operation) -> Found:
 
 
 def _sliced(elements: Elements, op: ir.Operation) -> Found:
-    """A slice of everything, or of the first element."""
+    """Handle a slice of everything, or of the first element."""
     x, (dim, start, end, step) = elements.of(op.operands[0]), list(op.operands)[1:]
     at = None if x is None else dimension(dim, len(x.sizes))
     if x is None or at is None or (constant_int(start), constant_int(step)) != (0, 1):
@@ -176,13 +176,13 @@ def _expanded(elements: Elements, op: ir.Operation) -> Found:
         old = x.sizes[at] if at >= 0 else 1
         size = old if constant_int(wanted) == -1 else elements.sizes.element(wanted)
         if size != old and at >= 0 and _varies(x, at):
-            return None  # perhaps not the stretched 1 that it must be
+            return None  # may not be the broadcast 1 that it has to be
         sizes.append(size)
     return _moved(x, tuple(sizes), lambda steps: (0,) * new + steps)
 
 
 def _picked(elements: Elements, op: ir.Operation) -> Found:
-    """Elements by their places, one tensor of places for each dimension."""
+    """Handle indexing by one index tensor for each dimension."""
     x, listed = elements.progression(op.operands[0]), defined_by(op.operands[1], "torch.prim.ListConstruct")
     places = [] if listed is None else [elements.progression(place) for place in listed.operands]
     if x is None or len(places) != len(x.steps):
@@ -190,13 +190,13 @@ def _picked(elements: Elements, op: ir.Operation) -> Found:
     found: Progression | None = Progression((), (), x.offset)
     for place, step in zip(places, x.steps, strict=True):
         if found is None or place is None or (step and min(place.offset, *place.steps) < 0):
-            return None  # a negative place counts from the end
+            return None  # a negative index counts from the end
         found = _sum(found, 1, place, step)
     return found
 
 
 def _difference(elements: Elements, op: ir.Operation) -> Found:
-    """Of neighbours along the last dimension, a first one prepended, where that is one number everywhere."""
+    """Handle a difference along the last dimension, with prepend, that is constant."""
     x, first = elements.progression(op.operands[0]), elements.progression(op.operands[3])
     order, dim = constant_int(op.operands[1]), constant_int(op.operands[2])
     if x is None or first is None or not x.steps or order != 1 or not is_none(op.operands[4]):
@@ -208,20 +208,20 @@ def _difference(elements: Elements, op: ir.Operation) -> Found:
 
 
 def _summed(elements: Elements, op: ir.Operation) -> Found:
-    """A running sum of zeros."""
+    """Handle a cumulative sum of zeros."""
     x = elements.progression(op.operands[0])
     return x if x is not None and x.constant == 0 else None
 
 
 def _compared_operands(elements: Elements, op: ir.Operation) -> tuple[Progression | None, Progression | None]:
-    """Two tensors, or a tensor and a number."""
+    """Return both operands of a comparison, of two tensors or a tensor and a number."""
     number = constant_int(op.operands[1])
     b = elements.progression(op.operands[1]) if number is None else Progression((), (), number)
     return elements.progression(op.operands[0]), b
 
 
 def _compared(sign: int, shift: int) -> _Rule:
-    """`sign · (a − b) + shift ≤ 0`."""
+    """Return the rule of the comparison `sign · (a − b) + shift ≤ 0`."""
 
     def rule(elements: Elements, op: ir.Operation) -> Found:
         a, b = _compared_operands(elements, op)
@@ -229,7 +229,7 @@ def _compared(sign: int, shift: int) -> _Rule:
         if found is None:
             return None
         offset = found.offset + shift
-        always = offset <= 0 and max(found.steps, default=0) <= 0  # places are never negative
+        always = offset <= 0 and max(found.steps, default=0) <= 0  # indices are never negative
         if found.constant is None and not always:
             return Condition(found.sizes, frozenset({(found.steps, offset)}))
         return Progression(found.sizes, (0,) * len(found.steps), int(always))
@@ -238,7 +238,7 @@ def _compared(sign: int, shift: int) -> _Rule:
 
 
 def _equal(wanted: bool) -> _Rule:
-    """Of constants: a condition has no equations."""
+    """Return the rule of (in)equality; of constants only, as a condition has no equations."""
 
     def rule(elements: Elements, op: ir.Operation) -> Found:
         a, b = _compared_operands(elements, op)
@@ -270,7 +270,7 @@ def _raised(sizes: Sizes, rank: int) -> Sizes:
 
 
 def _kept(elements: Elements, op: ir.Operation) -> Found:
-    """A copy, perhaps elsewhere, of the same dtype."""
+    """Handle a copy of the same dtype, perhaps to another device."""
     same = _dtype(op.operands[0]) == _dtype(op.results[0]) is not None
     return elements.of(op.operands[0]) if same else None
 

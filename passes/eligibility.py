@@ -1,4 +1,4 @@
-"""Whether a single linear layer may become sparse, and why not."""
+"""Decide whether a single linear layer may become sparse, with a reason if not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparseflow.passes.weight_views import weight_view
 
 @dataclass(frozen=True)
 class Limits:
-    """What a caller rules out.
+    """Limits on the layers that become sparse.
 
     Attributes:
         min_n: fewest out features.
@@ -33,7 +33,7 @@ class Limits:
 
 
 def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -> str | None:
-    """Why a ``torch.aten.linear`` stays dense, whatever else reads its weight; None if it needn't."""
+    """Return why a ``torch.aten.linear`` itself must stay dense, or None."""
     if "sparse_gemm.reason" in layer.attributes:
         return str(layer.attributes["sparse_gemm.reason"].value)
     if ref is not None:
@@ -69,7 +69,7 @@ def eligible_weights(module: ir.Module, limits: Limits) -> list[str]:
 
 
 def cast_reason(name: str) -> str:
-    """What a report says of a layer that would be eligible if it didn't convert its weight."""
+    """Return the reason for a layer that would be eligible but for converting its weight's dtype."""
     return f"its weight '{name}' is cast in each call, as under autocast"
 
 

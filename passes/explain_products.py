@@ -23,7 +23,7 @@ from sparseflow.passes.weight_views import (
 
 @dataclass(frozen=True)
 class ExplainProducts(Pass):
-    """Write down why products with a parameter stay dense that are no linear layers.
+    """Record why products with a parameter other than linear layers stay dense.
 
     Requires: `match-sparse-linear`, which explains linear layers.
 
@@ -37,7 +37,7 @@ class ExplainProducts(Pass):
     name: ClassVar[str] = "explain-products"
 
     def run(self, module: ir.Module) -> None:
-        """Look at every operation: products have many names."""
+        """Visit every operation: products have many names."""
 
         def visit(op: ir.Operation) -> ir.WalkResult:
             known = op.name.startswith("torch.aten.") and op.name != "torch.aten.linear"
@@ -78,7 +78,7 @@ def _of_convolution(op: ir.Operation) -> str:
 
 
 def _mixes_channels_only(op: ir.Operation) -> bool:
-    """Whether a convolution with a kernel of size 1 visits each position once and reads all channels."""
+    """Return whether a size-1 convolution visits each position once and reads all channels."""
     if base_name(op) not in ("conv1d", "conv2d", "conv3d"):
         return False
     _, _, _, stride, padding, _, groups = op.operands

@@ -29,18 +29,17 @@ _FORMAT = (
 
 @dataclass(frozen=True)
 class ContextualEntry:
-    """How an MLP selects its neurons.
+    """How one MLP selects its neurons.
 
     Attributes:
         rank: of the predictor; 0 with the rule ``gate``, which has none.
         rule: one of `sparseflow.dialect.contextual_mlp.RULES`.
         parameter: of the rule.
         dtype: element type of the predictor's matrices; in si8 each has a scale a row.
-        m_max: the most rows for which neurons are selected.
+        m_max: neurons are selected for at most this many rows.
         bias: whether the predictor has a bias.
-        up_policy: what runs the product of gate and up for more rows, where their weights become 2:4; None:
-            they stay as they are, and dense.
-        down_policy: the same of down.
+        up_policy: of the product of gate and up for more rows; makes it 2:4. None: it stays dense.
+        down_policy: the same for down.
     """
 
     rank: int
@@ -54,14 +53,14 @@ class ContextualEntry:
 
     @property
     def policies(self) -> dict[str, str]:
-        """Those of the products that are 2:4, by their names."""
+        """The policies of the 2:4 products, by name."""
         given = {name: getattr(self, name) for name in POLICIES}
         return {name: policy for name, policy in given.items() if policy is not None}
 
 
 @dataclass(frozen=True)
 class FormContextualMlp(Pass):
-    """Make MLPs read only the neurons that a predictor selects.
+    """Form contextual MLPs, which read only the neurons that a predictor selects.
 
     The table maps the name of an MLP's up layer to its predictor, whose tensors are the weights
     `<name>/pred_a` [r, H], `<name>/pred_b` [I, r], `<name>/pred_bias` [I], and in si8 `<name>/pred_a_scale`
@@ -86,7 +85,7 @@ class FormContextualMlp(Pass):
     others: str = option("", "the reason with which layers in no MLP stay dense; empty: none", str)
 
     def run(self, module: ir.Module) -> None:
-        """Find all MLPs before rewriting one: what is known of sizes holds for the module as it is."""
+        """Find all MLPs before rewriting one: known sizes are valid for the unmodified module only."""
         table = self._load()
         for mlp in find_mlps(module):
             entry = table.get(mlp.name, f"no predictor is trained for the MLP of {mlp.name}")
@@ -161,7 +160,7 @@ def _form(mlp: Mlp, entry: ContextualEntry) -> None:
 
 
 def _predictor(mlp: Mlp, entry: ContextualEntry) -> dict[str, TensorType]:
-    """The types of a predictor's tensors."""
+    """Return the types of a predictor's tensors."""
     neurons, hidden = mlp.sizes
     if entry.rule == GATE:
         return {}

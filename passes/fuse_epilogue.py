@@ -32,7 +32,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class FuseEpilogue(Pass):
-    """Make what follows a sparse layer part of it: a bias, an activation, a residual.
+    """Fuse the bias, activation and residual that follow a sparse layer into it.
 
     Requires: layers that are to be merged are merged (`merge-projections`).
 
@@ -51,7 +51,7 @@ class FuseEpilogue(Pass):
     parts: tuple[str, ...] = option(PARTS, "fuse only these", _parts)
 
     def run(self, module: ir.Module) -> None:
-        """Decide for all layers first: what is known of sizes holds for the module as it is."""
+        """Decide for all layers first: known sizes are valid for the unmodified module only."""
         sizes, taken = KnownSizes(module), set[ir.Operation]()
         # Where a sum has two layers, the later one takes the earlier as its residual and need not move.
         layers = reversed(operations(module, {"sparse_gemm.linear"}))
@@ -61,12 +61,11 @@ class FuseEpilogue(Pass):
 
 @dataclass
 class _Chain:
-    """A layer and what it takes over.
+    """A layer and the operations fused into it.
 
     Attributes:
         layer: the ``sparse_gemm.linear``.
-        links: its readers one after the other up to the last that it takes over, those between that return
-            their input included.
+        links: its successive readers up to the last fused one, including no-ops in between.
         bias: addition that becomes its bias, with the index of the operand that is added.
         epilogue: its activation afterwards.
         residual: addition that becomes its residual, like `bias`.
@@ -125,7 +124,7 @@ def _take(
 
 
 def _added(op: ir.Operation, value: ir.Value) -> int | None:
-    """Which operand an addition adds to a value; None for anything but an addition of it as it is."""
+    """Return the operand that an addition adds to a value, or None for any other or scaled use."""
     if op.name != _ADD or not is_one(op.operands[2]):
         return None
     return 1 if op.operands[0] == value else 0

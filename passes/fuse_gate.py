@@ -20,7 +20,7 @@ from sparseflow.passes.build import before, replace
 
 @dataclass(frozen=True)
 class FuseGate(Pass):
-    """Make the gate of a gated MLP part of the layer that computes both of its halves.
+    """Fuse the gate of a gated MLP into the layer that computes both of its halves.
 
     Requires: gate and up are one layer (`merge-projections`); layers that are to be quantised are
     (`quantize-sparse-linear`).
@@ -46,7 +46,7 @@ class FuseGate(Pass):
 
 @dataclass(frozen=True)
 class _Gate:
-    """A layer and what becomes part of it.
+    """A layer and the gate fused into it.
 
     Attributes:
         layer: the ``sparse_gemm.linear``, result ``[…, 2·half]``.
@@ -84,7 +84,7 @@ def _gate_of(layer: ir.Operation) -> _Gate | None:
 
 
 def _halves(layer: ir.Operation) -> Sequence[ir.Value] | None:
-    """The two halves of a layer's last dimension, if they are all that is read of it."""
+    """Return the two halves of a layer's last dimension, if nothing else of it is used."""
     type_, readers = tensor_type(layer.results[0]), users(layer.results[0])
     n = None if type_ is None or not type_.shape else type_.dim(-1)
     if type_ is None or not type_.shape or not n or n % 2:
@@ -100,7 +100,7 @@ def _halves(layer: ir.Operation) -> Sequence[ir.Value] | None:
 
 
 def _chunks(chunk: ir.Operation, last: tuple[int, int]) -> Sequence[ir.Value] | None:
-    """The two tensors that an even last dimension is cut into."""
+    """Return the two tensors that an even last dimension is split into."""
     count, dim = map(constant_int, list(chunk.operands)[1:])
     readers = users(chunk.results[0])
     if count != 2 or dim not in last or [op.name for op in readers] != ["torch.prim.ListUnpack"]:
@@ -109,7 +109,7 @@ def _chunks(chunk: ir.Operation, last: tuple[int, int]) -> Sequence[ir.Value] | 
 
 
 def _range(op: ir.Operation, last: tuple[int, int], n: int) -> tuple[int | None, int | None]:
-    """Which part of the last dimension, of size n, a slice is; (None, None) of another one."""
+    """Return start and end of a slice of the last dimension, of size n; (None, None) for any other slice."""
     dim, start, end, step = map(constant_int, list(op.operands)[1:])
     return (start, end and min(end, n)) if dim in last and step == 1 else (None, None)
 
@@ -120,14 +120,14 @@ def _can_turn(gate: _Gate) -> bool:
 
 
 def _cut(value: ir.Value, row: int) -> int | None:
-    """How many parts of a merged tensor lie before a row; None where it is no first row of a part."""
+    """Return the number of merged parts before a row, or None if no part starts at that row."""
     ref = weight_ref(value)
     ends = [] if ref is None or len(users(value)) > 1 else list(accumulate(ref.sizes))
     return ends.index(row) + 1 if row in ends else None
 
 
 def _turned(value: ir.Value, row: int) -> ir.Value:
-    """A merged tensor with the parts from a row on first."""
+    """Return the merged tensor rotated so that the parts from a given row on come first."""
     ref, type_, at = weight_ref(value), tensor_type(value), _cut(value, row)
     assert ref is not None, "_can_turn saw to it"
     assert type_ is not None, "_can_turn saw to it"

@@ -18,11 +18,11 @@ from sparseflow.passes.sharing import WeightUses
 
 @dataclass(frozen=True)
 class MatchSparseLinear(Pass):
-    """Make linear layers sparse, and write down why where they can't be.
+    """Make linear layers sparse, or record why they can't be.
 
     Requires: layers in the form of `canonicalize-linear`.
 
-    Ensures: each `torch.aten.linear` over a weight by reference that nothing speaks against is a
+    Ensures: each `torch.aten.linear` over a weight by reference that is eligible is a
     `sparse_gemm.linear`; buffers and constants are no weights. Layers that share a weight become sparse
     together or not at all. Each layer that stays carries the attribute `sparse_gemm.reason`; one that carries
     it already stays dense. `explain-products` does the same for other products.
@@ -47,11 +47,11 @@ class MatchSparseLinear(Pass):
 
     @property
     def limits(self) -> Limits:
-        """What the options rule out."""
+        """The limits that the options set."""
         return Limits(self.min_n, self.min_k, self.skip)
 
     def reasons(self, layers: Sequence[ir.Operation], uses: WeightUses) -> list[str | None]:
-        """Why each of some layers can't become sparse together with the others; None where it can.
+        """Return for each layer why it can't become sparse along with the others, or None.
 
         Args:
             layers: each a `torch.aten.linear`.
@@ -61,7 +61,7 @@ class MatchSparseLinear(Pass):
         refs = [weight_ref(op.operands[1]) for op in layers]
         reasons = [reason_to_stay(op, ref, limits) for op, ref in zip(layers, refs, strict=True)]
         changed = True
-        # A layer that drops out takes those with it that share its weight, and so on.
+        # An ineligible layer makes all that share its weight ineligible too, and so on.
         while changed:
             changed = False
             sparse = {op for op, reason in zip(layers, reasons, strict=True) if reason is None}

@@ -24,7 +24,7 @@ _SPARSE, _DENSE = "sparse_gemm.linear", "torch.aten.linear"
 
 @dataclass(frozen=True)
 class _Projection:
-    """A layer that could be one part of a merged one."""
+    """A layer that may be merged with others."""
 
     op: ir.Operation
     weight: WeightRef
@@ -57,7 +57,7 @@ class MergeProjections(Pass):
     max_parts: int = option(8, "merge at most this many layers into one")
 
     def run(self, module: ir.Module) -> None:
-        """Group first: merging one group leaves the others as they are."""
+        """Form all groups, then merge each; merging one doesn't affect the others."""
         uses = WeightUses(module)
         groups: dict[tuple[object, ...], list[_Projection]] = defaultdict(list)
         for op in operations(module, {_SPARSE, _DENSE}):
@@ -99,12 +99,12 @@ def _has_residual(op: ir.Operation) -> bool:
 
 
 def _is_gated(op: ir.Operation) -> bool:
-    """Whether the halves of the product are factors already: no slice of it is the layer's result."""
+    """Return whether the halves of the product are a gate's factors already, not layers' results."""
     return op.name == _SPARSE and op.opview.epilogue.value in GATES
 
 
 def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
-    """Whether the one tensor of a reference is a parameter that is read once in the whole module."""
+    """Return whether a reference names a single parameter that is read once in the whole module."""
     return (
         ref.op.name == "sparse_gemm.weight"
         and KIND not in ref.op.attributes

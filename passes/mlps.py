@@ -1,4 +1,4 @@
-"""Recognising MLPs: two or three linear layers around an activation of neurons."""
+"""Recognise MLPs: two or three linear layers around an activation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Mlp:
         gate: the layer whose activation gates them, if there is one.
         activation: one of `sparseflow.dialect.contextual_mlp.CONTEXTUAL_ACTIVATIONS`.
         inside: every operation between x and down.
-        reason: why it can't become contextual; empty where nothing speaks against it.
+        reason: why it can't become contextual; empty if it can.
     """
 
     down: ir.Operation
@@ -53,26 +53,26 @@ class Mlp:
 
     @property
     def name(self) -> str:
-        """The name of its up layer, by which predictors are found; the location where that has none."""
+        """The name of its up layer, which identifies its predictor, or its location if unnamed."""
         ref = weight_ref(self.up.operands[1])
         return str(self.up.location) if ref is None else ref.layers[0]
 
     def ref(self, layer: ir.Operation) -> WeightRef:
-        """What one of its layers reads, which `reason` made sure of."""
+        """Return the weight reference of one of its layers; `reason` must be empty."""
         ref = weight_ref(layer.operands[1])
-        assert ref is not None, "asked only where nothing speaks against the MLP"
+        assert ref is not None, "only called where the MLP may become contextual"
         return ref
 
     @property
     def sizes(self) -> tuple[int, int]:
         """(I, H): neurons and hidden features."""
         type_ = tensor_type(self.up.operands[1])
-        assert type_ is not None, "asked only where nothing speaks against the MLP"
+        assert type_ is not None, "only called where the MLP may become contextual"
         return type_.dim(0) or 0, type_.dim(1) or 0
 
 
 def find_mlps(module: ir.Module) -> list[Mlp]:
-    """Every MLP of a module, in program order, with what speaks against its becoming contextual.
+    """Return every MLP of a module in program order, each with why it can't become contextual, if so.
 
     Args:
         module: its layers in the form of `canonicalize-linear`.
@@ -128,7 +128,7 @@ def _type_reasons(mlp: Mlp) -> Iterator[str]:
 
 @dataclass
 class _Matcher:
-    """Looks at one layer as the last of an MLP, collecting what lies inside."""
+    """Match one layer as the last of an MLP and collect the operations inside."""
 
     sizes: KnownSizes
     inside: set[ir.Operation] = field(default_factory=set)
@@ -155,7 +155,7 @@ class _Matcher:
         return None
 
     def activated(self, value: ir.Value) -> tuple[str, ir.Operation] | None:
-        """The activation that a value is the result of, and the layer before it."""
+        """Match an activation of a linear layer: its name and the layer."""
         value = self.through(value)
         for match in (self.plain, self.squared, self.tanh_gelu):
             before = set(self.inside)
@@ -167,18 +167,18 @@ class _Matcher:
         return None
 
     def layer(self, value: ir.Value) -> ir.Operation | None:
-        """The linear layer that makes a value."""
+        """Match the linear layer that produces a value."""
         return self.take(self.through(value), _LINEAR)
 
     def take(self, value: ir.Value, *names: str) -> ir.Operation | None:
-        """The operation that makes a value, if it has one of these names; it is inside then."""
+        """Return the operation that produces a value if its name is given, and record it as inside."""
         op = defined_by(value, *names)
         if op is not None:
             self.inside.add(op)
         return op
 
     def through(self, value: ir.Value) -> ir.Value:
-        """A value before what returns its input."""
+        """Strip operations that return their input."""
         while not isinstance(value.owner, ir.Block) and returns_its_input(value.owner.operation, self.sizes):
             self.inside.add(value.owner.operation)
             value = value.owner.operation.operands[0]
@@ -193,7 +193,7 @@ class _Matcher:
         return name, op.operands[0]
 
     def squared(self, value: ir.Value) -> tuple[str, ir.Value] | None:
-        """The square of relu, however written."""
+        """Match the square of relu in any spelling."""
         op = self.take(value, "torch.aten.square", "torch.aten.pow.Tensor_Scalar", _MUL)
         if op is None:
             return None
@@ -223,7 +223,7 @@ class _Matcher:
         return None
 
     def with_cube(self, value: ir.Value, v: ir.Value) -> bool:
-        """Whether a value is ``v + 0.044715 · v³``."""
+        """Return whether a value is ``v + 0.044715 · v³``."""
         total = self.take(value, "torch.aten.add.Tensor")
         if total is None or total.operands[0] != v or not is_one(total.operands[2]):
             return False
@@ -232,7 +232,7 @@ class _Matcher:
         return power is not None and power.operands[0] == v and _number(power.operands[1]) == 3
 
     def scaled(self, value: ir.Value, factor: float) -> ir.Value | None:
-        """What a value is that factor times of."""
+        """Return the operand that a multiplication by the given factor scales, or None."""
         op = self.take(value, "torch.aten.mul.Scalar")
         number = None if op is None else _number(op.operands[1])
         if op is None or number is None or not math.isclose(number, factor, rel_tol=1e-5):
@@ -241,7 +241,7 @@ class _Matcher:
 
 
 def _number(value: ir.Value) -> float | None:
-    """The value of a constant int or float."""
+    """Return the value of a constant int or float."""
     if (integer := constant_int(value)) is not None:
         return integer
     op = defined_by(value, "torch.constant.float")
@@ -249,5 +249,5 @@ def _number(value: ir.Value) -> float | None:
 
 
 def bias_of(layer: ir.Operation) -> ir.Value | None:
-    """The bias of a ``torch.aten.linear``, if it has one."""
+    """Return the bias of a ``torch.aten.linear``, if it has one."""
     return None if is_none(layer.operands[2]) else layer.operands[2]

@@ -1,4 +1,4 @@
-"""Passes that MLIR and torch-mlir bring along."""
+"""Passes that MLIR and torch-mlir provide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NativePass(Pass):
     text: str
 
     def check(self, context: ir.Context) -> None:
-        """Make sure that MLIR knows the pass.
+        """Check that MLIR knows the pass.
 
         Raises:
             PassError: it doesn't, or doesn't take these options.

@@ -48,7 +48,7 @@ def parse_fields(subject: str, declared: Iterable[Field[Any]], text: str) -> dic
 
 
 def format_pass(pass_: Pass) -> str:
-    """The pass as it is written in a pipeline, options at their default left out."""
+    """Return the pass as pipeline text, without options that have their default."""
     parts = [
         f"{option_name(field)}={format_value(getattr(pass_, field.name))}"
         for field in fields(pass_)
@@ -58,7 +58,7 @@ def format_pass(pass_: Pass) -> str:
 
 
 def option_name(field: Field[Any]) -> str:
-    """The name of an option in text."""
+    """Return an option's name as written in a pipeline."""
     return field.name.replace("_", "-")
 
 
@@ -98,14 +98,14 @@ def _parse_texts(text: str) -> tuple[str, ...]:
 
 
 def format_value(value: Any) -> str:
-    """The value of an option as it is written."""
+    """Return an option's value as written in a pipeline."""
     if isinstance(value, Mapping):
         return shlex.quote(json.dumps(value, default=asdict))
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    """What reads an option that has a few values only."""
+    """Return a parser of an option that has a few values only."""
 
     def parse(text: str) -> str:
         if text not in choices:
@@ -116,7 +116,7 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def parse_table(text: str) -> Table:
-    """A table as an option has it: the path of a JSON file, or the JSON object itself."""
+    """Parse an option that is a table: the path of a JSON file, or the JSON object itself."""
     if not text:
         raise ValueError("needs the path of a JSON file")
     if not text.startswith("{"):
@@ -129,7 +129,7 @@ def parse_table(text: str) -> Table:
 
 
 def read_table(table: Table, kind: str, remedy: str) -> Mapping[str, object]:
-    """The entries of a table.
+    """Read the entries of a table.
 
     Args:
         table: read from its file where it is a path.

@@ -1,4 +1,4 @@
-"""Reading matrix products with a weight: which input, which weight, which bias, which way round."""
+"""Match matrix products with a weight: their input, weight, bias and orientation."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _CASTS = ("torch.aten.to.dtype", "torch.aten._to_copy", "torch.aten.to.dtype_lay
 
 
 def uncast(value: ir.Value) -> ir.Value:
-    """A value before it was converted to another dtype, as autocast does."""
+    """Strip a conversion to another dtype, as autocast inserts."""
     while (op := defined_by(value, *_CASTS)) is not None:
         value = op.operands[0]
     return value
 
 
 def matrix_weight(value: ir.Value) -> tuple[ir.Operation, bool] | None:
-    """The ``sparse_gemm.weight`` of rank 2 that a value is, and whether it is transposed on the way."""
+    """Return the ``sparse_gemm.weight`` of rank 2 behind a value and whether it is transposed, or None."""
     transposed = False
     while (op := defined_by(value, *_TRANSPOSES)) is not None and _exchanges_two_dims(op):
         value, transposed = op.operands[0], not transposed
@@ -60,7 +60,7 @@ def _exchanges_two_dims(op: ir.Operation) -> bool:
 
 
 def read_product(op: ir.Operation) -> Product | None:
-    """What a ``linear``, ``mm``, ``matmul`` or ``addmm`` computes, None when it isn't ``x · Wᵀ + bias``."""
+    """Read a ``linear``, ``mm``, ``matmul`` or ``addmm`` as ``x · Wᵀ + bias``; None if it isn't one."""
     operands = list(op.operands)
     if op.name == "torch.aten.linear":
         x, factor, bias = operands
@@ -74,7 +74,7 @@ def read_product(op: ir.Operation) -> Product | None:
 
 
 def is_one(value: ir.Value) -> bool:
-    """Whether a scalar is the constant 1, int or float."""
+    """Return whether a scalar is the int or float constant 1."""
     op = defined_by(value, "torch.constant.int", "torch.constant.float")
     return op is not None and bool(op.attributes["value"].value == 1)
 

@@ -1,4 +1,4 @@
-"""Who reads a weight: packed weights serve sparse layers only, so every reader has to be one."""
+"""Find all readers of a weight: it can only be packed if every one of them is a sparse layer."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class WeightUses:
                 self._dense[name] = op.attributes["sparse_gemm.dense"].value
 
     def of(self, name: str) -> list[Use]:
-        """The readers of a tensor."""
+        """Return the readers of a tensor."""
         return self._uses[name]
 
     def forbidden(self, name: str) -> str | None:
-        """Why the weight source wants a tensor to stay dense, None where it doesn't."""
+        """Return why the weight source requires a tensor to stay dense, or None."""
         return self._dense.get(name)
 
     def conflict(self, name: str, sparse: Collection[ir.Operation]) -> str | None:
-        """Why a tensor can't be packed although these layers would become sparse; None if it can."""
+        """Return why a tensor can't be packed even if the given layers become sparse, or None."""
         uses = self.of(name)
         for use in uses:
             if not use.as_weight:

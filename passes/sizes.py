@@ -1,4 +1,4 @@
-"""Which dynamic sizes of a module are equal, followed from the operations that make the tensors."""
+"""Infer which dynamic sizes of a module are equal from the operations that produce the tensors."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ TO_THE_END = 2**63 - 1
 
 
 class KnownSizes:
-    """The sizes of every tensor of a module, as it is when this is made; rewriting ends their validity."""
+    """The sizes of every tensor of a module, computed once; rewriting the module invalidates them."""
 
     def __init__(self, module: ir.Module) -> None:
         self._sizes: dict[ir.Value, Sizes] = {}
         module.operation.walk(self._visit, ir.WalkOrder.PRE_ORDER)
 
     def equal(self, a: ir.Value, b: ir.Value) -> bool:
-        """Whether two tensors are proven to have one shape, so that neither broadcasts to the other."""
+        """Return whether two tensors provably have the same shape, so that neither broadcasts."""
         sizes = self.of(a)
         return sizes is not None and sizes == self.of(b)
 
     def of(self, value: ir.Value) -> Sizes | None:
-        """The sizes of a tensor, None when its rank is unknown."""
+        """Return the sizes of a tensor, or None if its rank is unknown."""
         if value not in self._sizes:
             type_ = tensor_type(value)
             if type_ is None or type_.shape is None:
@@ -65,7 +65,7 @@ class KnownSizes:
         return ir.WalkResult.ADVANCE
 
     def element(self, value: ir.Value) -> Size:
-        """The size that an int says, which an operation was given as one of its result's."""
+        """Return the size that an int operand denotes, such as an entry of a requested shape."""
         if (constant := constant_int(value)) is not None:
             return constant if constant >= 0 else Unknown()
         op = defined_by(value, "torch.aten.size.int")
@@ -78,7 +78,7 @@ _Rule = Callable[[KnownSizes, ir.Operation], "Sequence[Size] | None"]
 
 
 def _refine(type_: TensorType, found: Sequence[Size] | None) -> Sizes:
-    """What the type says, completed by what the operation says."""
+    """Combine the sizes of a type with those found for the operation."""
     shape = type_.shape or ()
     if found is None or len(found) != len(shape):
         found = [Unknown() for _ in shape]
@@ -90,7 +90,7 @@ def _first(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 
 def _rows(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    """A layer: the input's leading sizes; N is in the type."""
+    """Handle a linear layer: the input's leading sizes; N is in the type."""
     sizes = known.of(op.operands[0])
     return None if sizes is None else [*sizes[:-1], Unknown()]
 
@@ -111,7 +111,7 @@ def _broadcast(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 
 def _multiplied(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    """A product of matrices, those before the last two dimensions broadcasting."""
+    """Handle a matrix product, whose batch dimensions broadcast."""
     a, b = known.of(op.operands[0]), known.of(op.operands[1])
     if a is None or b is None or len(a) != len(b) or len(a) < 2:
         return None
@@ -123,12 +123,12 @@ def _common(a: Size, b: Size) -> Size:
         return a
     if a == 1 or isinstance(b, int) or _fits(a, b):
         return b
-    # Two unknown sizes: either may be the 1 that is stretched.
+    # Two unknown sizes: either may be a 1 that broadcasts.
     return a if isinstance(a, int) else Unknown()
 
 
 def _fits(clamped: Size, size: Size) -> bool:
-    """Whether one size is the other clamped: where the limit bites, both are above 1 and torch raises."""
+    """Return whether one size is the other clamped; if clamping applied, torch would reject the shapes."""
     return isinstance(clamped, Clamped) and clamped.size == size
 
 
@@ -138,7 +138,7 @@ def _listed(known: KnownSizes, op: ir.Operation) -> list[Size] | None:
 
 
 def _viewed(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    """A view: the sizes it was given; the one left to -1 is what the others leave of the source."""
+    """Handle a view: the requested sizes, a -1 inferred from the source."""
     given, rest = _listed(known, op), list(known.of(op.operands[0]) or ())
     wanted = constant_ints(op.operands[1]) or []
     if given is None or -1 not in wanted:
@@ -148,12 +148,12 @@ def _viewed(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
         if size not in rest:
             return given
         rest.remove(size)
-    # Where one of the sizes is 0, torch refuses the -1.
+    # torch rejects a -1 if another size is 0.
     return [*given[:at], rest[0], *given[at + 1 :]] if len(rest) == 1 else given
 
 
 def _expanded(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    """The sizes it was given; -1 keeps one."""
+    """Handle an expand: the requested sizes; -1 keeps the source's."""
     given, source = _listed(known, op), known.of(op.operands[0])
     if given is None or source is None or len(given) < len(source):
         return None
@@ -189,7 +189,7 @@ def _clamped(size: Size, limit: Size) -> Size:
 
 
 def dimension(dim: ir.Value, rank: int) -> int | None:
-    """A constant dimension counted from the first, None when it isn't constant or there is none such."""
+    """Return a constant dimension as a non-negative index, or None if not constant or out of range."""
     value = constant_int(dim)
     return value % rank if value is not None and -rank <= value < rank else None
 
@@ -205,7 +205,7 @@ def _counted(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
 
 
 def _reduced(known: KnownSizes, op: ir.Operation) -> Sequence[Size] | None:
-    """A reduction that keeps its dimensions; one that drops them has another rank and tells nothing."""
+    """Handle a reduction with keepdim; without it the rank differs and nothing is inferred."""
     found, dims = known.of(op.operands[0]), constant_ints(op.operands[1])
     return _except(found, dims) if found and dims else None
 

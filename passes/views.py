@@ -1,4 +1,4 @@
-"""Views that leave the rows ``[…, K]`` of a tensor as they are and only regroup its leading dimensions."""
+"""Views that keep the rows ``[…, K]`` of a tensor and only regroup its leading dimensions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLATTENS = (*VIEWS, "torch.aten.flatten.using_ints")
 
 
 def keeps_rows(value: ir.Value) -> ir.Value | None:
-    """What a matrix is a view of, if that has the same rows; None for anything else.
+    """Return the source of a view that keeps rows, or None for anything else.
 
     Equal static last dimensions suffice: elements keep their order, so rows stay whole.
     """
@@ -37,7 +37,7 @@ def restore_rows(value: ir.Value, n: int, flat: ir.Type) -> ir.Value:
 
 
 def drop_views_of(value: ir.Value, flat: ir.Value) -> None:
-    """Let views of a flattened value read the value itself; drop those that restore its shape."""
+    """Rewire views of a flattened value to the value itself and drop those that restore its shape."""
     for op in users(flat):
         if op.name in VIEWS and op.operands[0] == flat:
             op.operands[0] = value
@@ -48,7 +48,7 @@ def drop_views_of(value: ir.Value, flat: ir.Value) -> None:
 
 
 def returns_its_input(op: ir.Operation, sizes: KnownSizes) -> bool:
-    """Whether an operation is a view of the same shape, or dropout that is switched off."""
+    """Return whether an operation is a view to the same shape, or inactive dropout."""
     if op.name in VIEWS:
         return sizes.equal(op.operands[0], op.results[0])
     if op.name != "torch.aten.dropout":
@@ -68,19 +68,19 @@ def _is_identity(view: ir.Operation, value: ir.Value) -> bool:
 
 
 def _one_dim_open(type_: TensorType) -> bool:
-    """Whether the types alone prove equal shapes: the number of elements fixes the one dynamic size."""
+    """Return whether the types alone prove equal shapes, the element count fixing one dynamic size."""
     shape = type_.shape or ()
     return 0 not in shape and shape.count(None) <= 1
 
 
 def _leading_sources(value: ir.Value) -> tuple[ir.Value, ...]:
-    """Values known to have the leading dimensions of this one: itself and, for a layer, its input."""
+    """Return values with the same leading dimensions: itself and, for a layer, its input."""
     layer = defined_by(value, "torch.aten.linear")
     return (value,) if layer is None else (value, layer.operands[0])
 
 
 def _sizes_of(sizes: Sequence[ir.Value], type_: TensorType, sources: tuple[ir.Value, ...]) -> bool:
-    """Whether each dynamic size is that of the same dimension of a source, a single one left to -1."""
+    """Return whether each dynamic size equals the same dimension of a source; one may be -1."""
     dynamic = [index for index, dim in enumerate(type_.shape or ()) if dim is None]
     unknown = [sizes[index] for index in dynamic if not _is_size_of(sizes[index], index, sources)]
     return not unknown or (len(unknown) == 1 and constant_int(unknown[0]) == -1)

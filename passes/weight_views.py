@@ -1,4 +1,4 @@
-"""Weights by reference behind values, however viewed, cast or cut, and the products that read them."""
+"""Trace values to weight references through views, casts and slices, and find products that read them."""
 
 from __future__ import annotations
 
@@ -52,29 +52,29 @@ _SOME_MM = re.compile(r"(\w*_)?(b|add|baddb)?mm(_\w*)?")
 
 
 def base_name(op: ir.Operation) -> str:
-    """What an operator is called: ``transpose`` for ``torch.aten.transpose.int``, whoever knows it."""
+    """Return an operator's base name: ``transpose`` for ``torch.aten.transpose.int``, registered or not."""
     name = op.attributes["name"].value if op.name == "torch.operator" else op.name
     parts = name.split(".")
     return parts[2] if len(parts) > 2 else ""
 
 
 def is_convolution(op: ir.Operation) -> bool:
-    """Whether an operation is a convolution, of any kind."""
+    """Return whether an operation is a convolution, of any kind."""
     return base_name(op) in _CONVOLUTIONS
 
 
 def is_recurrent(op: ir.Operation) -> bool:
-    """Whether an operation is a recurrent layer or a step of one."""
+    """Return whether an operation is a recurrent layer or a step of one."""
     return base_name(op) in _RECURRENT | _CELLS
 
 
 @dataclass(frozen=True)
 class WeightView:
-    """What a value shows of a tensor by reference.
+    """A value as a view of a referenced tensor.
 
     Attributes:
         op: the ``sparse_gemm.weight`` or ``sparse_gemm.merged_weight``.
-        part: whether it shows a part of it only.
+        part: whether it covers only a part.
         cast: whether it is converted to another dtype.
     """
 
@@ -84,25 +84,25 @@ class WeightView:
 
     @property
     def name(self) -> str:
-        """Of the tensor in the weight source."""
+        """Name of the tensor in the weight source."""
         ref = weight_ref(self.op.results[0])
         assert ref is not None, "only references are viewed"
         return ref.names[0]
 
     @property
     def rank(self) -> int:
-        """Of the whole tensor; 0 where it isn't known."""
+        """Rank of the whole tensor; 0 if unknown."""
         type_ = tensor_type(self.op.results[0])
         return (type_ and type_.rank) or 0
 
     @property
     def kind(self) -> str | None:
-        """What it is if it is no parameter."""
+        """What the tensor is, if not a parameter."""
         return self.op.attributes[KIND].value if KIND in self.op.attributes else None
 
 
 def weight_view(value: ir.Value) -> WeightView | None:
-    """What a value shows of a tensor by reference; None when it is computed, or an input."""
+    """Return the weight that a value is a view of, or None if it is computed or an input."""
     part = cast = False
     while (op := defined_by(value, "sparse_gemm.weight", "sparse_gemm.merged_weight")) is None:
         if isinstance(value.owner, ir.Block):
@@ -117,7 +117,7 @@ def weight_view(value: ir.Value) -> WeightView | None:
 
 
 def multiplied_weights(op: ir.Operation) -> list[WeightView]:
-    """The parameters of rank 2 or more that an operation multiplies by; none if it is no product.
+    """Return the parameters of rank ≥ 2 that an operation multiplies by; empty if it is no product.
 
     Of a linear layer its weight, whatever rank and kind it has.
     """

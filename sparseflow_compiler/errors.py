@@ -99,10 +99,6 @@ class UntestedVersionWarning(UserWarning):
     """A library is of a version that SparseFlow was not tested with."""
 
 
-class TierError(SparseFlowError, OSError):
-    """The slower tier of an MLP's weights can't be read: the file is gone, truncated or failing."""
-
-
 class DenseWarning(UserWarning):
     """A method of a compiled model runs layers as they were before compiling."""
 

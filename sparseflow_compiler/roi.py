@@ -1,4 +1,4 @@
-"""What a speed-up saves in GPUs and in money."""
+"""Estimate what a speed-up saves in GPUs and money."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ZERO_OR_MORE = {"gpu_hourly_cost": math.inf, "monthly_fee": math.inf, "efficien
 
 @dataclass(frozen=True)
 class Workload:
-    """A service, and what a faster model would change.
+    """A service and the measured speed-up of its model.
 
     Attributes:
         tokens_per_day: tokens that it serves.
         tokens_per_request: tokens of one request.
         dense_rps_per_gpu: requests a second that one GPU serves with the dense model.
-        speedup: how many times faster the compiled model was measured.
+        speedup: of the compiled model, as measured.
         gpu_hourly_cost: dollars an hour for one GPU.
-        efficiency: which part of the gain a service keeps, 0 … 1.
+        efficiency: the share of the gain that the service keeps, 0 … 1.
         monthly_fee: dollars a month that using it costs.
 
     Raises:
@@ -54,7 +54,7 @@ class Workload:
 
     def saving(self) -> Saving:
         """GPUs and dollars, each way."""
-        # Exact, as the figures were written: rounding must not add a GPU where they divide evenly.
+        # Exact arithmetic: rounding must not add a GPU if the figures divide evenly.
         exact = {name: Fraction(str(value)) for name, value in asdict(self).items()}
         rps = exact["tokens_per_day"] / exact["tokens_per_request"] / SECONDS_A_DAY
         gain = 1 + exact["efficiency"] * (exact["speedup"] - 1)
@@ -68,7 +68,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Saving:
-    """What becomes of a workload.
+    """The saving for a workload.
 
     Attributes:
         rps: requests a second.
@@ -98,7 +98,7 @@ class Saving:
 
     @property
     def verdict(self) -> str:
-        """The answer in a sentence."""
+        """The conclusion in a sentence."""
         if self.worth_it:
             return f"It saves {dollars(self.monthly)} a month, {dollars(self.yearly)} a year."
         if self.monthly < 0:
@@ -109,11 +109,11 @@ class Saving:
         return f"Don't: it saves nothing, {self.gpus_dense} GPUs are needed either way."
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return everything, ready for JSON."""
         return asdict(self) | {"yearly": self.yearly, "worth_it": self.worth_it, "verdict": self.verdict}
 
 
 def dollars(amount: float) -> str:
-    """An amount as −$3,175 or $2.50."""
+    """Format an amount as −$3,175 or $2.50."""
     text = f"{abs(amount):,.2f}".removesuffix(".00")
     return f"−${text}" if amount < 0 else f"${text}"

@@ -1,4 +1,4 @@
-"""Products with packed weights compared with fp64 on the machine that is there.
+"""Validate products with packed weights against fp64 on this machine.
 
 The bound grows with the magnitudes that are summed, not with the sum, which may cancel:
 
@@ -52,18 +52,18 @@ _PIECE = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One product.
+    """The check of one product.
 
     Attributes:
         m: rows of x.
         n: out features.
         k: in features.
         dtype: of x, W and y.
-        runs: what computed it; empty where nothing could.
+        runs: the backend; empty if none could.
         compared: entries of y that were compared.
         rel_err: ‖y − ref‖ / ‖ref‖ over these.
         of_bound: the largest |y − ref| / bound among them: above 1 the product is wrong; infinite for NaN.
-        why: what failed, in a sentence; empty where nothing did.
+        why: what failed, in a sentence; empty if nothing did.
     """
 
     m: int
@@ -82,7 +82,7 @@ class Check:
         return not self.why
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; a figure that isn't finite is None."""
+        """Return everything, ready for JSON; non-finite figures are None."""
         fields = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in dataclasses.asdict(self).items()
@@ -93,12 +93,12 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """All products of a run.
+    """The result of a validation.
 
     Attributes:
         device: where, in words.
-        sample: rows and columns compared at most; None: everything was.
-        checks: one a product.
+        sample: most rows and columns compared; None: all.
+        checks: one for each product.
     """
 
     device: str
@@ -111,14 +111,14 @@ class Validation:
         return bool(self.checks) and all(check.ok for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return everything, ready for JSON."""
         rows = [check.to_dict() for check in self.checks]
         bound = "4(√K+4)·eps(float32)·|x||W|ᵀ, and one rounding of y"
         meta = {"kind": "validate", "device": self.device, "bound": bound, "sample": self.sample}
         return {"meta": meta, "ok": self.ok, "rows": rows}
 
     def table(self, width: int = 110) -> str:
-        """As text, one line a product."""
+        """Return it as text, one line a product."""
         from rich.console import Console
         from rich.table import Table
 
@@ -158,7 +158,7 @@ def validate(
     """Multiply by random 2:4 weights and compare with fp64.
 
     On a CPU the sparse kernel runs; on a GPU the best algorithm of the tuned tables, the library's first
-    where they have none, and dense where the dtype or device allows nothing else: each check says what.
+    if they have none, and dense if the dtype or device allows nothing else; each check names it.
 
     Args:
         products: (M, N, K), each at least 1.
@@ -167,7 +167,7 @@ def validate(
         sample: compare so many rows and so many columns of each product, evenly spread with the first and the
             last among them; None: compare everything.
         seed: of the random numbers.
-        progress: told of each product.
+        progress: called for each product.
     """
     from sparseflow.profiling.measure import device_name
 
@@ -206,7 +206,7 @@ def _check(x: Tensor, weight: Tensor, packed: PackedWeight, sample: int | None) 
 
 
 def _prepared(packed: PackedWeight, m: int) -> tuple[Policy | None, str]:
-    """The policy to run by, its plans built, and what it runs at that M."""
+    """Return a policy with built plans, and the backend that it runs at that M."""
     if packed.device.type != "cuda":
         isa: str = torch.ops.sparseflow.cpu_isa()
         return None, f"cpu ({isa})"
@@ -223,7 +223,7 @@ def _prepared(packed: PackedWeight, m: int) -> tuple[Policy | None, str]:
 
 
 def _compare(y: Tensor, x: Tensor, weight: Tensor, sample: int | None) -> tuple[int, float, float]:
-    """Entries compared, their relative error, and the largest error as a share of its bound."""
+    """Return the number of compared entries, relative error, and largest share of the error bound."""
     rows, columns = _spread(y.shape[0], sample, y.device), _spread(y.shape[1], sample, y.device)
     parts = [(y[rows], x[rows], weight)]
     if rows.numel() < y.shape[0]:
@@ -239,7 +239,7 @@ def _compare(y: Tensor, x: Tensor, weight: Tensor, sample: int | None) -> tuple[
 
 
 def _errors(y: Tensor, few: Tensor, many: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """How far y is from few · manyᵀ, that product, and the bound of this module's docstring, piece by piece.
+    """Yield by pieces |y − few · manyᵀ|, that product, and the bound of this module's docstring.
 
     Pieces are small: fresh memory for wide copies of whole operands would cost more than the arithmetic.
     """
@@ -255,6 +255,6 @@ def _errors(y: Tensor, few: Tensor, many: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def _spread(size: int, most: int | None, device: torch.device) -> Tensor:
-    """Indices below `size`, `most` at the most, evenly spread from the first to the last."""
+    """Return at most `most` indices below `size`, evenly spread from first to last."""
     count = size if most is None else min(size, most)
     return torch.linspace(0, size - 1, count, device=device, dtype=torch.float64).round().long()

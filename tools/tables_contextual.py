@@ -58,7 +58,7 @@ def contextual_model(rows: Rows) -> str:
 
 
 def contextual_h200(rows: Rows) -> str:
-    """The same on a GPU, in a CUDA graph; then weights in pinned host memory."""
+    """The same on a GPU, in a CUDA graph."""
     kernel = [
         [
             f"{row['hidden']}×{row['intermediate']}",
@@ -69,7 +69,6 @@ def contextual_h200(rows: Rows) -> str:
             f"{row['speedup']:.2f}×" + _asked(row["target"], row["met"]),
         ]
         for row in rows
-        if row["what"] == "kernel"
     ]
     headings = [
         "hidden×intermediate",
@@ -79,38 +78,7 @@ def contextual_h200(rows: Rows) -> str:
         "kernel over dense",
         "with predicting and selecting",
     ]
-    return "\n" + markdown(headings, kernel) + "\n" + _tiered([r for r in rows if r["what"] == "tiered"])
-
-
-def _tiered(rows: Rows) -> str:
-    body = [
-        [
-            f"{row['hidden']}×{row['intermediate']}",
-            f"{row['active']:.0%}",
-            f"{row['churn']:.0%}",
-            *(f"{row[side] / 1e3:.2f} ms" for side in _TIERED),
-            f"{row['speedup']:.1f}×" + _asked(row["target"], row["met"]),
-            f"{row['used_of_bound']:.3f}",
-        ]
-        for row in rows
-    ]
-    headings = [
-        "weights in pinned memory",
-        "active",
-        "churn",
-        *_TIERED.values(),
-        "over streaming",
-        "fast tier ÷ its bound",
-    ]
-    return markdown(headings, body) + "\n"
-
-
-_TIERED = {
-    "streaming_us": "streaming all",
-    "in_place_us": "reading the active in place",
-    "tiered_us": "cache",
-    "tiered_prefetch_graph_us": "cache, prefetched, in a graph",
-}
+    return "\n" + markdown(headings, kernel) + "\n"
 
 
 def _asked(target: float | None, met: bool) -> str:

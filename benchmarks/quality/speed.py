@@ -27,8 +27,8 @@ from _measure import RESULTS, gpu_name, meta, write
 
 import sparseflow as sf
 from sparseflow.pruning import ria, sparsegpt, wanda
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import Method
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import Method
 from sparseflow.pruning.reconstruction import LeastSquares
 from sparseflow.pruning.statistics import Statistics
 

@@ -1,4 +1,4 @@
-"""Compiled models on disk: written by `CompiledModel.save`, run with torch and this package alone.
+"""Compiled models on disk, saved by `CompiledModel.save`; running them needs only torch and this package.
 
 A folder: ``manifest.json`` (format, versions, size and BLAKE3 hash of every other file), for each program its
 torch.fx graph and calling convention as JSON and its MLIR as text, the weights as shards of safetensors in

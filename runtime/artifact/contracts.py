@@ -1,4 +1,4 @@
-"""Which calls a program serves and how its results become the output, as JSON."""
+"""Serialise contracts and signatures of programs as JSON."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _LARGEST_POWER = 8
 
 
 def encode_contract(contract: Contract, signature: Signature) -> dict[str, Any]:
-    """A contract as JSON.
+    """Encode a contract as JSON.
 
     Args:
         contract: of the captured program.
-        signature: of the graph as it runs, which may write more itself than the captured one.
+        signature: of the executed graph, which may do more writes itself than the captured one.
     """
     guards = contract.guards
     return {
@@ -68,10 +68,10 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, Any]:
 
 
 def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str], torch.device]) -> Contract:
-    """The contract that `encode_contract` wrote; counters of its objects count here too from now on.
+    """Decode a contract and register the counters of its objects.
 
     Raises:
-        KeyError, TypeError, ValueError: `encode_contract` can't have written it.
+        KeyError, TypeError, ValueError: the data is malformed.
     """
     values = Decoder(kinds, devices)
     names = _strings(data["names"])
@@ -107,10 +107,10 @@ def _ambient(data: list[Any], values: Decoder) -> Ambient:
 
 
 def require_arithmetic(text: str, symbols: Iterable[str]) -> str:
-    """A condition on sizes, which must be arithmetic over its symbols and no other Python.
+    """Return a condition on sizes after checking that it is only arithmetic over its symbols.
 
     Raises:
-        ValueError: it is more, or too much of it.
+        ValueError: it is anything else, or too long.
     """
     if len(text) > _LONGEST:
         raise ValueError("a condition is too long")

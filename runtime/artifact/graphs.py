@@ -1,4 +1,4 @@
-"""A lowered torch.fx program as data: operators by name, arguments as JSON, weights by reference."""
+"""Serialise torch.fx programs: operators by name, arguments as JSON, weights by reference."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _NAMESPACES = ("aten", "sparseflow")
 
 
 def encode_graph(graph: fx.GraphModule, place: Callable[[fx.GraphModule, str], Place]) -> dict[str, Any]:
-    """The nodes of a program as JSON.
+    """Encode the nodes of a program as JSON.
 
     Args:
         graph: as `to_fx` made it.
-        place: where the artifact has a tensor that the graph reads, by the graph's name for it.
+        place: maps the graph's name of a tensor to its place in the artifact.
 
     Raises:
-        ArtifactError: an operator or argument that an artifact can't have.
+        ArtifactError: an operator or argument can't be serialised.
     """
     numbers = {node: i for i, node in enumerate(graph.graph.nodes)}
 
@@ -66,10 +66,10 @@ def _outputs(graph: fx.GraphModule) -> tuple[Any, ...]:
 
 
 def operator_name(target: Any) -> str:
-    """The name by which `find_operator` finds the target of a node.
+    """Return the name by which `find_operator` finds a node's target.
 
     Raises:
-        ArtifactError: it doesn't find it.
+        ArtifactError: there is no such name.
     """
     scalar = scalar_operator_name(target)
     name = "getitem" if target is operator.getitem else f"sym.{scalar}" if scalar else str(target)
@@ -81,10 +81,10 @@ def operator_name(target: Any) -> str:
 
 
 def find_operator(name: str) -> Callable[..., Any]:
-    """The operator of a name: one that computes, and reads or writes nothing but its arguments.
+    """Find an operator by name; only pure computations on arguments are allowed.
 
     Raises:
-        ValueError: there is none, or it may do more.
+        ValueError: there is none, or it may have side effects.
     """
     if name == "getitem":
         return operator.getitem
@@ -102,7 +102,7 @@ def find_operator(name: str) -> Callable[..., Any]:
 
 
 def _only_computes(overload: OpOverload) -> bool:
-    """Whether an operator keeps to its arguments: some of aten read files, some of ours load libraries."""
+    """Return whether an operator only touches its arguments; some of aten read files, for example."""
     if overload in _ASSERTIONS:
         return True
     schema = overload._schema
@@ -120,16 +120,16 @@ def decode_graph(
     devices: Callable[[str], torch.device],
     resolve: Callable[[str, str], nn.Module | torch.Tensor],
 ) -> fx.GraphModule:
-    """The program that `encode_graph` wrote.
+    """Decode a program.
 
     Args:
         data: its JSON.
         kinds: finds classes.
-        devices: where the artifact's devices are here.
-        resolve: the tensor of a place, or the packed weight that has it.
+        devices: maps the artifact's devices to local ones.
+        resolve: returns the tensor at a place, or the packed weight that holds it.
 
     Raises:
-        KeyError, TypeError, ValueError: `encode_graph` can't have written it.
+        KeyError, TypeError, ValueError: the data is malformed.
     """
     graph, root = fx.Graph(), nn.Module()
     nodes: list[fx.Node] = []
@@ -157,7 +157,7 @@ def _node_name(operator: str) -> str:
 def _attach(
     root: nn.Module, resolve: Callable[[str, str], nn.Module | torch.Tensor], name: str, buffer: str
 ) -> str:
-    """Hold a weight in `root`, once, and return the name of its tensor there."""
+    """Attach a weight to `root` once and return its tensor's name there."""
     found = resolve(name, buffer)
     if name not in root._modules and name not in root._buffers:
         if hasattr(root, identifier(name)):

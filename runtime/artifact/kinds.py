@@ -1,4 +1,4 @@
-"""The classes that an artifact names: found among those already here, never imported for it."""
+"""Resolve class names of artifacts among already imported classes; never import for them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sparseflow.runtime.calling.caches import known_name, of_transformers
 
 
 def qualified(kind: type) -> str:
-    """The name of a class: ``module:Class``. A stand-in has the name of what it stands for."""
+    """Return the name of a class: ``module:Class``. A stand-in has its original's name."""
     name: str = vars(kind).get("stands_for") or f"{kind.__module__}:{kind.__qualname__}"
     return name
 
 
 class Kinds:
-    """Finds classes by their names.
+    """Find classes by name.
 
-    A container that torch's pytrees know is itself. An object, such as a cache, is rebuilt without its
-    constructor, which only classes of transformers are trusted with, and `given` ones. For every other
-    name there is a stand-in with the same fields.
+    Containers registered with torch's pytrees are used as they are. An object, such as a cache, is rebuilt
+    without its constructor, which is only allowed for classes of transformers and `given` ones. Every other
+    name gets a stand-in with the same fields.
 
     Args:
-        given: classes that the caller vouches for.
+        given: classes that the caller trusts.
     """
 
     def __init__(self, given: Iterable[type] = ()) -> None:
@@ -37,15 +37,15 @@ class Kinds:
         self._registered = {qualified(k): k for k in registered if not k.__module__.startswith("torch.")}
 
     def container(self, name: str) -> type | None:
-        """The class of a container that torch's pytrees know here; None for what they don't."""
+        """Return the class of a container registered with torch's pytrees, or None."""
         return self._registered.get(name)
 
     def named_tuple(self, name: str, fields: Sequence[str]) -> type:
-        """The class of a named tuple; a stand-in unless it was given."""
+        """Return the class of a named tuple, or a stand-in if it wasn't given."""
         return self._given.get(name) or _named_tuple(name, tuple(fields))
 
     def plain(self, name: str) -> type:
-        """The class of an object that is taken apart by its attributes."""
+        """Return the class of an object that is flattened by its attributes."""
         return self._given.get(name) or _of_transformers(name) or standing_object(name)
 
 
@@ -54,14 +54,14 @@ def _of_transformers(name: str) -> type | None:
     if not of_transformers(module):
         return None
     found = vars(sys.modules.get(module, object())).get(attribute) if module in sys.modules else None
-    # A finaliser would act on attributes that the artifact chose.
+    # A finaliser would run on attributes that the artifact chose.
     return found if isinstance(found, type) and not hasattr(found, "__del__") else None
 
 
 class Record(dict[str, Any]):
-    """An output whose class is not imported here: fields by name, as attributes, and by place.
+    """Stand-in for an output class that isn't imported: fields by name, attribute and index.
 
-    The cache in it has all the names that versions of transformers have for it.
+    Its cache is available under the names of all transformers versions.
     """
 
     stands_for: str
@@ -81,12 +81,12 @@ class Record(dict[str, Any]):
         return super().__contains__(known_name(key, self.keys()) if isinstance(key, str) else key)
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields in order."""
+        """Return the fields in order."""
         return tuple(self.values())
 
 
 class Attributes:
-    """An object whose class is not imported here: its attributes, without its methods."""
+    """Stand-in for an object whose class isn't imported: attributes without methods."""
 
     stands_for: str
 
@@ -96,7 +96,7 @@ class Attributes:
 
 @functools.cache
 def standing_record(name: str) -> type[Record]:
-    """The one stand-in for a container class, known to torch's pytrees."""
+    """Return the unique stand-in for a container class, registered with torch's pytrees."""
     kind = type(_class_name(name), (Record,), {"stands_for": name})
     pytree.register_pytree_node(
         kind,
@@ -112,7 +112,7 @@ def standing_record(name: str) -> type[Record]:
 
 @functools.cache
 def standing_object(name: str) -> type[Attributes]:
-    """The one stand-in for a class of objects: what a program returned fits where it takes such an object."""
+    """Return the unique stand-in for a class, so that results can be passed back as arguments."""
     return type(_class_name(name), (Attributes,), {"stands_for": name})
 
 

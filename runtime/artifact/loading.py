@@ -1,4 +1,4 @@
-"""Reads an artifact."""
+"""Load artifacts."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def load(
         device: where to run, of the type the model was compiled for; by default the same device.
         classes: of objects in calls and outputs that are neither transformers' nor registered with torch's
             pytrees here; where a class is not given or imported, a stand-in has its fields.
-        make_runner: what runs each program; by default torch.fx as it is.
-        kind: what is made of the programs, with the arguments of `LoadedModel`.
+        make_runner: makes what runs each program; by default torch.fx itself.
+        kind: the class of the result, which takes the arguments of `LoadedModel`.
 
     Raises:
         ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
@@ -50,21 +50,21 @@ def load(
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    with understood(folder):
+    with malformed_as_error(folder):
         verify(folder, manifest)
         name, saved = require(manifest["name"], str), torch.device(require(manifest["device"], str))
         machine = None if manifest["machine"] is None else GpuMachine(**manifest["machine"])
     devices = _devices(folder, saved, device)
     if machine is not None:
         _require_same_gpu(folder, machine, GpuMachine.here(devices(str(saved))))
-    with understood(folder):
+    with malformed_as_error(folder):
         programs = _programs(folder, manifest, Kinds(classes), devices)
     return kind(name, folder, programs, make_runner)
 
 
 @contextmanager
-def understood(folder: Path) -> Iterator[None]:
-    """Every way in which forged content can fail to make sense becomes one refusal."""
+def malformed_as_error(folder: Path) -> Iterator[None]:
+    """Turn every error that malformed content can cause into an ArtifactError."""
     try:
         yield
     except ArtifactError:
@@ -77,14 +77,14 @@ def understood(folder: Path) -> Iterator[None]:
 
 
 def read_report(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest of an artifact and the report of its compilation, after checking all its files.
+    """Verify an artifact and return its manifest and the report of its compilation.
 
     Raises:
         ArtifactError: the folder is no artifact, of a newer version, truncated or changed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    with understood(folder):
+    with malformed_as_error(folder):
         verify(folder, manifest)
         return manifest, require(_listed(folder, manifest, "report.json"), dict)
 
@@ -106,14 +106,14 @@ def _programs(
 
 
 def _listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Any:
-    """A file that was verified."""
+    """Read a verified file."""
     if name not in manifest["files"]:
         raise ValueError(f"it has no {name}")
     return read_json(folder, name)
 
 
 def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None:
-    """Algorithms of cuSPARSELt are numbers, which mean another thing on another GPU or in another version."""
+    """Refuse another GPU or cuSPARSELt version, for which algorithm numbers have another meaning."""
     if not tuned.same_algorithms(here):
         raise ArgumentError(
             f"artifact {folder}",
@@ -126,7 +126,7 @@ def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None
 def _devices(
     folder: Path, saved: torch.device, wanted: torch.device | str | None
 ) -> Callable[[str], torch.device]:
-    """Where the artifact's devices are here: the model's own moves, others stay."""
+    """Map the artifact's devices to local ones: the model's own to the wanted one, others to themselves."""
     try:
         target = saved if wanted is None else torch.device(wanted)
         torch.empty(0, device=target)

@@ -1,4 +1,4 @@
-"""The manifest: what an artifact is, which files it has, and what they must contain byte for byte."""
+"""The manifest: what an artifact is, its files and their hashes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NAME = "manifest.json"
 FORMAT = "sparseflow-artifact"
 VERSION = 2
 HASHES = {1: "sha256", 2: "blake3"}
-"""What vouches for the files, by version. BLAKE3 is as hard to forge as SHA-256, and as fast as reading."""
+"""The hash function, by version. BLAKE3 is as hard to forge as SHA-256, and as fast as reading."""
 _AGAIN = "save it again, or get a whole copy"
 
 
 def seal(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder: `content`, and size and BLAKE3 hash of each file.
+    """Write the manifest of a folder: `content`, and each file's size and BLAKE3 hash.
 
-    All of it reaches the disk.
+    Everything is synced to disk.
     """
     paths = sorted(folder.iterdir())
     name = HASHES[VERSION]
@@ -45,10 +45,10 @@ def seal(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact, itself whole; files are not looked at.
+    """Read and verify the manifest of an artifact, without checking its files.
 
     Raises:
-        ArtifactError: there is none, or it is another's, newer or was changed.
+        ArtifactError: it is missing, foreign, newer or was changed.
     """
     if not folder.is_dir():
         raise ArtifactError(f"artifact {folder}", "there is no such folder", "name what compiled.save made")
@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Check that every file is as it was written; each is read once, by one thread, several at a time.
+    """Check that no file changed; several are read at a time, each by one thread.
 
     Raises:
         ArtifactError: a file is missing, truncated or changed.
@@ -94,10 +94,10 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_json(folder: Path, name: str) -> Any:
-    """What a file of an artifact says.
+    """Read a JSON file of an artifact.
 
     Raises:
-        ArtifactError: it can't be read, or is no JSON.
+        ArtifactError: it can't be read or isn't JSON.
     """
     try:
         return json.loads((folder / name).read_text("utf-8"))
@@ -114,7 +114,7 @@ def _plain(name: str) -> str:
 
 
 def own_digest(manifest: Mapping[str, Any], name: str) -> str:
-    """What vouches for a manifest, in hexadecimal; the entry that holds it must be left out."""
+    """Return the digest of a manifest without its digest entry, in hexadecimal."""
     text = json.dumps(manifest, sort_keys=True).encode()
     if name == "blake3":
         return blake3(text).hexdigest()
@@ -122,9 +122,9 @@ def own_digest(manifest: Mapping[str, Any], name: str) -> str:
 
 
 def digests(paths: Iterable[Path], name: str) -> dict[Path, str]:
-    """The hash of each file in hexadecimal."""
+    """Return the hash of each file, in hexadecimal."""
     listed = list(paths)
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
         return dict(zip(listed, pool.map(functools.partial(_digest, name=name), listed), strict=True))
 
 

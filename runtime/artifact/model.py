@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedProgram:
-    """One program of an artifact.
+    """A program of an artifact.
 
     Attributes:
         contract: decides which calls it serves.
         graph: the torch.fx graph, which writes inputs and buffers in place where the model does.
         written: the leaves of a call that it writes.
         device: where the model is.
-        grows: whether it gives an object of its call new tensors, such as a cache that grows.
+        grows: whether it replaces tensors of an object of its call, such as a growing cache.
     """
 
     contract: Contract
@@ -41,7 +41,7 @@ class LoadedProgram:
 
     @property
     def grows(self) -> bool:
-        """Whether the program gives an object of its call new tensors."""
+        """Whether the program replaces tensors of an object of its call."""
         return bool(self.contract.signature.outputs.updates)
 
 
@@ -50,18 +50,18 @@ MakeRunner = Callable[[LoadedProgram], tuple[Callable[..., Any], bool]]
 
 
 def plain_runner(program: LoadedProgram) -> tuple[Callable[..., Any], bool]:
-    """The graph as it is."""
+    """Run the graph as it is."""
     return program.graph, True
 
 
 class LoadedModel(InferenceModule):
-    """What `sparseflow.load` returns: called like the model, it serves the calls that were captured before.
+    """A model returned by `sparseflow.load`, which serves the captured calls.
 
     Args:
         name: of the model's class.
         folder: of the artifact.
         programs: in order of capture; the first that accepts a call runs it.
-        make_runner: what runs a program.
+        make_runner: makes what runs a program.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class LoadedModel(InferenceModule):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self._programs[0].device
 
     @property
     def name(self) -> str:
-        """Of the model's class."""
+        """The name of the model's class."""
         return self._name
 
     @property
@@ -113,7 +113,7 @@ class LoadedModel(InferenceModule):
         return report
 
     def mlir(self, stage: str = "sparse_gemm", *, program: int = 0) -> str:
-        """The MLIR text of a program.
+        """Return the MLIR text of a program.
 
         Args:
             stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policy, ``"runtime"`` as
@@ -132,7 +132,7 @@ class LoadedModel(InferenceModule):
         return (self._folder / f"program-{index}.{stage}.mlir").read_text()
 
     def graph(self, *, program: int = 0) -> fx.GraphModule:
-        """The executable torch.fx graph of a program."""
+        """Return the executable torch.fx graph of a program."""
         return self._programs[program].graph
 
     @property
@@ -147,7 +147,7 @@ class LoadedModel(InferenceModule):
         return samples(buffer for program in self._programs for buffer in program.graph.buffers())
 
     def _no_parameters(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the programs have packed weights, which have no names of a model.
+        """Refuse: the programs have packed weights, which have no names of the model.
 
         Raises:
             ArgumentError: always.
@@ -158,7 +158,7 @@ class LoadedModel(InferenceModule):
     parameters = named_parameters = buffers = named_buffers = _no_parameters
 
     def extra_repr(self) -> str:
-        """The model's class and the number of programs, for `repr`."""
+        """Return the model's class and the number of programs, for `repr`."""
         return f"{self._name}, programs={len(self._programs)}"
 
     def _serving(self, call: Flat) -> tuple[Executable, bool]:

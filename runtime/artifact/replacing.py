@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, even where the process is killed."""
+"""Replace folders atomically, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder, beside another, that takes its place once it is complete.
+    """Create a new folder that replaces another once it is complete.
 
-    What processes that were killed left of theirs is removed.
+    Folders left behind by killed processes are removed.
 
     Args:
         folder: to replace; need not exist.
 
     Raises:
-        OSError: it can't be written; what was there still is.
+        OSError: it can't be written; the old folder is unchanged.
     """
     folder = folder.absolute()
     _remove_abandoned(folder)
@@ -39,10 +39,10 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _own(folder: Path) -> tuple[Path, int]:
-    """A new folder beside another, and the lock that says that a process works there."""
+    """Create a folder beside another; return it and the lock that marks it as in use."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
-        with suppress(FileNotFoundError):  # another process took it for abandoned before it was locked
+        with suppress(FileNotFoundError):  # another process considered it abandoned before it was locked
             lock = os.open(work, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -60,7 +60,7 @@ def _prefix(folder: Path) -> str:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """The system drops a lock when its process dies: what can be locked is nobody's."""
+    """Remove folders that can be locked: their process died, which released the lock."""
     for work in folder.parent.glob(f"{_prefix(folder)}*"):
         with suppress(OSError):
             lock = os.open(work, os.O_RDONLY)
@@ -74,7 +74,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _exchange(new: Path, folder: Path, old: Path) -> None:
-    """Put `new` in the place of `folder`, or leave everything where it is."""
+    """Move `new` to `folder`, or leave everything unchanged."""
     if not folder.exists():
         new.rename(folder)
     elif not _swap(new, folder):
@@ -87,7 +87,7 @@ def _exchange(new: Path, folder: Path, old: Path) -> None:
 
 
 def _swap(one: Path, other: Path) -> bool:
-    """Exchange two names in one step, where the system and the file system can."""
+    """Exchange two names atomically, if the system and the file system support it."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False

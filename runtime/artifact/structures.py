@@ -1,4 +1,4 @@
-"""The structures of calls and outputs as JSON."""
+"""Serialise the structures of calls and outputs as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.kinds import Kinds, qualified, standing_record
 from sparseflow.runtime.artifact.values import Decoder, encode, require
 from sparseflow.runtime.calling.caches import known_name
-from sparseflow.runtime.calling.structure import Again, Alias, Constant, Container, Leaf, Slot, Structure
+from sparseflow.runtime.calling.structure import Alias, Constant, Container, Leaf, Repeat, Slot, Structure
 
 _PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "Size": torch.Size, "dict": dict}
 _BUILTIN: dict[str, type] = {**_PLAIN, "OrderedDict": OrderedDict}
@@ -21,17 +21,17 @@ _LEAF = 0
 
 
 def encode_structure(structure: Structure) -> dict[str, Any]:
-    """A structure as JSON.
+    """Encode a structure as JSON.
 
     Raises:
-        ArtifactError: a constant in it is neither number nor text.
+        ArtifactError: it has a constant that is neither number nor text.
     """
     tree = pytree.tree_unflatten([_LEAF] * len(structure.slots), structure.spec)
     return {"tree": _encode_tree(tree), "slots": [encode_slot(slot) for slot in structure.slots]}
 
 
 def decode_structure(data: dict[str, Any], values: Decoder, kinds: Kinds) -> Structure:
-    """The structure that `encode_structure` wrote; its classes are those found here."""
+    """Decode a structure; its classes are resolved locally."""
     spec = pytree.tree_structure(_decode_tree(data["tree"], values, kinds))
     slots = tuple(decode_slot(slot, values, kinds) for slot in require(data["slots"], list))
     if spec.num_leaves != len(slots):
@@ -40,12 +40,12 @@ def decode_structure(data: dict[str, Any], values: Decoder, kinds: Kinds) -> Str
 
 
 def encode_slot(slot: Slot) -> Any:
-    """A slot as JSON."""
+    """Encode a slot as JSON."""
     if slot is Leaf.LEAF:
         return "leaf"
     if isinstance(slot, Alias):
         return {"alias": slot.ordinal}
-    if isinstance(slot, Again):
+    if isinstance(slot, Repeat):
         return {"again": slot.ordinal}
     if isinstance(slot, Constant):
         return {"constant": encode(slot.value)}
@@ -59,13 +59,13 @@ def encode_slot(slot: Slot) -> Any:
 
 
 def decode_slot(data: Any, values: Decoder, kinds: Kinds) -> Slot:
-    """The slot that `encode_slot` wrote."""
+    """Decode a slot."""
     if data == "leaf":
         return Leaf.LEAF
     if "alias" in data:
         return Alias(require(data["alias"], int))
     if "again" in data:
-        return Again(require(data["again"], int))
+        return Repeat(require(data["again"], int))
     if "constant" in data:
         value = values.decode(data["constant"])
         return Constant(type(value), value)
@@ -78,7 +78,7 @@ def decode_slot(data: Any, values: Decoder, kinds: Kinds) -> Slot:
 
 
 def classes(structure: Structure) -> Iterator[type]:
-    """The classes of the objects in a structure."""
+    """Yield the classes of the objects in a structure."""
     pending = list(structure.slots)
     while pending:
         slot = pending.pop()

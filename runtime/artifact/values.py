@@ -1,4 +1,4 @@
-"""Python values as JSON: everything that an artifact's programs may hold, and nothing that could run."""
+"""Serialise the Python values that an artifact's programs may hold as JSON; none are executable."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PLAIN = (type(None), bool, int, str)
 
 
 def encode(value: Any, reference: Callable[[Any], Any] | None = None) -> Any:
-    """A value as JSON has it; what JSON lacks becomes an object of one key.
+    """Encode a value as JSON; types that JSON lacks become an object with one key.
 
     Args:
         value: made of None, numbers, strings, bytes, lists, tuples, dtypes, layouts, devices and classes.
-        reference: encodes what is none of these, or returns None.
+        reference: encodes other values, or returns None.
 
     Raises:
         ArtifactError: a value of another type.
@@ -41,7 +41,7 @@ def encode(value: Any, reference: Callable[[Any], Any] | None = None) -> Any:
         return {"bytes": value.hex()}
     if kind is torch.Size:
         return {"size": list(value)}
-    if isinstance(value, list):  # torch.fx has a class of its own for them
+    if isinstance(value, list):  # torch.fx has its own class for them
         return [encode(item, reference) for item in value]
     if isinstance(value, tuple):
         return {"tuple": [encode(item, reference) for item in value]}
@@ -61,11 +61,11 @@ def encode(value: Any, reference: Callable[[Any], Any] | None = None) -> Any:
 
 
 class Decoder:
-    """Reads what `encode` wrote.
+    """Decode values that `encode` encoded.
 
     Args:
         kinds: finds classes.
-        devices: where the artifact's devices are here.
+        devices: maps the artifact's devices to local ones.
         reference: decodes the objects that `encode`'s `reference` made, by their key.
     """
 
@@ -88,10 +88,10 @@ class Decoder:
         }
 
     def decode(self, value: Any) -> Any:
-        """The value behind a piece of JSON.
+        """Decode a value.
 
         Raises:
-            KeyError, TypeError, ValueError: `encode` can't have written it.
+            KeyError, TypeError, ValueError: the data is malformed.
         """
         if isinstance(value, list):
             return list(map(self.decode, value))
@@ -102,10 +102,10 @@ class Decoder:
 
 
 def require(value: Any, kind: type) -> Any:
-    """The value, which must be of a type; bools are no ints.
+    """Return the value after checking its type; bools don't count as ints.
 
     Raises:
-        TypeError: it is of another.
+        TypeError: it has another type.
     """
     if type(value) is not kind:
         raise TypeError(f"{value!r:.80} is not of type {kind.__name__}")
@@ -113,10 +113,10 @@ def require(value: Any, kind: type) -> Any:
 
 
 def identifier(name: Any) -> str:
-    """The name, which must be one that generated code can have; anything else could be code itself.
+    """Return the name after checking that it is an identifier, as it becomes part of generated code.
 
     Raises:
-        ValueError: it isn't.
+        ValueError: it is none.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise ValueError(f"{name!r:.80} is no name")

@@ -1,4 +1,4 @@
-"""The weights of an artifact: safetensors in shards, each tensor once however many programs read it."""
+"""The weights of an artifact: sharded safetensors, each tensor stored once for all programs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SHARD_BYTES = 1 << 30
 
 
 class WeightWriter:
-    """Collects what graphs read, then writes it shard by shard."""
+    """Collect the weights that graphs read, then write them shard by shard."""
 
     def __init__(self) -> None:
         self._held: dict[Any, str] = {}
         self._weights: dict[str, Tensor | PackedWeight] = {}
 
     def place(self, graph: fx.GraphModule, target: str) -> Place:
-        """Where the artifact has what a graph reads by that name."""
+        """Return the place in the artifact of a weight that a graph reads."""
         path, _, buffer = target.rpartition(".")
         if path:
             holder = graph.get_submodule(path)
@@ -52,13 +52,13 @@ class WeightWriter:
         return self._held[key]
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the shards; at most one is in memory beside the weights.
+        """Write the shards, holding at most one in memory beside the weights.
 
         Returns:
-            For each weight its form, its in features, and the files of its tensors.
+            For each weight its form, in features and the files of its tensors.
 
         Raises:
-            ArtifactError: safetensors has no such tensor.
+            ArtifactError: safetensors doesn't support a tensor.
         """
         index: dict[str, Any] = {}
         shard: dict[str, Tensor] = {}
@@ -81,7 +81,7 @@ def _shard_name(count: int) -> str:
 
 def _portable(name: str, held: Tensor | PackedWeight) -> dict[str, Tensor]:
     if isinstance(held, Tensor):
-        # A tensor of its own: safetensors refuses what shares memory, such as slices and expanded tensors.
+        # A copy: safetensors refuses tensors that share memory, such as slices and expanded tensors.
         return {name: held.detach().clone(memory_format=torch.contiguous_format)}
     values, positions = held.portable()
     tensors = {f"{name}.values": values, f"{name}.positions": positions}
@@ -100,13 +100,13 @@ def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
         save_file(dict(tensors), file)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"weights of {file.name}", f"safetensors can't hold them: {error}") from error
-    file.chmod(file.parent.stat().st_mode & 0o666)  # whoever may see the folder; safetensors says owner only
+    file.chmod(file.parent.stat().st_mode & 0o666)  # by default readable to the owner only
 
 
 class WeightReader:
-    """Hands out weights on their devices, each loaded when it is first asked for.
+    """Load weights to their devices on first use.
 
-    On a CPU they stay in the mapped file; a GPU gets them one at a time.
+    On a CPU they stay memory-mapped; to a GPU they are copied one at a time.
 
     Args:
         folder: of the artifact.
@@ -127,10 +127,10 @@ class WeightReader:
         self._loaded: dict[str, Tensor | PackedWeight] = {}
 
     def resolve(self, name: str, buffer: str) -> nn.Module | Tensor:
-        """A plain tensor, or the packed weight that has the buffer.
+        """Return a plain tensor, or the packed weight that owns the buffer.
 
         Raises:
-            KeyError, TypeError, ValueError, SparseFlowError: there is no such weight, or it isn't one.
+            KeyError, TypeError, ValueError, SparseFlowError: there is no such weight, or it is malformed.
         """
         if name not in self._loaded:
             self._loaded[name] = self._load(name, self._index[name])

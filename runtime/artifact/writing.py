@@ -1,4 +1,4 @@
-"""Writes an artifact: beside its place first, so that a folder of that name is always a whole one."""
+"""Write artifacts: to a temporary folder first, so that a folder of that name is always complete."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from sparseflow.runtime.calling.signature import Signature
 
 @dataclass(frozen=True)
 class SavedProgram:
-    """What an artifact keeps of one program.
+    """One program to save in an artifact.
 
     Attributes:
         contract: decides which calls it serves.
-        signature: of the graph, which writes inputs and buffers in place itself.
-        graph: as it runs.
+        signature: of the graph, which writes inputs and buffers in place.
+        graph: the executed graph.
         written: the leaves of a call that it writes.
         mlir: the text of each stage.
     """
@@ -47,17 +47,17 @@ def write(
     documents: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write an artifact; one that is there already is replaced.
+    """Write an artifact, replacing an existing one.
 
     Args:
         path: its folder.
         programs: in order of capture.
         manifest: the model's ``name`` and ``device``, the ``machine`` it was tuned for, and ``versions``.
         documents: further files by name, as JSON.
-        files: others, as they are.
+        files: further files, copied as they are.
 
     Raises:
-        ArtifactError: the path is something else than an artifact, or the model can't be saved.
+        ArtifactError: the path exists and is no artifact, or the model can't be saved.
     """
     folder = Path(path)
     require_free(folder)
@@ -95,10 +95,10 @@ def _write_json(file: Path, content: Any) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a path where no artifact can be written.
+    """Check that an artifact can be written to a path.
 
     Raises:
-        ArtifactError: something else than an artifact is there, or the folder above is not.
+        ArtifactError: something other than an artifact is there, or its parent folder doesn't exist.
     """
     if not folder.absolute().parent.is_dir():
         raise ArtifactError(f"artifact {folder}", f"there is no folder {folder.parent}", "make it first")

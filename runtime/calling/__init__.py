@@ -1,1 +1,1 @@
-"""The calling convention of a model: how a call becomes a program's inputs, and its results the output."""
+"""A model's calling convention: how calls become program inputs, and program results the output."""

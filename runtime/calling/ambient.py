@@ -1,7 +1,7 @@
-"""What surrounds a call and changes what a model computes: autocast, and the default dtype.
+"""Ambient state that changes what a model computes: autocast and the default dtype.
 
 A program's graph has the casts of the autocast under which it was captured: it serves calls under an equal
-one, and runs with autocast off.
+autocast state, and runs with autocast off.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _DEVICES = ("cpu", "cuda")
 
 
 class Ambient(NamedTuple):
-    """What a program was captured under.
+    """The ambient state under which a program was captured.
 
     Attributes:
         cpu: the dtype of autocast on the CPU; None where it is off.
         cuda: the same on GPUs.
-        default: dtype of tensors that are made without one.
+        default: torch's default dtype.
     """
 
     cpu: torch.dtype | None = None
@@ -30,11 +30,11 @@ class Ambient(NamedTuple):
 
     @classmethod
     def now(cls) -> Ambient:
-        """What a call is under."""
+        """Return the current ambient state."""
         return cls(_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype())
 
     def violation(self, now: Ambient) -> str | None:
-        """Return how a call's surroundings differ from these, or None if they don't."""
+        """Return how another ambient state differs from this one, or None."""
         for device, ours, theirs in zip(_DEVICES, self, now, strict=False):
             if ours != theirs:
                 return f"autocast on {device} is {_word(theirs)}, not {_word(ours)}"
@@ -52,13 +52,13 @@ def _word(dtype: torch.dtype | None) -> str:
 
 
 def autocast_is_on() -> bool:
-    """Whether any autocast is on."""
+    """Return whether any autocast is on."""
     return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 @contextmanager
 def autocast_off() -> Iterator[None]:
-    """Turn autocast off, as for operators whose casts were traced."""
+    """Turn autocast off, for operators whose casts are in the trace."""
     with ExitStack() as stack:
         for device in _DEVICES:
             if torch.is_autocast_enabled(device):

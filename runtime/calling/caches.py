@@ -1,4 +1,4 @@
-"""What the runtime knows of transformers, which it never imports: names and classes of its caches."""
+"""Names and classes of transformers' caches, recognised without importing transformers."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
 
 def is_cache(value: Any) -> bool:
-    """Whether a value is a cache of transformers, of whatever class."""
+    """Return whether a value is a transformers cache of any class."""
     kind = type(value)
     return kind.__name__.endswith("Cache") and of_transformers(kind.__module__)
 
 
 def of_transformers(module: str) -> bool:
-    """Whether a module, by its name, is one of transformers."""
+    """Return whether a module name belongs to transformers."""
     return module.partition(".")[0] == "transformers"
 
 
 def known_name(name: str, known: Container[str]) -> str:
-    """A name as it is called among the known ones, where it is that of a cache; otherwise as it is."""
+    """Translate a cache's name to the one among the known names; return other names unchanged."""
     if name in known or name not in CACHE_NAMES:
         return name
     return cache_name(known) or name
 
 
 def cache_name(known: Container[str]) -> str | None:
-    """The name of the cache among parameters or fields, None where there is none."""
+    """Return the name of the cache among parameters or fields, or None."""
     return next((name for name in CACHE_NAMES if name in known), None)
 
 
 def other_cache_names(owner: object, parameters: Container[str]) -> frozenset[str]:
-    """Names under which a transformers model takes its cache besides that of its parameter.
+    """Return further names under which a transformers model accepts its cache.
 
     Args:
         owner: the model.

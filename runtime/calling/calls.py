@@ -1,4 +1,4 @@
-"""One form for every way of calling a model, so that `f(x)` equals `f(input=x)`."""
+"""Canonical form of calls, in which `f(x)` equals `f(input=x)`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CallSignature:
     Attributes:
         names: parameters that may be passed by keyword, in order.
         positional: how many of them, counted from the front, may be passed by position too.
-        aliases: names under which its cache may be passed besides that of the parameter.
+        aliases: further names under which the cache may be passed.
     """
 
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class CallSignature:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> CallSignature:
-        """Read a signature; where it has `*args` or positional-only parameters, positions stay positions."""
+        """Read a signature; with `*args` or positional-only parameters, positions are kept."""
         parameters = list(inspect.signature(function).parameters.values())
         names = tuple(p.name for p in parameters if p.kind in _NAMED)
         kinds = {p.kind for p in parameters}
@@ -43,7 +43,7 @@ class CallSignature:
     def canonical(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the call with every argument that has a name passed by it, in the order of the signature."""
+        """Return the call with named arguments passed by keyword, in the order of the signature."""
         if not self.aliases.isdisjoint(kwargs):
             kwargs = self._with_cache_renamed(kwargs)
         count = min(len(args), self.positional)
@@ -66,7 +66,7 @@ class CallSignature:
         return renamed
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any], state: State | None = None) -> Flat:
-        """Take the arguments of a call apart, and the attributes that it carries."""
+        """Flatten the arguments of a call and the attributes that it carries."""
         call = self.canonical(args, kwargs)
         if state is not None:
             call[1][STATE] = state

@@ -1,4 +1,4 @@
-"""Attributes that forward changes: a captured program takes and returns them beside the call's own."""
+"""Carried attributes: those that forward changes, which a program takes and returns beside its arguments."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ STATE = "state of the model"
 
 
 class Missing(enum.Enum):
-    """Stands for the value of an attribute that the module doesn't have yet."""
+    """Placeholder for an attribute that the module doesn't have yet."""
 
     MISSING = enum.auto()
 
 
 class State:
-    """The values of carried attributes, each an attribute of this object too."""
+    """The values of carried attributes, as attributes of this object."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Place:
     """A carried attribute.
 
     Attributes:
-        module: has it.
+        module: the module that has it.
         name: of the attribute.
-        path: how the user would name it.
-        in_place: whether forward changes the container that is there, instead of assigning another.
+        path: its path from the model, as a user would write it.
+        in_place: whether forward mutates the container instead of assigning another.
     """
 
     module: nn.Module
@@ -44,21 +44,21 @@ class Carried:
     """The carried attributes of one model.
 
     Attributes:
-        places: of the attributes; they grow in number as programs are captured that change others.
+        places: the attributes; capturing further programs may add some.
     """
 
     def __init__(self, places: Sequence[Place] = ()) -> None:
         self.places = tuple(places)
 
     def read(self) -> State:
-        """The values that the attributes have now."""
+        """Return the attributes' current values."""
         state = State()
         for place in self.places:
             vars(state)[place.path] = vars(place.module).get(place.name, Missing.MISSING)
         return state
 
     def state(self) -> State | None:
-        """What a call passes beside its arguments; None where nothing is carried."""
+        """Return the state that a call passes beside its arguments, or None if nothing is carried."""
         return self.read() if self.places else None
 
     def add(self, places: Sequence[Place]) -> None:
@@ -81,7 +81,7 @@ class Carried:
 
 
 def _refill(old: Any, new: Any) -> bool:
-    """Let a container hold what another of its type does; False for what is no container."""
+    """Replace a container's contents by another's; return False if it is no container."""
     if type(old) is not type(new) or not isinstance(old, (list, dict)):
         return False
     if isinstance(old, list):

@@ -1,4 +1,4 @@
-"""Which calls a program serves, decided before it runs."""
+"""Decide which calls a program serves, before it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparseflow.runtime.calling.structure import Flat
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a program fixes about an input tensor besides its sizes."""
+    """Requirements on an input tensor besides its sizes."""
 
     dtype: torch.dtype
     rank: int
@@ -28,10 +28,10 @@ class TensorSpec:
 
     @classmethod
     def of(cls, leaf: Any, *, layout: bool = False) -> TensorSpec | None:
-        """The specification of a tensor, None for a counter.
+        """Return the specification of a tensor, or None for a counter.
 
         Args:
-            leaf: of the call that was captured.
+            leaf: a leaf of the captured call.
             layout: whether the program is for tensors of that layout alone.
         """
         if not isinstance(leaf, torch.Tensor):
@@ -39,7 +39,7 @@ class TensorSpec:
         return cls(leaf.dtype, leaf.ndim, leaf.device, layout_of(leaf) if layout else None)
 
     def violation(self, leaf: Any) -> str | None:
-        """Return how a leaf departs from this, or None if it doesn't."""
+        """Return how a leaf violates this, or None."""
         if not isinstance(leaf, torch.Tensor):
             return f"{leaf!r}, not a tensor"
         if leaf.dtype != self.dtype or leaf.ndim != self.rank or leaf.device != self.device:
@@ -51,10 +51,10 @@ class TensorSpec:
 
 
 def layout_of(tensor: torch.Tensor) -> tuple[int, ...]:
-    """What decides whether a view of a tensor needs a copy.
+    """Return the layout that decides whether a view of a tensor needs a copy.
 
     Returns:
-        Nothing for a contiguous tensor, else for each dimension 0 where it is expanded, 1 where it can be
+        An empty tuple if contiguous, else for each dimension 0 where it is expanded, 1 where it can be
         merged with the one after it (the last: where its stride is 1), 2 where its stride is 1, or 3.
     """
     if tensor.is_contiguous():
@@ -73,7 +73,7 @@ class Contract:
     Attributes:
         call_signature: how the model's arguments are named.
         signature: how arguments and results map to the user's call.
-        tensors: what is fixed about each input tensor; None for a counter.
+        tensors: requirements on each input tensor; None for a counter.
         guards: the conditions on shapes.
         names: the user's names of the inputs, for messages.
         ambient: what the program was captured under.
@@ -87,7 +87,7 @@ class Contract:
     ambient: Ambient
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Flat:
-        """Take a call apart, for `accepts_flat` and the executable."""
+        """Flatten a call, for `accepts_flat` and the executable."""
         return self.call_signature.flatten(args, kwargs or {})
 
     def accepts(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> str | None:
@@ -95,7 +95,7 @@ class Contract:
         return self.accepts_flat(self.flatten(args, kwargs))
 
     def accepts_flat(self, call: Flat) -> str | None:
-        """Like `accepts`, for a call that is taken apart already."""
+        """Like `accepts`, for a flattened call."""
         if call.structure != self.signature.inputs:
             return explain_difference(call, self.signature.inputs)
         if (now := Ambient.now()) != self.ambient:

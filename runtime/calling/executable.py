@@ -16,14 +16,14 @@ from sparseflow.runtime.calling.writes import WriteGuard
 
 
 class Executable(nn.Module):
-    """Runs a graph for calls like the model's: same arguments, same types of output, same changes in place.
+    """Run a graph for calls like the model's: same arguments, output types and in-place changes.
 
     Args:
         graph: takes the call's tensors and returns all results of `@main` as a tuple.
         signature: how they map to the call.
         call_signature: how the model's arguments are named.
-        buffers: the tensors to write buffers' new values to, by name.
-        guard: refuses calls in which what the graph writes is something else too.
+        buffers: the tensors to update with the buffers' new values, by name.
+        guard: refuses calls in which a written tensor shares memory with another.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Executable(nn.Module):
 
     @torch.no_grad()
     def run_flat(self, call: Flat) -> Any:
-        """Like calling it, for a call that is taken apart already.
+        """Run the program for a flattened call.
 
         Raises:
             ArgumentError: the graph writes a tensor that shares memory with another.

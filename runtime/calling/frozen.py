@@ -1,4 +1,4 @@
-"""What a module of fixed programs says to calls that convert, copy, train or take apart other modules."""
+"""A module of fixed programs, which refuses calls that convert, copy, train or inspect modules."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CONVERSIONS = "to(), half(), float(), double(), bfloat16(), type(), cuda(), cpu
 
 
 class FrozenModule(nn.Module):
-    """Its programs hold the weights, packed: what would change them, or asks for them, is refused by name.
+    """A module whose programs hold packed weights; calls that would change or read them are refused.
 
-    Nothing is silently left undone. What is so already is done: ``eval()``, or ``float()`` in float32.
+    No call is silently ignored. No-ops are accepted, such as ``eval()``, or ``float()`` in float32.
 
     Args:
         subject: how errors call it.
@@ -29,23 +29,23 @@ class FrozenModule(nn.Module):
 
     @property
     def _way_out(self) -> str:
-        """What to do to get a module like this one with other weights, or elsewhere."""
+        """How to get such a module with other weights, or on another device."""
         return "change the original model, and compile it again"
 
     @property
     def _way_to_keep(self) -> str:
-        """How to write it to a disk."""
+        """How to save it."""
         return "compiled.save(path) writes it, sf.load(path) reads it"
 
     def _samples(self) -> Iterable[Tensor]:
-        """A tensor without entries for each dtype and device among its weights."""
+        """Return empty tensors, one for each dtype and device among its weights."""
         raise NotImplementedError
 
     def _refuse(self, call: str, rule: str, remedy: str) -> NoReturn:
         raise ArgumentError(f"{self._subject}.{call}", rule, remedy)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: its weights are packed and merged, under no names that a model has.
+        """Refuse: its weights are packed and merged and have no names of the model.
 
         Raises:
             ArgumentError: always.
@@ -56,7 +56,7 @@ class FrozenModule(nn.Module):
         )
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: weights are packed when they are compiled.
+        """Refuse: weights are packed during compilation.
 
         Raises:
             ArgumentError: always.
@@ -64,11 +64,11 @@ class FrozenModule(nn.Module):
         self._refuse("load_state_dict()", "its weights were packed when it was compiled", self._way_out)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What ``to()``, ``half()`` and the like do to every tensor; refused where it changes one."""
+        """Implement ``to()``, ``half()`` and the like: refuse if they would change a tensor."""
         for sample in self._samples():
             try:
                 changed = fn(sample) is not sample
-            except Exception as error:  # of a device that isn't there, say
+            except Exception as error:  # such as a device that doesn't exist
                 self._refuse("to()", f"{_CONVERSIONS} fail: {str(error).splitlines()[0]}", self._way_out)
             if changed:
                 rule = f"{_CONVERSIONS} can't change it: it is of {sample.dtype} on {sample.device}"
@@ -76,7 +76,7 @@ class FrozenModule(nn.Module):
         return self
 
     def apply(self, fn: Callable[[nn.Module], object]) -> NoReturn:
-        """Refused: it has no submodules to apply a function to.
+        """Refuse: it has no submodules to apply a function to.
 
         Raises:
             ArgumentError: always.
@@ -84,7 +84,7 @@ class FrozenModule(nn.Module):
         self._refuse("apply()", "it has no submodules to apply a function to", self._way_out)
 
     def share_memory(self) -> NoReturn:
-        """Refused.
+        """Refuse.
 
         Raises:
             ArgumentError: always.
@@ -93,7 +93,7 @@ class FrozenModule(nn.Module):
         self._refuse("share_memory()", rule, f"{self._way_to_keep}: processes share the mapped files")
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Nothing of it requires gradients; refuses to let it.
+        """Refuse to require gradients; turning them off is a no-op.
 
         Raises:
             InferenceOnlyError: `requires_grad` is true.
@@ -103,7 +103,7 @@ class FrozenModule(nn.Module):
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> NoReturn:
-        """Refused: it has no gradients.
+        """Refuse: it has no gradients.
 
         Raises:
             InferenceOnlyError: always.
@@ -111,7 +111,7 @@ class FrozenModule(nn.Module):
         raise self._inference_only("zero_grad()")
 
     def train(self, mode: bool = True) -> Self:
-        """Refuses training mode.
+        """Refuse training mode.
 
         Raises:
             InferenceOnlyError: `mode` is true.
@@ -121,7 +121,7 @@ class FrozenModule(nn.Module):
         return self
 
     def __copy__(self) -> Self:
-        """Another module over the same programs."""
+        """Return another module over the same programs."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         return other
@@ -133,7 +133,7 @@ class FrozenModule(nn.Module):
         self._refuse("pickle and torch.save", "its programs can't be pickled", self._way_to_keep)
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """What torch.jit.script asks for."""
+        """Refuse torch.jit.script, which calls this."""
         rule = "torch.jit can't compile it: it chooses among programs in Python"
         self._refuse("torch.jit.script", rule, self._way_to_keep)
 
@@ -150,21 +150,21 @@ class FrozenModule(nn.Module):
 
 
 def samples(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """A tensor without entries for each dtype and device among floating-point tensors."""
+    """Return empty tensors, one for each dtype and device among floating-point tensors."""
     kinds = dict.fromkeys((t.dtype, t.device) for t in tensors if t.is_floating_point())
     return [torch.empty(0, dtype=dtype, device=device) for dtype, device in kinds]
 
 
 def require_uncompiled(model: object, call: str, *, parts: bool = True) -> None:
-    """Refuse a module that was compiled already where the model itself is needed.
+    """Refuse a compiled module where the original model is needed.
 
     Args:
-        model: what was given.
+        model: the argument to check.
         call: for the error, such as ``sf.prune(model)``.
-        parts: whether none of its submodules may be compiled either.
+        parts: whether to check its submodules too.
 
     Raises:
-        ArgumentError: it is compiled, or holds a part that is.
+        ArgumentError: it, or one of the checked parts, is compiled.
     """
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         if isinstance(module, FrozenModule) and (parts or not name):

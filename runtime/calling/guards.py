@@ -1,4 +1,4 @@
-"""Whether the shapes of a call are among those that a captured program is right for."""
+"""Guards that check whether a captured program is valid for the shapes of a call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMESPACE = {"math": math, "min": min, "max": max, "torch": torch}
 
 @dataclass(frozen=True)
 class DimRange:
-    """The sizes that one dimension may have; `high` is None if there is no limit."""
+    """The range of one dimension's size; `high` is None if unbounded."""
 
     place: Place
     low: int
@@ -32,11 +32,11 @@ class DimRange:
 
 @dataclass
 class ShapeGuards:
-    """The conditions on input shapes under which a program is right.
+    """The conditions on input shapes under which a program is valid.
 
     Attributes:
         ranges: ranges and fixed sizes.
-        equal: pairs of dimensions that have one size.
+        equal: pairs of dimensions of equal size.
         symbols: the dimension that each symbol of `relations` stands for.
         relations: further conditions, as Python over those symbols, such as `s0 % 2 == 0`.
     """
@@ -50,7 +50,7 @@ class ShapeGuards:
         self._all = self._compile(" and ".join(f"({text})" for text in self.relations) or "True")
 
     def _compile(self, code: str) -> Callable[..., bool]:
-        # The text is printed by torch from its own guards: nothing of the user's gets in.
+        # torch prints this text from its own guards; no user input gets into it.
         function: Callable[..., bool] = eval(f"lambda {', '.join(self.symbols)}: {code}", dict(_NAMESPACE))
         return function
 

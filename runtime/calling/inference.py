@@ -1,4 +1,4 @@
-"""A module that only infers, in whatever mode the caller has torch."""
+"""The base of modules that only do inference, whatever grad mode the caller is in."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sparseflow.runtime.calling.frozen import FrozenModule
 
 
 class InferenceModule(FrozenModule):
-    """Refuses training mode, and inputs that require gradients."""
+    """A module that refuses training mode and inputs that require gradients."""
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs must be."""
+        """The device that its inputs must be on."""
         raise NotImplementedError
 
     @property
     def original(self) -> nn.Module | None:
-        """The eager model behind it, where that computes the same.
+        """The eager model behind it, if it computes the same.
 
         Raises:
             CaptureError: there is one, but it computes something else.
@@ -30,7 +30,7 @@ class InferenceModule(FrozenModule):
         return None
 
     def runs(self, model: nn.Module) -> bool:
-        """Whether this is a compiled form of that very model."""
+        """Return whether this is a compiled form of that model."""
         return False
 
     @property
@@ -54,7 +54,7 @@ class InferenceModule(FrozenModule):
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's tensors are; the CPU for one that has none."""
+    """Return the device of a model's tensors; the CPU if it has none."""
     if isinstance(model, InferenceModule):  # has no parameters
         return model.device
     tensors = (tensor for group in (model.parameters(), model.buffers()) for tensor in group)

@@ -9,11 +9,11 @@ import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.runtime.calling.structure import (
-    Again,
     Constant,
     Container,
     Flat,
     Leaf,
+    Repeat,
     Slot,
     Structure,
 )
@@ -25,7 +25,7 @@ def leaf_names(call: Flat) -> list[str]:
 
 
 def explain_difference(call: Flat, expected: Structure) -> str:
-    """Say where the structure of a call departs from the expected one."""
+    """Describe where the structure of a call differs from the expected one."""
     found = dict(_named_slots(call.structure))
     wanted = dict(_named_slots(expected))
     if only := found.keys() - wanted.keys():
@@ -40,14 +40,14 @@ def explain_difference(call: Flat, expected: Structure) -> str:
 
 
 def _show(slot: Slot, slots: Mapping[str, Slot], other: Slot) -> str:
-    """A slot among `slots` in words that tell it from another."""
+    """Describe a slot so that it is distinguishable from another."""
     if isinstance(slot, Constant):
         return repr(slot.value)
-    if isinstance(slot, Again):
+    if isinstance(slot, Repeat):
         leaves = [name for name, other in slots.items() if other is Leaf.LEAF]
         return f"the same tensor as {leaves[slot.ordinal]}"
     if slot is Leaf.LEAF:
-        return "a tensor of its own" if isinstance(other, Again) else "a tensor"
+        return "a tensor of its own" if isinstance(other, Repeat) else "a tensor"
     return "an object"
 
 
@@ -55,12 +55,12 @@ def _named_slots(structure: Structure) -> Iterator[tuple[str, Slot]]:
     tree = pytree.tree_unflatten([_Box(slot) for slot in structure.slots], structure.spec)
     paths, _ = pytree.tree_flatten_with_path(tree)
     for path, box in paths:
-        # The first two keys lead into the (positional, keyword) pair and to the argument.
+        # The first two keys select from the (positional, keyword) pair, then the argument.
         yield from _within(_argument(path[1]) + pytree.keystr(path[2:]), box.slot)
 
 
 class _Box:
-    """Keeps a slot, itself a tuple, from being taken for a container."""
+    """Wrap a slot, itself a tuple, so that it isn't taken for a container."""
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot

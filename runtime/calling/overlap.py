@@ -1,4 +1,4 @@
-"""Whether two tensors have a byte in common, and whether one has a byte twice."""
+"""Detect tensors that share memory with each other or overlap themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_STEPS = 10_000
 
 
 class Span(NamedTuple):
-    """The memory from the first byte of a tensor to the one after its last; `place` says which tensor."""
+    """The address range of a tensor, end exclusive; `place` identifies the tensor."""
 
     start: int
     end: int
@@ -25,7 +25,7 @@ class Span(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor, place: int) -> Span:
-        """The span of a tensor; an empty one where it has no memory."""
+        """Return the span of a tensor, empty if it has no memory."""
         start = tensor.data_ptr()
         if tensor.is_contiguous():
             return cls(start, start + tensor.nbytes, place)
@@ -34,10 +34,10 @@ class Span(NamedTuple):
 
 
 class Spans:
-    """Spans among which those that meet another one are found quickly.
+    """A collection of spans with fast lookup of intersecting ones.
 
     Args:
-        spans: in any order; empty ones meet nothing.
+        spans: in any order; empty ones intersect nothing.
     """
 
     def __init__(self, spans: Iterable[Span]) -> None:
@@ -46,7 +46,7 @@ class Spans:
         self._reached = list(itertools.accumulate((span.end for span in self._sorted), max))
 
     def meeting(self, span: Span) -> Iterator[Span]:
-        """The spans that meet one that is not among them."""
+        """Yield the spans that intersect a given one that is not in the collection."""
         last = bisect.bisect_left(self._starts, span.end) - 1
         while last >= 0 and self._reached[last] > span.start:
             if self._sorted[last].end > span.start:
@@ -54,7 +54,7 @@ class Spans:
             last -= 1
 
     def pairs(self) -> Iterator[tuple[Span, Span]]:
-        """The pairs that meet each other."""
+        """Yield the pairs that intersect."""
         if all(a.end <= b.start for a, b in itertools.pairwise(self._sorted)):
             return
         for place, span in enumerate(self._sorted):
@@ -65,7 +65,7 @@ class Spans:
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have a byte in common: rows of one buffer have none, though they interleave."""
+    """Return whether two tensors have a byte in common; interleaved rows of one buffer don't."""
     terms = [(stride * one.element_size(), 0, size - 1) for size, stride in _steps(one)]
     terms += [(stride * other.element_size(), 1 - size, 0) for size, stride in _steps(other)]
     terms.append((1, 1 - other.element_size(), one.element_size() - 1))
@@ -73,7 +73,7 @@ def share_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two elements of a tensor may be one, as in an expanded one."""
+    """Return whether elements of a tensor may share memory, as in an expanded tensor."""
     reach = 0
     for size, stride in sorted(_steps(tensor), key=lambda step: step[1]):
         if stride <= reach:
@@ -83,12 +83,12 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 
 def _steps(tensor: Tensor) -> list[tuple[int, int]]:
-    """Size and stride of the dimensions along which a tensor has more than one element."""
+    """Return size and stride of the dimensions with more than one element."""
     return [(n, stride) for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if n > 1]
 
 
 def _merged(terms: Iterable[_Term]) -> list[_Term]:
-    """Terms of different coefficients, the largest first."""
+    """Merge terms of equal coefficient, the largest coefficient first."""
     ranges: dict[int, tuple[int, int]] = {}
     for factor, low, high in terms:
         old = ranges.get(factor, (0, 0))
@@ -97,7 +97,7 @@ def _merged(terms: Iterable[_Term]) -> list[_Term]:
 
 
 def _reaches(total: int, terms: list[_Term]) -> bool:
-    """Whether the sum of the terms can be `total`; the last coefficient is 1."""
+    """Return whether the sum of the terms can be `total`; the last coefficient is 1."""
     rest = [(0, 0)]
     for factor, low, high in reversed(terms):
         rest.append((rest[-1][0] + factor * low, rest[-1][1] + factor * high))

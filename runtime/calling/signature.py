@@ -1,4 +1,4 @@
-"""What a captured program takes and returns, in terms of the user's call."""
+"""A captured program's arguments and results in terms of the user's call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparseflow.runtime.calling.structure import Container, Structure
 
 
 class ResultKind(enum.Enum):
-    """What becomes of a result of `@main`."""
+    """What a result of `@main` is used for."""
 
     BUFFER = "the new value of a buffer of the model"
     INPUT = "the new value of an input tensor, written in place"
@@ -21,7 +21,7 @@ class Result:
     """One result of `@main`.
 
     Attributes:
-        kind: what becomes of it.
+        kind: what it is used for.
         target: the name of the buffer, or the index of the input leaf; None for an output.
     """
 
@@ -31,10 +31,10 @@ class Result:
 
 @dataclass(frozen=True)
 class ObjectUpdate:
-    """The state in which the model leaves an object that was passed to it, such as a cache.
+    """The final state of an object passed to the model, such as a cache.
 
     Attributes:
-        ordinal: which of the call's objects it is.
+        ordinal: index among the call's objects.
         state: its attributes.
     """
 
@@ -44,7 +44,7 @@ class ObjectUpdate:
 
 @dataclass(frozen=True)
 class Outputs:
-    """How the results of kind OUTPUT, in order, become what the user sees.
+    """How the results of kind OUTPUT, in order, form the user's output.
 
     Attributes:
         structure: the model's output; aliases in it refer to objects of the call.
@@ -61,8 +61,8 @@ class Signature:
 
     Attributes:
         inputs: the structure of the call; its leaves are the arguments of `@main`, in order.
-        results: what becomes of each result of `@main`, in order.
-        outputs: how the user's output is put together.
+        results: the use of each result of `@main`, in order.
+        outputs: how the user's output is built.
     """
 
     inputs: Structure

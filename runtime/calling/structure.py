@@ -1,7 +1,7 @@
-"""Arguments and outputs of a model as tensors plus a comparable structure, caches and plain objects included.
+"""Flatten arguments and outputs, caches and objects included, to tensors and a comparable structure.
 
-Torch's pytrees do the containers they know. An object they don't know, and a transformers cache (whose
-registered unflattening copies every tensor), is taken apart by its attributes, so that it can be rebuilt or
+Containers are left to torch's pytrees. An object unknown to them, and a transformers cache (whose
+registered unflattening copies every tensor), is flattened by its attributes, so that it can be rebuilt or
 updated in place.
 """
 
@@ -22,13 +22,13 @@ from sparseflow.runtime.calling.caches import is_cache
 
 
 class Leaf(enum.Enum):
-    """Stands in a structure for a tensor, a counter, or a number that depends on those."""
+    """Placeholder for a tensor, a counter, or a number that depends on them."""
 
     LEAF = enum.auto()
 
 
 class Constant(NamedTuple):
-    """A value that is part of the structure; its type counts, so that 1 differs from True."""
+    """A constant of the structure; types are compared too, so that 1 differs from True."""
 
     kind: type
     value: Any
@@ -43,27 +43,27 @@ class Container(NamedTuple):
 
 
 class Alias(NamedTuple):
-    """The object that was met as the `ordinal`-th."""
+    """A reference to the `ordinal`-th object encountered."""
 
     ordinal: int
 
 
-class Again(NamedTuple):
-    """The tensor that was met as the `ordinal`-th leaf; in an output those of the call come first.
+class Repeat(NamedTuple):
+    """A repeated tensor: a reference to the `ordinal`-th leaf; in an output, the call's leaves come first.
 
-    Models test arguments with `is`, and write them: which of them are one tensor is part of the structure.
+    Models compare arguments with `is` and write them, so which arguments are the same tensor matters.
     """
 
     ordinal: int
-    kind: type = torch.Tensor  # tells it from an alias, which would be an equal tuple
+    kind: type = torch.Tensor  # distinguishes it from an alias, which would be an equal tuple
 
 
-Slot = Leaf | Constant | Container | Alias | Again
+Slot = Leaf | Constant | Container | Alias | Repeat
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Everything about a tree of values but its tensors: trees of equal structure differ in tensors only."""
+    """Everything about a tree of values except its tensors."""
 
     spec: pytree.TreeSpec
     slots: tuple[Slot, ...]
@@ -71,12 +71,12 @@ class Structure:
 
 @dataclass
 class Flat:
-    """A tree of values taken apart.
+    """A flattened tree of values.
 
     Attributes:
         leaves: its tensors and counters, in order, each tensor once.
         structure: the rest.
-        objects: the objects that were taken apart by their attributes, in the order they were met.
+        objects: the objects flattened by their attributes, in order of encounter.
     """
 
     leaves: list[Any]
@@ -94,12 +94,12 @@ _SEQUENCES = (list, tuple, torch.Size)
 
 @dataclass
 class Encoder:
-    """Takes values apart.
+    """Flatten values.
 
     Attributes:
-        leaves: the tensors met so far.
-        objects: the objects met so far; when met again they come out as aliases.
-        given: leaves met before these; a tensor among them comes out as one met again.
+        leaves: the tensors encountered so far.
+        objects: the objects encountered so far; repeated ones become aliases.
+        given: leaves that precede these; tensors among them become repeats.
         count: whether counters above 1 are leaves, so that a program can serve any value of them.
     """
 
@@ -123,7 +123,7 @@ class Encoder:
             return Container(kind, (), tuple(map(self.encode, value)))
         if kind is dict:
             return Container(kind, tuple(value), tuple(map(self.encode, value.values())))
-        if isinstance(value, UserDict):  # such as a tokenizer's BatchEncoding: what else it holds is no input
+        if isinstance(value, UserDict):  # such as BatchEncoding, whose other contents are no inputs
             return Container(kind, tuple(value.data), tuple(map(self.encode, value.data.values())))
         if isinstance(value, (list, tuple, dict, set)):
             raise ArgumentError(
@@ -137,7 +137,7 @@ class Encoder:
         next_place = len(self.given) + len(self.leaves)
         place = self._places.setdefault(id(value), next_place)
         if place != next_place:
-            return Again(place)
+            return Repeat(place)
         self.leaves.append(value)
         return Leaf.LEAF
 
@@ -150,7 +150,7 @@ class Encoder:
         return self.encode_state(value)
 
     def encode_state(self, value: Any) -> Container:
-        """Encode an object's attributes, whether it was met before or not."""
+        """Encode an object's attributes, even if it was encountered before."""
         names = attribute_names(value)
         return Container(type(value), names, tuple(self._attribute(value, name) for name in names))
 
@@ -168,19 +168,19 @@ class Encoder:
 
 
 def flatten(tree: Any) -> Flat:
-    """Take the arguments of a call apart."""
+    """Flatten the arguments of a call."""
     encoder = Encoder(count=True)
     structure = encoder.flatten(tree)
     return Flat(encoder.leaves, structure, encoder.objects)
 
 
 class Decoder:
-    """Puts values together again; the inverse of Encoder.
+    """Rebuild values; the inverse of Encoder.
 
     Args:
         leaves: tensors, in the order of encoding.
         objects: objects that aliases refer to.
-        given: the leaves that were met before these.
+        given: the leaves that precede these.
     """
 
     def __init__(self, leaves: Iterable[Any], objects: Sequence[Any] = (), given: Sequence[Any] = ()) -> None:
@@ -195,7 +195,7 @@ class Decoder:
             return self._met[-1]
         if isinstance(slot, Constant):
             return slot.value
-        if isinstance(slot, Again):
+        if isinstance(slot, Repeat):
             return self._met[slot.ordinal]
         if isinstance(slot, Alias):
             return self.objects[slot.ordinal]
@@ -222,7 +222,7 @@ class Decoder:
 
 
 def attribute_names(value: Any) -> tuple[str, ...]:
-    """The attributes that make up the state of an object."""
+    """Return the attributes that make up the state of an object."""
     if hasattr(value, "__dict__"):
         return tuple(vars(value))
     return tuple(f.name for f in dataclasses.fields(value))
@@ -235,5 +235,5 @@ def _is_plain_object(value: Any) -> bool:
 
 
 def _is_ours(value: Any) -> bool:
-    """Whether torch's pytrees know it, but not how to make another: of a shape they make a tuple."""
+    """Return whether torch's pytrees can't rebuild a type: they turn a torch.Size into a tuple."""
     return type(value) is torch.Size or is_cache(value)

@@ -1,4 +1,4 @@
-"""Refuses calls in which what a program writes is also something else to it."""
+"""Guard against calls in which a tensor that a program writes is also another of its tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparseflow.runtime.calling.overlap import Span, Spans, overlaps_itself, sha
 
 
 class WriteGuard:
-    """Refuses calls in which a tensor that a program writes shares memory with another that it uses.
+    """Refuse calls in which a tensor that a program writes shares memory with another that it uses.
 
     The program was captured as if each input had memory of its own. One tensor passed twice is one input.
 
@@ -21,7 +21,7 @@ class WriteGuard:
         subject: how errors call the model.
         names: of the leaves.
         written: the leaves that the program writes.
-        held: the tensors that the program has of the model.
+        held: the model's tensors that the program uses.
         written_held: those among them that it writes.
     """
 
@@ -42,7 +42,7 @@ class WriteGuard:
     def of(
         cls, subject: str, names: Sequence[str], graph: fx.GraphModule, written: frozenset[int]
     ) -> Self | None:
-        """The guard of a lowered graph; None where it writes nothing.
+        """Return the guard of a lowered graph; None where it writes nothing.
 
         Args:
             subject: how errors call the model.
@@ -58,10 +58,10 @@ class WriteGuard:
         return cls(subject, names, written, list(held.values()), places)
 
     def require_apart(self, leaves: Sequence[Any]) -> None:
-        """Let a call pass whose written tensors are nothing else.
+        """Check that the written tensors share memory with nothing else.
 
         Raises:
-            ArgumentError: one is; names both.
+            ArgumentError: one does; the error names both.
         """
         spans = [Span.of(leaf, i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         for one, other in Spans(spans).pairs():
@@ -88,7 +88,7 @@ class WriteGuard:
 
 
 def _written_buffers(graph: fx.GraphModule) -> set[str]:
-    """The buffers that a graph writes."""
+    """Return the buffers that a graph writes."""
     found = set()
     for node in graph.graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:

@@ -1,4 +1,4 @@
-"""Contextual MLPs without a predictor: neurons are selected by their own activations, computed for all."""
+"""Contextual MLPs without a predictor, which select neurons by their activations, computed for all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SCHEMA = (
 
 @dataclasses.dataclass(frozen=True)
 class GateThreshold:
-    """Selects the neurons whose activation, |act(x · gateᵀ + gate_bias)|, is above a threshold.
+    """The rule that selects neurons whose |act(x · gateᵀ + gate_bias)| is above a threshold.
 
     In an MLP without a gate it is that of up, and only down is read sparsely.
 
@@ -46,7 +46,7 @@ class GateThreshold:
     def to(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> GateThreshold:
-        """Itself: it has no tensors."""
+        """Return itself: it has no tensors."""
         return self
 
 

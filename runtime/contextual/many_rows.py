@@ -1,4 +1,4 @@
-"""Contextual MLPs for more rows than neurons are selected for: every neuron, densely or 2:4."""
+"""Contextual MLPs for more than `m_max` rows: every neuron, dense or 2:4."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def every_neuron(
     down_positions: Tensor | None = None,
     down_policy: Sequence[int] = (),
 ) -> Tensor:
-    """The MLP with every neuron ``[…, H]``, a product by its policy where its weight is packed too.
+    """Compute the MLP with every neuron, ``[…, H]``; products with a packed weight run by their policy.
 
     x is ``[…, H]``, H at least 1; the weights are as in `ContextualWeights`. Packed are ``[2·I, H]``, gate
     and up, or ``[I, H]`` without a gate, and down, ``[H, I]``. Policies are as `Policy.to_ints` gives them;

@@ -1,4 +1,4 @@
-"""Makes ``torch.ops.sparseflow.contextual_*`` whole: fakes, a refusal of gradients, and plain torch."""
+"""Complete ``torch.ops.sparseflow.contextual_*``: fakes, refusal of gradients and plain torch versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ contextual_mlp_auto = torch.ops.sparseflow.contextual_mlp_auto.default
 _MLP_ARGUMENTS = 10
 # pred_a, pred_b, pred_bias and two scales.
 _PREDICTOR_ARGUMENTS = 5
-# Those and the rule, its parameter and the activation, x apart.
+# Those without x, plus the rule, its parameter and the activation.
 _PREDICTED_ARGUMENTS = _MLP_ARGUMENTS + _PREDICTOR_ARGUMENTS + 2
 
 
@@ -36,7 +36,7 @@ def _predicted(x: Tensor, *args: Any) -> Tensor:
 
 
 def _auto(x: Tensor, *args: Any) -> Tensor:
-    # The dispatcher leaves out what has its default.
+    # The dispatcher omits arguments that equal their defaults.
     predicted, (m_max, *packed) = args[:_PREDICTED_ARGUMENTS], args[_PREDICTED_ARGUMENTS:]
     if x.numel() <= m_max * x.shape[-1]:
         result: Tensor = contextual_mlp_predicted(x, *predicted)
@@ -94,7 +94,9 @@ def _register() -> None:
     for op, fake in fakes.items():
         ops.register_fake(op, fake)
     for name in ("contextual_mlp", "contextual_scores", "contextual_select"):
-        ops.LIBRARY.impl(name, getattr(portable, name), "CompositeExplicitAutograd")  # the CPU has its own
+        ops.LIBRARY.impl(
+            name, getattr(portable, name), "CompositeExplicitAutograd"
+        )  # the CPU has native kernels
     ops.LIBRARY.impl("contextual_mlp_predicted", _predicted, "CompositeExplicitAutograd")
     ops.LIBRARY.impl("contextual_mlp_auto", _auto, "CompositeExplicitAutograd")
 

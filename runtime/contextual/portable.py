@@ -1,4 +1,4 @@
-"""Contextual MLPs in plain torch: what the operators mean, for devices without native code of their own."""
+"""Contextual MLPs in plain torch: the reference semantics, used on devices without native kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RULES = ("threshold", "top_k", "statistical")
 
 
 def _rows(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """A weight ``[n, H]`` in ``dtype``, its rows scaled where it is quantised."""
+    """Return a weight ``[n, H]`` in ``dtype``, its rows scaled where it is quantised."""
     return weight.to(dtype) if scale is None else (weight.float() * scale[:, None]).to(dtype)
 
 
@@ -44,7 +44,7 @@ def dense(
     *,
     activation: str,
 ) -> Tensor:
-    """The MLP with every neuron ``[…, H]``, in the dtype of x."""
+    """Compute the MLP with every neuron, ``[…, H]``, in the dtype of x."""
     hidden = neurons(x, gate, up, gate_scale, up_scale, gate_bias, up_bias, activation=activation)
     return project(hidden, down_t, down_scale, down_bias)
 
@@ -60,7 +60,7 @@ def neurons(
     *,
     activation: str,
 ) -> Tensor:
-    """Every neuron's value ``[…, I]``, in the dtype of x."""
+    """Compute every neuron's value ``[…, I]``, in the dtype of x."""
     hidden = F.linear(x, _rows(up, up_scale, x.dtype), up_bias)
     if gate is None:
         return ACTIVATIONS[activation](hidden)
@@ -68,7 +68,7 @@ def neurons(
 
 
 def project(hidden: Tensor, down_t: Tensor, down_scale: Tensor | None, down_bias: Tensor | None) -> Tensor:
-    """What the neurons' values ``[…, I]`` give: ``[…, H]``, in their dtype."""
+    """Multiply the neurons' values ``[…, I]`` by down: ``[…, H]``, in their dtype."""
     return _biased(hidden @ _rows(down_t, down_scale, hidden.dtype), down_bias)
 
 
@@ -87,7 +87,7 @@ def contextual_mlp(
     count: Tensor,
     activation: str,
 ) -> Tensor:
-    """``sparseflow::contextual_mlp``, by gathering the rows in float32; it waits for the device."""
+    """Implement ``sparseflow::contextual_mlp`` by gathering the rows in float32; it waits for the device."""
     wide = x.float().reshape(-1, x.shape[-1])
 
     def over(rows: Tensor, listed: Tensor, length: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def contextual_scores(
     a_scale: Tensor | None = None,
     b_scale: Tensor | None = None,
 ) -> Tensor:
-    """``sparseflow::contextual_scores``."""
+    """Implement ``sparseflow::contextual_scores``."""
     wide = x.float().reshape(-1, x.shape[-1])
     low = wide @ _rows(a, a_scale, torch.float32).T
     return _biased(low @ _rows(b, b_scale, torch.float32).T, bias)
@@ -125,7 +125,7 @@ def contextual_scores(
 def contextual_select(
     scores: Tensor, rule: str, parameter: float, per_row: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``sparseflow::contextual_select``; it doesn't wait for the device."""
+    """Implement ``sparseflow::contextual_select``; it doesn't wait for the device."""
     chosen = _chosen(scores, rule, parameter)
     if not per_row:
         chosen = chosen.any(0, keepdim=True)

@@ -1,4 +1,4 @@
-"""Which neurons a token needs, from a low-rank score of each."""
+"""Predict the neurons that a token needs by low-rank scores."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Predictor:
 
     @property
     def operands(self) -> tuple[Tensor | None, ...]:
-        """What the operators take: a, b, bias, a_scale, b_scale."""
+        """The operators' arguments: a, b, bias, a_scale, b_scale."""
         return self.a, self.b, self.bias, self.a_scale, self.b_scale
 
     @property
@@ -84,10 +84,10 @@ class Predictor:
         return sum(tensor.nbytes for tensor in self.operands if tensor is not None)
 
     def quantized(self, dtype: str = "int8") -> Predictor:
-        """The same with a and b in int8, each row by a scale of its own.
+        """Return the predictor with a and b in int8, with a scale for each row.
 
         Raises:
-            ArgumentError: another dtype than int8, or what is quantised already. WeightError: NaN or Inf.
+            ArgumentError: another dtype than int8, or it is quantised already. WeightError: NaN or Inf.
         """
         if torch.int8 in (self.a.dtype, self.b.dtype):
             raise ArgumentError("predictor", "expected floating weights, got int8")
@@ -96,7 +96,7 @@ class Predictor:
         return dataclasses.replace(self, a=a, b=b, a_scale=a_scale, b_scale=b_scale)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Predictor:
-        """On another device, or with a and b in another floating dtype; int8 keeps its own."""
+        """Move to a device, or cast a and b to a floating dtype; int8 stays."""
         moved: dict[str, Any] = {}
         for name in ("a", "b", "bias", "a_scale", "b_scale"):
             tensor: Tensor | None = getattr(self, name)
@@ -106,12 +106,12 @@ class Predictor:
         return dataclasses.replace(self, **moved)
 
     def scores(self, x: Tensor) -> Tensor:
-        """``[M, I]`` float32, for x ``[…, H]``."""
+        """Return the scores ``[M, I]`` float32 for x ``[…, H]``."""
         result: Tensor = ops.contextual_scores(x, *self.operands)
         return result
 
     def select(self, x: Tensor, per_row: bool = False) -> tuple[Tensor, Tensor]:
-        """The neurons that the rows of x ``[…, H]`` need, as `ContextualWeights.run` takes them.
+        """Return the neurons that the rows of x ``[…, H]`` need, as `ContextualWeights.run` takes them.
 
         Args:
             x: the hidden states, M rows.
@@ -122,7 +122,7 @@ class Predictor:
         return neurons, count
 
     def run(self, x: Tensor, weights: ContextualWeights, per_row: bool = False) -> Tensor:
-        """The MLP's result ``[…, H]``: predict, select and compute in one call."""
+        """Predict, select and compute the MLP, ``[…, H]``, in one call."""
         result: Tensor = ops.contextual_mlp_predicted(
             x, *weights.operands, *self.operands, self.rule, self.parameter, weights.activation, per_row
         )
@@ -130,7 +130,7 @@ class Predictor:
 
 
 def require_rule(rule: str, parameter: float) -> None:
-    """Refuse an unknown rule, or a parameter that it can't have.
+    """Refuse an unknown rule or an invalid parameter.
 
     Raises:
         ArgumentError: either.

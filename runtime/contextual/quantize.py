@@ -1,4 +1,4 @@
-"""Weights in int8, each row by the scale that makes its largest magnitude 127."""
+"""Quantise weights to int8 with a scale for each row that maps its largest magnitude to 127."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LARGEST = 127.0
 
 
 def rows(weight: Tensor, dtype: str, name: str) -> tuple[Tensor, Tensor]:
-    """A weight ``[n, K]`` as int8 ``[n, K]`` and scales ``[n]`` float32, about their product.
+    """Quantise a weight ``[n, K]`` to int8 ``[n, K]`` and scales ``[n]`` float32.
 
     Args:
         weight: floating.
@@ -32,6 +32,8 @@ def rows(weight: Tensor, dtype: str, name: str) -> tuple[Tensor, Tensor]:
         wide = chunk.float()
         largest = wide.abs().amax(1) if wide.shape[1] else wide.new_zeros(len(wide))
         scale = largest / LARGEST
-        scales[there] = torch.where(scale > 0, scale, 1.0)  # a row of zeros, or of what underflows to them
+        scales[there] = torch.where(
+            scale > 0, scale, 1.0
+        )  # a row of zeros, or of values that underflow to zero
         values[there] = (wide / scales[there, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
     return values, scales

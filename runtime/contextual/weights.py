@@ -1,4 +1,4 @@
-"""The weights of a contextual MLP: of each neuron three rows, or two, that are read together."""
+"""The weights of a contextual MLP: two or three rows for each neuron, read together."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ContextualWeights:
         down_bias: Tensor | None = None,
         activation: str = "silu",
     ) -> ContextualWeights:
-        """From the weights of an MLP's linear layers; ``down`` is copied, transposed.
+        """Make it from the weights of an MLP's linear layers; ``down`` is copied, transposed.
 
         Args:
             gate: ``[I, H]``, or None for a plain MLP.
@@ -108,12 +108,12 @@ class ContextualWeights:
 
     @property
     def intermediate(self) -> int:
-        """I."""
+        """Neurons, I."""
         return self.up.shape[0]
 
     @property
     def hidden(self) -> int:
-        """H."""
+        """Hidden features, H."""
         return self.up.shape[1]
 
     @property
@@ -123,7 +123,7 @@ class ContextualWeights:
 
     @property
     def operands(self) -> tuple[Any, ...]:
-        """What the operators take after x: gate, up, down_t, their scales, the biases."""
+        """The operators' arguments after x: gate, up, down_t, their scales, the biases."""
         names = [field.name for field in dataclasses.fields(self)][:-1]
         return tuple(getattr(self, name) for name in names)
 
@@ -133,7 +133,7 @@ class ContextualWeights:
         return sum(tensor.nbytes for tensor in self.operands if tensor is not None)
 
     def quantized(self, dtype: str = "int8") -> ContextualWeights:
-        """The weights in int8, each row by a scale of its own; biases stay as they are.
+        """Return the weights in int8 with a scale for each row; biases stay as they are.
 
         Raises:
             ArgumentError: another dtype than int8, or weights that are quantised already.
@@ -151,7 +151,7 @@ class ContextualWeights:
     def to(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> ContextualWeights:
-        """On another device, or in another floating dtype: int8 and its scales keep theirs."""
+        """Move to a device, or cast to a floating dtype; int8 weights and their scales keep theirs."""
         kept = ("gate_scale", "up_scale", "down_scale")
         moved: dict[str, Any] = {}
         for field in dataclasses.fields(self)[:-1]:
@@ -162,7 +162,7 @@ class ContextualWeights:
         return dataclasses.replace(self, **moved)
 
     def run(self, x: Tensor, neurons: Tensor, count: Tensor) -> Tensor:
-        """The MLP's result ``[…, H]`` in the dtype of x, over the listed neurons.
+        """Compute the MLP over the listed neurons: ``[…, H]`` in the dtype of x.
 
         Args:
             x: ``[…, H]``.
@@ -173,5 +173,5 @@ class ContextualWeights:
         return result
 
     def dense(self, x: Tensor) -> Tensor:
-        """The result ``[…, H]`` with every neuron, by torch."""
+        """Compute the MLP with every neuron by torch: ``[…, H]``."""
         return portable.dense(x, *self.operands, activation=self.activation)

@@ -48,9 +48,6 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "contextual_select(Tensor scores, str rule, float parameter, bool per_row=False) "
       "-> (Tensor neurons, Tensor count)");
-  // to[slots[i]] = rows[neurons[i]] for i below count [1]; to [S, width], rows [I, width], also in pinned host memory
-  // where to is on a GPU; neurons [I] and slots [S] int32, those read within their ranges, each slot once.
-  m.def("contextual_fetch(Tensor(a!) to, Tensor rows, Tensor neurons, Tensor slots, Tensor count) -> ()");
   // The three in one call.
   m.def(
       "contextual_mlp_predicted(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "

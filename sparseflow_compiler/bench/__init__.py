@@ -1,4 +1,4 @@
-"""Dense beside ours on this device: single products, and whole models. Both in turns, in one process."""
+"""Benchmarks of dense against sparse on this device: single products and whole models, in turns."""
 
 from __future__ import annotations
 

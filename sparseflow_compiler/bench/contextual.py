@@ -1,4 +1,4 @@
-"""A Llama of a given shape, dense beside contextual: time to first token, tokens a second, memory."""
+"""Benchmark a Llama of a given shape, dense and contextual: first token, tokens a second, memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from sparseflow.api.compile import compile as compile_model
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.compiler.options import Sparsity
-from sparseflow.contextual.mlps import ModelMlp, find_model_mlps
+from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.selection import count_of
 from sparseflow.contextual.training import usual_rank
@@ -33,7 +33,7 @@ _PAGE_FILE = Path("/proc/self/statm")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured.
+    """The configuration of the benchmark.
 
     Attributes:
         hidden: H.
@@ -95,7 +95,7 @@ class BenchConfig:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> BenchConfig:
-        """From plain values, as a file has them; lists stand for tuples.
+        """Make it from plain values of a file, with lists for tuples.
 
         Raises:
             ArgumentError: an unknown name or a wrong value.
@@ -121,7 +121,7 @@ def _wrong(name: str, value: object, rule: str) -> ArgumentError:
 
 
 def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: int | None) -> Predictors:
-    """Predictors in int8 that select just the given shares of neurons, which ones is random: for timing.
+    """Make int8 predictors that select random neurons at the given rates, for timing.
 
     Args:
         mlps: of a model.
@@ -140,7 +140,7 @@ def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: in
 
 
 class Side:
-    """One model that answers prompts over a static cache."""
+    """A model that answers prompts over a static cache."""
 
     def __init__(self, name: str, run: Any, model: Any, length: int) -> None:
         self.name, self._run = name, run
@@ -149,7 +149,7 @@ class Side:
         self._cuda = model.device.type == "cuda"
 
     def answer(self, prompt: Tensor, tokens: int) -> tuple[float, list[float]]:
-        """Seconds to the first token, and those of each further one, chosen greedily."""
+        """Decode greedily; return the seconds to the first token and of each further one."""
         self._cache.reset()
         seconds = []
         ids = prompt
@@ -170,7 +170,7 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     Args:
         config: what to measure.
         device: where.
-        step: told after each answer.
+        step: called after each answer.
 
     Returns:
         ``config``; ``rows``, one a prompt and side, times in milliseconds with 50th and 90th percentiles; and
@@ -213,7 +213,7 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
 
 
 def _added(side: CompiledModel) -> int:
-    """Bytes that a compiled model's layers take beyond those of the dense ones; negative where it saves."""
+    """Return a compiled model's bytes beyond the dense layers'; negative for a saving."""
     return sum(layer.bytes - layer.bytes_dense for layer in side.report.layers)
 
 
@@ -262,7 +262,7 @@ def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes that both models together hold: the device's, or this process's resident ones."""
+    """Return the bytes of both models together, on the GPU or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     if not _PAGE_FILE.exists():
@@ -273,7 +273,7 @@ def _memory(device: torch.device) -> int:
 
 
 def table(result: Mapping[str, Any], width: int = 130) -> str:
-    """The rows of a result as text."""
+    """Return the rows of a result as text."""
     from rich.console import Console
     from rich.table import Table
 

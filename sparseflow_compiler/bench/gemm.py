@@ -1,4 +1,4 @@
-"""One product, dense and sparse."""
+"""Benchmark single products, dense and sparse."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gemm_rows(
         ms: rows of x.
         dtypes: float32, bfloat16 or float16 on a CPU; bfloat16 or float16 on a GPU.
         device: where.
-        progress: told of each point.
+        progress: called for each point.
 
     Returns:
         A row for each: microseconds of ``F.linear`` and of the sparse product, and what ran. On a GPU that is

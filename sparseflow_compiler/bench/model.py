@@ -1,4 +1,4 @@
-"""A whole model, dense and compiled."""
+"""Benchmark whole models, dense and compiled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_rows(
         calls: samples and tokens of each call.
         phase: prefill or decode.
         seconds: about how long to measure each call.
-        progress: told of each call.
+        progress: called for each call.
         options: of `sparseflow.compile`; the model as it is runs by the same ``inner``, in the same ``mode``.
 
     Returns:

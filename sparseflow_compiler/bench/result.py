@@ -1,4 +1,4 @@
-"""What a benchmark's result says about the run."""
+"""Metadata of benchmark results."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
 
 
 def result(device: torch.device, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows of `sparseflow bench` with their meta data, in the form of ``benchmarks/results/*.json``."""
+    """Wrap rows of `sparseflow bench` with their metadata, in the form of ``benchmarks/results/*.json``."""
     head = run_meta(device_name(device), " ".join(["sparseflow", *sys.argv[1:]]))
     return {"meta": head, "rows": list(rows)}
 
 
 def run_meta(device: str, command: str) -> dict[str, Any]:
-    """What a result says of the run that made it.
+    """Return the metadata of a run.
 
     Args:
-        device: the name of what was measured.
-        command: that repeats it.
+        device: the name of the measured device.
+        command: the command that repeats it.
     """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -1,1 +1,1 @@
-"""The command `sparseflow`: one file a subcommand."""
+"""The command `sparseflow`, one file for each subcommand."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sparseflow.cli import options
+from sparseflow.cli import option_values
 from sparseflow.cli.bench_contextual import contextual
-from sparseflow.cli.models import named_model, require_phase
+from sparseflow.cli.named_models import named_model, require_phase
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -27,17 +27,17 @@ def gemm(
     shape: Annotated[list[str], typer.Option(help="A layer, NxK; may be repeated.")],
     m: Annotated[list[int] | None, typer.Option(help="Rows of x; by default 1, 16, 256 and 1024.")] = None,
     dtype: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(options.DTYPES)}; may be repeated.")
+        list[str] | None, typer.Option(help=f"{', '.join(option_values.DTYPES)}; may be repeated.")
     ] = None,
     device: _Device = None,
     as_json: _AsJson = False,
 ) -> None:
     """Time the sparse product and the dense one with the same pruned weight, in turns."""
-    shapes = [options.sizes("--shape", text, "NxK") for text in shape]
+    shapes = [option_values.sizes("--shape", text, "NxK") for text in shape]
     ms = m or [1, 16, 256, 1024]
-    options.require_positive("--m", ms)
-    where = options.device(device)
-    dtypes = [options.dtype(name) for name in dtype or ["bfloat16"]]
+    option_values.require_positive("--m", ms)
+    where = option_values.device(device)
+    dtypes = [option_values.dtype(name) for name in dtype or ["bfloat16"]]
     from sparseflow.bench import gemm_rows
     from sparseflow.support.progress import progress_bars
 
@@ -53,7 +53,7 @@ def model(
     seq: Annotated[list[int] | None, typer.Option(help="Tokens; may be repeated. By default 512.")] = None,
     phase: Annotated[str, typer.Option(help="prefill or decode.")] = "prefill",
     layers: Annotated[int | None, typer.Option(help="Only so many layers.")] = None,
-    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(option_values.DTYPES)}.")] = None,
     device: _Device = None,
     inner: Annotated[str, typer.Option(help="What runs both sides' graphs: eager or inductor.")] = "eager",
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
@@ -65,8 +65,8 @@ def model(
     import torch
 
     require_phase(phase)
-    where = options.device(device)
-    kind = options.dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
+    where = option_values.device(device)
+    kind = option_values.dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
     calls = [(samples, tokens) for samples in batch or [1] for tokens in seq or [512]]
     from sparseflow.bench import model_rows
     from sparseflow.profiling.workload import Phase
@@ -90,6 +90,6 @@ def _show(device: torch.device, rows: Sequence[dict[str, Any]], as_json: bool) -
 
     found = result(device, rows)
     if as_json:
-        options.print_json(found)
+        option_values.print_json(found)
     else:
         print(WRITERS["md"](page_of([Source("bench", found)])).decode())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparseflow.cli import options
+from sparseflow.cli import option_values
 from sparseflow.errors import ArgumentError
 
 
@@ -65,11 +65,11 @@ def contextual(
     from sparseflow.bench.contextual import bench_contextual, table
     from sparseflow.support.progress import progress_bars
 
-    where = options.device(device)
+    where = option_values.device(device)
     with progress_bars(None) as bars:
         result = bench_contextual(checked, where, bars.stage("bench"))
     if as_json:
-        options.print_json(result)
+        option_values.print_json(result)
     else:
         print(table(result), *(f"{reason}\n" for reason in result["policy"]), sep="", end="")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli.saved import load_model
+from sparseflow.cli.saved_models import load_model
 from sparseflow.integrations.transformers.models import read_tokenizer
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def compile_model(
 
 
 def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
-    """Make the calls that the artifact will have to serve."""
+    """Make the calls that the artifact has to serve."""
     import torch
 
     from sparseflow.execution import warmup

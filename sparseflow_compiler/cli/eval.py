@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli import options
-from sparseflow.cli.saved import load_model, read_lines, text_batches
+from sparseflow.cli import option_values
+from sparseflow.cli.saved_models import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
 
@@ -43,7 +43,7 @@ def evaluate(
     Which tokens are scored: window i begins at token i × stride; scored are the tokens that no window before
     held and that have one before them in their window.
     """
-    options.require_folder(plot)
+    option_values.require_folder(plot)
     import sparseflow as sf
 
     report = sf.evaluation.EvaluationReport({"text": str(text)})

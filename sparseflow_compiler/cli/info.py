@@ -18,10 +18,10 @@ from sparseflow.support.version import __version__
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the machine has or lacks.
+    """Something that the machine has or lacks.
 
     Attributes:
-        name: what.
+        name: its name.
         ok: whether it can be used.
         text: version and place, or why not.
     """
@@ -45,20 +45,20 @@ def info(
 
 
 def look() -> list[Finding]:
-    """Look at everything; what fails is a finding too."""
+    """Check everything; a failure is a finding too."""
     return [_found(name, find) for name, find in _PARTS.items()]
 
 
 def _found(name: str, find: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, find())
-    except Exception as error:  # a broken installation fails in ways of its own, and that is the answer
+    except Exception as error:  # a broken installation can raise anything, which is the finding
         text = str(error).replace("\n", " ")
         return Finding(name, False, text if isinstance(error, Missing) else f"{type(error).__name__}: {text}")
 
 
 class Missing(Exception):  # noqa: N818  # a finding, not an error
-    """Why something can't be used."""
+    """Something can't be used; the message says why."""
 
 
 def _python() -> str:

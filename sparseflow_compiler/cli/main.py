@@ -42,8 +42,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 where all went well; 1 where it didn't, with a message on stderr, and where a check failed; 2 for
-        wrong usage; 3 where a deadline left something undone; 130 where it was interrupted.
+        0 on success; 1 on an error, with a message on stderr, or a failed check; 2 on wrong usage; 3 if a
+        deadline left something undone; 130 on interruption.
     """
     try:
         result = app(args=None if args is None else list(args), standalone_mode=False)
@@ -56,13 +56,13 @@ def main(args: Sequence[str] | None = None) -> int:
         print("sparseflow: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Nobody reads on, as in `| head`; the interpreter must not try to flush when it ends.
+        # The reader has closed the pipe, as `| head` does; avoid another flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         return _failed(error)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which isn't imported for its name
+        if type(error).__name__ == "OutOfMemoryError":  # torch's class, which isn't imported just to name it
             return _failed(str(error).partition(". ")[0])
         show = getattr(error, "show", None)  # a usage error of click's, vendored or not
         if show is None:
@@ -78,5 +78,5 @@ def _failed(why: object) -> int:
 
 
 def console_main() -> None:
-    """The entry point: exits with what `main` returns."""
+    """Run `main` and exit with its status."""
     sys.exit(main())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sparseflow.cli import options
-from sparseflow.cli.models import named_model, require_phase
+from sparseflow.cli import option_values
+from sparseflow.cli.named_models import named_model, require_phase
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def profile(
     batch: Annotated[int, typer.Option(help="Samples.")] = 1,
     seq: Annotated[int, typer.Option(help="Tokens of each; for decode those in the cache.")] = 512,
     phase: Annotated[str, typer.Option(help="prefill or decode.")] = "prefill",
-    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(option_values.DTYPES)}.")] = None,
     device: Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")] = None,
     inner: Annotated[str, typer.Option(help="What runs both sides' graphs: eager or inductor.")] = "eager",
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
@@ -40,8 +40,8 @@ def profile(
     """
     import torch
 
-    options.require_folder(chart)
-    where = options.device(device)
+    option_values.require_folder(chart)
+    where = option_values.device(device)
     name = dtype or ("bfloat16" if where.type == "cuda" else "float32")
     how: dict[str, Any] = {
         "prune": "magnitude",
@@ -50,7 +50,7 @@ def profile(
         "memory": memory,
         "calls": calls,
     }
-    kind = options.dtype(name)
+    kind = option_values.dtype(name)
     require_phase(phase)
     from sparseflow.profiling.workload import Phase, workload
 
@@ -64,7 +64,7 @@ def profile(
     if chart is not None:
         result.chart(chart)
     if as_json:
-        options.print_json(result.to_dict())
+        option_values.print_json(result.to_dict())
     else:
         print(result.table(), end="")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli import options
-from sparseflow.cli.saved import load_model, read_lines, text_batches
+from sparseflow.cli import option_values
+from sparseflow.cli.saved_models import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
 
@@ -56,7 +56,7 @@ def prune(
     """Prune a transformers model to 2:4 and save it."""
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ArgumentError(str(out), "exists and is not an empty folder", "name a new folder")
-    options.require_folder(plot)
+    option_values.require_folder(plot)
     if samples < 1 or length < 2:
         raise ArgumentError(f"--samples {samples} --length {length}", "must be at least 1 and 2")
     loaded, tokenizer = load_model(model, dtype, device), read_tokenizer(model)

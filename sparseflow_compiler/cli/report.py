@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli import options
+from sparseflow.cli import option_values
 
 if TYPE_CHECKING:
     from sparseflow.reports import Page, Source
@@ -32,7 +32,7 @@ def report(
     """
     forms = {"html": html, "png": png, "md": md}
     for file in forms.values():
-        options.require_folder(file)
+        option_values.require_folder(file)
     from sparseflow.reports import page_of, read, write
 
     sources = [read(path) for path in paths]
@@ -41,7 +41,9 @@ def report(
     for form, file in written.items():
         write(page, file, form)
     if as_json:
-        options.print_json(sources[0].data if len(sources) == 1 else [source.data for source in sources])
+        option_values.print_json(
+            sources[0].data if len(sources) == 1 else [source.data for source in sources]
+        )
     elif written:
         print("\n".join(f"wrote {file}" for file in written.values()))
     else:
@@ -50,9 +52,9 @@ def report(
 
 def _text(path: Path, sources: list[Source], page: Page) -> str:
     if len(sources) == 1 and path.is_dir():
-        from sparseflow.runtime.artifact.loading import understood
+        from sparseflow.runtime.artifact.loading import malformed_as_error
 
-        with understood(path):
+        with malformed_as_error(path):
             return _table(dict(sources[0].data))
     from sparseflow.reports import WRITERS
 

@@ -20,7 +20,7 @@ roi = typer.Typer(
 
 @roi.callback()
 def _group() -> None:
-    """Without a callback typer would make the one command the whole group."""
+    """Do nothing; without a callback typer would collapse the group into its only command."""
 
 
 @roi.command()
@@ -63,10 +63,10 @@ def throughput(
 
 
 def measured_speedup(file: Path) -> float:
-    """The speed-up of a whole model that a file reports: a profile, or results of `bench_model` with one row.
+    """Read a whole model's speed-up from a profile or one-row results of `bench_model`.
 
     Raises:
-        ArgumentError: the file can't be read, or has none or several.
+        ArgumentError: the file can't be read, or doesn't have exactly one.
     """
     try:
         data: Any = json.loads(file.read_text("utf-8"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparseflow.cli import options
+from sparseflow.cli import option_values
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import from_config, read_config
 
@@ -45,15 +45,15 @@ def tune(
         raise ArgumentError(
             "sparseflow tune", "needs a model or shapes, and not both", "give --shape 4096x4096"
         )
-    dtypes = None if not dtype else [options.dtype(name, _DTYPES) for name in dtype]
-    shapes = [options.sizes("--shape", text, "NxK") for text in shape or ()]
+    dtypes = None if not dtype else [option_values.dtype(name, _DTYPES) for name in dtype]
+    shapes = [option_values.sizes("--shape", text, "NxK") for text in shape or ()]
     target: Any = shapes if model is None else _meta_model(model)
     from sparseflow.api.tune import tune as run
 
     how: dict[str, Any] = {"folder": folder, "force": force, "deadline": deadline}
-    result = run(target, dtypes=dtypes, ms=m, device=options.named_device(device), **how)
+    result = run(target, dtypes=dtypes, ms=m, device=option_values.named_device(device), **how)
     if as_json:
-        options.print_json(result.to_dict())
+        option_values.print_json(result.to_dict())
     else:
         print(_text(result))
     if result.remaining:
@@ -61,7 +61,7 @@ def tune(
 
 
 def _meta_model(folder: Path) -> nn.Module:
-    """The model of a transformers configuration, without any weights."""
+    """Return the model of a transformers configuration, without any weights."""
     import torch
 
     config = read_config(folder)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sparseflow.cli import options
+from sparseflow.cli import option_values
 
 
 def validate(
@@ -18,7 +18,9 @@ def validate(
     ] = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(options.DTYPES)}; may be repeated. By default all that run sparse."),
+        typer.Option(
+            help=f"{', '.join(option_values.DTYPES)}; may be repeated. By default all that run sparse."
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")] = None,
     sample: Annotated[
@@ -32,13 +34,13 @@ def validate(
 
     An entry of y may be off by 4(√K+4)·eps·(|x|·|W|ᵀ), eps that of float32, and by one rounding to its dtype.
     """
-    options.require_positive("--m", m or ())
+    option_values.require_positive("--m", m or ())
     if sample is not None and sample != 0:
-        options.require_positive("--sample", [sample])
-    given = [options.sizes("--shape", text, "MxNxK") for text in shape or ()]
-    where = options.device(device)
-    names = dtype or options.DTYPES[where.type == "cuda" :]  # GPUs have no sparse float32
-    dtypes = [options.dtype(name) for name in dict.fromkeys(names)]
+        option_values.require_positive("--sample", [sample])
+    given = [option_values.sizes("--shape", text, "MxNxK") for text in shape or ()]
+    where = option_values.device(device)
+    names = dtype or option_values.DTYPES[where.type == "cuda" :]  # GPUs have no sparse float32
+    dtypes = [option_values.dtype(name) for name in dict.fromkeys(names)]
     from sparseflow import validation
     from sparseflow.support.progress import progress_bars
 
@@ -52,7 +54,7 @@ def validate(
             products, dtypes, where, sample=sample or None, seed=seed, progress=bars.stage("validate")
         )
     if as_json:
-        options.print_json(result.to_dict())
+        option_values.print_json(result.to_dict())
     else:
         print(result.table(), end="")
     if not result.ok:

@@ -15,8 +15,8 @@ from torch_mlir import ir
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.compiler.prefill import Product, Products, measured_products
-from sparseflow.contextual.policies import UNMEASURED, Candidate, ContextualPolicy, measured_policy
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
+from sparseflow.contextual.row_policies import UNMEASURED, Candidate, ContextualPolicy, measured_policy
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.form_contextual_mlp import NOT_CONTEXTUAL, ContextualEntry

@@ -1,4 +1,4 @@
-"""Contextual sparsity: predictors of the neurons that a token needs, trained, kept and judged.
+"""Contextual sparsity: train, save and evaluate predictors of the neurons that a token needs.
 
 H: hidden features, I: neurons (the intermediate size) of an MLP.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
-    from sparseflow.contextual.mlps import ModelMlp, find_model_mlps
+    from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps
     from sparseflow.contextual.predictors import Figures, MlpPredictor, Predictors
     from sparseflow.contextual.training import train_predictor
 
@@ -19,9 +19,9 @@ __all__ = ["Figures", "MlpPredictor", "ModelMlp", "Predictors", "find_model_mlps
 _MODULES = {
     "Figures": "predictors",
     "MlpPredictor": "predictors",
-    "ModelMlp": "mlps",
+    "ModelMlp": "model_mlps",
     "Predictors": "predictors",
-    "find_model_mlps": "mlps",
+    "find_model_mlps": "model_mlps",
     "train_predictor": "training",
 }
 

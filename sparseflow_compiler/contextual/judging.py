@@ -1,11 +1,11 @@
-"""How good a selection of neurons is, beside the best selection of as many."""
+"""Compare a selection of neurons with the best selection of the same size."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sparseflow.contextual.mlps import ModelMlp
+from sparseflow.contextual.model_mlps import ModelMlp
 from sparseflow.contextual.predictors import Figures
 from sparseflow.contextual.selection import top, union_rates
 
@@ -14,9 +14,9 @@ ROWS_TOGETHER = (1, 2, 4, 8, 16, 32)
 
 
 def selected(neurons: Tensor, count: Tensor) -> Tensor:
-    """Lists for each row, neurons ``[rows, I]`` and count ``[rows]``, as a mask ``[rows, I]``."""
+    """Convert lists for each row, neurons ``[rows, I]`` and count ``[rows]``, to a mask ``[rows, I]``."""
     listed = torch.arange(neurons.shape[1], device=neurons.device) < count[:, None]
-    # What stands behind the listed ones may be anything.
+    # Entries after the listed ones are undefined.
     at = torch.where(listed, neurons, 0).long()
     return torch.zeros_like(at).scatter_add_(1, at, listed.long()).bool()
 
@@ -28,13 +28,13 @@ def judge(mlp: ModelMlp, x: Tensor, mask: Tensor, rate: float, generator: torch.
         mlp: the MLP.
         x: its inputs ``[rows, H]``.
         mask: what is selected, ``[rows, I]``.
-        rate: the share of neurons that is wanted.
+        rate: the target share of neurons.
         generator: for the unions of rows.
     """
     hidden = mlp.hidden(x)
     contributions = mlp.contributions(hidden)
     wanted = top(contributions, rate)
-    # As many as are selected in all, each row's best: what a perfect predictor would do.
+    # Each row's best neurons, as many as are selected in all: a perfect predictor.
     oracle = top(contributions, float(mask.float().mean()))
     whole = hidden @ mlp.down.float().t()
     total = contributions.sum().clamp(min=1e-30)

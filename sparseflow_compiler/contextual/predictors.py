@@ -1,4 +1,4 @@
-"""The predictors of a model's MLPs, and their file: safetensors, nothing that is executed."""
+"""The predictors of a model's MLPs and their file format, safetensors."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """How well a predictor selects, over rows that it wasn't trained on.
+    """The quality of a predictor on held-out rows.
 
-    Contribution: the length of what a neuron adds to the MLP's output. Oracle: the same number of neurons,
-    chosen by their contributions.
+    Contribution: the norm of a neuron's addend in the MLP's output. Oracle: the same number of neurons
+    with the largest contributions.
 
     Attributes:
         active: the share of neurons that it selects, a row at a time.
@@ -46,7 +46,7 @@ class Figures:
         oracle_coverage: that of the oracle.
         oracle_error: that of the oracle.
         union: the share of neurons that any of m rows selects, by m.
-        rows: how many rows were looked at.
+        rows: the number of rows.
     """
 
     active: float
@@ -66,8 +66,8 @@ class MlpPredictor:
 
     Attributes:
         predictor: scores and selects, or the threshold of a gate.
-        rate: the share of neurons that it was made to select.
-        figures: how well it does; None where nothing was measured.
+        rate: the target share of neurons.
+        figures: its quality; None if not measured.
     """
 
     predictor: Predictor | GateThreshold
@@ -75,12 +75,12 @@ class MlpPredictor:
     figures: Figures | None = None
 
     def union(self, m: int) -> float:
-        """The share of neurons that m rows need together: as measured, else as if rows were independent."""
+        """Return the share of neurons that m rows need together, measured or assuming independent rows."""
         measured = {} if self.figures is None else self.figures.union
         return measured.get(m, 1 - (1 - self.rate) ** m)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by the names that the compiler gives them, those that it lacks left out."""
+        """Its tensors by the compiler's names, without missing ones."""
         found = {part: getattr(self.predictor, name, None) for part, name in _PARTS.items()}
         return {part: tensor for part, tensor in found.items() if tensor is not None}
 
@@ -110,7 +110,7 @@ class Predictors(Mapping[str, MlpPredictor]):
         return sum(layer.predictor.nbytes for layer in self.layers.values())
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Predictors:
-        """On another device, or with matrices of another floating dtype."""
+        """Move to a device, or cast the matrices to a floating dtype."""
         return Predictors(
             {
                 name: dataclasses.replace(layer, predictor=layer.predictor.to(device=device, dtype=dtype))
@@ -141,7 +141,7 @@ class Predictors(Mapping[str, MlpPredictor]):
         """Read what `save` wrote.
 
         Raises:
-            ArgumentError: there is no such file, or it is another one.
+            ArgumentError: there is no such file, or it has another format.
         """
         try:
             with safe_open(Path(path), framework="pt") as file:
@@ -157,14 +157,14 @@ class Predictors(Mapping[str, MlpPredictor]):
             ) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known of each, ready for JSON."""
+        """Return everything but the tensors, ready for JSON."""
         return {
             name: {**_about(layer), "rank": layer.predictor.rank, "bytes": layer.predictor.nbytes}
             for name, layer in self.layers.items()
         }
 
     def table(self, width: int = 130) -> str:
-        """One line an MLP, as text."""
+        """Return the predictors as text, one line an MLP."""
         from rich.console import Console
         from rich.table import Table
 

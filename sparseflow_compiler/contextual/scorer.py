@@ -1,4 +1,4 @@
-"""A low-rank scorer of neurons, fitted to which of them mattered."""
+"""Fit low-rank scorers of neurons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Fit:
-    """How a scorer is trained.
+    """Options of training a scorer.
 
     Attributes:
         rank: r.
@@ -37,7 +37,7 @@ class Fit:
 
 
 def fit(x: Tensor, labels: Tensor, how: Fit, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores ``(x · aᵀ) · bᵀ + bias`` that are positive where labels are 1, as far as rank r can tell.
+    """Fit scores ``(x · aᵀ) · bᵀ + bias`` that are positive where labels are 1.
 
     Args:
         x: ``[rows, H]`` float32.
@@ -57,7 +57,7 @@ def fit(x: Tensor, labels: Tensor, how: Fit, generator: torch.Generator) -> tupl
 
 
 def _least_squares(x: Tensor, labels: Tensor, how: Fit) -> tuple[Tensor, Tensor, Tensor]:
-    """The best linear estimate of the labels that has rank r, as logits."""
+    """Return the best rank-r linear estimate of the labels, as logits."""
     mean, share = x.mean(0), labels.float().mean(0)
     centred = x - mean
     gram = centred.t() @ centred / len(x)
@@ -74,7 +74,7 @@ def _least_squares(x: Tensor, labels: Tensor, how: Fit) -> tuple[Tensor, Tensor,
 def _descend(
     x: Tensor, labels: Tensor, start: tuple[Tensor, ...], how: Fit, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam on the class-weighted binary cross-entropy."""
+    """Run Adam on the class-weighted binary cross-entropy."""
     a, b, bias = (tensor.clone().requires_grad_() for tensor in start)
     adam = torch.optim.Adam([a, b, bias], lr=how.learning_rate)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, how.steps))

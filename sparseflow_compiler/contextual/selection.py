@@ -1,4 +1,4 @@
-"""Rules that turn scores into neurons, set so that a given share of them is selected."""
+"""Selection rules for scores, set to select a given share of neurons."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Rule = Literal["threshold", "top_k", "statistical", "gate"]
 
 
 def top(values: Tensor, rate: float) -> Tensor:
-    """The largest values of each row ``[rows, I]``, as many as `rate` of I and at least one: a mask."""
+    """Return a mask of each row's largest values ``[rows, I]``: a share `rate`, at least one."""
     mask = torch.zeros_like(values, dtype=torch.bool)
     return mask.scatter_(1, values.topk(count_of(rate, values.shape[1]), dim=1).indices, True)
 
 
 def count_of(rate: float, neurons: int) -> int:
-    """How many neurons a share of them is, at least one."""
+    """Return the number of neurons in a share, at least one."""
     return max(1, min(neurons, round(rate * neurons)))
 
 
 def parameter_for(scores: Tensor, rule: Rule, rate: float) -> float:
-    """The rule's parameter that selects about `rate` of the neurons over all rows of scores ``[rows, I]``."""
+    """Return the rule's parameter that selects about `rate` of the neurons by scores ``[rows, I]``."""
     if rule == "top_k":
         return float(count_of(rate, scores.shape[1]))
     if rule == "statistical":
@@ -32,12 +32,12 @@ def parameter_for(scores: Tensor, rule: Rule, rate: float) -> float:
         )
     every = scores.flatten()
     kept = max(1, min(len(every) - 1, round(rate * len(every))))
-    # Selected is what is above the largest value that is to be left out.
+    # Values above the largest one to leave out are selected.
     return float(every.kthvalue(len(every) - kept).values)
 
 
 def union_rates(mask: Tensor, sizes: tuple[int, ...], generator: torch.Generator) -> dict[int, float]:
-    """The share of neurons that any of m rows selects, by m: the mean over random rows of a mask.
+    """Return by m the mean share of neurons that any of m random rows of a mask selects.
 
     Args:
         mask: ``[rows, I]``.

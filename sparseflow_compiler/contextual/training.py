@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.contextual.judging import judge, selected
-from sparseflow.contextual.mlps import ModelMlp, find_model_mlps, named
+from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps, named
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.scorer import Fit, fit
 from sparseflow.contextual.selection import Rule, count_of, parameter_for, top
 from sparseflow.errors import ArgumentError, CalibrationError
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.statistics import nonfinite_inputs, watching
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.contextual import Predictor
@@ -62,21 +62,21 @@ class TrainOptions:
                 raise _wrong(name, value, f"must be a whole number of at least {low}")
 
     def rate_of(self, name: str) -> float | None:
-        """The target rate of an MLP; None where no pattern names it."""
+        """Return the target rate of an MLP; None if no pattern matches."""
         if not isinstance(self.rate, Mapping):
             return self.rate
         return next((share for pattern, share in self.rate.items() if fnmatchcase(name, pattern)), None)
 
     def rank_of(self, mlp: ModelMlp) -> int:
-        """The rank of an MLP's predictor."""
+        """Return the rank of an MLP's predictor."""
         neurons, hidden = mlp.sizes
         return min(hidden, neurons, self.rank or usual_rank(neurons))
 
 
 def usual_rank(neurons: int, share: float = 0.04) -> int:
-    """The rank of a predictor where none is given: that share of the neurons.
+    """Return the default rank of a predictor: a share of the neurons.
 
-    From 16 on a multiple of it: the second factor's rows can be read in whole pieces in any dtype.
+    From 16 on a multiple of 16, which aligns the second factor's rows in any dtype.
     """
     rank = max(1, math.ceil(share * neurons))
     return rank if rank < 16 else -(-rank // 16) * 16
@@ -99,7 +99,7 @@ def train_predictor(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Predictors:
-    """Train, for each MLP of a model, what tells from its input which of its neurons a token needs.
+    """Train predictors of the neurons that a token needs, for each MLP of a model.
 
     The inputs are those that the MLPs see when the model runs on `data`. The neurons that a token needs are
     those with the largest contributions, |activation| · ‖column of down‖, as many as the target rate says. A
@@ -168,7 +168,7 @@ def _chosen(model: nn.Module, calibration: Calibration, options: TrainOptions) -
 
 
 def observe(calibration: Calibration, mlps: Sequence[ModelMlp], rows: int, step: Step) -> dict[str, Tensor]:
-    """The inputs of MLPs ``[rows, H]`` in the model's dtype, spread over all batches, by name.
+    """Collect inputs of MLPs by name, ``[rows, H]`` in the model's dtype, spread over all batches.
 
     Raises:
         CalibrationError: the model refuses a batch, or inputs hold NaN or Inf, or are too few.
@@ -199,7 +199,7 @@ def observe(calibration: Calibration, mlps: Sequence[ModelMlp], rows: int, step:
 
 
 def split(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows held out, shuffled, in float32."""
+    """Shuffle and split rows into training and held-out ones, in float32."""
     order = torch.randperm(len(x), generator=generator).to(x.device)
     held = max(FEWEST_ROWS // 2, int(HELD_OUT * len(x)))
     return x[order[held:]].float(), x[order[:held]].float()
@@ -224,13 +224,13 @@ def _train(mlp: ModelMlp, x: Tensor, options: TrainOptions) -> MlpPredictor:
 
 
 def _gate(mlp: ModelMlp, x: Tensor, rate: float, generator: torch.Generator) -> MlpPredictor:
-    """The threshold of an MLP's activations."""
+    """Fit the threshold of an MLP's activations."""
     active = mlp.gates(x).abs()
     threshold = parameter_for(active, "threshold", rate)
     return MlpPredictor(GateThreshold(threshold), rate, judge(mlp, x, active > threshold, rate, generator))
 
 
 def stored(a: Tensor, b: Tensor, bias: Tensor | None, dtype: PredictorDtype) -> Predictor:
-    """A scorer in the dtype in which it is kept, its rule not set yet."""
+    """Return a scorer in its storage dtype, with the rule not set yet."""
     made = Predictor(a, b, bias, "threshold", 0.0)
     return made.quantized() if dtype == "int8" else made.to(dtype=getattr(torch, dtype))

@@ -1,8 +1,8 @@
-"""What pruning costs: perplexity, agreement with the dense model, embeddings and retrieval; reports."""
+"""Evaluate the cost of pruning: perplexity, agreement with the dense model, embeddings."""
 
 from sparseflow.evaluation.embeddings import EmbeddingScores, compare_embeddings, embed
+from sparseflow.evaluation.evaluation_report import EvaluationReport
 from sparseflow.evaluation.language import Agreement, Perplexity, agreement, perplexity
-from sparseflow.evaluation.report import EvaluationReport
 from sparseflow.evaluation.windows import Window, as_tokens, read_tokens, windows
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Encoders: how far embeddings moved, and whether they still find the same neighbours."""
+"""Evaluate encoders: how similar embeddings and their nearest neighbours are."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sparseflow.runtime.calling.inference import device_of
 
 @dataclass(frozen=True)
 class EmbeddingScores:
-    """Embeddings of the same texts by two models.
+    """A comparison of two models' embeddings of the same texts.
 
     Attributes:
         cosine: the mean cosine of each text's two embeddings.
-        cosine_min: the least.
+        cosine_min: the smallest cosine.
         overlap: the mean share of a text's `k` nearest other texts (by cosine, among all texts) on which both
             models agree.
-        k: neighbours looked at.
-        texts: how many.
+        k: the number of neighbours.
+        texts: the number of texts.
     """
 
     cosine: float
@@ -36,21 +36,21 @@ class EmbeddingScores:
     texts: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figures, ready for JSON."""
         return asdict(self)
 
 
 @torch.no_grad()
 def embed(model: nn.Module, batches: Iterable[Any]) -> Tensor:
-    """Mean-pooled, normalised embeddings ``[texts, features]`` float32, on the CPU.
+    """Compute mean-pooled, normalised embeddings ``[texts, features]`` float32, on the CPU.
 
     Args:
-        model: gives ``last_hidden_state``; in evaluation mode.
+        model: returns ``last_hidden_state``; in evaluation mode.
         batches: tensors, tuples or mappings of inputs; tokens that ``attention_mask`` masks don't count.
 
     Raises:
         ArgumentError: a batch is something else, there is none, or the model is in training mode.
-        EvaluationError: the model gives no hidden state, or one that is not finite.
+        EvaluationError: the model returns no hidden state, or one that is not finite.
     """
     if model.training:
         raise ArgumentError(type(model).__name__, "is in training mode: dropout would score", "model.eval()")

@@ -1,4 +1,4 @@
-"""Language models: perplexity, and how far a model's predictions are from the dense one's."""
+"""Evaluate language models: perplexity, and agreement with the dense model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOGITS_AT_ONCE = 1 << 28
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How well a model predicts a stream of tokens.
+    """The perplexity of a model on a stream of tokens.
 
     Attributes:
         perplexity: exp of `nll`.
@@ -40,17 +40,17 @@ class Perplexity:
     stride: int
 
     def bits_per_byte(self, tokens: int, text_bytes: int) -> float:
-        """For a text of so many tokens and bytes: bits a byte, as if each token cost the mean."""
+        """Return bits per byte for a text of so many tokens and bytes, at the mean loss."""
         return self.nll / math.log(2) * tokens / text_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figures, ready for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often and how closely a model predicts the next token as the dense one does.
+    """The agreement of a model's next-token predictions with the dense one's.
 
     Attributes:
         top1: the share of scored tokens for which both give the same token the highest probability.
@@ -65,7 +65,7 @@ class Agreement:
     tokens: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figures, ready for JSON."""
         return asdict(self)
 
 
@@ -79,20 +79,20 @@ def perplexity(
     autocast: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> Perplexity:
-    """Perplexity of a causal language model on a stream of tokens; which are scored, `windows` says exactly.
+    """Measure the perplexity of a causal language model on tokens; `windows` defines which are scored.
 
     Args:
-        model: takes ``input_ids`` ``[batch, tokens]`` and gives ``logits``; in evaluation mode.
+        model: takes ``input_ids`` ``[batch, tokens]`` and returns ``logits``; in evaluation mode.
         tokens: ids, 1-d.
         window: the longest context plus one.
-        stride: from window to window; by default half a window.
+        stride: tokens from one window to the next; by default half a window.
         batch: windows at a time.
         autocast: a dtype to run the model in under autocast.
         progress: a progress bar on stderr; ``None``: only on a terminal.
 
     Raises:
         ArgumentError: tokens, window or stride don't fit; the model is in training mode.
-        EvaluationError: the model gives no logits, or some that are not finite.
+        EvaluationError: the model returns no logits, or some that are not finite.
     """
     total, count = 0.0, 0
     stride = stride or max(1, window // 2)
@@ -113,7 +113,7 @@ def agreement(
     autocast: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> Agreement:
-    """How closely a model's predictions follow the dense one's; arguments and errors as for `perplexity`."""
+    """Measure agreement with the dense model; arguments and errors as for `perplexity`."""
     same, parts = 0, []
     stride = stride or max(1, window // 2)
     pairs = _predictions([model, dense], tokens, window, stride, batch, autocast, progress)
@@ -121,7 +121,7 @@ def agreement(
         same += int((mine.argmax(-1) == theirs.argmax(-1)).sum())
         parts.append(kl(mine, theirs))
     every = torch.cat(parts).double()
-    # By rank: torch.quantile refuses more than 16 million values.
+    # By sorting: torch.quantile refuses more than 16 million values.
     p99 = every.kthvalue(math.ceil(0.99 * len(every))).values
     return Agreement(same / len(every), float(every.mean()), float(p99), len(every))
 
@@ -136,7 +136,7 @@ def _predictions(
     autocast: torch.dtype | None,
     progress: bool | None,
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Each model's logits ``[scored, classes]`` float32 and the tokens ``[scored]`` that came."""
+    """Yield each model's logits ``[scored, classes]`` float32 and the actual tokens ``[scored]``."""
     stream = as_tokens(tokens)
     parts = windows(len(stream), window, stride)
     for model in models:

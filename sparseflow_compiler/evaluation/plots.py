@@ -1,4 +1,4 @@
-"""Plots of reports, as files. matplotlib is imported when one is drawn."""
+"""Plot reports to files. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.report import PruneReport
+from sparseflow.pruning.prune_report import PruneReport
+from sparseflow.support.extras import new_figure
 
 _LABEL = 16
 """Characters in a line of a bar's label."""
@@ -17,14 +18,15 @@ _LABEL = 16
 def error_by_layer(reports: Mapping[str, PruneReport], path: Path) -> Path:
     """Draw each pruned layer's error, one line a report.
 
-    Of the outputs where the layer was calibrated, else of the weights.
+    It is the error of the outputs if the layer was calibrated, else of the weights.
 
     Args:
         reports: by the name in the legend; of one model.
         path: of the file to write; its suffix says the format.
 
     Raises:
-        ArgumentError: matplotlib is missing, or doesn't write this format.
+        MissingDependencyError: matplotlib is missing.
+        ArgumentError: it can't write the file.
     """
     figure, axes = _axes(12, 4)
     for name, report in reports.items():
@@ -41,7 +43,8 @@ def by_method(values: Mapping[str, Sequence[float]], path: Path, label: str = "p
     """Draw a figure by method: a bar at the mean, a point for each seed.
 
     Raises:
-        ArgumentError: matplotlib is missing, or doesn't write this format.
+        MissingDependencyError: matplotlib is missing.
+        ArgumentError: it can't write the file.
     """
     figure, axes = _axes(max(6, 1.5 * len(values)), 4)
     for place, seeds in enumerate(values.values()):
@@ -60,7 +63,8 @@ def curve(points: Iterable[tuple[float, float]], path: Path, x: str, y: str) -> 
     """Draw a curve: quality against the number of dense layers, or a loss against tokens.
 
     Raises:
-        ArgumentError: matplotlib is missing, or doesn't write this format.
+        MissingDependencyError: matplotlib is missing.
+        ArgumentError: it can't write the file.
     """
     figure, axes = _axes(7, 4)
     axes.plot(*zip(*points, strict=True), marker=".")
@@ -71,11 +75,7 @@ def curve(points: Iterable[tuple[float, float]], path: Path, x: str, y: str) -> 
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ArgumentError("plots", "need matplotlib", "pip install matplotlib") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure("plots", width, height)
     return figure, figure.subplots()
 
 

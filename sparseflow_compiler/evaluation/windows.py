@@ -25,7 +25,7 @@ class Window:
 
 
 def windows(count: int, window: int, stride: int) -> list[Window]:
-    """How a stream of `count` tokens is read.
+    """Return the windows over a stream of `count` tokens.
 
     Window i begins at token i·stride and holds `window` tokens, or what is left. A token is predicted from
     those before it in its window. Scored is each token once: in the first window that holds it and a token
@@ -50,7 +50,7 @@ def windows(count: int, window: int, stride: int) -> list[Window]:
 
 
 def as_tokens(tokens: object) -> Tensor:
-    """A stream of token ids ``[tokens]`` int64 from a tensor, an array or a sequence of whole numbers ≥ 0.
+    """Convert token ids from a tensor, an array or a sequence to ``[tokens]`` int64.
 
     Raises:
         ArgumentError: it is something else.
@@ -71,7 +71,7 @@ def as_tokens(tokens: object) -> Tensor:
 
 
 def read_tokens(path: Path, tokenizer: Any = None) -> tuple[Tensor, int]:
-    """The tokens of a file and, for a text, how many bytes of UTF-8 it has; 0 for a file of tokens.
+    """Read the tokens of a file; also return a text's size in UTF-8 bytes, 0 for token files.
 
     Args:
         path: .npy, .pt or .safetensors with token ids; any other file is text in UTF-8.

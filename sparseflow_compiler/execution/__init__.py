@@ -1,1 +1,1 @@
-"""What runs a lowered graph: inductor, CUDA graphs, and what makes whole calls of it."""
+"""Execute lowered graphs: inductor, CUDA graphs, generation and warm-up."""

@@ -1,4 +1,4 @@
-"""CUDA graphs of one program: recorded for calls that come back, replayed with the new inputs."""
+"""CUDA graphs of one program, recorded for repeated calls and replayed with new inputs."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ LENDINGS = 2
 
 
 def wait_for_plans() -> None:
-    """Return when every plan that was asked for is built."""
+    """Wait until every requested plan is built."""
     torch.ops.sparseflow.plans_wait()
 
 
 @dataclass
 class _Call:
-    """What is known of calls with one key.
+    """The state of calls with one key.
 
     Attributes:
-        leaves: the inputs that the graph reads: buffers of its own, None for what is read where it is.
+        leaves: the graph's input buffers; None for inputs that it reads in place.
         lends: whether recordings lend large results.
         copies: whether a recording may copy all results.
-        recordings: made with the leaves. The last one may copy its results, those before lend them.
+        recordings: of these leaves. The last one may copy its results, the earlier ones lend them.
     """
 
     leaves: list[Any]
@@ -60,33 +60,33 @@ class _Call:
 
     @property
     def full(self) -> bool:
-        """Whether there is no recording to be made any more."""
+        """Whether no further recording is needed."""
         return not self.lending and not self.copies
 
     def free(self) -> Recording | None:
-        """A recording that may be replayed."""
+        """Return a recording that may be replayed, or None."""
         return next((recording for recording in self.recordings if recording.free), None)
 
 
 class CudaGraphs:
-    """Runs a program; what comes a third time in the same sizes is recorded and replayed from then on.
+    """Run a program; the third call with the same sizes is recorded, later ones are replayed.
 
-    Inputs are copied into the graph's own buffers, but those that the program writes, such as a static cache:
-    they are part of the key by their address, so that a graph only runs on the cache it was recorded with.
+    Inputs are copied into the graph's own buffers, except those that the program writes, such as a static
+    cache: their address is part of the key, so that a graph only runs on the cache it was recorded with.
     Results are the caller's to keep. Small ones are copies; large ones are lent by one of two recordings that
     take turns, and copied only while the caller holds those of both. A caller that reads a result on another
-    stream keeps it until that is done. Calls with results larger than that pays for are never recorded. Each
-    stream has graphs of its own.
+    stream keeps it until that is done. Calls whose results are too large for that are never recorded. Each
+    stream has its own graphs.
 
     Args:
         run: takes the leaves of a call and returns results as a tuple.
-        device: where all of it runs.
+        device: the device of all tensors.
         written: the indices of the leaves that it writes in place.
 
     Attributes:
         seconds: of each recording.
         replays: how many calls a graph served.
-        refusal: why nothing can be recorded; empty as long as it can.
+        refusal: why nothing can be recorded; empty if it can.
     """
 
     def __init__(self, run: Callable[..., Any], device: torch.device, written: frozenset[int]) -> None:
@@ -127,7 +127,7 @@ class CudaGraphs:
         return recording.replay()
 
     def _prepare(self, key: Any, leaves: Sequence[Any]) -> Any:
-        """Run as the graph will: what compiles or allocates for these inputs does it now."""
+        """Run as the graph will, so that compilation and allocation for these inputs happen now."""
         call = self._seen[key] = _Call(self._buffers(leaves))
         results = self._run(*self._inputs(call, leaves))
         size = sum(r.nbytes for r in results if isinstance(r, Tensor))
@@ -141,8 +141,8 @@ class CudaGraphs:
         return results
 
     def _record(self, call: _Call, inputs: Sequence[Any]) -> Recording | None:
-        """Record a graph; where that fails say why, and never try again."""
-        # What runs densely because its plan is still being built would stay dense in the graph.
+        """Record a graph; on failure note why and never try again."""
+        # A layer that runs densely while its plan is being built would stay dense in the graph.
         wait_for_plans()
         start = time.perf_counter()
         lends = call.lending
@@ -159,13 +159,13 @@ class CudaGraphs:
         return call.recordings[-1]
 
     def _pool(self, lends: bool) -> Any:
-        """The memory of a recording: a stream's, but no other graph may overwrite what is lent."""
+        """Return the memory pool of a recording: its stream's, or its own if it lends results."""
         if lends:
             return _CUDA.graph_pool_handle()
         return self._pools.setdefault(_CUDA.current_stream().cuda_stream, _CUDA.graph_pool_handle())
 
     def _buffers(self, leaves: Sequence[Any]) -> list[Any]:
-        # A tensor made in inference mode could not be written outside of it.
+        # A tensor created in inference mode could not be written outside of it.
         with torch.inference_mode(False):
             return [self._buffer(i, leaf) for i, leaf in enumerate(leaves)]
 

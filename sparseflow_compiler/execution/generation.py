@@ -1,4 +1,4 @@
-"""Transformers' `generate` over a compiled model, its static caches kept for the next call."""
+"""Run transformers' `generate` over a compiled model, reusing its static caches."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ KEPT = 4
 
 
 class Generator:
-    """Runs `generate` of a model with a forward of ours.
+    """Run a model's `generate` with a compiled forward.
 
-    A static cache is kept and used again, so that programs and CUDA graphs made for it serve later calls.
+    Static caches are reused, so that programs and CUDA graphs made for them serve later calls.
 
     Args:
         model: a transformers model with a language-model head.
-        part: compiles a function of the model beside its forward, by a name of it.
+        part: compiles another function of the model, given a name for it.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Generator:
         self._lock = threading.Lock()
 
     def generate(self, compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """As the model's own, with `compiled` in place of the model's forward.
+        """Run the model's `generate` with `compiled` in place of its forward.
 
         Raises:
             ArgumentError: the model has no `generate`.
@@ -50,7 +50,7 @@ class Generator:
                 "only transformers models with a language-model head generate",
                 "compile such a model, or call the compiled model directly",
             )
-        # transformers would torch.compile a forward that is compiled already.
+        # transformers would torch.compile the already compiled forward.
         kwargs.setdefault("disable_compile", True)
         lent: list[tuple[int, int, Any]] = []
         result = self._routed(compiled, lent).generate(*args, **kwargs)
@@ -61,7 +61,7 @@ class Generator:
         return result
 
     def _routed(self, compiled: Callable[..., Any], lent: list[tuple[int, int, Any]]) -> Any:
-        """A shallow copy of the model with the compiled forward and with our static caches."""
+        """Return a shallow copy of the model with the compiled forward and the kept static caches."""
         routed: Any = copy.copy(self._model)
 
         def lend(batch: int, length: int) -> Any:
@@ -76,7 +76,7 @@ class Generator:
         return routed
 
     def _route_encoder(self, routed: Any) -> None:
-        """Let an encoder-decoder's encoder, which `generate` calls by itself, run compiled too."""
+        """Compile the encoder of an encoder-decoder too, which `generate` calls directly."""
         if not getattr(routed.config, "is_encoder_decoder", False):
             return
         encoder = routed.get_encoder()
@@ -85,7 +85,7 @@ class Generator:
             with_compiled(routed, path, self._part(path, encoder.forward))
 
     def _cache(self, batch: int, length: int) -> tuple[int, int, Any]:
-        """An empty static cache for so many sequences and at least so many tokens, the shortest free one."""
+        """Return the shortest free static cache for a batch size and at least a length, emptied."""
         with self._lock:
             fitting = [entry for entry in self._free if entry[0] == batch and entry[1] >= length]
             found = min(fitting, key=lambda entry: entry[1], default=None)

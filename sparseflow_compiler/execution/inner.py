@@ -1,4 +1,4 @@
-"""What runs a lowered graph: torch.fx as it is or inductor, and CUDA graphs over either."""
+"""Run lowered graphs by torch.fx or inductor, with CUDA graphs over either."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Execution:
 
 @dataclass
 class Inductor:
-    """One program by way of inductor, and what compiling cost.
+    """A program compiled by inductor, with the time that took.
 
-    The first sizes are compiled as they are; a size that differs later becomes symbolic, so that no further
-    value of it compiles anything.
+    The first sizes are compiled as constants; a size that differs later becomes symbolic, so that further
+    values of it need no compilation.
 
     Attributes:
         graph: the lowered graph.
         mode: of torch.compile, without CUDA graphs.
-        dynamic: true to make every size symbolic at once.
+        dynamic: whether to make every size symbolic from the start.
         seconds: of each compilation by inductor, in order.
     """
 
@@ -61,7 +61,7 @@ class Inductor:
         )
 
     def __call__(self, *leaves: Any) -> Any:
-        """Run, compiled for sizes like these.
+        """Run, compiling for new sizes.
 
         torch stops at 8 variants of a program; only a call that meets the limit pays for lifting it.
         """
@@ -83,12 +83,12 @@ class Inductor:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs one program for the leaves of a call.
+    """What runs one program for the leaves of a call.
 
     Attributes:
         run: takes the leaves and returns the program's results.
-        inductor: where it is used.
-        graphs: the CUDA graphs, where the mode has them.
+        inductor: set if inductor is used.
+        graphs: the CUDA graphs, if the mode has them.
         without_graphs: why the program has none although the mode asks for them; empty otherwise.
     """
 
@@ -99,7 +99,7 @@ class Runner:
 
 
 def chosen_inner(inner: Inner, device: torch.device) -> str:
-    """What runs the graphs of a model on a device: ``"eager"`` or ``"inductor"``."""
+    """Resolve ``"auto"`` for a device: ``"eager"`` or ``"inductor"``."""
     if inner != "auto":
         return inner
     return "inductor" if device.type == "cuda" else "eager"
@@ -108,14 +108,14 @@ def chosen_inner(inner: Inner, device: torch.device) -> str:
 def make_runner(
     graph: fx.GraphModule, execution: Execution, device: torch.device, written: frozenset[int], grows: bool
 ) -> Runner:
-    """The way to run a program that the options ask for.
+    """Make the runner of a program.
 
     Args:
         graph: the lowered graph, its writes in it.
         execution: how the caller wants it run.
         device: where the model is.
         written: leaves that the program writes in place.
-        grows: whether the program gives an object of its call new tensors, such as a cache that grows.
+        grows: whether the program replaces tensors of an object of its call, such as a growing cache.
     """
     inductor = None
     if chosen_inner(execution.inner, device) == "inductor":
@@ -130,12 +130,12 @@ def make_runner(
 
 
 def _unrecordable(graph: fx.GraphModule, device: torch.device, grows: bool) -> str:
-    """Why CUDA graphs can't run a program; empty where nothing speaks against it."""
+    """Return why CUDA graphs can't run a program; empty if they can."""
     if device.type != "cuda":
         return f"the model is on the {device.type}"
     if grows:
         return "it gives the call's objects new tensors, as a growing cache"
-    # Scalars of the CPU are arguments of kernels; other tensors would be copied from it in every call.
+    # CPU scalars become kernel arguments; other CPU tensors would be copied in every call.
     away = (name for name, b in graph.named_buffers() if b.dim() and b.device != device)
     name = next(away, None)
     return "" if name is None else f"it reads {name}, which is not on {device}"

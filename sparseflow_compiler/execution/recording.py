@@ -1,4 +1,4 @@
-"""A recorded CUDA graph, and its results in the hands of callers."""
+"""A recorded CUDA graph and the results that callers hold."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LENT_FROM = 8 << 20
 
 
 class Recording:
-    """A graph with the results that it leaves behind, which the next replay overwrites.
+    """A graph with its results, which the next replay overwrites.
 
-    Callers get copies, or, of large results, the tensor itself. That is lent until the caller and everything
-    that shares its memory have dropped it; only then may the graph be replayed.
+    Callers get copies of small results; large ones are lent: the graph may not be replayed until all
+    tensors that share their memory are gone.
 
     Args:
-        graph: recorded.
+        graph: the CUDA graph.
         results: of the recorded program.
         inputs: of the recorded program; results that share memory with one are always copied.
-        lends: whether large results are lent at all.
+        lends: whether large results are lent.
     """
 
     def __init__(self, graph: Any, results: Sequence[Any], inputs: Sequence[Any], *, lends: bool) -> None:
@@ -40,14 +40,14 @@ class Recording:
         return self._holders() == self._unlent
 
     def replay(self) -> tuple[Any, ...]:
-        """Run the graph. The results are the caller's."""
+        """Run the graph and hand out its results."""
         self._graph.replay()
         return tuple(self._handed(i, result) for i, result in enumerate(self._results))
 
     def _handed(self, index: int, result: Any) -> Any:
         if not isinstance(result, Tensor):
             return result
-        # Another tensor over the same memory: what a caller does to its shape stays with it.
+        # A new tensor over the same memory, so that a caller can't change the original's shape.
         return result.detach() if index in self._lent else result.clone()
 
     def _holders(self) -> list[int]:
@@ -55,12 +55,12 @@ class Recording:
 
 
 def is_large(result: Any) -> bool:
-    """Whether a result is worth lending."""
+    """Return whether a result is large enough to lend."""
     return isinstance(result, Tensor) and result.nbytes >= LENT_FROM
 
 
 def shares_memory(result: Any, inputs: Sequence[Any]) -> bool:
-    """Whether a result lies in the memory of an input."""
+    """Return whether a result shares memory with an input."""
     return isinstance(result, Tensor) and any(
         isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == result.untyped_storage().data_ptr()
         for leaf in inputs
@@ -68,6 +68,6 @@ def shares_memory(result: Any, inputs: Sequence[Any]) -> bool:
 
 
 def _holders(tensor: Tensor) -> int:
-    """How many tensors and storages share the memory of one, itself among them."""
-    # As torch's own CUDA graphs count; it has no public name.
+    """Count the tensors and storages that share a tensor's memory, itself included."""
+    # Same as in torch's own CUDA graphs; it has no public name.
     return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))

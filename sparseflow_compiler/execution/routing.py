@@ -1,4 +1,4 @@
-"""Models and their parts whose forward is another: shallow copies that run what was compiled."""
+"""Shallow copies of models and submodules whose forward is a compiled one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRODUCTS = {functional.linear, torch.addmm}
 
 
 class DenseWatch(TorchFunctionMode):
-    """Sees linear layers that run outside of compiled programs."""
+    """Detect linear layers that run outside of compiled programs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class DenseWatch(TorchFunctionMode):
 
 
 def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that runs a compiled one, with the model's signature, which others read."""
+    """Wrap a compiled forward in the model's signature, which transformers inspects."""
 
     @functools.wraps(model.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -45,12 +45,12 @@ def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable
 
 
 def with_compiled(root: nn.Module, path: str, compiled: Callable[..., Any]) -> None:
-    """Let a part of a model run what was compiled.
+    """Replace the forward of a submodule by a compiled one.
 
     Args:
-        root: a shallow copy of a model, which is changed; parts between it and the one are copied too.
-        path: of the part.
-        compiled: in place of its forward.
+        root: a shallow copy of a model, changed in place; modules on the path are copied too.
+        path: of the submodule.
+        compiled: the new forward.
     """
     name, _, rest = path.partition(".")
     part = root.get_submodule(name)

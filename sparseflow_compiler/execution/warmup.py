@@ -1,4 +1,4 @@
-"""Compile ahead: run what a later call will run, until nothing is left to build."""
+"""Warm up: run calls until nothing is left to compile or record."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ RUNS = 3
 def calls(
     model: Any, batch: Sizes | None, seq: Sizes | None, inputs: Sequence[str]
 ) -> list[dict[str, Tensor]]:
-    """Keyword inputs of a transformers model for each pair of sizes.
+    """Make keyword inputs of a transformers model for each pair of sizes.
 
     Args:
-        model: what will be called.
+        model: the model to call.
         batch: sequences or images; 1 if not given.
         seq: tokens; not for images.
         inputs: which inputs to make: token inputs are int64 `[batch, seq]` ones, `pixel_values` as the
@@ -62,7 +62,7 @@ def _refuse(rule: str, remedy: str) -> ArgumentError:
 
 
 def repeat(call: Callable[[], Any], device: torch.device) -> None:
-    """Run until programs, kernels, plans and CUDA graphs for this call are there."""
+    """Repeat a call until its programs, kernels, plans and CUDA graphs exist."""
     for _ in range(RUNS):
         call()
         _wait(device)
@@ -76,13 +76,13 @@ def _wait(device: torch.device) -> None:
 def generate_calls(
     generate: Callable[..., Any], inputs: Mapping[str, Tensor], options: Mapping[str, Any], padded: bool
 ) -> None:
-    """Prefill and as many decoding steps as it takes to build all that they need.
+    """Run a prefill and enough decoding steps to build everything they need.
 
     Args:
         generate: of the compiled model.
         inputs: one entry of `calls`.
-        options: of the calls to come.
-        padded: whether they will have left padding.
+        options: of the later calls.
+        padded: whether later calls have left padding.
     """
     ids = inputs["input_ids"]
     mask = torch.ones_like(ids)

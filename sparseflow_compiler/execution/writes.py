@@ -1,4 +1,4 @@
-"""What a program writes in place, as part of its graph, so that compilers and CUDA graphs see the writes."""
+"""Make in-place writes of a program part of its graph, visible to compilers and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparseflow.runtime.calling.signature import ResultKind, Signature
 def write_in_graph(
     graph: fx.GraphModule, signature: Signature, buffers: Mapping[str, Tensor]
 ) -> tuple[Signature, frozenset[int]]:
-    """Let a lowered graph write inputs and buffers itself, instead of returning their new values.
+    """Add writes of inputs and buffers to a lowered graph, instead of returning their new values.
 
     Args:
         graph: takes the leaves of a call and returns the results of `@main`; changed in place.
@@ -21,7 +21,7 @@ def write_in_graph(
         buffers: the model's own tensors by name.
 
     Returns:
-        The signature of the graph as it is now, and which leaves it writes.
+        The new signature of the graph, and the leaves that it writes.
     """
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
@@ -44,7 +44,7 @@ def write_in_graph(
 
 
 def _write_where_it_is(target: fx.Node, value: fx.Node) -> bool:
-    """Write some rows of a cache in place, if nothing wants the old ones: a copy of all of it is spared."""
+    """Write single rows of a cache in place if nothing reads the old ones, which saves a full copy."""
     copies = value.target is ops.aten.index_copy.default and value.args[0] is target
     others = {user for user in target.users if user is not value}
     if not copies or any(user.target is not ops.aten.sym_size.int for user in others):
@@ -54,7 +54,7 @@ def _write_where_it_is(target: fx.Node, value: fx.Node) -> bool:
 
 
 def _buffer_node(graph: fx.GraphModule, tensor: Tensor) -> fx.Node:
-    """The node that reads a tensor of the model; compilers want one name for what is read and written."""
+    """Return the single node that reads and writes a tensor of the model, as compilers expect."""
     for node in graph.graph.nodes:
         if node.op == "get_attr" and _is_same(graph.get_buffer(node.target), tensor):
             found: fx.Node = node

@@ -1,4 +1,4 @@
-"""Training a pruned model without losing its 2:4 pattern, with or without its dense teacher."""
+"""Train pruned models while keeping their 2:4 pattern, with or without a dense teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distillation: a pruned model learns from its dense original, its weights 2:4 at every step."""
+"""Distil a dense model into its pruned copy, keeping the weights 2:4 at every step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHECK_EVERY = 20
 
 @dataclass(frozen=True)
 class DistillReport:
-    """What `sparseflow.finetune.distill` did.
+    """The report of `sparseflow.finetune.distill`.
 
     Attributes:
         losses: of each step, before its update.
@@ -47,7 +47,7 @@ class DistillReport:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dictionaries and lists, ready for JSON."""
+        """Return the report as plain dictionaries and lists, ready for JSON."""
         return asdict(self) | {"losses": list(self.losses), "masked": list(self.masked)}
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ def distill(
     seed: int = 0,
     progress: bool | None = None,
 ) -> DistillReport:
-    """Train a pruned model in place to do what the dense one does; its 2:4 weights stay 2:4 at every step.
+    """Train a pruned model in place to match the dense one; 2:4 weights stay 2:4 at every step.
 
     Args:
         model: pruned; parameters that don't require gradients stay as they are. It runs in the mode it is in:
@@ -83,7 +83,7 @@ def distill(
         batches: each a tensor (the first positional input), a tuple (positional inputs) or a mapping (keyword
             inputs); one is one step. A sequence is shuffled anew for each pass over it; another iterable is
             run through in its order, once.
-        steps: how many updates.
+        steps: number of updates.
         lr: the highest learning rate; each group of a given optimizer keeps its own instead.
         objective: what is minimised; by default `Objective.fitting` the teacher.
         optimizer: over the model's parameters; by default AdamW without weight decay.
@@ -127,7 +127,7 @@ def distill(
 
 
 def warmup_cosine(progress: float) -> float:
-    """The share of the highest learning rate at this share of the steps: linear up, then a cosine to zero."""
+    """Return the learning rate factor at a share of the steps: linear warm-up, then cosine decay to zero."""
     if progress < WARMUP:
         return (progress + 1e-3) / (WARMUP + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARMUP) / (1 - WARMUP))))
@@ -147,7 +147,7 @@ class _Run:
     clip: float | None
 
     def step(self, call: Call) -> Tensor:
-        """Update the student; the loss before."""
+        """Update the student and return the loss before."""
         loss = self.loss(call)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -176,7 +176,7 @@ class _Run:
 
 
 def _watch(losses: Sequence[Tensor], steps: int, bar: Step) -> None:
-    """Move the bar and refuse a loss that is not finite, every so many steps."""
+    """Every few steps, advance the bar and refuse a non-finite loss."""
     done = len(losses)
     if done % CHECK_EVERY and done != steps and done != 1:
         return
@@ -192,7 +192,7 @@ def _watch(losses: Sequence[Tensor], steps: int, bar: Step) -> None:
 
 
 def _calls(batches: Iterable[Any], steps: int, seed: int) -> Iterator[Call]:
-    """So many calls; raises where the batches are none or run out."""
+    """Yield a call for each step; raise if there are no batches or they run out."""
     count = 0
     for batch in itertools.islice(_ordered(batches, seed), steps):
         yield as_call(f"batch {count}", batch)

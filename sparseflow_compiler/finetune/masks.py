@@ -1,4 +1,4 @@
-"""Masked training: which weights stay zero, and keeping them so through every optimiser step."""
+"""Masked training: keep pruned weights zero through every optimiser step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.layers import Layer, find_layers
+from sparseflow.pruning.linear_layers import Layer, find_layers
 from sparseflow.runtime import is_24, portable
 from sparseflow.runtime.calling.frozen import require_uncompiled
 
 
 class Masks:
-    """The places of a model's 2:4 weights that training must leave at zero.
+    """The positions of a model's 2:4 weights that training must keep at zero.
 
     Args:
         layers: layers with 2:4 weights, by name.
@@ -33,10 +33,10 @@ class Masks:
 
     @classmethod
     def of(cls, model: nn.Module) -> Masks:
-        """Masks of every linear layer whose weight is 2:4 already.
+        """Make masks of every linear layer whose weight is 2:4 already.
 
-        Each group of four along K keeps two places: its nonzeros, and where there are fewer than two the
-        earliest others, which may grow in training. Layers that are not 2:4, or all zero, train freely.
+        Each group of four along K keeps two positions: its nonzeros and, if fewer than two, the first zeros,
+        which may become nonzero in training. Layers that are not 2:4, or all zero, train freely.
 
         Raises:
             ArgumentError: no layer of the model is 2:4.
@@ -56,7 +56,7 @@ class Masks:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set the dropped places of all weights, and of their gradients, to zero."""
+        """Set the dropped positions of all weights and their gradients to zero."""
         for parameter in self._dropped:
             self._clear(parameter, parameter)
             if parameter.grad is not None:
@@ -64,7 +64,7 @@ class Masks:
 
     @contextmanager
     def held(self) -> Iterator[Masks]:
-        """Within the block gradients are masked, and weights and moments after each step of any optimiser."""
+        """Within the block, mask gradients, and weights and moments after each step of any optimiser."""
         self.apply()
         with ExitStack() as hooks:
             for parameter in self._dropped:
@@ -101,10 +101,10 @@ class Masks:
 
 @contextmanager
 def masked(model: nn.Module) -> Iterator[Masks]:
-    """Train within the block by any loop and any `torch.optim` optimiser; 2:4 weights stay so at every step.
+    """Keep 2:4 weights 2:4 within the block, for any loop and `torch.optim` optimiser.
 
-    The masks are fixed. Gradients of dropped places are zero; after each optimiser step weights and moments
-    there are set to exact zeros, so that weight decay, momentum and moments from before change nothing.
+    The masks are fixed. Gradients at dropped positions are zero; after each optimiser step weights and
+    moments there are set to exact zeros, so that weight decay, momentum and earlier moments change nothing.
 
         with sf.finetune.masked(model):
             for batch in batches:
@@ -123,7 +123,7 @@ def masked(model: nn.Module) -> Iterator[Masks]:
 
 
 def layers_24(model: nn.Module) -> dict[str, Layer]:
-    """By name, the linear layers whose weights are 2:4 and not all zero."""
+    """Return by name the linear layers whose weights are 2:4 and not all zero."""
     return {layer.name: layer for layer in find_layers(model, ()) if _is_masked(layer)}
 
 
@@ -139,7 +139,7 @@ def _parameter(layer: Layer) -> nn.Parameter:
 
 
 def dropped(layer: Layer) -> Tensor:
-    """bool, of the parameter's own shape: true where the weight stays zero."""
+    """Return a bool tensor of the parameter's shape, true where the weight stays zero."""
     n, k = layer.shape
     places = ~portable.keep_mask(layer.weight).reshape(n, -1)[:, :k]
     return (places.t() if layer.transposed else places).contiguous()

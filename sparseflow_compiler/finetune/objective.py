@@ -60,7 +60,7 @@ class Objective:
         return {"output_hidden_states": True} if self.hidden else {}
 
     def __call__(self, student: Any, teacher: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """The loss, a scalar in float32.
+        """Return the loss, a scalar in float32.
 
         Args:
             student: a model's output with what the terms read.
@@ -95,7 +95,7 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over tokens that are no padding of ``[batch, tokens, features]``, in float32."""
+    """Return the mean over tokens that are no padding of ``[batch, tokens, features]``, in float32."""
     if mask is None:
         return hidden.float().mean(1)
     weight = mask.unsqueeze(-1).float()

@@ -1,4 +1,4 @@
-"""From nn.Module to MLIR and back to a callable: capture with torch.export, weights by reference.
+"""Capture modules with torch.export and import them to MLIR, with weights by reference.
 
     captured = capture(model, args, kwargs)             # CapturedProgram
     captured.accepts(args, kwargs)                      # None, or why this program can't serve that call
@@ -7,7 +7,7 @@
     run = Executable(graph, imported.signature, captured.call_signature, buffers)
     run(*args, **kwargs)                                # the model's own output types and side effects
 
-To take a call apart once for many programs: `call = captured.flatten(args, kwargs)`, then
+To flatten a call once for many programs: `call = captured.flatten(args, kwargs)`, then
 `captured.accepts_flat(call)` and `run.run_flat(call)`.
 """
 

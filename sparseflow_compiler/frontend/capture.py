@@ -1,4 +1,4 @@
-"""Capture: an nn.Module and example inputs become one functional ATen program, by torch.export."""
+"""Capture an nn.Module with example inputs as one functional ATen program, by torch.export."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def capture(
     """Capture a model as one graph that holds for other batch sizes and sequence lengths too.
 
     Args:
-        model: a model in eval mode; it is left as it was.
+        model: a model in eval mode; it is not modified.
         args: positional example inputs: tensors, constants, and containers of them (dict, dataclass, cache).
         kwargs: example inputs by keyword.
         dynamic_shapes: which dimensions may vary, see `leaf_shapes`; by default all, as far as the model
@@ -73,7 +73,7 @@ def _trace(
     dynamic_shapes: Any,
     places: Sequence[Place],
 ) -> tuple[CapturedProgram, list[Place]]:
-    """Trace a copy of the model; the program, and attributes besides `places` that it has to carry."""
+    """Trace a copy of the model; return the program and further attributes that it has to carry."""
     watch = Watch(model, places)
     signature = CallSignature.of(watch.model.forward)
     state = Carried(places).read() if places else None
@@ -91,7 +91,7 @@ def _trace(
 
 
 def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
-    """Export, if possible without assuming that sizes are above 1, so that batch 1 needs no other program."""
+    """Export, if possible without assuming sizes above 1, so that batch 1 needs no extra program."""
 
     def export() -> ExportedProgram:
         shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
@@ -100,7 +100,7 @@ def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
         program = functional(exported)
         write_fixed_sizes(program.graph)
         drop_slice_assertions(program.graph)
-        program.example_inputs = None  # they would be kept alive for as long as the program
+        program.example_inputs = None  # the program would keep them alive
         return program
 
     try:

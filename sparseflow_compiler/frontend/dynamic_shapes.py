@@ -1,4 +1,4 @@
-"""Which dimensions of the inputs may vary."""
+"""Choose which input dimensions are dynamic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def leaf_shapes(call: Flat, given: Any = None) -> tuple[Any, ...]:
 
 
 def _free_dims(leaf: Any) -> Any:
-    """Every dimension, but those whose size makes models take another path: empty ones, and single steps."""
+    """Make all dimensions dynamic but sizes 0 and 1, for which models take other code paths."""
     if not isinstance(leaf, torch.Tensor):
         return Dim.AUTO
     sizes = enumerate(leaf.shape)

@@ -25,18 +25,18 @@ _TRACING = _Tracing()
 
 
 def is_tracing() -> bool:
-    """Whether this thread is in the middle of a capture."""
+    """Return whether this thread is in the middle of a capture."""
     return bool(_TRACING.models)
 
 
 def is_captured(model: nn.Module) -> bool:
-    """Whether this thread is in the middle of a capture of `model`."""
+    """Return whether this thread is in the middle of a capture of `model`."""
     return any(found is model for found in _TRACING.models)
 
 
 @contextmanager
 def tracing(model: nn.Module) -> Iterator[None]:
-    """Hold the lock, and let this thread know what it captures."""
+    """Hold the lock and record for this thread which model it captures."""
     with COMPILING:
         _TRACING.models.append(model)
         try:

@@ -1,4 +1,4 @@
-"""Sizes that a program computes although the model left only one value for them."""
+"""Replace computed sizes that have only one possible value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNBACKED = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
 
 
 def write_fixed_sizes(graph: Graph) -> None:
-    """Put numbers in the place of nodes that compute a size which tracing has found to be fixed.
+    """Replace nodes that compute a size which tracing found to be fixed by its value.
 
     torch.export takes each size for symbolic until the model asks for one value, and leaves what it had
     traced by then as it is. Passes are to see a number there, as everywhere else. What is fixed only because
@@ -34,7 +34,7 @@ def write_fixed_sizes(graph: Graph) -> None:
 
 
 def _numbers_of_data(graph: Graph) -> set[Node]:
-    """The nodes that compute numbers which only a run tells."""
+    """Return the nodes that compute data-dependent numbers."""
     found = set[Node]()
     for node in graph.nodes:
         if not _is_number(node):
@@ -49,7 +49,7 @@ def _numbers_of_data(graph: Graph) -> set[Node]:
 
 
 def _is_unbacked(number: Any) -> bool:
-    """Whether a number was traced as one that only a run tells, though it may be known since."""
+    """Return whether a number was traced as data-dependent, even if it is known by now."""
     if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return False
     return any(symbol_is_type(symbol, _UNBACKED) for symbol in number.node._expr.free_symbols)
@@ -64,7 +64,7 @@ def _asserts(node: Node) -> bool:
 
 
 def _fixed(node: Node) -> int | None:
-    """The only value of a computed int."""
+    """Return the only possible value of a computed int, or None."""
     value = node.meta.get("val") if node.op == "call_function" else None
     if isinstance(value, torch.SymInt):
         return value.node.maybe_as_int()  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The model as a module that takes and returns nothing but tensors: what torch.export handles best."""
+"""The model as a module that takes and returns only tensors, as torch.export handles best."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "model."
 
 
 class FlatModule(nn.Module):
-    """Calls a copy of a model with the tensors of `call` replaced; records the structure of the output."""
+    """Call a copy of a model with the tensors of `call` replaced, and record the output's structure."""
 
     def __init__(self, watch: Watch, call: Flat) -> None:
         super().__init__()
@@ -30,22 +30,22 @@ class FlatModule(nn.Module):
 
     @property
     def outputs(self) -> Outputs:
-        """What the last call returned and changed."""
+        """The outputs and changes of the last call."""
         assert self._record.outputs is not None, "the model was not called"
         return self._record.outputs
 
     @property
     def counters(self) -> set[tuple[type, str]]:
-        """Attributes of the call's objects in which the model counts."""
+        """Attributes of the call's objects that are counters of the model."""
         return self._record.counters
 
     @property
     def layouts_matter(self) -> bool:
-        """Whether the model may compute something else for inputs of other strides."""
+        """Whether the result may depend on the inputs' strides."""
         return self._record.layouts.matter
 
     def forward(self, *leaves: Any) -> tuple[Any, ...]:
-        """Run the model; returns the new leaves of its output, then those of the objects that it changed."""
+        """Run the model; return the new leaves of its output, then those of objects that it changed."""
         decoder = Decoder(leaves)
         args, kwargs = decoder.unflatten(self.call.structure)
         objects = decoder.objects
@@ -72,11 +72,11 @@ class FlatModule(nn.Module):
 
 
 class ModelFailure(Exception):  # noqa: N818  # the cause is the error
-    """The model itself raised; torch.export prints the graph so far for any other exception."""
+    """The model itself raised. torch.export prints the partial graph for any other exception."""
 
     @property
     def partial_fx_graph(self) -> str:
-        """What torch.export attaches and prints: not there."""
+        """The attribute that torch.export sets and prints; absent here."""
         raise AttributeError
 
     @partial_fx_graph.setter
@@ -85,7 +85,7 @@ class ModelFailure(Exception):  # noqa: N818  # the cause is the error
 
 
 class _Record:
-    """Holds what torch.export must not see as a change of the module's attributes."""
+    """Hide state from torch.export, which would take it for changed module attributes."""
 
     def __init__(self, watch: Watch, call: Flat) -> None:
         self.watch = watch
@@ -95,13 +95,13 @@ class _Record:
 
 
 def _state(value: Any, objects: list[Any]) -> tuple[Container, list[Any]]:
-    """The attributes of one object; other objects of the call count as they are."""
+    """Return the attributes of one object; other objects of the call are compared by identity."""
     encoder = Encoder(objects=list(objects))
     return encoder.encode_state(value), encoder.leaves
 
 
 def _changed_numbers(before: Container, after: Container) -> set[tuple[type, str]]:
-    """The attributes that were an int and are another now, or one that depends on shapes."""
+    """Return the attributes whose int changed or became dependent on shapes."""
     new = dict(zip(after.keys, after.children, strict=True))
     return {
         (before.kind, name)

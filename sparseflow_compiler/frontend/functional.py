@@ -1,4 +1,4 @@
-"""Programs without mutation, which is what the value-semantic tensors of the Torch dialect can say."""
+"""Remove mutation from programs, which value-semantic tensors can't express."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PRODUCTS_INSIDE = (
 """Operators that autocast doesn't cast, but the products that they are made of."""
 
 
-# Nothing reads its result: torch.fx would drop it, and with it the error that the model raises.
+# It has no users, so torch.fx would drop it, and with it the error that the model raises.
 torch.fx.node.has_side_effect(_ATEN._assert_async.default)
 
 
@@ -28,7 +28,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
 
     `run_decompositions` traces the whole program a second time, which takes longer than the first. Most
     models need it only for the `detach_` of each constant that they create, by which no data change, for
-    a few in-place operators that are as well functional ones, and for the writes to a cache. Under autocast
+    a few in-place operators that have functional forms, and for the writes to a cache. Under autocast
     all do: torch.export traces above it, and the second trace has its casts.
 
     Raises:
@@ -47,7 +47,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _require_castable(exported: ExportedProgram) -> None:
-    """Refuse what autocast casts inside of an operator, where tracing doesn't see it.
+    """Refuse casts of autocast inside an operator, which tracing doesn't see.
 
     Raises:
         CaptureError: names the operator.
@@ -68,5 +68,5 @@ def _is_functional(node: torch.fx.Node) -> bool:
 
 
 def _is_part_of_transform(target: object) -> bool:
-    """Whether a node enters or leaves torch.vmap or torch.func's derivatives; tracing again resolves them."""
+    """Return whether a node enters or leaves a torch.func transform; retracing resolves those."""
     return getattr(target, "__module__", None) == "torch._functorch.predispatch"

@@ -1,4 +1,4 @@
-"""The lists and dicts of a call, which a captured program can't change for the caller."""
+"""Detect changes of a call's lists and dicts, which a captured program can't reproduce."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _Content = tuple[Structure, list[Any]]
 
 
 class Given:
-    """The arguments of a call as they are before the model runs.
+    """A snapshot of a call's arguments before the model runs.
 
-    Tensors that it writes and objects that it changes, such as caches, are a program's to carry over; what it
-    puts into a list or dict, or takes out of it, is not.
+    Tensors that it writes and objects that it changes, such as caches, are reproduced by the program; what it
+    adds to a list or dict, or removes from it, isn't.
 
     Args:
         args: the positional ones.
         kwargs: those by keyword.
-        objects: those among them that are taken apart by their attributes.
+        objects: those among them that are flattened by their attributes.
     """
 
     def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any], objects: Sequence[Any]) -> None:
@@ -32,10 +32,10 @@ class Given:
         self._before = self._contents()
 
     def require_unchanged(self, model: nn.Module) -> None:
-        """Pass if every list and dict holds what it held.
+        """Check that every list and dict is unchanged.
 
         Raises:
-            CaptureError: one holds something else; names the argument.
+            CaptureError: one changed; the error names the argument.
         """
         for (name, before), (_, after) in zip(self._before, self._contents(), strict=True):
             if not _same(before, after):

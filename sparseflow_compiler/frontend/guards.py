@@ -1,4 +1,4 @@
-"""The conditions on shapes under which a program that torch.export traced is right."""
+"""Guards on shapes for a program that torch.export traced."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build_guards(
     """Derive the guards of a program.
 
     Args:
-        fakes: what each leaf was traced as: a fake tensor, its sizes ints or symbolic, or such a number.
+        fakes: the traced value of each leaf: a fake tensor with int or symbolic sizes, or such a number.
         value_ranges: the range of each symbol.
         conditions: boolean expressions over the symbols that tracing relied on.
     """

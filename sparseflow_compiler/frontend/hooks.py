@@ -1,4 +1,4 @@
-"""What a failed torch.export leaves behind in torch itself."""
+"""Clean up what a failed torch.export leaves behind in torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import: a captured program becomes one MLIR function, its weights stay outside."""
+"""Import a captured program as one MLIR function, with weights by reference."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ImportedProgram:
 
 
 def import_program(captured: CapturedProgram, context: ir.Context) -> ImportedProgram:
-    """Bring a captured program into MLIR.
+    """Import a captured program into MLIR.
 
     Args:
         captured: the program.
@@ -98,7 +98,7 @@ class _ProgramImporter:
             ) from error
 
     def _bind_weights(self, nodes: NodeImporter) -> None:
-        """Weights are emitted where they are first read, those of one name once."""
+        """Bind weights: emit each name once, where it is first read."""
         for spec in self._exported.graph_signature.input_specs:
             if spec.kind is not InputKind.USER_INPUT:
                 node = self._placeholders[spec.arg.name]
@@ -121,7 +121,7 @@ class _ProgramImporter:
             ) from error
 
     def _results(self, nodes: NodeImporter) -> list[ir.Value]:
-        """Everything that torch.export returns; constants among it become constant operations."""
+        """Return the values of all of torch.export's results; constants become constant operations."""
         producers = {node.name: node for node in self._exported.graph.nodes}
         values = []
         for spec in self._exported.graph_signature.output_specs:

@@ -1,4 +1,4 @@
-"""In-place operators on tensors that nothing else refers to, replaced by their functional forms."""
+"""Replace in-place operators on unaliased tensors by their functional forms."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def replace_in_place(graph: torch.fx.Graph) -> None:
 
 
 def functional_form(target: Any) -> OpOverload | None:
-    """`aten.add.Tensor` for `aten.add_.Tensor`; None for what is no such in-place operator."""
+    """Return `aten.add.Tensor` for `aten.add_.Tensor`, or None if there is no functional form."""
     if not isinstance(target, OpOverload) or not target._schema.is_mutable:
         return None
     namespace, name = target._schema.name.split("::")
@@ -50,7 +50,7 @@ def functional_form(target: Any) -> OpOverload | None:
 
 
 def _is_private(written: Any) -> bool:
-    """Whether a node's result shares memory with no other value."""
+    """Return whether a node's result shares memory with no other value."""
     if not isinstance(written, torch.fx.Node):
         return False
     producer = _producer(written)
@@ -64,7 +64,7 @@ def _is_private(written: Any) -> bool:
 
 
 def _producer(node: torch.fx.Node) -> OpOverload | None:
-    """The operator that a node is the only reference to a result of."""
+    """Return the operator whose result only this node refers to, or None."""
     if node.target is operator.getitem:
         source: Any = node.args[0]
         index = node.args[1]
@@ -74,7 +74,7 @@ def _producer(node: torch.fx.Node) -> OpOverload | None:
 
 
 def may_alias(user: torch.fx.Node, used: torch.fx.Node) -> bool:
-    """Whether the result of `user` may be a view of `used`, other than by writing it."""
+    """Return whether the result of `user` may be a view of `used`, other than by writing it."""
     if not isinstance(user.target, OpOverload):
         return user.op != "output"
     parameters = user.target._schema.arguments
@@ -87,7 +87,7 @@ def may_alias(user: torch.fx.Node, used: torch.fx.Node) -> bool:
 
 
 def _is_implicit(target: OpOverload) -> bool:
-    """Whether an operator may return its argument although its schema doesn't say so (`reshape`, `to`)."""
+    """Return whether an operator may alias its argument beyond its schema (`reshape`, `to`)."""
     if target in _ALWAYS_FRESH:
         return False
     name = target._schema.name + f".{target._schema.overload_name}".removesuffix(".")
@@ -95,7 +95,7 @@ def _is_implicit(target: OpOverload) -> bool:
 
 
 def computes_the_same(node: torch.fx.Node, target: OpOverload) -> bool:
-    """Whether the functional form, without a result to write to, gives the same dtype and shape."""
+    """Return whether the functional form, without a result to write to, gives the same dtype and shape."""
     traced: Any = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     args, kwargs = traced
     old = args[0]

@@ -1,4 +1,4 @@
-"""Whether a model may compute something else for inputs of other strides."""
+"""Detect models whose results may depend on the strides of inputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MAYBE_COPIES = frozenset({"reshape", "reshape_as", "contiguous", "flatten", "ra
 
 
 class LayoutWatch(TorchFunctionMode):
-    """Watches what a trace asks and writes: torch.export keeps no questions about strides.
+    """Watch a trace for stride queries and writes, which torch.export doesn't record.
 
-    Of a strided tensor `reshape` makes a copy where it is a view of a contiguous one, so that a write to it
-    reaches the input or doesn't.
+    `reshape` views a contiguous tensor but copies a strided one, so a write to the result may or may not
+    reach the input.
 
     Args:
         leaves: the real inputs of the trace.
@@ -24,13 +24,13 @@ class LayoutWatch(TorchFunctionMode):
 
     def __init__(self, leaves: Sequence[Any]) -> None:
         super().__init__()
-        # Not looked at while tracing: a question about symbolic strides would become a guard.
+        # Not evaluated while tracing: a query of symbolic strides would become a guard.
         self._strided = any(isinstance(leaf, Tensor) and not leaf.is_contiguous() for leaf in leaves)
         self._asked = self._copied = self._wrote = False
 
     @property
     def matter(self) -> bool:
-        """Whether the trace holds for inputs of its own layout alone."""
+        """Whether the trace is valid for its inputs' layouts only."""
         return self._asked or (self._strided and self._copied and self._wrote)
 
     def __torch_function__(
@@ -40,7 +40,7 @@ class LayoutWatch(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Take note of a call and make it."""
+        """Record a call and make it."""
         name = getattr(func, "__name__", "")
         self._asked |= name in _QUESTIONS
         self._copied |= name in _MAYBE_COPIES
@@ -52,5 +52,5 @@ def _writes(name: str, kwargs: Mapping[str, Any]) -> bool:
     if name.startswith("__"):
         return name == "__setitem__" or name.startswith(
             "__i"
-        )  # __iadd__; __invert__ and __index__ do no harm
+        )  # __iadd__; __invert__ and __index__ don't write
     return name.endswith("_") or kwargs.get("out") is not None or bool(kwargs.get("inplace"))

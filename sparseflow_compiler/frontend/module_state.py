@@ -1,4 +1,4 @@
-"""The buffers of a model, and what a forward pass does to them by assignment."""
+"""Track buffers that a forward pass assigns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Buffers:
 
     @classmethod
     def of(cls, model: nn.Module) -> Buffers:
-        """Record what the modules hold now."""
+        """Record the modules' current buffers."""
         return cls(
             [
                 (module, path, name, value)
@@ -30,7 +30,7 @@ class Buffers:
         )
 
     def write_assigned(self) -> None:
-        """Turn the assignment of a new tensor to a buffer, which torch.export overlooks, into a write.
+        """Turn assignments of new tensors to buffers, which torch.export misses, into writes.
 
         Raises:
             CaptureError: a buffer changes its shape or dtype.
@@ -54,7 +54,7 @@ def _like(old: torch.Tensor, new: torch.Tensor | None, name: str) -> torch.Tenso
 
 
 def _own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module but those of TorchScript, whose state is not Python's."""
+    """Yield every module except TorchScript ones, whose state is outside Python."""
     for path, module in model.named_modules(prefix=type(model).__name__):
         if not isinstance(module, torch.jit.ScriptModule):
             yield path, module

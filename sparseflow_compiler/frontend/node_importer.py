@@ -1,4 +1,4 @@
-"""Imports the nodes of an exported graph, where torch-mlir's own importer gives up or loses something."""
+"""Import nodes of an exported graph, where torch-mlir's own importer fails or loses information."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class TypeCache(fx_importer.ContextCache):  # type: ignore[misc]
         return self._parsed[text]
 
     def tensor(self, tensor: torch.Tensor) -> ir.Type:
-        """The value-semantic type of a tensor."""
+        """Return the value-semantic type of a tensor."""
         code = fx_importer.TORCH_DTYPE_TO_MLIR_TYPE_ASM.get(tensor.dtype)
         if code is None or tensor.layout is not torch.strided:
             raise TypeError(f"the Torch dialect has no {tensor.layout} tensors of {tensor.dtype}")
         return self.parse(f"!torch.vtensor<[{self.format_asm_shape(tensor.shape)}],{code}>")
 
     def of(self, value: Any) -> ir.Type:
-        """The type of any traced value."""
+        """Return the type of any traced value."""
         if isinstance(value, torch.Tensor):
             return self.tensor(value)
         if isinstance(value, (list, tuple)):
@@ -52,7 +52,7 @@ class TypeCache(fx_importer.ContextCache):  # type: ignore[misc]
 
 
 class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
-    """Emits Torch-dialect operations; what the dialect lacks becomes `torch.operator`."""
+    """Emit Torch-dialect operations; operators unknown to the dialect become `torch.operator`."""
 
     _cc: TypeCache
 
@@ -78,7 +78,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         return self._weights[name]
 
     def value(self, item: Any) -> ir.Value:
-        """The value of a node or of a Python constant."""
+        """Return the value of a node or of a Python constant."""
         with ir.InsertionPoint(self._b):
             return self._operand(ir.Location.current, item, None)
 
@@ -142,7 +142,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         return value
 
     def _constant(self, value: Any) -> ir.Value:
-        """A Python constant, emitted once, at the head of the function."""
+        """Return the value of a Python constant, emitted once, at the head of the function."""
         if isinstance(value, torch.dtype):
             value = DTYPE_CODES[value]
         key = (type(value), repr(value))
@@ -180,7 +180,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         self.bind_node_value(node, self._operator(f"torch.sym.{name}", result, values, loc))
 
     def _import_sum(self, loc: ir.Location, node: torch.fx.Node) -> None:
-        """A sum of ints as additions, which is what passes on sizes understand."""
+        """Import a sum of ints as additions, which passes on sizes understand."""
         first, *others = (self._operand(loc, arg, None) for arg in torch.utils._pytree.tree_leaves(node.args))
         for value in others:
             first = self._one("torch.aten.add.int", "!torch.int", [first, value], loc)
@@ -207,7 +207,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
 
 
 def _argument(node: torch.fx.Node, index: int, parameter: Any) -> Any:
-    """What a node passes for a parameter of its operator's schema."""
+    """Return a node's argument for a parameter of its operator's schema."""
     if index < len(node.args):
         return node.args[index]
     return node.kwargs.get(parameter.name, parameter.default_value)

@@ -1,4 +1,4 @@
-"""A captured program: what torch.export made of a model, and which calls it can serve."""
+"""A captured program and the calls that it can serve."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sparseflow.runtime.calling.signature import Result, ResultKind, Signature
 
 @dataclass(frozen=True)
 class CapturedProgram(Contract):
-    """A model as one graph, and the calls that it is right for.
+    """A model as one graph, and the calls for which it is valid.
 
     Attributes:
         exported: the program, in functional ATen; its names have the prefix of the wrapping module.
@@ -51,7 +51,7 @@ def describe(exported: ExportedProgram, call_signature: CallSignature, flat: Fla
 
 
 def _input_names(exported: ExportedProgram) -> list[str]:
-    """The placeholders of the user's tensors, in order."""
+    """Return the placeholders of the user's tensors, in order."""
     specs = exported.graph_signature.input_specs
     return [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
 
@@ -62,7 +62,7 @@ def _fake_inputs(exported: ExportedProgram) -> list[Any]:
 
 
 def _conditions(exported: ExportedProgram) -> list[Any]:
-    """The shape guards of the trace, symbols that were replaced meanwhile resolved."""
+    """Return the shape guards of the trace, with replaced symbols resolved."""
     for node in exported.graph.nodes:
         mode = getattr(node.meta.get("val"), "fake_mode", None)
         if mode is not None and mode.shape_env is not None:

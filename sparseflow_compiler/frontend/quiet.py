@@ -1,4 +1,4 @@
-"""Keeps torch's own reports of a failed attempt off the screen: what matters is in the error raised."""
+"""Suppress torch's own reports of failed attempts; the raised error has the relevant part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back warnings, and what torch logs on this thread, unless TORCH_LOGS asks for it."""
+    """Suppress warnings and torch's logs of this thread, unless TORCH_LOGS is set."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -26,13 +26,13 @@ def quiet() -> Iterator[None]:
 
 
 def _torch_handlers() -> set[logging.Handler]:
-    """Torch gives each of its loggers a handler of its own."""
+    """Return torch's handlers; each of its loggers has its own."""
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
     return {handler for name in names for handler in logging.getLogger(name).handlers}
 
 
 class _HideThread(logging.Filter):
-    """Drops the records of one thread."""
+    """Drop the log records of one thread."""
 
     def __init__(self, thread: int) -> None:
         super().__init__()

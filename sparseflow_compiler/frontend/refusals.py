@@ -1,4 +1,4 @@
-"""Why torch.export refused a model, in one line, with the line of the model and the way out."""
+"""Explain failures of torch.export in one line, with the model's source line and a remedy."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def capture_error(model: nn.Module, error: Exception, does_run: Callable[[], boo
     """Turn an exception of torch.export into a CaptureError.
 
     Args:
-        model: that was to be captured.
+        model: the model to capture.
         error: of torch.export.
-        does_run: tells whether the model runs eagerly; asked where that would be the remedy.
+        does_run: returns whether the model runs eagerly; only called if the remedy depends on it.
     """
     while isinstance(error, ModelFailure) and isinstance(error.__cause__, Exception):
         error = error.__cause__
@@ -69,7 +69,7 @@ def capture_error(model: nn.Module, error: Exception, does_run: Callable[[], boo
 
 
 def runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a copy of a model runs on copies of some inputs."""
+    """Return whether a copy of a model runs on copies of some inputs."""
     from sparseflow.frontend.state.clone import Clone
 
     try:
@@ -82,14 +82,14 @@ def runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bo
 
 
 def essential(text: str, limit: int = 300) -> str:
-    """The first paragraph of a report, on one line."""
+    """Return the first paragraph of a message as one line."""
     paragraph = text.strip().split("\n\n")[0]
     line = " ".join(paragraph.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _user_line(error: Exception, text: str) -> str | None:
-    """The innermost line of the traceback that belongs neither to torch nor to SparseFlow."""
+    """Return the innermost line of the traceback that belongs neither to torch nor to SparseFlow."""
     if match := re.search(r"User code:\s+File \"([^\"]+)\", line (\d+)", text):
         return f"{match[1]}:{match[2]}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -100,7 +100,7 @@ def _user_line(error: Exception, text: str) -> str | None:
 
 
 def is_library_file(filename: str) -> bool:
-    """Whether a file belongs to torch, Python or SparseFlow, or is no file at all."""
+    """Return whether a file belongs to torch, Python or SparseFlow, or is no file at all."""
     if filename.startswith(("<", torch.__path__[0], _SPARSEFLOW)):
         return True
     return filename.startswith(_STDLIB) and "site-packages" not in filename

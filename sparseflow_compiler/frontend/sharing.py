@@ -1,4 +1,4 @@
-"""Tensors that share memory: captured as if each had its own, refused where the model writes its own ones."""
+"""Handle tensors that share memory: inputs are copied for capture, shared written buffers refused."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sparseflow.runtime.calling.overlap import share_memory
 
 
 def apart(leaves: Sequence[Any], model: nn.Module) -> list[Any]:
-    """The leaves of a call, copies in place of those that share a storage with another or with the model.
+    """Return the leaves of a call, with copies of those that share storage with others or the model.
 
-    torch.export takes tensors of one storage for one another, which only holds for this call.
+    torch.export treats tensors of one storage as the same, which only holds for this call.
     """
     own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
     uses = Counter(_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor))
@@ -44,7 +44,7 @@ def require_own_memory(changed: Iterable[str], tensors: Mapping[str, Tensor]) ->
         tensors: those of the model that the program uses, by name.
 
     Raises:
-        CaptureError: names both.
+        CaptureError: there is one; the error names both.
     """
     for name in changed:
         for other, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Sizes of slices that torch 2.11 doesn't know."""
+"""Handle sizes of slices that torch 2.11 can't infer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ASSERTS = _ATEN._assert_scalar.default
 
 
 def drop_slice_assertions(graph: Graph) -> None:
-    """Remove what asserts sizes of slices, and what computes only that.
+    """Remove assertions on sizes of slices and nodes that only they use.
 
     Where the end of a slice may be beyond the tensor's, torch 2.11 takes its size for one that a run tells,
     and asserts what the model needs of it, such as the size of what it is added to. The operators that need
@@ -31,7 +31,7 @@ def drop_slice_assertions(graph: Graph) -> None:
 
 
 def _symbols_of_slices(graph: Graph) -> set[Any]:
-    """What only a run tells of slices: their sizes, and where they start."""
+    """Return the data-dependent symbols of slices: their sizes and starts."""
     seen, found = set[Any](), set[Any]()
     for node in graph.nodes:
         new = _unknown(node) - seen
@@ -42,7 +42,7 @@ def _symbols_of_slices(graph: Graph) -> set[Any]:
 
 
 def _unknown(argument: Any) -> set[Any]:
-    """What only a run tells in a number, or a tensor's shape and offset, though asserted to be known."""
+    """Return the data-dependent symbols in a number, or a tensor's shape and offset."""
     value = argument.meta.get("val") if isinstance(argument, Node) else argument
     numbers: tuple[Any, ...] = (value,)
     if isinstance(value, torch.Tensor):
@@ -53,6 +53,6 @@ def _unknown(argument: Any) -> set[Any]:
 
 
 def _is_number(node: Node) -> bool:
-    """Whether a node computes a number."""
+    """Return whether a node computes a number."""
     value = node.meta.get("val") if node.op == "call_function" else None
     return isinstance(value, (torch.SymInt, torch.SymBool, int, bool))

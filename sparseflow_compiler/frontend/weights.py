@@ -27,7 +27,7 @@ class WeightSource(dict[str, torch.Tensor]):
         self._names: dict[int, str] = {}
 
     def name_of(self, spec: InputSpec) -> str:
-        """The name of an input that is no user input; a tensor that came before keeps its first name."""
+        """Return the weight name of a non-user input; a repeated tensor keeps its first name."""
         target = str(spec.target)
         found = self._exported.state_dict.get(target)
         tensor = self._exported.constants[target] if found is None else found

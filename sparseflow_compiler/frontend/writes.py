@@ -72,7 +72,7 @@ def _replace(tensor: torch.fx.Node, writes: list[_Write], order: dict[torch.fx.N
 
 
 def _writes(tensor: torch.fx.Node, order: dict[torch.fx.Node, int]) -> list[_Write]:
-    """The writes to a placeholder in order, each with its functional form; none if one has to stay."""
+    """Return the writes to a placeholder in order, each with its functional form; none if one has to stay."""
     readers = {(user, tensor) for user in tensor.users}
     found: list[_Write] = []
     for node in sorted(tensor.users, key=order.__getitem__):

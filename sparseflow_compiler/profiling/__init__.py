@@ -1,8 +1,8 @@
-"""Where a model's time goes, before and after compiling, and what that lets sparse kernels gain at most."""
+"""Profile where a model's time goes, before and after compiling, and the limit of sparse speed-ups."""
 
 from __future__ import annotations
 
 from sparseflow.profiling.measure import profile
-from sparseflow.profiling.result import Profile, Side
+from sparseflow.profiling.profile_result import Profile, Side
 
 __all__ = ["Profile", "Side", "profile"]

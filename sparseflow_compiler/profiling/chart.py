@@ -1,4 +1,4 @@
-"""A profile as a picture."""
+"""Draw a profile as a chart."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Protocol
 
 from sparseflow.errors import ArgumentError
-from sparseflow.profiling.kinds import KINDS, Kind
+from sparseflow.profiling.kernel_kinds import KINDS, Kind
 from sparseflow.reports.colours import COLOURS
+from sparseflow.support.extras import new_figure
 
 
 class Bar(Protocol):
-    """What one bar shows: kernel time by kind, in microseconds and in percent."""
+    """The data of one bar: kernel time by kind, in microseconds and percent."""
 
     @property
     def title(self) -> str:
-        """What stands beside it."""
+        """Its label."""
         ...
 
     @property
@@ -39,15 +40,10 @@ def draw(sides: Sequence[Bar], title: str, path: Path) -> None:
         path: a .png, .svg or .pdf file.
 
     Raises:
-        ArgumentError: matplotlib is missing, or the file can't be written.
+        MissingDependencyError: matplotlib is missing.
+        ArgumentError: the file can't be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ArgumentError(
-            f"chart {path}", "needs matplotlib", "pip install matplotlib, or leave the chart out"
-        ) from None
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure = new_figure(f"chart {path}", 9, 2.8)
     axes = figure.subplots()
     left = [0.0] * len(sides)
     for kind, colour in zip(KINDS, COLOURS, strict=True):

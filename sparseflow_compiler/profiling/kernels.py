@@ -1,4 +1,4 @@
-"""The kernels of a call, by torch's profiler."""
+"""Record the kernels of a call with torch's profiler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from sparseflow.errors import ProfileError
-from sparseflow.profiling.kinds import Kind, kind_of
+from sparseflow.profiling.kernel_kinds import Kind, kind_of
 
 _OPERATOR = re.compile(r"\w+::\w")
 _COMPILED = re.compile(r"## Call CompiledFxGraph")
@@ -30,13 +30,13 @@ Launches = Mapping[str, Sequence[Launch]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """All launches of one kernel, or of one operator on the CPU.
+    """All launches of a kernel, or of an operator on the CPU.
 
     Attributes:
-        name: as the profiler has it.
+        name: the profiler's name.
         kind: of work.
         calls: launches in one call of the model.
-        us: microseconds in one call of the model; on the CPU without those of the operators that it calls.
+        us: microseconds in one call of the model; on the CPU excluding nested operators.
     """
 
     name: str
@@ -85,15 +85,15 @@ def kernels(
 
 
 def is_complete(launches: Launches, calls: int) -> bool:
-    """Whether every kernel was launched equally often in each call; if not, the profiler lost some."""
+    """Return whether each kernel has equally many launches in every call, so none were lost."""
     return bool(launches) and all(len(each) % calls == 0 for each in launches.values())
 
 
 def per_call(launches: Sequence[Launch], calls: int) -> float:
-    """Microseconds of a kernel in one call: of each of its launches the median of all calls.
+    """Return a kernel's microseconds in one call: the sum of its launches' medians over calls.
 
-    Another process on the GPU makes single launches longer. Where launches were lost, it isn't known which
-    belong together, and the mean is taken.
+    Another process on the GPU can delay single launches. If launches were lost, they can't be matched, and
+    the mean is used.
     """
     taken = [us for _, us in sorted(launches)]
     each, rest = divmod(len(taken), calls)
@@ -105,10 +105,10 @@ def per_call(launches: Sequence[Launch], calls: int) -> float:
 def _record(
     run: Callable[[], object], device: torch.device, calls: int, reset: Callable[[], object]
 ) -> Iterable[Any]:
-    """The profiler's events of some calls.
+    """Record the profiler's events of some calls.
 
-    It drops what happens at the very edges of its window, by clocks of host and device that differ, and what
-    runs while it still gets ready: one call before is not recorded, and at both ends the device is idle.
+    The profiler drops events at the edges of its window, as host and device clocks differ, and while it
+    starts up; so one call runs unrecorded before, and the device is idle at both ends.
     """
     cuda = device.type == "cuda"
     activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
@@ -135,7 +135,7 @@ def _record(
 
 
 def _launches(events: Iterable[Any], device: torch.device) -> Launches:
-    """When each kernel was launched and how long it took, by its name."""
+    """Return each kernel's launch times and durations by name."""
     launches: dict[str, list[Launch]] = {}
     for event in events:
         found = _on_gpu(event) if device.type == "cuda" else _on_cpu(event)
@@ -149,14 +149,14 @@ def _count(launches: Launches) -> int:
 
 
 def _on_gpu(event: Any) -> tuple[str, float] | None:
-    """A kernel, copy or fill on the device; not the ranges that the profiler draws around them."""
+    """Return name and time of a kernel, copy or fill on the device; None for annotations."""
     if event.device_type != DeviceType.CUDA or event.is_user_annotation:
         return None
     return event.name, event.time_range.elapsed_us()
 
 
 def _on_cpu(event: Any) -> tuple[str, float] | None:
-    """The own time of an operator, or of inductor's kernels."""
+    """Return the self time of an operator, or of inductor's kernels."""
     if event.device_type != DeviceType.CPU or event.is_user_annotation:
         return None
     if _COMPILED.match(event.name):

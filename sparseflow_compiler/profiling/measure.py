@@ -16,7 +16,7 @@ from sparseflow.api.compile import compile as sparseflow_compile
 from sparseflow.errors import ArgumentError
 from sparseflow.profiling.kernels import Kernel, kernels
 from sparseflow.profiling.opponent import opponent
-from sparseflow.profiling.result import Profile, Side
+from sparseflow.profiling.profile_result import Profile, Side
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.timing import once
 
@@ -35,7 +35,7 @@ def profile(
     meta: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Profile:
-    """Profile a model as it is and compiled: kernel time by kind, GEMM speed-up, ceiling, what was reached.
+    """Profile a model dense and compiled: kernel time by kind, GEMM speed-up, its ceiling, actual speed-up.
 
     Both sides run on the same inputs; the model as it is by what runs the compiled graphs too: eager, or
     inductor, in the same mode.
@@ -44,7 +44,7 @@ def profile(
         model: in evaluation mode.
         args: positional inputs.
         kwargs: inputs by keyword.
-        calls: how many calls each profile is made of.
+        calls: the number of calls to profile.
         seconds: about how long to time both sides, in turns and without profiler.
         before: called before each such run of calls, outside of what is measured: to reset a cache, say.
         meta: what to say about the run; by default the model's class, device and dtype.
@@ -75,7 +75,7 @@ def profile(
 
 @dataclass(frozen=True)
 class Bench:
-    """Runs calls on a device, each measurement after a reset.
+    """Measure calls on a device, each after a reset.
 
     Attributes:
         device: where the calls run.
@@ -86,7 +86,7 @@ class Bench:
     reset: Callable[[], object]
 
     def warm_up(self, run: Run) -> None:
-        """The first call compiles, the second may once more, for other shapes."""
+        """Run twice: the first call compiles, the second may compile again for other shapes."""
         for _ in range(2):
             self.reset()
             run()
@@ -98,7 +98,7 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def kernels(self, run: Run, calls: int) -> tuple[Kernel, ...]:
-        """The kernels of one call, from several."""
+        """Profile several calls and return the kernels of one."""
         return kernels(run, self.device, calls, self._reset_and_wait)
 
     def _reset_and_wait(self) -> None:
@@ -106,7 +106,7 @@ class Bench:
         self.wait()
 
     def medians(self, runs: Sequence[Run], seconds: float) -> list[float]:
-        """Median seconds of a call of each, in turns."""
+        """Return the median seconds of each call, measured in turns."""
         times: list[list[float]] = [[] for _ in runs]
         end = time.perf_counter() + seconds
         while len(times[0]) < _TURNS or time.perf_counter() < end:
@@ -123,7 +123,7 @@ class Bench:
 
 
 def call(side: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
-    """A call of a model for inference."""
+    """Return a call of a model for inference."""
 
     def run() -> object:
         with torch.no_grad():
@@ -154,7 +154,7 @@ def _describe(model: nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU as it calls itself, or "CPU" with its threads."""
+    """Return the GPU's name, or "CPU" with its thread count."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)

@@ -1,4 +1,4 @@
-"""What a compiled model is measured beside."""
+"""The dense baseline of a compiled model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def opponent(
     model: nn.Module, device: torch.device, *, inner: Inner = "auto", mode: str | None = None, **_: Any
 ) -> tuple[str, Any]:
-    """The model as it is, by what runs the compiled graphs: the name of that, and what to call.
+    """Return the dense model's runner of the same kind as the compiled one's: its name and callable.
 
-    Inductor compiles it for each shape anew, as ours is measured for each: kernels for any size are slower.
+    Inductor compiles it for each shape, as dynamic-shape kernels are slower.
 
     Args:
         model: in evaluation mode.

@@ -1,4 +1,4 @@
-"""Models to profile: by the name of a published shape or by a transformers configuration, random weights."""
+"""Models to profile with random weights, by a published shape's name or a transformers configuration."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Workload:
     Attributes:
         model: in evaluation mode.
         kwargs: inputs by keyword.
-        before: brings the inputs back to where they were before a call.
-        most_calls: how many calls may follow each other without that; None: any number.
+        before: restores the inputs before a call.
+        most_calls: the number of calls allowed without that; None: any.
     """
 
     model: nn.Module
@@ -83,7 +83,7 @@ class Workload:
 
 
 def shape_config(name: str) -> PretrainedConfig:
-    """The configuration of a built-in shape.
+    """Return the configuration of a built-in shape.
 
     Raises:
         ArgumentError: there is no such shape, or transformers is missing.
@@ -96,7 +96,7 @@ def shape_config(name: str) -> PretrainedConfig:
 
 
 def with_layers(config: PretrainedConfig, layers: int | None) -> PretrainedConfig:
-    """The configuration with another number of layers; None leaves it.
+    """Return the configuration with a number of layers; None keeps it.
 
     Raises:
         ArgumentError: there are no layers to count, or fewer than one is asked for.
@@ -114,7 +114,7 @@ def with_layers(config: PretrainedConfig, layers: int | None) -> PretrainedConfi
 
 
 def workload(model: nn.Module, batch: int, seq: int, phase: Phase) -> Workload:
-    """Inputs for a transformers model, on its device.
+    """Make inputs for a transformers model, on its device.
 
     Args:
         model: in evaluation mode.

@@ -1,4 +1,4 @@
-"""Pruning the layers of one block: permuted, pruned, reconstructed as the options say."""
+"""Permute, prune and reconstruct the layers of one block."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from sparseflow.pruning.folding import find_folds, fold_channels
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import PruneOptions
 from sparseflow.pruning.refinement import Refinement
 from sparseflow.pruning.stacks import Visit
 from sparseflow.pruning.statistics import Gathering, Statistics, gather, watching
 
 
 def permute_block(visit: Visit, readers: Sequence[Layer], layers: Sequence[Layer]) -> list[str]:
-    """Permute the input channels of those `readers` where `layers` can make up for it; their names."""
+    """Permute the input channels of `readers` where `layers` can compensate; return their names."""
     inside = set(visit.block.modules())
     groups = by_input(visit, [layer for layer in layers if layer.module in inside])
     folds = find_folds(visit, readers, groups)
@@ -30,11 +30,11 @@ def permute_block(visit: Visit, readers: Sequence[Layer], layers: Sequence[Layer
 
 
 class Twin:
-    """A block's dense copy, which tells what the block's layers should see and give.
+    """A dense copy of a block, which provides target inputs and outputs of its layers.
 
     Args:
-        visit: the block, dense still.
-        layers: those of its layers that are pruned.
+        visit: the block, still dense.
+        layers: its layers to prune.
     """
 
     def __init__(self, visit: Visit, layers: Sequence[Layer]) -> None:
@@ -47,14 +47,14 @@ class Twin:
         }
 
     def gather(self, layers: Sequence[Layer]) -> Gathering:
-        """Statistics of layers' inputs, crossed with the dense model's inputs for the same rows."""
+        """Gather statistics of layers' inputs, with cross terms of the dense model's inputs."""
         calls = len(self._visit.frames)
         statistics = {layer.name: Statistics(layer, gram=True, calls=calls, cross=True) for layer in layers}
         for batch in range(calls):
             dense: dict[str, list[Tensor]] = defaultdict(list)
 
             def keep(layer: Layer, x: Tensor, dense: dict[str, list[Tensor]] = dense) -> None:
-                dense[layer.name].append(x.clone())  # the block may go on to change it in place
+                dense[layer.name].append(x.clone())  # the block may change it in place
 
             def add(layer: Layer, x: Tensor, dense: dict[str, list[Tensor]] = dense) -> None:
                 expected = dense[layer.name]
@@ -67,13 +67,13 @@ class Twin:
         return statistics
 
     def refine(self, layers: Sequence[Layer], options: PruneOptions, seed: int) -> None:
-        """Train the kept weights of `layers` as `options` say."""
+        """Train the kept weights of `layers` as the options say."""
         if options.reconstruct not in (None, "layer"):
             Refinement(self._visit, self.block, layers, options.reconstruct).run(options.steps, seed)
 
 
 def by_input(visit: Visit, layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Layers in the order in which the block runs them, those with the same input together."""
+    """Group layers by input, in the order in which the block runs them."""
     groups: dict[int, list[Layer]] = {}
     inputs: list[Tensor] = []
     seen: set[str] = set()
@@ -81,7 +81,7 @@ def by_input(visit: Visit, layers: Sequence[Layer]) -> list[list[Layer]]:
     def see(layer: Layer, x: Tensor) -> None:
         if layer.name not in seen:
             seen.add(layer.name)
-            inputs.append(x)  # alive, so that no other tensor gets its id
+            inputs.append(x)  # kept alive, so that its id isn't reused
             groups.setdefault(id(x), []).append(layer)
 
     with watching(layers, see):

@@ -1,4 +1,4 @@
-"""Pruning within a budget: the layers that cost most for what they save stay dense."""
+"""Prune within a budget of quality: layers with the highest loss for their savings stay dense."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.knapsack import best_within
-from sparseflow.pruning.layers import find_layers
-from sparseflow.pruning.report import PrunedLayer, PruneReport
+from sparseflow.pruning.linear_layers import find_layers
+from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
 from sparseflow.pruning.savings import Savings, savings
 from sparseflow.pruning.sensitivity import Switchboard, state_of
 from sparseflow.support.progress import progress_bars
@@ -31,12 +31,12 @@ PruneAgain = Callable[[Sequence[Any], Sequence[str]], PruneReport]
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """One layer on the scales.
+    """One candidate layer.
 
     Attributes:
         name: the layer's name in the model.
-        loss: what pruning it alone costs the model.
-        saved: what running it sparse saves.
+        loss: the model's loss if it alone is pruned.
+        saved: the saving of running it sparse.
         pruned: whether the budget prunes it.
     """
 
@@ -48,12 +48,12 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class BudgetReport(PruneReport):
-    """What `sparseflow.prune` did within a budget.
+    """The report of `sparseflow.prune` with a budget.
 
     Attributes:
         choices: every layer that could be pruned, with its loss and its saving.
         max_loss: the budget.
-        loss: of the model as it is now; at most `max_loss`.
+        loss: of the resulting model; at most `max_loss`.
         loss_all: of the model with all of `choices` pruned.
         unit: of losses.
         saved_unit: of savings; "µs" at the M's `rows`, together, or "weights".
@@ -72,7 +72,7 @@ class BudgetReport(PruneReport):
     curve: tuple[tuple[int, float, float], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dictionaries and lists, ready for JSON."""
+        """Return the report as plain dictionaries and lists, ready for JSON."""
         names = ("max_loss", "loss", "loss_all", "unit", "saved_unit")
         budget: dict[str, Any] = {name: getattr(self, name) for name in names}
         budget["rows"] = list(self.rows)
@@ -82,7 +82,7 @@ class BudgetReport(PruneReport):
         return super().to_dict() | {"budget": budget}
 
     def table(self, width: int = 130) -> str:
-        """The report as text: the layers, then the scales on which they were weighed, most harmful first."""
+        """Return the report as text: the layers, then the candidates, most harmful first."""
         from rich.console import Console
         from rich.table import Table
 
@@ -113,12 +113,12 @@ def prune_within(
     progress: bool | None,
     prune: PruneAgain,
 ) -> BudgetReport:
-    """Prune as many layers as the budget allows, weighed by what each saves.
+    """Prune the layers that save most within a budget of loss.
 
-    All layers are pruned once; then each one's loss is measured with the others dense. Losses are taken to
-    add up, in proportion to what all of them cost together, and a knapsack chooses those that save most
-    within the budget. The choice is measured, and repeated with a smaller budget where it was too hopeful.
-    Then the chosen layers are pruned anew, from the activations of the model as it will be.
+    All layers are pruned once; then each one's loss is measured with the others dense. Losses are assumed to
+    add up, scaled to the loss of pruning all of them, and a knapsack chooses those that save most
+    within the budget. The choice is measured, and repeated with a smaller budget if it exceeds it.
+    Then the chosen layers are pruned anew, from the activations of the resulting model.
 
     Args:
         model: dense.
@@ -176,7 +176,7 @@ def _prune_chosen(
     batches: Sequence[Any],
     prune: PruneAgain,
 ) -> tuple[float, PruneReport]:
-    """Prune the chosen layers of the dense model; where that breaks the budget, take what held it."""
+    """Prune the chosen layers of the dense model; on exceeding the budget, keep the measured weights."""
     board.prune_only(())
     board.released()
     report = prune(batches, skip)
@@ -191,7 +191,7 @@ def _prune_chosen(
 
 
 class _Scales:
-    """Weighs losses against savings.
+    """Choose layers by losses and savings.
 
     Attributes:
         loss: of the choice, measured.
@@ -207,7 +207,7 @@ class _Scales:
         self.loss = self.loss_all
 
     def choose(self) -> set[str]:
-        """The layers to prune: measured to hold the budget."""
+        """Return the layers to prune, measured to be within the budget."""
         names = list(self._alone)
         together = sum(self._alone.values())
         share = self.loss_all / together if together else 1.0
@@ -221,7 +221,7 @@ class _Scales:
                 return chosen
             predicted = sum(cost for name, cost in zip(names, costs, strict=True) if name in chosen)
             budget = 0.97 * predicted * self.max_loss / self.loss
-        # Not additive at all: drop the most harmful until it holds; nothing pruned costs nothing.
+        # Not additive at all: drop the most harmful until within budget; pruning nothing has no loss.
         for name in self._worst_first:
             if name in chosen:
                 chosen.discard(name)
@@ -231,7 +231,7 @@ class _Scales:
         return chosen
 
     def explained(self, entry: PrunedLayer) -> PrunedLayer:
-        """A layer that the budget leaves dense, with the reason."""
+        """Return the report entry of a layer that the budget leaves dense."""
         loss, saved = self._alone[entry.name], self._saved.by_layer[entry.name]
         reason = f"costs {loss:.4f} {self._board.unit} alone and saves {saved:.4g} {self._saved.unit}"
         if not saved:

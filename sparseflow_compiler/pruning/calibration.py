@@ -1,4 +1,4 @@
-"""Calibration batches: what the caller may pass, and running the model on them."""
+"""Validate calibration batches and run the model on them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Calibration:
 
 
 def require_batches(name: str, batches: object) -> None:
-    """Refuse what is no iterable of batches; a single batch is none.
+    """Refuse anything but an iterable of batches; a single batch isn't one.
 
     Raises:
         ArgumentError: says what `name` must be.
@@ -82,7 +82,7 @@ def require_batches(name: str, batches: object) -> None:
 
 
 def as_call(name: str, batch: Any) -> Call:
-    """The positional and keyword inputs that a batch stands for.
+    """Return the positional and keyword inputs of a batch.
 
     Raises:
         ArgumentError: the batch called `name` is no tensor, tuple, list or mapping.
@@ -97,13 +97,13 @@ def as_call(name: str, batch: Any) -> Call:
 
 
 def moved(tree: Any, device: torch.device) -> Any:
-    """The same tree with its tensors on `device`."""
+    """Return the same tree with its tensors on `device`."""
     return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 @contextmanager
 def layer_by_layer() -> Iterator[None]:
-    """Let torch's transformer modules run their layers, not one kernel in which nobody sees their inputs."""
+    """Disable torch's fused transformer kernels, which hide the inputs of single layers."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -114,7 +114,7 @@ def layer_by_layer() -> Iterator[None]:
 
 @contextmanager
 def enough_memory(device: torch.device) -> Iterator[None]:
-    """Say what to do where the memory of `device` is too small after all.
+    """Turn running out of the memory of `device` into an error with a remedy.
 
     Raises:
         CalibrationError: instead of `torch.OutOfMemoryError`.

@@ -1,6 +1,6 @@
-"""Permuting a layer's input channels for nothing: the layers that write them are permuted with it.
+"""Permute a layer's input channels at no cost, by permuting the layers that produce them too.
 
-What writes a layer's inputs is guessed from shapes, and proved on the block in float64.
+Producers of a layer's inputs are guessed from shapes and verified on the block in float64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sparseflow.pruning.calibration import moved
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.offload import device_of
 from sparseflow.pruning.permutation import channel_order
 from sparseflow.pruning.ria import ria_scores
@@ -33,9 +33,9 @@ class Fold:
 
     Attributes:
         reader: the layer; its inputs are ``heads · repeats · width`` channels.
-        writers: each a layer and the row where ``heads · width`` written channels begin.
-        heads: channels stay within their head; 1 lets them go anywhere.
-        repeats: how many heads of the reader take the same written head (grouped-query attention).
+        writers: each a producing layer and the row where its ``heads · width`` channels begin.
+        heads: channels stay within their head; with 1 they may go anywhere.
+        repeats: how many heads of the reader share a produced head (grouped-query attention).
         width: channels of a head.
     """
 
@@ -46,7 +46,7 @@ class Fold:
     width: int
 
     def order(self, scores: Tensor) -> Tensor:
-        """The best order within each head, ``[heads, width]``, by scores ``[N, K]``."""
+        """Return the best order within each head, ``[heads, width]``, by scores ``[N, K]``."""
         split = scores.reshape(-1, self.heads, self.repeats, self.width)
         return torch.stack([channel_order(split[:, head].flatten(0, 1)) for head in range(self.heads)])
 
@@ -66,7 +66,7 @@ class Fold:
                 bias.detach()[start:end] = bias.detach()[start:end][written]
 
     def of(self, block: nn.Module, twin: nn.Module) -> Fold:
-        """The same of a copy of the block that the layers are in."""
+        """Return the fold for a copy of the block."""
         paths = {module: path for path, module in block.named_modules()}
 
         def counterpart(layer: Layer) -> Layer:
@@ -77,7 +77,7 @@ class Fold:
 
 
 def find_folds(visit: Visit, readers: Sequence[Layer], groups: Sequence[Sequence[Layer]]) -> list[Fold]:
-    """For each layer of a block whose input channels can be permuted, how: proved, not only guessed.
+    """Find verified folds for the layers of a block whose input channels can be permuted.
 
     Args:
         visit: the block.
@@ -98,13 +98,13 @@ def find_folds(visit: Visit, readers: Sequence[Layer], groups: Sequence[Sequence
 
 
 def fold_channels(folds: Sequence[Fold], norms: dict[str, Tensor]) -> None:
-    """Permute by RIA's scores, from the L2 norms ``[K]`` of the readers' inputs by the readers' names."""
+    """Permute by RIA's scores, given the L2 norms ``[K]`` of inputs by reader name."""
     for fold in folds:
         fold.apply(fold.order(ria_scores(fold.reader.weight, norms[fold.reader.name])))
 
 
 class _Probe:
-    """A block in float64 with one batch of inputs, and what it gives."""
+    """A block in float64 with one batch of inputs and its outputs."""
 
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
@@ -116,7 +116,7 @@ class _Probe:
         self._expected = self._outputs()
 
     def proves(self, fold: Fold) -> bool:
-        """Whether a random permutation leaves the outputs; the probe's weights stay permuted only if so."""
+        """Return whether a random permutation keeps the outputs; if so, the probe stays permuted."""
         state = {name: p.detach().clone() for name, p in self._twin.named_parameters()}
         generator = torch.Generator().manual_seed(0)
         order = [torch.randperm(fold.width, generator=generator) for _ in range(fold.heads)]
@@ -132,7 +132,7 @@ class _Probe:
         try:
             return floats(self._frame.call(self._twin, self._before))
         except (RuntimeError, TypeError, ValueError):
-            return None  # Not every block runs in float64; nothing is proved of this one.
+            return None  # Not every block runs in float64; this one can't be verified.
 
 
 def _guesses(visit: Visit, reader: Layer, earlier: Sequence[Layer]) -> Iterator[Fold]:

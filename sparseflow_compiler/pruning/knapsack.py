@@ -1,4 +1,4 @@
-"""Which items to take so that their worth is greatest within a budget: 0/1 knapsack over real numbers."""
+"""Solve the 0/1 knapsack problem over real numbers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _Set = tuple[float, float, int]
 
 
 def best_within(costs: Sequence[float], worths: Sequence[float], budget: float) -> set[int]:
-    """The items whose summed cost is at most `budget` and whose summed worth is greatest.
+    """Return the items of greatest total worth whose total cost is at most `budget`.
 
-    Exact while no more than `MOST_STATES` sets are undominated; beyond, worth may be lost, never the budget
-    broken. Items without worth are not taken.
+    Exact for up to `MOST_STATES` undominated sets; beyond, worth may be lost, but the budget is never
+    exceeded. Items without worth are not taken.
 
     Args:
         costs: ≥ 0 each.

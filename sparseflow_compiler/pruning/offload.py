@@ -1,4 +1,4 @@
-"""Running a model that stays on the host with its blocks moved to a device one by one."""
+"""Run a model kept on the host by moving its blocks to a device one at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparseflow.pruning.calibration import moved
 
 @contextmanager
 def offloaded(blocks: Sequence[nn.Module], host: torch.device, device: torch.device | None) -> Iterator[None]:
-    """Let blocks run on `device`: each comes there for its call, and goes back where it was.
+    """Run blocks on `device`: each is moved there for its call and back after it.
 
     Args:
         blocks: the modules.
@@ -48,7 +48,7 @@ def offloaded(blocks: Sequence[nn.Module], host: torch.device, device: torch.dev
 
 @contextmanager
 def resident(block: nn.Module, device: torch.device | None) -> Iterator[None]:
-    """Keep a block on `device` for the length of a `with` block; None leaves it where it is."""
+    """Keep a block on `device` within a `with` block; None leaves it where it is."""
     home = device_of(block)
     try:
         if device is not None:
@@ -59,5 +59,5 @@ def resident(block: nn.Module, device: torch.device | None) -> Iterator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's first parameter is; the CPU for one that has none."""
+    """Return the device of a module's first parameter; the CPU if it has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))

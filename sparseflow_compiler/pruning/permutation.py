@@ -1,4 +1,4 @@
-"""Orders of input channels in which 2:4 costs less: those that matter are spread over the groups."""
+"""Find orders of input channels that spread important ones over the 2:4 groups."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sparseflow.runtime import portable
 
 
 def channel_order(scores: Tensor) -> Tensor:
-    """An order of columns that keeps more of the scores under 2:4, as RIA's paper finds it.
+    """Find an order of columns that keeps more of the scores under 2:4, as in the RIA paper.
 
-    Channels are dealt to the groups by their total, and then, one slot of every group at a time, assigned
-    anew so that the kept scores grow most: a linear sum assignment, by scipy where it is installed.
+    Channels are distributed to the groups by total score; then, one slot of every group at a time, they are
+    reassigned so that the kept scores grow most: a linear sum assignment, by scipy where it is installed.
 
     Args:
         scores: ``[N, K]``, ≥ 0, K a multiple of 4.
 
     Returns:
-        int64 ``[K]``: place p of the new order holds the old channel ``order[p]``; the old order where no
+        int64 ``[K]``: position p of the new order holds the old channel ``order[p]``; the old order where no
         better one is found.
     """
     k = scores.shape[1]
@@ -34,12 +34,12 @@ def channel_order(scores: Tensor) -> Tensor:
 
 
 def assignment_available() -> bool:
-    """Whether scipy is there to solve assignments."""
+    """Return whether scipy is installed, which solves the assignments."""
     return importlib.util.find_spec("scipy") is not None
 
 
 def _assign(scores: Tensor, slots: Tensor, slot: int) -> None:
-    """Deal the channels of one slot, ``slots[slot]``, to the groups anew, in place."""
+    """Reassign the channels of one slot, ``slots[slot]``, to the groups, in place."""
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped,unused-ignore]
 
     others = [s for s in range(4) if s != slot]

@@ -1,4 +1,4 @@
-"""Which weights pruning changes: one rule for `sparseflow.prune` and `sparseflow.compile(prune=…)`."""
+"""Decide which weights pruning changes, for `sparseflow.prune` and `sparseflow.compile(prune=…)` alike."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Owners = Mapping[int, Sequence[str]]
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module is what pruning looks at: an `nn.Linear`, or transformers' Conv1D."""
+    """Return whether a module is a prunable kind: an `nn.Linear` or transformers' Conv1D."""
     return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
 def owners_of(model: nn.Module) -> Owners:
-    """The modules that hold each parameter."""
+    """Return the modules that hold each parameter."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
@@ -33,11 +33,11 @@ def owners_of(model: nn.Module) -> Owners:
 
 
 def why_kept(name: str, layer: nn.Module, owners: Owners) -> str | None:
-    """Why pruning leaves the weight of a layer as it is; None where it changes it.
+    """Return why pruning leaves a layer's weight unchanged, or None.
 
     Args:
         name: of the layer in the model.
-        layer: what `is_layer` says is one.
+        layer: a module for which `is_layer` holds.
         owners: of the model's parameters.
     """
     weight = layer._parameters.get("weight")

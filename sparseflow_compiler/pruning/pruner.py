@@ -1,4 +1,4 @@
-"""Prunes single layers by one method and keeps account of them."""
+"""Prune single layers by one method and record the outcomes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sparseflow.errors import WeightError
 from sparseflow.pruning.blocks import Twin, by_input, permute_block
-from sparseflow.pruning.checkpoint import Checkpoint
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import PruneOptions
+from sparseflow.pruning.prune_report import PrunedLayer
 from sparseflow.pruning.reconstruction import LeastSquares
-from sparseflow.pruning.report import PrunedLayer
+from sparseflow.pruning.resuming import Checkpoint
 from sparseflow.pruning.ria import ria
 from sparseflow.pruning.sparsegpt import sparsegpt
 from sparseflow.pruning.stacks import Visit
@@ -27,14 +27,14 @@ _UNREACHED = "no calibration batch reached it"
 
 
 class Pruner:
-    """Prunes layers in place and remembers what became of each.
+    """Prune layers in place and record each outcome.
 
     Args:
         options: how.
-        total: how many layers will come.
-        step: told after each layer.
+        total: the number of layers.
+        step: called after each layer.
         free: layers that may be permuted, pruned or not.
-        checkpoint: where units that are done are kept, and found again.
+        checkpoint: saves and restores finished units.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Pruner:
         """Prune layers from the inputs that reach them while `run` runs.
 
         Args:
-            layers: they see inputs that none of them has changed yet.
+            layers: layers whose inputs don't depend on each other.
             run: runs what holds the layers on every batch.
             calls: the number of batches.
 
@@ -84,9 +84,9 @@ class Pruner:
         """Prune the layers of one block; permute and reconstruct as the options say.
 
         Args:
-            visit: the block; it sees what the blocks before it give as they are now.
+            visit: the block, whose inputs come from the already pruned blocks before it.
             layers: those in it to prune.
-            seed: of what is random in it.
+            seed: of its random choices.
 
         Raises:
             CalibrationError, WeightError: as `prune_on`.
@@ -102,13 +102,13 @@ class Pruner:
         self._once(dict(visit.block.named_parameters()), layers, work)
 
     def outcome(self, layer: Layer) -> PrunedLayer:
-        """What became of a layer."""
+        """Return the report entry of a layer."""
         return self._outcomes.get(layer.name) or _dense(layer, layer.dense or _UNREACHED)
 
     def _once(
         self, parameters: Mapping[str, nn.Parameter], layers: Iterable[Layer], work: Callable[[], None]
     ) -> None:
-        """Do `work` and keep what it did, or take that from the checkpoint."""
+        """Do `work` and save the result, or restore it from the checkpoint."""
         done = self._checkpoint.resume(parameters) if self._checkpoint else None
         if done:
             for entry in done:
@@ -138,7 +138,7 @@ class Pruner:
         gather: Callable[[Sequence[Layer]], Gathering],
         permuted: Sequence[str] = (),
     ) -> Gathering:
-        """Prune layers at once, or where the device's memory doesn't hold their statistics, one by one."""
+        """Prune layers together, or one by one if their statistics exceed the device's memory."""
         try:
             return self._prune_at_once(layers, gather(layers), permuted)
         except torch.OutOfMemoryError:
@@ -181,7 +181,7 @@ class Pruner:
         return problem.on_support(self._masked(layer, problem.dense(), gathered, gram)).to(layer.weight.dtype)
 
     def _masked(self, layer: Layer, weight: Tensor, gathered: Statistics, gram: Tensor | None) -> Tensor:
-        """`weight`, 2:4 by the method."""
+        """Return `weight` masked to 2:4 by the method."""
         options = self._options
         if options.method == "wanda":
             return wanda(weight, gathered.norms())

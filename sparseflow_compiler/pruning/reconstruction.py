@@ -1,4 +1,4 @@
-"""Least squares: weights that in the pruned model give what comes closest to the dense layer's outputs."""
+"""Reconstruct weights by least squares, so that outputs in the pruned model approximate the dense ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LeastSquares:
         weight: the dense layer's W, ``[N, K]``.
         gram: ``XᵀX / rows``, ``[K, K]``, float32 or float64, of the inputs X of the pruned model.
         cross: ``DᵀX / rows``, ``[K, K]``, with D the dense model's inputs for these rows; None where D is X.
-        rows: how many calibration rows there are.
+        rows: the number of calibration rows.
         damping: λ is at least this share of the mean of the diagonal of `gram`.
         name: how errors call the layer.
     """
@@ -42,7 +42,7 @@ class LeastSquares:
         self._name = name
 
     def dense(self) -> Tensor:
-        """The solution without a mask, ``[N, K]``: the weights to prune.
+        """Return the unmasked solution ``[N, K]``, the weights to prune.
 
         Raises:
             CalibrationError: the damped matrix is not positive definite.
@@ -50,7 +50,7 @@ class LeastSquares:
         return torch.cholesky_solve(self._right.t(), self._factor(self._matrix)).t()
 
     def on_support(self, start: Tensor) -> Tensor:
-        """The solution with zeros where `start` ``[N, K]`` has zeros; float32 or float64.
+        """Return the solution with zeros where `start` ``[N, K]`` has zeros; float32 or float64.
 
         Exact up to K = 2048. Above, conjugate gradients from `start` on all rows at once, of which a step is
         one product with the matrix, until the residual is below 1e-4 of the right-hand side.
@@ -79,7 +79,7 @@ class LeastSquares:
 
     def _by_factors(self, keep: Tensor, right: Tensor, most: int) -> Tensor:
         columns = keep.byte().topk(most, dim=1).indices
-        # Rows that keep fewer are filled up with equations x = 0.
+        # Rows that keep fewer are padded with equations x = 0.
         kept = keep.gather(1, columns)
         matrix = self._matrix[columns[:, :, None], columns[:, None, :]]
         matrix *= kept[:, :, None] & kept[:, None, :]
@@ -109,5 +109,5 @@ class LeastSquares:
 
 
 def _ratio(over: Tensor, under: Tensor) -> Tensor:
-    """0 where a row is solved already."""
+    """Divide, returning 0 for rows that are solved already."""
     return torch.where(under > 0, over / under, 0)

@@ -1,4 +1,4 @@
-"""Training a block's kept weights so that its outputs, or its attention's, come close to the dense ones."""
+"""Train a block's kept weights to match the dense outputs of the block or its attention."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import Reconstruct
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import Reconstruct
 from sparseflow.pruning.stacks import ATTENTION, Visit, floats
 
 _RATE = 0.02
@@ -23,7 +23,7 @@ Values = dict[str, Tensor]
 
 
 class Refinement:
-    """The layers of a block that are trained together, and the outputs that they are to meet.
+    """The layers of a block to train together, and their target outputs.
 
     Args:
         visit: the block, with what the dense model gives.
@@ -51,7 +51,7 @@ class Refinement:
         """Train by Adam, a batch a step, and keep the result if the outputs' squared error fell.
 
         Args:
-            steps: how many.
+            steps: number of steps.
             seed: of the order of the batches.
         """
         if not self._parameters:
@@ -69,7 +69,7 @@ class Refinement:
         with torch.enable_grad():
             for batch in _order(len(self._targets), steps, seed):
                 loss = self._loss(batch, self._cast(masters))
-                # A batch may leave an expert of the block alone.
+                # A batch may not reach an expert of the block.
                 gradients = torch.autograd.grad(loss, list(masters.values()), materialize_grads=True)
                 for p, gradient in zip(masters.values(), gradients, strict=True):
                     p.grad = gradient
@@ -82,7 +82,7 @@ class Refinement:
                 p.copy_(values[name]).add_(0.0)
 
     def _cast(self, masters: Values) -> Values:
-        """Masters as the block takes them: pruned weights stay zero, and get no gradient."""
+        """Cast master weights for the block; pruned weights stay zero and get no gradient."""
         return {
             name: (masters[name] * (p != 0) if p.dim() > 1 else masters[name]).to(p.dtype)
             for name, p in self._parameters.items()
@@ -109,7 +109,7 @@ class Refinement:
 
 @contextmanager
 def _captured(block: nn.Module, where: str) -> Iterator[list[Tensor]]:
-    """The first floating-point output of each call of a submodule; "" is the block itself."""
+    """Record the first floating-point output of each call of a submodule; "" is the block itself."""
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -123,7 +123,7 @@ def _captured(block: nn.Module, where: str) -> Iterator[list[Tensor]]:
 
 
 def attention_name(name_of_block: str, block: nn.Module) -> str:
-    """The outermost submodule of a block that is called attention.
+    """Return the name of a block's outermost submodule called attention.
 
     Raises:
         ArgumentError: there is none.
@@ -139,7 +139,7 @@ def attention_name(name_of_block: str, block: nn.Module) -> str:
 
 
 def _order(batches: int, steps: int, seed: int) -> Iterator[int]:
-    """Every batch once, in random order, again and again."""
+    """Yield batch indices in random order, reshuffled for each pass."""
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What running a layer sparse saves: measured microseconds where there are any, else weights."""
+"""Savings of running layers sparse: measured microseconds if available, else weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime import checks
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.support.progress import Step
@@ -18,12 +18,12 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Savings:
-    """What each layer saves by running sparse.
+    """The saving of each layer.
 
     Attributes:
         by_layer: by name, ≥ 0, in `unit`.
         unit: "µs" of one call at each of the stated M's, together, or "weights" where nothing was measured.
-        note: what the caller should know, in full sentences; may be empty.
+        note: remarks for the caller, in full sentences; may be empty.
     """
 
     by_layer: Mapping[str, float]
@@ -32,12 +32,12 @@ class Savings:
 
 
 def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings:
-    """What the layers save by what this machine's tables hold; CPUs are measured where they don't.
+    """Return the layers' savings by this machine's tables; CPUs are measured if they lack a shape.
 
     Args:
         layers: on one device.
         rows: the M's at which the layers will run; the nearest measured M stands for each.
-        step: told while measuring.
+        step: called while measuring.
     """
     found: dict[tuple[torch.dtype, torch.device], list[Shape]] = {}
     for layer in layers:
@@ -75,7 +75,7 @@ def _policies(
 
 
 def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device) -> dict[int, float]:
-    """The dense layer's time at each measured M."""
+    """Return the dense layer's time at each measured M."""
     name = checks.dtype_name(dtype)
     if device.type == "cuda":
         from sparseflow.runtime.tuning.machine import GpuMachine

@@ -1,4 +1,4 @@
-"""In which order a model's layers are pruned: as they run, the blocks of a stack one by one."""
+"""Schedule pruning in execution order, block by block within a stack."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration, enough_memory, layer_by_layer
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.offload import device_of, offloaded
-from sparseflow.pruning.options import PruneOptions
+from sparseflow.pruning.prune_options import PruneOptions
 from sparseflow.pruning.pruner import Pruner
 from sparseflow.pruning.refinement import attention_name
 from sparseflow.pruning.stacks import NotAChain, Stack, Visit, find_stacks, record, walk
@@ -22,7 +22,7 @@ from sparseflow.pruning.statistics import nonfinite_inputs, watching
 
 @dataclass
 class _Stage:
-    """Layers pruned from one recording of the model: a stack's, or some outside of all stacks."""
+    """Layers pruned from one recording: those of a stack, or some outside all stacks."""
 
     stack: Stack | None
     layers: list[Layer] = field(default_factory=list)
@@ -35,7 +35,7 @@ def prune_by_stages(
 
     Args:
         calibration: the model and its batches.
-        layers: those to prune.
+        layers: the layers to prune.
         pruner: prunes them.
         options: how.
 
@@ -61,7 +61,7 @@ def prune_by_stages(
             attention_name(name, block)
     with (
         without_cache(calibration.model),
-        layer_by_layer(),  # in all runs: nested tensors of the fast path would go from block to block
+        layer_by_layer(),  # in all runs: the fast path would pass nested tensors between blocks
         offloaded(list(blocks.values()), host, device),
         enough_memory(device or host),
     ):
@@ -81,7 +81,7 @@ def _prune_stack(
     options: PruneOptions,
     device: torch.device | None,
 ) -> str | None:
-    """Prune block by block; a note instead where the blocks can't be run one by one."""
+    """Prune block by block; return a note instead if blocks can't be run one by one."""
     stack = stage.stack
     assert stack is not None, "asked before"
     try:
@@ -110,7 +110,7 @@ def _prune_at_once(calibration: Calibration, layers: Sequence[Layer], pruner: Pr
 
 
 def _stages(calibration: Calibration, layers: Sequence[Layer]) -> list[_Stage]:
-    """Stacks, and the layers that run before, between and after them."""
+    """Return the stacks and the layers that run before, between and after them."""
     stacks = {
         layer.name: stack
         for stack in find_stacks(calibration.model, layers)
@@ -133,7 +133,7 @@ def _stages(calibration: Calibration, layers: Sequence[Layer]) -> list[_Stage]:
 
 
 def _by_first_call(calibration: Calibration, layers: Sequence[Layer]) -> list[Layer]:
-    """Layers as the first batch reaches them; those that it doesn't reach come last."""
+    """Sort layers by when the first batch reaches them, unreached ones last."""
     reached: dict[str, Layer] = {}
 
     def see(layer: Layer, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""How much each layer's pruning costs the whole model, measured on calibration batches."""
+"""Measure the loss that pruning each layer causes, on calibration batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from sparseflow.errors import CalibrationError
 from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.pruning.calibration import Calibration, enough_memory, moved
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.support.progress import Step
 
 MEASURED_BATCHES = 8
@@ -28,7 +28,7 @@ State = dict[str, Tensor]
 
 
 def state_of(layer: Layer) -> State:
-    """A copy of a layer's parameters: some ways to prune change biases too."""
+    """Return a copy of a layer's parameters, biases too, as some methods change them."""
     parameters = layer.module._parameters.items()
     return {name: p.detach().cpu().clone() for name, p in parameters if p is not None}
 
@@ -38,8 +38,8 @@ class Switchboard:
 
     Args:
         calibration: the model and its batches.
-        layers: those that were pruned; the model holds their pruned weights now.
-        dense: their parameters before, by name.
+        layers: the pruned layers, whose pruned weights the model holds.
+        dense: their original parameters, by name.
 
     Attributes:
         unit: of the losses.
@@ -57,7 +57,7 @@ class Switchboard:
 
     @torch.no_grad()
     def prune_only(self, names: Collection[str]) -> None:
-        """Give these layers their pruned parameters, all others the dense ones."""
+        """Set these layers to their pruned parameters, all others to the dense ones."""
         changed = self._layers if self._now is None else self._now.symmetric_difference(names)
         for name in changed:
             state = self._pruned[name] if name in names else self._dense[name]
@@ -66,11 +66,11 @@ class Switchboard:
         self._now = set(names)
 
     def released(self) -> None:
-        """Somebody else writes the layers' parameters from here on, until `prune_only` does again."""
+        """Note that others modify the layers' parameters until the next `prune_only`."""
         self._now = None
 
     def loss(self) -> float:
-        """The loss with the weights that the model has now.
+        """Return the loss with the model's current weights.
 
         For a model with logits the mean KL(dense ‖ pruned) of its tokens in nats, which is what pruning adds
         to the cross entropy of text drawn from the dense model; else the mean of 1 − cosine between rows of
@@ -89,7 +89,7 @@ class Switchboard:
         return max(mean, 0.0)
 
     def alone(self, step: Step) -> dict[str, float]:
-        """The loss with only this layer pruned, of each layer."""
+        """Return for each layer the loss with only that layer pruned."""
         found = {}
         for done, name in enumerate(self._layers, start=1):
             self.prune_only([name])
@@ -118,7 +118,7 @@ class _Output:
 
     @classmethod
     def of(cls, output: Any, mask: Tensor | None) -> _Output:
-        """Rows at padding are left out."""
+        """Sample rows of an output, skipping padding."""
         logits = getattr(output, "logits", None)
         tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         values = logits if logits is not None else getattr(output, "last_hidden_state", tensors[0])
@@ -128,7 +128,7 @@ class _Output:
         return cls(rows[:: -(-len(rows) // MEASURED_ROWS)].clone(), logits is not None)
 
     def losses(self, found: _Output) -> Tensor:
-        """Of each row, ``[rows]``."""
+        """Return the loss of each row, ``[rows]``."""
         dense, other = self.rows.float(), found.rows.float()
         if not self.is_logits:
             return 1 - F.cosine_similarity(dense, other)

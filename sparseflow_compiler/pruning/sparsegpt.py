@@ -1,4 +1,4 @@
-"""SparseGPT (Frantar & Alistarh 2023): prune column by column, the columns to come make up for the error."""
+"""SparseGPT (Frantar & Alistarh 2023): prune by columns, compensating errors in later columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sparsegpt(
     Args:
         weight: ``[N, K]``, finite, of any floating dtype; it is not changed.
         gram: ``[K, K]``, ``XᵀX`` of the calibration rows up to a factor, in the dtype to compute in (float32
-            or float64). It is used up.
+            or float64). It is overwritten.
         damping: what is added to the diagonal, as a share of the diagonal's mean.
         block: columns between two updates of all columns after them; a multiple of 4.
         name: how errors call the layer.
@@ -45,10 +45,10 @@ def sparsegpt(
 
 
 def _inverse_factor(gram: Tensor, dead: Tensor, damping: float, name: str) -> Tensor:
-    """Upper U with ``UᵀU = (gram + damping)⁻¹``."""
+    """Return the upper U with ``UᵀU = (gram + damping)⁻¹``."""
     diagonal = gram.diagonal()
     mean = diagonal.sum() / (~dead).sum().clamp(min=1)
-    # A dead feature is coupled to none: any positive value serves, and the mean keeps damping free of scale.
+    # A dead feature is coupled to none: any positive value works, and the mean keeps damping scale-free.
     diagonal.masked_fill_(dead, mean if mean > 0 else 1.0).add_(damping * mean)
     upper: Tensor
     lower, failed = torch.linalg.cholesky_ex(gram)
@@ -64,7 +64,7 @@ def _inverse_factor(gram: Tensor, dead: Tensor, damping: float, name: str) -> Te
 
 
 def _prune_columns(work: Tensor, upper: Tensor) -> Tensor:
-    """Prune one block of columns in place; the scaled errors of each column, ``[N, columns]``."""
+    """Prune one block of columns in place; return each column's scaled errors ``[N, columns]``."""
     errors = torch.empty_like(work)
     diagonal = upper.diagonal()
     for column in range(work.shape[1]):

@@ -1,4 +1,4 @@
-"""Stacks of blocks that run one after the other, and running them block by block on kept inputs."""
+"""Stacks of blocks that run in sequence, replayed block by block on recorded inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.offload import resident
 
 Slot = int | str
@@ -28,7 +28,7 @@ _REPEAT_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks of which each takes what the one before gives.
+    """Blocks that each take the previous one's output.
 
     Attributes:
         name: of the list that holds them.
@@ -39,33 +39,33 @@ class Stack:
     blocks: tuple[nn.Module, ...]
 
     def layers_of(self, block: nn.Module, layers: Sequence[Layer]) -> list[Layer]:
-        """Those of `layers` that are in `block`."""
+        """Return those of `layers` that are in `block`."""
         inside = set(block.modules())
         return [layer for layer in layers if layer.module in inside]
 
 
 class NotAChain(Exception):  # noqa: N818  # caught where it is raised for; never reaches a caller
-    """The blocks can't be run one by one; says why."""
+    """The blocks can't be run one by one; the message says why."""
 
 
 class _Enough(BaseException):
-    """The last block has run; no model takes this for an error of its own."""
+    """Stops a run after the last block; a BaseException, so that models don't catch it."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a block is called for one batch, without what the block before it gives.
+    """A recorded call of a block for one batch, without the previous block's output.
 
     Attributes:
         inputs: values by position or keyword.
-        links: the inputs that come from the block before: its output, or that part of it.
+        links: the inputs taken from the previous block: its output, or a part of it.
     """
 
     inputs: dict[Slot, Any]
     links: Mapping[Slot, Path]
 
     def call(self, block: Callable[..., Any], before: Any) -> Any:
-        """Run the block after one that gave `before`."""
+        """Run the block on the previous block's output."""
         filled = {slot: before if path is None else before[path] for slot, path in self.links.items()}
         inputs = self.inputs | filled
         args = [inputs[slot] for slot in sorted(slot for slot in inputs if isinstance(slot, int))]
@@ -74,7 +74,7 @@ class Frame:
 
 @dataclass
 class _Recording:
-    """What the blocks were called with and gave, for one batch."""
+    """Inputs and outputs of the blocks for one batch."""
 
     order: list[int] = field(default_factory=list)
     inputs: list[dict[Slot, Any]] = field(default_factory=list)
@@ -82,7 +82,7 @@ class _Recording:
 
 
 def find_stacks(model: nn.Module, layers: Sequence[Layer]) -> list[Stack]:
-    """The outermost lists of several blocks with some of `layers` in them.
+    """Return the outermost lists of several blocks that contain some of `layers`.
 
     They are each an `nn.ModuleList`; in a model that has none of those, an `nn.Sequential`.
     """
@@ -101,16 +101,16 @@ def find_stacks(model: nn.Module, layers: Sequence[Layer]) -> list[Stack]:
 
 
 def record(stack: Stack, calibration: Calibration) -> list[list[Frame]]:
-    """Run the model on every batch and keep how each block was called: ``frames[batch][block]``.
+    """Run the model on every batch and record the calls of its blocks: ``frames[batch][block]``.
 
     Raises:
-        NotAChain: the blocks don't run once each in order, take more than the block before gives, or give
-            something else when they run again.
+        NotAChain: the blocks don't run once each in order, take more than the previous block's output, or
+            aren't reproducible.
     """
     frames = []
     for index in range(len(calibration.calls)):
         recording = _Recording()
-        # The first batch shows whether the blocks run again after the last of them.
+        # The first batch shows whether blocks run again after the last one.
         with _recorded(stack, recording, whole=index == 0), suppress(_Enough):
             calibration.run(index)
         frames.append(_link(recording, len(stack.blocks)))
@@ -163,7 +163,7 @@ def _link(recording: _Recording, blocks: int) -> list[Frame]:
 
 
 def _parts(output: Any) -> dict[int, Path]:
-    """Where each tensor of a block's output is, by identity."""
+    """Return the path of each tensor in a block's output, by identity."""
     if isinstance(output, Tensor):
         return {id(output): None}
     if isinstance(output, (tuple, list)):
@@ -185,7 +185,7 @@ def _require_same(found: Any, expected: Any) -> None:
 
 
 def floats(output: Any) -> list[Tensor]:
-    """The floating-point tensors in what a module gives."""
+    """Return the floating-point tensors of a module's output."""
     leaves = pytree.tree_leaves(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -196,14 +196,14 @@ def _norm(x: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Visit:
-    """One block, and what it takes: of the model as pruned so far, and of the dense model.
+    """One block with its inputs in the model pruned so far, and in the dense model.
 
     Attributes:
         name: of the block in the model.
         block: the module.
-        frames: how it is called, for each batch.
-        given: what the block before it gave, for each batch.
-        dense_given: what the dense block before it gave; None where that isn't kept.
+        frames: its recorded call for each batch.
+        given: the previous block's output for each batch.
+        dense_given: the dense previous block's output; None if not kept.
     """
 
     name: str
@@ -218,11 +218,11 @@ class Visit:
             self.call(batch)
 
     def call(self, batch: int, block: Callable[..., Any] | None = None) -> Any:
-        """Run the block, or another in its place, on what the pruned model gives."""
+        """Run the block, or a replacement, on the pruned model's activations."""
         return self.frames[batch].call(block or self.block, self.given[batch])
 
     def call_dense(self, batch: int, block: Callable[..., Any] | None = None) -> Any:
-        """Run the block, or another in its place, on what the dense model gives."""
+        """Run the block, or a replacement, on the dense model's activations."""
         assert self.dense_given is not None, "asked for in walk"
         return self.frames[batch].call(block or self.block, self.dense_given[batch])
 
@@ -235,13 +235,13 @@ def walk(
     dense: bool = False,
     device: torch.device | None = None,
 ) -> None:
-    """Visit each block in order; the next one's inputs come from the block as the visit left it.
+    """Visit the blocks in order; each block's new outputs become the next one's inputs.
 
     Args:
         stack: the blocks.
-        frames: of `record`; used up.
+        frames: from `record`; consumed.
         visit: called for each block.
-        dense: keep what the dense blocks give too.
+        dense: whether to keep the dense blocks' outputs too.
         device: where each block is while it is visited; None leaves it where it is.
     """
     given: list[Any] = [None] * len(frames)

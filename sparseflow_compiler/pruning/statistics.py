@@ -1,4 +1,4 @@
-"""What is gathered of a linear layer's inputs while the model runs."""
+"""Statistics of linear layers' inputs, gathered while the model runs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.nn import functional as F
 
 from sparseflow.errors import CalibrationError
 from sparseflow.pruning.calibration import layer_by_layer
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 
 SAMPLE_ROWS = 2048
 """Rows of a layer's inputs kept to measure the error of its outputs."""
 
 
 class Statistics:
-    """Of the inputs X ``[rows, K]`` of one layer, in float32, or in float64 for a float64 weight.
+    """Statistics of one layer's inputs X ``[rows, K]``, in float32, or float64 for a float64 weight.
 
     Args:
         layer: the layer.
-        gram: gather ``XᵀX`` too, which takes K² values.
-        calls: how many batches will come; bounds what each gives to the sample.
-        cross: gather ``DᵀX`` too, D being the dense model's inputs for the same rows.
+        gram: whether to gather ``XᵀX`` too, which takes K² values.
+        calls: the number of batches; limits how many rows each adds to the sample.
+        cross: whether to gather ``DᵀX`` too, D being the dense model's inputs for the same rows.
     """
 
     def __init__(self, layer: Layer, *, gram: bool, calls: int, cross: bool = False) -> None:
@@ -43,10 +43,10 @@ class Statistics:
         self._cross = square() if cross else None
 
     def add(self, x: Tensor, dense: Tensor | None = None) -> None:
-        """Take in the inputs ``[…, K]`` of one call, and the dense model's where `cross` was asked for.
+        """Add the inputs ``[…, K]`` of one call, and the dense model's if `cross`.
 
-        Where the dense model's are missing or of another shape (experts that are routed to differently, say),
-        the cross term is given up.
+        If the dense model's are missing or of another shape, for example with different expert routing, the
+        cross term is dropped.
         """
         if self._cross is not None:
             if dense is not None and dense.shape == x.shape:
@@ -68,28 +68,28 @@ class Statistics:
         """Refuse NaN and Inf among the inputs.
 
         Raises:
-            CalibrationError: names the layer.
+            CalibrationError: there are some; the error names the layer.
         """
         if not self._squares.isfinite().all():
             raise nonfinite_inputs(self.layer.name)
 
     def norms(self) -> Tensor:
-        """``‖X_j‖₂`` of each input feature, ``[K]``."""
+        """Return ``‖X_j‖₂`` of each input feature, ``[K]``."""
         return self._squares.sqrt()
 
     def take_gram(self) -> Tensor:
-        """``XᵀX / rows``, ``[K, K]``, handed over: it can be had once."""
+        """Return ``XᵀX / rows``, ``[K, K]``, and release it: callable once."""
         gram, self._gram = self._gram, None
         assert gram is not None, "gathered, and not taken yet"
         return gram.div_(self.rows)
 
     def take_cross(self) -> Tensor | None:
-        """``DᵀX / rows``, ``[K, K]``, handed over; None where it wasn't gathered or was given up."""
+        """Return ``DᵀX / rows``, ``[K, K]``, and release it; None if not gathered or dropped."""
         cross, self._cross = self._cross, None
         return None if cross is None else cross.div_(self.rows)
 
     def output_error(self, weight: Tensor, pruned: Tensor) -> float:
-        """``‖XWᵀ − XW'ᵀ‖ / ‖XWᵀ‖`` over the sampled rows; 0 where XWᵀ is zero."""
+        """Return ``‖XWᵀ − XW'ᵀ‖ / ‖XWᵀ‖`` over the sampled rows; 0 if XWᵀ is zero."""
         x, weight, pruned = (t.to(self._dtype) for t in (torch.cat(self._sample), weight, pruned))
         norm = torch.linalg.vector_norm(x @ weight.t())
         return float(torch.linalg.vector_norm(x @ (weight - pruned).t()) / norm) if norm else 0.0
@@ -100,7 +100,7 @@ Gathering = dict[str, Statistics]
 
 
 def gather(layers: Sequence[Layer], run: Callable[[], None], calls: int, *, gram: bool) -> Gathering:
-    """Statistics of the inputs that reach `layers` while `run` runs `calls` batches."""
+    """Gather statistics of the inputs of `layers` while `run` runs `calls` batches."""
     statistics = {layer.name: Statistics(layer, gram=gram, calls=calls) for layer in layers}
     with watching(layers, lambda layer, x: statistics[layer.name].add(x)):
         run()
@@ -108,7 +108,7 @@ def gather(layers: Sequence[Layer], run: Callable[[], None], calls: int, *, gram
 
 
 def nonfinite_inputs(name: str) -> CalibrationError:
-    """The error that a layer's inputs hold NaN or Inf."""
+    """Return the error for NaN or Inf in a layer's inputs."""
     return CalibrationError(
         f"layer {name}",
         "its inputs hold NaN or Inf during calibration",

@@ -1,7 +1,7 @@
-"""What was compiled, tuned or measured as a page: HTML, PNG or Markdown.
+"""Pages about compiled, tuned or measured things: HTML, PNG or Markdown.
 
-``read`` makes a `Page` from files, ``page_of`` from the dictionaries of reports; ``html``, ``markdown`` and
-``png`` write it.
+``read`` makes a `Page` from files, ``page_of`` from reports' dictionaries; ``html``, ``markdown`` and ``png``
+render it.
 """
 
 from __future__ import annotations

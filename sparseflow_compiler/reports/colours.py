@@ -1,4 +1,4 @@
-"""The colours of all pictures."""
+"""The colours of all charts."""
 
 from __future__ import annotations
 

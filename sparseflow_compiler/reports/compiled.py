@@ -1,4 +1,4 @@
-"""The page of a compilation."""
+"""The page about a compilation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LARGEST_M = 16384
 
 
 def compiled_page(data: Mapping[str, Any]) -> Page:
-    """Of what `Report.to_dict` gives, with the artifact's manifest under ``artifact`` where it has one."""
+    """Make the page of `Report.to_dict()`, with an artifact's manifest under ``artifact``, if any."""
     report = Report.from_dict(data)
     sparse = [layer for layer in report.layers if layer.decision != "dense"]
     pieces: list[Piece] = [_facts(report, sparse)]
@@ -54,7 +54,7 @@ def _facts(report: Report, sparse: Sequence[LayerReport]) -> Facts:
 
 
 def _speedups(layers: Sequence[LayerReport]) -> HeatMap:
-    """One row for each shape and its ranges; layers that were merged share those of their product."""
+    """Make one row for each shape and its ranges; merged layers share the ranges of their product."""
     groups: dict[tuple[str, tuple[Range, ...]], list[str]] = {}
     for layer in layers:
         groups.setdefault((f"{layer.N}×{layer.K}", layer.ranges), []).append(layer.name)
@@ -92,7 +92,7 @@ def _memory(layers: Sequence[LayerReport]) -> Bars:
 
 
 def _quality(sparse: Sequence[LayerReport]) -> Table:
-    """What pruning, and quantising, cost the sparse layers."""
+    """Return the error that pruning and quantising caused in the sparse layers."""
     measures = {
         "weight, by pruning": {layer.name: layer.rel_err for layer in sparse},
         "weight, by fp8": {layer.name: layer.fp8.weight for layer in sparse if layer.fp8},

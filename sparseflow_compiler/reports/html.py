@@ -1,4 +1,4 @@
-"""A page as one HTML file that asks nobody for anything: style and drawings are in it."""
+"""Render a page as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RADIUS, _HOLE = 80.0, 46.0
 
 
 def html(page: Page) -> str:
-    """The page as HTML, UTF-8, light or dark as the reader's system is."""
+    """Return the page as HTML in UTF-8, light or dark by the reader's system setting."""
     return _environment().get_template("page.html.jinja").render(page=page, cell=CELL)
 
 
@@ -42,13 +42,13 @@ def _environment() -> Environment:
 
 
 def _label_width(piece: HeatMap) -> int:
-    """Of the longest row's label, in CSS pixels, about."""
+    """Return the approximate width of the longest row label, in CSS pixels."""
     return 18 + 8 * max((len(row) for row in piece.rows), default=0)
 
 
 @dataclass(frozen=True)
 class _Arc:
-    """A slice of a ring as the path of an SVG."""
+    """A slice of a ring as an SVG path."""
 
     label: str
     percent: float
@@ -58,7 +58,7 @@ class _Arc:
 def _arcs(pie: Pie) -> list[_Arc]:
     whole, start, arcs = sum(percent for _, percent in pie.slices), 0.0, []
     for label, percent in pie.slices:
-        # A ring that is one slice would begin where it ends, and draw nothing.
+        # The arc of a single slice would start where it ends and draw nothing.
         share = min(percent / whole, 0.99999) if whole else 0.0
         arcs.append(_Arc(label, percent, _ring(start, start + share) if share else ""))
         start += share

@@ -1,4 +1,4 @@
-"""A page as Markdown."""
+"""Render a page as Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PADDED = 40
 
 
 def markdown(page: Page) -> str:
-    """The page as Markdown: every piece becomes a table."""
+    """Return the page as Markdown: every piece becomes a table."""
     head = [f"# {page.title}", *(f"{line}  " for line in page.about)]
     return "\n".join(head) + "\n" + "".join(f"\n{_piece(piece)}" for piece in page.pieces)
 
@@ -53,7 +53,7 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _aligned(line: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterable[str]:
-    """Cells of the width of their column, so that the source can be read too."""
+    """Pad cells to the width of their column, so that the source is readable."""
     for text, column, width in zip(line, columns, widths, strict=True):
         yield text.rjust(width) if column.right else text.ljust(width)
 

@@ -15,7 +15,7 @@ _WHAT = ("dtype", "epilogue", "mode")
 
 
 def rows_page(title: str, data: Mapping[str, Any]) -> Page:
-    """Of a result file: ``{"meta": {…}, "rows": […]}``."""
+    """Make the page of a result file: ``{"meta": {…}, "rows": […]}``."""
     meta, rows = data.get("meta") or data.get("about") or {}, data["rows"]
     pieces: list[Piece] = heat_maps(rows)
     pieces.append(rows_table("Rows", rows))
@@ -23,7 +23,7 @@ def rows_page(title: str, data: Mapping[str, Any]) -> Page:
 
 
 def points_page(title: str, data: Mapping[str, Any], points: Iterable[Row]) -> Page:
-    """Of a table of tuned or calibrated points, or of what a tuning measured."""
+    """Make the page of tuned or calibrated points."""
     rows = [_timed(point) for point in points]
     pieces: list[Piece] = [*heat_maps(rows), rows_table("Points", rows)]
     for part in ("skipped", "remaining"):
@@ -33,7 +33,7 @@ def points_page(title: str, data: Mapping[str, Any], points: Iterable[Row]) -> P
 
 
 def heat_maps(rows: Sequence[Row]) -> list[Piece]:
-    """A map of N×K by M for each dtype and the like; none where the rows have no such figures."""
+    """Return a heat map of N×K by M for each dtype and the like, if the rows have such figures."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if all(isinstance(row.get(name), (int, float)) for name in ("N", "K", "M", *_TIMES)):
@@ -60,7 +60,7 @@ def _heat_map(what: str, rows: Sequence[Row]) -> HeatMap:
 
 
 def rows_table(title: str, rows: Sequence[Row]) -> Table:
-    """Every figure of the rows; what is the same in all of them is said once, below."""
+    """Return all figures of the rows; those equal in all rows are stated once, below."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     plain = [
         name for name in names if not any(isinstance(row.get(name), (dict, list, tuple)) for row in rows)
@@ -76,7 +76,7 @@ def rows_table(title: str, rows: Sequence[Row]) -> Table:
 
 
 def _timed(point: Row) -> Row:
-    """A point as a row of a benchmark: the fastest way of running it sparse beside dense."""
+    """Return a point as a benchmark row: the fastest sparse candidate beside dense."""
     row = {"dtype": point["dtype"], "N": point["n"], "K": point["k"], "M": point["m"]}
     row["dense_us"] = point["dense_us"]
     if "cpu_us" in point:

@@ -1,4 +1,4 @@
-"""A page before it takes a form: a title and pieces."""
+"""The format-independent content of a page: a title and pieces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Column:
     Attributes:
         heading: its title.
         right: whether its cells are numbers, aligned to the right.
-        long: whether they are sentences, which a page shows below the rest of the row.
+        long: whether its cells are sentences, shown below the rest of the row.
     """
 
     heading: str
@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """The few figures that matter most: name, value, and what to know about it."""
+    """Key figures: name, value and remark."""
 
     title: str
     items: tuple[tuple[str, str, str], ...]
@@ -56,7 +56,7 @@ class Cell:
 
     Attributes:
         value: the speed-up, None where there is none.
-        how: what ran.
+        how: the backend.
     """
 
     value: float | None
@@ -64,20 +64,20 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """As it is written into the map."""
+        """Its text in the map."""
         if self.value is None:
             return "–" if self.how else ""
         return f"{self.value:.2f}" if self.value < 9.995 else f"{self.value:.0f}"
 
     @property
     def strength(self) -> float:
-        """From −1, half as fast or slower, to 1, twice as fast or faster."""
+        """The colour strength, from −1 (half as fast or slower) to 1 (twice as fast or faster)."""
         return 0.0 if self.value is None else max(-1.0, min(1.0, math.log2(self.value)))
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Speed-ups over dense by shape and M; a row is named by its shape, then by the layers that have it."""
+    """Speed-ups over dense by shape and M; a row's name is its shape and the layers of that shape."""
 
     title: str
     rows: tuple[str, ...]
@@ -122,7 +122,7 @@ class Page:
 
 
 def figure(value: Any) -> str:
-    """A value as a cell shows it: four digits of a fraction, ✓ or ✗ for a truth."""
+    """Format a value for a cell: four digits of a fraction, ✓ or ✗ for a bool."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -131,10 +131,10 @@ def figure(value: Any) -> str:
 
 
 def megabytes(count: float) -> str:
-    """Bytes as text, in MB or GB."""
+    """Format bytes in MB or GB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def one_line(values: Mapping[str, Any]) -> str:
-    """``name value`` for each entry that is no container."""
+    """Format each scalar entry as ``name value``."""
     return ", ".join(f"{k} {figure(v)}" for k, v in values.items() if not isinstance(v, (dict, list)))

@@ -1,4 +1,4 @@
-"""A page's drawings and figures as one picture, in light colours."""
+"""Render a page's charts and figures as one PNG, in light colours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLE_COLUMNS = 7
 
 
 def png(page: Page) -> bytes:
-    """The page as a PNG: all drawings and, of long tables, the first rows.
+    """Return the page as a PNG: all charts and the first rows of long tables.
 
     Raises:
         ArgumentError: matplotlib is missing.
@@ -37,7 +37,7 @@ def png(page: Page) -> bytes:
     picture.text(0.03, 1 - 0.45 / whole, "\n".join(about), fontsize=7.5, color=_QUIET, va="top")
     top = 1 - head / whole
     for piece, height in zip(page.pieces, heights, strict=True):
-        above = 0.75 if isinstance(piece, HeatMap | Pies) else 0.55  # these have headings of their own
+        above = 0.75 if isinstance(piece, HeatMap | Pies) else 0.55  # these have their own headings
         room = (0.03, top - (height - 0.2) / whole, 0.94, (height - above) / whole)
         picture.text(0.03, top - 0.1 / whole, piece.title, fontsize=10, fontweight="bold", va="top")
         _draw(picture, piece, room)
@@ -48,7 +48,7 @@ def png(page: Page) -> bytes:
 
 
 def _height(piece: Piece) -> float:
-    """Inches, the title and the room below included."""
+    """Return the height in inches, including title and space below."""
     match piece:
         case Facts():
             return 1.0
@@ -146,7 +146,7 @@ def _table(picture: Any, piece: Table, room: Sequence[float]) -> None:
     widths = [max(len(piece.columns[i].heading), *(len(row[i]) for row in rows), 3) for i in shown]
     lines = [[piece.columns[i].heading for i in shown], *rows]
     step, x = room[3] / max(1, len(lines)), room[0]
-    # One character of the whole width where the table is wide, of a usual width where it isn't.
+    # The width of a character: relative to the table if it is wide, else a usual one.
     unit = min(room[2] / (sum(widths) + 2 * len(widths)), 0.0075)
     for i, width in zip(shown, widths, strict=True):
         right = piece.columns[i].right

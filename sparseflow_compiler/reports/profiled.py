@@ -1,4 +1,4 @@
-"""The page of a profile."""
+"""The page about a profile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIDES = ("dense", "compiled")
 
 
 def profile_page(data: Mapping[str, Any]) -> Page:
-    """Of what `Profile.to_dict` gives."""
+    """Make the page of `Profile.to_dict()`."""
     pies = tuple(
         Pie(
             f"{data[side]['title']}, {sum(data[side]['us'].values()) / 1e3:.3f} ms",

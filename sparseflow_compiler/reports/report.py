@@ -27,7 +27,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Fp8Error:
-    """What quantising cost a layer, beyond what pruning cost it.
+    """The error that quantising adds to a layer beyond pruning.
 
     Attributes:
         weight: ‖W − W8‖ / ‖W‖ in the Frobenius norm, W pruned and W8 the same in fp8 by the rows' scales.
@@ -52,13 +52,13 @@ class LayerReport:
         N: its out features: of experts ``[E, N, K]`` those of all, of a recurrent layer those of all gates.
         K: its in features: of a convolution ``[N, C, …]`` channels times the kernel's size.
         dtype: of its weight.
-        decision: what it runs as.
-        reason: why, in a true sentence.
+        decision: how it runs.
+        reason: why, in a sentence.
         ranges: which backend runs which M, for a sparse layer.
         bytes_dense: bytes of its weight before.
         bytes: bytes of its weight now; with an MLP's up layer, those of its predictor.
-        rel_err: ‖W − pruned W‖ / ‖W‖ in the Frobenius norm; 0 where the weight was not changed.
-        fp8: what quantising cost beside that; ``None`` for a layer that isn't quantised.
+        rel_err: ‖W − pruned W‖ / ‖W‖ in the Frobenius norm; 0 if the weight is unchanged.
+        fp8: the error of quantising; ``None`` for a layer that isn't quantised.
     """
 
     name: str
@@ -75,16 +75,16 @@ class LayerReport:
 
 
 class Reported(Protocol):
-    """What a page can show: a profile, an evaluation, a tuning's result."""
+    """Anything that a page can show: a profile, an evaluation, a tuning's result."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return everything, ready for JSON."""
         ...
 
 
 @dataclass
 class Report:
-    """What a compilation did, layer by layer, and for the model as a whole.
+    """The report of a compilation, for each layer and the whole model.
 
     Attributes:
         layers: every parameter that a product of a captured program multiplies by, once.
@@ -95,20 +95,20 @@ class Report:
     model: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dictionaries and lists, ready for JSON."""
+        """Return the report as plain dictionaries and lists, ready for JSON."""
         return {"layers": [asdict(layer) for layer in self.layers], "model": dict(self.model)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        """The report that `to_dict` made.
+        """Rebuild a report from `to_dict()`.
 
         Raises:
-            KeyError, TypeError: it can't have made that.
+            KeyError, TypeError: the data is malformed.
         """
         return cls([_layer(layer) for layer in data["layers"]], dict(data["model"]))
 
     def to_html(self, path: str | os.PathLike[str], *others: Reported) -> None:
-        """Write it as one HTML page that needs nothing else.
+        """Write it as one self-contained HTML page.
 
         Args:
             path: of the file.
@@ -124,7 +124,7 @@ class Report:
         self._write("md", path, others)
 
     def to_png(self, path: str | os.PathLike[str], *others: Reported) -> None:
-        """Write its drawings and the beginnings of its tables as a picture; see `to_html`.
+        """Write its charts and the beginnings of its tables as a PNG; see `to_html`.
 
         Raises:
             ArgumentError: matplotlib is missing, or the file can't be written.
@@ -138,7 +138,7 @@ class Report:
         write(page_of(whole), Path(path), form)
 
     def table(self, width: int = 150) -> str:
-        """The report as text, one line a layer."""
+        """Return the report as text, one line a layer."""
         from rich.console import Console
         from rich.table import Table
 

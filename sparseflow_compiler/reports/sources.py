@@ -1,4 +1,4 @@
-"""Recognises what SparseFlow's commands and benchmarks wrote, and makes pages of it."""
+"""Recognise files of SparseFlow's commands and benchmarks and make pages of them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Source:
     """Something to report.
 
     Attributes:
-        name: what errors and titles call it.
-        data: as its ``to_dict`` or JSON has it.
+        name: its name in errors and titles.
+        data: its ``to_dict()`` or JSON.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Source:
 
 
 def read(path: Path) -> Source:
-    """What is in an artifact's folder or in a JSON file.
+    """Read an artifact's folder or a JSON file.
 
     Raises:
         ArtifactError: the folder is no artifact that can be read.
@@ -51,10 +51,10 @@ def read(path: Path) -> Source:
 
 
 def page_of(sources: Sequence[Source]) -> Page:
-    """One page for all: the first gives the title, and so do the others to their parts.
+    """Make one page of several sources, titled by the first; the others title their parts.
 
     Raises:
-        ArgumentError: there are none, or one isn't what SparseFlow writes.
+        ArgumentError: there are none, or one isn't of SparseFlow.
     """
     pages = [_page(source) for source in sources]
     if not pages:
@@ -67,7 +67,7 @@ def page_of(sources: Sequence[Source]) -> Page:
 
 
 def _titled(page: Page) -> tuple[Piece, ...]:
-    """The pieces of a page that is a part of another: one without a title gets the page's."""
+    """Return the pieces of a page that is part of another; an untitled piece gets the page's title."""
     return tuple(piece if piece.title else replace(piece, title=page.title) for piece in page.pieces)
 
 
@@ -75,13 +75,13 @@ def _page(source: Source) -> Page:
     make = next((make for fits, make in _KINDS if fits(source.data)), None)
     if make is None:
         raise ArgumentError(f"report {source.name}", "is nothing that SparseFlow writes", _REMEDY)
-    with _understood(source.name):
+    with _malformed_as_error(source.name):
         return make(source.name, source.data)
 
 
 @contextmanager
-def _understood(name: str) -> Iterator[None]:
-    """Every way in which strange content can fail to make sense becomes one refusal."""
+def _malformed_as_error(name: str) -> Iterator[None]:
+    """Turn every error that malformed content can cause into an ArgumentError."""
     try:
         yield
     except SparseFlowError:

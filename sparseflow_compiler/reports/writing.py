@@ -1,4 +1,4 @@
-"""Writes pages."""
+"""Write pages to files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(page: Page, path: Path, form: str) -> None:
         form: ``"html"``, ``"md"`` or ``"png"``.
 
     Raises:
-        ArgumentError: the file can't be written, or what the form needs is missing.
+        ArgumentError: the file can't be written, or a package that the form needs is missing.
     """
     content = WRITERS[form](page)
     try:

@@ -1,1 +1,1 @@
-"""What every room may use: checks of arguments, progress bars, lazy names. It imports no other room."""
+"""Helpers for every room: argument checks, progress bars, lazy names. Imports no other room."""

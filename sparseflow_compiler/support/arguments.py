@@ -1,4 +1,4 @@
-"""Checks of arguments that several public functions have in common."""
+"""Checks of arguments shared by several public functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def require_one_of(function: str, name: str, value: object, allowed: Sequence[ob
     """Refuse a value of the option `name` of ``sf.<function>`` that isn't allowed.
 
     Raises:
-        ArgumentError: names the option and what it may be.
+        ArgumentError: it isn't; the error lists the allowed values.
     """
     if value not in allowed:
         raise ArgumentError(
@@ -48,7 +48,7 @@ def require_patterns(function: str, skip: object) -> None:
     """Refuse an option `skip` of ``sf.<function>`` that is no sequence of patterns.
 
     Raises:
-        ArgumentError: says what it must be.
+        ArgumentError: it is none.
     """
     if isinstance(skip, str) or not isinstance(skip, Sequence) or not all(isinstance(p, str) for p in skip):
         raise ArgumentError(
@@ -59,7 +59,7 @@ def require_patterns(function: str, skip: object) -> None:
 
 
 def with_defaults(skip: Sequence[str], skip_defaults: bool) -> tuple[str, ...]:
-    """The patterns of `skip` and, if asked for, those of `DEFAULT_SKIP`."""
+    """Return the patterns of `skip`, with those of `DEFAULT_SKIP` if requested."""
     return (*DEFAULT_SKIP, *skip) if skip_defaults else tuple(skip)
 
 
@@ -69,7 +69,7 @@ def require_matches(function: str, skip: Iterable[str], model: nn.Module) -> Non
     Those of `DEFAULT_SKIP` need not match: few models have all of these layers.
 
     Raises:
-        ArgumentError: names the pattern, and layers of similar names.
+        ArgumentError: one matches none; the error names it and layers of similar names.
     """
     parameters = (name.removesuffix(".weight") for name, _ in model.named_parameters(remove_duplicate=False))
     names = dict.fromkeys([*parameters, *(name for name, _ in model.named_modules(remove_duplicate=False))])

@@ -1,4 +1,4 @@
-"""Libraries whose models hold layers of ours: each is told when layers of a model are packed or unpacked."""
+"""Hooks for libraries that are notified when layers of a model are packed or unpacked."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """What a library wants to know."""
+    """The notifications of a library."""
 
     def before_packing(self, model: nn.Module) -> None:
         """Refuse a model whose layers must not be packed."""
         ...
 
     def after_packing(self, model: nn.Module, options: Mapping[str, Any]) -> None:
-        """Take note of packed layers, and of the options of `sparseflow.nn.sparsify`."""
+        """Handle packed layers, given the options of `sparseflow.nn.sparsify`."""
         ...
 
     def after_unpacking(self, model: nn.Module) -> None:
-        """Take note that no layer is packed any more."""
+        """Handle that no layer is packed any more."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Names of a package that load on first use, so that importing the package stays cheap."""
+"""Lazy names of a package, which load on first use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 def names(
     namespace: dict[str, Any], home: Mapping[str, str], packages: Collection[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``.
+    """Return a package's ``__getattr__`` and ``__dir__``.
 
     Args:
         namespace: the package's ``globals()``.

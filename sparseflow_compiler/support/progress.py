@@ -1,4 +1,4 @@
-"""Progress bars on stderr, only where somebody looks at them."""
+"""Progress bars on stderr, shown only on a terminal by default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Step(Protocol):
-    """Reports progress of one stage: `done` of `total` steps, and what is being worked on."""
+    """Reports progress of one stage: `done` of `total` steps, and the current item."""
 
     def __call__(self, done: int, total: int, what: str = "") -> None:
         """Report that `done` of `total` steps are finished."""
@@ -39,7 +39,7 @@ def _ignore(done: int, total: int, what: str = "") -> None:
 
 @contextmanager
 def progress_bars(show: bool | None) -> Iterator[Progress]:
-    """Progress for the length of a `with` block.
+    """Show progress within a `with` block.
 
     Args:
         show: ``True`` or ``False``; ``None``: only when stderr is a terminal.
@@ -62,7 +62,7 @@ def progress_bars(show: bool | None) -> Iterator[Progress]:
 
 
 class _Bars:
-    """One bar a stage; a stage of that name again goes on with its bar."""
+    """One bar for each stage; a repeated stage continues its bar."""
 
     def __init__(self, bars: RichProgress) -> None:
         self._bars = bars

@@ -1,4 +1,4 @@
-"""Whether a model would compute something else in evaluation mode."""
+"""Detect models that would compute something else in evaluation mode."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 def trained_part(model: nn.Module) -> str | None:
-    """The name of a module in training mode by which the model differs from one in evaluation mode.
+    """Return the name of a module whose training mode makes the model differ from evaluation mode.
 
-    The model's own flag counts in any case. Modules that are put into a model later start in training mode,
-    which means nothing for most: a linear layer does the same in both.
+    The model's own flag counts in any case. Modules added to a model later start in training mode,
+    which makes no difference for most, such as linear layers.
 
     Returns:
-        Empty for the model itself, None where there is none.
+        Empty for the model itself, None if there is none.
     """
     for name, module in model.named_modules():
         if module.training and (not name or _differs(module)):
@@ -42,7 +42,7 @@ def _differs(module: nn.Module) -> bool:
 
 @functools.cache
 def _reads_flag(kind: Hashable) -> bool:
-    """Whether the code of a class that isn't torch's or ours mentions the flag."""
+    """Return whether the code of a class that isn't torch's or ours mentions the flag."""
     known = ("torch", "builtins", "sparseflow")
     own = (base for base in type.mro(cast(type, kind)) if base.__module__.split(".")[0] not in known)
     values = (value for base in own for value in vars(base).values())

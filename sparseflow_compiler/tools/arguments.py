@@ -14,7 +14,7 @@ from sparseflow.passes.registry import PASSES
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was asked for.
+    """Parsed arguments.
 
     Attributes:
         input: path of the input, ``-`` for stdin.
@@ -29,7 +29,7 @@ class Arguments:
         debug_info: print locations.
         bytecode: write MLIR bytecode instead of text.
         allow_unregistered: accept operations of dialects that are not loaded.
-        no_limits: take as much time and memory as it takes.
+        no_limits: run without limits on time and memory.
         list_passes: ``text`` or ``markdown`` to list the passes instead, else None.
         list_pipelines: list the pipelines instead.
     """
@@ -88,7 +88,7 @@ def _usage(rule: str, remedy: str) -> ArgumentError:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours."""
+    """A parser that raises SparseFlow's errors."""
 
     def error(self, message: str) -> NoReturn:
         raise _usage(message, "`sparseflow-opt --help` shows what there is.")

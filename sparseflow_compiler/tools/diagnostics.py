@@ -1,4 +1,4 @@
-"""Diagnostics of MLIR: showing them, and comparing them with what a test expects."""
+"""Format MLIR diagnostics and compare them with a test's expectations."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PARSED = "-"
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """Something that MLIR or a pass reported.
+    """A diagnostic of MLIR or a pass.
 
     Attributes:
         kind: error, warning, remark or note.
-        line: line in the input, None when it is about another file or none.
+        line: line in the input; None if it concerns another file or none.
         place: ``file:line:column``, or ``unknown location``.
-        message: what was said.
+        message: its text.
     """
 
     kind: str
@@ -38,13 +38,13 @@ class Diagnostic:
 
 
 def diagnostic(path: str, kind: str, location: object, message: str) -> Diagnostic:
-    """Describe a report.
+    """Make a diagnostic.
 
     Args:
         path: of the input; the parser calls it ``-``.
         kind: error, warning, remark or note.
         location: an MLIR location.
-        message: what was said.
+        message: its text.
     """
     match = _PLACE.search(str(location))
     if match is None:
@@ -64,15 +64,15 @@ class Expectation:
     text: str
 
     def fits(self, found: Diagnostic) -> bool:
-        """Whether a diagnostic is the expected one."""
+        """Return whether a diagnostic matches."""
         return (self.kind, self.line) == (found.kind, found.line) and self.text in found.message
 
 
 def read_expectations(path: str, text: str) -> Iterator[Expectation]:
-    """The expectations in a chunk of input.
+    """Yield the expectations in a chunk of input.
 
     Raises:
-        ParseError: a comment starts like one but isn't.
+        ParseError: an expectation is malformed.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         found = list(_EXPECTED.finditer(line))
@@ -97,7 +97,7 @@ def _line(where: str | None, number: int) -> int | None:
 
 
 def mismatches(path: str, expected: Sequence[Expectation], found: Sequence[Diagnostic]) -> Iterator[str]:
-    """What was expected and not reported, and what was reported (but notes) and not expected."""
+    """Yield missing expected diagnostics and unexpected ones other than notes."""
     pending = list(expected)
     for report in found:
         fitting = next((expectation for expectation in pending if expectation.fits(report)), None)

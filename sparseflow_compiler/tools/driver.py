@@ -1,4 +1,4 @@
-"""What ``sparseflow-opt`` does with its input, chunk by chunk."""
+"""Process the input of ``sparseflow-opt`` chunk by chunk."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _SEPARATOR = "\n// -----\n"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the input.
+    """The result of processing the input.
 
     Attributes:
-        output: what to print when nothing went wrong.
-        messages: what went wrong.
+        output: what to print on success.
+        messages: the errors.
     """
 
     output: str | bytes
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Result:
-    """What became of a chunk: its output or the error that kept it from any, and what was reported."""
+    """The result of a chunk: output or error, and its diagnostics."""
 
     output: str | bytes
     error: SparseFlowError | None

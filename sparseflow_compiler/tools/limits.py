@@ -1,7 +1,7 @@
-"""The driver in a process of its own, which may take neither all memory nor all day.
+"""Run the driver in a child process with limits on memory and time.
 
-MLIR ends the process where memory runs out, and its parser can be made to ask for any amount; only another
-process can then still say what happened, and where.
+MLIR aborts the process when memory runs out, and crafted input can make its parser request any amount; so
+only a parent process can report what happened, and where.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _OUT_OF_TIME = (signal.SIGXCPU, signal.SIGKILL)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run may take.
+    """The limits of one run.
 
     Attributes:
-        seconds: of the processor.
+        seconds: of processor time.
         memory: bytes.
     """
 
@@ -39,23 +39,23 @@ class Limits:
 
     @classmethod
     def for_input(cls, size: int) -> Limits:
-        """Generous ones for an input of so many bytes; a small one runs in a second and 300 MB."""
+        """Return generous limits for an input size in bytes; small inputs take a second and 300 MB."""
         return cls(8 + math.ceil(size / _SIZE_UNIT), (2 << 30) + 2000 * size)
 
 
 class _Note:
-    """What a process is at, kept where its parent can read it."""
+    """A note of a process's current activity, readable by its parent."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _NOTE_BYTES)
 
     def write(self, text: str) -> None:
-        """Say what is done now."""
+        """Note the current activity."""
         data = text.encode(errors="replace")[: _NOTE_BYTES - 1]
         self._memory[: len(data) + 1] = data + b"\0"
 
     def read(self) -> str:
-        """What was said last."""
+        """Return the last note."""
         return self._memory[:].partition(b"\0")[0].decode(errors="replace")
 
 
@@ -63,16 +63,16 @@ _note: _Note | None = None
 
 
 def doing(text: str) -> None:
-    """Say what is done now, should it be what takes all memory or time."""
+    """Note the current activity, in case it exhausts memory or time."""
     if _note is not None:
         _note.write(text)
 
 
 def guarded(main: Callable[[], int], limits: Limits) -> int:
-    """Run `main` in a child that is held to limits.
+    """Run `main` in a child process with limits.
 
     Returns:
-        Its exit code; that of a failure, with an error on stderr, where it did not end by itself.
+        Its exit code, or if it was killed, that of a failure with an error on stderr.
     """
     global _note
     if not hasattr(os, "fork"):
@@ -99,11 +99,11 @@ def _run_child(main: Callable[[], int], limits: Limits) -> None:
         sys.stdout.flush()
     finally:
         sys.stderr.flush()
-        os._exit(code)  # whatever else is to be done when a process ends is the parent's
+        os._exit(code)  # cleanup at exit is left to the parent
 
 
 def _restrict(what: int, most: int) -> None:
-    """Lower a limit; one that is lower already stays."""
+    """Lower a limit, unless it is lower already."""
     _, hard = resource.getrlimit(what)
     kept = hard != resource.RLIM_INFINITY and hard < most
     resource.setrlimit(what, (hard if kept else most, hard))
@@ -111,7 +111,7 @@ def _restrict(what: int, most: int) -> None:
 
 @contextmanager
 def _interrupts_left_to(child: int) -> Iterator[None]:
-    """While a child works: Ctrl-C reaches it too, and who ends this process means both."""
+    """Leave Ctrl-C to the child while it runs, and terminate it along with this process."""
 
     def end(number: int, _: object) -> None:
         os.kill(child, number)
@@ -140,7 +140,7 @@ def _explain(ended_by: signal.Signals, limits: Limits) -> str:
 
 
 def input_size(path: str) -> int:
-    """Bytes of an input; stdin is read for it, once for all. Of what can't be read none are known."""
+    """Return an input's size in bytes, buffering stdin; 0 if it can't be read."""
     if path == "-":
         data = sys.stdin.buffer.read()
         sys.stdin = io.TextIOWrapper(io.BytesIO(data), "utf-8")

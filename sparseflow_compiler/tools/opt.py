@@ -30,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SparseFlowError as error:
         return _report(str(error), _MISUSED if isinstance(error, ArgumentError) else _FAILED)
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain about it once more when it flushes.
+        # The reader has closed the pipe; avoid Python's second complaint on flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILED
     except KeyboardInterrupt:
@@ -42,11 +42,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def console_main() -> None:
-    """Entry point of the installed script: `main` in a process that is held to limits."""
+    """Run `main` in a process with limits; the entry point of the installed script."""
     try:
         arguments = parse_arguments(None)
     except (SparseFlowError, SystemExit):
-        sys.exit(main())  # which says what is wrong, or shows the help again
+        sys.exit(main())  # which reports the error, or shows the help again
     if arguments.no_limits or arguments.only_lists:
         sys.exit(main())
     sys.exit(guarded(main, Limits.for_input(input_size(arguments.input))))
@@ -61,7 +61,7 @@ def _run(arguments: Arguments) -> int:
     if arguments.only_lists:
         _write(arguments.output, _listing(arguments))
         return 0
-    # Only here MLIR is needed: help must not wait for it.
+    # MLIR is imported only here, so that help is fast.
     from sparseflow.tools.driver import process
 
     outcome = process(arguments)

@@ -1,4 +1,4 @@
-"""Documentation of the passes, made from their docstrings and fields.
+"""Generate documentation of the passes from their docstrings and fields.
 
 ``python -m sparseflow.tools.passes_doc docs/passes.md`` writes the file, with ``--check`` it compares.
 """
@@ -21,7 +21,7 @@ from sparseflow.passes.registry import PASSES, pass_class
 
 
 def as_text() -> str:
-    """One line for each pass, one for each of its options."""
+    """Return one line for each pass and one for each of its options."""
     lines = ["passes:"]
     for name in PASSES:
         class_ = pass_class(name)
@@ -40,7 +40,7 @@ def pipelines_as_text() -> str:
 
 
 def as_markdown() -> str:
-    """The contents of ``docs/passes.md``."""
+    """Return the contents of ``docs/passes.md``."""
     parts = [
         "# Passes",
         "<!-- Made from the passes' docstrings by `make docs`; `make check` compares. -->",

@@ -1,4 +1,4 @@
-"""Reading what ``sparseflow-opt`` works on: files, chunks of files, modules."""
+"""Read the inputs of ``sparseflow-opt``: files, chunks of files, modules."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _place(path: str, text: str, at: int) -> str:
 
 
 def _is_utf8(token: str) -> bool:
-    """Whether it is a comment, or a string whose escapes make text."""
+    """Return whether it is a comment, or a string whose escapes make text."""
     if token.startswith("//"):
         return True
     made = _ESCAPE.sub(lambda found: bytes.fromhex((found[1] or b"20").decode()), token.encode())
@@ -125,7 +125,7 @@ def _is_utf8(token: str) -> bool:
 
 
 def _depth(data: bytes) -> int:
-    """How deep brackets nest, never too little: one round removes one level; what never closes counts too."""
+    """Return an upper bound of the bracket depth: each round removes a level; unclosed ones count."""
     left, rounds = data.replace(b"->", b"").translate(None, _NOT_BRACKETS), 0
     while left and rounds <= _DEEPEST:
         fewer = left

@@ -1,1 +1,1 @@
-"""What a model holds besides weights: copied for a trace, compared after it, carried from call to call."""
+"""A model's state besides weights: copied for a trace, compared after it, carried between calls."""

@@ -1,4 +1,4 @@
-"""What a trace changed in the copy of a model: carried from call to call, harmless, or refused by name."""
+"""Classify what a trace changed in the copy of a model: carried between calls, harmless or refused."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Change:
     """An entry of something mutable that was added, removed or replaced.
 
     Attributes:
-        node: has the entry.
+        node: the owner of the entry.
         key: of the entry.
-        old: what it was; None where it was not there.
-        new: what it is; None where it is gone.
+        old: the old value; None if it was added.
+        new: the new value; None if it was removed.
     """
 
     node: Node
@@ -44,7 +44,7 @@ class Change:
 
     @property
     def path(self) -> str:
-        """How the user would name the entry."""
+        """The entry's path, as a user would write it."""
         if isinstance(self.node.value, types.CellType):
             return self.node.path
         if not isinstance(self.node.value, (dict, list)) or self.node.owner.name in TABLES:
@@ -59,7 +59,7 @@ class Change:
 
 
 def changes(nodes: Iterable[Node]) -> Iterator[Change]:
-    """Compare what is there now with what there was."""
+    """Yield the differences from the last snapshot."""
     for node in nodes:
         before, now = node.before, node.now()
         for key in [*before, *(key for key in now if key not in before)]:
@@ -69,7 +69,7 @@ def changes(nodes: Iterable[Node]) -> Iterator[Change]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are one object, or can't be told apart."""
+    """Return whether two values are identical or indistinguishable."""
     if one is other:
         return True
     if type(one) is not type(other):
@@ -82,7 +82,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def places_of_changes(clone: Clone) -> list[Place]:
-    """The attributes that forward changed and that a program can take and return.
+    """Return the attributes that forward changed and that a program can take and return.
 
     Raises:
         CaptureError: it changed something else that the next call may read.
@@ -108,7 +108,7 @@ def _is_harmless(change: Change) -> bool:
     if name == "_non_persistent_buffers_set" or change.key in _FLAGS_OF_HOOKS:
         return True
     if name.startswith("_flat_weight") and isinstance(change.owner.module, nn.RNNBase):
-        return True  # it lists the parameters, which torch.export exchanges while it traces
+        return True  # it lists the parameters, which torch.export swaps while it traces
     return "_hooks" in name and (library_of(change.new) == "transformers" or type(change.new) is bool)
 
 

@@ -1,4 +1,4 @@
-"""A model's modules and what they hold, copied so that a trace leaves nothing in the user's."""
+"""Copy a model and its state, so that a trace leaves the user's model unchanged."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ TABLES = ("_parameters", "_buffers", "_modules")
 
 @dataclass(frozen=True, eq=False)
 class Owner:
-    """Where in a model something is held.
+    """The attribute of a model that holds a value.
 
     Attributes:
         module: of the user's model.
-        path: how the user would name the attribute: ``Model.layers.0.memory``; the module where it is none.
+        path: its path, as a user would write it: ``Model.layers.0.memory``; the module's, if it is none.
         name: the attribute; empty for the module itself.
     """
 
@@ -50,10 +50,10 @@ class Owner:
 
 @dataclass
 class Node:
-    """Something mutable that was copied.
+    """A copied mutable value.
 
     Attributes:
-        path: how the user would name it: ``Model.layers.0.memory['last']``.
+        path: its path, as a user would write it: ``Model.layers.0.memory['last']``.
         owner: the attribute through which it was reached first.
         value: the copy.
         before: what it held.
@@ -67,12 +67,12 @@ class Node:
     shared: bool = False
 
     def now(self) -> Content:
-        """What it holds now."""
+        """Return its current contents."""
         return content(self.value)
 
 
 def content(value: Any) -> Content:
-    """The entries of a container or object, by key, index or attribute."""
+    """Return the entries of a container or object, by key, index or attribute."""
     if isinstance(value, dict):
         return dict(_own_methods(value).items(value))
     if isinstance(value, (list, deque)):
@@ -85,7 +85,7 @@ def content(value: Any) -> Content:
 
 
 def refill(value: Any, held: Content) -> None:
-    """Let a container or object hold what `content` gave; streams stay where they are."""
+    """Restore the contents that `content` returned; streams keep their position."""
     if isinstance(value, dict):
         _own_methods(value).clear(value)
         for key, item in held.items():
@@ -106,12 +106,12 @@ def refill(value: Any, held: Content) -> None:
 
 
 def _own_methods(value: dict[Any, Any]) -> type[dict[Any, Any]]:
-    """The class whose methods reach what is held: a subclass may give something else, or make it anew."""
+    """Return the built-in class whose methods access the raw contents; a subclass may override them."""
     return OrderedDict if isinstance(value, OrderedDict) else dict
 
 
 def copied(value: Any) -> Any:
-    """A copy of a list or dict and of those in it; anything else itself."""
+    """Return a deep copy of lists and dicts; anything else is returned itself."""
     if type(value) is dict:
         return {key: copied(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -128,7 +128,7 @@ class Clone:
 
     Attributes:
         nodes: everything mutable that was copied.
-        functions: that its modules hold, such as hooks.
+        functions: the functions that its modules hold, such as hooks.
     """
 
     original: nn.Module
@@ -138,7 +138,7 @@ class Clone:
     def __post_init__(self) -> None:
         self._copies: dict[int, Any] = {}
         self._nodes: dict[int, Node] = {}
-        self._kept: list[Any] = []  # an id stays taken while its object lives
+        self._kept: list[Any] = []  # keeps objects alive, so that their ids aren't reused
         self.model = cast(
             nn.Module,
             self._copy(self.original, _name(self.original), Owner(self.original, _name(self.original))),
@@ -146,7 +146,7 @@ class Clone:
         self.snapshot()
 
     def snapshot(self) -> None:
-        """Remember what is there now; torch.export may have exchanged containers for equal ones."""
+        """Record the current contents; torch.export may have replaced containers by equal ones."""
         for node in self.nodes:
             if node.owner.name and node.path == node.owner.path:
                 now = vars(self.copy_of(node.owner.module)).get(node.owner.name)
@@ -154,16 +154,16 @@ class Clone:
             node.before = node.now()
 
     def restore(self) -> None:
-        """Put back what was there at the last snapshot."""
+        """Restore the contents of the last snapshot."""
         for node in self.nodes:
             refill(node.value, node.before)
 
     def copy_of(self, module: nn.Module) -> nn.Module:
-        """What stands for a module of the user's in the copy."""
+        """Return the copy of one of the user's modules."""
         return cast(nn.Module, self._copies[id(module)])
 
     def is_shared_below(self, owner: Owner) -> bool:
-        """Whether something that an attribute holds is also held elsewhere."""
+        """Return whether anything that an attribute holds is also held elsewhere."""
         return any(
             node.shared and node.owner.module is owner.module and node.owner.name == owner.name
             for node in self.nodes
@@ -279,7 +279,7 @@ class Clone:
         return made
 
     def _empty_cell(self, cell: types.CellType) -> types.CellType:
-        """The copy of a variable that functions share; it is filled once the functions exist."""
+        """Return the copy of a closure cell, still empty; it is filled once the functions exist."""
         self._kept.append(cell)
         made: types.CellType = self._copies.setdefault(id(cell), types.CellType())
         return made
@@ -316,7 +316,7 @@ class Clone:
         return value if made is bound else getattr(made, value.__name__)
 
     def _stream(self, value: Any, path: str, owner: Owner) -> Any:
-        """A source of numbers, or bytes that are written in place."""
+        """Copy a random generator or a mutable byte buffer."""
         made = copy.deepcopy(value)
         self._add(value, made, path, owner)
         return made
@@ -330,7 +330,7 @@ class Clone:
         return weakref.ref(made)
 
     def _cached(self, value: Any, path: str, owner: Owner) -> Any:
-        """A function that remembers its results, anew: what a trace computes must not be remembered."""
+        """Copy a memoised function with an empty memo: results of a trace must not be kept."""
         made = functools.lru_cache(**value.cache_parameters())(self._copy(value.__wrapped__, path, owner))
         self._copies[id(value)] = made
         return made
@@ -376,7 +376,7 @@ def _name(model: nn.Module) -> str:
 
 
 def _holds_state(value: Any, seen: set[int]) -> bool:
-    """Whether a function keeps something that a copy of the model has to have for itself."""
+    """Return whether a function holds state that a copy of the model needs its own copy of."""
     if id(value) in seen or is_shared(value):
         return False
     seen.add(id(value))
@@ -389,6 +389,6 @@ def _holds_state(value: Any, seen: set[int]) -> bool:
 
 @functools.cache
 def _assigns(code: types.CodeType) -> bool:
-    """Whether a function may give one of its outer variables another value."""
+    """Return whether a function may assign one of its nonlocal variables."""
     stores = (i for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "DELETE_DEREF"))
     return any(i.argval in code.co_freevars for i in stores)

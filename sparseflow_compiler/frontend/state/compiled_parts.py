@@ -1,4 +1,4 @@
-"""Compiled models as parts of a model: a capture takes the eager ones behind them."""
+"""Resolve compiled models inside a model to their eager originals for capture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparseflow.runtime.calling.inference import InferenceModule
 
 
 def eager_forward(model: nn.Module) -> Any:
-    """The `forward` of a model from before that of a compiled form was put in its place."""
+    """Return the `forward` that a model had before a compiled form replaced it."""
     if "forward" not in vars(model):
         return model.forward
     found = own_forward(model)
@@ -22,7 +22,7 @@ def eager_forward(model: nn.Module) -> Any:
 
 
 def own_forward(model: nn.Module) -> Any:
-    """The `forward` that a model has as an attribute, not counting one that runs a compiled form of it."""
+    """Return a model's instance attribute `forward`, unless it runs a compiled form of the model."""
     found = vars(model).get("forward")
     while (compiled := compiled_form(found, model)) is not None:
         found = compiled.replaced_forward
@@ -30,12 +30,12 @@ def own_forward(model: nn.Module) -> Any:
 
 
 def compiled_form(forward: Any, model: nn.Module) -> InferenceModule | None:
-    """The compiled form of a model that a function leads to."""
+    """Return the compiled form of a model that a function refers to, or None."""
     return next((part for part in _reached(forward, set()) if part.runs(model)), None)
 
 
 def _reached(value: Any, seen: set[int]) -> Iterator[InferenceModule]:
-    """The compiled models that a function is a method of, or has among its arguments and variables."""
+    """Yield the compiled models that a function is bound to or refers to."""
     if id(value) in seen:
         return
     seen.add(id(value))

@@ -1,4 +1,4 @@
-"""Which Python values are copied for a trace, and which are shared with the user's model."""
+"""Decide which Python values are copied for a trace and which are shared with the user's model."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _LIBRARIES = _OPAQUE | {"transformers", "sparseflow"}
 
 
 def is_shared(value: object) -> bool:
-    """Whether a value is never copied: it can't change, or its state is not Python's to copy."""
+    """Return whether a value is never copied: it is immutable, or its state is outside Python."""
     return type(value) in ATOMS or isinstance(value, _SHARED_TYPES)
 
 
 def is_module(value: object) -> bool:
-    """Whether a value is a module whose state is Python's: not one of TorchScript."""
+    """Return whether a value is a module with Python state, not a TorchScript one."""
     return isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule)
 
 
 @cache
 def is_plain_class(kind: type) -> bool:
-    """Whether objects of a class are made of their attributes alone, and of no library that owns more."""
+    """Return whether a class is plain: its objects consist of their attributes alone."""
     if kind.__module__.split(".")[0] in _OPAQUE and kind is not types.SimpleNamespace:
         return False
     try:
@@ -48,25 +48,25 @@ def is_plain_class(kind: type) -> bool:
 
 
 def slots(kind: type) -> tuple[str, ...]:
-    """The attributes that objects of a class have room for without a dictionary."""
+    """Return the slots of a class, inherited ones included."""
     found = [vars(base).get("__slots__", ()) for base in kind.__mro__]
     names = [name for entry in found for name in ((entry,) if isinstance(entry, str) else tuple(entry))]
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def attributes(value: object) -> dict[str, Any]:
-    """The attributes that an object itself has."""
+    """Return an object's instance attributes."""
     found = {name: getattr(value, name) for name in slots(type(value)) if hasattr(value, name)}
     return found | getattr(value, "__dict__", {})
 
 
 def function_cells(function: types.FunctionType) -> tuple[types.CellType, ...]:
-    """The variables that a function keeps from where it was defined."""
+    """Return a function's closure cells."""
     return function.__closure__ or ()
 
 
 def cell_content(cell: types.CellType) -> Any:
-    """The value of a closure's variable; None before it has one."""
+    """Return the value of a closure cell; None if it is empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -74,12 +74,12 @@ def cell_content(cell: types.CellType) -> Any:
 
 
 def library_of(function: Callable[..., Any] | object) -> str:
-    """The top-level package that a function or object comes from."""
+    """Return the top-level package that a function or object comes from."""
     return str(getattr(function, "__module__", None) or "").split(".")[0]
 
 
 def is_library(value: object) -> bool:
-    """Whether a class or function is that of a library whose own memos don't change what models compute."""
+    """Return whether a class or function belongs to a library whose caches don't affect results."""
     return library_of(value) in _LIBRARIES
 
 
@@ -88,7 +88,7 @@ STREAMS = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random
 
 
 def digest(value: Any) -> str:
-    """A text that differs when the content does."""
+    """Return a digest of a value's contents."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype} {hashlib.blake2b(value.tobytes()).hexdigest()}"
     if isinstance(value, np.random.Generator):

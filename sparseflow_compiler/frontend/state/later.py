@@ -1,4 +1,4 @@
-"""What the user changes in a model after it was captured."""
+"""Detect changes of a model after it was captured."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _VERSION = operator.attrgetter("_version")
 
 
 class Held:
-    """The tensors, submodules and hooks that a model has, and whether they are still what they were.
+    """A snapshot of a model's tensors, submodules and hooks, to detect changes.
 
-    Asked in every call, so it looks at as little as it can: which objects are held, the versions of
+    Checked in every call, so it looks at as little as it can: the identity of objects, the versions of
     parameters and where their memory is, whether any hook was registered or removed, and numbers,
     flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's
     and of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is
@@ -64,7 +64,7 @@ class Held:
         self._next_hook = RemovableHandle.next_id
 
     def is_as_it_was(self) -> bool:
-        """Whether nothing was exchanged, written or hooked since."""
+        """Return whether nothing was replaced, written or hooked since."""
         return (
             list(map(_VERSION, self._parameters)) == self._versions
             and all(map(operator.is_, map(dict.get, self._tables, self._keys), self._values))
@@ -74,7 +74,7 @@ class Held:
         )
 
     def what_changed(self) -> str:
-        """The name of something that is not as it was."""
+        """Return the name of something that changed."""
         for table, key, value, name in zip(self._tables, self._keys, self._values, self._names, strict=True):
             if table.get(key) is not value:
                 return name
@@ -89,14 +89,14 @@ class Held:
         return "its weights' memory" if self._where() != self._memory else "its hooks"
 
     def _where(self) -> list[object]:
-        """The memory of every parameter, and what the first one is."""
+        """Return the address of every parameter, and the first one's dtype and device."""
         if not self._parameters or self._parameters[0].is_meta:
             return []
         first = self._parameters[0]
         return [first.dtype, first.device, *map(torch.Tensor.data_ptr, self._parameters)]
 
     def _has_its_hooks(self) -> bool:
-        if RemovableHandle.next_id == self._next_hook:  # none was registered, by anybody
+        if RemovableHandle.next_id == self._next_hook:  # no hook was registered at all
             return all(self._hooked)
         self._next_hook = RemovableHandle.next_id
         return list(map(len, self._hooks)) == self._hook_counts
@@ -105,7 +105,7 @@ class Held:
 def _settings(
     modules: Iterable[tuple[str, nn.Module]], carried: Collection[tuple[int, str]]
 ) -> Iterator[tuple[dict[str, Any], str, Any, str]]:
-    """Atoms and containers of them in attributes of modules, and of plain objects there, each object once."""
+    """Yield atoms and containers of atoms in attributes of modules and their plain objects, once each."""
     seen: set[int] = set()
     pending: list[tuple[str, Any]] = [
         (path, module) for path, module in modules if not type(module).__module__.startswith("torch.")
@@ -129,7 +129,7 @@ def _settings(
 
 
 def _holds_atoms(value: object) -> bool:
-    """Whether a container of reasonable size has nothing but atoms in it."""
+    """Return whether a value is a container of limited size that holds only atoms."""
     if type(value) not in (list, tuple, set, dict):
         return False
     items = cast(Collection[object], value.values() if isinstance(value, dict) else value)
@@ -139,9 +139,5 @@ def _holds_atoms(value: object) -> bool:
 def _equal(found: object, expected: object) -> bool:
     try:
         return bool(found == expected)
-    except (RuntimeError, TypeError, ValueError):  # there are tensors or arrays in the place of atoms
+    except (RuntimeError, TypeError, ValueError):  # tensors or arrays have replaced atoms
         return False
-
-
-def _is_plain(value: object) -> bool:
-    return is_plain_class(cast(Hashable, type(value))) and hasattr(value, "__dict__")

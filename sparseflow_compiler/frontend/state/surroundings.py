@@ -1,4 +1,4 @@
-"""What a model's code can change outside of the model: attributes of classes, globals, remembered results."""
+"""State outside a model that its code can change: class attributes, globals, memoised results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _Cached = type(functools.cache(id))
 
 @dataclass
 class Watched:
-    """Something that code may change.
+    """A value that code may change.
 
     Attributes:
-        name: how the user would find it.
+        name: how a user would refer to it.
         value: a class, a function, the globals of a Python module, a container or the variable of a closure.
-        keys: the entries that count; None for all.
-        before: what it held.
+        keys: the entries to watch; None for all.
+        before: its recorded contents.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Watched:
     before: Content = field(default_factory=dict)
 
     def now(self) -> Content:
-        """What it holds now."""
+        """Return its current contents."""
         held = content(self.value)
         return held if self.keys is None else {k: held[k] for k in self.keys if k in held}
 
     def changed(self) -> str | None:
-        """The name of an entry that is not what it was."""
+        """Return the name of a changed entry, or None."""
         now = self.now()
         for key in {**self.before, **now}:
             if (key in now) != (key in self.before) or not same(self.before.get(key), now.get(key)):
@@ -49,7 +49,7 @@ class Watched:
         return None
 
     def restore(self) -> None:
-        """Put back what is not what it was."""
+        """Restore what changed."""
         if self.keys is None and not isinstance(self.value, (type, types.FunctionType)):
             refill(self.value, self.before)
         else:
@@ -68,7 +68,7 @@ class Watched:
 
 
 class Surroundings:
-    """What a model's code may change outside of it.
+    """The values outside a model that its code may change.
 
     Args:
         clone: the copy that is traced.
@@ -86,13 +86,13 @@ class Surroundings:
         self._misses: list[int] = []
 
     def snapshot(self) -> None:
-        """Remember what is there now."""
+        """Record the current contents."""
         for watched in self._watched:
             watched.before = watched.now()
         self._misses = [cached.cache_info().misses for cached in self._caches]
 
     def restore(self) -> list[str]:
-        """Put everything back as it was; returns the names of what was not."""
+        """Restore everything and return the names of what had changed."""
         changed = [(watched, name) for watched in self._watched if (name := watched.changed()) is not None]
         for watched, _ in changed:
             watched.restore()
@@ -156,6 +156,6 @@ class Surroundings:
 
 @functools.cache
 def names_of(code: types.CodeType) -> tuple[str, ...]:
-    """The names of globals and attributes that a function's code, and that of functions in it, mentions."""
+    """Return the global and attribute names in a function's code, nested functions included."""
     inner = (names_of(const) for const in code.co_consts if isinstance(const, types.CodeType))
     return tuple({*code.co_names, *itertools.chain.from_iterable(inner)})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseflow.errors import ArgumentError
 from sparseflow.finetune.masks import dropped, layers_24
 from sparseflow.nn.linear import SparseLinear
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime.calling.frozen import require_uncompiled
 
 

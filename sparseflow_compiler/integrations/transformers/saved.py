@@ -15,7 +15,7 @@ from torch import nn
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import generates
 from sparseflow.integrations.transformers.library import library
-from sparseflow.runtime.artifact.loading import understood
+from sparseflow.runtime.artifact.loading import malformed_as_error
 
 SHELL = "generation.json"
 """Of an artifact: the class that generated, and what of it steers `generate`."""
@@ -76,7 +76,7 @@ def shell_of(folder: Path, device: Callable[[], torch.device]) -> Any:
         ArgumentError: transformers is missing, or the model doesn't generate from an artifact.
     """
     transformers = library(f"{folder}: generate")
-    with understood(folder):
+    with malformed_as_error(folder):
         said = _read(folder, SHELL)
         over_encoder = bool(said["encoder_decoder"])
     if over_encoder:
@@ -85,7 +85,7 @@ def shell_of(folder: Path, device: Callable[[], torch.device]) -> Any:
             f"{said['class']} generates over an encoder, whose programs aren't saved",
             "load the model with transformers, and call generate of the compiled one",
         )
-    with understood(folder):
+    with malformed_as_error(folder):
         return _shell(transformers, folder, said, device)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparseflow as sf
-from sparseflow.pruning.layers import find_layers
+from sparseflow.pruning.linear_layers import find_layers
 
 
 def tied_layers() -> nn.Module:

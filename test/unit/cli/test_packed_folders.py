@@ -13,7 +13,7 @@ from unit.checkpoints.tiny import LAYERS, llama
 
 import sparseflow as sf
 from sparseflow.cli.main import app
-from sparseflow.cli.saved import load_model
+from sparseflow.cli.saved_models import load_model
 from sparseflow.errors import CheckpointError
 from sparseflow.integrations.transformers import SparseFlowConfig
 from sparseflow.nn import SparseLinear

@@ -12,7 +12,7 @@ from torch import nn
 import sparseflow as sf
 from sparseflow.compiler import mlp_plans, prefill
 from sparseflow.contextual import MlpPredictor, Predictors, find_model_mlps
-from sparseflow.contextual.policies import ContextualPolicy
+from sparseflow.contextual.row_policies import ContextualPolicy
 from sparseflow.runtime.backends import Backend, Choice
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.runtime.dispatch import Policy

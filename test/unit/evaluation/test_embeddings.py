@@ -10,7 +10,7 @@ import torch
 import zoo
 
 import sparseflow as sf
-from sparseflow.errors import ArgumentError, EvaluationError
+from sparseflow.errors import ArgumentError, EvaluationError, MissingDependencyError
 from sparseflow.evaluation import EvaluationReport, compare_embeddings, embed, plots
 
 
@@ -80,5 +80,5 @@ def test_plots_are_written_and_name_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(ArgumentError, match=r"(?s)can.t be written.*\.png"):
         plots.curve([(0, 1.0)], tmp_path / "c.odd", "x", "y")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ArgumentError, match="need matplotlib"):
+    with pytest.raises(MissingDependencyError, match=r"needs matplotlib[\s\S]*sparseflow\[plots\]"):
         plots.curve([(0, 1.0)], tmp_path / "c.svg", "x", "y")

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from unit.interop.tiny import LAYERS, llama
+from unit.checkpoints.tiny import LAYERS, llama
 
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, FinetuneError, SparseFlowError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from unit.interop.tiny import LAYERS, llama
+from unit.checkpoints.tiny import LAYERS, llama
 
 import sparseflow as sf
 from sparseflow.nn import SparseLinear

@@ -8,7 +8,7 @@ import pytest
 import torch
 from isolated import python
 from torch import nn
-from unit.interop.tiny import LAYERS, llama
+from unit.checkpoints.tiny import LAYERS, llama
 
 import sparseflow as sf
 from sparseflow.errors import ArgumentError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparseflow.profiling.kinds import kind_of
+from sparseflow.profiling.kernel_kinds import kind_of
 
 RECORDED = {
     "GEMM": [

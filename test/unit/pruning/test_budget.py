@@ -18,7 +18,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.pruning import knapsack
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.knapsack import best_within
-from sparseflow.pruning.layers import find_layers
+from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.pruning.savings import savings
 from sparseflow.pruning.sensitivity import Switchboard, state_of
 from sparseflow.runtime.dispatch import Measurement, choose

@@ -13,7 +13,7 @@ from torch import nn
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError, WeightError
 from sparseflow.pruning import sparsegpt, wanda
-from sparseflow.pruning.layers import find_layers
+from sparseflow.pruning.linear_layers import find_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer calibration rows")
 CALIBRATED = ("wanda", "sparsegpt")

@@ -9,7 +9,6 @@ import torch
 
 from sparseflow.errors import ArgumentError, NativeLibraryError, TuningError
 from sparseflow.runtime.tuning import TunedTable
-from sparseflow.runtime.tuning.__main__ import main
 from sparseflow.runtime.tuning.tune import Task, tune
 
 SHAPE = (4096, 4096)
@@ -129,24 +128,15 @@ def test_wrong_arguments_are_refused_by_name(own, wrong, why):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-def test_without_a_gpu_the_reason_is_said_and_nothing_crashes(capsys, tmp_path):
+def test_without_a_gpu_the_reason_is_said_and_nothing_crashes():
     with pytest.raises(NativeLibraryError, match="CUDA"):
         tune([SHAPE], ["bfloat16"])
-    assert main(["--shapes", "4096x4096", "--folder", str(tmp_path)]) == 1
-    assert "CUDA" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_the_real_child_says_why_it_cannot_measure(own):
     with pytest.raises(TuningError, match="CUDA"):
         tune([SHAPE], ["bfloat16"], [16], table=own)
-
-
-@pytest.mark.parametrize("args", [["--shapes", "4096"], ["--shapes", "4096x4096", "--dtype"], []])
-def test_a_wrong_command_line_exits_with_its_usage(args, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(args)
-    assert "usage:" in capsys.readouterr().err
 
 
 NOISY = """
@@ -175,7 +165,7 @@ from pathlib import Path
 from sparseflow.runtime.tuning import GpuMachine, TunedTable, Candidate
 assert TunedTable(GpuMachine("a", "b", "c", "d", "e"), Path(sys.argv[1])).save()
 assert "torch" not in sys.modules
-import sparseflow.runtime.tuning.__main__, sparseflow.runtime.tuning.child
+import sparseflow.runtime.tuning.tune, sparseflow.runtime.tuning.child
 assert "torch" not in sys.modules
 """
 

@@ -1,6 +1,6 @@
 // Contextual MLPs on the GPU: scores of the neurons, lists of those that count, and the MLP over a list. What the
-// operators and the kernels say to each other; pointers are on the device (or of pinned host memory, which a GPU reads
-// in place), tensors contiguous. Launched on `stream`, never waited for; std::runtime_error where a launch fails.
+// operators and the kernels say to each other; pointers are on the device, tensors contiguous.
+// Launched on `stream`, never waited for; std::runtime_error where a launch fails.
 //
 // H: hidden features, I: neurons, M: rows of x.
 #pragma once
@@ -83,20 +83,5 @@ struct Selection {
 };
 
 void select(const Selection& selection, int device, void* stream);
-
-// Row neurons[i] of `from`, to row slots[i] of `to`, for i below the count; rows of `bytes`. `from` may be pinned host
-// memory, which is then read over the bus by few blocks: others may compute meanwhile.
-struct Fetch {
-  const void* from;
-  void* to;
-  const int32_t *neurons, *slots, *count;
-  int most;  // no count is larger than this
-  int64_t bytes;
-};
-
-void fetch(const Fetch& fetch, int device, void* stream);
-
-// What a kernel reads where the host has `pointer` in pinned memory; null for other memory of the host.
-const void* on_device(const void* pointer);
 
 }  // namespace sparseflow::cuda::contextual

@@ -6,7 +6,6 @@
 
 #include "emulator.h"
 //
-#include "fetch.cuh"
 #include "mlp.cuh"
 #include "project.cuh"
 #include "select.cuh"
@@ -170,25 +169,6 @@ void check_marks(int m, int n, int k) {
   say(ran, wrong, "marks M " + std::to_string(m) + " N " + std::to_string(n) + " K " + std::to_string(k));
 }
 
-void check_fetch(int rows, int slots, int64_t bytes, int count) {
-  std::vector<uint8_t> from(size_t(rows) * bytes + 16), to(size_t(slots) * bytes + 16, 9);
-  for (auto& b : from) b = static_cast<uint8_t>(emulated::random_source());
-  std::vector<uint8_t> expected = to;
-  const auto aligned = [](std::vector<uint8_t>& v) { return v.data() + (16 - reinterpret_cast<uintptr_t>(v.data()) % 16) % 16; };
-  std::vector<int32_t> neurons = some_of(rows, rows), places = some_of(slots, slots);
-  std::shuffle(neurons.begin(), neurons.end(), emulated::random_source);
-  std::shuffle(places.begin(), places.end(), emulated::random_source);
-  const int most = std::min(rows, slots), moved = std::clamp(count, 0, most);
-  const auto offset = aligned(to) - to.data();
-  for (int i = 0; i < moved; ++i)
-    std::memcpy(expected.data() + offset + places[i] * bytes, aligned(from) + neurons[i] * bytes, size_t(bytes));
-  const Fetch p{aligned(from), aligned(to), neurons.data(), places.data(), &count, most, bytes};
-  const bool ran = emulated::launch({2}, fetch_threads, 1, 0, [&] { fetch_rows(p); });
-  int wrong = 0;
-  for (size_t i = 0; i < to.size(); ++i) wrong += to[i] != expected[i];
-  say(ran, wrong, "fetch " + std::to_string(count) + " rows of " + std::to_string(bytes) + " bytes");
-}
-
 std::vector<bool> expected_row(const float* scores, int neurons, Rule rule, float parameter) {
   std::vector<bool> chosen(static_cast<size_t>(neurons));
   double limit = parameter;
@@ -266,10 +246,6 @@ int run_all() {
   check_projection<Bf16, float, 8, 1, true>(1, 37, 72);
   check_projection<int8_t, float, 8, 4, true>(6, 37, 400);
   check_projection<float, float, 8, 1, false>(2, 17, 71);
-  check_fetch(50, 30, 8192, 29);
-  check_fetch(50, 30, 4112, 99);
-  check_fetch(40, 40, 6, 17);
-  check_fetch(40, 40, 32, -3);
   for (bool odd : {false, true})
     for (bool per_row : {false, true})
       for (int m : {0, 1, 3}) {

@@ -1,4 +1,4 @@
-// sparseflow::contextual_mlp, _mlp_predicted, _scores, _select and _fetch on CUDA.
+// sparseflow::contextual_mlp, _mlp_predicted, _scores and _select on CUDA.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -50,34 +50,14 @@ int64_t rows_of(const char* op, const Tensor& x, int64_t features) {
   return rows;
 }
 
-std::string bracketed(const std::vector<int64_t>& sizes) {
-  std::string out = "[";
-  for (size_t d = 0; d < sizes.size(); ++d) out += (d ? ", " : "") + std::to_string(sizes[d]);
-  return out + "]";
-}
-
-// A weight on the device, or in pinned host memory, where kernels read it in place.
+// A weight on the device, and where kernels read it.
 struct Placed {
   Tensor tensor;
   const void* data;
 
   Placed(const char* op, const char* what, const Tensor& t, ScalarType dtype, const std::vector<int64_t>& sizes,
          int device)
-      : tensor(t), data(nullptr) {
-    if (t.is_cuda()) {
-      check_tensor(op, what, t, dtype, sizes, device);
-      tensor = usable(t);
-      data = tensor.const_data_ptr();
-      return;
-    }
-    const auto has = t.sizes();
-    const bool fits = t.scalar_type() == dtype && t.is_contiguous() &&
-                      std::equal(has.begin(), has.end(), sizes.begin(), sizes.end());
-    if (fits && t.is_cpu()) data = on_device(t.const_data_ptr());
-    SF_REQUIRE(data != nullptr && reinterpret_cast<uintptr_t>(data) % 16 == 0, op,
-               std::string(what) + " must be " + torch::headeronly::toString(dtype) + " " + bracketed(sizes) +
-                   " on cuda:" + std::to_string(device) + " or in pinned host memory, got " + words(t));
-  }
+      : tensor((check_tensor(op, what, t, dtype, sizes, device), usable(t))), data(tensor.const_data_ptr()) {}
 };
 
 using Vector = std::optional<Placed>;  // or a matrix
@@ -289,26 +269,6 @@ Tensor predicted(const Tensor& x, Optional gate, const Tensor& up, const Tensor&
   return over(op, t, {nullptr, nullptr, last.p.marks, false}, act);
 }
 
-// to[slots[i]] = rows[neurons[i]] for i below the count.
-void fetched(Tensor to, const Tensor& rows, const Tensor& neurons, const Tensor& slots, const Tensor& count) {
-  constexpr const char* op = "contextual_fetch";
-  SF_REQUIRE(to.dim() == 2 && to.is_cuda() && to.is_contiguous() && rows.dim() == 2, op,
-             "to must be [S, width] on a CUDA device, contiguous, and rows [I, width], got " + words(to) + " and " +
-                 words(rows));
-  const int device = to.get_device_index();
-  const Placed from(op, "rows", rows, to.scalar_type(), {rows.size(0), to.size(1)}, device);
-  check_tensor(op, "neurons", neurons, ScalarType::Int, {rows.size(0)}, device);
-  check_tensor(op, "slots", slots, ScalarType::Int, {to.size(0)}, device);
-  check_tensor(op, "count", count, ScalarType::Int, {1}, device);
-  const OnDevice guard(device);
-  const Tensor list = usable(neurons), places = usable(slots), counts = usable(count);
-  fetch({from.data, to.mutable_data_ptr(), static_cast<const int32_t*>(list.const_data_ptr()),
-         static_cast<const int32_t*>(places.const_data_ptr()), static_cast<const int32_t*>(counts.const_data_ptr()),
-         static_cast<int>(std::min(rows.size(0), to.size(0))),
-         to.size(1) * static_cast<int64_t>(to.element_size())},
-        device, stream_of(device));
-}
-
 }  // namespace
 }  // namespace sparseflow::cuda::contextual
 
@@ -318,5 +278,4 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   m.impl("contextual_mlp_predicted", TORCH_BOX(&predicted));
   m.impl("contextual_scores", TORCH_BOX(&scores));
   m.impl("contextual_select", TORCH_BOX(&selected));
-  m.impl("contextual_fetch", TORCH_BOX(&fetched));
 }

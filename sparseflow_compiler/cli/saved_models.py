@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseflow.cli import options
+from sparseflow.cli import option_values
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import from_folder
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 def load_model(
     folder: Path, dtype: str | None = None, device: str = "cpu", *, compiled: bool = False
 ) -> nn.Module:
-    """A model with its weights, in evaluation mode.
+    """Load a model with its weights, in evaluation mode.
 
     Args:
         folder: of a transformers model, as ``save_pretrained`` writes it.
-        dtype: of its weights; None: as they are saved.
+        dtype: of its weights; None: as saved.
         device: to put it on.
         compiled: whether it may be one that `sparseflow compile` wrote.
 
     Raises:
         ArgumentError: transformers is missing, the folder can't be read, or dtype or device don't exist.
     """
-    kind = None if dtype is None else options.dtype(dtype)
-    where = options.device(device)
+    kind = None if dtype is None else option_values.dtype(dtype)
+    where = option_values.device(device)
     if not folder.is_dir():
         raise ArgumentError(f"model {folder}", "is no folder", "give the folder that save_pretrained wrote")
     from sparseflow.runtime.artifact import manifest
@@ -44,7 +44,7 @@ def load_model(
 
 
 def text_batches(lines: list[str], tokenizer: Any, size: int = 32) -> list[dict[str, Tensor]]:
-    """Texts in padded batches, for an encoder.
+    """Tokenise texts in padded batches, for an encoder.
 
     Raises:
         ArgumentError: there is no tokenizer, or no line.
@@ -60,7 +60,7 @@ def text_batches(lines: list[str], tokenizer: Any, size: int = 32) -> list[dict[
 
 
 def read_lines(path: Path, most: int | None = None) -> list[str]:
-    """The first lines of a text that are not blank.
+    """Read the first non-blank lines of a text.
 
     Raises:
         ArgumentError: the file can't be read.

@@ -1,4 +1,4 @@
-"""What pruning did to each linear layer."""
+"""The report of pruning."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """One linear layer.
+    """The outcome for one linear layer.
 
     Attributes:
         name: the layer's name in the model.
         N: its out features.
         K: its in features.
-        method: how it was pruned; None where it stayed dense.
+        method: how it was pruned; None if it stayed dense.
         rows: calibration rows (tokens) that reached it.
-        rel_err: ‖W − W'‖ / ‖W‖ in the Frobenius norm; None where it stayed dense.
+        rel_err: ‖W − W'‖ / ‖W‖ in the Frobenius norm; None if it stayed dense.
         output_err: ‖XWᵀ − XW'ᵀ‖ / ‖XWᵀ‖ over calibration rows X, evenly sampled where there are many, as they
             arrive with all earlier blocks pruned; None without calibration.
-        reason: why it stayed dense; empty where it was pruned.
+        reason: why it stayed dense; empty if it was pruned.
         permuted: whether its input channels, and the layers that write them, were permuted.
     """
 
@@ -37,22 +37,22 @@ class PrunedLayer:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What `sparseflow.prune` did.
+    """The report of `sparseflow.prune`.
 
     Attributes:
         layers: every linear layer, in the order of the model's modules.
-        notes: what else the caller should know, in full sentences.
+        notes: further remarks for the caller, in full sentences.
     """
 
     layers: tuple[PrunedLayer, ...]
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dictionaries and lists, ready for JSON."""
+        """Return the report as plain dictionaries and lists, ready for JSON."""
         return {"layers": [asdict(layer) for layer in self.layers], "notes": list(self.notes)}
 
     def table(self, width: int = 130) -> str:
-        """The report as text, one line a layer."""
+        """Return the report as text, one line a layer."""
         from rich.console import Console
         from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Models that commands read: a transformers configuration, without its weights."""
+"""Models of transformers configurations, without their weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def named_model(model: str, layers: int | None, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A model with random weights, in evaluation mode.
+    """Return a model with random weights, in evaluation mode.
 
     Args:
         model: a built-in shape, or the folder of a transformers model, of which the configuration is read.
-        layers: only so many; None: all.
+        layers: the number of layers; None: all.
         dtype: of the weights.
-        device: where they are.
+        device: their device.
 
     Raises:
         ArgumentError: there is no such shape, or transformers has no model for the configuration.
@@ -39,7 +39,7 @@ def require_phase(phase: str) -> None:
     """Refuse a phase that is neither prefill nor decode.
 
     Raises:
-        ArgumentError: names both.
+        ArgumentError: it is.
     """
     from sparseflow.profiling.workload import Phase
 

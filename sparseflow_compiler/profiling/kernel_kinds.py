@@ -1,4 +1,4 @@
-"""What kind of work a kernel does, by its name."""
+"""Classify kernels by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Kind = Literal["GEMM", "attention", "elementwise", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _TABLE: tuple[tuple[Kind, str], ...] = (
-    # Inductor names a kernel after all that it fuses, and after what reads its result.
+    # Inductor names a kernel after everything that it fuses, and after its consumers.
     ("elementwise", r"^triton_(poi|red|per|for|spl)_"),
-    # Kernels of attention are made with CUTLASS too: they come before products.
+    # Attention kernels may be CUTLASS kernels too, so they are matched before products.
     ("attention", r"flash|fmha|sdpa|attention|flex_attn"),
     ("other", r"^mem(cpy|set)\b|^aten::_?local_scalar_dense"),
     ("elementwise", r"^(void )?sparseflow::.*\b(gate_(eights|ones)|quantize|finish)\b"),
@@ -39,8 +39,8 @@ _PATTERNS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern i
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a CUDA kernel, or of an operator on the CPU; "other" for a name that no row knows.
+    """Return the kind of a CUDA kernel or CPU operator; "other" if unknown.
 
-    "elementwise" includes reductions, normalisations and what moves elements; "GEMM" all matrix products.
+    "elementwise" includes reductions, normalisations and data movement; "GEMM" all matrix products.
     """
     return next((kind for kind, pattern in _PATTERNS if pattern.search(name)), "other")

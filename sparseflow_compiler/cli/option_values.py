@@ -1,4 +1,4 @@
-"""What the commands' options have in common: devices, dtypes, sizes, files to write, JSON."""
+"""Shared parsing of the commands' options: devices, dtypes, sizes, output files, JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def device(name: str | None) -> torch.device:
-    """The device of that name; None: the GPU if there is one, else the CPU.
+    """Return a usable device by name; None: the GPU if there is one, else the CPU.
 
     Raises:
         ArgumentError: it can't be used here.
@@ -33,7 +33,7 @@ def device(name: str | None) -> torch.device:
 
 
 def named_device(name: str) -> torch.device:
-    """The device of that name, whether or not this machine has it.
+    """Return a device by name, even if this machine lacks it.
 
     Raises:
         ArgumentError: it is neither a CPU nor a CUDA device.
@@ -55,7 +55,7 @@ def _no_device(name: str | None, error: Exception) -> ArgumentError:
 
 
 def dtype(name: str, allowed: Sequence[str] = DTYPES) -> torch.dtype:
-    """The dtype of that name.
+    """Return a dtype by name.
 
     Raises:
         ArgumentError: it is not among those allowed.
@@ -69,12 +69,12 @@ def dtype(name: str, allowed: Sequence[str] = DTYPES) -> torch.dtype:
 
 
 def sizes(option: str, text: str, form: str) -> tuple[int, ...]:
-    """Sizes written like ``4096x14336``.
+    """Parse sizes written like ``4096x14336``.
 
     Args:
-        option: whose value it is, for the error.
+        option: the option's name, for the error.
         text: the value.
-        form: how many there are, by name: ``"NxK"``.
+        form: the expected sizes, by name: ``"NxK"``.
 
     Raises:
         ArgumentError: it is not of that form, or a size is 0.
@@ -93,7 +93,7 @@ def require_positive(option: str, values: Iterable[int]) -> None:
     """Refuse numbers below 1.
 
     Raises:
-        ArgumentError: names the option and the number.
+        ArgumentError: there is one; the error names it.
     """
     for value in values:
         if value < 1:
@@ -101,10 +101,10 @@ def require_positive(option: str, values: Iterable[int]) -> None:
 
 
 def require_folder(file: Path | None) -> None:
-    """Refuse a file that can't be written before working for minutes.
+    """Check early that a file can be written.
 
     Raises:
-        ArgumentError: the folder it would be in isn't there, or it is a folder.
+        ArgumentError: its folder doesn't exist, or it is a folder itself.
     """
     if file is not None and not file.absolute().parent.is_dir():
         raise ArgumentError(f"file {file}", f"there is no folder {file.parent}", "make it first")
@@ -113,5 +113,5 @@ def require_folder(file: Path | None) -> None:
 
 
 def print_json(data: Any) -> None:
-    """What ``--json`` writes to standard output: one document, and nothing else."""
+    """Print data as the single JSON document of ``--json``."""
     print(json.dumps(data))

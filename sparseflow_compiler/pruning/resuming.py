@@ -1,4 +1,4 @@
-"""What pruning has done so far, on disk, a file for each block: a killed run goes on where it was."""
+"""Checkpoints of pruning, a file for each block, from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.layers import Layer
-from sparseflow.pruning.options import PruneOptions
-from sparseflow.pruning.report import PrunedLayer
+from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.prune_options import PruneOptions
+from sparseflow.pruning.prune_report import PrunedLayer
 
 _SAMPLE = 1 << 14
 """Values of a tensor that its fingerprint reads at most."""
 
 
 class Checkpoint:
-    """A folder with the parameters and the report of each unit that is done: what is pruned at once.
+    """A folder with parameters and report of each finished unit, the layers pruned at once.
 
     Args:
-        path: the folder; it is made where it isn't there.
+        path: the folder, created if missing.
         fingerprint: of the model, the data and the options.
 
     Raises:
@@ -55,7 +55,7 @@ class Checkpoint:
             )
 
     def resume(self, parameters: Mapping[str, nn.Parameter]) -> list[PrunedLayer] | None:
-        """Go to the next unit, give `parameters` its values if it was done; its report, or None."""
+        """Advance to the next unit; if finished, load its `parameters` and return its report, else None."""
         from safetensors import safe_open
 
         self._count += 1
@@ -68,7 +68,7 @@ class Checkpoint:
         return [PrunedLayer(**layer) for layer in report]
 
     def save(self, parameters: Mapping[str, nn.Parameter], layers: Iterable[PrunedLayer]) -> None:
-        """Keep the unit that `resume` went to."""
+        """Save the unit that `resume` advanced to."""
         from safetensors.torch import save
 
         tensors = {
@@ -86,7 +86,7 @@ class Checkpoint:
 def fingerprint(
     model: nn.Module, calibration: Calibration, layers: Sequence[Layer], options: PruneOptions
 ) -> str:
-    """A digest of all that decides the result; of large tensors a sample is read."""
+    """Return a digest of everything that determines the result, sampling large tensors."""
     digest = hashlib.sha256(repr(replace(options, checkpoint=None)).encode())
     digest.update(repr([(layer.name, layer.dense) for layer in layers]).encode())
     for name, p in model.named_parameters():
@@ -105,7 +105,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """Either the whole file or none, even where the machine stops."""
+    """Write a file atomically, even if the machine crashes."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(data)

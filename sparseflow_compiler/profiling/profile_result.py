@@ -1,4 +1,4 @@
-"""What a profile found, and its three forms: table, dictionary, chart."""
+"""The result of a profile, as a table, dictionary or chart."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparseflow.profiling.kernel_kinds import KINDS, Kind
 from sparseflow.profiling.kernels import Kernel
-from sparseflow.profiling.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way of running a model.
+    """One profiled way of running a model.
 
     Attributes:
-        title: which.
+        title: its name.
         seconds: median time of one call, without profiler.
         kernels: the kernels of one call, the longest first.
     """
@@ -59,31 +59,31 @@ class Profile:
 
     @property
     def gemm_speedup(self) -> float:
-        """How many times faster the matrix products became; NaN where there are none."""
+        """The speed-up of the matrix products; NaN if there are none."""
         before, after = self.dense.us_by_kind["GEMM"], self.compiled.us_by_kind["GEMM"]
         return before / after if after else math.nan
 
     @property
     def ceiling(self) -> float:
-        """By how much that speeds up all kernels if nothing else changes: 1 / (1 − p + p/s), Amdahl's law.
+        """The possible speed-up of all kernels if nothing else changes, by Amdahl's law: 1 / (1 − p + p/s).
 
-        What was reached can lie above it where the compiled graph does other work too inside the products.
+        The actual speed-up can exceed it if the products of the compiled graph do other work too.
         """
         share = self.dense.shares["GEMM"] / 100
         return 1 / (1 - share + share / self.gemm_speedup) if share else 1.0
 
     @property
     def reached(self) -> float:
-        """How many times faster a call became."""
+        """The speed-up of a call."""
         return self.dense.seconds / self.compiled.seconds
 
     @property
     def reached_in_kernels(self) -> float:
-        """How many times less time its kernels take."""
+        """The speed-up of its kernel time."""
         return self.dense.us / self.compiled.us
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON; a figure that there is none of is None."""
+        """Return everything, ready for JSON; missing figures are None."""
         speedup = self.gemm_speedup
         return {
             "meta": dict(self.meta),
@@ -96,7 +96,7 @@ class Profile:
         }
 
     def table(self, width: int = 100) -> str:
-        """The figures as text."""
+        """Return the figures as text."""
         from rich.console import Console
         from rich.table import Table
 
@@ -135,7 +135,8 @@ class Profile:
             path: the file; its suffix says which format, such as ``.png`` or ``.svg``.
 
         Raises:
-            ArgumentError: matplotlib is missing, doesn't know the format, or can't write the file.
+            MissingDependencyError: matplotlib is missing.
+            ArgumentError: it doesn't know the format, or can't write the file.
         """
         from sparseflow.profiling.chart import draw
 

@@ -1,4 +1,4 @@
-"""The MLPs of a PyTorch model, found by the pass that will make them contextual."""
+"""Find the MLPs of a PyTorch model with the matcher of the pass that makes them contextual."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sparseflow.integrations.transformers.caches import without_cache
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
 from sparseflow.passes.phases import pipeline
-from sparseflow.pruning.layers import Layer
+from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime.contextual.portable import ACTIVATIONS
 
 
 @dataclass(frozen=True, eq=False)
 class ModelMlp:
-    """An MLP of a model, with its weights as they are, none copied.
+    """An MLP of a model with its original weights, not copied.
 
     Attributes:
         name: of its up layer.
@@ -35,7 +35,7 @@ class ModelMlp:
         down: ``[H, I]``.
         up_bias: ``[I]`` or None.
         gate_bias: ``[I]`` or None.
-        down_layer: its down layer, for those that look at its inputs.
+        down_layer: its down layer, for observing its inputs.
     """
 
     name: str
@@ -50,7 +50,7 @@ class ModelMlp:
 
     @property
     def layer(self) -> Layer:
-        """Its up layer, for those that look at its inputs."""
+        """Its up layer, for observing its inputs."""
         return Layer(self.name, self.module, transposed=False)
 
     @property
@@ -60,18 +60,18 @@ class ModelMlp:
         return neurons, hidden
 
     def gates(self, x: Tensor) -> Tensor:
-        """What the activation gives for x ``[rows, H]``: ``[rows, I]`` float32."""
+        """Compute the activation's output for x ``[rows, H]``: ``[rows, I]`` float32."""
         weight, bias = (self.up, self.up_bias) if self.gate is None else (self.gate, self.gate_bias)
         active: Tensor = ACTIVATIONS[self.activation](_linear(x, weight, bias))
         return active
 
     def hidden(self, x: Tensor) -> Tensor:
-        """The neurons' values for x ``[rows, H]``: what down multiplies, ``[rows, I]`` float32."""
+        """Compute the neurons' values for x ``[rows, H]``, the input of down: ``[rows, I]`` float32."""
         active = self.gates(x)
         return active if self.gate is None else active * _linear(x, self.up, self.up_bias)
 
     def contributions(self, hidden: Tensor) -> Tensor:
-        """How long the vector is that each neuron adds to the output: ``|hidden| · ‖column of down‖``."""
+        """Return the norm of each neuron's contribution to the output: ``|hidden| · ‖column of down‖``."""
         lengths: Tensor = torch.linalg.vector_norm(self.down, dim=0, dtype=torch.float32)
         return hidden.abs() * lengths
 
@@ -83,7 +83,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def find_model_mlps(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[ModelMlp]:
-    """Every MLP that can become contextual, in the order in which a call runs them.
+    """Return every MLP that can become contextual, in execution order.
 
     Args:
         model: in evaluation mode.
@@ -129,6 +129,6 @@ def _of(model: nn.Module, mlp: Mlp, tensors: Mapping[str, Tensor]) -> ModelMlp:
 
 
 def named(mlps: Iterable[ModelMlp]) -> str:
-    """Some of their names, for messages."""
+    """Name some of them, for messages."""
     names = [mlp.name for mlp in mlps]
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

@@ -14,12 +14,12 @@ from torch import nn
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.checkpoint import Checkpoint, fingerprint
-from sparseflow.pruning.layers import find_layers
-from sparseflow.pruning.options import Method, Pattern, PruneOptions, Reconstruct, Unreached
+from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.pruning.permutation import assignment_available
+from sparseflow.pruning.prune_options import Method, Pattern, PruneOptions, Reconstruct, Unreached
+from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
 from sparseflow.pruning.pruner import Pruner
-from sparseflow.pruning.report import PrunedLayer, PruneReport
+from sparseflow.pruning.resuming import Checkpoint, fingerprint
 from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
 from sparseflow.runtime.calling.frozen import require_uncompiled
@@ -183,7 +183,7 @@ def _pruned(
 
 
 def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]:
-    """A note where there were too few rows: for XᵀX, fewer than unknowns."""
+    """Return notes on layers with fewer calibration rows than XᵀX has unknowns."""
     if options.method == "magnitude" and not options.gram:
         return []
     few = [
@@ -204,7 +204,7 @@ def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]
 def _shortcomings(
     outcomes: Sequence[PrunedLayer], options: PruneOptions, undrifted: Sequence[str]
 ) -> list[str]:
-    """Notes on what was asked for and couldn't be done."""
+    """Return notes on requested options that couldn't be applied."""
     notes = []
     kept = [layer.name for layer in outcomes if layer.method and not layer.permuted]
     if options.permute and kept:

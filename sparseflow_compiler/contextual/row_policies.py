@@ -1,4 +1,4 @@
-"""For how many rows selecting neurons is faster than computing all of them, measured on this machine."""
+"""Measure up to how many rows selecting neurons is faster than computing all of them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from sparseflow.runtime.timing import interleaved
 
 SECONDS_A_POINT = 0.4
 _SHARES = 20
-"""Shares of neurons are measured in so many steps: layers of about the same rate have one policy."""
+"""The resolution of shares of neurons: layers of about the same rate have one policy."""
 
 
 @dataclass(frozen=True)
 class ContextualPolicy:
-    """When an MLP selects neurons.
+    """The numbers of rows for which an MLP selects neurons.
 
     Attributes:
-        m_max: for at most so many rows; 0: never.
+        m_max: neurons are selected for at most this many rows; 0: never.
         measured: the speed-up over the dense MLP at each measured number of rows, predictor included; empty
             where nothing was measured.
-        others: that of the MLP with 2:4 weights and every neuron, where it may run so.
+        others: the same for the MLP with 2:4 weights and every neuron, if allowed.
     """
 
     m_max: int
@@ -43,7 +43,7 @@ class ContextualPolicy:
     others: tuple[float, ...] = ()
 
     def beside(self, other: Callable[[int], float]) -> ContextualPolicy:
-        """The policy where another way is faster than dense: that must be beaten too.
+        """Return the policy given an alternative that is faster than dense, which has to be beaten too.
 
         Args:
             other: its speed-up over dense for a number of rows.
@@ -53,7 +53,7 @@ class ContextualPolicy:
         return dataclasses.replace(self, m_max=_most(self.measured, limits), others=others)
 
     def why(self) -> str:
-        """The decision in a sentence, with its figures."""
+        """Return the decision in a sentence, with its figures."""
         if not self.measured:
             return f"for up to {self.m_max} rows, not measured: policy='sparse'"
         others = [f" (2:4 {speedup:.2f}×)" for speedup in self.others] or [""] * len(self.measured)
@@ -66,7 +66,7 @@ class ContextualPolicy:
 
 
 def _most(measured: Sequence[tuple[int, float]], limits: Iterable[float]) -> int:
-    """The most rows up to which the speed-ups reach their limits; 0 where the first one doesn't."""
+    """Return the most rows up to which all speed-ups reach their limits; 0 if none."""
     points = zip(measured, limits, strict=False)
     winning = list(itertools.takewhile(lambda point: point[0][1] >= point[1], points))
     return winning[-1][0][0] if winning else 0
@@ -85,7 +85,7 @@ class Candidate:
         gated: whether there is a gate.
         down: ``[H, I]``, as the dense MLP reads it.
         layer: its predictor, on the weights' device.
-        hold: gives the weights as the kernel reads them; called when something is measured.
+        hold: returns the weights in the kernel's layout; called when something is measured.
     """
 
     up: Tensor
@@ -96,21 +96,21 @@ class Candidate:
 
     @functools.cached_property
     def weights(self) -> ContextualWeights:
-        """What `hold` gives."""
+        """The weights in the kernel's layout."""
         return self.hold()
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What the time depends on."""
+        """The properties that determine the time."""
         up, p = self.up, self.layer.predictor
         rates = tuple(round(self.layer.union(m) * _SHARES) for m in ROWS_TOGETHER)
         scored = None if isinstance(p, GateThreshold) else p.a.dtype
         return (up.shape, up.dtype, up.device, self.gated, p.rank, scored, rates)
 
     def sides(self, m: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-        """The dense MLP and the contextual one for m rows that need as many neurons as m rows do together."""
+        """Return dense and contextual calls for m rows that together need a typical number of neurons."""
         w, predictor = self.weights, self.layer.predictor
-        # The same row m times: its own neurons are the union.
+        # The same row m times, so that its neurons are the union.
         x = torch.randn(1, w.hidden, device=w.up.device).to(w.up.dtype).expand(m, -1).contiguous()
         count = count_of(self.layer.union(m), w.intermediate)
         dense = functools.partial(self._dense, x)
@@ -140,9 +140,9 @@ _MEASURED: dict[tuple[Any, ...], ContextualPolicy] = {}
 
 
 def measured_policy(group: Sequence[Candidate]) -> ContextualPolicy:
-    """The policy of MLPs that have one key, over whose weights the measurement rotates.
+    """Measure the policy of MLPs with equal keys, rotating over their weights.
 
-    Each point is the lower quartile of calls in turns. It stops at the first number of rows that doesn't pay.
+    Each point is the lower quartile of calls in turns. It stops at the first number of rows without a gain.
     """
     key = group[0].key
     if key not in _MEASURED:

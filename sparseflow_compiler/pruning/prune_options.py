@@ -57,7 +57,7 @@ class PruneOptions:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """All patterns of layers that stay dense."""
+        """All patterns of layers to keep dense."""
         return with_defaults(self.skip, self.skip_defaults)
 
     @property
@@ -69,7 +69,7 @@ class PruneOptions:
         """Refuse options that need calibration data.
 
         Raises:
-            ArgumentError: names the first of them.
+            ArgumentError: there is one; the error names the first.
         """
         if self.method != "magnitude":
             remedy = "pass calibration=[…], some tens of typical batches; method='magnitude' needs none"
@@ -81,10 +81,10 @@ class PruneOptions:
                 raise _wrong(name, value, "needs calibration data, and calibration is None", remedy)
 
     def require_budgetable(self) -> None:
-        """Refuse options that a budget can't go with: it puts single layers back as they were.
+        """Refuse options incompatible with a budget, which restores single layers.
 
         Raises:
-            ArgumentError: names the option.
+            ArgumentError: there is one; the error names it.
         """
         for name in ("permute", "checkpoint"):
             value = getattr(self, name)

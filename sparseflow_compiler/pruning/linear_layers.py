@@ -1,4 +1,4 @@
-"""The linear layers of a model: which may be pruned, and why the others stay dense."""
+"""The linear layers of a model, with why some can't be pruned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Layer:
         name: in the model.
         module: an `nn.Linear`, or transformers' Conv1D.
         transposed: whether the module stores ``[K, N]``.
-        dense: why it can't be pruned, None where it can.
+        dense: why it can't be pruned, or None.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Layer:
         return n, k
 
     def write(self, weight: Tensor) -> None:
-        """Give the module new values ``[N, K]``; the parameter, its dtype, device and strides stay."""
+        """Overwrite the weight with ``[N, K]`` in place; dtype, device and strides are kept."""
         # Adding 0 turns -0.0 into 0.0.
         self.weight.copy_(weight).add_(0.0)
 
 
 def find_layers(model: nn.Module, skip: Sequence[str]) -> list[Layer]:
-    """Every linear layer of a model, in the order of its modules.
+    """Return every linear layer of a model, in the order of its modules.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""Evaluations side by side: a table, JSON, and a plot."""
+"""Evaluation reports: a table and JSON."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 @dataclass
 class EvaluationReport:
-    """Figures of several models, or of several ways to prune one.
+    """Figures of several models or pruning methods.
 
     Attributes:
-        about: what holds for all rows: files, windows, seeds.
+        about: properties of all rows: files, windows, seeds.
         rows: figures by name, each row with its ``name``; missing figures are left out.
     """
 
@@ -26,7 +26,7 @@ class EvaluationReport:
         self.rows.append({"name": name, **figures})
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dictionaries and lists, ready for JSON."""
+        """Return the report as plain dictionaries and lists, ready for JSON."""
         return {"about": dict(self.about), "rows": [dict(row) for row in self.rows]}
 
     def save(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class EvaluationReport:
         path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     def table(self, width: int = 130) -> str:
-        """The report as text, one line a row; what all rows share is above."""
+        """Return the report as text, one line a row, with shared properties on top."""
         from rich.console import Console
         from rich.table import Table
 
