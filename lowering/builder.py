@@ -10,6 +10,8 @@ import torch
 from torch import fx
 from torch_mlir import ir
 
+from sparseflow.dialect.base import view_as
+from sparseflow.dialect.linear import LinearOp
 from sparseflow.dialect.types import FP8, tensor_type
 from sparseflow.errors import LoweringError
 from sparseflow.lowering.attention import grouped_attention
@@ -116,7 +118,7 @@ def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 
 
 def _sparse_linear(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    layer = op.opview
+    layer = view_as(op, LinearOp)
     operands = [layer.x, layer.weight, layer.bias, layer.residual]
     nodes = [None if value is None else builder.value(value) for value in operands]
     return [dense_layer(builder.graph, nodes, ir.StringAttr(op.attributes["epilogue"]).value)]

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.linear import broken_type_rules
 from sparseflow.dialect.matchers import WeightRef, is_none
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
@@ -33,7 +34,7 @@ class Limits:
 def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -> str | None:
     """Why a ``torch.aten.linear`` stays dense, whatever else reads its weight; None if it needn't."""
     if "sparse_gemm.reason" in layer.attributes:
-        return str(layer.attributes["sparse_gemm.reason"].value)
+        return text_of(layer, "sparse_gemm.reason")
     if ref is None:
         return _why_no_reference(layer.operands[1])
     return next(_reasons(layer, ref, limits), None)
@@ -64,7 +65,7 @@ def _why_no_reference(weight: ir.Value) -> str:
 
 def _reasons(layer: ir.Operation, ref: WeightRef, limits: Limits) -> Iterator[str]:
     if KIND in ref.op.attributes:
-        yield _no_weight(ref.names[0], ref.op.attributes[KIND].value)
+        yield _no_weight(ref.names[0], text_of(ref.op, KIND))
     for pattern in limits.skip:
         if any(fnmatchcase(name, pattern) for name in ref.layers):
             yield f"skipped by the pattern '{pattern}'"

@@ -17,7 +17,7 @@ _ITEMS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.defaul
 _LIST_OF = {"!torch.int": "int", "!torch.float": "float", "!torch.bool": "bool", "!torch.str": "str"}
 
 
-class TypeCache(fx_importer.ContextCache):  # type: ignore[misc]
+class TypeCache(fx_importer.ContextCache):
     """Torch-dialect types of traced values."""
 
     __slots__ = ["_parsed"]
@@ -51,7 +51,7 @@ class TypeCache(fx_importer.ContextCache):  # type: ignore[misc]
         return self.parse(scalar)
 
 
-class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
+class NodeImporter(fx_importer.GraphNodeImporter):
     """Emits Torch-dialect operations; what the dialect lacks becomes `torch.operator`."""
 
     _cc: TypeCache
@@ -70,7 +70,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
             kind: ``"buffer"`` or ``"constant"``; empty for a parameter.
         """
         if name not in self._weights:
-            attributes = {"name": ir.StringAttr.get(name)}
+            attributes: dict[str, ir.Attribute] = {"name": ir.StringAttr.get(name)}
             if kind:
                 attributes[KIND] = ir.StringAttr.get(kind)
             op = ir.Operation.create("sparse_gemm.weight", results=[result], attributes=attributes)
@@ -80,7 +80,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
     def value(self, item: Any) -> ir.Value:
         """The value of a node or of a Python constant."""
         with ir.InsertionPoint(self._b):
-            return self._operand(ir.Location.current, item, None)
+            return self._operand(_here(), item, None)
 
     def import_node(self, loc: ir.Location, node: torch.fx.Node) -> None:
         """Emit the operations of a call_function node at the end of the block."""
@@ -138,8 +138,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         return value
 
     def _node_value(self, node: torch.fx.Node) -> ir.Value:
-        value: ir.Value = self.resolve_node_value(node)
-        return value
+        return self.resolve_node_value(node)
 
     def _constant(self, value: Any) -> ir.Value:
         """A Python constant, emitted once, at the head of the function."""
@@ -187,7 +186,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         self.bind_node_value(node, first)
 
     def _complex(self, value: complex) -> ir.Value:
-        loc = ir.Location.current
+        loc = _here()
         parts = [self._import_literal(value.real), self._import_literal(value.imag)]
         return self._operator("torch.sym.complex", "!torch.number", parts, loc)
 
@@ -204,6 +203,10 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
     def _one(self, name: str, result: str, operands: Sequence[ir.Value], loc: ir.Location) -> ir.Value:
         types = [self._cc.parse(result)]
         return ir.Operation.create(name, results=types, operands=operands, loc=loc).result
+
+
+def _here() -> ir.Location:
+    return ir.Location.current or ir.Location.unknown()
 
 
 def _argument(node: torch.fx.Node, index: int, parameter: Any) -> Any:
