@@ -66,13 +66,13 @@ def _shape(value: ir.Value) -> list[int | None] | None:
     return None if type_ is None or type_.shape is None else list(type_.shape)
 
 
-def _for_all_heads(value: ir.Value, mask: Any) -> bool:
+def _for_all_heads(value: ir.Value, mask: object) -> bool:
     """Whether there is no mask, or one `[…, 1, 1, S]`, the same for all heads of a group."""
     shape = _shape(value)
     return mask is None or (shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1)
 
 
-def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
+def _repeated(node: object) -> tuple[fx.Node, int, int] | None:
     """The heads `[B, heads, S, D]` of which `[B, heads · group, S, D]` is made, how many, and the group."""
     expanded, sizes = _call(node, _ATEN.reshape.default)
     cloned, *_ = _call(expanded, _ATEN.clone.default)
@@ -86,7 +86,7 @@ def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
     return _unsliced(heads), count, group
 
 
-def _call(node: Any, target: Any) -> tuple[Any, Any]:
+def _call(node: object, target: object) -> tuple[object, Any]:
     """The first two arguments of a call of `target`; None for what there is not."""
     if not isinstance(node, fx.Node) or node.target is not target:
         return None, None
@@ -94,7 +94,7 @@ def _call(node: Any, target: Any) -> tuple[Any, Any]:
     return first, second
 
 
-def _unsliced(node: Any) -> Any:
+def _unsliced(node: object) -> Any:
     """What slices over everything read."""
     while isinstance(node, fx.Node) and node.target is _ATEN.slice.Tensor and node.args[2:] == (0, _WHOLE):
         node = node.args[0]

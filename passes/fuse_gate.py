@@ -133,7 +133,7 @@ def _turned(value: ir.Value, row: int) -> ir.Value:
     assert ref is not None, "_can_turn saw to it"
     assert type_ is not None, "_can_turn saw to it"
 
-    def turn(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    def turn(parts: tuple[object, ...]) -> tuple[Any, ...]:
         return (*parts[at:], *parts[:at])
 
     return merged_weight(turn(ref.names), type_, transposed=turn(ref.transposed), sizes=turn(ref.sizes))

@@ -19,7 +19,7 @@ def parse_options(pass_class: type[Pass], text: str) -> Pass:
         PassError: an option is unknown, repeated, or has a value of the wrong kind.
     """
     known = {option_name(field): field for field in fields(pass_class)}
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, value in _split(pass_class.name, text):
         if name not in known:
             raise _unknown(pass_class, name, list(known))
@@ -39,7 +39,7 @@ def format_pass(pass_: Pass) -> str:
     return f"{pass_.name}{{{' '.join(parts)}}}" if parts else pass_.name
 
 
-def option_name(field: Field[Any]) -> str:
+def option_name(field: Field[object]) -> str:
     """The name of an option in text."""
     return field.name.replace("_", "-")
 
@@ -56,7 +56,7 @@ def _split(name: str, text: str) -> list[tuple[str, str]]:
     return [(option, value) for option, _, value in pairs]
 
 
-def _parse(pass_class: type[Pass], field: Field[Any], text: str) -> Any:
+def _parse(pass_class: type[Pass], field: Field[object], text: str) -> Any:
     subject = f"pass '{pass_class.name}', option '{option_name(field)}'"
     try:
         return _reader(field)(text)
@@ -64,7 +64,7 @@ def _parse(pass_class: type[Pass], field: Field[Any], text: str) -> Any:
         raise PassError(subject, str(error)) from None
 
 
-def _reader(field: Field[Any]) -> Any:
+def _reader(field: Field[object]) -> Any:
     if field.metadata["parse"] is not None:
         return field.metadata["parse"]
     return _parse_texts if isinstance(field.default, tuple) else _parse_count
@@ -80,7 +80,7 @@ def _parse_texts(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """The value of an option as it is written."""
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
 

@@ -14,6 +14,7 @@ from typing import Any
 from blake3 import blake3
 
 from sparseflow.errors import ArtifactError
+from sparseflow.support.documents import Document
 
 NAME = "manifest.json"
 FORMAT = "sparseflow-artifact"
@@ -23,7 +24,7 @@ HASHES = {1: "sha256", 2: "blake3"}
 _AGAIN = "save it again, or get a whole copy"
 
 
-def seal(folder: Path, content: Mapping[str, Any]) -> None:
+def seal(folder: Path, content: Mapping[str, object]) -> None:
     """Write the manifest of a folder: `content`, and size and BLAKE3 hash of each file.
 
     All of it reaches the disk.
@@ -44,7 +45,7 @@ def seal(folder: Path, content: Mapping[str, Any]) -> None:
             os.close(descriptor)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Document:
     """The manifest of an artifact, itself whole; files are not looked at.
 
     Raises:
@@ -75,7 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
+def verify(folder: Path, manifest: Document) -> None:
     """Check that every file is as it was written; each is read once, by one thread, several at a time.
 
     Raises:
@@ -113,7 +114,7 @@ def _plain(name: str) -> str:
     return name
 
 
-def own_digest(manifest: Mapping[str, Any], name: str) -> str:
+def own_digest(manifest: Mapping[str, object], name: str) -> str:
     """What vouches for a manifest, in hexadecimal; the entry that holds it must be left out."""
     text = json.dumps(manifest, sort_keys=True).encode()
     if name == "blake3":

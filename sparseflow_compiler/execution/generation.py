@@ -32,13 +32,13 @@ class Generator:
     """
 
     def __init__(
-        self, model: nn.Module, part: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+        self, model: nn.Module, part: Callable[[str, Callable[..., object]], Callable[..., object]]
     ) -> None:
         self._model, self._part = model, part
         self._free: list[tuple[int, int, Any]] = []
         self._lock = threading.Lock()
 
-    def generate(self, compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def generate(self, compiled: Callable[..., object], *args: object, **kwargs: object) -> Any:
         """As the model's own, with `compiled` in place of the model's forward.
 
         Raises:
@@ -60,11 +60,11 @@ class Generator:
             del self._free[:-KEPT]
         return result
 
-    def _routed(self, compiled: Callable[..., Any], lent: list[tuple[int, int, Any]]) -> Any:
+    def _routed(self, compiled: Callable[..., object], lent: list[tuple[int, int, object]]) -> Any:
         """A shallow copy of the model with the compiled forward and with our static caches."""
         routed: Any = copy.copy(self._model)
 
-        def lend(batch: int, length: int) -> Any:
+        def lend(batch: int, length: int) -> object:
             entry = self._cache(batch, length)
             lent.append(entry)
             return entry[2]
@@ -84,7 +84,7 @@ class Generator:
         if path:
             with_compiled(routed, path, self._part(path, encoder.forward))
 
-    def _cache(self, batch: int, length: int) -> tuple[int, int, Any]:
+    def _cache(self, batch: int, length: int) -> tuple[int, int, object]:
         """An empty static cache for so many sequences and at least so many tokens, the shortest free one."""
         with self._lock:
             fitting = [entry for entry in self._free if entry[0] == batch and entry[1] >= length]

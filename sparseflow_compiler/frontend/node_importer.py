@@ -39,7 +39,7 @@ class TypeCache(fx_importer.ContextCache):
             raise TypeError(f"the Torch dialect has no {tensor.layout} tensors of {tensor.dtype}")
         return self.parse(f"!torch.vtensor<[{self.format_asm_shape(tensor.shape)}],{code}>")
 
-    def of(self, value: Any) -> ir.Type:
+    def of(self, value: object) -> ir.Type:
         """The type of any traced value."""
         if isinstance(value, torch.Tensor):
             return self.tensor(value)
@@ -77,7 +77,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):
             self._weights[name] = op.result
         return self._weights[name]
 
-    def value(self, item: Any) -> ir.Value:
+    def value(self, item: object) -> ir.Value:
         """The value of a node or of a Python constant."""
         with ir.InsertionPoint(self._b):
             return self._operand(_here(), item, None)
@@ -125,7 +125,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):
         for i, result in enumerate(op.results):
             self.bind_node_value(node, result, i)
 
-    def _operand(self, loc: ir.Location, arg: Any, jit_type: Any) -> ir.Value:
+    def _operand(self, loc: ir.Location, arg: object, jit_type: object) -> ir.Value:
         if isinstance(arg, (list, tuple)):
             return self._list(loc, arg, jit_type)
         value = self._node_value(arg) if isinstance(arg, torch.fx.Node) else self._constant(arg)
@@ -140,7 +140,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):
     def _node_value(self, node: torch.fx.Node) -> ir.Value:
         return self.resolve_node_value(node)
 
-    def _constant(self, value: Any) -> ir.Value:
+    def _constant(self, value: object) -> ir.Value:
         """A Python constant, emitted once, at the head of the function."""
         if isinstance(value, torch.dtype):
             value = DTYPE_CODES[value]
@@ -151,7 +151,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):
             self._constants[key] = constant
         return self._constants[key]
 
-    def _list(self, loc: ir.Location, items: Sequence[Any], jit_type: Any) -> ir.Value:
+    def _list(self, loc: ir.Location, items: Sequence[object], jit_type: Any) -> ir.Value:
         if isinstance(jit_type, torch.OptionalType):
             jit_type = jit_type.getElementType()
         element = jit_type.getElementType()
@@ -162,7 +162,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):
         text = f"!torch.list<optional<{name}>>" if optional else f"!torch.list<{name}>"
         return self._one("torch.prim.ListConstruct", text, values, loc)
 
-    def _number_to_tensor(self, loc: ir.Location, arg: Any, value: ir.Value) -> ir.Value:
+    def _number_to_tensor(self, loc: ir.Location, arg: object, value: ir.Value) -> ir.Value:
         example = arg.meta["val"] if isinstance(arg, torch.fx.Node) else arg
         if example is None:
             return value
@@ -209,7 +209,7 @@ def _here() -> ir.Location:
     return ir.Location.current or ir.Location.unknown()
 
 
-def _argument(node: torch.fx.Node, index: int, parameter: Any) -> Any:
+def _argument(node: torch.fx.Node, index: int, parameter: Any) -> object:
     """What a node passes for a parameter of its operator's schema."""
     if index < len(node.args):
         return node.args[index]

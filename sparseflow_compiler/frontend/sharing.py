@@ -13,7 +13,7 @@ from sparseflow.errors import CaptureError
 from sparseflow.runtime.calling.overlap import share_memory
 
 
-def apart(leaves: Sequence[Any], model: nn.Module) -> list[Any]:
+def apart(leaves: Sequence[Any], model: nn.Module) -> list[object]:
     """The leaves of a call, copies in place of those that share a storage with another or with the model.
 
     torch.export takes tensors of one storage for one another, which only holds for this call.
@@ -23,7 +23,7 @@ def apart(leaves: Sequence[Any], model: nn.Module) -> list[Any]:
     return [_copy(leaf) if _is_shared(leaf, uses, own) else leaf for leaf in leaves]
 
 
-def _is_shared(leaf: Any, uses: Mapping[int, int], own: set[int]) -> bool:
+def _is_shared(leaf: object, uses: Mapping[int, int], own: set[int]) -> bool:
     return isinstance(leaf, Tensor) and (uses[_storage(leaf)] > 1 or _storage(leaf) in own)
 
 

@@ -104,7 +104,7 @@ def per_call(launches: Sequence[Launch], calls: int) -> float:
 
 def _record(
     run: Callable[[], object], device: torch.device, calls: int, reset: Callable[[], object]
-) -> Iterable[Any]:
+) -> Iterable[object]:
     """The profiler's events of some calls.
 
     It drops what happens at the very edges of its window, by clocks of host and device that differ, and what
@@ -130,7 +130,7 @@ def _record(
             run()
         settle()
         profiler.step()
-    events: Iterable[Any] = profiler.events()
+    events: Iterable[object] = profiler.events()
     return events
 
 

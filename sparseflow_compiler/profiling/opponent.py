@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def opponent(
-    model: nn.Module, device: torch.device, *, inner: Inner = "auto", mode: str | None = None, **_: Any
+    model: nn.Module, device: torch.device, *, inner: Inner = "auto", mode: str | None = None, **_: object
 ) -> tuple[str, Any]:
     """The model as it is, by what runs the compiled graphs: the name of that, and what to call.
 

@@ -21,7 +21,7 @@ def eager_forward(model: nn.Module) -> Any:
     return types.MethodType(type(model).forward, model) if found is None else found
 
 
-def own_forward(model: nn.Module) -> Any:
+def own_forward(model: nn.Module) -> object:
     """The `forward` that a model has as an attribute, not counting one that runs a compiled form of it."""
     found = vars(model).get("forward")
     while (compiled := compiled_form(found, model)) is not None:
@@ -29,19 +29,19 @@ def own_forward(model: nn.Module) -> Any:
     return found
 
 
-def compiled_form(forward: Any, model: nn.Module) -> InferenceModule | None:
+def compiled_form(forward: object, model: nn.Module) -> InferenceModule | None:
     """The compiled form of a model that a function leads to."""
     return next((part for part in _reached(forward, set()) if part.runs(model)), None)
 
 
-def _reached(value: Any, seen: set[int]) -> Iterator[InferenceModule]:
+def _reached(value: object, seen: set[int]) -> Iterator[InferenceModule]:
     """The compiled models that a function is a method of, or has among its arguments and variables."""
     if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, InferenceModule):
         yield value
-    parts: tuple[Any, ...] = ()
+    parts: tuple[object, ...] = ()
     if isinstance(value, types.MethodType):
         parts = (value.__self__,)
     elif isinstance(value, functools.partial):
