@@ -64,11 +64,12 @@ lit: build ## Run the lit/FileCheck tests
 pytest: build $(TESTER:/bin/python=/.dependencies) ## Run the Python tests: JOBS=1 for one process, TRANSFORMERS=newest or oldest
 	$(if $(filter 1,$(JOBS)),,OMP_NUM_THREADS=1) $(TESTER) -m pytest -q $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile)
 
-check: build source ## The one gate: format, lint, types, generated docs
+check: build source ## The one gate: format, lint, types, layers, generated docs
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	MYPYPATH=build/source $(VENV)/bin/mypy -p sparseflow
 	MYPYPATH=build/source:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
+	$(VENV)/bin/python tools/layers.py build/source
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
 	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/*.md
 	$(MAKE) site

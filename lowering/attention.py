@@ -66,13 +66,13 @@ def _shape(value: ir.Value) -> list[int | None] | None:
     return None if type_ is None or type_.shape is None else list(type_.shape)
 
 
-def _for_all_heads(value: ir.Value, mask: Any) -> bool:
+def _for_all_heads(value: ir.Value, mask: object) -> bool:
     """Return whether there is no mask, or one `[…, 1, 1, S]`, the same for all heads of a group."""
     shape = _shape(value)
     return mask is None or (shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1)
 
 
-def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
+def _repeated(node: object) -> tuple[fx.Node, int, int] | None:
     """Match repeated heads: the source `[B, heads, S, D]`, the number of heads and the group size."""
     expanded, sizes = _call(node, _ATEN.reshape.default)
     cloned, *_ = _call(expanded, _ATEN.clone.default)
@@ -86,7 +86,7 @@ def _repeated(node: Any) -> tuple[fx.Node, int, int] | None:
     return _unsliced(heads), count, group
 
 
-def _call(node: Any, target: Any) -> tuple[Any, Any]:
+def _call(node: object, target: object) -> tuple[object, Any]:
     """Return the first two arguments of a call of `target`, None for missing ones or another call."""
     if not isinstance(node, fx.Node) or node.target is not target:
         return None, None
@@ -94,7 +94,7 @@ def _call(node: Any, target: Any) -> tuple[Any, Any]:
     return first, second
 
 
-def _unsliced(node: Any) -> Any:
+def _unsliced(node: object) -> Any:
     """Strip slices that cover everything."""
     while isinstance(node, fx.Node) and node.target is _ATEN.slice.Tensor and node.args[2:] == (0, _WHOLE):
         node = node.args[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch_mlir import ir
@@ -13,7 +12,7 @@ def _integer(op: ir.Operation) -> int:
     return int(ir.IntegerAttr(op.attributes["value"]).value)
 
 
-CONSTANTS: dict[str, Callable[[ir.Operation], Any]] = {
+CONSTANTS: dict[str, Callable[[ir.Operation], object]] = {
     "torch.constant.none": lambda op: None,
     "torch.constant.int": _integer,
     "torch.constant.bool": lambda op: bool(_integer(op)),

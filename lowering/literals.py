@@ -6,6 +6,7 @@ import torch
 from torch_mlir import ir
 from torch_mlir.extras.fx_importer import TORCH_DTYPE_TO_MLIR_TYPE_ASM
 
+from sparseflow.dialect.base import number
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import LoweringError
 
@@ -29,9 +30,11 @@ def literal_tensor(op: ir.Operation) -> torch.Tensor:
         raise _unreadable(op)
     shape = [size or 0 for size in type_.shape]
     if elements.is_splat:
-        return torch.full(shape, elements.get_splat_value().value, dtype=dtype)
+        return torch.full(shape, number(elements.get_splat_value()), dtype=dtype)
+    if not isinstance(elements, (ir.DenseIntElementsAttr, ir.DenseFPElementsAttr)):
+        raise _unreadable(op)
     try:
-        return torch.tensor(list(elements), dtype=dtype).reshape(shape)
+        return torch.tensor([elements[i] for i in range(len(elements))], dtype=dtype).reshape(shape)
     except TypeError as error:
         raise _unreadable(op) from error
 

@@ -29,7 +29,7 @@ _ENUMERATIONS: dict[str, dict[int, Any]] = {
 
 
 @cache
-def find_operator(name: str) -> Callable[..., Any]:
+def find_operator(name: str) -> Callable[..., object]:
     """Return the callable behind the MLIR name of an operation.
 
     Args:
@@ -54,7 +54,9 @@ def find_operator(name: str) -> Callable[..., Any]:
     return found
 
 
-def arguments(target: Callable[..., Any], operands: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(
+    target: Callable[..., object], operands: Sequence[object]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Bring operands, in schema order, into the form in which `target` is called in Python.
 
     Numbers that stand for dtypes, layouts and memory formats become those; keyword-only arguments go by
@@ -65,8 +67,8 @@ def arguments(target: Callable[..., Any], operands: Sequence[Any]) -> tuple[tupl
     parameters = target._schema.arguments
     if len(parameters) != len(operands):
         raise TypeError(f"{target} takes {len(parameters)} operands, not {len(operands)}")
-    positional: list[Any] = []
-    keyword: dict[str, Any] = {}
+    positional: list[object] = []
+    keyword: dict[str, object] = {}
     required = 0
     for parameter, operand in zip(parameters, operands, strict=True):
         value = _decode(parameter, operand)
@@ -81,13 +83,13 @@ def arguments(target: Callable[..., Any], operands: Sequence[Any]) -> tuple[tupl
     return tuple(positional[:required]), keyword
 
 
-def _decode(parameter: Any, value: Any) -> Any:
+def _decode(parameter: Any, value: object) -> object:
     kind = str(parameter.real_type).removeprefix("Optional[").removesuffix("]")
     table = _ENUMERATIONS.get(kind)
     return table[value] if table is not None and isinstance(value, int) else value
 
 
-def _is_default(parameter: Any, value: Any) -> bool:
+def _is_default(parameter: Any, value: object) -> bool:
     if not parameter.has_default_value() or isinstance(value, torch.fx.Node):
         return False
     default = _decode(parameter, parameter.default_value)

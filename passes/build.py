@@ -57,7 +57,7 @@ def before(op: ir.Operation) -> Iterator[None]:
         yield
 
 
-def torch_op(name: str, operands: Sequence[ir.Value], result: ir.Type) -> ir.Value:
+def torch_op(name: str, operands: Sequence[ir.Value], result: ir.Type) -> ir.OpResult:
     """Create an operation with one result."""
     return ir.Operation.create(name, results=[result], operands=list(operands)).results[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import operations
 from sparseflow.passes.eligibility import cast_reason, cast_ref
 
@@ -19,6 +20,6 @@ def cast_weights(module: ir.Module) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for op in operations(module, {"torch.aten.linear"}):
         ref = cast_ref(op)
-        if ref is not None and op.attributes["sparse_gemm.reason"].value == cast_reason(ref.names[0]):
+        if ref is not None and text_of(op, "sparse_gemm.reason") == cast_reason(ref.names[0]):
             found[ref.names[0]] = ref.transposed[0]
     return found

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.matchers import defined_by
+from sparseflow.dialect.matchers import known_bool
 from sparseflow.passes.attention import attention_where
 from sparseflow.passes.base import Pass
 from sparseflow.passes.build import before, constant_bool, none
@@ -40,8 +40,7 @@ class CausalAttention(Pass):
 
 def _is_causal(op: ir.Operation, sizes: KnownSizes, elements: Elements) -> bool:
     query, key, _, mask, _, causal, *_ = op.operands
-    told = defined_by(causal, "torch.constant.bool")
-    if told is None or told.attributes["value"].value:
+    if known_bool(causal) is not False:
         return False
     found, queries, keys = elements.of(mask), sizes.of(query), sizes.of(key)
     if not isinstance(found, Condition) or not queries or not keys:

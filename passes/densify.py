@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import GATES
+from sparseflow.dialect.base import view_as
+from sparseflow.dialect.linear import GATES, LinearOp
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activate
 from sparseflow.passes.build import constant_int, none, slice_last, torch_op
@@ -20,17 +21,17 @@ def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
     Returns:
         The value that takes the place of the layer's result.
     """
-    view, type_ = layer.opview, layer.results[0].type
+    view, type_ = view_as(layer, LinearOp), layer.results[0].type
     epilogue, bias = view.epilogue.value, none() if view.bias is None else view.bias
     whole = _whole(layer) if epilogue in GATES else type_
     value = torch_op("torch.aten.linear", [view.x, view.weight, bias], whole)
     value.owner.attributes["sparse_gemm.reason"] = ir.StringAttr.get(reason)
     if epilogue in GATES:
         return _gated(value, GATES[epilogue], type_)
-    value = activate(value, epilogue)
+    active = activate(value, epilogue)
     if view.residual is None:
-        return value
-    return torch_op("torch.aten.add.Tensor", [value, view.residual, constant_int(1)], type_)
+        return active
+    return torch_op("torch.aten.add.Tensor", [active, view.residual, constant_int(1)], type_)
 
 
 def _whole(layer: ir.Operation) -> ir.Type:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import constant_int, defined_by, is_none
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.sizes import TO_THE_END, KnownSizes, Size, Sizes, Unknown, dimension
@@ -73,7 +74,7 @@ _Rule = Callable[[Elements, ir.Operation], Found]
 
 
 def _name(op: ir.Operation) -> str:
-    name = op.attributes["name"].value if op.name == "torch.operator" else op.name
+    name = text_of(op, "name") if op.name == "torch.operator" else op.name
     return str(name).removeprefix("torch.aten.")
 
 

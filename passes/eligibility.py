@@ -9,6 +9,7 @@ from itertools import chain
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.linear import broken_type_rules
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, users, weight_ref
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
@@ -35,7 +36,7 @@ class Limits:
 def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -> str | None:
     """Return why a ``torch.aten.linear`` itself must stay dense, or None."""
     if "sparse_gemm.reason" in layer.attributes:
-        return str(layer.attributes["sparse_gemm.reason"].value)
+        return text_of(layer, "sparse_gemm.reason")
     if ref is not None:
         return next(chain(_weight_reasons(ref, limits), _type_reasons(layer)), None)
     cast = cast_ref(layer)
@@ -93,7 +94,7 @@ def _why_no_reference(weight: ir.Value) -> str:
 
 def _weight_reasons(ref: WeightRef, limits: Limits) -> Iterator[str]:
     if KIND in ref.op.attributes:
-        yield _no_weight(ref.names[0], ref.op.attributes[KIND].value)
+        yield _no_weight(ref.names[0], text_of(ref.op, KIND))
     for pattern in limits.skip:
         if any(fnmatchcase(name, pattern) for name in ref.layers):
             yield f"skipped by the pattern '{pattern}'"

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import constant_int, constant_ints, defined_by
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass
@@ -65,7 +66,7 @@ def _reason(op: ir.Operation, weights: Sequence[WeightView]) -> str:
 
 def _equation(op: ir.Operation) -> str:
     text = defined_by(op.operands[0], "torch.constant.str")
-    return "an einsum" if text is None else f"an einsum '{text.attributes['value'].value}'"
+    return "an einsum" if text is None else f"an einsum '{text_of(text)}'"
 
 
 def _of_convolution(op: ir.Operation) -> str:

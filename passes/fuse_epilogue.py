@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import ACTIVATIONS, GATES, linear, quantization
+from sparseflow.dialect.base import text_of, view_as
+from sparseflow.dialect.linear import ACTIVATIONS, GATES, LinearOp, linear_like
 from sparseflow.dialect.matchers import only_reader, operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
@@ -81,10 +82,12 @@ class _Chain:
 def _follow(
     layer: ir.Operation, parts: tuple[str, ...], sizes: KnownSizes, taken: set[ir.Operation]
 ) -> _Chain:
-    chain = _Chain(layer, epilogue=layer.opview.epilogue.value)
+    chain = _Chain(layer, epilogue=text_of(layer, "epilogue"))
     passed: list[ir.Operation] = []
     value = layer.results[0]
-    while layer.opview.residual is None and chain.epilogue not in GATES and chain.residual is None:
+    while (
+        view_as(layer, LinearOp).residual is None and chain.epilogue not in GATES and chain.residual is None
+    ):
         reader = only_reader(value)
         if reader is None or reader in taken:
             break
@@ -113,7 +116,7 @@ def _take(
     if added is None:
         return False
     other = reader.operands[added]
-    has_bias = chain.layer.opview.bias is not None or chain.bias is not None
+    has_bias = view_as(chain.layer, LinearOp).bias is not None or chain.bias is not None
     if "bias" in parts and not has_bias and chain.epilogue == "none" and _is_bias(other, value):
         chain.bias = reader, added
         return True
@@ -140,18 +143,15 @@ def _is_bias(other: ir.Value, value: ir.Value) -> bool:
 def _fuse(chain: _Chain) -> None:
     if not chain.links:
         return
-    layer, last, view = chain.layer, chain.links[-1], chain.layer.opview
+    layer, last, view = chain.layer, chain.links[-1], view_as(chain.layer, LinearOp)
     bias, residual = (
         known if taken is None else taken[0].operands[taken[1]]
         for known, taken in ((view.bias, chain.bias), (view.residual, chain.residual))
     )
-    texts = {name: layer.attributes[name].value for name in ("policy", "pattern")}
-    texts["quantize"] = quantization(layer)
     # Only before the last link everything that any link reads is known.
     with layer.location, ir.InsertionPoint(last):
-        fused = linear(
-            view.x, view.weight, bias, residual, result=last.results[0].type, epilogue=chain.epilogue, **texts
-        )
+        type_, epilogue = last.results[0].type, chain.epilogue
+        fused = linear_like(layer, view.x, view.weight, bias, residual, result=type_, epilogue=epilogue)
     for link in chain.links[:-1]:
         if link.name in (*VIEWS, "torch.aten.dropout"):
             link.results[0].replace_all_uses_with(link.operands[0])

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import UNQUANTIZED, linear, quantization
+from sparseflow.dialect.base import text_of, view_as
+from sparseflow.dialect.linear import UNQUANTIZED, LinearOp, linear_like, quantization
 from sparseflow.dialect.matchers import constant_int, only_reader, operations, users, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import tensor_type
@@ -65,9 +66,9 @@ class _Gate:
 
 def _gate_of(layer: ir.Operation) -> _Gate | None:
     halves = _halves(layer)
-    if halves is None or layer.opview.epilogue.value != "none":
+    if halves is None or text_of(layer, "epilogue") != "none":
         return None
-    if layer.opview.residual is not None or quantization(layer):
+    if view_as(layer, LinearOp).residual is not None or quantization(layer):
         return None
     type_ = tensor_type(halves[0])
     assert type_ is not None, "_halves saw to it"
@@ -115,7 +116,7 @@ def _range(op: ir.Operation, last: tuple[int, int], n: int) -> tuple[int | None,
 
 
 def _can_turn(gate: _Gate) -> bool:
-    view = gate.layer.opview
+    view = view_as(gate.layer, LinearOp)
     return all(_cut(value, gate.half) for value in (view.weight, view.bias) if value is not None)
 
 
@@ -132,22 +133,20 @@ def _turned(value: ir.Value, row: int) -> ir.Value:
     assert ref is not None, "_can_turn saw to it"
     assert type_ is not None, "_can_turn saw to it"
 
-    def turn(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    def turn(parts: tuple[object, ...]) -> tuple[Any, ...]:
         return (*parts[at:], *parts[:at])
 
     return merged_weight(turn(ref.names), type_, transposed=turn(ref.transposed), sizes=turn(ref.sizes))
 
 
 def _fuse(gate: _Gate) -> None:
-    view, attributes = gate.layer.opview, gate.layer.attributes
-    texts = {name: attributes[name].value for name in ("policy", "pattern")}
+    view, attributes = view_as(gate.layer, LinearOp), gate.layer.attributes
     with before(gate.layer):
-        weight, bias = (
-            _turned(value, gate.half) if gate.up_first and value is not None else value
-            for value in (view.weight, view.bias)
-        )
+        weight, bias = view.weight, view.bias
+        if gate.up_first:
+            weight, bias = _turned(weight, gate.half), None if bias is None else _turned(bias, gate.half)
         epilogue, result = f"{gate.activation}_gated", gate.product.results[0].type
-        fused = linear(view.x, weight, bias, result=result, epilogue=epilogue, **texts)
+        fused = linear_like(gate.layer, view.x, weight, bias, result=result, epilogue=epilogue)
         if UNQUANTIZED in attributes:
             fused.attributes[UNQUANTIZED] = attributes[UNQUANTIZED]
     replace(gate.product, fused.results[0])

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import operations
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, option
@@ -35,7 +36,7 @@ class KeepDense(Pass):
         """Look each weight up by its name."""
         table = self._load()
         for op in operations(module, {"sparse_gemm.weight"}):
-            reason = table.get(op.attributes["name"].value)
+            reason = table.get(text_of(op, "name"))
             if reason is not None:
                 op.attributes["sparse_gemm.dense"] = ir.StringAttr.get(reason)
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.base import string_attribute
-from sparseflow.dialect.contextual_mlp import GATE
+from sparseflow.dialect.base import number_of, string_attribute, text_of, view_as
+from sparseflow.dialect.contextual_mlp import GATE, ContextualMlpOp
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
@@ -63,20 +63,20 @@ class LowerContextualMlp(Pass):
 
 
 def _call(op: ir.Operation) -> ir.Value:
-    tensors = op.opview.tensors()
+    tensors = view_as(op, ContextualMlpOp).tensors()
     packed = _products(op, tensors)
     for role in _PREDICTING:
         if role in tensors:
             tensors[role] = _contiguous(op, role, tensors[role])
-    attributes = op.attributes
-    by_gate = attributes["rule"].value == GATE
+    rule = text_of(op, "rule")
+    by_gate = rule == GATE
     roles = _BY_GATE if by_gate else _BY_PREDICTOR
     operands = [tensors[role] if role in tensors else none() for role in roles]
-    operands += [] if by_gate else [constant_str(attributes["rule"].value)]
+    operands += [] if by_gate else [constant_str(rule)]
     operands += [
-        constant_float(attributes["parameter"].value),
-        constant_str(attributes["activation"].value),
-        constant_int(attributes["m_max"].value),
+        constant_float(number_of(op, "parameter")),
+        constant_str(text_of(op, "activation")),
+        constant_int(int(number_of(op, "m_max"))),
     ]
     return runtime_call(_OPERATORS[by_gate], [*operands, *packed], op.results[0].type)
 

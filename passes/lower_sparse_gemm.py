@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import product_dtype, quantization
+from sparseflow.dialect.base import text_of, view_as
+from sparseflow.dialect.linear import LinearOp, product_dtype, quantization
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
@@ -46,7 +47,7 @@ class LowerSparseGemm(Pass):
         groups: dict[tuple[object, ...], list[ir.Operation]] = defaultdict(list)
         for op in operations(module, {"sparse_gemm.linear"}):
             ref = _packable(op).ref
-            pattern = op.attributes["pattern"].value
+            pattern = text_of(op, "pattern")
             key = (ref.names, ref.transposed, pattern, quantization(op), _function_body(op))
             groups[key].append(op)
         for layers in groups.values():
@@ -114,7 +115,7 @@ def _reference(layer: ir.Operation) -> dict[str, Any]:
     return {
         "names": weight.ref.names,
         "shape": (weight.n, weight.k),
-        "pattern": layer.attributes["pattern"].value,
+        "pattern": text_of(layer, "pattern"),
         "transposed": weight.ref.transposed,
         "sizes": weight.ref.sizes,
     }
@@ -125,7 +126,7 @@ def _policy(layer: ir.Operation) -> Policy:
 
 
 def _call(layer: ir.Operation, packed: tuple[ir.Value, ...], dense: ir.Value | None) -> ir.Value:
-    view = layer.opview
+    view = view_as(layer, LinearOp)
     operands = [
         view.x,
         *packed,

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import GATES, linear, quantization
+from sparseflow.dialect.base import text_of, view_as
+from sparseflow.dialect.linear import GATES, LinearOp, linear_like
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import TensorType, tensor_type
@@ -89,18 +90,17 @@ def _projection(op: ir.Operation, uses: WeightUses) -> _Projection | None:
 
 def _bias(op: ir.Operation) -> ir.Value | None:
     if op.name == _SPARSE:
-        found: ir.Value | None = op.opview.bias
-        return found
+        return view_as(op, LinearOp).bias
     return None if is_none(op.operands[2]) else op.operands[2]
 
 
 def _has_residual(op: ir.Operation) -> bool:
-    return op.name == _SPARSE and op.opview.residual is not None
+    return op.name == _SPARSE and view_as(op, LinearOp).residual is not None
 
 
 def _is_gated(op: ir.Operation) -> bool:
     """Return whether the halves of the product are a gate's factors already, not layers' results."""
-    return op.name == _SPARSE and op.opview.epilogue.value in GATES
+    return op.name == _SPARSE and text_of(op, "epilogue") in GATES
 
 
 def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
@@ -146,9 +146,8 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
     result = part_type.with_last(n).build()
     if first.op.name == _DENSE:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)
-    texts = {name: first.op.attributes[name].value for name in ("epilogue", "policy", "pattern")}
-    texts["quantize"] = quantization(first.op)
-    return linear(x, weight, bias, result=result, **texts).results[0]
+    epilogue = text_of(first.op, "epilogue")
+    return linear_like(first.op, x, weight, bias, result=result, epilogue=epilogue).results[0]
 
 
 def _concatenate(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import number_of, text_of
 from sparseflow.dialect.matchers import (
     WeightRef,
     constant_int,
@@ -99,7 +100,7 @@ def _reasons(mlp: Mlp) -> Iterator[str]:
         if bias is not None and weight_ref(bias) is None:
             yield "the bias of one of its layers is computed at run time"
         if "sparse_gemm.reason" in layer.attributes:
-            yield f"{ref.layers[0]} stays dense: {layer.attributes['sparse_gemm.reason'].value}"
+            yield f"{ref.layers[0]} stays dense: {text_of(layer, 'sparse_gemm.reason')}"
     yield from _type_reasons(mlp)
     known = mlp.inside | {mlp.down}
     for op in mlp.inside:
@@ -245,7 +246,7 @@ def _number(value: ir.Value) -> float | None:
     if (integer := constant_int(value)) is not None:
         return integer
     op = defined_by(value, "torch.constant.float")
-    return None if op is None else float(op.attributes["value"].value)
+    return None if op is None else float(number_of(op))
 
 
 def bias_of(layer: ir.Operation) -> ir.Value | None:

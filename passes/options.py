@@ -37,7 +37,7 @@ def parse_fields(subject: str, declared: Iterable[Field[Any]], text: str) -> dic
         PassError: an option is unknown, repeated, or has a value of the wrong kind.
     """
     known = {option_name(field): field for field in declared}
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, value in _split(subject, text):
         if name not in known:
             raise _unknown(subject, name, list(known))
@@ -57,7 +57,7 @@ def format_pass(pass_: Pass) -> str:
     return f"{pass_.name}{{{' '.join(parts)}}}" if parts else pass_.name
 
 
-def option_name(field: Field[Any]) -> str:
+def option_name(field: Field[object]) -> str:
     """Return an option's name as written in a pipeline."""
     return field.name.replace("_", "-")
 
@@ -74,14 +74,14 @@ def _split(subject: str, text: str) -> list[tuple[str, str]]:
     return [(option, value) for option, _, value in pairs]
 
 
-def _parse(subject: str, field: Field[Any], text: str) -> Any:
+def _parse(subject: str, field: Field[object], text: str) -> Any:
     try:
         return _reader(field)(text)
     except ValueError as error:
         raise PassError(f"{subject}, option '{option_name(field)}'", str(error)) from None
 
 
-def _reader(field: Field[Any]) -> Any:
+def _reader(field: Field[object]) -> Any:
     if field.metadata["parse"] is not None:
         return field.metadata["parse"]
     return _parse_texts if isinstance(field.default, tuple) else _parse_count
@@ -97,7 +97,7 @@ def _parse_texts(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """Return an option's value as written in a pipeline."""
     if isinstance(value, Mapping):
         return shlex.quote(json.dumps(value, default=asdict))

@@ -128,7 +128,7 @@ def run_pipeline(
             try:
                 timings.append(_run_one(pass_, module))
             except Exception as error:
-                path = source or _write(snapshot)
+                path = source or _write(snapshot or module.operation)
                 command = _command(sequence[: index + 1], path, module.context)
                 raise _failure(pass_, error, command) from error
             if after_each is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import number_of
 from sparseflow.dialect.matchers import constant_int, constant_ints, defined_by, is_none
 from sparseflow.dialect.types import tensor_type
 
@@ -76,7 +77,7 @@ def read_product(op: ir.Operation) -> Product | None:
 def is_one(value: ir.Value) -> bool:
     """Return whether a scalar is the int or float constant 1."""
     op = defined_by(value, "torch.constant.int", "torch.constant.float")
-    return op is not None and bool(op.attributes["value"].value == 1)
+    return op is not None and number_of(op) == 1
 
 
 def _product(x: ir.Value, factor: ir.Value, bias: ir.Value | None, *, factor_is_w: bool) -> Product | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import operations, weight_ref
 
 _WEIGHT_OPERAND = 1
@@ -43,7 +44,7 @@ class WeightUses:
         for name, transposed in zip(ref.names, ref.transposed, strict=True):
             self._uses[name].extend(_uses(op, transposed))
             if "sparse_gemm.dense" in op.attributes:
-                self._dense[name] = op.attributes["sparse_gemm.dense"].value
+                self._dense[name] = text_of(op, "sparse_gemm.dense")
 
     def of(self, name: str) -> list[Use]:
         """Return the readers of a tensor."""

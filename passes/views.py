@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch_mlir import ir
 
-from sparseflow.dialect.matchers import constant_int, defined_by, users
+from sparseflow.dialect.matchers import constant_int, defined_by, known_bool, users
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.build import erase_if_dead, int_list, replace, torch_op
 from sparseflow.passes.sizes import KnownSizes
@@ -53,8 +53,7 @@ def returns_its_input(op: ir.Operation, sizes: KnownSizes) -> bool:
         return sizes.equal(op.operands[0], op.results[0])
     if op.name != "torch.aten.dropout":
         return False
-    train = defined_by(op.operands[2], "torch.constant.bool")
-    return train is not None and not train.attributes["value"].value
+    return known_bool(op.operands[2]) is False
 
 
 def _is_identity(view: ir.Operation, value: ir.Value) -> bool:

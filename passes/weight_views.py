@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import defined_by, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.dialect.weight import KIND
@@ -53,7 +54,7 @@ _SOME_MM = re.compile(r"(\w*_)?(b|add|baddb)?mm(_\w*)?")
 
 def base_name(op: ir.Operation) -> str:
     """Return an operator's base name: ``transpose`` for ``torch.aten.transpose.int``, registered or not."""
-    name = op.attributes["name"].value if op.name == "torch.operator" else op.name
+    name = text_of(op, "name") if op.name == "torch.operator" else op.name
     parts = name.split(".")
     return parts[2] if len(parts) > 2 else ""
 
@@ -98,7 +99,7 @@ class WeightView:
     @property
     def kind(self) -> str | None:
         """What the tensor is, if not a parameter."""
-        return self.op.attributes[KIND].value if KIND in self.op.attributes else None
+        return text_of(self.op, KIND) if KIND in self.op.attributes else None
 
 
 def weight_view(value: ir.Value) -> WeightView | None:
@@ -133,7 +134,7 @@ def _factors(op: ir.Operation) -> Iterator[ir.Value]:
         return
     operands = list(op.operands)
     places = _FACTORS.get(name, (0, 1))
-    if name in _RECURRENT and op.attributes["name"].value.endswith(".data"):
+    if name in _RECURRENT and text_of(op, "name").endswith(".data"):
         places = (3,)  # of a packed sequence, whose sizes come first
     for place in places:
         value = operands[place] if place < len(operands) else None

@@ -40,7 +40,7 @@ def refuse_gradients(subject: str) -> InferenceOnlyError:
     )
 
 
-def _below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
+def _below_autograd(op: Any, keyset: Any, *args: object) -> object:
     """Run ``op`` without autograd, which must not get a result that looks differentiable."""
     if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
         raise refuse_gradients(f"torch.ops.sparseflow.{op._opname}")
@@ -48,7 +48,7 @@ def _below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
         return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 
-def _autocast_linear(device_type: str, keyset: Any, *args: Any) -> Tensor:
+def _autocast_linear(device_type: str, keyset: object, *args: object) -> Tensor:
     """Cast every floating tensor (fp64 apart) to the autocast dtype, as torch does for ``F.linear``."""
     dtype = torch.get_autocast_dtype(device_type)
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
@@ -57,7 +57,7 @@ def _autocast_linear(device_type: str, keyset: Any, *args: Any) -> Tensor:
     return result
 
 
-def autocast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
+def autocast(value: object, device_type: str, dtype: torch.dtype) -> object:
     """An argument as autocast hands it on: cast where it is a floating tensor of that device, fp64 apart."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == torch.float64:
         return value
@@ -124,14 +124,14 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     return values.new_empty(values.shape[0], in_features)
 
 
-def register_fake(op: Any, fake: Callable[..., Any]) -> None:
+def register_fake(op: Any, fake: Callable[..., object]) -> None:
     """Give an operator its fake implementation and a refusal of gradients."""
     _library.register_fake(op, fake)
     LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)
 
 
 def _register() -> None:
-    fakes: dict[Any, Callable[..., Any]] = {
+    fakes: dict[object, Callable[..., object]] = {
         linear: _fake_linear,
         prune_2_4: _fake_prune,
         pack_2_4: _fake_pack,

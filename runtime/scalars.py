@@ -16,7 +16,7 @@ import torch
 _OPERATORS = (
     "add sub mul floordiv truediv mod pow neg pos abs eq ne lt le gt ge and_ or_ xor not_ lshift rshift"
 )
-SCALAR_FUNCTIONS: dict[str, Callable[..., Any]] = {
+SCALAR_FUNCTIONS: dict[str, Callable[..., object]] = {
     **{name: getattr(operator, name) for name in _OPERATORS.split()},
     **{
         name: getattr(torch, name)

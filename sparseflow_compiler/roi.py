@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
 
 from sparseflow.errors import ArgumentError
 
@@ -108,7 +107,7 @@ class Saving:
             )
         return f"Don't: it saves nothing, {self.gpus_dense} GPUs are needed either way."
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything, ready for JSON."""
         return asdict(self) | {"yearly": self.yearly, "worth_it": self.worth_it, "verdict": self.verdict}
 

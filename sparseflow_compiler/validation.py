@@ -14,7 +14,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class Check:
         """Whether the product is right."""
         return not self.why
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything, ready for JSON; non-finite figures are None."""
         fields = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -110,7 +110,7 @@ class Validation:
         """Whether every product is right, and there is one."""
         return bool(self.checks) and all(check.ok for check in self.checks)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything, ready for JSON."""
         rows = [check.to_dict() for check in self.checks]
         bound = "4(√K+4)·eps(float32)·|x||W|ᵀ, and one rounding of y"

@@ -40,7 +40,7 @@ _MOST_POWERS = 4
 _LARGEST_POWER = 8
 
 
-def encode_contract(contract: Contract, signature: Signature) -> dict[str, Any]:
+def encode_contract(contract: Contract, signature: Signature) -> dict[str, object]:
     """Encode a contract as JSON.
 
     Args:
@@ -98,7 +98,7 @@ def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str],
     return Contract(call, signature, tensors, guards, tuple(names), _ambient(data["ambient"], values))
 
 
-def _ambient(data: list[Any], values: Decoder) -> Ambient:
+def _ambient(data: list[object], values: Decoder) -> Ambient:
     cpu, cuda, default = (values.decode(dtype) for dtype in data)
     kinds = (torch.dtype, type(None))
     if not (isinstance(cpu, kinds) and isinstance(cuda, kinds) and isinstance(default, torch.dtype)):
@@ -144,7 +144,7 @@ def _is_arithmetic(node: ast.AST, symbols: frozenset[str]) -> bool:
     return isinstance(node, _ARITHMETIC)
 
 
-def _encode_spec(spec: TensorSpec | None) -> Any:
+def _encode_spec(spec: TensorSpec | None) -> object:
     if spec is None:
         return None
     layout = [] if spec.layout is None else [list(spec.layout)]
@@ -170,15 +170,15 @@ def _encode_counters(structures: Iterable[Structure]) -> list[list[str]]:
     return sorted([qualified(kind), name] for kind, name in COUNTERS if kind in kinds)
 
 
-def _place(leaf: Any, dim: Any) -> Place:
+def _place(leaf: object, dim: object) -> Place:
     return require(leaf, int), None if dim is None else require(dim, int)
 
 
-def _container(slot: Any) -> Container:
+def _container(slot: object) -> Container:
     if not isinstance(slot, Container):
         raise TypeError("the state of an object is no container")
     return slot
 
 
-def _strings(data: Any) -> list[str]:
+def _strings(data: object) -> list[str]:
     return [require(text, str) for text in require(data, list)]

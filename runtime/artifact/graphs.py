@@ -31,7 +31,7 @@ _ASSERTIONS = frozenset(
 _NAMESPACES = ("aten", "sparseflow")
 
 
-def encode_graph(graph: fx.GraphModule, place: Callable[[fx.GraphModule, str], Place]) -> dict[str, Any]:
+def encode_graph(graph: fx.GraphModule, place: Callable[[fx.GraphModule, str], Place]) -> dict[str, object]:
     """Encode the nodes of a program as JSON.
 
     Args:
@@ -43,10 +43,10 @@ def encode_graph(graph: fx.GraphModule, place: Callable[[fx.GraphModule, str], P
     """
     numbers = {node: i for i, node in enumerate(graph.graph.nodes)}
 
-    def reference(value: Any) -> Any:
+    def reference(value: object) -> Any:
         return {"node": numbers[value]} if isinstance(value, fx.Node) else None
 
-    nodes: list[Any] = []
+    nodes: list[object] = []
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             nodes.append("input")
@@ -65,7 +65,7 @@ def _outputs(graph: fx.GraphModule) -> tuple[Any, ...]:
     return tuple(output.args[0])
 
 
-def operator_name(target: Any) -> str:
+def operator_name(target: object) -> str:
     """Return the name by which `find_operator` finds a node's target.
 
     Raises:
@@ -115,7 +115,7 @@ def _only_computes(overload: OpOverload) -> bool:
 
 
 def decode_graph(
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     kinds: Kinds,
     devices: Callable[[str], torch.device],
     resolve: Callable[[str, str], nn.Module | torch.Tensor],

@@ -66,7 +66,7 @@ class Record(dict[str, Any]):
 
     stands_for: str
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         try:
             return self[name]
         except KeyError:
@@ -80,7 +80,7 @@ class Record(dict[str, Any]):
     def __contains__(self, key: object) -> bool:
         return super().__contains__(known_name(key, self.keys()) if isinstance(key, str) else key)
 
-    def to_tuple(self) -> tuple[Any, ...]:
+    def to_tuple(self) -> tuple[object, ...]:
         """Return the fields in order."""
         return tuple(self.values())
 

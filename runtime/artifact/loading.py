@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram, MakeRu
 from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.artifact.weights import WeightReader
 from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.support.documents import Document
 
 Model = TypeVar("Model", bound=LoadedModel)
 
@@ -76,7 +77,7 @@ def malformed_as_error(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_report(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_report(path: str | os.PathLike[str]) -> tuple[Document, Document]:
     """Verify an artifact and return its manifest and the report of its compilation.
 
     Raises:
@@ -90,7 +91,7 @@ def read_report(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 
 
 def _programs(
-    folder: Path, manifest: Mapping[str, Any], kinds: Kinds, devices: Callable[[str], torch.device]
+    folder: Path, manifest: Document, kinds: Kinds, devices: Callable[[str], torch.device]
 ) -> list[LoadedProgram]:
     weights = WeightReader(folder, _listed(folder, manifest, "weights.json"), manifest["files"], devices)
     programs = []
@@ -105,7 +106,7 @@ def _programs(
     return programs
 
 
-def _listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Any:
+def _listed(folder: Path, manifest: Document, name: str) -> Any:
     """Read a verified file."""
     if name not in manifest["files"]:
         raise ValueError(f"it has no {name}")

@@ -14,6 +14,7 @@ from typing import Any
 from blake3 import blake3
 
 from sparseflow.errors import ArtifactError
+from sparseflow.support.documents import Document
 
 NAME = "manifest.json"
 FORMAT = "sparseflow-artifact"
@@ -23,7 +24,7 @@ HASHES = {1: "sha256", 2: "blake3"}
 _AGAIN = "save it again, or get a whole copy"
 
 
-def seal(folder: Path, content: Mapping[str, Any]) -> None:
+def seal(folder: Path, content: Mapping[str, object]) -> None:
     """Write the manifest of a folder: `content`, and each file's size and BLAKE3 hash.
 
     Everything is synced to disk.
@@ -44,7 +45,7 @@ def seal(folder: Path, content: Mapping[str, Any]) -> None:
             os.close(descriptor)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Document:
     """Read and verify the manifest of an artifact, without checking its files.
 
     Raises:
@@ -75,7 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
+def verify(folder: Path, manifest: Document) -> None:
     """Check that no file changed; several are read at a time, each by one thread.
 
     Raises:
@@ -113,7 +114,7 @@ def _plain(name: str) -> str:
     return name
 
 
-def own_digest(manifest: Mapping[str, Any], name: str) -> str:
+def own_digest(manifest: Mapping[str, object], name: str) -> str:
     """Return the digest of a manifest without its digest entry, in hexadecimal."""
     text = json.dumps(manifest, sort_keys=True).encode()
     if name == "blake3":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +17,7 @@ from sparseflow.runtime.calling.executable import Executable
 from sparseflow.runtime.calling.frozen import samples
 from sparseflow.runtime.calling.inference import InferenceModule
 from sparseflow.runtime.calling.writes import WriteGuard
+from sparseflow.support.documents import Document
 
 if TYPE_CHECKING:
     from sparseflow.runtime.calling.structure import Flat
@@ -45,11 +46,11 @@ class LoadedProgram:
         return bool(self.contract.signature.outputs.updates)
 
 
-MakeRunner = Callable[[LoadedProgram], tuple[Callable[..., Any], bool]]
+MakeRunner = Callable[[LoadedProgram], tuple[Callable[..., object], bool]]
 """What runs a program, and whether autograd's layer may be passed by."""
 
 
-def plain_runner(program: LoadedProgram) -> tuple[Callable[..., Any], bool]:
+def plain_runner(program: LoadedProgram) -> tuple[Callable[..., object], bool]:
     """Run the graph as it is."""
     return program.graph, True
 
@@ -81,7 +82,7 @@ class LoadedModel(InferenceModule):
             executable = Executable(run, contract.signature, contract.call_signature, guard=guard)
             self._runs.append((executable, direct))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the model. Arguments and result are those of the model's own forward.
 
         Raises:
@@ -107,9 +108,9 @@ class LoadedModel(InferenceModule):
         return self._name
 
     @property
-    def report(self) -> Mapping[str, Any]:
+    def report(self) -> Document:
         """The report of the compilation, as its ``to_dict`` made it."""
-        report: Mapping[str, Any] = read_json(self._folder, "report.json")
+        report: Document = read_json(self._folder, "report.json")
         return report
 
     def mlir(self, stage: str = "sparse_gemm", *, program: int = 0) -> str:
@@ -146,7 +147,7 @@ class LoadedModel(InferenceModule):
     def _samples(self) -> list[Tensor]:
         return samples(buffer for program in self._programs for buffer in program.graph.buffers())
 
-    def _no_parameters(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def _no_parameters(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: the programs have packed weights, which have no names of the model.
 
         Raises:

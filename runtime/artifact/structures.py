@@ -20,7 +20,7 @@ _BUILTIN: dict[str, type] = {**_PLAIN, "OrderedDict": OrderedDict}
 _LEAF = 0
 
 
-def encode_structure(structure: Structure) -> dict[str, Any]:
+def encode_structure(structure: Structure) -> dict[str, object]:
     """Encode a structure as JSON.
 
     Raises:
@@ -30,7 +30,7 @@ def encode_structure(structure: Structure) -> dict[str, Any]:
     return {"tree": _encode_tree(tree), "slots": [encode_slot(slot) for slot in structure.slots]}
 
 
-def decode_structure(data: dict[str, Any], values: Decoder, kinds: Kinds) -> Structure:
+def decode_structure(data: dict[str, object], values: Decoder, kinds: Kinds) -> Structure:
     """Decode a structure; its classes are resolved locally."""
     spec = pytree.tree_structure(_decode_tree(data["tree"], values, kinds))
     slots = tuple(decode_slot(slot, values, kinds) for slot in require(data["slots"], list))
@@ -39,7 +39,7 @@ def decode_structure(data: dict[str, Any], values: Decoder, kinds: Kinds) -> Str
     return Structure(spec, slots)
 
 
-def encode_slot(slot: Slot) -> Any:
+def encode_slot(slot: Slot) -> object:
     """Encode a slot as JSON."""
     if slot is Leaf.LEAF:
         return "leaf"
@@ -87,7 +87,7 @@ def classes(structure: Structure) -> Iterator[type]:
             yield slot.kind
 
 
-def _require_fields(keys: tuple[Any, ...], children: tuple[Any, ...], names_only: bool) -> None:
+def _require_fields(keys: tuple[object, ...], children: tuple[object, ...], names_only: bool) -> None:
     if len(keys) != len(children):
         raise ValueError(f"{len(keys)} keys for {len(children)} values")
     for key in keys if names_only else ():
@@ -112,7 +112,7 @@ def _encode_tree(tree: Any) -> Any:
     return _encode_registered(tree)
 
 
-def _encode_registered(tree: Any) -> Any:
+def _encode_registered(tree: object) -> object:
     name = qualified(type(tree))
     children, context = pytree.SUPPORTED_NODES[type(tree)].flatten_fn(tree)
     if not isinstance(context, list) or len(context) != len(children):
@@ -140,7 +140,7 @@ def _decode_tree(data: Any, values: Decoder, kinds: Kinds) -> Any:
     return _BUILTIN[name](pairs)
 
 
-def _record(name: str, pairs: list[tuple[Any, Any]], kinds: Kinds) -> Any:
+def _record(name: str, pairs: list[tuple[Any, object]], kinds: Kinds) -> Any:
     kind = kinds.container(name)
     if kind is None:
         return standing_record(name)(pairs)

@@ -20,7 +20,7 @@ _TORCH_KINDS: dict[str, type] = {
 _PLAIN = (type(None), bool, int, str)
 
 
-def encode(value: Any, reference: Callable[[Any], Any] | None = None) -> Any:
+def encode(value: Any, reference: Callable[[object], object] | None = None) -> object:
     """Encode a value as JSON; types that JSON lacks become an object with one key.
 
     Args:
@@ -73,9 +73,9 @@ class Decoder:
         self,
         kinds: Kinds,
         devices: Callable[[str], torch.device],
-        reference: dict[str, Callable[[Any], Any]] | None = None,
+        reference: dict[str, Callable[[object], object]] | None = None,
     ) -> None:
-        self._read: dict[str, Callable[[Any], Any]] = {
+        self._read: dict[str, Callable[[Any], object]] = {
             "float": float,
             "complex": lambda parts: complex(*map(self.decode, parts)),
             "bytes": bytes.fromhex,
@@ -87,7 +87,7 @@ class Decoder:
             **(reference or {}),
         }
 
-    def decode(self, value: Any) -> Any:
+    def decode(self, value: object) -> Any:
         """Decode a value.
 
         Raises:
@@ -101,7 +101,7 @@ class Decoder:
         return self._read[kind](content)
 
 
-def require(value: Any, kind: type) -> Any:
+def require(value: object, kind: type) -> Any:
     """Return the value after checking its type; bools don't count as ints.
 
     Raises:
@@ -112,7 +112,7 @@ def require(value: Any, kind: type) -> Any:
     return value
 
 
-def identifier(name: Any) -> str:
+def identifier(name: object) -> str:
     """Return the name after checking that it is an identifier, as it becomes part of generated code.
 
     Raises:
@@ -123,8 +123,8 @@ def identifier(name: Any) -> str:
     return name
 
 
-def _torch_constant(kind: type) -> Callable[[Any], Any]:
-    def read(name: Any) -> Any:
+def _torch_constant(kind: type) -> Callable[[object], object]:
+    def read(name: object) -> Any:
         value = vars(torch)[require(name, str)]
         return require(value, kind)
 

@@ -17,6 +17,7 @@ from sparseflow.runtime.artifact.graphs import Place
 from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.packed import PackedWeight
 from sparseflow.runtime.quantized import QuantizedWeight
+from sparseflow.support.documents import Document
 
 SHARD_BYTES = 1 << 30
 """A file has no more, unless one weight has."""
@@ -26,7 +27,7 @@ class WeightWriter:
     """Collect the weights that graphs read, then write them shard by shard."""
 
     def __init__(self) -> None:
-        self._held: dict[Any, str] = {}
+        self._held: dict[object, str] = {}
         self._weights: dict[str, Tensor | PackedWeight] = {}
 
     def place(self, graph: fx.GraphModule, target: str) -> Place:
@@ -41,7 +42,7 @@ class WeightWriter:
         key = (tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         return self._name(key, target, tensor), ""
 
-    def _name(self, key: Any, wanted: str, held: Tensor | PackedWeight) -> str:
+    def _name(self, key: object, wanted: str, held: Tensor | PackedWeight) -> str:
         if key not in self._held:
             base, count = re.sub(r"\W", "_", wanted), 1
             name = base
@@ -118,7 +119,7 @@ class WeightReader:
     def __init__(
         self,
         folder: Path,
-        index: Mapping[str, Any],
+        index: Document,
         verified: Collection[str],
         devices: Callable[[str], torch.device],
     ) -> None:
@@ -150,7 +151,7 @@ class WeightReader:
             found.keep_turned()
         return found
 
-    def _load(self, name: str, entry: Mapping[str, Any]) -> Tensor | PackedWeight:
+    def _load(self, name: str, entry: Document) -> Tensor | PackedWeight:
         device = self._devices(entry["device"])
         if entry["form"] == "dense":
             return self._tensor(entry["file"], name, device)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import fx
 
@@ -43,8 +42,8 @@ class SavedProgram:
 def write(
     path: str | os.PathLike[str],
     programs: Sequence[SavedProgram],
-    manifest: Mapping[str, Any],
-    documents: Mapping[str, Any],
+    manifest: Mapping[str, object],
+    documents: Mapping[str, object],
     files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write an artifact, replacing an existing one.
@@ -71,7 +70,7 @@ def write(
         raise ArtifactError(f"artifact {folder}", f"it can't be written: {error.strerror}") from error
 
 
-def _write(folder: Path, programs: Sequence[SavedProgram], documents: Mapping[str, Any]) -> None:
+def _write(folder: Path, programs: Sequence[SavedProgram], documents: Mapping[str, object]) -> None:
     weights = WeightWriter()
     for i, program in enumerate(programs):
         _write_json(folder / f"program-{i}.json", _program(program, weights))
@@ -82,7 +81,7 @@ def _write(folder: Path, programs: Sequence[SavedProgram], documents: Mapping[st
         _write_json(folder / name, document)
 
 
-def _program(program: SavedProgram, weights: WeightWriter) -> dict[str, Any]:
+def _program(program: SavedProgram, weights: WeightWriter) -> dict[str, object]:
     return {
         "contract": encode_contract(program.contract, program.signature),
         "graph": encode_graph(program.graph, weights.place),
@@ -90,7 +89,7 @@ def _program(program: SavedProgram, weights: WeightWriter) -> dict[str, Any]:
     }
 
 
-def _write_json(file: Path, content: Any) -> None:
+def _write_json(file: Path, content: object) -> None:
     file.write_text(json.dumps(content) + "\n")
 
 

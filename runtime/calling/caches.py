@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 """Names of the cache that a model takes and returns: the first since transformers 5.24, the others before."""
 
 
-def is_cache(value: Any) -> bool:
+def is_cache(value: object) -> bool:
     """Return whether a value is a transformers cache of any class."""
     kind = type(value)
     return kind.__name__.endswith("Cache") and of_transformers(kind.__module__)

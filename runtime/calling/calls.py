@@ -29,7 +29,7 @@ class CallSignature:
     aliases: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> CallSignature:
+    def of(cls, function: Callable[..., object]) -> CallSignature:
         """Read a signature; with `*args` or positional-only parameters, positions are kept."""
         parameters = list(inspect.signature(function).parameters.values())
         names = tuple(p.name for p in parameters if p.kind in _NAMED)
@@ -41,8 +41,8 @@ class CallSignature:
         return cls(names, count, aliases)
 
     def canonical(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         """Return the call with named arguments passed by keyword, in the order of the signature."""
         if not self.aliases.isdisjoint(kwargs):
             kwargs = self._with_cache_renamed(kwargs)
@@ -56,8 +56,8 @@ class CallSignature:
             named = ordered | dict(sorted(named.items()))
         return tuple(args[count:]), named
 
-    def _with_cache_renamed(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        renamed: dict[str, Any] = {}
+    def _with_cache_renamed(self, kwargs: Mapping[str, object]) -> dict[str, Any]:
+        renamed: dict[str, object] = {}
         for name, value in kwargs.items():
             known = known_name(name, self.names)
             if known in renamed:
@@ -65,7 +65,9 @@ class CallSignature:
             renamed[known] = value
         return renamed
 
-    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any], state: State | None = None) -> Flat:
+    def flatten(
+        self, args: Sequence[object], kwargs: Mapping[str, object], state: State | None = None
+    ) -> Flat:
         """Flatten the arguments of a call and the attributes that it carries."""
         call = self.canonical(args, kwargs)
         if state is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -27,7 +26,7 @@ class TensorSpec:
     """As `layout_of` has it, where the program depends on it; None for any."""
 
     @classmethod
-    def of(cls, leaf: Any, *, layout: bool = False) -> TensorSpec | None:
+    def of(cls, leaf: object, *, layout: bool = False) -> TensorSpec | None:
         """Return the specification of a tensor, or None for a counter.
 
         Args:
@@ -38,7 +37,7 @@ class TensorSpec:
             return None
         return cls(leaf.dtype, leaf.ndim, leaf.device, layout_of(leaf) if layout else None)
 
-    def violation(self, leaf: Any) -> str | None:
+    def violation(self, leaf: object) -> str | None:
         """Return how a leaf violates this, or None."""
         if not isinstance(leaf, torch.Tensor):
             return f"{leaf!r}, not a tensor"
@@ -86,11 +85,11 @@ class Contract:
     names: tuple[str, ...] = field(repr=False)
     ambient: Ambient
 
-    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Flat:
+    def flatten(self, args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> Flat:
         """Flatten a call, for `accepts_flat` and the executable."""
         return self.call_signature.flatten(args, kwargs or {})
 
-    def accepts(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> str | None:
+    def accepts(self, args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> str | None:
         """Return None if the program can serve the call, else the reason why it can't."""
         return self.accepts_flat(self.flatten(args, kwargs))
 

@@ -42,12 +42,12 @@ class Executable(nn.Module):
         self._guard = guard
         self.eval()
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the program for a call that it accepts; see `CapturedProgram.accepts`."""
         return self.run_flat(self.call_signature.flatten(args, kwargs))
 
     @torch.no_grad()
-    def run_flat(self, call: Flat) -> Any:
+    def run_flat(self, call: Flat) -> object:
         """Run the program for a flattened call.
 
         Raises:
@@ -67,7 +67,7 @@ class Executable(nn.Module):
             decoder.update(call.objects[update.ordinal], update.state)
         return output
 
-    def _write_back(self, results: Sequence[Any], leaves: Sequence[torch.Tensor]) -> Iterator[Any]:
+    def _write_back(self, results: Sequence[Any], leaves: Sequence[torch.Tensor]) -> Iterator[object]:
         """Write the new values of buffers and inputs, and return the rest."""
         outputs = []
         for result, value in zip(self.signature.results, results, strict=True):

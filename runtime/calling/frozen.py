@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class FrozenModule(nn.Module):
     def _refuse(self, call: str, rule: str, remedy: str) -> NoReturn:
         raise ArgumentError(f"{self._subject}.{call}", rule, remedy)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def state_dict(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: its weights are packed and merged and have no names of the model.
 
         Raises:
@@ -55,7 +55,7 @@ class FrozenModule(nn.Module):
             "state_dict()", rule, f"{self._way_to_keep}; the original model has its own state_dict()"
         )
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def load_state_dict(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: weights are packed during compilation.
 
         Raises:
@@ -126,10 +126,10 @@ class FrozenModule(nn.Module):
         other.__dict__.update(self.__dict__)
         return other
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         self._refuse("copy.deepcopy", "its programs can't be copied", self._way_out)
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         self._refuse("pickle and torch.save", "its programs can't be pickled", self._way_to_keep)
 
     def __prepare_scriptable__(self) -> NoReturn:

@@ -54,7 +54,7 @@ class ShapeGuards:
         function: Callable[..., bool] = eval(f"lambda {', '.join(self.symbols)}: {code}", dict(_NAMESPACE))
         return function
 
-    def violation(self, leaves: Sequence[Any], names: Sequence[str]) -> str | None:
+    def violation(self, leaves: Sequence[object], names: Sequence[str]) -> str | None:
         """Return why the shapes of `leaves` don't fit, or None if they do."""
         for allowed in self.ranges:
             size = _size(leaves, allowed.place)

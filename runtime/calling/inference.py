@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
@@ -34,11 +33,11 @@ class InferenceModule(FrozenModule):
         return False
 
     @property
-    def replaced_forward(self) -> Any:
+    def replaced_forward(self) -> object:
         """The `forward` that the eager model had as an attribute of its own, if any."""
         return None
 
-    def require_no_gradients(self, leaves: Iterable[Any]) -> None:
+    def require_no_gradients(self, leaves: Iterable[object]) -> None:
         """Refuse inputs that record gradients.
 
         Raises:

@@ -81,7 +81,7 @@ class Flat:
 
     leaves: list[Any]
     structure: Structure
-    objects: list[Any]
+    objects: list[object]
 
 
 COUNTERS: set[tuple[type, str]] = set()
@@ -104,8 +104,8 @@ class Encoder:
     """
 
     leaves: list[Any] = field(default_factory=list)
-    objects: list[Any] = field(default_factory=list)
-    given: Sequence[Any] = ()
+    objects: list[object] = field(default_factory=list)
+    given: Sequence[object] = ()
     count: bool = False
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class Encoder:
             )
         return self._encode_object(value) if _is_plain_object(value) else Constant(kind, value)
 
-    def _encode_leaf(self, value: Any) -> Slot:
+    def _encode_leaf(self, value: object) -> Slot:
         next_place = len(self.given) + len(self.leaves)
         place = self._places.setdefault(id(value), next_place)
         if place != next_place:
@@ -141,7 +141,7 @@ class Encoder:
         self.leaves.append(value)
         return Leaf.LEAF
 
-    def _encode_object(self, value: Any) -> Slot:
+    def _encode_object(self, value: object) -> Slot:
         ordinal = self._ordinals.get(id(value))
         if ordinal is not None:
             return Alias(ordinal)
@@ -149,25 +149,25 @@ class Encoder:
         self.objects.append(value)
         return self.encode_state(value)
 
-    def encode_state(self, value: Any) -> Container:
+    def encode_state(self, value: object) -> Container:
         """Encode an object's attributes, even if it was encountered before."""
         names = attribute_names(value)
         return Container(type(value), names, tuple(self._attribute(value, name) for name in names))
 
-    def _attribute(self, value: Any, name: str) -> Slot:
+    def _attribute(self, value: object, name: str) -> Slot:
         content = getattr(value, name)
         if self.count and type(content) is int and content > 1 and (type(value), name) in COUNTERS:
             self.leaves.append(content)
             return Leaf.LEAF
         return self.encode(content)
 
-    def flatten(self, tree: Any) -> Structure:
+    def flatten(self, tree: object) -> Structure:
         """Encode a whole tree."""
         values, spec = pytree.tree_flatten(tree, is_leaf=_is_ours)
         return Structure(spec, tuple(map(self.encode, values)))
 
 
-def flatten(tree: Any) -> Flat:
+def flatten(tree: object) -> Flat:
     """Flatten the arguments of a call."""
     encoder = Encoder(count=True)
     structure = encoder.flatten(tree)
@@ -183,7 +183,9 @@ class Decoder:
         given: the leaves that precede these.
     """
 
-    def __init__(self, leaves: Iterable[Any], objects: Sequence[Any] = (), given: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, leaves: Iterable[object], objects: Sequence[object] = (), given: Sequence[object] = ()
+    ) -> None:
         self._leaves = iter(leaves)
         self._met = list(given)
         self.objects = list(objects)
@@ -211,7 +213,7 @@ class Decoder:
         self.update(value, slot)
         return value
 
-    def update(self, value: Any, state: Container) -> None:
+    def update(self, value: object, state: Container) -> None:
         """Give an object the attributes of `state`, in place."""
         for name, child in zip(state.keys, state.children, strict=True):
             object.__setattr__(value, name, self.decode(child))
@@ -228,12 +230,12 @@ def attribute_names(value: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(value))
 
 
-def _is_plain_object(value: Any) -> bool:
+def _is_plain_object(value: object) -> bool:
     if isinstance(value, (type, enum.Enum, torch.nn.Module)) or callable(value):
         return False
     return hasattr(value, "__dict__") or dataclasses.is_dataclass(value)
 
 
-def _is_ours(value: Any) -> bool:
+def _is_ours(value: object) -> bool:
     """Return whether torch's pytrees can't rebuild a type: they turn a torch.Size into a tuple."""
     return type(value) is torch.Size or is_cache(value)

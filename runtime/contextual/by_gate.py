@@ -73,7 +73,7 @@ def _by_gate(
     return result
 
 
-def _fake(x: Tensor, gate: Tensor | None, up: Tensor, *_: Any) -> Tensor:
+def _fake(x: Tensor, gate: Tensor | None, up: Tensor, *_: object) -> Tensor:
     return x.new_empty(x.shape)
 
 

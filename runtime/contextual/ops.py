@@ -24,7 +24,7 @@ _PREDICTOR_ARGUMENTS = 5
 _PREDICTED_ARGUMENTS = _MLP_ARGUMENTS + _PREDICTOR_ARGUMENTS + 2
 
 
-def _predicted(x: Tensor, *args: Any) -> Tensor:
+def _predicted(x: Tensor, *args: object) -> Tensor:
     weights, rest = args[: _MLP_ARGUMENTS - 1], args[_MLP_ARGUMENTS - 1 :]
     predictor, (rule, parameter, activation, *per_row) = (
         rest[:_PREDICTOR_ARGUMENTS],
@@ -45,7 +45,7 @@ def _auto(x: Tensor, *args: Any) -> Tensor:
     return many_rows.every_neuron(x, *operands)
 
 
-def _fake_mlp(x: Tensor, gate: Tensor | None, up: Tensor, down_t: Tensor, *_: Any) -> Tensor:
+def _fake_mlp(x: Tensor, gate: Tensor | None, up: Tensor, down_t: Tensor, *_: object) -> Tensor:
     check: Any = torch._check  # torch's own annotations are incomplete here
     check(
         x.dim() >= 1 and up.dim() == 2 and x.shape[-1] == up.shape[1],
@@ -84,7 +84,7 @@ def _fake_select(scores: Tensor, rule: str, parameter: float, per_row: bool = Fa
 
 
 def _register() -> None:
-    fakes: dict[Any, Any] = {
+    fakes: dict[object, Any] = {
         contextual_mlp: _fake_mlp,
         contextual_scores: _fake_scores,
         contextual_select: _fake_select,

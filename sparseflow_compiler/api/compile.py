@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def compile(  # noqa: A001  # named like torch.compile
     model: nn.Module,
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     *,
     prune: Prune | None = None,
     skip: Sequence[str] = (),

@@ -78,7 +78,7 @@ class CompiledModel(ModelView):
         self._generator = Generator(model, self.part)
         self._call_signature = CallSignature.of(eager_forward(model))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the model. Arguments and result are those of the model's own forward.
 
         Raises:
@@ -115,7 +115,7 @@ class CompiledModel(ModelView):
             if not self._shares_bank:
                 self._bank = self._new_bank()
 
-    def capture(self, *args: Any, **kwargs: Any) -> None:
+    def capture(self, *args: object, **kwargs: object) -> None:
         """Capture and compile for inputs like these without running them."""
         self._ready(args, kwargs)
 
@@ -171,7 +171,7 @@ class CompiledModel(ModelView):
         """The executable torch.fx graph of a captured program."""
         return self._captured(program).graph
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: object, **kwargs: object) -> Any:
         """Transformers' `generate`, with every forward run by the compiled model.
 
         Raises:
@@ -181,14 +181,14 @@ class CompiledModel(ModelView):
 
     def warmup(
         self,
-        *args: Any,
+        *args: object,
         batch: Sizes | None = None,
         seq: Sizes | None = None,
         decode: bool = True,
         padded: bool = False,
-        generate: Mapping[str, Any] | None = None,
+        generate: Mapping[str, object] | None = None,
         inputs: Sequence[str] = ("input_ids",),
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Capture, compile, build plans and record CUDA graphs ahead, for calls of these sizes.
 
@@ -224,7 +224,7 @@ class CompiledModel(ModelView):
             else:
                 warmup.repeat(functools.partial(self, **call), self.device)
 
-    def save(self, path: str | os.PathLike[str], *, tokenizer: Any = None) -> None:
+    def save(self, path: str | os.PathLike[str], *, tokenizer: object = None) -> None:
         """Write all programs captured so far to a folder, for `sparseflow.load`.
 
         It holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, report and
@@ -254,7 +254,7 @@ class CompiledModel(ModelView):
         name = type(self._model).__name__
         save(path, name, self.device, self._programs, self.report, documents, files)
 
-    def part(self, name: str, function: Callable[..., Any]) -> CompiledModel:
+    def part(self, name: str, function: Callable[..., object]) -> CompiledModel:
         """A function of the model, compiled beside its forward over the same weights."""
         self._see_changes()
         if name not in self._parts:
@@ -274,7 +274,9 @@ class CompiledModel(ModelView):
             )
         return self._programs[program]
 
-    def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Program, Flat, State | None]:
+    def _ready(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[Program, Flat, State | None]:
         """A program for a call; the call taken apart; and the attributes of the model that it carries."""
         self._see_changes()
         while True:
@@ -308,7 +310,7 @@ class CompiledModel(ModelView):
         self._require_originals(f"{changed} was changed")
         self.refresh()
 
-    def _program(self, call: Flat, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    def _program(self, call: Flat, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Program:
         for program in self._programs:
             if program.captured.accepts_flat(call) is None:
                 return program
@@ -320,7 +322,7 @@ class CompiledModel(ModelView):
             self._check_program_count(refusals)
             return self._build(args, kwargs, refusals[-1] if refusals else None)
 
-    def _build(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], refusal: str | None) -> Program:
+    def _build(self, args: tuple[object, ...], kwargs: Mapping[str, object], refusal: str | None) -> Program:
         require_compiler(self._subject)
         from sparseflow.compiler.build import build_program
 
@@ -342,7 +344,7 @@ class CompiledModel(ModelView):
         )
         return program
 
-    def _inlined(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _inlined(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         """The eager model's result, where another model that calls this one is being captured.
 
         Raises:

@@ -33,7 +33,7 @@ class LoadedModel(artifact.LoadedModel):
         self._knows_caches = "transformers.generation.utils" in sys.modules
         self._generator: Generator | None = None
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: object, **kwargs: object) -> Any:
         """Transformers' `generate`, with every forward run by the programs of the artifact.
 
         Raises:
@@ -83,7 +83,7 @@ class LoadedModel(artifact.LoadedModel):
             self._knows_caches = True
         return Generator(shell, self._no_part)
 
-    def _no_part(self, name: str, function: Callable[..., Any]) -> NoReturn:
+    def _no_part(self, name: str, function: Callable[..., object]) -> NoReturn:
         self._refuse(f"generate() over {name}", "its programs are not saved", self._way_out)
 
 

@@ -30,7 +30,7 @@ _DENSE = re.compile("generate_batch|init_continuous_batching|continuous_batching
 _ABSENT = object()
 
 
-def method(compiled: ModelView, name: str, found: Any) -> Any:
+def method(compiled: ModelView, name: str, found: object) -> object:
     """An attribute of the model as the compiled model has it: what is a method of it runs what was compiled.
 
     Methods that change the model, or write it to a disk, are refused when they are called.
@@ -43,7 +43,7 @@ def method(compiled: ModelView, name: str, found: Any) -> Any:
         return compiled.part(name, found)
 
     @functools.wraps(found)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> Any:
         if _DENSE.match(name):
             compiled.runs_densely(name)
             return found(*args, **kwargs)
@@ -52,7 +52,7 @@ def method(compiled: ModelView, name: str, found: Any) -> Any:
     return call
 
 
-def _refuse(compiled: ModelView, name: str, *args: Any, **kwargs: Any) -> Any:
+def _refuse(compiled: ModelView, name: str, *args: object, **kwargs: object) -> Any:
     if _WRITES.match(name):
         raise ArgumentError(
             f"compiled {type(compiled.model_behind).__name__}.{name}()",
@@ -68,7 +68,7 @@ def _refuse(compiled: ModelView, name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _call(
-    compiled: ModelView, name: str, found: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]
+    compiled: ModelView, name: str, found: MethodType, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> Any:
     """Call a method on a shallow copy of the model whose forward is compiled, and keep what it sets."""
     model = compiled.model_behind

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,11 +27,11 @@ def save(
     device: torch.device,
     programs: Sequence[Program],
     report: Report,
-    documents: Mapping[str, Any],
+    documents: Mapping[str, object],
     files: Mapping[str, bytes],
 ) -> None:
     """Write an artifact; see `CompiledModel.save`."""
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "name": name,
         "device": str(device),
         "machine": _machine(device),

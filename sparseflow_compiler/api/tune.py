@@ -24,8 +24,8 @@ Shape = tuple[int, int]
 
 def tune(
     target: nn.Module | Iterable[Shape],
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     *,
     dtypes: Sequence[torch.dtype] | None = None,
     ms: Sequence[int] | None = None,
@@ -95,8 +95,8 @@ def _title(dtype: torch.dtype) -> str:
 
 def _shapes_by_dtype(
     target: nn.Module | Iterable[Shape],
-    args: Sequence[Any] | None,
-    kwargs: Mapping[str, Any] | None,
+    args: Sequence[object] | None,
+    kwargs: Mapping[str, object] | None,
     dtypes: Sequence[torch.dtype] | None,
     skip: Sequence[str],
 ) -> dict[torch.dtype, list[Shape]]:

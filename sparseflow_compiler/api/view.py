@@ -66,7 +66,7 @@ class ModelView(InferenceModule):
                 raise
         return methods.method(self, name, getattr(self.model_behind, name))
 
-    def part(self, name: str, function: Callable[..., Any]) -> CompiledModel:
+    def part(self, name: str, function: Callable[..., object]) -> CompiledModel:
         """A function of the model, compiled beside its forward over the same weights.
 
         Args:
@@ -100,7 +100,7 @@ class ModelView(InferenceModule):
     def _samples(self) -> list[Tensor]:
         return samples([*self.parameters(), *self.buffers()])
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """A compiled copy of the model, with the same options; it captures in its own first calls."""
         if self._options.inplace:
             self._refuse(
@@ -117,7 +117,7 @@ class Part(nn.Module):
         function: what forward is.
     """
 
-    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+    def __init__(self, model: nn.Module, function: Callable[..., object]) -> None:
         super().__init__()
         self.training = model.training
         object.__setattr__(self, "whole", model)
@@ -125,6 +125,6 @@ class Part(nn.Module):
         for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             vars(self)[kind] = vars(model)[kind]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Call the function."""
         return self.function(*args, **kwargs)

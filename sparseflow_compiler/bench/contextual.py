@@ -25,6 +25,7 @@ from sparseflow.integrations.transformers.arguments import with_cache
 from sparseflow.integrations.transformers.caches import static_cache
 from sparseflow.integrations.transformers.models import from_config, make_config
 from sparseflow.runtime.contextual import Predictor
+from sparseflow.support.documents import Document
 from sparseflow.support.progress import Step
 
 _SPARSITIES = ("contextual", "contextual+2:4")
@@ -94,7 +95,7 @@ class BenchConfig:
         return self.rates if len(self.rates) > 1 else self.rates * self.layers
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> BenchConfig:
+    def of(cls, values: Mapping[str, object]) -> BenchConfig:
         """Make it from plain values of a file, with lists for tuples.
 
         Raises:
@@ -193,7 +194,7 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     sides = [Side(name, run, model, length) for name, run in [("dense", model), *compiled.items()]]
     dense_bytes = sum(tensor.nbytes for tensor in model.parameters())
     total = len(config.prompts) * config.repeats * len(sides)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     done = 0
     for tokens in config.prompts:
         prompt = ids[:, :tokens]
@@ -272,7 +273,7 @@ def _memory(device: torch.device) -> int:
     return int(_PAGE_FILE.read_text().split()[1]) * resource.getpagesize()
 
 
-def table(result: Mapping[str, Any], width: int = 130) -> str:
+def table(result: Document, width: int = 130) -> str:
     """Return the rows of a result as text."""
     from rich.console import Console
     from rich.table import Table

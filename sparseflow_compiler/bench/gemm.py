@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sparseflow.runtime.tuning.layers import Layer
     from sparseflow.support.progress import Step
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 ROUNDS = 15
 

@@ -23,7 +23,7 @@ def result(device: torch.device, rows: Sequence[dict[str, Any]]) -> dict[str, An
     return {"meta": head, "rows": list(rows)}
 
 
-def run_meta(device: str, command: str) -> dict[str, Any]:
+def run_meta(device: str, command: str) -> dict[str, object]:
     """Return the metadata of a run.
 
     Args:

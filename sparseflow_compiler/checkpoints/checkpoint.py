@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from torch import Tensor
 
@@ -113,7 +113,7 @@ class Checkpoint:
         sparse = True if isinstance(weight, PackedWeight) else is_24(weight)
         return CheckpointLayer(name.removesuffix(_WEIGHT), n, k, dtype_name(weight.dtype), packed, sparse)
 
-    def _parts(self, form: Format, declared: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    def _parts(self, form: Format, declared: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
         """For each packed weight the names of its tensors."""
         names = set(self._tensors.names)
         layers = sorted(form.packed(declared, names))

@@ -38,17 +38,17 @@ class Format:
 
     name: FormatName
     suffixes: tuple[str, ...]
-    packed: Callable[[Mapping[str, Any], Iterable[str]], list[str]]
+    packed: Callable[[Mapping[str, object], Iterable[str]], list[str]]
     encode: Callable[[PackedWeight], tuple[Tensor, ...]]
     decode: Callable[[str, Sequence[Tensor]], PackedWeight]
-    config: Callable[[Sequence[str], float], dict[str, Any]]
+    config: Callable[[Sequence[str], float], dict[str, object]]
 
 
-def _with_a_mask(declared: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
+def _with_a_mask(declared: Mapping[str, object], tensors: Iterable[str]) -> list[str]:
     return [name.removesuffix(".bitmask") for name in tensors if name.endswith(".bitmask")]
 
 
-def _declared(declared: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
+def _declared(declared: Mapping[str, object], tensors: Iterable[str]) -> list[str]:
     return require_layers(declared.get("layers"), "config.json")
 
 
@@ -85,7 +85,7 @@ def _decode_bitmask(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
     return from_bitmask(values, mask, sizes[1], name=layer)
 
 
-def _bitmask_config(layers: Sequence[str], share: float) -> dict[str, Any]:
+def _bitmask_config(layers: Sequence[str], share: float) -> dict[str, object]:
     sparsity = {
         "format": "sparse-24-bitmask",
         "global_sparsity": share / 2,
@@ -102,7 +102,7 @@ def _decode_packed(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
     return PackedWeight(values, positions, 2 * values.shape[-1] if values.dim() else 0, name=layer)
 
 
-def packed_config(layers: Sequence[str], share: float = 0.0) -> dict[str, Any]:
+def packed_config(layers: Sequence[str], share: float = 0.0) -> dict[str, object]:
     """What says in config.json that these layers are packed; `SparseFlowConfig` adds its options."""
     return {
         "quant_method": "sparseflow",
@@ -131,7 +131,7 @@ PACKED = Format(
 FORMATS: dict[str, Format] = {form.name: form for form in (BITMASK, PACKED)}
 
 
-def format_of(config: Mapping[str, Any], subject: str) -> Format | None:
+def format_of(config: Mapping[str, object], subject: str) -> Format | None:
     """The format that a config.json declares; None: plain tensors.
 
     Raises:
@@ -153,7 +153,7 @@ def format_of(config: Mapping[str, Any], subject: str) -> Format | None:
     return _compressed(declared, subject)
 
 
-def declared_in(config: Mapping[str, Any]) -> Any:
+def declared_in(config: Mapping[str, object]) -> Any:
     """What a config.json says of how its weights are stored."""
     return config.get("quantization_config") or config.get("compression_config") or {}
 
@@ -172,7 +172,7 @@ def require_version(version: object, subject: str) -> None:
         )
 
 
-def _compressed(declared: Mapping[str, Any], subject: str) -> Format | None:
+def _compressed(declared: Mapping[str, object], subject: str) -> Format | None:
     sparsity = declared.get("sparsity_config") or {}
     form = sparsity.get("format") if isinstance(sparsity, dict) else sparsity
     if declared.get("config_groups"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -84,7 +84,7 @@ def model(
     _show(where, rows, as_json)
 
 
-def _show(device: torch.device, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+def _show(device: torch.device, rows: Sequence[dict[str, object]], as_json: bool) -> None:
     from sparseflow.bench import result
     from sparseflow.reports import WRITERS, Source, page_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -74,7 +74,7 @@ def contextual(
         print(table(result), *(f"{reason}\n" for reason in result["policy"]), sep="", end="")
 
 
-def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> list[Any] | None:
+def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> list[object] | None:
     if text is None:
         return None
     try:
@@ -83,7 +83,7 @@ def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> li
         raise ArgumentError(f"{option} {text}", "must be numbers with commas between them") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     import tomllib
 
     try:

@@ -73,7 +73,7 @@ def _language(
 
     tokens, size = read_tokens(text, read_tokenizer(folder))
     found = perplexity(model, tokens[:most], **how)
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "perplexity": found.perplexity,
         "nll": found.nll,
         "scored tokens": found.tokens,

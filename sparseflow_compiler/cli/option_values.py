@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError
 
@@ -112,6 +112,6 @@ def require_folder(file: Path | None) -> None:
         raise ArgumentError(f"file {file}", "is a folder", "name a file")
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     """Print data as the single JSON document of ``--json``."""
     print(json.dumps(data))

@@ -43,7 +43,7 @@ def profile(
     option_values.require_folder(chart)
     where = option_values.device(device)
     name = dtype or ("bfloat16" if where.type == "cuda" else "float32")
-    how: dict[str, Any] = {
+    how: dict[str, object] = {
         "prune": "magnitude",
         "inner": inner,
         "policy": policy,
@@ -70,7 +70,7 @@ def profile(
 
 
 def _run(
-    work: Workload, model: str, call: dict[str, Any], device: torch.device, how: dict[str, Any]
+    work: Workload, model: str, call: dict[str, object], device: torch.device, how: dict[str, Any]
 ) -> Profile:
     from sparseflow.profiling import profile as run
     from sparseflow.profiling.measure import device_name

@@ -65,7 +65,7 @@ def prune(
         batches = _batches(loaded, tokenizer, calibration, samples, length, seed)
     import sparseflow as sf
 
-    how: dict[str, Any] = {"max_loss": max_loss, "seed": seed}
+    how: dict[str, object] = {"max_loss": max_loss, "seed": seed}
     how |= {"reconstruct": reconstruct, "permute": permute, "checkpoint": checkpoint}
     how |= {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
@@ -77,7 +77,9 @@ def prune(
     print(json.dumps(report.to_dict()) if as_json else f"{report.table()}\nsaved to {out}")
 
 
-def _batches(model: nn.Module, tokenizer: Any, path: Path, samples: int, length: int, seed: int) -> list[Any]:
+def _batches(
+    model: nn.Module, tokenizer: object, path: Path, samples: int, length: int, seed: int
+) -> list[Any]:
     """Sequences from random places of a stream for a decoder, the first lines of a text for an encoder."""
     if not is_causal(model):
         return text_batches(read_lines(path, samples), tokenizer)
@@ -97,7 +99,7 @@ def _batches(model: nn.Module, tokenizer: Any, path: Path, samples: int, length:
     return [row.unsqueeze(0) for row in tokens[: rows * length].view(rows, length)[order]]
 
 
-def _save(model: nn.Module, tokenizer: Any, out: Path, report: dict[str, Any]) -> None:
+def _save(model: nn.Module, tokenizer: Any, out: Path, report: dict[str, object]) -> None:
     from sparseflow.runtime.artifact.replacing import replacing
 
     try:

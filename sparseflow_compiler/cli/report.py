@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.support.documents import Document
 
 if TYPE_CHECKING:
     from sparseflow.reports import Page, Source
@@ -61,7 +62,7 @@ def _text(path: Path, sources: list[Source], page: Page) -> str:
     return WRITERS["md"](page).decode()
 
 
-def _table(data: dict[str, Any]) -> str:
+def _table(data: Document) -> str:
     from sparseflow.reports.report import Report
 
     manifest = data["artifact"]

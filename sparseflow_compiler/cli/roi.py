@@ -69,7 +69,7 @@ def measured_speedup(file: Path) -> float:
         ArgumentError: the file can't be read, or doesn't have exactly one.
     """
     try:
-        data: Any = json.loads(file.read_text("utf-8"))
+        data: object = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArgumentError(f"--from-report {file}", f"can't be read: {error}") from None
     found = _speedups(data if isinstance(data, dict) else {})
@@ -81,7 +81,7 @@ def measured_speedup(file: Path) -> float:
     return found[0]
 
 
-def _speedups(data: dict[str, Any]) -> list[float]:
+def _speedups(data: dict[str, object]) -> list[float]:
     rows = data.get("rows")
     pairs = [
         (row.get("dense_ms"), row.get("ours_ms"))
@@ -92,7 +92,7 @@ def _speedups(data: dict[str, Any]) -> list[float]:
     return [factor for factor in found if factor is not None]
 
 
-def _quotient(dense: Any, ours: Any) -> float | None:
+def _quotient(dense: object, ours: object) -> float | None:
     one, other = _positive(dense), _positive(ours)
     return None if one is None or other is None else one / other
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch_mlir import ir
 
+from sparseflow.dialect.base import view_as
+from sparseflow.dialect.contextual_mlp import ContextualMlpOp
 from sparseflow.dialect.linear import GATES, QUANTIZATIONS, UNQUANTIZED, product_dtype, quantization
 from sparseflow.dialect.matchers import weight_ref
 from sparseflow.dialect.types import FP8, TensorType, tensor_type
@@ -121,7 +123,7 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
 
 
 def _contextual(op: ir.Operation) -> Iterator[LayerDecision]:
-    tensors = op.opview.tensors()
+    tensors = view_as(op, ContextualMlpOp).tensors()
     up = weight_ref(tensors["up"])
     assert up is not None, "made by form-contextual-mlp"
     for role in ("gate", "up", "down_t"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +81,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def find_model_mlps(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[ModelMlp]:
+def find_model_mlps(
+    model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> list[ModelMlp]:
     """Return every MLP that can become contextual, in execution order.
 
     Args:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +18,7 @@ from torch import Tensor
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.runtime.contextual.by_gate import RULE, GateThreshold
+from sparseflow.support.documents import Document
 
 _FORMAT, _VERSION = "sparseflow-predictors", 1
 _PARTS = {
@@ -156,7 +156,7 @@ class Predictors(Mapping[str, MlpPredictor]):
                 f"predictors {path}", f"can't be read: {error}", "write them with Predictors.save"
             ) from None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything but the tensors, ready for JSON."""
         return {
             name: {**_about(layer), "rank": layer.predictor.rank, "bytes": layer.predictor.nbytes}
@@ -209,13 +209,13 @@ def _cells(layer: MlpPredictor) -> list[str]:
     ]
 
 
-def _about(layer: MlpPredictor) -> dict[str, Any]:
+def _about(layer: MlpPredictor) -> dict[str, object]:
     figures = None if layer.figures is None else dataclasses.asdict(layer.figures)
     predictor = layer.predictor
     return {"rule": predictor.rule, "parameter": predictor.parameter, "rate": layer.rate, "figures": figures}
 
 
-def _layer(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MlpPredictor:
+def _layer(name: str, about: Document, tensors: Mapping[str, Tensor]) -> MlpPredictor:
     parameter = float(about["parameter"])
     predictor: Predictor | GateThreshold = GateThreshold(parameter)
     if about["rule"] != RULE:

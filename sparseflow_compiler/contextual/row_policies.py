@@ -7,7 +7,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +99,7 @@ class Candidate:
         return self.hold()
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[object, ...]:
         """The properties that determine the time."""
         up, p = self.up, self.layer.predictor
         rates = tuple(round(self.layer.union(m) * _SHARES) for m in ROWS_TOGETHER)
@@ -135,7 +134,7 @@ class Candidate:
         return F.linear(hidden, self.down, w.down_bias)
 
 
-_MEASURED: dict[tuple[Any, ...], ContextualPolicy] = {}
+_MEASURED: dict[tuple[object, ...], ContextualPolicy] = {}
 """What this process measured, by `Candidate.key`: a model's second program needs it again."""
 
 

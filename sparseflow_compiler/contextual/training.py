@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ def _wrong(name: str, value: object, rule: str) -> ArgumentError:
 
 def train_predictor(
     model: nn.Module,
-    data: Iterable[Any],
+    data: Iterable[object],
     *,
     rate: Rates = 0.25,
     rank: int | None = None,

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from torch_mlir import ir
 from torch_mlir.dialects import ext
+
+Op = ir.Operation | ir.OpView
+"""An operation, plain or in the class of its kind."""
+
+Operand = ext.Operand[Any]
+"""A field of an operation: an operand whose type the verifier looks at, not ext."""
+
+Result = ext.Result[Any]
+"""A field of an operation: a result whose type the verifier looks at, not ext."""
+
+_View = TypeVar("_View", bound=ir.OpView)
 
 PATTERNS = ("2:4",)
 """Sparsity patterns that a weight can have: kept elements per group along K."""
 
 
-class SparseGemm(ext.Dialect, name="sparse_gemm"):  # type: ignore[call-arg,misc]
+class SparseGemm(ext.Dialect, name="sparse_gemm"):
     """Structured-sparse matrix products over weights that are named, not held."""
 
 
-class VerifiedOp(SparseGemm.Operation):  # type: ignore[name-defined,misc]
+class VerifiedOp(SparseGemm.Operation):
     """An operation that names the rule it breaks."""
 
     def broken_rules(self) -> Iterator[str]:
@@ -31,7 +43,7 @@ class VerifiedOp(SparseGemm.Operation):  # type: ignore[name-defined,misc]
         return rule is None
 
 
-def _broken_counts(op: ir.OpView) -> str | None:
+def _broken_counts(op: VerifiedOp) -> str | None:
     """What is wrong with how many operands and results there are, or with what says which are left out."""
     operands, _, results, _ = ext.partition_fields(op._fields)
     given, groups = len(op.operation.operands), op._ODS_OPERAND_SEGMENTS
@@ -51,7 +63,7 @@ def _broken_counts(op: ir.OpView) -> str | None:
     )
 
 
-def attribute(op: ir.OpView, name: str) -> ir.Attribute | None:
+def attribute(op: Op, name: str) -> ir.Attribute | None:
     """An attribute, None when it is missing or one that the bindings have no class for."""
     try:
         return op.attributes.get(name)
@@ -59,22 +71,60 @@ def attribute(op: ir.OpView, name: str) -> ir.Attribute | None:
         return None
 
 
-def string_attribute(op: ir.OpView, name: str) -> str | None:
+def string_attribute(op: Op, name: str) -> str | None:
     """The text of a string attribute, None when it is missing or of another kind."""
     # Verifiers run before the attributes' kinds were checked, hence no assumption about them.
     found = attribute(op, name)
     return found.value if isinstance(found, ir.StringAttr) else None
 
 
-def string_list_attribute(op: ir.OpView, name: str) -> tuple[str, ...] | None:
+def string_list_attribute(op: Op, name: str) -> tuple[str, ...] | None:
     """The texts of an array of strings, None when it is missing or of another kind."""
     found = attribute(op, name)
-    if not isinstance(found, ir.ArrayAttr) or not all(isinstance(item, ir.StringAttr) for item in found):
+    if not isinstance(found, ir.ArrayAttr):
         return None
-    return tuple(item.value for item in found)
+    texts = [item.value for item in found if isinstance(item, ir.StringAttr)]
+    return tuple(texts) if len(texts) == len(found) else None
 
 
-def transposed_flags(op: ir.OpView, names: Sequence[str]) -> tuple[bool, ...] | None:
+def text_of(op: Op, name: str = "value") -> str:
+    """The text of a string attribute that the operation is known to have.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    return ir.StringAttr(op.attributes[name]).value
+
+
+def number_of(op: Op, name: str = "value") -> float:
+    """The value of an integer or float attribute that the operation is known to have, an int for an integer.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    return number(op.attributes[name])
+
+
+def number(found: ir.Attribute) -> float:
+    """The value of an attribute that is an integer, a float or a truth value."""
+    if isinstance(found, (ir.IntegerAttr, ir.FloatAttr, ir.BoolAttr)):
+        return found.value
+    raise TypeError(f"{found} is no number")
+
+
+def view_as(op: ir.Operation, kind: type[_View]) -> _View:
+    """An operation with its operands and attributes by name.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    view = op.opview
+    if not isinstance(view, kind):
+        raise TypeError(f"{op.name} is no {kind.__name__}")
+    return view
+
+
+def transposed_flags(op: Op, names: Sequence[str]) -> tuple[bool, ...] | None:
     """Which of an operation's tensors are read transposed; None when the attribute is malformed."""
     if "transposed" not in op.attributes:
         return (False,) * len(names)
@@ -84,7 +134,7 @@ def transposed_flags(op: ir.OpView, names: Sequence[str]) -> tuple[bool, ...] | 
     return tuple(found)
 
 
-def part_sizes(op: ir.OpView, names: Sequence[str]) -> tuple[int, ...] | None:
+def part_sizes(op: Op, names: Sequence[str]) -> tuple[int, ...] | None:
     """Rows of each part where the operation says so; None when it doesn't or the attribute is malformed."""
     found = attribute(op, "sizes")
     if not isinstance(found, ir.DenseI64ArrayAttr) or len(found) != len(names):
@@ -92,7 +142,7 @@ def part_sizes(op: ir.OpView, names: Sequence[str]) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def broken_list_rules(op: ir.OpView, rows: int | None) -> Iterator[str]:
+def broken_list_rules(op: Op, rows: int | None) -> Iterator[str]:
     """What is wrong with the ``names``, ``transposed`` and ``sizes`` of an operation over several tensors."""
     names = string_list_attribute(op, "names")
     if names is None:
@@ -118,7 +168,7 @@ def _broken_sizes(sizes: tuple[int, ...] | None, rows: int | None) -> Iterator[s
         yield f"'sizes' add up to {sum(sizes)}, but the result has N = {rows}"
 
 
-def broken_pattern_rules(op: ir.OpView) -> Iterator[str]:
+def broken_pattern_rules(op: Op) -> Iterator[str]:
     """What is wrong with the ``pattern`` of an operation."""
     pattern = string_attribute(op, "pattern")
     if pattern not in PATTERNS:

@@ -2,12 +2,11 @@
 
 # No `from __future__ import annotations`: ext reads the fields' annotations as types.
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
-from sparseflow.dialect.base import VerifiedOp, quoted, string_attribute
+from sparseflow.dialect.base import Operand, Result, VerifiedOp, quoted, string_attribute
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, types_by_role
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
@@ -41,7 +40,7 @@ OPTIONAL = (
 """Operands that may be left out, in their order."""
 
 
-class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):  # type: ignore[call-arg]
+class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):
     """``y = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down_t + down_bias`` over some neurons.
 
     Without a gate it is ``act(x · upᵀ + up_bias) · down_t + down_bias``. x and y are ``[…, H]``; gate, up and
@@ -54,23 +53,23 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):  # 
     these ranges of M, as in ``linear``.
     """
 
-    result: ext.Result[Any]
-    x: ext.Operand[Any]
-    up: ext.Operand[Any]
-    down_t: ext.Operand[Any]
+    result: Result
+    x: Operand
+    up: Operand
+    down_t: Operand
     activation: ir.StringAttr
     rule: ir.StringAttr
     parameter: ir.FloatAttr
     m_max: ir.IntegerAttr
-    pred_a: ext.Operand[Any] | None = None
-    pred_b: ext.Operand[Any] | None = None
-    gate: ext.Operand[Any] | None = None
-    gate_bias: ext.Operand[Any] | None = None
-    up_bias: ext.Operand[Any] | None = None
-    down_bias: ext.Operand[Any] | None = None
-    pred_bias: ext.Operand[Any] | None = None
-    pred_a_scale: ext.Operand[Any] | None = None
-    pred_b_scale: ext.Operand[Any] | None = None
+    pred_a: Operand | None = None
+    pred_b: Operand | None = None
+    gate: Operand | None = None
+    gate_bias: Operand | None = None
+    up_bias: Operand | None = None
+    down_bias: Operand | None = None
+    pred_bias: Operand | None = None
+    pred_a_scale: Operand | None = None
+    pred_b_scale: Operand | None = None
 
     def broken_rules(self) -> Iterator[str]:
         """Rules: known activation and rule, an m_max, tensors whose dtypes and shapes belong together."""

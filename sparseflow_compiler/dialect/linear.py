@@ -2,12 +2,19 @@
 
 # No `from __future__ import annotations`: ext reads the fields' annotations as types.
 from collections.abc import Iterator
-from typing import Any
 
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
-from sparseflow.dialect.base import VerifiedOp, broken_pattern_rules, quoted, string_attribute
+from sparseflow.dialect.base import (
+    Operand,
+    Result,
+    VerifiedOp,
+    broken_pattern_rules,
+    quoted,
+    string_attribute,
+    text_of,
+)
 from sparseflow.dialect.types import (
     FP8,
     SPARSE_DTYPES,
@@ -39,7 +46,7 @@ UNQUANTIZED = "sparse_gemm.unquantized"
 """Discardable attribute: why a layer isn't quantised although that was asked for."""
 
 
-class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[call-arg]
+class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
     """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
     With a gated epilogue, such as ``silu_gated``, y is ``act(g) * u``, ``[…, N/2]``, for the halves g and u
@@ -48,14 +55,14 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):  # type: ignore[ca
     attribute ``quantize = "fp8"`` the rows of W and x are multiplied in e4m3, each by a scale of its own.
     """
 
-    result: ext.Result[Any]
-    x: ext.Operand[Any]
-    weight: ext.Operand[Any]
+    result: Result
+    x: Operand
+    weight: Operand
     pattern: ir.StringAttr
     epilogue: ir.StringAttr
     policy: ir.StringAttr
-    bias: ext.Operand[Any] | None = None
-    residual: ext.Operand[Any] | None = None
+    bias: Operand | None = None
+    residual: Operand | None = None
 
     def broken_rules(self) -> Iterator[str]:
         """Rules: known pattern, epilogue and policy; tensors whose dtypes and shapes belong together."""
@@ -178,6 +185,32 @@ def linear(
     if quantize:
         layer.attributes["quantize"] = ir.StringAttr.get(quantize)
     return layer
+
+
+def linear_like(
+    layer: ir.Operation,
+    x: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None = None,
+    residual: ir.Value | None = None,
+    *,
+    result: ir.Type,
+    epilogue: str,
+) -> ir.Operation:
+    """Create a sparse linear layer that runs as another one does: its pattern, policy and quantisation.
+
+    Args:
+        layer: the other one.
+        x: as in `linear`, like the rest.
+        weight: ``[N, K]``.
+        bias: ``[N]``.
+        residual: of the result's type.
+        result: type of the result.
+        epilogue: one of EPILOGUES.
+    """
+    pattern, policy = text_of(layer, "pattern"), text_of(layer, "policy")
+    how = {"pattern": pattern, "policy": policy, "quantize": quantization(layer)}
+    return linear(x, weight, bias, residual, result=result, epilogue=epilogue, **how)
 
 
 def quantization(layer: ir.Operation) -> str:

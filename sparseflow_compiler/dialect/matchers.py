@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch_mlir import ir
 
-from sparseflow.dialect.base import part_sizes, string_list_attribute, transposed_flags
+from sparseflow.dialect.base import number_of, part_sizes, string_list_attribute, text_of, transposed_flags
 
 
 def operations(module: ir.Module, names: Collection[str]) -> list[ir.Operation]:
@@ -34,8 +34,8 @@ def only_reader(value: ir.Value) -> ir.Operation | None:
     if len(readers) != 1 or len(readers[0].results) != 1:
         return None
     reader = readers[0]
-    same = reader.results[0].type == value.type and reader.block == value.owner.operation.block
-    return reader if same else None
+    home = value.owner if isinstance(value.owner, ir.Block) else value.owner.operation.block
+    return reader if reader.results[0].type == value.type and reader.block == home else None
 
 
 def defined_by(value: ir.Value, *names: str) -> ir.Operation | None:
@@ -50,7 +50,13 @@ def defined_by(value: ir.Value, *names: str) -> ir.Operation | None:
 def constant_int(value: ir.Value) -> int | None:
     """The value of a ``torch.constant.int``, None for anything else."""
     op = defined_by(value, "torch.constant.int")
-    return None if op is None else int(op.attributes["value"].value)
+    return None if op is None else int(number_of(op))
+
+
+def known_bool(value: ir.Value) -> bool | None:
+    """The value of a ``torch.constant.bool``, None for anything else."""
+    op = defined_by(value, "torch.constant.bool")
+    return None if op is None else bool(number_of(op))
 
 
 def is_none(value: ir.Value) -> bool:
@@ -97,7 +103,7 @@ def weight_ref(value: ir.Value) -> WeightRef | None:
     if op is None:
         return None
     if op.name == "sparse_gemm.weight":
-        return WeightRef(op, (op.attributes["name"].value,), ("transposed" in op.attributes,), ())
+        return WeightRef(op, (text_of(op, "name"),), ("transposed" in op.attributes,), ())
     names = string_list_attribute(op, "names") or ()
     return WeightRef(op, names, transposed_flags(op, names) or (), part_sizes(op, names) or ())
 

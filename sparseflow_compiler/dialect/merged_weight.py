@@ -11,7 +11,7 @@ from sparseflow.dialect.base import VerifiedOp, broken_list_rules
 from sparseflow.dialect.types import TensorType, tensor_type
 
 
-class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):  # type: ignore[call-arg]
+class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):
     """The rows of several named tensors, concatenated in order along dim 0; biases too, 1-d.
 
     Optional attributes: ``transposed`` (one i1 a name: read that matrix transposed) and ``sizes``

@@ -13,7 +13,7 @@ from sparseflow.dialect.merged_weight import set_lists, string_list
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, packed_types, same_size, tensor_type
 
 
-class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):  # type: ignore[call-arg]
+class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):
     """The packed form of the ``merged_weight`` of the same names.
 
     Values are ``[N, Kp/2]`` in the weight's dtype, positions ``[N, ceil(Kp/8)]`` in ui8; Kp is K rounded

@@ -12,7 +12,7 @@ from sparseflow.dialect.merged_weight import set_lists, string_list
 from sparseflow.dialect.types import FP8, SPARSE_DTYPES, TensorType, tensor_type
 
 
-class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):  # type: ignore[call-arg]
+class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):
     """What the ``packed_weight`` of the same names stands for, unpacked: ``[N, K]`` with its zeros.
 
     In e4m3 it is the ``quantized_weight`` of these names that is unpacked, its scales not applied.

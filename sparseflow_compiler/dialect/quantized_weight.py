@@ -13,7 +13,7 @@ from sparseflow.dialect.packed_weight import broken_packed_types
 from sparseflow.dialect.types import FP8, TensorType, compatible, packed_types, tensor_type
 
 
-class QuantizedWeightOp(VerifiedOp, name="quantized_weight", traits=[ext.Pure]):  # type: ignore[call-arg]
+class QuantizedWeightOp(VerifiedOp, name="quantized_weight", traits=[ext.Pure]):
     """The packed form of the ``merged_weight`` of the same names, its rows quantised.
 
     Values and positions as in ``packed_weight``, the values in e4m3; scales ``[N]`` in f32, one for each

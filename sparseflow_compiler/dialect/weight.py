@@ -7,7 +7,7 @@ from typing import Any
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
-from sparseflow.dialect.base import VerifiedOp, string_attribute
+from sparseflow.dialect.base import VerifiedOp, string_attribute, text_of
 from sparseflow.dialect.types import TensorType, tensor_type
 
 KIND = "sparse_gemm.kind"
@@ -17,7 +17,7 @@ KINDS = ("buffer", "constant")
 """A buffer of the model, which forward may write; a tensor that is neither, such as a plain attribute."""
 
 
-class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[call-arg]
+class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):
     """A parameter, buffer or constant of the module, by its name in the weight source.
 
     With the unit attribute ``transposed`` the result is the named matrix with its two dimensions
@@ -57,7 +57,9 @@ class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):  # type: ignore[ca
 del WeightOp.name
 
 
-def weight(name: str, type_: TensorType, *, transposed: bool = False, contiguous: bool = False) -> ir.Value:
+def weight(
+    name: str, type_: TensorType, *, transposed: bool = False, contiguous: bool = False
+) -> ir.OpResult:
     """Create a reference at the current insertion point.
 
     Args:
@@ -84,7 +86,7 @@ def reoriented(
         transposed: as in `weight`.
         contiguous: as in `weight`.
     """
-    made = weight(op.attributes["name"].value, type_, transposed=transposed, contiguous=contiguous)
+    made = weight(text_of(op, "name"), type_, transposed=transposed, contiguous=contiguous)
     for name in (KIND, "sparse_gemm.dense"):
         if name in op.attributes:
             made.owner.attributes[name] = op.attributes[name]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.finetune.objective import pooled
-from sparseflow.pruning.calibration import as_call, moved, require_batches
+from sparseflow.pruning.calibration import as_call, moved, padding_mask, require_batches
 from sparseflow.runtime.calling.inference import device_of
 
 
@@ -41,7 +41,7 @@ class EmbeddingScores:
 
 
 @torch.no_grad()
-def embed(model: nn.Module, batches: Iterable[Any]) -> Tensor:
+def embed(model: nn.Module, batches: Iterable[object]) -> Tensor:
     """Compute mean-pooled, normalised embeddings ``[texts, features]`` float32, on the CPU.
 
     Args:
@@ -64,7 +64,7 @@ def embed(model: nn.Module, batches: Iterable[Any]) -> Tensor:
             raise EvaluationError(type(model).__name__, "gives no last_hidden_state", "evaluate an encoder")
         if not hidden.isfinite().all():
             raise EvaluationError(f"batch {index}", "its embeddings hold NaN or Inf", "repair the model")
-        parts.append(F.normalize(pooled(hidden, kwargs.get("attention_mask")), dim=1).cpu())
+        parts.append(F.normalize(pooled(hidden, padding_mask(kwargs)), dim=1).cpu())
     if not parts:
         raise ArgumentError("embed(batches)", "holds no batch", "pass some texts")
     return torch.cat(parts)

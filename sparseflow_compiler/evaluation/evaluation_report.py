@@ -18,14 +18,14 @@ class EvaluationReport:
         rows: figures by name, each row with its ``name``; missing figures are left out.
     """
 
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, object] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, **figures: Any) -> None:
+    def add(self, name: str, **figures: object) -> None:
         """Add a row."""
         self.rows.append({"name": name, **figures})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the report as plain dictionaries and lists, ready for JSON."""
         return {"about": dict(self.about), "rows": [dict(row) for row in self.rows]}
 
@@ -51,7 +51,7 @@ class EvaluationReport:
         return text.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

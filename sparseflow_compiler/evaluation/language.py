@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +42,7 @@ class Perplexity:
         """Return bits per byte for a text of so many tokens and bytes, at the mean loss."""
         return self.nll / math.log(2) * tokens / text_bytes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the figures, ready for JSON."""
         return asdict(self)
 
@@ -64,14 +63,14 @@ class Agreement:
     kl_p99: float
     tokens: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the figures, ready for JSON."""
         return asdict(self)
 
 
 def perplexity(
     model: nn.Module,
-    tokens: Any,
+    tokens: object,
     *,
     window: int = 1024,
     stride: int | None = None,
@@ -105,7 +104,7 @@ def perplexity(
 def agreement(
     model: nn.Module,
     dense: nn.Module,
-    tokens: Any,
+    tokens: object,
     *,
     window: int = 1024,
     stride: int | None = None,
@@ -129,7 +128,7 @@ def agreement(
 @torch.no_grad()
 def _predictions(
     models: list[nn.Module],
-    tokens: Any,
+    tokens: object,
     window: int,
     stride: int,
     batch: int,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.prune_report import PruneReport
 from sparseflow.support.extras import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LABEL = 16
 """Characters in a line of a bar's label."""
@@ -32,7 +37,8 @@ def error_by_layer(reports: Mapping[str, PruneReport], path: Path) -> Path:
     for name, report in reports.items():
         pruned = [layer for layer in report.layers if layer.method is not None]
         errors = [layer.rel_err if layer.output_err is None else layer.output_err for layer in pruned]
-        axes.plot([layer.name for layer in pruned], errors, marker=".", label=name)
+        heights = [math.nan if error is None else error for error in errors]
+        axes.plot([layer.name for layer in pruned], heights, marker=".", label=name)
     axes.set_ylabel("relative error")
     axes.tick_params(axis="x", labelrotation=90, labelsize=6)
     axes.legend()
@@ -74,12 +80,12 @@ def curve(points: Iterable[tuple[float, float]], path: Path, x: str, y: str) -> 
     return _save(figure, path)
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     figure = new_figure("plots", width, height)
     return figure, figure.subplots()
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> Path:
     try:
         figure.savefig(path, dpi=120)
     except (ValueError, OSError) as error:

@@ -100,7 +100,7 @@ def read_tokens(path: Path, tokenizer: Any = None) -> tuple[Tensor, int]:
     return as_tokens(ids), len(text.encode())
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> object:
     if path.suffix == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if path.suffix == ".pt":

@@ -48,7 +48,7 @@ class _Call:
         recordings: of these leaves. The last one may copy its results, the earlier ones lend them.
     """
 
-    leaves: list[Any]
+    leaves: list[Tensor | None]
     lends: bool = False
     copies: bool = True
     recordings: list[Recording] = field(default_factory=list)
@@ -89,16 +89,18 @@ class CudaGraphs:
         refusal: why nothing can be recorded; empty if it can.
     """
 
-    def __init__(self, run: Callable[..., Any], device: torch.device, written: frozenset[int]) -> None:
+    def __init__(
+        self, run: Callable[..., Sequence[object]], device: torch.device, written: frozenset[int]
+    ) -> None:
         self._run, self._device, self._written = run, device, written
-        self._seen: OrderedDict[Any, _Call | None] = OrderedDict()
-        self._pools: dict[int, Any] = {}
+        self._seen: OrderedDict[object, _Call | None] = OrderedDict()
+        self._pools: dict[int, object] = {}
         self._lock = threading.Lock()
         self.seconds: list[float] = []
         self.replays = 0
         self.refusal = ""
 
-    def __call__(self, *leaves: Any) -> Any:
+    def __call__(self, *leaves: object) -> Sequence[object]:
         """Run the program for these leaves."""
         if self.refusal or _CUDA.is_current_stream_capturing():
             return self._run(*leaves)
@@ -108,7 +110,7 @@ class CudaGraphs:
         with self._lock, _CUDA.device(self._device):
             return self._serve(self._key(leaves), leaves)
 
-    def _serve(self, key: Any, leaves: Sequence[Any]) -> Any:
+    def _serve(self, key: object, leaves: Sequence[object]) -> Sequence[object]:
         if key not in self._seen:
             self._remember(key)
             return self._run(*leaves)
@@ -126,7 +128,7 @@ class CudaGraphs:
         self.replays += 1
         return recording.replay()
 
-    def _prepare(self, key: Any, leaves: Sequence[Any]) -> Any:
+    def _prepare(self, key: object, leaves: Sequence[object]) -> Sequence[object]:
         """Run as the graph will, so that compilation and allocation for these inputs happen now."""
         call = self._seen[key] = _Call(self._buffers(leaves))
         results = self._run(*self._inputs(call, leaves))
@@ -135,12 +137,14 @@ class CudaGraphs:
         call.lends = any(map(is_large, results)) and size <= MOST_LENT and lenders < MOST_LENDERS
         call.copies = size <= MOST_COPIED
         # The next call overwrites the buffers.
-        results = tuple(r.clone() if shares_memory(r, call.leaves) else r for r in results)
+        results = tuple(
+            r.clone() if isinstance(r, Tensor) and shares_memory(r, call.leaves) else r for r in results
+        )
         if call.full:
             call.leaves = []
         return results
 
-    def _record(self, call: _Call, inputs: Sequence[Any]) -> Recording | None:
+    def _record(self, call: _Call, inputs: Sequence[object]) -> Recording | None:
         """Record a graph; on failure note why and never try again."""
         # A layer that runs densely while its plan is being built would stay dense in the graph.
         wait_for_plans()
@@ -158,45 +162,45 @@ class CudaGraphs:
         self.seconds.append(time.perf_counter() - start)
         return call.recordings[-1]
 
-    def _pool(self, lends: bool) -> Any:
+    def _pool(self, lends: bool) -> object:
         """Return the memory pool of a recording: its stream's, or its own if it lends results."""
         if lends:
             return _CUDA.graph_pool_handle()
         return self._pools.setdefault(_CUDA.current_stream().cuda_stream, _CUDA.graph_pool_handle())
 
-    def _buffers(self, leaves: Sequence[Any]) -> list[Any]:
+    def _buffers(self, leaves: Sequence[object]) -> list[Tensor | None]:
         # A tensor created in inference mode could not be written outside of it.
         with torch.inference_mode(False):
             return [self._buffer(i, leaf) for i, leaf in enumerate(leaves)]
 
-    def _buffer(self, index: int, leaf: Any) -> Any:
+    def _buffer(self, index: int, leaf: object) -> Tensor | None:
         if index in self._written or not isinstance(leaf, Tensor):
             return None
         return torch.empty_like(leaf)
 
-    def _inputs(self, call: _Call, leaves: Sequence[Any]) -> list[Any]:
+    def _inputs(self, call: _Call, leaves: Sequence[object]) -> list[object]:
         pairs = list(zip(call.leaves, leaves, strict=True))
-        moved = [(buffer, leaf) for buffer, leaf in pairs if buffer is not None]
+        moved = [(buffer, leaf) for buffer, leaf in pairs if buffer is not None and isinstance(leaf, Tensor)]
         if moved:
             torch._foreach_copy_([buffer for buffer, _ in moved], [leaf for _, leaf in moved])
         return [leaf if buffer is None else buffer for buffer, leaf in pairs]
 
-    def _remember(self, key: Any) -> None:
+    def _remember(self, key: object) -> None:
         self._seen[key] = None
         if len(self._seen) > MOST:
             self._seen.popitem(last=False)
 
-    def _key(self, leaves: Sequence[Any]) -> Any:
+    def _key(self, leaves: Sequence[object]) -> object:
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
         mode = (_CUDA.current_stream().cuda_stream, torch.is_inference_mode_enabled(), autocast)
         return mode, tuple(self._leaf_key(i, leaf) for i, leaf in enumerate(leaves))
 
-    def _leaf_key(self, index: int, leaf: Any) -> Any:
+    def _leaf_key(self, index: int, leaf: object) -> object:
         if not isinstance(leaf, Tensor):
             return leaf
         address = leaf.data_ptr() if index in self._written else None
         return leaf.shape, leaf.stride(), address
 
-    def _elsewhere(self, leaves: Sequence[Any]) -> str:
+    def _elsewhere(self, leaves: Sequence[object]) -> str:
         other = {leaf.device for leaf in leaves if isinstance(leaf, Tensor)} - {self._device}
         return f"an input is on {other.pop()}" if other else ""

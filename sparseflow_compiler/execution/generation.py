@@ -32,13 +32,13 @@ class Generator:
     """
 
     def __init__(
-        self, model: nn.Module, part: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+        self, model: nn.Module, part: Callable[[str, Callable[..., object]], Callable[..., object]]
     ) -> None:
         self._model, self._part = model, part
         self._free: list[tuple[int, int, Any]] = []
         self._lock = threading.Lock()
 
-    def generate(self, compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def generate(self, compiled: Callable[..., object], *args: object, **kwargs: object) -> Any:
         """Run the model's `generate` with `compiled` in place of its forward.
 
         Raises:
@@ -60,11 +60,11 @@ class Generator:
             del self._free[:-KEPT]
         return result
 
-    def _routed(self, compiled: Callable[..., Any], lent: list[tuple[int, int, Any]]) -> Any:
+    def _routed(self, compiled: Callable[..., object], lent: list[tuple[int, int, object]]) -> Any:
         """Return a shallow copy of the model with the compiled forward and the kept static caches."""
         routed: Any = copy.copy(self._model)
 
-        def lend(batch: int, length: int) -> Any:
+        def lend(batch: int, length: int) -> object:
             entry = self._cache(batch, length)
             lent.append(entry)
             return entry[2]
@@ -84,7 +84,7 @@ class Generator:
         if path:
             with_compiled(routed, path, self._part(path, encoder.forward))
 
-    def _cache(self, batch: int, length: int) -> tuple[int, int, Any]:
+    def _cache(self, batch: int, length: int) -> tuple[int, int, object]:
         """Return the shortest free static cache for a batch size and at least a length, emptied."""
         with self._lock:
             fitting = [entry for entry in self._free if entry[0] == batch and entry[1] >= length]

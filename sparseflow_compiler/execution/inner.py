@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,11 +56,11 @@ class Inductor:
     seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._compiled: Any = torch.compile(
+        self._compiled: Callable[..., Sequence[object]] = torch.compile(
             self.graph.forward, backend=self._inductor, dynamic=self.dynamic, fullgraph=True
         )
 
-    def __call__(self, *leaves: Any) -> Any:
+    def __call__(self, *leaves: object) -> Sequence[object]:
         """Run, compiling for new sizes.
 
         torch stops at 8 variants of a program; only a call that meets the limit pays for lifting it.
@@ -71,7 +71,7 @@ class Inductor:
             with torch._dynamo.config.patch(recompile_limit=SIZES):
                 return self._compiled(*leaves)
 
-    def _inductor(self, graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    def _inductor(self, graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., object]:
         from torch._inductor import list_mode_options
         from torch._inductor.compile_fx import compile_fx
 
@@ -92,7 +92,7 @@ class Runner:
         without_graphs: why the program has none although the mode asks for them; empty otherwise.
     """
 
-    run: Callable[..., Any]
+    run: Callable[..., Sequence[object]]
     inductor: Inductor | None = None
     graphs: CudaGraphs | None = None
     without_graphs: str = ""
@@ -120,7 +120,7 @@ def make_runner(
     inductor = None
     if chosen_inner(execution.inner, device) == "inductor":
         inductor = Inductor(graph, _without_graphs(execution.mode), dynamic=grows or None)
-    run: Callable[..., Any] = graph if inductor is None else inductor
+    run: Callable[..., Sequence[object]] = graph if inductor is None else inductor
     if execution.mode not in GRAPH_MODES:
         return Runner(run, inductor)
     if reason := _unrecordable(graph, device, grows):

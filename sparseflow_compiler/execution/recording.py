@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,9 @@ class Recording:
         lends: whether large results are lent.
     """
 
-    def __init__(self, graph: Any, results: Sequence[Any], inputs: Sequence[Any], *, lends: bool) -> None:
+    def __init__(
+        self, graph: torch.cuda.CUDAGraph, results: Sequence[object], inputs: Sequence[object], *, lends: bool
+    ) -> None:
         self._graph, self._results = graph, tuple(results)
         self._lent = [
             i
@@ -39,27 +40,28 @@ class Recording:
         """Whether no caller holds a result any more."""
         return self._holders() == self._unlent
 
-    def replay(self) -> tuple[Any, ...]:
+    def replay(self) -> tuple[object, ...]:
         """Run the graph and hand out its results."""
         self._graph.replay()
         return tuple(self._handed(i, result) for i, result in enumerate(self._results))
 
-    def _handed(self, index: int, result: Any) -> Any:
+    def _handed(self, index: int, result: object) -> object:
         if not isinstance(result, Tensor):
             return result
         # A new tensor over the same memory, so that a caller can't change the original's shape.
         return result.detach() if index in self._lent else result.clone()
 
     def _holders(self) -> list[int]:
-        return [_holders(self._results[i]) for i in self._lent]
+        lent = (self._results[i] for i in self._lent)
+        return [_holders(result) for result in lent if isinstance(result, Tensor)]
 
 
-def is_large(result: Any) -> bool:
+def is_large(result: object) -> bool:
     """Return whether a result is large enough to lend."""
     return isinstance(result, Tensor) and result.nbytes >= LENT_FROM
 
 
-def shares_memory(result: Any, inputs: Sequence[Any]) -> bool:
+def shares_memory(result: object, inputs: Sequence[object]) -> bool:
     """Return whether a result shares memory with an input."""
     return isinstance(result, Tensor) and any(
         isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == result.untyped_storage().data_ptr()

@@ -24,16 +24,16 @@ class DenseWatch(TorchFunctionMode):
         super().__init__()
         self.dense = False
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         self.dense = self.dense or func in _PRODUCTS
         return func(*args, **(kwargs or {}))
 
 
-def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_forward(model: nn.Module, compiled: Callable[..., object]) -> Callable[..., object]:
     """Wrap a compiled forward in the model's signature, which transformers inspects."""
 
     @functools.wraps(model.forward)
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> Any:
         args = tuple(
             dict(value) if isinstance(value, UserDict) else value for value in args
         )  # a BatchEncoding
@@ -44,7 +44,7 @@ def compiled_forward(model: nn.Module, compiled: Callable[..., Any]) -> Callable
     return forward
 
 
-def with_compiled(root: nn.Module, path: str, compiled: Callable[..., Any]) -> None:
+def with_compiled(root: nn.Module, path: str, compiled: Callable[..., object]) -> None:
     """Replace the forward of a submodule by a compiled one.
 
     Args:

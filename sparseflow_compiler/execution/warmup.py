@@ -61,7 +61,7 @@ def _refuse(rule: str, remedy: str) -> ArgumentError:
     return ArgumentError("warmup", rule, remedy)
 
 
-def repeat(call: Callable[[], Any], device: torch.device) -> None:
+def repeat(call: Callable[[], object], device: torch.device) -> None:
     """Repeat a call until its programs, kernels, plans and CUDA graphs exist."""
     for _ in range(RUNS):
         call()
@@ -74,7 +74,7 @@ def _wait(device: torch.device) -> None:
 
 
 def generate_calls(
-    generate: Callable[..., Any], inputs: Mapping[str, Tensor], options: Mapping[str, Any], padded: bool
+    generate: Callable[..., object], inputs: Mapping[str, Tensor], options: Mapping[str, object], padded: bool
 ) -> None:
     """Run a prefill and enough decoding steps to build everything they need.
 
@@ -90,7 +90,7 @@ def generate_calls(
         mask[0, 0] = 0
     enough = ids.shape[1] + 1 + RUNS
 
-    def stop(tokens: Tensor, scores: Any, **_: Any) -> Tensor:
+    def stop(tokens: Tensor, scores: object, **_: object) -> Tensor:
         return torch.full((tokens.shape[0],), tokens.shape[1] >= enough, device=tokens.device)
 
     defaults = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": 1 + RUNS}

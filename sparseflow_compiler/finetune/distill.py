@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +45,7 @@ class DistillReport:
     lr: float
     seed: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the report as plain dictionaries and lists, ready for JSON."""
         return asdict(self) | {"losses": list(self.losses), "masked": list(self.masked)}
 
@@ -62,7 +61,7 @@ class DistillReport:
 def distill(
     model: nn.Module,
     teacher: nn.Module | None,
-    batches: Iterable[Any],
+    batches: Iterable[object],
     *,
     steps: int,
     lr: float = 1e-4,
@@ -171,7 +170,7 @@ class _Run:
             mine = self.model(*args, **kwargs, **self.objective.options)
         return self.objective(mine, theirs, kwargs)
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
@@ -191,7 +190,7 @@ def _watch(losses: Sequence[Tensor], steps: int, bar: Step) -> None:
     bar(done, steps, f"loss {recent[-1]:.4f}")
 
 
-def _calls(batches: Iterable[Any], steps: int, seed: int) -> Iterator[Call]:
+def _calls(batches: Iterable[object], steps: int, seed: int) -> Iterator[Call]:
     """Yield a call for each step; raise if there are no batches or they run out."""
     count = 0
     for batch in itertools.islice(_ordered(batches, seed), steps):
@@ -205,7 +204,7 @@ def _calls(batches: Iterable[Any], steps: int, seed: int) -> Iterator[Call]:
         )
 
 
-def _ordered(batches: Iterable[Any], seed: int) -> Iterator[Any]:
+def _ordered(batches: Iterable[object], seed: int) -> Iterator[object]:
     if not isinstance(batches, Sequence):
         yield from batches
         return

@@ -75,11 +75,11 @@ class Masks:
             yield self
         self.apply()
 
-    def _gradient_hook(self, parameter: nn.Parameter) -> Any:
+    def _gradient_hook(self, parameter: nn.Parameter) -> object:
         return lambda grad: grad.masked_fill(self._dropped_on(parameter, grad.device), 0)
 
     @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter in self._dropped:

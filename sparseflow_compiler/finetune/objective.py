@@ -45,7 +45,7 @@ class Objective:
             raise ArgumentError(f"Objective(temperature={self.temperature})", "must be > 0", "try 1.0")
 
     @classmethod
-    def fitting(cls, teacher_output: Any) -> Objective:
+    def fitting(cls, teacher_output: object) -> Objective:
         """KL for a model with logits, hidden states and embeddings for an encoder."""
         return cls(kl=1.0) if hasattr(teacher_output, "logits") else cls(hidden=1.0, cosine=1.0)
 
@@ -59,7 +59,7 @@ class Objective:
         """Keyword inputs that both models need."""
         return {"output_hidden_states": True} if self.hidden else {}
 
-    def __call__(self, student: Any, teacher: Any, inputs: Mapping[str, Any]) -> Tensor:
+    def __call__(self, student: object, teacher: object, inputs: Mapping[str, Any]) -> Tensor:
         """Return the loss, a scalar in float32.
 
         Args:
@@ -113,11 +113,11 @@ def _relative(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     return lost / _mean(teacher.float().square().sum(-1), mask).clamp(min=1e-12)
 
 
-def _of_both(student: Any, teacher: Any, name: str, term: str) -> tuple[Any, Any]:
+def _of_both(student: object, teacher: object, name: str, term: str) -> tuple[Any, Any]:
     return _of(student, name, term), _of(teacher, name, term)
 
 
-def _of(output: Any, name: str, term: str) -> Any:
+def _of(output: object, name: str, term: str) -> Any:
     value = getattr(output, name, None)
     if value is None:
         raise ArgumentError(

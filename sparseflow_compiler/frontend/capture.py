@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,10 +30,10 @@ from sparseflow.support.training_mode import trained_part
 
 def capture(
     model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object],
+    kwargs: Mapping[str, object] | None = None,
     *,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     carried: Carried | None = None,
 ) -> CapturedProgram:
     """Capture a model as one graph that holds for other batch sizes and sequence lengths too.
@@ -68,9 +67,9 @@ def capture(
 
 def _trace(
     model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    dynamic_shapes: Any,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    dynamic_shapes: object,
     places: Sequence[Place],
 ) -> tuple[CapturedProgram, list[Place]]:
     """Trace a copy of the model; return the program and further attributes that it has to carry."""
@@ -90,7 +89,7 @@ def _trace(
     return describe(exported, signature, flat), found
 
 
-def _export(flat: FlatModule, dynamic_shapes: Any) -> ExportedProgram:
+def _export(flat: FlatModule, dynamic_shapes: object) -> ExportedProgram:
     """Export, if possible without assuming sizes above 1, so that batch 1 needs no extra program."""
 
     def export() -> ExportedProgram:

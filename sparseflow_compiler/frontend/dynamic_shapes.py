@@ -11,7 +11,7 @@ from sparseflow.runtime.calling.names import leaf_names
 from sparseflow.runtime.calling.structure import Flat
 
 
-def leaf_shapes(call: Flat, given: Any = None) -> tuple[Any, ...]:
+def leaf_shapes(call: Flat, given: Any = None) -> tuple[object, ...]:
     """Return torch.export's shape specification for each tensor of a call.
 
     Args:
@@ -32,7 +32,7 @@ def leaf_shapes(call: Flat, given: Any = None) -> tuple[Any, ...]:
     return tuple(given.get(name) for name in names)
 
 
-def _free_dims(leaf: Any) -> Any:
+def _free_dims(leaf: object) -> object:
     """Make all dimensions dynamic but sizes 0 and 1, for which models take other code paths."""
     if not isinstance(leaf, torch.Tensor):
         return Dim.AUTO

@@ -48,7 +48,7 @@ def _numbers_of_data(graph: Graph) -> set[Node]:
     return found
 
 
-def _is_unbacked(number: Any) -> bool:
+def _is_unbacked(number: object) -> bool:
     """Return whether a number was traced as data-dependent, even if it is known by now."""
     if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return False
@@ -71,5 +71,5 @@ def _fixed(node: Node) -> int | None:
     return value if type(value) is int else None
 
 
-def _replaced(arguments: Any, node: Node, number: int) -> Any:
+def _replaced(arguments: Any, node: Node, number: int) -> object:
     return torch.fx.map_arg(arguments, lambda used: number if used is node else used)

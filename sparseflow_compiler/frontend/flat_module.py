@@ -44,7 +44,7 @@ class FlatModule(nn.Module):
         """Whether the result may depend on the inputs' strides."""
         return self._record.layouts.matter
 
-    def forward(self, *leaves: Any) -> tuple[Any, ...]:
+    def forward(self, *leaves: object) -> tuple[Any, ...]:
         """Run the model; return the new leaves of its output, then those of objects that it changed."""
         decoder = Decoder(leaves)
         args, kwargs = decoder.unflatten(self.call.structure)
@@ -94,7 +94,7 @@ class _Record:
         self.counters: set[tuple[type, str]] = set()
 
 
-def _state(value: Any, objects: list[Any]) -> tuple[Container, list[Any]]:
+def _state(value: object, objects: list[object]) -> tuple[Container, list[object]]:
     """Return the attributes of one object; other objects of the call are compared by identity."""
     encoder = Encoder(objects=list(objects))
     return encoder.encode_state(value), encoder.leaves
@@ -110,6 +110,6 @@ def _changed_numbers(before: Container, after: Container) -> set[tuple[type, str
     }
 
 
-def _same(one: tuple[Container, list[Any]], other: tuple[Container, list[Any]]) -> bool:
+def _same(one: tuple[Container, list[object]], other: tuple[Container, list[object]]) -> bool:
     (structure, leaves), (other_structure, other_leaves) = one, other
     return structure == other_structure and all(a is b for a, b in zip(leaves, other_leaves, strict=True))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import nn
 
 from sparseflow.errors import CaptureError
 from sparseflow.runtime.calling.structure import Encoder, Structure
 
-_Content = tuple[Structure, list[Any]]
+_Content = tuple[Structure, list[object]]
 """A value taken apart: all but its tensors, and those."""
 
 
@@ -27,7 +26,9 @@ class Given:
         objects: those among them that are flattened by their attributes.
     """
 
-    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any], objects: Sequence[Any]) -> None:
+    def __init__(
+        self, args: Sequence[object], kwargs: Mapping[str, object], objects: Sequence[object]
+    ) -> None:
         self._args, self._kwargs, self._objects = args, kwargs, objects
         self._before = self._contents()
 
@@ -50,7 +51,7 @@ class Given:
         values = [*self._args, *self._kwargs.values()]
         return [(name, self._content(value)) for name, value in zip(names, values, strict=True)]
 
-    def _content(self, value: Any) -> _Content:
+    def _content(self, value: object) -> _Content:
         encoder = Encoder(objects=list(self._objects))
         return encoder.flatten(value), encoder.leaves
 

@@ -14,8 +14,8 @@ from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
 
 
 def build_guards(
-    fakes: Sequence[Any],
-    value_ranges: Mapping[sympy.Symbol, Any],
+    fakes: Sequence[object],
+    value_ranges: Mapping[sympy.Symbol, object],
     conditions: Iterable[sympy.Basic],
 ) -> ShapeGuards:
     """Derive the guards of a program.
@@ -43,7 +43,7 @@ def build_guards(
     return _with_relations(ranges, equal, symbols, derived, conditions)
 
 
-def _traced_sizes(fakes: Sequence[Any]) -> Iterator[tuple[Place, Any]]:
+def _traced_sizes(fakes: Sequence[object]) -> Iterator[tuple[Place, Any]]:
     for leaf, fake in enumerate(fakes):
         if isinstance(fake, torch.Tensor):
             yield from (((leaf, dim), size) for dim, size in enumerate(fake.shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.export import ExportedProgram
@@ -101,12 +102,11 @@ class _ProgramImporter:
         """Bind weights: emit each name once, where it is first read."""
         for spec in self._exported.graph_signature.input_specs:
             if spec.kind is not InputKind.USER_INPUT:
-                node = self._placeholders[spec.arg.name]
-                name = self._weights.name_of(spec)
-                kind = self._weights.kinds.get(name, "")
-                nodes.bind_node_value(
-                    node, lambda node=node, name=name, kind=kind: nodes.weight(name, self._type(node), kind)
-                )
+                node, name = self._placeholders[spec.arg.name], self._weights.name_of(spec)
+                nodes.bind_node_value(node, partial(self._weight, nodes, node, name))
+
+    def _weight(self, nodes: NodeImporter, node: torch.fx.Node, name: str) -> ir.Value:
+        return nodes.weight(name, self._type(node), self._weights.kinds.get(name, ""))
 
     def _import_node(self, nodes: NodeImporter, node: torch.fx.Node) -> None:
         try:

@@ -36,7 +36,7 @@ def replace_in_place(graph: torch.fx.Graph) -> None:
                 user.replace_input_with(written, node)
 
 
-def functional_form(target: Any) -> OpOverload | None:
+def functional_form(target: object) -> OpOverload | None:
     """Return `aten.add.Tensor` for `aten.add_.Tensor`, or None if there is no functional form."""
     if not isinstance(target, OpOverload) or not target._schema.is_mutable:
         return None
@@ -49,7 +49,7 @@ def functional_form(target: Any) -> OpOverload | None:
     return form if names == others and not form._schema.is_mutable else None
 
 
-def _is_private(written: Any) -> bool:
+def _is_private(written: object) -> bool:
     """Return whether a node's result shares memory with no other value."""
     if not isinstance(written, torch.fx.Node):
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -22,7 +21,7 @@ class LayoutWatch(TorchFunctionMode):
         leaves: the real inputs of the trace.
     """
 
-    def __init__(self, leaves: Sequence[Any]) -> None:
+    def __init__(self, leaves: Sequence[object]) -> None:
         super().__init__()
         # Not evaluated while tracing: a query of symbolic strides would become a guard.
         self._strided = any(isinstance(leaf, Tensor) and not leaf.is_contiguous() for leaf in leaves)
@@ -35,11 +34,11 @@ class LayoutWatch(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Record a call and make it."""
         name = getattr(func, "__name__", "")
         self._asked |= name in _QUESTIONS
@@ -48,7 +47,7 @@ class LayoutWatch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _writes(name: str, kwargs: Mapping[str, Any]) -> bool:
+def _writes(name: str, kwargs: Mapping[str, object]) -> bool:
     if name.startswith("__"):
         return name == "__setitem__" or name.startswith(
             "__i"

@@ -17,7 +17,7 @@ _ITEMS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.defaul
 _LIST_OF = {"!torch.int": "int", "!torch.float": "float", "!torch.bool": "bool", "!torch.str": "str"}
 
 
-class TypeCache(fx_importer.ContextCache):  # type: ignore[misc]
+class TypeCache(fx_importer.ContextCache):
     """Torch-dialect types of traced values."""
 
     __slots__ = ["_parsed"]
@@ -39,7 +39,7 @@ class TypeCache(fx_importer.ContextCache):  # type: ignore[misc]
             raise TypeError(f"the Torch dialect has no {tensor.layout} tensors of {tensor.dtype}")
         return self.parse(f"!torch.vtensor<[{self.format_asm_shape(tensor.shape)}],{code}>")
 
-    def of(self, value: Any) -> ir.Type:
+    def of(self, value: object) -> ir.Type:
         """Return the type of any traced value."""
         if isinstance(value, torch.Tensor):
             return self.tensor(value)
@@ -51,7 +51,7 @@ class TypeCache(fx_importer.ContextCache):  # type: ignore[misc]
         return self.parse(scalar)
 
 
-class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
+class NodeImporter(fx_importer.GraphNodeImporter):
     """Emit Torch-dialect operations; operators unknown to the dialect become `torch.operator`."""
 
     _cc: TypeCache
@@ -70,17 +70,17 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
             kind: ``"buffer"`` or ``"constant"``; empty for a parameter.
         """
         if name not in self._weights:
-            attributes = {"name": ir.StringAttr.get(name)}
+            attributes: dict[str, ir.Attribute] = {"name": ir.StringAttr.get(name)}
             if kind:
                 attributes[KIND] = ir.StringAttr.get(kind)
             op = ir.Operation.create("sparse_gemm.weight", results=[result], attributes=attributes)
             self._weights[name] = op.result
         return self._weights[name]
 
-    def value(self, item: Any) -> ir.Value:
+    def value(self, item: object) -> ir.Value:
         """Return the value of a node or of a Python constant."""
         with ir.InsertionPoint(self._b):
-            return self._operand(ir.Location.current, item, None)
+            return self._operand(_here(), item, None)
 
     def import_node(self, loc: ir.Location, node: torch.fx.Node) -> None:
         """Emit the operations of a call_function node at the end of the block."""
@@ -125,7 +125,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         for i, result in enumerate(op.results):
             self.bind_node_value(node, result, i)
 
-    def _operand(self, loc: ir.Location, arg: Any, jit_type: Any) -> ir.Value:
+    def _operand(self, loc: ir.Location, arg: object, jit_type: object) -> ir.Value:
         if isinstance(arg, (list, tuple)):
             return self._list(loc, arg, jit_type)
         value = self._node_value(arg) if isinstance(arg, torch.fx.Node) else self._constant(arg)
@@ -138,10 +138,9 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         return value
 
     def _node_value(self, node: torch.fx.Node) -> ir.Value:
-        value: ir.Value = self.resolve_node_value(node)
-        return value
+        return self.resolve_node_value(node)
 
-    def _constant(self, value: Any) -> ir.Value:
+    def _constant(self, value: object) -> ir.Value:
         """Return the value of a Python constant, emitted once, at the head of the function."""
         if isinstance(value, torch.dtype):
             value = DTYPE_CODES[value]
@@ -152,7 +151,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
             self._constants[key] = constant
         return self._constants[key]
 
-    def _list(self, loc: ir.Location, items: Sequence[Any], jit_type: Any) -> ir.Value:
+    def _list(self, loc: ir.Location, items: Sequence[object], jit_type: Any) -> ir.Value:
         if isinstance(jit_type, torch.OptionalType):
             jit_type = jit_type.getElementType()
         element = jit_type.getElementType()
@@ -163,7 +162,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         text = f"!torch.list<optional<{name}>>" if optional else f"!torch.list<{name}>"
         return self._one("torch.prim.ListConstruct", text, values, loc)
 
-    def _number_to_tensor(self, loc: ir.Location, arg: Any, value: ir.Value) -> ir.Value:
+    def _number_to_tensor(self, loc: ir.Location, arg: object, value: ir.Value) -> ir.Value:
         example = arg.meta["val"] if isinstance(arg, torch.fx.Node) else arg
         if example is None:
             return value
@@ -187,7 +186,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         self.bind_node_value(node, first)
 
     def _complex(self, value: complex) -> ir.Value:
-        loc = ir.Location.current
+        loc = _here()
         parts = [self._import_literal(value.real), self._import_literal(value.imag)]
         return self._operator("torch.sym.complex", "!torch.number", parts, loc)
 
@@ -206,7 +205,11 @@ class NodeImporter(fx_importer.GraphNodeImporter):  # type: ignore[misc]
         return ir.Operation.create(name, results=types, operands=operands, loc=loc).result
 
 
-def _argument(node: torch.fx.Node, index: int, parameter: Any) -> Any:
+def _here() -> ir.Location:
+    return ir.Location.current or ir.Location.unknown()
+
+
+def _argument(node: torch.fx.Node, index: int, parameter: Any) -> object:
     """Return a node's argument for a parameter of its operator's schema."""
     if index < len(node.args):
         return node.args[index]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
@@ -30,9 +29,9 @@ class CapturedProgram(Contract):
     exported: ExportedProgram
 
     @property
-    def range_constraints(self) -> Mapping[Any, Any]:
+    def range_constraints(self) -> Mapping[object, object]:
         """The range of each symbolic size, as torch.export found it."""
-        constraints: Mapping[Any, Any] = self.exported.range_constraints
+        constraints: Mapping[object, object] = self.exported.range_constraints
         return constraints
 
 
@@ -56,12 +55,12 @@ def _input_names(exported: ExportedProgram) -> list[str]:
     return [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
 
 
-def _fake_inputs(exported: ExportedProgram) -> list[Any]:
+def _fake_inputs(exported: ExportedProgram) -> list[object]:
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     return [placeholders[name].meta["val"] for name in _input_names(exported)]
 
 
-def _conditions(exported: ExportedProgram) -> list[Any]:
+def _conditions(exported: ExportedProgram) -> list[object]:
     """Return the shape guards of the trace, with replaced symbols resolved."""
     for node in exported.graph.nodes:
         mode = getattr(node.meta.get("val"), "fake_mode", None)

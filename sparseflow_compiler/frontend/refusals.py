@@ -8,7 +8,6 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -68,7 +67,7 @@ def capture_error(model: nn.Module, error: Exception, does_run: Callable[[], boo
     return CaptureError(type(model).__name__, rule, remedy)
 
 
-def runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def runs(model: nn.Module, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     """Return whether a copy of a model runs on copies of some inputs."""
     from sparseflow.frontend.state.clone import Clone
 

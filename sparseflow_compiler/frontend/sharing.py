@@ -13,7 +13,7 @@ from sparseflow.errors import CaptureError
 from sparseflow.runtime.calling.overlap import share_memory
 
 
-def apart(leaves: Sequence[Any], model: nn.Module) -> list[Any]:
+def apart(leaves: Sequence[Any], model: nn.Module) -> list[object]:
     """Return the leaves of a call, with copies of those that share storage with others or the model.
 
     torch.export treats tensors of one storage as the same, which only holds for this call.
@@ -23,7 +23,7 @@ def apart(leaves: Sequence[Any], model: nn.Module) -> list[Any]:
     return [_copy(leaf) if _is_shared(leaf, uses, own) else leaf for leaf in leaves]
 
 
-def _is_shared(leaf: Any, uses: Mapping[int, int], own: set[int]) -> bool:
+def _is_shared(leaf: object, uses: Mapping[int, int], own: set[int]) -> bool:
     return isinstance(leaf, Tensor) and (uses[_storage(leaf)] > 1 or _storage(leaf) in own)
 
 

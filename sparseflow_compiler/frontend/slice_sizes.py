@@ -30,7 +30,7 @@ def drop_slice_assertions(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def _symbols_of_slices(graph: Graph) -> set[Any]:
+def _symbols_of_slices(graph: Graph) -> set[object]:
     """Return the data-dependent symbols of slices: their sizes and starts."""
     seen, found = set[Any](), set[Any]()
     for node in graph.nodes:
@@ -41,10 +41,10 @@ def _symbols_of_slices(graph: Graph) -> set[Any]:
     return found
 
 
-def _unknown(argument: Any) -> set[Any]:
+def _unknown(argument: object) -> set[object]:
     """Return the data-dependent symbols in a number, or a tensor's shape and offset."""
     value = argument.meta.get("val") if isinstance(argument, Node) else argument
-    numbers: tuple[Any, ...] = (value,)
+    numbers: tuple[object, ...] = (value,)
     if isinstance(value, torch.Tensor):
         numbers = (*value.shape, *([value.storage_offset()] if value.layout is torch.strided else ()))
     symbolic = [number for number in numbers if isinstance(number, (torch.SymInt, torch.SymBool))]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
 
 Tell = Callable[[ModuleType], None]
 
@@ -55,5 +54,5 @@ class _TellAfter(Loader):
         self._loader.exec_module(module)
         self._tell(module)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)  # get_source and the like

@@ -131,17 +131,17 @@ class SparseLinear(nn.Module):
         return self
 
     def state_dict(  # type: ignore[override]  # torch has overloads
-        self, *args: Any, prefix: str = "", **kwargs: Any
-    ) -> dict[str, Any]:
+        self, *args: object, prefix: str = "", **kwargs: Any
+    ) -> dict[str, object]:
         """The portable form, the values under the name ``weight`` as checkpoints have them."""
-        found: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        found: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
         return self._renamed(found, prefix + IN_MODULE, prefix + VALUES)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, object], prefix: str, *rest: object) -> None:
         self._renamed(state_dict, prefix + VALUES, prefix + IN_MODULE)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def _renamed(self, state: dict[str, Any], name: str, new: str) -> dict[str, Any]:
+    def _renamed(self, state: dict[str, object], name: str, new: str) -> dict[str, object]:
         if name in state and not self.awaited:
             state[new] = state.pop(name)
         return state

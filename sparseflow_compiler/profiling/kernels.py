@@ -104,7 +104,7 @@ def per_call(launches: Sequence[Launch], calls: int) -> float:
 
 def _record(
     run: Callable[[], object], device: torch.device, calls: int, reset: Callable[[], object]
-) -> Iterable[Any]:
+) -> Iterable[object]:
     """Record the profiler's events of some calls.
 
     The profiler drops events at the edges of its window, as host and device clocks differ, and while it
@@ -130,7 +130,7 @@ def _record(
             run()
         settle()
         profiler.step()
-    events: Iterable[Any] = profiler.events()
+    events: Iterable[object] = profiler.events()
     return events
 
 

@@ -26,13 +26,13 @@ _TURNS = 7
 
 def profile(
     model: nn.Module,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
     *,
     calls: int = 10,
     seconds: float = 2.0,
     before: Callable[[], object] | None = None,
-    meta: Mapping[str, Any] | None = None,
+    meta: Mapping[str, object] | None = None,
     **options: Any,
 ) -> Profile:
     """Profile a model dense and compiled: kernel time by kind, GEMM speed-up, its ceiling, actual speed-up.
@@ -122,7 +122,7 @@ class Bench:
         self.wait()
 
 
-def call(side: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+def call(side: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> Run:
     """Return a call of a model for inference."""
 
     def run() -> object:

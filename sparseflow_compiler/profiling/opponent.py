@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def opponent(
-    model: nn.Module, device: torch.device, *, inner: Inner = "auto", mode: str | None = None, **_: Any
+    model: nn.Module, device: torch.device, *, inner: Inner = "auto", mode: str | None = None, **_: object
 ) -> tuple[str, Any]:
     """Return the dense model's runner of the same kind as the compiled one's: its name and callable.
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sparseflow.profiling.kernel_kinds import KINDS, Kind
 from sparseflow.profiling.kernels import Kernel
@@ -55,7 +54,7 @@ class Profile:
 
     dense: Side
     compiled: Side
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def gemm_speedup(self) -> float:
@@ -82,7 +81,7 @@ class Profile:
         """The speed-up of its kernel time."""
         return self.dense.us / self.compiled.us
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything, ready for JSON; missing figures are None."""
         speedup = self.gemm_speedup
         return {
@@ -158,7 +157,7 @@ class Profile:
         return (f"{self.dense.us / 1e3:.3f}", "100.0", f"{self.compiled.us / 1e3:.3f}", "100.0", ratio)
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: Side) -> dict[str, object]:
     return {
         "title": side.title,
         "seconds": side.seconds,

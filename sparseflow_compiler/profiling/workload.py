@@ -31,7 +31,7 @@ _LLAMA = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 8192,
 }
-SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+SHAPES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "llama-3-8b": (
         "LlamaConfig",
         {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -77,7 +77,7 @@ class Workload:
     """
 
     model: nn.Module
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, object]
     before: Callable[[], object] | None = None
     most_calls: int | None = None
 
@@ -160,7 +160,7 @@ def _decode(model: nn.Module, ids: torch.Tensor, seq: int) -> Workload:
     return Workload(model, inputs, functools.partial(rewind, cache, seq), _ROOM)
 
 
-def _require_positions(config: Any, tokens: int) -> None:
+def _require_positions(config: object, tokens: int) -> None:
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and tokens > most:
         raise ArgumentError(

@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from glob import escape
-from typing import Any
 
 from torch import nn
 
@@ -25,7 +24,7 @@ DEFAULT_ROWS = (1, 512)
 CURVE_POINTS = 9
 TRIES = 6
 
-PruneAgain = Callable[[Sequence[Any], Sequence[str]], PruneReport]
+PruneAgain = Callable[[Sequence[object], Sequence[str]], PruneReport]
 """Prunes the model in place, given the batches and the patterns of layers to skip."""
 
 
@@ -71,10 +70,10 @@ class BudgetReport(PruneReport):
     rows: tuple[int, ...] = ()
     curve: tuple[tuple[int, float, float], ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the report as plain dictionaries and lists, ready for JSON."""
         names = ("max_loss", "loss", "loss_all", "unit", "saved_unit")
-        budget: dict[str, Any] = {name: getattr(self, name) for name in names}
+        budget: dict[str, object] = {name: getattr(self, name) for name in names}
         budget["rows"] = list(self.rows)
         budget["choices"] = [asdict(choice) for choice in self.choices]
         fields = ("dense_layers", "loss", "saved")
@@ -106,7 +105,7 @@ class BudgetReport(PruneReport):
 
 def prune_within(
     model: nn.Module,
-    calibration: Iterable[Any] | None,
+    calibration: Iterable[object] | None,
     max_loss: float,
     skip: Sequence[str],
     rows: Sequence[int],
@@ -173,7 +172,7 @@ def _prune_chosen(
     chosen: set[str],
     scales: _Scales,
     skip: Sequence[str],
-    batches: Sequence[Any],
+    batches: Sequence[object],
     prune: PruneAgain,
 ) -> tuple[float, PruneReport]:
     """Prune the chosen layers of the dense model; on exceeding the budget, keep the measured weights."""

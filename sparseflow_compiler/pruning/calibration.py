@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from torch.utils import _pytree as pytree
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError, SparseFlowError
 from sparseflow.support.training_mode import trained_part
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+_T = TypeVar("_T")
+
+Call = tuple[tuple[object, ...], dict[str, object]]
 """Positional and keyword inputs of a model."""
 
 _SHAPES = "each batch is a tensor, a tuple of positional inputs, or a mapping of keyword inputs"
@@ -33,7 +35,7 @@ class Calibration:
     calls: Sequence[Call]
 
     @classmethod
-    def of(cls, model: nn.Module, batches: Iterable[Any]) -> Calibration:
+    def of(cls, model: nn.Module, batches: Iterable[object]) -> Calibration:
         """Check a model and its batches.
 
         Raises:
@@ -81,7 +83,7 @@ def require_batches(name: str, batches: object) -> None:
         raise ArgumentError(name, f"must be an iterable of batches, not a {found}", _SHAPES)
 
 
-def as_call(name: str, batch: Any) -> Call:
+def as_call(name: str, batch: object) -> Call:
     """Return the positional and keyword inputs of a batch.
 
     Raises:
@@ -96,9 +98,16 @@ def as_call(name: str, batch: Any) -> Call:
     raise ArgumentError(name, f"is a {type(batch).__name__}", _SHAPES)
 
 
-def moved(tree: Any, device: torch.device) -> Any:
+def moved(tree: _T, device: torch.device) -> _T:
     """Return the same tree with its tensors on `device`."""
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+    to = pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+    return cast(_T, to)
+
+
+def padding_mask(kwargs: Mapping[str, object]) -> Tensor | None:
+    """The attention mask of a call that was given one as a tensor."""
+    mask = kwargs.get("attention_mask")
+    return mask if isinstance(mask, Tensor) else None
 
 
 @contextmanager

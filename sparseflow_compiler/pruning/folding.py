@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from sparseflow.pruning.offload import device_of
 from sparseflow.pruning.permutation import channel_order
 from sparseflow.pruning.ria import ria_scores
 from sparseflow.pruning.stacks import ATTENTION, Visit, floats
+
+_T = TypeVar("_T")
 
 TOLERANCE = 1e-6
 """Relative, of the float64 outputs. Norms that compute in float32 inside a float64 block need that much."""
@@ -170,11 +172,11 @@ def _head_size(block: nn.Module) -> int | None:
     return None
 
 
-def _doubled(tree: Any) -> Any:
-    def double(leaf: Any) -> Any:
+def _doubled(tree: _T) -> _T:
+    def double(leaf: object) -> object:
         return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
-    return pytree.tree_map(double, tree)
+    return cast(_T, pytree.tree_map(double, tree))
 
 
 def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

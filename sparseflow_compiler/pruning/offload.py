@@ -26,7 +26,7 @@ def offloaded(blocks: Sequence[nn.Module], host: torch.device, device: torch.dev
         yield
         return
 
-    def forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(block: nn.Module, *args: object, **kwargs: object) -> Any:
         home = device_of(block)
         block.to(device)
         args, kwargs = moved((args, kwargs), device)

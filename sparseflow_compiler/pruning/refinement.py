@@ -92,7 +92,7 @@ class Refinement:
         return sum(float(self._loss(batch, values)) for batch in range(len(self._targets)))
 
     def _loss(self, batch: int, values: Values) -> Tensor:
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: object, **kwargs: object) -> Any:
             return functional_call(self._visit.block, values, args, kwargs)
 
         with _captured(self._visit.block, self._where) as outputs:
@@ -100,7 +100,7 @@ class Refinement:
         target = self._targets[batch].to(outputs[0].device)
         return (outputs[0].float() - target.float()).square().sum() * self._scale
 
-    def _outputs(self, block: nn.Module, call: Callable[[int, nn.Module], Any]) -> Iterator[Tensor]:
+    def _outputs(self, block: nn.Module, call: Callable[[int, nn.Module], object]) -> Iterator[Tensor]:
         for batch in range(len(self._visit.frames)):
             with _captured(block, self._where) as outputs:
                 call(batch, block)
@@ -112,7 +112,7 @@ def _captured(block: nn.Module, where: str) -> Iterator[list[Tensor]]:
     """Record the first floating-point output of each call of a submodule; "" is the block itself."""
     outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def keep(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         outputs.append(floats(output)[0])
 
     handle = block.get_submodule(where).register_forward_hook(keep)

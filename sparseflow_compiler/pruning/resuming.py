@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +99,7 @@ def fingerprint(
 def _bytes(tensor: Tensor) -> bytes:
     flat = tensor.detach().reshape(-1)
     sample = flat[:: -(-flat.numel() // _SAMPLE) or 1].cpu().contiguous()
-    head: Any = (tuple(tensor.shape), tensor.dtype)
+    head: object = (tuple(tensor.shape), tensor.dtype)
     return repr(head).encode() + sample.view(torch.uint8).numpy().tobytes()
 
 

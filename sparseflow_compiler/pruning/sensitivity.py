@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.errors import CalibrationError
 from sparseflow.integrations.transformers.caches import without_cache
-from sparseflow.pruning.calibration import Calibration, enough_memory, moved
+from sparseflow.pruning.calibration import Calibration, enough_memory, moved, padding_mask
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.support.progress import Step
 
@@ -105,7 +104,7 @@ class Switchboard:
         with without_cache(model), enough_memory(device):
             for call in self._calibration.calls[:MEASURED_BATCHES]:
                 args, kwargs = moved(call, device)
-                found.append(_Output.of(model(*args, **kwargs), kwargs.get("attention_mask")))
+                found.append(_Output.of(model(*args, **kwargs), padding_mask(kwargs)))
         return found
 
 
@@ -117,7 +116,7 @@ class _Output:
     is_logits: bool
 
     @classmethod
-    def of(cls, output: Any, mask: Tensor | None) -> _Output:
+    def of(cls, output: object, mask: Tensor | None) -> _Output:
         """Sample rows of an output, skipping padding."""
         logits = getattr(output, "logits", None)
         tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

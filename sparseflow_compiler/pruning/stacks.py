@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +61,15 @@ class Frame:
         links: the inputs taken from the previous block: its output, or a part of it.
     """
 
-    inputs: dict[Slot, Any]
+    inputs: dict[Slot, object]
     links: Mapping[Slot, Path]
 
-    def call(self, block: Callable[..., Any], before: Any) -> Any:
+    def call(self, block: Callable[..., object], before: object) -> object:
         """Run the block on the previous block's output."""
-        filled = {slot: before if path is None else before[path] for slot, path in self.links.items()}
+        filled = {
+            slot: before if path is None else cast(Sequence[object], before)[path]
+            for slot, path in self.links.items()
+        }
         inputs = self.inputs | filled
         args = [inputs[slot] for slot in sorted(slot for slot in inputs if isinstance(slot, int))]
         return block(*args, **{slot: value for slot, value in inputs.items() if isinstance(slot, str)})
@@ -77,8 +80,8 @@ class _Recording:
     """Inputs and outputs of the blocks for one batch."""
 
     order: list[int] = field(default_factory=list)
-    inputs: list[dict[Slot, Any]] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
+    inputs: list[dict[Slot, object]] = field(default_factory=list)
+    outputs: list[object] = field(default_factory=list)
 
 
 def find_stacks(model: nn.Module, layers: Sequence[Layer]) -> list[Stack]:
@@ -125,15 +128,15 @@ def _recorded(stack: Stack, recording: _Recording, *, whole: bool) -> Iterator[N
         for index, block in enumerate(stack.blocks):
 
             def before(
-                module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], index: int = index
+                module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], index: int = index
             ) -> None:
                 recording.order.append(index)
-                inputs: dict[Slot, Any] = {}
+                inputs: dict[Slot, object] = {}
                 inputs.update(enumerate(args))
                 inputs.update(kwargs.items())
                 recording.inputs.append(inputs)
 
-            def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            def after(module: nn.Module, args: tuple[object, ...], output: object) -> None:
                 recording.outputs.append(output)
                 if not whole and module is stack.blocks[-1]:
                     raise _Enough
@@ -162,7 +165,7 @@ def _link(recording: _Recording, blocks: int) -> list[Frame]:
     return frames
 
 
-def _parts(output: Any) -> dict[int, Path]:
+def _parts(output: object) -> dict[int, Path]:
     """Return the path of each tensor in a block's output, by identity."""
     if isinstance(output, Tensor):
         return {id(output): None}
@@ -171,20 +174,20 @@ def _parts(output: Any) -> dict[int, Path]:
     return {}
 
 
-def _replay(stack: Stack, frames: Sequence[Frame]) -> Any:
+def _replay(stack: Stack, frames: Sequence[Frame]) -> object:
     given = None
     for block, frame in zip(stack.blocks, frames, strict=True):
         given = frame.call(block, given)
     return given
 
 
-def _require_same(found: Any, expected: Any) -> None:
+def _require_same(found: object, expected: object) -> None:
     for one, other in zip(floats(found), floats(expected), strict=True):
         if one.shape != other.shape or _norm(one - other) > _REPEAT_TOLERANCE * _norm(other):
             raise NotAChain("its blocks give something else when they run again")
 
 
-def floats(output: Any) -> list[Tensor]:
+def floats(output: object) -> list[Tensor]:
     """Return the floating-point tensors of a module's output."""
     leaves = pytree.tree_leaves(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -209,19 +212,19 @@ class Visit:
     name: str
     block: nn.Module
     frames: Sequence[Frame]
-    given: Sequence[Any]
-    dense_given: Sequence[Any] | None = None
+    given: Sequence[object]
+    dense_given: Sequence[object] | None = None
 
     def run(self) -> None:
         """Run the block on every batch."""
         for batch in range(len(self.frames)):
             self.call(batch)
 
-    def call(self, batch: int, block: Callable[..., Any] | None = None) -> Any:
+    def call(self, batch: int, block: Callable[..., object] | None = None) -> object:
         """Run the block, or a replacement, on the pruned model's activations."""
         return self.frames[batch].call(block or self.block, self.given[batch])
 
-    def call_dense(self, batch: int, block: Callable[..., Any] | None = None) -> Any:
+    def call_dense(self, batch: int, block: Callable[..., object] | None = None) -> object:
         """Run the block, or a replacement, on the dense model's activations."""
         assert self.dense_given is not None, "asked for in walk"
         return self.frames[batch].call(block or self.block, self.dense_given[batch])
@@ -244,8 +247,8 @@ def walk(
         dense: whether to keep the dense blocks' outputs too.
         device: where each block is while it is visited; None leaves it where it is.
     """
-    given: list[Any] = [None] * len(frames)
-    dense_given: list[Any] | None = [None] * len(frames) if dense else None
+    given: list[object] = [None] * len(frames)
+    dense_given: list[object] | None = [None] * len(frames) if dense else None
     for index, block in enumerate(stack.blocks):
         own = [batch_frames[index] for batch_frames in frames]
         with resident(block, device):
@@ -258,5 +261,5 @@ def walk(
             frame.inputs.clear()
 
 
-def _outputs(block: nn.Module, frames: Sequence[Frame], given: Sequence[Any]) -> list[Any]:
+def _outputs(block: nn.Module, frames: Sequence[Frame], given: Sequence[object]) -> list[object]:
     return [frame.call(block, before) for frame, before in zip(frames, given, strict=True)]

@@ -134,7 +134,7 @@ def watching(layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> I
                 running.append(module)
                 see(layer, args[0] if args else next(iter(kwargs.values())))
 
-            def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            def after(module: nn.Module, args: tuple[object, ...], output: object) -> None:
                 running.remove(module)
 
             stack.callback(layer.module.register_forward_pre_hook(before, with_kwargs=True).remove)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ FEW_ROWS = 256
 def prune(
     model: nn.Module,
     method: Method = "magnitude",
-    calibration: Iterable[Any] | None = None,
+    calibration: Iterable[object] | None = None,
     *,
     skip: Sequence[str] | Literal["auto"] = (),
     skip_defaults: bool = True,
@@ -152,7 +152,7 @@ def prune(
 
 
 def _pruned(
-    model: nn.Module, calibration: Iterable[Any] | None, options: PruneOptions, progress: bool | None
+    model: nn.Module, calibration: Iterable[object] | None, options: PruneOptions, progress: bool | None
 ) -> PruneReport:
     """Prune every layer that the options don't skip."""
     if calibration is None:

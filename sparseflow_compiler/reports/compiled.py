@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
 from sparseflow.reports.report import LayerReport, Range, Report
+from sparseflow.support.documents import Document
 
 _LARGEST_M = 16384
 
 
-def compiled_page(data: Mapping[str, Any]) -> Page:
+def compiled_page(data: Mapping[str, object]) -> Page:
     """Make the page of `Report.to_dict()`, with an artifact's manifest under ``artifact``, if any."""
     report = Report.from_dict(data)
     sparse = [layer for layer in report.layers if layer.decision != "dense"]
@@ -28,7 +28,7 @@ def compiled_page(data: Mapping[str, Any]) -> Page:
     return Page(str(report.model.get("name", "model")), _about(data), tuple(pieces))
 
 
-def _about(data: Mapping[str, Any]) -> tuple[str, ...]:
+def _about(data: Document) -> tuple[str, ...]:
     model, artifact = data["model"], data.get("artifact")
     options = {name: model[name] for name in ("prune", "memory", "quantize") if model.get(name)}
     lines = [", ".join(f"{name} {value}" for name, value in options.items())]
@@ -151,7 +151,7 @@ def _range(entry: Range) -> str:
     )
 
 
-def _seconds(model: Mapping[str, Any]) -> Table | None:
+def _seconds(model: Document) -> Table | None:
     parts = {**model.get("compilations", {}).get("seconds", {})}
     rows = tuple((part, figure(float(seconds))) for part, seconds in parts.items())
     return Table("Compiling", (Column("part"), Column("seconds", True)), rows) if rows else None

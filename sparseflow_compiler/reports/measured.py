@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from sparseflow.reports.page import Cell, Column, HeatMap, Page, Piece, Table, figure, one_line
+from sparseflow.support.documents import Document
 
-Row = Mapping[str, Any]
+Row = Document
 
 _TIMES = ("dense_us", "ours_us")
 _WHAT = ("dtype", "epilogue", "mode")
 """What may differ between rows of the same shape and M: each has a heat map of its own."""
 
 
-def rows_page(title: str, data: Mapping[str, Any]) -> Page:
+def rows_page(title: str, data: Document) -> Page:
     """Make the page of a result file: ``{"meta": {…}, "rows": […]}``."""
     meta, rows = data.get("meta") or data.get("about") or {}, data["rows"]
     pieces: list[Piece] = heat_maps(rows)
@@ -22,7 +22,7 @@ def rows_page(title: str, data: Mapping[str, Any]) -> Page:
     return Page(title, _about(meta), tuple(pieces))
 
 
-def points_page(title: str, data: Mapping[str, Any], points: Iterable[Row]) -> Page:
+def points_page(title: str, data: Document, points: Iterable[Row]) -> Page:
     """Make the page of tuned or calibrated points."""
     rows = [_timed(point) for point in points]
     pieces: list[Piece] = [*heat_maps(rows), rows_table("Points", rows)]
@@ -94,7 +94,7 @@ def _timed(point: Row) -> Row:
     }
 
 
-def _about(meta: Mapping[str, Any]) -> tuple[str, ...]:
+def _about(meta: Document) -> tuple[str, ...]:
     versions = meta.get("versions")
     lines = [one_line(meta), one_line(versions) if isinstance(versions, dict) else ""]
     if isinstance(meta.get("machine"), dict):

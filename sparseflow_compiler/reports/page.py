@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class Page:
     pieces: tuple[Piece, ...]
 
 
-def figure(value: Any) -> str:
+def figure(value: object) -> str:
     """Format a value for a cell: four digits of a fraction, ✓ or ✗ for a bool."""
     if value is None:
         return ""
@@ -135,6 +134,6 @@ def megabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
-def one_line(values: Mapping[str, Any]) -> str:
+def one_line(values: Mapping[str, object]) -> str:
     """Format each scalar entry as ``name value``."""
     return ", ".join(f"{k} {figure(v)}" for k, v in values.items() if not isinstance(v, (dict, list)))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError
 from sparseflow.reports.colours import COLOURS
 from sparseflow.reports.page import Bars, Cell, Facts, HeatMap, Page, Piece, Pies, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Room = tuple[float, float, float, float]
+"""Left, bottom, width and height, as shares of the picture's."""
 
 _WIDTH = 11.0
 _FASTER, _SLOWER, _NEUTRAL = (0x5B, 0x9B, 0xD5), (0xE8, 0x97, 0x4E), (0xEC, 0xEE, 0xEF)
@@ -62,7 +68,7 @@ def _height(piece: Piece) -> float:
             return 0.9 + 0.2 * min(len(table_rows), _ROWS + 1)
 
 
-def _draw(picture: Any, piece: Piece, room: tuple[float, float, float, float]) -> None:
+def _draw(picture: Figure, piece: Piece, room: Room) -> None:
     match piece:
         case Facts():
             _facts(picture, piece, room)
@@ -76,7 +82,7 @@ def _draw(picture: Any, piece: Piece, room: tuple[float, float, float, float]) -
             _table(picture, piece, room)
 
 
-def _axes(picture: Any, room: Sequence[float], left: float = 0.0, right: float = 0.0) -> Any:
+def _axes(picture: Figure, room: Room, left: float = 0.0, right: float = 0.0) -> Axes:
     axes = picture.add_axes((room[0] + left, room[1], room[2] - left - right, room[3]))
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -84,14 +90,14 @@ def _axes(picture: Any, room: Sequence[float], left: float = 0.0, right: float =
     return axes
 
 
-def _facts(picture: Any, piece: Facts, room: Sequence[float]) -> None:
+def _facts(picture: Figure, piece: Facts, room: Room) -> None:
     for place, (name, value, note) in enumerate(piece.items):
         x = room[0] + place * room[2] / len(piece.items)
         picture.text(x, room[1] + room[3], value, fontsize=15, fontweight="bold", va="top")
         picture.text(x, room[1], f"{name}, {note}", fontsize=7, color=_QUIET, va="bottom")
 
 
-def _bars(axes: Any, piece: Bars) -> None:
+def _bars(axes: Axes, piece: Bars) -> None:
     labels = [label for label, _, _ in piece.items]
     bars = axes.barh(labels, [size for _, size, _ in piece.items], color=[_TRACK, *COLOURS][: len(labels)])
     axes.bar_label(bars, [text for _, _, text in piece.items], padding=4, fontsize=8)
@@ -99,7 +105,7 @@ def _bars(axes: Any, piece: Bars) -> None:
     axes.set_xticks([])
 
 
-def _heat(axes: Any, piece: HeatMap) -> None:
+def _heat(axes: Axes, piece: HeatMap) -> None:
     image = [[_colour(cell) for cell in line] for line in piece.cells]
     axes.imshow(image, aspect="auto")
     for y, line in enumerate(piece.cells):
@@ -122,7 +128,7 @@ def _colour(cell: Cell) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _pies(picture: Any, piece: Pies, room: Sequence[float]) -> None:
+def _pies(picture: Figure, piece: Pies, room: Room) -> None:
     width = room[2] / max(1, len(piece.pies))
     for place, pie in enumerate(piece.pies):
         axes = picture.add_axes((room[0] + place * width, room[1], width * 0.5, room[3]))
@@ -138,7 +144,7 @@ def _pies(picture: Any, piece: Pies, room: Sequence[float]) -> None:
         axes.legend(labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
 
 
-def _table(picture: Any, piece: Table, room: Sequence[float]) -> None:
+def _table(picture: Figure, piece: Table, room: Room) -> None:
     shown = [i for i, column in enumerate(piece.columns) if not column.long][:_TABLE_COLUMNS]
     rows = [[row[i][:42] for i in shown] for row in piece.rows[:_ROWS]]
     if len(piece.rows) > _ROWS:
@@ -153,7 +159,6 @@ def _table(picture: Any, piece: Table, room: Sequence[float]) -> None:
         end = x + unit * width
         for place, line in enumerate(lines):
             y = room[1] + room[3] - place * step
-            style = {"color": _QUIET} if not place else {}
             picture.text(
                 end if right else x,
                 y,
@@ -161,6 +166,6 @@ def _table(picture: Any, piece: Table, room: Sequence[float]) -> None:
                 fontsize=7,
                 va="top",
                 ha="right" if right else "left",
-                **style,
+                color=None if place else _QUIET,
             )
         x = end + 2 * unit

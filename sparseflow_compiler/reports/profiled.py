@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from sparseflow.reports.page import Column, Facts, Page, Pie, Pies, Table, one_line
+from sparseflow.support.documents import Document
 
 _KERNELS = 12
 _SIDES = ("dense", "compiled")
 
 
-def profile_page(data: Mapping[str, Any]) -> Page:
+def profile_page(data: Document) -> Page:
     """Make the page of `Profile.to_dict()`."""
     pies = tuple(
         Pie(
@@ -40,7 +38,7 @@ def profile_page(data: Mapping[str, Any]) -> Page:
     )
 
 
-def _kernels(data: Mapping[str, Any]) -> Table:
+def _kernels(data: Document) -> Table:
     rows = tuple(
         (data[side]["title"], str(kernel["name"]), str(kernel["kind"]), f"{kernel['us']:.1f}")
         for side in _SIDES

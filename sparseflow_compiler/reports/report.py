@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from sparseflow.support.documents import Document
 
 Decision = Literal["sparse", "dense", "contextual"]
 
@@ -77,7 +79,7 @@ class LayerReport:
 class Reported(Protocol):
     """Anything that a page can show: a profile, an evaluation, a tuning's result."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return everything, ready for JSON."""
         ...
 
@@ -94,12 +96,12 @@ class Report:
     layers: list[LayerReport] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the report as plain dictionaries and lists, ready for JSON."""
         return {"layers": [asdict(layer) for layer in self.layers], "model": dict(self.model)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+    def from_dict(cls, data: Document) -> Report:
         """Rebuild a report from `to_dict()`.
 
         Raises:
@@ -180,7 +182,7 @@ _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
 )
 
 
-def _layer(data: Mapping[str, Any]) -> LayerReport:
+def _layer(data: Document) -> LayerReport:
     fp8 = data["fp8"]
     ranges = tuple(Range(**found) for found in data["ranges"])
     return LayerReport(**{**data, "ranges": ranges, "fp8": None if fp8 is None else Fp8Error(**fp8)})

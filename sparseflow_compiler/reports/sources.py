@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sparseflow.errors import ArgumentError, SparseFlowError
 from sparseflow.reports.compiled import compiled_page
 from sparseflow.reports.measured import points_page, rows_page, rows_table
 from sparseflow.reports.page import Page, Piece
 from sparseflow.reports.profiled import profile_page
+from sparseflow.support.documents import Document
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Source:
     """
 
     name: str
-    data: Mapping[str, Any]
+    data: Document
 
 
 def read(path: Path) -> Source:
@@ -91,13 +91,13 @@ def _malformed_as_error(name: str) -> Iterator[None]:
         raise ArgumentError(f"report {name}", f"can't be understood: {reason}", _REMEDY) from error
 
 
-def _pruned(name: str, data: Mapping[str, Any]) -> Page:
+def _pruned(name: str, data: Document) -> Page:
     return Page(f"Pruning: {name}", tuple(data["notes"]), (rows_table("Layers", data["layers"]),))
 
 
 _REMEDY = "give an artifact's folder, or what --json of a command or a benchmark wrote"
 
-_KINDS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[str, Mapping[str, Any]], Page]]] = (
+_KINDS: Sequence[tuple[Callable[[Document], bool], Callable[[str, Document], Page]]] = (
     (lambda d: "layers" in d and "model" in d, lambda _, d: compiled_page(d)),
     (lambda d: "layers" in d and "notes" in d, _pruned),
     (lambda d: "gemm_share" in d, lambda _, d: profile_page(d)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +16,7 @@ class Host(Protocol):
         """Refuse a model whose layers must not be packed."""
         ...
 
-    def after_packing(self, model: nn.Module, options: Mapping[str, Any]) -> None:
+    def after_packing(self, model: nn.Module, options: Mapping[str, object]) -> None:
         """Handle packed layers, given the options of `sparseflow.nn.sparsify`."""
         ...
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
 
 from sparseflow.passes.base import Pass
 from sparseflow.passes.options import format_value, option_name
@@ -83,7 +82,7 @@ def _section(class_: type[Pass]) -> Iterator[str]:
         yield "\n".join(["| option | default | |", "|---|---|---|", *map(_row, fields(class_))])
 
 
-def _row(field: Field[Any]) -> str:
+def _row(field: Field[object]) -> str:
     return f"| `{option_name(field)}` | {_default(field)} | {field.metadata['text']} |"
 
 
@@ -99,12 +98,12 @@ def _plain(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"\1", text)
 
 
-def _about(field: Field[Any]) -> str:
+def _about(field: Field[object]) -> str:
     default = _default(field)
     return f"{field.metadata['text']} (default {default})" if default else str(field.metadata["text"])
 
 
-def _default(field: Field[Any]) -> str:
+def _default(field: Field[object]) -> str:
     return "" if field.default in (None, ()) else format_value(field.default)
 
 

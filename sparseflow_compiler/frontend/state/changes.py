@@ -39,8 +39,8 @@ class Change:
 
     node: Node
     key: Any
-    old: Any
-    new: Any
+    old: object
+    new: object
 
     @property
     def path(self) -> str:

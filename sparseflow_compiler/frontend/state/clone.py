@@ -11,7 +11,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -29,7 +29,11 @@ from sparseflow.frontend.state.kinds import (
 )
 from sparseflow.runtime.calling.inference import InferenceModule
 
+_T = TypeVar("_T")
+
 Content = dict[Any, Any]
+"""By what was asked: keys of a dict, indices, names of attributes."""
+
 TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -62,7 +66,7 @@ class Node:
 
     path: str
     owner: Owner
-    value: Any
+    value: object
     before: Content
     shared: bool = False
 
@@ -71,7 +75,7 @@ class Node:
         return content(self.value)
 
 
-def content(value: Any) -> Content:
+def content(value: object) -> Content:
     """Return the entries of a container or object, by key, index or attribute."""
     if isinstance(value, dict):
         return dict(_own_methods(value).items(value))
@@ -84,7 +88,7 @@ def content(value: Any) -> Content:
     return {"": digest(value)} if isinstance(value, STREAMS) else attributes(value)
 
 
-def refill(value: Any, held: Content) -> None:
+def refill(value: object, held: Content) -> None:
     """Restore the contents that `content` returned; streams keep their position."""
     if isinstance(value, dict):
         _own_methods(value).clear(value)
@@ -105,12 +109,12 @@ def refill(value: Any, held: Content) -> None:
             object.__setattr__(value, name, item)
 
 
-def _own_methods(value: dict[Any, Any]) -> type[dict[Any, Any]]:
+def _own_methods(value: dict[object, object]) -> type[dict[object, object]]:
     """Return the built-in class whose methods access the raw contents; a subclass may override them."""
     return OrderedDict if isinstance(value, OrderedDict) else dict
 
 
-def copied(value: Any) -> Any:
+def copied(value: Any) -> object:
     """Return a deep copy of lists and dicts; anything else is returned itself."""
     if type(value) is dict:
         return {key: copied(item) for key, item in value.items()}
@@ -136,13 +140,11 @@ class Clone:
     functions: list[types.FunctionType] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._copies: dict[int, Any] = {}
+        self._copies: dict[int, object] = {}
         self._nodes: dict[int, Node] = {}
-        self._kept: list[Any] = []  # keeps objects alive, so that their ids aren't reused
-        self.model = cast(
-            nn.Module,
-            self._copy(self.original, _name(self.original), Owner(self.original, _name(self.original))),
-        )
+        self._kept: list[object] = []  # keeps objects alive, so that their ids aren't reused
+        name = _name(self.original)
+        self.model = self._copy(self.original, name, Owner(self.original, name))
         self.snapshot()
 
     def snapshot(self) -> None:
@@ -169,7 +171,11 @@ class Clone:
             for node in self.nodes
         )
 
-    def _copy(self, value: Any, path: str, owner: Owner) -> Any:
+    def _copy(self, value: _T, path: str, owner: Owner) -> _T:
+        """A copy, which is of the kind of what it copies, or the value itself."""
+        return cast(_T, self._copy_or_value(value, path, owner))
+
+    def _copy_or_value(self, value: object, path: str, owner: Owner) -> object:
         if isinstance(value, InferenceModule) and not value.runs(self.original):
             value = value.original or value
         if is_shared(value) or isinstance(value, InferenceModule):
@@ -187,7 +193,7 @@ class Clone:
         self._kept.append(value)
         return handler(self, value, path, owner)
 
-    def _add(self, original: Any, made: Any, path: str, owner: Owner) -> None:
+    def _add(self, original: object, made: object, path: str, owner: Owner) -> None:
         self._copies[id(original)] = made
         node = Node(path, owner, made, {})
         self.nodes.append(node)
@@ -205,7 +211,7 @@ class Clone:
             made.__dict__[name] = self._copy(held, path if name in TABLES else here.path, here)
         return made
 
-    def _own_forward(self, value: nn.Module) -> Any:
+    def _own_forward(self, value: nn.Module) -> object:
         forward = vars(value)["forward"]
         if compiled_form(forward, value) is not None and (value._forward_hooks or value._forward_pre_hooks):
             raise CaptureError(
@@ -215,7 +221,7 @@ class Clone:
             )
         return own_forward(value)
 
-    def _object(self, value: Any, path: str, owner: Owner) -> Any:
+    def _object(self, value: object, path: str, owner: Owner) -> object:
         made = (
             types.SimpleNamespace() if type(value) is types.SimpleNamespace else object.__new__(type(value))
         )
@@ -224,7 +230,7 @@ class Clone:
             object.__setattr__(made, name, self._copy(held, f"{path}.{name}", owner))
         return made
 
-    def _dict(self, value: dict[Any, Any], path: str, owner: Owner) -> Any:
+    def _dict(self, value: dict[object, object], path: str, owner: Owner) -> object:
         made = copy.copy(value)
         self._add(value, made, path, owner)
         for key, held in value.items():
@@ -235,14 +241,14 @@ class Clone:
             dict.__setitem__(made, key, entry)
         return made
 
-    def _list(self, value: Any, path: str, owner: Owner) -> Any:
+    def _list(self, value: Any, path: str, owner: Owner) -> object:
         made = copy.copy(value)
         self._add(value, made, path, owner)
         for i, held in enumerate(value):
             made[i] = self._copy(held, f"{path}[{i}]", owner)
         return made
 
-    def _set(self, value: set[Any], path: str, owner: Owner) -> Any:
+    def _set(self, value: set[object], path: str, owner: Owner) -> object:
         made = copy.copy(value)
         self._add(value, made, path, owner)
         if any(is_module(held) for held in value):
@@ -250,7 +256,7 @@ class Clone:
             made.update(self._copy(held, path, owner) if is_module(held) else held for held in value)
         return made
 
-    def _tuple(self, value: tuple[Any, ...], path: str, owner: Owner) -> Any:
+    def _tuple(self, value: tuple[object, ...], path: str, owner: Owner) -> object:
         copies = [self._copy(held, f"{path}[{i}]", owner) for i, held in enumerate(value)]
         if all(a is b for a, b in zip(copies, value, strict=True)):
             return value
@@ -258,7 +264,7 @@ class Clone:
         made = self._copies[id(value)] = make(copies)
         return made
 
-    def _function(self, value: types.FunctionType, path: str, owner: Owner) -> Any:
+    def _function(self, value: types.FunctionType, path: str, owner: Owner) -> object:
         self.functions.append(value)
         if not _holds_state(value, set()):
             return value
@@ -281,25 +287,25 @@ class Clone:
     def _empty_cell(self, cell: types.CellType) -> types.CellType:
         """Return the copy of a closure cell, still empty; it is filled once the functions exist."""
         self._kept.append(cell)
-        made: types.CellType = self._copies.setdefault(id(cell), types.CellType())
-        return made
+        return cast(types.CellType, self._copies.setdefault(id(cell), types.CellType()))
 
     def _fill_cell(self, cell: types.CellType, path: str, owner: Owner) -> None:
         if id(cell) in self._nodes:
             return
-        made = self._copies[id(cell)]
+        made = cast(types.CellType, self._copies[id(cell)])
         self._add(cell, made, path, owner)
         with contextlib.suppress(ValueError):  # it has no value yet
             made.cell_contents = self._copy(cell.cell_contents, path, owner)
 
-    def _method(self, value: types.MethodType, path: str, owner: Owner) -> Any:
+    def _method(self, value: types.MethodType, path: str, owner: Owner) -> object:
         if isinstance(value.__self__, InferenceModule) and value.__name__ in ("forward", "__call__"):
             return self._copy(value.__self__, path, owner)
-        function, bound = (self._copy(part, path, owner) for part in (value.__func__, value.__self__))
+        function = self._copy(value.__func__, path, owner)
+        bound = self._copy(value.__self__, path, owner)
         unchanged = function is value.__func__ and bound is value.__self__
         return value if unchanged else types.MethodType(function, bound)
 
-    def _partial(self, value: functools.partial[Any], path: str, owner: Owner) -> Any:
+    def _partial(self, value: functools.partial[object], path: str, owner: Owner) -> object:
         function = self._copy(value.func, path, owner)
         args = [self._copy(arg, path, owner) for arg in value.args]
         named = {name: self._copy(arg, path, owner) for name, arg in value.keywords.items()}
@@ -308,20 +314,20 @@ class Clone:
         self._copies[id(value)] = made
         return made
 
-    def _builtin_method(self, value: types.BuiltinMethodType, path: str, owner: Owner) -> Any:
+    def _builtin_method(self, value: types.BuiltinMethodType, path: str, owner: Owner) -> object:
         bound = getattr(value, "__self__", None)
         if bound is None or isinstance(bound, types.ModuleType):
             return value
         made = self._copy(bound, path, owner)
         return value if made is bound else getattr(made, value.__name__)
 
-    def _stream(self, value: Any, path: str, owner: Owner) -> Any:
+    def _stream(self, value: object, path: str, owner: Owner) -> object:
         """Copy a random generator or a mutable byte buffer."""
         made = copy.deepcopy(value)
         self._add(value, made, path, owner)
         return made
 
-    def _weakref(self, value: weakref.ref[Any], path: str, owner: Owner) -> Any:
+    def _weakref(self, value: weakref.ref[object], path: str, owner: Owner) -> object:
         target = value()
         if not is_module(target):
             return value
@@ -329,14 +335,14 @@ class Clone:
         self._kept.append(made)
         return weakref.ref(made)
 
-    def _cached(self, value: Any, path: str, owner: Owner) -> Any:
+    def _cached(self, value: Any, path: str, owner: Owner) -> object:
         """Copy a memoised function with an empty memo: results of a trace must not be kept."""
         made = functools.lru_cache(**value.cache_parameters())(self._copy(value.__wrapped__, path, owner))
         self._copies[id(value)] = made
         return made
 
 
-_Handler = Callable[[Clone, Any, str, Owner], Any]
+_Handler = Callable[[Clone, Any, str, Owner], object]
 _HANDLERS: tuple[tuple[type | tuple[type, ...], _Handler], ...] = (
     (dict, Clone._dict),
     ((list, deque), Clone._list),
@@ -352,7 +358,7 @@ _HANDLERS: tuple[tuple[type | tuple[type, ...], _Handler], ...] = (
 )
 
 
-def _handler(value: Any) -> _Handler | None:
+def _handler(value: object) -> _Handler | None:
     if is_module(value):
         return Clone._module
     for kind, handler in _HANDLERS:
@@ -361,11 +367,11 @@ def _handler(value: Any) -> _Handler | None:
     return Clone._object if is_plain_class(cast(Hashable, type(value))) else None
 
 
-def _is_compiled_form(value: Any, model: nn.Module) -> bool:
+def _is_compiled_form(value: object, model: nn.Module) -> bool:
     return isinstance(value, InferenceModule) and value.runs(model)
 
 
-def _entry(path: str, key: Any, owner: Owner) -> str:
+def _entry(path: str, key: object, owner: Owner) -> str:
     if owner.name in TABLES:
         return f"{path}.{key}"
     return f"{path}[{key!r}]" if is_shared(key) else path
@@ -375,7 +381,7 @@ def _name(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def _holds_state(value: Any, seen: set[int]) -> bool:
+def _holds_state(value: object, seen: set[int]) -> bool:
     """Return whether a function holds state that a copy of the model needs its own copy of."""
     if id(value) in seen or is_shared(value):
         return False

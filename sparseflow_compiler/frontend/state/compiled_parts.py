@@ -21,7 +21,7 @@ def eager_forward(model: nn.Module) -> Any:
     return types.MethodType(type(model).forward, model) if found is None else found
 
 
-def own_forward(model: nn.Module) -> Any:
+def own_forward(model: nn.Module) -> object:
     """Return a model's instance attribute `forward`, unless it runs a compiled form of the model."""
     found = vars(model).get("forward")
     while (compiled := compiled_form(found, model)) is not None:
@@ -29,19 +29,19 @@ def own_forward(model: nn.Module) -> Any:
     return found
 
 
-def compiled_form(forward: Any, model: nn.Module) -> InferenceModule | None:
+def compiled_form(forward: object, model: nn.Module) -> InferenceModule | None:
     """Return the compiled form of a model that a function refers to, or None."""
     return next((part for part in _reached(forward, set()) if part.runs(model)), None)
 
 
-def _reached(value: Any, seen: set[int]) -> Iterator[InferenceModule]:
+def _reached(value: object, seen: set[int]) -> Iterator[InferenceModule]:
     """Yield the compiled models that a function is bound to or refers to."""
     if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, InferenceModule):
         yield value
-    parts: tuple[Any, ...] = ()
+    parts: tuple[object, ...] = ()
     if isinstance(value, types.MethodType):
         parts = (value.__self__,)
     elif isinstance(value, functools.partial):

@@ -65,7 +65,7 @@ def function_cells(function: types.FunctionType) -> tuple[types.CellType, ...]:
     return function.__closure__ or ()
 
 
-def cell_content(cell: types.CellType) -> Any:
+def cell_content(cell: types.CellType) -> object:
     """Return the value of a closure cell; None if it is empty."""
     try:
         return cell.cell_contents
@@ -73,7 +73,7 @@ def cell_content(cell: types.CellType) -> Any:
         return None
 
 
-def library_of(function: Callable[..., Any] | object) -> str:
+def library_of(function: Callable[..., object] | object) -> str:
     """Return the top-level package that a function or object comes from."""
     return str(getattr(function, "__module__", None) or "").split(".")[0]
 
@@ -87,7 +87,7 @@ STREAMS = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random
 """What is copied as a whole and compared by what it says of itself."""
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return a digest of a value's contents."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype} {hashlib.blake2b(value.tobytes()).hexdigest()}"

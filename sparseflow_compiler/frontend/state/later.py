@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Collection, Hashable, Iterable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -104,10 +104,10 @@ class Held:
 
 def _settings(
     modules: Iterable[tuple[str, nn.Module]], carried: Collection[tuple[int, str]]
-) -> Iterator[tuple[dict[str, Any], str, Any, str]]:
+) -> Iterator[tuple[dict[str, object], str, object, str]]:
     """Yield atoms and containers of atoms in attributes of modules and their plain objects, once each."""
     seen: set[int] = set()
-    pending: list[tuple[str, Any]] = [
+    pending: list[tuple[str, object]] = [
         (path, module) for path, module in modules if not type(module).__module__.startswith("torch.")
     ]
     while pending:

@@ -118,7 +118,7 @@ class Surroundings:
         for value in entries.values():
             self._watch_function(value.fget if isinstance(value, property) else value)
 
-    def _watch_function(self, value: Any) -> None:
+    def _watch_function(self, value: object) -> None:
         if isinstance(value, _Cached):
             if self._new(value):
                 self._caches.append(value)
@@ -149,7 +149,7 @@ class Surroundings:
             self._watch_value(found, name)
         self._watch_function(found)
 
-    def _watch_value(self, value: Any, name: str) -> None:
+    def _watch_value(self, value: object, name: str) -> None:
         if isinstance(value, _CONTAINERS) and self._new(value):
             self._watched.append(Watched(name, value, None))
 

@@ -37,18 +37,18 @@ class SparseLoraLinear(Linear):  # type: ignore[misc]  # peft is not typed
             reads or rewrites the dense weight.
     """
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any, **options: Any) -> None:
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: object, **options: object) -> None:
         super().__init__(base_layer, adapter_name, config=config, **options)
         self.fan_in_fan_out = False  # of the weight below, whatever the configuration says of others
 
-    def update_layer(self, adapter_name: str, *sizes: Any, config: Any, **options: Any) -> None:
+    def update_layer(self, adapter_name: str, *sizes: object, config: Any, **options: object) -> None:
         """Add an adapter."""
         if config.init_lora_weights not in _STARTS:
             start = f"LoraConfig(init_lora_weights={config.init_lora_weights!r})"
             raise _refused(start, "starts from the weight that it adapts")
         super().update_layer(adapter_name, *sizes, config=config, **options)
 
-    def resolve_lora_variant(self, *, config: Any, **options: Any) -> None:
+    def resolve_lora_variant(self, *, config: object, **options: object) -> None:
         """Refuse every variant: plain LoRA is none of them."""
         found = super().resolve_lora_variant(config=config, **options)
         if found is not None:
@@ -89,7 +89,7 @@ def _kept(weight: PackedWeight) -> Tensor:
     return unpacked(torch.ones_like(values), positions, weight.in_features) != 0
 
 
-def make(config: Any, adapter_name: str, target: nn.Module, **options: Any) -> SparseLoraLinear:
+def make(config: object, adapter_name: str, target: nn.Module, **options: object) -> SparseLoraLinear:
     """The layer in place of a packed one.
 
     Raises:

@@ -35,7 +35,7 @@ def _creating(create: Any) -> Any:
     """What makes the layer in place of another, for packed ones too."""
 
     @functools.wraps(create)
-    def create_new_module(lora_config: Any, adapter_name: str, target: Any, **options: Any) -> Any:
+    def create_new_module(lora_config: Any, adapter_name: str, target: Any, **options: object) -> object:
         base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
         # A class that the user registered for them goes first.
         if not _is_packed(base) or isinstance(base, tuple(lora_config._custom_modules or ())):
@@ -52,7 +52,7 @@ def _including(include: Any) -> Any:
     """What finds the modules that ``target_modules="all-linear"`` means, with packed ones among them."""
 
     @functools.wraps(include)
-    def include_all_linear(peft_config: Any, model: Any) -> Any:
+    def include_all_linear(peft_config: Any, model: Any) -> object:
         asked = getattr(peft_config, "target_modules", None)
         peft_config = include(peft_config, model)
         if isinstance(asked, str) and asked.lower() == _ALL_LINEAR:

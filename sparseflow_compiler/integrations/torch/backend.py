@@ -19,11 +19,11 @@ _OPTIONS = tuple(field.name for field in fields(CompileOptions) if field.name !=
 
 def sparseflow(
     graph: fx.GraphModule,
-    example_inputs: Sequence[Any],
+    example_inputs: Sequence[object],
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     mode: str | None = None,
-) -> Callable[..., Any]:
+) -> Callable[..., object]:
     """Compile one graph that torch.compile captured.
 
     Nothing is compiled before the graph runs, when its inputs are real; so an error reaches the user as it
@@ -62,7 +62,7 @@ def _options(options: Mapping[str, Any], mode: str | None) -> CompileOptions:
 
 
 def _raising(error: ArgumentError) -> Callable[..., NoReturn]:
-    def run(*_: Any) -> NoReturn:
+    def run(*_: object) -> NoReturn:
         raise error
 
     return run

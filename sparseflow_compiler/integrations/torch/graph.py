@@ -71,12 +71,12 @@ class Graph:
         )
         return cls(module, weights, tuple(_source(nodes[i]) for i in weights), sizes, inputs, returned)
 
-    def call(self, args: Sequence[Any]) -> list[Any]:
+    def call(self, args: Sequence[object]) -> list[Any]:
         """The inputs among the arguments of the graph, as a `BoundGraph` takes them."""
         picked = (args[i] for i in self.inputs)
         return [Number(value) if type(value) is int else value for value in picked]
 
-    def results(self, args: Sequence[Any], computed: Sequence[Any]) -> tuple[Any, ...]:
+    def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[Any, ...]:
         """The results of the graph: those that it computed, and arguments that it returns."""
         rest = iter(computed)
         return tuple(next(rest) if place is None else args[place] for place in self.returned)
@@ -100,7 +100,7 @@ class BoundGraph(nn.Module):
             parent.register_parameter(last, nn.Parameter(weight.detach(), requires_grad=False))
         self.eval()
 
-    def forward(self, *inputs: Any) -> tuple[Any, ...]:
+    def forward(self, *inputs: object) -> tuple[Any, ...]:
         """Run the graph on what `Graph.call` made; returns the results that are no arguments."""
         graph = self._graph
         args: dict[int, Any] = {
@@ -122,9 +122,9 @@ def _child(parent: nn.Module, name: str) -> nn.Module:
     return parent.get_submodule(name)
 
 
-def _sizes(values: Sequence[Any]) -> Iterator[tuple[int, SizeOf]]:
+def _sizes(values: Sequence[object]) -> Iterator[tuple[int, SizeOf]]:
     """The symbolic integers that a dimension of a tensor has as its size."""
-    dims: dict[Any, SizeOf] = {}
+    dims: dict[object, SizeOf] = {}
     for place, value in enumerate(values):
         shape: Sequence[Any] = value.shape if isinstance(value, Tensor) else ()
         symbolic = (dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))

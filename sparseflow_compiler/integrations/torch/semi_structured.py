@@ -54,7 +54,7 @@ def to_semi_structured(packed: PackedWeight, layout: Layout = "cutlass") -> Any:
     )
 
 
-def from_semi_structured(tensor: Any, *, name: str = "weight") -> PackedWeight:
+def from_semi_structured(tensor: object, *, name: str = "weight") -> PackedWeight:
     """The packed weight of torch's tensor subclass, on the same device.
 
     CUTLASS's layout in bfloat16 and float16 is rearranged; others torch unpacks first, on the tensor's GPU.

@@ -17,13 +17,13 @@ def parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
-def supported_only(model: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
+def supported_only(model: nn.Module, options: Mapping[str, object]) -> dict[str, object]:
     """Those of some keyword arguments that the model's forward has."""
     known = parameters(model)
     return {name: value for name, value in options.items() if name in known}
 
 
-def cache_argument(model: Callable[..., Any]) -> str | None:
+def cache_argument(model: Callable[..., object]) -> str | None:
     """The name under which a model takes a cache: ``cache``, or ``past_key_values`` before transformers 5.24.
 
     Args:
@@ -36,7 +36,7 @@ def cache_argument(model: Callable[..., Any]) -> str | None:
     return cache_name(inspect.signature(forward).parameters)
 
 
-def with_cache(model: Callable[..., Any], cache: Any) -> dict[str, Any]:
+def with_cache(model: Callable[..., object], cache: object) -> dict[str, object]:
     """A cache as the keyword argument that the model has for it.
 
     Raises:
@@ -48,7 +48,7 @@ def with_cache(model: Callable[..., Any], cache: Any) -> dict[str, Any]:
     return {name: cache}
 
 
-def returned_cache(output: Any) -> Any:
+def returned_cache(output: object) -> object:
     """The cache in an output with fields, None where there is none."""
     fields = output if isinstance(output, Mapping) else vars(output) if hasattr(output, "__dict__") else {}
     name = cache_name(fields.keys())  # as the output has it: asking for an old name warns
@@ -63,7 +63,7 @@ def image_size(config: Any) -> tuple[int, int, int]:
 
 
 def example_input(
-    name: str, config: Any, batch: int, seq: int, dtype: torch.dtype, device: torch.device
+    name: str, config: object, batch: int, seq: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """An input of that name: ``pixel_values`` as the configuration says, otherwise tokens, all of them 1."""
     if name == "pixel_values":

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparseflow.integrations.transformers.library import library
 
-MakeCache = Callable[[int, int], Any]
+MakeCache = Callable[[int, int], object]
 """Gives a static cache for so many sequences and at least so many tokens."""
 
 
@@ -48,7 +48,7 @@ def lend_static_caches(routed: Any, make: MakeCache) -> None:
     if prepare is None or routed.config.is_encoder_decoder:
         return
 
-    def static(cache_implementation: str, batch_size: int, max_cache_len: int, **more: Any) -> Any:
+    def static(cache_implementation: str, batch_size: int, max_cache_len: int, **more: object) -> object:
         if cache_implementation != "static":
             return prepare(cache_implementation, batch_size, max_cache_len, **more)
         return make(batch_size, max_cache_len)
@@ -70,7 +70,7 @@ def without_cache(model: nn.Module) -> Iterator[None]:
             config.use_cache = True
 
 
-def _head_sizes(model: Any) -> tuple[Any, Any] | None:
+def _head_sizes(model: object) -> tuple[object, object] | None:
     """Heads and head dimension of a static cache's tensors, of each layer or of all; None if nobody knows."""
-    known: tuple[Any, Any] | None = getattr(model, "_get_static_cache_init_shape", lambda: None)()
+    known: tuple[object, object] | None = getattr(model, "_get_static_cache_init_shape", lambda: None)()
     return known

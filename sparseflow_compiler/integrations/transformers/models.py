@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.library import library
+from sparseflow.support.documents import Document
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +30,13 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def make_config(kind: str, values: Mapping[str, Any]) -> PretrainedConfig:
+def make_config(kind: str, values: Mapping[str, object]) -> PretrainedConfig:
     """A configuration of the class of that name."""
     config: PretrainedConfig = getattr(library(kind), kind)(**values)
     return config
 
 
-def from_config(model: object, config: PretrainedConfig, **options: Any) -> nn.Module:
+def from_config(model: object, config: PretrainedConfig, **options: object) -> nn.Module:
     """A model of that configuration, with its language-model head if it has one, in evaluation mode.
 
     Args:
@@ -86,7 +87,7 @@ def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
     return loaded
 
 
-def _require_whole(folder: Path, model: nn.Module, found: Mapping[str, Any]) -> None:
+def _require_whole(folder: Path, model: nn.Module, found: Document) -> None:
     """Refuse a model of which not every weight came from the folder, or not every one in it was taken.
 
     Heads of another kind may stay behind: an encoder is often saved with one.

@@ -46,7 +46,7 @@ def documents(model: nn.Module) -> dict[str, Any]:
     return {_CONFIG: values, _GENERATION: _plain(generation.to_dict()), SHELL: shell}  # type: ignore[union-attr,operator]
 
 
-def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: object) -> dict[str, bytes]:
     """The files that a tokenizer is saved in, by name.
 
     Raises:
@@ -142,7 +142,7 @@ def config_of(folder: Path) -> Any:
 def _forward(parameters: list[list[Any]]) -> Callable[..., Any]:
     """A function of that signature, which `generate` looks at."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> Any:
         raise NotImplementedError("what is called is the loaded model's")
 
     kinds = {int(kind): kind for kind in (inspect.Parameter.POSITIONAL_ONLY, *_kinds())}
@@ -161,9 +161,9 @@ def _flag(model: nn.Module, name: str) -> bool | str | None:
     return value if isinstance(value, (bool, str)) else None
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(values: Mapping[str, object]) -> dict[str, Any]:
     """As JSON has it; what isn't, such as a dtype, by its name."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=_name))
+    plain: dict[str, object] = json.loads(json.dumps(dict(values), default=_name))
     return plain
 
 

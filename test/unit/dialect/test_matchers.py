@@ -3,16 +3,21 @@
 import pytest
 from torch_mlir import ir
 
-from sparseflow.dialect import load
+from sparseflow.dialect import WeightOp, load
+from sparseflow.dialect.base import number_of, text_of, view_as
 from sparseflow.dialect.matchers import (
     constant_int,
     constant_ints,
     defined_by,
     is_none,
+    known_bool,
     layer_name,
+    only_reader,
     operations,
     weight_ref,
 )
+from sparseflow.passes.build import constant_bool
+from sparseflow.passes.build import constant_int as constant_int_of
 
 TEXT = """
 func.func @main(%x: !torch.vtensor<[4,64],f32>, %s: !torch.int) {
@@ -85,3 +90,37 @@ def test_operations_are_found_in_regions_too_in_program_order(module):
 def test_a_layer_is_named_by_its_weight():
     assert layer_name("model.layers.0.q_proj.weight") == "model.layers.0.q_proj"
     assert layer_name("experts.gate_up_proj") == "experts.gate_up_proj"
+
+
+def test_the_one_reader_of_a_block_argument():
+    text = """func.func @main(%x: !torch.vtensor<[4,64],f32>, %s: !torch.int) -> !torch.vtensor<[4,64],f32> {
+      %y = torch.aten.relu %x : !torch.vtensor<[4,64],f32> -> !torch.vtensor<[4,64],f32>
+      return %y : !torch.vtensor<[4,64],f32>
+    }"""
+    context = ir.Context()
+    load(context)
+    module = ir.Module.parse(text, context)
+    block = module.body.operations[0].body.blocks[0]
+    assert only_reader(block.arguments[0]).name == "torch.aten.relu"
+    assert only_reader(block.arguments[1]) is None
+
+
+def test_truth_values(module):
+    with module.context, ir.Location.unknown(), ir.InsertionPoint(module.body):
+        true = constant_bool(True)
+        assert known_bool(true) is True
+        assert known_bool(constant_bool(False)) is False
+        assert known_bool(constant_int_of(1)) is None
+
+
+def test_attributes_of_another_kind_are_refused(values):
+    weight, seven = values["w"].owner.operation, values["seven"].owner.operation
+    assert text_of(weight, "name") == "a.weight"
+    assert number_of(seven) == -7
+    with pytest.raises(ValueError, match="StringAttr"):
+        text_of(seven)
+    with pytest.raises(TypeError, match="is no number"):
+        number_of(weight, "name")
+    assert view_as(weight, WeightOp).results[0] == values["w"]
+    with pytest.raises(TypeError, match=r"torch\.constant\.int is no WeightOp"):
+        view_as(seven, WeightOp)

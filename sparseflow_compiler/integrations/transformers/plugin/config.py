@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 from sparseflow.checkpoints.forms import FORMAT_VERSION, packed_config, require_layers, require_version
 from sparseflow.errors import ArgumentError
@@ -51,7 +51,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         policy: PolicyMode = "auto",
         memory: Memory = "compressed",
         pattern: str = "2:4",
-        **saved: Any,
+        **saved: object,
     ) -> None:
         require_one_of(_SUBJECT, "prune", prune, (*get_args(Prune), None))
         require_one_of(_SUBJECT, "policy", policy, get_args(PolicyMode))
@@ -64,7 +64,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.pattern = pattern
         self.layers: list[str] = _layers(saved)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What config.json says."""
         options = {
             "prune": self.prune,
@@ -76,7 +76,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         return {**packed_config(self.layers), **options}
 
 
-def _layers(saved: Mapping[str, Any]) -> list[str]:
+def _layers(saved: Mapping[str, object]) -> list[str]:
     unknown = sorted(saved.keys() - packed_config(()).keys())
     if unknown:
         raise ArgumentError(

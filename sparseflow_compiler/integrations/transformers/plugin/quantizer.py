@@ -34,7 +34,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = False
     quantization_config: SparseFlowConfig
 
-    def __init__(self, quantization_config: SparseFlowConfig, **options: Any) -> None:
+    def __init__(self, quantization_config: SparseFlowConfig, **options: object) -> None:
         # A copy: the caller's may serve several models, each with layers of its own.
         super().__init__(copy.copy(quantization_config), **options)
         self.chosen: frozenset[str] = frozenset()
@@ -42,7 +42,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         self.saved_as: frozenset[str] = frozenset()
         self.failure: SparseFlowError | None = None
 
-    def validate_environment(self, *args: Any, device_map: Any = None, **others: Any) -> None:
+    def validate_environment(self, *args: object, device_map: object = None, **others: object) -> None:
         """Refuse placements that move weights while the model runs.
 
         Raises:
@@ -50,7 +50,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         """
         _require_resident(device_map)
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **others: Any) -> None:
+    def _process_model_before_weight_loading(self, model: nn.Module, **others: object) -> None:
         config = self.quantization_config
         if not self.pre_quantized:
             tied = getattr(model, "all_tied_weights_keys", {})
@@ -64,7 +64,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
             self.shapes[name] = weight.shape
             self._replace(model, name, linear, weight)
 
-    def param_needs_quantization(self, model: nn.Module, param_name: str, **others: Any) -> bool:
+    def param_needs_quantization(self, model: nn.Module, param_name: str, **others: object) -> bool:
         """Whether a tensor of the checkpoint is packed as it is loaded."""
         return param_name.endswith(".weight") and param_name.removesuffix(".weight") in self.chosen
 
@@ -73,7 +73,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         share = _PACKED_SHARE if self.param_needs_quantization(model, param_name) else 1.0
         return param.element_size() * share
 
-    def update_weight_conversions(self, weight_conversions: list[Any], *model: nn.Module) -> list[Any]:
+    def update_weight_conversions(self, weight_conversions: list[object], *model: nn.Module) -> list[object]:
         """Let a packed layer's values find their place, after all other renaming."""
         names = [PackedNames(self.saved_as | self.shapes.keys())] if self.pre_quantized else []
         return [*super().update_weight_conversions(weight_conversions, *model), *names]
@@ -102,7 +102,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
             module._is_hf_initialized = True  # type: ignore[assignment]  # transformers gives others random values
         put(model, name, layer)
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **others: Any) -> nn.Module:
+    def _process_model_after_weight_loading(self, model: nn.Module, **others: object) -> nn.Module:
         _require_resident(getattr(model, "hf_device_map", None))  # as "auto" came out
         if self.failure is not None:
             raise self.failure
@@ -152,7 +152,7 @@ class PackWeight(ConversionOps):  # type: ignore[misc]
         model: nn.Module,
         full_layer_name: str,
         missing_keys: set[str],
-        **others: Any,
+        **others: object,
     ) -> dict[str, Tensor]:
         """Give the weight to its layer; what is returned transformers loads itself."""
         found = next(iter(input_dict.values()))

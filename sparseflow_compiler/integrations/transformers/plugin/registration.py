@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.support.hosts import HOSTS
 
@@ -39,7 +39,7 @@ class _Host:
     def before_packing(self, model: nn.Module) -> None:
         importlib.import_module(_PACKED).require_unquantised(model)
 
-    def after_packing(self, model: nn.Module, options: Mapping[str, Any]) -> None:
+    def after_packing(self, model: nn.Module, options: Mapping[str, object]) -> None:
         importlib.import_module(_PACKED).declare(model, options)
 
     def after_unpacking(self, model: nn.Module) -> None:
@@ -50,11 +50,11 @@ class _Config:
     """In place of `SparseFlowConfig`."""
 
     @classmethod
-    def from_dict(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_dict(cls, *args: object, **kwargs: object) -> object:
         return importlib.import_module(_REAL).SparseFlowConfig.from_dict(*args, **kwargs)
 
 
-def _quantizer(*args: Any, **kwargs: Any) -> Any:
+def _quantizer(*args: object, **kwargs: object) -> object:
     """In place of `SparseFlowQuantizer`."""
     return importlib.import_module(_REAL).SparseFlowQuantizer(*args, **kwargs)
 

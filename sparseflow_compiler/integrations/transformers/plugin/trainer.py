@@ -22,11 +22,13 @@ class MaskCallback(TrainerCallback):  # type: ignore[misc]  # transformers is no
     def __init__(self) -> None:
         self._held = ExitStack()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: object, state: object, control: object, model: Any = None, **kwargs: object
+    ) -> None:
         """Begin to mask."""
         self._held.close()  # a training that raised never came to its end
         self._held.enter_context(masked(model))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
         """Stop masking."""
         self._held.close()
