@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from sparseflow.reports.grouping import groups
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
 from sparseflow.reports.report import LayerReport, Range, Report
 from sparseflow.support.documents import Document
@@ -129,19 +130,20 @@ def _layers(layers: Sequence[LayerReport]) -> Table:
     )
     rows = tuple(
         (
-            layer.name,
-            f"{layer.N}×{layer.K}",
-            layer.dtype,
-            layer.decision,
-            f"{layer.bytes_dense / 1e6:.2f}",
-            f"{layer.bytes / 1e6:.2f}",
-            f"{layer.rel_err:.3f}",
-            "; ".join(map(_range, layer.ranges)),
-            layer.reason,
+            group.title,
+            f"{group.first.N}×{group.first.K}",
+            group.first.dtype,
+            group.first.decision,
+            f"{group.bytes_dense / 1e6:.2f}",
+            f"{group.bytes / 1e6:.2f}",
+            f"{group.rel_err:.3f}",
+            "; ".join(map(_range, group.ranges)),
+            group.reason,
         )
-        for layer in layers
+        for group in groups(layers)
     )
-    return Table("Layers", columns, rows)
+    note = "Layers that are alike share a row: bytes of all, the largest error, the first one's reason."
+    return Table("Layers", columns, rows, note)
 
 
 def _range(entry: Range) -> str:

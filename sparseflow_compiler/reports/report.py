@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import difflib
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from sparseflow.errors import ArgumentError
 from sparseflow.support.documents import Document
 
 Decision = Literal["sparse", "dense", "contextual"]
@@ -75,6 +76,12 @@ class LayerReport:
     rel_err: float
     fp8: Fp8Error | None = None
 
+    def table(self) -> str:
+        """The layer as text: what runs for which M and how fast, and the reason."""
+        from sparseflow.reports.text import layer_table
+
+        return layer_table(self)
+
 
 class Reported(Protocol):
     """Anything that a page can show: a profile, an evaluation, a tuning's result."""
@@ -139,71 +146,38 @@ class Report:
         whole = [Source(type(part).__name__, part.to_dict()) for part in (self, *others)]
         write(page_of(whole), Path(path), form)
 
-    def table(self, width: int = 150) -> str:
-        """Return the report as text, one line a layer."""
-        from rich.console import Console
-        from rich.table import Table
+    def layer(self, name: str) -> LayerReport:
+        """One layer's line; its `table` shows what runs for which M.
 
-        table = Table(title=self._title(), title_justify="left", show_edge=False, pad_edge=False)
-        for heading, justify in _COLUMNS:
-            table.add_column(heading, justify=justify, overflow="fold")
-        for layer in self.layers:
-            table.add_row(*_cells(layer))
-        table.add_section()
-        table.add_row(*self._totals())
-        text = io.StringIO()
-        Console(file=text, width=width, markup=False, force_jupyter=False).print(table)
-        return text.getvalue()
+        Args:
+            name: as `layers` have it, such as ``"model.layers.0.mlp.up_proj"``.
 
-    def _title(self) -> str:
-        sparse = sum(layer.decision == "sparse" for layer in self.layers)
-        contextual = sum(layer.decision == "contextual" for layer in self.layers)
-        how = f"{contextual} contextual, " if contextual else ""
-        return (
-            f"{self.model.get('name', 'model')}: {sparse} of {len(self.layers)} layers sparse, {how}"
-            f"{self.model.get('programs', 0)} programs"
-        )
+        Raises:
+            ArgumentError: there is no such layer; names some like it.
+        """
+        found = {layer.name: layer for layer in self.layers}
+        if name not in found:
+            near = difflib.get_close_matches(name, found, n=3, cutoff=0.4) or list(found)[:3]
+            rule = f"the report has no layer {name!r}; it has {', '.join(near)}, …"
+            raise ArgumentError("report.layer", rule, "take a name of report.layers")
+        return found[name]
 
-    def _totals(self) -> tuple[str, ...]:
-        dense, now = (sum(_each(self.layers, key)) for key in ("bytes_dense", "bytes"))
-        share = f"{now / dense:.3f} of dense" if dense else ""
-        return ("all layers", "", "", "", _megabytes(dense), _megabytes(now), "", share)
+    def table(self, width: int = 100, *, expand: bool = False) -> str:
+        """The report as text: totals, then one line for all layers that are alike.
 
+        Args:
+            width: in characters.
+            expand: one line a layer, with its whole reason.
+        """
+        from sparseflow.reports.text import report_table
 
-_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("layer", "left"),
-    ("N×K", "right"),
-    ("dtype", "left"),
-    ("runs", "left"),
-    ("MB dense", "right"),
-    ("MB now", "right"),
-    ("rel. err", "right"),
-    ("reason", "left"),
-)
+        return report_table(self, width, expand=expand)
+
+    def __str__(self) -> str:
+        return self.table()
 
 
 def _layer(data: Document) -> LayerReport:
     fp8 = data["fp8"]
     ranges = tuple(Range(**found) for found in data["ranges"])
     return LayerReport(**{**data, "ranges": ranges, "fp8": None if fp8 is None else Fp8Error(**fp8)})
-
-
-def _each(layers: Iterable[LayerReport], key: str) -> Iterable[int]:
-    return (getattr(layer, key) for layer in layers)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.2f}"
-
-
-def _cells(layer: LayerReport) -> tuple[str, ...]:
-    return (
-        layer.name,
-        f"{layer.N}×{layer.K}",
-        layer.dtype,
-        layer.decision,
-        _megabytes(layer.bytes_dense),
-        _megabytes(layer.bytes),
-        f"{layer.rel_err:.3f}",
-        layer.reason,
-    )

@@ -1,0 +1,121 @@
+"""Layers that are alike, as one line of a report."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparseflow.reports.report import LayerReport, Range
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+"""A component of a name that is a number: the index of a block, an expert or a layer of a sequence."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers of one shape, decision and place in their blocks.
+
+    Attributes:
+        name: their names as one, such as ``layers.{0–31}.q_proj``.
+        layers: in the order of the model.
+    """
+
+    name: str
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def first(self) -> LayerReport:
+        """The one that stands for all."""
+        return self.layers[0]
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """What runs for which M in each of them."""
+        return self.first.ranges
+
+    @property
+    def title(self) -> str:
+        """The name, and how many there are where there are several."""
+        return f"{self.name} ×{len(self.layers)}" if len(self.layers) > 1 else self.name
+
+    @property
+    def bytes_dense(self) -> int:
+        """Of all weights before."""
+        return sum(layer.bytes_dense for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """Of all weights now."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def rel_err(self) -> float:
+        """The largest."""
+        return max(layer.rel_err for layer in self.layers)
+
+    @property
+    def reason(self) -> str:
+        """The reason of all, or of the first where they differ in figures."""
+        return self.first.reason
+
+
+def groups(layers: Iterable[LayerReport]) -> tuple[Group, ...]:
+    """Put layers together that differ in the indices of their names and in figures alone.
+
+    Args:
+        layers: of a report; groups come in the order of their first layers.
+    """
+    found: dict[object, list[LayerReport]] = {}
+    for layer in layers:
+        found.setdefault(_likeness(layer), []).append(layer)
+    return tuple(Group(joined([layer.name for layer in alike]), tuple(alike)) for alike in found.values())
+
+
+def _likeness(layer: LayerReport) -> object:
+    ranges = tuple((entry.m_min, entry.m_max, entry.backend) for entry in layer.ranges)
+    # Errors differ from layer to layer; what a reason says besides must be the same.
+    reason = _NUMBER.sub("#", layer.reason)
+    return _INDEX.sub("#", layer.name), layer.N, layer.K, layer.dtype, layer.decision, ranges, reason
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names that differ in indices alone as one: ``layers.{0–31}.q_proj``."""
+    indices = [[int(index) for index in _INDEX.findall(name)] for name in names]
+    sets = iter([sorted(set(column)) for column in zip(*indices, strict=True)])
+    return _INDEX.sub(lambda _: _spelled(next(sets)), names[0])
+
+
+def _spelled(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    parts = []
+    for _, run in runs:
+        items = [number for _, number in run]
+        parts.append(f"{items[0]}–{items[-1]}" if len(items) > 1 else f"{items[0]}")
+    return "{" + ",".join(parts) + "}"
+
+
+def speedup_at(ranges: Sequence[Range], m: int) -> float | None:
+    """The least speed-up measured in the range of M rows: 1 where dense runs, None if not measured."""
+    entry = next((r for r in ranges if r.m_min <= m and (r.m_max is None or m <= r.m_max)), None)
+    if entry is None:
+        return 1.0
+    return 1.0 if entry.backend == "dense" else entry.speedup
+
+
+def expected(layers: Sequence[LayerReport], m: int) -> float | None:
+    """How much faster all layers together are for M rows, by their measured speed-ups.
+
+    A layer counts by its size, N · K. None where one that is sparse was not measured.
+    """
+    whole = [(layer.N * layer.K, speedup_at(layer.ranges, m)) for layer in layers]
+    if not whole or any(speedup is None for _, speedup in whole):
+        return None
+    now = sum(size / speedup for size, speedup in whole if speedup)
+    return sum(size for size, _ in whole) / now if now else None

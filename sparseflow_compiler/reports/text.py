@@ -1,0 +1,165 @@
+"""The report of a compilation as text."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from sparseflow.reports.grouping import Group, expected, groups
+from sparseflow.reports.page import megabytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sparseflow.reports.report import LayerReport, Range, Report
+
+ROWS = (1, 16, 256, 2048)
+"""Of x: the M's for which a table says what a layer gains."""
+
+MOST_GROUPS = 24
+"""Lines of a table; further groups are counted."""
+
+_Justify = Literal["left", "right"]
+
+
+def report_table(report: Report, width: int, *, expand: bool) -> str:
+    """The whole report; see `Report.table`."""
+    head = "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in _head(report))
+    if expand:
+        return f"{head}\n{_text(_expanded(report.layers), width)}"
+    found = groups(report.layers)
+    shown = sorted(found, key=lambda group: -group.bytes_dense)[:MOST_GROUPS]
+    body = _text(_grouped([group for group in found if group in shown]), width)
+    notes = "".join(f"{textwrap.shorten(note, width, placeholder=' …')}\n" for note in _notes(shown))
+    left = len(found) - len(shown)
+    more = f"… and {left} smaller groups: report.table(expand=True) has every layer\n" if left else ""
+    return f"{head}\n{body}{more}{notes}"
+
+
+def layer_table(layer: LayerReport) -> str:
+    """One layer; see `LayerReport.table`."""
+    rows = [(_span(r.m_min, r.m_max), r.backend, _gain(r.speedup)) for r in layer.ranges]
+    table = _table([("M", "left"), ("runs", "left"), ("least gain", "right")], rows)
+    head = f"{layer.name}: {layer.N}×{layer.K} {layer.dtype}, {layer.decision}"
+    return f"{head}\n{_text(table, 100) if rows else ''}{layer.reason}\n"
+
+
+def _head(report: Report) -> Iterable[str]:
+    layers = report.layers
+    sparse = sum(layer.decision == "sparse" for layer in layers)
+    contextual = sum(layer.decision == "contextual" for layer in layers)
+    how = f", {contextual} contextual" if contextual else ""
+    programs = report.model.get("programs", 0)
+    yield (
+        f"{report.model.get('name', 'model')}: {sparse} of {len(layers)} layers sparse{how}, "
+        f"{programs} program{'' if programs == 1 else 's'}"
+    )
+    dense, now = sum(layer.bytes_dense for layer in layers), sum(layer.bytes for layer in layers)
+    if dense:
+        yield f"weights of these layers: {megabytes(dense)} dense, {megabytes(now)} now, {now / dense:.3f}×"
+    gains = [(m, gain) for m in ROWS if (gain := expected(layers, m)) is not None]
+    if sparse and gains:
+        yield "expected of these layers together: " + ", ".join(f"{gain:.2f}× at M={m}" for m, gain in gains)
+
+
+def _grouped(found: Sequence[Group]) -> Table:
+    columns: list[tuple[str, _Justify]] = [
+        ("layers", "left"),
+        ("N×K", "right"),
+        ("dtype", "left"),
+        ("runs", "left"),
+        ("MB", "right"),
+        ("error", "right"),
+        ("gain", "right"),
+    ]
+    rows = [
+        (
+            group.title,
+            f"{group.first.N}×{group.first.K}",
+            group.first.dtype,
+            group.first.decision,
+            f"{group.bytes / 1e6:.1f}",
+            f"{group.rel_err:.2f}" if group.rel_err else "",
+            _gains(group.ranges),
+        )
+        for group in found
+    ]
+    return _table(columns, rows)
+
+
+def _expanded(layers: Sequence[LayerReport]) -> Table:
+    columns: list[tuple[str, _Justify]] = [
+        ("layer", "left"),
+        ("N×K", "right"),
+        ("dtype", "left"),
+        ("runs", "left"),
+        ("MB dense", "right"),
+        ("MB now", "right"),
+        ("rel. err", "right"),
+        ("reason", "left"),
+    ]
+    rows = [
+        (
+            layer.name,
+            f"{layer.N}×{layer.K}",
+            layer.dtype,
+            layer.decision,
+            f"{layer.bytes_dense / 1e6:.2f}",
+            f"{layer.bytes / 1e6:.2f}",
+            f"{layer.rel_err:.3f}",
+            layer.reason,
+        )
+        for layer in layers
+    ]
+    return _table(columns, rows)
+
+
+def _notes(found: Sequence[Group]) -> Iterable[str]:
+    """Why layers are dense, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for group in found:
+        if group.first.decision == "dense":
+            reasons.setdefault(group.reason, []).append(group.name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        yield f"dense: {', '.join(names[:2])}{more}: {reason}"
+
+
+def _table(columns: Sequence[tuple[str, _Justify]], rows: Iterable[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    for heading, justify in columns:
+        long = heading == "reason"
+        table.add_column(heading, justify=justify, no_wrap=not long, overflow="fold" if long else "ellipsis")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _text(table: Table, width: int) -> str:
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(file=text, width=width, markup=False, force_jupyter=False).print(table)
+    return text.getvalue()
+
+
+def _span(first: int, last: int | None) -> str:
+    return f"{first}…" if last is None else f"{first}–{last}" if last != first else f"{first}"
+
+
+def _gains(ranges: Sequence[Range]) -> str:
+    """From the least to the greatest measured gain of what runs sparse."""
+    found = [r.speedup for r in ranges if r.speedup is not None and r.backend != "dense"]
+    if not found:
+        return ""
+    low, high = f"{min(found):.2f}", f"{max(found):.2f}×"
+    return high if high.startswith(low) else f"{low}–{high}"
+
+
+def _gain(speedup: float | None) -> str:
+    return "" if speedup is None else f"{speedup:.2f}×"
