@@ -17,8 +17,8 @@ from sparseflow.dialect.quantized_weight import quantized_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace, runtime_call
-from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.support.arguments import MEMORY_MODES, Memory
 
 
 def _memory(text: str) -> Memory:

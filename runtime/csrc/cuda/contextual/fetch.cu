@@ -8,9 +8,9 @@
 namespace sparseflow::cuda::contextual {
 
 void fetch(const Fetch& p, int device, void* stream) {
-  constexpr int most_blocks = 64, warps = fetch_threads / 32;
+  constexpr int most_blocks = 64, warps = kFetchThreads / 32;
   const int blocks = std::clamp((p.most + warps - 1) / warps, 1, most_blocks);
-  launch(fetch_rows, dim3(blocks), fetch_threads, p, device, stream);
+  launch(fetch_rows, dim3(blocks), kFetchThreads, p, device, stream);
 }
 
 const void* on_device(const void* pointer) {

@@ -5,7 +5,7 @@
 
 namespace sparseflow::cuda::contextual {
 
-constexpr int fetch_threads = 256;
+constexpr int kFetchThreads = 256;
 
 // Eight reads of 16 bytes are on their way before the first is written.
 __device__ inline void copy_wide(const uint4* from, uint4* to, int64_t count) {
@@ -21,10 +21,10 @@ __device__ inline void copy_wide(const uint4* from, uint4* to, int64_t count) {
   }
 }
 
-__global__ void __launch_bounds__(fetch_threads) fetch_rows(const Fetch p) {
+__global__ void __launch_bounds__(kFetchThreads) fetch_rows(const Fetch p) {
   wait_for_previous();
   let_next_start();
-  const int count = min(max(*p.count, 0), p.most), warps = fetch_threads / 32;
+  const int count = min(max(*p.count, 0), p.most), warps = kFetchThreads / 32;
   const bool wide = (reinterpret_cast<uintptr_t>(p.from) | reinterpret_cast<uintptr_t>(p.to) | p.bytes) % 16 == 0;
   for (int i = blockIdx.x * warps + threadIdx.x / 32; i < count; i += gridDim.x * warps) {
     const auto* from = static_cast<const uint8_t*>(p.from) + p.neurons[i] * p.bytes;
