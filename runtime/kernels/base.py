@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 FIRST_REGISTERED = 64
 """The first code that the native operators pass on to kernels implemented in Python; the last is 255."""
 
-FORMATS = ("2:4", "2:4-fp8")
-"""Formats of packed weights that the shipped kernels read."""
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -69,7 +66,7 @@ class Kernel:
     device_type: str
     dtypes: tuple[str, ...]
     about: str = ""
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = ("2:4",)
     dense: bool = False
     varied: bool = False
     splits: tuple[int, ...] = (0,)

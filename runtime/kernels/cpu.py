@@ -10,5 +10,4 @@ CPU = Kernel(
     device_type="cpu",
     dtypes=("float32", "bfloat16", "float16"),
     about="SparseFlow's kernels for CPUs",
-    formats=("2:4",),
 )

@@ -73,6 +73,7 @@ CUSPARSELT = Cusparselt(
     device_type="cuda",
     dtypes=("bfloat16", "float16", "float8_e4m3fn"),
     about="NVIDIA's cuSPARSELt, by algorithm and split-k",
+    formats=("2:4", "2:4-fp8"),
     varied=True,
     splits=(0, -1),  # sm_90 takes no factor
 )

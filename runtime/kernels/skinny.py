@@ -52,6 +52,5 @@ SKINNY = Skinny(
     device_type="cuda",
     dtypes=("bfloat16", "float16"),
     about="SparseFlow's kernel for few rows on GPUs, by variant",
-    formats=("2:4",),
     varied=True,
 )

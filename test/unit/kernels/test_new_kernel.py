@@ -1,6 +1,6 @@
 """A kernel that SparseFlow doesn't ship, registered by this file alone: measured, dispatched and shown.
 
-`docs/kernels-new.md` explains each step.
+`docs/writing-a-kernel.md` explains each step.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Toy(Kernel):
         return y.view(*x.shape[:-1], -1)
 
 
-TOY = Toy("toy", 64, "cpu", ("float32",), about="unpacks and multiplies", formats=("2:4",), varied=True)
+TOY = Toy("toy", 64, "cpu", ("float32",), about="unpacks and multiplies", varied=True)
 
 
 @pytest.fixture

@@ -230,3 +230,35 @@ def test_a_policy_above_some_rows_has_the_figures_measured_there():
     assert policy.why(64) == "not measured on this machine for M above 64"
     assert [policy.speedup(m) for m in (1, 7, 8, 1000)] == [1.5, 1.5, 1.2, 1.0]
     assert Policy().speedup(4) == 1.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(1, 100), st.floats(1, 100), st.none() | st.floats(1, 100)),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_a_kernel_that_takes_some_m_only_runs_between_those(times):
+    rows = [
+        Measurement(
+            *("float32", 64, 64, 4**i, 50.0, unpacked),
+            (("cpu", cpu), *([] if few is None else [("skinny@0", few)])),
+            *(64, 9, False),
+        )
+        for i, (unpacked, cpu, few) in enumerate(times)
+    ]
+    policy, few = choose(rows), Choice("skinny")
+    timed = {row.m: few in row.ways() for row in rows}
+    for below, above in itertools.pairwise(timed):
+        for m in (below, below + 1, above - 1, above):
+            around = {below, above} if below < m < above else {m}
+            assert policy.choice(m) != few or all(timed[at] for at in around)
+    assert all(math.isfinite(row.us(policy.choice(row.m))) for row in rows)
+    assert all(speed > 0 for _, speed in policy.measured)
+
+
+def test_times_of_kernels_that_are_gone_are_left_alone():
+    gone = dataclasses.replace(point(1, 50, 110), sparse_us=(("gone@3", 1.0), ("cpu", 50.0)))
+    assert gone.ways() == (DENSE, CPU)
+    assert str(choose([gone])) == "1:cpu"
