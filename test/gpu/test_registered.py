@@ -41,7 +41,7 @@ def test_the_operator_runs_it_where_the_policy_says_so(epilogue):
 
 
 def test_fp8_products_take_none():
-    weight = packed(pruned(N, K, torch.float8_e4m3fn))
+    weight = gpu.compress(pruned(N, K, torch.float8_e4m3fn))
     x = inputs(4, K, torch.float8_e4m3fn)
     with pytest.raises(RuntimeError, match="registered from Python"):
         fp8.product_fp8(x, weight.values, weight.positions, K, [1, Choice("unpacking").code])
