@@ -27,10 +27,10 @@ from _weights import copies_of, packed, pruned, relative_error
 from merge_results import merged
 
 from sparseflow.runtime import gpu, ops
-from sparseflow.runtime.backends import Choice
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.kernels import Choice
+from sparseflow.runtime.products import which
 from sparseflow.runtime.tuning import GpuMachine
-from sparseflow.runtime.tuning.policies import gpu_policies
 
 SHAPES = {
     "llama3_8b qkv": (6144, 4096),
@@ -64,7 +64,7 @@ class Layer:
         self.packed = [packed(weight) for weight in self.dense]
         self.torch: list[Any] = [torch.sparse.to_sparse_semi_structured(weight) for weight in self.dense]
         self.policies = {
-            memory: gpu_policies([(n, k)], dtype, torch.device("cuda", 0), memory=memory)[n, k]
+            memory: which.policies([(n, k)], dtype, torch.device("cuda", 0), memory=memory)[n, k]
             for memory in ("fast", "compressed")
         }
 
@@ -131,7 +131,7 @@ def cell(layer: Layer, m: int, seconds: float) -> dict[str, Any]:
 
 
 def described(choice: Choice) -> dict[str, Any]:
-    return {"backend": choice.backend.name.lower(), "algorithm": choice.algorithm, "split_k": choice.split_k}
+    return {"backend": choice.kernel, "algorithm": choice.algorithm, "split_k": choice.split_k}
 
 
 def target(n: int, k: int, m: int, dtype: str) -> float | None:

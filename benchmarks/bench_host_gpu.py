@@ -23,8 +23,8 @@ import torch.nn.functional as F
 
 from sparseflow.runtime import gpu, ops
 from sparseflow.runtime.gpu import DeviceWeight
+from sparseflow.runtime.products import which
 from sparseflow.runtime.tuning import GpuMachine
-from sparseflow.runtime.tuning.policies import gpu_policies
 
 N, K = 4096, 4096
 CALLS, TURNS, UNSEEN, LARGEST, SLOWEST = 200, 31, 60, 8000, 5
@@ -174,7 +174,7 @@ def stalls(dtype: torch.dtype) -> list[str]:
 def layer(dtype: torch.dtype) -> tuple[torch.Tensor, DeviceWeight, list[int]]:
     """A pruned weight, its packed form, and a policy that runs sparse at every M."""
     weight = ops.prune_2_4(torch.randn(N, K, device="cuda")).to(dtype)
-    policy = gpu_policies([(N, K)], dtype, torch.device("cuda", 0), always=True)[N, K]
+    policy = which.policies([(N, K)], dtype, torch.device("cuda", 0), mode="sparse")[N, K]
     if isinstance(policy, str):
         raise SystemExit(f"bench_host_gpu: {policy}")
     values, positions = ops.pack_2_4(weight)

@@ -18,7 +18,6 @@ import _measure
 import torch
 
 from sparseflow.runtime import gpu, ops
-from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.tuning import GpuMachine, dense, lookup
 from sparseflow.runtime.tuning.layers import Layer, inputs, reference
 from sparseflow.runtime.tuning.point import Candidate
@@ -58,8 +57,8 @@ def copy_bandwidth() -> float:
     return 2 * COPY_BYTES / best / 1e6
 
 
-def best_of(candidates: tuple[Candidate, ...], backend: Backend) -> Candidate | None:
-    return min((c for c in candidates if c.backend == backend.name.lower()), key=lambda c: c.us, default=None)
+def best_of(candidates: tuple[Candidate, ...], kernel: str) -> Candidate | None:
+    return min((c for c in candidates if c.backend == kernel), key=lambda c: c.us, default=None)
 
 
 def moved_bytes(n: int, k: int, m: int) -> float:
@@ -70,10 +69,10 @@ def moved_bytes(n: int, k: int, m: int) -> float:
 def cell(layer: Layer, n: int, k: int, m: int, dtype: str, copying: float) -> dict[str, Any] | None:
     """One row; None where no variant was tuned."""
     point = next((p for p in lookup(dtype, n, k, GpuMachine.here(0)) if p.m == m), None)
-    own = best_of(point.candidates, Backend.SKINNY) if point else None
+    own = best_of(point.candidates, "skinny") if point else None
     if point is None or own is None:
         return None
-    theirs = best_of(point.candidates, Backend.CUSPARSELT)
+    theirs = best_of(point.candidates, "cusparselt")
     x, pool = inputs(m, k, getattr(torch, dtype)), torch.cuda.graph_pool_handle()
 
     def kernel(copy: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ _FORMAT = (
 
 @dataclass(frozen=True)
 class ApplyPolicy(Pass):
-    """Set which backend runs each sparse layer for how many rows, from measurements.
+    """Set which kernel runs each sparse layer for how many rows, from measurements.
 
     The table maps `dtype:NxK` (the dtype that is multiplied, `f8E4M3FN` in a quantised layer; a merged layer
     counts as one, with the sum of its N) to a policy such as `"1:cpu,512:dense"`, to `"dense"`, or to

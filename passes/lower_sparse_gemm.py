@@ -19,8 +19,8 @@ from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace, runtime_call
 from sparseflow.passes.options import one_of
-from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.support.arguments import MEMORY_MODES, Memory
 
 
 @dataclass(frozen=True)

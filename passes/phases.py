@@ -14,7 +14,7 @@ from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 from sparseflow.passes.options import Table, one_of, parse_table
 from sparseflow.passes.registry import pass_class
-from sparseflow.runtime.backends import MEMORY_MODES, Memory
+from sparseflow.support.arguments import MEMORY_MODES, Memory
 
 PHASES: dict[str, tuple[str, ...]] = {
     "canonical": ("causal-attention", "drop-true-masks", "canonicalize-linear"),

@@ -1,6 +1,6 @@
 """What a compiled model needs at run time: packed weights, operators, dispatch. Never imports torch_mlir.
 
-The public names load on first use: what needs no torch (``backends``, ``dispatch.policy``) stays cheap.
+The public names load on first use: what needs no torch (``kernels``, ``dispatch.policy``) stays cheap.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
-    from sparseflow.runtime.backends import Backend
     from sparseflow.runtime.dispatch import Policy, calibrate, choose
-    from sparseflow.runtime.matmul import sparse_mm
     from sparseflow.runtime.packed import PackedWeight, compress_2_4
     from sparseflow.runtime.pattern import first_violation, is_24, prune_24
+    from sparseflow.runtime.products.matmul import sparse_mm
 
 __all__ = [
-    "Backend",
     "PackedWeight",
     "Policy",
     "calibrate",
@@ -32,7 +30,6 @@ __all__ = [
 __getattr__, __dir__ = lazy.names(
     globals(),
     {
-        "Backend": "backends",
         "PackedWeight": "packed",
         "Policy": "dispatch",
         "calibrate": "dispatch",
@@ -41,6 +38,6 @@ __getattr__, __dir__ = lazy.names(
         "first_violation": "pattern",
         "is_24": "pattern",
         "prune_24": "pattern",
-        "sparse_mm": "matmul",
+        "sparse_mm": "products.matmul",
     },
 )

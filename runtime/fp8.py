@@ -14,10 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.runtime import native, ops, portable
+from sparseflow.runtime import epilogues, native, ops, portable
 
 native.load()
 
@@ -32,13 +31,7 @@ SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 linear_fp8 = torch.ops.sparseflow.linear_fp8.default
 product_fp8 = torch.ops.sparseflow.product_fp8.default
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda y: y,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-    "silu": F.silu,
-}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda y: y, **epilogues.ACTIVATIONS}
 
 
 def quantize_rows(t: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ packing for devices without native code.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,11 @@ skinny_linear = torch.ops.sparseflow.skinny_linear.default
 _library: Any = torch.library
 _check: Any = torch._check
 LIBRARY = _library.Library("sparseflow", "IMPL")
+
+REGISTERED: dict[int, Callable[..., Tensor]] = {}
+"""What runs the kernels that were registered from Python, by their codes; `kernels.register` fills it."""
+
+_raised = threading.local()
 
 
 def refuse_gradients(subject: str) -> InferenceOnlyError:
@@ -62,6 +68,33 @@ def autocast(value: object, device_type: str, dtype: torch.dtype) -> object:
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == torch.float64:
         return value
     return value.to(dtype) if value.device.type == device_type else value
+
+
+def _linear_registered(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    code: int,
+) -> Tensor:
+    """What ``linear`` calls for a kernel that isn't native."""
+    run = REGISTERED.get(code & 255)
+    try:
+        if run is None:
+            raise RuntimeError(f"policy names kernel {code & 255}, which this process has not registered")
+        return run(x, values, positions, bias, residual, in_features, epilogue, code)
+    except Exception as error:
+        _raised.text = f"{type(error).__name__}: {error}" if run else str(error)
+        raise
+
+
+def _registered_failure(code: int) -> str:
+    """What the last such call of this thread raised: the native caller learns only that it failed."""
+    text: str = getattr(_raised, "text", f"kernel {code & 255} failed")
+    return text
 
 
 def _fake_linear(
@@ -143,6 +176,8 @@ def _register() -> None:
     for device_type in ("cpu", "cuda"):
         cast = functools.partial(_autocast_linear, device_type)
         LIBRARY.impl("linear", cast, f"Autocast{device_type.upper()}", with_keyset=True)
+    LIBRARY.impl("linear_registered", _linear_registered, "CompositeExplicitAutograd")
+    LIBRARY.impl("registered_failure", _registered_failure, "CompositeExplicitAutograd")
     for name in ("prune_2_4", "pack_2_4", "unpack_2_4"):
         LIBRARY.impl(name, getattr(portable, name), "CUDA")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import checks, ops
 from sparseflow.runtime.checks import NATIVE_DTYPES
-from sparseflow.runtime.gpu.weight import DeviceWeight
+from sparseflow.runtime.device_weight import DeviceWeight
 from sparseflow.runtime.pattern import first_violation
 
 

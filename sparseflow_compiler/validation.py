@@ -22,8 +22,10 @@ from torch import Tensor
 from sparseflow.errors import SparseFlowError
 from sparseflow.runtime import Policy, compress_2_4, prune_24, sparse_mm
 from sparseflow.runtime.checks import dtype_name
-from sparseflow.runtime.gpu.weight import DeviceWeight
+from sparseflow.runtime.device_weight import DeviceWeight
+from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
 from sparseflow.runtime.packed import PackedWeight
+from sparseflow.runtime.products import which
 
 if TYPE_CHECKING:
     from sparseflow.support.progress import Step
@@ -157,8 +159,10 @@ def validate(
 ) -> Validation:
     """Multiply by random 2:4 weights and compare with fp64.
 
-    On a CPU the sparse kernel runs; on a GPU the best algorithm of the tuned tables, the library's first
-    if they have none, and dense if the dtype or device allows nothing else; each check names it.
+    Each product is checked as the policy "sparse" runs it: on a CPU by its own kernel, on a GPU by the best
+    algorithm of the tuned tables, the library's first where they have none, and densely where the dtype or
+    device allows nothing else. Kernels that were registered are checked beside it, where they can implement
+    the product. Each check says what ran.
 
     Args:
         products: (M, N, K), each at least 1.
@@ -175,7 +179,7 @@ def validate(
     for dtype in dtypes:
         for m, n, k in products:
             by_weight.setdefault((dtype, n, k), []).append(m)
-    total, checks = sum(map(len, by_weight.values())), list[Check]()
+    done, total, checks = 0, sum(map(len, by_weight.values())), list[Check]()
     generator = torch.Generator(device).manual_seed(seed)
     with torch.inference_mode():
         for (dtype, n, k), ms in by_weight.items():
@@ -183,43 +187,70 @@ def validate(
             packed = compress_2_4(weight)
             for m in ms:
                 if progress is not None:
-                    progress(len(checks), total, f"{m}×{n}×{k} {dtype_name(dtype)}")
+                    progress(done, total, f"{m}×{n}×{k} {dtype_name(dtype)}")
+                done += 1
                 x = torch.randn(m, k, generator=generator, device=device).to(dtype)
-                checks.append(_check(x, weight, packed, sample))
+                checks += _checks(x, weight, packed, sample)
     return Validation(device_name(device), sample, tuple(checks))
 
 
-def _check(x: Tensor, weight: Tensor, packed: PackedWeight, sample: int | None) -> Check:
+def _checks(x: Tensor, weight: Tensor, packed: PackedWeight, sample: int | None) -> Iterator[Check]:
+    """A check for each way of running the product."""
     check = Check(len(x), len(weight), x.shape[1], dtype_name(x.dtype))
-    try:
-        if not torch.equal(packed.unpack(), weight):
-            return dataclasses.replace(check, why="the packed weight is not the weight")
-        policy, runs = _prepared(packed, len(x))
-        y = sparse_mm(x, packed, policy=policy)
-        compared, rel_err, of_bound = _compare(y, x, weight, sample)
-    except (SparseFlowError, RuntimeError) as error:  # an error of the device too is a finding
-        return dataclasses.replace(check, why=str(error).partition("\n")[0])
-    why = "" if of_bound <= 1 else "wrong product"
+    for policy, why in _ways(packed, len(x)):
+        try:
+            yield _checked(check, x, weight, packed, policy, why, sample)
+        except (SparseFlowError, RuntimeError) as error:  # an error of the device too is a finding
+            yield dataclasses.replace(check, why=str(error).partition("\n")[0])
+
+
+def _ways(packed: PackedWeight, m: int) -> Iterator[tuple[Policy, str]]:
+    """Policies to check, and why one of them is dense: that of mode "sparse", and the registered kernels'."""
+    shape, dtype, device = packed.shape, packed.dtype, packed.device
+    n, k = shape
+    found = which.policies([(n, k)], dtype, device, mode="sparse")[n, k]
+    yield which.runnable(found), found if isinstance(found, str) else ""
+    problem = Problem(dtype_name(dtype), n, k, str(device), m)
+    for kernel in sparse_kernels(device.type):
+        if kernel.is_registered and kernel.can_implement(problem) is None:
+            yield Policy.parse(f"1:{Choice(kernel.name)}"), ""
+
+
+def _checked(
+    check: Check,
+    x: Tensor,
+    weight: Tensor,
+    packed: PackedWeight,
+    policy: Policy,
+    why: str,
+    sample: int | None,
+) -> Check:
+    if not torch.equal(packed.unpack(), weight):
+        return dataclasses.replace(check, why="the packed weight is not the weight")
+    runs = f"dense: {why}" if why else _prepared(packed, policy, len(x))
+    y = sparse_mm(x, packed, policy=policy)
+    compared, rel_err, of_bound = _compare(y, x, weight, sample)
     return dataclasses.replace(
-        check, runs=runs, compared=compared, rel_err=rel_err, of_bound=of_bound, why=why
+        check,
+        runs=runs,
+        compared=compared,
+        rel_err=rel_err,
+        of_bound=of_bound,
+        why="" if of_bound <= 1 else "wrong product",
     )
 
 
-def _prepared(packed: PackedWeight, m: int) -> tuple[Policy | None, str]:
-    """Return a policy with built plans, and the backend that it runs at that M."""
+def _prepared(packed: PackedWeight, policy: Policy, m: int) -> str:
+    """What a policy runs at that M, its plans built."""
+    choice = policy.choice(m)
     if packed.device.type != "cuda":
         isa: str = torch.ops.sparseflow.cpu_isa()
-        return None, f"cpu ({isa})"
+        return f"cpu ({isa})" if choice.kernel == "cpu" else str(choice)
     from sparseflow.runtime import gpu
-    from sparseflow.runtime.tuning.policies import gpu_policies
 
-    shape = (packed.out_features, packed.in_features)
-    found = gpu_policies([shape], packed.dtype, packed.device, always=True)[shape]
-    if isinstance(found, str):
-        return Policy.parse("1:dense"), f"dense: {found}"
-    weight, codes = DeviceWeight(packed.values, packed.positions, packed.in_features), found.to_ints()
-    gpu.prepare(weight, [m], codes)
-    return found, gpu.path(weight, m, codes)
+    weight = DeviceWeight(packed.values, packed.positions, packed.in_features)
+    gpu.prepare(weight, [m], policy.to_ints())
+    return gpu.path(weight, m, policy.to_ints())
 
 
 def _compare(y: Tensor, x: Tensor, weight: Tensor, sample: int | None) -> tuple[int, float, float]:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from sparseflow.runtime import ops
-from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.contextual import portable
 from sparseflow.runtime.dispatch.policy import Policy
-from sparseflow.runtime.matmul import ACTIVATIONS
+from sparseflow.runtime.epilogues import ACTIVATIONS
 
 
 def every_neuron(
@@ -56,7 +55,7 @@ def every_neuron(
 
 
 def _densely(policy: Sequence[int], rows: int) -> bool:
-    return Policy.from_ints(policy).backend(rows) is Backend.DENSE
+    return Policy.from_ints(policy).choice(rows).is_dense
 
 
 def _neurons(

@@ -4,9 +4,27 @@
 //   values     [N, Kp/2]          the two kept values of every group of four, in order of position
 //   positions  [N, ceil(Kp/8)]    uint8; group g sits in byte g/2, low nibble for even g;
 //                                 nibble = p0 | p1 << 2 with p0 < p1, the places of the kept values
-//   policy     [m0, b0, m1, b1…]  from M >= m_i on, b_i runs (codes: checks.h); below m0 the device's own sparse kernels
+//   policy     [m0, b0, m1, b1…]  from M >= m_i on, b_i runs (codes: common/kernels.h); below m0 the device's own sparse kernels
 //   dense      [N, K]             the same weight kept whole, for the calls that `policy` makes dense
 #include <torch/csrc/stable/library.h>
+
+#include <string>
+#include <vector>
+
+#include "common/kernels.h"
+
+namespace sparseflow {
+namespace {
+
+std::vector<std::string> kernels() {
+  std::vector<std::string> found;
+  for (const KernelEntry& kernel : kKernels)
+    found.push_back(kernel.name + ("=" + std::to_string(static_cast<int64_t>(kernel.code))));
+  return found;
+}
+
+}  // namespace
+}  // namespace sparseflow
 
 STABLE_TORCH_LIBRARY(sparseflow, m) {
   // y = act(x · Wᵀ + bias) (+ residual), [..., N]; with the epilogue "<act>_gated" and no residual act(g) ⊙ u,
@@ -14,6 +32,14 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  // The same by a kernel that was registered from Python, by its code in a policy (runtime/kernels/registered.py).
+  m.def(
+      "linear_registered(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
+      "int in_features, str epilogue, int code) -> Tensor");
+  // What the last such call of this thread raised.
+  m.def("registered_failure(int code) -> str");
+  // The kernels of this library, each as "name=code".
+  m.def("kernels() -> str[]");
   // In e4m3, y = act((x8 · W8ᵀ) · x_scale · scales + bias) (+ residual) in the dtype of x, which it quantises row by
   // row; values are W8, scales [N] float32, dense is W8 whole.
   m.def(
@@ -63,4 +89,8 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
       "Tensor? pred_bias, Tensor? pred_a_scale, Tensor? pred_b_scale, str rule, float parameter, str activation, "
       "int m_max, Tensor? up_values=None, Tensor? up_positions=None, int[] up_policy=[], Tensor? down_values=None, "
       "Tensor? down_positions=None, int[] down_policy=[]) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CompositeExplicitAutograd, m) {
+  m.impl("kernels", TORCH_BOX(&sparseflow::kernels));
 }

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from sparseflow.runtime.backends import Memory
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch.crossing import choose
-from sparseflow.runtime.dispatch.measure import measure_layer
+from sparseflow.runtime.dispatch.measure import measure_layer, sparse_ways
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.table import Table, warn
+from sparseflow.support.arguments import Memory
 
 # Called with the points done, the points in all, and what is being measured.
 Progress = Callable[[int, int, str], None]
@@ -51,7 +51,7 @@ def calibrate(
     table = Table() if table is None else table
     name = dtype_name(dtype)
     wanted = list(dict.fromkeys((int(n), int(k)) for n, k in shapes))
-    missing = {shape: _missing(table, name, *shape) for shape in wanted}
+    missing = {shape: _missing(table, dtype, *shape) for shape in wanted}
     counter = _Counter(sum(map(len, missing.values())), progress)
     for (n, k), ms in missing.items():
         if ms:
@@ -71,9 +71,11 @@ def calibrate(
     return {shape: choose(rows, memory) for shape, rows in layers.items()}
 
 
-def _missing(table: Table, dtype: str, n: int, k: int) -> list[int]:
-    known = {row.m for row in table.layer(dtype, n, k) if not row.crowded or row in _MEASURED_HERE}
-    return [m for m in MEASURED_M if m not in known]
+def _missing(table: Table, dtype: torch.dtype, n: int, k: int) -> list[int]:
+    """The M's of which the table has no time, or none of some kernel that was registered since."""
+    rows = table.layer(dtype_name(dtype), n, k)
+    known = {row.m: set(row.ways()) for row in rows if not row.crowded or row in _MEASURED_HERE}
+    return [m for m in MEASURED_M if m not in known or not known[m].issuperset(sparse_ways(n, k, dtype, m))]
 
 
 class _Counter:

@@ -1,7 +1,7 @@
 """From measurements on the CPU to a policy: the faster way at each M, and where to switch between them.
 
-A packed layer can run in two ways: the sparse kernel, or the dense product. In memory mode ``compressed`` the
-dense weight isn't kept and is decompressed for each product; in mode ``fast`` it is there. What both ways are
+A packed layer can run by a sparse kernel, or by the dense product. In memory mode ``compressed`` the
+dense weight isn't kept and is decompressed for each product; in mode ``fast`` it is there. What all ways are
 held against, and what every reported speed-up refers to, is ``F.linear`` with a dense weight.
 """
 
@@ -12,19 +12,18 @@ import math
 from collections.abc import Iterable, Sequence
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.backends import Backend, Choice, Memory
-from sparseflow.runtime.dispatch.measurement import Measurement
+from sparseflow.runtime.dispatch.measurement import DENSE, Measurement
 from sparseflow.runtime.dispatch.policy import TOLERANCE, Policy
-
-_WAYS = (Backend.DENSE, Backend.CPU)
+from sparseflow.runtime.kernels import Choice
+from sparseflow.support.arguments import Memory
 
 
 def choose(measurements: Iterable[Measurement], memory: Memory = "compressed") -> Policy:
     """The policy that the measurements of one layer justify.
 
-    At each measured M the faster backend runs; but the one of the M before is kept while it is within 2% of
-    the faster one and of dense, so that noise makes no ranges. Between two measured M's with different
-    backends, the switch is where their times cross, interpolated linearly in log time over log M: the
+    At each measured M the fastest way runs; but the one of the M before is kept while it is within 2% of
+    the fastest one and of dense, so that noise makes no ranges. Between two measured M's with different
+    choices, the switch is where their times cross, interpolated linearly in log time over log M: the
     geometric midpoint when both win alike, nearer to the one that wins by less otherwise. Below the first
     and above the last measured M the nearest one's choice holds.
 
@@ -48,23 +47,22 @@ def choose(measurements: Iterable[Measurement], memory: Memory = "compressed") -
     if memory == "fast":
         points = [dataclasses.replace(point, unpacked_us=point.dense_us) for point in points]
     by_m = {point.m: point for point in points}
-    return Policy.of(_starts(points), by_m, lambda m, choice: by_m[m].speedup(choice.backend))
+    return Policy.of(_starts(points), by_m, lambda m, choice: by_m[m].speedup(choice))
 
 
 def _starts(points: Sequence[Measurement]) -> list[tuple[int, Choice]]:
-    backends = _backends(points)
-    starts = [(1, Choice(backends[0]))]
+    chosen = _chosen(points)
+    starts = [(1, chosen[0])]
     for i in range(1, len(points)):
-        if backends[i] is not backends[i - 1]:
-            m = _crossing(points[i - 1], points[i], backends[i - 1], backends[i])
-            starts.append((m, Choice(backends[i])))
+        if chosen[i] != chosen[i - 1]:
+            starts += _switch(points[i - 1], points[i], chosen[i - 1], chosen[i])
     return starts
 
 
-def _backends(points: Sequence[Measurement]) -> list[Backend]:
-    chosen: list[Backend] = []
+def _chosen(points: Sequence[Measurement]) -> list[Choice]:
+    chosen: list[Choice] = []
     for point in points:
-        best = min(_WAYS, key=point.us)
+        best = min(point.ways(), key=point.us)
         running = chosen[-1] if chosen else best
         limit = max(point.us(best), TOLERANCE * min(point.us(best), point.dense_us))
         bearable = point.us(running) <= limit
@@ -72,7 +70,17 @@ def _backends(points: Sequence[Measurement]) -> list[Backend]:
     return chosen
 
 
-def _crossing(left: Measurement, right: Measurement, before: Backend, after: Backend) -> int:
+def _switch(left: Measurement, right: Measurement, before: Choice, after: Choice) -> list[tuple[int, Choice]]:
+    """What starts in (left.m, right.m]: a kernel runs only between M's at which it was timed, else dense."""
+    starts, ends = math.isinf(left.us(after)), math.isinf(right.us(before))
+    if starts and ends:
+        return [(left.m + 1, DENSE), (right.m, after)] if right.m > left.m + 1 else [(right.m, after)]
+    if starts or ends:
+        return [(right.m if starts else left.m + 1, after)]
+    return [(_crossing(left, right, before, after), after)]
+
+
+def _crossing(left: Measurement, right: Measurement, before: Choice, after: Choice) -> int:
     """The first M in (left.m, right.m] at which ``after`` should run."""
     lead = math.log(
         left.us(after) / left.us(before)

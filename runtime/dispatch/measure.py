@@ -1,4 +1,4 @@
-"""Measures one layer shape: the sparse kernel and the decompressing path against ``F.linear``.
+"""Measures one layer shape: the sparse kernels and the decompressing path against ``F.linear``.
 
 All sides run in turn within one loop, in one process, with the same threads, over weights that rotate past
 the last-level cache, as the layers of a model do. The figure is the lower
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import checks, ops, pattern
-from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
-from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
+from sparseflow.runtime.dispatch.measurement import DENSE, MEASURED_M, Measurement
+from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
 from sparseflow.runtime.timing import interleaved
 
 MAX_ROWS = 4096
@@ -58,20 +58,27 @@ class _Weights:
             [(values.clone(), positions.clone()) for _ in range(copies)],
         )
 
-    def sides(self, x: Tensor, rows: int) -> tuple[_Side, _Side, _Side]:
-        """Dense, sparse kernel, decompress-and-multiply, on the first ``rows`` rows of a copy."""
+    def sides(self, x: Tensor, rows: int, sparse: Sequence[Choice]) -> list[_Side]:
+        """Dense, decompress-and-multiply, and each sparse way, on the first ``rows`` rows of a copy."""
         copies, k = len(self.dense), x.shape[1]
 
-        def packed(turn: int, policy: list[int]) -> Tensor:
+        def packed(turn: int, choice: Choice) -> Tensor:
             values, positions = self.packed[turn % copies]
+            policy = [1, choice.code]
             y: Tensor = ops.linear(x, values[:rows], positions[:rows], None, None, k, "none", policy)
             return y
 
-        return (
+        return [
             lambda turn: F.linear(x, self.dense[turn % copies][:rows]),
-            functools.partial(packed, policy=[1, int(Backend.CPU)]),
-            functools.partial(packed, policy=[1, int(Backend.DENSE)]),
-        )
+            *(functools.partial(packed, choice=choice) for choice in (DENSE, *sparse)),
+        ]
+
+
+def sparse_ways(n: int, k: int, dtype: torch.dtype, m: int) -> tuple[Choice, ...]:
+    """Every sparse way in which this machine's CPU can run a layer ``[N, K]`` with m rows."""
+    problem = Problem(checks.dtype_name(dtype), n, k, m=m)
+    able = (kernel for kernel in sparse_kernels("cpu") if kernel.can_implement(problem) is None)
+    return tuple(choice for kernel in able for choice in kernel.candidates(problem))
 
 
 def measure_layer(
@@ -116,12 +123,15 @@ def measure_layer(
 def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int) -> Measurement:
     dtype = weights.dense[0].dtype
     x = torch.randn(m, k, dtype=torch.float32).to(dtype)
+    sparse = sparse_ways(n, k, dtype, m)
     meter = LoadMeter()
-    times = interleaved(weights.sides(x, rows), seconds=SECONDS_A_POINT, least=MIN_REPS, most=MAX_REPS)
+    sides = weights.sides(x, rows, sparse)
+    times = interleaved(sides, seconds=SECONDS_A_POINT, least=MIN_REPS, most=MAX_REPS)
     crowded = meter.crowded(torch.get_num_threads())
-    dense_us, cpu_us, unpacked_us = (1e6 * n / rows * _lower_quartile(side) for side in times)
+    dense_us, unpacked_us, *us = (1e6 * n / rows * _lower_quartile(side) for side in times)
+    by_way = tuple(zip(map(str, sparse), us, strict=True))
     name = checks.dtype_name(dtype)
-    return Measurement(name, n, k, m, dense_us, cpu_us, unpacked_us, rows, len(times[0]), crowded)
+    return Measurement(name, n, k, m, dense_us, unpacked_us, by_way, rows, len(times[0]), crowded)
 
 
 def _lower_quartile(times: Sequence[float]) -> float:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from sparseflow.runtime.backends import Backend
+from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
+from sparseflow.runtime.kernels import Choice
+
+DENSE = Choice("dense")
 
 MEASURED_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -22,8 +26,8 @@ class Measurement:
         k: in features.
         m: rows of the input.
         dense_us: ``F.linear`` with the dense weight.
-        cpu_us: the sparse kernel.
-        unpacked_us: decompress, then the dense product: what ``Backend.DENSE`` runs.
+        unpacked_us: decompress, then the dense product: what the kernel ``dense`` runs.
+        sparse_us: each sparse way that can run this M, as a policy writes it, with its time.
         rows: how many of the N rows were measured; fewer than N where the times were scaled up from a slice.
         reps: how many times each side ran.
         crowded: whether other processes kept the cores busy meanwhile, so that the times mean little.
@@ -34,23 +38,29 @@ class Measurement:
     k: int
     m: int
     dense_us: float
-    cpu_us: float
     unpacked_us: float
+    sparse_us: tuple[tuple[str, float], ...]
     rows: int
     reps: int
     crowded: bool
 
-    def us(self, backend: Backend) -> float:
-        """The time of one backend."""
-        return self.cpu_us if backend is Backend.CPU else self.unpacked_us
+    def ways(self) -> tuple[Choice, ...]:
+        """What may run here, dense first; the table may have times of kernels that this process lacks."""
+        return (DENSE, *(found for text, _ in self.sparse_us if (found := _known(text))))
 
-    def speedup(self, backend: Backend) -> float:
-        """Of one backend over the dense layer that it replaces."""
-        return self.dense_us / self.us(backend)
+    def us(self, choice: Choice) -> float:
+        """The time of one way of running; infinite where it wasn't timed."""
+        if choice.is_dense:
+            return self.unpacked_us
+        return dict(self.sparse_us).get(str(choice), math.inf)
+
+    def speedup(self, choice: Choice) -> float:
+        """Of one way of running over the dense layer that it replaces."""
+        return self.dense_us / self.us(choice)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"sparse_us": dict(self.sparse_us)}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Measurement:
@@ -66,4 +76,16 @@ class Measurement:
         for field in dataclasses.fields(cls):
             if field.type in ("int", "float"):
                 require_number(field.name, row[field.name], whole=field.type == "int")
-        return cls(**row)
+        sparse = row["sparse_us"]
+        if not isinstance(sparse, Mapping):
+            raise ValueError(f"sparse_us must have a time for each kernel, got {sparse!r}")
+        for name, us in sparse.items():
+            require_number(f"sparse_us of {name}", us, whole=False)
+        return cls(**{**row, "sparse_us": tuple(sparse.items())})
+
+
+def _known(text: str) -> Choice | None:
+    try:
+        return Choice.parse(text)
+    except ArgumentError:
+        return None

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.backends import Backend, Choice
+from sparseflow.runtime.kernels import Choice
 
 # Slower than dense by no more than this is as fast as dense: what measuring again may give.
 TOLERANCE = 1.02
@@ -33,9 +33,9 @@ class Range:
     best: float | None = None
 
     @property
-    def backend(self) -> Backend:
-        """The backend that runs."""
-        return self.choice.backend
+    def kernel(self) -> str:
+        """The name of the kernel that runs."""
+        return self.choice.kernel
 
     def __str__(self) -> str:
         last = "…" if self.m_max is None else f"–{self.m_max}" if self.m_max != self.m_min else ""
@@ -47,7 +47,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What runs for which M. Without ranges the sparse kernel always runs.
+    """What runs for which M. Without ranges the device's own sparse kernel always runs.
 
     Attributes:
         ranges: ascending, without gaps, from M = 1, the last one without end.
@@ -75,15 +75,15 @@ class Policy:
 
     def choice(self, m: int) -> Choice:
         """What runs for M rows; M = 0 runs as M = 1 does."""
-        chosen = Choice(Backend.CPU)
+        chosen = Choice("cpu")
         for entry in self.ranges:
             if entry.m_min <= max(m, 1):
                 chosen = entry.choice
         return chosen
 
-    def backend(self, m: int) -> Backend:
-        """The backend for M rows."""
-        return self.choice(m).backend
+    def kernel(self, m: int) -> str:
+        """The name of the kernel for M rows."""
+        return self.choice(m).kernel
 
     @property
     def pays(self) -> bool:
@@ -110,7 +110,7 @@ class Policy:
     @property
     def wants_dense(self) -> bool:
         """Whether some M runs densely, so that memory mode ``fast`` keeps the dense weight."""
-        return any(entry.backend is Backend.DENSE for entry in self.ranges)
+        return any(entry.choice.is_dense for entry in self.ranges)
 
     @property
     def losing(self) -> tuple[Range, ...]:
@@ -146,7 +146,7 @@ class Policy:
         """Read what ``str(policy)`` writes, such as ``"1:cpu,512:dense"``; empty text is the empty policy.
 
         Raises:
-            ArgumentError: the text is malformed, has an unknown backend, or its M's aren't 1, then ascending.
+            ArgumentError: the text is malformed, has an unknown kernel, or its M's aren't 1, then ascending.
         """
         return cls._of([_parse_entry(entry, text) for entry in text.split(",")] if text else [], text)
 
@@ -155,16 +155,16 @@ class Policy:
         """Read what ``to_ints`` gives.
 
         Raises:
-            ArgumentError: an odd count, an unknown backend code, or M's that aren't 1, then ascending.
+            ArgumentError: an odd count, an unknown kernel code, or M's that aren't 1, then ascending.
         """
         if len(numbers) % 2:
-            raise _malformed(numbers, "needs pairs of M and backend code")
+            raise _malformed(numbers, "needs pairs of M and kernel code")
         starts = []
         for m, code in zip(numbers[::2], numbers[1::2], strict=True):
             try:
                 starts.append((m, Choice.from_code(code)))
-            except (ValueError, ArgumentError):
-                raise _malformed(numbers, f"unknown backend code {code}") from None
+            except ArgumentError:
+                raise _malformed(numbers, f"unknown kernel code {code}") from None
         return cls._of(starts, numbers)
 
     @classmethod
@@ -178,26 +178,23 @@ class Policy:
 
 
 def _pay(ranges: Iterable[Range]) -> bool:
-    return any(r.best is not None and r.best >= 1.0 for r in ranges if r.backend is not Backend.DENSE)
+    return any(r.best is not None and r.best >= 1.0 for r in ranges if not r.choice.is_dense)
 
 
 def _malformed(source: object, rule: str) -> ArgumentError:
     return ArgumentError(
-        f"policy {source!r}", rule, 'write ranges as "1:cpu,512:dense": from that M on, that backend'
+        f"policy {source!r}", rule, 'write ranges as "1:cpu,512:dense": from that M on, that kernel'
     )
 
 
 def _parse_entry(entry: str, text: str) -> tuple[int, Choice]:
     m, colon, choice = entry.partition(":")
     if not colon or not (m.isascii() and m.isdigit()):
-        raise _malformed(text, f"{entry!r} is not of the form M:backend")
+        raise _malformed(text, f"{entry!r} is not of the form M:kernel")
     try:
         return int(m), Choice.parse(choice)
     except ArgumentError as error:
         raise _malformed(text, error.rule) from None
-    except ValueError:
-        known = ", ".join(backend.name.lower() for backend in Backend)
-        raise _malformed(text, f"unknown backend {choice!r}; known: {known}") from None
 
 
 def _joined(starts: Iterable[tuple[int, Choice]]) -> list[tuple[int, Choice]]:

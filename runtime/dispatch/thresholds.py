@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.backends import Backend, Choice, Memory
 from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.runtime.kernels import Choice
+from sparseflow.support.arguments import Memory
 
 START = 1.05
 """The speed-up with which a sparse range starts: less may be noise, which must not cost a layer its speed."""
@@ -24,7 +25,7 @@ KEEP = 1.02
 STAY = 1.01
 """An algorithm already running is kept while it is at most this much slower than the best one."""
 
-DENSE = Choice(Backend.DENSE)
+DENSE = Choice("dense")
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from sparseflow.runtime.device_weight import DeviceWeight
+from sparseflow.runtime.gpu.compress import compress
 from sparseflow.runtime.gpu.library import require, unusable, version
-from sparseflow.runtime.gpu.plans import PlanStats, failures, path, policy_code, prepare, reset, stats
-from sparseflow.runtime.gpu.weight import DeviceWeight
+from sparseflow.runtime.gpu.plans import PlanStats, failures, path, prepare, reset, stats
 
 __all__ = [
     "DeviceWeight",
     "PlanStats",
+    "compress",
     "failures",
     "path",
-    "policy_code",
     "prepare",
     "require",
     "reset",

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from sparseflow.runtime.backends import Backend, Choice
-from sparseflow.runtime.gpu.weight import DeviceWeight
+from sparseflow.runtime.device_weight import DeviceWeight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +28,6 @@ class PlanStats:
     hits: int
     built: int
     evicted: int
-
-
-def policy_code(algorithm: int, split_k: int = 0) -> int:
-    """What a policy's list says for cuSPARSELt with an algorithm.
-
-    Args:
-        algorithm: id, 0 … 65535.
-        split_k: 0 leaves the library's choice; −1 or a positive factor sets it (sm_90 takes only 1 and −1).
-    """
-    return Choice(Backend.CUSPARSELT, algorithm, split_k).code
 
 
 def prepare(

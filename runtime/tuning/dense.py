@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseflow.runtime import ops
-from sparseflow.runtime.backends import Backend
+from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning.layers import Layer
 from sparseflow.runtime.tuning.replay import Pool, Replay
 
@@ -40,7 +40,7 @@ def _unpack(layer: Layer, x: Tensor, copy: int) -> Tensor:
     weight = layer.packed[copy]
     if layer.bf16:
         return weight.dense()
-    policy = [1, int(Backend.DENSE)]
+    policy = [1, Choice("dense").code]
     y: Tensor = ops.linear(x, weight.values, weight.positions, None, None, weight.in_features, "none", policy)
     return y
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparseflow.runtime import ops
 from sparseflow.runtime.checks import row_chunks
-from sparseflow.runtime.gpu.weight import DeviceWeight
+from sparseflow.runtime.device_weight import DeviceWeight
+from sparseflow.runtime.gpu import compress
 
 MAX_COPIES = 512  # a layer so small that these fit in the cache is read from it in a model too
 
@@ -33,14 +34,14 @@ class Layer:
     def random(cls, n: int, k: int, dtype: torch.dtype) -> Layer:
         """A layer on the current device."""
         weight = _pruned(n, k, dtype)
-        packed = DeviceWeight.compress(weight)
+        packed = compress(weight)
         cache = torch.cuda.get_device_properties(weight.device).L2_cache_size
         # Each side evicts its own copies: the packed form, the smallest, decides how many that takes.
         others = range(max(2, min(MAX_COPIES, 2 * cache // packed.nbytes + 1)) - 1)
         one_byte = dtype.itemsize == 1
         return cls(
             [weight, *(weight.clone() for _ in others)],
-            [packed, *(DeviceWeight.compress(weight) for _ in others)],
+            [packed, *(compress(weight) for _ in others)],
             [weight.to(torch.bfloat16) for _ in (0, *others)] if one_byte else [],
         )
 

@@ -7,6 +7,8 @@ import functools
 import math
 from collections.abc import Mapping
 
+from sparseflow.runtime.kernels import find
+from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning.point import KEPT, Candidate, Failure, TunedPoint, wrong
 from sparseflow.runtime.tuning.process import Lost
 from sparseflow.runtime.tuning.protocol import (
@@ -23,7 +25,6 @@ from sparseflow.runtime.tuning.protocol import (
     Request,
     Trying,
 )
-from sparseflow.runtime.tuning.sweep import SPLITS, output_dtype
 
 
 class Ledger:
@@ -38,7 +39,7 @@ class Ledger:
         self._request = request
         self._known: dict[Key, Candidate] = {}
         self._failed = {key: Failure(*key, f"not tried: {why}") for key, why in barred.items()}
-        self._count = Count(0, 0)
+        self._count = Count({})
         self._closed = False
         self._together = request.together
         self._doing = ""
@@ -89,9 +90,12 @@ class Ledger:
                 self.fail(key, why)
 
     def _every(self) -> list[Key]:
-        algorithms, variants = range(self._count.algorithms), range(self._count.variants)
-        ours: list[Key] = [("skinny", variant, 0) for variant in variants]
-        return ours + [("cusparselt", algorithm, split_k) for algorithm in algorithms for split_k in SPLITS]
+        return [
+            (name, candidate, split_k)
+            for name, count in self._count.candidates.items()
+            for candidate in range(count)
+            for split_k in find(name).splits
+        ]
 
     def _asked_for(self, key: Key) -> bool:
         return key in self._every() and key not in self._failed

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from sparseflow.runtime import gpu
+from sparseflow.runtime.kernels import Choice, Problem, find, sparse_kernels
+from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning import dense
 from sparseflow.runtime.tuning.layers import Layer, inputs, reference
 from sparseflow.runtime.tuning.point import KEPT, Candidate, wrong
@@ -30,7 +32,6 @@ from sparseflow.runtime.tuning.protocol import (
     Trying,
 )
 from sparseflow.runtime.tuning.replay import Replay, Spoilt, alive, first_line, in_turns
-from sparseflow.runtime.tuning.sweep import SKINNY_M, output_dtype
 
 ROUNDS = 9
 # A candidate this much slower than the best so far isn't timed a second time.
@@ -88,29 +89,27 @@ class _Point:
         self.sides: dict[Key, Replay] = {}
 
     def measure(self) -> None:
-        request = self.request
         self.say(Doing("counting the algorithms"))
-        count = torch.ops.sparseflow.cusparselt_algorithms(
-            self.layer.packed[0].values, request.k, request.m, "none", self.out, False
-        )
-        variants = self._variants()
-        self.say(Count(count, variants))
-        algorithms: list[Key] = [("cusparselt", algorithm, 0) for algorithm in range(count)]
-        self._build(algorithms)
-        if request.then is not None and request.together:
-            self._request((key for key in algorithms if key not in request.skip), request.then)
-        self._quick([*algorithms, *(("skinny", variant, 0) for variant in range(variants))])
-        split: list[Key] = [(lt, algorithm, -1) for lt, algorithm, _ in self._best() if lt == "cusparselt"]
+        found = self._candidates()
+        self.say(Count({name: len(keys) for name, keys in found.items()}))
+        keys = [key for group in found.values() for key in group]
+        self._build(keys)
+        if self.request.then is not None and self.request.together:
+            self._request((key for key in keys if key not in self.request.skip), self.request.then)
+        self._quick(keys)
+        split = [(name, algorithm, s) for name, algorithm, _ in self._best() for s in find(name).splits[1:]]
         self._build(split)  # and what was requested for the next M: its building would disturb the last round
         self._quick(split)
         self.say(self._final())
 
-    def _variants(self) -> int:
+    def _candidates(self) -> dict[str, list[Key]]:
+        """What each kernel that can run the point has to try."""
         request = self.request
-        if self.layer.bf16 or request.m > SKINNY_M:
-            return 0
-        count: int = torch.ops.sparseflow.skinny_variants(request.n, request.k, request.m)
-        return count
+        format = "2:4-fp8" if self.layer.bf16 else "2:4"  # noqa: A001
+        problem = Problem(request.dtype, request.n, request.k, str(self.x.device), request.m, format)
+        able = [kernel for kernel in sparse_kernels("cuda") if kernel.can_implement(problem) is None]
+        found = {kernel.name: kernel.candidates(problem, self.layer.packed[0]) for kernel in able}
+        return {name: [(name, c.algorithm, c.split_k) for c in choices] for name, choices in found.items()}
 
     def _missing(self, keys: Iterable[Key]) -> list[Key]:
         return [key for key in keys if key not in self.known and key not in self.request.skip]
@@ -119,11 +118,9 @@ class _Point:
         return sorted(self.known, key=lambda key: self.known[key].us)[:KEPT]
 
     def _request(self, keys: Iterable[Key], m: int) -> None:
-        """Have worker threads build plans; the operator that asks for them is for 16-bit dtypes."""
-        if not self.layer.bf16:
-            for _, algorithm, split_k in keys:
-                code = gpu.policy_code(algorithm, split_k)
-                gpu.prepare(self.layer.packed[0], [m], [1, code], wait=False)
+        """Have worker threads build what candidates need."""
+        for key in keys:
+            find(key[0]).prepare(self.layer.packed[0], m, Choice(*key))
 
     def _build(self, keys: Iterable[Key]) -> None:
         if self.request.together:
@@ -156,25 +153,12 @@ class _Point:
         self.sides[key] = side
 
     def _side(self, key: Key) -> Replay:
-        backend, algorithm, split_k = key
+        kernel, choice = find(key[0]), Choice(*key)
 
-        def skinny(copy: int) -> Tensor:
-            w = self.layer.packed[copy]
-            y: Tensor = torch.ops.sparseflow.skinny_linear(
-                self.x, w.values, w.positions, None, None, w.in_features, "none", algorithm
-            )
-            return y
+        def product(copy: int) -> Tensor:
+            return kernel.run(self.x, self.layer.packed[copy], choice, self.out)
 
-        def library(copy: int) -> Tensor:
-            # Not `linear`, which would run densely where this throws.
-            w = self.layer.packed[copy]
-            places = w.values, w.positions, None, None, None, w.in_features
-            y: Tensor = torch.ops.sparseflow.cusparselt_linear(
-                self.x, *places, "none", self.out, 1.0, algorithm, split_k
-            )
-            return y
-
-        return Replay(skinny if backend == "skinny" else library, self.layer.copies, self.pool)
+        return Replay(product, self.layer.copies, self.pool)
 
     def _final(self) -> Done:
         self.say(Doing("preparing the dense products"))

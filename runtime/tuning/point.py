@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
-from sparseflow.runtime.tuning.sweep import BACKENDS, DTYPES, output_dtype
+from sparseflow.runtime.kernels import sparse_kernels
+from sparseflow.runtime.kernels.outputs import output_dtype
+from sparseflow.runtime.tuning.sweep import DTYPES
 
 KEPT = 4
 """How many of the fastest candidates a point keeps."""
@@ -24,8 +26,8 @@ class Candidate:
     """One way that gave the right product.
 
     Attributes:
-        backend: "cusparselt" or "skinny".
-        algorithm: cuSPARSELt's id, which holds for one version of the library, or the own kernel's variant.
+        backend: the kernel's name.
+        algorithm: cuSPARSELt's id, which holds for one version of the library, or the kernel's variant.
         split_k: of cuSPARSELt: 0 for the library's choice, −1 or a positive factor.
         us: microseconds of one product.
         rel_err: ‖y − ref‖ / ‖ref‖ against the product in float32.
@@ -39,7 +41,7 @@ class Candidate:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """The backend, its algorithm and its split-k."""
+        """The kernel, its algorithm and its split-k."""
         return self.backend, self.algorithm, self.split_k
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,8 +168,9 @@ def wrong(dtype: str, rel_err: float) -> str | None:
 
 def _require_key(kind: type, row: object) -> None:
     fields = require_fields(kind, row)
-    if fields["backend"] not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {fields['backend']!r}")
+    known = [kernel.name for kernel in sparse_kernels("cuda")]
+    if fields["backend"] not in known:
+        raise ValueError(f"backend must be one of {', '.join(known)}, got {fields['backend']!r}")
     require_number("algorithm", fields["algorithm"], whole=True, least=0)
     require_number("split_k", fields["split_k"], whole=True, least=-1)
 

@@ -12,9 +12,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sparseflow.runtime.kernels import sparse_kernels
 from sparseflow.runtime.tuning.point import Candidate
 
-Key = tuple[str, int, int]  # a backend, its algorithm and its split-k
+Key = tuple[str, int, int]  # a kernel, its algorithm and its split-k
 
 PLANS = "building plans"
 
@@ -76,10 +77,9 @@ class Doing:
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """The library has this many algorithms for the product, and the own kernel variants; ids begin at 0."""
+    """Each kernel has this many candidates for the product: algorithms or variants, whose ids begin at 0."""
 
-    algorithms: int
-    variants: int
+    candidates: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,15 @@ def _text(name: str, value: Any) -> str:
     return value[:_TEXT_LIMIT]
 
 
+def _counts(name: str, value: Any) -> Mapping[str, int]:
+    known = {kernel.name for kernel in sparse_kernels("cuda")}
+    if not isinstance(value, dict) or not set(value) <= known:
+        raise ValueError(f"{name} is {value!r}")
+    return {kernel: _whole(name, count) for kernel, count in value.items()}
+
+
 _READ: dict[str, Callable[[str, Any], Any]] = {
+    "Mapping[str, int]": _counts,
     "int": _whole,
     "float": _number,
     "float | None": lambda name, value: None if value is None else _number(name, value),

@@ -95,7 +95,7 @@ def tune(
     deadline: float | None = None,
     command: Sequence[str] | None = None,
 ) -> TuneResult:
-    """Measure every algorithm of cuSPARSELt against dense, for what the table lacks.
+    """Measure every candidate of every kernel against dense, for what the table lacks.
 
     Candidates run in a child process, so that one that crashes or hangs costs itself alone. Each point is
     saved when it is there: an interrupted tuning is resumed by calling again.

@@ -11,9 +11,8 @@ from sparseflow.api.compiled import CompiledModel
 from sparseflow.compiler.options import CompileOptions, Quantize, Sparsity
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Inner, Mode
-from sparseflow.runtime.backends import Memory
 from sparseflow.runtime.calling.frozen import require_uncompiled
-from sparseflow.support.arguments import PolicyMode, Prune, require_matches, require_patterns
+from sparseflow.support.arguments import Memory, PolicyMode, Prune, require_matches, require_patterns
 
 if TYPE_CHECKING:
     from sparseflow.contextual import Predictors

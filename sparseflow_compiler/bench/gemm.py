@@ -13,6 +13,7 @@ from sparseflow.runtime import ops
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch import choose
 from sparseflow.runtime.dispatch.measure import measure_layer
+from sparseflow.runtime.products import which
 
 if TYPE_CHECKING:
     from sparseflow.runtime.dispatch import Policy
@@ -63,7 +64,8 @@ def _on_cpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, _: torch.devi
     points = measure_layer(n, k, dtype, ms)
     policy = choose(points)
     for point in points:
-        yield _row(n, k, point.m, dtype, point.dense_us, point.cpu_us, "cpu") | {
+        ours, us = min(point.sparse_us, key=lambda way: way[1])
+        yield _row(n, k, point.m, dtype, point.dense_us, us, ours) | {
             "unpacked_us": round(point.unpacked_us, 2),
             "dispatched": str(policy.choice(point.m)),
             "measured_rows": point.rows,
@@ -73,9 +75,8 @@ def _on_cpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, _: torch.devi
 
 def _on_gpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
     from sparseflow.runtime.tuning.layers import Layer
-    from sparseflow.runtime.tuning.policies import gpu_policies
 
-    policy = gpu_policies([(n, k)], dtype, device, always=True)[n, k]
+    policy = which.policies([(n, k)], dtype, device, mode="sparse")[n, k]
     if isinstance(policy, str):
         raise ArgumentError(f"{n}×{k} {dtype_name(dtype)}", f"can't run sparse: {policy}")
     cuda: Any = torch.cuda  # torch's own annotations are incomplete here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -9,11 +10,14 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparseflow.support.version import __version__
+
+if TYPE_CHECKING:
+    from sparseflow.runtime.kernels import Kernel
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def info(
 
 def look() -> list[Finding]:
     """Check everything; a failure is a finding too."""
-    return [_found(name, find) for name, find in _PARTS.items()]
+    return [_found(name, find) for name, find in (_PARTS | _kernels()).items()]
 
 
 def _found(name: str, find: Callable[[], str]) -> Finding:
@@ -117,6 +121,19 @@ def _cuda_kernels() -> str:
     if not torch.ops.sparseflow.cuda_kernels_built():
         raise Missing("this build has none: no nvcc was found when it was built")
     return "built"
+
+
+def _kernels() -> dict[str, Callable[[], str]]:
+    """A part for each kernel of the registry."""
+    from sparseflow.runtime.kernels import registry
+
+    return {f"kernel {kernel.name}": functools.partial(_kernel, kernel) for kernel in registry.kernels()}
+
+
+def _kernel(kernel: Kernel) -> str:
+    if reason := kernel.unusable(kernel.device_type or "cpu"):
+        raise Missing(reason)
+    return f"{kernel.about}; {', '.join(kernel.dtypes)}"
 
 
 def _cusparselt() -> str:

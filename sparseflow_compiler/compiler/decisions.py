@@ -18,6 +18,7 @@ from sparseflow.dialect.types import FP8, TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.passes.weight_views import is_convolution, multiplied_weights
 from sparseflow.reports.report import Fp8Error, LayerReport, Range, Report
+from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.fp8 import E4M3
 from sparseflow.runtime.packed import packed_shapes
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from sparseflow.compiler.mlp_plans import MlpPlan
     from sparseflow.compiler.options import CompileOptions
     from sparseflow.compiler.prefill import Product
-    from sparseflow.runtime.dispatch import Policy
 
 TORCH_DTYPES = {
     "f32": torch.float32,
@@ -274,7 +274,7 @@ def _ranges_above(product: Product, m: int) -> tuple[Range, ...]:
         return (Range(m + 1, None, "dense", None),)
     ranges = product.policy.above(m)
     if not ranges:
-        return (Range(m + 1, None, "cpu", None),)
+        return (Range(m + 1, None, str(Policy().choice(1)), None),)
     return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in ranges)
 
 
@@ -313,7 +313,7 @@ def _fp8_error(decision: LayerDecision, program: Program, bank: WeightBank) -> F
 
 def _ranges(policy: Policy | None) -> tuple[Range, ...]:
     if policy is None:
-        return (Range(1, None, "cpu", None),)
+        return (Range(1, None, str(Policy().choice(1)), None),)
     return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in policy.ranges)
 
 

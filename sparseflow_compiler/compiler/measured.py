@@ -15,7 +15,7 @@ from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
-from sparseflow.runtime.fp8 import E4M3
+from sparseflow.runtime.products import which
 from sparseflow.support.progress import Step
 
 Shape = tuple[int, int]
@@ -72,7 +72,7 @@ def sparse_shapes(
 
 def shape_policies(
     shapes: list[Shape], dtype: torch.dtype, device: torch.device, options: CompileOptions, step: Step
-) -> dict[Shape, Policy] | dict[Shape, Policy | str]:
+) -> dict[Shape, Policy | str]:
     """What was measured for some shapes, or why such layers are dense; nothing where they always run sparse.
 
     Args:
@@ -82,15 +82,13 @@ def shape_policies(
         options: of the compilation.
         step: told while measuring.
     """
-    if device.type == "cuda":
-        from sparseflow.runtime.tuning.policies import gpu_policies
-
-        always = options.policy == "sparse"
-        return gpu_policies(
-            shapes, dtype, device, memory=options.memory, tune=options.tune, always=always, progress=step
-        )
-    if device.type != "cpu" or options.policy == "sparse" or dtype == E4M3:  # CPUs have one way in fp8
-        return {}
-    from sparseflow.runtime.dispatch import calibrate
-
-    return calibrate(shapes, dtype, progress=step, memory=options.memory)
+    found = which.policies(
+        shapes,
+        dtype,
+        device,
+        mode=options.policy,
+        memory=options.memory,
+        tune=options.tune,
+        progress=step,
+    )
+    return {shape: policy for shape, policy in found.items() if isinstance(policy, str) or policy.ranges}

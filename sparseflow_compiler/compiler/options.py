@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Execution, Inner, Mode
-from sparseflow.runtime.backends import MEMORY_MODES, Memory
-from sparseflow.support.arguments import PolicyMode, Prune, require_one_of, require_patterns, with_defaults
+from sparseflow.support.arguments import (
+    MEMORY_MODES,
+    Memory,
+    PolicyMode,
+    Prune,
+    require_one_of,
+    require_patterns,
+    with_defaults,
+)
 
 if TYPE_CHECKING:
     from sparseflow.contextual import Predictors

@@ -176,7 +176,7 @@ def linear(
         residual: of the result's type, added last.
         result: type of the result, ``[…, N]``, ``[…, N/2]`` with a gate.
         epilogue: one of EPILOGUES.
-        policy: which backend runs for which M.
+        policy: which kernel runs for which M.
         pattern: one of PATTERNS.
         quantize: one of QUANTIZATIONS, empty for none.
     """

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from sparseflow.errors import ArgumentError
 from sparseflow.nn.gradient import differentiable
 from sparseflow.runtime import PackedWeight, Policy, ops
-from sparseflow.runtime.backends import MEMORY_MODES, Memory
 from sparseflow.runtime.calling.frozen import require_uncompiled
-from sparseflow.support.arguments import PolicyMode, require_one_of
+from sparseflow.runtime.kernels import sparse_kernels
+from sparseflow.runtime.products import which
+from sparseflow.support.arguments import MEMORY_MODES, Memory, PolicyMode, require_one_of
 from sparseflow.support.progress import Step, progress_bars
 
 VALUES, IN_MODULE = "weight", "weight.values"
@@ -24,8 +25,6 @@ VALUES, IN_MODULE = "weight", "weight.values"
 They are half as wide as the weight whose name they have, on purpose: who doesn't know the form finds a matrix
 of a wrong shape. Under another name the weight would be missing, and transformers makes missing weights up.
 """
-
-_DENSE = Policy.parse("1:dense")
 
 
 class SparseLinear(nn.Module):
@@ -39,8 +38,8 @@ class SparseLinear(nn.Module):
         weight: W, ``[N, K]``.
         bias: ``[N]``, of the weight's dtype and device, or None.
         policy: ``"auto"`` runs every M by the path that was measured to be faster, as `sparseflow.compile`
-            has it; but the weight is packed in any case, and where no table has a GPU's shape it runs sparse.
-            ``"sparse"`` always runs sparse.
+            has it; the weight is packed in any case, so what is dense unpacks it in each call unless `memory`
+            is ``"fast"``; `reason` says why. ``"sparse"`` always runs sparse.
         memory: ``"compressed"`` keeps no dense weight, ``"fast"`` one beside the packed one where dense is
             faster for some M.
 
@@ -75,6 +74,8 @@ class SparseLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.awaited = False
         """Whether its tensors are being put in one by one: its state dict has the module's own names then."""
+        self.reason = ""
+        """Why the layer is dense at every M, such as that no table of the GPU has its shape."""
         self._codes: list[int] | None = None
 
     @property
@@ -111,8 +112,10 @@ class SparseLinear(nn.Module):
         )
         return y
 
-    def settle(self, policy: Policy) -> None:
-        """Run by this policy from now on, on this device."""
+    def settle(self, found: Policy | str) -> None:
+        """Run by this policy from now on, on this device; densely where it is a reason for that."""
+        self.reason = found if isinstance(found, str) else ""
+        policy = which.runnable(found)
         self._codes = policy.to_ints()
         self.weight.dense = None
         if self.memory == "fast" and policy.wants_dense:
@@ -148,7 +151,8 @@ class SparseLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""
-        return f"{self.out_features}×{self.in_features}, policy={self.policy!r}, memory={self.memory!r}"
+        options = f"{self.out_features}×{self.in_features}, policy={self.policy!r}, memory={self.memory!r}"
+        return f"{options}, dense: {self.reason}" if self.reason else options
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -163,7 +167,7 @@ def _traced_codes(layer: SparseLinear) -> list[int]:
     weight, shape = layer.weight, (layer.out_features, layer.in_features)
     with _disable_current_modes():  # what is measured is real
         found = _policies([shape], weight.device, weight.dtype, layer.policy, layer.memory, lambda *_: None)
-    return found[shape].to_ints()
+    return which.runnable(found[shape]).to_ints()
 
 
 def prepare(
@@ -214,32 +218,14 @@ def _policies(
     mode: PolicyMode,
     memory: Memory,
     step: Step,
-) -> dict[tuple[int, int], Policy]:
-    if device.type == "cuda":
-        return _gpu_policies(list(shapes), device, dtype, mode, memory)
-    if device.type != "cpu":
+) -> dict[tuple[int, int], Policy | str]:
+    if not sparse_kernels(device.type):
         raise ArgumentError(
             "SparseLinear",
             f"there are no 2:4 kernels for device {device}",
             "move the layer to a CPU or NVIDIA GPU",
         )
-    if mode == "sparse":
-        return dict.fromkeys(shapes, Policy())
-    from sparseflow.runtime.dispatch import calibrate
-
-    return calibrate(shapes, dtype, progress=step, memory=memory)
-
-
-def _gpu_policies(
-    shapes: list[tuple[int, int]], device: torch.device, dtype: torch.dtype, mode: PolicyMode, memory: Memory
-) -> dict[tuple[int, int], Policy]:
-    from sparseflow.runtime.tuning.policies import gpu_policies
-
-    found = gpu_policies(shapes, dtype, device, memory=memory, always=mode == "sparse")
-    unknown = [shape for shape, policy in found.items() if isinstance(policy, str)]
-    # Dense would unpack the weight in every call: where nothing is known, sparse is the better guess.
-    found |= gpu_policies(unknown, dtype, device, always=True)
-    return {shape: _DENSE if isinstance(policy, str) else policy for shape, policy in found.items()}
+    return which.policies(shapes, dtype, device, mode=mode, memory=memory, progress=step)
 
 
 def _require_options(policy: object, memory: object) -> None:

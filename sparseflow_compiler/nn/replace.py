@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
-from sparseflow.runtime.backends import Memory
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.support.arguments import (
+    Memory,
     PolicyMode,
     Prune,
     require_matches,

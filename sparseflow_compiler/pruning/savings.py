@@ -11,6 +11,7 @@ import torch
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime import checks
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.products import which
 from sparseflow.support.progress import Step
 
 Shape = tuple[int, int]
@@ -45,7 +46,7 @@ def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings
         shapes += [layer.shape] if layer.shape not in shapes else []
     saved: dict[tuple[torch.dtype, Shape], float] = {}
     for (dtype, device), shapes in found.items():
-        for shape, policy in _policies(shapes, dtype, device, step).items():
+        for shape, policy in which.policies(shapes, dtype, device, progress=step).items():
             times = _dense_us(shape, dtype, device)
             if isinstance(policy, Policy) and policy.pays and times:
                 saved[dtype, shape] = sum(_saved_us(policy, times, m) for m in rows)
@@ -58,20 +59,6 @@ def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings
         "No layer was measured to be faster sparse on this machine: layers are weighed by the weights that "
         "pruning drops instead.",
     )
-
-
-def _policies(
-    shapes: Sequence[Shape], dtype: torch.dtype, device: torch.device, step: Step
-) -> Mapping[Shape, Policy | str]:
-    if device.type == "cuda":
-        from sparseflow.runtime.tuning.policies import gpu_policies
-
-        return gpu_policies(shapes, dtype, device)
-    if device.type != "cpu" or dtype not in checks.NATIVE_DTYPES:
-        return {}
-    from sparseflow.runtime.dispatch import calibrate
-
-    return calibrate(shapes, dtype, progress=step)
 
 
 def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device) -> dict[int, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from sparseflow.errors import ArgumentError
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 Prune = Literal["magnitude"]
 PolicyMode = Literal["auto", "sparse"]
+
+Memory = Literal["compressed", "fast"]
+"""``compressed`` keeps no dense copy of a packed weight, ``fast`` one wherever dense is faster for some M."""
+
+MEMORY_MODES: tuple[Memory, ...] = get_args(Memory)
 
 _ADAPTERS = (
     "*lora_*",  # LoRA and what derives from it: GraLoRA, X-LoRA, AdaLoRA, supertuning

@@ -137,7 +137,7 @@ func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %a: 
 // -----
 
 func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>) {
-  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op has a malformed down_policy: unknown backend 'cup'; known: dense, cpu, cusparselt, skinny}}
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op has a malformed down_policy: unknown kernel 'cup'; known: dense, cpu, cusparselt, skinny}}
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %u) {activation = "silu", rule = "gate", parameter = 4.0 : f64, m_max = 8 : i64, down_policy = "1:cup", operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,8],f32>
   return
 }

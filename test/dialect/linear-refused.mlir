@@ -41,7 +41,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy 'cpu': 'cpu' is not of the form M:backend}}
+  // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy 'cpu': 'cpu' is not of the form M:kernel}}
   %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
@@ -49,7 +49,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy '1:tpu': unknown backend 'tpu'}}
+  // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy '1:tpu': unknown kernel 'tpu'}}
   %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "1:tpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }

@@ -9,12 +9,12 @@ import torch
 from gpu_weights import error, inputs, linear, packed, pruned, reference
 
 from sparseflow.runtime import gpu, ops
-from sparseflow.runtime.backends import Backend, Choice
+from sparseflow.runtime.kernels import Choice
 
 THROUGH_MEMORY = 64  # added to a variant (csrc/cuda/skinny/skinny.h)
 SHAPES = ((128, 256), (203, 452), (64, 64))
 OWN = sys.argv[1:] == ["own"]
-LIBRARIES = () if OWN else (Backend.CUSPARSELT, Backend.DENSE)
+LIBRARIES = () if OWN else ("cusparselt", "dense")
 ROWS = (9,) if OWN else (1, 9, 33)  # racecheck is slow
 
 
@@ -34,10 +34,10 @@ def run(shape, dtype):
             assert error(y, expected) < 1e-2, (shape, m, variant)
         if n % 2 == 0:
             gate, up = reference(x.cpu(), weight.cpu(), bias.cpu()).chunk(2, -1)
-            y = linear(x, device, bias, epilogue="silu_gated", policy=[1, Choice(Backend.SKINNY).code])
+            y = linear(x, device, bias, epilogue="silu_gated", policy=[1, Choice("skinny").code])
             assert error(y, (torch.nn.functional.silu(gate) * up).cuda()) < 1e-2, (shape, m)
-        for backend in LIBRARIES:
-            policy = [1, Choice(backend).code]
+        for kernel in LIBRARIES:
+            policy = [1, Choice(kernel).code]
             gpu.prepare(device, [m], policy, bias=True, residual=True, epilogue="silu")
             assert error(linear(x, device, bias, residual, "silu", policy), expected) < 1e-2
 

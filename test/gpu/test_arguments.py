@@ -3,6 +3,7 @@ import torch
 from gpu_weights import TOLERANCE, error, inputs, linear, packed, pruned, reference
 
 from sparseflow.runtime import gpu, ops
+from sparseflow.runtime.kernels import Choice
 
 BF16 = torch.bfloat16
 N, K = 256, 512
@@ -46,8 +47,8 @@ def test_a_tensor_that_does_not_fit_is_refused_by_both_sides_names(wrong, messag
     [
         ([1], "policy must be pairs"),
         ([4, 2, 2, 0], "the rows in policy must rise"),
-        ([1, 1], "policy names backend 1, which CUDA doesn't have"),
-        ([1, 0 | 7 << 8], "policy has the code 1792, which means nothing for backend 0"),
+        ([1, 1], "policy names kernel 1, which CUDA doesn't have"),
+        ([1, 0 | 7 << 8], "policy has the code 1792, which means nothing for kernel 0"),
         ([1, -254], "policy has the code -254"),
     ],
 )
@@ -68,7 +69,7 @@ def test_unknown_epilogues_and_dtypes_are_refused():
         RuntimeError, match="epilogue must be none, relu, gelu, gelu_tanh or silu, got 'tanh'"
     ):
         linear(zeros(4, K), device, epilogue="tanh")
-    eight = gpu.DeviceWeight.compress(pruned(N, K, torch.int8))
+    eight = gpu.compress(pruned(N, K, torch.int8))
     with pytest.raises(RuntimeError, match="values must be float32, bfloat16 or float16, got Char"):
         linear(zeros(4, K, dtype=torch.int8), eight)
     with pytest.raises(RuntimeError, match=r"needs values .* of 1, 2 or 4 bytes"):
@@ -91,7 +92,7 @@ def test_empty_tensors_give_what_linear_gives(m, n, k):
 def test_a_dense_range_uses_the_dense_weight_that_came_along():
     weight, other = pruned(N, K, BF16), inputs(N, K, BF16, seed=9)
     device, x = packed(weight), inputs(20, K, BF16)
-    policy = [1, gpu.policy_code(0), 16, 0]
+    policy = [1, Choice("cusparselt", 0).code, 16, 0]
     assert gpu.prepare(device, [8, 20], policy) == 1
     assert torch.equal(linear(x, device, policy=policy, dense=other), torch.nn.functional.linear(x, other))
     assert (
@@ -102,7 +103,7 @@ def test_a_dense_range_uses_the_dense_weight_that_came_along():
 def test_the_path_is_told_in_a_sentence_and_asking_changes_nothing():
     weight = pruned(N, K, torch.float16)
     device, x = packed(weight), inputs(1111, K, torch.float16)
-    policy = [1, gpu.policy_code(3), 64, 0]
+    policy = [1, Choice("cusparselt", 3).code, 64, 0]
     assert gpu.path(device, 64, policy) == "dense: the policy says so"
     assert gpu.path(device, 0, policy) == "nothing: the result is empty"
     torch.ops.sparseflow.plans_wait()
@@ -126,7 +127,7 @@ def test_the_path_is_told_in_a_sentence_and_asking_changes_nothing():
 
 def test_a_plan_that_cannot_be_built_leaves_the_call_dense_and_says_why():
     weight = pruned(N, K, BF16)
-    device, x, policy = packed(weight), inputs(40, K, BF16), [1, gpu.policy_code(9999)]
+    device, x, policy = packed(weight), inputs(40, K, BF16), [1, Choice("cusparselt", 9999).code]
     assert error(linear(x, device, policy=policy), reference(x, weight)) < TOLERANCE[BF16]
     torch.ops.sparseflow.plans_wait()
     path = gpu.path(device, 40, policy)

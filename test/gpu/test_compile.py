@@ -65,7 +65,7 @@ def mixed(monkeypatch):
             if shape[0] % 64 == 0
         } | {shape: "as if untuned" for shape in shapes if shape[0] % 64}
 
-    monkeypatch.setattr("sparseflow.runtime.tuning.policies.gpu_policies", policies)
+    monkeypatch.setattr("sparseflow.runtime.products.which.policies", policies)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -12,12 +12,12 @@ from torch import nn
 import sparseflow as sf
 from sparseflow.contextual import MlpPredictor, Predictors, find_model_mlps
 from sparseflow.runtime import compress_2_4, prune_24
-from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.contextual import ContextualWeights, Predictor, ops
+from sparseflow.runtime.kernels import Choice
 
 H, NEURONS, M_MAX = 256, 512, 8
 BOUND = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
-SPARSE = [1, int(Backend.CUSPARSELT)]
+SPARSE = [1, Choice("cusparselt").code]
 
 
 def packed_mlp(dtype, activation, gated=True):

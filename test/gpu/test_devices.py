@@ -7,7 +7,7 @@ import torch
 from gpu_weights import TOLERANCE, error, inputs, linear, packed, pruned, reference
 
 from sparseflow.runtime import gpu
-from sparseflow.runtime.backends import Backend, Choice
+from sparseflow.runtime.kernels import Choice
 
 BF16 = torch.bfloat16
 
@@ -28,7 +28,7 @@ def test_a_call_runs_on_the_device_of_its_tensors_and_leaves_the_current_one(dty
         assert gpu.unusable(index) is None
         gpu.prepare(device, [100])
         assert gpu.path(device, 100) == "cusparselt, algorithm 0"
-        for policy in ([], [1, 0], [1, Choice(Backend.SKINNY).code]):
+        for policy in ([], [1, 0], [1, Choice("skinny").code]):
             y = linear(x, device, policy=policy)
             assert (y.device.index, torch.cuda.current_device()) == (index, 0)
             assert error(y, reference(x, weight)) < TOLERANCE[dtype]

@@ -10,6 +10,7 @@ from torch import nn
 import sparseflow as sf
 from sparseflow.runtime import fp8, gpu
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.quantized import QuantizedWeight, quantize
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +67,7 @@ def test_is_the_product_of_the_dequantised_operands(shape, epilogue, dtype):
 
 
 def test_the_sparse_kernel_runs_and_is_what_was_asked_for():
-    weight, policy = weight_of(), [1, gpu.policy_code(3)]
+    weight, policy = weight_of(), [1, Choice("cusparselt", 3).code]
     device = prepare(weight, [32], policy)
     assert gpu.path(device, 32, policy) == "cusparselt, algorithm 3"
     assert gpu.path(device, 32, [1, 0]) == "dense: the policy says so"
@@ -220,7 +221,7 @@ def test_every_range_of_a_policy_gives_the_same(model, memory, inner, monkeypatc
         text = "1:cusparselt@3,32:dense,128:cusparselt@5"
         return {shape: Policy.parse(text) if dtype == E4M3 else "as if untuned" for shape in shapes}
 
-    monkeypatch.setattr("sparseflow.runtime.tuning.policies.gpu_policies", policies)
+    monkeypatch.setattr("sparseflow.runtime.products.which.policies", policies)
     twin = pruned_twin(model, "odd")
     compiled = sf.compile(model, prune="magnitude", quantize="fp8", memory=memory, inner=inner)
     for m in (2, 31, 32, 127, 128, 300, 1):

@@ -7,18 +7,18 @@ from gpu_weights import ACTIVATIONS, TOLERANCE, error, inputs, linear, packed, p
 
 import sparseflow as sf
 from sparseflow.runtime import gpu
-from sparseflow.runtime.backends import Backend, Choice
+from sparseflow.runtime.kernels import Choice
 
 GATES = [f"{name}_gated" for name in ACTIVATIONS if name != "none"]
 AFTER, INSIDE = "; the gate follows in a kernel of its own", "; the gate is part of it"
 DTYPES = [torch.bfloat16, torch.float16]
 ROWS = {torch.bfloat16: range(1, 201), torch.float16: (1, 2, 7, 8, 9, 16, 31, 33, 64, 65, 127, 200)}
 PATHS = {
-    "cusparselt, algorithm 0": [1, gpu.policy_code(0)],
-    "skinny, variant 0": [1, Choice(Backend.SKINNY, 0).code],  # a portable one, which has no gate
-    "skinny, variant 16": [1, Choice(Backend.SKINNY, 16).code],  # strips of too few rows for a gate
-    "skinny, variant 30": [1, Choice(Backend.SKINNY, 30).code],
-    "dense: the policy says so": [1, Choice(Backend.DENSE).code],
+    "cusparselt, algorithm 0": [1, Choice("cusparselt", 0).code],
+    "skinny, variant 0": [1, Choice("skinny", 0).code],  # a portable one, which has no gate
+    "skinny, variant 16": [1, Choice("skinny", 16).code],  # strips of too few rows for a gate
+    "skinny, variant 30": [1, Choice("skinny", 30).code],
+    "dense: the policy says so": [1, Choice("dense").code],
 }
 
 
@@ -135,7 +135,7 @@ def test_the_kernel_of_the_gate_takes_any_width_and_dtype(dtype):
         device = packed(weight)
         for m in (1, 5, 70000):
             x = inputs(m, 64, dtype, seed=m)
-            y = linear(x, device, epilogue="silu_gated", policy=[1, Backend.DENSE])
+            y = linear(x, device, epilogue="silu_gated", policy=[1, Choice("dense").code])
             assert error(y, gated(x, weight, None, "silu_gated")) < 3 * TOLERANCE[dtype], (n, m)
 
 

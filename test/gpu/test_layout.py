@@ -22,7 +22,7 @@ def test_a_weight_comes_back_exactly_from_the_layout_of_cuda(shape, dtype):
 def test_the_layout_is_byte_for_byte_the_librarys(dtype):
     for shape in ((64, 64), (320, 448), (512, 1024), (4096, 4160), (200, 456), (33, 100)):
         weight = pruned(*shape, dtype)
-        ours, theirs = packed(weight), gpu.DeviceWeight.compress(weight)
+        ours, theirs = packed(weight), gpu.compress(weight)
         assert torch.equal(ours.values, theirs.values)
         assert torch.equal(theirs.dense(), weight)
         assert torch.equal(packed(theirs.dense()).positions, ours.positions)
@@ -32,7 +32,7 @@ def test_the_layout_is_byte_for_byte_the_librarys(dtype):
 def test_eight_bit_weights_come_back_from_what_the_library_compressed(dtype):
     for shape in ((64, 64), (320, 448), (512, 1024), (200, 456), (33, 50)):
         weight = pruned(*shape, dtype)
-        back = gpu.DeviceWeight.compress(weight).dense()
+        back = gpu.compress(weight).dense()
         assert torch.equal(back.float(), weight.float())
 
 

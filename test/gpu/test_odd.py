@@ -5,16 +5,16 @@ import torch
 from gpu_weights import E4M3, TOLERANCE, error, inputs, linear, packed, pruned, reference
 
 from sparseflow.runtime import gpu
-from sparseflow.runtime.backends import Backend, Choice
+from sparseflow.runtime.kernels import Choice
 
 DTYPES = [torch.bfloat16, torch.float16]
 SHAPES = [(200, 448), (256, 500), (1088, 72), (1003, 260), (33, 7), (1, 1), (4100, 4099)]
 ROWS = (1, 3, 17, 100)
 PATHS = {
-    "cusparselt, algorithm 0": [1, gpu.policy_code(0)],
-    "skinny, variant 0": [1, Choice(Backend.SKINNY).code],
-    "skinny, variant 3": [1, Choice(Backend.SKINNY, 3).code],
-    "dense: the policy says so": [1, Choice(Backend.DENSE).code],
+    "cusparselt, algorithm 0": [1, Choice("cusparselt", 0).code],
+    "skinny, variant 0": [1, Choice("skinny").code],
+    "skinny, variant 3": [1, Choice("skinny", 3).code],
+    "dense: the policy says so": [1, Choice("dense").code],
 }
 
 
@@ -100,7 +100,7 @@ def test_a_captured_graph_follows_inputs_of_odd_sizes(m, path):
 def test_eight_bit_products(shape, dtype, out):
     n, k = shape
     weight = pruned(n, k, dtype)
-    device = gpu.DeviceWeight.compress(weight)
+    device = gpu.compress(weight)
     assert torch.equal(device.dense().float(), weight.float())
     scale = torch.rand(n, device="cuda") + 0.5 if out in (torch.bfloat16, torch.int32) else None
     scale = scale if dtype == torch.int8 else None

@@ -3,6 +3,7 @@ import torch
 from gpu_weights import E4M3, TOLERANCE, error, inputs, linear, packed, pruned, reference
 
 from sparseflow.runtime import gpu
+from sparseflow.runtime.kernels import Choice
 
 EIGHT_BIT = [
     *((torch.int8, out) for out in (torch.int8, torch.float16, torch.bfloat16, torch.int32)),
@@ -48,7 +49,7 @@ def test_the_dense_range_of_a_policy_multiplies_by_the_same_weight(dtype):
 def test_eight_bit_products(dtype, out):
     n, k = 256, 512
     weight = pruned(n, k, dtype)
-    device = gpu.DeviceWeight.compress(weight)
+    device = gpu.compress(weight)
     op = torch.ops.sparseflow.cusparselt_linear
     for m in ROWS:
         x = inputs(m, k, dtype, seed=m)
@@ -65,7 +66,7 @@ def test_eight_bit_products(dtype, out):
 def test_int8_scales_each_output_feature_and_adds_a_bias(out):
     n, k, m = 256, 512, 33
     weight = pruned(n, k, torch.int8)
-    device = gpu.DeviceWeight.compress(weight)
+    device = gpu.compress(weight)
     x, scale = inputs(m, k, torch.int8), torch.rand(n, device="cuda") + 0.5
     bias_dtype = torch.float32 if out == torch.int32 else out
     bias = torch.randint(-50, 50, (n,), device="cuda").to(bias_dtype)
@@ -80,14 +81,14 @@ def test_int8_scales_each_output_feature_and_adds_a_bias(out):
 def test_every_algorithm_gives_the_same_product(dtype):
     n, k, m = 512, 1024, 48
     weight = pruned(n, k, dtype)
-    device = gpu.DeviceWeight.compress(weight)
+    device = gpu.compress(weight)
     out = torch.bfloat16 if dtype == E4M3 else dtype
     x = inputs(m, k, dtype)
     count = torch.ops.sparseflow.cusparselt_algorithms(device.values, k, m, "none", out, False)
     assert count > 1
     for algorithm in range(count):
         if dtype != E4M3:
-            gpu.prepare(device, [m], [1, gpu.policy_code(algorithm)], wait=False)
+            gpu.prepare(device, [m], [1, Choice("cusparselt", algorithm).code], wait=False)
     torch.ops.sparseflow.plans_wait()
     for algorithm in range(count):
         y = torch.ops.sparseflow.cusparselt_linear(

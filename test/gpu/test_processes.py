@@ -49,10 +49,10 @@ print("fine", flush=True)
 
 
 NO_LIBRARY = """
-from sparseflow.runtime.backends import Backend, Choice
+from sparseflow.runtime.kernels import Choice
 assert "nowhere" in gpu.unusable()
 weight = pruned(203, 452, torch.float16)
-device, policy = packed(weight), [1, Choice(Backend.SKINNY).code, 64, gpu.policy_code(0)]
+device, policy = packed(weight), [1, Choice("skinny").code, 64, Choice("cusparselt", 0).code]
 assert gpu.prepare(device, [8, 16, 100], policy) == 2
 for m, path in ((8, "skinny, variant 0"), (100, "dense: ")):
     x = inputs(m, 452, torch.float16)

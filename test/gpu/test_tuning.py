@@ -12,7 +12,7 @@ from gpu_weights import E4M3, TOLERANCE, error, inputs, linear, packed, pruned, 
 from test_old_library import old, torchs_library
 
 from sparseflow.runtime import gpu
-from sparseflow.runtime.backends import Backend, Choice
+from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning import GpuMachine, TunedTable
 from sparseflow.runtime.tuning.point import KEPT, wrong
 from sparseflow.runtime.tuning.tune import tune
@@ -74,7 +74,7 @@ def test_a_tuned_candidate_runs_by_its_policy(table):
     device, x = packed(weight), inputs(1024, SHAPE[1], torch.bfloat16)
     assert point.candidates
     for candidate in point.candidates:
-        policy = [1, gpu.policy_code(candidate.algorithm, candidate.split_k)]
+        policy = [1, Choice("cusparselt", candidate.algorithm, candidate.split_k).code]
         gpu.prepare(device, [1024], policy)
         hits = gpu.stats().hits
         assert error(linear(x, device, policy=policy), reference(x, weight)) < TOLERANCE[torch.bfloat16]
@@ -88,7 +88,7 @@ def test_few_rows_are_tuned_with_the_own_kernel_too(table):
     weight = pruned(*SHAPE, torch.bfloat16)
     device, x = packed(weight), inputs(8, SHAPE[1], torch.bfloat16)
     for candidate in ours:
-        policy = [1, Choice(Backend.SKINNY, candidate.algorithm).code]
+        policy = [1, Choice("skinny", candidate.algorithm).code]
         assert gpu.path(device, 8, policy) == f"skinny, variant {candidate.algorithm}"
         assert error(linear(x, device, policy=policy), reference(x, weight)) < TOLERANCE[torch.bfloat16]
 

@@ -18,6 +18,6 @@
 // KIND: policy table, entry 'f32:1x1': is neither a policy nor dense: 3
 
 // RUN: echo '{"f32:1x1": "1:gpu"}' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=POLICY
-// POLICY: policy table, entry 'f32:1x1': has a malformed policy '1:gpu': unknown backend 'gpu'
+// POLICY: policy table, entry 'f32:1x1': has a malformed policy '1:gpu': unknown kernel 'gpu'
 
 module {}

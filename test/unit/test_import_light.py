@@ -43,9 +43,10 @@ def test_importing_sparseflow_brings_no_heavy_package(tmp_path):
 def test_policies_are_chosen_and_parsed_without_torch(tmp_path):
     code = """
         import sys
-        from sparseflow.runtime.backends import Backend
         from sparseflow.runtime.dispatch import Policy
-        assert Policy.parse("1:cpu,512:dense").backend(512) is Backend.DENSE
+        assert Policy.parse("1:cpu,512:dense").kernel(512) == "dense"
+        from sparseflow.runtime.kernels import Problem, registry
+        assert registry.find("cusparselt").unsuited(Problem("float16", 64, 64, "cuda")) is None
         assert "torch" not in sys.modules
     """
     done = python(code, tmp_path)

@@ -2,9 +2,6 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
-#include <string_view>
-
 namespace sparseflow::cpu {
 
 using torch::headeronly::ScalarType;
@@ -18,24 +15,6 @@ DType dtype_of(const char* op, const char* what, const Tensor& t) {
       refuse(op, std::string(what) + " must be float32, bfloat16 or float16, got " +
                      torch::headeronly::toString(t.scalar_type()));
   }
-}
-
-Epilogue epilogue_of(const char* op, const std::string& name) {
-  if (name == "none") return Epilogue::none;
-  if (name == "relu") return Epilogue::relu;
-  if (name == "gelu") return Epilogue::gelu;
-  if (name == "gelu_tanh") return Epilogue::gelu_tanh;
-  if (name == "silu") return Epilogue::silu;
-  refuse(op, "epilogue must be none, relu, gelu, gelu_tanh or silu, got '" + name + "'");
-}
-
-Ending ending_of(const char* op, const std::string& name, int64_t n, bool residual) {
-  constexpr std::string_view suffix = "_gated";
-  const std::string activation = name.substr(0, name.size() - std::min(name.size(), suffix.size()));
-  if (!name.ends_with(suffix) || activation == "none") return {epilogue_of(op, name)};
-  if (n % 2) refuse(op, "epilogue '" + name + "' needs an even N, got " + std::to_string(n));
-  if (residual) refuse(op, "epilogue '" + name + "' takes no residual");
-  return {epilogue_of(op, activation), true};
 }
 
 void check_packed(const char* op, const Tensor& values, const Tensor& positions, int64_t in_features) {

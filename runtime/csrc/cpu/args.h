@@ -3,27 +3,13 @@
 
 #include <string>
 
-#include "checks.h"
+#include "common/checks.h"
 #include "kernels.h"
 
 namespace sparseflow::cpu {
 
 // float32, bfloat16 or float16; throws otherwise, naming `what`.
 DType dtype_of(const char* op, const char* what, const Tensor& t);
-
-Epilogue epilogue_of(const char* op, const std::string& name);
-
-// How `linear` ends. Gated ("silu_gated"), y [..., N/2] = epilogue(g) ⊙ u for the halves g and u of x · Wᵀ + bias.
-struct Ending {
-  Epilogue epilogue;
-  bool gated = false;
-
-  // What comes right after the product, where the gate is applied apart.
-  Epilogue before_gate() const { return gated ? Epilogue::none : epilogue; }
-};
-
-// Throws also where a gate doesn't fit the weight's N rows or a residual.
-Ending ending_of(const char* op, const std::string& name, int64_t n, bool residual);
 
 // values and positions belong together and to `in_features`.
 void check_packed(const char* op, const Tensor& values, const Tensor& positions, int64_t in_features);

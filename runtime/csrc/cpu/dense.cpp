@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "aten.h"
+#include "common/aten.h"
 #include "finish.h"
 #include "isa.h"
 #include "scratch.h"
@@ -60,11 +60,11 @@ Tensor unpacked_linear(const Tensor& x_, const Tensor& values, const Tensor& pos
 }  // namespace
 
 Tensor dense_linear(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& residual, int64_t k, Epilogue epilogue,
+                    const std::optional<Tensor>& residual, int64_t k, Activation activation,
                     const std::optional<Tensor>& dense) {
   const Tensor y = torch::stable::contiguous(dense ? aten_linear(x, *dense, bias)
                                                    : unpacked_linear(x, values, positions, bias, k));
-  finish(y, residual, epilogue);
+  finish(y, residual, activation);
   return y;
 }
 

@@ -12,7 +12,7 @@ namespace sparseflow::cpu {
 // shared scratch, a bounded number of rows at a time. Arguments as in sparseflow::linear, already checked, contiguous
 // where they must be.
 Tensor dense_linear(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& residual, int64_t in_features, Epilogue epilogue,
+                    const std::optional<Tensor>& residual, int64_t in_features, Activation activation,
                     const std::optional<Tensor>& dense);
 
 }  // namespace sparseflow::cpu

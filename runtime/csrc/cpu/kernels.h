@@ -6,10 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace sparseflow::cpu {
+#include "common/types.h"
 
-enum class DType { f32, bf16, f16 };
-enum class Epilogue { none, relu, gelu, gelu_tanh, silu };
+namespace sparseflow::cpu {
 
 // y[m, n] = act(x[m, k] · Wᵀ + bias[n]) + residual[m, n]; everything but x is contiguous.
 struct Linear {
@@ -22,7 +21,7 @@ struct Linear {
   const void* residual;  // or null
   void* y;
   DType dtype;
-  Epilogue epilogue;
+  Activation activation;
 };
 
 // How one panel of rows of x is multiplied: first `prepare` for every prepare task, then `run` for every run task.

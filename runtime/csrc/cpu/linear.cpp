@@ -5,6 +5,9 @@
 #include <algorithm>
 
 #include "args.h"
+#include "common/choice.h"
+#include "common/epilogue.h"
+#include "common/registered.h"
 #include "dense.h"
 #include "finish.h"
 #include "isa.h"
@@ -80,15 +83,18 @@ Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_,
               std::optional<Tensor> residual, int64_t k, std::string epilogue, std::vector<int64_t> policy,
               std::optional<Tensor> dense) {
   check(x_, values_, positions_, bias, residual, dense, k);
-  const Ending ending = ending_of(kOp, epilogue, values_.size(0), residual.has_value());
-  const Epilogue act = ending.before_gate();
+  const Epilogue ending = epilogue_of(kOp, epilogue, values_.size(0), residual.has_value());
+  const Activation act = ending.before_gate();
   const Rows x = rows_of(x_);
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   if (bias) bias = torch::stable::contiguous(*bias);
   if (residual) residual = torch::stable::contiguous(*residual);
-  const auto ended = [&](const Tensor& y) { return ending.gated ? gated(y, ending.epilogue) : y; };
-  if (choice_for(kOp, policy, x.count, kCpu, "the CPU").backend == kDense)
+  const auto ended = [&](const Tensor& y) { return ending.gated ? gated(y, ending.activation) : y; };
+  const Choice choice = choice_for(kOp, policy, x.count, Device::cpu);
+  if (choice.kernel == Kernel::dense)
     return ended(dense_linear(x_, values, positions, bias, residual, k, act, dense));
+  if (choice.kernel == Kernel::registered)
+    return run_registered(x_, values, positions, bias, residual, k, epilogue, choice);
   const int64_t n = values.size(0);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
   multiply({x.count, n, k, x.tensor.const_data_ptr(), x.stride, values.const_data_ptr(),

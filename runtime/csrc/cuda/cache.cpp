@@ -17,9 +17,9 @@ namespace {
 
 using torch::stable::accelerator::DeviceGuard;
 
-constexpr auto retry_after = std::chrono::seconds(60);
-constexpr int most_while_serving = 1;
-constexpr auto slow_from = std::chrono::milliseconds(2);
+constexpr auto kRetryAfter = std::chrono::seconds(60);
+constexpr int kMostWhileServing = 1;
+constexpr auto kSlowFrom = std::chrono::milliseconds(2);
 
 // Waits for the devices of `plans`; returns what kept it from that, or "".
 std::string settle(const std::vector<std::shared_ptr<Plan>>& plans) {
@@ -115,7 +115,7 @@ std::shared_ptr<Plan> PlanCache::attempt(const Problem& problem) {
 
 void PlanCache::fail(const Problem& problem, const std::string& why) {
   std::lock_guard lock(work_mutex_);
-  failed_[problem] = {why, Clock::now() + retry_after};
+  failed_[problem] = {why, Clock::now() + kRetryAfter};
 }
 
 std::shared_ptr<Plan> PlanCache::build(const Problem& problem) {
@@ -124,7 +124,7 @@ std::shared_ptr<Plan> PlanCache::build(const Problem& problem) {
   handle_of(problem.device);  // not a part of the plan's own time
   const auto start = Clock::now();
   auto plan = std::make_shared<Plan>(problem);
-  slow_[static_cast<size_t>(problem.in) % slow_.size()] = Clock::now() - start > slow_from;
+  slow_[static_cast<size_t>(problem.in) % slow_.size()] = Clock::now() - start > kSlowFrom;
   built_.fetch_add(1, std::memory_order_relaxed);
   plan->last_used.store(clock_.fetch_add(1));
   {
@@ -192,7 +192,7 @@ void PlanCache::request(const Problem& problem, bool serving) {
       if (workers_.empty()) {
         queue.pop_back();
         pending_.erase(problem);
-        failed_[problem] = {std::string("no thread could be started: ") + error.what(), Clock::now() + retry_after};
+        failed_[problem] = {std::string("no thread could be started: ") + error.what(), Clock::now() + kRetryAfter};
         return;
       }
     }
@@ -204,7 +204,7 @@ void PlanCache::work() {
   std::unique_lock lock(work_mutex_);
   while (true) {
     work_ready_.wait(lock, [this] {
-      return stopping_ || !queue_.empty() || (!serving_.empty() && serving_now_ < most_while_serving);
+      return stopping_ || !queue_.empty() || (!serving_.empty() && serving_now_ < kMostWhileServing);
     });
     if (stopping_) return;
     const bool serving = queue_.empty();

@@ -17,7 +17,7 @@
 namespace sparseflow::cuda {
 namespace {
 
-constexpr int oldest = 800;  // 0.8.0: the opaque structures before it have other sizes
+constexpr int kOldest = 800;  // 0.8.0: the opaque structures before it have other sizes
 
 std::mutex mutex;
 Api api;
@@ -101,8 +101,8 @@ std::string open(const std::string& path) {
   if (const std::string missing = resolve(library, candidate); !missing.empty())
     return path + " is not a usable cuSPARSELt: it lacks " + missing;
   candidate.version = version_of(candidate);
-  if (candidate.version < oldest)
-    return path + " is cuSPARSELt " + dotted(candidate.version) + ", too old: " + dotted(oldest) + " or newer is needed";
+  if (candidate.version < kOldest)
+    return path + " is cuSPARSELt " + dotted(candidate.version) + ", too old: " + dotted(kOldest) + " or newer is needed";
   api = candidate;
   loaded = true;
   return "";

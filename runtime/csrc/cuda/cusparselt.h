@@ -19,7 +19,7 @@ enum Order { column_major = 1, row_major = 2 };
 enum Compute { compute_i32 = 0, compute_f32 = 2 };
 enum DescriptorAttribute { activation_relu = 0, activation_gelu = 3, alpha_vector = 5, bias_pointer = 8 };
 enum AlgorithmAttribute { config_id = 0, config_max_id = 1, split_k = 3 };
-constexpr unsigned alignment = 16;  // bytes, of every matrix
+constexpr unsigned kAlignment = 16;  // bytes, of every matrix
 }  // namespace lt
 
 struct Api {

@@ -7,7 +7,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/args.h"
+#include "common/epilogue.h"
 #include "driver.h"
 #include "route.h"
 #include "skinny/call.h"
@@ -31,9 +31,10 @@ Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& position
   SF_REQUIRE(values.scalar_type() == e4m3, op, "values must be float8_e4m3fn, got " + words(values));
   const Call c(op, x, {values, positions, in_features}, std::nullopt, std::nullopt, ScalarType::BFloat16);
   if (dense) check_tensor(op, "dense", *dense, e4m3, {c.weight.n(), in_features}, c.weight.device());
-  const Route chosen = route(c.weight, {Epilogue::none, policy, false, false, c.m}, true);
-  if (chosen.kind == Route::Kind::empty)
+  const Route chosen = route(c.weight, {Activation::none, policy, false, false, c.m}, true);
+  if (chosen.way == Way::nothing)
     return torch::stable::new_empty(c.x, sizes_with_last(c.x, c.weight.n()), ScalarType::BFloat16);
+  SF_REQUIRE(chosen.way != Way::registered, op, "policy names a kernel that was registered from Python, and none does fp8");
   if (chosen.plan) return multiply(*chosen.plan, chosen.problem, c);
   return dense_product(c, dense ? *dense : dense_of(c.weight));
 }
@@ -53,7 +54,7 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
                   std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t in_features, std::string epilogue,
                   std::vector<int64_t> policy, std::optional<Tensor> dense) {
   constexpr const char* op = "linear_fp8";
-  const skinny::Epilogue act = skinny::epilogue_of(cpu::epilogue_of(op, epilogue));
+  const Activation act = activation_of(op, epilogue);
   const OnDevice guard(x.get_device_index());
   const Tensor rows = rows_of(op, x, in_features);
   const int device = rows.get_device_index();

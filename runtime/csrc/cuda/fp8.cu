@@ -15,8 +15,8 @@ namespace {
 
 using skinny::Bf16, skinny::Fp16, skinny::Eight, skinny::load_eight;
 
-constexpr int threads = 256, many_threads = 1024;
-constexpr float largest = 448.f, smallest_scale = 1.17549435e-38f;
+constexpr int kThreads = 256, kManyThreads = 1024;
+constexpr float kLargest = 448.f, kSmallestScale = 1.17549435e-38f;
 
 // max, except that NaN wins.
 __device__ float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(Threads) quantize(Fp8Rows p) {
     for (int j = 0; j < 8; ++j) magnitude = larger(fabsf(x.v[j]), magnitude);
   }
   magnitude = largest_of_block<Threads>(magnitude);
-  const float scale = isfinite(magnitude) ? fmaxf(magnitude / largest, smallest_scale) : __int_as_float(0x7fc00000);
+  const float scale = isfinite(magnitude) ? fmaxf(magnitude / kLargest, kSmallestScale) : __int_as_float(0x7fc00000);
   const float factor = 1 / scale;
   if (threadIdx.x == 0) p.scale[row] = scale;
   for (int64_t i = threadIdx.x * 8; i < p.k; i += Threads * 8) {
@@ -57,9 +57,9 @@ __global__ void __launch_bounds__(Threads) quantize(Fp8Rows p) {
 
 // A thread makes eight neighbours of y at a time.
 template <class T>
-__global__ void __launch_bounds__(threads) finish(Rescaled p) {
+__global__ void __launch_bounds__(kThreads) finish(Rescaled p) {
   const int64_t across = p.n / 8;
-  for (int64_t i = blockIdx.x * int64_t(threads) + threadIdx.x; i < p.m * across; i += int64_t(gridDim.x) * threads) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < p.m * across; i += int64_t(gridDim.x) * kThreads) {
     const int64_t n = i % across * 8;
     const float x_scale = p.x_scale[i / across];
     const Eight w_scale = skinny::load_floats(p.w_scale + n);
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(threads) finish(Rescaled p) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) y.v[j] = y.v[j] * w_scale.v[j] * x_scale;
     if (p.bias) y = y + load_eight<T>(p.bias, n);
-    y = skinny::activated(y, p.epilogue);
+    y = skinny::activated(y, p.activation);
     if (p.residual) y = y + load_eight<T>(p.residual, 8 * i);
     skinny::store_eight<T>(p.y, 8 * i, y);
   }
@@ -85,13 +85,13 @@ void launch(void (*kernel)(Argument), int64_t blocks, int block, const Argument&
 
 // With few rows a block's time is all the time there is: a long row wants more threads.
 void quantize_rows(const Fp8Rows& p, void* stream) {
-  if (p.k <= 16 * threads) launch(p.half ? quantize<Fp16, threads> : quantize<Bf16, threads>, p.m, threads, p, stream);
-  else launch(p.half ? quantize<Fp16, many_threads> : quantize<Bf16, many_threads>, p.m, many_threads, p, stream);
+  if (p.k <= 16 * kThreads) launch(p.half ? quantize<Fp16, kThreads> : quantize<Bf16, kThreads>, p.m, kThreads, p, stream);
+  else launch(p.half ? quantize<Fp16, kManyThreads> : quantize<Bf16, kManyThreads>, p.m, kManyThreads, p, stream);
 }
 
 void rescale(const Rescaled& p, void* stream) {
-  const int64_t blocks = (p.m * (p.n / 8) + threads - 1) / threads;
-  launch(p.half ? finish<Fp16> : finish<Bf16>, std::min<int64_t>(blocks, 1 << 20), threads, p, stream);
+  const int64_t blocks = (p.m * (p.n / 8) + kThreads - 1) / kThreads;
+  launch(p.half ? finish<Fp16> : finish<Bf16>, std::min<int64_t>(blocks, 1 << 20), kThreads, p, stream);
 }
 
 }  // namespace sparseflow::cuda

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "skinny/skinny.h"
+#include "../common/types.h"
 
 namespace sparseflow::cuda {
 
@@ -18,7 +18,7 @@ struct Fp8Rows {
 };
 void quantize_rows(const Fp8Rows& rows, void* stream);
 
-// y [m, n] = epilogue(raw · w_scale[n] · x_scale[m] + bias[n]) + residual, raw in bf16, the others bf16 or fp16.
+// y [m, n] = activation(raw · w_scale[n] · x_scale[m] + bias[n]) + residual, raw in bf16, the others bf16 or fp16.
 struct Rescaled {
   int64_t m, n;
   const void* raw;
@@ -26,7 +26,7 @@ struct Rescaled {
   const void *bias, *residual;  // or null
   bool half;
   void* y;
-  skinny::Epilogue epilogue;
+  Activation activation;
 };
 void rescale(const Rescaled& rescaled, void* stream);
 

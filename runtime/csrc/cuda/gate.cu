@@ -14,19 +14,19 @@ namespace {
 
 using skinny::Bf16, skinny::Fp16, skinny::load_eight;
 
-constexpr int threads = 128;
-constexpr int64_t most_blocks_down = 65535;
+constexpr int kThreads = 128;
+constexpr int64_t kMostBlocksDown = 65535;
 
 // The first of a thread's `count` neighbours in every row.
-__device__ int64_t first_column(int count) { return (blockIdx.x * int64_t(threads) + threadIdx.x) * count; }
+__device__ int64_t first_column(int count) { return (blockIdx.x * int64_t(kThreads) + threadIdx.x) * count; }
 
 template <class T>
-__global__ void __launch_bounds__(threads) gate_eights(Gated p) {
+__global__ void __launch_bounds__(kThreads) gate_eights(Gated p) {
   const int64_t n = first_column(8);
   if (n >= p.n) return;
   skinny::Product of{};
   of.n = static_cast<int>(2 * p.n);
-  of.epilogue = p.epilogue;
+  of.activation = p.activation;
   of.y = p.y;
   for (int64_t m = blockIdx.y; m < p.m; m += gridDim.y) {
     const int64_t gate = 2 * m * p.n + n;
@@ -37,22 +37,22 @@ __global__ void __launch_bounds__(threads) gate_eights(Gated p) {
 
 // T says what an element of 16 bits is; one of float needs no telling.
 template <class T, class Element>
-__global__ void __launch_bounds__(threads) gate_ones(Gated p) {
+__global__ void __launch_bounds__(kThreads) gate_ones(Gated p) {
   const int64_t n = first_column(1);
   if (n >= p.n) return;
   for (int64_t m = blockIdx.y; m < p.m; m += gridDim.y) {
     const Element* gate = static_cast<const Element*>(p.whole) + 2 * m * p.n + n;
     Element* y = static_cast<Element*>(p.y) + m * p.n + n;
-    if constexpr (std::is_same_v<Element, float>) *y = skinny::activated(gate[0], p.epilogue) * gate[p.n];
-    else *y = skinny::from_float<T>(skinny::activated(skinny::to_float<T>(gate[0]), p.epilogue) *
+    if constexpr (std::is_same_v<Element, float>) *y = skinny::activated(gate[0], p.activation) * gate[p.n];
+    else *y = skinny::from_float<T>(skinny::activated(skinny::to_float<T>(gate[0]), p.activation) *
                                     skinny::to_float<T>(gate[p.n]));
   }
 }
 
 void launch(void (*kernel)(Gated), int64_t columns, const Gated& p, void* stream) {
-  const dim3 blocks(static_cast<unsigned>((columns + threads - 1) / threads),
-                    static_cast<unsigned>(std::min(p.m, most_blocks_down)));
-  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+  const dim3 blocks(static_cast<unsigned>((columns + kThreads - 1) / kThreads),
+                    static_cast<unsigned>(std::min(p.m, kMostBlocksDown)));
+  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(p);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess)
     throw std::runtime_error(std::string("sparseflow::linear: its gate did not launch: ") + cudaGetErrorString(error));
 }
@@ -69,9 +69,9 @@ void launch_half(const Gated& p, void* stream) {
 void apply_gate(const Gated& p, void* stream) {
   if (p.m == 0 || p.n == 0) return;
   switch (p.dtype) {
-    case cpu::DType::f32: return launch(gate_ones<void, float>, p.n, p, stream);
-    case cpu::DType::bf16: return launch_half<Bf16>(p, stream);
-    case cpu::DType::f16: return launch_half<Fp16>(p, stream);
+    case DType::f32: return launch(gate_ones<void, float>, p.n, p, stream);
+    case DType::bf16: return launch_half<Bf16>(p, stream);
+    case DType::f16: return launch_half<Fp16>(p, stream);
   }
 }
 

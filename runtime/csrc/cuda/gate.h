@@ -3,19 +3,18 @@
 
 #include <cstdint>
 
-#include "../cpu/kernels.h"
-#include "skinny/skinny.h"
+#include "../common/types.h"
 
 namespace sparseflow::cuda {
 
-// y [m, n] = epilogue(g) ⊙ u for the halves g and u of whole [m, 2n], all of one dtype, contiguous, on the device and
+// y [m, n] = activation(g) ⊙ u for the halves g and u of whole [m, 2n], all of one dtype, contiguous, on the device and
 // aligned to 16 bytes. In fp32 inside, rounded once.
 struct Gated {
   int64_t m, n;
   const void* whole;
-  cpu::DType dtype;
+  DType dtype;
   void* y;
-  skinny::Epilogue epilogue;
+  Activation activation;
 };
 
 // Launches on `stream`; throws std::runtime_error where the launch fails.

@@ -9,8 +9,8 @@
 namespace sparseflow::cuda {
 namespace {
 
-constexpr int threads = 256;
-constexpr uint8_t padding = 14;  // what the library writes beyond N and K: places 2 and 3
+constexpr int kThreads = 256;
+constexpr uint8_t kPadding = 14;  // what the library writes beyond N and K: places 2 and 3
 
 // A block a tile: scatters the tile's nibbles into shared memory, so that the permutation needs no inverse.
 __global__ void gather_places(Layout l, const uint8_t* portable, uint8_t* places) {
@@ -22,7 +22,7 @@ __global__ void gather_places(Layout l, const uint8_t* portable, uint8_t* places
     const int64_t at = l.nibble(row, group) - tile * 2 * per_tile;
     const bool inside = row < l.n && group < l.groups();
     const int64_t byte = row * ((l.groups() + 1) / 2) + group / 2;
-    nibbles[at] = inside ? portable[byte] >> (group % 2 * 4) & 15 : padding;
+    nibbles[at] = inside ? portable[byte] >> (group % 2 * 4) & 15 : kPadding;
   }
   __syncthreads();
   for (int64_t i = threadIdx.x; i < per_tile; i += blockDim.x)
@@ -33,7 +33,7 @@ __device__ uint8_t nibble_at(const uint8_t* places, int64_t index) { return plac
 
 __global__ void scatter_places(Layout l, const uint8_t* places, uint8_t* portable) {
   const int64_t across = (l.groups() + 1) / 2;
-  for (int64_t i = blockIdx.x * int64_t(threads) + threadIdx.x; i < l.n * across; i += int64_t(gridDim.x) * threads) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < l.n * across; i += int64_t(gridDim.x) * kThreads) {
     const int64_t row = i / across, group = i % across * 2;
     const uint8_t odd = group + 1 < l.groups() ? nibble_at(places, l.nibble(row, group + 1)) : 4;
     portable[i] = nibble_at(places, l.nibble(row, group)) | odd << 4;
@@ -44,7 +44,7 @@ __global__ void scatter_places(Layout l, const uint8_t* places, uint8_t* portabl
 template <class T>
 __global__ void decompress_groups(Layout l, const T* values, int64_t pitch, const uint8_t* places, T* dense) {
   const int64_t groups = l.groups();
-  for (int64_t i = blockIdx.x * int64_t(threads) + threadIdx.x; i < l.n * groups; i += int64_t(gridDim.x) * threads) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < l.n * groups; i += int64_t(gridDim.x) * kThreads) {
     const int64_t row = i / groups, group = i % groups;
     const int place = nibble_at(places, l.nibble(row, group));
     const T* pair = values + row * pitch + 2 * group;
@@ -104,7 +104,7 @@ void check_launch(const char* what) {
     throw std::runtime_error("sparseflow: " + std::string(what) + " did not launch: " + cudaGetErrorString(error));
 }
 
-int blocks_for(int64_t items) { return static_cast<int>(std::min<int64_t>((items + threads - 1) / threads, 65535)); }
+int blocks_for(int64_t items) { return static_cast<int>(std::min<int64_t>((items + kThreads - 1) / kThreads, 65535)); }
 
 template <class T>
 void decompress_as(const Layout& l, const void* values, int64_t pitch, const uint8_t* places, void* dense,
@@ -120,7 +120,7 @@ void decompress_as(const Layout& l, const void* values, int64_t pitch, const uin
       return;
     }
   }
-  decompress_groups<T><<<blocks_for(l.n * l.groups()), threads, 0, stream>>>(l, from, pitch, places, to);
+  decompress_groups<T><<<blocks_for(l.n * l.groups()), kThreads, 0, stream>>>(l, from, pitch, places, to);
 }
 
 }  // namespace
@@ -129,13 +129,13 @@ bool kernels_built() { return true; }
 
 void to_device_places(const Layout& l, const uint8_t* portable, uint8_t* places, void* stream) {
   const auto tiles = static_cast<unsigned>(l.padded_n() / 64 * l.tiles_across());
-  gather_places<<<tiles, threads, 64 * l.tile_groups(), static_cast<cudaStream_t>(stream)>>>(l, portable, places);
+  gather_places<<<tiles, kThreads, 64 * l.tile_groups(), static_cast<cudaStream_t>(stream)>>>(l, portable, places);
   check_launch("the permutation of places");
 }
 
 void to_portable_places(const Layout& l, const uint8_t* places, uint8_t* portable, void* stream) {
   const int blocks = blocks_for(l.n * ((l.groups() + 1) / 2));
-  scatter_places<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(l, places, portable);
+  scatter_places<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(l, places, portable);
   check_launch("the permutation of places");
 }
 

@@ -2,6 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cache.h"
+#include "common/epilogue.h"
+#include "common/registered.h"
 #include "cpu/args.h"
 #include "driver.h"
 #include "gate.h"
@@ -11,16 +13,17 @@
 namespace sparseflow::cuda {
 namespace {
 
-constexpr const char* op = "linear";
+constexpr const char* kOp = "linear";
 
 // In place.
-Tensor activated(const Tensor& y, Epilogue epilogue) {
-  switch (epilogue) {
-    case Epilogue::relu: return call_aten("aten::relu_", "", y);
-    case Epilogue::silu: return call_aten("aten::silu_", "", y);
-    case Epilogue::gelu: return call_aten("aten::gelu_", "", y, std::string("none"));
-    case Epilogue::gelu_tanh: return call_aten("aten::gelu_", "", y, std::string("tanh"));
-    case Epilogue::none: break;
+Tensor activated(const Tensor& y, Activation activation) {
+  switch (activation) {
+    case Activation::relu: return call_aten("aten::relu_", "", y);
+    case Activation::silu: return call_aten("aten::silu_", "", y);
+    case Activation::gelu: return call_aten("aten::gelu_", "", y, std::string("none"));
+    case Activation::gelu_tanh: return call_aten("aten::gelu_", "", y, std::string("tanh"));
+    case Activation::none:
+    case Activation::relu2: break;
   }
   return y;
 }
@@ -29,32 +32,32 @@ Tensor added(const Tensor& y, const std::optional<Tensor>& residual) {
   return residual ? torch::stable::subtract(y, *residual, -1.0) : y;  // the stable ABI has no add
 }
 
-Tensor run_dense(const Call& c, Epilogue epilogue, const std::optional<Tensor>& dense) {
+Tensor run_dense(const Call& c, Activation activation, const std::optional<Tensor>& dense) {
   const Tensor weight = dense ? *dense : dense_of(c.weight);
-  return added(activated(call_aten("aten::linear", "", c.x, weight, c.bias), epilogue), c.residual);
+  return added(activated(call_aten("aten::linear", "", c.x, weight, c.bias), activation), c.residual);
 }
 
 Tensor run_sparse(Call& c, const Want& want, const Route& route) {
-  if (fused(want) || want.epilogue == Epilogue::none) return multiply(*route.plan, route.problem, c);
+  if (fused(want) || want.activation == Activation::none) return multiply(*route.plan, route.problem, c);
   // The library adds C before the activation, the operator's residual comes after it.
   const std::optional<Tensor> after = std::move(c.residual);
   c.residual.reset();
-  return added(activated(multiply(*route.plan, route.problem, c), want.epilogue), after);
+  return added(activated(multiply(*route.plan, route.problem, c), want.activation), after);
 }
 
 Tensor run(Call& c, const Want& want, const Route& route, const std::optional<Tensor>& dense) {
-  if (route.kind == Route::Kind::skinny || route.kind == Route::Kind::stand_in_skinny)
-    return skinny::product(c, want.epilogue, route.variant);
-  return route.plan ? run_sparse(c, want, route) : run_dense(c, want.epilogue, dense);
+  if (route.way == Way::skinny || route.way == Way::stand_in_skinny)
+    return skinny::product(c, want.activation, route.variant);
+  return route.plan ? run_sparse(c, want, route) : run_dense(c, want.activation, dense);
 }
 
-// epilogue(g) ⊙ u for the halves g and u of the m rows of `product`.
-Tensor gated(const Tensor& product, int64_t m, Epilogue epilogue) {
+// activation(g) ⊙ u for the halves g and u of the m rows of `product`.
+Tensor gated(const Tensor& product, int64_t m, Activation activation) {
   const Tensor whole = usable(product);
   const int64_t n = whole.size(whole.dim() - 1) / 2;
   const Tensor y = torch::stable::new_empty(whole, sizes_with_last(whole, n));
-  apply_gate({m, n, whole.const_data_ptr(), cpu::dtype_of(op, "y", y), y.mutable_data_ptr(),
-              skinny::epilogue_of(epilogue)},
+  apply_gate({m, n, whole.const_data_ptr(), cpu::dtype_of(kOp, "y", y), y.mutable_data_ptr(),
+              activation},
              stream_of(whole.get_device_index()));
   return y;
 }
@@ -62,18 +65,20 @@ Tensor gated(const Tensor& product, int64_t m, Epilogue epilogue) {
 Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
               std::optional<Tensor> residual, int64_t in_features, std::string epilogue, std::vector<int64_t> policy,
               std::optional<Tensor> dense) {
-  cpu::dtype_of(op, "values", values);
-  Call c(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), values.scalar_type());
-  if (dense) check_tensor(op, "dense", *dense, values.scalar_type(), {c.weight.n(), in_features}, c.weight.device());
+  cpu::dtype_of(kOp, "values", values);
+  Call c(kOp, x, {values, positions, in_features}, std::move(bias), std::move(residual), values.scalar_type());
+  if (dense) check_tensor(kOp, "dense", *dense, values.scalar_type(), {c.weight.n(), in_features}, c.weight.device());
   const int64_t n = c.weight.n();
-  const cpu::Ending ending = cpu::ending_of(op, epilogue, n, c.residual.has_value());
+  const Epilogue ending = epilogue_of(kOp, epilogue, n, c.residual.has_value());
   const Want want{ending.before_gate(), policy, c.bias.has_value(), c.residual.has_value(), c.m, ending.gated};
   const Route chosen = route(c.weight, want, true);
-  if (chosen.kind == Route::Kind::empty)
+  if (chosen.way == Way::nothing)
     return torch::stable::new_empty(c.x, sizes_with_last(c.x, ending.gated ? n / 2 : n));
-  if (chosen.gate == Gate::inside) return skinny::product(c, ending.epilogue, chosen.variant, true);
+  if (chosen.way == Way::registered)
+    return run_registered(c.x, values, positions, c.bias, c.residual, in_features, epilogue, chosen.choice);
+  if (chosen.gate == Gate::inside) return skinny::product(c, ending.activation, chosen.variant, true);
   const Tensor y = run(c, want, chosen, dense);
-  return ending.gated ? gated(y, c.m, ending.epilogue) : y;
+  return ending.gated ? gated(y, c.m, ending.activation) : y;
 }
 
 // What linear, or product_fp8 for a weight in e4m3, would do now with m rows, in a sentence.
@@ -85,8 +90,8 @@ std::string path(const Tensor& values, const Tensor& positions, int64_t in_featu
   SF_REQUIRE(m >= 0, path_op, "m must not be negative, got " + std::to_string(m));
   const DeviceWeight weight{values, positions, in_features};
   weight.check(path_op);
-  const cpu::Ending ending = fp8 ? cpu::Ending{cpu::epilogue_of(path_op, epilogue)}
-                                 : cpu::ending_of(path_op, epilogue, weight.n(), residual);
+  const Epilogue ending = fp8 ? Epilogue{activation_of(path_op, epilogue)}
+                              : epilogue_of(path_op, epilogue, weight.n(), residual);
   return sentence(route(weight, {ending.before_gate(), policy, bias, residual, m, ending.gated}, false));
 }
 
@@ -96,15 +101,16 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
                 bool residual, std::vector<int64_t> ms, bool wait) {
   constexpr const char* prepare_op = "linear_prepare";
   SF_REQUIRE(values.dim() == 2, prepare_op, "values must be a matrix, got " + words(values));
-  const Epilogue act = cpu::ending_of(prepare_op, epilogue, values.size(0), residual).before_gate();
+  const Activation act = epilogue_of(prepare_op, epilogue, values.size(0), residual).before_gate();
   const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
   PlanCache& cache = PlanCache::instance();
   const bool library = load_cusparselt("").empty();
   int64_t count = 0;
   for (int64_t m : ms) {
-    const Choice choice = choice_for(prepare_op, policy, m, kCusparselt, "CUDA");
-    count += choice.backend == kSkinny && m > 0;  // which needs no plan
-    if (choice.backend != kCusparselt || !library) continue;
+    const Choice choice = choice_for(prepare_op, policy, m, Device::cuda);
+    const bool planned = choice.kernel == Kernel::cusparselt;  // the other sparse ones need no plan
+    count += !planned && choice.kernel != Kernel::dense && m > 0;
+    if (!planned || !library) continue;
     const Problem problem = problem_of(weight, {act, policy, bias, residual, m}, choice);
     if (m <= 0 || !refusal(problem).empty()) continue;
     cache.request(problem);

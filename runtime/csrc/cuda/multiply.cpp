@@ -32,7 +32,7 @@ Tensor first_rows(const Tensor& whole, const std::vector<int64_t>& sizes) {
 }
 
 bool starts_aligned(const Tensor& t) {
-  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % lt::alignment == 0;
+  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % lt::kAlignment == 0;
 }
 
 // `t` [..., width] of m rows with `columns` columns, and the bytes of `rows` rows behind its start readable. Rows that

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "aten.h"
-#include "checks.h"
+#include "common/aten.h"
+#include "common/checks.h"
 #include "layout.h"
 #include "plan.h"
 

@@ -11,7 +11,7 @@
 namespace sparseflow::cuda {
 namespace {
 
-Activation activation_of(const char* op, const std::string& epilogue) {
+Activation library_activation(const char* op, const std::string& epilogue) {
   if (epilogue == "none") return Activation::none;
   if (epilogue == "relu") return Activation::relu;
   if (epilogue == "gelu") return Activation::gelu;
@@ -30,7 +30,7 @@ Tensor product(const Tensor& x, const Tensor& values, const Tensor& positions, s
   c.alpha = alpha;
   if (c.m == 0) return torch::stable::new_empty(x, sizes_with_last(x, values.size(0)), out);
   Problem problem =
-      c.weight.problem(c.m, out, activation_of(op, epilogue), c.bias.has_value(), algorithm, split_k);
+      c.weight.problem(c.m, out, library_activation(op, epilogue), c.bias.has_value(), algorithm, split_k);
   problem.scaled = c.scale.has_value();
   return multiply(*PlanCache::instance().get(problem), problem, c);
 }
@@ -41,7 +41,7 @@ int64_t algorithms(const Tensor& values, int64_t in_features, int64_t m, std::st
   constexpr const char* op = "cusparselt_algorithms";
   SF_REQUIRE(values.dim() == 2 && m > 0, op, "values must be a matrix and m at least 1");
   const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
-  const Problem problem = weight.problem(m, out, activation_of(op, epilogue), bias, 0, 0);
+  const Problem problem = weight.problem(m, out, library_activation(op, epilogue), bias, 0, 0);
   return PlanCache::instance().get(problem)->algorithms();
 }
 

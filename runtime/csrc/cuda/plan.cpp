@@ -106,15 +106,15 @@ Plan::~Plan() { release(); }
 void Plan::describe() {
   const auto& [device, n, k, m, in, out, activation, bias, scaled, algorithm, split] = problem_;
   const Opaque* h = handle_;
-  api_.check(api_.structured(h, &weight_, n, k, k, lt::alignment, type_code(in), lt::row_major, 0),
+  api_.check(api_.structured(h, &weight_, n, k, k, lt::kAlignment, type_code(in), lt::row_major, 0),
              "StructuredDescriptorInit");
   made_ = 1;
-  api_.check(api_.dense(h, &x_, k, m, k, lt::alignment, type_code(in), lt::column_major), "DenseDescriptorInit");
+  api_.check(api_.dense(h, &x_, k, m, k, lt::kAlignment, type_code(in), lt::column_major), "DenseDescriptorInit");
   made_ = 2;
-  api_.check(api_.dense(h, &c_, n, m, n, lt::alignment, type_code(residual_dtype(out)), lt::column_major),
+  api_.check(api_.dense(h, &c_, n, m, n, lt::kAlignment, type_code(residual_dtype(out)), lt::column_major),
              "DenseDescriptorInit");
   made_ = 3;
-  api_.check(api_.dense(h, &y_, n, m, n, lt::alignment, type_code(out), lt::column_major), "DenseDescriptorInit");
+  api_.check(api_.dense(h, &y_, n, m, n, lt::kAlignment, type_code(out), lt::column_major), "DenseDescriptorInit");
   made_ = 4;
   const int compute = in == ScalarType::Char ? lt::compute_i32 : lt::compute_f32;
   api_.check(api_.describe(h, &description_, lt::transpose_none, lt::transpose_none, &weight_, &x_, &c_, &y_, compute),

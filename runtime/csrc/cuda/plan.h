@@ -10,20 +10,19 @@
 #include <utility>
 #include <vector>
 
+#include "common/types.h"
 #include "cusparselt.h"
 
 namespace sparseflow::cuda {
 
 using torch::headeronly::ScalarType;
 
-enum class Activation : int8_t { none, relu, gelu };
-
 // What a plan is made for; also its key in the cache.
 struct Problem {
   int32_t device;
   int64_t n, k, m;  // W is [n, k], padded as in layout.h; y is [m, n]
   ScalarType in, out;
-  Activation activation;
+  Activation activation;  // none, relu or gelu
   bool bias, scaled;  // scaled: alpha is a device vector [n]
   int32_t algorithm, split_k;  // split_k: 0 leaves the library's choice
 

@@ -1,20 +1,19 @@
-// How a call of sparseflow::linear runs: by a plan of cuSPARSELt, by the own kernel or densely, and why.
+// How a call of sparseflow::linear runs: what is chosen, and why it is not what the policy says.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "common/choice.h"
+#include "common/types.h"
 #include "multiply.h"
 
 namespace sparseflow::cuda {
 
-using cpu::Epilogue;
-
 // What of a call decides how it runs.
 struct Want {
-  Epilogue epilogue;
+  Activation activation;
   const std::vector<int64_t>& policy;
   bool bias, residual;
   int64_t m;
@@ -22,31 +21,41 @@ struct Want {
 };
 
 // Whether the library's own epilogue serves; else it multiplies, and the activation and the residual come after.
-inline bool fused(const Want& want) { return want.epilogue == Epilogue::relu && !want.residual; }
+inline bool fused(const Want& want) { return want.activation == Activation::relu && !want.residual; }
 
 // Where the gate of a gated product is applied.
 enum class Gate { none, inside, after };
 
+enum class Way {
+  nothing,   // there is nothing to compute
+  dense,     // by cuBLAS: the policy says so, or there is a refusal
+  plan,      // of cuSPARSELt
+  stand_in,  // by a plan for more rows, while that of the right bucket is built in the background
+  skinny,    // by the own kernel in a variant
+  stand_in_skinny,  // by the own kernel in its default variant, while the plan is built
+  registered,       // by a kernel that was registered from Python
+};
+
+// Why what the policy says can't be done; then it is done densely.
+enum class Refusal {
+  none,
+  apart,      // places not right behind the values
+  unaligned,  // the weight's buffer
+  library,    // not loaded, or no driver
+  product,    // cuSPARSELt has none such: refusal(problem)
+  failed,     // the plan could not be built: the cache's failure(problem)
+  building,   // the plan, in the background, and nothing stands in
+  unbuilt,    // a call would build the plan, or have it built
+  skinny,     // the own kernel doesn't take it: `why`
+};
+
 struct Route {
-  enum class Kind {
-    sparse,    // by `plan`
-    skinny,    // by the own kernel in `variant`
-    stand_in,  // by `plan`, which is for more rows, while that of the right bucket is built in the background
-    stand_in_skinny,  // by the own kernel in its default variant, likewise
-    empty,     // nothing to compute
-    policy,    // densely, and so are all below
-    apart,     // places not right behind the values
-    unaligned,
-    library,   // not loaded, or no driver
-    refused,   // by refusal(problem)
-    failed,    // by the cache's failure(problem)
-    building,  // in the background, and nothing stands in
-    unbuilt,   // a call would build the plan, or have it built
-    unskinny,  // the own kernel doesn't take it: `why`
-  } kind;
-  Problem problem{};
+  Way way;
+  Choice choice;  // what the policy says
+  Refusal refusal = Refusal::none;
+  Problem problem{};  // of a plan, there or refused
   std::shared_ptr<Plan> plan{};
-  int64_t variant = 0;
+  int64_t variant = 0;  // of the own kernel
   std::string why{};
   Gate gate = Gate::none;
 };

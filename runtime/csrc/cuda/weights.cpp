@@ -12,7 +12,7 @@ namespace {
 class Matrix {  // a structured matrix of the library's, for compressing
  public:
   Matrix(const Api& api, const Opaque* handle, const Tensor& w) : api_(api) {
-    api.check(api.structured(handle, &descriptor, w.size(0), w.size(1), w.size(1), lt::alignment,
+    api.check(api.structured(handle, &descriptor, w.size(0), w.size(1), w.size(1), lt::kAlignment,
                              type_code(w.scalar_type()), lt::row_major, 0),
               "StructuredDescriptorInit");
   }

@@ -23,7 +23,7 @@ class Pair(nn.Module):
 
 
 def row(n: int, k: int, m: int, dense: float, cpu: float) -> Measurement:
-    return Measurement("float32", n, k, m, dense, cpu, 2 * dense, n, 9, False)
+    return Measurement("float32", n, k, m, dense, 2 * dense, (("cpu", cpu),), n, 9, False)
 
 
 @pytest.fixture

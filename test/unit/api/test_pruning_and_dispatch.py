@@ -29,7 +29,8 @@ def dispatch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         found = type(policy)(policy.ranges, ((1, 2.0 if pays else 0.5),))
         monkeypatch.setattr(type(found), "pays", property(lambda _: pays))
         monkeypatch.setattr(
-            "sparseflow.runtime.dispatch.calibrate", lambda shapes, *_, **__: dict.fromkeys(shapes, found)
+            "sparseflow.runtime.dispatch.calibration.calibrate",
+            lambda shapes, *_, **__: dict.fromkeys(shapes, found),
         )
 
     return choose

@@ -13,6 +13,7 @@ from isolated import BLOCK, python
 import sparseflow as sf
 from sparseflow.cli.main import main
 from sparseflow.integrations.transformers.arguments import returned_cache
+from sparseflow.runtime import kernels
 
 
 @pytest.fixture
@@ -77,8 +78,12 @@ def test_info_says_what_there_is_and_why_not_the_rest(capsys, monkeypatch) -> No
     assert found["torch"]["text"].startswith(torch.__version__)
     assert not found["GPU"]["ok"]
     assert "CUDA" in found["GPU"]["text"]
+    for name in kernels.names():
+        assert found[f"kernel {name}"]["ok"] == (name not in ("cusparselt", "skinny"))
+    assert "CUDA" in found["kernel skinny"]["text"]
     assert main(["info"]) == 0
-    assert f"✗ GPU             {found['GPU']['text']}" in capsys.readouterr().out
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert ["✗", "GPU", found["GPU"]["text"]] in lines
 
 
 def test_info_works_where_the_compiler_is_missing(tmp_path: Path) -> None:

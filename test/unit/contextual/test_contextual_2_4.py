@@ -13,9 +13,9 @@ import sparseflow as sf
 from sparseflow.compiler import mlp_plans, prefill
 from sparseflow.contextual import MlpPredictor, Predictors, find_model_mlps
 from sparseflow.contextual.row_policies import ContextualPolicy
-from sparseflow.runtime.backends import Backend, Choice
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.kernels import Choice
 
 BOTH = {"prune": "magnitude", "sparsity": "contextual+2:4", "policy": "sparse", "progress": False}
 
@@ -124,7 +124,7 @@ def test_weights_that_mlps_share_stay_as_they_are():
 
 def policy_of(points):
     """A policy by the speed-ups at some M's, sparse where they are above 1."""
-    starts = [(m, Choice(Backend.CPU if speed > 1 else Backend.DENSE)) for m, speed in points.items()]
+    starts = [(m, Choice("cpu" if speed > 1 else "dense")) for m, speed in points.items()]
     return Policy.of([(1, starts[0][1]), *starts[1:]], points, lambda m, choice: points[m])
 
 

@@ -157,7 +157,7 @@ namespace {
 PlanCache& cache = PlanCache::instance();
 
 Problem problem(int64_t m, int algorithm = 0, ScalarType dtype = ScalarType::BFloat16) {
-  return {0, 64, 64, m, dtype, dtype, Activation::none, true, false, algorithm, 0};
+  return {0, 64, 64, m, dtype, dtype, sparseflow::Activation::none, true, false, algorithm, 0};
 }
 
 void launch(Plan& plan, int stream) {

@@ -10,6 +10,7 @@ import torch
 from sparseflow.errors import NativeLibraryError
 from sparseflow.runtime import gpu
 from sparseflow.runtime.gpu import library
+from sparseflow.runtime.kernels import Choice
 
 OPEN = torch.ops.sparseflow.cusparselt_open
 
@@ -210,5 +211,5 @@ def test_the_variable_comes_before_the_wheel(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "split_k", "code"), [(0, 0, 2), (20, 0, 2 | 20 << 8), (51, -1, 2 | 51 << 8 | 255 << 24)]
 )
-def test_a_policy_code_holds_backend_algorithm_and_split_k(algorithm, split_k, code):
-    assert gpu.policy_code(algorithm, split_k) == code
+def test_a_code_holds_kernel_algorithm_and_split_k(algorithm, split_k, code):
+    assert Choice("cusparselt", algorithm, split_k).code == code

@@ -143,7 +143,7 @@ def refusals():
     yield good | {"positions": positions[:4]}, "in_features 16 needs values"
     yield good | {"epilogue": "tanh"}, "epilogue must be none, relu"
     yield good | {"policy": [1]}, "policy must be pairs"
-    yield good | {"policy": [1, 9]}, "policy names backend 9"
+    yield good | {"policy": [1, 9]}, "policy names kernel 9"
     yield good | {"policy": [4, CPU, 2, DENSE]}, "rows in policy must rise"
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from sparseflow.runtime import native
-from sparseflow.runtime.backends import Backend
+from sparseflow.runtime.kernels import Choice
 
 THREADS, ROUNDS = 6, 3
-DENSE = [1, int(Backend.DENSE)]
+DENSE = [1, Choice("dense").code]
 Job = Callable[[], Tensor]
 
 

@@ -7,7 +7,6 @@ from sparseflow.dialect import load
 from sparseflow.errors import PassError
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.apply_policy import ApplyPolicy
-from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch import Policy, choose
 from sparseflow.runtime.dispatch.measurement import Measurement
 
@@ -33,7 +32,7 @@ def after(pass_):
 def measured(*points):
     shape = {"dtype": "float32", "n": 32, "k": 64, "rows": 32, "reps": 9, "crowded": False}
     return choose(
-        Measurement(m=m, dense_us=dense, cpu_us=cpu, unpacked_us=unpacked, **shape)
+        Measurement(m=m, dense_us=dense, unpacked_us=unpacked, sparse_us=(("cpu", cpu),), **shape)
         for m, dense, cpu, unpacked in points
     )
 
@@ -44,7 +43,7 @@ def test_a_table_in_memory():
 
 def test_a_policy_that_pays_becomes_ranges():
     policy = measured((1, 100.0, 50.0, 200.0), (1024, 100.0, 400.0, 101.0))
-    assert policy.backend(1) is Backend.CPU
+    assert policy.kernel(1) == "cpu"
     assert f'policy = "{policy}"' in after(ApplyPolicy.of({"f32:32x64": policy}))
 
 

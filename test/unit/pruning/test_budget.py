@@ -65,13 +65,13 @@ def measured(monkeypatch):
     """A table in which every layer wins, by more the more weights it has."""
 
     def row(dtype, n, k, m):
-        return Measurement(dtype, n, k, m, 2.0 * n * k, 1.0 * n * k, 9.0 * n * k, n, 5, False)
+        return Measurement(dtype, n, k, m, 2.0 * n * k, 9.0 * n * k, (("cpu", 1.0 * n * k),), n, 5, False)
 
-    def calibrate(shapes, dtype, progress=None):
+    def calibrate(shapes, dtype, **_):
         return {shape: choose([row("float32", *shape, m) for m in (1, 512)]) for shape in shapes}
 
     table = SimpleNamespace(layer=lambda dtype, n, k: [row(dtype, n, k, m) for m in (1, 512)])
-    monkeypatch.setattr("sparseflow.runtime.dispatch.calibrate", calibrate, raising=False)
+    monkeypatch.setattr("sparseflow.runtime.dispatch.calibration.calibrate", calibrate)
     monkeypatch.setattr("sparseflow.runtime.dispatch.Table", lambda: table, raising=False)
 
 

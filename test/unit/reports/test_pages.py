@@ -146,7 +146,15 @@ def test_tuned_and_calibrated_points_become_heat_maps():
     heat = piece(page_of([read(shipped)]), HeatMap)
     assert heat.title == "Speed-up over dense, bfloat16"
     assert any("skinny@" in cell.how for line in heat.cells for cell in line)
-    point = {"dtype": "float32", "n": 8, "k": 4, "m": 1, "dense_us": 3.0, "cpu_us": 2.0, "unpacked_us": 4.0}
+    point = {
+        "dtype": "float32",
+        "n": 8,
+        "k": 4,
+        "m": 1,
+        "dense_us": 3.0,
+        "unpacked_us": 4.0,
+        "sparse_us": {"cpu": 2.0},
+    }
     calibrated = {"format": "sparseflow.dispatch", "machine": {"cpu": "x"}, "rows": [point]}
     assert piece(page_of([Source("table", calibrated)]), HeatMap).cells[0][0].text == "1.50"
 

@@ -18,6 +18,7 @@ from sparseflow.runtime.dispatch import (
 )
 from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.table import DispatchTableWarning
+from sparseflow.runtime.kernels import Choice
 
 pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.runtime.dispatch.table.DispatchTableWarning")
 
@@ -63,14 +64,14 @@ def test_a_large_layer_is_measured_on_a_slice_and_says_so(monkeypatch):
     rows = measure.measure_layer(640, 16, torch.float32, (1, 4, 8, 1024))
     assert [row.rows for row in rows] == [64, 32, 16, 8]
     assert [tuple(shape) for shape in seen] == [(1, 64), (4, 32), (8, 16), (1024, 8)]
-    assert [row.cpu_us for row in rows] == pytest.approx([10, 20, 40, 80])
+    assert [dict(row.sparse_us)["cpu"] for row in rows] == pytest.approx([10, 20, 40, 80])
 
 
 def test_all_sides_compute_the_same_product():
     weights = measure._Weights.random(40, 50, torch.float32)
     x = torch.randn(7, 50)
     for turn in range(4):
-        dense, cpu, unpacked = (side(turn) for side in weights.sides(x, 24))
+        dense, unpacked, cpu = (side(turn) for side in weights.sides(x, 24, [Choice("cpu")]))
         assert dense.shape == (7, 24)
         torch.testing.assert_close(cpu, dense, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(unpacked, dense, rtol=1e-4, atol=1e-4)

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.backends import Backend, Choice
 from sparseflow.runtime.dispatch import Measurement, Policy, choose
 from sparseflow.runtime.dispatch.policy import TOLERANCE
+from sparseflow.runtime.kernels import Choice
 
-CPU, DENSE = Backend.CPU, Backend.DENSE
+CPU, DENSE = Choice("cpu"), Choice("dense")
 
 
 def point(m, cpu, unpacked, dense=100.0):
     """A measurement by its times."""
-    return Measurement("float32", 64, 64, m, dense, cpu, unpacked, 64, 9, False)
+    return Measurement("float32", 64, 64, m, dense, unpacked, (("cpu", cpu),), 64, 9, False)
 
 
 def layer(**times):
@@ -31,7 +31,7 @@ def layer(**times):
 
 def test_one_backend_that_always_wins_is_one_range():
     policy = choose(layer(m1=(50, 110), m4=(40, 110), m16=(80, 105)))
-    assert (str(policy), policy.to_ints()) == ("1:cpu", [1, CPU])
+    assert (str(policy), policy.to_ints()) == ("1:cpu", [1, CPU.code])
     (only,) = policy.ranges
     assert (only.m_max, only.speedup, only.best) == (None, 100 / 80, 2.5)
     assert policy.pays
@@ -81,7 +81,7 @@ def test_noise_within_two_percent_makes_no_ranges():
 def test_a_backend_is_not_kept_where_it_loses_more_than_two_percent_to_dense():
     # 1% between the two, but only one of them is within 2% of dense.
     policy = choose(layer(m1=(50, 110), m64=(102.5, 101.5), m512=(102.5, 101.5)))
-    assert [entry.backend for entry in policy.ranges] == [CPU, DENSE]
+    assert [entry.choice for entry in policy.ranges] == [CPU, DENSE]
     assert policy.losing == ()
 
 
@@ -97,7 +97,7 @@ def test_a_layer_that_pays_says_where_and_by_how_much():
     assert policy.why().startswith("measured against dense: M=1–")
     assert "cpu 2.00×–2.50×" in policy.why()
     assert "dense 0.95×" in policy.why()
-    assert [entry.backend for entry in policy.losing] == [DENSE]
+    assert [entry.choice for entry in policy.losing] == [DENSE]
 
 
 times = st.floats(1.0, 1e6)
@@ -112,7 +112,7 @@ measured = st.lists(
 def test_at_measured_points_the_choice_is_never_far_from_the_best(rows):
     policy = choose(rows)
     for row in rows:
-        chosen, best = row.us(policy.backend(row.m)), min(row.cpu_us, row.unpacked_us)
+        chosen, best = row.us(policy.choice(row.m)), min(row.us(CPU), row.unpacked_us)
         assert chosen <= TOLERANCE * best
         if best <= row.dense_us * TOLERANCE:
             assert chosen <= row.dense_us * TOLERANCE
@@ -125,17 +125,17 @@ def test_ranges_cover_every_m_once_and_survive_text_and_integers(rows):
     assert policy.ranges[-1].m_max is None
     for left, right in itertools.pairwise(policy.ranges):
         assert left.m_max + 1 == right.m_min
-        assert left.backend is not right.backend
+        assert left.choice != right.choice
     for again in (Policy.parse(str(policy)), Policy.from_ints(policy.to_ints())):
         assert str(again) == str(policy)
         assert again.to_ints() == policy.to_ints()
-        assert all(again.backend(m) is policy.backend(m) for m in (0, 1, 2, 3, 31, 33, 700, 1024, 10**6))
+        assert all(again.choice(m) == policy.choice(m) for m in (0, 1, 2, 3, 31, 33, 700, 1024, 10**6))
 
 
 @given(measured)
 def test_every_range_reports_figures_that_were_measured(rows):
     for entry in choose(rows).ranges:
-        speedups = [row.speedup(entry.backend) for row in rows]
+        speedups = [row.speedup(entry.choice) for row in rows]
         assert entry.speedup in speedups
         assert entry.best in speedups
 
@@ -143,7 +143,7 @@ def test_every_range_reports_figures_that_were_measured(rows):
 @given(measured, st.integers(0, 2**31))
 def test_scaling_all_times_changes_nothing(rows, seed):
     scale = random.Random(seed).choice([0.25, 4.0, 1024.0])
-    scaled = [point(r.m, r.cpu_us * scale, r.unpacked_us * scale, r.dense_us * scale) for r in rows]
+    scaled = [point(r.m, r.us(CPU) * scale, r.unpacked_us * scale, r.dense_us * scale) for r in rows]
     assert str(choose(scaled)) == str(choose(rows))
 
 
@@ -163,7 +163,7 @@ def test_measurements_of_no_or_several_layers_are_refused(rows):
 def test_the_empty_policy_always_runs_the_sparse_kernel():
     empty = Policy.parse("")
     assert (str(empty), empty.to_ints(), empty.ranges) == ("", [], ())
-    assert empty.backend(1) is empty.backend(4096) is CPU
+    assert empty.choice(1) == empty.choice(4096) == CPU
     assert Policy.from_ints([]) == empty
     assert not empty.pays
     assert empty.why() == "not measured on this machine"
@@ -172,25 +172,25 @@ def test_the_empty_policy_always_runs_the_sparse_kernel():
 def test_parsed_ranges():
     policy = Policy.parse("1:cpu,512:dense")
     assert policy.to_ints() == [1, 1, 512, 0]
-    assert [(r.m_min, r.m_max, r.backend, r.speedup) for r in policy.ranges] == [
+    assert [(r.m_min, r.m_max, r.choice, r.speedup) for r in policy.ranges] == [
         (1, 511, CPU, None),
         (512, None, DENSE, None),
     ]
-    assert policy.backend(511) is CPU
-    assert policy.backend(512) is DENSE
+    assert policy.choice(511) == CPU
+    assert policy.choice(512) == DENSE
 
 
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("cpu", "'cpu' is not of the form M:backend"),
+        ("cpu", "'cpu' is not of the form M:kernel"),
         ("1:cpu,", "'' is not of the form"),
         ("x:cpu", "'x:cpu' is not of the form"),
         ("-1:cpu", "'-1:cpu' is not of the form"),
         ("1:cpu, 4:dense", "' 4:dense' is not of the form"),
         ("¹:cpu", "is not of the form"),
-        ("1:gpu", "unknown backend 'gpu'; known: dense, cpu, cusparselt, skinny"),
-        ("1:CPU", "unknown backend 'CPU'"),
+        ("1:gpu", "unknown kernel 'gpu'; known: dense, cpu, cusparselt, skinny"),
+        ("1:CPU", "unknown kernel 'CPU'"),
         ("2:cpu", "the first range must start at M=1, not 2"),
         ("1:cpu,8:dense,8:cpu", "M must ascend, but 8 follows 8"),
         ("1:cpu,8:dense,4:cpu", "M must ascend, but 4 follows 8"),
@@ -207,7 +207,7 @@ def test_malformed_text_is_refused_with_its_fault(text, rule):
     ("numbers", "rule"),
     [
         ([1], "pairs"),
-        ([1, 7], "unknown backend code 7"),
+        ([1, 7], "unknown kernel code 7"),
         ([0, 1], "must start at M=1"),
         ([1, 1, 1, 0], "must ascend"),
     ],
@@ -219,7 +219,7 @@ def test_malformed_integers_are_refused(numbers, rule):
 
 def test_a_policy_above_some_rows_has_the_figures_measured_there():
     speeds = {1: 1.5, 8: 1.2, 32: 0.9, 64: 1.0}
-    starts = [(1, Choice(CPU)), (40, Choice(DENSE))]
+    starts = [(1, CPU), (40, DENSE)]
     policy = Policy.of(starts, speeds, lambda m, choice: speeds[m])
     assert [(r.m_min, r.m_max, r.speedup) for r in policy.above(4)] == [(5, 39, 0.9), (40, None, 1.0)]
     assert [(r.m_min, r.m_max) for r in policy.above(39)] == [(40, None)]
@@ -230,3 +230,35 @@ def test_a_policy_above_some_rows_has_the_figures_measured_there():
     assert policy.why(64) == "not measured on this machine for M above 64"
     assert [policy.speedup(m) for m in (1, 7, 8, 1000)] == [1.5, 1.5, 1.2, 1.0]
     assert Policy().speedup(4) == 1.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(1, 100), st.floats(1, 100), st.none() | st.floats(1, 100)),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_a_kernel_that_takes_some_m_only_runs_between_those(times):
+    rows = [
+        Measurement(
+            *("float32", 64, 64, 4**i, 50.0, unpacked),
+            (("cpu", cpu), *([] if few is None else [("skinny@0", few)])),
+            *(64, 9, False),
+        )
+        for i, (unpacked, cpu, few) in enumerate(times)
+    ]
+    policy, few = choose(rows), Choice("skinny")
+    timed = {row.m: few in row.ways() for row in rows}
+    for below, above in itertools.pairwise(timed):
+        for m in (below, below + 1, above - 1, above):
+            around = {below, above} if below < m < above else {m}
+            assert policy.choice(m) != few or all(timed[at] for at in around)
+    assert all(math.isfinite(row.us(policy.choice(row.m))) for row in rows)
+    assert all(speed > 0 for _, speed in policy.measured)
+
+
+def test_times_of_kernels_that_are_gone_are_left_alone():
+    gone = dataclasses.replace(point(1, 50, 110), sparse_us=(("gone@3", 1.0), ("cpu", 50.0)))
+    assert gone.ways() == (DENSE, CPU)
+    assert str(choose([gone])) == "1:cpu"

@@ -17,7 +17,7 @@ from sparseflow.runtime.dispatch.machine import Machine
 from sparseflow.runtime.dispatch.table import DispatchTableWarning, cache_dir
 
 HERE = Machine("A processor", "avx2", 2, "2.13.0", "0123456789abcdef")
-ROW = Measurement("float32", 64, 32, 4, 10.5, 5.25, 12.0, 64, 30, False)
+ROW = Measurement("float32", 64, 32, 4, 10.5, 12.0, (("cpu", 5.25),), 64, 30, False)
 
 
 def saved(*rows, machine=HERE):
@@ -61,7 +61,7 @@ def test_a_missing_file_is_an_empty_table_without_a_word():
 
 
 def test_a_new_measurement_replaces_the_old_one():
-    newer = dataclasses.replace(ROW, cpu_us=1.0)
+    newer = dataclasses.replace(ROW, sparse_us=(("cpu", 1.0),))
     saved(ROW)
     saved(newer)
     assert Table(HERE).layer("float32", 64, 32) == [newer]
@@ -91,14 +91,20 @@ def test_a_corrupt_file_is_reported_and_replaced(damaged, content):
     ("change", "reason"),
     [
         ({"format": "something else"}, "not a table of SparseFlow"),
-        ({"version": 99}, "version 99, this release reads version 1"),
+        ({"version": 99}, "version 99, this release reads version 2"),
         ({"machine": {"cpu": "another"}}, "measured on another machine"),
         ({"rows": 7}, "a row is malformed"),
         ({"rows": [[1, 2]]}, "a row must have the fields"),
         ({"rows": [{**ROW.to_dict(), "m": 0}]}, "m must be a positive integer, got 0"),
         ({"rows": [{**ROW.to_dict(), "m": 1.5}]}, "m must be a positive integer, got 1.5"),
-        ({"rows": [{**ROW.to_dict(), "cpu_us": -1}]}, "cpu_us must be a positive number"),
-        ({"rows": [{**ROW.to_dict(), "cpu_us": float("inf")}]}, "cpu_us must be a positive number"),
+        (
+            {"rows": [{**ROW.to_dict(), "sparse_us": {"cpu": -1}}]},
+            "sparse_us of cpu must be a positive number",
+        ),
+        (
+            {"rows": [{**ROW.to_dict(), "sparse_us": {"cpu": float("inf")}}]},
+            "sparse_us of cpu must be a positive number",
+        ),
         ({"rows": [{**ROW.to_dict(), "dense_us": "fast"}]}, "dense_us must be a positive number, got 'fast'"),
         ({"rows": [{**ROW.to_dict(), "dtype": 4}]}, "dtype must be text"),
         ({"rows": [{**ROW.to_dict(), "crowded": 0}]}, "crowded must be true or false"),
@@ -150,7 +156,7 @@ from sparseflow.runtime.dispatch.machine import Machine
 number = int(sys.argv[1])
 for step in range(20):
     table = Table(Machine("A processor", "avx2", 2, "2.13.0", "0123456789abcdef"))
-    table.add([Measurement("float32", 64 + number, 32, 1 + step, 1.0, 1.0, 1.0, 64, 3, False)])
+    table.add([Measurement("float32", 64 + number, 32, 1 + step, 1.0, 1.0, (("cpu", 1.0),), 64, 3, False)])
     assert table.note is None and table.save()
 """
 

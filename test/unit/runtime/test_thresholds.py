@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.backends import Backend, Choice
 from sparseflow.runtime.dispatch import Policy, Timed, choose_by_thresholds
 from sparseflow.runtime.dispatch.thresholds import KEEP, START
+from sparseflow.runtime.kernels import Choice
 
 RECORDED = Path(__file__).parents[2] / "data" / "autotune_a100.csv"
-DENSE = Choice(Backend.DENSE)
+DENSE = Choice("dense")
 
 
 def lt(algorithm, split_k=0):
-    return Choice(Backend.CUSPARSELT, algorithm, split_k)
+    return Choice("cusparselt", algorithm, split_k)
 
 
 def layer(**speedups):
@@ -118,12 +118,12 @@ def test_algorithms_that_a_backend_does_not_have_are_refused(text):
 
 @pytest.mark.parametrize("text", ["1:cusparselt@", "1:cusparselt@x", "1:cusparselt@1/", "1:@1", "1:"])
 def test_malformed_choices_are_refused(text):
-    with pytest.raises(ArgumentError, match="unknown backend"):
+    with pytest.raises(ArgumentError, match="unknown kernel"):
         Policy.parse(text)
 
 
 def test_the_own_kernel_and_the_library_share_a_policy():
-    skinny = Choice(Backend.SKINNY, 8)
+    skinny = Choice("skinny", 8)
     points = [
         Timed(1, 1.0, 2.6, {skinny: 0.6, lt(3): 1.4}),
         Timed(64, 1.0, 2.6, {skinny: 0.7, lt(3): 1.3}),

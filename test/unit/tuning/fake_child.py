@@ -60,7 +60,7 @@ def measure(request):
     say("doing", what="making the weights")
     if request["m"] in scenario.get("refuse", []):
         return say("refused", why="the library has no such product")
-    say("count", algorithms=scenario["count"], variants=0)
+    say("count", candidates={"cusparselt": scenario["count"]})
     say("doing", what="building plans")
     if request["together"]:
         die(scenario.get("plans"))

@@ -7,17 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparseflow.runtime.kernels import sparse_kernels
+from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning import Candidate, Failure, TunedPoint
 from sparseflow.runtime.tuning.point import wrong
 from sparseflow.runtime.tuning.protocol import Done, Measured, decode, encode
-from sparseflow.runtime.tuning.sweep import BACKENDS, DTYPES, output_dtype
+from sparseflow.runtime.tuning.sweep import DTYPES
+
+KERNELS = [kernel.name for kernel in sparse_kernels("cuda")]
 
 times = st.floats(min_value=1e-3, max_value=1e9)
 sizes = st.integers(1, 1 << 20)
 candidates = st.lists(
     st.builds(
         Candidate,
-        st.sampled_from(BACKENDS),
+        st.sampled_from(KERNELS),
         st.integers(0, 65535),
         st.integers(-1, 8),
         times,
@@ -27,7 +31,13 @@ candidates = st.lists(
     unique_by=lambda c: c.key,
 ).map(lambda found: tuple(sorted(found, key=lambda c: c.us)))
 failed = st.lists(
-    st.builds(Failure, st.sampled_from(BACKENDS), st.integers(0, 65535), st.integers(-1, 8), st.text()),
+    st.builds(
+        Failure,
+        st.sampled_from(KERNELS),
+        st.integers(0, 65535),
+        st.integers(-1, 8),
+        st.text(),
+    ),
     max_size=3,
 ).map(tuple)
 

@@ -27,7 +27,7 @@ struct Mlp {
   Matrix gate, up, down;        // of one type and shape; gate.data null where there is none
   const void *gate_bias, *up_bias;  // or null
   DType dtype;                  // of biases, x and y
-  Epilogue epilogue;
+  Activation activation;
   bool squared;                 // relu2
 };
 

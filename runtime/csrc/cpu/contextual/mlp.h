@@ -68,7 +68,7 @@ inline void factors_of(const Mlp& c, const int32_t* neuron, const float (*dots)[
       const float* first = dots[kGated ? 2 * i : i];
       vf v = kGated ? finished(load(first + m), c.gate, c.gate_bias, c.dtype, neuron[i])
                     : finished(load(first + m), c.up, c.up_bias, c.dtype, neuron[i]);
-      v = activate(v, c.epilogue);
+      v = activate(v, c.activation);
       if (c.squared) v *= v;
       if constexpr (kGated) v *= finished(load(first + kPanel + m), c.up, c.up_bias, c.dtype, neuron[i]);
       if (c.down.scale) v *= c.down.scale[neuron[i]];

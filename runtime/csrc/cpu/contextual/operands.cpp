@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/epilogue.h"
+
 namespace sparseflow::cpu::contextual {
 namespace {
 
@@ -59,9 +61,9 @@ Mlp mlp_of(const char* op, const Tensor& x, const Weights& w, const std::string&
   c.gate_bias = vector_of(op, "gate_bias", w.gate_bias, x.scalar_type(), c.up.rows);
   c.up_bias = vector_of(op, "up_bias", w.up_bias, x.scalar_type(), c.up.rows);
   vector_of(op, "down_bias", w.down_bias, x.scalar_type(), c.up.columns);
-  c.squared = activation == "relu2";
-  SF_REQUIRE(activation != "none", op, "activation must be silu, gelu, gelu_tanh, relu or relu2, got 'none'");
-  c.epilogue = c.squared ? Epilogue::relu : epilogue_of(op, activation);
+  c.activation = neuron_activation_of(op, activation);
+  c.squared = c.activation == Activation::relu2;
+  if (c.squared) c.activation = Activation::relu;
   return c;
 }
 

@@ -11,7 +11,7 @@
 
 #include "../scratch.h"
 #include "call.h"
-#include "checks.h"
+#include "common/checks.h"
 
 namespace sparseflow::cpu::contextual {
 namespace {

@@ -42,12 +42,12 @@ inline vf gelu(vf v) {
 // 1 + tanh(u) = 2 sigmoid(2u).
 inline vf gelu_tanh(vf v) { return v / (1.f + exp(-1.59576912f * (v + 0.044715f * v * v * v))); }
 
-inline vf activate(vf v, Epilogue e) {
-  switch (e) {
-    case Epilogue::relu: return v < 0.f ? vf{} : v;
-    case Epilogue::gelu: return gelu(v);
-    case Epilogue::gelu_tanh: return gelu_tanh(v);
-    case Epilogue::silu: return v / (1.f + exp(-v));
+inline vf activate(vf v, Activation a) {
+  switch (a) {
+    case Activation::relu: return v < 0.f ? vf{} : v;
+    case Activation::gelu: return gelu(v);
+    case Activation::gelu_tanh: return gelu_tanh(v);
+    case Activation::silu: return v / (1.f + exp(-v));
     default: return v;
   }
 }
@@ -71,7 +71,7 @@ inline void finish_row(const Linear& a, const float* sum, int64_t row, int64_t c
     if (!whole && r) r = static_cast<T*>(std::memcpy(edge[1], r, len * sizeof(T)));
     vf v = load(sum + i);
     if (b) v += D::load(b);
-    v = activate(v, a.epilogue);
+    v = activate(v, a.activation);
     if (r) v += D::load(r);
     D::store(whole ? y + i : edge[2], v);
     if (!whole) std::memcpy(y + i, edge[2], len * sizeof(T));
@@ -90,13 +90,13 @@ void gate_rows(const Linear& a, void* gated, int64_t begin, int64_t end) {
       T* y = static_cast<T*>(gated) + m * half + i;
       const int64_t len = least(W, half - i);
       if (len == W) {
-        D::store(y, activate(D::load(gate), a.epilogue) * D::load(up));
+        D::store(y, activate(D::load(gate), a.activation) * D::load(up));
         continue;
       }
       T edge[2][W] = {};
       std::memcpy(edge[0], gate, len * sizeof(T));
       std::memcpy(edge[1], up, len * sizeof(T));
-      D::store(edge[0], activate(D::load(edge[0]), a.epilogue) * D::load(edge[1]));
+      D::store(edge[0], activate(D::load(edge[0]), a.activation) * D::load(edge[1]));
       std::memcpy(y, edge[0], len * sizeof(T));
     }
 }

@@ -7,16 +7,16 @@
 
 #include <cstdint>
 
+#include "../../common/types.h"
 #include "../layout.h"
 
 namespace sparseflow::cuda::contextual {
 
-constexpr int most_marked = 1 << 15;  // neurons, by one mask
+constexpr int kMostMarked = 1 << 15;  // neurons, by one mask
 
 SPARSEFLOW_BOTH constexpr int words_for(int neurons) { return (neurons + 31) / 32; }
 
 enum class Element : int { f32, bf16, f16, i8 };
-enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2 };
 enum class Rule : int { threshold, top_k, statistical };
 
 // y [m, hidden] = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down + down_bias over the neurons that are
@@ -41,19 +41,19 @@ struct Mlp {
   void* y = nullptr;                                    // [m, hidden] like x
 };
 
-constexpr int strip = 256;  // columns of y that a block sums
+constexpr int kStrip = 256;  // columns of y that a block sums
 
-SPARSEFLOW_BOTH constexpr int strips(int hidden) { return (hidden + strip - 1) / strip; }
+SPARSEFLOW_BOTH constexpr int strips(int hidden) { return (hidden + kStrip - 1) / kStrip; }
 
 // How many blocks should share the neurons of each of `lists` lists.
 int splits_for(int hidden, int lists, int device);
 
 void run(const Mlp& mlp, Element weights, Element x, int device, void* stream);
 
-constexpr int longest_marking = 2048;  // k of a projection that marks
+constexpr int kLongestMarking = 2048;  // k of a projection that marks
 
-// out [m, n] = x [m, k] · weightᵀ (· scale) + bias in fp32. Or, with x in fp32, k up to `longest_marking` and n up to
-// `most_marked`, a mark for each of n where the sum of any row isn't below or at the limit: a NaN is marked.
+// out [m, n] = x [m, k] · weightᵀ (· scale) + bias in fp32. Or, with x in fp32, k up to `kLongestMarking` and n up to
+// `kMostMarked`, a mark for each of n where the sum of any row isn't below or at the limit: a NaN is marked.
 struct Projection {
   const void* x;
   const void* weight;  // [n, k]
@@ -68,7 +68,7 @@ struct Projection {
 
 void project(const Projection& projection, Element weight, Element x, int device, void* stream);
 
-constexpr int most_neurons = 1 << 17;  // of one select()
+constexpr int kMostNeurons = 1 << 17;  // of one select()
 
 // The ascending lists of the neurons whose scores [m, neurons] the rule selects: of all rows together, or `per_row`.
 // Behind the first `count` of a list there are zeros.

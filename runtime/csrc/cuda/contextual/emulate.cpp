@@ -13,7 +13,7 @@
 namespace sparseflow::cuda::contextual {
 namespace {
 
-constexpr float untouched = -12345;
+constexpr float kUntouched = -12345;
 int failures = 0;
 
 int small() { return static_cast<int>(emulated::random_source() % 3) - 1; }
@@ -60,7 +60,7 @@ void check_mlp(int m, int hidden, int neurons, int count, bool gated, bool per_r
   const size_t size = size_t(neurons) * hidden;
   Data<W> gate(size), up(size), down(size);
   Data<X> x(size_t(m) * hidden), up_bias(neurons), down_bias(hidden), y(size_t(m) * hidden);
-  std::vector<float> scale(static_cast<size_t>(neurons)), h(size_t(m) * neurons, untouched);
+  std::vector<float> scale(static_cast<size_t>(neurons)), h(size_t(m) * neurons, kUntouched);
   for (auto& v : scale) v = static_cast<float>(1 << emulated::random_source() % 2);
   const int lists = per_row ? m : 1;
   std::vector<int32_t> list, counts;
@@ -82,8 +82,8 @@ void check_mlp(int m, int hidden, int neurons, int count, bool gated, bool per_r
   else p.neurons = list.data(), p.count = counts.data();
   p.m = m, p.hidden = hidden, p.intermediate = neurons, p.per_row = per_row, p.activation = act, p.splits = splits;
   p.h = h.data(), p.partials = partials.data(), p.tickets = tickets.data(), p.y = y.start();
-  bool ran = emulated::launch({2, unsigned(lists)}, up_threads, 1, 0, [&] { gate_and_up<W, X, Rows, Wide>(p); });
-  ran = ran && emulated::launch({unsigned(strips(hidden)), unsigned(splits), unsigned(lists)}, down_threads, 1, 0,
+  bool ran = emulated::launch({2, unsigned(lists)}, kUpThreads, 1, 0, [&] { gate_and_up<W, X, Rows, Wide>(p); });
+  ran = ran && emulated::launch({unsigned(strips(hidden)), unsigned(splits), unsigned(lists)}, kDownThreads, 1, 0,
                                 [&] { sum_of_down<W, X, Rows, Wide>(p); });
   int wrong = 0;
   for (int i = 0; i < m; ++i) {
@@ -121,14 +121,14 @@ template <class W, class X, int Lanes, int Rows, bool Wide>
 void check_projection(int m, int n, int k) {
   Data<W> weight(size_t(n) * k);
   Data<X> x(size_t(m) * k);
-  std::vector<float> scale(static_cast<size_t>(n)), bias(static_cast<size_t>(n)), out(size_t(m) * n + 1, untouched);
+  std::vector<float> scale(static_cast<size_t>(n)), bias(static_cast<size_t>(n)), out(size_t(m) * n + 1, kUntouched);
   for (auto& v : scale) v = static_cast<float>(1 << emulated::random_source() % 3);
   for (auto& v : bias) v = static_cast<float>(small());
   const Projection p{x.start(), weight.start(), scale.data(), bias.data(), m, n, k, Wide, true, out.data()};
-  const unsigned each = project_threads / Lanes;
-  const bool ran = emulated::launch({(n + each - 1) / each}, project_threads, 1, 0,
+  const unsigned each = kProjectThreads / Lanes;
+  const bool ran = emulated::launch({(n + each - 1) / each}, kProjectThreads, 1, 0,
                                     [&] { multiply<W, X, Lanes, Rows, Wide>(p); });
-  int wrong = out.back() != untouched;
+  int wrong = out.back() != kUntouched;
   for (int i = 0; i < m; ++i)
     for (int j = 0; j < n; ++j) {
       float sum = 0;
@@ -148,12 +148,12 @@ void check_marks(int m, int n, int k) {
   if (n > 3) weight.put(size_t(3) * k, 0), x.put(0, std::nanf(""));  // a NaN marks every neuron of row 0
   std::vector<uint32_t> marks(size_t(words_for(n)) + 1, 0xaaaaaaaa);
   Projection p{x.start(), weight.start(), nullptr, nullptr, m, n, k, Wide, true, nullptr, marks.data(), 2};
-  const unsigned each = project_threads / 8;
+  const unsigned each = kProjectThreads / 8;
   int wrong = 0;
   bool ran = true;
   for (bool odd : {true, false}) {
     if (!odd) x.put(0, 1);
-    ran = ran && emulated::launch({(n + each - 1) / each}, project_threads, 1, 0,
+    ran = ran && emulated::launch({(n + each - 1) / each}, kProjectThreads, 1, 0,
                                   [&] { multiply<W, float, 8, 1, Wide>(p); });
     for (int j = 0; j < 32 * words_for(n); ++j) {
       bool chosen = false;
@@ -199,8 +199,8 @@ void check_selection(int m, int neurons, Rule rule, float parameter, bool per_ro
   std::vector<uint32_t> bits(size_t(m) * count, 0xaaaaaaaa);
   std::vector<int32_t> list(size_t(lists) * neurons, -7), counts(size_t(lists), -7);
   const Selection p{scores.data(), m, neurons, rule, parameter, per_row, bits.data(), list.data(), counts.data()};
-  bool ran = m == 0 || emulated::launch({unsigned(m)}, select_threads, 1, 0, [&] { select_rows(p); });
-  if (!per_row && m != 1) ran = ran && emulated::launch({1}, select_threads, 1, 0, [&] { unite(p); });
+  bool ran = m == 0 || emulated::launch({unsigned(m)}, kSelectThreads, 1, 0, [&] { select_rows(p); });
+  if (!per_row && m != 1) ran = ran && emulated::launch({1}, kSelectThreads, 1, 0, [&] { unite(p); });
   int wrong = 0;
   for (int l = 0; l < lists; ++l) {
     std::vector<bool> all(static_cast<size_t>(neurons));

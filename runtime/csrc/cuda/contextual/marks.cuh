@@ -50,8 +50,8 @@ __device__ inline int bits_in(const uint32_t* words, const Span<Threads>& span) 
 
 // Marked neurons in a block's shared memory, each with its number among them.
 struct Marked {
-  uint32_t words[words_for(most_marked)];
-  uint16_t before[words_for(most_marked)];  // how many are marked in the words before
+  uint32_t words[words_for(kMostMarked)];
+  uint16_t before[words_for(kMostMarked)];  // how many are marked in the words before
 
   // Reads the marks; how many neurons they are. All threads of the block.
   template <int Threads>

@@ -8,24 +8,24 @@
 namespace sparseflow::cuda::contextual {
 namespace {
 
-constexpr int many_rows = 4;  // of x at a time
+constexpr int kManyRows = 4;  // of x at a time
 
 template <class W, class X, int Rows, bool Wide>
 void launch_both(const Mlp& p, int device, void* stream) {
-  const int lists = p.per_row ? p.m : 1, warps = up_threads / 32;
+  const int lists = p.per_row ? p.m : 1, warps = kUpThreads / 32;
   const int room = std::max(1, processors(device) * (Rows == 1 ? 8 : 4) / lists);
   const auto blocks = static_cast<unsigned>(std::clamp((p.intermediate + warps - 1) / warps, 1, room));
-  launch(gate_and_up<W, X, Rows, Wide>, {blocks, static_cast<unsigned>(lists)}, up_threads, p, device, stream);
+  launch(gate_and_up<W, X, Rows, Wide>, {blocks, static_cast<unsigned>(lists)}, kUpThreads, p, device, stream);
   launch(sum_of_down<W, X, Rows, Wide>,
          {static_cast<unsigned>(strips(p.hidden)), static_cast<unsigned>(p.splits), static_cast<unsigned>(lists)},
-         down_threads, p, device, stream);
+         kDownThreads, p, device, stream);
 }
 
 template <class W, class X>
 void launch_for(const Mlp& p, int device, void* stream) {
   if (!p.wide) return launch_both<W, X, 1, false>(p, device, stream);
   if (p.per_row || p.m == 1) return launch_both<W, X, 1, true>(p, device, stream);
-  launch_both<W, X, many_rows, true>(p, device, stream);
+  launch_both<W, X, kManyRows, true>(p, device, stream);
 }
 
 template <class X>

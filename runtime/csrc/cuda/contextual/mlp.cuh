@@ -6,16 +6,12 @@
 
 namespace sparseflow::cuda::contextual {
 
-constexpr int up_threads = 128, down_threads = 512, down_warps = down_threads / 32;
+constexpr int kUpThreads = 128, kDownThreads = 512, kDownWarps = kDownThreads / 32;
 
 __device__ inline float activated(float v, Activation activation) {
-  switch (activation) {
-    case Activation::silu: return skinny::activated(v, skinny::Epilogue::silu);
-    case Activation::gelu: return skinny::activated(v, skinny::Epilogue::gelu);
-    case Activation::gelu_tanh: return skinny::activated(v, skinny::Epilogue::gelu_tanh);
-    default: v = skinny::activated(v, skinny::Epilogue::relu);
-  }
-  return activation == Activation::relu2 ? v * v : v;
+  if (activation != Activation::relu2) return skinny::activated(v, activation);
+  const float positive = skinny::activated(v, Activation::relu);
+  return positive * positive;
 }
 
 // One list of neurons, or those that are marked, and the rows of x that they are for. All threads of a block make it.
@@ -89,13 +85,13 @@ __device__ inline void up_products(const Mlp& p, int neuron, int row, int rows, 
 
 // Grid: as many blocks as there is room for, × lists.
 template <class W, class X, int Rows, bool Wide>
-__global__ void __launch_bounds__(up_threads, Rows == 1 ? 8 : 4) gate_and_up(const Mlp p) {
+__global__ void __launch_bounds__(kUpThreads, Rows == 1 ? 8 : 4) gate_and_up(const Mlp p) {
   wait_for_previous();
   let_next_start();
-  for (int i = threadIdx.x; blockIdx.x == 0 && i < strips(p.hidden); i += up_threads)
+  for (int i = threadIdx.x; blockIdx.x == 0 && i < strips(p.hidden); i += kUpThreads)
     p.tickets[blockIdx.y * strips(p.hidden) + i] = 0;
-  const List<up_threads> list(p, blockIdx.y);
-  const int lane = threadIdx.x % 32, warps = up_threads / 32;
+  const List<kUpThreads> list(p, blockIdx.y);
+  const int lane = threadIdx.x % 32, warps = kUpThreads / 32;
   for (int at = blockIdx.x * warps + threadIdx.x / 32; at < list.count; at += gridDim.x * warps) {
     const int neuron = list.neuron(p, at);
     const bool known = neuron >= 0 && neuron < p.intermediate;
@@ -122,7 +118,7 @@ struct Share {
 // before, gate_and_up, which lets this one start when list or marks are there: the first rows of down are on their way by
 // then.
 template <class W, int Rows, bool Wide>
-__device__ inline void down_products(const Mlp& p, const List<down_threads>& list, const Share& share, int m, int column,
+__device__ inline void down_products(const Mlp& p, const List<kDownThreads>& list, const Share& share, int m, int column,
                                      Eight (&sums)[Rows]) {
   // Rows of down on their way, as registers allow; and those whose neurons the lanes hold.
   constexpr int ahead = bytes_of<W> == 4 ? 4 : 7, held = 32 / ahead * ahead;
@@ -166,15 +162,15 @@ __device__ inline void down_products(const Mlp& p, const List<down_threads>& lis
 
 // The sum of all warps for column threadIdx.x of the strip, in the first `strip` threads.
 __device__ inline float sum_of_warps(const Eight& mine) {
-  __shared__ float sums[down_warps][strip];
+  __shared__ float sums[kDownWarps][kStrip];
   __syncthreads();
 #pragma unroll
   for (int c = 0; c < 8; ++c) sums[threadIdx.x / 32][c * 32 + threadIdx.x % 32] = mine.v[c];
   __syncthreads();
   float sum = 0;
-  if (threadIdx.x < strip)
+  if (threadIdx.x < kStrip)
 #pragma unroll
-    for (int w = 0; w < down_warps; ++w) sum += sums[w][threadIdx.x % 8 * 32 + threadIdx.x / 8];
+    for (int w = 0; w < kDownWarps; ++w) sum += sums[w][threadIdx.x % 8 * 32 + threadIdx.x / 8];
   return sum;
 }
 
@@ -186,9 +182,9 @@ __device__ inline void finish(const Mlp& p, int row, int column, float sum) {
 
 // y from the partial sums of `splits` blocks.
 template <class X>
-__device__ inline void sum_up(const Mlp& p, const List<down_threads>& list, int splits) {
-  for (int i = threadIdx.x; i < list.rows(p) * strip; i += down_threads) {
-    const int row = list.row(p) + i / strip, column = blockIdx.x * strip + i % strip;
+__device__ inline void sum_up(const Mlp& p, const List<kDownThreads>& list, int splits) {
+  for (int i = threadIdx.x; i < list.rows(p) * kStrip; i += kDownThreads) {
+    const int row = list.row(p) + i / kStrip, column = blockIdx.x * kStrip + i % kStrip;
     if (column >= p.hidden) continue;
     float sum = 0;
 #pragma unroll 16
@@ -199,13 +195,13 @@ __device__ inline void sum_up(const Mlp& p, const List<down_threads>& list, int 
 
 // Grid: strips × splits × lists. Short lists are shared by fewer blocks.
 template <class W, class X, int Rows, bool Wide>
-__global__ void __launch_bounds__(down_threads, Rows == 1 ? 2 : 1) sum_of_down(const Mlp p) {
-  const List<down_threads> list(p, blockIdx.z);
-  const int splits = max(1, min(p.splits, list.count / down_warps)), split = blockIdx.y;
+__global__ void __launch_bounds__(kDownThreads, Rows == 1 ? 2 : 1) sum_of_down(const Mlp p) {
+  const List<kDownThreads> list(p, blockIdx.z);
+  const int splits = max(1, min(p.splits, list.count / kDownWarps)), split = blockIdx.y;
   if (split >= splits) return;
-  const int64_t warps = splits * down_warps, warp = split * down_warps + threadIdx.x / 32;
+  const int64_t warps = splits * kDownWarps, warp = split * kDownWarps + threadIdx.x / 32;
   const Share share{static_cast<int>(list.count * warp / warps), static_cast<int>(list.count * (warp + 1) / warps)};
-  const int first = blockIdx.x * strip, column = first + threadIdx.x;
+  const int first = blockIdx.x * kStrip, column = first + threadIdx.x;
   for (int m = 0; m < list.rows(p); m += Rows) {
     Eight sums[Rows] = {};
     down_products<W, Rows, Wide>(p, list, share, m, first + threadIdx.x % 32 * 8, sums);
@@ -213,7 +209,7 @@ __global__ void __launch_bounds__(down_threads, Rows == 1 ? 2 : 1) sum_of_down(c
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
       const float sum = sum_of_warps(sums[r]);
-      if (threadIdx.x >= strip || column >= p.hidden || m + r >= list.rows(p)) continue;
+      if (threadIdx.x >= kStrip || column >= p.hidden || m + r >= list.rows(p)) continue;
       const int row = list.row(p) + m + r;
       if (splits == 1) finish<X>(p, row, column, sum);
       else p.partials[(int64_t(split) * p.m + row) * p.hidden + column] = sum;

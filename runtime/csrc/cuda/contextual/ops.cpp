@@ -7,6 +7,7 @@
 
 #include "../driver.h"
 #include "../multiply.h"
+#include "common/epilogue.h"
 #include "contextual.h"
 
 namespace sparseflow::cuda::contextual {
@@ -14,7 +15,7 @@ namespace {
 
 using Optional = std::optional<Tensor>;
 
-constexpr int64_t largest = INT32_MAX / 2;
+constexpr int64_t kLargest = INT32_MAX / 2;
 
 template <class T, size_t Count>
 T named(const char* op, const char* what, const std::string& name, const std::array<const char*, Count>& names) {
@@ -46,7 +47,7 @@ int64_t rows_of(const char* op, const Tensor& x, int64_t features) {
              "x must be [..., " + std::to_string(features) + "] on a CUDA device, got " + words(x));
   int64_t rows = 1;
   for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
-  SF_REQUIRE(rows <= largest, op, "x has too many rows: " + words(x));
+  SF_REQUIRE(rows <= kLargest, op, "x has too many rows: " + words(x));
   return rows;
 }
 
@@ -95,11 +96,6 @@ struct Tensors {
   }
 };
 
-Activation activation_of(const char* op, const std::string& name) {
-  static constexpr std::array<const char*, 5> activations{"silu", "gelu", "gelu_tanh", "relu", "relu2"};
-  return named<Activation>(op, "activation", name, activations);
-}
-
 // Which neurons an MLP reads: of a list, of one for each row of x, or marked ones.
 struct Chosen {
   const int32_t *neurons = nullptr, *count = nullptr;
@@ -114,7 +110,7 @@ Tensor over(const char* op, const Tensors& t, const Chosen& chosen, Activation a
   const Element element = element_of(op, "x", t.x, false), weights = element_of(op, "up", t.up, true);
   SF_REQUIRE(weights == element || weights == Element::i8, op,
              "up must be int8 or like x " + words(t.x) + ", got " + words(t.up));
-  SF_REQUIRE(hidden <= largest && intermediate <= largest && (!chosen.per_row || m <= 65535), op,
+  SF_REQUIRE(hidden <= kLargest && intermediate <= kLargest && (!chosen.per_row || m <= 65535), op,
              "takes no sizes this large");
   const Tensor y = torch::stable::new_empty(t.x, t.x.sizes());
   const std::vector<int64_t> shape{intermediate, hidden};
@@ -164,7 +160,7 @@ Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_
            const Tensor& neurons, const Tensor& count, std::string activation) {
   constexpr const char* op = "contextual_mlp";
   return over_list(op, {x, gate, up, down_t, gate_scale, up_scale, down_scale, gate_bias, up_bias, down_bias}, neurons,
-                   count, activation_of(op, activation));
+                   count, neuron_activation_of(op, activation));
 }
 
 // A projection by `weight`, its `out` or `marks` still to be set, and what holds its operands. `early` as there.
@@ -183,7 +179,7 @@ struct Projected {
         scale(scale_of(op, what, w_scale, w, device)),
         bias(vector(op, "bias", w_bias, ScalarType::Float, w.size(0), device)) {
     const int64_t n = w.size(0), k = w.size(1);
-    SF_REQUIRE(n <= largest && k <= largest, op, "takes no sizes this large");
+    SF_REQUIRE(n <= kLargest && k <= kLargest, op, "takes no sizes this large");
     early = early && weight.const_data_ptr() == w.const_data_ptr();  // a copy of it is made just now
     p = {x.const_data_ptr(), weight.const_data_ptr(), floats(scale), floats(bias), static_cast<int>(m),
          static_cast<int>(n), static_cast<int>(k), k % 8 == 0, early, nullptr};
@@ -227,8 +223,8 @@ std::tuple<Tensor, Tensor> selected(const Tensor& scores, std::string rule, doub
   SF_REQUIRE(scores.dim() == 2 && scores.is_cuda() && scores.scalar_type() == ScalarType::Float, op,
              "scores must be float32 [M, I] on a CUDA device, got " + words(scores));
   const int64_t m = scores.size(0), neurons = scores.size(1);
-  SF_REQUIRE(m <= largest && neurons <= most_neurons, op,
-             "takes up to " + std::to_string(most_neurons) + " neurons, got " + words(scores));
+  SF_REQUIRE(m <= kLargest && neurons <= kMostNeurons, op,
+             "takes up to " + std::to_string(kMostNeurons) + " neurons, got " + words(scores));
   const int device = scores.get_device_index();
   const OnDevice guard(device);
   const Tensor from = usable(scores);
@@ -251,14 +247,14 @@ Tensor predicted(const Tensor& x, Optional gate, const Tensor& up, const Tensor&
                  double parameter, std::string activation, bool per_row) {
   constexpr const char* op = "contextual_mlp_predicted";
   const Tensors t{x, gate, up, down_t, gate_scale, up_scale, down_scale, gate_bias, up_bias, down_bias};
-  const auto act = activation_of(op, activation);
+  const auto act = neuron_activation_of(op, activation);
   const int64_t m = t.rows(op);
   const int device = x.get_device_index();
   const OnDevice guard(device);
   Projected last = scoring(op, x, a, b, bias, a_scale, b_scale, device);
   SF_REQUIRE(last.p.n == up.size(0), op, "b must score the neurons of up, got " + words(b) + " and " + words(up));
   const bool marking = rule == "threshold" && !per_row && m > 0 && last.p.n > 0;
-  if (!marking || last.p.n > most_marked || last.p.k > longest_marking) {
+  if (!marking || last.p.n > kMostMarked || last.p.k > kLongestMarking) {
     const auto [neurons, count] = selected(last.out(device), rule, parameter, per_row);
     return over_list(op, t, neurons, count, act);
   }

@@ -6,27 +6,27 @@
 namespace sparseflow::cuda::contextual {
 namespace {
 
-constexpr int many_rows = 4;   // of x at a time
+constexpr int kManyRows = 4;   // of x at a time
 
 template <class W, class X, int Lanes, int Rows, bool Wide>
 void launch_one(const Projection& p, int device, void* stream) {
-  constexpr int each = project_threads / Lanes;
-  launch(multiply<W, X, Lanes, Rows, Wide>, dim3((p.n + each - 1) / each), project_threads, p, device, stream);
+  constexpr int each = kProjectThreads / Lanes;
+  launch(multiply<W, X, Lanes, Rows, Wide>, dim3((p.n + each - 1) / each), kProjectThreads, p, device, stream);
 }
 
 // Rows of W that are short are many (a predictor's second factor, whose x is its rank): few threads share one.
 template <class W, class X, int Rows, bool Wide>
 void launch_rows(const Projection& p, int device, void* stream) {
   if constexpr (std::is_same_v<X, float>)
-    if (p.k <= longest_marking) return launch_one<W, X, 8, Rows, Wide>(p, device, stream);
-  launch_one<W, X, project_threads, Rows, Wide>(p, device, stream);
+    if (p.k <= kLongestMarking) return launch_one<W, X, 8, Rows, Wide>(p, device, stream);
+  launch_one<W, X, kProjectThreads, Rows, Wide>(p, device, stream);
 }
 
 template <class W, class X>
 void launch_for(const Projection& p, int device, void* stream) {
   if (!p.wide) return launch_rows<W, X, 1, false>(p, device, stream);
   if (p.m == 1) return launch_rows<W, X, 1, true>(p, device, stream);
-  launch_rows<W, X, many_rows, true>(p, device, stream);
+  launch_rows<W, X, kManyRows, true>(p, device, stream);
 }
 
 template <class X>

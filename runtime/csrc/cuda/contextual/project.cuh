@@ -5,37 +5,37 @@
 
 namespace sparseflow::cuda::contextual {
 
-constexpr int project_threads = 128;
+constexpr int kProjectThreads = 128;
 
 // A thread's pieces on their way: a row of the usual rank for 14336 neurons, 576, by 8 threads.
 template <class W, int Lanes>
-constexpr int pieces_ahead = Lanes == 8 && bytes_of<W> < 4 ? 9 : 5;
+constexpr int kPiecesAhead = Lanes == 8 && bytes_of<W> < 4 ? 9 : 5;
 
 // Over the `Lanes` threads that share a row of W; the first of them has it.
 template <int Lanes>
 __device__ inline float sum_of_row(float v) {
   if constexpr (Lanes <= 32) return sum_of_lanes<Lanes>(v);
-  __shared__ float of_warp[project_threads / 32];
+  __shared__ float of_warp[kProjectThreads / 32];
   v = sum_of_lanes<32>(v);
   __syncthreads();
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
   __syncthreads();
   float sum = 0;
 #pragma unroll
-  for (int w = 0; w < project_threads / 32; ++w) sum += of_warp[w];
+  for (int w = 0; w < kProjectThreads / 32; ++w) sum += of_warp[w];
   return sum;
 }
 
 // Bit i of the block's rows of W, which are half a word, in their order. All threads of the block, 8 for each row.
 __device__ inline void mark_rows(const Projection& p, bool chosen) {
-  __shared__ uint32_t of_warp[project_threads / 32];
+  __shared__ uint32_t of_warp[kProjectThreads / 32];
   const uint32_t seen = __ballot_sync(~0u, chosen);
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = seen;
   __syncthreads();
   if (threadIdx.x > 0) return;
   uint32_t half = 0;
 #pragma unroll
-  for (int row = 0; row < project_threads / 8; ++row) half |= (of_warp[row / 4] >> row % 4 * 8 & 1) << row;
+  for (int row = 0; row < kProjectThreads / 8; ++row) half |= (of_warp[row / 4] >> row % 4 * 8 & 1) << row;
   auto* halves = reinterpret_cast<uint16_t*>(p.marks);
   halves[blockIdx.x] = static_cast<uint16_t>(half);
   if (blockIdx.x % 2 == 0 && blockIdx.x + 1 == gridDim.x) halves[blockIdx.x + 1] = 0;
@@ -43,10 +43,10 @@ __device__ inline void mark_rows(const Projection& p, bool chosen) {
 
 // `Lanes` threads (8, or all of the block) share a row of W and multiply it with `Rows` rows of x at a time.
 template <class W, class X, int Lanes, int Rows, bool Wide>
-__global__ void __launch_bounds__(project_threads) multiply(const Projection p) {
-  const int n = blockIdx.x * (project_threads / Lanes) + threadIdx.x / Lanes, lane = threadIdx.x % Lanes;
+__global__ void __launch_bounds__(kProjectThreads) multiply(const Projection p) {
+  const int n = blockIdx.x * (kProjectThreads / Lanes) + threadIdx.x / Lanes, lane = threadIdx.x % Lanes;
   const int64_t first = int64_t(min(n, p.n - 1)) * p.k;
-  constexpr int ahead = pieces_ahead<W, Lanes>;
+  constexpr int ahead = kPiecesAhead<W, Lanes>;
   Piece<W> w[ahead];
   const auto load_from = [&](int from) {
 #pragma unroll

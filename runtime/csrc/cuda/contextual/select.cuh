@@ -6,24 +6,24 @@
 
 namespace sparseflow::cuda::contextual {
 
-constexpr int select_threads = 1024, select_warps = select_threads / 32;
-constexpr int most_words = words_for(most_neurons);
+constexpr int kSelectThreads = 1024, kSelectWarps = kSelectThreads / 32;
+constexpr int kMostWords = words_for(kMostNeurons);
 
 // Calls what(neuron, score) for each of a row, and gives what it returns to done(word, bits); whole warps.
 template <class F, class G>
 __device__ inline void for_each_word(const float* scores, int neurons, F what, G done) {
   constexpr int ahead = 16;  // of a warp's words
   const int lane = threadIdx.x % 32, count = words_for(neurons);
-  for (int first = threadIdx.x / 32; first < count; first += ahead * select_warps) {
+  for (int first = threadIdx.x / 32; first < count; first += ahead * kSelectWarps) {
     float held[ahead];
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
-      const int neuron = (first + i * select_warps) * 32 + lane;
+      const int neuron = (first + i * kSelectWarps) * 32 + lane;
       held[i] = neuron < neurons ? scores[neuron] : 0;
     }
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
-      const int w = first + i * select_warps;
+      const int w = first + i * kSelectWarps;
       if (w >= count) break;
       const uint32_t bits = __ballot_sync(~0u, w * 32 + lane < neurons && what(held[i]));
       if (lane == 0) done(w, bits);
@@ -34,11 +34,11 @@ __device__ inline void for_each_word(const float* scores, int neurons, F what, G
 // Mean plus `parameter` standard deviations, in double.
 __device__ inline float statistical_limit(const Selection& p, const float* scores) {
   double sum = 0, mean = 0, squares = 0, variance = 0;
-  for (int i = threadIdx.x; i < p.neurons; i += select_threads) sum += scores[i];
-  sum_before<select_threads>(sum, mean);
+  for (int i = threadIdx.x; i < p.neurons; i += kSelectThreads) sum += scores[i];
+  sum_before<kSelectThreads>(sum, mean);
   mean /= p.neurons;
-  for (int i = threadIdx.x; i < p.neurons; i += select_threads) squares += (scores[i] - mean) * (scores[i] - mean);
-  sum_before<select_threads>(squares, variance);
+  for (int i = threadIdx.x; i < p.neurons; i += kSelectThreads) squares += (scores[i] - mean) * (scores[i] - mean);
+  sum_before<kSelectThreads>(squares, variance);
   return static_cast<float>(mean + double(p.parameter) * sqrt(variance / p.neurons));
 }
 
@@ -62,7 +62,7 @@ __device__ inline Cut cut_at(const float* scores, int neurons, int k) {
     __syncthreads();
     if (threadIdx.x < 256) seen[threadIdx.x] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < neurons; i += select_threads) {
+    for (int i = threadIdx.x; i < neurons; i += kSelectThreads) {
       const uint32_t rank = rank_of(scores[i]);
       if (shift == 24 || rank >> (shift + 8) == prefix) atomicAdd(&seen[rank >> shift & 255], 1);
     }
@@ -70,7 +70,7 @@ __device__ inline Cut cut_at(const float* scores, int neurons, int k) {
     // Thread t has digit 255 − t: those before it rank higher.
     const int here = threadIdx.x < 256 ? seen[255 - threadIdx.x] : 0;
     int total = 0;
-    const int higher = sum_before<select_threads>(here, total);
+    const int higher = sum_before<kSelectThreads>(here, total);
     if (higher < k && k <= higher + here) cut = {prefix << 8 | (255 - threadIdx.x), k - higher};
     __syncthreads();
     prefix = cut.rank, k = cut.equal;
@@ -98,8 +98,8 @@ __device__ inline void mark_top(const Selection& p, const float* scores, uint32_
   for_each_word(scores, p.neurons, [&](float s) { return rank_of(s) == cut.rank; },
                 [&](int w, uint32_t bits) { equal[w] = bits; });
   __syncthreads();
-  const Span<select_threads> span(words_for(p.neurons));
-  int total = 0, before = sum_before<select_threads>(bits_in(equal, span), total);
+  const Span<kSelectThreads> span(words_for(p.neurons));
+  int total = 0, before = sum_before<kSelectThreads>(bits_in(equal, span), total);
   for (int w = span.first; w < span.last; ++w) {
     chosen[w] |= lowest(equal[w], cut.equal - before);
     before += __popc(equal[w]);
@@ -119,8 +119,8 @@ __device__ inline void mark(const Selection& p, int row, uint32_t* chosen, uint3
 __device__ inline void write_list(const Selection& p, const uint32_t* chosen, uint32_t* before, int which) {
   __syncthreads();
   const int count = words_for(p.neurons), lane = threadIdx.x % 32;
-  const Span<select_threads> span(count);
-  int total = 0, place = sum_before<select_threads>(bits_in(chosen, span), total);
+  const Span<kSelectThreads> span(count);
+  int total = 0, place = sum_before<kSelectThreads>(bits_in(chosen, span), total);
   for (int w = span.first; w < span.last; ++w) {
     before[w] = place;
     place += __popc(chosen[w]);
@@ -129,30 +129,30 @@ __device__ inline void write_list(const Selection& p, const uint32_t* chosen, ui
   __syncthreads();
   int32_t* list = p.list + int64_t(which) * p.neurons;
 #pragma unroll 4
-  for (int w = threadIdx.x / 32; w < count; w += select_warps)
+  for (int w = threadIdx.x / 32; w < count; w += kSelectWarps)
     if (chosen[w] >> lane & 1) list[before[w] + __popc(chosen[w] & ((1u << lane) - 1))] = w * 32 + lane;
-  for (int i = total + threadIdx.x; i < p.neurons; i += select_threads) list[i] = 0;
+  for (int i = total + threadIdx.x; i < p.neurons; i += kSelectThreads) list[i] = 0;
 }
 
 // A block a row of scores. Its list too, unless several rows have one together.
-__global__ void __launch_bounds__(select_threads) select_rows(const Selection p) {
-  __shared__ uint32_t chosen[most_words], scratch[most_words];
+__global__ void __launch_bounds__(kSelectThreads) select_rows(const Selection p) {
+  __shared__ uint32_t chosen[kMostWords], scratch[kMostWords];
   wait_for_previous();
   let_next_start();
   const int row = blockIdx.x, count = words_for(p.neurons);
   mark(p, row, chosen, scratch);
   if (p.per_row || p.m == 1) return write_list(p, chosen, scratch, row);
   __syncthreads();
-  for (int w = threadIdx.x; w < count; w += select_threads) p.words[int64_t(row) * count + w] = chosen[w];
+  for (int w = threadIdx.x; w < count; w += kSelectThreads) p.words[int64_t(row) * count + w] = chosen[w];
 }
 
 // One block, after that.
-__global__ void __launch_bounds__(select_threads) unite(const Selection p) {
-  __shared__ uint32_t chosen[most_words], scratch[most_words];
+__global__ void __launch_bounds__(kSelectThreads) unite(const Selection p) {
+  __shared__ uint32_t chosen[kMostWords], scratch[kMostWords];
   wait_for_previous();
   let_next_start();
   const int count = words_for(p.neurons);
-  for (int w = threadIdx.x; w < count; w += select_threads) {
+  for (int w = threadIdx.x; w < count; w += kSelectThreads) {
     uint32_t bits = 0;
     for (int row = 0; row < p.m; ++row) bits |= p.words[int64_t(row) * count + w];
     chosen[w] = bits;

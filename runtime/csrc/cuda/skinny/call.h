@@ -2,25 +2,22 @@
 #pragma once
 
 #include "../multiply.h"
-#include "cpu/kernels.h"
 #include "skinny.h"
 
 namespace sparseflow::cuda::skinny {
 
-Epilogue epilogue_of(cpu::Epilogue epilogue);
-
 // Null where there is no tensor.
 const void* pointer(const std::optional<Tensor>& t);
 
-constexpr int64_t default_choice = -1;  // the default variant
+constexpr int64_t kDefaultChoice = -1;  // the default variant
 
 // Why the kernel doesn't take a weight with m rows of x in this variant, or "": other dtypes than bf16 and fp16, no
 // columns, a variant that there isn't or that doesn't fit this GPU.
 std::string refusal(const DeviceWeight& weight, int64_t m, int64_t variant, bool gated = false);
 
-// y [..., N] = epilogue(x · Wᵀ + bias) + residual, rounded once, of a whole weight that refusal() takes. Where K is no
+// y [..., N] = activation(x · Wᵀ + bias) + residual, rounded once, of a whole weight that refusal() takes. Where K is no
 // multiple of 64, x is copied with its columns padded; where N is none of 8, so are y, bias and residual.
 // With `gated`, as skinny.h says, y is [..., N/2] and N a multiple of 128.
-Tensor product(const Call& call, cpu::Epilogue epilogue, int64_t variant, bool gated = false);
+Tensor product(const Call& call, Activation activation, int64_t variant, bool gated = false);
 
 }  // namespace sparseflow::cuda::skinny

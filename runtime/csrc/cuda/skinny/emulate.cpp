@@ -10,8 +10,8 @@
 namespace sparseflow::cuda::skinny {
 namespace {
 
-constexpr uint16_t untouched = 0x7fff;
-constexpr size_t behind = 64;  // of y, where nothing may be written
+constexpr uint16_t kUntouched = 0x7fff;
+constexpr size_t kBehind = 64;  // of y, where nothing may be written
 
 struct Data {
   int n, k, m;
@@ -39,13 +39,13 @@ struct Data {
     x.resize(size_t(m) * k);
     bias.resize(static_cast<size_t>(n));
     residual.resize(size_t(m) * n);
-    y.resize(size_t(m) * n + behind, untouched);
+    y.resize(size_t(m) * n + kBehind, kUntouched);
     for (auto* t : {&x, &bias, &residual})
       for (auto& v : *t) v = small();
   }
 
   int wrong(bool added) const {
-    int count = static_cast<int>(behind - std::count(y.end() - behind, y.end(), untouched));
+    int count = static_cast<int>(kBehind - std::count(y.end() - kBehind, y.end(), kUntouched));
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; ++j) {
         float sum = 0;
@@ -61,9 +61,9 @@ int failures = 0;
 
 // `slots` stages in the ring, `splits` shares of K, summed up in a cluster or through memory.
 template <class S>
-void check(int n, int k, int m, int slots, unsigned splits, bool through_memory, bool added) {
+void check(int n, int k, int m, int slots, unsigned splits, bool kThroughMemory, bool added) {
   Data d(n, k, m);
-  std::vector<float> partials(through_memory ? splits * size_t(m) * n : 0, std::nanf(""));
+  std::vector<float> partials(kThroughMemory ? splits * size_t(m) * n : 0, std::nanf(""));
   const Product p{.values = d.values.data(),
                   .places = d.places.data(),
                   .x = d.x.data(),
@@ -72,18 +72,18 @@ void check(int n, int k, int m, int slots, unsigned splits, bool through_memory,
                   .n = n,
                   .k = k,
                   .m = m,
-                  .epilogue = added ? Epilogue::relu : Epilogue::none,
+                  .activation = added ? Activation::relu : Activation::none,
                   .y = d.y.data(),
-                  .partials = through_memory ? partials.data() : nullptr};
+                  .partials = kThroughMemory ? partials.data() : nullptr};
   const Dim grid{splits, unsigned(n + S::rows - 1) / S::rows, unsigned(m + S::m_rows - 1) / S::m_rows};
   const size_t bytes = std::max(slots * S::stage_bytes, S::sum_bytes);
-  const unsigned cluster = through_memory ? 1 : splits;
+  const unsigned cluster = kThroughMemory ? 1 : splits;
   bool ran = emulated::launch(grid, S::threads, cluster, bytes, [&] { multiply<Bf16, S>(p, slots); });
-  if (ran && through_memory)
+  if (ran && kThroughMemory)
     ran = emulated::launch({3, 1, 1}, 1, 1, 0, [&] { finish_partials<Bf16>(p, static_cast<int>(splits)); });
   const int wrong = ran ? d.wrong(added) : -1;
   std::printf("%s N %d K %d M %d rows %d stages %d splits %u%s%s\n", wrong == 0 ? "ok" : "WRONG", n, k, m, S::rows,
-              slots, splits, through_memory ? " through memory" : "", added ? " added" : "");
+              slots, splits, kThroughMemory ? " through memory" : "", added ? " added" : "");
   if (wrong < 0) std::printf("  hangs\n");
   if (wrong > 0) std::printf("  %d of %d are wrong\n", wrong, n * m);
   failures += wrong != 0;

@@ -34,7 +34,7 @@ struct Dim {
 
 namespace emulated {
 
-constexpr size_t stack_bytes = 256 << 10;
+constexpr size_t kStackBytes = 256 << 10;
 
 struct Fiber;
 
@@ -114,7 +114,7 @@ inline bool launch(Dim blocks, unsigned threads, unsigned size, size_t shared_by
   body = std::move(kernel);
   grid = blocks;
   std::vector<Fiber> fibers(size_t(size) * threads);
-  for (auto& f : fibers) f.stack.reset(new char[stack_bytes]);
+  for (auto& f : fibers) f.stack.reset(new char[kStackBytes]);
   for (unsigned i = 0; i < blocks.x / size * blocks.y * blocks.z; ++i) {
     const unsigned across = blocks.x / size;
     cluster.assign(size, {});
@@ -134,7 +134,7 @@ inline bool launch(Dim blocks, unsigned threads, unsigned size, size_t shared_by
       fiber.groups.assign(1, {});
       getcontext(&fiber.context);
       fiber.context.uc_stack.ss_sp = fiber.stack.get();
-      fiber.context.uc_stack.ss_size = stack_bytes;
+      fiber.context.uc_stack.ss_size = kStackBytes;
       makecontext(&fiber.context, entry, 0);
       ready.push_back(&fiber);
     }

@@ -14,22 +14,22 @@ struct Choice {
   bool in_cluster = true;  // or in memory
 };
 
-constexpr int cluster_shares[] = {1, 2, 3, 4, 6, 8};
-constexpr int clustered = 36;  // variants: these for each of the first six shapes
+constexpr int kClusterShares[] = {1, 2, 3, 4, 6, 8};
+constexpr int kClustered = 36;  // variants: these for each of the first six shapes
 // And what was the fastest somewhere.
-constexpr Choice others[] = {{0, 4, false}, {0, 6, false}, {1, 4, false}, {2, 3, false}, {3, 3, false},
+constexpr Choice kOthers[] = {{0, 4, false}, {0, 6, false}, {1, 4, false}, {2, 3, false}, {3, 3, false},
                              {5, 3, false}, {5, 4, false}, {6, 1},        {6, 2, false}};
 
 constexpr Choice choice_of(int variant) {
-  return variant < clustered ? Choice{variant / 6, cluster_shares[variant % 6]} : others[variant - clustered];
+  return variant < kClustered ? Choice{variant / 6, kClusterShares[variant % 6]} : kOthers[variant - kClustered];
 }
 
-constexpr int64_t most_memory = 64 << 20;  // bytes that shares meet in: more can't stay in the L2
-constexpr int max_slots = 16;
-constexpr int early = 4;  // more keeps the first rows of x waiting
-constexpr int64_t large = 200 << 20;  // bytes of W
+constexpr int64_t kMostMemory = 64 << 20;  // bytes that shares meet in: more can't stay in the L2
+constexpr int kMaxSlots = 16;
+constexpr int kEarly = 4;  // more keeps the first rows of x waiting
+constexpr int64_t kLarge = 200 << 20;  // bytes of W
 
-static_assert(hopper_variants == clustered + std::size(others));
+static_assert(kHopperVariants == kClustered + std::size(kOthers));
 
 int bytes_of(const HopperKernel& kernel, int slots) {
   return std::max(slots * (kernel.stage_bytes + 16), kernel.end_bytes());
@@ -38,7 +38,7 @@ int bytes_of(const HopperKernel& kernel, int slots) {
 // Stages that fit; fewer than two are too few.
 int slots_for(const HopperKernel& kernel, int device) {
   const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) : 0;
-  return room < kernel.end_bytes() ? 0 : std::min(max_slots, room / (kernel.stage_bytes + 16));
+  return room < kernel.end_bytes() ? 0 : std::min(kMaxSlots, room / (kernel.stage_bytes + 16));
 }
 
 // The one that takes all m rows at once, or else as many as there is a kernel for with room for a ring.
@@ -126,20 +126,20 @@ CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_r
 
 // Fetching 256 bytes at a time pays for large weights and many rows of x (measured on an H200); below, 128 do.
 CUtensorMapL2promotion promotion_for(const Product& p) {
-  return p.m > 32 || int64_t(p.n) * p.k > large ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE;
+  return p.m > 32 || int64_t(p.n) * p.k > kLarge ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE;
 }
 
 }  // namespace
 
 std::string refusal(int variant, const Product& p, int device) {
-  const std::string name = std::to_string(portable_variants + variant);
+  const std::string name = std::to_string(kPortableVariants + variant);
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) != 9) return "runs in variant " + name + " on sm_90 only";
   if (!encode()) return "needs in variant " + name + " cuTensorMapEncodeTiled, which this driver lacks";
   const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
   if (p.gated && kernel.rows < 128) return "has no gate in variant " + name;
   if (slots_for(kernel, device) < 2) return "needs in variant " + name + " more shared memory than this GPU has";
-  if (const int64_t bytes = meeting_bytes(kernel, variant, p); bytes > most_memory)
-    return "needs in variant " + name + " " + std::to_string(bytes) + " bytes for its sums, and takes " + std::to_string(most_memory);
+  if (const int64_t bytes = meeting_bytes(kernel, variant, p); bytes > kMostMemory)
+    return "needs in variant " + name + " " + std::to_string(bytes) + " bytes for its sums, and takes " + std::to_string(kMostMemory);
   return "";
 }
 
@@ -152,7 +152,7 @@ int default_variant(const Product& p, int device) {
   const int processors = attribute(cudaDevAttrMultiProcessorCount, device);
   int best = 12;
   double most = 0;
-  for (int variant = 0; variant < clustered; ++variant) {
+  for (int variant = 0; variant < kClustered; ++variant) {
     if (!hopper::refusal(variant, p, device).empty()) continue;
     const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
     const int split = split_of(kernel, variant, p), blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
@@ -179,7 +179,7 @@ void run(const Product& p, bool half, int variant, int device, void* stream) {
   const int groups = groups_of(kernel, p);
   const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, kernel.stage_k / 2, promotion_for(p)),
                         map_of(p.x, half, p.m, p.k, kernel.m_rows, 64, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
-                        p, slots, split, groups, std::min(slots, early), tag()};
+                        p, slots, split, groups, std::min(slots, kEarly), tag()};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(split, strips_of(kernel, p) * groups);
   config.blockDim = dim3(kernel.threads);

@@ -197,13 +197,13 @@ __device__ inline float each(float of, F what) {
 
 // Of one or of eight: then with one choice for all, as a choice for each took longer than all else at a block's end.
 template <class Sum>
-__device__ inline Sum activated(const Sum& sum, Epilogue epilogue) {
-  switch (epilogue) {
-    case Epilogue::relu: return each(sum, [](float v) { return v < 0 ? 0.f : v; });  // NaN stays
-    case Epilogue::gelu: return each(sum, [](float v) { return 0.5f * v * (1 + erff(v * 0.70710678f)); });
-    case Epilogue::gelu_tanh:
+__device__ inline Sum activated(const Sum& sum, Activation activation) {
+  switch (activation) {
+    case Activation::relu: return each(sum, [](float v) { return v < 0 ? 0.f : v; });  // NaN stays
+    case Activation::gelu: return each(sum, [](float v) { return 0.5f * v * (1 + erff(v * 0.70710678f)); });
+    case Activation::gelu_tanh:
       return each(sum, [](float v) { return 0.5f * v * (1 + tanhf(0.79788456f * (v + 0.044715f * v * v * v))); });
-    case Epilogue::silu: return each(sum, [](float v) { return v / (1 + expf(-v)); });
+    case Activation::silu: return each(sum, [](float v) { return v / (1 + expf(-v)); });
     default: return sum;
   }
 }
@@ -221,7 +221,7 @@ __device__ inline void store_eight(void* to, int64_t at, const Eight& from) {
 template <class T>
 __device__ inline void finish(const Product& p, Eight sum, int m, int n) {
   if (p.bias) sum = sum + load_eight<T>(p.bias, n);
-  sum = activated(sum, p.epilogue);
+  sum = activated(sum, p.activation);
   const int64_t at = int64_t(m) * p.n + n;
   if (p.residual) sum = sum + load_eight<T>(p.residual, at);
   store_eight<T>(p.y, at, sum);
@@ -232,7 +232,7 @@ template <class T>
 __device__ inline void finish_gated(const Product& p, Eight gate, Eight sum, int m, int n) {
   const int half = p.n / 2;
   if (p.bias) gate = gate + load_eight<T>(p.bias, n), sum = sum + load_eight<T>(p.bias, half + n);
-  gate = activated(gate, p.epilogue);
+  gate = activated(gate, p.activation);
 #pragma unroll
   for (int i = 0; i < 8; ++i) sum.v[i] *= gate.v[i];
   store_eight<T>(p.y, int64_t(m) * half + n, sum);

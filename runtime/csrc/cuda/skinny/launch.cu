@@ -8,29 +8,29 @@
 namespace sparseflow::cuda::skinny {
 namespace {
 
-constexpr int splits[] = {1, 2, 4, 8};
-constexpr int max_slots = 6;  // what wait_for_stage() counts to
+constexpr int kSplits[] = {1, 2, 4, 8};
+constexpr int kMaxSlots = 6;  // what wait_for_stage() counts to
 
-static_assert(portable_variants == Kernels::shapes * 4);
+static_assert(kPortableVariants == Kernels::shapes * 4);
 
-bool for_hopper(int variant) { return variant >= portable_variants && variant < variants; }
+bool for_hopper(int variant) { return variant >= kPortableVariants && variant < kVariants; }
 
 const Kernel& kernel_for(bool half, int variant, int m) {
   const int width = m <= 8 ? 0 : m <= 16 ? 1 : m <= 32 ? 2 : 3;
-  return (half ? fp16_kernels : bf16_kernels).kernel[variant % through_memory / 4][width];
+  return (half ? fp16_kernels : bf16_kernels).kernel[variant % kThroughMemory / 4][width];
 }
 
-int splits_of(int variant) { return splits[variant % 4]; }
+int splits_of(int variant) { return kSplits[variant % 4]; }
 
 // Stages that fit; fewer than two are too few.
 int slots_for(const Kernel& kernel, int device) {
   const int room = shared_memory_of(kernel.per_sm, device);
-  return room < kernel.sum_bytes ? 0 : std::min(max_slots, room / kernel.stage_bytes);
+  return room < kernel.sum_bytes ? 0 : std::min(kMaxSlots, room / kernel.stage_bytes);
 }
 
 bool in_memory(int variant, int device) {
   return splits_of(variant) > 1 &&
-         (variant >= through_memory || attribute(cudaDevAttrComputeCapabilityMajor, device) < 9);
+         (variant >= kThroughMemory || attribute(cudaDevAttrComputeCapabilityMajor, device) < 9);
 }
 
 int blocks_down(const Kernel& kernel, int n) { return (n + kernel.rows - 1) / kernel.rows; }
@@ -69,13 +69,13 @@ void allow_shared_memory(const void* kernel, std::atomic<uint64_t>& flags, int b
 }
 
 std::string refusal(int variant, const Product& p, int device) {
-  if (for_hopper(variant)) return hopper::refusal(variant - portable_variants, p, device);
-  const bool known = variant >= 0 && variant % through_memory < portable_variants && variant < 2 * through_memory;
+  if (for_hopper(variant)) return hopper::refusal(variant - kPortableVariants, p, device);
+  const bool known = variant >= 0 && variant % kThroughMemory < kPortableVariants && variant < 2 * kThroughMemory;
   if (!known)
-    return "has the variants 0 to " + std::to_string(variants - 1) + ", and of the first " +
-           std::to_string(portable_variants) + " also " + std::to_string(through_memory) +
+    return "has the variants 0 to " + std::to_string(kVariants - 1) + ", and of the first " +
+           std::to_string(kPortableVariants) + " also " + std::to_string(kThroughMemory) +
            " more for sums through memory; got " + std::to_string(variant);
-  if (p.gated) return "takes a gate only in the variants from " + std::to_string(portable_variants) + " on";
+  if (p.gated) return "takes a gate only in the variants from " + std::to_string(kPortableVariants) + " on";
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "needs sparse tensor cores, which GPUs have from sm_80 on";
   const Kernel& kernel = kernel_for(false, variant, p.m);
   if (slots_for(kernel, device) < 2) return needs_room(variant, std::max(2 * kernel.stage_bytes, kernel.sum_bytes));
@@ -85,19 +85,19 @@ std::string refusal(int variant, const Product& p, int device) {
 // Without Hopper's: a strip of 128 rows while x is small, of 256 where reading x for each strip would cost; then just
 // enough shares of K that the blocks fill most of the GPU.
 int default_variant(const Product& p, int device) {
-  if (attribute(cudaDevAttrComputeCapabilityMajor, device) == 9) return portable_variants + hopper::default_variant(p, device);
+  if (attribute(cudaDevAttrComputeCapabilityMajor, device) == 9) return kPortableVariants + hopper::default_variant(p, device);
   const int preferred = p.m <= 32 ? 0 : 8;
   const int first = refusal(preferred, p, device).empty() ? preferred : 0;
   const Kernel& kernel = kernel_for(false, first, p.m);
   const int places = attribute(cudaDevAttrMultiProcessorCount, device) * kernel.per_sm;
   int split = 0;
-  while (split < 3 && 10 * blocks_down(kernel, p.n) * splits[split] < 7 * places && p.k / 64 >= 8 * splits[split + 1])
+  while (split < 3 && 10 * blocks_down(kernel, p.n) * kSplits[split] < 7 * places && p.k / 64 >= 8 * kSplits[split + 1])
     ++split;
   return first + split;
 }
 
 int64_t partial_count(const Product& p, int variant, int device) {
-  if (for_hopper(variant)) return hopper::partial_count(p, variant - portable_variants, device);
+  if (for_hopper(variant)) return hopper::partial_count(p, variant - kPortableVariants, device);
   return in_memory(variant, device) ? int64_t(splits_of(variant)) * p.m * p.n : 0;
 }
 
@@ -109,7 +109,7 @@ void forget_devices() {
 }
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
-  if (for_hopper(variant)) return hopper::run(p, half, variant - portable_variants, device, stream);
+  if (for_hopper(variant)) return hopper::run(p, half, variant - kPortableVariants, device, stream);
   const Kernel& kernel = kernel_for(half, variant, p.m);
   const int slots = slots_for(kernel, device);
   const auto shares = static_cast<unsigned>(splits_of(variant));

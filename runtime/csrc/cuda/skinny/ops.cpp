@@ -2,30 +2,18 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../driver.h"
-#include "cpu/args.h"
 #include "call.h"
+#include "common/epilogue.h"
 #include "skinny.h"
 
 namespace sparseflow::cuda {
 namespace skinny {
 
-// cpu/kernels.h has them in another order.
-Epilogue epilogue_of(cpu::Epilogue epilogue) {
-  switch (epilogue) {
-    case cpu::Epilogue::relu: return Epilogue::relu;
-    case cpu::Epilogue::gelu: return Epilogue::gelu;
-    case cpu::Epilogue::gelu_tanh: return Epilogue::gelu_tanh;
-    case cpu::Epilogue::silu: return Epilogue::silu;
-    case cpu::Epilogue::none: break;
-  }
-  return Epilogue::none;
-}
-
 const void* pointer(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
 namespace {
 
-constexpr int64_t largest = INT32_MAX / 2;
+constexpr int64_t kLargest = INT32_MAX / 2;
 
 std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
   const ScalarType dtype = w.values.scalar_type();
@@ -33,7 +21,7 @@ std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
     return "takes bfloat16 and float16, not " + std::string(torch::headeronly::toString(dtype));
   if (w.k == 0) return "takes no weights without columns";
   if (gated && w.n() % 128) return "needs N to be a multiple of 128 for a gate, got N=" + std::to_string(w.n());
-  if (w.n() > largest || w.k > largest || m > largest) return "takes sizes up to " + std::to_string(largest);
+  if (w.n() > kLargest || w.k > kLargest || m > kLargest) return "takes sizes up to " + std::to_string(kLargest);
   if (!kernels_built()) return "is not in this build, because no nvcc was found when it was built";
   return "";
 }
@@ -50,19 +38,19 @@ Product sizes_of(const DeviceWeight& w, int64_t m, bool gated) {
 }
 
 int variant_for(const Product& sizes, int64_t variant, int device) {
-  return variant == default_choice ? default_variant(sizes, device) : static_cast<int>(variant);
+  return variant == kDefaultChoice ? default_variant(sizes, device) : static_cast<int>(variant);
 }
 
 }  // namespace
 
 std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant, bool gated) {
   if (std::string why = refused_shape(w, m, gated); !why.empty()) return why;
-  if (variant < default_choice || variant > largest) return "has no variant " + std::to_string(variant);
+  if (variant < kDefaultChoice || variant > kLargest) return "has no variant " + std::to_string(variant);
   const Product sizes = sizes_of(w, m, gated);
   return m == 0 ? "" : refusal(variant_for(sizes, variant, w.device()), sizes, w.device());
 }
 
-Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant, bool gated) {
+Tensor product(const Call& c, Activation activation, int64_t variant, bool gated) {
   const int device = c.x.get_device_index();
   Product p = sizes_of(c.weight, c.m, gated);
   const int64_t m = c.m, k = c.weight.k, n = c.weight.n(), out = gated ? n / 2 : n, padded_out = gated ? out : p.n;
@@ -78,7 +66,7 @@ Tensor product(const Call& c, cpu::Epilogue epilogue, int64_t variant, bool gate
   p.x = x.const_data_ptr();
   p.bias = pointer(bias);
   p.residual = pointer(residual);
-  p.epilogue = epilogue_of(epilogue);
+  p.activation = activation;
   p.y = y.mutable_data_ptr();
   const int chosen = variant_for(p, variant, device);
   std::optional<Tensor> partials;
@@ -108,21 +96,21 @@ Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positi
   constexpr const char* op = "skinny_linear";
   const Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), x.scalar_type());
   check_taken(op, call, variant, false);
-  return skinny::product(call, cpu::epilogue_of(op, epilogue), variant, false);
+  return skinny::product(call, activation_of(op, epilogue), variant, false);
 }
 
-// epilogue(g) ⊙ u for the halves g and u of x · Wᵀ + bias.
+// activation(g) ⊙ u for the halves g and u of x · Wᵀ + bias.
 Tensor skinny_gated_linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
                            int64_t in_features, std::string epilogue, int64_t variant) {
   constexpr const char* op = "skinny_gated_linear";
   const Call call(op, x, {values, positions, in_features}, std::move(bias), std::nullopt, x.scalar_type());
   check_taken(op, call, variant, true);
-  return skinny::product(call, cpu::epilogue_of(op, epilogue), variant, true);
+  return skinny::product(call, activation_of(op, epilogue), variant, true);
 }
 
 // How many variants there are; their ids are 0 … count − 1. 0 where there is nothing to multiply, or no kernel.
 int64_t skinny_variants(int64_t n, int64_t k, int64_t m) {
-  return kernels_built() && n > 0 && k > 0 && m > 0 ? skinny::variants : 0;
+  return kernels_built() && n > 0 && k > 0 && m > 0 ? skinny::kVariants : 0;
 }
 
 }  // namespace

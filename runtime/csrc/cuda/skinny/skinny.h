@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <string>
 
+#include "../../common/types.h"
+
 namespace sparseflow::cuda::skinny {
 
-enum class Epilogue : int { none, relu, gelu, gelu_tanh, silu };
-
-// y = epilogue(x · Wᵀ + bias) + residual, or with `gated` y = epilogue(g) ⊙ u, [M, N/2], for the halves g and u of
+// y = activation(x · Wᵀ + bias) + residual, or with `gated` y = activation(g) ⊙ u, [M, N/2], for the halves g and u of
 // x · Wᵀ + bias. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and places as in layout.h; x [M, K],
 // y and residual [M, N], bias [N], all contiguous and of one dtype.
 struct Product {
@@ -21,18 +21,18 @@ struct Product {
   const void* bias;      // or null
   const void* residual;  // or null; null where gated
   int n, k, m;
-  Epilogue epilogue;
+  Activation activation;
   bool gated = false;
   void* y = nullptr;
   float* partials = nullptr;  // partial_count() floats, or null where that is 0
 };
 
 // A variant is a shape of the thread blocks and the number of blocks that share the K of one strip of rows. The first
-// `portable_variants` run from sm_80 on (kernel.cuh), the others on sm_90 (hopper.cuh). The sums of the shares are added
+// `kPortableVariants` run from sm_80 on (kernel.cuh), the others on sm_90 (hopper.cuh). The sums of the shares are added
 // through the shared memory of a cluster, or through `partials`: in most of those for sm_90 from 52 on, on GPUs without
-// clusters, and where `through_memory` is added to a portable variant. Either way in one order: the same input gives the same bits.
-constexpr int portable_variants = 16, hopper_variants = 45, variants = portable_variants + hopper_variants;
-constexpr int through_memory = 64;
+// clusters, and where `kThroughMemory` is added to a portable variant. Either way in one order: the same input gives the same bits.
+constexpr int kPortableVariants = 16, kHopperVariants = 45, kVariants = kPortableVariants + kHopperVariants;
+constexpr int kThroughMemory = 64;
 
 // Why this variant can't run on this device for this product, or ""; of the product only sizes and `gated` are read.
 std::string refusal(int variant, const Product& p, int device);

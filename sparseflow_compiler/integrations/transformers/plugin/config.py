@@ -11,8 +11,14 @@ from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     QuantizationConfigMixin,
 )
-from sparseflow.runtime.backends import MEMORY_MODES, Memory
-from sparseflow.support.arguments import PolicyMode, Prune, require_one_of, require_patterns
+from sparseflow.support.arguments import (
+    MEMORY_MODES,
+    Memory,
+    PolicyMode,
+    Prune,
+    require_one_of,
+    require_patterns,
+)
 
 METHOD = "sparseflow"
 _SUBJECT = "SparseFlowConfig"

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from sparseflow.runtime import compress_2_4, prune_24
-from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.contextual import ContextualWeights, Predictor, ops, portable
 from sparseflow.runtime.contextual.by_gate import contextual_mlp_by_gate
+from sparseflow.runtime.kernels import Choice
 
 H, NEURONS, R, M_MAX = 24, 56, 5, 4
 
@@ -68,7 +68,7 @@ def test_packed_products_give_what_the_dense_ones_give(activation, gated, up_bia
 def test_a_policy_decides_for_each_product_by_the_rows():
     w, packed = made()
     nothing = [[torch.full_like(t, 0) for t in product] for product in packed]  # as if all weights were zero
-    dense_from_10 = (1, Backend.CPU, 10, Backend.DENSE)
+    dense_from_10 = (1, Choice("cpu").code, 10, Choice("dense").code)
     x = torch.randn(12, H)
     none = [[None, None]] * 2
     assert torch.equal(auto(x, w, nothing, dense_from_10, dense_from_10), w.dense(x))

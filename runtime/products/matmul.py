@@ -9,11 +9,10 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops
-from sparseflow.runtime.backends import Backend
 from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.runtime.epilogues import ACTIVATIONS
 from sparseflow.runtime.packed import PackedWeight
-
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+from sparseflow.runtime.products import which
 
 
 def sparse_mm(
@@ -37,7 +36,7 @@ def sparse_mm(
         bias: ``[N]``, same dtype and device.
         activation: "relu", "gelu" (exact), "gelu_tanh", "silu", or None.
         residual: ``[…, N]``, the result's shape, added after the activation.
-        policy: which backend runs for which M; None always runs the sparse kernel, on CUDA by the best
+        policy: which kernel runs for which M; None always runs the sparse kernel, on CUDA by the best
             algorithm in the tuned tables. Float32 weights, which its sparse tensor cores can't multiply, are
             decompressed there for each call.
 
@@ -78,10 +77,8 @@ def _sparse_codes(packed: PackedWeight) -> list[int]:
 
 @functools.cache
 def _cuda_codes(n: int, k: int, dtype: torch.dtype, device: torch.device) -> tuple[int, ...]:
-    from sparseflow.runtime.tuning.policies import gpu_policies
-
-    found = gpu_policies([(n, k)], dtype, device, always=True)[n, k]
-    return (1, Backend.DENSE) if isinstance(found, str) else tuple(found.to_ints())
+    found = which.policies([(n, k)], dtype, device, mode="sparse")[n, k]
+    return tuple(which.runnable(found).to_ints())
 
 
 def _require_types(x: object, packed: object, activation: object) -> None:

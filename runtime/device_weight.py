@@ -8,13 +8,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from sparseflow.errors import ArgumentError
-from sparseflow.runtime.gpu import library
+from sparseflow.runtime import ops as _operators  # noqa: F401  registers torch.ops.sparseflow.*
 
 # From here on torch's allocator takes a segment of the right size; below, one of 20 MiB for several buffers.
 _LARGE = 10 << 20
-
-LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +41,7 @@ class DeviceWeight:
             in_features: K.
         """
         buffer = torch.ops.sparseflow.device_layout(values, positions, in_features)
-        return cls._split(buffer, values.shape[0], in_features, values.dtype)
-
-    @classmethod
-    def compress(cls, weight: Tensor) -> DeviceWeight:
-        """By cuSPARSELt from a pruned weight ``[N, K]``: bfloat16, float16, int8 or float8_e4m3fn.
-
-        Raises:
-            ArgumentError: another dtype. NativeLibraryError: the library is missing or unusable.
-        """
-        if weight.dtype not in LIBRARY_DTYPES or weight.dim() != 2 or not weight.is_cuda:
-            raise ArgumentError(
-                "weight",
-                f"cuSPARSELt compresses matrices of {', '.join(map(str, LIBRARY_DTYPES))} on CUDA, "
-                f"got {weight.dtype} {list(weight.shape)} on {weight.device}",
-            )
-        library.require(weight.device)
-        # −0.0 would count as a nonzero.
-        clean = weight if weight.dtype == torch.int8 else (weight.float() + 0.0).to(weight.dtype)
-        return cls._split(
-            torch.ops.sparseflow.cusparselt_compress(clean), weight.shape[0], weight.shape[1], weight.dtype
-        )
+        return cls.of_buffer(buffer, values.shape[0], in_features, values.dtype)
 
     def settled(self) -> DeviceWeight:
         """The same in memory of its own, which shares no segment of torch's allocator with what was freed.
@@ -78,10 +55,11 @@ class DeviceWeight:
         alone = buffer.nbytes >= _LARGE
         with torch.cuda.use_mem_pool(torch.cuda.MemPool(), buffer.device) if alone else nullcontext():
             buffer = buffer.clone()
-        return self._split(buffer, self.values.shape[0], self.in_features, self.values.dtype)
+        return self.of_buffer(buffer, self.values.shape[0], self.in_features, self.values.dtype)
 
     @classmethod
-    def _split(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
+    def of_buffer(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
+        """Split a buffer that holds the padded values ``[N, Kp/2]`` of `dtype` and their places."""
         # The own kernel reads weights before the work ahead of it in the stream is done (docs/kernels.md).
         if not torch.cuda.is_current_stream_capturing():
             torch.cuda.current_stream(buffer.device).synchronize()

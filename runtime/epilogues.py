@@ -1,0 +1,37 @@
+"""How a linear layer ends, in plain torch: for kernels that leave that to others."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+
+_GATED = "_gated"
+
+
+def finish(y: Tensor, bias: Tensor | None, epilogue: str, residual: Tensor | None) -> Tensor:
+    """Return ``act(y + bias) (+ residual)``, computed in float32 and rounded once.
+
+    Args:
+        y: ``[…, N]``, the product.
+        bias: ``[N]``, or None.
+        epilogue: none, one of `ACTIVATIONS`, or with a gate such as silu_gated: then ``act(g) * u`` for the
+            halves g and u, ``[…, N/2]``.
+        residual: of the result's shape, or None.
+    """
+    wide = y.float() if bias is None else y.float() + bias
+    if epilogue.endswith(_GATED):
+        gate, up = wide.chunk(2, dim=-1)
+        wide = ACTIVATIONS[epilogue.removesuffix(_GATED)](gate) * up
+    elif epilogue != "none":
+        wide = ACTIVATIONS[epilogue](wide)
+    return (wide if residual is None else wide + residual).to(y.dtype)

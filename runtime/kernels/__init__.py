@@ -1,0 +1,23 @@
+"""The kernels that multiply by packed weights, one a file; importing them needs no torch.
+
+A kernel says what it can implement and why not the rest, which candidates to time, and how it is called.
+`registry` has the table of those that are shipped, and takes others with `register`.
+"""
+
+from __future__ import annotations
+
+from sparseflow.runtime.kernels.base import Kernel, Problem
+from sparseflow.runtime.kernels.choice import Choice
+from sparseflow.runtime.kernels.registry import by_code, find, names, refusal, register, sparse_kernels
+
+__all__ = [
+    "Choice",
+    "Kernel",
+    "Problem",
+    "by_code",
+    "find",
+    "names",
+    "refusal",
+    "register",
+    "sparse_kernels",
+]

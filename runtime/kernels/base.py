@@ -1,0 +1,156 @@
+"""What a kernel is asked, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sparseflow.runtime.kernels.choice import Choice
+
+FIRST_REGISTERED = 64
+"""The first code that the native operators pass on to kernels implemented in Python; the last is 255."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A linear layer ``y = act(x · Wᵀ + bias) (+ residual)``.
+
+    Attributes:
+        dtype: that is multiplied, torch's name of it: "float32", "float8_e4m3fn".
+        n: out features.
+        k: in features.
+        device: where it runs, as torch writes it: "cpu", "cuda:0".
+        m: rows of x; None: any number.
+        format: of the packed weight.
+        epilogue: how it ends, as ``sparseflow::linear`` takes it.
+    """
+
+    dtype: str
+    n: int
+    k: int
+    device: str = "cpu"
+    m: int | None = None
+    format: str = "2:4"
+    epilogue: str = "none"
+
+    @property
+    def device_type(self) -> str:
+        """The device without its index."""
+        return self.device.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way of running a linear layer with a packed weight.
+
+    Subclasses override what differs. Those that run in Python give `product`, or `linear` where they finish
+    the result too; the native ones are run by the operators in ``runtime/csrc``.
+
+    Attributes:
+        name: in policies and reports; lower-case letters.
+        code: the low byte of its code in the operators' ``policy``; None for a kernel that no policy names.
+        device_type: "cpu" or "cuda"; empty: both.
+        dtypes: what it multiplies, by torch's names.
+        about: what it is, in a phrase.
+        formats: of weights that it reads.
+        dense: whether it multiplies by the dense weight, kept or decompressed.
+        varied: whether it has algorithms or variants, numbered from 0.
+        splits: the values of split-k to try: 0 for every algorithm, the others for the best ones.
+    """
+
+    name: str
+    code: int | None
+    device_type: str
+    dtypes: tuple[str, ...]
+    about: str = ""
+    formats: tuple[str, ...] = ("2:4",)
+    dense: bool = False
+    varied: bool = False
+    splits: tuple[int, ...] = (0,)
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether it is implemented in Python: the native operators pass calls with its code on."""
+        return self.code is not None and self.code >= FIRST_REGISTERED
+
+    def can_implement(self, problem: Problem) -> str | None:
+        """Return None if this kernel can run a problem on this machine, else why it can't."""
+        return self.unsuited(problem) or self.unusable(problem.device)
+
+    def unsuited(self, problem: Problem) -> str | None:
+        """Return why no machine runs a problem by this kernel, or None."""
+        if problem.n < 1 or problem.k < 1:
+            return f"N and K must be at least 1, got N={problem.n}, K={problem.k}"
+        if self.device_type not in ("", problem.device_type):
+            return f"{self.name} runs on {self.device_type}, not on {problem.device_type}"
+        if problem.format not in self.formats:
+            return f"{self.name} reads weights of format {', '.join(self.formats)}, not {problem.format}"
+        return None if problem.dtype in self.dtypes else self.unsuited_dtype(problem.dtype)
+
+    def unsuited_dtype(self, dtype: str) -> str:
+        """Return what to say of a dtype that is not among its own."""
+        return f"{self.name} multiplies {', '.join(self.dtypes)}, not {dtype}"
+
+    def unusable(self, device: str) -> str | None:
+        """Return why nothing runs by this kernel on a device of this machine, or None."""
+        return None
+
+    def candidates(self, problem: Problem, weight: Any = None) -> tuple[Choice, ...]:
+        """Return what to time for a problem that it can implement.
+
+        Args:
+            problem: with its m.
+            weight: on a GPU, a `DeviceWeight` of the shape and dtype.
+        """
+        from sparseflow.runtime.kernels.choice import Choice  # which looks kernels up
+
+        return (Choice(self.name),)
+
+    def prepare(self, weight: Any, m: int, choice: Choice) -> None:
+        """Have worker threads build what calls of a choice with m rows need; by default nothing."""
+
+    def run(self, x: Tensor, weight: Any, choice: Choice, out: Any) -> Tensor:
+        """Multiply ``x · Wᵀ`` on a GPU for the tuner, raising RuntimeError where that can't be done.
+
+        Args:
+            x: ``[M, K]``.
+            weight: the `DeviceWeight`.
+            choice: of this kernel.
+            out: dtype of the result.
+        """
+        raise NotImplementedError(f"{self.name} is not tuned on GPUs")
+
+    def product(
+        self, x: Tensor, values: Tensor, positions: Tensor, in_features: int, choice: Choice
+    ) -> Tensor:
+        """Multiply ``x · Wᵀ`` as ``[…, N]``; for kernels that were registered from Python.
+
+        Args:
+            x: ``[…, K]``.
+            values: of the packed weight, in the form of its device.
+            positions: likewise.
+            in_features: K.
+            choice: of this kernel.
+        """
+        raise NotImplementedError(f"{self.name} has no implementation in Python")
+
+    def linear(
+        self,
+        x: Tensor,
+        values: Tensor,
+        positions: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        in_features: int,
+        epilogue: str,
+        code: int,
+    ) -> Tensor:
+        """Run the whole layer, arguments as ``sparseflow::linear_registered`` has them."""
+        from sparseflow.runtime import epilogues
+        from sparseflow.runtime.kernels.choice import Choice
+
+        y = self.product(x, values, positions, in_features, Choice.from_code(code))
+        return epilogues.finish(y, bias, epilogue, residual)

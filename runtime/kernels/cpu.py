@@ -1,0 +1,13 @@
+"""The CPU's own kernels: AMX, AVX-512, AVX2 or plain C++, as the processor has (docs/kernels-cpu.md)."""
+
+from __future__ import annotations
+
+from sparseflow.runtime.kernels.base import Kernel
+
+CPU = Kernel(
+    name="cpu",
+    code=1,
+    device_type="cpu",
+    dtypes=("float32", "bfloat16", "float16"),
+    about="SparseFlow's kernels for CPUs",
+)

@@ -1,0 +1,79 @@
+"""cuSPARSELt's products, by algorithm and split-k; each wants a plan, which the plan cache holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparseflow.runtime.kernels.base import Problem
+from sparseflow.runtime.kernels.choice import Choice
+from sparseflow.runtime.kernels.gpu import GpuKernel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FP8_GPU = (8, 9)
+"""Compute capability from which on tensor cores multiply fp8."""
+
+
+@dataclass(frozen=True)
+class Cusparselt(GpuKernel):
+    """NVIDIA's library."""
+
+    def can_implement(self, problem: Problem) -> str | None:
+        """Return None if the library can run a problem on this machine, else why it can't."""
+        why = super().can_implement(problem)
+        return why or (_no_fp8(problem.device) if problem.dtype == "float8_e4m3fn" else None)
+
+    def candidates(self, problem: Problem, weight: Any = None) -> tuple[Choice, ...]:
+        """Return every algorithm that the library has for the product."""
+        import torch
+
+        from sparseflow.runtime.kernels.outputs import output_dtype
+
+        out = getattr(torch, output_dtype(problem.dtype))
+        count: int = torch.ops.sparseflow.cusparselt_algorithms(
+            weight.values, problem.k, problem.m, "none", out, False
+        )
+        return tuple(Choice(self.name, algorithm) for algorithm in range(count))
+
+    def prepare(self, weight: Any, m: int, choice: Choice) -> None:
+        """Have worker threads build the plan; the operator that asks for them is for 16-bit dtypes."""
+        if weight.values.itemsize == 1:
+            return
+        from sparseflow.runtime import gpu
+
+        gpu.prepare(weight, [m], [1, choice.code], wait=False)
+
+    def run(self, x: Tensor, weight: Any, choice: Choice, out: Any) -> Tensor:
+        """Multiply by the algorithm; not by `linear`, which would run densely where this raises."""
+        import torch
+
+        places = weight.values, weight.positions, None, None, None, weight.in_features
+        y: Tensor = torch.ops.sparseflow.cusparselt_linear(
+            x, *places, "none", out, 1.0, choice.algorithm, choice.split_k
+        )
+        return y
+
+
+def _no_fp8(device: str) -> str | None:
+    import torch
+
+    capability = torch.cuda.get_device_capability(torch.device(device))
+    if capability >= FP8_GPU:
+        return None
+    return "{} is sm_{}{}, and tensor cores for fp8 begin with sm_{}{}".format(
+        torch.cuda.get_device_name(torch.device(device)), *capability, *FP8_GPU
+    )
+
+
+CUSPARSELT = Cusparselt(
+    name="cusparselt",
+    code=2,
+    device_type="cuda",
+    dtypes=("bfloat16", "float16", "float8_e4m3fn"),
+    about="NVIDIA's cuSPARSELt, by algorithm and split-k",
+    formats=("2:4", "2:4-fp8"),
+    varied=True,
+    splits=(0, -1),  # sm_90 takes no factor
+)

@@ -1,0 +1,129 @@
+"""The table of kernels: the shipped ones by name, and those that were registered."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.kernels.base import FIRST_REGISTERED, Kernel, Problem
+
+SHIPPED = {
+    "dense": "sparseflow.runtime.kernels.dense:DENSE",
+    "cpu": "sparseflow.runtime.kernels.cpu:CPU",
+    "cusparselt": "sparseflow.runtime.kernels.cusparselt:CUSPARSELT",
+    "skinny": "sparseflow.runtime.kernels.skinny:SKINNY",
+    "contextual": "sparseflow.runtime.kernels.contextual:CONTEXTUAL",
+}
+"""Where each descriptor is; those with a code are in ``csrc/common/kernels.h`` too."""
+
+_registered: dict[str, Kernel] = {}
+
+
+def register(kernel: Kernel) -> None:
+    """Add a kernel that is implemented in Python; it is then measured, dispatched and shown like the others.
+
+    Programs and artifacts whose policies name it run only in processes that registered it.
+
+    Args:
+        kernel: gives `Kernel.product` or `Kernel.linear`; its code is one from 64 to 255.
+
+    Raises:
+        ArgumentError: its name or code is taken, or the code is out of bounds.
+    """
+    subject = f"register({kernel.name!r})"
+    if kernel.code is None or not FIRST_REGISTERED <= kernel.code <= 255:
+        raise ArgumentError(
+            subject, f"its code must be one from {FIRST_REGISTERED} to 255, got {kernel.code}"
+        )
+    taken = next((k for k in kernels() if k.name == kernel.name or k.code == kernel.code), None)
+    if taken is not None:
+        raise ArgumentError(subject, f"the kernel '{taken.name}' has that name, or the code {taken.code}")
+    from sparseflow.runtime import ops  # with torch, which the table itself does without
+
+    ops.REGISTERED[kernel.code] = kernel.linear
+    _registered[kernel.name] = kernel
+
+
+def unregister(name: str) -> None:
+    """Take a registered kernel out again; nothing happens where there is none of that name."""
+    kernel = _registered.pop(name, None)
+    if kernel is not None and kernel.code is not None:
+        from sparseflow.runtime import ops
+
+        del ops.REGISTERED[kernel.code]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all kernels, the shipped ones first."""
+    return (*SHIPPED, *_registered)
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """Return all kernels, in the order of `names`."""
+    return (*map(_shipped, SHIPPED), *_registered.values())
+
+
+def find(name: str) -> Kernel:
+    """Return the kernel of a name.
+
+    Raises:
+        ArgumentError: there is none; says which there are.
+    """
+    if name in SHIPPED:
+        return _shipped(name)
+    if name not in _registered:
+        raise unknown(name)
+    return _registered[name]
+
+
+def by_code(code: int) -> Kernel:
+    """Return the kernel that policies call by a code.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    for kernel in kernels():
+        if kernel.code == code:
+            return kernel
+    raise ArgumentError("policy", f"unknown kernel code {code}")
+
+
+def unknown(name: str) -> ArgumentError:
+    """Return the error for a name that no kernel has, of those that policies can name."""
+    known = ", ".join(kernel.name for kernel in kernels() if kernel.code is not None)
+    return ArgumentError("policy", f"unknown kernel {name!r}; known: {known}")
+
+
+def sparse_kernels(device_type: str) -> tuple[Kernel, ...]:
+    """Return the kernels that policies may name on a type of device, but for the dense one."""
+    return tuple(
+        kernel
+        for kernel in kernels()
+        if kernel.code is not None and not kernel.dense and kernel.device_type in ("", device_type)
+    )
+
+
+def refusal(problem: Problem, *, anywhere: bool = False) -> str | None:
+    """Return why no layer of a shape can be sparse, or None if a sparse kernel can run it.
+
+    Its opponent must be able to run it too: policies may name the dense product.
+
+    Args:
+        problem: the layer.
+        anywhere: ask what some machine with such a device could do, not this one.
+    """
+    dense, sparse = find("dense"), sparse_kernels(problem.device_type)
+    if not sparse:
+        return f"there are no 2:4 kernels for device {problem.device}"
+    if why := dense.unsuited(problem) if anywhere else dense.can_implement(problem):
+        return why
+    reasons = [k.unsuited(problem) if anywhere else k.can_implement(problem) for k in sparse]
+    return None if None in reasons else reasons[0]
+
+
+@functools.cache
+def _shipped(name: str) -> Kernel:
+    module, _, attribute = SHIPPED[name].partition(":")
+    kernel: Kernel = getattr(importlib.import_module(module), attribute)
+    return kernel

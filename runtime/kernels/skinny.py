@@ -1,0 +1,56 @@
+"""The own kernel for few rows on GPUs, in one of its variants (docs/kernels.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparseflow.runtime.kernels.base import Problem
+from sparseflow.runtime.kernels.choice import Choice
+from sparseflow.runtime.kernels.gpu import GpuKernel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_ROWS = 256
+"""The most rows of x with which it is tried; it takes more."""
+
+
+@dataclass(frozen=True)
+class Skinny(GpuKernel):
+    """Made for 1 to 64 rows, where reading the weight is all the time there is."""
+
+    def candidates(self, problem: Problem, weight: Any = None) -> tuple[Choice, ...]:
+        """Return every variant, for few rows."""
+        if problem.m is None or problem.m > MOST_ROWS:
+            return ()
+        import torch
+
+        count: int = torch.ops.sparseflow.skinny_variants(problem.n, problem.k, problem.m)
+        return tuple(Choice(self.name, variant) for variant in range(count))
+
+    def run(self, x: Tensor, weight: Any, choice: Choice, out: Any) -> Tensor:
+        """Multiply by the variant."""
+        import torch
+
+        y: Tensor = torch.ops.sparseflow.skinny_linear(
+            x,
+            weight.values,
+            weight.positions,
+            None,
+            None,
+            weight.in_features,
+            "none",
+            choice.algorithm,
+        )
+        return y
+
+
+SKINNY = Skinny(
+    name="skinny",
+    code=3,
+    device_type="cuda",
+    dtypes=("bfloat16", "float16"),
+    about="SparseFlow's kernel for few rows on GPUs, by variant",
+    varied=True,
+)

@@ -1,0 +1,76 @@
+"""Which policy a layer gets: one answer for programs, eager layers, pruning, benchmarks and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from sparseflow.runtime import kernels
+from sparseflow.runtime.checks import dtype_name
+from sparseflow.runtime.dispatch import calibration
+from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.runtime.kernels import Problem
+from sparseflow.support.arguments import Memory, PolicyMode
+
+Shape = tuple[int, int]
+Progress = Callable[[int, int, str], None]
+
+DENSE = Policy.parse("1:dense")
+
+
+def policies(
+    shapes: Iterable[Shape],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    mode: PolicyMode = "auto",
+    memory: Memory = "compressed",
+    format: str | None = None,  # noqa: A002  # the word for it everywhere
+    tune: bool = False,
+    progress: Progress | None = None,
+) -> dict[Shape, Policy | str]:
+    """Return what to run for each layer shape, or why such layers are dense.
+
+    A CPU is measured where its table lacks a shape; a GPU only with `tune`, and an untuned shape is dense
+    there.
+
+    Args:
+        shapes: (N, K), repeats allowed.
+        dtype: that is multiplied; in float8_e4m3fn every figure is over the dense product in fp8.
+        device: where the layers run.
+        mode: ``"auto"``: as measured. ``"sparse"``: sparse at every M, on a GPU by the best candidates that
+            are known and cuSPARSELt's first algorithm where none is.
+        memory: whether packed layers keep their dense weight.
+        format: of the packed weights; by default the 2:4 one of the dtype.
+        tune: measure what no table of the GPU has.
+        progress: called with (points done, points in all, text) while measuring.
+    """
+    wanted, name = list(dict.fromkeys(shapes)), dtype_name(dtype)
+    format = format or ("2:4-fp8" if dtype == torch.float8_e4m3fn else "2:4")  # noqa: A001
+    if device.type == "cpu" and format == "2:4-fp8":
+        return dict.fromkeys(wanted, Policy())  # CPUs have one way in fp8
+    problems = {shape: Problem(name, *shape, device=str(device), format=format) for shape in wanted}
+    reasons = {shape: kernels.refusal(problem) for shape, problem in problems.items()}
+    able = [shape for shape in wanted if reasons[shape] is None]
+    found: dict[Shape, Policy | str] = {}
+    if able and device.type == "cuda":
+        from sparseflow.runtime.tuning.policies import tuned_policies  # which starts processes
+
+        found |= tuned_policies(able, dtype, device, memory=memory, tune=tune, mode=mode, progress=progress)
+    elif able:
+        found |= _on_cpu(able, dtype, mode, memory, progress)
+    return {shape: reasons[shape] or found[shape] for shape in wanted}
+
+
+def runnable(found: Policy | str) -> Policy:
+    """Return the policy of a layer that is packed in any case: dense where there is a reason."""
+    return DENSE if isinstance(found, str) else found
+
+
+def _on_cpu(
+    shapes: Sequence[Shape], dtype: torch.dtype, mode: PolicyMode, memory: Memory, progress: Progress | None
+) -> dict[Shape, Policy]:
+    if mode == "sparse":
+        return dict.fromkeys(shapes, Policy())
+    return calibration.calibrate(shapes, dtype, progress=progress, memory=memory)
