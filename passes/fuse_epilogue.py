@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import ACTIVATIONS, GATES, linear, quantization
+from sparseflow.dialect.linear import ACTIVATIONS, GATES, linear
 from sparseflow.dialect.matchers import only_reader, operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
@@ -146,8 +146,7 @@ def _fuse(chain: _Chain) -> None:
         known if taken is None else taken[0].operands[taken[1]]
         for known, taken in ((view.bias, chain.bias), (view.residual, chain.residual))
     )
-    texts = {name: layer.attributes[name].value for name in ("policy", "pattern")}
-    texts["quantize"] = quantization(layer)
+    texts = {name: layer.attributes[name].value for name in ("policy", "format")}
     # Only before the last link everything that any link reads is known.
     with layer.location, ir.InsertionPoint(last):
         fused = linear(

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import GATES, linear, quantization
+from sparseflow.dialect.linear import GATES, linear
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import TensorType, tensor_type
@@ -45,7 +45,7 @@ class MergeProjections(Pass):
 
     Requires: layers in the form of `canonicalize-linear`, sparse or not.
 
-    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and pattern,
+    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and format,
     all with a bias or all without, are one layer over a `sparse_gemm.merged_weight` whose `names` and
     `sizes` keep the parts recoverable; each result is a `torch.aten.slice.Tensor` of the last dimension.
 
@@ -115,9 +115,7 @@ def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
 def _key(part: _Projection) -> tuple[object, ...]:
     op = part.op
     attributes = tuple(
-        str(op.attributes[name])
-        for name in ("epilogue", "policy", "pattern", "quantize")
-        if name in op.attributes
+        str(op.attributes[name]) for name in ("epilogue", "policy", "format") if name in op.attributes
     )
     k, dtype = part.weight_type.dim(1), part.weight_type.dtype
     return op.name, op.operands[0], op.block, k, dtype, part.bias is None, attributes
@@ -146,8 +144,7 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
     result = part_type.with_last(n).build()
     if first.op.name == _DENSE:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)
-    texts = {name: first.op.attributes[name].value for name in ("epilogue", "policy", "pattern")}
-    texts["quantize"] = quantization(first.op)
+    texts = {name: first.op.attributes[name].value for name in ("epilogue", "policy", "format")}
     return linear(x, weight, bias, result=result, **texts).results[0]
 
 

@@ -31,6 +31,7 @@ from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.passes.canonicalize_linear import CanonicalizeLinear
 from sparseflow.passes.cast_weights import cast_weights
 from sparseflow.passes.causal_attention import CausalAttention
+from sparseflow.passes.choose_format import ChooseFormat
 from sparseflow.passes.drop_true_masks import DropTrueMasks
 from sparseflow.passes.explain_products import ExplainProducts
 from sparseflow.passes.fuse_epilogue import FuseEpilogue
@@ -39,13 +40,13 @@ from sparseflow.passes.lower_contextual_mlp import LowerContextualMlp
 from sparseflow.passes.lower_sparse_gemm import LowerSparseGemm
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
-from sparseflow.passes.quantize_sparse_linear import QuantizeSparseLinear
 from sparseflow.runtime import first_violation
 from sparseflow.runtime.calling.carried import Carried
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.calling.signature import ResultKind
 from sparseflow.runtime.calling.writes import WriteGuard
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.formats import find
 from sparseflow.support.progress import Progress, Step
 
 
@@ -64,7 +65,7 @@ class Program:
         decisions: what became of each linear layer.
         policies: the measured policy behind each entry of `decisions`.
         seconds: how long each stage took.
-        output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
+        output_errors: of layers in lossy formats by their weights' names, as `output_errors` measures them.
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
         unpruned: whether it has matrices that pruning would make 2:4, and none that is.
@@ -143,9 +144,7 @@ def build_program(
         bank.choose(weights_of(operations(module, ("sparse_gemm.linear",))))
         bank.choose(cast_weights(module, MatchSparseLinear(skip=options.skipped)))
         run_pipeline(module, [ExplainProducts(), MergeProjections(), FuseEpilogue()])
-        if options.quantize is not None:
-            run_pipeline(module, [QuantizeSparseLinear()])
-        run_pipeline(module, [FuseGate()])
+        run_pipeline(module, [ChooseFormat(options.format), FuseGate()])
     with clock.stage("measure") as step:
         policies, dense = measured_policies(module, bank.device, options, step)
     with clock.stage("passes"):
@@ -160,7 +159,7 @@ def build_program(
     with clock.stage("pack") as step:
         bank.pack(step)
     errors: dict[str, float] = {}
-    if options.quantize is not None:
+    if find(options.format).lossy:
         with clock.stage("compare"):
             errors = output_errors(
                 graph, captured.call_signature.flatten(args, kwargs, carried.state()).leaves, bank

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import torch
 from torch_mlir import ir
 
-from sparseflow.compiler.decisions import TORCH_DTYPES
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.linear import product_dtype
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.apply_policy import policy_key
+from sparseflow.runtime.checks import NATIVE_DTYPES
 from sparseflow.runtime.dispatch import Policy
-from sparseflow.runtime.fp8 import E4M3
+from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 from sparseflow.support.progress import Step
 
 Shape = tuple[int, int]
@@ -89,8 +89,8 @@ def shape_policies(
         return gpu_policies(
             shapes, dtype, device, memory=options.memory, tune=options.tune, always=always, progress=step
         )
-    if device.type != "cpu" or options.policy == "sparse" or dtype == E4M3:  # CPUs have one way in fp8
-        return {}
+    if device.type != "cpu" or options.policy == "sparse" or dtype not in NATIVE_DTYPES:
+        return {}  # a CPU has one way to multiply other dtypes
     from sparseflow.runtime.dispatch import calibrate
 
     return calibrate(shapes, dtype, progress=step, memory=options.memory)

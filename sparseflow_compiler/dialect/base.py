@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
-PATTERNS = ("2:4",)
-"""Sparsity patterns that a weight can have: kept elements per group along K."""
+from sparseflow.runtime import formats
 
 
 class SparseGemm(ext.Dialect, name="sparse_gemm"):  # type: ignore[call-arg,misc]
@@ -118,12 +117,18 @@ def _broken_sizes(sizes: tuple[int, ...] | None, rows: int | None) -> Iterator[s
         yield f"'sizes' add up to {sum(sizes)}, but the result has N = {rows}"
 
 
-def broken_pattern_rules(op: ir.OpView) -> Iterator[str]:
-    """What is wrong with the ``pattern`` of an operation."""
-    pattern = string_attribute(op, "pattern")
-    if pattern not in PATTERNS:
-        known = ", ".join(f"'{known}'" for known in PATTERNS)
-        yield f"needs a 'pattern' that is one of {known}, not {quoted(pattern)}"
+def broken_format_rules(op: ir.OpView) -> Iterator[str]:
+    """What is wrong with the ``format`` of an operation."""
+    name = string_attribute(op, "format")
+    if name not in formats.names():
+        known = ", ".join(f"'{known}'" for known in formats.names())
+        yield f"needs a 'format' that is one of {known}, not {quoted(name)}"
+
+
+def format_of(op: ir.OpView) -> formats.Format | None:
+    """The ``format`` of an operation, None where that is wrong."""
+    name = string_attribute(op, "format")
+    return formats.find(name) if name in formats.names() else None
 
 
 def quoted(text: object) -> str:

@@ -60,7 +60,7 @@ def from_bitmask(values: Tensor, mask: Tensor, in_features: int, *, name: str = 
         whole[:, -1] |= 0b0011_0000  # the unused half as a valid pair, which the table wants
     positions = _translated(whole, _pairs())
     _require_pairs(positions, name)
-    return PackedWeight(values, positions, in_features, name=name)
+    return PackedWeight((values, positions), in_features, name=name)
 
 
 def _require_fours(in_features: int, name: str) -> None:

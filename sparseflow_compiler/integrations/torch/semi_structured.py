@@ -81,7 +81,7 @@ def from_semi_structured(tensor: Any, *, name: str = "weight") -> PackedWeight:
         dense: Tensor = tensor.to_dense()  # type: ignore[no-untyped-call]
         return compress_2_4(dense.detach().contiguous(), name=name)
     places = meta.flatten().gather(0, _offsets(meta)).view_as(meta)
-    return PackedWeight(values, places.view(torch.uint8), tensor.shape[1], name=name)
+    return PackedWeight((values, places.view(torch.uint8)), tensor.shape[1], name=name)
 
 
 def _kind(layout: Layout) -> Any:

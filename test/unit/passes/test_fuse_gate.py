@@ -42,7 +42,7 @@ func.func @main(%x: {X}) -> {Y} {{
 class Weights(DenseWeights):
     """2:4 weights, merged in the order in which they are asked for."""
 
-    def packed(self, names, transposed=()):
+    def packed(self, names, transposed, format):
         return compress_2_4(self.dense(names, transposed))
 
 
@@ -85,6 +85,6 @@ def test_other_passes_leave_a_gated_layer_as_it_is(weights):
     fused = executable(source, weights, FUSED)[1]
     assert executable(source, weights, FUSED, "merge-projections,fuse-epilogue,fuse-gate")[1] == fused
     assert (
-        'sparse_gemm.unquantized = "it has a gate'
-        in executable(source, weights, FUSED, "quantize-sparse-linear")[1]
+        'sparse_gemm.format_refused = "it has a gate'
+        in executable(source, weights, FUSED, "choose-format{format=2:4-fp8}")[1]
     )
