@@ -147,7 +147,8 @@ def _require_device(name: str, tensor: Tensor, packed: PackedWeight) -> None:
 
 def _require_kernel(packed: PackedWeight, device: torch.device) -> None:
     operator = f"sparseflow::{packed.format.operator}"
-    if not torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, device.type.upper()):
+    keys = (device.type.upper(), "CompositeImplicitAutograd")
+    if not any(torch._C._dispatch_has_kernel_for_dispatch_key(operator, key) for key in keys):
         raise ArgumentError(
             "sparse_mm: x",
             f"this build has no {packed.format.name} kernel for device {device}",

@@ -80,6 +80,7 @@ class PackedWeight(nn.Module):
     ) -> PackedWeight:
         """A weight of zeros, to load a state dict into or to `fill`."""
         found, at = find(format), torch.empty(0, device=device).device
+        _weight_dtype(found, (), dtype, "weight")
         if at.type == "meta":
             parts = found.parts(out_features, in_features, ELEMENT_TYPES[dtype])
             tensors = empty_parts(parts, at)

@@ -258,6 +258,7 @@ def _contextual_row(
         dense_bytes,
         dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
         error,
+        EXACT if product.policy is not None else "",
     )
 
 

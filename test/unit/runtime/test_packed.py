@@ -96,6 +96,19 @@ def test_a_bad_state_dict_is_refused_before_anything_is_copied():
     assert target.values.count_nonzero() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_an_empty_weight_of_another_dtype_is_refused(dtype):
+    with pytest.raises(ArgumentError, match=f"expected a dtype of float32, bfloat16, float16, got {dtype}"):
+        PackedWeight.empty(3, 8, dtype)
+
+
+def test_a_state_dict_of_another_dtype_is_cast():
+    packed = packed_of()
+    other = PackedWeight.empty(3, 8, torch.bfloat16)
+    other.load_state_dict(packed.state_dict())
+    assert torch.equal(other.unpack(), packed.unpack().bfloat16())
+
+
 def test_a_state_dict_of_another_shape_is_refused():
     with pytest.raises(ArgumentError, match="in_features=16 needs values"):
         PackedWeight.empty(3, 16).load_state_dict(packed_of(k=8).state_dict())
