@@ -253,6 +253,18 @@ def _moved(fn: Callable[[Tensor], Tensor], tensor: Tensor, dtype: torch.dtype) -
     return moved if moved.dtype == dtype else tensor.to(moved.device)
 
 
+def require_24(packed: PackedWeight, subject: str) -> None:
+    """Refuse a weight of another format than ``"2:4"``, where others have no such form.
+
+    Raises:
+        ArgumentError: says of which it is.
+    """
+    if packed.format is not find("2:4"):
+        raise ArgumentError(
+            subject, f"it needs a weight in 2:4, not in {packed.format.name}", "sparseflow.compress_2_4(w)"
+        )
+
+
 def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
     """Pack a weight that is 2:4 already; nothing is pruned here.
 

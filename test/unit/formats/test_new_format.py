@@ -18,6 +18,8 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, ArtifactError
+from sparseflow.integrations.compressed_tensors import to_bitmask
+from sparseflow.integrations.torch import to_semi_structured
 from sparseflow.nn import SparseLinear
 from sparseflow.runtime import PackedWeight, formats, ops
 from sparseflow.runtime.formats.two_of_four import TwoOfFour
@@ -250,6 +252,13 @@ def test_sparse_mm_runs_it(toy):
     x, bias, residual = x_of(3), torch.randn(32), torch.randn(3, 32)
     found = sf.sparse_mm(x, weight, bias, "relu", residual=residual)
     torch.testing.assert_close(found, F.relu(F.linear(x, weight.unpack(), bias)) + residual)
+
+
+@pytest.mark.parametrize("convert", [to_bitmask, to_semi_structured])
+def test_forms_of_others_that_are_2_4_refuse_it(convert):
+    weight = pack(sf.prune_24(torch.randn(64, 64)).bfloat16(), "toy")
+    with pytest.raises(ArgumentError, match="needs a weight in 2:4, not in toy"):
+        convert(weight)
 
 
 @pytest.mark.parametrize("dim", [0, 1])
