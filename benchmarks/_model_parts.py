@@ -80,7 +80,7 @@ def in_fp8(model: nn.Module) -> nn.Module:
 def fp8(bench: Bench) -> None:
     """Prefill in fp8, beside torch.compile in bf16 and in dense fp8."""
     name, model = llama_4(bench)
-    dense, compiled = pair(bench, model, None, quantize="fp8")
+    dense, compiled = pair(bench, model, None, format="2:4-fp8")
     dense_fp8 = by_torch(bench, in_fp8(model), None)
     for batch, seq in _TINY if bench.tiny else _PREFILL:
         options = _prompt(bench, model, batch, seq)
@@ -93,7 +93,7 @@ def fp8(bench: Bench) -> None:
                    "at_least": {} if bench.tiny else {"over_dense_fp8": 1.2},
                    "rel_err": compared(exact, ours), "rel_err_dense_fp8": compared(exact, theirs),
                    **_attention(compiled),
-                   "fp8_layers": sum(layer.fp8 is not None for layer in compiled.report.layers),
+                   "fp8_layers": sum(layer.format == "2:4-fp8" for layer in compiled.report.layers),
                    "compilations": compiled.report.model["compilations"]})  # fmt: skip
 
 

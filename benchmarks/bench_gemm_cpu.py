@@ -19,7 +19,8 @@ from typing import Any
 import _measure
 
 from sparseflow.runtime.dispatch import Policy, calibrate
-from sparseflow.runtime.packed import packed_shapes
+from sparseflow.runtime.formats import find
+from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
 from sparseflow.runtime.timing import interleaved, once
 
 MODES = {
@@ -112,8 +113,7 @@ def read_bandwidth() -> float:
 
 def gigabytes(n: int, k: int, dtype: Any) -> float:
     """Of a packed weight."""
-    (rows, width), (_, places) = packed_shapes(n, k)
-    return float(rows * (width * dtype.itemsize + places) / 1e9)
+    return find("2:4").nbytes(n, k, ELEMENT_TYPES[dtype]) / 1e9
 
 
 def child(mode: str, args: argparse.Namespace) -> dict[str, Any]:

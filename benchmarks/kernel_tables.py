@@ -34,7 +34,7 @@ def profiled(args: argparse.Namespace) -> Profile:
     sf.prune(model, progress=False)
     ids = _models.tokens(args.batch, args.seq, model.config.vocab_size, args.device)
     inputs = {"input_ids": ids, "use_cache": False, "logits_to_keep": 1}
-    options = {"quantize": args.quantize, "inner": "inductor", "progress": False}
+    options = {"format": args.format, "inner": "inductor", "progress": False}
     return sf.profile(model, (), inputs, calls=args.calls, seconds=args.seconds, **options)
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seq", type=int, default=2048)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--quantize", choices=["fp8"])
+    parser.add_argument("--format", choices=["2:4", "2:4-fp8"], default="2:4")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--calls", type=int, default=20, help="that a profile is the mean of")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing without profiler")
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     print(found.table())
     print("\n\n".join("\n".join(lines(side, args.us)) for side in (found.dense, found.compiled)))
     args.results.mkdir(exist_ok=True, parents=True)
-    name = f"kernels_{args.batch}x{args.seq}{'_fp8' if args.quantize else ''}.json"
+    name = f"kernels_{args.batch}x{args.seq}{'_fp8' if args.format == '2:4-fp8' else ''}.json"
     (args.results / name).write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
     return 0
 

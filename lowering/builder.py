@@ -10,13 +10,12 @@ import torch
 from torch import fx
 from torch_mlir import ir
 
-from sparseflow.dialect.types import FP8, tensor_type
 from sparseflow.errors import LoweringError
 from sparseflow.lowering.attention import grouped_attention
 from sparseflow.lowering.constants import CONSTANTS
 from sparseflow.lowering.literals import literal_tensor
 from sparseflow.lowering.operators import arguments, find_operator
-from sparseflow.lowering.weights import Form, WeightProvider, WeightRegistry
+from sparseflow.lowering.weights import WeightProvider, WeightRegistry
 from sparseflow.runtime.assemble import assemble
 
 Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Any]]
@@ -131,18 +130,16 @@ def _merged_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 
 
 def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    return [builder.graph.get_attr(attribute) for attribute in builder.weights.packed(*_names(op))]
-
-
-def _quantized_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    return [builder.graph.get_attr(attribute) for attribute in builder.weights.quantized(*_names(op))]
+    return [[builder.graph.get_attr(held) for held in builder.weights.packed(*_names(op), _format(op))]]
 
 
 def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
-    type_ = tensor_type(op.results[0])
-    form: Form = "quantized" if type_ is not None and type_.dtype == FP8 else "packed"
     held = builder.weights.turned if "turned" in op.attributes else builder.weights.pruned
-    return [builder.graph.get_attr(held(*_names(op), form))]
+    return [builder.graph.get_attr(held(*_names(op), _format(op)))]
+
+
+def _format(op: ir.Operation) -> str:
+    return str(ir.StringAttr(op.attributes["format"]).value)
 
 
 def _names(op: ir.Operation) -> tuple[tuple[str, ...], tuple[bool, ...]]:
@@ -158,6 +155,7 @@ _HANDLERS: dict[str, Handler] = {
     "torch.prim.ListConstruct": _list,
     "torch.prim.TupleConstruct": _list,
     "torch.prim.ListUnpack": _unpack,
+    "torch.prim.TupleUnpack": _unpack,
     # PyTorch's operators take Python numbers where the dialect wants tensors, and bools where it wants ints.
     "torch.prim.NumToTensor.Scalar": _forward,
     "torch.aten.Int.bool": _forward,
@@ -172,5 +170,4 @@ _HANDLERS: dict[str, Handler] = {
     "sparse_gemm.merged_weight": _merged_weight,
     "sparse_gemm.packed_weight": _packed_weight,
     "sparse_gemm.pruned_weight": _pruned_weight,
-    "sparse_gemm.quantized_weight": _quantized_weight,
 }

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import fx, nn
 
 from sparseflow.errors import LoweringError
-
-Form = Literal["packed", "quantized"]
-"""What a weight's holder keeps: values in the model's dtype, or in fp8."""
+from sparseflow.runtime.formats import find
 
 
 class Packed(nn.Module):
-    """What a provider's packed weights are like: modules with these buffers."""
+    """What a provider's packed weights are like: buffers named as their format's parts, and these."""
 
-    values: torch.Tensor
-    positions: torch.Tensor
     dense: torch.Tensor | None
     turned: torch.Tensor | None
 
     def keep_dense(self) -> None:
-        """Hold the unpacked weight [N, K] too, as `dense`."""
+        """Hold the dense form [N, K] too, as `dense`."""
         raise NotImplementedError
 
     def keep_turned(self) -> None:
@@ -32,17 +28,11 @@ class Packed(nn.Module):
         raise NotImplementedError
 
 
-class Quantized(Packed):
-    """What a provider's quantised weights are like."""
-
-    scales: torch.Tensor
-
-
 class WeightProvider(Protocol):
     """Resolves the names in `sparse_gemm.weight` and the other operations over weights by reference.
 
-    `transposed` says for each name whether that matrix is read with its dimensions exchanged. It is left out
-    where none is.
+    `transposed` says for each name whether that matrix is read with its dimensions exchanged. It is empty or
+    left out where none is.
     """
 
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> torch.Tensor:
@@ -51,11 +41,8 @@ class WeightProvider(Protocol):
     def contiguous(self, name: str, transposed: bool) -> torch.Tensor:
         """The named matrix, its rows stored one after the other."""
 
-    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> nn.Module:
-        """The packed form of the same, a module like `Packed`."""
-
-    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> nn.Module:
-        """The packed form in fp8, a module like `Quantized`."""
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...], format: str) -> nn.Module:
+        """The same in a format, a module like `Packed`."""
 
 
 class DenseWeights:
@@ -76,15 +63,11 @@ class DenseWeights:
         """The tensor itself or, where it isn't stored so, a copy."""
         return self.dense((name,), (transposed,)).contiguous()
 
-    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> nn.Module:
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...], format: str) -> nn.Module:
         """Refuse: these weights have no packed form."""
         raise LoweringError(
             ", ".join(names), "DenseWeights holds no packed weights", "lower with a provider that has them"
         )
-
-    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> nn.Module:
-        """Refuse, as `packed` does."""
-        return self.packed(names, transposed)
 
 
 class WeightRegistry:
@@ -118,35 +101,28 @@ class WeightRegistry:
             self._attributes[key] = attribute
         return self._attributes[key]
 
-    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> tuple[str, str]:
-        """Return the attributes that hold values and positions."""
-        attribute = self._holder(names, transposed)
-        return f"{attribute}.values", f"{attribute}.positions"
+    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...], stored: str) -> list[str]:
+        """Return the attributes that hold the tensors of a weight in a format."""
+        attribute = self._holder(names, transposed, stored)
+        return [f"{attribute}.{part}" for part in find(stored).part_names]
 
-    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> tuple[str, str, str]:
-        """Return the attributes that hold values, positions and scales."""
-        attribute = self._holder(names, transposed, "quantized")
-        return f"{attribute}.values", f"{attribute}.positions", f"{attribute}.scales"
-
-    def pruned(self, names: tuple[str, ...], transposed: tuple[bool, ...], form: Form) -> str:
-        """Return the attribute that holds the dense form of a packed or quantised weight."""
-        attribute = self._holder(names, transposed, form)
+    def pruned(self, names: tuple[str, ...], transposed: tuple[bool, ...], stored: str) -> str:
+        """Return the attribute that holds the dense form of a weight in a format."""
+        attribute = self._holder(names, transposed, stored)
         cast(Packed, self._root.get_submodule(attribute)).keep_dense()
         return f"{attribute}.dense"
 
-    def turned(self, names: tuple[str, ...], transposed: tuple[bool, ...], form: Form) -> str:
+    def turned(self, names: tuple[str, ...], transposed: tuple[bool, ...], stored: str) -> str:
         """Return the attribute that holds the transpose of that dense form, contiguous."""
-        attribute = self._holder(names, transposed, form)
+        attribute = self._holder(names, transposed, stored)
         cast(Packed, self._root.get_submodule(attribute)).keep_turned()
         return f"{attribute}.turned"
 
-    def _holder(self, names: tuple[str, ...], transposed: tuple[bool, ...], form: Form = "packed") -> str:
-        key = (form, names, transposed)
+    def _holder(self, names: tuple[str, ...], transposed: tuple[bool, ...], stored: str) -> str:
+        key = (stored, names, transposed)
         if key not in self._attributes:
-            attribute = self._unused((*names, form))
-            provide = self._weights.packed if form == "packed" else self._weights.quantized
-            packed = provide(names, transposed) if transposed else provide(names)
-            self._root.add_module(attribute, packed)
+            attribute = self._unused((*names, "packed"))
+            self._root.add_module(attribute, self._weights.packed(names, transposed, stored))
             self._attributes[key] = attribute
         return self._attributes[key]
 

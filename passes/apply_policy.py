@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import product_dtype
+from sparseflow.dialect.linear import layer_format, product_dtype
 from sparseflow.dialect.matchers import operations
-from sparseflow.dialect.types import FP8, tensor_type
+from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError, PassError
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.build import before, replace
@@ -18,9 +18,10 @@ from sparseflow.passes.densify import dense_layer
 from sparseflow.passes.options import Table, parse_table, read_table
 from sparseflow.runtime.dispatch.policy import Policy
 
-_DENSE = "dense"
+_DENSE, _POLICY = "dense", "policy"
 _FORMAT = (
-    'Write {"f32:4096x4096": "1:cpu,512:dense", "f16:128x64": "dense"} or {"dense": "why"} for an entry.'
+    'Write {"f32:4096x4096": "1:cpu,512:dense", "f16:128x64": "dense"} or {"dense": "why"} for an entry, '
+    'with "policy": "1:dense" beside it for layers in lossy formats.'
 )
 
 
@@ -28,9 +29,10 @@ _FORMAT = (
 class ApplyPolicy(Pass):
     """Set which kernel runs each sparse layer for how many rows, from measurements.
 
-    The table maps `dtype:NxK` (the dtype that is multiplied, `f8E4M3FN` in a quantised layer; a merged layer
-    counts as one, with the sum of its N) to a policy such as `"1:cpu,512:dense"`, to `"dense"`, or to
-    `{"dense": "why"}`.
+    The table maps `dtype:NxK` (the dtype that is multiplied, `f8E4M3FN` in the format `2:4-fp8`; a merged
+    layer counts as one, with the sum of its N) to a policy such as `"1:cpu,512:dense"`, to `"dense"`, or to
+    `{"dense": "why"}`. With `"policy": "1:dense"` beside that reason, layers in lossy formats take this
+    policy instead: what a layer computes doesn't depend on measurements.
 
     Requires: a table whose policies are well-formed.
 
@@ -59,7 +61,7 @@ class ApplyPolicy(Pass):
         for op in operations(module, {"sparse_gemm.linear"}):
             key = _key(op)
             if key in table:
-                _apply(op, key, table[key])
+                _apply(op, table[key])
 
     def _load(self) -> Mapping[str, str | _Dense]:
         if self.table is None:
@@ -72,22 +74,28 @@ class ApplyPolicy(Pass):
 
 @dataclass(frozen=True)
 class _Dense:
-    """The decision that a layer runs densely."""
+    """The decision that a layer runs densely, and the policy that a layer of a lossy format takes instead."""
 
     reason: str
+    policy: str | None = None
 
 
 def _measured(key: str, policy: Policy) -> object:
-    # A quantised layer stays quantised: its policy says that it runs densely, on the same values.
-    densely = policy.measured and not policy.pays and not key.startswith(FP8)
-    return {_DENSE: policy.why()} if densely else str(policy)
+    densely = policy.measured and not policy.pays
+    return {_DENSE: policy.why(), _POLICY: str(policy)} if densely else str(policy)
 
 
 def _entry(key: str, entry: object) -> str | _Dense:
     if entry == _DENSE:
         return _Dense(f"measured to be no faster sparse ({key})")
-    if isinstance(entry, Mapping) and list(entry) == [_DENSE] and isinstance(entry[_DENSE], str):
-        return _Dense(entry[_DENSE])
+    if isinstance(entry, Mapping) and {_DENSE} <= entry.keys() <= {_DENSE, _POLICY}:
+        reason, policy = entry[_DENSE], entry.get(_POLICY)
+        if isinstance(reason, str) and isinstance(policy, str | None):
+            return _Dense(reason, None if policy is None else _policy(key, policy))
+    return _policy(key, entry)
+
+
+def _policy(key: str, entry: object) -> str:
     if not isinstance(entry, str):
         raise PassError(f"policy table, entry '{key}'", f"is neither a policy nor dense: {entry!r}", _FORMAT)
     try:
@@ -111,9 +119,10 @@ def _key(op: ir.Operation) -> str:
     return policy_key(product_dtype(op), n, k)
 
 
-def _apply(op: ir.Operation, key: str, decision: str | _Dense) -> None:
-    if isinstance(decision, str):
-        op.attributes["policy"] = ir.StringAttr.get(decision)
-        return
-    with before(op):
-        replace(op, dense_layer(op, decision.reason))
+def _apply(op: ir.Operation, decision: str | _Dense) -> None:
+    policy = decision if isinstance(decision, str) else decision.policy if layer_format(op).lossy else None
+    if policy is not None:
+        op.attributes["policy"] = ir.StringAttr.get(policy)
+    elif isinstance(decision, _Dense):
+        with before(op):
+            replace(op, dense_layer(op, decision.reason))

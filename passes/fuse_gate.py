@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch_mlir import ir
 
 from sparseflow.dialect.base import text_of, view_as
-from sparseflow.dialect.linear import UNQUANTIZED, LinearOp, linear_like, quantization
+from sparseflow.dialect.linear import FORMAT_REFUSED, LinearOp, layer_format, linear_like
 from sparseflow.dialect.matchers import constant_int, only_reader, operations, users, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import tensor_type
@@ -23,16 +23,15 @@ from sparseflow.passes.build import before, replace
 class FuseGate(Pass):
     """Fuse the gate of a gated MLP into the layer that computes both of its halves.
 
-    Requires: gate and up are one layer (`merge-projections`); layers that are to be quantised are
-    (`quantize-sparse-linear`).
+    Requires: gate and up are one layer (`merge-projections`); layers have their format (`choose-format`).
 
     Ensures: `act(gate) * up`, the factors in either order, over the two halves of a `sparse_gemm.linear` of N
     rows is that layer with the epilogue `<act>_gated`, act being `relu`, `gelu`, `gelu_tanh` or `silu`, and a
     result of N/2. Where the rows of up come first, the parts of the merged weight and bias change places. The
     activated gate isn't rounded any more, nor are the halves where the product's kernel applies the gate.
 
-    Left alone: layers that have an epilogue, a residual or `quantize`; halves, activations or a layer that
-    something else reads; up first where the halves are no whole parts of a merged weight.
+    Left alone: layers that have an epilogue, a residual or a format without gates; halves, activations or a
+    layer that something else reads; up first where the halves are no whole parts of a merged weight.
     """
 
     name: ClassVar[str] = "fuse-gate"
@@ -68,7 +67,7 @@ def _gate_of(layer: ir.Operation) -> _Gate | None:
     halves = _halves(layer)
     if halves is None or text_of(layer, "epilogue") != "none":
         return None
-    if view_as(layer, LinearOp).residual is not None or quantization(layer):
+    if view_as(layer, LinearOp).residual is not None:
         return None
     type_ = tensor_type(halves[0])
     assert type_ is not None, "_halves saw to it"
@@ -78,10 +77,19 @@ def _gate_of(layer: ir.Operation) -> _Gate | None:
         if act is None or name is None or product is None or product.name != "torch.aten.mul.Tensor":
             continue
         # The product has two factors and keeps the type: reading both halves it reads nothing else.
-        if users(act.results[0]) == [product]:
+        if users(act.results[0]) == [product] and _takes(layer, f"{name}_gated"):
             found = _Gate(layer, product, name, type_.dim(-1) or 0, bool(up_first))
             return found if not up_first or _can_turn(found) else None
     return None
+
+
+def _takes(layer: ir.Operation, epilogue: str) -> bool:
+    """Whether a layer's format has an epilogue."""
+    type_ = tensor_type(layer.operands[1])
+    n, k = (type_ and type_.shape) or (None, None)
+    if type_ is None or type_.dtype is None or n is None or k is None:
+        return False
+    return layer_format(layer).why_not(n, k, type_.dtype, epilogue) is None
 
 
 def _halves(layer: ir.Operation) -> Sequence[ir.Value] | None:
@@ -147,6 +155,6 @@ def _fuse(gate: _Gate) -> None:
             weight, bias = _turned(weight, gate.half), None if bias is None else _turned(bias, gate.half)
         epilogue, result = f"{gate.activation}_gated", gate.product.results[0].type
         fused = linear_like(gate.layer, view.x, weight, bias, result=result, epilogue=epilogue)
-        if UNQUANTIZED in attributes:
-            fused.attributes[UNQUANTIZED] = attributes[UNQUANTIZED]
+        if FORMAT_REFUSED in attributes:
+            fused.attributes[FORMAT_REFUSED] = attributes[FORMAT_REFUSED]
     replace(gate.product, fused.results[0])

@@ -96,7 +96,7 @@ def _products(op: ir.Operation, tensors: dict[str, ir.Value]) -> list[ir.Value]:
     return operands
 
 
-def _pack_up(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value]) -> tuple[ir.Value, ir.Value]:
+def _pack_up(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value]) -> tuple[ir.Value, ...]:
     refs = [_reference(op, role, tensors[role]) for role in roles]
     neurons, hidden, dtype = _static(op, "up", tensors["up"])
     whole: dict[str, Any] = {
@@ -114,7 +114,7 @@ def _pack_up(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value]) -
     return packed
 
 
-def _pack_down(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value]) -> tuple[ir.Value, ir.Value]:
+def _pack_down(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value]) -> tuple[ir.Value, ...]:
     (role,) = roles
     ref = _reference(op, role, tensors[role])
     neurons, hidden, dtype = _static(op, role, tensors[role])

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.base import text_of, view_as
-from sparseflow.dialect.linear import LinearOp, product_dtype, quantization
+from sparseflow.dialect.base import view_as
+from sparseflow.dialect.linear import LinearOp, layer_format
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
-from sparseflow.dialect.quantized_weight import quantized_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
 from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace, runtime_call
@@ -25,16 +24,16 @@ from sparseflow.support.arguments import MEMORY_MODES, Memory
 
 @dataclass(frozen=True)
 class LowerSparseGemm(Pass):
-    """Turn sparse layers into calls of the runtime's operator.
+    """Turn sparse layers into calls of the runtime's operators.
 
     Requires: the weight of each `sparse_gemm.linear` is a `sparse_gemm.weight` or `merged_weight` of
     static shape.
 
-    Ensures: no `sparse_gemm.linear` is left. Each is a `torch.operator "torch.sparseflow.linear"` over a
-    `sparse_gemm.packed_weight`, a quantised one a `"torch.sparseflow.linear_fp8"` over a
-    `sparse_gemm.quantized_weight`; layers of one function that share a weight share its packed form.
-    References that nothing reads any more are gone. With `memory=fast` a layer whose policy runs densely for
-    some M also reads the `sparse_gemm.pruned_weight`, the dense form that is kept beside the packed one.
+    Ensures: no `sparse_gemm.linear` is left. Each is a call of its format's operator, such as
+    `torch.operator "torch.sparseflow.linear"` of `2:4`, over the parts of a `sparse_gemm.packed_weight`;
+    layers of one function that share a weight and format share its packed form. References that nothing
+    reads any more are gone. With `memory=fast` a layer whose policy runs densely for some M also reads the
+    `sparse_gemm.pruned_weight`, the dense form that is kept beside the packed one.
     """
 
     name: ClassVar[str] = "lower-sparse-gemm"
@@ -47,8 +46,7 @@ class LowerSparseGemm(Pass):
         groups: dict[tuple[object, ...], list[ir.Operation]] = defaultdict(list)
         for op in operations(module, {"sparse_gemm.linear"}):
             ref = _packable(op).ref
-            pattern = text_of(op, "pattern")
-            key = (ref.names, ref.transposed, pattern, quantization(op), _function_body(op))
+            key = (ref.names, ref.transposed, layer_format(op).name, _function_body(op))
             groups[key].append(op)
         for layers in groups.values():
             _lower(layers, self.memory)
@@ -56,11 +54,12 @@ class LowerSparseGemm(Pass):
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight that can be packed: where it comes from, and its shape."""
+    """A weight that can be packed: where it comes from, and its type."""
 
     ref: WeightRef
     n: int
     k: int
+    dtype: str
 
 
 def _packable(layer: ir.Operation) -> _Weight:
@@ -71,7 +70,7 @@ def _packable(layer: ir.Operation) -> _Weight:
     n, k, dtype = (type_.dim(0), type_.dim(1), type_.dtype) if type_ is not None else (None, None, None)
     if n is None or k is None or dtype is None:
         refuse(layer, f"has a weight of type '{layer.operands[1].type}'; packing needs its shape", remedy)
-    return _Weight(ref, n, k)
+    return _Weight(ref, n, k, dtype)
 
 
 def _function_body(op: ir.Operation) -> ir.Block:
@@ -88,25 +87,12 @@ def _lower(layers: Sequence[ir.Operation], memory: Memory) -> None:
     anchor = first if together else _function_body(first).operations[0].operation
     kept = [layer for layer in layers if memory == "fast" and _policy(layer).wants_dense]
     with before(anchor):
-        packed = _packed(first)
-        dense = pruned_weight(**_reference(first), dtype=_multiplied(first)) if kept else None
+        packed = packed_weight(**_reference(first))
+        dense = pruned_weight(**_reference(first)) if kept else None
     for layer in layers:
         with before(layer):
             call = _call(layer, packed, dense if layer in kept else None)
         replace(layer, call)
-
-
-def _packed(layer: ir.Operation) -> tuple[ir.Value, ...]:
-    """The operands that make a layer's weight."""
-    if quantization(layer):
-        return quantized_weight(**_reference(layer))
-    return packed_weight(**_reference(layer), dtype=_multiplied(layer))
-
-
-def _multiplied(layer: ir.Operation) -> str:
-    dtype = product_dtype(layer)
-    assert dtype is not None, "_packable saw to it"
-    return dtype
 
 
 def _reference(layer: ir.Operation) -> dict[str, Any]:
@@ -115,7 +101,8 @@ def _reference(layer: ir.Operation) -> dict[str, Any]:
     return {
         "names": weight.ref.names,
         "shape": (weight.n, weight.k),
-        "pattern": text_of(layer, "pattern"),
+        "dtype": weight.dtype,
+        "format": layer_format(layer).name,
         "transposed": weight.ref.transposed,
         "sizes": weight.ref.sizes,
     }
@@ -137,5 +124,4 @@ def _call(layer: ir.Operation, packed: tuple[ir.Value, ...], dense: ir.Value | N
         int_list(_policy(layer).to_ints()),
         none() if dense is None else dense,
     ]
-    name = "linear_fp8" if quantization(layer) else "linear"
-    return runtime_call(name, operands, layer.results[0].type)
+    return runtime_call(layer_format(layer).operator, operands, layer.results[0].type)

@@ -46,7 +46,7 @@ class MergeProjections(Pass):
 
     Requires: layers in the form of `canonicalize-linear`, sparse or not.
 
-    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and pattern,
+    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and format,
     all with a bias or all without, are one layer over a `sparse_gemm.merged_weight` whose `names` and
     `sizes` keep the parts recoverable; each result is a `torch.aten.slice.Tensor` of the last dimension.
 
@@ -115,9 +115,7 @@ def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
 def _key(part: _Projection) -> tuple[object, ...]:
     op = part.op
     attributes = tuple(
-        str(op.attributes[name])
-        for name in ("epilogue", "policy", "pattern", "quantize")
-        if name in op.attributes
+        str(op.attributes[name]) for name in ("epilogue", "policy", "format") if name in op.attributes
     )
     k, dtype = part.weight_type.dim(1), part.weight_type.dtype
     return op.name, op.operands[0], op.block, k, dtype, part.bias is None, attributes

@@ -11,6 +11,7 @@ from typing import Any
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
+from sparseflow.runtime import formats
 
 Table = Path | Mapping[str, object]
 """A JSON object: the path of its file, or what is in it."""
@@ -113,6 +114,11 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def format_name(text: str) -> str:
+    """Parse an option that is the name of a weight format."""
+    return one_of(formats.names())(text)
 
 
 def parse_table(text: str) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
-from sparseflow.passes.options import Table, one_of, parse_table
+from sparseflow.passes.options import Table, format_name, one_of, parse_table
 from sparseflow.passes.registry import pass_class
 from sparseflow.support.arguments import MEMORY_MODES, Memory
 
@@ -21,7 +21,7 @@ PHASES: dict[str, tuple[str, ...]] = {
     "marked": ("keep-dense",),
     "contextual": ("form-contextual-mlp",),
     "matched": ("match-sparse-linear", "explain-products"),
-    "merged": ("merge-projections", "fuse-epilogue", "quantize-sparse-linear", "fuse-gate"),
+    "merged": ("merge-projections", "fuse-epilogue", "choose-format", "fuse-gate"),
     "sparse-gemm": ("apply-policy",),
     "runtime": ("lower-sparse-gemm", "lower-contextual-mlp"),
 }
@@ -44,7 +44,7 @@ class PipelineOptions:
         contextual: a table of `form-contextual-mlp`.
         others: its reason for layers outside of those MLPs, empty for none.
         skip: patterns (fnmatch) of layers that stay dense.
-        quantize: ``"fp8"`` or None, which keeps the model's dtype.
+        format: how sparse weights are stored and multiplied.
         policies: a table of `apply-policy`.
         memory: whether dense weights are kept beside packed ones.
     """
@@ -57,7 +57,7 @@ class PipelineOptions:
     )
     others: str = _setting("contextual", "", "why layers outside of those MLPs stay dense; empty: none", str)
     skip: tuple[str, ...] = _setting("matched", (), "patterns (fnmatch) of layers that stay dense")
-    quantize: str | None = _setting("merged", None, "what sparse layers multiply in: fp8", one_of(("fp8",)))
+    format: str = _setting("merged", "2:4", "how sparse weights are stored, such as 2:4-fp8", format_name)
     policies: Table | None = _setting(  # noqa: RUF009
         "sparse-gemm", None, "measurements: path of a table of apply-policy; none: always sparse", parse_table
     )
@@ -134,7 +134,7 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
         "keep-dense": _table(options.dense),
         "form-contextual-mlp": _table(contextual, others=options.others),
         "match-sparse-linear": {"skip": options.skip},
-        "quantize-sparse-linear": None if options.quantize is None else {},
+        "choose-format": {"format": options.format},
         "apply-policy": _table(options.policies),
         "lower-sparse-gemm": {"memory": options.memory},
     }

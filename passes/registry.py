@@ -18,7 +18,7 @@ PASSES = {
     "explain-products": "sparseflow.passes.explain_products:ExplainProducts",
     "merge-projections": "sparseflow.passes.merge_projections:MergeProjections",
     "fuse-epilogue": "sparseflow.passes.fuse_epilogue:FuseEpilogue",
-    "quantize-sparse-linear": "sparseflow.passes.quantize_sparse_linear:QuantizeSparseLinear",
+    "choose-format": "sparseflow.passes.choose_format:ChooseFormat",
     "fuse-gate": "sparseflow.passes.fuse_gate:FuseGate",
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
     "lower-contextual-mlp": "sparseflow.passes.lower_contextual_mlp:LowerContextualMlp",

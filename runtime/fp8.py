@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseflow.runtime import epilogues, native, ops, portable
+from sparseflow.runtime import epilogues, native, ops
+from sparseflow.runtime.formats import find
 
 native.load()
 
@@ -108,7 +109,7 @@ def _product(
 ) -> Tensor:
     """On the CPU, whatever the policy says: the product in float32, rounded as on the GPU."""
     _fake_product(x, values, positions, in_features, policy, dense)
-    weight = unpack(values, positions, in_features) if dense is None else dense
+    weight = find("2:4-fp8").dense((values, positions), in_features) if dense is None else dense
     return (x.float() @ weight.float().T).to(torch.bfloat16)
 
 
@@ -136,11 +137,6 @@ def _fake_product(
         ),
     )
     return x.new_empty((*x.shape[:-1], values.shape[0]), dtype=torch.bfloat16)
-
-
-def unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
-    """The dense e4m3 weight ``[N, K]`` of a packed one in portable form; torch scatters bytes, not e4m3."""
-    return portable.unpack_2_4(values.view(torch.uint8), positions, in_features).view(E4M3)
 
 
 def _autocast(device_type: str, keyset: Any, x: Tensor, *args: Any) -> Tensor:

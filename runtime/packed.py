@@ -1,71 +1,45 @@
-"""A 2:4 weight in its packed, portable form: the kept values and their places."""
+"""A weight as a format stores it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, WeightError
-from sparseflow.runtime import checks, ops
+from sparseflow.runtime import checks
 from sparseflow.runtime.checks import NATIVE_DTYPES
-from sparseflow.runtime.device_weight import DeviceWeight
+from sparseflow.runtime.formats import Format, find
+from sparseflow.runtime.formats.tensors import ELEMENT_TYPES, TORCH_DTYPES, empty_parts
 from sparseflow.runtime.pattern import first_violation
 
 
-def packed_shapes(out_features: int, in_features: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Shapes of ``values`` and ``positions`` for a weight ``[out_features, in_features]``."""
-    groups = (in_features + 3) // 4
-    return (out_features, 2 * groups), (out_features, (groups + 1) // 2)
-
-
-def packed_zeros(
-    out_features: int, in_features: int, dtype: torch.dtype, device: torch.device | str | None
-) -> tuple[Tensor, Tensor]:
-    """``values`` and ``positions`` of a weight of zeros."""
-    shape, positions_shape = packed_shapes(out_features, in_features)
-    values = torch.zeros(shape, dtype=dtype, device=device)
-    return values, torch.full(positions_shape, 0x44, dtype=torch.uint8, device=device)
-
-
-def unpacked(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
-    """The dense weight ``[N, in_features]`` of a `PackedWeight`'s tensors, in the form of their device."""
-    if device := _on_device(values, positions, in_features):
-        return device.dense()
-    dense: Tensor = ops.unpack_2_4(values, positions, in_features)
-    return dense
-
-
-def _on_device(values: Tensor, positions: Tensor, in_features: int) -> DeviceWeight | None:
-    on_cuda = values.is_cuda and positions.dim() == 1
-    return DeviceWeight(values, positions, in_features) if on_cuda else None
-
-
 class PackedWeight(nn.Module):
-    """A weight ``[N, K]`` of which two entries in each group of four are stored.
+    """A weight ``[N, K]`` in a format: its tensors are buffers, named as the format's parts.
 
-    Kp is K rounded up to a multiple of 4. On CUDA the positions are kept 1-d, right behind the values, in the
-    order of the tensor cores, both padded (``gpu.DeviceWeight``); moving the module between devices,
-    `portable` and the state dict translate.
+    Its tensors have the layout of their device; moving the module between devices, `portable` and the state
+    dict translate. Casts change what the format stores in the weight's dtype.
 
     Args:
-        values: ``[N, Kp/2]``, the kept values in order of place; float32, bfloat16 or float16.
-        positions: ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even groups
-            low.
+        tensors: in the format's order: of ``"2:4"`` values ``[N, Kp/2]``, those kept, in order of place, and
+            positions ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even
+            groups low. Kp is K rounded up to a multiple of 4.
         in_features: K.
+        format: a name that `formats.find` finds.
+        dtype: of the weight that it stands for: float32, bfloat16 or float16. Left out it is the first
+            tensor's.
         name: how errors call the weight.
-        trusted: skip the look at the values and places themselves (for what this package packed itself).
+        trusted: skip the look at what the tensors hold (for what this package packed itself).
 
     Raises:
-        ArgumentError: a shape, dtype or device doesn't fit.
-        WeightError: a place is not p0 < p1, a value lies beyond K, or a value is NaN or Inf.
+        ArgumentError: a shape, dtype or device doesn't fit, or there is no such format.
+        WeightError: the tensors hold what no weight can: NaN, Inf, a place that is not p0 < p1, a value
+            beyond K.
     """
 
-    DTYPES: ClassVar[tuple[torch.dtype, ...]] = NATIVE_DTYPES
-    """What the values may be."""
-
+    # Those of the formats that are 2:4; `tensors` has any format's.
     values: Tensor
     positions: Tensor
     dense: Tensor | None
@@ -73,23 +47,27 @@ class PackedWeight(nn.Module):
 
     def __init__(
         self,
-        values: Tensor,
-        positions: Tensor,
+        tensors: Sequence[Tensor],
         in_features: int,
+        format: str = "2:4",
+        dtype: torch.dtype | None = None,
         *,
         name: str = "weight",
         trusted: bool = False,
     ) -> None:
         super().__init__()
-        _require_layout(values, positions, in_features, name, self.DTYPES)
-        if not trusted:
-            _require_content(values, positions, in_features, name)
+        self.format: Format = find(format)
         self.in_features = in_features
-        self.register_buffer("values", None)
-        self.register_buffer("positions", None)
+        self.dtype: torch.dtype = _weight_dtype(self.format, tensors, dtype, name)
+        self._require(tensors, name, self.dtype)
+        if not trusted:
+            self.format.check(tuple(tensors), in_features, name)
+        for part in self.format.part_names:
+            self.register_buffer(part, None)
         self.register_buffer("dense", None, persistent=False)
         self.register_buffer("turned", None, persistent=False)
-        self._place(values.detach().contiguous(), positions.detach().contiguous())
+        self._place(tuple(tensor.detach().contiguous() for tensor in tensors))
+        self.format.load()  # programs call its operator by name
 
     @classmethod
     def empty(
@@ -98,15 +76,27 @@ class PackedWeight(nn.Module):
         in_features: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        format: str = "2:4",
     ) -> PackedWeight:
-        """A packed weight of zeros, to load a state dict into."""
-        values, positions = packed_zeros(out_features, in_features, dtype, device)
-        return cls(values, positions, in_features, trusted=True)
+        """A weight of zeros, to load a state dict into or to `fill`."""
+        found, at = find(format), torch.empty(0, device=device).device
+        _weight_dtype(found, (), dtype, "weight")
+        if at.type == "meta":
+            parts = found.parts(out_features, in_features, ELEMENT_TYPES[dtype])
+            tensors = empty_parts(parts, at)
+        else:
+            tensors = found.pack(torch.zeros(out_features, in_features, dtype=dtype, device=at))
+        return cls(tensors, in_features, format, dtype, trusted=True)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors in the format's order, in the layout of their device."""
+        return tuple([getattr(self, name) for name in self.format.part_names])
 
     @property
     def out_features(self) -> int:
         """N."""
-        return self.values.shape[0]
+        return self.tensors[0].shape[0]
 
     @property
     def shape(self) -> torch.Size:
@@ -114,105 +104,165 @@ class PackedWeight(nn.Module):
         return torch.Size((self.out_features, self.in_features))
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of the values."""
-        return self.values.dtype
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors[0].device
 
     @property
-    def device(self) -> torch.device:
-        """Where the values are."""
-        return self.values.device
+    def multiplied(self) -> torch.dtype:
+        """What its product multiplies: the dtype that policies are looked up by."""
+        return TORCH_DTYPES[self.format.multiplied(ELEMENT_TYPES[self.dtype])]
 
     @property
     def nbytes(self) -> int:
         """Bytes held: of the packed form with its padding, and of the dense one where it is kept."""
-        device = self._on_device()
-        packed = device.nbytes if device else self.values.nbytes + self.positions.nbytes
-        others = (b.nbytes for name, b in self.named_buffers() if name not in ("values", "positions"))
-        return packed + sum(others)
+        kept = (tensor.nbytes for tensor in (self.dense, self.turned) if tensor is not None)
+        return self.format.held_bytes(self.tensors, self.in_features) + sum(kept)
 
     @property
     def dense_nbytes(self) -> int:
         """Bytes of the dense weight it stands for."""
-        return self.out_features * self.in_features * self.values.element_size()
+        return self.out_features * self.in_features * self.dtype.itemsize
 
     def unpack(self) -> Tensor:
-        """The dense weight ``[N, K]``, with exact zeros where nothing is stored."""
-        return unpacked(self.values, self.positions, self.in_features)
+        """The weight ``[N, K]`` that it stands for, with exact zeros where nothing is stored."""
+        return self.format.unpack(self.tensors, self.in_features).to(self.dtype)
 
-    def portable(self) -> tuple[Tensor, Tensor]:
-        """Values ``[N, Kp/2]`` and positions ``[N, ceil(Kp/8)]``, the form that is saved, on this device."""
-        device = self._on_device()
-        return self.values.contiguous(), device.portable_positions() if device else self.positions
+    def portable(self) -> tuple[Tensor, ...]:
+        """The tensors in the form that is saved, on this device."""
+        return self.format.portable(self.tensors, self.in_features)
 
     def keep_dense(self) -> None:
-        """Hold the unpacked weight as ``dense`` from now on: memory mode ``fast``."""
+        """Hold the dense form that the operator takes as ``dense`` from now on: memory mode ``fast``."""
         if self.dense is None:
-            self.dense = self.unpack()
+            self.dense = self._dense()
 
     def keep_turned(self) -> None:
-        """Hold the unpacked weight's transpose ``[K, N]``, contiguous, as ``turned`` from now on."""
+        """Hold the transpose of the dense form, ``[K, N]``, contiguous, as ``turned`` from now on."""
         if self.turned is None:
-            self.turned = self.unpack().t().contiguous()
+            self.turned = self._dense().t().contiguous()
 
-    def fill(self, parts: Sequence[PackedWeight]) -> None:
-        """Become the rows of other packed weights, one below the other, on their device."""
-        pairs = [part.portable() for part in parts]
-        self._place(_stacked([values for values, _ in pairs]), _stacked([places for _, places in pairs]))
+    def fill(self, parts: Sequence[tuple[Tensor, ...]]) -> None:
+        """Become the rows of other weights, one below the other, on their device.
+
+        Args:
+            parts: of each its tensors in this format's portable form.
+        """
+        self._place(self.format.join(parts))
+
+    def shard(self, dim: int, rank: int, world: int) -> PackedWeight:
+        """One of `world` equal pieces along dim 0, N, or 1, K.
+
+        Raises:
+            ArgumentError: N or K can't be cut into so many.
+        """
+        tensors = self.format.shard(self.portable(), self.in_features, dim, rank, world)
+        in_features = self.in_features // world if dim else self.in_features
+        return PackedWeight(tensors, in_features, self.format.name, self.dtype, trusted=True)
 
     def settle(self) -> None:
-        """On a GPU: give back the memory around this weight, which was free or temporary while it was packed.
-
-        torch's allocator returns whole segments only, and the weight lies in a part of one.
-        """
-        if device := self._on_device():
-            torch.cuda.empty_cache()
-            device = device.settled()
-            self.values, self.positions = device.values, device.positions
+        """On a GPU: give back the memory around this weight, free or temporary while it was packed."""
+        settled = self.format.settled(self.tensors, self.in_features)
+        if settled[0] is not self.tensors[0]:
+            self._set(settled)
+            del settled
             torch.cuda.empty_cache()
 
-    def _place(self, values: Tensor, positions: Tensor) -> None:
-        """Take the portable form, or CUDA's, as this device wants it."""
-        if values.is_cuda and positions.dim() == 2 and torch.ops.sparseflow.cuda_kernels_built():
-            device = DeviceWeight.from_portable(values, positions, self.in_features)
-            values, positions = device.values, device.positions
-        self.values, self.positions = values, positions
-        self.dense = None if self.dense is None else self.unpack()
-        self.turned = None if self.turned is None else self.unpack().t().contiguous()
+    def _dense(self) -> Tensor:
+        return self.format.dense(self.tensors, self.in_features)
 
-    def _on_device(self) -> DeviceWeight | None:
-        return _on_device(self.values, self.positions, self.in_features)
+    def _set(self, tensors: tuple[Tensor, ...]) -> None:
+        for name, tensor in zip(self.format.part_names, tensors, strict=True):
+            setattr(self, name, tensor)
+
+    def _place(self, tensors: tuple[Tensor, ...]) -> None:
+        """Take the portable form, or a device's, as this device wants it."""
+        self._set(self.format.to_device(tensors, self.in_features))
+        self.dense = None if self.dense is None else self._dense()
+        self.turned = None if self.turned is None else self._dense().t().contiguous()
+
+    def _require(self, tensors: Sequence[Tensor], name: str, dtype: torch.dtype) -> None:
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                raise ArgumentError(name, f"expected torch.Tensors, got {type(tensor).__name__}")
+        self.format.require(tuple(tensors), self.in_features, ELEMENT_TYPES[dtype], name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
-        values, positions = self.portable()
-        values = fn(values)
-        if values.dtype not in self.DTYPES:
+        tensors = self.portable()
+        dtype = fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype
+        if dtype not in NATIVE_DTYPES:
             raise ArgumentError(
                 "a packed weight",
-                f"it can't be converted to {values.dtype}: only float32, bfloat16 and float16 are packed",
+                f"it can't be converted to {dtype}: only float32, bfloat16 and float16 are packed",
                 "sparseflow.nn.densify(model) makes plain layers of packed ones",
             )
-        self._place(values, fn(positions))
+        parts = self.format.parts(self.out_features, self.in_features, ELEMENT_TYPES[dtype])
+        moved = [_moved(fn, t, TORCH_DTYPES[part.dtype]) for t, part in zip(tensors, parts, strict=True)]
+        self.dtype = dtype
+        self._place(tuple(moved))
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}values"], destination[f"{prefix}positions"] = self.portable()
+        for part, tensor in zip(self.format.part_names, self.portable(), strict=True):
+            destination[f"{prefix}{part}"] = tensor
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""
         kind = checks.dtype_name(self.dtype)
+        stored = f"{kind} as {self.format.name}" if self.format.lossy else kind
         share = f"{self.nbytes / self.dense_nbytes:.3f} of dense" if self.dense_nbytes else "empty"
-        return f"{self.out_features}×{self.in_features}, {kind}, {self.device}, {self.nbytes} bytes ({share})"
+        return (
+            f"{self.out_features}×{self.in_features}, {stored}, {self.device}, {self.nbytes} bytes ({share})"
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        values, positions = state_dict.get(f"{prefix}values"), state_dict.get(f"{prefix}positions")
-        if isinstance(values, Tensor) and isinstance(positions, Tensor):
+        found = [state_dict.get(f"{prefix}{part}") for part in self.format.part_names]
+        tensors = tuple(tensor for tensor in found if isinstance(tensor, Tensor))
+        if len(tensors) == len(found):
             name = prefix.removesuffix(".") or "weight"
-            _require_layout(values, positions, self.in_features, name, self.DTYPES)
-            _require_content(values, positions, self.in_features, name)
-        self.values, self.positions = self.portable()
+            # torch casts what it loads.
+            dtype = _weight_dtype(self.format, tensors, self.dtype if self.format.lossy else None, name)
+            self._require(tensors, name, dtype)
+            self.format.check(tensors, self.in_features, name)
+        self._set(self.portable())
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._place(self.values, self.positions)
+        self._place(self.tensors)
+
+
+def _weight_dtype(
+    stored: Format, tensors: Sequence[Tensor], dtype: torch.dtype | None, name: str
+) -> torch.dtype:
+    """The dtype that the tensors' weight has, one that can be packed."""
+    if dtype is None and stored.lossy:
+        raise ArgumentError(
+            name,
+            f"{stored.name} doesn't say of which dtype the weight was",
+            "pass dtype, e.g. torch.bfloat16",
+        )
+    if dtype is None and tensors and isinstance(tensors[0], Tensor):
+        checks.require_dtype(tensors[0], NATIVE_DTYPES, f"{name}.{stored.part_names[0]}")
+        return tensors[0].dtype
+    if dtype not in NATIVE_DTYPES:
+        raise ArgumentError(name, f"expected a dtype of float32, bfloat16, float16, got {dtype}")
+    return dtype
+
+
+def _moved(fn: Callable[[Tensor], Tensor], tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A part after the module moved, in the dtype that the format gives it."""
+    moved = fn(tensor)
+    return moved if moved.dtype == dtype else tensor.to(moved.device)
+
+
+def require_24(packed: PackedWeight, subject: str) -> None:
+    """Refuse a weight of another format than ``"2:4"``, where others have no such form.
+
+    Raises:
+        ArgumentError: says of which it is.
+    """
+    if packed.format is not find("2:4"):
+        raise ArgumentError(
+            subject, f"it needs a weight in 2:4, not in {packed.format.name}", "sparseflow.compress_2_4(w)"
+        )
 
 
 def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
@@ -230,13 +280,30 @@ def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
         ArgumentError: not a 2-d strided tensor of a supported dtype.
         WeightError: NaN or Inf, or not 2:4; names the first bad row and column, or row and group.
     """
+    return pack(w, name=name)
+
+
+def pack(w: Tensor, format: str = "2:4", *, name: str = "weight") -> PackedWeight:
+    """Pack a weight that is 2:4 already in any format; as `compress_2_4`, which is this in ``"2:4"``."""
+    weight = checks.require_matrix(w, name)
+    tensors = packed_tensors(weight, find(format), name)
+    return PackedWeight(tensors, weight.shape[1], format, weight.dtype, name=name, trusted=True)
+
+
+def packed_tensors(w: Tensor, stored: Format, name: str) -> tuple[Tensor, ...]:
+    """The tensors of a 2:4 weight ``[N, K]`` in a format's portable form.
+
+    Raises:
+        ArgumentError, WeightError: as `compress_2_4`.
+    """
     weight = checks.require_matrix(w, name)
     checks.require_dtype(weight, NATIVE_DTYPES, name)
     checks.require_finite(weight, name)
-    if not weight.is_meta:
-        _require_24(weight, name)
-    values, positions = ops.pack_2_4(weight.contiguous())
-    return PackedWeight(values, positions, weight.shape[1], name=name, trusted=True)
+    if weight.is_meta:
+        n, k = weight.shape
+        return empty_parts(stored.parts(n, k, ELEMENT_TYPES[weight.dtype]), weight.device)
+    _require_24(weight, name)
+    return stored.pack(weight.contiguous())
 
 
 def _require_24(weight: Tensor, name: str) -> None:
@@ -251,66 +318,3 @@ def _require_24(weight: Tensor, name: str) -> None:
         f"{int((columns != 0).sum())} nonzeros, at most 2 are allowed",
         "prune it first: sparseflow.prune_24(w)",
     )
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _require_layout(
-    values: Tensor, positions: Tensor, in_features: int, name: str, dtypes: Sequence[torch.dtype]
-) -> None:
-    values = checks.require_matrix(values, f"{name}.values")
-    if positions.dim() == 1 and positions.is_cuda:
-        return  # CUDA's own form, which the operators check
-    positions = checks.require_matrix(positions, f"{name}.positions")
-    checks.require_dtype(values, dtypes, f"{name}.values")
-    checks.require_dtype(positions, (torch.uint8,), f"{name}.positions")
-    expected = packed_shapes(values.shape[0], in_features)
-    found = tuple(values.shape), tuple(positions.shape)
-    if found != expected:
-        raise ArgumentError(
-            name,
-            f"in_features={in_features} needs values {list(expected[0])} and positions {list(expected[1])}, "
-            f"got {list(found[0])} and {list(found[1])}",
-        )
-    if values.device != positions.device:
-        raise ArgumentError(name, f"values are on {values.device}, positions on {positions.device}")
-
-
-def _require_content(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
-    if values.is_meta or positions.dim() == 1:
-        return
-    checks.require_finite(values, f"{name}.values")
-    _require_ordered(positions, name)
-    if in_features % 4:
-        _require_padding(values, positions, in_features, name)
-
-
-def _require_ordered(positions: Tensor, name: str) -> None:
-    for start, chunk in checks.row_chunks(positions):
-        for half in (0, 1):
-            nibble = chunk >> 4 * half & 15
-            bad = nibble & 3 >= nibble >> 2
-            if bad.any():
-                row, byte = bad.nonzero()[0].tolist()
-                first, second = int(nibble[row, byte]) & 3, int(nibble[row, byte]) >> 2
-                raise WeightError(
-                    f"{name}.positions",
-                    f"row {start + row}, group {2 * byte + half} stores the places {first} and {second}; "
-                    "the first must be less than the second",
-                    "pack the weight with sparseflow.compress_2_4",
-                )
-
-
-def _require_padding(values: Tensor, positions: Tensor, in_features: int, name: str) -> None:
-    group = in_features // 4
-    nibble = positions[:, group // 2] >> 4 * (group % 2) & 15
-    for place, value in ((nibble & 3, values[:, -2]), (nibble >> 2, values[:, -1])):
-        bad = (place >= in_features % 4) & (value != 0)
-        if bad.any():
-            raise WeightError(
-                f"{name}.values",
-                f"row {int(bad.nonzero()[0])}, group {group} stores a nonzero beyond K={in_features}",
-                "pack the weight with sparseflow.compress_2_4",
-            )

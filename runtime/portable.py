@@ -51,14 +51,24 @@ def pack_2_4(weight: Tensor) -> tuple[Tensor, Tensor]:
     values = _groups(weight, padding=0.0).gather(2, kept)
     values = values.masked_fill(values == 0, 0).flatten(1)  # −0.0 is stored as 0.0
     nibbles = (kept[..., 0] | kept[..., 1] << 2).to(torch.uint8)
+    return values, nibbles_to_bytes(nibbles)
+
+
+def nibbles_to_bytes(nibbles: Tensor) -> Tensor:
+    """Two nibbles a byte, the first one low: uint8 ``[N, groups]`` to ``[N, ceil(groups/2)]``."""
     nibbles = F.pad(nibbles, (0, nibbles.shape[1] % 2), value=0b0100)  # an unused nibble is a valid one too
-    return values, nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+    return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+
+
+def bytes_to_nibbles(positions: Tensor) -> Tensor:
+    """The other way round: ``[N, b]`` to ``[N, 2·b]``."""
+    return torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)
 
 
 def unpack_2_4(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     """The dense weight ``[N, in_features]`` of a packed one."""
     n, groups = values.shape[0], values.shape[1] // 2
-    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, :groups]
+    nibbles = bytes_to_nibbles(positions)[:, :groups]
     places = torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()
     dense = values.new_zeros(n, groups, 4).scatter_(2, places, values.reshape(n, groups, 2))
     return dense.reshape(n, 4 * groups)[:, :in_features].contiguous()

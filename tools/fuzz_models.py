@@ -45,12 +45,12 @@ def save_all(folder: Path) -> None:
     """Save every model, and beside it its calls as ``NAME.pt``."""
     torch.manual_seed(0)
     x = torch.randn(2, 64)
-    for name, model, calls, quantize in (
-        ("plain", nn.Sequential(nn.Linear(64, 32), nn.ReLU()), [(x,)], None),
-        ("odd", Odd(), [(x,), (x[0],), (x, [torch.randn(2, 128)])], None),
-        ("fp8", nn.Sequential(nn.Linear(64, 64), nn.GELU()).bfloat16(), [(x.bfloat16(),)], "fp8"),
+    for name, model, calls, stored in (
+        ("plain", nn.Sequential(nn.Linear(64, 32), nn.ReLU()), [(x,)], "2:4"),
+        ("odd", Odd(), [(x,), (x[0],), (x, [torch.randn(2, 128)])], "2:4"),
+        ("fp8", nn.Sequential(nn.Linear(64, 64), nn.GELU()).bfloat16(), [(x.bfloat16(),)], "2:4-fp8"),
     ):
-        how: dict[str, Any] = {"prune": "magnitude", "policy": "sparse", "quantize": quantize}
+        how: dict[str, Any] = {"prune": "magnitude", "policy": "sparse", "format": stored}
         compiled = sf.compile(model.eval(), **how, progress=False)
         for call in calls:
             compiled(*call)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -18,9 +16,9 @@ from sparseflow.support.documents import Document
 
 NAME = "manifest.json"
 FORMAT = "sparseflow-artifact"
-VERSION = 2
-HASHES = {1: "sha256", 2: "blake3"}
-"""The hash function, by version. BLAKE3 is as hard to forge as SHA-256, and as fast as reading."""
+VERSION = 3
+HASH = "blake3"
+"""The hash function. BLAKE3 is as hard to forge as SHA-256, and as fast as reading."""
 _AGAIN = "save it again, or get a whole copy"
 
 
@@ -30,13 +28,11 @@ def seal(folder: Path, content: Mapping[str, object]) -> None:
     Everything is synced to disk.
     """
     paths = sorted(folder.iterdir())
-    name = HASHES[VERSION]
     files = {
-        path.name: {"bytes": path.stat().st_size, name: digest}
-        for path, digest in digests(paths, name).items()
+        path.name: {"bytes": path.stat().st_size, HASH: digest} for path, digest in digests(paths).items()
     }
     whole = {"format": FORMAT, "version": VERSION, **content, "files": files}
-    (folder / NAME).write_text(json.dumps({**whole, name: own_digest(whole, name)}, indent=1) + "\n")
+    (folder / NAME).write_text(json.dumps({**whole, HASH: own_digest(whole)}, indent=1) + "\n")
     for path in (*paths, folder / NAME, folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -63,15 +59,14 @@ def read_manifest(folder: Path) -> Document:
             f"artifact {folder}", f"its {NAME} is not SparseFlow's", "name what compiled.save made"
         )
     version = manifest.get("version")
-    if type(version) is not int or version not in HASHES:
+    if type(version) is not int or version != VERSION:
         raise ArtifactError(
             f"artifact {folder}",
-            f"its format has version {version!r:.20}, this SparseFlow reads up to {VERSION}",
+            f"its format has version {version!r:.20}, this SparseFlow reads {VERSION}",
             "update SparseFlow, or save it again",
         )
-    name = HASHES[version]
-    digest = manifest.pop(name, None)
-    if digest != own_digest(manifest, name):
+    digest = manifest.pop(HASH, None)
+    if digest != own_digest(manifest):
         raise ArtifactError(f"artifact {folder}", f"its {NAME} was changed after it was written", _AGAIN)
     return manifest
 
@@ -88,9 +83,8 @@ def verify(folder: Path, manifest: Document) -> None:
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes of {entry['bytes']}"
             raise ArtifactError(f"artifact {folder}", f"{path.name} {found}", _AGAIN)
-    name = HASHES[manifest["version"]]
-    for path, digest in digests(files, name).items():
-        if digest != files[path][name]:
+    for path, digest in digests(files).items():
+        if digest != files[path][HASH]:
             raise ArtifactError(f"artifact {folder}", f"{path.name} was changed after it was written", _AGAIN)
 
 
@@ -114,23 +108,17 @@ def _plain(name: str) -> str:
     return name
 
 
-def own_digest(manifest: Mapping[str, object], name: str) -> str:
+def own_digest(manifest: Mapping[str, object]) -> str:
     """Return the digest of a manifest without its digest entry, in hexadecimal."""
-    text = json.dumps(manifest, sort_keys=True).encode()
-    if name == "blake3":
-        return blake3(text).hexdigest()
-    return hashlib.new(name, text).hexdigest()
+    return blake3(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def digests(paths: Iterable[Path], name: str) -> dict[Path, str]:
+def digests(paths: Iterable[Path]) -> dict[Path, str]:
     """Return the hash of each file, in hexadecimal."""
     listed = list(paths)
     with ThreadPoolExecutor() as pool:  # hashing releases the GIL
-        return dict(zip(listed, pool.map(functools.partial(_digest, name=name), listed), strict=True))
+        return dict(zip(listed, pool.map(_digest, listed), strict=True))
 
 
-def _digest(path: Path, name: str) -> str:
-    if name == "blake3":
-        return blake3().update_mmap(path).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, name).hexdigest()
+def _digest(path: Path) -> str:
+    return blake3().update_mmap(path).hexdigest()

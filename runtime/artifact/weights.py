@@ -15,9 +15,13 @@ from torch import Tensor, fx, nn
 from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.graphs import Place
 from sparseflow.runtime.artifact.values import require
+from sparseflow.runtime.checks import NATIVE_DTYPES, dtype_name
+from sparseflow.runtime.formats import find
 from sparseflow.runtime.packed import PackedWeight
-from sparseflow.runtime.quantized import QuantizedWeight
 from sparseflow.support.documents import Document
+
+NATIVE = {dtype_name(dtype): dtype for dtype in NATIVE_DTYPES}
+"""The dtypes of packed weights by name."""
 
 SHARD_BYTES = 1 << 30
 """A file has no more, unless one weight has."""
@@ -56,7 +60,7 @@ class WeightWriter:
         """Write the shards, holding at most one in memory beside the weights.
 
         Returns:
-            For each weight its form, in features and the files of its tensors.
+            For each weight its device and file; of a packed one its format, dtype and in features too.
 
         Raises:
             ArtifactError: safetensors doesn't support a tensor.
@@ -84,16 +88,16 @@ def _portable(name: str, held: Tensor | PackedWeight) -> dict[str, Tensor]:
     if isinstance(held, Tensor):
         # A copy: safetensors refuses tensors that share memory, such as slices and expanded tensors.
         return {name: held.detach().clone(memory_format=torch.contiguous_format)}
-    values, positions = held.portable()
-    tensors = {f"{name}.values": values, f"{name}.positions": positions}
-    return tensors | ({f"{name}.scales": held.scales} if isinstance(held, QuantizedWeight) else {})
+    parts = zip(held.format.part_names, held.portable(), strict=True)
+    return {f"{name}.{part}": tensor for part, tensor in parts}
 
 
 def _entry(held: Tensor | PackedWeight) -> dict[str, Any]:
+    device = {"device": str(held.device)}
     if isinstance(held, Tensor):
-        return {"form": "dense", "device": str(held.device)}
-    form = "quantized" if isinstance(held, QuantizedWeight) else "packed"
-    return {"form": form, "device": str(held.device), "in_features": held.in_features}
+        return device
+    dtype = dtype_name(held.dtype)
+    return device | {"format": held.format.name, "dtype": dtype, "in_features": held.in_features}
 
 
 def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -136,33 +140,27 @@ class WeightReader:
         if name not in self._loaded:
             self._loaded[name] = self._load(name, self._index[name])
         found = self._loaded[name]
-        if isinstance(found, Tensor) is bool(buffer) or buffer not in (
-            "",
-            "values",
-            "positions",
-            "scales",
-            "dense",
-            "turned",
-        ):
+        kept = (
+            {"dense": found.keep_dense, "turned": found.keep_turned}
+            if isinstance(found, PackedWeight)
+            else {}
+        )
+        known = ("",) if isinstance(found, Tensor) else (*found.format.part_names, *kept)
+        if buffer not in known:
             raise ValueError(f"{name:.80} has no {buffer!r:.80}")
-        if buffer == "dense" and isinstance(found, PackedWeight):
-            found.keep_dense()
-        if buffer == "turned" and isinstance(found, PackedWeight):
-            found.keep_turned()
+        if buffer in kept:
+            kept[buffer]()
         return found
 
     def _load(self, name: str, entry: Document) -> Tensor | PackedWeight:
         device = self._devices(entry["device"])
-        if entry["form"] == "dense":
+        if "format" not in entry:
             return self._tensor(entry["file"], name, device)
-        parts = ["values", "positions"] + (["scales"] if entry["form"] == "quantized" else [])
-        values, positions, *scales = (self._tensor(entry["file"], f"{name}.{part}", device) for part in parts)
+        stored = find(require(entry["format"], str))
+        dtype = NATIVE[require(entry["dtype"], str)]
+        tensors = [self._tensor(entry["file"], f"{name}.{part}", device) for part in stored.part_names]
         in_features = require(entry["in_features"], int)
-        if scales:
-            return QuantizedWeight(values, positions, scales[0], in_features)
-        if entry["form"] != "packed":
-            raise ValueError(f"{name:.80} has no form {entry['form']!r:.80}")
-        return PackedWeight(values, positions, in_features, name=name, trusted=True)
+        return PackedWeight(tensors, in_features, stored.name, dtype, name=name, trusted=True)
 
     def _tensor(self, file: str, name: str, device: torch.device) -> Tensor:
         if file not in self._verified:

@@ -55,10 +55,9 @@ def sparse_mm(
         _require_like("residual", residual, (*x.shape[:-1], packed.out_features), packed)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias, residual)):
         raise ops.refuse_gradients("sparse_mm")
-    result: Tensor = ops.linear(
+    result: Tensor = packed.format.op(
         x,
-        packed.values,
-        packed.positions,
+        *packed.tensors,
         bias,
         residual,
         packed.in_features,
@@ -72,7 +71,7 @@ def sparse_mm(
 def _sparse_codes(packed: PackedWeight) -> list[int]:
     if packed.device.type != "cuda":
         return []
-    return list(_cuda_codes(packed.out_features, packed.in_features, packed.dtype, packed.device))
+    return list(_cuda_codes(packed.out_features, packed.in_features, packed.multiplied, packed.device))
 
 
 @functools.cache
@@ -106,7 +105,7 @@ def _require_fit(x: Tensor, packed: PackedWeight) -> None:
     _require_dtype("x", x, packed)
     _require_device("x", x, packed)
     if x.device.type not in ("cpu", "meta"):
-        _require_kernel(x.device)
+        _require_kernel(packed, x.device)
 
 
 def _require_like(name: str, tensor: Tensor, shape: tuple[int, ...], packed: PackedWeight) -> None:
@@ -143,8 +142,12 @@ def _require_device(name: str, tensor: Tensor, packed: PackedWeight) -> None:
         )
 
 
-def _require_kernel(device: torch.device) -> None:
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparseflow::linear", device.type.upper()):
+def _require_kernel(packed: PackedWeight, device: torch.device) -> None:
+    operator = f"sparseflow::{packed.format.operator}"
+    keys = (device.type.upper(), "CompositeImplicitAutograd")
+    if not any(torch._C._dispatch_has_kernel_for_dispatch_key(operator, key) for key in keys):
         raise ArgumentError(
-            "sparse_mm: x", f"this build has no 2:4 kernel for device {device}", "run it on the CPU"
+            "sparse_mm: x",
+            f"this build has no {packed.format.name} kernel for device {device}",
+            "run it on the CPU",
         )

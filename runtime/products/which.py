@@ -26,7 +26,7 @@ def policies(
     *,
     mode: PolicyMode = "auto",
     memory: Memory = "compressed",
-    format: str | None = None,  # noqa: A002  # the word for it everywhere
+    format: str | None = None,  # the word for it everywhere
     tune: bool = False,
     progress: Progress | None = None,
 ) -> dict[Shape, Policy | str]:
@@ -47,7 +47,7 @@ def policies(
         progress: called with (points done, points in all, text) while measuring.
     """
     wanted, name = list(dict.fromkeys(shapes)), dtype_name(dtype)
-    format = format or ("2:4-fp8" if dtype == torch.float8_e4m3fn else "2:4")  # noqa: A001
+    format = format or ("2:4-fp8" if dtype == torch.float8_e4m3fn else "2:4")
     if device.type == "cpu" and format == "2:4-fp8":
         return dict.fromkeys(wanted, Policy())  # CPUs have one way in fp8
     problems = {shape: Problem(name, *shape, device=str(device), format=format) for shape in wanted}

@@ -105,7 +105,7 @@ class _Point:
     def _candidates(self) -> dict[str, list[Key]]:
         """What each kernel that can run the point has to try."""
         request = self.request
-        format = "2:4-fp8" if self.layer.bf16 else "2:4"  # noqa: A001
+        format = "2:4-fp8" if self.layer.bf16 else "2:4"
         problem = Problem(request.dtype, request.n, request.k, str(self.x.device), request.m, format)
         able = [kernel for kernel in sparse_kernels("cuda") if kernel.can_implement(problem) is None]
         found = {kernel.name: kernel.candidates(problem, self.layer.packed[0]) for kernel in able}

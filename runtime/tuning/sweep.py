@@ -13,5 +13,5 @@ DTYPES = ("bfloat16", "float16", "float8_e4m3fn")
 
 def refusal(n: int, k: int, dtype: str) -> str | None:
     """Why there is nothing to tune for a weight [N, K], or None."""
-    format = "2:4-fp8" if dtype == "float8_e4m3fn" else "2:4"  # noqa: A001
+    format = "2:4-fp8" if dtype == "float8_e4m3fn" else "2:4"
     return kernels.refusal(kernels.Problem(dtype, n, k, "cuda", format=format), anywhere=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sparseflow.api.compiled import CompiledModel
-from sparseflow.compiler.options import CompileOptions, Quantize, Sparsity
+from sparseflow.compiler.options import CompileOptions, Sparsity
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Inner, Mode
 from sparseflow.runtime.calling.frozen import require_uncompiled
@@ -33,7 +33,7 @@ def compile(  # noqa: A001  # named like torch.compile
     mode: Mode | None = None,
     inplace: bool = False,
     progress: bool | None = None,
-    quantize: Quantize | None = None,
+    format: str = "2:4",
     sparsity: Sparsity = "2:4",
     predictor: Predictors | None = None,
 ) -> CompiledModel:
@@ -70,10 +70,12 @@ def compile(  # noqa: A001  # named like torch.compile
             inductor.
         inplace: release dense weights as they are packed; the original model can't be used afterwards.
         progress: progress bars on stderr; ``None``: only on a terminal.
-        quantize: ``"fp8"`` runs the sparse layers of bfloat16 and float16 models in float8 e4m3, with a scale
+        format: how sparse layers store and multiply their weights. ``"2:4"`` keeps the model's dtype.
+            ``"2:4-fp8"`` runs the sparse layers of bfloat16 and float16 models in float8 e4m3, with a scale
             for each row of W and, found in each call, one for each row of x. It costs more quality, which
             `compiled.report` states layer by layer. It is fast on GPUs from sm_89 on only; a CPU computes the
-            same slowly. A layer that can't be in fp8 stays in the model's dtype and says why.
+            same slowly. A layer that can't have a format is ``"2:4"`` and says why. Formats of your own:
+            `sparseflow.runtime.formats.register`.
         sparsity: ``"2:4"`` makes weights sparse, ``"contextual"`` MLPs read only the neurons that a token
             needs, for as few rows as that was measured to be faster: prompts run densely (``policy="sparse"``
             measures nothing and selects for up to 32 rows). Nothing is pruned then. ``"contextual+2:4"``
@@ -110,7 +112,7 @@ def compile(  # noqa: A001  # named like torch.compile
         mode,
         inplace,
         progress,
-        quantize,
+        format,
         sparsity,
         predictor,
     )

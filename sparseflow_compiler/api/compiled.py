@@ -366,11 +366,11 @@ class CompiledModel(ModelView):
             CaptureError: it computes something else than this, or its weights are gone.
         """
         options = self._options
-        if options.inplace or options.prune or options.quantize or options.contextual:
+        if options.inplace or options.prune or options.format != CompileOptions.format or options.contextual:
             raise CaptureError(
                 self._subject,
                 "it is part of a model that is being compiled, and its own options change or release weights",
-                "compile the outer model only, or leave out inplace, prune, quantize and sparsity here",
+                "compile the outer model only, or leave out inplace, prune, format and sparsity here",
             )
         return self.model_behind
 

@@ -132,7 +132,7 @@ class Checkpoint:
 def convert_checkpoint(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    format: FormatName,  # noqa: A002  # what a checkpoint has is called so
+    format: FormatName,  # what a checkpoint has is called so
     *,
     skip: Sequence[str] = (),
     skip_defaults: bool = True,

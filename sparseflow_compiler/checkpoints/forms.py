@@ -98,8 +98,8 @@ def _bitmask_config(layers: Sequence[str], share: float) -> dict[str, object]:
 
 
 def _decode_packed(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
-    values, positions = tensors
-    return PackedWeight(values, positions, 2 * values.shape[-1] if values.dim() else 0, name=layer)
+    values = tensors[0]
+    return PackedWeight(tensors, 2 * values.shape[-1] if values.dim() else 0, name=layer)
 
 
 def packed_config(layers: Sequence[str], share: float = 0.0) -> dict[str, object]:
@@ -179,7 +179,7 @@ def _compressed(declared: Mapping[str, object], subject: str) -> Format | None:
         raise CheckpointError(
             subject,
             f"its weights are quantised too ({declared.get('format')!r:.40})",
-            "name a checkpoint that is sparse only; sf.compile(quantize='fp8') quantises it",
+            "name a checkpoint that is sparse only; sf.compile(format='2:4-fp8') quantises it",
         )
     if form in (None, "dense"):
         return None

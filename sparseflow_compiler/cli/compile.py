@@ -39,7 +39,9 @@ def compile_model(
     ] = True,
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
     memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
-    quantize: Annotated[str | None, typer.Option(help="fp8.")] = None,
+    format: Annotated[
+        str, typer.Option(help="How sparse layers store their weights: 2:4, or 2:4-fp8.")
+    ] = "2:4",
     tune: Annotated[bool, typer.Option("--tune", help="Measure what no table of the GPU has.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -60,7 +62,7 @@ def compile_model(
         prune=None if prune == "none" else prune,  # type: ignore[arg-type]  # sf.compile says what it may be
         policy=policy,  # type: ignore[arg-type]
         memory=memory,  # type: ignore[arg-type]
-        quantize=quantize,  # type: ignore[arg-type]
+        format=format,
         tune=tune,
         inner="eager",
         inplace=True,

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 from sparseflow.errors import WeightError
 from sparseflow.pruning.prunable import Prunable
-from sparseflow.runtime import PackedWeight, compress_2_4, prune_24
+from sparseflow.runtime import PackedWeight, prune_24
 from sparseflow.runtime.checks import require_finite
-from sparseflow.runtime.fp8 import E4M3
+from sparseflow.runtime.formats import Format
+from sparseflow.runtime.packed import packed_tensors
 from sparseflow.runtime.pattern import relative_difference
-from sparseflow.runtime.quantized import QuantizedWeight, quantize, weight_error
 from sparseflow.support.progress import Step
 
 Key = tuple[tuple[str, ...], tuple[bool, ...]]
-Form = tuple[Key, type[PackedWeight]]
+Stored = tuple[Key, str]
+"""Which weight, in which format."""
 
 
 class WeightBank:
@@ -47,16 +48,16 @@ class WeightBank:
         self._prunable = prunable
         self._sources: dict[str, Tensor] = {}
         self._dense: dict[Key, Tensor] = {}
-        self._packed: dict[Form, PackedWeight] = {}
+        self._packed: dict[Stored, PackedWeight] = {}
         self._contiguous: dict[tuple[str, bool], Tensor] = {}
         self._copied: list[str] = []
-        self._pending: list[Form] = []
+        self._pending: list[Stored] = []
         self._chosen: dict[str, bool] = {}
         self._read_as_they_are: set[str] = set()
         self._pruned_sources: set[str] = set()
         self._were_packed: set[str] = set()
         self._errors: dict[str, float] = {}
-        self._fp8_errors: dict[str, float] = {}
+        self._format_errors: dict[str, float] = {}
         self.told_of_no_pruning = False
         """Whether the user knows that no weight is 2:4: several programs and graphs share a bank."""
 
@@ -127,29 +128,24 @@ class WeightBank:
                 self._copied.append(name)
         return self._contiguous[key]
 
-    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
-        """The 2:4 form of a weight, or of the rows of several; one object whoever asks.
+    def packed(
+        self,
+        names: tuple[str, ...],
+        transposed: tuple[bool, ...] = (),
+        format: str = "2:4",
+    ) -> PackedWeight:
+        """A weight in a format, or the rows of several; one object whoever asks.
 
         Until `pack` runs it has shapes only (it is on the meta device), so that nothing is packed or released
         for a program that can't be lowered.
         """
-        return self._hollow(names, transposed, PackedWeight)
-
-    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
-        """The 2:4 form in fp8, as `packed` gives it in the weight's dtype."""
-        return self._hollow(names, transposed, QuantizedWeight)
-
-    def _hollow(
-        self, names: tuple[str, ...], transposed: tuple[bool, ...], kind: type[PackedWeight]
-    ) -> PackedWeight:
-        form = ((names, transposed), kind)
-        if form not in self._packed:
-            parts = [self._oriented(*part) for part in _parts(form[0])]
+        stored = ((names, transposed), format)
+        if stored not in self._packed:
+            parts = [self._oriented(*part) for part in _parts(stored[0])]
             rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
-            dtype = parts[0].dtype if kind is PackedWeight else E4M3
-            self._packed[form] = kind.empty(rows, columns, dtype, device="meta")
-            self._pending.append(form)
-        return self._packed[form]
+            self._packed[stored] = PackedWeight.empty(rows, columns, parts[0].dtype, "meta", format)
+            self._pending.append(stored)
+        return self._packed[stored]
 
     def pack(self, step: Step) -> None:
         """Fill every packed weight that was asked for since the last time.
@@ -168,12 +164,12 @@ class WeightBank:
                 for part in _parts(key):
                     self._check(*part)
         except WeightError:
-            for form in pending:
-                del self._packed[form]
+            for stored in pending:
+                del self._packed[stored]
             raise
-        for done, form in enumerate(pending, start=1):
-            self._fill(form)
-            step(done, len(pending), form[0][0][0])
+        for done, stored in enumerate(pending, start=1):
+            self._fill(stored)
+            step(done, len(pending), stored[0][0][0])
         self._release_copied()
 
     def _release_copied(self) -> None:
@@ -187,9 +183,9 @@ class WeightBank:
         """‖W − pruned W‖ / ‖W‖ of a weight that was packed; 0 where pruning changed nothing."""
         return self._errors.get(name, 0.0)
 
-    def quantization_error(self, name: str) -> float:
-        """‖W − W8‖ / ‖W‖ of a pruned weight W that was quantised; 0 where it wasn't."""
-        return self._fp8_errors.get(name, 0.0)
+    def format_error(self, name: str) -> float:
+        """‖W − stored W‖ / ‖W‖ of a pruned weight W; 0 where its format stores it as it is."""
+        return self._format_errors.get(name, 0.0)
 
     def pruned_parts(self, packed: PackedWeight) -> Iterator[tuple[str, Tensor]]:
         """Name and pruned dense tensor of each part of a packed weight of this bank, unless it `releases`."""
@@ -214,9 +210,8 @@ class WeightBank:
 
     def _unpacked(self, name: str, transposed: bool) -> Tensor:
         """The rows of a weight whose own bytes were released, out of the packed form that has them."""
-        for (names, flags), kind in self._packed:
-            if name in names and kind is PackedWeight:
-                held = self._packed[(names, flags), kind]
+        for (names, flags), held in ((key, held) for (key, _), held in self._packed.items()):
+            if name in names and not held.format.lossy:
                 parts = list(_parts((names, flags)))
                 sizes = [self._oriented(*part).shape[0] for part in parts]
                 place = names.index(name)
@@ -224,7 +219,8 @@ class WeightBank:
                 return rows.t() if parts[place][1] != transposed else rows
         raise WeightError(
             name.removesuffix(".weight"),
-            "its dense bytes were released when it was quantised, and another program reads it densely",
+            "its dense bytes were released when a lossy format took its place, and another program reads it "
+            "densely",
             "compile without inplace=True",
         )
 
@@ -254,32 +250,28 @@ class WeightBank:
             remedy = f"mend the weight, or leave the layer dense: skip=({layer!r},)"
             raise WeightError(error.subject, error.rule, remedy) from None
 
-    def _fill(self, form: Form) -> None:
-        key, kind = form
-        parts = [self._pack(*part) for part in _parts(key)]
-        if kind is QuantizedWeight:
-            parts = [self._quantize(name, part) for name, part in zip(key[0], parts, strict=True)]
-        self._packed[form].fill(parts)
+    def _fill(self, stored: Stored) -> None:
+        key, held = stored[0], self._packed[stored]
+        parts = [self._pack(*part, held.format) for part in _parts(key)]
+        held.fill(parts)
         if self._release is not None:
             for name in key[0]:
                 self._release(name)
             del parts
-            self._packed[form].settle()
+            held.settle()
 
-    def _pack(self, name: str, transposed: bool) -> PackedWeight:
+    def _pack(self, name: str, transposed: bool, stored: Format) -> tuple[Tensor, ...]:
         weight = self._oriented(name, transposed)
         pruned = self._pruned(weight)
         self._errors.setdefault(name, relative_difference(weight, pruned))
         self._were_packed.add(name)
-        return compress_2_4(pruned, name=name)
+        tensors = packed_tensors(pruned, stored, name)
+        if (error := stored.error(pruned, tensors)) is not None:
+            self._format_errors[name] = error
+        return tensors
 
     def _pruned(self, weight: Tensor) -> Tensor:
         return prune_24(weight) if self._prune else weight
-
-    def _quantize(self, name: str, packed: PackedWeight) -> QuantizedWeight:
-        quantized = quantize(packed)
-        self._fp8_errors[name] = weight_error(packed, quantized)
-        return quantized
 
 
 @dataclass(frozen=True)
@@ -312,13 +304,14 @@ class ProgramWeights:
             return (constant.t() if transposed else constant).contiguous()
         return self.bank.contiguous(name, transposed)
 
-    def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
+    def packed(
+        self,
+        names: tuple[str, ...],
+        transposed: tuple[bool, ...] = (),
+        format: str = "2:4",
+    ) -> PackedWeight:
         """As `WeightBank.packed`."""
-        return self.bank.packed(names, transposed)
-
-    def quantized(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> PackedWeight:
-        """As `WeightBank.quantized`."""
-        return self.bank.quantized(names, transposed)
+        return self.bank.packed(names, transposed, format)
 
 
 def _parts(key: Key) -> list[tuple[str, bool]]:

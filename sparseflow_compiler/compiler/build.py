@@ -29,6 +29,7 @@ from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.calling.signature import ResultKind
 from sparseflow.runtime.calling.writes import WriteGuard
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.formats import find
 from sparseflow.support.progress import Progress
 
 
@@ -48,7 +49,7 @@ class Program:
         policies: the measured policy behind each entry of `decisions`.
         pipeline: what its passes were made from, with all that was decided between them.
         seconds: how long each stage took.
-        output_errors: of quantised layers by their weights' names, as `output_errors` measures them.
+        output_errors: of layers in lossy formats by their weights' names, as `output_errors` measures them.
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
         unpruned: whether it has matrices that pruning would make 2:4, and none that is.
@@ -109,7 +110,7 @@ def build_program(
     with clock.stage("pack") as step:
         bank.pack(step)
     errors: dict[str, float] = {}
-    if options.quantize is not None:
+    if find(options.format).lossy:
         with clock.stage("compare"):
             errors = output_errors(
                 graph, captured.call_signature.flatten(args, kwargs, carried.state()).leaves, bank

@@ -7,20 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch_mlir import ir
 
 from sparseflow.dialect.base import view_as
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
-from sparseflow.dialect.linear import GATES, QUANTIZATIONS, UNQUANTIZED, product_dtype, quantization
+from sparseflow.dialect.linear import FORMAT_REFUSED, GATES, layer_format, product_dtype
 from sparseflow.dialect.matchers import weight_ref
-from sparseflow.dialect.types import FP8, TensorType, tensor_type
+from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.passes.weight_views import is_convolution, multiplied_weights
-from sparseflow.reports.report import Fp8Error, LayerReport, Range, Report
+from sparseflow.reports.report import FormatError, LayerReport, Range, Report
 from sparseflow.runtime.dispatch import Policy
-from sparseflow.runtime.fp8 import E4M3
-from sparseflow.runtime.packed import packed_shapes
+from sparseflow.runtime.formats import Format, find
+from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 
 if TYPE_CHECKING:
     from sparseflow.compiler.bank import WeightBank
@@ -29,14 +28,9 @@ if TYPE_CHECKING:
     from sparseflow.compiler.options import CompileOptions
     from sparseflow.compiler.prefill import Product
 
-TORCH_DTYPES = {
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "f64": torch.float64,
-    FP8: E4M3,
-}
-"""Element types of MLIR as torch knows them."""
+
+EXACT = "2:4"
+"""The format of contextual MLPs, and of what can't have another one."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,8 @@ class LayerDecision:
             measured.
         merged: all layers of the product it is part of, when it was merged.
         gate: the activation of the product's gate, which is part of it; empty where it has none.
-        quantize: what it is quantised to; empty when it isn't.
-        unquantized: why it isn't although it was asked for; empty otherwise.
+        format: how its weight is stored; empty when it is dense.
+        format_refused: why it isn't stored as was asked for; empty otherwise.
         product: of a contextual layer, which product of its MLP it is part of: up (with the gate) or down.
     """
 
@@ -68,8 +62,8 @@ class LayerDecision:
     policy: str = ""
     merged: tuple[str, ...] = ()
     gate: str = ""
-    quantize: str = ""
-    unquantized: str = ""
+    format: str = ""
+    format_refused: str = ""
     product: Literal["", "up", "down"] = ""
 
 
@@ -104,8 +98,8 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
     assert k is not None
     assert dtype is not None
     key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
-    left = op.attributes.get(UNQUANTIZED)
-    unquantized = left.value if isinstance(left, ir.StringAttr) else ""
+    left = op.attributes.get(FORMAT_REFUSED)
+    refused = left.value if isinstance(left, ir.StringAttr) else ""
     merged = ref.layers if len(ref.names) > 1 else ()
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
         yield LayerDecision(
@@ -117,8 +111,8 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
             policy=key,
             merged=merged,
             gate=GATES.get(ir.StringAttr(op.attributes["epilogue"]).value, ""),
-            quantize=quantization(op),
-            unquantized=unquantized,
+            format=layer_format(op).name,
+            format_refused=refused,
         )
 
 
@@ -194,7 +188,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
         "prune": options.prune,
         "memory": options.memory,
         "sparsity": options.sparsity,
-        "quantize": options.quantize,
+        "format": options.format,
         "bytes_dense": sum(layer.bytes_dense for layer in layers),
         "bytes": sum(layer.bytes for layer in layers),
         "seconds": {stage: sum(p.seconds.get(stage, 0.0) for p in programs) for stage in sorted(stages)},
@@ -211,9 +205,8 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
     ranges = _ranges(policy) if sparse else ()
     error = bank.relative_error(decision.weight)
-    fp8 = _fp8_error(decision, program, bank) if decision.quantize else None
-    kept_bytes = decision.N * decision.K * _itemsize(_multiplied(decision)) if kept else 0
-    reason = _why_sparse(decision, program, error, fp8, options) if sparse else decision.reason
+    lost = _format_error(decision, program, bank)
+    reason = _why_sparse(decision, program, error, lost, options) if sparse else decision.reason
     if error and not sparse:
         reason = f"{_made_24(error, options)}; {reason}"
     left = program.not_contextual.get(decision.weight)
@@ -226,9 +219,10 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         reason=f"{reason}; {left}" if left else reason,
         ranges=ranges,
         bytes_dense=dense_bytes,
-        bytes=_packed_bytes(decision) + kept_bytes if sparse else dense_bytes,
+        bytes=_stored_bytes(decision, find(decision.format), kept=kept) if sparse else dense_bytes,
         rel_err=error,
-        fp8=fp8,
+        format=decision.format,
+        format_err=lost,
     )
 
 
@@ -251,7 +245,7 @@ def _contextual_row(
     reason = f"{layer.rate:.1%} of the neurons by {predictor.rule} ({size}), {selecting.why()}{quality}"
     error = bank.relative_error(decision.weight)
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
-    packed_bytes = 0 if product.policy is None else _packed_bytes(decision)
+    packed_bytes = 0 if product.policy is None else _stored_bytes(decision, find(EXACT))
     return LayerReport(
         name,
         decision.N,
@@ -266,6 +260,7 @@ def _contextual_row(
         dense_bytes,
         dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
         error,
+        EXACT if product.policy is not None else "",
     )
 
 
@@ -284,8 +279,8 @@ def _for_more_rows(product: Product, m: int, error: float, options: CompileOptio
         pruned = f"; {_made_24(error, options)}" if error else ""
         return f"{pruned}; for more rows dense: {product.reason}" if product.reason else pruned
     timed = product.policy.why(m) if product.policy.measured else "not measured: policy='sparse'"
-    fp8 = "; not in fp8: its kernels read the model's dtype" if options.quantize else ""
-    return f"; {_made_24(error, options)}, for more rows 2:4, {timed}{fp8}"
+    other = f"; not in {options.format}: its kernels read {EXACT}" if options.format != EXACT else ""
+    return f"; {_made_24(error, options)}, for more rows 2:4, {timed}{other}"
 
 
 def _made_24(error: float, options: CompileOptions) -> str:
@@ -296,19 +291,16 @@ def _itemsize(dtype: str) -> int:
     return TORCH_DTYPES[dtype].itemsize if dtype in TORCH_DTYPES else 0
 
 
-def _packed_bytes(decision: LayerDecision) -> int:
-    values, positions = packed_shapes(decision.N, decision.K)
-    scales = decision.N * torch.float32.itemsize if decision.quantize else 0
-    return values[0] * values[1] * _itemsize(_multiplied(decision)) + positions[0] * positions[1] + scales
+def _stored_bytes(decision: LayerDecision, stored: Format, *, kept: bool = False) -> int:
+    """Of a layer's weight in a format, and of its dense form where that is kept beside it."""
+    dense = decision.N * decision.K * _itemsize(stored.dense_type(decision.dtype)) if kept else 0
+    return stored.nbytes(decision.N, decision.K, decision.dtype) + dense
 
 
-def _multiplied(decision: LayerDecision) -> str:
-    """The dtype that a layer's packed values have."""
-    return QUANTIZATIONS.get(decision.quantize, decision.dtype)
-
-
-def _fp8_error(decision: LayerDecision, program: Program, bank: WeightBank) -> Fp8Error:
-    return Fp8Error(bank.quantization_error(decision.weight), program.output_errors.get(decision.weight))
+def _format_error(decision: LayerDecision, program: Program, bank: WeightBank) -> FormatError | None:
+    if not decision.format or not find(decision.format).lossy:
+        return None
+    return FormatError(bank.format_error(decision.weight), program.output_errors.get(decision.weight))
 
 
 def _ranges(policy: Policy | None) -> tuple[Range, ...]:
@@ -318,16 +310,21 @@ def _ranges(policy: Policy | None) -> tuple[Range, ...]:
 
 
 def _why_sparse(
-    decision: LayerDecision, program: Program, error: float, fp8: Fp8Error | None, options: CompileOptions
+    decision: LayerDecision,
+    program: Program,
+    error: float,
+    lost: FormatError | None,
+    options: CompileOptions,
 ) -> str:
     policy = program.policies.get(decision.policy)
     timed = policy.why() if policy else "not measured: policy='sparse'"
     merged = f"; one product of {len(decision.merged)}: {_short(decision.merged)}" if decision.merged else ""
-    if fp8 is not None:
-        how = f"{timed} (dense in fp8 too)" if policy else "not measured: only GPUs are fast in fp8"
-        timed = f"in fp8, {fp8}; {how}"
-    elif decision.unquantized:
-        timed = f"not in fp8: {decision.unquantized}; {timed}"
+    if lost is not None:
+        multiplied = find(decision.format).multiplied(decision.dtype)
+        how = f"{timed} (dense in {multiplied} too)" if policy else "not measured: a CPU runs it in one way"
+        timed = f"in {decision.format}, {lost}; {how}"
+    elif decision.format_refused:
+        timed = f"not in {options.format}: {decision.format_refused}; {timed}"
     gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
     return f"{_made_24(error, options)}; {timed}{merged}{gate}"
 

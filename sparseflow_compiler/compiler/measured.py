@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch_mlir import ir
 
-from sparseflow.compiler.decisions import TORCH_DTYPES
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.linear import product_dtype
 from sparseflow.dialect.matchers import operations, weight_ref
@@ -15,6 +14,7 @@ from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 from sparseflow.runtime.products import which
 from sparseflow.support.progress import Step
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Execution, Inner, Mode
+from sparseflow.runtime.formats import names
 from sparseflow.support.arguments import (
     MEMORY_MODES,
     Memory,
@@ -20,7 +21,6 @@ from sparseflow.support.arguments import (
 if TYPE_CHECKING:
     from sparseflow.contextual import Predictors
 
-Quantize = Literal["fp8"]
 Sparsity = Literal["2:4", "contextual", "contextual+2:4"]
 
 
@@ -42,7 +42,7 @@ class CompileOptions:
         mode: that of ``torch.compile``; CUDA graphs work without inductor too.
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
-        quantize: what sparse layers multiply in; ``None`` keeps the model's dtype.
+        format: how sparse layers store and multiply their weights, where they can.
         sparsity: what becomes sparse: weights, the neurons of MLPs, or both.
         predictor: what selects neurons.
     """
@@ -57,7 +57,7 @@ class CompileOptions:
     mode: Mode | None = None
     inplace: bool = False
     progress: bool | None = None
-    quantize: Quantize | None = None
+    format: str = "2:4"
     sparsity: Sparsity = "2:4"
     predictor: Predictors | None = None
 
@@ -67,7 +67,7 @@ class CompileOptions:
         require_one_of("compile", "memory", self.memory, MEMORY_MODES)
         require_one_of("compile", "tune", self.tune, (True, False))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
-        require_one_of("compile", "quantize", self.quantize, (*get_args(Quantize), None))
+        require_one_of("compile", "format", self.format, names())
         require_one_of("compile", "sparsity", self.sparsity, get_args(Sparsity))
         self._require_predictor()
         require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))

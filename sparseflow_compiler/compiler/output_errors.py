@@ -1,4 +1,4 @@
-"""How far the outputs of quantised layers are from those of the pruned ones, on the call's own inputs."""
+"""How far outputs of layers in lossy formats are from those of the pruned ones, on the call's own inputs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from sparseflow.compiler.bank import WeightBank
 from sparseflow.lowering.weights import packed_holder
-from sparseflow.runtime import fp8
 from sparseflow.runtime.checks import row_chunks
-from sparseflow.runtime.quantized import QuantizedWeight
+from sparseflow.runtime.packed import PackedWeight
 
 ROWS = 256
 """How many rows of a layer's input are looked at, spread over all of them."""
@@ -21,7 +20,7 @@ ROWS = 256
 
 @torch.no_grad()
 def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank) -> dict[str, float]:
-    """Run a graph once and compare each quantised layer with the pruned one.
+    """Run a graph once and compare each layer in a lossy format with the pruned one.
 
     Args:
         graph: lowered, its weights packed.
@@ -29,18 +28,25 @@ def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank
         bank: the weights.
 
     Returns:
-        ‖y − y8‖ / ‖y‖ by the weight's name, with y = x · Wᵀ + bias in float32; empty where weights are
+        ‖y − found‖ / ‖y‖ by the weight's name, with y = x · Wᵀ + bias in float32; empty where weights are
         released as they are packed, since then there is nothing to compare with.
     """
-    if bank.releases or not any(node.target is fp8.linear_fp8 for node in graph.graph.nodes):
+    if bank.releases or not any(_lossy_weight(graph, node) for node in graph.graph.nodes):
         return {}
     run = _Comparison(graph, bank)
     run.run(*leaves)
     return run.errors
 
 
+def _lossy_weight(root: nn.Module, node: fx.Node) -> PackedWeight | None:
+    """The weight of a layer in a lossy format; None of any other node."""
+    held = packed_holder(root, node.args[1]) if len(node.args) > 1 else None
+    layer = isinstance(held, PackedWeight) and held.format.lossy and node.target is held.format.op
+    return held if isinstance(held, PackedWeight) and layer else None
+
+
 class _Comparison(fx.Interpreter):
-    """Runs a graph; at each quantised layer it notes the errors."""
+    """Runs a graph; at each layer in a lossy format it notes the errors."""
 
     def __init__(self, graph: fx.GraphModule, bank: WeightBank) -> None:
         super().__init__(graph)
@@ -48,21 +54,20 @@ class _Comparison(fx.Interpreter):
         self._bank = bank
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.target is fp8.linear_fp8:
+        if (weight := _lossy_weight(self.module, n)) is not None:
             args, _ = self.fetch_args_kwargs_from_env(n)
-            weight = packed_holder(self.module, n.args[1])
-            if isinstance(weight, QuantizedWeight):
-                self._compare(weight, args)
+            self._compare(weight, args)
         return super().run_node(n)
 
-    def _compare(self, weight: QuantizedWeight, args: Sequence[Any]) -> None:
-        x, *packed, bias, _, in_features, _ = args[:8]
+    def _compare(self, weight: PackedWeight, args: Sequence[Any]) -> None:
+        after = 1 + len(weight.format.part_names)
+        x, packed, (bias, _, in_features, _) = args[0], args[1:after], args[after : after + 4]
         rows = x.reshape(-1, x.shape[-1])
         rows = rows[:: max(1, rows.shape[0] // ROWS)][:ROWS]
         if rows.is_meta or not rows.shape[0]:
             return
         # As the layer runs, but for what follows the bias.
-        found = fp8.linear_fp8(rows, *packed, bias, None, in_features, "none", *args[8:])
+        found = weight.format.op(rows, *packed, bias, None, in_features, "none", *args[after + 4 :])
         offset = 0
         for name, part in self._bank.pruned_parts(weight):
             size = part.shape[0]

@@ -11,7 +11,6 @@ import torch
 from torch_mlir import ir
 
 from sparseflow.compiler.bank import ProgramWeights
-from sparseflow.compiler.decisions import TORCH_DTYPES
 from sparseflow.compiler.measured import Shape, shape_policies
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.matchers import weights_of
@@ -20,6 +19,7 @@ from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.mlps import Mlp
 from sparseflow.passes.sharing import WeightUses
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 from sparseflow.support.progress import Step
 
 

@@ -60,9 +60,7 @@ class PhaseRun:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.pipeline = PipelineOptions(
-            skip=options.skipped, quantize=options.quantize, memory=options.memory
-        )
+        self.pipeline = PipelineOptions(skip=options.skipped, format=options.format, memory=options.memory)
 
     def run(self) -> None:
         """Run every phase, each with what is decided before it.

@@ -59,11 +59,11 @@ def _captured(
     from torch_mlir import ir
 
     from sparseflow import dialect
-    from sparseflow.compiler.decisions import TORCH_DTYPES
     from sparseflow.compiler.measured import sparse_shapes
     from sparseflow.frontend import capture, import_program
     from sparseflow.passes import run_pipeline
     from sparseflow.passes.phases import PipelineOptions, pipeline
+    from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 
     context = ir.Context()
     dialect.load(context)

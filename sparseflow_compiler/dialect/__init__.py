@@ -8,7 +8,6 @@ from sparseflow.dialect.loading import load
 from sparseflow.dialect.merged_weight import MergedWeightOp
 from sparseflow.dialect.packed_weight import PackedWeightOp
 from sparseflow.dialect.pruned_weight import PrunedWeightOp
-from sparseflow.dialect.quantized_weight import QuantizedWeightOp
 from sparseflow.dialect.types import TensorType
 from sparseflow.dialect.weight import WeightOp
 
@@ -18,7 +17,6 @@ __all__ = [
     "MergedWeightOp",
     "PackedWeightOp",
     "PrunedWeightOp",
-    "QuantizedWeightOp",
     "TensorType",
     "WeightOp",
     "load",

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
+from sparseflow.runtime import formats
+
 Op = ir.Operation | ir.OpView
 """An operation, plain or in the class of its kind."""
 
@@ -18,9 +20,6 @@ Result = ext.Result[Any]
 """A field of an operation: a result whose type the verifier looks at, not ext."""
 
 _View = TypeVar("_View", bound=ir.OpView)
-
-PATTERNS = ("2:4",)
-"""Sparsity patterns that a weight can have: kept elements per group along K."""
 
 
 class SparseGemm(ext.Dialect, name="sparse_gemm"):
@@ -168,12 +167,18 @@ def _broken_sizes(sizes: tuple[int, ...] | None, rows: int | None) -> Iterator[s
         yield f"'sizes' add up to {sum(sizes)}, but the result has N = {rows}"
 
 
-def broken_pattern_rules(op: Op) -> Iterator[str]:
-    """What is wrong with the ``pattern`` of an operation."""
-    pattern = string_attribute(op, "pattern")
-    if pattern not in PATTERNS:
-        known = ", ".join(f"'{known}'" for known in PATTERNS)
-        yield f"needs a 'pattern' that is one of {known}, not {quoted(pattern)}"
+def broken_format_rules(op: Op) -> Iterator[str]:
+    """Yield what is wrong with the ``format`` of an operation."""
+    name = string_attribute(op, "format")
+    if name not in formats.names():
+        known = ", ".join(f"'{known}'" for known in formats.names())
+        yield f"needs a 'format' that is one of {known}, not {quoted(name)}"
+
+
+def format_of(op: Op) -> formats.Format | None:
+    """Return the ``format`` of an operation, None if it is wrong."""
+    name = string_attribute(op, "format")
+    return formats.find(name) if name in formats.names() else None
 
 
 def quoted(text: object) -> str:

@@ -10,13 +10,13 @@ from sparseflow.dialect.base import (
     Operand,
     Result,
     VerifiedOp,
-    broken_pattern_rules,
+    broken_format_rules,
+    format_of,
     quoted,
     string_attribute,
     text_of,
 )
 from sparseflow.dialect.types import (
-    FP8,
     SPARSE_DTYPES,
     TensorType,
     compatible,
@@ -26,6 +26,7 @@ from sparseflow.dialect.types import (
 )
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.runtime.formats import Format
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 """Activations that the operation can apply to its result."""
@@ -36,14 +37,8 @@ GATES = {f"{activation}_gated": activation for activation in ACTIVATIONS}
 EPILOGUES = ("none", *ACTIVATIONS, *GATES)
 """How the operation can end."""
 
-QUANTIZATIONS = {"fp8": FP8}
-"""What a layer can be quantised to, and the element type that it multiplies then."""
-
-QUANTIZED_DTYPES = ("f16", "bf16")
-"""Element types whose place a quantised product takes."""
-
-UNQUANTIZED = "sparse_gemm.unquantized"
-"""Discardable attribute: why a layer isn't quantised although that was asked for."""
+FORMAT_REFUSED = "sparse_gemm.format_refused"
+"""Discardable attribute: why a layer doesn't have the format that was asked for."""
 
 
 class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
@@ -51,22 +46,22 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
 
     With a gated epilogue, such as ``silu_gated``, y is ``act(g) * u``, ``[…, N/2]``, for the halves g and u
     of ``x · Wᵀ + bias``: the rows of W are the gate's, then those of what it gates.
-    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. With the optional
-    attribute ``quantize = "fp8"`` the rows of W and x are multiplied in e4m3, each by a scale of its own.
+    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. ``format`` says how W is
+    stored and multiplied.
     """
 
     result: Result
     x: Operand
     weight: Operand
-    pattern: ir.StringAttr
+    format: ir.StringAttr
     epilogue: ir.StringAttr
     policy: ir.StringAttr
     bias: Operand | None = None
     residual: Operand | None = None
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: known pattern, epilogue and policy; tensors whose dtypes and shapes belong together."""
-        yield from broken_pattern_rules(self)
+        """Rules: known format, epilogue and policy; tensors whose dtypes and shapes belong together."""
+        yield from broken_format_rules(self)
         yield from self._broken_attributes()
         types, rule = types_by_role(self.tensors())
         if rule:
@@ -76,8 +71,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
         if gated:
             yield from self._broken_gate(types)
         yield from broken_type_rules(types, gated=gated)
-        if "quantize" in self.attributes:
-            yield from self._broken_quantization(types["x"].dtype)
+        yield from self._broken_format(types["weight"])
 
     def tensors(self) -> dict[str, ir.Value]:
         """Operands and result by their role, those that are left out left out."""
@@ -90,16 +84,17 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
         n = weight.dim(0) if weight.rank in (None, 2) else 0
         if n is None or n % 2:
             yield f"needs an even N for the epilogue '{epilogue}', not {'a dynamic one' if n is None else n}"
-        for other in ("residual", "quantize"):
-            if other in types or other in self.attributes:
-                yield f"can't have both the epilogue '{epilogue}' and '{other}'"
+        if "residual" in types:
+            yield f"can't have both the epilogue '{epilogue}' and 'residual'"
 
-    def _broken_quantization(self, dtype: str | None) -> Iterator[str]:
-        quantize = string_attribute(self, "quantize")
-        if quantize not in QUANTIZATIONS:
-            yield f"needs a 'quantize' that is one of {', '.join(QUANTIZATIONS)}, not {quoted(quantize)}"
-        if dtype not in (None, *QUANTIZED_DTYPES):
-            yield f"quantizes {', '.join(QUANTIZED_DTYPES)}, not {dtype}"
+    def _broken_format(self, weight: TensorType) -> Iterator[str]:
+        """What keeps a weight of known type from being stored so."""
+        stored, epilogue = format_of(self), string_attribute(self, "epilogue")
+        n, k = weight.shape or (None, None)
+        if stored is None or weight.dtype is None or n is None or k is None:
+            return
+        if reason := stored.why_not(n, k, weight.dtype, epilogue or "none"):
+            yield f"can't be '{stored.name}': {reason}"
 
     def _broken_attributes(self) -> Iterator[str]:
         epilogue, policy = string_attribute(self, "epilogue"), string_attribute(self, "policy")
@@ -164,8 +159,7 @@ def linear(
     result: ir.Type,
     epilogue: str = "none",
     policy: str = "",
-    pattern: str = "2:4",
-    quantize: str = "",
+    format: str = "2:4",
 ) -> ir.Operation:
     """Create a sparse linear layer at the current insertion point.
 
@@ -177,13 +171,10 @@ def linear(
         result: type of the result, ``[…, N]``, ``[…, N/2]`` with a gate.
         epilogue: one of EPILOGUES.
         policy: which kernel runs for which M.
-        pattern: one of PATTERNS.
-        quantize: one of QUANTIZATIONS, empty for none.
+        format: how the weight is stored.
     """
-    texts = (ir.StringAttr.get(text) for text in (pattern, epilogue, policy))
+    texts = (ir.StringAttr.get(text) for text in (format, epilogue, policy))
     layer: ir.Operation = LinearOp(result, x, weight, *texts, bias=bias, residual=residual).operation
-    if quantize:
-        layer.attributes["quantize"] = ir.StringAttr.get(quantize)
     return layer
 
 
@@ -197,7 +188,7 @@ def linear_like(
     result: ir.Type,
     epilogue: str,
 ) -> ir.Operation:
-    """Create a sparse linear layer that runs as another one does: its pattern, policy and quantisation.
+    """Create a sparse linear layer that runs as another one does: its format and policy.
 
     Args:
         layer: the other one.
@@ -208,18 +199,18 @@ def linear_like(
         result: type of the result.
         epilogue: one of EPILOGUES.
     """
-    pattern, policy = text_of(layer, "pattern"), text_of(layer, "policy")
-    how = {"pattern": pattern, "policy": policy, "quantize": quantization(layer)}
+    how = {"format": text_of(layer, "format"), "policy": text_of(layer, "policy")}
     return linear(x, weight, bias, residual, result=result, epilogue=epilogue, **how)
 
 
-def quantization(layer: ir.Operation) -> str:
-    """What a sparse layer is quantised to, empty where it isn't."""
-    return string_attribute(layer, "quantize") or ""
+def layer_format(layer: ir.Operation) -> Format:
+    """The format of a sparse layer that was verified."""
+    found = format_of(layer)
+    assert found is not None, "the verifier saw to it"
+    return found
 
 
 def product_dtype(layer: ir.Operation) -> str | None:
-    """Element type that a sparse layer multiplies: its weight's, unless it is quantised."""
+    """Element type that a sparse layer multiplies, which its format says."""
     type_ = tensor_type(layer.operands[1])
-    dtype = None if type_ is None else type_.dtype
-    return QUANTIZATIONS.get(quantization(layer), dtype)
+    return None if type_ is None or type_.dtype is None else layer_format(layer).multiplied(type_.dtype)

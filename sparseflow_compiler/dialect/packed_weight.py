@@ -1,55 +1,60 @@
-"""``sparse_gemm.packed_weight``: the packed form of one or several tensors, by reference."""
+"""``sparse_gemm.packed_weight``: one or several tensors by reference, in a format."""
 
 # No `from __future__ import annotations`: ext reads the fields' annotations as types.
 from collections.abc import Iterator, Sequence
-from math import ceil
 from typing import Any
 
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
-from sparseflow.dialect.base import VerifiedOp, broken_list_rules, broken_pattern_rules
+from sparseflow.dialect.base import (
+    VerifiedOp,
+    attribute,
+    broken_format_rules,
+    broken_list_rules,
+    format_of,
+    quoted,
+)
 from sparseflow.dialect.merged_weight import set_lists, string_list
-from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, packed_types, same_size, tensor_type
+from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.runtime.formats import Format, find
 
 
 class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):
-    """The packed form of the ``merged_weight`` of the same names.
+    """The ``merged_weight`` of the same names as a format stores it: a ``!torch.tuple`` of its parts.
 
-    Values are ``[N, Kp/2]`` in the weight's dtype, positions ``[N, ceil(Kp/8)]`` in ui8; Kp is K rounded
-    up to a multiple of 4. ``transposed`` and ``sizes`` as in ``merged_weight``.
+    ``weight`` is the type ``[N, K]`` of that merged weight. ``transposed`` and ``sizes`` as there.
     """
 
-    values: ext.Result[Any]
-    positions: ext.Result[Any]
+    tensors: ext.Result[Any]
     names: ir.ArrayAttr
-    pattern: ir.StringAttr
+    format: ir.StringAttr
+    weight: ir.TypeAttr
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: those of the names, a known pattern, and two results whose shapes belong together."""
-        values, positions = (tensor_type(result) for result in self.results)
-        if values is None or positions is None:
-            yield "must return two !torch.vtensor, values and positions"
+        """Rules: those of the names, a known format that the weight can have, and a result of its parts."""
+        yield from broken_format_rules(self)
+        found, stored = attribute(self, "weight"), format_of(self)
+        type_ = tensor_type(found.value) if isinstance(found, ir.TypeAttr) else None
+        n, k = (type_.shape or (None, None)) if type_ is not None and type_.rank == 2 else (None, None)
+        if stored is None or type_ is None or type_.dtype is None or n is None or k is None:
+            yield f"needs a type 'weight' such as !torch.vtensor<[8,64],bf16>, not {quoted(found)}"
             return
-        yield from broken_pattern_rules(self)
-        yield from broken_packed_types(values, positions, SPARSE_DTYPES)
-        yield from broken_list_rules(self, values.dim(0))
+        if reason := stored.why_not(n, k, type_.dtype):
+            yield f"can't be '{stored.name}': {reason}"
+        expected = _tuple(_part_types(stored, n, k, type_.dtype))
+        if str(self.results[0].type) != expected:
+            yield f"must return {', '.join(stored.part_names)}, '{expected}', not '{self.results[0].type}'"
+        yield from broken_list_rules(self, n)
 
 
-def broken_packed_types(values: TensorType, positions: TensorType, dtypes: Sequence[str]) -> Iterator[str]:
-    """What keeps two tensors from being values, of one of some dtypes, and positions of a packed weight."""
-    if values.dtype not in (None, *dtypes):
-        yield f"must have values of {', '.join(dtypes)}, not {values.dtype}"
-    if positions.dtype not in (None, "ui8"):
-        yield f"must have positions of ui8, not {positions.dtype}"
-    if values.rank not in (None, 2) or positions.rank not in (None, 2):
-        yield "must return two matrices, values and positions"
-        return
-    if not same_size(values.dim(0), positions.dim(0)):
-        yield f"has {values.dim(0)} rows of values but {positions.dim(0)} of positions"
-    width = values.dim(1)
-    if width is not None and (width % 2 or not same_size(ceil(width / 4), positions.dim(1))):
-        yield f"has values of width {width} and positions of {positions.dim(1)}, not Kp/2 and ceil(Kp/8)"
+def _part_types(stored: Format, n: int, k: int, dtype: str) -> list[TensorType]:
+    return [TensorType(part.shape, part.dtype) for part in stored.parts(n, k, dtype)]
+
+
+def _tuple(types: Sequence[TensorType]) -> str:
+    """A tuple's type as MLIR prints it: the dialect's name once."""
+    return f"!torch.tuple<{', '.join(str(type_).removeprefix('!torch.') for type_ in types)}>"
 
 
 def packed_weight(
@@ -57,21 +62,28 @@ def packed_weight(
     shape: tuple[int, int],
     dtype: str,
     *,
-    pattern: str = "2:4",
+    format: str = "2:4",
     transposed: Sequence[bool] = (),
     sizes: Sequence[int] = (),
-) -> tuple[ir.Value, ir.Value]:
-    """Create a reference to a packed weight at the current insertion point.
+) -> tuple[ir.Value, ...]:
+    """Create a reference to a weight in a format at the current insertion point.
 
     Args:
         names: names in the weight source, in the order of their rows.
         shape: (N, K) of the whole.
-        dtype: element type of the values.
-        pattern: the sparsity pattern.
+        dtype: element type of the weight.
+        format: how it is stored.
         transposed: for each name whether to read it transposed; left out, none is.
         sizes: rows that each name contributes; left out, not recorded.
+
+    Returns:
+        The format's parts, in order.
     """
-    values, positions = packed_types(*shape, dtype)
-    op = PackedWeightOp(values.build(), positions.build(), string_list(names), ir.StringAttr.get(pattern))
+    types = _part_types(find(format), *shape, dtype)
+    weight = ir.TypeAttr.get(TensorType(shape, dtype).build())
+    op = PackedWeightOp(ir.Type.parse(_tuple(types)), string_list(names), ir.StringAttr.get(format), weight)
     set_lists(op, transposed, sizes)
-    return op.results[0], op.results[1]
+    parts = ir.Operation.create(
+        "torch.prim.TupleUnpack", results=[type_.build() for type_ in types], operands=[op.results[0]]
+    )
+    return tuple(parts.results)

@@ -6,15 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 
 from torch_mlir import ir
 
-SPARSE_DTYPES = ("f32", "f16", "bf16")
-"""Element types that the sparse kernels multiply."""
+from sparseflow.runtime.formats import WEIGHT_DTYPES
 
-FP8 = "f8E4M3FN"
-"""Element type that quantised layers multiply."""
+SPARSE_DTYPES = WEIGHT_DTYPES
+"""Element types of the weights that can be sparse."""
 
 _VTENSOR = re.compile(r"!torch\.vtensor(?:<(?P<shape>\*|\[[^\]]*\]),(?P<dtype>[^,]+)(?P<rest>,.*)?>)?")
 
@@ -103,9 +101,3 @@ def compatible(a: TensorType, b: TensorType) -> bool:
     if a.shape is None or b.shape is None:
         return True
     return len(a.shape) == len(b.shape) and all(map(same_size, a.shape, b.shape))
-
-
-def packed_types(n: int, k: int, dtype: str) -> tuple[TensorType, TensorType]:
-    """Types of the values and positions of a packed ``[n, k]`` weight."""
-    kp = ceil(k / 4) * 4
-    return TensorType((n, kp // 2), dtype), TensorType((n, ceil(kp / 8)), "ui8")

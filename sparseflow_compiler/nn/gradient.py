@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseflow.runtime import ops
-from sparseflow.runtime.packed import unpacked
+from sparseflow.runtime.formats import Format
+from sparseflow.runtime.packed import PackedWeight
 
 
 class _Linear(torch.autograd.Function):
@@ -17,20 +17,20 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
         x: Tensor,
-        values: Tensor,
-        positions: Tensor,
         bias: Tensor | None,
+        stored: Format,
         in_features: int,
         policy: list[int],
         dense: Tensor | None,
+        *tensors: Tensor,
     ) -> Tensor:
-        y: Tensor = ops.linear(x, values, positions, bias, None, in_features, "none", policy, dense)
+        y: Tensor = stored.op(x, *tensors, bias, None, in_features, "none", policy, dense)
         return y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, values, positions, bias, ctx.in_features, _, _ = inputs
-        ctx.save_for_backward(values, positions)
+        x, bias, ctx.stored, ctx.in_features, _, _, *tensors = inputs
+        ctx.save_for_backward(*tensors)
         # Under autocast the product is in another dtype than these.
         ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
@@ -39,23 +39,16 @@ class _Linear(torch.autograd.Function):
         (grad,) = grads
         to_x, to_bias = None, None
         if ctx.needs_input_grad[0]:
-            values, positions = ctx.saved_tensors
-            weight = unpacked(values, positions, ctx.in_features)
+            weight = ctx.stored.unpack(ctx.saved_tensors, ctx.in_features)
             to_x = (grad @ weight.to(grad.dtype)).to(ctx.x_dtype)
-        if ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[1]:
             to_bias = grad.reshape(-1, grad.shape[-1]).sum(0).to(ctx.bias_dtype)
-        return to_x, None, None, to_bias, None, None, None
+        return to_x, to_bias, *[None] * (len(ctx.needs_input_grad) - 2)
 
 
-def differentiable(
-    x: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    bias: Tensor | None,
-    in_features: int,
-    policy: list[int],
-    dense: Tensor | None,
-) -> Tensor:
+def differentiable(x: Tensor, weight: PackedWeight, bias: Tensor | None, policy: list[int]) -> Tensor:
     """``x · Wᵀ + bias``, ``[…, N]``, through which gradients flow to x ``[…, K]`` and bias ``[N]``."""
-    y: Tensor = _Linear.apply(x, values, positions, bias, in_features, policy, dense)  # type: ignore[no-untyped-call]
+    y: Tensor = _Linear.apply(
+        x, bias, weight.format, weight.in_features, policy, weight.dense, *weight.tensors
+    )  # type: ignore[no-untyped-call]
     return y

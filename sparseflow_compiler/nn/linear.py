@@ -12,15 +12,15 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from sparseflow.errors import ArgumentError
 from sparseflow.nn.gradient import differentiable
-from sparseflow.runtime import PackedWeight, Policy, ops
+from sparseflow.runtime import PackedWeight, Policy
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.kernels import sparse_kernels
 from sparseflow.runtime.products import which
 from sparseflow.support.arguments import MEMORY_MODES, Memory, PolicyMode, require_one_of
 from sparseflow.support.progress import Step, progress_bars
 
-VALUES, IN_MODULE = "weight", "weight.values"
-"""A packed layer's values in checkpoints, and in the module.
+VALUES = "weight"
+"""The first part of a packed layer's weight, the values, in checkpoints.
 
 They are half as wide as the weight whose name they have, on purpose: who doesn't know the form finds a matrix
 of a wrong shape. Under another name the weight would be missing, and transformers makes missing weights up.
@@ -28,7 +28,7 @@ of a wrong shape. Under another name the weight would be missing, and transforme
 
 
 class SparseLinear(nn.Module):
-    """``y = x · Wᵀ + bias`` with a packed 2:4 weight in place of an ``nn.Linear``.
+    """``y = x · Wᵀ + bias`` with a packed weight, of any format, in place of an ``nn.Linear``.
 
     x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. The weight is frozen; gradients flow to x, and
     to the bias where it requires them, so that what is around the layer, such as an adapter, can be trained.
@@ -92,23 +92,13 @@ class SparseLinear(nn.Module):
         """``x · Wᵀ + bias``, ``[…, N]``."""
         codes = self._codes
         if codes is None:
-            traced = detect_fake_mode((x, self.weight.values)) is not None
+            traced = detect_fake_mode((x, *self.weight.tensors)) is not None
             codes = _traced_codes(self) if traced else _prepared_codes(self)
         weight, bias = self.weight, self.bias
         if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-            return differentiable(
-                x, weight.values, weight.positions, bias, weight.in_features, codes, weight.dense
-            )
-        y: Tensor = ops.linear(
-            x,
-            weight.values,
-            weight.positions,
-            bias,
-            None,
-            weight.in_features,
-            "none",
-            codes,
-            weight.dense,
+            return differentiable(x, weight, bias, codes)
+        y: Tensor = weight.format.op(
+            x, *weight.tensors, bias, None, weight.in_features, "none", codes, weight.dense
         )
         return y
 
@@ -138,11 +128,16 @@ class SparseLinear(nn.Module):
     ) -> dict[str, object]:
         """The portable form, the values under the name ``weight`` as checkpoints have them."""
         found: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
-        return self._renamed(found, prefix + IN_MODULE, prefix + VALUES)
+        return self._renamed(found, prefix + self.in_module, prefix + VALUES)
 
     def _load_from_state_dict(self, state_dict: dict[str, object], prefix: str, *rest: object) -> None:
-        self._renamed(state_dict, prefix + VALUES, prefix + IN_MODULE)
+        self._renamed(state_dict, prefix + VALUES, prefix + self.in_module)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @property
+    def in_module(self) -> str:
+        """What the module itself calls the part that is `VALUES` in checkpoints."""
+        return f"{VALUES}.{self.weight.format.part_names[0]}"
 
     def _renamed(self, state: dict[str, object], name: str, new: str) -> dict[str, object]:
         if name in state and not self.awaited:
@@ -166,7 +161,9 @@ def _traced_codes(layer: SparseLinear) -> list[int]:
     """The policy of a layer that is traced before its first call; nothing of the trace stays in the layer."""
     weight, shape = layer.weight, (layer.out_features, layer.in_features)
     with _disable_current_modes():  # what is measured is real
-        found = _policies([shape], weight.device, weight.dtype, layer.policy, layer.memory, lambda *_: None)
+        found = _policies(
+            [shape], weight.device, weight.multiplied, layer.policy, layer.memory, lambda *_: None
+        )
     return which.runnable(found[shape]).to_ints()
 
 
@@ -200,7 +197,7 @@ def prepare(
         layer.policy, layer.memory = policy or layer.policy, memory or layer.memory
     groups: dict[tuple[torch.device, torch.dtype, PolicyMode, Memory], list[SparseLinear]] = {}
     for layer in layers:
-        key = (layer.weight.device, layer.weight.dtype, layer.policy, layer.memory)
+        key = (layer.weight.device, layer.weight.multiplied, layer.policy, layer.memory)
         groups.setdefault(key, []).append(layer)
     with progress_bars(progress) as bars:
         for key, alike in groups.items():

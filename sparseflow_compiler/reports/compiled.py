@@ -31,7 +31,7 @@ def compiled_page(data: Mapping[str, object]) -> Page:
 
 def _about(data: Document) -> tuple[str, ...]:
     model, artifact = data["model"], data.get("artifact")
-    options = {name: model[name] for name in ("prune", "memory", "quantize") if model.get(name)}
+    options = {name: model[name] for name in ("prune", "memory", "format") if model.get(name)}
     lines = [", ".join(f"{name} {value}" for name, value in options.items())]
     if artifact is not None:
         versions = ", ".join(f"{name} {version}" for name, version in artifact["versions"].items())
@@ -93,14 +93,15 @@ def _memory(layers: Sequence[LayerReport]) -> Bars:
 
 
 def _quality(sparse: Sequence[LayerReport]) -> Table:
-    """Return the error that pruning and quantising caused in the sparse layers."""
-    measures = {
-        "weight, by pruning": {layer.name: layer.rel_err for layer in sparse},
-        "weight, by fp8": {layer.name: layer.fp8.weight for layer in sparse if layer.fp8},
-        "output, by fp8": {
-            layer.name: layer.fp8.output for layer in sparse if layer.fp8 and layer.fp8.output is not None
-        },
+    """Return the error that pruning and formats caused in the sparse layers."""
+    measures: dict[str, dict[str, float]] = {
+        "weight, by pruning": {layer.name: layer.rel_err for layer in sparse}
     }
+    for layer in sparse:
+        if (lost := layer.format_err) is not None:
+            for what, error in (("weight", lost.weight), ("output", lost.output)):
+                if error is not None:
+                    measures.setdefault(f"{what}, by {layer.format}", {})[layer.name] = error
     rows = [
         (
             what,

@@ -29,12 +29,12 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Fp8Error:
-    """The error that quantising adds to a layer beyond pruning.
+class FormatError:
+    """The error that a lossy format adds to a layer beyond pruning.
 
     Attributes:
-        weight: ‖W − W8‖ / ‖W‖ in the Frobenius norm, W pruned and W8 the same in fp8 by the rows' scales.
-        output: ‖y − y8‖ / ‖y‖, y = x · Wᵀ + bias in float32 and y8 the layer in fp8, over some rows of x of
+        weight: ‖W − W'‖ / ‖W‖ in the Frobenius norm, W pruned and W' what the format makes of it.
+        output: ‖y − y'‖ / ‖y‖, y = x · Wᵀ + bias in float32 and y' as the layer runs, over some rows of x of
             the call that the program was captured with; ``None`` where it wasn't measured: W was released.
     """
 
@@ -61,7 +61,8 @@ class LayerReport:
         bytes_dense: bytes of its weight before.
         bytes: bytes of its weight now; with an MLP's up layer, those of its predictor.
         rel_err: ‖W − pruned W‖ / ‖W‖ in the Frobenius norm; 0 if the weight is unchanged.
-        fp8: the error of quantising; ``None`` for a layer that isn't quantised.
+        format: how its weight is stored; empty if it is dense.
+        format_err: the error of a lossy format; ``None`` if the format stores the weight as it is.
     """
 
     name: str
@@ -74,7 +75,8 @@ class LayerReport:
     bytes_dense: int
     bytes: int
     rel_err: float
-    fp8: Fp8Error | None = None
+    format: str = ""
+    format_err: FormatError | None = None
 
     def table(self) -> str:
         """The layer as text: what runs for which M and how fast, and the reason."""
@@ -178,6 +180,7 @@ class Report:
 
 
 def _layer(data: Document) -> LayerReport:
-    fp8 = data["fp8"]
+    lost = data["format_err"]
     ranges = tuple(Range(**found) for found in data["ranges"])
-    return LayerReport(**{**data, "ranges": ranges, "fp8": None if fp8 is None else Fp8Error(**fp8)})
+    error = None if lost is None else FormatError(**lost)
+    return LayerReport(**{**data, "ranges": ranges, "format_err": error})

@@ -1,15 +1,15 @@
 // RUN: sparseflow-opt %s --split-input-file --verify-diagnostics
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'pattern' that is one of '2:4', not '4:8'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "4:8", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '2:4-fp8', not '4:8'}}
+  %y = "sparse_gemm.linear"(%x, %w) {format = "4:8", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'pattern' that is one of '2:4', not none}}
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '2:4-fp8', not none}}
   %y = "sparse_gemm.linear"(%x, %w) {epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
@@ -18,7 +18,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs an 'epilogue' that is one of none, relu, gelu, gelu_tanh, silu, relu_gated, gelu_gated, gelu_tanh_gated, silu_gated, not 'tanh'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "tanh", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "tanh", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -26,7 +26,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs an 'epilogue' that is one of none, relu, gelu, gelu_tanh, silu, relu_gated, gelu_gated, gelu_tanh_gated, silu_gated, not none}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = 3 : i64, policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = 3 : i64, policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -34,7 +34,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a string 'policy'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -42,7 +42,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy 'cpu': 'cpu' is not of the form M:kernel}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -50,7 +50,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy '1:tpu': unknown kernel 'tpu'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "1:tpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "1:tpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -58,7 +58,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy '1:cpu,1:dense': M must ascend, but 1 follows 1}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "1:cpu,1:dense", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "1:cpu,1:dense", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -67,7 +67,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 // M = 1 would have no backend.
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has a malformed policy '8:cpu': the first range must start at M=1, not 8}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "8:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "8:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -75,7 +75,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: i32, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a !torch.vtensor as x, not 'i32'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (i32, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (i32, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -83,7 +83,7 @@ func.func @f(%x: i32, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.tensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a !torch.vtensor as weight, not '!torch.tensor<[8,64],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.tensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.tensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -91,7 +91,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.tensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f16>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs one dtype throughout, not x f32, weight f16, result f32}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f16>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f16>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -99,7 +99,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f16>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b: !torch.vtensor<[8],f64>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs one dtype throughout, not x f32, weight f32, bias f64, result f32}}
-  %y = "sparse_gemm.linear"(%x, %w, %b) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[8],f64>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[8],f64>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -107,7 +107,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b:
 
 func.func @f(%x: !torch.vtensor<[4,64],f64>, %w: !torch.vtensor<[8,64],f64>) {
   // expected-error@+1 {{'sparse_gemm.linear' op multiplies f32, f16, bf16, not f64}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f64>, !torch.vtensor<[8,64],f64>) -> !torch.vtensor<[4,8],f64>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f64>, !torch.vtensor<[8,64],f64>) -> !torch.vtensor<[4,8],f64>
   return
 }
 
@@ -115,7 +115,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f64>, %w: !torch.vtensor<[8,64],f64>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],si64>, %w: !torch.vtensor<[8,64],si64>) {
   // expected-error@+1 {{'sparse_gemm.linear' op multiplies f32, f16, bf16, not si64}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],si64>, !torch.vtensor<[8,64],si64>) -> !torch.vtensor<[4,8],si64>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],si64>, !torch.vtensor<[8,64],si64>) -> !torch.vtensor<[4,8],si64>
   return
 }
 
@@ -123,7 +123,7 @@ func.func @f(%x: !torch.vtensor<[4,64],si64>, %w: !torch.vtensor<[8,64],si64>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[1,8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a weight of shape [N, K], not of rank 3}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[1,8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[1,8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -131,7 +131,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[1,8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs x of shape [..., K] and a result of shape [..., N], not a scalar}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -139,7 +139,7 @@ func.func @f(%x: !torch.vtensor<[],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,60],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has K = 60 in x but K = 64 in the weight}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,60],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,60],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -148,7 +148,7 @@ func.func @f(%x: !torch.vtensor<[4,60],f32>, %w: !torch.vtensor<[8,64],f32>) {
 // Dynamic leading sizes don't hide a wrong K.
 func.func @f(%x: !torch.vtensor<[?,?,60],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has K = 60 in x but K = 64 in the weight}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,60],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[?,?,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,60],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[?,?,8],f32>
   return
 }
 
@@ -156,7 +156,7 @@ func.func @f(%x: !torch.vtensor<[?,?,60],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op must return '!torch.vtensor<[4,8],f32>', not '!torch.vtensor<[4,9],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,9],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,9],f32>
   return
 }
 
@@ -164,7 +164,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[?,2,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op must return '!torch.vtensor<[?,2,8],f32>', not '!torch.vtensor<[?,3,8],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,2,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[?,3,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,2,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[?,3,8],f32>
   return
 }
 
@@ -172,7 +172,7 @@ func.func @f(%x: !torch.vtensor<[?,2,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op must return '!torch.vtensor<[4,8],f32>', not '!torch.vtensor<[4,1,8],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,1,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,1,8],f32>
   return
 }
 
@@ -180,7 +180,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b: !torch.vtensor<[7],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a bias of shape [N] with N = 8, not '!torch.vtensor<[7],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w, %b) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[7],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[7],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -189,7 +189,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b:
 // A bias doesn't broadcast.
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b: !torch.vtensor<[1],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a bias of shape [N] with N = 8, not '!torch.vtensor<[1],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w, %b) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[1],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[1],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -197,7 +197,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b:
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b: !torch.vtensor<[1,8],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a bias of shape [N] with N = 8, not '!torch.vtensor<[1,8],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w, %b) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[1,8],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[1,8],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -205,23 +205,23 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %b:
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %r: !torch.vtensor<[8],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs a residual of the result's type '!torch.vtensor<[4,8],f32>', not '!torch.vtensor<[8],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w, %r) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[8],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w, %r) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[8],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[8,64],bf16>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'quantize' that is one of fp8, not 'int4'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", quantize = "int4", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],bf16>, !torch.vtensor<[8,64],bf16>) -> !torch.vtensor<[4,8],bf16>
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '2:4-fp8', not '2:4-int4'}}
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4-int4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],bf16>, !torch.vtensor<[8,64],bf16>) -> !torch.vtensor<[4,8],bf16>
   return
 }
 
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op quantizes f16, bf16, not f32}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", quantize = "fp8", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  // expected-error@+1 {{'sparse_gemm.linear' op can't be '2:4-fp8': it is f32; fp8 takes the place of f16, bf16}}
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4-fp8", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -229,7 +229,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[7,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs an even N for the epilogue 'silu_gated', not 7}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[7,64],f32>) -> !torch.vtensor<[4,3],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[7,64],f32>) -> !torch.vtensor<[4,3],f32>
   return
 }
 
@@ -237,7 +237,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[7,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[?,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op needs an even N for the epilogue 'silu_gated', not a dynamic one}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[4,4],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[4,4],f32>
   return
 }
 
@@ -245,15 +245,15 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[?,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %r: !torch.vtensor<[4,4],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op can't have both the epilogue 'relu_gated' and 'residual'}}
-  %y = "sparse_gemm.linear"(%x, %w, %r) {pattern = "2:4", epilogue = "relu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[4,4],f32>) -> !torch.vtensor<[4,4],f32>
+  %y = "sparse_gemm.linear"(%x, %w, %r) {format = "2:4", epilogue = "relu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>, !torch.vtensor<[4,4],f32>) -> !torch.vtensor<[4,4],f32>
   return
 }
 
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[8,64],bf16>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op can't have both the epilogue 'silu_gated' and 'quantize'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", quantize = "fp8", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],bf16>, !torch.vtensor<[8,64],bf16>) -> !torch.vtensor<[4,4],bf16>
+  // expected-error@+1 {{'sparse_gemm.linear' op can't be '2:4-fp8': it has a gate, which fp8 products don't}}
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4-fp8", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],bf16>, !torch.vtensor<[8,64],bf16>) -> !torch.vtensor<[4,4],bf16>
   return
 }
 
@@ -262,7 +262,7 @@ func.func @f(%x: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[8,64],bf16>) {
 // The gate halves the result.
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op must return '!torch.vtensor<[4,4],f32>', not '!torch.vtensor<[4,8],f32>'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "silu_gated", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -270,6 +270,6 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has 2 operands and 'operandSegmentSizes' none}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<si64: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<si64: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }

@@ -2,7 +2,7 @@
 
 func.func @missing(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has 2 operands and 'operandSegmentSizes' none}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = ""} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = ""} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -10,7 +10,7 @@ func.func @missing(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32
 
 func.func @too_many(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has 2 operands and 'operandSegmentSizes' 'array<i32: 1, 1, 1, 0>'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -18,7 +18,7 @@ func.func @too_many(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f3
 
 func.func @other_kind(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   // expected-error@+1 {{'sparse_gemm.linear' op has 2 operands and 'operandSegmentSizes' 'array<i64: 1, 1, 0, 0>'}}
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i64: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i64: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
 
@@ -33,7 +33,7 @@ func.func @operands(%x: !torch.vtensor<[4,64],f32>) {
 // -----
 
 func.func @results() {
-  // expected-error@+1 {{'sparse_gemm.packed_weight' op has 1 results, not 2}}
-  %y = "sparse_gemm.packed_weight"() {names = ["w"], pattern = "2:4"} : () -> !torch.vtensor<[4,64],f32>
+  // expected-error@+1 {{'sparse_gemm.merged_weight' op has 2 results, not 1}}
+  %y:2 = "sparse_gemm.merged_weight"() {names = ["w"]} : () -> (!torch.vtensor<[4,64],f32>, !torch.vtensor<[4,64],f32>)
   return
 }

@@ -8,10 +8,10 @@ from gpu_weights import ACTIVATIONS, E4M3, error, inputs, pruned
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.runtime import fp8, gpu
+from sparseflow.runtime import PackedWeight, fp8, gpu
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.kernels import Choice
-from sparseflow.runtime.quantized import QuantizedWeight, quantize
+from sparseflow.runtime.packed import pack
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9),
@@ -27,7 +27,7 @@ SAME = 1e-2
 
 def weight_of(n=N, k=K, dtype=torch.bfloat16, ms=()):
     """A weight; its plans for these M's are built, so that no call runs densely for want of one."""
-    weight = quantize(sf.compress_2_4(pruned(n, k, dtype)))
+    weight = pack(pruned(n, k, dtype), "2:4-fp8")
     prepare(weight, ms)
     return weight
 
@@ -45,7 +45,8 @@ def run(x, weight, bias=None, residual=None, epilogue="none", policy=(), dense=N
 
 def reference(x, weight, bias=None, residual=None, epilogue="none"):
     x8, scale = fp8.quantize_rows(x)
-    w = weight.unpack().double() * weight.scales.double()[:, None]
+    dense = weight.format.dense(weight.tensors, weight.in_features)
+    w = dense.double() * weight.scales.double()[:, None]
     y = (x8.double() * scale.double()) @ w.T
     y = ACTIVATIONS[epilogue](y if bias is None else y + bias.double())
     return y if residual is None else y + residual.double()
@@ -116,7 +117,7 @@ def test_zero_nan_and_infinite_rows():
 
 @pytest.mark.parametrize("magnitude", [3e38, 1e-30, 1e-38])
 def test_the_ends_of_the_range_neither_overflow_nor_become_nan(magnitude):
-    weight = quantize(sf.compress_2_4(pruned(N, K, torch.bfloat16) * 0.1))
+    weight = pack(pruned(N, K, torch.bfloat16) * 0.1, "2:4-fp8")
     x = (torch.randn(4, K, device="cuda").clamp(-1, 1) * magnitude).bfloat16()
     y = run(x, weight)
     assert y.isfinite().all()
@@ -157,7 +158,7 @@ def test_a_captured_graph_follows_its_inputs():
 
 
 def test_a_weight_moves_to_the_gpu_and_back():
-    weight = quantize(sf.compress_2_4(pruned(N, K, torch.bfloat16).cpu()))
+    weight = pack(pruned(N, K, torch.bfloat16).cpu(), "2:4-fp8")
     before = {name: tensor.clone() for name, tensor in weight.state_dict().items()}
     moved = weight.cuda()
     assert moved.positions.dim() == 1
@@ -198,17 +199,17 @@ def model():
 def test_a_compiled_model_stays_near_the_pruned_one(model, inner, inplace):
     twin = pruned_twin(model, "odd")
     compiled = sf.compile(
-        model, prune="magnitude", policy="sparse", quantize="fp8", inner=inner, inplace=inplace
+        model, prune="magnitude", policy="sparse", format="2:4-fp8", inner=inner, inplace=inplace
     )
     for m in (4, 3, 17, 100, 130):
         x = inputs(m, 256, torch.bfloat16, seed=m)
         with torch.no_grad():
             assert 0 < error(compiled(x), twin(x).double()) < 0.06
     layers = {layer.name: layer for layer in compiled.report.layers}
-    assert "not in fp8: N and K must be multiples of 64, got N=72" in layers["odd"].reason
-    assert layers["odd"].fp8 is None
+    assert "not in 2:4-fp8: N and K must be multiples of 64, got N=72" in layers["odd"].reason
+    assert layers["odd"].format_err is None
     for name in ("gate", "up", "down"):
-        found = layers[name].fp8
+        found = layers[name].format_err
         assert found is not None
         assert 0.02 < found.weight < 0.03
         assert found.output is None if inplace else 0.02 < found.output < 0.06
@@ -223,17 +224,21 @@ def test_every_range_of_a_policy_gives_the_same(model, memory, inner, monkeypatc
 
     monkeypatch.setattr("sparseflow.runtime.products.which.policies", policies)
     twin = pruned_twin(model, "odd")
-    compiled = sf.compile(model, prune="magnitude", quantize="fp8", memory=memory, inner=inner)
+    compiled = sf.compile(model, prune="magnitude", format="2:4-fp8", memory=memory, inner=inner)
     for m in (2, 31, 32, 127, 128, 300, 1):
         x = inputs(m, 256, torch.bfloat16, seed=m)
         with torch.no_grad():
             assert error(compiled(x), twin(x).double()) < 0.06
-    kept = [m.dense is not None for m in compiled.graph().modules() if isinstance(m, QuantizedWeight)]
+    kept = [
+        m.dense is not None
+        for m in compiled.graph().modules()
+        if isinstance(m, PackedWeight) and m.format.lossy
+    ]
     assert kept == [memory == "fast"] * 2
 
 
 def test_what_no_table_has_stays_dense_in_bf16_and_says_so(model):
-    compiled = sf.compile(model, (inputs(4, 256, torch.bfloat16),), prune="magnitude", quantize="fp8")
+    compiled = sf.compile(model, (inputs(4, 256, torch.bfloat16),), prune="magnitude", format="2:4-fp8")
     reasons = {layer.name: layer.reason for layer in compiled.report.layers}
     assert "no table has 1024×256 float8_e4m3fn" in reasons["gate"]
     assert all(layer.decision == "dense" for layer in compiled.report.layers)
@@ -242,10 +247,10 @@ def test_what_no_table_has_stays_dense_in_bf16_and_says_so(model):
 def test_the_shipped_table_runs_a_large_layer_sparse_in_fp8():
     model = nn.Sequential(nn.Linear(4096, 14336, bias=False)).eval().to("cuda", torch.bfloat16)
     (layer,) = sf.compile(
-        model, (inputs(64, 4096, torch.bfloat16),), prune="magnitude", quantize="fp8"
+        model, (inputs(64, 4096, torch.bfloat16),), prune="magnitude", format="2:4-fp8"
     ).report.layers
     if "no table" in layer.reason:
         pytest.skip(layer.reason)
     assert layer.decision == "sparse"
-    assert "dense in fp8 too" in layer.reason
+    assert "dense in f8E4M3FN too" in layer.reason
     assert any(entry.backend.startswith("cusparselt") for entry in layer.ranges)

@@ -12,6 +12,6 @@
 // RUN: not sparseflow-opt --lower-sparse-gemm < %s 2>&1 | FileCheck %s --check-prefix=STDIN
 // STDIN: Reproduce it with: sparseflow-opt '--pass-pipeline=builtin.module(lower-sparse-gemm)' {{.*}}sparseflow-{{.*}}.mlir
 func.func @main(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32> {
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
   return %y : !torch.vtensor<[4,32],f32>
 }

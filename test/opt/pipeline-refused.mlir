@@ -5,7 +5,7 @@
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{nope=1}' 2>&1 | FileCheck %s --check-prefix=OPTION
 // OPTION: pipeline 'runtime': has no option 'nope'
-// OPTION-NEXT: Its options are dense, contextual, others, skip, quantize, policies, memory.
+// OPTION-NEXT: Its options are dense, contextual, others, skip, format, policies, memory.
 
 // An option of a later phase does nothing, so it is refused.
 // RUN: not sparseflow-opt %s --pipeline='merged{memory=fast}' 2>&1 | FileCheck %s --check-prefix=LATER
@@ -18,8 +18,8 @@
 // RUN: not sparseflow-opt %s --pipeline='runtime{memory=small}' 2>&1 | FileCheck %s --check-prefix=VALUE
 // VALUE: pipeline 'runtime', option 'memory': must be one of compressed, fast, not 'small'
 
-// RUN: not sparseflow-opt %s --pipeline='runtime{quantize=int4}' 2>&1 | FileCheck %s --check-prefix=QUANTIZE
-// QUANTIZE: pipeline 'runtime', option 'quantize': must be one of fp8, not 'int4'
+// RUN: not sparseflow-opt %s --pipeline='runtime{format=int4}' 2>&1 | FileCheck %s --check-prefix=QUANTIZE
+// QUANTIZE: pipeline 'runtime', option 'format': must be one of 2:4, 2:4-fp8, not 'int4'
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{memory=fast memory=fast}' 2>&1 | FileCheck %s --check-prefix=TWICE
 // TWICE: pipeline 'runtime': option 'memory' is given twice

@@ -9,12 +9,12 @@
 // An attention block as the frontend makes it: q, k and v merge, o follows, the router stays dense.
 // CHECK-LABEL: func.func @main
 func.func @main(%x: !torch.vtensor<[?,?,64],f32>) -> (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[?,?,4],f32>) {
-  // CHECK: "sparse_gemm.packed_weight"() {names = ["q.weight", "k.weight"], pattern = "2:4", sizes = array<i64: 64, 64>}
+  // CHECK: "sparse_gemm.packed_weight"() {format = "2:4", names = ["q.weight", "k.weight"], sizes = array<i64: 64, 64>, weight = !torch.vtensor<[128,64],f32>}
   // CHECK: torch.operator "torch.sparseflow.linear"
   // CHECK: torch.aten.slice.Tensor
   // CHECK: torch.aten.slice.Tensor
   // CHECK: torch.aten.mul.Tensor
-  // CHECK: "sparse_gemm.packed_weight"() {names = ["o.weight"], pattern = "2:4"}
+  // CHECK: "sparse_gemm.packed_weight"() {format = "2:4", names = ["o.weight"], weight = !torch.vtensor<[64,64],f32>}
   // CHECK: torch.operator "torch.sparseflow.linear"
   // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "N = 4 is below min-n = 16"}
   // CHECK-NOT: sparse_gemm.linear

@@ -20,4 +20,6 @@
 // RUN: echo '{"f32:1x1": "1:gpu"}' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=POLICY
 // POLICY: policy table, entry 'f32:1x1': has a malformed policy '1:gpu': unknown kernel 'gpu'
 
+// RUN: echo '{"f32:1x1": {"dense": "x", "policy": "1:gpu"}}' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=POLICY
+
 module {}

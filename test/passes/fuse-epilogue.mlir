@@ -7,7 +7,7 @@ func.func @all(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,64],bf
   // CHECK-NOT: sparse_gemm.linear
   // CHECK: %[[B:.*]] = torch.aten.neg
   // CHECK: %[[R:.*]] = torch.aten.silu %arg0
-  // CHECK: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %{{.*}}, %[[B]], %[[R]]) {epilogue = "gelu_tanh", operandSegmentSizes = array<i32: 1, 1, 1, 1>, pattern = "2:4", policy = "1:cpu"} : {{.*}} -> !torch.vtensor<[?,?,64],bf16>
+  // CHECK: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %{{.*}}, %[[B]], %[[R]]) {epilogue = "gelu_tanh", format = "2:4", operandSegmentSizes = array<i32: 1, 1, 1, 1>, policy = "1:cpu"} : {{.*}} -> !torch.vtensor<[?,?,64],bf16>
   // CHECK-NEXT: return %[[Y]]
   %one = torch.constant.int 1
   %off = torch.constant.bool false
@@ -15,7 +15,7 @@ func.func @all(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,64],bf
   %tanh = torch.constant.str "tanh"
   %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[64,64],bf16>
   %b = "sparse_gemm.weight"() {name = "b"} : () -> !torch.vtensor<[64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
   %nb = torch.aten.neg %b : !torch.vtensor<[64],bf16> -> !torch.vtensor<[64],bf16>
   %biased = torch.aten.add.Tensor %nb, %y, %one : !torch.vtensor<[64],bf16>, !torch.vtensor<[?,?,64],bf16>, !torch.int -> !torch.vtensor<[?,?,64],bf16>
   %act = torch.aten.gelu %biased, %tanh : !torch.vtensor<[?,?,64],bf16>, !torch.str -> !torch.vtensor<[?,?,64],bf16>
@@ -39,11 +39,11 @@ func.func @activations(%x: !torch.vtensor<[3,64],f32>) -> (!torch.vtensor<[3,32]
   %a = "sparse_gemm.weight"() {name = "a"} : () -> !torch.vtensor<[32,64],f32>
   %b = "sparse_gemm.weight"() {name = "b"} : () -> !torch.vtensor<[32,64],f32>
   %c = "sparse_gemm.weight"() {name = "c"} : () -> !torch.vtensor<[32,64],f32>
-  %ya = "sparse_gemm.linear"(%x, %a) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
+  %ya = "sparse_gemm.linear"(%x, %a) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
   %ra = torch.aten.relu %ya : !torch.vtensor<[3,32],f32> -> !torch.vtensor<[3,32],f32>
-  %yb = "sparse_gemm.linear"(%x, %b) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
+  %yb = "sparse_gemm.linear"(%x, %b) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
   %rb = torch.aten.gelu %yb, %erf : !torch.vtensor<[3,32],f32>, !torch.str -> !torch.vtensor<[3,32],f32>
-  %yc = "sparse_gemm.linear"(%x, %c) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
+  %yc = "sparse_gemm.linear"(%x, %c) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
   %rc = torch.aten.silu %yc : !torch.vtensor<[3,32],f32> -> !torch.vtensor<[3,32],f32>
   return %ra, %rb, %rc : !torch.vtensor<[3,32],f32>, !torch.vtensor<[3,32],f32>, !torch.vtensor<[3,32],f32>
 }
@@ -53,16 +53,16 @@ func.func @activations(%x: !torch.vtensor<[3,64],f32>) -> (!torch.vtensor<[3,32]
 // A layer that has something already takes over what comes after that.
 // CHECK-LABEL: func.func @more
 func.func @more(%x: !torch.vtensor<[3,64],f32>, %r: !torch.vtensor<[3,32],f32>) -> (!torch.vtensor<[3,32],f32>, !torch.vtensor<[3,32],f32>) {
-  // CHECK: %[[A:.*]] = "sparse_gemm.linear"(%arg0, %{{.*}}, %{{.*}}) {epilogue = "silu", operandSegmentSizes = array<i32: 1, 1, 1, 0>
-  // CHECK: %[[B:.*]] = "sparse_gemm.linear"(%arg0, %{{.*}}, %arg1) {epilogue = "relu", operandSegmentSizes = array<i32: 1, 1, 0, 1>
+  // CHECK: %[[A:.*]] = "sparse_gemm.linear"(%arg0, %{{.*}}, %{{.*}}) {epilogue = "silu", format = "2:4", operandSegmentSizes = array<i32: 1, 1, 1, 0>
+  // CHECK: %[[B:.*]] = "sparse_gemm.linear"(%arg0, %{{.*}}, %arg1) {epilogue = "relu", format = "2:4", operandSegmentSizes = array<i32: 1, 1, 0, 1>
   // CHECK: return %[[A]], %[[B]]
   %one = torch.constant.int 1
   %a = "sparse_gemm.weight"() {name = "a"} : () -> !torch.vtensor<[32,64],f32>
   %b = "sparse_gemm.weight"() {name = "b"} : () -> !torch.vtensor<[32,64],f32>
   %bias = "sparse_gemm.weight"() {name = "bias"} : () -> !torch.vtensor<[32],f32>
-  %ya = "sparse_gemm.linear"(%x, %a, %bias) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>, !torch.vtensor<[32],f32>) -> !torch.vtensor<[3,32],f32>
+  %ya = "sparse_gemm.linear"(%x, %a, %bias) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>, !torch.vtensor<[32],f32>) -> !torch.vtensor<[3,32],f32>
   %ra = torch.aten.silu %ya : !torch.vtensor<[3,32],f32> -> !torch.vtensor<[3,32],f32>
-  %yb = "sparse_gemm.linear"(%x, %b) {pattern = "2:4", epilogue = "relu", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
+  %yb = "sparse_gemm.linear"(%x, %b) {format = "2:4", epilogue = "relu", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
   %rb = torch.aten.add.Tensor %yb, %r, %one : !torch.vtensor<[3,32],f32>, !torch.vtensor<[3,32],f32>, !torch.int -> !torch.vtensor<[3,32],f32>
   return %ra, %rb : !torch.vtensor<[3,32],f32>, !torch.vtensor<[3,32],f32>
 }
@@ -83,8 +83,8 @@ func.func @two_layers(%x: !torch.vtensor<[?,?,64],f32>) -> (!torch.vtensor<[?,?,
   %list = torch.prim.ListConstruct %s0, %s1, %n : (!torch.int, !torch.int, !torch.int) -> !torch.list<int>
   %a = "sparse_gemm.weight"() {name = "a"} : () -> !torch.vtensor<[32,64],f32>
   %b = "sparse_gemm.weight"() {name = "b"} : () -> !torch.vtensor<[32,64],f32>
-  %ya = "sparse_gemm.linear"(%x, %a) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[?,?,32],f32>
-  %yb = "sparse_gemm.linear"(%x, %b) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[?,?,32],f32>
+  %ya = "sparse_gemm.linear"(%x, %a) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[?,?,32],f32>
+  %yb = "sparse_gemm.linear"(%x, %b) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[?,?,32],f32>
   %view = torch.aten.view %yb, %list : !torch.vtensor<[?,?,32],f32>, !torch.list<int> -> !torch.vtensor<[?,?,32],f32>
   %sum = torch.aten.add.Tensor %ya, %view, %one : !torch.vtensor<[?,?,32],f32>, !torch.vtensor<[?,?,32],f32>, !torch.int -> !torch.vtensor<[?,?,32],f32>
   return %sum : !torch.vtensor<[?,?,32],f32>
@@ -124,11 +124,11 @@ func.func @stream(%ids: !torch.vtensor<[?,?],si64>, %table: !torch.vtensor<[96,6
   %rows = torch.prim.ListConstruct %s0, %s1, %k : (!torch.int, !torch.int, !torch.int) -> !torch.list<int>
   %joined = torch.aten.reshape %back, %rows : !torch.vtensor<[?,?,32,2],f32>, !torch.list<int> -> !torch.vtensor<[?,?,64],f32>
   %o = "sparse_gemm.weight"() {name = "o"} : () -> !torch.vtensor<[64,64],f32>
-  %yo = "sparse_gemm.linear"(%joined, %o) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[64,64],f32>) -> !torch.vtensor<[?,?,64],f32>
+  %yo = "sparse_gemm.linear"(%joined, %o) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[64,64],f32>) -> !torch.vtensor<[?,?,64],f32>
   %h = torch.aten.add.Tensor %e, %yo, %one : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[?,?,64],f32>, !torch.int -> !torch.vtensor<[?,?,64],f32>
   %d = "sparse_gemm.weight"() {name = "d"} : () -> !torch.vtensor<[64,64],f32>
   %hr = torch.aten.tanh %h : !torch.vtensor<[?,?,64],f32> -> !torch.vtensor<[?,?,64],f32>
-  %yd = "sparse_gemm.linear"(%hr, %d) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[64,64],f32>) -> !torch.vtensor<[?,?,64],f32>
+  %yd = "sparse_gemm.linear"(%hr, %d) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],f32>, !torch.vtensor<[64,64],f32>) -> !torch.vtensor<[?,?,64],f32>
   %sum = torch.aten.add.Tensor %yd, %h, %one : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[?,?,64],f32>, !torch.int -> !torch.vtensor<[?,?,64],f32>
   return %sum : !torch.vtensor<[?,?,64],f32>
 }

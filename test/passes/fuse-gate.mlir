@@ -5,7 +5,7 @@
 func.func @silu(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
   // CHECK: %[[W:.*]] = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"]
   // CHECK: %[[B:.*]] = "sparse_gemm.merged_weight"() {names = ["gate.bias", "up.bias"]
-  // CHECK: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %[[W]], %[[B]]) {epilogue = "silu_gated", operandSegmentSizes = array<i32: 1, 1, 1, 0>, pattern = "2:4", policy = "1:cpu"} : {{.*}} -> !torch.vtensor<[?,?,32],bf16>
+  // CHECK: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %[[W]], %[[B]]) {epilogue = "silu_gated", format = "2:4", operandSegmentSizes = array<i32: 1, 1, 1, 0>, policy = "1:cpu"} : {{.*}} -> !torch.vtensor<[?,?,32],bf16>
   // CHECK-NOT: torch.aten
   // CHECK: return %[[Y]]
   %m1 = torch.constant.int -1
@@ -15,7 +15,7 @@ func.func @silu(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],b
   %n = torch.constant.int 64
   %w = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64,64],bf16>
   %b = "sparse_gemm.merged_weight"() {names = ["gate.bias", "up.bias"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w, %b) {pattern = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>, !torch.vtensor<[64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>, !torch.vtensor<[64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
   %first = torch.aten.slice.Tensor %y, %m1, %0, %half, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %second = torch.aten.slice.Tensor %y, %m1, %half, %n, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %a = torch.aten.silu %first : !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
@@ -39,7 +39,7 @@ func.func @other_order(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,
   %n = torch.constant.int 64
   %w = "sparse_gemm.merged_weight"() {names = ["up.weight", "gate.weight"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64,64],bf16>
   %b = "sparse_gemm.merged_weight"() {names = ["up.bias", "gate.bias"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w, %b) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>, !torch.vtensor<[64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>, !torch.vtensor<[64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
   %first = torch.aten.slice.Tensor %y, %m1, %0, %half, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %second = torch.aten.slice.Tensor %y, %m1, %half, %n, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %a = torch.aten.relu %second : !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
@@ -60,7 +60,7 @@ func.func @one_weight(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?
   %half = torch.constant.int 32
   %n = torch.constant.int 64
   %w = "sparse_gemm.weight"() {name = "gate_up.weight"} : () -> !torch.vtensor<[64,64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
   %first = torch.aten.slice.Tensor %y, %m1, %0, %half, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %second = torch.aten.slice.Tensor %y, %m1, %half, %n, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %kind = torch.constant.str "tanh"
@@ -82,7 +82,7 @@ func.func @chunks(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32]
   %half = torch.constant.int 32
   %n = torch.constant.int 64
   %w = "sparse_gemm.weight"() {name = "gate_up.weight"} : () -> !torch.vtensor<[64,64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
   %two = torch.constant.int 2
   %list = torch.aten.chunk %y, %two, %m1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int -> !torch.list<vtensor>
   %halves:2 = torch.prim.ListUnpack %list : !torch.list<vtensor> -> !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16>
@@ -97,14 +97,14 @@ func.func @chunks(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32]
 // What the report says of a layer goes with it.
 // CHECK-LABEL: func.func @not_in_fp8
 func.func @not_in_fp8(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
-  // CHECK: epilogue = "silu_gated"{{.*}}sparse_gemm.unquantized = "K = 63"
+  // CHECK: epilogue = "silu_gated"{{.*}}sparse_gemm.format_refused = "K = 63"
   %m1 = torch.constant.int -1
   %0 = torch.constant.int 0
   %1 = torch.constant.int 1
   %half = torch.constant.int 32
   %n = torch.constant.int 64
   %w = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64,64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", sparse_gemm.unquantized = "K = 63", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", sparse_gemm.format_refused = "K = 63", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
   %first = torch.aten.slice.Tensor %y, %m1, %0, %half, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %second = torch.aten.slice.Tensor %y, %m1, %half, %n, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
   %a = torch.aten.silu %first : !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>

@@ -5,14 +5,15 @@
 // COMPRESSED-NOT: sparse_gemm.pruned_weight
 // CHECK-LABEL: func.func @mixed
 func.func @mixed(%x: !torch.vtensor<[?,64],bf16>) -> !torch.vtensor<[?,32],bf16> {
-  // CHECK: %[[P:.*]]:2 = "sparse_gemm.packed_weight"() {names = ["a", "b"], pattern = "2:4", sizes = array<i64: 20, 12>, transposed = array<i1: false, true>}
-  // CHECK: %[[D:.*]] = "sparse_gemm.pruned_weight"() {names = ["a", "b"], pattern = "2:4", sizes = array<i64: 20, 12>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[32,64],bf16>
+  // CHECK: %[[PT:.*]] = "sparse_gemm.packed_weight"() {format = "2:4", names = ["a", "b"], sizes = array<i64: 20, 12>, transposed = array<i1: false, true>, weight = !torch.vtensor<[32,64],bf16>}
+  // CHECK: %[[P:.*]]:2 = torch.prim.TupleUnpack %[[PT]]
+  // CHECK: %[[D:.*]] = "sparse_gemm.pruned_weight"() {format = "2:4", names = ["a", "b"], sizes = array<i64: 20, 12>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[32,64],bf16>
   // CHECK: torch.constant.int 256
   // cusparselt@7/-1: 2 | 7 << 8 | 255 << 24
   // CHECK: torch.constant.int 4278191874
   // CHECK: torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1, {{.*}}, %[[D]])
   %w = "sparse_gemm.merged_weight"() {names = ["a", "b"], sizes = array<i64: 20, 12>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[32,64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "1:dense,256:cusparselt@7/-1", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,64],bf16>, !torch.vtensor<[32,64],bf16>) -> !torch.vtensor<[?,32],bf16>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "1:dense,256:cusparselt@7/-1", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,64],bf16>, !torch.vtensor<[32,64],bf16>) -> !torch.vtensor<[?,32],bf16>
   return %y : !torch.vtensor<[?,32],bf16>
 }
 
@@ -23,6 +24,6 @@ func.func @always_sparse(%x: !torch.vtensor<[?,64],f16>) -> !torch.vtensor<[?,32
   // CHECK-NOT: sparse_gemm.pruned_weight
   // CHECK: torch.operator "torch.sparseflow.linear"
   %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f16>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "1:cusparselt@3,64:cusparselt@5", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,64],f16>, !torch.vtensor<[32,64],f16>) -> !torch.vtensor<[?,32],f16>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "1:cusparselt@3,64:cusparselt@5", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,64],f16>, !torch.vtensor<[32,64],f16>) -> !torch.vtensor<[?,32],f16>
   return %y : !torch.vtensor<[?,32],f16>
 }

@@ -6,7 +6,8 @@ func.func @everything(%x: !torch.vtensor<[?,?,62],bf16>, %r: !torch.vtensor<[?,?
   // CHECK-NOT: "sparse_gemm.merged_weight"
   // CHECK: %[[B:.*]] = "sparse_gemm.weight"() {name = "bias"}
   // K = 62 is padded to 64.
-  // CHECK: %[[P:.*]]:2 = "sparse_gemm.packed_weight"() {names = ["a", "b"], pattern = "2:4", sizes = array<i64: 20, 12>, transposed = array<i1: false, true>} : () -> (!torch.vtensor<[32,32],bf16>, !torch.vtensor<[32,8],ui8>)
+  // CHECK: %[[PT:.*]] = "sparse_gemm.packed_weight"() {format = "2:4", names = ["a", "b"], sizes = array<i64: 20, 12>, transposed = array<i1: false, true>, weight = !torch.vtensor<[32,62],bf16>} : () -> !torch.tuple<vtensor<[32,32],bf16>, vtensor<[32,8],ui8>>
+  // CHECK: %[[P:.*]]:2 = torch.prim.TupleUnpack %[[PT]]
   // CHECK: %[[K:.*]] = torch.constant.int 62
   // CHECK: %[[E:.*]] = torch.constant.str "gelu"
   // CHECK: %[[M0:.*]] = torch.constant.int 1
@@ -18,7 +19,7 @@ func.func @everything(%x: !torch.vtensor<[?,?,62],bf16>, %r: !torch.vtensor<[?,?
   // CHECK: return %[[Y]]
   %w = "sparse_gemm.merged_weight"() {names = ["a", "b"], sizes = array<i64: 20, 12>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[32,62],bf16>
   %b = "sparse_gemm.weight"() {name = "bias"} : () -> !torch.vtensor<[32],bf16>
-  %y = "sparse_gemm.linear"(%x, %w, %b, %r) {pattern = "2:4", epilogue = "gelu", policy = "1:cpu,512:dense", operandSegmentSizes = array<i32: 1, 1, 1, 1>} : (!torch.vtensor<[?,?,62],bf16>, !torch.vtensor<[32,62],bf16>, !torch.vtensor<[32],bf16>, !torch.vtensor<[?,?,32],bf16>) -> !torch.vtensor<[?,?,32],bf16>
+  %y = "sparse_gemm.linear"(%x, %w, %b, %r) {format = "2:4", epilogue = "gelu", policy = "1:cpu,512:dense", operandSegmentSizes = array<i32: 1, 1, 1, 1>} : (!torch.vtensor<[?,?,62],bf16>, !torch.vtensor<[32,62],bf16>, !torch.vtensor<[32],bf16>, !torch.vtensor<[?,?,32],bf16>) -> !torch.vtensor<[?,?,32],bf16>
   return %y : !torch.vtensor<[?,?,32],bf16>
 }
 
@@ -27,11 +28,12 @@ func.func @everything(%x: !torch.vtensor<[?,?,62],bf16>, %r: !torch.vtensor<[?,?
 // No bias, no residual, an empty policy.
 // CHECK-LABEL: func.func @plain
 func.func @plain(%x: !torch.vtensor<[4,64],f32>) -> !torch.vtensor<[4,32],f32> {
-  // CHECK-DAG: %[[P:.*]]:2 = "sparse_gemm.packed_weight"() {names = ["w"], pattern = "2:4"}
+  // CHECK-DAG: %[[PT:.*]] = "sparse_gemm.packed_weight"() {format = "2:4", names = ["w"], weight = !torch.vtensor<[32,64],f32>}
+  // CHECK-DAG: %[[P:.*]]:2 = torch.prim.TupleUnpack %[[PT]]
   // CHECK-DAG: %[[POLICY:.*]] = torch.prim.ListConstruct  : () -> !torch.list<int>
   // CHECK: torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1, %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}}, %[[POLICY]], %{{.*}}) : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,32],f32>, !torch.vtensor<[32,8],ui8>, !torch.none, !torch.none, !torch.int, !torch.str, !torch.list<int>, !torch.none)
   %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
   return %y : !torch.vtensor<[4,32],f32>
 }
 
@@ -40,27 +42,28 @@ func.func @plain(%x: !torch.vtensor<[4,64],f32>) -> !torch.vtensor<[4,32],f32> {
 // Layers that share a weight share its packed form, across blocks too; another function has its own.
 // CHECK-LABEL: func.func @shared
 func.func @shared(%x: !torch.vtensor<[4,64],f32>, %c: !torch.bool) -> !torch.vtensor<[4,32],f32> {
-  // CHECK: %[[P:.*]]:2 = "sparse_gemm.packed_weight"() {names = ["w"]
+  // CHECK: %[[PT:.*]] = "sparse_gemm.packed_weight"() {format = "2:4", names = ["w"]
+  // CHECK: %[[P:.*]]:2 = torch.prim.TupleUnpack %[[PT]]
   // CHECK-NOT: packed_weight
   // CHECK: torch.prim.If
   // CHECK: torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1
   // CHECK: torch.operator "torch.sparseflow.linear"(%arg0, %[[P]]#0, %[[P]]#1
   %y = torch.prim.If %c -> (!torch.vtensor<[4,32],f32>) {
     %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
-    %0 = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
+    %0 = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
     torch.prim.If.yield %0 : !torch.vtensor<[4,32],f32>
   } else {
     %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
-    %0 = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "relu", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
+    %0 = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "relu", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
     torch.prim.If.yield %0 : !torch.vtensor<[4,32],f32>
   }
   return %y : !torch.vtensor<[4,32],f32>
 }
 // CHECK-LABEL: func.func @other
 func.func @other(%x: !torch.vtensor<[4,64],f32>) -> !torch.vtensor<[4,32],f32> {
-  // CHECK: "sparse_gemm.packed_weight"() {names = ["w"]
+  // CHECK: "sparse_gemm.packed_weight"() {format = "2:4", names = ["w"]
   %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
   return %y : !torch.vtensor<[4,32],f32>
 }
 

@@ -4,7 +4,7 @@
 // CHECK-LABEL: func.func @plain
 func.func @plain(%x: !torch.vtensor<[?,?,64],bf16>) -> !torch.vtensor<[?,?,32],bf16> {
   // CHECK-NEXT: %[[W:.*]] = "sparse_gemm.weight"() {name = "fc.weight"}
-  // CHECK-NEXT: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %[[W]]) {epilogue = "none", operandSegmentSizes = array<i32: 1, 1, 0, 0>, pattern = "2:4", policy = ""} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[32,64],bf16>) -> !torch.vtensor<[?,?,32],bf16>
+  // CHECK-NEXT: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %[[W]]) {epilogue = "none", format = "2:4", operandSegmentSizes = array<i32: 1, 1, 0, 0>, policy = ""} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[32,64],bf16>) -> !torch.vtensor<[?,?,32],bf16>
   // CHECK-NEXT: return %[[Y]]
   %w = "sparse_gemm.weight"() {name = "fc.weight"} : () -> !torch.vtensor<[32,64],bf16>
   %none = torch.constant.none
@@ -162,7 +162,7 @@ func.func @sparse_already(%x: !torch.vtensor<[4,64],f32>) {
   // CHECK: "sparse_gemm.linear"(%arg0, %{{.*}}) {epilogue = "none", {{.*}}policy = ""}
   %none = torch.constant.none
   %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[32,64],f32>
-  %0 = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "relu", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
+  %0 = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "relu", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
   %1 = torch.aten.linear %x, %w, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
   return
 }

@@ -55,11 +55,11 @@ func.func @another_policy_epilogue_or_kind(%x: !torch.vtensor<[3,64],f32>, %r: !
   %c = "sparse_gemm.weight"() {name = "c5"} : () -> !torch.vtensor<[32,64],f32>
   %d = "sparse_gemm.weight"() {name = "d5"} : () -> !torch.vtensor<[32,64],f32>
   %e = "sparse_gemm.weight"() {name = "e5"} : () -> !torch.vtensor<[32,64],f32>
-  %0 = "sparse_gemm.linear"(%x, %a) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
-  %1 = "sparse_gemm.linear"(%x, %b) {pattern = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
-  %2 = "sparse_gemm.linear"(%x, %c) {pattern = "2:4", epilogue = "silu", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
+  %0 = "sparse_gemm.linear"(%x, %a) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
+  %1 = "sparse_gemm.linear"(%x, %b) {format = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
+  %2 = "sparse_gemm.linear"(%x, %c) {format = "2:4", epilogue = "silu", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[3,32],f32>
   %3 = torch.aten.linear %x, %d, %none : !torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[3,32],f32>
-  %4 = "sparse_gemm.linear"(%x, %e, %r) {pattern = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>, !torch.vtensor<[3,32],f32>) -> !torch.vtensor<[3,32],f32>
+  %4 = "sparse_gemm.linear"(%x, %e, %r) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 1>} : (!torch.vtensor<[3,64],f32>, !torch.vtensor<[32,64],f32>, !torch.vtensor<[3,32],f32>) -> !torch.vtensor<[3,32],f32>
   return
 }
 

@@ -6,7 +6,7 @@
 func.func @qkv(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16>) {
   // CHECK: %[[W:.*]] = "sparse_gemm.merged_weight"() {names = ["q.weight", "k.weight", "v.weight"], sizes = array<i64: 64, 32, 32>} : () -> !torch.vtensor<[128,64],bf16>
   // CHECK: %[[B:.*]] = "sparse_gemm.merged_weight"() {names = ["q.bias", "k.bias", "v.bias"], sizes = array<i64: 64, 32, 32>} : () -> !torch.vtensor<[128],bf16>
-  // CHECK: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %[[W]], %[[B]]) {epilogue = "none", operandSegmentSizes = array<i32: 1, 1, 1, 0>, pattern = "2:4", policy = "1:cpu"} : {{.*}} -> !torch.vtensor<[?,?,128],bf16>
+  // CHECK: %[[Y:.*]] = "sparse_gemm.linear"(%arg0, %[[W]], %[[B]]) {epilogue = "none", format = "2:4", operandSegmentSizes = array<i32: 1, 1, 1, 0>, policy = "1:cpu"} : {{.*}} -> !torch.vtensor<[?,?,128],bf16>
   // CHECK-NOT: sparse_gemm
   // CHECK: %[[D0:.*]] = torch.constant.int -1
   // CHECK: %[[S0:.*]] = torch.constant.int 0
@@ -22,13 +22,13 @@ func.func @qkv(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,64],bf
   // CHECK: return %[[Q]], %[[K]], %[[V]]
   %wq = "sparse_gemm.weight"() {name = "q.weight"} : () -> !torch.vtensor<[64,64],bf16>
   %bq = "sparse_gemm.weight"() {name = "q.bias"} : () -> !torch.vtensor<[64],bf16>
-  %q = "sparse_gemm.linear"(%x, %wq, %bq) {pattern = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>, !torch.vtensor<[64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %q = "sparse_gemm.linear"(%x, %wq, %bq) {format = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>, !torch.vtensor<[64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
   %wk = "sparse_gemm.weight"() {name = "k.weight"} : () -> !torch.vtensor<[32,64],bf16>
   %bk = "sparse_gemm.weight"() {name = "k.bias"} : () -> !torch.vtensor<[32],bf16>
-  %k = "sparse_gemm.linear"(%x, %wk, %bk) {pattern = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[32,64],bf16>, !torch.vtensor<[32],bf16>) -> !torch.vtensor<[?,?,32],bf16>
+  %k = "sparse_gemm.linear"(%x, %wk, %bk) {format = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[32,64],bf16>, !torch.vtensor<[32],bf16>) -> !torch.vtensor<[?,?,32],bf16>
   %wv = "sparse_gemm.weight"() {name = "v.weight"} : () -> !torch.vtensor<[32,64],bf16>
   %bv = "sparse_gemm.weight"() {name = "v.bias"} : () -> !torch.vtensor<[32],bf16>
-  %v = "sparse_gemm.linear"(%x, %wv, %bv) {pattern = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[32,64],bf16>, !torch.vtensor<[32],bf16>) -> !torch.vtensor<[?,?,32],bf16>
+  %v = "sparse_gemm.linear"(%x, %wv, %bv) {format = "2:4", epilogue = "none", policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[32,64],bf16>, !torch.vtensor<[32],bf16>) -> !torch.vtensor<[?,?,32],bf16>
   return %q, %k, %v : !torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16>
 }
 

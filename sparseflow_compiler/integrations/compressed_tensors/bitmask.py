@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.runtime import PackedWeight, checks
+from sparseflow.runtime.packed import require_24
 
 
 def to_bitmask(packed: PackedWeight, *, name: str = "weight") -> tuple[Tensor, Tensor]:
@@ -28,8 +29,9 @@ def to_bitmask(packed: PackedWeight, *, name: str = "weight") -> tuple[Tensor, T
         ``j / 8`` set where column j is kept, two in each group of four. Both on the weight's device.
 
     Raises:
-        ArgumentError: K is not divisible by 4.
+        ArgumentError: K is not divisible by 4, or the weight is of another format than 2:4.
     """
+    require_24(packed, f"to_bitmask({name})")
     _require_fours(packed.in_features, name)
     values, positions = packed.portable()
     mask = _translated(positions, _masks())
@@ -60,7 +62,7 @@ def from_bitmask(values: Tensor, mask: Tensor, in_features: int, *, name: str = 
         whole[:, -1] |= 0b0011_0000  # the unused half as a valid pair, which the table wants
     positions = _translated(whole, _pairs())
     _require_pairs(positions, name)
-    return PackedWeight(values, positions, in_features, name=name)
+    return PackedWeight((values, positions), in_features, name=name)
 
 
 def _require_fours(in_features: int, name: str) -> None:

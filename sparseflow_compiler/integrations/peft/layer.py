@@ -15,7 +15,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.nn.replace import densified
 from sparseflow.runtime import PackedWeight, compress_2_4
-from sparseflow.runtime.packed import unpacked
+from sparseflow.runtime.formats import find
 
 _STARTS = (True, False, "gaussian", "orthogonal")
 """Values of ``init_lora_weights`` that don't change the weight below."""
@@ -86,7 +86,8 @@ class SparseLoraLinear(Linear):  # type: ignore[misc]  # peft is not typed
 def _kept(weight: PackedWeight) -> Tensor:
     """Bool ``[N, K]``: the places that are stored, whatever values are in them."""
     values, positions = weight.portable()
-    return unpacked(torch.ones_like(values), positions, weight.in_features) != 0
+    places: Tensor = find("2:4").unpack((torch.ones_like(values), positions), weight.in_features) != 0
+    return places
 
 
 def make(config: object, adapter_name: str, target: nn.Module, **options: object) -> SparseLoraLinear:

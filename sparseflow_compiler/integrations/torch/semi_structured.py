@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import PackedWeight, checks, compress_2_4
+from sparseflow.runtime.packed import require_24
 
 Layout = Literal["cutlass", "cusparselt"]
 
@@ -28,9 +29,10 @@ def to_semi_structured(packed: PackedWeight, layout: Layout = "cutlass") -> Any:
         with `packed` where the layout allows it.
 
     Raises:
-        ArgumentError: the layout is unknown, or dtype, shape or device don't suit it.
+        ArgumentError: the layout is unknown, or format, dtype, shape or device don't suit it.
     """
     kind = _kind(layout)
+    require_24(packed, "to_semi_structured(packed)")
     checks.require_dtype(packed.values, _HALVES, "to_semi_structured(packed)")
     _require_shape(packed, kind._DTYPE_SHAPE_CONSTRAINTS[packed.dtype], layout)
     if layout == "cusparselt":
@@ -81,7 +83,7 @@ def from_semi_structured(tensor: object, *, name: str = "weight") -> PackedWeigh
         dense: Tensor = tensor.to_dense()  # type: ignore[no-untyped-call]
         return compress_2_4(dense.detach().contiguous(), name=name)
     places = meta.flatten().gather(0, _offsets(meta)).view_as(meta)
-    return PackedWeight(values, places.view(torch.uint8), tensor.shape[1], name=name)
+    return PackedWeight((values, places.view(torch.uint8)), tensor.shape[1], name=name)
 
 
 def _kind(layout: Layout) -> Any:

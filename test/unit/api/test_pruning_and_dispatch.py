@@ -90,7 +90,7 @@ def test_quantisation_is_not_decided_by_dispatch_either(dispatch: Callable[[str]
     for policy in ("1:cpu", "1:dense"):
         dispatch(policy)
         with torch.no_grad():
-            found.append(sf.compile(model, prune="magnitude", quantize="fp8")(x))
+            found.append(sf.compile(model, prune="magnitude", format="2:4-fp8")(x))
     torch.testing.assert_close(*found, rtol=2e-2, atol=2e-2)
 
 

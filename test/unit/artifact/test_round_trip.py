@@ -156,7 +156,7 @@ def test_a_quantised_model_and_one_in_several_shards_come_back(tmp_path: Path, m
     monkeypatch.setattr("sparseflow.runtime.artifact.weights.SHARD_BYTES", 1)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).eval().to(torch.bfloat16)
     x = torch.randn(4, 64, dtype=torch.bfloat16)
-    compiled = sf.compile(model, (x,), prune="magnitude", quantize="fp8", policy="sparse")
+    compiled = sf.compile(model, (x,), prune="magnitude", format="2:4-fp8", policy="sparse")
     compiled.save(tmp_path / "fp8")
     assert len(list((tmp_path / "fp8").glob("weights-*"))) > 1
     assert torch.equal(sf.load(tmp_path / "fp8")(x), compiled(x))

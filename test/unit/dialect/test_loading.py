@@ -12,7 +12,7 @@ from sparseflow.dialect import LinearOp, WeightOp, load
 TEXT = """
 func.func @main(%x: !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[?,8],f32> {
   %w = "sparse_gemm.weight"() {name = "fc.weight"} : () -> !torch.vtensor<[8,64],f32>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "",
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "",
     operandSegmentSizes = array<i32: 1, 1, 0, 0>}
     : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[?,8],f32>
   return %y : !torch.vtensor<[?,8],f32>

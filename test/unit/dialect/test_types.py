@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch_mlir import ir
 
 from sparseflow.dialect import load
-from sparseflow.dialect.types import TensorType, compatible, packed_types, tensor_type
+from sparseflow.dialect.types import TensorType, compatible, tensor_type
 
 DTYPES = ["f16", "bf16", "f32", "f64", "si64", "ui8", "i1", "f8E4M3FN", "complex<f32>"]
 shapes = st.none() | st.lists(st.none() | st.integers(0, 2**40), max_size=5).map(tuple)
@@ -66,12 +66,3 @@ def test_compatible_shapes(a, b, expected):
 def test_dtypes_must_agree_where_known():
     assert not compatible(TensorType((2,), "f32"), TensorType((2,), "f16"))
     assert compatible(TensorType((2,), None), TensorType((2,), "f16"))
-
-
-@pytest.mark.parametrize(
-    ("k", "width", "bytes_"), [(1, 2, 1), (4, 2, 1), (5, 4, 1), (8, 4, 1), (9, 6, 2), (64, 32, 8)]
-)
-def test_packed_widths_round_k_up_to_groups_of_four(k, width, bytes_):
-    values, positions = packed_types(3, k, "bf16")
-    assert values == TensorType((3, width), "bf16")
-    assert positions == TensorType((3, bytes_), "ui8")

@@ -27,7 +27,7 @@ def lower(body, weights=None, signature=f"(%x: {X}) -> {Y}"):
 def test_a_sparse_layer_that_was_not_lowered_is_refused():
     body = f"""
       %w = "sparse_gemm.weight"() {{name = "layer.weight"}} : () -> {W}
-      %y = "sparse_gemm.linear"(%x, %w) {{pattern = "2:4", epilogue = "none", policy = "",
+      %y = "sparse_gemm.linear"(%x, %w) {{format = "2:4", epilogue = "none", policy = "",
         operandSegmentSizes = array<i32: 1, 1, 0, 0>}} : ({X}, {W}) -> {Y}
       return %y : {Y}"""
     with pytest.raises(LoweringError, match=r"sparse_gemm\.linear at .*\n.*run lower-sparse-gemm first"):
@@ -102,8 +102,10 @@ class Bank:
 
 
 PACKED = """
-  %v, %p = "sparse_gemm.packed_weight"() {names = ["a.weight", "b.weight"], pattern = "2:4"%s}
-    : () -> (!torch.vtensor<[6,2],f32>, !torch.vtensor<[6,1],ui8>)
+  %t = "sparse_gemm.packed_weight"() {names = ["a.weight", "b.weight"], format = "2:4",
+    weight = !torch.vtensor<[6,4],f32>%s} : () -> !torch.tuple<vtensor<[6,2],f32>, vtensor<[6,1],ui8>>
+  %v, %p = torch.prim.TupleUnpack %t : !torch.tuple<vtensor<[6,2],f32>, vtensor<[6,1],ui8>>
+    -> !torch.vtensor<[6,2],f32>, !torch.vtensor<[6,1],ui8>
   return %%v, %%p : !torch.vtensor<[6,2],f32>, !torch.vtensor<[6,1],ui8>"""
 PACKED_TYPE = f"(%x: {X}) -> (!torch.vtensor<[6,2],f32>, !torch.vtensor<[6,1],ui8>)"
 
@@ -111,8 +113,8 @@ PACKED_TYPE = f"(%x: {X}) -> (!torch.vtensor<[6,2],f32>, !torch.vtensor<[6,1],ui
 @pytest.mark.parametrize(
     ("attribute", "asked"),
     [
-        ("", (("a.weight", "b.weight"),)),
-        (", transposed = array<i1: true, false>", (("a.weight", "b.weight"), (True, False))),
+        ("", (("a.weight", "b.weight"), (), "2:4")),
+        (", transposed = array<i1: true, false>", (("a.weight", "b.weight"), (True, False), "2:4")),
     ],
 )
 def test_a_packed_weight_is_asked_for_once_and_shared(attribute, asked):
@@ -127,7 +129,7 @@ def test_a_packed_weight_is_asked_for_once_and_shared(attribute, asked):
 def test_the_pruned_weight_is_the_dense_form_that_the_packed_one_keeps():
     bank = Bank()
     body = """
-      %w = "sparse_gemm.pruned_weight"() {names = ["a.weight", "b.weight"], pattern = "2:4"}
+      %w = "sparse_gemm.pruned_weight"() {names = ["a.weight", "b.weight"], format = "2:4"}
         : () -> !torch.vtensor<[6,4],f32>
       return %w : !torch.vtensor<[6,4],f32>"""
     graph = lower(body, bank, f"(%x: {X}) -> !torch.vtensor<[6,4],f32>")

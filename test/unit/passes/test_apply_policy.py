@@ -13,7 +13,7 @@ from sparseflow.runtime.dispatch.measurement import Measurement
 TEXT = """
 func.func @main(%x: !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[?,32],f32> {
   %w = "sparse_gemm.weight"() {name = "fc.weight"} : () -> !torch.vtensor<[32,64],f32>
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "",
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "",
     operandSegmentSizes = array<i32: 1, 1, 0, 0>}
     : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[?,32],f32>
   return %y : !torch.vtensor<[?,32],f32>

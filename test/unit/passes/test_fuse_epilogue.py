@@ -52,7 +52,7 @@ func.func @main(%x0: {Y}, %bias: {ROW}, %given: {Y}) -> {Y} {{
 class Weights(DenseWeights):
     """One 2:4 weight."""
 
-    def packed(self, names, transposed=()):
+    def packed(self, names, transposed, format):
         return compress_2_4(self.dense(names, transposed))
 
 

@@ -42,7 +42,7 @@ func.func @main(%x: {X}) -> {Y} {{
 class Weights(DenseWeights):
     """2:4 weights, merged in the order in which they are asked for."""
 
-    def packed(self, names, transposed=()):
+    def packed(self, names, transposed, format):
         return compress_2_4(self.dense(names, transposed))
 
 
@@ -88,4 +88,4 @@ def test_fusing_keeps_what_is_computed(order, activation, policy, weights):
 def test_other_passes_leave_a_gated_layer_as_it_is():
     source = text("gate", "up", "silu")
     assert fused(source, "merge-projections,fuse-epilogue,fuse-gate") == fused(source)
-    assert 'sparse_gemm.unquantized = "it has a gate' in fused(source, "quantize-sparse-linear")
+    assert 'sparse_gemm.format_refused = "it has a gate' in fused(source, "choose-format{format=2:4-fp8}")

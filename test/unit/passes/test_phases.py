@@ -69,12 +69,12 @@ def reproduced(compiled, tmp_path):
         {"policy": "sparse"},
         {"policy": "sparse", "prune": "magnitude", "memory": "fast", "skip": ["o", "*_proj"]},
         {"prune": "magnitude"},
-        {"policy": "sparse", "prune": "magnitude", "quantize": "fp8"},
+        {"policy": "sparse", "prune": "magnitude", "format": "2:4-fp8"},
     ],
     ids=["marked", "options", "measured", "fp8"],
 )
 def test_the_text_of_a_compiled_model_reproduces_it(tmp_path, options):
-    half = torch.bfloat16 if "quantize" in options else torch.float32
+    half = torch.bfloat16 if "format" in options else torch.float32
     compiled = sf.compile(partly_sparse().to(half), (X.to(half),), progress=False, **options)
     again, expected = reproduced(compiled, tmp_path)
     assert again == expected
@@ -128,7 +128,7 @@ def test_every_option_belongs_to_a_phase_and_changes_its_passes_only():
     assert [name for phase in plain.values() for name in phase.inputs] == [
         f.name for f in fields(PipelineOptions)
     ]
-    values = {"memory": "fast", "quantize": "fp8", "skip": ("a",), "others": "why"}
+    values = {"memory": "fast", "format": "2:4-fp8", "skip": ("a",), "others": "why"}
     for option in fields(PipelineOptions):
         value = values.get(option.name, {"entry": "dense"})
         changed = phases(replace(PipelineOptions(), **{option.name: value}))

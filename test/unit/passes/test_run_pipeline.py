@@ -27,7 +27,7 @@ func.func @main(%x: !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[?,32],f32> {
 COMPUTED = """
 func.func @main(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[32,64],f32>)
     -> !torch.vtensor<[4,32],f32> {
-  %y = "sparse_gemm.linear"(%x, %w) {pattern = "2:4", epilogue = "none", policy = "",
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "",
     operandSegmentSizes = array<i32: 1, 1, 0, 0>}
     : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>) -> !torch.vtensor<[4,32],f32>
   return %y : !torch.vtensor<[4,32],f32>

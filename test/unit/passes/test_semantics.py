@@ -76,7 +76,7 @@ func.func @main(%x: {XK}) ->
 class Weights(DenseWeights):
     """Weights that can be packed; only those that are 2:4 already."""
 
-    def packed(self, names, transposed=()):
+    def packed(self, names, transposed, format):
         return compress_2_4(self.dense(names, transposed))
 
 

@@ -13,16 +13,18 @@ from sparseflow.cli.main import main
 from sparseflow.errors import ArgumentError
 from sparseflow.reports import WRITERS, Source, page_of, read
 from sparseflow.reports.page import Cell, HeatMap, Pies, Table
-from sparseflow.reports.report import Fp8Error, LayerReport, Range, Report
+from sparseflow.reports.report import FormatError, LayerReport, Range, Report
 
 ROOT = Path(__file__).parents[3]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 RANGES = (Range(1, 15, "cpu", 1.75), Range(16, None, "dense", 0.93))
-FP8 = Fp8Error(0.02, None)
+LOST = FormatError(0.02, None)
 REPORT = Report(
     [
-        LayerReport("block.q", 64, 32, "f32", "sparse", "pruned; merged", RANGES, 8192, 4608, 0.31, FP8),
-        LayerReport("block.k", 64, 32, "f32", "sparse", "pruned; merged", RANGES, 8192, 4608, 0.35),
+        LayerReport(
+            "block.q", 64, 32, "f32", "sparse", "pruned; merged", RANGES, 8192, 4608, 0.31, "2:4-fp8", LOST
+        ),
+        LayerReport("block.k", 64, 32, "f32", "sparse", "pruned; merged", RANGES, 8192, 4608, 0.35, "2:4"),
         LayerReport("<b>head</b>", 9, 32, "f32", "dense", "left out by 'skip' | so", (), 1152, 1152, 0.0),
     ],
     {

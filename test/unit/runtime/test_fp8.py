@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError, WeightError
-from sparseflow.runtime import compress_2_4, fp8, prune_24
-from sparseflow.runtime.quantized import QuantizedWeight, quantize, weight_error
+from sparseflow.runtime import PackedWeight, compress_2_4, fp8, prune_24
+from sparseflow.runtime.packed import pack
 
 N, K = 64, 128
 ACTIVATIONS = {
@@ -29,6 +29,10 @@ ACTIVATIONS = {
 def packed_of(n=N, k=K, dtype=torch.bfloat16, seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     return compress_2_4(prune_24((torch.randn(n, k, generator=generator) * scale).to(dtype)))
+
+
+def quantize(packed):
+    return pack(packed.unpack(), "2:4-fp8")
 
 
 def run(x, weight, bias=None, residual=None, epilogue="none", policy=(), dense=None):
@@ -47,7 +51,8 @@ def run(x, weight, bias=None, residual=None, epilogue="none", policy=(), dense=N
 
 
 def dequantized(weight):
-    return weight.unpack().double() * weight.scales.double()[:, None]
+    dense = weight.format.dense(weight.tensors, weight.in_features)
+    return dense.double() * weight.scales.double()[:, None]
 
 
 def reference(x, weight, bias=None, residual=None, epilogue="none"):
@@ -105,7 +110,7 @@ def test_the_dense_form_and_a_policy_change_nothing():
 def test_rows_of_any_magnitude_keep_their_relative_precision(x_power, w_power, seed):
     packed = packed_of(8, 16, torch.float32, seed, scale=10.0**w_power)
     weight = quantize(packed)
-    assert weight_error(packed, weight) < 0.04
+    assert weight.format.error(packed.unpack(), weight.tensors) < 0.04
     x = torch.randn(3, 16, generator=torch.Generator().manual_seed(seed)) * 10.0**x_power
     x8, scale = fp8.quantize_rows(x)
     assert torch.equal(x8.float().abs().amax(-1), torch.full((3,), fp8.LARGEST))
@@ -148,7 +153,7 @@ def test_a_row_with_nan_or_inf_is_nan_and_the_others_are_not_touched(bad):
 
 def test_a_weight_survives_its_state_dict_casts_and_copies():
     weight = quantize(packed_of())
-    loaded = QuantizedWeight.empty(N, K)
+    loaded = PackedWeight.empty(N, K, format="2:4-fp8")
     loaded.load_state_dict(weight.state_dict())
     for twin in (loaded, copy.deepcopy(weight).half(), copy.deepcopy(weight).to(torch.float32)):
         assert (twin.values.dtype, twin.scales.dtype) == (fp8.E4M3, torch.float32)
@@ -158,14 +163,20 @@ def test_a_weight_survives_its_state_dict_casts_and_copies():
 
 def test_wrong_weights_are_refused():
     weight = quantize(packed_of())
-    with pytest.raises(ArgumentError, match=r"expected float32 \[64\]"):
-        QuantizedWeight(weight.values, weight.positions, weight.scales[:3], K)
-    with pytest.raises(ArgumentError, match="float8_e4m3fn"):
-        QuantizedWeight(weight.values.float(), weight.positions, weight.scales, K)
+    values, positions, scales = weight.tensors
+    for tensors, dtype, rule in (
+        ((values, positions, scales[:3]), torch.bfloat16, r"and scales \[64\], got"),
+        ((values.float(), positions, scales), torch.bfloat16, "float8_e4m3fn"),
+        ((values, positions), torch.bfloat16, r"expected 3 tensors \(values, positions, scales\), got 2"),
+        ((values, positions, scales), None, "doesn't say of which dtype the weight was"),
+        ((values, positions, scales), torch.float64, "expected a dtype of float32, bfloat16, float16"),
+    ):
+        with pytest.raises(ArgumentError, match=rule):
+            PackedWeight(tensors, K, "2:4-fp8", dtype)
     bad = weight.state_dict()
     bad["values"] = bad["values"].float().fill_(float("nan")).to(fp8.E4M3)
     with pytest.raises(WeightError, match="nan"):
-        QuantizedWeight.empty(N, K).load_state_dict(bad)
+        PackedWeight.empty(N, K, format="2:4-fp8").load_state_dict(bad)
 
 
 def test_wrong_arguments_are_refused_by_name():

@@ -37,7 +37,7 @@ def test_unpack_gives_back_what_was_packed(n, k, dtype, seed):
     assert packed.positions.shape == (n, (groups + 1) // 2)
     assert (packed.shape, packed.dtype) == (weight.shape, dtype)
     assert torch.equal(packed.unpack(), weight)
-    PackedWeight(packed.values, packed.positions, k)  # what we pack passes our own checks
+    PackedWeight((packed.values, packed.positions), k)  # what we pack passes our own checks
 
 
 @pytest.mark.parametrize("dtype", NATIVE)
@@ -51,7 +51,7 @@ def test_denormals_and_negative_zeros(dtype):
 
 def test_a_group_of_zeros_keeps_valid_places():
     packed = compress_2_4(torch.zeros(2, 12))
-    assert PackedWeight(packed.values, packed.positions, 12).unpack().count_nonzero() == 0
+    assert PackedWeight((packed.values, packed.positions), 12).unpack().count_nonzero() == 0
 
 
 @pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.5 + 1 / 32), (torch.float16, 0.5 + 1 / 16)])
@@ -96,6 +96,19 @@ def test_a_bad_state_dict_is_refused_before_anything_is_copied():
     assert target.values.count_nonzero() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_an_empty_weight_of_another_dtype_is_refused(dtype):
+    with pytest.raises(ArgumentError, match=f"expected a dtype of float32, bfloat16, float16, got {dtype}"):
+        PackedWeight.empty(3, 8, dtype)
+
+
+def test_a_state_dict_of_another_dtype_is_cast():
+    packed = packed_of()
+    other = PackedWeight.empty(3, 8, torch.bfloat16)
+    other.load_state_dict(packed.state_dict())
+    assert torch.equal(other.unpack(), packed.unpack().bfloat16())
+
+
 def test_a_state_dict_of_another_shape_is_refused():
     with pytest.raises(ArgumentError, match="in_features=16 needs values"):
         PackedWeight.empty(3, 16).load_state_dict(packed_of(k=8).state_dict())
@@ -124,7 +137,7 @@ def test_meta_weights_pack_to_shapes():
     assert packed.positions.shape == (57344, 1024)
     assert packed.device.type == "meta"
     assert packed.unpack().shape == (57344, 8190)
-    assert PackedWeight(packed.values, packed.positions, 8190).nbytes == 57344 * (8192 + 1024)
+    assert PackedWeight((packed.values, packed.positions), 8190).nbytes == 57344 * (8192 + 1024)
 
 
 def test_a_weight_that_is_not_24_is_refused_with_row_and_group():
@@ -164,23 +177,23 @@ def test_places_out_of_order_are_refused(byte):
     positions[1, 0] = byte
     group = 0 if byte & 3 >= (byte >> 2) & 3 else 1
     with pytest.raises(WeightError, match=f"row 1, group {group} stores the places"):
-        PackedWeight(packed.values, positions, 8)
+        PackedWeight((packed.values, positions), 8)
 
 
 def test_values_beyond_in_features_are_refused():
     values, positions = torch.ones(2, 4), bytes_of(2, 1)
-    PackedWeight(values, positions, 6)
+    PackedWeight((values, positions), 6)
     with pytest.raises(WeightError, match="row 0, group 1 stores a nonzero beyond K=5"):
-        PackedWeight(values, positions, 5)
+        PackedWeight((values, positions), 5)
     values[:, 3] = 0
-    PackedWeight(values, positions, 5)
+    PackedWeight((values, positions), 5)
 
 
 def test_foreign_values_must_be_finite():
     packed = packed_of(k=8)
     packed.values[2, 1] = float("nan")
     with pytest.raises(WeightError, match=r"weight\.values: row 2, column 1 is nan"):
-        PackedWeight(packed.values, packed.positions, 8)
+        PackedWeight((packed.values, packed.positions), 8)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +220,7 @@ def test_foreign_values_must_be_finite():
 )
 def test_foreign_tensors_must_fit(values, positions, k, rule):
     with pytest.raises(ArgumentError, match=rule):
-        PackedWeight(values, positions, k)
+        PackedWeight((values, positions), k)
 
 
 def test_loading_refreshes_the_dense_copy():

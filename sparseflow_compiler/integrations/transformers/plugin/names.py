@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from torch import nn
 
 from sparseflow.integrations.transformers.plugin.quantizer_api import WeightRenaming
-from sparseflow.nn.linear import IN_MODULE, VALUES
+from sparseflow.nn.linear import VALUES
+from sparseflow.runtime.formats import find
+
+IN_MODULE = f"{VALUES}.{find('2:4').part_names[0]}"
 
 
 class PackedNames(WeightRenaming):  # type: ignore[misc]

@@ -208,17 +208,17 @@ def _missing(tensor: str) -> CheckpointError:
 def _settle(name: str, layer: SparseLinear, shape: torch.Size) -> None:
     """Check what transformers put into a packed weight, and lay it out for its device."""
     weight = layer.weight
-    for part, saved in (("values", VALUES), ("positions", "weight.positions")):
+    for index, part in enumerate(weight.format.part_names):
         if not _was_loaded(getattr(weight, part)):
-            raise _missing(f"{name}.{saved}")
-    if weight.values.shape[0] != shape[0]:
+            raise _missing(f"{name}.{VALUES if index == 0 else f'weight.{part}'}")
+    if weight.out_features != shape[0]:
         raise CheckpointError(
             f"layer {name}",
-            f"the checkpoint has {weight.values.shape[0]} rows of its weight {list(shape)}",
+            f"the checkpoint has {weight.out_features} rows of its weight {list(shape)}",
             "name the checkpoint of this model",
         )
     layer.awaited = False
-    layer.weight = PackedWeight(weight.values, weight.positions, shape[1], name=f"layer {name}")
+    layer.weight = PackedWeight(weight.tensors, shape[1], name=f"layer {name}")
     layer.weight.settle()
 
 

@@ -1,0 +1,56 @@
+"""The pass ``choose-format``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from torch_mlir import ir
+
+from sparseflow.dialect.linear import FORMAT_REFUSED
+from sparseflow.dialect.matchers import operations, weight_ref
+from sparseflow.dialect.types import tensor_type
+from sparseflow.passes.base import Pass, option
+from sparseflow.passes.options import format_name
+from sparseflow.runtime.formats import find
+
+
+@dataclass(frozen=True)
+class ChooseFormat(Pass):
+    """Give sparse layers a weight format, and write down why where they can't have it.
+
+    Requires: layers are merged (`merge-projections`) and have their activations (`fuse-epilogue`); no policy
+    yet (`apply-policy` looks it up by what a layer multiplies).
+
+    Ensures: each `sparse_gemm.linear` over a weight by reference that the format is eligible for has that
+    `format`. Each other one keeps its own and has `sparse_gemm.format_refused`, the reason.
+    """
+
+    name: ClassVar[str] = "choose-format"
+    format: str = option("2:4", "how weights are stored and multiplied, such as 2:4-fp8", format_name)
+    skip: tuple[str, ...] = option(
+        (), "leave layers whose name matches one of these patterns (fnmatch) alone"
+    )
+
+    def run(self, module: ir.Module) -> None:
+        """Look at each layer by itself."""
+        for op in operations(module, {"sparse_gemm.linear"}):
+            reason = self._reason(op)
+            if reason is None:
+                op.attributes["format"] = ir.StringAttr.get(self.format)
+            else:
+                op.attributes[FORMAT_REFUSED] = ir.StringAttr.get(reason)
+
+    def _reason(self, layer: ir.Operation) -> str | None:
+        """Why a layer can't have the format, None if it can."""
+        ref, type_ = weight_ref(layer.operands[1]), tensor_type(layer.operands[1])
+        if ref is None or type_ is None:
+            return "its weight is computed at run time"
+        for pattern in self.skip:
+            if any(fnmatchcase(name, pattern) for name in ref.layers):
+                return f"skipped by the pattern '{pattern}'"
+        n, k = type_.shape or (None, None)
+        if n is None or k is None or type_.dtype is None:
+            return "the type of its weight isn't known when compiling"
+        return find(self.format).why_not(n, k, type_.dtype, ir.StringAttr(layer.attributes["epilogue"]).value)

@@ -1,0 +1,57 @@
+"""The formats by name."""
+
+from __future__ import annotations
+
+import importlib
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.formats.base import Format
+
+SHIPPED = {
+    "2:4": "sparseflow.runtime.formats.sparse24:Sparse24",
+    "2:4-fp8": "sparseflow.runtime.formats.sparse24_fp8:Sparse24Fp8",
+}
+"""Name to module and class."""
+
+_known: dict[str, Format] = {}
+
+
+def names() -> tuple[str, ...]:
+    """The formats that `find` finds."""
+    return tuple(dict.fromkeys((*SHIPPED, *_known)))
+
+
+def find(name: str) -> Format:
+    """Return the format of a name, always the same object.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    if name not in _known:
+        if name not in SHIPPED:
+            known = ", ".join(f"'{known}'" for known in names())
+            raise ArgumentError(
+                f"format {name!r:.40}",
+                f"it is none of {known}",
+                "register a format of your own first: sparseflow.runtime.formats.register",
+            )
+        module, _, kind = SHIPPED[name].partition(":")
+        _known[name] = getattr(importlib.import_module(module), kind)()
+    return _known[name]
+
+
+def register(format: Format) -> None:
+    """Make a format known by its name, in this process.
+
+    Raises:
+        ArgumentError: another format has that name.
+    """
+    if format.name in names() and _known.get(format.name) is not format:
+        raise ArgumentError(f"format {format.name!r}", "another format has this name", "give it another name")
+    _known[format.name] = format
+
+
+def forget(name: str) -> None:
+    """Undo `register`."""
+    if name not in SHIPPED:
+        _known.pop(name, None)
