@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseflow.runtime import epilogues, native, ops
-from sparseflow.runtime.formats import find
+from sparseflow.runtime import epilogues, native, ops, portable
 
 native.load()
 
@@ -109,7 +108,8 @@ def _product(
 ) -> Tensor:
     """On the CPU, whatever the policy says: the product in float32, rounded as on the GPU."""
     _fake_product(x, values, positions, in_features, policy, dense)
-    weight = find("2:4-fp8").dense((values, positions), in_features) if dense is None else dense
+    # fp8 values are scattered as floats: torch has no scatter for them.
+    weight = portable.unpack_2_4(values.float(), positions, in_features) if dense is None else dense
     return (x.float() @ weight.float().T).to(torch.bfloat16)
 
 

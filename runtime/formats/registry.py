@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.formats.base import Format
+
+if TYPE_CHECKING:
+    from sparseflow.runtime.formats.base import Format
 
 SHIPPED = {
     "2:4": "sparseflow.runtime.formats.sparse24:Sparse24",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import checks
-from sparseflow.runtime.formats.base import Part
+
+if TYPE_CHECKING:
+    from sparseflow.runtime.formats.base import Part
 
 TORCH_DTYPES = {
     "f32": torch.float32,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparseflow.runtime.kernels.codes import FIRST_REGISTERED
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sparseflow.runtime.kernels.choice import Choice
-
-FIRST_REGISTERED = 64
-"""The first code that the native operators pass on to kernels implemented in Python; the last is 255."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.kernels.base import FIRST_REGISTERED, Kernel, Problem
+from sparseflow.runtime.kernels.codes import FIRST_REGISTERED
+
+if TYPE_CHECKING:
+    from sparseflow.runtime.kernels.base import Kernel, Problem
 
 SHIPPED = {
     "dense": "sparseflow.runtime.kernels.dense:DENSE",

@@ -10,7 +10,7 @@ from sparseflow.runtime import kernels
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch import calibration
 from sparseflow.runtime.dispatch.policy import Policy
-from sparseflow.runtime.kernels import Problem
+from sparseflow.runtime.kernels import Problem, sparse_kernels
 from sparseflow.support.arguments import Memory, PolicyMode
 
 Shape = tuple[int, int]
@@ -48,8 +48,8 @@ def policies(
     """
     wanted, name = list(dict.fromkeys(shapes)), dtype_name(dtype)
     format = format or ("2:4-fp8" if dtype == torch.float8_e4m3fn else "2:4")
-    if device.type == "cpu" and format == "2:4-fp8":
-        return dict.fromkeys(wanted, Policy())  # CPUs have one way in fp8
+    if has_one_way(format, device.type):
+        return dict.fromkeys(wanted, Policy())
     problems = {shape: Problem(name, *shape, device=str(device), format=format) for shape in wanted}
     reasons = {shape: kernels.refusal(problem) for shape, problem in problems.items()}
     able = [shape for shape in wanted if reasons[shape] is None]
@@ -61,6 +61,12 @@ def policies(
     elif able:
         found |= _on_cpu(able, dtype, mode, memory, progress)
     return {shape: reasons[shape] or found[shape] for shape in wanted}
+
+
+def has_one_way(format: str, device_type: str) -> bool:
+    """Return whether no kernel of a device reads a format: then its operator has one way, and no policy."""
+    found = sparse_kernels(device_type)
+    return bool(found) and not any(format in kernel.formats for kernel in found)
 
 
 def runnable(found: Policy | str) -> Policy:

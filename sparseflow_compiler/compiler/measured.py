@@ -8,7 +8,7 @@ import torch
 from torch_mlir import ir
 
 from sparseflow.compiler.options import CompileOptions
-from sparseflow.dialect.linear import product_dtype
+from sparseflow.dialect.linear import layer_format, product_dtype
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError
@@ -38,8 +38,9 @@ def measured_policies(
     """
     policies: dict[str, Policy] = {}
     dense: dict[str, str] = {}
-    for (dtype, where), shapes in sparse_shapes(module, device).items():
-        for shape, found in shape_policies(shapes, TORCH_DTYPES[dtype], where, options, step).items():
+    for (format_, dtype, where), shapes in sparse_shapes(module, device).items():
+        found_here = shape_policies(shapes, TORCH_DTYPES[dtype], where, options, step, format_)
+        for shape, found in found_here.items():
             key = policy_key(dtype, *shape)
             if isinstance(found, str):
                 dense[key] = found
@@ -50,17 +51,18 @@ def measured_policies(
 
 def sparse_shapes(
     module: ir.Module, device: Callable[[str], torch.device]
-) -> dict[tuple[str, torch.device], list[Shape]]:
-    """Distinct shapes by the dtype multiplied and device; policies know one type of device at a time."""
-    shapes: dict[tuple[str, torch.device], list[Shape]] = {}
+) -> dict[tuple[str, str, torch.device], list[Shape]]:
+    """Return the distinct shapes by format, dtype multiplied and device; policies know one type of device."""
+    shapes: dict[tuple[str, str, torch.device], list[Shape]] = {}
     for op in operations(module, ("sparse_gemm.linear",)):
         ref, type_, dtype = weight_ref(op.operands[1]), tensor_type(op.operands[1]), product_dtype(op)
         if ref is not None and type_ is not None and type_.shape is not None and dtype in TORCH_DTYPES:
             n, k = type_.shape
             if n is not None and k is not None:
-                found = shapes.setdefault((dtype, device(ref.names[0])), [])
+                key = (layer_format(op).name, dtype, device(ref.names[0]))
+                found = shapes.setdefault(key, [])
                 found += [] if (n, k) in found else [(n, k)]
-    types = sorted({where.type for _, where in shapes})
+    types = sorted({where.type for *_, where in shapes})
     if len(types) > 1:
         raise ArgumentError(
             "sf.compile(model)",
@@ -71,7 +73,12 @@ def sparse_shapes(
 
 
 def shape_policies(
-    shapes: list[Shape], dtype: torch.dtype, device: torch.device, options: CompileOptions, step: Step
+    shapes: list[Shape],
+    dtype: torch.dtype,
+    device: torch.device,
+    options: CompileOptions,
+    step: Step,
+    format: str = "2:4",
 ) -> dict[Shape, Policy | str]:
     """What was measured for some shapes, or why such layers are dense; nothing where they always run sparse.
 
@@ -81,6 +88,7 @@ def shape_policies(
         device: where the weights are.
         options: of the compilation.
         step: told while measuring.
+        format: of the weights.
     """
     found = which.policies(
         shapes,
@@ -88,6 +96,7 @@ def shape_policies(
         device,
         mode=options.policy,
         memory=options.memory,
+        format=format,
         tune=options.tune,
         progress=step,
     )

@@ -71,7 +71,7 @@ def _captured(
     run_pipeline(imported.module, pipeline("merged", PipelineOptions(skip=skip)))
     shapes = sparse_shapes(imported.module, lambda name: imported.weights[name].device)
     found: dict[torch.dtype, list[Shape]] = {}
-    for (dtype, _), group in shapes.items():
+    for (_, dtype, _), group in shapes.items():
         known = found.setdefault(TORCH_DTYPES[dtype], [])
         known += [shape for shape in group if shape not in known]
     return found

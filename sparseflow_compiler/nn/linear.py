@@ -162,7 +162,13 @@ def _traced_codes(layer: SparseLinear) -> list[int]:
     weight, shape = layer.weight, (layer.out_features, layer.in_features)
     with _disable_current_modes():  # what is measured is real
         found = _policies(
-            [shape], weight.device, weight.multiplied, layer.policy, layer.memory, lambda *_: None
+            [shape],
+            weight.device,
+            weight.multiplied,
+            weight.format.name,
+            layer.policy,
+            layer.memory,
+            lambda *_: None,
         )
     return which.runnable(found[shape]).to_ints()
 
@@ -195,9 +201,10 @@ def prepare(
     layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
     for layer in layers:
         layer.policy, layer.memory = policy or layer.policy, memory or layer.memory
-    groups: dict[tuple[torch.device, torch.dtype, PolicyMode, Memory], list[SparseLinear]] = {}
+    groups: dict[tuple[torch.device, torch.dtype, str, PolicyMode, Memory], list[SparseLinear]] = {}
     for layer in layers:
-        key = (layer.weight.device, layer.weight.multiplied, layer.policy, layer.memory)
+        weight = layer.weight
+        key = (weight.device, weight.multiplied, weight.format.name, layer.policy, layer.memory)
         groups.setdefault(key, []).append(layer)
     with progress_bars(progress) as bars:
         for key, alike in groups.items():
@@ -212,6 +219,7 @@ def _policies(
     shapes: Iterable[tuple[int, int]],
     device: torch.device,
     dtype: torch.dtype,
+    format: str,
     mode: PolicyMode,
     memory: Memory,
     step: Step,
@@ -222,7 +230,7 @@ def _policies(
             f"there are no 2:4 kernels for device {device}",
             "move the layer to a CPU or NVIDIA GPU",
         )
-    return which.policies(shapes, dtype, device, mode=mode, memory=memory, progress=step)
+    return which.policies(shapes, dtype, device, mode=mode, memory=memory, format=format, progress=step)
 
 
 def _require_options(policy: object, memory: object) -> None:

@@ -3,7 +3,7 @@
 // RUN: echo '{"c.weight": "because"}' > %t.dense.json
 
 // RUN: sparseflow-opt %s --pipeline='runtime{memory=fast policies=%t.policies.json dense=%t.dense.json}' | FileCheck %s --check-prefix=FAST
-// FAST: "sparse_gemm.pruned_weight"() {names = ["a.weight"]
+// FAST: "sparse_gemm.pruned_weight"() {format = "2:4", names = ["a.weight"]
 // FAST: torch.operator "torch.sparseflow.linear"
 // FAST: torch.aten.linear {{.*}} {sparse_gemm.reason = "slower"}
 // FAST: torch.aten.linear {{.*}} {sparse_gemm.reason = "because"}

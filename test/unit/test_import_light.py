@@ -53,6 +53,25 @@ def test_policies_are_chosen_and_parsed_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_passes_and_what_describes_formats_and_kernels_need_no_torch(tmp_path):
+    code = """
+        import sys
+        from sparseflow.passes.phases import PipelineOptions, phases
+        from sparseflow.passes.registry import PASSES, pass_class
+        from sparseflow.runtime import formats
+        for name in PASSES:
+            pass_class(name)
+        for name in formats.names():
+            phases(PipelineOptions(format=name))
+            stored = formats.find(name)
+            assert stored.nbytes(64, 64, "bf16") and stored.parts(64, 64, "bf16")
+            stored.why_not(64, 64, "f32", "none")
+        assert "torch" not in sys.modules
+    """
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", ["passes", "lowering", "runtime", "sparseflow_compiler"])
 def test_the_folders_are_no_packages_of_their_own(tmp_path, name):
     done = python(f"import {name}", tmp_path)

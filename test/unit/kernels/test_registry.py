@@ -8,7 +8,7 @@ import torch
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops  # noqa: F401  registers the operators
 from sparseflow.runtime.kernels import Choice, Kernel, Problem, by_code, find, names, refusal, registry
-from sparseflow.runtime.kernels.base import FIRST_REGISTERED
+from sparseflow.runtime.kernels.codes import FIRST_REGISTERED
 
 CODED = [kernel for kernel in registry.kernels() if kernel.code is not None]
 

@@ -35,7 +35,7 @@ def compiler(mode):
 
 
 def eager(mode):
-    return linear._policies([(N, K)], DEVICE, DTYPE, mode, "compressed", quiet)[N, K]
+    return linear._policies([(N, K)], DEVICE, DTYPE, "2:4", mode, "compressed", quiet)[N, K]
 
 
 def pruning(asked):
