@@ -16,7 +16,7 @@ import torch
 
 import sparseflow as sf
 from sparseflow.errors import SparseFlowError
-from sparseflow.runtime.artifact.manifest import HASHES, NAME, digests, own_digest
+from sparseflow.runtime.artifact.manifest import HASH, NAME, digests, own_digest
 
 SCALARS = (
     None,
@@ -188,12 +188,11 @@ def _reseal(folder: Path) -> None:
         return
     with suppress(Exception):
         manifest = json.loads((folder / NAME).read_text())
-        name = HASHES[manifest["version"]]
-        manifest.pop(name, None)
+        manifest.pop(HASH, None)
         paths = [folder / file for file in manifest["files"] if (folder / file).is_file()]
-        for path, digest in digests(paths, name).items():
-            manifest["files"][path.name] = {"bytes": path.stat().st_size, name: digest}
-        (folder / NAME).write_text(json.dumps({**manifest, name: own_digest(manifest, name)}))
+        for path, digest in digests(paths).items():
+            manifest["files"][path.name] = {"bytes": path.stat().st_size, HASH: digest}
+        (folder / NAME).write_text(json.dumps({**manifest, HASH: own_digest(manifest)}))
 
 
 Change = Callable[[random.Random, Path], str]
