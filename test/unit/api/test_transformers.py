@@ -94,7 +94,7 @@ def test_tied_heads_stay_dense_and_say_why() -> None:
     )
     layers = {layer.name: layer for layer in compiled.report.layers}
     assert layers["transformer.wte"].decision == "dense"
-    assert "embedding" in layers["transformer.wte"].reason
+    assert "shared with" in layers["transformer.wte"].reason
     assert layers["transformer.h.0.attn.c_attn"].decision == "sparse"
 
 
