@@ -6,12 +6,12 @@ half handles tensors. Element types are written as MLIR spells them: ``bf16``, `
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from sparseflow.errors import ArgumentError
@@ -100,14 +100,10 @@ class Format(ABC):
         """Bytes of the portable form."""
         return sum(part.nbytes for part in self.parts(n, k, dtype))
 
-    @cached_property
+    @property
     def op(self) -> Callable[..., Any]:
         """The operator, which exists from now on."""
-        import torch
-
-        self.load()
-        found: Callable[..., Any] = getattr(torch.ops.sparseflow, self.operator).default
-        return found
+        return _operator(self)
 
     def load(self) -> None:
         """Import what registers the operator."""
@@ -231,3 +227,12 @@ class Format(ABC):
         from sparseflow.runtime.formats.registry import find
 
         return find, (self.name,)
+
+
+@functools.cache  # not in the object, which models hold: they would seem to change when they run
+def _operator(stored: Format) -> Callable[..., Any]:
+    import torch
+
+    stored.load()
+    found: Callable[..., Any] = getattr(torch.ops.sparseflow, stored.operator).default
+    return found

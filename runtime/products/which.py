@@ -64,7 +64,12 @@ def policies(
 
 
 def has_one_way(format: str, device_type: str) -> bool:
-    """Return whether no kernel of a device reads a format: then its operator has one way, and no policy."""
+    """Return whether no kernel of a device reads a format: then its operator has one way, and no policy.
+
+    On the meta device nothing runs, so nothing is to choose.
+    """
+    if device_type == "meta":
+        return True
     found = sparse_kernels(device_type)
     return bool(found) and not any(format in kernel.formats for kernel in found)
 

@@ -42,8 +42,22 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     if not autocast_is_on() and all(_is_functional(node) for node in exported.graph.nodes):
         return exported
     _require_castable(exported)
+    _cast_copies(exported.graph)
     decomposed: ExportedProgram = exported.run_decompositions({})
     return decomposed
+
+
+def _cast_copies(graph: torch.fx.Graph) -> None:
+    """Cast what `copy_` reads of another dtype: traced again under autocast, torch 2.13 loses that cast."""
+    for node in graph.nodes:
+        if node.target is not _ATEN.copy_.default:
+            continue
+        written, read = (arg.meta.get("val") for arg in node.args[:2])
+        if written is not None and read is not None and written.dtype != read.dtype:
+            with graph.inserting_before(node):
+                cast = graph.call_function(_ATEN._to_copy.default, (node.args[1],), {"dtype": written.dtype})
+            cast.meta = {**node.args[1].meta, "val": read.to(written.dtype)}
+            node.replace_input_with(node.args[1], cast)
 
 
 def _require_castable(exported: ExportedProgram) -> None:

@@ -70,11 +70,19 @@ def capture_error(model: nn.Module, error: Exception, does_run: Callable[[], boo
 def runs(model: nn.Module, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     """Return whether a copy of a model runs on copies of some inputs."""
     from sparseflow.frontend.state.clone import Clone
+    from sparseflow.frontend.state.plain_tensors import PlainTensors
 
     try:
         copies = copy.deepcopy((tuple(args), dict(kwargs)))
-        with torch.no_grad():
-            Clone(model).model(*copies[0], **copies[1])
+        clone = Clone(model).model
+        for module in clone.modules():  # the buffers of a copy are the model's own
+            module._buffers.update({n: None if b is None else b.clone() for n, b in module._buffers.items()})
+        plain = PlainTensors(clone)
+        try:
+            with torch.no_grad():
+                clone(*copies[0], **copies[1])
+        finally:
+            plain.restore()
     except Exception:  # whatever the model raises
         return False
     return True

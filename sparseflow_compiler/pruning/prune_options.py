@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 
 from sparseflow.errors import ArgumentError
+from sparseflow.pruning.methods import METHODS
 from sparseflow.support.arguments import require_one_of, require_patterns, with_defaults
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt"]
@@ -38,7 +39,7 @@ class PruneOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_one_of("prune", "method", self.method, get_args(Method))
+        require_one_of("prune", "method", self.method, tuple(METHODS))
         require_one_of("prune", "pattern", self.pattern, get_args(Pattern))
         require_one_of("prune", "reconstruct", self.reconstruct, (*get_args(Reconstruct), None))
         require_one_of("prune", "permute", self.permute, (True, False))
@@ -63,7 +64,7 @@ class PruneOptions:
     @property
     def gram(self) -> bool:
         """Whether ``XᵀX`` is needed of each layer's inputs."""
-        return self.method == "sparsegpt" or self.reconstruct is not None
+        return METHODS[self.method].needs == "gram" or self.reconstruct is not None
 
     def require_calibration(self) -> None:
         """Refuse options that need calibration data.
@@ -71,7 +72,7 @@ class PruneOptions:
         Raises:
             ArgumentError: there is one; the error names the first.
         """
-        if self.method != "magnitude":
+        if METHODS[self.method].needs != "nothing":
             remedy = "pass calibration=[…], some tens of typical batches; method='magnitude' needs none"
             raise _wrong("method", self.method, "needs calibration data, and calibration is None", remedy)
         for name in ("reconstruct", "permute", "checkpoint", "device"):

@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from sparseflow.errors import WeightError
 from sparseflow.pruning.blocks import Twin, by_input, permute_block
 from sparseflow.pruning.linear_layers import Layer
+from sparseflow.pruning.methods import METHODS, LayerInputs
 from sparseflow.pruning.prune_options import PruneOptions
 from sparseflow.pruning.prune_report import PrunedLayer
 from sparseflow.pruning.reconstruction import LeastSquares
 from sparseflow.pruning.resuming import Checkpoint
-from sparseflow.pruning.ria import ria
-from sparseflow.pruning.sparsegpt import sparsegpt
 from sparseflow.pruning.stacks import Visit
 from sparseflow.pruning.statistics import Gathering, Statistics, gather
-from sparseflow.pruning.wanda import wanda
-from sparseflow.runtime import checks, prune_24
+from sparseflow.runtime import checks
 from sparseflow.runtime.pattern import relative_difference
 from sparseflow.support.progress import Step
 
@@ -55,10 +53,13 @@ class Pruner:
         """Layers reconstructed without the dense model's inputs, whose rows were others."""
 
     def prune_uncalibrated(self, layer: Layer) -> None:
-        """Prune a layer by magnitude."""
+        """Prune a layer by the method if that needs no inputs, else by magnitude."""
+        options = self._options
+        method = options.method if METHODS[options.method].needs == "nothing" else "magnitude"
         before = layer.weight.clone()
-        self._write(layer, prune_24(before, name=f"layer {layer.name}"))
-        self._note(_entry(layer, before, None, "magnitude"))
+        inputs = LayerInputs(layer.name, None, None, options.damping, options.block)
+        self._write(layer, METHODS[method].prune(before, inputs))
+        self._note(_entry(layer, before, None, method))
 
     def prune_on(self, layers: Sequence[Layer], run: Callable[[], None], calls: int) -> None:
         """Prune layers from the inputs that reach them while `run` runs.
@@ -183,13 +184,8 @@ class Pruner:
     def _masked(self, layer: Layer, weight: Tensor, gathered: Statistics, gram: Tensor | None) -> Tensor:
         """Return `weight` masked to 2:4 by the method."""
         options = self._options
-        if options.method == "wanda":
-            return wanda(weight, gathered.norms())
-        if options.method == "ria":
-            return ria(weight, gathered.norms())
-        if options.method == "magnitude" or gram is None:
-            return prune_24(weight, name=f"layer {layer.name}")
-        return sparsegpt(weight, gram, damping=options.damping, block=options.block, name=layer.name)
+        inputs = LayerInputs(layer.name, gathered, gram, options.damping, options.block)
+        return METHODS[options.method].prune(weight, inputs)
 
     def _write(self, layer: Layer, pruned: Tensor) -> None:
         try:

@@ -15,6 +15,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.linear_layers import find_layers
+from sparseflow.pruning.methods import METHODS
 from sparseflow.pruning.permutation import assignment_available
 from sparseflow.pruning.prune_options import Method, Pattern, PruneOptions, Reconstruct, Unreached
 from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
@@ -184,7 +185,7 @@ def _pruned(
 
 def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]:
     """Return notes on layers with fewer calibration rows than XᵀX has unknowns."""
-    if options.method == "magnitude" and not options.gram:
+    if METHODS[options.method].needs == "nothing" and not options.gram:
         return []
     few = [
         layer

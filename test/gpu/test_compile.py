@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.runtime import gpu
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.packed import PackedWeight
 
@@ -190,7 +189,9 @@ def test_float32_layers_stay_dense_and_say_why():
 
 
 def test_without_the_library_all_is_dense_with_its_reason(monkeypatch):
-    monkeypatch.setattr(gpu, "unusable", lambda device=None: "cuSPARSELt is not installed")
+    monkeypatch.setattr(
+        "sparseflow.runtime.gpu.library.unusable", lambda device=None: "cuSPARSELt is not installed"
+    )
     model, x = model_of(), torch.randn(4, 256, device="cuda").bfloat16()
     for policy in ("auto", "sparse"):
         compiled = compile_eager(model, (x,), policy=policy)

@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_refused_by_name():
         "up must be int8 or like x": lambda: w.run(x.half(), neurons, count),
         "neurons must be Int": lambda: w.run(x, neurons.long(), count),
         "count must be Int": lambda: w.run(x, neurons, count.cpu()),
-        "activation must be one of": lambda: ops.contextual_mlp(x, *w.operands, neurons, count, "tanh"),
+        "activation must be silu": lambda: ops.contextual_mlp(x, *w.operands, neurons, count, "tanh"),
         "rule must be one of": lambda: ops.contextual_select(randn(1, 5), "median", 0.0),
         "scores must be float32": lambda: ops.contextual_select(randn(1, 5).half(), "threshold", 0.0),
         "takes up to 131072 neurons": lambda: ops.contextual_select(randn(1, 140000), "threshold", 0.0),

@@ -207,12 +207,15 @@ def test_ten_thousand_calls_take_no_memory():
     for _ in range(10):
         linear(x, device)
     torch.cuda.synchronize()
-    plans, before, free = gpu.stats().plans, torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
-    for _ in range(10_000):
-        linear(x, device)
-    torch.cuda.synchronize()
+    plans, before, lost = gpu.stats().plans, torch.cuda.memory_allocated(), []
+    for _ in range(3):  # other processes take memory too, but not each time as a leak would
+        free = torch.cuda.mem_get_info()[0]
+        for _ in range(10_000):
+            linear(x, device)
+        torch.cuda.synchronize()
+        lost.append(free - torch.cuda.mem_get_info()[0])
     assert torch.cuda.memory_allocated() == before
-    assert torch.cuda.mem_get_info()[0] >= free - (2 << 20)
+    assert min(lost) <= 2 << 20
     assert gpu.stats().plans == plans
 
 

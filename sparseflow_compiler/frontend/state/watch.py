@@ -10,6 +10,7 @@ from torch import nn
 from sparseflow.errors import CaptureError
 from sparseflow.frontend.state.changes import BACKEND, places_of_changes
 from sparseflow.frontend.state.clone import Clone, copied
+from sparseflow.frontend.state.plain_tensors import PlainTensors
 from sparseflow.frontend.state.surroundings import Surroundings
 from sparseflow.runtime.calling.carried import Carried, Place, State
 
@@ -49,6 +50,7 @@ class Watch:
             self._carried.write(state)
         self._clone.snapshot()
         self._surroundings.snapshot()
+        plain = PlainTensors(self.model)
         changed: list[str] = []
         try:
             yield
@@ -58,6 +60,7 @@ class Watch:
                 read = vars(self._carried.read())
                 vars(state).update({path: copied(value) for path, value in read.items()})
         finally:
+            plain.restore()
             changed += self._surroundings.restore()
             self._clone.restore()
         if changed:

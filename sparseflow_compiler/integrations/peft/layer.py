@@ -77,7 +77,7 @@ class SparseLoraLinear(Linear):  # type: ignore[misc]  # peft is not typed
         finally:
             self.base_layer = packed
         linear.weight.masked_fill_(~kept, 0)
-        packed.weight.fill([compress_2_4(linear.weight)])
+        packed.weight.fill([compress_2_4(linear.weight).portable()])
 
     def _get_in_out_features(self, module: SparseLinear) -> tuple[int, int]:
         return module.in_features, module.out_features

@@ -109,7 +109,7 @@ def test_activations_and_residuals_are_part_of_the_layers(
     compiled = sf.compile(model, prune="magnitude", policy="sparse", args=calls[0][0], kwargs=calls[0][1])
     layers = [line for line in compiled.mlir().splitlines() if '"sparse_gemm.linear"' in line]
     assert sum(f'epilogue = "{epilogue}"' in line for line in layers) == activations
-    assert sum(", 1>, pattern" in line for line in layers) == residuals
+    assert sum(", 1>, policy" in line for line in layers) == residuals
 
 
 GATED = {"llama": "silu", "qwen3": "silu", "gemma3": "gelu_tanh", "phi3": "silu"}

@@ -147,7 +147,7 @@ def test_packed_layers_merge_and_unmerge_by_pefts_own_methods():
 def test_of_a_packed_weight_a_stored_zero_is_a_place_that_an_adapter_may_fill():
     values, positions = torch.full((16, 8), 2.0), torch.full((16, 2), 0xEE, dtype=torch.uint8)  # 2 and 3
     values[:, ::2] = 0
-    layer = SparseLinear(PackedWeight(values, positions, 16), torch.zeros(16), policy="sparse")
+    layer = SparseLinear(PackedWeight((values, positions), 16), torch.zeros(16), policy="sparse")
     model = adapted(nn.Sequential(layer), target_modules=["0"])
     delta = model.base_model.model[0].get_delta_weight("default")
     merged = weight(sf.integrations.peft.merge_adapters(model)[0]).reshape(16, 4, 4)
