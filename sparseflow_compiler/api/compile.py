@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sparseflow.api.compiled import CompiledModel
-from sparseflow.compiler.options import CompileOptions, Sparsity
+from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Inner, Mode
 from sparseflow.runtime.calling.frozen import require_uncompiled
@@ -33,9 +33,8 @@ def compile(  # noqa: A001  # named like torch.compile
     mode: Mode | None = None,
     inplace: bool = False,
     progress: bool | None = None,
-    format: str = "2:4",
-    sparsity: Sparsity = "2:4",
-    predictor: Predictors | None = None,
+    format: str | None = "2:4",
+    contextual: Predictors | None = None,
 ) -> CompiledModel:
     """Compile a model: layers with 2:4 weights run on sparse kernels wherever those were measured faster.
 
@@ -76,12 +75,11 @@ def compile(  # noqa: A001  # named like torch.compile
             `compiled.report` states layer by layer. It is fast on GPUs from sm_89 on only; a CPU computes the
             same slowly. A layer that can't have a format is ``"2:4"`` and says why. Formats of your own:
             `sparseflow.runtime.formats.register`.
-        sparsity: ``"2:4"`` makes weights sparse, ``"contextual"`` MLPs read only the neurons that a token
-            needs, for as few rows as that was measured to be faster: prompts run densely (``policy="sparse"``
-            measures nothing and selects for up to 32 rows). Nothing is pruned then. ``"contextual+2:4"``
-            makes the weights of all layers 2:4: MLPs select neurons for as few rows as that was measured to
-            be faster than 2:4 too, and run 2:4 or densely, by what was measured, for more.
-        predictor: what selects neurons: the result of `sparseflow.train_predictor`.
+            ``None`` makes no weight sparse: MLPs that `contextual` knows are all that is.
+        contextual: predictors of `sparseflow.train_predictor`: MLPs read only the neurons that a token needs,
+            for as few rows as that was measured to be faster (``policy="sparse"`` measures nothing and
+            selects for up to 32 rows); for more they run by their 2:4 weights, if they have such and that is
+            faster, or densely.
 
     Returns:
         A module called like `model`, with `report`, `mlir()`, `graph()`, `warmup()` and `generate()`.
@@ -113,8 +111,7 @@ def compile(  # noqa: A001  # named like torch.compile
         inplace,
         progress,
         format,
-        sparsity,
-        predictor,
+        contextual,
     )
     _require_arguments(args, kwargs)
     compiled = CompiledModel(model, options)

@@ -366,11 +366,16 @@ class CompiledModel(ModelView):
             CaptureError: it computes something else than this, or its weights are gone.
         """
         options = self._options
-        if options.inplace or options.prune or options.format != CompileOptions.format or options.contextual:
+        if (
+            options.inplace
+            or options.prune
+            or options.format != CompileOptions.format
+            or options.contextual is not None
+        ):
             raise CaptureError(
                 self._subject,
                 "it is part of a model that is being compiled, and its own options change or release weights",
-                "compile the outer model only, or leave out inplace, prune, format and sparsity here",
+                "compile the outer model only, or leave out inplace, prune, format and contextual here",
             )
         return self.model_behind
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from sparseflow.api.compile import compile as compile_model
 from sparseflow.api.compiled import CompiledModel
-from sparseflow.compiler.options import Sparsity
 from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.selection import count_of
@@ -28,7 +27,8 @@ from sparseflow.runtime.contextual import Predictor
 from sparseflow.support.documents import Document
 from sparseflow.support.progress import Step
 
-_SPARSITIES = ("contextual", "contextual+2:4")
+_FORMATS: dict[str, str | None] = {"contextual": None, "contextual+2:4": "2:4"}
+"""What is measured beside dense, and the weight format of each."""
 _PAGE_FILE = Path("/proc/self/statm")
 
 
@@ -63,7 +63,7 @@ class BenchConfig:
     prompts: tuple[int, ...] = (50, 200, 500)
     tokens: int = 16
     repeats: int = 3
-    sparsity: tuple[Sparsity, ...] = ("contextual",)
+    sparsity: tuple[str, ...] = ("contextual",)
 
     def __post_init__(self) -> None:
         counts = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab", "tokens", "repeats")
@@ -80,8 +80,8 @@ class BenchConfig:
         if not shares or len(self.rates) not in (1, self.layers):
             rule = f"must be shares above 0 and at most 1: one, or one for each of {self.layers} layers"
             raise _wrong("rates", self.rates, rule)
-        if not self.sparsity or not set(self.sparsity) <= set(_SPARSITIES):
-            raise _wrong("sparsity", self.sparsity, f"must be some of {', '.join(_SPARSITIES)}")
+        if not self.sparsity or not set(self.sparsity) <= set(_FORMATS):
+            raise _wrong("sparsity", self.sparsity, f"must be some of {', '.join(_FORMATS)}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise _wrong("dtype", self.dtype, "must be float32, bfloat16 or float16")
         if self.hidden % self.heads or self.heads % self.kv_heads:
@@ -183,13 +183,13 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     mlps = find_model_mlps(model, (ids[:, :4],), {})
     predictors = random_predictors(mlps, config.layer_rates, config.rank)
     options: dict[str, Any] = {
-        "predictor": predictors,
+        "contextual": predictors,
         "prune": "magnitude",
         "inner": "eager",
         "progress": False,
     }
     compiled: dict[str, CompiledModel] = {
-        name: compile_model(model, **options, sparsity=name) for name in config.sparsity
+        name: compile_model(model, **options, format=_FORMATS[name]) for name in config.sparsity
     }
     sides = [Side(name, run, model, length) for name, run in [("dense", model), *compiled.items()]]
     dense_bytes = sum(tensor.nbytes for tensor in model.parameters())

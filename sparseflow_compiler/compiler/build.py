@@ -110,7 +110,7 @@ def build_program(
     with clock.stage("pack") as step:
         bank.pack(step)
     errors: dict[str, float] = {}
-    if find(options.format).lossy:
+    if options.format is not None and find(options.format).lossy:
         with clock.stage("compare"):
             errors = output_errors(
                 graph, captured.call_signature.flatten(args, kwargs, carried.state()).leaves, bank

@@ -187,7 +187,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
         "inplace": options.inplace,
         "prune": options.prune,
         "memory": options.memory,
-        "sparsity": options.sparsity,
+        "contextual": options.contextual is not None,
         "format": options.format,
         "bytes_dense": sum(layer.bytes_dense for layer in layers),
         "bytes": sum(layer.bytes for layer in layers),
@@ -229,8 +229,8 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
 def _contextual_row(
     decision: LayerDecision, plan: MlpPlan, bank: WeightBank, options: CompileOptions
 ) -> LayerReport:
-    assert options.predictor is not None, "CompileOptions saw to it"
-    layer, name = options.predictor[decision.policy], decision.weight.removesuffix(".weight")
+    assert options.contextual is not None, "the layer is contextual"
+    layer, name = options.contextual[decision.policy], decision.weight.removesuffix(".weight")
     predictor, selecting = layer.predictor, plan.selecting
     product = plan.products.down if decision.product == "down" else plan.products.up
     speedups = [speedup for m, speedup in selecting.measured if m <= selecting.m_max]
@@ -279,7 +279,9 @@ def _for_more_rows(product: Product, m: int, error: float, options: CompileOptio
         pruned = f"; {_made_24(error, options)}" if error else ""
         return f"{pruned}; for more rows dense: {product.reason}" if product.reason else pruned
     timed = product.policy.why(m) if product.policy.measured else "not measured: policy='sparse'"
-    other = f"; not in {options.format}: its kernels read {EXACT}" if options.format != EXACT else ""
+    other = (
+        f"; not in {options.format}: its kernels read {EXACT}" if options.format not in (EXACT, None) else ""
+    )
     return f"; {_made_24(error, options)}, for more rows 2:4, {timed}{other}"
 
 

@@ -49,7 +49,7 @@ def dense_marks(
                 found["2:4" if reason is None else "not 2:4"] += 1
         if reason:
             marks[name] = reason
-    return marks, options.sparsity == "2:4" and not pruned and found["not 2:4"] > 0 and not found["2:4"]
+    return marks, options.contextual is None and not pruned and found["not 2:4"] > 0 and not found["2:4"]
 
 
 def _why_left(op: ir.Operation, name: str, prunable: Prunable) -> str | None:

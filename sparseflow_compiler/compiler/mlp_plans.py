@@ -28,7 +28,7 @@ from sparseflow.support.progress import Step
 
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int8: "si8"}
 
-OTHERS = "sparsity='contextual' takes MLPs, and this layer is in none that it knows"
+OTHERS = "format=None makes MLPs contextual, and this layer is in none that has a predictor"
 """Why layers outside of MLPs stay dense where nothing else is sparse."""
 
 
@@ -64,10 +64,10 @@ def plan_contextual(
     Raises:
         ArgumentError: a predictor is of another size than its MLP, or none is any MLP's.
     """
-    predictors = options.predictor
+    predictors = options.contextual
     assert predictors is not None, "CompileOptions saw to it"
     mlps = _known(find_mlps(module), predictors)
-    if options.sparsity == "contextual":
+    if options.format is None:
         products = {mlp.name: Products() for mlp in mlps}
     else:
         products = measured_products(mlps, WeightUses(module), weights, options, step)
@@ -136,7 +136,7 @@ def _known(mlps: list[Mlp], predictors: Predictors) -> list[Mlp]:
     usable = {mlp.name: mlp for mlp in mlps if not mlp.reason}
     if not any(name in predictors for name in usable):
         raise ArgumentError(
-            "sf.compile(predictor=…)",
+            "sf.compile(contextual=…)",
             f"has predictors for {_some(predictors)}, and the model's MLPs are {_some(usable)}",
             "train it for this model",
         )

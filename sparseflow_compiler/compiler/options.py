@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Execution, Inner, Mode
@@ -20,8 +20,6 @@ from sparseflow.support.arguments import (
 
 if TYPE_CHECKING:
     from sparseflow.contextual import Predictors
-
-Sparsity = Literal["2:4", "contextual", "contextual+2:4"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,8 @@ class CompileOptions:
         mode: that of ``torch.compile``; CUDA graphs work without inductor too.
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
-        format: how sparse layers store and multiply their weights, where they can.
-        sparsity: what becomes sparse: weights, the neurons of MLPs, or both.
-        predictor: what selects neurons.
+        format: how sparse layers store and multiply their weights, where they can; ``None``: none is sparse.
+        contextual: what selects the neurons that MLPs read; ``None``: they read all.
     """
 
     prune: Prune | None = None
@@ -57,9 +54,8 @@ class CompileOptions:
     mode: Mode | None = None
     inplace: bool = False
     progress: bool | None = None
-    format: str = "2:4"
-    sparsity: Sparsity = "2:4"
-    predictor: Predictors | None = None
+    format: str | None = "2:4"
+    contextual: Predictors | None = None
 
     def __post_init__(self) -> None:
         require_one_of("compile", "prune", self.prune, (*get_args(Prune), None))
@@ -67,9 +63,8 @@ class CompileOptions:
         require_one_of("compile", "memory", self.memory, MEMORY_MODES)
         require_one_of("compile", "tune", self.tune, (True, False))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
-        require_one_of("compile", "format", self.format, names())
-        require_one_of("compile", "sparsity", self.sparsity, get_args(Sparsity))
-        self._require_predictor()
+        require_one_of("compile", "format", self.format, (*names(), None))
+        self._require_something_sparse()
         require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))
         if self.inner == "eager" and str(self.mode).startswith("max-autotune"):
             raise ArgumentError(
@@ -90,24 +85,20 @@ class CompileOptions:
         """All patterns of layers that stay dense."""
         return with_defaults(self.skip, self.skip_defaults)
 
-    @property
-    def contextual(self) -> bool:
-        """Whether MLPs read only some of their neurons."""
-        return self.sparsity != "2:4"
-
-    def _require_predictor(self) -> None:
-        if self.predictor is not None:
-            from sparseflow.contextual import Predictors
-
-            if not isinstance(self.predictor, Predictors):
+    def _require_something_sparse(self) -> None:
+        if self.contextual is None:
+            if self.format is None:
                 raise ArgumentError(
-                    f"sf.compile(predictor={type(self.predictor).__name__})",
-                    "predictor must be what sf.train_predictor returns",
-                    "or what Predictors.load reads",
+                    "sf.compile(format=None)",
+                    "without a weight format and without predictors nothing is left to be sparse",
+                    "leave format out, or pass contextual=sf.train_predictor(model, calibration)",
                 )
-        if self.contextual != (self.predictor is not None):
+            return
+        from sparseflow.contextual import Predictors
+
+        if not isinstance(self.contextual, Predictors):
             raise ArgumentError(
-                f"sf.compile(sparsity={self.sparsity!r})",
-                "contextual sparsity and a predictor go together",
-                "pass sparsity='contextual', predictor=sf.train_predictor(model, data), or neither",
+                f"sf.compile(contextual={type(self.contextual).__name__})",
+                "contextual must be what sf.train_predictor returns",
+                "or what Predictors.load reads",
             )

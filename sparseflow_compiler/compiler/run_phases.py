@@ -10,7 +10,7 @@ from torch_mlir import ir
 
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.clock import Clock
-from sparseflow.compiler.decisions import LayerDecision, decide
+from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
 from sparseflow.compiler.dense_marks import dense_marks
 from sparseflow.compiler.measured import measured_policies
 from sparseflow.compiler.mlp_plans import OTHERS, MlpPlan, left_over, plan_contextual
@@ -60,7 +60,9 @@ class PhaseRun:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.pipeline = PipelineOptions(skip=options.skipped, format=options.format, memory=options.memory)
+        self.pipeline = PipelineOptions(
+            skip=options.skipped, format=options.format or EXACT, memory=options.memory
+        )
 
     def run(self) -> None:
         """Run every phase, each with what is decided before it.
@@ -94,14 +96,14 @@ class PhaseRun:
         self.pipeline = replace(self.pipeline, dense=marks or None)
 
     def _plan(self) -> None:
-        if self.options.contextual:
+        if self.options.contextual is not None:
             with self.clock.stage("measure") as step:
                 table, self.contextual = plan_contextual(self.module, self.weights, self.options, step)
-            others = OTHERS if self.options.sparsity == "contextual" else ""
+            others = OTHERS if self.options.format is None else ""
             self.pipeline = replace(self.pipeline, contextual=table, others=others)
 
     def _leave(self) -> None:
-        self.not_contextual = left_over(self.module) if self.options.contextual else {}
+        self.not_contextual = {} if self.options.contextual is None else left_over(self.module)
 
     def _choose(self) -> None:
         bank = self.weights.bank

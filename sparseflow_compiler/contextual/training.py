@@ -44,7 +44,7 @@ class TrainOptions:
     rate: Rates = 0.25
     rank: int | None = None
     rule: Rule = "top_k"
-    rows: int = 4096
+    tokens: int = 4096
     steps: int = 300
     dtype: PredictorDtype = "bfloat16"
     seed: int = 0
@@ -55,7 +55,7 @@ class TrainOptions:
                 raise _wrong("rate", share, "must be a share of the neurons, above 0 and at most 1")
         require_one_of("train_predictor", "rule", self.rule, get_args(Rule))
         require_one_of("train_predictor", "dtype", self.dtype, get_args(PredictorDtype))
-        least = {"rank": 1, "rows": FEWEST_ROWS, "steps": 0, "seed": 0}
+        least = {"rank": 1, "tokens": FEWEST_ROWS, "steps": 0, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if (name, value) != ("rank", None) and not (isinstance(value, int) and value >= low):
@@ -88,12 +88,12 @@ def _wrong(name: str, value: object, rule: str) -> ArgumentError:
 
 def train_predictor(
     model: nn.Module,
-    data: Iterable[object],
+    calibration: Iterable[object],
     *,
     rate: Rates = 0.25,
     rank: int | None = None,
     rule: Rule = "top_k",
-    rows: int = 4096,
+    tokens: int = 4096,
     steps: int = 300,
     dtype: PredictorDtype = "bfloat16",
     seed: int = 0,
@@ -101,15 +101,15 @@ def train_predictor(
 ) -> Predictors:
     """Train predictors of the neurons that a token needs, for each MLP of a model.
 
-    The inputs are those that the MLPs see when the model runs on `data`. The neurons that a token needs are
-    those with the largest contributions, |activation| · ‖column of down‖, as many as the target rate says. A
+    The inputs are those that the MLPs see when the model runs on `calibration`. The neurons that a token
+    needs are those with the largest contributions, |activation| · ‖column of down‖, as many as the target rate says. A
     predictor scores all neurons by two small matrices, H → r → I; it starts as the least-squares estimate of
     rank r and is then trained by the binary cross-entropy, both classes weighing the same.
 
     Args:
         model: in evaluation mode; unchanged.
-        data: batches to run it on: each a tensor (the first positional input), a tuple (positional inputs) or
-            a mapping (keyword inputs).
+        calibration: batches to run it on: each a tensor (the first positional input), a tuple (positional
+            inputs) or a mapping (keyword inputs).
         rate: the share of neurons to select; or shares by fnmatch patterns over the names of the MLPs' up
             layers, of which the first that matches counts: an MLP that none matches stays dense.
         rank: r; ``None``: 4% of the neurons, as `usual_rank` rounds it.
@@ -118,32 +118,32 @@ def train_predictor(
             mean score) select more for some tokens than for others, the rate on average. ``"gate"`` trains
             nothing: the gate is computed for all neurons, and up and down for those whose activations exceed
             a threshold, which is set for each MLP; without a gate up is computed for all.
-        rows: the most tokens to look at; a fifth of them serve to set the rule and to measure.
+        tokens: the most tokens to look at; a fifth of them serve to set the rule and to measure.
         steps: of training; 0 leaves the least squares.
         dtype: of the predictor's matrices, which are read for every token.
         seed: of the order of tokens. Results repeat on the same machine.
         progress: a progress bar on stderr; ``None``: only on a terminal.
 
     Returns:
-        The predictors with their figures, for ``sf.compile(model, sparsity="contextual", predictor=…)``.
+        The predictors with their figures, for ``sf.compile(model, contextual=…)``.
 
     Raises:
-        ArgumentError: an option or the data has a wrong value, the model has no MLP that can become
+        ArgumentError: an option or calibration has a wrong value, the model has no MLP that can become
             contextual, or `rate` names none.
         InferenceOnlyError: the model is in training mode.
         CaptureError: torch.export can't capture the model for the first batch.
         CalibrationError: the model refuses a batch, an MLP's inputs hold NaN or Inf, or are too few.
     """
-    options = TrainOptions(rate, rank, rule, rows, steps, dtype, seed)
+    options = TrainOptions(rate, rank, rule, tokens, steps, dtype, seed)
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             "sf.train_predictor(model)", f"model must be a torch.nn.Module, not {type(model).__name__}"
         )
     require_uncompiled(model, "sf.train_predictor(model)")
-    calibration = Calibration.of(model, data)
-    mlps = _chosen(model, calibration, options)
+    batches = Calibration.of(model, calibration)
+    mlps = _chosen(model, batches, options)
     with progress_bars(progress) as bars, torch.no_grad():
-        inputs = observe(calibration, mlps, options.rows, bars.stage("run"))
+        inputs = observe(batches, mlps, options.tokens, bars.stage("run"))
         step = bars.stage("train")
         trained = {}
         for done, mlp in enumerate(mlps):
@@ -153,13 +153,13 @@ def train_predictor(
     return Predictors(trained)
 
 
-def _chosen(model: nn.Module, calibration: Calibration, options: TrainOptions) -> list[ModelMlp]:
-    found = find_model_mlps(model, *calibration.calls[0])
+def _chosen(model: nn.Module, batches: Calibration, options: TrainOptions) -> list[ModelMlp]:
+    found = find_model_mlps(model, *batches.calls[0])
     if not found:
         raise ArgumentError(
             "sf.train_predictor(model)",
             "has no MLP that can become contextual",
-            "see the reasons in sf.compile(model, sparsity='contextual', predictor=…).report",
+            "see the reasons in sf.compile(model, contextual=…).report",
         )
     chosen = [mlp for mlp in found if options.rate_of(mlp.name) is not None]
     if not chosen:

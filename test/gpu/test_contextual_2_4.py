@@ -97,9 +97,8 @@ def test_a_compiled_model_serves_few_and_many_rows(inner, tmp_path):
     predictors = Predictors({mlp.name: MlpPredictor(every, 1.0)})
     options = {
         "prune": "magnitude",
-        "sparsity": "contextual+2:4",
         "policy": "sparse",
-        "predictor": predictors,
+        "contextual": predictors,
     }
     compiled = sf.compile(model, (x,), inner=inner, **options)
     twin = copy.deepcopy(model)

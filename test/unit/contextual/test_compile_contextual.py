@@ -18,7 +18,7 @@ def test_a_contextual_model_gives_what_the_model_gives_over_the_selected_neurons
     mlps = find_model_mlps(model, args, kwargs)
     assert len(mlps) == 2
     predictors = random_predictors(mlps, rate=0.1)
-    compiled = sf.compile(model, sparsity="contextual", predictor=predictors, policy="sparse", progress=False)
+    compiled = sf.compile(model, format=None, contextual=predictors, policy="sparse", progress=False)
     found = first(compiled(*args, **kwargs))
     handles = masked(model, mlps, predictors)
     with torch.no_grad():
@@ -37,9 +37,7 @@ def test_a_contextual_model_gives_what_the_model_gives_over_the_selected_neurons
 
 def test_many_rows_run_with_every_neuron():
     model, x = Plain().eval(), torch.randn(64, 16)
-    compiled = sf.compile(
-        model, sparsity="contextual", predictor=predictors_of(model, x, rate=0.1), policy="sparse"
-    )
+    compiled = sf.compile(model, format=None, contextual=predictors_of(model, x, rate=0.1), policy="sparse")
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
         assert not torch.allclose(compiled(x[:2]), model(x[:2]))
@@ -49,26 +47,24 @@ def test_the_other_layers_stay_dense_and_say_why_or_become_2_4():
     model, x = Plain(32, 64, 32).eval(), torch.randn(3, 32)
     predictors = predictors_of(model, x)
     reports = {
-        sparsity: sf.compile(
+        stored: sf.compile(
             model,
             (x,),
             prune="magnitude",
-            sparsity=sparsity,
-            predictor=predictors,
+            format=stored,
+            contextual=predictors,
             policy="sparse",
             progress=False,
         ).report
-        for sparsity in ("contextual", "contextual+2:4")
+        for stored in (None, "2:4")
     }
-    heads = {sparsity: report.layers[-1] for sparsity, report in reports.items()}
-    assert heads["contextual"].decision == "dense"
-    assert "in none" in heads["contextual"].reason
-    assert heads["contextual+2:4"].decision == "sparse"
-    unpruned = sf.compile(
-        model, (x,), sparsity="contextual+2:4", predictor=predictors, policy="sparse", prune=None
-    )
+    heads = {stored: report.layers[-1] for stored, report in reports.items()}
+    assert heads[None].decision == "dense"
+    assert "in none" in heads[None].reason
+    assert heads["2:4"].decision == "sparse"
+    unpruned = sf.compile(model, (x,), contextual=predictors, policy="sparse", prune=None)
     assert "not 2:4" in unpruned.report.layers[-1].reason
-    assert "2 contextual" in reports["contextual"].table()
+    assert "2 contextual" in reports[None].table()
 
 
 def test_an_mlp_without_a_predictor_stays_dense_and_says_so():
@@ -78,9 +74,7 @@ def test_an_mlp_without_a_predictor_stays_dense_and_says_so():
     ).eval()
     x = torch.randn(2, 16)
     mlps = find_model_mlps(model, (x,), {})
-    compiled = sf.compile(
-        model, (x,), sparsity="contextual", predictor=random_predictors(mlps[:1]), policy="sparse"
-    )
+    compiled = sf.compile(model, (x,), format=None, contextual=random_predictors(mlps[:1]), policy="sparse")
     left = [layer for layer in compiled.report.layers if layer.decision == "dense"]
     assert [layer.name for layer in left] == ["3", "5"]
     assert all("no predictor is trained" in layer.reason for layer in left)
@@ -88,7 +82,7 @@ def test_an_mlp_without_a_predictor_stays_dense_and_says_so():
 
 def test_a_measured_policy_is_in_the_report():
     model, x = Plain().eval(), torch.randn(2, 16)
-    compiled = sf.compile(model, (x,), sparsity="contextual", predictor=predictors_of(model, x))
+    compiled = sf.compile(model, (x,), format=None, contextual=predictors_of(model, x))
     up = next(layer for layer in compiled.report.layers if layer.name == "up")
     assert "M=1 " in up.reason
     assert up.decision in ("contextual", "dense")
@@ -98,7 +92,7 @@ def test_inplace_keeps_one_form_of_down_and_still_serves_other_shapes():
     torch.manual_seed(0)
     model, x = zoo.text_model("llama"), zoo.tokens(2, 5)
     predictors = random_predictors(find_model_mlps(model, (x,), {}))
-    options = {"sparsity": "contextual", "predictor": predictors, "policy": "sparse"}
+    options = {"format": None, "contextual": predictors, "policy": "sparse"}
     expected = [first(sf.compile(model, **options)(input_ids=ids)) for ids in (x, x[:1])]
     compiled = sf.compile(model, inplace=True, **options)
     for ids, whole in zip((x, x[:1]), expected, strict=True):
@@ -109,9 +103,7 @@ def test_inplace_keeps_one_form_of_down_and_still_serves_other_shapes():
 
 def test_a_saved_contextual_model_gives_the_same(tmp_path):
     model, x = Plain().eval(), torch.randn(2, 16)
-    compiled = sf.compile(
-        model, (x,), sparsity="contextual", predictor=predictors_of(model, x), policy="sparse"
-    )
+    compiled = sf.compile(model, (x,), format=None, contextual=predictors_of(model, x), policy="sparse")
     compiled.save(tmp_path / "artifact")
     loaded = sf.load(tmp_path / "artifact")
     torch.testing.assert_close(loaded(x), compiled(x))
@@ -120,11 +112,10 @@ def test_a_saved_contextual_model_gives_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"sparsity": "contextual"}, "go together"),
-        ({"predictor": Predictors({})}, "go together"),
-        ({"sparsity": "context"}, "sparsity must be one of"),
-        ({"sparsity": "contextual", "predictor": {}}, "train_predictor returns"),
-        ({"sparsity": "contextual", "predictor": Predictors({})}, "train it for this model"),
+        ({"format": None}, "nothing is left to be sparse"),
+        ({"format": "3:4"}, "format must be one of"),
+        ({"format": None, "contextual": {}}, "train_predictor returns"),
+        ({"format": None, "contextual": Predictors({})}, "train it for this model"),
     ],
 )
 def test_wrong_options_are_refused(options, text):
@@ -136,7 +127,7 @@ def test_a_predictor_of_another_size_is_refused():
     model, x = Plain().eval(), torch.randn(2, 16)
     other = predictors_of(Plain(neurons=64).eval(), x)
     with pytest.raises(sf.SparseFlowError, match="64 neurons of 16 features, and the MLP has 48 of 16"):
-        sf.compile(model, (x,), sparsity="contextual", predictor=other)
+        sf.compile(model, (x,), format=None, contextual=other)
 
 
 def test_an_mlp_that_changes_its_width_is_left_alone():

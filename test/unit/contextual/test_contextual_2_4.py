@@ -17,7 +17,7 @@ from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.kernels import Choice
 
-BOTH = {"prune": "magnitude", "sparsity": "contextual+2:4", "policy": "sparse", "progress": False}
+BOTH = {"prune": "magnitude", "policy": "sparse", "progress": False}
 
 
 def pruned_as(report, model):
@@ -44,7 +44,7 @@ def test_few_and_many_rows_give_what_the_pruned_model_gives(name):
     few, many = {"input_ids": zoo.tokens(2, 5)}, {"input_ids": zoo.tokens(4, 9)}
     mlps = find_model_mlps(model, (), few)
     predictors = random_predictors(mlps, rate=0.1)
-    compiled = sf.compile(model, predictor=predictors, **BOTH)
+    compiled = sf.compile(model, contextual=predictors, **BOTH)
     found = [first(compiled(**call)) for call in (few, many)]
     pruned, names = pruned_as(compiled.report, model)
     layers = {n for mlp in mlps for n in (mlp.name, mlp.down_layer.name)}
@@ -60,7 +60,7 @@ def test_few_and_many_rows_give_what_the_pruned_model_gives(name):
 
 def test_with_every_neuron_selected_the_rows_do_not_matter():
     model, x = Plain(32, 64, 32).eval(), torch.randn(80, 32)
-    compiled = sf.compile(model, predictor=predictors_of(model, x, rate=1.0), **BOTH)
+    compiled = sf.compile(model, contextual=predictors_of(model, x, rate=1.0), **BOTH)
     whole = compiled(x)
     torch.testing.assert_close(torch.cat([compiled(part) for part in x.split(16)]), whole)
     assert compiled(x[:0]).shape == (0, 32)
@@ -73,14 +73,14 @@ def test_a_threshold_of_the_gate_has_2_4_products_too():
     model, x = zoo.text_model("llama"), zoo.tokens(4, 9)
     names = [mlp.name for mlp in find_model_mlps(model, (), {"input_ids": x})]
     gates = Predictors({name: MlpPredictor(GateThreshold(-1.0), 1.0) for name in names})
-    compiled = sf.compile(model, predictor=gates, **BOTH)
+    compiled = sf.compile(model, contextual=gates, **BOTH)
     few, many = first(compiled(input_ids=x[:1])), first(compiled(input_ids=x))
     torch.testing.assert_close(few, many[:1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_report_counts_both_forms_and_the_ir_says_which_products_are_2_4():
     model, x = Plain(32, 64, 32).eval(), torch.randn(2, 32)
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), skip=("up",), **BOTH)
+    compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), skip=("up",), **BOTH)
     up, down = layer_of(compiled, "up"), layer_of(compiled, "down")
     assert up.rel_err == 0
     assert "for more rows dense: skipped by the pattern 'up'" in up.reason
@@ -99,7 +99,7 @@ def test_unpruned_weights_stay_dense_where_nothing_may_be_pruned():
     model, x = Plain(32, 64, 32).eval(), torch.randn(2, 32)
     with torch.no_grad():
         model.up.weight.copy_(sf.prune_24(model.up.weight))
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **{**BOTH, "prune": None})
+    compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **{**BOTH, "prune": None})
     assert "already 2:4, for more rows 2:4" in layer_of(compiled, "up").reason
     assert "for more rows dense: its weight is not 2:4" in layer_of(compiled, "down").reason
     many = torch.randn(40, 32)
@@ -115,7 +115,7 @@ def test_weights_that_mlps_share_stay_as_they_are():
     with torch.no_grad():  # pruning leaves tied weights as they are
         model[0][2].weight.copy_(sf.prune_24(model[0][2].weight))
     x = torch.randn(40, 32)
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **BOTH)
+    compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **BOTH)
     assert "shared by the MLPs of 0.0, 1.0" in layer_of(compiled, "0.2").reason
     assert "for more rows 2:4" in layer_of(compiled, "1.0").reason
     with torch.no_grad():
@@ -136,14 +136,14 @@ def measured(monkeypatch, by_shape, selecting):
     monkeypatch.setattr(mlp_plans, "measured_policy", lambda group: ContextualPolicy(m_max, selecting))
 
 
-AUTO = {"prune": "magnitude", "sparsity": "contextual+2:4", "progress": False, "skip": ("head",)}
+AUTO = {"prune": "magnitude", "progress": False, "skip": ("head",)}
 
 
 def test_a_product_that_loses_for_many_rows_runs_densely_and_is_pruned_all_the_same(monkeypatch):
     model, x = Plain(32, 64, 32).eval(), torch.randn(2, 32)
     slow, fast = {1: 1.4, 4: 1.2, 64: 0.9}, {1: 0.8, 4: 0.9, 64: 1.5}
     measured(monkeypatch, {(64, 32): fast, (32, 64): slow}, ((1, 3.0), (4, 2.0), (8, 0.9)))
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **AUTO)
+    compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **AUTO)
     up, down = layer_of(compiled, "up"), layer_of(compiled, "down")
     assert [(r.m_min, r.m_max, r.backend) for r in up.ranges] == [
         (1, 4, "contextual"),
@@ -167,7 +167,7 @@ def test_selecting_has_to_beat_2_4_too(monkeypatch):
     measured(
         monkeypatch, {(64, 32): (both := {1: 1.5, 4: 1.5}), (32, 64): both}, ((1, 3.0), (4, 1.2), (8, 1.1))
     )
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **AUTO)
+    compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **AUTO)
     up = layer_of(compiled, "up")
     assert [(r.m_min, r.backend) for r in up.ranges] == [(1, "contextual"), (2, "cpu")]
     assert "measured against dense and 2:4" in up.reason
@@ -178,7 +178,7 @@ def test_an_mlp_that_selects_for_no_rows_is_2_4_and_says_why(monkeypatch):
     model, x = Plain(32, 64, 32).eval(), torch.randn(2, 32)
     measured(monkeypatch, {(64, 32): (both := {1: 2.0, 4: 2.0}), (32, 64): both}, ((1, 1.5),))
     monkeypatch.setattr("sparseflow.compiler.measured.shape_policies", prefill.shape_policies)
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **AUTO)
+    compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **AUTO)
     for name in ("up", "down"):
         layer = layer_of(compiled, name)
         assert layer.decision == "sparse"
@@ -190,8 +190,8 @@ def test_inplace_releases_what_is_packed_and_still_serves_other_shapes():
     model, x = zoo.text_model("llama"), zoo.tokens(4, 9)
     predictors = random_predictors(find_model_mlps(model, (), {"input_ids": x}))
     calls = (x[:2], x, x[:1, :1])
-    expected = [first(sf.compile(model, predictor=predictors, **BOTH)(input_ids=ids)) for ids in calls]
-    compiled = sf.compile(model, inplace=True, predictor=predictors, **BOTH)
+    expected = [first(sf.compile(model, contextual=predictors, **BOTH)(input_ids=ids)) for ids in calls]
+    compiled = sf.compile(model, inplace=True, contextual=predictors, **BOTH)
     for ids, whole in zip(calls, expected, strict=True):
         torch.testing.assert_close(first(compiled(input_ids=ids)), whole)
     for name, parameter in model.named_parameters():
@@ -201,7 +201,7 @@ def test_inplace_releases_what_is_packed_and_still_serves_other_shapes():
 
 def test_a_saved_model_runs_both_ways_and_has_each_weight_once_on_disk(tmp_path):
     model, x = Plain(64, 256, 64).eval(), torch.randn(40, 64)
-    compiled = sf.compile(model, (x,), predictor=predictors_of(model, x), **BOTH)
+    compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **BOTH)
     compiled.save(tmp_path / "artifact")
     loaded = sf.load(tmp_path / "artifact")
     for rows in (1, 3, 40):

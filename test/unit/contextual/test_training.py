@@ -89,7 +89,7 @@ def test_gates_select_without_training(gated, data, tmp_path):
     assert layer.figures.coverage > 0.8 * layer.figures.oracle_coverage
     predictors.save(tmp_path / "p.safetensors")
     loaded = Predictors.load(tmp_path / "p.safetensors")
-    compiled = sf.compile(model, sparsity="contextual", predictor=loaded, policy="sparse")
+    compiled = sf.compile(model, format=None, contextual=loaded, policy="sparse")
     with torch.no_grad():
         normed = model.norm(x)
         active = (
@@ -100,7 +100,7 @@ def test_gates_select_without_training(gated, data, tmp_path):
             compiled(x), model.down(hidden * (active.abs() > layer.predictor.parameter))
         )
         torch.testing.assert_close(compiled(data[0]), model(data[0]))
-    assert sf.compile(model, (x,), sparsity="contextual", predictor=loaded).report.layers
+    assert sf.compile(model, (x,), format=None, contextual=loaded).report.layers
 
 
 def test_the_inputs_are_those_after_the_norm_and_the_model_is_unchanged(model, data):
@@ -123,7 +123,7 @@ def test_rates_go_by_name_and_what_none_names_is_left_out():
 
 def test_a_trained_model_compiles_and_stays_close(model, data):
     predictors = train_predictor(model, data, rate=0.5, rank=8, dtype="float32")
-    compiled = sf.compile(model, sparsity="contextual", predictor=predictors, policy="sparse")
+    compiled = sf.compile(model, format=None, contextual=predictors, policy="sparse")
     x = data[0][:1]
     with torch.no_grad():
         lost = (compiled(x) - model(x)).norm() / model(x).norm()

@@ -80,10 +80,10 @@ def test_the_text_of_a_compiled_model_reproduces_it(tmp_path, options):
     assert again == expected
 
 
-@pytest.mark.parametrize("sparsity", ["contextual", "contextual+2:4"])
-def test_the_text_of_a_contextual_model_reproduces_it(tmp_path, sparsity):
+@pytest.mark.parametrize("stored", [None, "2:4"])
+def test_the_text_of_a_contextual_model_reproduces_it(tmp_path, stored):
     predictor = sf.train_predictor(block(), [torch.randn(4, 16, 64) for _ in range(3)], progress=False)
-    options = {"sparsity": sparsity, "predictor": predictor, "policy": "sparse", "prune": "magnitude"}
+    options = {"format": stored, "contextual": predictor, "policy": "sparse", "prune": "magnitude"}
     compiled = sf.compile(block(), (X,), progress=False, **options)
     assert "contextual_mlp" in compiled.mlir("runtime")
     again, expected = reproduced(compiled, tmp_path)
