@@ -102,8 +102,8 @@ def train_predictor(
     """Train predictors of the neurons that a token needs, for each MLP of a model.
 
     The inputs are those that the MLPs see when the model runs on `calibration`. The neurons that a token
-    needs are those with the largest contributions, |activation| · ‖column of down‖, as many as the target rate says. A
-    predictor scores all neurons by two small matrices, H → r → I; it starts as the least-squares estimate of
+    needs are those with the largest contributions, |activation| · ‖column of down‖, as many as the target
+    rate says. A predictor scores all neurons by two small matrices, H → r → I; it starts as the least-squares estimate of
     rank r and is then trained by the binary cross-entropy, both classes weighing the same.
 
     Args:
