@@ -47,7 +47,7 @@ def folded(name, monkeypatch):
             p += 0.1 * torch.randn_like(p)  # biases are zeros else
     model = copy.deepcopy(dense)
     batches = [kwargs or args for args, kwargs in calls]
-    monkeypatch.setattr("sparseflow.pruning.pruner.ria", lambda weight, norms: weight)
+    monkeypatch.setattr("sparseflow.pruning.methods.ria", lambda weight, norms: weight)
     return model, sf.prune(model, "ria", batches, permute=True), dense, calls
 
 
