@@ -47,7 +47,7 @@ class Layer:
 
     @property
     def copies(self) -> int:
-        """How many there are of each."""
+        """Return the number of each."""
         return len(self.packed)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a point's candidates while it is measured, over as many child processes as that takes."""
+"""Keep track of a point's candidates while they are measured, over as many child processes as that takes."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Ledger:
 
     @property
     def learnt(self) -> int:
-        """How many candidates are settled."""
+        """Return the number of settled candidates."""
         return len(self._known) + len(self._failed)
 
     @property
-    def barren(self) -> bool:
-        """Whether no candidate was ever measured."""
+    def nothing_measured(self) -> bool:
+        """Return whether no candidate was ever measured."""
         return not self._known
 
     @property
@@ -142,7 +142,7 @@ class Ledger:
         key = message.backend, message.algorithm, message.split_k
         if key != self.announced:
             self.fail(key, "reported without having been asked for")
-        elif why := self._lie(message):
+        elif why := self._contradiction(message):
             self.fail(key, why)
         else:
             self._known[key] = Candidate(*key, message.us, message.rel_err)
@@ -164,13 +164,13 @@ class Ledger:
             key = measured.backend, measured.algorithm, measured.split_k
             if key not in self._known:
                 self.fail(key, "reported without having been asked for")
-            elif why := self._lie(measured):
+            elif why := self._contradiction(measured):
                 self.fail(key, why)
             else:
                 self._known[key] = Candidate(*key, measured.us, measured.rel_err)
         return self._point(message)
 
-    def _lie(self, measured: Measured) -> str | None:
+    def _contradiction(self, measured: Measured) -> str | None:
         if not _is_time(measured.us):
             return f"reported a time of {measured.us:g} µs"
         return wrong(self._request.dtype, measured.rel_err)

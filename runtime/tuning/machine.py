@@ -1,4 +1,4 @@
-"""What a time measured on a GPU depends on besides the layer: the GPU and the software."""
+"""The GPU and the software that a measured time depends on besides the layer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class GpuMachine(TableKey):
         return cls(name, f"{major}.{minor}", driver_version(), library.version(), str(torch.__version__))
 
     def same_algorithms(self, other: GpuMachine) -> bool:
-        """Whether what was tuned there may be used here, whatever driver and torch."""
+        """Return whether what was tuned there may be used here, whatever the driver and torch."""
         return (self.gpu, self.capability, self.cusparselt) == (other.gpu, other.capability, other.cusparselt)
 
 

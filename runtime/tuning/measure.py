@@ -103,7 +103,7 @@ class _Point:
         self.say(self._final())
 
     def _candidates(self) -> dict[str, list[Key]]:
-        """What each kernel that can run the point has to try."""
+        """Return the candidates of each kernel that can run the point."""
         request = self.request
         format = "2:4-fp8" if self.layer.bf16 else "2:4"
         problem = Problem(request.dtype, request.n, request.k, str(self.x.device), request.m, format)

@@ -54,7 +54,7 @@ class Child:
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()
         except (OSError, ValueError):
-            raise Lost(self._obituary()) from None
+            raise Lost(self._why_it_ended()) from None
 
     def receive(self, patience: float) -> Message:
         """The next message; what is no message is counted and dropped.
@@ -81,13 +81,13 @@ class Child:
             raise Lost(f"hung: no word for {patience:g} s")
         chunk = os.read(self._process.stdout.fileno(), 1 << 16) if ready else b""
         if not chunk:
-            raise Lost(self._obituary())
+            raise Lost(self._why_it_ended())
         self._received += chunk
         if len(self._received) > _LINE_LIMIT and b"\n" not in self._received:
             self._received = b""
             self.garbage += 1
 
-    def _obituary(self) -> str:
+    def _why_it_ended(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
         code = self._process.poll()

@@ -1,4 +1,4 @@
-"""What the tuner and the process that measures say to each other: JSON, one line each.
+"""The messages between the tuner and the process that measures: JSON, one a line.
 
 The tuner asks for one point after the other. The child announces what it is about to do before it does it, so
 that the tuner knows what ended it; what it reports is checked by the tuner, not here.

@@ -111,7 +111,7 @@ def first_line(error: BaseException) -> str:
 
 
 def alive() -> bool:
-    """Whether CUDA still works in this process: some errors stay for good."""
+    """Return whether CUDA still works in this process: some errors are permanent."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:

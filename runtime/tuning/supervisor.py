@@ -137,7 +137,7 @@ class Supervisor:
             return
         given_up = f"{MAX_DEATHS} candidates ended the measuring process at {where}"
         ledger.close(f"not tried: {given_up}")
-        if ledger.barren:
+        if ledger.nothing_measured:
             self._hopeless[request.dtype] = f"given up: {given_up}, and none was measured"
 
     def _bear(self, ledger: Ledger, why: str) -> None:

@@ -1,4 +1,4 @@
-"""What is tuned unless told otherwise, and what can't be."""
+"""The shapes and M's tuned by default, and those that can't be tuned."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class _Shipped(TunedTable):
 
 
 def _machine_of(path: Path) -> GpuMachine | None:
-    """What a file says it was tuned on; None where it doesn't say so properly."""
+    """Return the machine that a file was tuned on; None if it doesn't say so properly."""
     try:
         fields = json.loads(path.read_bytes())["machine"]
         machine = GpuMachine(**fields)
@@ -89,7 +89,7 @@ def _may_fit(tuned: GpuMachine | None, here: GpuMachine) -> bool:
 def lookup(
     dtype: str, n: int, k: int, machine: GpuMachine, *, folder: Path | None = None
 ) -> list[TunedPoint]:
-    """What is known of a layer: the user's own points, and the shipped ones of the M's that those lack.
+    """Return the tuned points of a layer: the user's own, and the shipped ones for the M's that those lack.
 
     Files are read again only when they changed.
 

@@ -36,7 +36,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class TuneResult:
-    """What a tuning did.
+    """The outcome of a tuning.
 
     Attributes:
         measured: the new points, in the order of the table's shapes.
@@ -213,7 +213,7 @@ def _rows(ms: Iterable[int]) -> list[int]:
 def _tasks(
     shapes: Iterable[tuple[int, int]], dtypes: Sequence[str], ms: Sequence[int]
 ) -> tuple[list[Task], list[tuple[Task, str]]]:
-    """What can be tuned, the M's of a layer behind each other, and what can't, with the reason."""
+    """Return what can be tuned, the M's of a layer in a row, and what can't, with the reason."""
     wanted = list(dict.fromkeys((int(n), int(k)) for n, k in shapes))
     tasks = [Task(dtype, *shape, m) for dtype, shape, m in itertools.product(dtypes, wanted, ms)]
     refused = [(task, why) for task in tasks if (why := refusal(task.n, task.k, task.dtype))]

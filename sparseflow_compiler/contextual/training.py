@@ -103,8 +103,9 @@ def train_predictor(
 
     The inputs are those that the MLPs see when the model runs on `calibration`. The neurons that a token
     needs are those with the largest contributions, |activation| · ‖column of down‖, as many as the target
-    rate says. A predictor scores all neurons by two small matrices, H → r → I; it starts as the least-squares estimate of
-    rank r and is then trained by the binary cross-entropy, both classes weighing the same.
+    rate says. A predictor scores all neurons by two small matrices, H → r → I; it starts as the
+    least-squares estimate of rank r and is then trained by the binary cross-entropy, both classes weighing
+    the same.
 
     Args:
         model: in evaluation mode; unchanged.
