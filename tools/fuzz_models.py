@@ -64,15 +64,15 @@ def save_contextual(folder: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
     predictors = sf.train_predictor(model, [torch.randn(400, 64)], steps=0, progress=False)
     calls = [(torch.randn(rows, 64),) for rows in (1, 3, 40)]
-    for sparsity in ("contextual", "contextual+2:4"):
+    for name, stored in (("contextual", None), ("contextual+2:4", "2:4")):
         how: dict[str, Any] = {
             "prune": "magnitude",
-            "sparsity": sparsity,
-            "predictor": predictors,
+            "format": stored,
+            "contextual": predictors,
             "policy": "sparse",
         }
         compiled = sf.compile(model, progress=False, **how)
         for call in calls:
             compiled(*call)
-        compiled.save(folder / sparsity)
-        torch.save(calls, folder / f"{sparsity}.pt")
+        compiled.save(folder / name)
+        torch.save(calls, folder / f"{name}.pt")

@@ -254,7 +254,6 @@ def _condition(d: Draft) -> None:
             "x.requires_grad",
             "x.device.type == 'cpu'",
             "torch.is_autocast_enabled('cpu')",
-            "x.is_inference()",
         ),
     )
     _branch(d, d.rng.choice(conditions))
