@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sparseflow.reports.grouping import groups
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
 from sparseflow.reports.report import LayerReport, Range, Report
+from sparseflow.reports.text import span
 from sparseflow.support.documents import Document
 
 _LARGEST_M = 16384
@@ -148,10 +149,8 @@ def _layers(layers: Sequence[LayerReport]) -> Table:
 
 
 def _range(entry: Range) -> str:
-    last = "…" if entry.m_max is None else f"–{entry.m_max}" if entry.m_max != entry.m_min else ""
-    return f"{entry.m_min}{last} {entry.backend}" + (
-        "" if entry.speedup is None else f" {entry.speedup:.2f}×"
-    )
+    gain = "" if entry.speedup is None else f" {entry.speedup:.2f}×"
+    return f"{span(entry.m_min, entry.m_max)} {entry.backend}{gain}"
 
 
 def _seconds(model: Document) -> Table | None:

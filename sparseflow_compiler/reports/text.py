@@ -40,7 +40,7 @@ def report_table(report: Report, width: int, *, expand: bool) -> str:
 
 def layer_table(layer: LayerReport) -> str:
     """One layer; see `LayerReport.table`."""
-    rows = [(_span(r.m_min, r.m_max), r.backend, _gain(r.speedup)) for r in layer.ranges]
+    rows = [(span(r.m_min, r.m_max), r.backend, _gain(r.speedup)) for r in layer.ranges]
     table = _table([("M", "left"), ("runs", "left"), ("least gain", "right")], rows)
     head = f"{layer.name}: {layer.N}×{layer.K} {layer.dtype}, {layer.decision}"
     return f"{head}\n{_text(table, 100) if rows else ''}{layer.reason}\n"
@@ -148,7 +148,8 @@ def _text(table: Table, width: int) -> str:
     return text.getvalue()
 
 
-def _span(first: int, last: int | None) -> str:
+def span(first: int, last: int | None) -> str:
+    """Return the M's of a range as text: ``1–64``, ``65…``, ``7``."""
     return f"{first}…" if last is None else f"{first}–{last}" if last != first else f"{first}"
 
 

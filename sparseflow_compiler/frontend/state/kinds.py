@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+OF_TORCH = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
 """Types whose values can't change and are compared by value."""
 

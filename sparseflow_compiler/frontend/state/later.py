@@ -12,10 +12,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sparseflow.frontend.state.clone import TABLES
-from sparseflow.frontend.state.kinds import ATOMS, is_module, is_plain_class
+from sparseflow.frontend.state.kinds import ATOMS, OF_TORCH, is_module, is_plain_class
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-_OF_TORCH = frozenset(vars(nn.Module()))
 _MOST = 1000
 """Entries of a container that are compared in every call."""
 _VERSION = operator.attrgetter("_version")
@@ -116,7 +115,7 @@ def _settings(
             continue
         seen.add(id(owner))
         for key, value in vars(owner).items():
-            if key in _OF_TORCH or (id(owner), key) in carried:
+            if key in OF_TORCH or (id(owner), key) in carried:
                 continue
             if type(value) in ATOMS or _holds_atoms(value):
                 yield vars(owner), key, value, f"{path}.{key}".lstrip(".")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
-_OF_TORCH = frozenset(vars(nn.Module()))
+from sparseflow.frontend.state.kinds import OF_TORCH
 
 
 class PlainTensors:
@@ -37,5 +37,5 @@ class PlainTensors:
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
-        held = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+        held = {name: value for name, value in vars(module).items() if name not in OF_TORCH}
         yield from (leaf for leaf in pytree.tree_leaves(held) if type(leaf) is Tensor)
