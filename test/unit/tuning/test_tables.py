@@ -60,7 +60,7 @@ def test_another_machine_has_another_table(machine, point, field):
         (b"{", "not readable as JSON"),
         (b"[]", "not a table of SparseFlow"),
         ({"format": "sparseflow.dispatch"}, "not a table of SparseFlow"),
-        ({"version": 2}, "version 2, this release reads version 1"),
+        ({"version": 1}, "version 1, this release reads version 2"),
         ({"machine": {"gpu": "another"}}, "measured on another machine"),
         ({"rows": [{}]}, "a row is malformed"),
     ],
