@@ -35,6 +35,9 @@ from sparseflow.runtime.tuning.protocol import (
 )
 from sparseflow.runtime.tuning.replay import Replay, Spoilt, alive, first_line, in_turns
 
+# Of these many the time is taken, whatever the pace: a process's first calls load what they need.
+FEWEST = 2
+
 # A candidate this much slower than the best so far isn't timed a second time.
 HOPELESS = 1.3
 
@@ -90,7 +93,7 @@ class _Point:
         self.sides: dict[Key, Replay] = {}
         self.pace = PACES[request.effort]
         self.calls = self.pace.calls(request.n, request.k, request.m)
-        self.end = time.monotonic() + self.pace.seconds
+        self.end = 0.0
 
     def measure(self) -> None:
         self.say(Doing("counting the algorithms"))
@@ -98,6 +101,7 @@ class _Point:
         self.say(Count({name: len(keys) for name, keys in found.items()}))
         keys = wanted(self.request, found)
         self._build(keys)
+        self.end = time.monotonic() + self.pace.seconds
         if self.request.then is not None and self.request.together:
             self._request((key for key in keys if key not in self.request.skip), self.request.then)
         self._quick(keys)
@@ -139,7 +143,7 @@ class _Point:
 
     def _quick(self, keys: Iterable[Key]) -> None:
         for key in self._missing(keys):
-            if self.known and time.monotonic() > self.end:
+            if len(self.known) >= FEWEST and time.monotonic() > self.end:
                 return
             self.say(Trying(*key))
             try:

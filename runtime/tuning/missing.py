@@ -73,7 +73,7 @@ def _measure(
     try:
         result = tune.measure(tasks, effort="quick", device=device, progress=progress, deadline=seconds)
     except TuningError as error:
-        _LOST[machine] = f"{error.rule.partition(chr(10))[0]}; {LATER}"
+        _LOST[machine] = f"{error.rule.partition(chr(10))[0]}; see what `sparseflow tune` says"
         return _by_shape(dict.fromkeys(tasks, _LOST[machine]))
     _REFUSED[machine].update(result.skipped)
     if not result.saved:

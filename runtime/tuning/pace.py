@@ -22,7 +22,7 @@ class Pace:
         most_rounds: of the last measurement in turns.
         graph_us: how long a graph need take.
         last_us: how long the last measurement may take, all rounds together.
-        seconds: after which no further candidate is tried.
+        seconds: after which, plans being there, no further candidate is tried.
     """
 
     most_rounds: int
