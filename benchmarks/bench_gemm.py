@@ -64,7 +64,7 @@ class Layer:
         self.packed = [packed(weight) for weight in self.dense]
         self.torch: list[Any] = [torch.sparse.to_sparse_semi_structured(weight) for weight in self.dense]
         self.policies = {
-            memory: which.policies([(n, k)], dtype, torch.device("cuda", 0), memory=memory)[n, k]
+            memory: which.policies([(n, k)], dtype, torch.device("cuda", 0), memory=memory, tune="off")[n, k]
             for memory in ("fast", "compressed")
         }
 

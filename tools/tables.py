@@ -17,6 +17,7 @@ from tables_quality import (
     quality_lm,
     quality_lm_train,
 )
+from tables_tuning import cost_model
 
 
 def gemm_cpu(rows: Rows) -> str:
@@ -172,6 +173,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "contextual_cpu_small_pages": contextual_cpu,
     "contextual_h200": contextual_h200,
     "contextual_model_cpu_float32": contextual_model,
+    "cost_model_h200": cost_model,
     "fuzz": fuzz,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,

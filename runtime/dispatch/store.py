@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 _Key = tuple[str, int, int, int]
+Stamp = tuple[int, int, int]
 
 
 class DispatchTableWarning(UserWarning):
@@ -76,6 +77,8 @@ class Store(abc.ABC, Generic[R]):
     def __init__(self, key: TableKey, path: Path) -> None:
         self._table_key = key
         self.path = path
+        self._lines: dict[_Key, tuple[R, str]] = {}
+        self._written: Stamp | None = None
         self._rows, self.note = self._read()
         if self.note:
             warn(self.note)
@@ -87,6 +90,9 @@ class Store(abc.ABC, Generic[R]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._rows.values())
+
     def layer(self, dtype: str, n: int, k: int) -> list[R]:
         """The rows of one layer, ascending in M."""
         rows = (row for row in self._rows.values() if (row.dtype, row.n, row.k) == (dtype, n, k))
@@ -95,6 +101,10 @@ class Store(abc.ABC, Generic[R]):
     def add(self, rows: Iterable[R]) -> None:
         """Add rows, replacing those of the same point."""
         self._rows.update(_by_key(rows))
+
+    def refresh(self) -> None:
+        """Take in what other processes wrote since the table was read."""
+        self._rows |= self._others()
 
     def save(self) -> bool:
         """Write the table, together with what other processes wrote since it was read.
@@ -105,16 +115,29 @@ class Store(abc.ABC, Generic[R]):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self.path.with_suffix(".lock")):
-                others, _ = self._read()
-                self._rows = others | self._rows
+                self._rows = self._others() | self._rows
                 _replace(self.path, self._text())
+                self._written = stamp(self.path)
         except OSError as error:
             warn(f"{self.path}: can't be written ({error}); measurements will be repeated next time")
             return False
         return True
 
+    def _others(self) -> dict[_Key, R]:
+        """What is in the file; nothing where this table wrote it last."""
+        return {} if self._written and self._written == stamp(self.path) else self._read()[0]
+
+    def _line(self, key: _Key) -> str:
+        """A row's text; tables of thousands of rows are saved after each."""
+        row = self._rows[key]
+        known, line = self._lines.get(key, (None, ""))
+        if known is not row:
+            line = json.dumps(row.to_dict())
+            self._lines[key] = row, line
+        return line
+
     def _text(self) -> str:
-        rows = [json.dumps(self._rows[key].to_dict()) for key in sorted(self._rows)]
+        rows = [self._line(key) for key in sorted(self._rows)]
         machine = dataclasses.asdict(self._table_key)
         head = json.dumps({"format": self.format, "version": self.version, "machine": machine})
         # One row a line: the file can be read, and compared, by a person.
@@ -143,6 +166,15 @@ class Store(abc.ABC, Generic[R]):
         if document.get("machine") != dataclasses.asdict(self._table_key):
             return "measured on another machine or with other software"
         return None
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _by_key(rows: Iterable[R]) -> dict[_Key, R]:

@@ -76,7 +76,7 @@ def _sparse_codes(packed: PackedWeight) -> list[int]:
 
 @functools.cache
 def _cuda_codes(n: int, k: int, dtype: torch.dtype, device: torch.device) -> tuple[int, ...]:
-    found = which.policies([(n, k)], dtype, device, mode="sparse")[n, k]
+    found = which.policies([(n, k)], dtype, device, mode="sparse", tune="off")[n, k]
     return tuple(which.runnable(found).to_ints())
 
 

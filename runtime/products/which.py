@@ -11,7 +11,7 @@ from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch import calibration
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.kernels import Problem, sparse_kernels
-from sparseflow.support.arguments import Memory, PolicyMode
+from sparseflow.support.arguments import Memory, PolicyMode, Tune
 
 Shape = tuple[int, int]
 Progress = Callable[[int, int, str], None]
@@ -27,13 +27,13 @@ def policies(
     mode: PolicyMode = "auto",
     memory: Memory = "compressed",
     format: str | None = None,  # the word for it everywhere
-    tune: bool = False,
+    tune: Tune = "quick",
     progress: Progress | None = None,
 ) -> dict[Shape, Policy | str]:
     """Return what to run for each layer shape, or why such layers are dense.
 
-    A CPU is measured where its table lacks a shape; a GPU only with `tune`, and an untuned shape is dense
-    there.
+    A CPU is measured where its table lacks a shape, a GPU as `tune` says: by a child process, within a
+    bounded time unless it is ``"full"``. What was not measured on the GPU itself is dense there.
 
     Args:
         shapes: (N, K), repeats allowed.
@@ -43,7 +43,9 @@ def policies(
             are known and cuSPARSELt's first algorithm where none is.
         memory: whether packed layers keep their dense weight.
         format: of the packed weights; by default the 2:4 one of the dtype.
-        tune: measure what no table of the GPU has.
+        tune: ``"quick"`` measures the few most promising candidates of what no table of the GPU has;
+            ``"full"`` all candidates of what was not tuned so; ``"off"`` nothing, for callers that must
+            not start processes.
         progress: called with (points done, points in all, text) while measuring.
     """
     wanted, name = list(dict.fromkeys(shapes)), dtype_name(dtype)

@@ -13,12 +13,13 @@ from sparseflow.support import lazy
 if TYPE_CHECKING:
     from sparseflow.runtime.tuning.machine import GpuMachine
     from sparseflow.runtime.tuning.point import Candidate, Failure, TunedPoint
-    from sparseflow.runtime.tuning.sweep import DEFAULT_M
+    from sparseflow.runtime.tuning.sweep import DEFAULT_M, QUICK_M
     from sparseflow.runtime.tuning.table import TunedTable, lookup
     from sparseflow.runtime.tuning.tune import TuneResult
 
 __all__ = [
     "DEFAULT_M",
+    "QUICK_M",
     "Candidate",
     "Failure",
     "GpuMachine",
@@ -35,6 +36,7 @@ __getattr__, __dir__ = lazy.names(
         "DEFAULT_M": "sweep",
         "Failure": "point",
         "GpuMachine": "machine",
+        "QUICK_M": "sweep",
         "TuneResult": "tune",
         "TunedPoint": "point",
         "TunedTable": "table",

@@ -13,27 +13,27 @@ from torch import Tensor
 from sparseflow.runtime import ops
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning.layers import Layer
-from sparseflow.runtime.tuning.replay import Pool, Replay
+from sparseflow.runtime.tuning.replay import CALLS, Pool, Replay
 
 
-def dense(layer: Layer, x: Tensor, pool: Pool) -> list[Replay]:
+def dense(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> list[Replay]:
     """The dense product in its configurations: the fastest counts."""
     if layer.bf16:
-        return [_fp8(layer, x, pool, fast) for fast in (True, False)]
-    return _linear(lambda copy: F.linear(x, layer.dense[copy]), layer.copies, pool)
+        return [_fp8(layer, x, pool, calls, fast) for fast in (True, False)]
+    return _linear(lambda copy: F.linear(x, layer.dense[copy]), layer.copies, pool, calls)
 
 
-def dense_bf16(layer: Layer, x: Tensor, pool: Pool) -> list[Replay]:
+def dense_bf16(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> list[Replay]:
     """For fp8 the product in bfloat16; nothing for other dtypes."""
     if not layer.bf16:
         return []
     wide = x.to(torch.bfloat16)
-    return _linear(lambda copy: F.linear(wide, layer.bf16[copy]), layer.copies, pool)
+    return _linear(lambda copy: F.linear(wide, layer.bf16[copy]), layer.copies, pool, calls)
 
 
-def unpacked(layer: Layer, x: Tensor, pool: Pool) -> Replay:
+def unpacked(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> Replay:
     """The operator's dense path; for fp8, which it doesn't take, decompression alone."""
-    return Replay(functools.partial(_unpack, layer, x), layer.copies, pool)
+    return Replay(functools.partial(_unpack, layer, x), layer.copies, pool, calls)
 
 
 def _unpack(layer: Layer, x: Tensor, copy: int) -> Tensor:
@@ -45,10 +45,10 @@ def _unpack(layer: Layer, x: Tensor, copy: int) -> Tensor:
     return y
 
 
-def _linear(call: Callable[[int], Tensor], copies: int, pool: Pool) -> list[Replay]:
-    sides = [Replay(call, copies, pool)]
+def _linear(call: Callable[[int], Tensor], copies: int, pool: Pool, calls: int) -> list[Replay]:
+    sides = [Replay(call, copies, pool, calls)]
     with _cublaslt():
-        sides.append(Replay(call, copies, pool))
+        sides.append(Replay(call, copies, pool, calls))
     return sides
 
 
@@ -62,7 +62,7 @@ def _cublaslt() -> Iterator[None]:
         torch.backends.cuda.preferred_blas_library(usual)
 
 
-def _fp8(layer: Layer, x: Tensor, pool: Pool, fast: bool) -> Replay:
+def _fp8(layer: Layer, x: Tensor, pool: Pool, calls: int, fast: bool) -> Replay:
     one = torch.ones((), device=x.device)
 
     def call(copy: int) -> Tensor:
@@ -75,4 +75,4 @@ def _fp8(layer: Layer, x: Tensor, pool: Pool, fast: bool) -> Replay:
             use_fast_accum=fast,
         )
 
-    return Replay(call, layer.copies, pool)
+    return Replay(call, layer.copies, pool, calls)

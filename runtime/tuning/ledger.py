@@ -95,6 +95,7 @@ class Ledger:
             for name, count in self._count.candidates.items()
             for candidate in range(count)
             for split_k in find(name).splits
+            if not self._request.only or (name, candidate, split_k) in self._request.only
         ]
 
     def _asked_for(self, key: Key) -> bool:
@@ -194,6 +195,7 @@ class Ledger:
             tuple(best[:KEPT]),
             tuple(sorted(self._failed.values())),
             done.dense_bf16_us,
+            asked.effort,
         )
 
 

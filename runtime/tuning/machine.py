@@ -56,6 +56,11 @@ class GpuMachine(TableKey):
         """Return whether what was tuned there may be used here, whatever the driver and torch."""
         return (self.gpu, self.capability, self.cusparselt) == (other.gpu, other.capability, other.cusparselt)
 
+    def lends_to(self, other: GpuMachine) -> bool:
+        """Return whether what is fast here is worth trying there: another GPU with the same algorithms."""
+        same = (self.capability, self.cusparselt) == (other.capability, other.cusparselt)
+        return same and self.gpu != other.gpu
+
 
 def device_index(device: object = None) -> int | None:
     """The index that ``device`` names: None for no device, and for the current one where none is there."""

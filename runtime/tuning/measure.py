@@ -7,6 +7,7 @@ past the cache. Every candidate is announced before it runs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 import torch
@@ -17,6 +18,7 @@ from sparseflow.runtime.kernels import Choice, Problem, find, sparse_kernels
 from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning import dense
 from sparseflow.runtime.tuning.layers import Layer, inputs, reference
+from sparseflow.runtime.tuning.pace import PACES, wanted
 from sparseflow.runtime.tuning.point import KEPT, Candidate, wrong
 from sparseflow.runtime.tuning.protocol import (
     PLANS,
@@ -33,7 +35,9 @@ from sparseflow.runtime.tuning.protocol import (
 )
 from sparseflow.runtime.tuning.replay import Replay, Spoilt, alive, first_line, in_turns
 
-ROUNDS = 9
+# Of these many the time is taken, whatever the pace: a process's first calls load what they need.
+FEWEST = 2
+
 # A candidate this much slower than the best so far isn't timed a second time.
 HOPELESS = 1.3
 
@@ -87,17 +91,21 @@ class _Point:
         self.pool = torch.cuda.graph_pool_handle()
         self.known: dict[Key, Candidate] = {c.key: c for c in request.known}
         self.sides: dict[Key, Replay] = {}
+        self.pace = PACES[request.effort]
+        self.calls = self.pace.calls(request.n, request.k, request.m)
+        self.end = 0.0
 
     def measure(self) -> None:
         self.say(Doing("counting the algorithms"))
         found = self._candidates()
         self.say(Count({name: len(keys) for name, keys in found.items()}))
-        keys = [key for group in found.values() for key in group]
+        keys = wanted(self.request, found)
         self._build(keys)
+        self.end = time.monotonic() + self.pace.seconds
         if self.request.then is not None and self.request.together:
             self._request((key for key in keys if key not in self.request.skip), self.request.then)
         self._quick(keys)
-        split = [(name, algorithm, s) for name, algorithm, _ in self._best() for s in find(name).splits[1:]]
+        split = self._splits()
         self._build(split)  # and what was requested for the next M: its building would disturb the last round
         self._quick(split)
         self.say(self._final())
@@ -110,6 +118,11 @@ class _Point:
         able = [kernel for kernel in sparse_kernels("cuda") if kernel.can_implement(problem) is None]
         found = {kernel.name: kernel.candidates(problem, self.layer.packed[0]) for kernel in able}
         return {name: [(name, c.algorithm, c.split_k) for c in choices] for name, choices in found.items()}
+
+    def _splits(self) -> list[Key]:
+        if self.request.effort == "quick":
+            return []
+        return [(name, algorithm, s) for name, algorithm, _ in self._best() for s in find(name).splits[1:]]
 
     def _missing(self, keys: Iterable[Key]) -> list[Key]:
         return [key for key in keys if key not in self.known and key not in self.request.skip]
@@ -130,6 +143,8 @@ class _Point:
 
     def _quick(self, keys: Iterable[Key]) -> None:
         for key in self._missing(keys):
+            if len(self.known) >= FEWEST and time.monotonic() > self.end:
+                return
             self.say(Trying(*key))
             try:
                 self._try(key)
@@ -158,20 +173,20 @@ class _Point:
         def product(copy: int) -> Tensor:
             return kernel.run(self.x, self.layer.packed[copy], choice, self.out)
 
-        return Replay(product, self.layer.copies, self.pool)
+        return Replay(product, self.layer.copies, self.pool, self.calls)
 
     def _final(self) -> Done:
         self.say(Doing("preparing the dense products"))
-        opponents = dense.dense(self.layer, self.x, self.pool)
-        wide = dense.dense_bf16(self.layer, self.x, self.pool)
-        unpacked = dense.unpacked(self.layer, self.x, self.pool)
+        opponents = dense.dense(self.layer, self.x, self.pool, self.calls)
+        wide = dense.dense_bf16(self.layer, self.x, self.pool, self.calls)
+        unpacked = dense.unpacked(self.layer, self.x, self.pool, self.calls)
         best = self._best()
         fixed = [*opponents, *wide, unpacked]
         for side in fixed:
             side.forget()
         us = in_turns(
             [*fixed, *(self._again(key) for key in best)],
-            ROUNDS,
+            self.pace.rounds((len(fixed) + len(best)) * self.calls * self._typical_us()),
             lambda i: self.say(
                 Doing("timing the dense products") if i < len(fixed) else Trying(*best[i - len(fixed)])
             ),
@@ -186,6 +201,9 @@ class _Point:
             wide_us,
             tuple(Measured(*key, time, self.known[key].rel_err) for key, time in final),
         )
+
+    def _typical_us(self) -> float:
+        return max((self.known[key].us for key in self._best()), default=0.0)
 
     def _again(self, key: Key) -> Replay:
         """A candidate's graph; one that an earlier child measured has none here yet."""

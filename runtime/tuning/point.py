@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
 from sparseflow.runtime.kernels import sparse_kernels
 from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning.sweep import DTYPES
+
+Effort = Literal["quick", "full"]
+"""How a point was measured: a few candidates in few rounds, or all of them."""
 
 KEPT = 4
 """How many of the fastest candidates a point keeps."""
@@ -110,6 +113,7 @@ class TunedPoint:
         candidates: the ``KEPT`` best, fastest first; none where all failed.
         failed: what can't be used at this point, by algorithm.
         dense_bf16_us: for fp8 ``F.linear`` in bfloat16, None for 16-bit dtypes.
+        effort: ``"full"``: every candidate was tried; ``"quick"``: those that looked best beforehand.
     """
 
     dtype: str
@@ -122,6 +126,7 @@ class TunedPoint:
     candidates: tuple[Candidate, ...]
     failed: tuple[Failure, ...]
     dense_bf16_us: float | None = None
+    effort: Effort = "full"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -143,6 +148,8 @@ class TunedPoint:
         for name in ("dense_us", "unpacked_us"):
             require_number(name, row[name], whole=False)
         _require_bf16(row)
+        if row["effort"] not in get_args(Effort):
+            raise ValueError(f"effort must be quick or full, got {row['effort']!r}")
         candidates = tuple(Candidate.from_dict(entry) for entry in _list(row, "candidates"))
         failed = tuple(Failure.from_dict(entry) for entry in _list(row, "failed"))
         _require_ranking(candidates)

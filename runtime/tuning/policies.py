@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -10,10 +10,11 @@ from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.thresholds import Timed, choose_by_thresholds
 from sparseflow.runtime.kernels import Choice
+from sparseflow.runtime.tuning import missing
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.runtime.tuning.point import TunedPoint
 from sparseflow.runtime.tuning.table import lookup
-from sparseflow.support.arguments import Memory, PolicyMode
+from sparseflow.support.arguments import Memory, PolicyMode, Tune
 
 Shape = tuple[int, int]
 Progress = Callable[[int, int, str], None]
@@ -25,11 +26,11 @@ def tuned_policies(
     device: torch.device,
     *,
     memory: Memory = "compressed",
-    tune: bool = False,
+    tune: Tune = "quick",
     mode: PolicyMode = "auto",
     progress: Progress | None = None,
 ) -> dict[Shape, Policy | str]:
-    """Return what the tables justify for each layer shape, or why such layers stay dense.
+    """Return what was measured for each layer shape on this GPU, or why such layers stay dense.
 
     `products.which.policies` is what to ask: it knows which shapes a device can run sparse at all.
 
@@ -40,37 +41,37 @@ def tuned_policies(
         memory: whether packed layers keep their dense weight.
         tune: measure what neither the user's table nor a shipped one has.
         mode: ``"sparse"`` runs every shape sparse at every M, by the best candidate that is known, and
-            cuSPARSELt's first algorithm where none is.
+            cuSPARSELt's first algorithm where none is; only ``tune="full"`` measures anything for it.
         progress: called with (points done, points in all, text) while tuning.
+
+    Raises:
+        TuningError: ``tune="full"`` can't keep the measuring process alive; quick tuning says so in reasons.
     """
-    if tune:
-        _tune_missing(shapes, dtype, device, progress)
     machine, name = GpuMachine.here(device), dtype_name(dtype)
+    left: Mapping[Shape, str] = {}
+    if tune == "full":
+        left = missing.measure_all(shapes, name, device, machine, progress)
+    elif tune == "quick" and mode == "auto":
+        left = missing.measure_quickly(shapes, name, device, machine, progress)
     points = {shape: lookup(name, *shape, machine) for shape in shapes}
     if mode == "sparse":
         return {shape: _sparse_everywhere(found) for shape, found in points.items()}
     return {
-        shape: choose_by_thresholds(map(timed, found), memory) if found else _untuned(shape, name, machine)
+        shape: choose_by_thresholds(map(timed, found), memory)
+        if found
+        else _untuned(shape, name, machine, left.get(shape))
         for shape, found in points.items()
     }
 
 
-def _untuned(shape: Shape, dtype: str, machine: GpuMachine) -> str:
+def _untuned(shape: Shape, dtype: str, machine: GpuMachine, why: str | None) -> str:
+    layer = f"{shape[0]}×{shape[1]} {dtype}"
+    if why:
+        return f"{layer} is not tuned on {machine.gpu} yet: {why}"
     return (
-        f"no table has {shape[0]}×{shape[1]} {dtype} for {machine.gpu}; "
-        "tune it: sf.compile(model, tune=True) or `sparseflow tune`"
+        f"no table has {layer} for {machine.gpu}; "
+        "tune it: sf.compile(model), sf.nn.prepare(model) or `sparseflow tune`"
     )
-
-
-def _tune_missing(
-    shapes: Sequence[Shape], dtype: torch.dtype, device: torch.device, progress: Progress | None
-) -> None:
-    from sparseflow.runtime.tuning.tune import tune
-
-    machine = GpuMachine.here(device)
-    missing = [shape for shape in shapes if not lookup(dtype_name(dtype), *shape, machine)]
-    if missing:
-        tune(missing, [dtype], device=device, progress=progress)
 
 
 def timed(point: TunedPoint) -> Timed:

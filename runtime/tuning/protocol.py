@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparseflow.runtime.kernels import sparse_kernels
-from sparseflow.runtime.tuning.point import Candidate
+from sparseflow.runtime.tuning.point import Candidate, Effort
 
 Key = tuple[str, int, int]  # a kernel, its algorithm and its split-k
 
@@ -35,6 +35,9 @@ class Request:
         then: the M that will be asked for next with the same weight, so that its plans can be built
             meanwhile.
         together: build all plans at once, ahead; if not, each when its candidate is announced.
+        effort: ``"quick"``: fewer rounds, and no variation of split-k.
+        only: the candidates to try; all where none is named.
+        kernels: those whose candidates to try; all where none is named, or none of them can run it.
     """
 
     dtype: str
@@ -45,6 +48,13 @@ class Request:
     known: tuple[Candidate, ...] = ()
     then: int | None = None
     together: bool = True
+    effort: Effort = "full"
+    only: tuple[Key, ...] = ()
+    kernels: tuple[str, ...] = ()
+
+    def replace(self, **changes: Any) -> Request:
+        """The same with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def encode(self) -> str:
         """As a line."""
@@ -54,9 +64,11 @@ class Request:
     def decode(cls, line: str) -> Request:
         """From a line that `encode` made."""
         fields = json.loads(line)
-        fields["skip"] = tuple(
-            (backend, algorithm, split_k) for backend, algorithm, split_k in fields["skip"]
-        )
+        for name in ("skip", "only"):
+            fields[name] = tuple(
+                (backend, algorithm, split_k) for backend, algorithm, split_k in fields[name]
+            )
+        fields["kernels"] = tuple(fields["kernels"])
         fields["known"] = tuple(Candidate.from_dict(entry) for entry in fields["known"])
         return cls(**fields)
 

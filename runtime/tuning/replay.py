@@ -21,8 +21,8 @@ _cuda: Any = torch.cuda
 _LEAD_CYCLES = 100_000
 _LEAD_CYCLES_A_CALL = 1_000
 
-# A graph takes some microseconds to start: over this many calls they are few.
-_CALLS = 16
+CALLS = 16
+"""A graph takes some microseconds to start: over this many calls they are few."""
 
 
 class Spoilt(Exception):  # noqa: N818 - ends the child, which has said what it has to say
@@ -37,6 +37,7 @@ class Replay:
             there what it raises.
         copies: how many there are; the graph calls each equally often.
         pool: of the graphs that are replayed in turns.
+        calls: how many the graph makes at least.
 
     Attributes:
         y: the result of the last call; ``forget`` drops it.
@@ -45,10 +46,10 @@ class Replay:
         Spoilt: the call ran, but not while captured.
     """
 
-    def __init__(self, call: Callable[[int], Tensor], copies: int, pool: Pool) -> None:
+    def __init__(self, call: Callable[[int], Tensor], copies: int, pool: Pool, calls: int = CALLS) -> None:
         call(0)
         torch.cuda.synchronize()
-        self._calls = copies * -(-_CALLS // copies)
+        self._calls = copies * -(-calls // copies)
         self._graph = torch.cuda.CUDAGraph()
         self._start, self._end = (_cuda.Event(enable_timing=True) for _ in range(2))
         try:

@@ -7,6 +7,18 @@ from sparseflow.runtime import kernels
 DEFAULT_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Rows of x: decoding of one sequence up to a prefill of 16 thousand tokens."""
 
+QUICK_M = (1, 8, 16, 64, 128, 256, 512, 1024, 2048, 8192)
+"""Those of quick tuning: with them dispatch is within 3 % of what `DEFAULT_M` gives (bench_cost_model.py)."""
+
+FIRST_M = (1, 16, 256, 2048)
+"""Those that quick tuning measures of every shape before it goes on with the others."""
+
+PLANS = {"float16": 2}
+"""The most candidates of cuSPARSELt that quick tuning tries: in fp16 compiling a plan takes 0.2–0.4 s."""
+
+REACH = 4
+"""A fully tuned point stands for M's up to so many times larger or smaller: tables have such steps."""
+
 DTYPES = ("bfloat16", "float16", "float8_e4m3fn")
 """torch's names of the dtypes that can be tuned."""
 

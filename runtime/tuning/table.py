@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import DispatchTableError
-from sparseflow.runtime.dispatch.store import Store, cache_dir
+from sparseflow.runtime.dispatch.store import Store, cache_dir, stamp
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.runtime.tuning.point import TunedPoint
 
@@ -32,6 +32,7 @@ class TunedTable(Store[TunedPoint]):
     """
 
     format = "sparseflow.tuned"
+    version = 2  # 2: how thoroughly a point was measured
 
     def __init__(self, machine: GpuMachine | None = None, folder: Path | None = None) -> None:
         self.machine = machine or GpuMachine.here()
@@ -86,6 +87,19 @@ def _may_fit(tuned: GpuMachine | None, here: GpuMachine) -> bool:
     return tuned is None or tuned.same_algorithms(here)
 
 
+def trusted(machine: GpuMachine) -> TunedTable | None:
+    """The shipped table of a GPU itself, or None; read once."""
+    return _shipped(machine, SHIPPED)
+
+
+def borrowed(machine: GpuMachine) -> tuple[TunedTable, ...]:
+    """The shipped tables of other GPUs of the same architecture and version of cuSPARSELt; read once.
+
+    What is fast there is worth a measurement here, but no time of theirs is believed.
+    """
+    return _borrowed(machine, SHIPPED)
+
+
 def lookup(
     dtype: str, n: int, k: int, machine: GpuMachine, *, folder: Path | None = None
 ) -> list[TunedPoint]:
@@ -103,10 +117,10 @@ def lookup(
     Returns:
         The points, ascending in M.
     """
-    shipped = _shipped(machine, SHIPPED)
+    shipped = trusted(machine)
     found = {point.m: point for point in (shipped.layer(dtype, n, k) if shipped else ())}
     folder = folder or cache_dir()
-    own = _own(machine, folder, _stamp(folder / f"tuned-{machine.digest()}.json"))
+    own = _own(machine, folder, stamp(folder / f"tuned-{machine.digest()}.json"))
     found |= {point.m: point for point in own.layer(dtype, n, k)}
     return [found[m] for m in sorted(found)]
 
@@ -117,13 +131,13 @@ def _shipped(machine: GpuMachine, folder: Path) -> TunedTable | None:
 
 
 @functools.lru_cache(maxsize=8)
+def _borrowed(machine: GpuMachine, folder: Path) -> tuple[TunedTable, ...]:
+    files = [(path, _machine_of(path)) for path in sorted(folder.glob("*.json"))]
+    others = [(path, tuned) for path, tuned in files if tuned is not None and tuned.lends_to(machine)]
+    tables = [_Shipped(path, tuned, machine) for path, tuned in others]
+    return tuple(table for table in tables if not table.damaged)
+
+
+@functools.lru_cache(maxsize=8)
 def _own(machine: GpuMachine, folder: Path, stamp: object) -> TunedTable:
     return TunedTable(machine, folder)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

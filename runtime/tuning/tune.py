@@ -10,28 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime.tuning import quick
+from sparseflow.runtime.tuning.hardware import Hardware
+from sparseflow.runtime.tuning.lock import alone
 from sparseflow.runtime.tuning.machine import GpuMachine, device_index
-from sparseflow.runtime.tuning.point import Failure, TunedPoint
+from sparseflow.runtime.tuning.point import Effort, Failure, TunedPoint
 from sparseflow.runtime.tuning.protocol import Request
-from sparseflow.runtime.tuning.supervisor import PATIENCE, Supervisor, child_command
-from sparseflow.runtime.tuning.sweep import DEFAULT_M, DTYPES, refusal
+from sparseflow.runtime.tuning.quick import Plan, breadth_first
+from sparseflow.runtime.tuning.supervisor import PATIENCE, STARTUP, Supervisor, child_command
+from sparseflow.runtime.tuning.sweep import DEFAULT_M, DTYPES, QUICK_M, refusal
 from sparseflow.runtime.tuning.table import TunedTable
+from sparseflow.runtime.tuning.task import Task
 
 # Called with the points done, the points in all, and what is being measured.
 Progress = Callable[[int, int, str], None]
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Task:
-    """A point to be measured."""
-
-    dtype: str
-    n: int
-    k: int
-    m: int
-
-    def __str__(self) -> str:
-        return f"{self.n}×{self.k} {self.dtype}, M={self.m}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,33 +77,24 @@ class TuneResult:
 def tune(
     shapes: Iterable[tuple[int, int]],
     dtypes: Iterable[object],
-    ms: Iterable[int] = DEFAULT_M,
+    ms: Iterable[int] | None = None,
     *,
-    device: object = None,
-    table: TunedTable | None = None,
-    progress: Progress | None = None,
-    patience: float = PATIENCE,
-    force: bool = False,
-    deadline: float | None = None,
-    command: Sequence[str] | None = None,
+    effort: Effort = "full",
+    **how: Any,
 ) -> TuneResult:
-    """Measure every candidate of every kernel against dense, for what the table lacks.
+    """Measure candidates of the kernels against dense, for what the table lacks.
 
     Candidates run in a child process, so that one that crashes or hangs costs itself alone. Each point is
-    saved when it is there: an interrupted tuning is resumed by calling again.
+    saved when it is there: an interrupted tuning is resumed by calling again. Processes that tune into one
+    table take turns, and none measures what another did.
 
     Args:
-        shapes: the layers' (N, K), in any order, repeats allowed.
+        shapes: the layers' (N, K), the most important first, repeats allowed.
         dtypes: of x and W, torch's dtypes or their names: bfloat16, float16, float8_e4m3fn.
-        ms: rows of x.
-        device: a CUDA device; the current one by default.
-        table: where points are kept; the user's own for the device by default.
-        progress: called with (points done, points in all, text) before and after each measured point; the
-            text after it has its figures.
-        patience: seconds that the child may say nothing before it is killed; starting it may take longer.
-        force: measure also what the table has.
-        deadline: seconds after which no further point is begun.
-        command: starts the child; the one for the device by default.
+        ms: rows of x; `DEFAULT_M` by default, `QUICK_M` for quick tuning.
+        effort: ``"full"`` tries every candidate, and those M's too that the table has by quick tuning;
+            ``"quick"`` tries the few that the cost model ranks first, in fewer rounds.
+        how: options of `measure`.
 
     Returns:
         What was measured, skipped and left.
@@ -121,68 +104,131 @@ def tune(
         NativeLibraryError: no table was given, and cuSPARSELt can't be used here.
         TuningError: the child can't be kept alive; what was measured until then is saved.
     """
+    rows = _rows(ms if ms is not None else DEFAULT_M if effort == "full" else QUICK_M)
+    layers = itertools.product(dict.fromkeys((int(n), int(k)) for n, k in shapes), _names(dtypes))
+    tasks = [Task(dtype, n, k, m) for (n, k), dtype in layers for m in rows]
+    return measure(breadth_first(tasks) if effort == "quick" else tasks, effort=effort, **how)
+
+
+def measure(
+    tasks: Sequence[Task],
+    *,
+    effort: Effort = "full",
+    device: object = None,
+    table: TunedTable | None = None,
+    progress: Progress | None = None,
+    patience: float | None = None,
+    force: bool = False,
+    deadline: float | None = None,
+    command: Sequence[str] | None = None,
+    plan: Plan | None = None,
+) -> TuneResult:
+    """Measure points that the table lacks, as `tune` does.
+
+    Args:
+        tasks: the points, in the order in which they are measured.
+        effort: as `tune` has it.
+        device: a CUDA device; the current one by default.
+        table: where points are kept; the user's own for the device by default.
+        progress: called with (points done, points in all, text) before and after each measured point; the
+            text after it has its figures.
+        patience: seconds that the child may say nothing before it is killed; starting it may take longer.
+        force: measure also what the table has.
+        deadline: seconds after which no further point is begun, waiting for other processes included.
+        command: starts the child; the one for the device by default.
+        plan: what quick tuning tries; by default by the table, the shipped ones and the device's figures.
+    """
     end = float("inf") if deadline is None else time.monotonic() + deadline
-    tasks, skipped = _tasks(shapes, _names(dtypes), _rows(ms))
-    if patience <= 0:
+    if patience is not None and patience <= 0:
         raise ArgumentError("patience", f"must be positive, got {patience}")
-    if table is None:
-        table = TunedTable(GpuMachine.here(device))
-    run = _Run(table, progress, skipped, force=force)
-    missing = run.lacking(tasks)
-    supervisor = Supervisor(
-        command or child_command(device_index(device)),
-        patience=patience,
-        cusparselt=table.machine.cusparselt,
+    index = None if table is not None and command else device_index(device)
+    table = TunedTable(GpuMachine.here(device)) if table is None else table
+    run = _Run(table, progress, effort=effort, force=force)
+    if not run.lacking(tasks):
+        return run.result([])
+    with alone(run.lock, end, run.wait) as mine:
+        run.table.refresh()  # with what others measured meanwhile
+        missing = run.lacking(tasks)
+        if not mine or not missing:
+            return run.result(missing)
+        if effort == "quick":
+            run.plan = plan or Plan.of(run.table, Hardware.here(index))
+        supervisor = _supervisor(command or child_command(index), run.table, patience, effort)
+        with supervisor:
+            return run.all(supervisor, missing, end)
+
+
+def _supervisor(
+    command: Sequence[str], table: TunedTable, patience: float | None, effort: Effort
+) -> Supervisor:
+    usual, startup = (quick.PATIENCE, quick.STARTUP) if effort == "quick" else (PATIENCE, STARTUP)
+    return Supervisor(
+        command, patience=patience or usual, startup=startup, cusparselt=table.machine.cusparselt
     )
-    with supervisor:
-        for place, task in enumerate(missing):
-            if time.monotonic() >= end:
-                return run.result(missing[place:])
-            run.measure(supervisor, task, _then(missing, place))
-    return run.result([])
 
 
 class _Run:
-    def __init__(
-        self,
-        table: TunedTable,
-        progress: Progress | None,
-        skipped: list[tuple[Task, str]],
-        *,
-        force: bool,
-    ) -> None:
-        self.table, self.skipped, self.force = table, skipped, force
+    def __init__(self, table: TunedTable, progress: Progress | None, *, effort: Effort, force: bool) -> None:
+        self.table, self.effort, self.force = table, effort, force
         self.progress = progress or (lambda done, total, text: None)
+        self.plan: Plan | None = None
         self.measured: list[TunedPoint] = []
         self.known: list[TunedPoint] = []
+        self.skipped: list[tuple[Task, str]] = []
         self.done = self.total = 0
         self.saved = True
 
+    @property
+    def lock(self) -> Path:
+        """The file whose lock a process has while it tunes into the table."""
+        return self.table.path.with_suffix(".tuning")
+
+    def wait(self) -> None:
+        """Say that another process has the lock."""
+        self.progress(0, self.total, "another process tunes this GPU: waiting for it")
+
     def lacking(self, tasks: Sequence[Task]) -> list[Task]:
-        """The tasks that must be measured."""
+        """The tasks that must be measured; what can't be is skipped with its reason."""
+        refused = {task: why for task in tasks if (why := refusal(task.n, task.k, task.dtype))}
         had = {task: point for task in tasks if not self.force and (point := self._find(task))}
-        self.known = list(had.values())
-        missing = [task for task in tasks if task not in had]
+        self.skipped, self.known = list(refused.items()), list(had.values())
+        missing = [task for task in tasks if task not in had and task not in refused]
         self.total = len(missing)
         return missing
 
     def _find(self, task: Task) -> TunedPoint | None:
         layer = self.table.layer(task.dtype, task.n, task.k)
-        return next((point for point in layer if point.m == task.m), None)
+        good = (point for point in layer if self.effort in ("quick", point.effort))
+        return next((point for point in good if point.m == task.m), None)
+
+    def all(self, supervisor: Supervisor, tasks: Sequence[Task], end: float) -> TuneResult:
+        """Measure until all is measured or the time is over."""
+        for place, task in enumerate(tasks):
+            if time.monotonic() >= end:
+                return self.result(tasks[place:])
+            self.measure(supervisor, task, _then(tasks, place))
+        return self.result([])
 
     def measure(self, supervisor: Supervisor, task: Task, then: int | None) -> None:
+        """Measure a point and keep it."""
         self.progress(self.done, self.total, str(task))
-        outcome = supervisor.measure(Request(task.dtype, task.n, task.k, task.m, then=then))
+        asked = Request(task.dtype, task.n, task.k, task.m, then=then)
+        outcome = supervisor.measure(self.plan.request(task) if self.plan else asked)
         if isinstance(outcome, str):
             self.skipped.append((task, outcome))
             said = f"skipped, {outcome}"
         else:
-            self.measured.append(outcome)
-            self.table.add([outcome])
-            self.saved = self.table.save()
+            self._keep(outcome)
             said = outcome.figures()
         self.done += 1
         self.progress(self.done, self.total, f"{task}: {said}")
+
+    def _keep(self, point: TunedPoint) -> None:
+        self.measured.append(point)
+        self.table.add([point])
+        self.saved = self.table.save()
+        if self.plan:
+            self.plan.learn(point)
 
     def result(self, remaining: Sequence[Task]) -> TuneResult:
         return TuneResult(
@@ -208,16 +254,6 @@ def _rows(ms: Iterable[int]) -> list[int]:
     if rows and rows[0] < 1:
         raise ArgumentError("ms", f"numbers of rows start at 1, got {rows[0]}")
     return rows
-
-
-def _tasks(
-    shapes: Iterable[tuple[int, int]], dtypes: Sequence[str], ms: Sequence[int]
-) -> tuple[list[Task], list[tuple[Task, str]]]:
-    """Return what can be tuned, the M's of a layer in a row, and what can't, with the reason."""
-    wanted = list(dict.fromkeys((int(n), int(k)) for n, k in shapes))
-    tasks = [Task(dtype, *shape, m) for dtype, shape, m in itertools.product(dtypes, wanted, ms)]
-    refused = [(task, why) for task in tasks if (why := refusal(task.n, task.k, task.dtype))]
-    return [task for task in tasks if not refusal(task.n, task.k, task.dtype)], refused
 
 
 def _then(tasks: Sequence[Task], place: int) -> int | None:

@@ -12,7 +12,7 @@ from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Inner, Mode
 from sparseflow.runtime.calling.frozen import require_uncompiled
-from sparseflow.support.arguments import Memory, PolicyMode, Prune, require_matches, require_patterns
+from sparseflow.support.arguments import Memory, PolicyMode, Prune, Tune, require_matches, require_patterns
 
 if TYPE_CHECKING:
     from sparseflow.contextual import Predictors
@@ -28,7 +28,7 @@ def compile(  # noqa: A001  # named like torch.compile
     skip_defaults: bool = True,
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
-    tune: bool = False,
+    tune: Tune = "quick",
     inner: Inner = "auto",
     mode: Mode | None = None,
     inplace: bool = False,
@@ -55,12 +55,16 @@ def compile(  # noqa: A001  # named like torch.compile
         skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
         skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
-            (seconds, cached), a GPU's figures come from the tuned tables; ``"sparse"`` runs eligible layers
-            sparse whatever was measured.
+            (seconds, cached), a GPU's figures come from the tuned tables and from `tune`; ``"sparse"`` runs
+            eligible layers sparse whatever was measured, and is not worth a quick tuning.
         memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight: where dense would be faster,
             the layer decompresses for the call or runs sparse all the same, and the report says how much that
             costs. ``"fast"`` keeps a dense copy beside the packed one for layers that have such M's.
-        tune: tune the shapes that no table has for this GPU (minutes, cached). Without it they stay dense.
+        tune: what to measure of shapes that no table has for this GPU, by a child process, once for the
+            machine. ``"quick"``: the few candidates that a cost model ranks first, within seconds (20 for the
+            four shapes of a Llama); what the time leaves is dense until the next compilation.
+            ``"full"``: all candidates, also where quick tuning was before; minutes. ``"off"``: nothing:
+            what no table has stays dense.
         inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``;
             ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes as they are,
             and once more for all others; `compiled.warmup` does it ahead.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ from torch import nn
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.calling.frozen import require_uncompiled
-from sparseflow.support.arguments import require_matches, require_patterns, with_defaults
+from sparseflow.support.arguments import require_matches, require_one_of, require_patterns, with_defaults
 from sparseflow.support.progress import progress_bars
 
 if TYPE_CHECKING:
     from sparseflow.runtime.tuning import TuneResult
+    from sparseflow.runtime.tuning.point import Effort
 
 Shape = tuple[int, int]
 
@@ -29,6 +31,7 @@ def tune(
     *,
     dtypes: Sequence[torch.dtype] | None = None,
     ms: Sequence[int] | None = None,
+    effort: Effort = "full",
     skip: Sequence[str] = (),
     skip_defaults: bool = True,
     device: torch.device | int | str = "cuda",
@@ -37,26 +40,30 @@ def tune(
     deadline: float | None = None,
     progress: bool | None = None,
 ) -> TuneResult:
-    """Measure every algorithm for the layers of a model, or for shapes, and keep the figures in a table.
+    """Measure the algorithms for the layers of a model, or for shapes, and keep the figures in a table.
 
     Each candidate runs in a child process, since an algorithm can kill the CUDA context; it is checked
     against fp32 before it is timed. What a table already has is not measured again, and every point is saved
     as it is measured: an interrupted tuning goes on where it stopped.
 
     Args:
-        target: a model, or layer shapes (N, K). Of a model the layers are taken as `sparseflow.compile` would
+        target: a model, or layer shapes (N, K), the most important first. Of a model the layers are taken
+        as `sparseflow.compile` would
             run them, q/k/v and gate/up merged; it may be on the meta device.
         args: example inputs of the model. Without any, `dummy_inputs` of a transformers model are used; other
             models are taken linear by linear, unmerged.
         kwargs: example keyword inputs.
         dtypes: bfloat16, float16 or float8_e4m3fn; by default those of the model, bfloat16 for shapes.
-        ms: numbers of rows to measure; by default powers of two from 1 to 16384.
+        ms: numbers of rows to measure; by default powers of two from 1 to 16384, for quick tuning ten of
+            them.
+        effort: ``"full"`` measures every algorithm, also where the table has a quick measurement;
+            ``"quick"`` the few that a cost model ranks first, in fewer rounds, as `sparseflow.compile` does.
         skip: fnmatch patterns over the names of layers to leave out, besides those of `DEFAULT_SKIP`.
         skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         device: the GPU to tune.
         folder: where the table is; by default the user's cache folder.
         force: measure again what the table has.
-        deadline: seconds after which no further point of a dtype is begun.
+        deadline: seconds after which no further point is begun.
         progress: progress bars on stderr; ``None``: only on a terminal.
 
     Returns:
@@ -70,27 +77,33 @@ def tune(
     require_patterns("tune", skip)
     if isinstance(target, nn.Module):
         require_matches("tune", skip, target)
+    require_one_of("tune", "effort", effort, ("quick", "full"))
     from sparseflow.runtime import gpu
-    from sparseflow.runtime.tuning import DEFAULT_M, GpuMachine, TunedTable
+    from sparseflow.runtime.tuning import GpuMachine, TunedTable
     from sparseflow.runtime.tuning.tune import tune as tune_shapes
 
     shapes = _shapes_by_dtype(target, args, kwargs, dtypes, with_defaults(skip, skip_defaults))
     where = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
     gpu.require(where)
     table = TunedTable(GpuMachine.here(where), folder)
-    run = functools.partial(tune_shapes, device=where, table=table, force=force, deadline=deadline)
-    rows = DEFAULT_M if ms is None else ms
+    run = functools.partial(tune_shapes, ms=ms, effort=effort, device=where, table=table, force=force)
+    end = None if deadline is None else time.monotonic() + deadline
     with progress_bars(progress) as bars:
         results = [
-            run(found, [dtype], rows, progress=bars.stage(_title(dtype))) for dtype, found in shapes.items()
+            run(found, alike, deadline=end and max(0.0, end - time.monotonic()), progress=bars.stage("tune"))
+            for alike, found in _groups(shapes)
         ]
     if not results:
         raise ArgumentError("sf.tune(target)", "has no linear layer that could be sparse")
     return functools.reduce(operator.add, results)
 
 
-def _title(dtype: torch.dtype) -> str:
-    return f"tune {str(dtype).removeprefix('torch.')}"
+def _groups(shapes: Mapping[torch.dtype, list[Shape]]) -> list[tuple[list[torch.dtype], list[Shape]]]:
+    """Dtypes with the same shapes together: each shape is tuned in all of them before the next one."""
+    groups: dict[tuple[Shape, ...], list[torch.dtype]] = {}
+    for dtype, found in shapes.items():
+        groups.setdefault(tuple(found), []).append(dtype)
+    return [(alike, list(found)) for found, alike in groups.items()]
 
 
 def _shapes_by_dtype(

@@ -76,7 +76,7 @@ def _on_cpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, _: torch.devi
 def _on_gpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
     from sparseflow.runtime.tuning.layers import Layer
 
-    policy = which.policies([(n, k)], dtype, device, mode="sparse")[n, k]
+    policy = which.policies([(n, k)], dtype, device, mode="sparse", tune="off")[n, k]
     if isinstance(policy, str):
         raise ArgumentError(f"{n}×{k} {dtype_name(dtype)}", f"can't run sparse: {policy}")
     cuda: Any = torch.cuda  # torch's own annotations are incomplete here

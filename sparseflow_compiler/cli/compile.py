@@ -42,7 +42,9 @@ def compile_model(
     format: Annotated[
         str, typer.Option(help="How sparse layers store their weights: 2:4, or 2:4-fp8.")
     ] = "2:4",
-    tune: Annotated[bool, typer.Option("--tune", help="Measure what no table of the GPU has.")] = False,
+    tune: Annotated[
+        str, typer.Option(help="Measure what no table of the GPU has: quick, full, or off.")
+    ] = "quick",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compile a transformers model into a folder that `sf.load` runs, without the model's code.
@@ -63,7 +65,7 @@ def compile_model(
         policy=policy,  # type: ignore[arg-type]
         memory=memory,  # type: ignore[arg-type]
         format=format,
-        tune=tune,
+        tune=tune,  # type: ignore[arg-type]
         inner="eager",
         inplace=True,
         **options,

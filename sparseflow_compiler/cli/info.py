@@ -154,6 +154,24 @@ def _tables() -> str:
     return f"{folder}, {len(list(folder.glob('*.json')))} tables"
 
 
+def _tuned() -> str:
+    """The tables of the current GPU: its own, the shipped one, and those that it borrows candidates from."""
+    from sparseflow.runtime import gpu
+    from sparseflow.runtime.tuning import GpuMachine, TunedTable
+    from sparseflow.runtime.tuning.table import borrowed, trusted
+
+    if reason := gpu.unusable():
+        raise Missing(reason)
+    machine = GpuMachine.here()
+    own, shipped = TunedTable(machine), trusted(machine)
+    quick = sum(point.effort == "quick" for point in own)
+    found = [f"{len(own)} points measured here ({quick} by quick tuning)"] if len(own) else []
+    found += [f"{len(shipped)} points shipped ({shipped.path.name})"] if shipped else []
+    lent = [f"{table.path.name} of {table.machine.gpu}" for table in borrowed(machine)]
+    found += [f"candidates borrowed from {', '.join(lent)}"] if lent and not shipped else []
+    return f"{machine.gpu}: {'; '.join(found) or 'none: the first compilation measures what it needs'}"
+
+
 _PARTS: dict[str, Callable[[], str]] = {
     "sparseflow": lambda: __version__,
     "python": _python,
@@ -165,4 +183,5 @@ _PARTS: dict[str, Callable[[], str]] = {
     "CUDA kernels": _cuda_kernels,
     "cuSPARSELt": _cusparselt,
     "measurements": _tables,
+    "tuned points": _tuned,
 }

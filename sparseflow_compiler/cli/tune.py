@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,30 +28,38 @@ def tune(
         ),
     ] = None,
     shape: Annotated[list[str] | None, typer.Option(help="A layer, NxK; may be repeated.")] = None,
+    shapes: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of layers, the most important first: [N, K], or objects with n and k."),
+    ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help=f"One of {', '.join(_DTYPES)}; may be repeated.")
     ] = None,
     m: Annotated[list[int] | None, typer.Option(help="Rows to measure; by default 1, 2, 4 … 16384.")] = None,
+    effort: Annotated[
+        str, typer.Option(help="full: every algorithm; quick: the few that look best, at ten M's.")
+    ] = "full",
     device: Annotated[str, typer.Option(help="The GPU to tune.")] = "cuda",
     folder: Annotated[Path | None, typer.Option(help="Where the table is; default: the cache.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Measure again what the table has.")] = False,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which to stop cleanly.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure every algorithm of this GPU for the layers of a model, or for given shapes.
+    """Measure the algorithms of this GPU for the layers of a model, or for given shapes.
 
     What a table already has is not measured again; an interrupted tuning goes on where it stopped.
     """
-    if (model is None) == (not shape):
+    if (model is None) == (not shape and shapes is None):
         raise ArgumentError(
             "sparseflow tune", "needs a model or shapes, and not both", "give --shape 4096x4096"
         )
     dtypes = None if not dtype else [option_values.dtype(name, _DTYPES) for name in dtype]
-    shapes = [option_values.sizes("--shape", text, "NxK") for text in shape or ()]
-    target: Any = shapes if model is None else _meta_model(model)
+    layers = [option_values.sizes("--shape", text, "NxK") for text in shape or ()]
+    layers += [] if shapes is None else read_shapes(shapes)
+    target: Any = layers if model is None else _meta_model(model)
     from sparseflow.api.tune import tune as run
 
-    how: dict[str, Any] = {"folder": folder, "force": force, "deadline": deadline}
+    how: dict[str, Any] = {"effort": effort, "folder": folder, "force": force, "deadline": deadline}
     result = run(target, dtypes=dtypes, ms=m, device=option_values.named_device(device), **how)
     if as_json:
         option_values.print_json(result.to_dict())
@@ -58,6 +67,31 @@ def tune(
         print(_text(result))
     if result.remaining:
         raise typer.Exit(3)
+
+
+def read_shapes(path: Path) -> list[tuple[int, int]]:
+    """Return the layers (N, K) that a file lists, each once.
+
+    Raises:
+        ArgumentError: it can't be read, or an entry is no layer.
+    """
+    subject = f"sparseflow tune --shapes {path}"
+    try:
+        entries = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArgumentError(subject, f"can't be read: {error}") from None
+    if not isinstance(entries, list):
+        raise ArgumentError(subject, "must hold a JSON list")
+    found: list[Any] = [
+        [entry.get("n"), entry.get("k")] if isinstance(entry, dict) else entry for entry in entries
+    ]
+    for entry in found:
+        whole = isinstance(entry, list) and [type(size) for size in entry] == [int, int]
+        if not whole or min(entry) < 1:
+            raise ArgumentError(
+                subject, f"a layer is [N, K] or has n and k, two positive integers, not {entry!r}"
+            )
+    return list(dict.fromkeys((n, k) for n, k in found))
 
 
 def _meta_model(folder: Path) -> nn.Module:

@@ -13,6 +13,7 @@ from sparseflow.support.arguments import (
     Memory,
     PolicyMode,
     Prune,
+    Tune,
     require_one_of,
     require_patterns,
     with_defaults,
@@ -34,7 +35,7 @@ class CompileOptions:
             dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
         memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense
             is faster for some M.
-        tune: measure what no table has yet for the GPU; CPUs are always measured.
+        tune: what is measured of the GPU that no table has yet; CPUs are always measured.
         inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it;
             ``"auto"`` is inductor on a GPU.
         mode: that of ``torch.compile``; CUDA graphs work without inductor too.
@@ -49,7 +50,7 @@ class CompileOptions:
     skip_defaults: bool = True
     policy: PolicyMode = "auto"
     memory: Memory = "compressed"
-    tune: bool = False
+    tune: Tune = "quick"
     inner: Inner = "auto"
     mode: Mode | None = None
     inplace: bool = False
@@ -61,7 +62,7 @@ class CompileOptions:
         require_one_of("compile", "prune", self.prune, (*get_args(Prune), None))
         require_one_of("compile", "policy", self.policy, get_args(PolicyMode))
         require_one_of("compile", "memory", self.memory, MEMORY_MODES)
-        require_one_of("compile", "tune", self.tune, (True, False))
+        require_one_of("compile", "tune", self.tune, get_args(Tune))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
         require_one_of("compile", "format", self.format, (*names(), None))
         self._require_something_sparse()

@@ -16,7 +16,7 @@ from sparseflow.runtime import PackedWeight, Policy
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.kernels import sparse_kernels
 from sparseflow.runtime.products import which
-from sparseflow.support.arguments import MEMORY_MODES, Memory, PolicyMode, require_one_of
+from sparseflow.support.arguments import MEMORY_MODES, Memory, PolicyMode, Tune, require_one_of
 from sparseflow.support.progress import Step, progress_bars
 
 VALUES = "weight"
@@ -152,7 +152,7 @@ class SparseLinear(nn.Module):
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _prepared_codes(layer: SparseLinear) -> list[int]:
-    prepare(layer)
+    prepare(layer, tune="off")  # a call of a layer starts no processes
     assert layer._codes is not None, "prepare settled it"
     return layer._codes
 
@@ -168,6 +168,7 @@ def _traced_codes(layer: SparseLinear) -> list[int]:
             weight.format.name,
             layer.policy,
             layer.memory,
+            "off",
             lambda *_: None,
         )
     return which.runnable(found[shape]).to_ints()
@@ -178,16 +179,19 @@ def prepare(
     *,
     policy: PolicyMode | None = None,
     memory: Memory | None = None,
+    tune: Tune = "quick",
     progress: bool | None = None,
 ) -> int:
     """Settle what each `SparseLinear` of a model runs, before its first call.
 
-    A CPU is measured (seconds a shape, cached for all processes), a GPU's tables are read.
+    A CPU is measured (seconds a shape, cached for all processes), a GPU's tables are read and what they lack
+    is measured. A layer that wasn't prepared is, by tables alone, in its first call.
 
     Args:
         model: with its weights in place.
         policy: replaces that of every layer.
         memory: replaces that of every layer.
+        tune: what is measured of shapes that no table has for the GPU, as `sparseflow.compile` has it.
         progress: a progress bar on stderr while measuring; ``None``: only on a terminal.
 
     Returns:
@@ -198,6 +202,7 @@ def prepare(
     """
     require_uncompiled(model, "sf.nn.prepare(model)", parts=False)
     _require_options(policy or "auto", memory or "compressed")
+    require_one_of("nn.prepare", "tune", tune, get_args(Tune))
     layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
     for layer in layers:
         layer.policy, layer.memory = policy or layer.policy, memory or layer.memory
@@ -209,7 +214,7 @@ def prepare(
     with progress_bars(progress) as bars:
         for key, alike in groups.items():
             shapes = dict.fromkeys((layer.out_features, layer.in_features) for layer in alike)
-            found = _policies(shapes, *key, bars.stage("measure"))
+            found = _policies(shapes, *key, tune, bars.stage("measure"))
             for layer in alike:
                 layer.settle(found[layer.out_features, layer.in_features])
     return len(layers)
@@ -222,6 +227,7 @@ def _policies(
     format: str,
     mode: PolicyMode,
     memory: Memory,
+    tune: Tune,
     step: Step,
 ) -> dict[tuple[int, int], Policy | str]:
     if not sparse_kernels(device.type):
@@ -230,7 +236,9 @@ def _policies(
             f"there are no 2:4 kernels for device {device}",
             "move the layer to a CPU or NVIDIA GPU",
         )
-    return which.policies(shapes, dtype, device, mode=mode, memory=memory, format=format, progress=step)
+    return which.policies(
+        shapes, dtype, device, mode=mode, memory=memory, format=format, tune=tune, progress=step
+    )
 
 
 def _require_options(policy: object, memory: object) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from sparseflow.nn.linear import SparseLinear
+from sparseflow.nn.linear import SparseLinear, prepare
 from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
 from sparseflow.runtime.calling.frozen import require_uncompiled
@@ -16,6 +16,7 @@ from sparseflow.support.arguments import (
     Memory,
     PolicyMode,
     Prune,
+    Tune,
     require_matches,
     require_one_of,
     require_patterns,
@@ -35,6 +36,7 @@ def sparsify(
     skip_defaults: bool = True,
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
+    tune: Tune = "quick",
 ) -> list[str]:
     """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
 
@@ -52,6 +54,9 @@ def sparsify(
         skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: as `SparseLinear` has it.
         memory: as `SparseLinear` has it.
+        tune: what is measured of the replaced layers that are on a GPU, where no table has their shapes, as
+            `sparseflow.compile` has it. Layers that move there later are prepared by `prepare`, or by
+            tables alone in their first call.
 
     Returns:
         The names of the replaced layers.
@@ -61,6 +66,7 @@ def sparsify(
         WeightError: a weight holds NaN or Inf; layers before it are replaced by then.
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
+    require_one_of("nn.sparsify", "tune", tune, get_args(Tune))
     require_patterns("nn.sparsify", skip)
     require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")
@@ -74,6 +80,8 @@ def sparsify(
         if weight is not None:
             put(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
+    if tune != "off":
+        _prepare_on_gpus([model.get_submodule(name) for name in replaced], tune)
     options = {
         "prune": prune,
         "skip": skip,
@@ -84,6 +92,14 @@ def sparsify(
     for host in HOSTS:
         host.after_packing(model, options)
     return replaced
+
+
+def _prepare_on_gpus(layers: Sequence[nn.Module], tune: Tune) -> None:
+    there = [
+        layer for layer in layers if isinstance(layer, SparseLinear) and layer.weight.device.type == "cuda"
+    ]
+    if there:
+        prepare(nn.ModuleList(there), tune=tune)
 
 
 def densify(model: nn.Module) -> list[str]:

@@ -35,6 +35,8 @@ class Savings:
 def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings:
     """Return the layers' savings by this machine's tables; CPUs are measured if they lack a shape.
 
+    GPUs aren't: the model takes their memory while it is pruned, and `sparseflow.tune` can be called before.
+
     Args:
         layers: on one device.
         rows: the M's at which the layers will run; the nearest measured M stands for each.
@@ -46,7 +48,7 @@ def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings
         shapes += [layer.shape] if layer.shape not in shapes else []
     saved: dict[tuple[torch.dtype, Shape], float] = {}
     for (dtype, device), shapes in found.items():
-        for shape, policy in which.policies(shapes, dtype, device, progress=step).items():
+        for shape, policy in which.policies(shapes, dtype, device, tune="off", progress=step).items():
             times = _dense_us(shape, dtype, device)
             if isinstance(policy, Policy) and policy.pays and times:
                 saved[dtype, shape] = sum(_saved_us(policy, times, m) for m in rows)

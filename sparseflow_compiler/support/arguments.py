@@ -18,6 +18,10 @@ PolicyMode = Literal["auto", "sparse"]
 Memory = Literal["compressed", "fast"]
 """``compressed`` keeps no dense copy of a packed weight, ``fast`` one wherever dense is faster for some M."""
 
+Tune = Literal["quick", "full", "off"]
+"""What is measured of a GPU before layers run sparse there: a few candidates for what no table has
+(seconds), all of them for what was not tuned so (minutes), or nothing."""
+
 MEMORY_MODES: tuple[Memory, ...] = get_args(Memory)
 
 _ADAPTERS = (

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def _reason() -> str | None:
 
 
 REASON = _reason()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the run: what a test has tuned quickly, the next ones find there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -170,11 +170,13 @@ def test_a_compiled_model_moves_between_devices():
     assert_close(on_cuda.cpu(), on_cpu)
 
 
-def test_what_no_table_has_stays_dense_and_says_how_to_tune_it():
-    report = compile_eager(model_of(), (torch.randn(4, 256, device="cuda").bfloat16(),)).report
+def test_what_no_table_has_stays_dense_and_says_how_to_tune_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    x = torch.randn(4, 256, device="cuda").bfloat16()
+    report = compile_eager(model_of(), (x,), tune="off").report
     reasons = {layer.name: layer.reason for layer in report.layers}
     assert "no table has 1024×256 bfloat16" in reasons["gate"]
-    assert "tune=True" in reasons["down"]
+    assert "tune it: sf.compile(model)" in reasons["down"]
     assert "no table has 72×256 bfloat16" in reasons["odd"]
     assert all(layer.decision == "dense" for layer in report.layers)
 
@@ -202,16 +204,18 @@ def test_without_the_library_all_is_dense_with_its_reason(monkeypatch):
 
 
 @pytest.mark.slow
-def test_tune_measures_what_is_missing(monkeypatch, tmp_path):
+@pytest.mark.parametrize("tune", ["quick", "full"])
+def test_tune_measures_what_is_missing(monkeypatch, tmp_path, tune):
     monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
     model, x = model_of(), torch.randn(4, 256, device="cuda").bfloat16()
-    compiled = compile_eager(model, (x,), tune=True)
+    compiled = compile_eager(model, (x,), tune=tune)
     reasons = {layer.name: layer.reason for layer in compiled.report.layers}
     # So small a layer may win nowhere: but it was measured.
     assert "no table" not in reasons["gate"]
+    assert "not tuned" not in reasons["gate"]
     with torch.no_grad():
         assert_close(compiled(x), pruned(model, compiled.report)(x))
-    again = compile_eager(model, (x,))
+    again = compile_eager(model, (x,), tune="off")
     assert {layer.name: layer.reason for layer in again.report.layers} == reasons
 
 

@@ -96,7 +96,11 @@ def test_cuda_graphs_without_a_gpu_are_refused_in_the_report() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"mode": "fast"}, "mode"), ({"mode": "max-autotune", "inner": "eager"}, "only inductor tunes")],
+    [
+        ({"mode": "fast"}, "mode"),
+        ({"mode": "max-autotune", "inner": "eager"}, "only inductor tunes"),
+        ({"tune": True}, "tune must be one of 'quick', 'full', 'off'"),
+    ],
 )
 def test_wrong_modes_are_refused(options: dict[str, str], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.cli.main import main
+from sparseflow.cli.tune import read_shapes
 from sparseflow.compiler.shapes import linear_shapes
 from sparseflow.errors import ArgumentError, NativeLibraryError
 from sparseflow.runtime.tuning.point import Candidate, TunedPoint
@@ -28,12 +32,13 @@ LLAMA = tf.LlamaConfig(
 
 
 @pytest.fixture
-def tuned(monkeypatch, tmp_path):
+def tuned(monkeypatch, tmp_path, asked):
     """Calls of the tuner, which measures nothing and returns one point."""
     calls = []
 
-    def tune(shapes, dtypes, ms, **options):
-        calls.append((list(shapes), list(dtypes), tuple(ms)))
+    def tune(shapes, dtypes, *, ms, **options):
+        calls.append((list(shapes), list(dtypes), ms and tuple(ms)))
+        asked.append(options)
         point = TunedPoint(
             "bfloat16", "bfloat16", 64, 64, 8, 2.0, 4.0, (Candidate("cusparselt", 3, 0, 1.0, 1e-3),), ()
         )
@@ -46,6 +51,12 @@ def tuned(monkeypatch, tmp_path):
     )
     monkeypatch.setattr("sparseflow.runtime.tuning.TunedTable", lambda machine, folder: None)
     return calls
+
+
+@pytest.fixture
+def asked():
+    """The options of the calls of the tuner."""
+    return []
 
 
 def test_a_models_layers_are_those_that_compile_would_run():
@@ -77,8 +88,37 @@ def test_json_holds_the_points(tuned, capsys):
 
 def test_several_dtypes_are_several_tunings(tuned):
     result = sf.tune([(64, 64)], dtypes=[torch.bfloat16, torch.float16])
-    assert [dtypes for _, dtypes, _ in tuned] == [[torch.bfloat16], [torch.float16]]
-    assert len(result.measured) == 2
+    assert [dtypes for _, dtypes, _ in tuned] == [[torch.bfloat16, torch.float16]]
+    assert len(result.measured) == 1
+
+
+def test_a_file_of_shapes_is_tuned_in_its_order_each_once(tuned, asked, tmp_path):
+    path = tmp_path / "shapes.json"
+    path.write_text(json.dumps([{"n": 128, "k": 64, "layers": ["a"]}, [64, 64], {"n": 128, "k": 64}]))
+    args = ["--shapes", str(path), "--shape", "32x32", "--effort", "quick", "--deadline", "500"]
+    assert main(["tune", *args]) == 0
+    assert tuned[0][0] == [(32, 32), (128, 64), (64, 64)]
+    assert asked[0]["effort"] == "quick"
+    assert 0 < asked[0]["deadline"] <= 500
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '[{"n": 64}]', "[[64, 0]]", "[[64]]", "[[64.5, 64]]", "[true]"])
+def test_a_file_that_lists_no_shapes_is_refused(tmp_path, capsys, text):
+    path = tmp_path / "shapes.json"
+    path.write_text(text)
+    assert main(["tune", "--shapes", str(path)]) == 1
+    assert "--shapes" in capsys.readouterr().err
+
+
+def test_the_shapes_to_ship_can_be_read():
+    path = Path(__file__).parents[3] / "tools" / "shapes_to_ship.json"
+    found = read_shapes(path)
+    assert found[0] == (6144, 4096)
+    assert len(found) == len(json.loads(path.read_text())), "a shape is listed twice"
+    written = subprocess.run(
+        [sys.executable, str(path.with_suffix(".py"))], capture_output=True, text=True, check=True
+    )
+    assert written.stdout == path.read_text(), "python tools/shapes_to_ship.py --write"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +127,8 @@ def test_several_dtypes_are_several_tunings(tuned):
         ([], "needs a model or shapes"),
         (["--shape", "64"], "not of the form NxK"),
         (["--shape", "64x64", "--dtype", "int4"], "must be one of bfloat16"),
+        (["--shape", "64x64", "--effort", "some"], "effort must be one of"),
+        (["--shapes", "/no/such/file"], "can't be read"),
         (["/no/such/folder"], "can't be read"),
         (["folder", "--shape", "64x64"], "not both"),
     ],

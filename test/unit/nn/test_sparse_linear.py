@@ -103,6 +103,10 @@ def test_bad_arguments_and_bad_weights_are_refused(model, x):
             SparseLinear(model.up.weight, **options)
         with pytest.raises(ArgumentError, match="must be one of"):
             prepare(model, **options)
+    with pytest.raises(ArgumentError, match="tune must be one of"):
+        prepare(model, tune=True)
+    with pytest.raises(ArgumentError, match="tune must be one of"):
+        sparsify(model, tune=False)
     with pytest.raises(ArgumentError, match="prune must be one of"):
         sparsify(model, prune="wanda")
     with pytest.raises(ArgumentError, match="no 2:4 kernels for device meta"):
@@ -111,6 +115,25 @@ def test_bad_arguments_and_bad_weights_are_refused(model, x):
     broken.up.weight.data[3, 5] = float("nan")
     with pytest.raises(WeightError, match="up: row 3, column 5"):
         sparsify(broken)
+
+
+@torch.no_grad()
+def test_a_call_starts_no_processes_and_preparing_does(model, x, monkeypatch):
+    tuned = []
+
+    def policies(shapes, *_, tune, **options):
+        tuned.append(tune)
+        return dict.fromkeys(shapes, Policy())
+
+    monkeypatch.setattr("sparseflow.runtime.products.which.policies", policies)
+    sparsify(model)
+    assert tuned == [], "on a CPU nothing is tuned ahead"
+    model(x)
+    assert set(tuned) == {"off"}
+    tuned.clear()
+    prepare(model)
+    prepare(model, tune="full")
+    assert tuned == ["quick", "full"]
 
 
 @pytest.mark.parametrize("memory", ["compressed", "fast"])

@@ -22,7 +22,8 @@ from sparseflow.runtime.tuning.machine import GpuMachine
 N, K = 320, 192
 DTYPE, DEVICE = torch.bfloat16, torch.device("cuda", 0)
 UNTUNED = (
-    f"no table has {N}×{K} bfloat16 for A GPU; tune it: sf.compile(model, tune=True) or `sparseflow tune`"
+    f"no table has {N}×{K} bfloat16 for A GPU; "
+    "tune it: sf.compile(model), sf.nn.prepare(model) or `sparseflow tune`"
 )
 
 
@@ -31,11 +32,13 @@ def quiet(*_):
 
 
 def compiler(mode):
-    return measured.shape_policies([(N, K)], DTYPE, DEVICE, CompileOptions(policy=mode), quiet)[N, K]
+    return measured.shape_policies([(N, K)], DTYPE, DEVICE, CompileOptions(policy=mode, tune="off"), quiet)[
+        N, K
+    ]
 
 
 def eager(mode):
-    return linear._policies([(N, K)], DEVICE, DTYPE, "2:4", mode, "compressed", quiet)[N, K]
+    return linear._policies([(N, K)], DEVICE, DTYPE, "2:4", mode, "compressed", "off", quiet)[N, K]
 
 
 def pruning(asked):

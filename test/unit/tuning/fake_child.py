@@ -1,10 +1,10 @@
 """Speaks the tuner's protocol without a GPU, and misbehaves as its argument says. Run as a program.
 
-The scenario, a JSON object, has: count, algorithms of the library; do, what happens at a candidate; final, at
-its last turn; start, at the start; plans, at building them together; garbage, whether lines that are no
-messages come between; after, the exit status once a point is done; done, changes to a point's last message;
-stray, a candidate reported unasked; refuse, M's that the library refuses; log, a file with a line for each
-start and each candidate.
+The scenario, a JSON object, has: count, algorithms of the library; do, what happens at a candidate; final,
+at its last turn; start, at the start; slow, seconds for a point; plans, at building them together; garbage,
+whether lines that are no messages come between; after, the exit status once a point is done; done, changes
+to a point's last message; stray, a candidate reported unasked; refuse, M's that the library refuses; log, a
+file with a line for each start and each candidate.
 """
 
 import json
@@ -58,6 +58,7 @@ def attempt(algorithm, split_k):
 
 def measure(request):
     say("doing", what="making the weights")
+    time.sleep(scenario.get("slow", 0))
     if request["m"] in scenario.get("refuse", []):
         return say("refused", why="the library has no such product")
     say("count", candidates={"cusparselt": scenario["count"]})
@@ -65,9 +66,12 @@ def measure(request):
     if request["together"]:
         die(scenario.get("plans"))
     known = {(c["algorithm"], c["split_k"]): c for c in request["known"]}
+    only = request["only"] or [["cusparselt", a, s] for a in range(scenario["count"]) for s in (0, -1)]
     for algorithm in range(scenario["count"]):
         for split_k in (0, -1)[: 1 + (algorithm == 1)]:
             key = (algorithm, split_k)
+            if ["cusparselt", *key] not in only:
+                continue
             if key not in known and ["cusparselt", *key] not in request["skip"]:
                 known.update((key, c) for c in attempt(*key))
     if "stray" in scenario:

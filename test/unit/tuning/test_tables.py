@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+from sparseflow.cli import info
 from sparseflow.errors import DispatchTableError
 from sparseflow.runtime.dispatch.table import DispatchTableWarning
 from sparseflow.runtime.tuning import GpuMachine, TunedTable, lookup, table
@@ -60,7 +61,7 @@ def test_another_machine_has_another_table(machine, point, field):
         (b"{", "not readable as JSON"),
         (b"[]", "not a table of SparseFlow"),
         ({"format": "sparseflow.dispatch"}, "not a table of SparseFlow"),
-        ({"version": 2}, "version 2, this release reads version 1"),
+        ({"version": 1}, "version 1, this release reads version 2"),
         ({"machine": {"gpu": "another"}}, "measured on another machine"),
         ({"rows": [{}]}, "a row is malformed"),
     ],
@@ -129,6 +130,46 @@ def test_a_shipped_table_is_not_written_to(machine, point, ship):
     with pytest.raises(DispatchTableError, match="not written to"):
         shipped.save()
     assert TunedTable.shipped(machine).path.read_text() == text
+
+
+def test_tables_of_other_gpus_of_the_architecture_lend_candidates_and_no_times(machine, point, ship):
+    for gpu in ("NVIDIA H20", "NVIDIA GH200 480GB", machine.gpu):
+        ship(dataclasses.replace(machine, gpu=gpu, driver="1"), point, name=f"{gpu[-4:]}.json")
+    ship(dataclasses.replace(machine, gpu="NVIDIA H100 80GB HBM3", cusparselt="0.9.0"), name="old.json")
+    ship(dataclasses.replace(machine, gpu="NVIDIA A100", capability="8.0"), name="ampere.json")
+    lent = table.borrowed(dataclasses.replace(machine, torch="2.13.0"))
+    assert {other.machine.gpu for other in lent} == {"NVIDIA H20", "NVIDIA GH200 480GB"}
+    stranger = dataclasses.replace(machine, gpu="NVIDIA H800")
+    assert len(table.borrowed(stranger)) == 3
+    assert lookup("bfloat16", 4096, 4096, stranger) == []
+
+
+def test_info_says_which_tables_a_gpu_has(machine, point, ship, monkeypatch):
+    monkeypatch.setattr("sparseflow.runtime.gpu.unusable", lambda: None)
+    monkeypatch.setattr(GpuMachine, "here", lambda device=None: machine)
+    assert info._tuned() == "NVIDIA H200: none: the first compilation measures what it needs"
+    ship(dataclasses.replace(machine, gpu="NVIDIA H20", torch="2.9"), point, name="h20.json")
+    table._borrowed.cache_clear()
+    assert info._tuned() == "NVIDIA H200: candidates borrowed from h20.json of NVIDIA H20"
+    saved(machine, point, dataclasses.replace(at(point, 1), effort="quick"))
+    ship(dataclasses.replace(machine, torch="2.10"), point, name="h200.json")
+    table._shipped.cache_clear()
+    measured = "2 points measured here (1 by quick tuning)"
+    assert info._tuned() == f"NVIDIA H200: {measured}; 1 points shipped (h200.json)"
+
+
+def test_a_table_takes_in_what_others_wrote_also_after_it_wrote_itself(machine, point):
+    first = saved(machine, point)
+    saved(machine, at(point, 64))
+    first.refresh()
+    assert sorted(p.m for p in first) == [16, 64]
+    first.add([at(point, 1)])
+    saved(machine, at(point, 2))
+    assert first.save()
+    assert sorted(p.m for p in TunedTable(machine)) == [1, 2, 16, 64]
+    first.add([at(point, 1, us=3.0)])
+    assert first.save()
+    assert TunedTable(machine).layer("bfloat16", 4096, 4096)[0].dense_us == 3.0
 
 
 def test_the_users_own_points_come_before_the_shipped_ones(machine, point, ship):

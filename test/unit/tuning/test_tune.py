@@ -9,7 +9,8 @@ import torch
 
 from sparseflow.errors import ArgumentError, NativeLibraryError, TuningError
 from sparseflow.runtime.tuning import TunedTable
-from sparseflow.runtime.tuning.tune import Task, tune
+from sparseflow.runtime.tuning.task import Task
+from sparseflow.runtime.tuning.tune import tune
 
 SHAPE = (4096, 4096)
 
@@ -30,7 +31,7 @@ def test_every_shape_dtype_and_m_is_measured_once_and_saved(own, fake, machine):
         progress=lambda done, total, text: seen.append((done, total, text)),
     )
     assert [(p.dtype, p.n, p.m) for p in result.measured] == [
-        (dtype, n, m) for dtype in ("bfloat16", "float8_e4m3fn") for n in (4096, 128) for m in (16, 32)
+        (dtype, n, m) for n in (4096, 128) for dtype in ("bfloat16", "float8_e4m3fn") for m in (16, 32)
     ]
     assert {(p.out, p.dense_bf16_us) for p in result.measured} == {("bfloat16", None), ("bfloat16", 40.0)}
     assert (result.known, result.skipped, result.remaining, result.saved) == ((), (), (), True)

@@ -1,0 +1,112 @@
+"""What a GPU's tables lack for some layers, and how a compilation has it measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+
+from sparseflow.errors import TuningError
+from sparseflow.runtime.dispatch.store import warn
+from sparseflow.runtime.tuning import quick, tune
+from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.point import Effort, TunedPoint
+from sparseflow.runtime.tuning.sweep import DEFAULT_M, QUICK_M, REACH
+from sparseflow.runtime.tuning.table import lookup
+from sparseflow.runtime.tuning.task import Task
+
+Shape = tuple[int, int]
+Progress = Callable[[int, int, str], None]
+
+LATER = "compile again, or run `sparseflow tune`"
+
+_LOST: dict[GpuMachine, str] = {}
+"""Why quick tuning failed in this process: it isn't begun again."""
+
+_REFUSED: defaultdict[GpuMachine, dict[Task, str]] = defaultdict(dict)
+"""The points that can't be measured, and why: this process asks once."""
+
+
+def measure_all(
+    shapes: Sequence[Shape], dtype: str, device: torch.device, machine: GpuMachine, progress: Progress | None
+) -> dict[Shape, str]:
+    """Tune fully what was not tuned so, however long it takes.
+
+    Returns:
+        For shapes with points that can't be measured, why.
+
+    Raises:
+        TuningError: the measuring process can't be kept alive.
+    """
+    tasks = lacking(shapes, dtype, machine, "full")
+    if not tasks:
+        return {}
+    result = tune.measure(tasks, device=device, progress=progress)
+    return _by_shape(dict(result.skipped))
+
+
+def measure_quickly(
+    shapes: Sequence[Shape], dtype: str, device: torch.device, machine: GpuMachine, progress: Progress | None
+) -> dict[Shape, str]:
+    """Tune what tables lack by the candidates that look best, for `quick.seconds_for` the shapes at most.
+
+    Every point is kept as it is measured; what the time leaves is measured by the next call.
+
+    Returns:
+        For shapes with points that were not measured, why.
+    """
+    refused = _REFUSED[machine]
+    tasks = [task for task in lacking(shapes, dtype, machine, "quick") if task not in refused]
+    known = _by_shape({task: why for task, why in refused.items() if task.dtype == dtype})
+    if not tasks:
+        return known
+    if machine not in _LOST:
+        return known | _measure(tasks, device, machine, progress)
+    return known | _by_shape(dict.fromkeys(tasks, _LOST[machine]))
+
+
+def _measure(
+    tasks: Sequence[Task], device: torch.device, machine: GpuMachine, progress: Progress | None
+) -> dict[Shape, str]:
+    seconds = quick.seconds_for(len({(task.n, task.k) for task in tasks}))
+    try:
+        result = tune.measure(tasks, effort="quick", device=device, progress=progress, deadline=seconds)
+    except TuningError as error:
+        _LOST[machine] = f"{error.rule.partition(chr(10))[0]}; see what `sparseflow tune` says"
+        return _by_shape(dict.fromkeys(tasks, _LOST[machine]))
+    _REFUSED[machine].update(result.skipped)
+    if not result.saved:
+        _LOST[machine] = f"{result.path} can't be written, so that nothing measured is kept"
+        return _by_shape(dict.fromkeys(tasks, _LOST[machine]))
+    left = f"quick tuning ended after its {seconds:g} s; {LATER}"
+    if result.remaining:
+        points = f"{len(result.remaining)} of {len(tasks)} points"
+        warn(f"{machine.gpu}: {points} are not tuned yet, {left}")
+    return _by_shape(dict(result.skipped) | dict.fromkeys(result.remaining, left))
+
+
+def lacking(shapes: Iterable[Shape], dtype: str, machine: GpuMachine, effort: Effort) -> list[Task]:
+    """The points that tuning must measure for layers, in the order in which to do it.
+
+    A point that was fully tuned stands for all M's up to `REACH` times larger or smaller.
+    """
+    wanted = DEFAULT_M if effort == "full" else QUICK_M
+    tasks = [
+        Task(dtype, *shape, m)
+        for shape in shapes
+        for points in [lookup(dtype, *shape, machine)]
+        for m in wanted
+        if not any(_stands_for(point, m, effort) for point in points)
+    ]
+    return quick.breadth_first(tasks) if effort == "quick" else tasks
+
+
+def _stands_for(point: TunedPoint, m: int, effort: Effort) -> bool:
+    if point.effort == "full":
+        return m <= REACH * point.m and point.m <= REACH * m
+    return effort == "quick" and point.m == m
+
+
+def _by_shape(reasons: Mapping[Task, str]) -> dict[Shape, str]:
+    return {(task.n, task.k): why for task, why in reasons.items()}
