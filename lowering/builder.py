@@ -11,11 +11,11 @@ from torch import fx
 from torch_mlir import ir
 
 from sparseflow.errors import LoweringError
-from sparseflow.lowering.attention import grouped_attention
 from sparseflow.lowering.constants import CONSTANTS
+from sparseflow.lowering.grouped_attention import grouped_attention
 from sparseflow.lowering.literals import literal_tensor
 from sparseflow.lowering.operators import arguments, find_operator
-from sparseflow.lowering.weights import WeightProvider, WeightRegistry
+from sparseflow.lowering.weight_provider import WeightProvider, WeightRegistry
 from sparseflow.runtime.assemble import assemble
 
 Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Any]]

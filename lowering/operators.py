@@ -10,7 +10,7 @@ import torch
 from torch._ops import OpOverload
 
 from sparseflow.errors import LoweringError
-from sparseflow.lowering.codes import DTYPES, LAYOUTS, MEMORY_FORMATS
+from sparseflow.lowering.enum_codes import DTYPES, LAYOUTS, MEMORY_FORMATS
 from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, SCALAR_FUNCTIONS
 
 _RENAMED = {

@@ -13,9 +13,9 @@ from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError, PassError
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, replace
 from sparseflow.passes.densify import dense_layer
-from sparseflow.passes.options import Table, parse_table, read_table
+from sparseflow.passes.ir_builder import before, replace
+from sparseflow.passes.option_text import Table, parse_table, read_table
 from sparseflow.runtime.dispatch.policy import Policy
 
 _DENSE, _POLICY = "dense", "policy"

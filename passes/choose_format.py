@@ -12,7 +12,7 @@ from sparseflow.dialect.linear import FORMAT_REFUSED
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.options import format_name
+from sparseflow.passes.option_text import format_name
 from sparseflow.runtime.formats import find
 
 

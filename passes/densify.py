@@ -8,7 +8,7 @@ from sparseflow.dialect.base import view_as
 from sparseflow.dialect.linear import GATES, LinearOp
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activate
-from sparseflow.passes.build import constant_int, none, slice_last, torch_op
+from sparseflow.passes.ir_builder import constant_int, none, slice_last, torch_op
 
 
 def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:

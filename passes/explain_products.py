@@ -12,7 +12,7 @@ from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import constant_int, constant_ints, defined_by
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import explain
+from sparseflow.passes.ir_builder import explain
 from sparseflow.passes.weight_views import (
     WeightView,
     base_name,

@@ -14,9 +14,9 @@ from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import reoriented, weight
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, explain, replace
+from sparseflow.passes.ir_builder import before, explain, replace
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.passes.options import Table, parse_table, read_table
+from sparseflow.passes.option_text import Table, parse_table, read_table
 
 NOT_CONTEXTUAL = "sparse_gemm.not_contextual"
 """Discardable attribute: why a layer of an MLP isn't part of a contextual one."""

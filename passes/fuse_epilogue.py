@@ -13,7 +13,7 @@ from sparseflow.dialect.matchers import only_reader, operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import replace
+from sparseflow.passes.ir_builder import replace
 from sparseflow.passes.products import is_one
 from sparseflow.passes.sizes import KnownSizes
 from sparseflow.passes.views import VIEWS, returns_its_input

@@ -16,7 +16,7 @@ from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import before, replace
+from sparseflow.passes.ir_builder import before, replace
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import operations
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.options import Table, parse_table, read_table
+from sparseflow.passes.option_text import Table, parse_table, read_table
 
 _FORMAT = 'Write {"lm_head.weight": "why it stays dense"}.'
 

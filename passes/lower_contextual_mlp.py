@@ -15,7 +15,7 @@ from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.dialect.weight import reoriented
 from sparseflow.passes.base import Pass, refuse
-from sparseflow.passes.build import (
+from sparseflow.passes.ir_builder import (
     before,
     constant_float,
     constant_int,

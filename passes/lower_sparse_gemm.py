@@ -16,8 +16,16 @@ from sparseflow.dialect.packed_weight import packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
-from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace, runtime_call
-from sparseflow.passes.options import one_of
+from sparseflow.passes.ir_builder import (
+    before,
+    constant_int,
+    constant_str,
+    int_list,
+    none,
+    replace,
+    runtime_call,
+)
+from sparseflow.passes.option_text import one_of
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.support.arguments import MEMORY_MODES, Memory
 

@@ -11,9 +11,9 @@ from torch_mlir import ir
 from sparseflow.dialect.linear import linear
 from sparseflow.dialect.matchers import is_none, operations, weight_ref
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, explain, replace
 from sparseflow.passes.eligibility import Limits, reason_to_stay
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.ir_builder import before, explain, replace
+from sparseflow.passes.weight_uses import WeightUses
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import KIND
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, none, replace, slice_last, torch_op
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.ir_builder import before, none, replace, slice_last, torch_op
+from sparseflow.passes.weight_uses import WeightUses
 
 _SPARSE, _DENSE = "sparse_gemm.linear", "torch.aten.linear"
 

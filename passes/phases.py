@@ -12,7 +12,7 @@ from typing import Any
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
-from sparseflow.passes.options import Table, format_name, one_of, parse_table
+from sparseflow.passes.option_text import Table, format_name, one_of, parse_table
 from sparseflow.passes.registry import pass_class
 from sparseflow.support.arguments import MEMORY_MODES, Memory
 

@@ -13,8 +13,8 @@ from torch_mlir import ir
 from sparseflow.dialect import load
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, PassFailedError, RefusalError
-from sparseflow.passes.native import NativePass
-from sparseflow.passes.options import format_pass, parse_fields, parse_options
+from sparseflow.passes.native_passes import NativePass
+from sparseflow.passes.option_text import format_pass, parse_fields, parse_options
 from sparseflow.passes.phases import PipelineOptions, pipeline, settings
 from sparseflow.passes.pipeline_text import Element, parse_elements
 from sparseflow.passes.registry import PASSES, pass_class

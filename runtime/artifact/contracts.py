@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sparseflow.runtime.artifact.kinds import Kinds, qualified
+from sparseflow.runtime.artifact.class_lookup import ClassLookup, qualified
 from sparseflow.runtime.artifact.structures import (
     classes,
     decode_slot,
@@ -67,7 +67,9 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, objec
     }
 
 
-def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str], torch.device]) -> Contract:
+def decode_contract(
+    data: dict[str, Any], kinds: ClassLookup, devices: Callable[[str], torch.device]
+) -> Contract:
     """Decode a contract and register the counters of its objects.
 
     Raises:

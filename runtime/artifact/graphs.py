@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 
 import sparseflow.runtime.contextual.by_gate  # noqa: F401  # programs may call these operators
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.artifact.kinds import Kinds
+from sparseflow.runtime.artifact.class_lookup import ClassLookup
 from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require
 from sparseflow.runtime.assemble import assemble
 from sparseflow.runtime.scalars import SCALAR_FUNCTIONS, scalar_operator_name
@@ -116,7 +116,7 @@ def _only_computes(overload: OpOverload) -> bool:
 
 def decode_graph(
     data: Mapping[str, object],
-    kinds: Kinds,
+    kinds: ClassLookup,
     devices: Callable[[str], torch.device],
     resolve: Callable[[str, str], nn.Module | torch.Tensor],
 ) -> fx.GraphModule:

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import torch
 
 from sparseflow.errors import ArgumentError, ArtifactError
+from sparseflow.runtime.artifact.class_lookup import ClassLookup
 from sparseflow.runtime.artifact.contracts import decode_contract
 from sparseflow.runtime.artifact.graphs import decode_graph
-from sparseflow.runtime.artifact.kinds import Kinds
+from sparseflow.runtime.artifact.loaded_model import LoadedModel, LoadedProgram, MakeRunner, plain_runner
 from sparseflow.runtime.artifact.manifest import read_json, read_manifest, verify
-from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram, MakeRunner, plain_runner
 from sparseflow.runtime.artifact.values import require
-from sparseflow.runtime.artifact.weights import WeightReader
+from sparseflow.runtime.artifact.weight_files import WeightReader
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.support.documents import Document
 
@@ -59,7 +59,7 @@ def load(
     if machine is not None:
         _require_same_gpu(folder, machine, GpuMachine.here(devices(str(saved))))
     with malformed_as_error(folder):
-        programs = _programs(folder, manifest, Kinds(classes), devices)
+        programs = _programs(folder, manifest, ClassLookup(classes), devices)
     return kind(name, folder, programs, make_runner)
 
 
@@ -91,7 +91,7 @@ def read_report(path: str | os.PathLike[str]) -> tuple[Document, Document]:
 
 
 def _programs(
-    folder: Path, manifest: Document, kinds: Kinds, devices: Callable[[str], torch.device]
+    folder: Path, manifest: Document, kinds: ClassLookup, devices: Callable[[str], torch.device]
 ) -> list[LoadedProgram]:
     weights = WeightReader(folder, _listed(folder, manifest, "weights.json"), manifest["files"], devices)
     programs = []

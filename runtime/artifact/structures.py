@@ -10,9 +10,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.artifact.kinds import Kinds, qualified, standing_record
+from sparseflow.runtime.artifact.class_lookup import ClassLookup, qualified, standing_record
 from sparseflow.runtime.artifact.values import Decoder, encode, require
-from sparseflow.runtime.calling.caches import known_name
+from sparseflow.runtime.calling.cache_names import known_name
 from sparseflow.runtime.calling.structure import Alias, Constant, Container, Leaf, Repeat, Slot, Structure
 
 _PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "Size": torch.Size, "dict": dict}
@@ -30,7 +30,7 @@ def encode_structure(structure: Structure) -> dict[str, object]:
     return {"tree": _encode_tree(tree), "slots": [encode_slot(slot) for slot in structure.slots]}
 
 
-def decode_structure(data: dict[str, object], values: Decoder, kinds: Kinds) -> Structure:
+def decode_structure(data: dict[str, object], values: Decoder, kinds: ClassLookup) -> Structure:
     """Decode a structure; its classes are resolved locally."""
     spec = pytree.tree_structure(_decode_tree(data["tree"], values, kinds))
     slots = tuple(decode_slot(slot, values, kinds) for slot in require(data["slots"], list))
@@ -58,7 +58,7 @@ def encode_slot(slot: Slot) -> object:
     }
 
 
-def decode_slot(data: Any, values: Decoder, kinds: Kinds) -> Slot:
+def decode_slot(data: Any, values: Decoder, kinds: ClassLookup) -> Slot:
     """Decode a slot."""
     if data == "leaf":
         return Leaf.LEAF
@@ -124,7 +124,7 @@ def _encode_registered(tree: object) -> object:
     }
 
 
-def _decode_tree(data: Any, values: Decoder, kinds: Kinds) -> Any:
+def _decode_tree(data: Any, values: Decoder, kinds: ClassLookup) -> Any:
     if type(data) is int:
         return _LEAF
     name, content = next(iter(data.items()))
@@ -140,7 +140,7 @@ def _decode_tree(data: Any, values: Decoder, kinds: Kinds) -> Any:
     return _BUILTIN[name](pairs)
 
 
-def _record(name: str, pairs: list[tuple[Any, object]], kinds: Kinds) -> Any:
+def _record(name: str, pairs: list[tuple[Any, object]], kinds: ClassLookup) -> Any:
     kind = kinds.container(name)
     if kind is None:
         return standing_record(name)(pairs)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.artifact.kinds import Kinds, qualified
+from sparseflow.runtime.artifact.class_lookup import ClassLookup, qualified
 
 _TORCH_KINDS: dict[str, type] = {
     "dtype": torch.dtype,
@@ -71,7 +71,7 @@ class Decoder:
 
     def __init__(
         self,
-        kinds: Kinds,
+        kinds: ClassLookup,
         devices: Callable[[str], torch.device],
         reference: dict[str, Callable[[object], object]] | None = None,
     ) -> None:

@@ -15,7 +15,7 @@ from sparseflow.runtime.artifact.contracts import encode_contract
 from sparseflow.runtime.artifact.graphs import encode_graph
 from sparseflow.runtime.artifact.manifest import read_manifest, seal
 from sparseflow.runtime.artifact.replacing import replacing
-from sparseflow.runtime.artifact.weights import WeightWriter
+from sparseflow.runtime.artifact.weight_files import WeightWriter
 from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.signature import Signature
 

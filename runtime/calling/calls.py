@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparseflow.runtime.calling.caches import known_name, other_cache_names
+from sparseflow.runtime.calling.cache_names import known_name, other_cache_names
 from sparseflow.runtime.calling.carried import STATE, State
 from sparseflow.runtime.calling.structure import Flat, flatten
 

@@ -18,7 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.calling.caches import is_cache
+from sparseflow.runtime.calling.cache_names import is_cache
 
 
 class Leaf(enum.Enum):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparseflow.errors import NativeLibraryError
-from sparseflow.passes.options import read_table
+from sparseflow.passes.option_text import read_table
 from sparseflow.runtime.artifact import SavedProgram, write
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.support.version import __version__

@@ -21,8 +21,8 @@ from sparseflow.contextual.selection import count_of
 from sparseflow.contextual.training import usual_rank
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import with_cache
-from sparseflow.integrations.transformers.caches import static_cache
 from sparseflow.integrations.transformers.models import from_config, make_config
+from sparseflow.integrations.transformers.static_caches import static_cache
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.support.documents import Document
 from sparseflow.support.progress import Step

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sparseflow.compiler.bank import WeightBank
     from sparseflow.compiler.build import Program
     from sparseflow.compiler.mlp_plans import MlpPlan
+    from sparseflow.compiler.mlp_products import Product
     from sparseflow.compiler.options import CompileOptions
-    from sparseflow.compiler.prefill import Product
 
 
 EXACT = "2:4"

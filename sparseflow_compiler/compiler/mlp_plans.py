@@ -13,15 +13,15 @@ from torch import Tensor
 from torch_mlir import ir
 
 from sparseflow.compiler.bank import ProgramWeights
+from sparseflow.compiler.mlp_products import Product, Products, measured_products
 from sparseflow.compiler.options import CompileOptions
-from sparseflow.compiler.prefill import Product, Products, measured_products
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.row_policies import UNMEASURED, Candidate, ContextualPolicy, measured_policy
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.form_contextual_mlp import NOT_CONTEXTUAL, ContextualEntry
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.weight_uses import WeightUses
 from sparseflow.runtime.contextual import ContextualWeights, Predictor
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.support.progress import Step

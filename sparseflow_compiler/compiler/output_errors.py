@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparseflow.compiler.bank import WeightBank
-from sparseflow.lowering.weights import packed_holder
+from sparseflow.lowering.weight_provider import packed_holder
 from sparseflow.runtime.checks import row_chunks
 from sparseflow.runtime.packed import PackedWeight
 

@@ -12,7 +12,7 @@ from torch import nn
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.routing import compiled_forward, with_compiled
 from sparseflow.integrations.transformers.arguments import returned_cache
-from sparseflow.integrations.transformers.caches import lend_static_caches, static_cache
+from sparseflow.integrations.transformers.static_caches import lend_static_caches, static_cache
 
 STEP = 128
 """Static caches hold a multiple of this many tokens: every length is a program of its own."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.export import Dim, ShapesCollection
 
-from sparseflow.runtime.calling.names import leaf_names
+from sparseflow.runtime.calling.call_names import leaf_names
 from sparseflow.runtime.calling.structure import Flat
 
 

@@ -7,8 +7,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 
 from sparseflow.errors import CaptureError
+from sparseflow.frontend.functional_writes import replace_writes
 from sparseflow.frontend.in_place import replace_in_place
-from sparseflow.frontend.writes import replace_writes
 from sparseflow.runtime.calling.ambient import autocast_is_on
 
 _ATEN = torch.ops.aten

@@ -16,7 +16,7 @@ from sparseflow.errors import FrontendError
 from sparseflow.frontend.locations import location, source_line
 from sparseflow.frontend.node_importer import NodeImporter, TypeCache
 from sparseflow.frontend.program import CapturedProgram
-from sparseflow.frontend.weights import WeightSource
+from sparseflow.frontend.weight_source import WeightSource
 from sparseflow.runtime.calling.signature import Signature
 
 _CHECKS_OF_THE_TRACE = (

@@ -10,7 +10,7 @@ from torch_mlir import ir
 from torch_mlir.extras import fx_importer
 
 from sparseflow.dialect.weight import KIND
-from sparseflow.lowering.codes import DTYPE_CODES
+from sparseflow.lowering.enum_codes import DTYPE_CODES
 from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
 
 _ITEMS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)

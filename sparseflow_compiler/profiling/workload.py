@@ -18,8 +18,8 @@ from sparseflow.integrations.transformers.arguments import (
     supported_only,
     with_cache,
 )
-from sparseflow.integrations.transformers.caches import rewind, static_cache
 from sparseflow.integrations.transformers.models import make_config
+from sparseflow.integrations.transformers.static_caches import rewind, static_cache
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

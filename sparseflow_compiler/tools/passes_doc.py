@@ -14,7 +14,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 
 from sparseflow.passes.base import Pass
-from sparseflow.passes.options import format_value, option_name
+from sparseflow.passes.option_text import format_value, option_name
 from sparseflow.passes.phases import PHASES, added_settings
 from sparseflow.passes.registry import PASSES, pass_class
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.runtime.calling.caches import cache_name
+from sparseflow.runtime.calling.cache_names import cache_name
 
 
 def parameters(model: nn.Module) -> frozenset[str]:

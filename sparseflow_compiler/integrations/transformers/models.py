@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
-from sparseflow.integrations.transformers.library import library
+from sparseflow.integrations.transformers.versions import library
 from sparseflow.support.documents import Document
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import nn
 
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import generates
-from sparseflow.integrations.transformers.library import library
+from sparseflow.integrations.transformers.versions import library
 from sparseflow.runtime.artifact.loading import malformed_as_error
 
 SHELL = "generation.json"

@@ -16,8 +16,8 @@ from sparseflow.dialect.matchers import (
     operations,
     weight_ref,
 )
-from sparseflow.passes.build import constant_bool
-from sparseflow.passes.build import constant_int as constant_int_of
+from sparseflow.passes.ir_builder import constant_bool
+from sparseflow.passes.ir_builder import constant_int as constant_int_of
 
 TEXT = """
 func.func @main(%x: !torch.vtensor<[4,64],f32>, %s: !torch.int) {

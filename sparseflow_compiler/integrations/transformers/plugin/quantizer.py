@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.plugin.config import METHOD, SparseFlowConfig
-from sparseflow.integrations.transformers.plugin.names import PackedNames, name_here
+from sparseflow.integrations.transformers.plugin.packed_names import PackedNames, name_here
 from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZER_MAPPING,
     ConversionOps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparseflow.integrations.transformers.library import library, missing
+from sparseflow.integrations.transformers.versions import library, missing
 
 _SUBJECT = "SparseFlowConfig"
 

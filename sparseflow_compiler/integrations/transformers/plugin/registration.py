@@ -23,7 +23,7 @@ METHOD = "sparseflow"
 
 _REGISTRY = "transformers.quantizers.auto"
 _REAL = "sparseflow.integrations.transformers.plugin.quantizer"
-_PACKED = "sparseflow.integrations.transformers.plugin.packed"
+_PACKED = "sparseflow.integrations.transformers.plugin.packed_models"
 
 
 def register() -> None:

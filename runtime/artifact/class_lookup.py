@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.calling.caches import known_name, of_transformers
+from sparseflow.runtime.calling.cache_names import known_name, of_transformers
 
 
 def qualified(kind: type) -> str:
@@ -20,7 +20,7 @@ def qualified(kind: type) -> str:
     return name
 
 
-class Kinds:
+class ClassLookup:
     """Find classes by name.
 
     Containers registered with torch's pytrees are used as they are. An object, such as a cache, is rebuilt

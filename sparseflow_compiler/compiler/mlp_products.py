@@ -17,7 +17,7 @@ from sparseflow.dialect.matchers import weights_of
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.mlps import Mlp
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.weight_uses import WeightUses
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 from sparseflow.support.progress import Step

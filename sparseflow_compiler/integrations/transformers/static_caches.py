@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparseflow.integrations.transformers.library import library
+from sparseflow.integrations.transformers.versions import library
 
 MakeCache = Callable[[int, int], object]
 """Gives a static cache for so many sequences and at least so many tokens."""
