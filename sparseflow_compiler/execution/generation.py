@@ -12,7 +12,7 @@ from torch import nn
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.routing import compiled_forward, with_compiled
 from sparseflow.integrations.transformers.arguments import returned_cache
-from sparseflow.integrations.transformers.static_caches import lend_static_caches, static_cache
+from sparseflow.integrations.transformers.static_caches import static_cache, supply_static_caches
 
 STEP = 128
 """Static caches hold a multiple of this many tokens: every length is a program of its own."""
@@ -72,7 +72,7 @@ class Generator:
         # transformers reads the signature to decide which inputs to prepare: it is the original's.
         routed.forward = compiled_forward(self._model, compiled)
         self._route_encoder(routed)
-        lend_static_caches(routed, lend)
+        supply_static_caches(routed, lend)
         return routed
 
     def _route_encoder(self, routed: Any) -> None:

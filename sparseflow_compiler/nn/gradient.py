@@ -1,4 +1,4 @@
-"""The product of a packed layer with its gradients, to x and to the bias: the weight is frozen."""
+"""The product of a packed layer with gradients for x and the bias; the weight is frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparseflow.runtime.packed import PackedWeight
 
 
 class _Linear(torch.autograd.Function):
-    """Forward by the 2:4 kernels, backward by the weight, unpacked for as long as the product takes."""
+    """Compute forward with the sparse kernels, and backward with the weight, unpacked temporarily."""
 
     @staticmethod
     def forward(
@@ -31,7 +31,7 @@ class _Linear(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, bias, ctx.stored, ctx.in_features, _, _, *tensors = inputs
         ctx.save_for_backward(*tensors)
-        # Under autocast the product is in another dtype than these.
+        # Under autocast the product has another dtype than x and the bias.
         ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
     @staticmethod
@@ -47,7 +47,7 @@ class _Linear(torch.autograd.Function):
 
 
 def differentiable(x: Tensor, weight: PackedWeight, bias: Tensor | None, policy: list[int]) -> Tensor:
-    """``x · Wᵀ + bias``, ``[…, N]``, through which gradients flow to x ``[…, K]`` and bias ``[N]``."""
+    """Return ``x · Wᵀ + bias``, ``[…, N]``, with gradients for x ``[…, K]`` and bias ``[N]``."""
     y: Tensor = _Linear.apply(
         x, bias, weight.format, weight.in_features, policy, weight.dense, *weight.tensors
     )  # type: ignore[no-untyped-call]

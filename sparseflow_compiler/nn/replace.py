@@ -1,4 +1,4 @@
-"""A model's linear layers replaced by sparse ones, and back."""
+"""Replace a model's linear layers by sparse ones, and back."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sparseflow.support.arguments import (
 )
 from sparseflow.support.hosts import HOSTS
 
-LEAST = 16
-"""Out and in features below which a layer stays dense, as in `sparseflow.compile`."""
+MIN_FEATURES = 16
+"""The fewest out and in features of a layer that becomes sparse, as in `sparseflow.compile`."""
 
 
 def sparsify(
@@ -38,27 +38,27 @@ def sparsify(
 ) -> list[str]:
     """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
 
-    Only modules whose type is ``nn.Linear`` itself are replaced, with N and K from 16 on, K divisible by 4,
-    in float32, bfloat16 or float16, and a weight that no other module shares. `sparseflow.compile` does more:
-    it merges and fuses layers, and leaves dense those that never win.
+    A module is replaced if its type is ``nn.Linear`` itself, N and K are at least 16, K is divisible by 4,
+    the dtype is float32, bfloat16 or float16, and no other module shares the weight. `sparseflow.compile`
+    also merges and fuses layers, and leaves layers dense that are never faster sparse.
 
-    A transformers model's ``save_pretrained`` writes the packed layers, for `sparseflow` to load again.
+    ``save_pretrained`` of a transformers model writes the packed layers, which SparseFlow can load again.
 
     Args:
-        model: its packed weights are frozen from now on; gradients flow through them, for adapters to train.
-        prune: ``"magnitude"``: weights that aren't 2:4 lose all but the two largest of every four. ``None``:
-            such layers stay dense.
-        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
-        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
-        policy: as `SparseLinear` has it.
-        memory: as `SparseLinear` has it.
+        model: its packed weights are frozen afterwards; gradients still flow through them to adapters.
+        prune: ``"magnitude"`` keeps the two largest of every four entries in weights that aren't 2:4. With
+            ``None`` such layers stay dense.
+        skip: fnmatch patterns of layer names that stay dense, in addition to `DEFAULT_SKIP`.
+        skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
+        policy: as in `SparseLinear`.
+        memory: as in `SparseLinear`.
 
     Returns:
         The names of the replaced layers.
 
     Raises:
-        ArgumentError: an option has a wrong value, or another quantizer of transformers has the model.
-        WeightError: a weight holds NaN or Inf; layers before it are replaced by then.
+        ArgumentError: an option has a wrong value, or the model was loaded by another transformers quantizer.
+        WeightError: a weight holds NaN or Inf; the layers before it are replaced already.
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
     require_patterns("nn.sparsify", skip)
@@ -72,7 +72,7 @@ def sparsify(
         assert isinstance(linear, nn.Linear), "only those are eligible"
         weight = pack(linear.weight, prune, name)
         if weight is not None:
-            put(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
+            replace_module(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
     options = {
         "prune": prune,
@@ -95,14 +95,14 @@ def densify(model: nn.Module) -> list[str]:
     require_uncompiled(model, "sf.nn.densify(model)")
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, SparseLinear)]
     for name, layer in found:
-        put(model, name, densified(layer))
+        replace_module(model, name, densified(layer))
     for host in HOSTS:
         host.after_unpacking(model)
     return [name for name, _ in found]
 
 
 def densified(layer: SparseLinear) -> nn.Linear:
-    """A plain layer with the weight of a packed one, unpacked, and its very bias."""
+    """Return an ``nn.Linear`` with the unpacked weight of a sparse layer and the same bias object."""
     linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     linear.weight = nn.Parameter(layer.weight.unpack(), requires_grad=False)
     linear.bias = layer.bias  # type: ignore[assignment]  # torch has it as a Parameter
@@ -110,23 +110,26 @@ def densified(layer: SparseLinear) -> nn.Linear:
 
 
 def eligible(model: nn.Module, skip: Sequence[str]) -> list[str]:
-    """The names of the layers that `sparsify` may replace; weights aren't looked at."""
+    """Return the names of the layers that `sparsify` may replace, whatever the weights' values."""
     return [
         layer.name
         for layer in find_layers(model, skip)
-        if layer.dense is None and type(layer.module) is nn.Linear and fits(layer.module)
+        if layer.dense is None and type(layer.module) is nn.Linear and is_packable(layer.module)
     ]
 
 
-def fits(linear: nn.Linear) -> bool:
-    """Whether a layer's sizes and dtype can be packed and saved."""
+def is_packable(linear: nn.Linear) -> bool:
+    """Return whether a layer's sizes and dtype allow packing and saving it."""
     n, k = linear.out_features, linear.in_features
-    return min(n, k) >= LEAST and k % 4 == 0 and linear.weight.dtype in checks.NATIVE_DTYPES
+    return min(n, k) >= MIN_FEATURES and k % 4 == 0 and linear.weight.dtype in checks.NATIVE_DTYPES
 
 
 @torch.no_grad()
 def pack(weight: Tensor, prune: Prune | None, name: str) -> PackedWeight | None:
-    """A weight packed, pruned before if asked for; None where it isn't 2:4 and isn't to be pruned.
+    """Prune a weight if `prune` says so, and pack it.
+
+    Returns:
+        The packed weight, or None if it isn't 2:4 and isn't pruned.
 
     Raises:
         WeightError: it holds NaN or Inf.
@@ -136,7 +139,7 @@ def pack(weight: Tensor, prune: Prune | None, name: str) -> PackedWeight | None:
     return compress_2_4(weight, name=name) if is_24(weight) else None
 
 
-def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of another."""
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the submodule of a name by another module."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

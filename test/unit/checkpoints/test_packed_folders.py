@@ -154,5 +154,5 @@ def test_an_older_form_is_refused(folder, tmp_path):
     config = json.loads((tmp_path / "old" / "config.json").read_text())
     config["quantization_config"]["format_version"] = 1
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="has version 1, this SparseFlow reads 2"):
+    with pytest.raises(CheckpointError, match="format version is 1; this SparseFlow reads version 2"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "old")
