@@ -1,4 +1,4 @@
-"""Builds a torch.fx graph from the operations of `@main`, one at a time."""
+"""Build a torch.fx graph from the operations of `@main`, one at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Any]]
 
 
 class GraphBuilder:
-    """A graph under construction, and what each MLIR value has become: a node or a Python constant."""
+    """A graph under construction, with the node or Python constant of each MLIR value."""
 
     def __init__(self, weights: WeightProvider) -> None:
         self.root = torch.nn.Module()
@@ -44,7 +44,7 @@ class GraphBuilder:
         return assemble(self.root, self.graph, "Lowered")
 
     def operands(self, op: ir.Operation) -> list[Any]:
-        """What the operands of an operation have become."""
+        """Return the nodes and constants of an operation's operands."""
         return [self._values[value] for value in op.operands]
 
     def _translate(self, op: ir.Operation) -> None:
@@ -62,7 +62,7 @@ class GraphBuilder:
 
 
 def _name(op: ir.Operation) -> str:
-    """The name of the operator that an operation stands for."""
+    """Return the name of the operator that an operation calls."""
     return str(ir.StringAttr(op.attributes["name"]).value if op.name == "torch.operator" else op.name)
 
 
@@ -77,7 +77,7 @@ def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 
 
 def _node_name(name: str) -> str:
-    """`torch.aten.add.Tensor` becomes add, as in an exported graph."""
+    """Return the name of a node, as in an exported graph: add for `torch.aten.add.Tensor`."""
     return name.split(".")[2]
 
 
@@ -111,7 +111,7 @@ def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 
 def _sparse_layer(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     raise LoweringError(
-        f"{op.name} at {op.location}", "it is no operator of the runtime yet", "run lower-sparse-gemm first"
+        f"{op.name} at {op.location}", "the runtime has no such operator", "run lower-sparse-gemm first"
     )
 
 
@@ -143,7 +143,7 @@ def _format(op: ir.Operation) -> str:
 
 
 def _names(op: ir.Operation) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-    """The names of a merged or packed weight, and which of them are read transposed (empty: none)."""
+    """Return the names of a merged or packed weight, and which are transposed; empty if none is."""
     names = tuple(ir.StringAttr(name).value for name in ir.ArrayAttr(op.attributes["names"]))
     if "transposed" not in op.attributes:
         return names, ()
@@ -156,7 +156,7 @@ _HANDLERS: dict[str, Handler] = {
     "torch.prim.TupleConstruct": _list,
     "torch.prim.ListUnpack": _unpack,
     "torch.prim.TupleUnpack": _unpack,
-    # PyTorch's operators take Python numbers where the dialect wants tensors, and bools where it wants ints.
+    # PyTorch's operators accept Python numbers for the dialect's tensors, and bools for its ints.
     "torch.prim.NumToTensor.Scalar": _forward,
     "torch.aten.Int.bool": _forward,
     "torch.aten.Float.bool": _forward,

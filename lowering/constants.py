@@ -20,4 +20,4 @@ CONSTANTS: dict[str, Callable[[ir.Operation], object]] = {
     "torch.constant.str": lambda op: ir.StringAttr(op.attributes["value"]).value,
     "torch.constant.device": lambda op: torch.device(ir.StringAttr(op.attributes["value"]).value),
 }
-"""By the name of the operation."""
+"""Returns the Python value of a constant operation, by the operation's name."""

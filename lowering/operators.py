@@ -40,7 +40,7 @@ def find_operator(name: str) -> Callable[..., object]:
     """
     parts = _RENAMED.get(name, name).split(".")
     if len(parts) < 3:
-        raise LoweringError(name, "it is no operator of PyTorch", "name it torch.<namespace>.<operator>")
+        raise LoweringError(name, "it isn't a PyTorch operator", "name it torch.<namespace>.<operator>")
     _, namespace, *rest = parts
     if namespace == "sym" and rest[0] in SCALAR_FUNCTIONS:
         return SCALAR_FUNCTIONS[rest[0]]
@@ -57,10 +57,10 @@ def find_operator(name: str) -> Callable[..., object]:
 def arguments(
     target: Callable[..., object], operands: Sequence[object]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Bring operands, in schema order, into the form in which `target` is called in Python.
+    """Convert operands, in schema order, to positional and keyword arguments of `target`.
 
-    Numbers that stand for dtypes, layouts and memory formats become those; keyword-only arguments go by
-    keyword; trailing arguments that have their default value are left out.
+    Integer codes of dtypes, layouts and memory formats are decoded. Keyword-only arguments are passed by
+    keyword. Arguments at the end that have their default value are left out.
     """
     if not isinstance(target, OpOverload):
         return tuple(operands), {}

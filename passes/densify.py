@@ -37,8 +37,8 @@ def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
 def _whole(layer: ir.Operation) -> ir.Type:
     """Return the type of a gated layer's product, before the gate."""
     result, weight = tensor_type(layer.results[0]), tensor_type(layer.operands[1])
-    assert result is not None, "the verifier saw to it"
-    assert weight is not None, "the verifier saw to it"
+    assert result is not None, "the verifier checked it"
+    assert weight is not None, "the verifier checked it"
     return result.with_last(weight.dim(0)).build()
 
 

@@ -23,7 +23,7 @@ class MatchSparseLinear(Pass):
     Requires: layers in the form of `canonicalize-linear`.
 
     Ensures: each `torch.aten.linear` over a weight by reference that is eligible is a
-    `sparse_gemm.linear`; buffers and constants are no weights. Layers that share a weight become sparse
+    `sparse_gemm.linear`; buffers and constants aren't weights. Layers that share a weight become sparse
     together or not at all. Each layer that stays carries the attribute `sparse_gemm.reason`; one that carries
     it already stays dense. `explain-products` does the same for other products.
     """

@@ -14,7 +14,7 @@ from sparseflow.passes.base import Pass
 from sparseflow.runtime import formats
 
 Table = Path | Mapping[str, object]
-"""A JSON object: the path of its file, or what is in it."""
+"""A JSON object: the path of its file, or its content."""
 
 
 def parse_options(pass_class: type[Pass], text: str) -> Pass:
@@ -27,10 +27,10 @@ def parse_options(pass_class: type[Pass], text: str) -> Pass:
 
 
 def parse_fields(subject: str, declared: Iterable[Field[Any]], text: str) -> dict[str, Any]:
-    """The values of fields that a text sets, by the fields' names.
+    """Parse the options in a text; return their values by field name.
 
     Args:
-        subject: whose options they are, for errors.
+        subject: the pass or pipeline, for errors.
         declared: fields with the metadata of `sparseflow.passes.base.option`.
         text: the options.
 
@@ -130,7 +130,7 @@ def parse_table(text: str) -> Table:
     try:
         table: dict[str, object] = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"is no JSON object: {error}") from None
+        raise ValueError(f"isn't a JSON object: {error}") from None
     return table
 
 
@@ -138,9 +138,9 @@ def read_table(table: Table, kind: str, remedy: str) -> Mapping[str, object]:
     """Read the entries of a table.
 
     Args:
-        table: read from its file where it is a path.
-        kind: what errors call it.
-        remedy: what it should hold.
+        table: the table, or the path of its file.
+        kind: how errors call it.
+        remedy: for errors, what the table should hold.
 
     Raises:
         PassError: the file holds no JSON object.
@@ -152,7 +152,7 @@ def read_table(table: Table, kind: str, remedy: str) -> Mapping[str, object]:
     except (OSError, ValueError) as error:
         raise PassError(f"{kind} '{table}'", f"can't be read: {error}", remedy) from None
     if not isinstance(entries, dict):
-        raise PassError(f"{kind} '{table}'", "is no JSON object", remedy)
+        raise PassError(f"{kind} '{table}'", "isn't a JSON object", remedy)
     return entries
 
 

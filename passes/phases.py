@@ -1,6 +1,6 @@
-"""The order of the passes: phases, from what the frontend makes to what the lowering takes.
+"""The order of the passes, in phases, from the frontend's module to the lowering's.
 
-Nothing else orders passes.
+No other module orders passes.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ PHASES: dict[str, tuple[str, ...]] = {
 
 
 def _setting(phase: str, default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
-    """Declare a field: the phase that takes it, and what `sparseflow.passes.base.option` has of an option."""
+    """Declare a field with the phase that takes it; the rest is as in `sparseflow.passes.base.option`."""
     return field(default=default, metadata={"phase": phase, "text": text, "parse": parse})
 
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """What the passes of the phases are made from: what was asked for, and what was decided on the way.
+    """The options from which all passes are made: the requested ones, and decisions of the compiler.
 
-    A pass whose table is None is left out, as nothing was recorded for it.
+    A pass whose table is None is left out, because nothing was recorded for it.
 
     Attributes:
         dense: a table of `keep-dense`.
         contextual: a table of `form-contextual-mlp`.
-        others: its reason for layers outside of those MLPs, empty for none.
+        outside_reason: why layers outside those MLPs stay dense; empty if they may become sparse.
         skip: patterns (fnmatch) of layers that stay dense.
         format: how sparse weights are stored and multiplied.
         policies: a table of `apply-policy`.
-        memory: whether dense weights are kept beside packed ones.
+        memory: whether dense weights are kept in addition to packed ones.
     """
 
     dense: Table | None = _setting(  # noqa: RUF009
@@ -55,7 +55,9 @@ class PipelineOptions:
     contextual: Table | None = _setting(  # noqa: RUF009
         "contextual", None, "predictors of MLPs: path of a table of form-contextual-mlp", parse_table
     )
-    others: str = _setting("contextual", "", "why layers outside of those MLPs stay dense; empty: none", str)
+    outside_reason: str = _setting(
+        "contextual", "", "why layers outside those MLPs stay dense; empty: they can become sparse", str
+    )
     skip: tuple[str, ...] = _setting("matched", (), "patterns (fnmatch) of layers that stay dense")
     format: str = _setting("merged", "2:4", "how sparse weights are stored, such as 2:4-fp8", format_name)
     policies: Table | None = _setting(  # noqa: RUF009
@@ -68,12 +70,12 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class Phase:
-    """Passes between which nothing is decided.
+    """A sequence of passes that runs without a decision of the compiler in between.
 
     Attributes:
-        name: of the state that it leaves the module in.
-        passes: what runs, in order; none where nothing was recorded for them.
-        inputs: the fields of `PipelineOptions` that they are made from, known before they run.
+        name: the state in which it leaves the module.
+        passes: the passes, in order; without those for which nothing was recorded.
+        inputs: the fields of `PipelineOptions` from which they are made, known before they run.
     """
 
     name: str
@@ -82,7 +84,7 @@ class Phase:
 
 
 def phases(options: PipelineOptions) -> tuple[Phase, ...]:
-    """Every phase, in order, with its passes made from the options."""
+    """Return every phase, in order, with its passes made from the options."""
     given = _given(options)
     return tuple(
         Phase(phase, tuple(_made(names, given)), tuple(setting.name for setting in added_settings(phase)))
@@ -98,11 +100,11 @@ def _made(names: Iterable[str], given: Mapping[str, Mapping[str, Any] | None]) -
 
 
 def pipeline(until: str, options: PipelineOptions | None = None) -> tuple[Pass, ...]:
-    """The passes of all phases up to one, that one included.
+    """Return the passes of all phases up to and including one.
 
     Args:
-        until: name of the phase.
-        options: the defaults when left out.
+        until: name of the last phase.
+        options: by default those of a pipeline without recorded tables.
 
     Raises:
         PassError: there is no such phase.
@@ -113,7 +115,7 @@ def pipeline(until: str, options: PipelineOptions | None = None) -> tuple[Pass, 
 
 
 def settings(until: str) -> list[Field[Any]]:
-    """The fields of `PipelineOptions` that the phases up to one take.
+    """Return the fields of `PipelineOptions` that the phases up to and including one take.
 
     Raises:
         PassError: there is no such phase.
@@ -123,16 +125,17 @@ def settings(until: str) -> list[Field[Any]]:
 
 
 def added_settings(phase: str) -> list[Field[Any]]:
-    """The fields of `PipelineOptions` that a phase takes."""
+    """Return the fields of `PipelineOptions` that a phase takes."""
     return [setting for setting in fields(PipelineOptions) if setting.metadata["phase"] == phase]
 
 
 def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
-    """The options of each pass that has any from here; None leaves it out."""
-    contextual: Table | None = {} if options.others and options.contextual is None else options.contextual
+    """Return the options of each pass that gets any from `PipelineOptions`; None leaves the pass out."""
+    only_reason = options.outside_reason and options.contextual is None
+    contextual: Table | None = {} if only_reason else options.contextual
     return {
         "keep-dense": _table(options.dense),
-        "form-contextual-mlp": _table(contextual, others=options.others),
+        "form-contextual-mlp": _table(contextual, outside_reason=options.outside_reason),
         "match-sparse-linear": {"skip": options.skip},
         "choose-format": {"format": options.format},
         "apply-policy": _table(options.policies),
@@ -150,5 +153,5 @@ def _position(name: str) -> int:
     close = difflib.get_close_matches(name, PHASES, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     raise PassError(
-        f"pipeline '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-pipelines` shows what there is."
+        f"pipeline '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-pipelines` lists all pipelines."
     )

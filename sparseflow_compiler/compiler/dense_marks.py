@@ -1,4 +1,4 @@
-"""The weights of a program that nothing may make sparse."""
+"""Find the weights of a program that must stay dense."""
 
 from __future__ import annotations
 
@@ -18,29 +18,27 @@ from sparseflow.runtime import first_violation
 def dense_marks(
     module: ir.Module, tensors: Mapping[str, torch.Tensor], options: CompileOptions, bank: WeightBank
 ) -> tuple[dict[str, str], bool]:
-    """The table of `keep-dense` for a program.
+    """Return the table of `keep-dense` for a program.
 
     Args:
         module: in the form of `canonicalize-linear`.
-        tensors: its weights as the model has them.
+        tensors: the model's weights, by name.
         options: of the compilation.
-        bank: knows what other programs made of the weights.
+        bank: knows in which forms other programs have the weights.
 
     Returns:
-        Why weights stay dense, by their names; and whether there are matrices that are not 2:4, none that is,
-        and pruning is not asked for.
+        The reasons why weights stay dense, by name; and whether pruning is off, no matrix is 2:4, and there
+        are matrices that aren't.
     """
     marks: dict[str, str] = {}
     found = {"2:4": 0, "not 2:4": 0}
     prunable, pruned = bank.prunable(), options.prune is not None
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
-        why = _why_left(op, name, prunable) if pruned else "nothing is to prune it"
+        why = _why_unpruned(op, name, prunable) if pruned else "pruning is off"
         if why is None or KIND in op.attributes:
-            reason = (
-                "a program captured before reads its weight unpruned" if bank.is_read_as_it_is(name) else None
-            )
-        elif bank.was_packed(name):  # then it was 2:4, and its dense bytes may be gone
+            reason = "an earlier program reads its weight unpruned" if bank.is_read_unpruned(name) else None
+        elif bank.was_packed(name):  # so it was 2:4; its dense bytes may be released
             reason = None
         else:
             tensor = tensors[name].detach()
@@ -52,13 +50,13 @@ def dense_marks(
     return marks, options.contextual is None and not pruned and found["not 2:4"] > 0 and not found["2:4"]
 
 
-def _why_left(op: ir.Operation, name: str, prunable: Prunable) -> str | None:
-    """Why pruning doesn't make a weight 2:4 as the graph reads it; None where it does."""
+def _why_unpruned(op: ir.Operation, name: str, prunable: Prunable) -> str | None:
+    """Return why pruning doesn't make a weight 2:4 in the orientation that the graph reads, or None."""
     if name in prunable.kept:
-        return f"pruning leaves it as it is: {prunable.kept[name]}"
+        return f"pruning leaves it unchanged: {prunable.kept[name]}"
     transposed = "transposed" in op.attributes
     if prunable.layers.get(name, transposed) is not transposed:
-        return "pruning makes it 2:4 along its other dimension, which its own layer multiplies by"
+        return "pruning makes it 2:4 along its other dimension, along which its own layer multiplies"
     return None
 
 

@@ -13,7 +13,7 @@ from sparseflow.compiler.clock import Clock
 from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
 from sparseflow.compiler.dense_marks import dense_marks
 from sparseflow.compiler.measured import measured_policies
-from sparseflow.compiler.mlp_plans import OTHERS, MlpPlan, left_over, plan_contextual
+from sparseflow.compiler.mlp_plans import OUTSIDE_REASON, MlpPlan, not_contextual_reasons, plan_contextual
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.matchers import operations, weights_of
 from sparseflow.passes import run_pipeline
@@ -99,11 +99,11 @@ class PhaseRun:
         if self.options.contextual is not None:
             with self.clock.stage("measure") as step:
                 table, self.contextual = plan_contextual(self.module, self.weights, self.options, step)
-            others = OTHERS if self.options.format is None else ""
-            self.pipeline = replace(self.pipeline, contextual=table, others=others)
+            reason = OUTSIDE_REASON if self.options.format is None else ""
+            self.pipeline = replace(self.pipeline, contextual=table, outside_reason=reason)
 
     def _leave(self) -> None:
-        self.not_contextual = {} if self.options.contextual is None else left_over(self.module)
+        self.not_contextual = {} if self.options.contextual is None else not_contextual_reasons(self.module)
 
     def _choose(self) -> None:
         bank = self.weights.bank

@@ -1,4 +1,4 @@
-"""The linear layers of a model as `sparseflow.compile` would run them, without compiling it."""
+"""Find the shapes of the linear layers that `sparseflow.compile` would make, without compiling."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Shape = tuple[int, int]
 def linear_shapes(
     model: nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, skip: Sequence[str]
 ) -> dict[torch.dtype, list[Shape]]:
-    """(N, K) of the layers that may become sparse, each once, by dtype.
+    """Return the distinct (N, K) of the layers that may become sparse, by dtype.
 
     Args:
         model: may be on the meta device.
-        args: example inputs; without any, `dummy_inputs` of a transformers model serve, and other models are
-            read module by module, so that nothing is merged.
+        args: example inputs. Without any, the `dummy_inputs` of a transformers model are used; other models
+            are read module by module, without merged layers.
         kwargs: example keyword inputs.
-        skip: fnmatch patterns over names of layers to leave out.
+        skip: fnmatch patterns of layer names to leave out.
     """
     if args is None and kwargs is None:
         kwargs = _dummy_inputs(model)
