@@ -126,5 +126,5 @@ def _named_tuple(name: str, fields: tuple[str, ...]) -> type:
 def _class_name(name: str) -> str:
     last = name.rpartition(":")[2].rpartition(".")[2]
     if not last.isidentifier():
-        raise ArtifactError("class", f"{name!r:.80} is no name of a class", "save the model again")
+        raise ArtifactError("class", f"{name!r:.80} isn't a class name", "save the model again")
     return last

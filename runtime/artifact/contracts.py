@@ -45,7 +45,7 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, objec
 
     Args:
         contract: of the captured program.
-        signature: of the executed graph, which may do more writes itself than the captured one.
+        signature: of the executed graph, which may do writes itself that the captured one returns.
     """
     guards = contract.guards
     return {
@@ -104,7 +104,7 @@ def _ambient(data: list[object], values: Decoder) -> Ambient:
     cpu, cuda, default = (values.decode(dtype) for dtype in data)
     kinds = (torch.dtype, type(None))
     if not (isinstance(cpu, kinds) and isinstance(cuda, kinds) and isinstance(default, torch.dtype)):
-        raise TypeError("surroundings are dtypes")
+        raise TypeError("the ambient state isn't made of dtypes")
     return Ambient(cpu, cuda, default)
 
 
@@ -126,7 +126,7 @@ def require_arithmetic(text: str, symbols: Iterable[str]) -> str:
         node = pending.pop()
         powers += isinstance(node, ast.Pow)
         if powers > _MOST_POWERS or not _is_arithmetic(node, known):
-            raise ValueError(f"the condition {text:.80} is no arithmetic")
+            raise ValueError(f"the condition {text:.80} isn't arithmetic")
         pending += node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
     return text
 
@@ -178,7 +178,7 @@ def _place(leaf: object, dim: object) -> Place:
 
 def _container(slot: object) -> Container:
     if not isinstance(slot, Container):
-        raise TypeError("the state of an object is no container")
+        raise TypeError("the state of an object isn't a container")
     return slot
 
 

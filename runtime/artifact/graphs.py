@@ -161,7 +161,7 @@ def _attach(
     found = resolve(name, buffer)
     if name not in root._modules and name not in root._buffers:
         if hasattr(root, identifier(name)):
-            raise ValueError(f"{name!r:.80} is no name of a weight")
+            raise ValueError(f"{name!r:.80} isn't a weight name")
         if isinstance(found, nn.Module):
             root.add_module(name, found)
         else:

@@ -47,7 +47,7 @@ class LoadedProgram:
 
 
 MakeRunner = Callable[[LoadedProgram], tuple[Callable[..., object], bool]]
-"""What runs a program, and whether autograd's layer may be passed by."""
+"""Returns the callable that runs a program, and whether autograd's dispatch may be skipped."""
 
 
 def plain_runner(program: LoadedProgram) -> tuple[Callable[..., object], bool]:
@@ -153,7 +153,7 @@ class LoadedModel(InferenceModule):
         Raises:
             ArgumentError: always.
         """
-        rule = "its weights are packed and merged, and no parameters"
+        rule = "its weights are packed and merged and aren't parameters"
         self._refuse("parameters()", rule, "loaded.report lists the layers, loaded.device is where they are")
 
     parameters = named_parameters = buffers = named_buffers = _no_parameters

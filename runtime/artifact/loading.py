@@ -45,7 +45,8 @@ def load(
         kind: the class of the result, which takes the arguments of `LoadedModel`.
 
     Raises:
-        ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
+        ArtifactError: the folder isn't an artifact, or is of another version, truncated, changed or
+            malformed.
         ArgumentError: the artifact was compiled for another type of device, GPU or version of cuSPARSELt.
         NativeLibraryError: it needs cuSPARSELt, which can't be used here.
     """
@@ -81,7 +82,7 @@ def read_report(path: str | os.PathLike[str]) -> tuple[Document, Document]:
     """Verify an artifact and return its manifest and the report of its compilation.
 
     Raises:
-        ArtifactError: the folder is no artifact, of a newer version, truncated or changed.
+        ArtifactError: the folder isn't an artifact, or is of another version, truncated or changed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -118,9 +119,9 @@ def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None
     if not tuned.same_algorithms(here):
         raise ArgumentError(
             f"artifact {folder}",
-            f"it was compiled for {tuned.gpu} with cuSPARSELt {tuned.cusparselt}; here is {here.gpu} with "
-            f"{here.cusparselt}",
-            "compile the model here",
+            f"it was compiled for {tuned.gpu} with cuSPARSELt {tuned.cusparselt}; this machine has "
+            f"{here.gpu} with {here.cusparselt}",
+            "compile the model on this machine",
         )
 
 
@@ -137,7 +138,7 @@ def _devices(
     if target.type != saved.type:
         raise ArgumentError(
             f"sf.load(device={str(wanted)!r})",
-            f"{folder} was compiled for {saved.type}: where each layer is fast was measured there",
+            f"{folder} was compiled for {saved.type}, where the policies of its layers were measured",
             f"compile the model on {target.type}",
         )
     if target.type == "cuda" and target.index is None:

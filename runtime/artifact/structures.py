@@ -92,7 +92,7 @@ def _require_fields(keys: tuple[object, ...], children: tuple[object, ...], name
         raise ValueError(f"{len(keys)} keys for {len(children)} values")
     for key in keys if names_only else ():
         if require(key, str).startswith("__"):
-            raise ValueError(f"{key!r:.80} is no attribute of a value")
+            raise ValueError(f"{key!r:.80} isn't an attribute name")
 
 
 def _encode_tree(tree: Any) -> Any:

@@ -116,10 +116,10 @@ def identifier(name: object) -> str:
     """Return the name after checking that it is an identifier, as it becomes part of generated code.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it isn't one.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(f"{name!r:.80} is no name")
+        raise ValueError(f"{name!r:.80} isn't an identifier")
     return name
 
 

@@ -24,11 +24,11 @@ NATIVE = {dtype_name(dtype): dtype for dtype in NATIVE_DTYPES}
 """The dtypes of packed weights by name."""
 
 SHARD_BYTES = 1 << 30
-"""A file has no more, unless one weight has."""
+"""The largest size of a shard, unless a single weight is larger."""
 
 
 class WeightWriter:
-    """Collect the weights that graphs read, then write them shard by shard."""
+    """Collect the weights that graphs read, and write them shard by shard."""
 
     def __init__(self) -> None:
         self._held: dict[object, str] = {}
@@ -164,7 +164,7 @@ class WeightReader:
 
     def _tensor(self, file: str, name: str, device: torch.device) -> Tensor:
         if file not in self._verified:
-            raise ValueError(f"{file!r:.80} is no file of the artifact")
+            raise ValueError(f"{file!r:.80} isn't a file of the artifact")
         if file not in self._files:
             self._files[file] = safe_open(self._folder / file, framework="pt", device="cpu")
         tensor: Tensor = self._files[file].get_tensor(name)

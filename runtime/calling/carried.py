@@ -81,7 +81,7 @@ class Carried:
 
 
 def _refill(old: Any, new: Any) -> bool:
-    """Replace a container's contents by another's; return False if it is no container."""
+    """Replace a container's contents by another's; return False if it isn't a container."""
     if type(old) is not type(new) or not isinstance(old, (list, dict)):
         return False
     if isinstance(old, list):

@@ -1,4 +1,4 @@
-"""Contextual MLPs without a predictor, which select neurons by their activations, computed for all."""
+"""Contextual MLPs without a predictor: the activations, computed for all neurons, select them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complete ``torch.ops.sparseflow.contextual_*``: fakes, refusal of gradients and plain torch versions."""
+"""Complete the operators ``contextual_*``: fake kernels, refusal of gradients and plain torch versions."""
 
 from __future__ import annotations
 

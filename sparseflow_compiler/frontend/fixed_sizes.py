@@ -16,9 +16,9 @@ _UNBACKED = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
 def write_fixed_sizes(graph: Graph) -> None:
     """Replace nodes that compute a size which tracing found to be fixed by its value.
 
-    torch.export takes each size for symbolic until the model asks for one value, and leaves what it had
-    traced by then as it is. Passes are to see a number there, as everywhere else. What is fixed only because
-    the model asserts it of its data stays for the assertion to read: a call may violate it.
+    torch.export treats each size as symbolic until the model needs its value, and doesn't update the nodes
+    traced before. Passes expect a number there, as everywhere else. Sizes that are fixed only because the
+    model asserts it of its data stay, because a call may violate the assertion.
     """
     of_data = _numbers_of_data(graph)
     for node in reversed(graph.nodes):

@@ -15,7 +15,7 @@ from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
 
 PREFIX = "model."
-"""What the names of parameters and modules gain by the wrapping."""
+"""The prefix that wrapping adds to the names of parameters and modules."""
 
 
 class FlatModule(nn.Module):
@@ -81,7 +81,7 @@ class ModelFailure(Exception):  # noqa: N818  # the cause is the error
 
     @partial_fx_graph.setter
     def partial_fx_graph(self, graph: str) -> None:
-        """Ignored."""
+        """Ignore the graph."""
 
 
 class _Record:

@@ -1,4 +1,4 @@
-"""Handle tensors that share memory: inputs are copied for capture, shared written buffers refused."""
+"""Handle tensors that share memory: copy inputs for capture, refuse shared buffers that are written."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def require_own_memory(changed: Iterable[str], tensors: Mapping[str, Tensor]) ->
                 raise CaptureError(
                     name,
                     f"the model writes this buffer in forward, and {other} shares memory with it; a captured "
-                    "program computes as if each had its own",
+                    "program computes as if each had its own memory",
                     f"register one of them, and compute the other in forward: self.{name}[…]",
                 )

@@ -150,7 +150,7 @@ def _is_carriable(value: Any, seen: set[int]) -> bool:
 def _refuse(path: str, what: str, remedy: str = "") -> NoReturn:
     raise CaptureError(
         path,
-        f"the model {what}, which a captured program can't carry over to the next call",
+        f"the model {what}, which a captured program can't pass on to the next call",
         f"{remedy}; else "
         * bool(remedy)
         + "keep it in a buffer or in a plain attribute of a module (tensors, numbers, lists), "

@@ -87,7 +87,7 @@ def is_library(value: object) -> bool:
 
 
 STREAMS = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random, itertools.count, bytearray)
-"""What is copied as a whole and compared by what it says of itself."""
+"""Types that are copied as a whole and compared by their digest."""
 
 
 def digest(value: object) -> str:

@@ -27,7 +27,7 @@ class Held:
     parameters and where their memory is, whether any hook was registered or removed, and numbers,
     flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's
     and of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is
-    written in place through ``.data``, goes unseen.
+    written in place through ``.data``, isn't detected.
 
     Args:
         model: as it was captured.

@@ -168,7 +168,7 @@ def test_a_model_with_nothing_captured_or_no_name_for_its_operator_is_refused(tm
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("dear")
     compiled = sf.compile(Odd().eval(), (torch.randn(2, 64),), prune="magnitude")
-    with pytest.raises(ArtifactError, match="something else than an artifact"):
+    with pytest.raises(ArtifactError, match="something other than an artifact"):
         compiled.save(tmp_path / "full")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "dear"
     with pytest.raises(ArtifactError, match="there is no folder"):
