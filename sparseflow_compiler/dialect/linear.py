@@ -206,7 +206,7 @@ def linear_like(
 def layer_format(layer: ir.Operation) -> Format:
     """Return the format of a verified sparse layer."""
     found = format_of(layer)
-    assert found is not None, "the verifier saw to it"
+    assert found is not None, "the verifier checked it"
     return found
 
 
