@@ -30,7 +30,7 @@ def gemm_rows(
     ms: Sequence[int],
     dtypes: Sequence[torch.dtype],
     device: torch.device,
-    progress: Step,
+    step: Step,
 ) -> list[Row]:
     """Time ``x · Wᵀ`` for every shape, M and dtype, over weights that rotate past the cache.
 
@@ -39,7 +39,7 @@ def gemm_rows(
         ms: rows of x.
         dtypes: float32, bfloat16 or float16 on a CPU; bfloat16 or float16 on a GPU.
         device: where.
-        progress: called for each point.
+        step: called for each point.
 
     Returns:
         A row for each: microseconds of ``F.linear`` and of the sparse product, and what ran. On a GPU that is
@@ -53,10 +53,10 @@ def gemm_rows(
     measure = _on_gpu if device.type == "cuda" else _on_cpu
     for dtype in dtypes:
         for n, k in shapes:
-            progress(len(rows), total, f"{n}×{k} {dtype_name(dtype)}")
+            step(len(rows), total, f"{n}×{k} {dtype_name(dtype)}")
             for row in measure(n, k, ms, dtype, device):
                 rows.append(row)
-                progress(len(rows), total, f"{n}×{k} {dtype_name(dtype)}, M={row['M']}")
+                step(len(rows), total, f"{n}×{k} {dtype_name(dtype)}, M={row['M']}")
     return rows
 
 

@@ -127,7 +127,10 @@ def test_foreign_and_newer_formats_are_refused(pruned_folder, tmp_path):
             },
             "too",
         ),
-        ({"quant_method": "sparseflow", "format_version": 3}, "format version is 3; this SparseFlow reads version 2"),
+        (
+            {"quant_method": "sparseflow", "format_version": 3},
+            "version is 3; this SparseFlow reads version 2",
+        ),
         ({"quant_method": "sparseflow"}, "format version is None"),
         ([], "isn't an object"),
     ):
