@@ -8,13 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import TypeVar
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 from sparseflow.passes.options import Table, format_name, one_of, parse_table
 from sparseflow.passes.registry import pass_class
 from sparseflow.support.arguments import MEMORY_MODES, Memory
+
+T = TypeVar("T")
 
 PHASES: dict[str, tuple[str, ...]] = {
     "canonical": ("causal-attention", "drop-true-masks", "canonicalize-linear"),
@@ -28,7 +30,7 @@ PHASES: dict[str, tuple[str, ...]] = {
 """The passes of each phase, in order. A phase ends where something is decided by looking at the module."""
 
 
-def _setting(phase: str, default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
+def _setting(phase: str, default: T, text: str, parse: Callable[[str], T] | None = None) -> T:
     """Declare a field: the phase that takes it, and what `sparseflow.passes.base.option` has of an option."""
     return field(default=default, metadata={"phase": phase, "text": text, "parse": parse})
 
@@ -90,7 +92,7 @@ def phases(options: PipelineOptions) -> tuple[Phase, ...]:
     )
 
 
-def _made(names: Iterable[str], given: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Pass]:
+def _made(names: Iterable[str], given: Mapping[str, Mapping[str, object] | None]) -> Iterator[Pass]:
     for name in names:
         options = given.get(name, {})
         if options is not None:
@@ -112,7 +114,7 @@ def pipeline(until: str, options: PipelineOptions | None = None) -> tuple[Pass, 
     return tuple(pass_ for phase in made[:count] for pass_ in phase.passes)
 
 
-def settings(until: str) -> list[Field[Any]]:
+def settings(until: str) -> list[Field[object]]:
     """The fields of `PipelineOptions` that the phases up to one take.
 
     Raises:
@@ -122,12 +124,12 @@ def settings(until: str) -> list[Field[Any]]:
     return [setting for name in names for setting in added_settings(name)]
 
 
-def added_settings(phase: str) -> list[Field[Any]]:
+def added_settings(phase: str) -> list[Field[object]]:
     """The fields of `PipelineOptions` that a phase takes."""
     return [setting for setting in fields(PipelineOptions) if setting.metadata["phase"] == phase]
 
 
-def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
+def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
     """The options of each pass that has any from here; None leaves it out."""
     contextual: Table | None = {} if options.others and options.contextual is None else options.contextual
     return {
@@ -140,7 +142,7 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
     }
 
 
-def _table(table: Table | None, **more: Any) -> Mapping[str, Any] | None:
+def _table(table: Table | None, **more: object) -> Mapping[str, object] | None:
     return None if table is None else {"table": table, **more}
 
 

@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from sparseflow.errors import ArgumentError
 
@@ -101,7 +101,7 @@ class Format(ABC):
         return sum(part.nbytes for part in self.parts(n, k, dtype))
 
     @property
-    def op(self) -> Callable[..., Any]:
+    def op(self) -> Callable[..., Tensor]:
         """The operator, which exists from now on."""
         return _operator(self)
 
@@ -230,9 +230,9 @@ class Format(ABC):
 
 
 @functools.cache  # not in the object, which models hold: they would seem to change when they run
-def _operator(stored: Format) -> Callable[..., Any]:
+def _operator(stored: Format) -> Callable[..., Tensor]:
     import torch
 
     stored.load()
-    found: Callable[..., Any] = getattr(torch.ops.sparseflow, stored.operator).default
+    found: Callable[..., Tensor] = getattr(torch.ops.sparseflow, stored.operator).default
     return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.runtime.kernels.codes import FIRST_REGISTERED
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from sparseflow.runtime.device_weight import DeviceWeight
     from sparseflow.runtime.kernels.choice import Choice
 
 
@@ -97,7 +99,7 @@ class Kernel:
         """Return why nothing runs by this kernel on a device of this machine, or None."""
         return None
 
-    def candidates(self, problem: Problem, weight: Any = None) -> tuple[Choice, ...]:
+    def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
         """Return what to time for a problem that it can implement.
 
         Args:
@@ -108,10 +110,10 @@ class Kernel:
 
         return (Choice(self.name),)
 
-    def prepare(self, weight: Any, m: int, choice: Choice) -> None:
+    def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
         """Have worker threads build what calls of a choice with m rows need; by default nothing."""
 
-    def run(self, x: Tensor, weight: Any, choice: Choice, out: Any) -> Tensor:
+    def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` on a GPU for the tuner, raising RuntimeError where that can't be done.
 
         Args:

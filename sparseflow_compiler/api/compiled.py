@@ -78,7 +78,7 @@ class CompiledModel(ModelView):
         self._generator = Generator(model, self.part)
         self._call_signature = CallSignature.of(eager_forward(model))
 
-    def forward(self, *args: object, **kwargs: object) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Run the model. Arguments and result are those of the model's own forward.
 
         Raises:
@@ -344,7 +344,7 @@ class CompiledModel(ModelView):
         )
         return program
 
-    def _inlined(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
+    def _inlined(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
         """The eager model's result, where another model that calls this one is being captured.
 
         Raises:
@@ -384,7 +384,7 @@ class CompiledModel(ModelView):
         return self._model is model
 
     @property
-    def replaced_forward(self) -> Any:
+    def replaced_forward(self) -> object:
         """The `forward` that the model had as an attribute when it was compiled, if any."""
         return self._replaced_forward
 

@@ -124,7 +124,7 @@ class SparseLinear(nn.Module):
         return self
 
     def state_dict(  # type: ignore[override]  # torch has overloads
-        self, *args: object, prefix: str = "", **kwargs: Any
+        self, *args: Any, prefix: str = "", **kwargs: Any
     ) -> dict[str, object]:
         """The portable form, the values under the name ``weight`` as checkpoints have them."""
         found: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)

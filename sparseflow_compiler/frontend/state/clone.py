@@ -31,7 +31,7 @@ from sparseflow.runtime.calling.inference import InferenceModule
 
 _T = TypeVar("_T")
 
-Content = dict[Any, Any]
+Content = dict[object, object]
 """By what was asked: keys of a dict, indices, names of attributes."""
 
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -85,7 +85,10 @@ def content(value: object) -> Content:
         return dict.fromkeys(value, True)
     if isinstance(value, types.CellType):
         return {"": cell_content(value)}
-    return {"": digest(value)} if isinstance(value, STREAMS) else attributes(value)
+    if isinstance(value, STREAMS):
+        return {"": digest(value)}
+    held: Content = dict(attributes(value).items())
+    return held
 
 
 def refill(value: object, held: Content) -> None:
@@ -105,8 +108,8 @@ def refill(value: object, held: Content) -> None:
     elif not isinstance(value, STREAMS):
         for name in attributes(value).keys() - held.keys():
             object.__delattr__(value, name)
-        for name, item in held.items():
-            object.__setattr__(value, name, item)
+        for key, item in held.items():
+            object.__setattr__(value, str(key), item)
 
 
 def _own_methods(value: dict[object, object]) -> type[dict[object, object]]:
@@ -114,13 +117,13 @@ def _own_methods(value: dict[object, object]) -> type[dict[object, object]]:
     return OrderedDict if isinstance(value, OrderedDict) else dict
 
 
-def copied(value: Any) -> object:
+def copied(value: object) -> object:
     """Return a deep copy of lists and dicts; anything else is returned itself."""
     if type(value) is dict:
         return {key: copied(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(copied, value))
-    return value
+    if type(value) is list:
+        return list(map(copied, value))
+    return tuple(map(copied, value)) if type(value) is tuple else value
 
 
 @dataclass
@@ -241,7 +244,7 @@ class Clone:
             dict.__setitem__(made, key, entry)
         return made
 
-    def _list(self, value: Any, path: str, owner: Owner) -> object:
+    def _list(self, value: list[object] | deque[object], path: str, owner: Owner) -> object:
         made = copy.copy(value)
         self._add(value, made, path, owner)
         for i, held in enumerate(value):
@@ -335,7 +338,7 @@ class Clone:
         self._kept.append(made)
         return weakref.ref(made)
 
-    def _cached(self, value: Any, path: str, owner: Owner) -> object:
+    def _cached(self, value: functools._lru_cache_wrapper[object], path: str, owner: Owner) -> object:
         """Copy a memoised function with an empty memo: results of a trace must not be kept."""
         made = functools.lru_cache(**value.cache_parameters())(self._copy(value.__wrapped__, path, owner))
         self._copies[id(value)] = made

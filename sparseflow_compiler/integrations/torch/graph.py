@@ -71,12 +71,12 @@ class Graph:
         )
         return cls(module, weights, tuple(_source(nodes[i]) for i in weights), sizes, inputs, returned)
 
-    def call(self, args: Sequence[object]) -> list[Any]:
+    def call(self, args: Sequence[object]) -> list[object]:
         """The inputs among the arguments of the graph, as a `BoundGraph` takes them."""
         picked = (args[i] for i in self.inputs)
         return [Number(value) if type(value) is int else value for value in picked]
 
-    def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[Any, ...]:
+    def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[object, ...]:
         """The results of the graph: those that it computed, and arguments that it returns."""
         rest = iter(computed)
         return tuple(next(rest) if place is None else args[place] for place in self.returned)
@@ -100,7 +100,7 @@ class BoundGraph(nn.Module):
             parent.register_parameter(last, nn.Parameter(weight.detach(), requires_grad=False))
         self.eval()
 
-    def forward(self, *inputs: object) -> tuple[Any, ...]:
+    def forward(self, *inputs: object) -> tuple[object, ...]:
         """Run the graph on what `Graph.call` made; returns the results that are no arguments."""
         graph = self._graph
         args: dict[int, Any] = {
@@ -126,9 +126,9 @@ def _sizes(values: Sequence[object]) -> Iterator[tuple[int, SizeOf]]:
     """The symbolic integers that a dimension of a tensor has as its size."""
     dims: dict[object, SizeOf] = {}
     for place, value in enumerate(values):
-        shape: Sequence[Any] = value.shape if isinstance(value, Tensor) else ()
-        symbolic = (dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
-        dims |= {shape[dim].node.expr: SizeOf(place, dim) for dim in symbolic}
+        shape: Sequence[int | torch.SymInt] = value.shape if isinstance(value, Tensor) else ()
+        symbolic = ((dim, size) for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
+        dims |= {size.node.expr: SizeOf(place, dim) for dim, size in symbolic}
     for place, value in enumerate(values):
         if isinstance(value, torch.SymInt) and value.node.expr in dims:
             yield place, dims[value.node.expr]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +146,7 @@ class PackWeight(ConversionOps):  # type: ignore[misc]
 
     def convert(
         self,
-        input_dict: dict[str, Any],
+        input_dict: dict[str, Tensor | list[Tensor]],
         *,
         model: nn.Module,
         full_layer_name: str,
