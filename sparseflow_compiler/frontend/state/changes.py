@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from sparseflow.errors import CaptureError
-from sparseflow.frontend.state.clone import TABLES, Clone, Node, Owner
+from sparseflow.frontend.state.clone import Clone
 from sparseflow.frontend.state.kinds import ATOMS, is_shared, library_of
+from sparseflow.frontend.state.nodes import TABLES, Node, Owner
 from sparseflow.runtime.calling.carried import Place
 
 BACKEND = 'torch.compile(model, backend="sparseflow")'

@@ -9,7 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from sparseflow.frontend.state.changes import same
-from sparseflow.frontend.state.clone import Clone, Content, content, refill
+from sparseflow.frontend.state.clone import Clone
+from sparseflow.frontend.state.contents import Content, content, refill
 from sparseflow.frontend.state.kinds import cell_content, function_cells, is_library, library_of
 
 _CONTAINERS = (list, dict, set, deque)
