@@ -85,11 +85,13 @@ class Phase:
 
 def phases(options: PipelineOptions) -> tuple[Phase, ...]:
     """Every phase, in order, with its passes made from the options."""
-    given = _given(options)
-    return tuple(
-        Phase(phase, tuple(_made(names, given)), tuple(setting.name for setting in added_settings(phase)))
-        for phase, names in PHASES.items()
-    )
+    return tuple(phase(name, options) for name in PHASES)
+
+
+def phase(name: str, options: PipelineOptions) -> Phase:
+    """One phase, by its name in `PHASES`, with its passes made from the options."""
+    made = tuple(_made(PHASES[name], _given(options)))
+    return Phase(name, made, tuple(setting.name for setting in added_settings(name)))
 
 
 def _made(names: Iterable[str], given: Mapping[str, Mapping[str, object] | None]) -> Iterator[Pass]:
@@ -109,9 +111,9 @@ def pipeline(until: str, options: PipelineOptions | None = None) -> tuple[Pass, 
     Raises:
         PassError: there is no such phase.
     """
-    count = _position(until) + 1
-    made = phases(PipelineOptions() if options is None else options)
-    return tuple(pass_ for phase in made[:count] for pass_ in phase.passes)
+    names = list(PHASES)[: _position(until) + 1]
+    given = PipelineOptions() if options is None else options
+    return tuple(pass_ for name in names for pass_ in phase(name, given).passes)
 
 
 def settings(until: str) -> list[Field[object]]:

@@ -147,12 +147,12 @@ class CompiledModel(ModelView):
                 ``"runtime"`` as executed.
             program: which program, in order of capture.
         """
-        captured = self._captured(program)
-        if stage not in captured.stages:
+        stages = self._captured(program).phases.stages
+        if stage not in stages:
             raise ArgumentError(
-                f"mlir(stage={stage!r})", f"stage must be one of {', '.join(map(repr, captured.stages))}"
+                f"mlir(stage={stage!r})", f"stage must be one of {', '.join(map(repr, stages))}"
             )
-        return str(captured.stages[stage])
+        return str(stages[stage])
 
     def pipeline(self, *, program: int = 0) -> str:
         """The passes that made a captured program, with all that was measured and decided between them.
@@ -165,7 +165,7 @@ class CompiledModel(ModelView):
         from sparseflow.passes import format_pipeline
         from sparseflow.passes.phases import pipeline
 
-        return format_pipeline(pipeline("runtime", self._captured(program).pipeline))
+        return format_pipeline(pipeline("runtime", self._captured(program).phases.pipeline))
 
     def graph(self, *, program: int = 0) -> torch.fx.GraphModule:
         """The executable torch.fx graph of a captured program."""
@@ -331,7 +331,7 @@ class CompiledModel(ModelView):
             program = build_program(
                 self._model, args, kwargs, self._options, self._bank, progress, self._carried
             )
-        if program.unpruned and not self._programs and not self._bank.told_of_no_pruning:
+        if program.phases.unpruned and not self._programs and not self._bank.told_of_no_pruning:
             self._bank.told_of_no_pruning = True
             warn_of_dense_weights(type(self._model).__name__)
         if self._carried.places is not places:  # the programs so far don't know of them
