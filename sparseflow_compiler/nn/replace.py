@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.pruning.linear_layers import find_layers
-from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
+from sparseflow.runtime import PackedWeight, checks, is_24, packed, prune_24
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.runtime.formats import find, names
+from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
 from sparseflow.support.arguments import (
     Memory,
     PolicyMode,
@@ -35,14 +37,16 @@ def sparsify(
     skip_defaults: bool = True,
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
+    format: str = "2:4",
 ) -> list[str]:
     """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
 
     Only modules whose type is ``nn.Linear`` itself are replaced, with N and K from 16 on, K divisible by 4,
-    in float32, bfloat16 or float16, and a weight that no other module shares. `sparseflow.compile` does more:
-    it merges and fuses layers, and leaves dense those that never win.
+    in float32, bfloat16 or float16, and a weight that no other module shares; so are only those that the
+    format can store. `sparseflow.compile` does more: it merges and fuses layers, and leaves dense those that
+    never win.
 
-    A transformers model's ``save_pretrained`` writes the packed layers, for `sparseflow` to load again.
+    A transformers model's ``save_pretrained`` writes layers in ``"2:4"``, for `sparseflow` to load again.
 
     Args:
         model: its packed weights are frozen from now on; gradients flow through them, for adapters to train.
@@ -52,6 +56,8 @@ def sparsify(
         skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: as `SparseLinear` has it.
         memory: as `SparseLinear` has it.
+        format: how weights are stored and multiplied, as `sparseflow.compile` has it; a layer that can't have
+            it stays dense.
 
     Returns:
         The names of the replaced layers.
@@ -61,16 +67,17 @@ def sparsify(
         WeightError: a weight holds NaN or Inf; layers before it are replaced by then.
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
+    require_one_of("nn.sparsify", "format", format, names())
     require_patterns("nn.sparsify", skip)
     require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")
     for host in HOSTS:
         host.before_packing(model)
     replaced = []
-    for name in eligible(model, with_defaults(skip, skip_defaults)):
+    for name in eligible(model, with_defaults(skip, skip_defaults), format):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear), "only those are eligible"
-        weight = pack(linear.weight, prune, name)
+        weight = pack(linear.weight, prune, name, format)
         if weight is not None:
             put(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
@@ -80,6 +87,7 @@ def sparsify(
         "skip_defaults": skip_defaults,
         "policy": policy,
         "memory": memory,
+        "format": format,
     }
     for host in HOSTS:
         host.after_packing(model, options)
@@ -109,31 +117,33 @@ def densified(layer: SparseLinear) -> nn.Linear:
     return linear
 
 
-def eligible(model: nn.Module, skip: Sequence[str]) -> list[str]:
+def eligible(model: nn.Module, skip: Sequence[str], format: str = "2:4") -> list[str]:
     """The names of the layers that `sparsify` may replace; weights aren't looked at."""
     return [
         layer.name
         for layer in find_layers(model, skip)
-        if layer.dense is None and type(layer.module) is nn.Linear and fits(layer.module)
+        if layer.dense is None and type(layer.module) is nn.Linear and fits(layer.module, format)
     ]
 
 
-def fits(linear: nn.Linear) -> bool:
-    """Whether a layer's sizes and dtype can be packed and saved."""
-    n, k = linear.out_features, linear.in_features
-    return min(n, k) >= LEAST and k % 4 == 0 and linear.weight.dtype in checks.NATIVE_DTYPES
+def fits(linear: nn.Linear, format: str = "2:4") -> bool:
+    """Whether a layer's sizes and dtype can be packed, in ``"2:4"`` also saved."""
+    n, k, dtype = linear.out_features, linear.in_features, linear.weight.dtype
+    if min(n, k) < LEAST or k % 4 or dtype not in checks.NATIVE_DTYPES:
+        return False
+    return find(format).why_not(n, k, ELEMENT_TYPES[dtype]) is None
 
 
 @torch.no_grad()
-def pack(weight: Tensor, prune: Prune | None, name: str) -> PackedWeight | None:
-    """A weight packed, pruned before if asked for; None where it isn't 2:4 and isn't to be pruned.
+def pack(weight: Tensor, prune: Prune | None, name: str, format: str = "2:4") -> PackedWeight | None:
+    """A weight in a format, pruned before if asked for; None where it isn't 2:4 and isn't to be pruned.
 
     Raises:
         WeightError: it holds NaN or Inf.
     """
     if prune is not None:
         weight = prune_24(weight, name=name)
-    return compress_2_4(weight, name=name) if is_24(weight) else None
+    return packed.pack(weight, format, name=name) if is_24(weight) else None
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -54,7 +54,8 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         if not self.pre_quantized:
             tied = getattr(model, "all_tied_weights_keys", {})
             names = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
-            self.chosen = frozenset(eligible(model, with_defaults(config.skip, config.skip_defaults))) - names
+            skip = with_defaults(config.skip, config.skip_defaults)
+            self.chosen = frozenset(eligible(model, skip, config.format)) - names
             return
         self.saved_as = frozenset(config.layers)
         for name in (name_here(model, name) for name in config.layers):
@@ -84,7 +85,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
     def take(self, model: nn.Module, name: str, weight: Tensor) -> Tensor | None:
         """Pack a layer's weight and replace the layer; returns the weight where the layer stays dense."""
         config = self.quantization_config
-        packed = pack(weight, config.prune, name)
+        packed = pack(weight, config.prune, name, config.format)
         if packed is None:
             return weight
         packed.settle()
@@ -116,8 +117,8 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def is_serializable(self) -> bool:
-        """``save_pretrained`` works."""
-        return True
+        """``save_pretrained`` works, of layers in ``"2:4"``: packed checkpoints have no other format."""
+        return self.quantization_config.format == "2:4"
 
     @property
     def is_trainable(self) -> bool:
