@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 from torch_mlir import ir
 
 from sparseflow.errors import LoweringError
@@ -18,7 +18,7 @@ from sparseflow.lowering.operators import arguments, find_operator
 from sparseflow.lowering.weight_provider import WeightProvider, WeightRegistry
 from sparseflow.runtime.assemble import assemble
 
-Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Any]]
+Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Argument]]
 
 
 class GraphBuilder:
@@ -28,7 +28,7 @@ class GraphBuilder:
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.weights = WeightRegistry(self.root, weights)
-        self._values: dict[ir.Value, Any] = {}
+        self._values: dict[ir.Value, Argument] = {}
 
     def build(self, function: ir.Operation) -> fx.GraphModule:
         """Translate a function of one block."""
@@ -43,7 +43,7 @@ class GraphBuilder:
         self.graph.eliminate_dead_code()
         return assemble(self.root, self.graph, "Lowered")
 
-    def operands(self, op: ir.Operation) -> list[Any]:
+    def operands(self, op: ir.Operation) -> list[Argument]:
         """Return the nodes and constants of an operation's operands."""
         return [self._values[value] for value in op.operands]
 
@@ -66,7 +66,7 @@ def _name(op: ir.Operation) -> str:
     return str(ir.StringAttr(op.attributes["name"]).value if op.name == "torch.operator" else op.name)
 
 
-def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     name = _name(op)
     target = find_operator(name)
     args, kwargs = arguments(target, builder.operands(op))
@@ -81,41 +81,41 @@ def _node_name(name: str) -> str:
     return name.split(".")[2]
 
 
-def _list(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _list(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [builder.operands(op)]
 
 
-def _unpack(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _unpack(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     (items,) = builder.operands(op)
     if isinstance(items, list):
         return items
     return [builder.graph.call_function(operator.getitem, (items, i)) for i in range(len(op.results))]
 
 
-def _forward(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _forward(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return builder.operands(op)
 
 
-def _constant(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _constant(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [CONSTANTS[op.name](op)]
 
 
-def _literal(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _literal(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [builder.graph.get_attr(builder.weights.literal(literal_tensor(op)))]
 
 
-def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     found = grouped_attention(builder.graph, op, builder.operands(op))
     return _call(builder, op) if found is None else [found]
 
 
-def _sparse_layer(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _sparse_layer(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     raise LoweringError(
         f"{op.name} at {op.location}", "the runtime has no such operator", "run lower-sparse-gemm first"
     )
 
 
-def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     name = ir.StringAttr(op.attributes["name"]).value
     if "contiguous" in op.attributes:
         return [builder.graph.get_attr(builder.weights.contiguous(name, "transposed" in op.attributes))]
@@ -125,15 +125,15 @@ def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     return [node]
 
 
-def _merged_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _merged_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [builder.graph.get_attr(builder.weights.dense(*_names(op)))]
 
 
-def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [[builder.graph.get_attr(held) for held in builder.weights.packed(*_names(op), _format(op))]]
 
 
-def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     held = builder.weights.turned if "turned" in op.attributes else builder.weights.pruned
     return [builder.graph.get_attr(held(*_names(op), _format(op)))]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 from sparseflow.errors import PassError
 
 if TYPE_CHECKING:
     from torch_mlir import ir
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Pass:
         raise NotImplementedError
 
 
-def option(default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
+def option(default: T, text: str, parse: Callable[[str], T] | None = None) -> T:
     """Declare a field of a pass as an option.
 
     Args:

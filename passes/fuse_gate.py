@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 from torch_mlir import ir
 
@@ -17,6 +17,8 @@ from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass
 from sparseflow.passes.ir_builder import before, replace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _turned(value: ir.Value, row: int) -> ir.Value:
     assert ref is not None, "_can_turn checked it"
     assert type_ is not None, "_can_turn checked it"
 
-    def turn(parts: tuple[object, ...]) -> tuple[Any, ...]:
+    def turn(parts: tuple[T, ...]) -> tuple[T, ...]:
         return (*parts[at:], *parts[:at])
 
     return merged_weight(turn(ref.names), type_, transposed=turn(ref.transposed), sizes=turn(ref.sizes))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch_mlir import ir
 
 from sparseflow.dialect.base import number_of, string_attribute, text_of, view_as
 from sparseflow.dialect.contextual_mlp import GATE, ContextualMlpOp
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
-from sparseflow.dialect.packed_weight import packed_weight
+from sparseflow.dialect.packed_weight import WeightForms, packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.dialect.weight import reoriented
@@ -99,7 +99,7 @@ def _products(op: ir.Operation, tensors: dict[str, ir.Value]) -> list[ir.Value]:
 def _pack_up(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value]) -> tuple[ir.Value, ...]:
     refs = [_reference(op, role, tensors[role]) for role in roles]
     neurons, hidden, dtype = _static(op, "up", tensors["up"])
-    whole: dict[str, Any] = {
+    whole: WeightForms = {
         "names": [ref.names[0] for ref in refs],
         "shape": (len(roles) * neurons, hidden),
         "dtype": dtype,
@@ -118,7 +118,7 @@ def _pack_down(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value])
     (role,) = roles
     ref = _reference(op, role, tensors[role])
     neurons, hidden, dtype = _static(op, role, tensors[role])
-    whole: dict[str, Any] = {
+    whole: WeightForms = {
         "names": ref.names,
         "shape": (hidden, neurons),
         "dtype": dtype,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch_mlir import ir
 
 from sparseflow.dialect.base import view_as
 from sparseflow.dialect.linear import LinearOp, layer_format
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
-from sparseflow.dialect.packed_weight import packed_weight
+from sparseflow.dialect.packed_weight import WeightForms, packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
@@ -103,7 +103,7 @@ def _lower(layers: Sequence[ir.Operation], memory: Memory) -> None:
         replace(layer, call)
 
 
-def _reference(layer: ir.Operation) -> dict[str, Any]:
+def _reference(layer: ir.Operation) -> WeightForms:
     """Return the arguments that refer to a layer's weight, for `packed_weight` and `pruned_weight`."""
     weight = _packable(layer)
     return {

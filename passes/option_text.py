@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 from sparseflow.runtime import formats
+
+T = TypeVar("T", bound=str)
 
 Table = Path | Mapping[str, object]
 """A JSON object: the path of its file, or its content."""
@@ -26,7 +28,7 @@ def parse_options(pass_class: type[Pass], text: str) -> Pass:
     return pass_class(**parse_fields(f"pass '{pass_class.name}'", fields(pass_class), text))
 
 
-def parse_fields(subject: str, declared: Iterable[Field[Any]], text: str) -> dict[str, Any]:
+def parse_fields(subject: str, declared: Iterable[Field[object]], text: str) -> dict[str, Any]:
     """Parse the options in a text; return their values by field name.
 
     Args:
@@ -75,16 +77,17 @@ def _split(subject: str, text: str) -> list[tuple[str, str]]:
     return [(option, value) for option, _, value in pairs]
 
 
-def _parse(subject: str, field: Field[object], text: str) -> Any:
+def _parse(subject: str, field: Field[object], text: str) -> object:
     try:
         return _reader(field)(text)
     except ValueError as error:
         raise PassError(f"{subject}, option '{option_name(field)}'", str(error)) from None
 
 
-def _reader(field: Field[object]) -> Any:
+def _reader(field: Field[object]) -> Callable[[str], object]:
     if field.metadata["parse"] is not None:
-        return field.metadata["parse"]
+        parse: Callable[[str], object] = field.metadata["parse"]
+        return parse
     return _parse_texts if isinstance(field.default, tuple) else _parse_count
 
 
@@ -105,13 +108,14 @@ def format_value(value: object) -> str:
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
 
 
-def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+def one_of(choices: Sequence[T]) -> Callable[[str], T]:
     """Return a parser of an option that has a few values only."""
 
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}, not '{text}'")
-        return text
+    def parse(text: str) -> T:
+        for choice in choices:
+            if choice == text:
+                return choice
+        raise ValueError(f"must be one of {', '.join(choices)}, not '{text}'")
 
     return parse
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import TypeVar
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 from sparseflow.passes.option_text import Table, format_name, one_of, parse_table
 from sparseflow.passes.registry import pass_class
 from sparseflow.support.arguments import MEMORY_MODES, Memory
+
+T = TypeVar("T")
 
 PHASES: dict[str, tuple[str, ...]] = {
     "canonical": ("causal-attention", "drop-true-masks", "canonicalize-linear"),
@@ -28,7 +30,7 @@ PHASES: dict[str, tuple[str, ...]] = {
 """The passes of each phase, in order. A phase ends where something is decided by looking at the module."""
 
 
-def _setting(phase: str, default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
+def _setting(phase: str, default: T, text: str, parse: Callable[[str], T] | None = None) -> T:
     """Declare a field with the phase that takes it; the rest is as in `sparseflow.passes.base.option`."""
     return field(default=default, metadata={"phase": phase, "text": text, "parse": parse})
 
@@ -85,14 +87,16 @@ class Phase:
 
 def phases(options: PipelineOptions) -> tuple[Phase, ...]:
     """Return every phase, in order, with its passes made from the options."""
-    given = _given(options)
-    return tuple(
-        Phase(phase, tuple(_made(names, given)), tuple(setting.name for setting in added_settings(phase)))
-        for phase, names in PHASES.items()
-    )
+    return tuple(phase(name, options) for name in PHASES)
 
 
-def _made(names: Iterable[str], given: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Pass]:
+def phase(name: str, options: PipelineOptions) -> Phase:
+    """Return the phase of a name in `PHASES`, with its passes made from the options."""
+    made = tuple(_made(PHASES[name], _given(options)))
+    return Phase(name, made, tuple(setting.name for setting in added_settings(name)))
+
+
+def _made(names: Iterable[str], given: Mapping[str, Mapping[str, object] | None]) -> Iterator[Pass]:
     for name in names:
         options = given.get(name, {})
         if options is not None:
@@ -109,12 +113,12 @@ def pipeline(until: str, options: PipelineOptions | None = None) -> tuple[Pass, 
     Raises:
         PassError: there is no such phase.
     """
-    count = _position(until) + 1
-    made = phases(PipelineOptions() if options is None else options)
-    return tuple(pass_ for phase in made[:count] for pass_ in phase.passes)
+    names = list(PHASES)[: _position(until) + 1]
+    given = PipelineOptions() if options is None else options
+    return tuple(pass_ for name in names for pass_ in phase(name, given).passes)
 
 
-def settings(until: str) -> list[Field[Any]]:
+def settings(until: str) -> list[Field[object]]:
     """Return the fields of `PipelineOptions` that the phases up to and including one take.
 
     Raises:
@@ -124,12 +128,12 @@ def settings(until: str) -> list[Field[Any]]:
     return [setting for name in names for setting in added_settings(name)]
 
 
-def added_settings(phase: str) -> list[Field[Any]]:
+def added_settings(phase: str) -> list[Field[object]]:
     """Return the fields of `PipelineOptions` that a phase takes."""
     return [setting for setting in fields(PipelineOptions) if setting.metadata["phase"] == phase]
 
 
-def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
+def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
     """Return the options of each pass that gets any from `PipelineOptions`; None leaves the pass out."""
     only_reason = options.outside_reason and options.contextual is None
     contextual: Table | None = {} if only_reason else options.contextual
@@ -143,7 +147,7 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
     }
 
 
-def _table(table: Table | None, **more: Any) -> Mapping[str, Any] | None:
+def _table(table: Table | None, **more: object) -> Mapping[str, object] | None:
     return None if table is None else {"table": table, **more}
 
 

@@ -6,7 +6,6 @@ import functools
 import sys
 from collections import namedtuple
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from torch.utils import _pytree as pytree
 
@@ -58,7 +57,7 @@ def _of_transformers(name: str) -> type | None:
     return found if isinstance(found, type) and not hasattr(found, "__del__") else None
 
 
-class Record(dict[str, Any]):
+class Record(dict[str, object]):
     """Stand-in for an output class that isn't imported: fields by name, attribute and index.
 
     Its cache is available under the names of all transformers versions.
@@ -72,7 +71,7 @@ class Record(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"{self.stands_for} has no field {name!r}") from None
 
-    def __getitem__(self, key: str | int | slice) -> Any:
+    def __getitem__(self, key: str | int | slice) -> object:
         if isinstance(key, str):
             return super().__getitem__(known_name(key, self.keys()))
         return self.to_tuple()[key]

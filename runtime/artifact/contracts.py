@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from sparseflow.runtime.calling.contract import Contract, TensorSpec
 from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs, Result, ResultKind, Signature
 from sparseflow.runtime.calling.structure import COUNTERS, Container, Structure
+from sparseflow.support.documents import Document
 
 _FUNCTIONS = frozenset(
     {"min", "max"}
@@ -67,9 +67,7 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, objec
     }
 
 
-def decode_contract(
-    data: dict[str, Any], kinds: ClassLookup, devices: Callable[[str], torch.device]
-) -> Contract:
+def decode_contract(data: Document, kinds: ClassLookup, devices: Callable[[str], torch.device]) -> Contract:
     """Decode a contract and register the counters of its objects.
 
     Raises:
@@ -153,10 +151,10 @@ def _encode_spec(spec: TensorSpec | None) -> object:
     return [encode(spec.dtype), spec.rank, encode(spec.device), *layout]
 
 
-def _decode_spec(data: Any, values: Decoder) -> TensorSpec | None:
+def _decode_spec(data: object, values: Decoder) -> TensorSpec | None:
     if data is None:
         return None
-    dtype, rank, device, *layout = data
+    dtype, rank, device, *layout = require(data, list)
     if len(layout) > 1:
         raise ValueError("a tensor has one layout")
     return TensorSpec(

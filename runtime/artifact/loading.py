@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -88,7 +88,7 @@ def read_report(path: str | os.PathLike[str]) -> tuple[Document, Document]:
     manifest = read_manifest(folder)
     with malformed_as_error(folder):
         verify(folder, manifest)
-        return manifest, require(_listed(folder, manifest, "report.json"), dict)
+        return manifest, _listed(folder, manifest, "report.json")
 
 
 def _programs(
@@ -107,11 +107,11 @@ def _programs(
     return programs
 
 
-def _listed(folder: Path, manifest: Document, name: str) -> Any:
+def _listed(folder: Path, manifest: Document, name: str) -> Document:
     """Read a verified file."""
     if name not in manifest["files"]:
         raise ValueError(f"it has no {name}")
-    return read_json(folder, name)
+    return require(read_json(folder, name), dict)
 
 
 def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from blake3 import blake3
 
@@ -94,7 +93,7 @@ def verify(folder: Path, manifest: Document) -> None:
             raise ArtifactError(f"artifact {folder}", f"{path.name} was changed after it was written", _AGAIN)
 
 
-def read_json(folder: Path, name: str) -> Any:
+def read_json(folder: Path, name: str) -> object:
     """Read a JSON file of an artifact.
 
     Raises:

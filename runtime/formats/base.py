@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from sparseflow.errors import ArgumentError
 
@@ -101,7 +101,7 @@ class Format(ABC):
         return sum(part.nbytes for part in self.parts(n, k, dtype))
 
     @property
-    def op(self) -> Callable[..., Any]:
+    def op(self) -> Callable[..., Tensor]:
         """The operator; the first access imports the module that registers it."""
         return _operator(self)
 
@@ -232,9 +232,9 @@ class Format(ABC):
 
 
 @functools.cache  # not stored in the object: a model that holds it would seem to change in its first call
-def _operator(stored: Format) -> Callable[..., Any]:
+def _operator(stored: Format) -> Callable[..., Tensor]:
     import torch
 
     stored.load()
-    found: Callable[..., Any] = getattr(torch.ops.sparseflow, stored.operator).default
+    found: Callable[..., Tensor] = getattr(torch.ops.sparseflow, stored.operator).default
     return found

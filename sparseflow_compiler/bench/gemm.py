@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -79,8 +79,9 @@ def _on_gpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, device: torch
     policy = which.policies([(n, k)], dtype, device, mode="sparse")[n, k]
     if isinstance(policy, str):
         raise ArgumentError(f"{n}×{k} {dtype_name(dtype)}", f"can't run sparse: {policy}")
-    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
-    with torch.inference_mode(), cuda.device(device), cuda.stream(cuda.Stream(device)):  # to be captured
+    new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream  # untyped in torch
+    stream = new_stream(device)  # to be captured
+    with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(stream):
         layer = Layer.random(n, k, dtype)
         for m in ms:
             yield _gpu_point(layer, n, k, m, policy)

@@ -26,7 +26,7 @@ def model_rows(
     seconds: float,
     step: Step,
     **options: Any,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Time calls of a transformers model as it is and compiled, in turns.
 
     Args:
@@ -46,7 +46,7 @@ def model_rows(
         SparseFlowError: it can't be compiled.
     """
     compiled = sparseflow_compile(model, **options)
-    device, rows = device_of(model), list[dict[str, Any]]()
+    device, rows = device_of(model), list[dict[str, object]]()
     inner, dense = opponent(model, device, **options)
     for batch, seq in calls:
         step(len(rows), len(calls), f"batch {batch}, {seq} tokens")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from sparseflow.errors import CheckpointError
 from sparseflow.integrations.compressed_tensors.bitmask import from_bitmask, to_bitmask
 from sparseflow.nn.linear import VALUES
 from sparseflow.runtime import PackedWeight
+from sparseflow.support.documents import Document
 
 FormatName = Literal["dense", "sparse-24-bitmask", "sparseflow"]
 
@@ -156,9 +157,10 @@ def format_of(config: Mapping[str, object], subject: str) -> Format | None:
     return _compressed(declared, subject)
 
 
-def declared_in(config: Mapping[str, object]) -> Any:
+def declared_in(config: Document) -> Document:
     """Return the entry of config.json about the form of the weights."""
-    return config.get("quantization_config") or config.get("compression_config") or {}
+    found: Document = config.get("quantization_config") or config.get("compression_config") or {}
+    return found
 
 
 def require_version(version: object, subject: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sparseflow.errors import CheckpointError
+from sparseflow.support.tensor_files import TensorFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -22,7 +22,7 @@ SHARD_BYTES = 5 << 30
 _WHOLE = "get a complete copy of the checkpoint"
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, object]:
     """Read the object in a JSON file of a checkpoint.
 
     Raises:
@@ -53,7 +53,7 @@ class ShardReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
         if (folder / INDEX).is_file():
             self._home = self._indexed()
         elif (folder / SINGLE).is_file():
@@ -87,12 +87,12 @@ class ShardReader:
         """
         file = self._of(name)
         try:
-            found: Tensor = file.get_tensor(name)
+            found = file.get_tensor(name)
         except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(self._home[name], error) from None
         return found
 
-    def _of(self, name: str) -> Any:
+    def _of(self, name: str) -> TensorFile:
         if name not in self._home:
             raise CheckpointError(f"checkpoint {self.folder}", f"it has no tensor {name}", _WHOLE)
         return self._open(self._home[name])
@@ -112,7 +112,7 @@ class ShardReader:
                 raise CheckpointError(f"checkpoint {self.folder}", f"{file} lacks the tensor {name}", _WHOLE)
         return found
 
-    def _open(self, file: str) -> Any:
+    def _open(self, file: str) -> TensorFile:
         if file not in self._files:
             try:
                 self._files[file] = safe_open(self.folder / file, framework="pt", device="cpu")

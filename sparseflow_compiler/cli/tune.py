@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,12 +46,19 @@ def tune(
             "sparseflow tune", "needs a model or shapes, and not both", "give --shape 4096x4096"
         )
     dtypes = None if not dtype else [option_values.dtype(name, _DTYPES) for name in dtype]
-    shapes = [option_values.sizes("--shape", text, "NxK") for text in shape or ()]
-    target: Any = shapes if model is None else _meta_model(model)
+    shapes = [option_values.shape("--shape", text) for text in shape or ()]
+    target: nn.Module | list[tuple[int, int]] = shapes if model is None else _meta_model(model)
     from sparseflow.api.tune import tune as run
 
-    how: dict[str, Any] = {"folder": folder, "force": force, "deadline": deadline}
-    result = run(target, dtypes=dtypes, ms=m, device=option_values.named_device(device), **how)
+    result = run(
+        target,
+        dtypes=dtypes,
+        ms=m,
+        device=option_values.named_device(device),
+        folder=folder,
+        force=force,
+        deadline=deadline,
+    )
     if as_json:
         option_values.print_json(result.to_dict())
     else:

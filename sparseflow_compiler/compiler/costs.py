@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparseflow.compiler.build import Program
@@ -17,7 +17,7 @@ _STAGES = {
 }
 
 
-def compilations(programs: Sequence[Program]) -> dict[str, Any]:
+def compilations(programs: Sequence[Program]) -> dict[str, object]:
     """Return the costs of all programs: seconds by part, inductor's compilations, and CUDA graphs.
 
     Returns:

@@ -175,7 +175,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
     """Return the report of a model: one row for each layer over all programs, and totals."""
     rows: dict[str, LayerReport] = {}
     for program in programs:
-        for decision in program.decisions:
+        for decision in program.phases.decisions:
             row = _row(decision, program, bank, options)
             if decision.weight not in rows or row.decision != "dense":
                 rows[decision.weight] = row
@@ -200,8 +200,8 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     sparse = decision.decision == "sparse"
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
     if decision.decision == "contextual":
-        return _contextual_row(decision, program.contextual[decision.policy], bank, options)
-    policy = program.policies.get(decision.policy)
+        return _contextual_row(decision, program.phases.contextual[decision.policy], bank, options)
+    policy = program.phases.policies.get(decision.policy)
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
     ranges = _ranges(policy) if sparse else ()
     error = bank.relative_error(decision.weight)
@@ -209,7 +209,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     reason = _why_sparse(decision, program, error, format_error, options) if sparse else decision.reason
     if error and not sparse:
         reason = f"{_origin(error, options)}; {reason}"
-    not_contextual = program.not_contextual.get(decision.weight)
+    not_contextual = program.phases.not_contextual.get(decision.weight)
     return LayerReport(
         name=decision.weight.removesuffix(".weight"),
         N=decision.N,
@@ -247,20 +247,20 @@ def _contextual_row(
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
     packed_bytes = 0 if product.policy is None else _stored_bytes(decision, find(EXACT))
     return LayerReport(
-        name,
-        decision.N,
-        decision.K,
-        decision.dtype,
-        "contextual",
-        reason + _for_more_rows(product, selecting.m_max, error, options),
-        (
+        name=name,
+        N=decision.N,
+        K=decision.K,
+        dtype=decision.dtype,
+        decision="contextual",
+        reason=reason + _for_more_rows(product, selecting.m_max, error, options),
+        ranges=(
             Range(1, selecting.m_max, "contextual", min(speedups, default=None)),
             *_ranges_above(product, selecting.m_max),
         ),
-        dense_bytes,
-        dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
-        error,
-        EXACT if product.policy is not None else "",
+        bytes_dense=dense_bytes,
+        bytes=dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
+        rel_err=error,
+        format=EXACT if product.policy is not None else "",
     )
 
 
@@ -319,7 +319,7 @@ def _why_sparse(
     format_error: FormatError | None,
     options: CompileOptions,
 ) -> str:
-    policy = program.policies.get(decision.policy)
+    policy = program.phases.policies.get(decision.policy)
     timed = policy.why() if policy else "not measured: policy='sparse'"
     parts = decision.merged
     merged = f"; one product of {len(parts)}: {_last_names(parts)}" if parts else ""

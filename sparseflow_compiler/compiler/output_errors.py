@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ ROWS = 256
 
 
 @torch.no_grad()
-def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank) -> dict[str, float]:
+def output_errors(graph: fx.GraphModule, leaves: Sequence[object], bank: WeightBank) -> dict[str, float]:
     """Run a graph once and compare each layer in a lossy format with the pruned dense layer.
 
     Args:
@@ -53,15 +52,17 @@ class _Comparison(fx.Interpreter):
         self.errors: dict[str, float] = {}
         self._bank = bank
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         if (weight := _lossy_weight(self.module, n)) is not None:
             args, _ = self.fetch_args_kwargs_from_env(n)
             self._compare(weight, args)
         return super().run_node(n)
 
-    def _compare(self, weight: PackedWeight, args: Sequence[Any]) -> None:
+    def _compare(self, weight: PackedWeight, args: Sequence[object]) -> None:
         after = 1 + len(weight.format.part_names)
         x, packed, (bias, _, in_features, _) = args[0], args[1:after], args[after : after + 4]
+        assert isinstance(x, Tensor)
+        assert bias is None or isinstance(bias, Tensor)
         rows = x.reshape(-1, x.shape[-1])
         rows = rows[:: max(1, rows.shape[0] // ROWS)][:ROWS]
         if rows.is_meta or not rows.shape[0]:

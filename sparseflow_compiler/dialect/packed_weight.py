@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: ext reads the fields' annotations as types.
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from torch_mlir import ir
 from torch_mlir.dialects import ext
@@ -55,6 +55,17 @@ def _part_types(stored: Format, n: int, k: int, dtype: str) -> list[TensorType]:
 def _tuple(types: Sequence[TensorType]) -> str:
     """Return the type of a tuple as MLIR prints it, with the dialect's name only once."""
     return f"!torch.tuple<{', '.join(str(type_).removeprefix('!torch.') for type_ in types)}>"
+
+
+class WeightForms(TypedDict):
+    """The arguments of `packed_weight` and `pruned_weight` for both forms of one weight."""
+
+    names: Sequence[str]
+    shape: tuple[int, int]
+    dtype: str
+    format: NotRequired[str]
+    transposed: NotRequired[Sequence[bool]]
+    sizes: NotRequired[Sequence[int]]
 
 
 def packed_weight(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import Graph, Node
 from torch.utils._sympy.symbol import SymT, symbol_is_type
+
+if TYPE_CHECKING:
+    from torch.fx.node import ArgumentT
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 _READS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
@@ -71,5 +74,5 @@ def _fixed(node: Node) -> int | None:
     return value if type(value) is int else None
 
 
-def _replaced(arguments: Any, node: Node, number: int) -> object:
+def _replaced(arguments: ArgumentT, node: Node, number: int) -> ArgumentT:
     return torch.fx.map_arg(arguments, lambda used: number if used is node else used)

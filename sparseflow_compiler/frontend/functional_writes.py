@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
+from torch.fx.node import Argument
 
 from sparseflow.frontend.in_place import computes_the_same, functional_form, may_alias
 
@@ -52,7 +51,8 @@ def _drop_conversions(graph: torch.fx.Graph) -> None:
             continue
         if "memory_format" in node.kwargs or any(isinstance(arg, torch.memory_format) for arg in node.args):
             continue
-        source: Any = node.args[0]
+        source = node.args[0]
+        assert isinstance(source, torch.fx.Node)
         old, new = source.meta["val"], node.meta["val"]
         alike = (old.dtype, old.device, old.layout) == (new.dtype, new.device, new.layout)
         if alike:
@@ -95,8 +95,7 @@ def _may_be_view(user: torch.fx.Node, used: torch.fx.Node) -> bool:
 def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.Node]]) -> None:
     """Return the final values of written inputs as the program's first results."""
     _name_results(exported)
-    output: Any = exported.graph.output_node()
-    output.args = ((*(node for _, node in changed), *output.args[0]),)
+    exported.graph.output_node().args = ((*(node for _, node in changed), *_results(exported)),)
     new = [
         OutputSpec(
             _RESULTS[spec.kind],
@@ -110,7 +109,13 @@ def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.N
 
 def _name_results(exported: ExportedProgram) -> None:
     """Update the names of the returned nodes in the signature."""
-    output: Any = exported.graph.output_node()
-    for spec, node in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
+    for spec, node in zip(exported.graph_signature.output_specs, _results(exported), strict=True):
         if isinstance(node, torch.fx.Node) and isinstance(spec.arg, TensorArgument):
             spec.arg = TensorArgument(name=node.name)
+
+
+def _results(exported: ExportedProgram) -> tuple[Argument, ...]:
+    """Return what the program returns."""
+    (results,) = exported.graph.output_node().args
+    assert isinstance(results, (list, tuple))
+    return tuple(results)

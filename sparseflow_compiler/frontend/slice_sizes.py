@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.fx import Graph, Node
 from torch.utils._sympy.symbol import SymT, symbol_is_type
@@ -31,7 +29,7 @@ def drop_slice_assertions(graph: Graph) -> None:
 
 def _symbols_of_slices(graph: Graph) -> set[object]:
     """Return the data-dependent symbols of slices: their sizes and starts."""
-    seen, found = set[Any](), set[Any]()
+    seen, found = set[object](), set[object]()
     for node in graph.nodes:
         new = _unknown(node) - seen
         seen |= new

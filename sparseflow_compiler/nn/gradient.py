@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from sparseflow.runtime.formats import Format
 from sparseflow.runtime.packed import PackedWeight
+
+_Inputs: TypeAlias = tuple[Tensor, Tensor | None, Format, int, list[int], Tensor | None, *tuple[Tensor, ...]]
+
+
+class _Context(Protocol):
+    """The context that torch passes from forward to backward."""
+
+    stored: Format
+    in_features: int
+    x_dtype: torch.dtype
+    bias_dtype: torch.dtype | None
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Save tensors, which backward reads as `saved_tensors`."""
 
 
 class _Linear(torch.autograd.Function):
@@ -28,14 +44,14 @@ class _Linear(torch.autograd.Function):
         return y
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: _Inputs, output: Tensor) -> None:
         x, bias, ctx.stored, ctx.in_features, _, _, *tensors = inputs
         ctx.save_for_backward(*tensors)
         # Under autocast the product has another dtype than x and the bias.
         ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         to_x, to_bias = None, None
         if ctx.needs_input_grad[0]:

@@ -125,7 +125,7 @@ class SparseLinear(nn.Module):
         return self
 
     def state_dict(  # type: ignore[override]  # torch has overloads
-        self, *args: object, prefix: str = "", **kwargs: Any
+        self, *args: Any, prefix: str = "", **kwargs: Any
     ) -> dict[str, object]:
         """Return the portable form, with the values named ``weight`` as in checkpoints."""
         found: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)

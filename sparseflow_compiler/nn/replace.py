@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from sparseflow.nn.linear import SparseLinear
 from sparseflow.pruning.linear_layers import find_layers
-from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
+from sparseflow.runtime import PackedWeight, checks, is_24, packed, prune_24
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.runtime.formats import find, names
+from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
 from sparseflow.support.arguments import (
     Memory,
     PolicyMode,
@@ -35,14 +37,15 @@ def sparsify(
     skip_defaults: bool = True,
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
+    format: str = "2:4",
 ) -> list[str]:
     """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
 
     A module is replaced if its type is ``nn.Linear`` itself, N and K are at least 16, K is divisible by 4,
-    the dtype is float32, bfloat16 or float16, and no other module shares the weight. `sparseflow.compile`
-    also merges and fuses layers, and leaves layers dense that are never faster sparse.
+    the dtype is float32, bfloat16 or float16, no other module shares the weight, and the format can store it.
+    `sparseflow.compile` also merges and fuses layers, and leaves layers dense that are never faster sparse.
 
-    ``save_pretrained`` of a transformers model writes the packed layers, which SparseFlow can load again.
+    ``save_pretrained`` of a transformers model writes layers in ``"2:4"``, which SparseFlow can load again.
 
     Args:
         model: its packed weights are frozen afterwards; gradients still flow through them to adapters.
@@ -52,6 +55,8 @@ def sparsify(
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
         policy: as in `SparseLinear`.
         memory: as in `SparseLinear`.
+        format: how weights are stored and multiplied, as in `sparseflow.compile`; layers that can't have it
+            stay dense.
 
     Returns:
         The names of the replaced layers.
@@ -61,16 +66,17 @@ def sparsify(
         WeightError: a weight holds NaN or Inf; the layers before it are replaced already.
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
+    require_one_of("nn.sparsify", "format", format, names())
     require_patterns("nn.sparsify", skip)
     require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")
     for host in HOSTS:
         host.before_packing(model)
     replaced = []
-    for name in eligible(model, with_defaults(skip, skip_defaults)):
+    for name in eligible(model, with_defaults(skip, skip_defaults), format):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear), "only those are eligible"
-        weight = pack(linear.weight, prune, name)
+        weight = pack(linear.weight, prune, name, format)
         if weight is not None:
             replace_module(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
@@ -80,6 +86,7 @@ def sparsify(
         "skip_defaults": skip_defaults,
         "policy": policy,
         "memory": memory,
+        "format": format,
     }
     for host in HOSTS:
         host.after_packing(model, options)
@@ -109,24 +116,26 @@ def densified(layer: SparseLinear) -> nn.Linear:
     return linear
 
 
-def eligible(model: nn.Module, skip: Sequence[str]) -> list[str]:
+def eligible(model: nn.Module, skip: Sequence[str], format: str = "2:4") -> list[str]:
     """Return the names of the layers that `sparsify` may replace, whatever the weights' values."""
     return [
         layer.name
         for layer in find_layers(model, skip)
-        if layer.dense is None and type(layer.module) is nn.Linear and is_packable(layer.module)
+        if layer.dense is None and type(layer.module) is nn.Linear and is_packable(layer.module, format)
     ]
 
 
-def is_packable(linear: nn.Linear) -> bool:
-    """Return whether a layer's sizes and dtype allow packing and saving it."""
-    n, k = linear.out_features, linear.in_features
-    return min(n, k) >= MIN_FEATURES and k % 4 == 0 and linear.weight.dtype in checks.NATIVE_DTYPES
+def is_packable(linear: nn.Linear, format: str = "2:4") -> bool:
+    """Return whether a layer's sizes and dtype allow packing, in ``"2:4"`` also saving it."""
+    n, k, dtype = linear.out_features, linear.in_features, linear.weight.dtype
+    if min(n, k) < MIN_FEATURES or k % 4 or dtype not in checks.NATIVE_DTYPES:
+        return False
+    return find(format).why_not(n, k, ELEMENT_TYPES[dtype]) is None
 
 
 @torch.no_grad()
-def pack(weight: Tensor, prune: Prune | None, name: str) -> PackedWeight | None:
-    """Prune a weight if `prune` says so, and pack it.
+def pack(weight: Tensor, prune: Prune | None, name: str, format: str = "2:4") -> PackedWeight | None:
+    """Prune a weight if `prune` says so, and pack it in a format.
 
     Returns:
         The packed weight, or None if it isn't 2:4 and isn't pruned.
@@ -136,7 +145,7 @@ def pack(weight: Tensor, prune: Prune | None, name: str) -> PackedWeight | None:
     """
     if prune is not None:
         weight = prune_24(weight, name=name)
-    return compress_2_4(weight, name=name) if is_24(weight) else None
+    return packed.pack(weight, format, name=name) if is_24(weight) else None
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

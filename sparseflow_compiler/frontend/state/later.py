@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sparseflow.frontend.state.clone import TABLES
 from sparseflow.frontend.state.kinds import ATOMS, OF_TORCH, is_module, is_plain_class
+from sparseflow.frontend.state.nodes import TABLES
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _MOST = 1000

@@ -9,7 +9,8 @@ from torch import nn
 
 from sparseflow.errors import CaptureError
 from sparseflow.frontend.state.changes import BACKEND, places_of_changes
-from sparseflow.frontend.state.clone import Clone, copied
+from sparseflow.frontend.state.clone import Clone
+from sparseflow.frontend.state.contents import copied
 from sparseflow.frontend.state.plain_tensors import PlainTensors
 from sparseflow.frontend.state.surroundings import Surroundings
 from sparseflow.runtime.calling.carried import Carried, Place, State

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -16,6 +16,9 @@ from sparseflow.nn.linear import SparseLinear
 from sparseflow.nn.replace import densified
 from sparseflow.runtime import PackedWeight, compress_2_4
 from sparseflow.runtime.formats import find
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 _WEIGHT_KEEPING_INITS = (True, False, "gaussian", "orthogonal")
 """Values of ``init_lora_weights`` that leave the weight of the base layer unchanged."""
@@ -38,18 +41,20 @@ class SparseLoraLinear(Linear):  # type: ignore[misc]  # peft is not typed
             PiSSA, that reads or rewrites the dense weight.
     """
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: object, **options: object) -> None:
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: LoraConfig, **options: object
+    ) -> None:
         super().__init__(base_layer, adapter_name, config=config, **options)
         self.fan_in_fan_out = False  # the configuration may say otherwise for other layers of the model
 
-    def update_layer(self, adapter_name: str, *sizes: object, config: Any, **options: object) -> None:
+    def update_layer(self, adapter_name: str, *sizes: object, config: LoraConfig, **options: object) -> None:
         """Add an adapter."""
         if config.init_lora_weights not in _WEIGHT_KEEPING_INITS:
             subject = f"LoraConfig(init_lora_weights={config.init_lora_weights!r})"
             raise _refusal(subject, "starts from the weight that it adapts")
         super().update_layer(adapter_name, *sizes, config=config, **options)
 
-    def resolve_lora_variant(self, *, config: object, **options: object) -> None:
+    def resolve_lora_variant(self, *, config: LoraConfig, **options: object) -> None:
         """Refuse every variant of LoRA; PEFT returns None for plain LoRA."""
         found = super().resolve_lora_variant(config=config, **options)
         if found is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from peft import PeftMixedModel, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -51,7 +50,7 @@ def merge(model: nn.Module, adapters: Sequence[str] | None) -> nn.Module:
     Raises:
         FinetuneError: PEFT can't merge a layer, which the error names; those before it are merged already.
     """
-    tuner: Any = model.base_model
+    tuner: BaseTuner = model.base_model
     try:
         merged: nn.Module = tuner.merge_and_unload(
             safe_merge=True, adapter_names=None if adapters is None else list(adapters)
@@ -66,7 +65,7 @@ def merge(model: nn.Module, adapters: Sequence[str] | None) -> nn.Module:
     return merged
 
 
-def _require_layer(name: str, layer: Any, adapters: Sequence[str] | None) -> None:
+def _require_layer(name: str, layer: BaseTunerLayer, adapters: Sequence[str] | None) -> None:
     base = layer.get_base_layer()
     if layer.merged and not isinstance(base, SparseLinear):
         raise ArgumentError(
@@ -83,7 +82,7 @@ def _require_layer(name: str, layer: Any, adapters: Sequence[str] | None) -> Non
             )
 
 
-def _tuned(model: nn.Module) -> list[tuple[str, Any]]:
+def _tuned(model: nn.Module) -> list[tuple[str, BaseTunerLayer]]:
     """Return PEFT's adapter layers by the names of their base layers."""
     return [
         (name.removeprefix(_PREFIX), module)

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sparseflow.integrations.imports import when_imported
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig
+    from torch import nn
 
 _LORA = "peft.tuners.lora.model"
 _ALL_LINEAR = "all-linear"
@@ -31,12 +36,15 @@ def _patch(lora: ModuleType) -> None:
     utils._maybe_include_all_linear_layers = _with_packed_names(utils._maybe_include_all_linear_layers)  # type: ignore[attr-defined]
 
 
-def _with_packed_layers(create: Any) -> Any:
+def _with_packed_layers(create: Callable[..., object]) -> Callable[..., object]:
     """Wrap PEFT's function that creates the adapter of a layer, so that it handles packed layers."""
 
     @functools.wraps(create)
-    def create_new_module(lora_config: Any, adapter_name: str, target: Any, **options: object) -> object:
-        base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
+    def create_new_module(
+        lora_config: LoraConfig, adapter_name: str, target: nn.Module, **options: object
+    ) -> object:
+        adapted: Callable[[], nn.Module] | None = getattr(target, "get_base_layer", None)
+        base = target if adapted is None else adapted()
         # A class that the user registered for packed layers takes precedence.
         if not _is_packed(base) or isinstance(base, tuple(lora_config._custom_modules or ())):
             return create(lora_config, adapter_name, target, **options)
@@ -48,11 +56,11 @@ def _with_packed_layers(create: Any) -> Any:
     return create_new_module
 
 
-def _with_packed_names(include: Any) -> Any:
+def _with_packed_names(include: Callable[..., PeftConfig]) -> Callable[..., PeftConfig]:
     """Wrap PEFT's function that resolves ``"all-linear"``, so that it includes packed layers."""
 
     @functools.wraps(include)
-    def include_all_linear(peft_config: Any, model: Any) -> object:
+    def include_all_linear(peft_config: PeftConfig, model: nn.Module) -> PeftConfig:
         asked = getattr(peft_config, "target_modules", None)
         peft_config = include(peft_config, model)
         if isinstance(asked, str) and asked.lower() == _ALL_LINEAR:

@@ -71,12 +71,12 @@ class Graph:
         )
         return cls(module, weights, tuple(_source(nodes[i]) for i in weights), sizes, inputs, returned)
 
-    def call(self, args: Sequence[object]) -> list[Any]:
+    def call(self, args: Sequence[object]) -> list[object]:
         """Return the inputs among the graph's arguments, as a `BoundGraph` takes them."""
         picked = (args[i] for i in self.inputs)
         return [Number(value) if type(value) is int else value for value in picked]
 
-    def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[Any, ...]:
+    def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[object, ...]:
         """Return the graph's results: computed ones, and arguments that it returns."""
         rest = iter(computed)
         return tuple(next(rest) if place is None else args[place] for place in self.returned)
@@ -100,7 +100,7 @@ class BoundGraph(nn.Module):
             parent.register_parameter(last, nn.Parameter(weight.detach(), requires_grad=False))
         self.eval()
 
-    def forward(self, *inputs: object) -> tuple[Any, ...]:
+    def forward(self, *inputs: object) -> tuple[object, ...]:
         """Run the graph on the inputs that `Graph.call` returned; return the computed results."""
         graph = self._graph
         args: dict[int, Any] = {
@@ -126,9 +126,9 @@ def _sizes(values: Sequence[object]) -> Iterator[tuple[int, SizeOf]]:
     """Yield the placeholders that are symbolic sizes of tensors, with the dimension that has that size."""
     dims: dict[object, SizeOf] = {}
     for place, value in enumerate(values):
-        shape: Sequence[Any] = value.shape if isinstance(value, Tensor) else ()
-        symbolic = (dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
-        dims |= {shape[dim].node.expr: SizeOf(place, dim) for dim in symbolic}
+        shape: Sequence[int | torch.SymInt] = value.shape if isinstance(value, Tensor) else ()
+        symbolic = ((dim, size) for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
+        dims |= {size.node.expr: SizeOf(place, dim) for dim, size in symbolic}
     for place, value in enumerate(values):
         if isinstance(value, torch.SymInt) and value.node.expr in dims:
             yield place, dims[value.node.expr]

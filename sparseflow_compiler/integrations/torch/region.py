@@ -59,7 +59,7 @@ class Region:
         self._lock = threading.Lock()
         self.__name__ = "sparseflow"
 
-    def __call__(self, *args: Any) -> tuple[Any, ...]:
+    def __call__(self, *args: Any) -> tuple[object, ...]:
         """Run the graph.
 
         Raises:
@@ -73,7 +73,9 @@ class Region:
         bound.compiled._model.training = owner is not None and owner.training
         if bound.eager is None:
             try:
-                return self._graph.results(args, bound.compiled.forward(*self._graph.call(args)))
+                computed = bound.compiled.forward(*self._graph.call(args))
+                assert isinstance(computed, Sequence), "a graph returns a tuple"
+                return self._graph.results(args, computed)
             except GRAPH_ERRORS as error:
                 bound.eager = EagerGraph.of(error, dict(zip(bound.names, weights, strict=True)))
                 bound.shared.add_eager(bound.eager)

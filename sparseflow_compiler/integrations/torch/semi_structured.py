@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.sparse import SparseSemiStructuredTensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import PackedWeight, checks, compress_2_4
 from sparseflow.runtime.packed import require_24
+
+if TYPE_CHECKING:
+    from torch.sparse.semi_structured import _SEMI_STRUCTURED_SPARSE_CONFIG
 
 Layout = Literal["cutlass", "cusparselt"]
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
-def to_semi_structured(packed: PackedWeight, layout: Layout = "cutlass") -> Any:
+def to_semi_structured(packed: PackedWeight, layout: Layout = "cutlass") -> SparseSemiStructuredTensor:
     """Convert a packed weight ``[N, K]`` to torch's tensor subclass, on the same device.
 
     Args:
@@ -87,8 +92,8 @@ def from_semi_structured(tensor: object, *, name: str = "weight") -> PackedWeigh
     return PackedWeight((values, places.view(torch.uint8)), tensor.shape[1], name=name)
 
 
-def _kind(layout: Layout) -> Any:
-    kinds = {
+def _kind(layout: Layout) -> type[SparseSemiStructuredTensor]:
+    kinds: dict[str, type[SparseSemiStructuredTensor]] = {
         "cutlass": torch.sparse.SparseSemiStructuredTensorCUTLASS,
         "cusparselt": torch.sparse.SparseSemiStructuredTensorCUSPARSELT,
     }
@@ -101,7 +106,7 @@ def _kind(layout: Layout) -> Any:
     return kinds[layout]
 
 
-def _require_shape(packed: PackedWeight, least: Any, layout: Layout) -> None:
+def _require_shape(packed: PackedWeight, least: _SEMI_STRUCTURED_SPARSE_CONFIG, layout: Layout) -> None:
     n, k = packed.shape
     rows, columns = least.sparse_min_rows, least.sparse_min_cols
     if not n or not k or n % rows or k % columns:
@@ -114,11 +119,10 @@ def _require_shape(packed: PackedWeight, least: Any, layout: Layout) -> None:
 
 def _offsets(places: Tensor) -> Tensor:
     """Return the offset at which CUTLASS stores each word of positions, as torch computes it."""
-    from torch.sparse import _semi_structured_conversions as untyped
+    from torch.sparse import _semi_structured_conversions as conversions
 
-    conversions: Any = untyped
-    rows, columns = places.shape
-    offsets: Tensor = conversions._calculate_meta_reordering_scatter_offsets(
-        rows, columns, places.dtype, places.device
+    offsets: Callable[[int, int, torch.dtype, torch.device], Tensor] = (
+        conversions._calculate_meta_reordering_scatter_offsets
     )
-    return offsets
+    rows, columns = places.shape
+    return offsets(rows, columns, places.dtype, places.device)

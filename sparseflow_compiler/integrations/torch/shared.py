@@ -82,7 +82,7 @@ class Shared:
         from sparseflow.compiler.decisions import make_report
 
         graphs = [graph for ref in self._graphs if (graph := ref()) is not None]
-        programs = [program for graph in graphs for program in graph._programs]
+        programs = [program for graph in graphs for program in graph._programs.all]
         found = make_report(self.title, programs, self.bank, self.options)
         found.model["graphs"] = len(graphs)
         found.model["eager_graphs"] = [graph.reason for graph in self._eager]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow.runtime.calling.cache_names import cache_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def parameters(model: nn.Module) -> frozenset[str]:
@@ -55,7 +58,7 @@ def returned_cache(output: object) -> object:
     return None if name is None else fields[name]
 
 
-def image_size(config: Any) -> tuple[int, int, int]:
+def image_size(config: PreTrainedConfig) -> tuple[int, int, int]:
     """Return channels, height and width of the images that a model of this configuration takes."""
     side = config.image_size
     height, width = (side, side) if isinstance(side, int) else side
@@ -63,7 +66,7 @@ def image_size(config: Any) -> tuple[int, int, int]:
 
 
 def example_input(
-    name: str, config: object, batch: int, seq: int, dtype: torch.dtype, device: torch.device
+    name: str, config: PreTrainedConfig, batch: int, seq: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Make an example of an input by name: zeros for ``pixel_values``, tokens of value 1 for all others."""
     if name == "pixel_values":

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.versions import require_transformers
@@ -15,10 +15,10 @@ from sparseflow.support.documents import Document
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PretrainedConfig
+    from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 
-def read_config(folder: Path) -> PretrainedConfig:
+def read_config(folder: Path) -> PreTrainedConfig:
     """Read the configuration in a folder.
 
     Raises:
@@ -26,17 +26,17 @@ def read_config(folder: Path) -> PretrainedConfig:
     """
     auto = require_transformers(f"model {folder}").AutoConfig
     with reading(folder):
-        config: PretrainedConfig = auto.from_pretrained(folder, local_files_only=True)
+        config: PreTrainedConfig = auto.from_pretrained(folder, local_files_only=True)
     return config
 
 
-def make_config(kind: str, values: Mapping[str, object]) -> PretrainedConfig:
+def make_config(kind: str, values: Mapping[str, object]) -> PreTrainedConfig:
     """Make a configuration of a class given by name."""
-    config: PretrainedConfig = getattr(require_transformers(kind), kind)(**values)
+    config: PreTrainedConfig = getattr(require_transformers(kind), kind)(**values)
     return config
 
 
-def from_config(model: object, config: PretrainedConfig, **options: object) -> nn.Module:
+def from_config(model: object, config: PreTrainedConfig, **options: object) -> nn.Module:
     """Make a model in evaluation mode, with its language-model head if it has one.
 
     Args:
@@ -71,7 +71,7 @@ def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
     # Encoders such as BERT have a causal head too, so the saved class decides.
     saved_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     kind = _auto_model(_has_causal_head(config) and saved_causal)
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "dtype": dtype or "auto",
         "local_files_only": True,
         "output_loading_info": True,
@@ -110,7 +110,7 @@ def _require_whole(folder: Path, model: nn.Module, found: Document) -> None:
             )
 
 
-def read_tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """Read the tokenizer in a model's folder; None if there is none."""
     auto = require_transformers(f"model {folder}").AutoTokenizer
     try:
@@ -154,9 +154,12 @@ def reading(model: object) -> Iterator[None]:
         ) from None
 
 
-def _auto_model(causal: bool) -> Any:
+def _auto_model(causal: bool) -> type[AutoModel] | type[AutoModelForCausalLM]:
     transformers = require_transformers("models")
-    return transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    kind: type[AutoModel] | type[AutoModelForCausalLM] = (
+        transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    )
+    return kind
 
 
 def _has_causal_head(config: object) -> bool:

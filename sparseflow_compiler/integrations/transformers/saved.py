@@ -7,7 +7,8 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,10 @@ from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import generates
 from sparseflow.integrations.transformers.versions import require_transformers
 from sparseflow.runtime.artifact.loading import malformed_as_error
+from sparseflow.support.documents import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 SHELL = "generation.json"
 """The file of an artifact with the model's class and the attributes that `generate` reads."""
@@ -25,7 +30,7 @@ _FLAGS = ("_supports", "_is_stateful", "_can_compile", "main_input_name", "base_
 _NOT_SAVED = ("quantization_config", "_name_or_path")
 
 
-def documents(model: nn.Module) -> dict[str, Any]:
+def documents(model: nn.Module) -> dict[str, object]:
     """Return the JSON files about a transformers model that an artifact holds, by name; none for others."""
     config = getattr(model, "config", None)
     if not callable(getattr(config, "to_dict", None)):
@@ -63,7 +68,7 @@ def tokenizer_files(tokenizer: object) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in files}
 
 
-def shell_of(folder: Path, device: Callable[[], torch.device]) -> Any:
+def shell_of(folder: Path, device: Callable[[], torch.device]) -> PreTrainedModel:
     """Make a module without weights that has every attribute of the saved model that `generate` reads.
 
     It is of the model's own class if transformers has it, else of one with the default `generate`.
@@ -90,8 +95,8 @@ def shell_of(folder: Path, device: Callable[[], torch.device]) -> Any:
 
 
 def _shell(
-    transformers: Any, folder: Path, saved: Mapping[str, Any], device: Callable[[], torch.device]
-) -> Any:
+    transformers: ModuleType, folder: Path, saved: Document, device: Callable[[], torch.device]
+) -> PreTrainedModel:
     known = _own_class(transformers, saved["class"])
     bases = (known,) if known is not None else (transformers.PreTrainedModel, transformers.GenerationMixin)
     dtype = getattr(torch, saved["dtype"])
@@ -103,8 +108,8 @@ def _shell(
         "get_output_embeddings": lambda self: None,
         "can_generate": lambda self: True,
     }
-    kind: Any = type(saved["class"], bases, members)
-    shell: Any = kind.__new__(kind)
+    kind: type[PreTrainedModel] = type(saved["class"], bases, members)
+    shell: PreTrainedModel = object.__new__(kind)
     nn.Module.__init__(shell)
     shell.training = False
     shell.config = config_of(folder)
@@ -115,7 +120,7 @@ def _shell(
     return shell
 
 
-def _own_class(transformers: Any, name: str) -> type | None:
+def _own_class(transformers: ModuleType, name: str) -> type | None:
     """Return the transformers class of that name if it is a model that can generate, else None."""
     found = getattr(transformers, name, None)
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
@@ -123,7 +128,7 @@ def _own_class(transformers: Any, name: str) -> type | None:
     return found if issubclass(found, transformers.GenerationMixin) else None
 
 
-def config_of(folder: Path) -> Any:
+def config_of(folder: Path) -> PreTrainedConfig | None:
     """Read the configuration of a saved model; None if it isn't a transformers model.
 
     Raises:
@@ -132,17 +137,17 @@ def config_of(folder: Path) -> Any:
     transformers = require_transformers(f"{folder}: its configuration")
     if not (folder / _CONFIG).exists():
         return None
-    values = _read(folder, _CONFIG)
+    values = dict(_read(folder, _CONFIG))
     kind = values.pop("model_type", "")
     if kind in transformers.CONFIG_MAPPING:
         return transformers.AutoConfig.for_model(kind, **values)
     return transformers.PreTrainedConfig.from_dict(values)
 
 
-def _forward(parameters: list[list[Any]]) -> Callable[..., Any]:
+def _forward(parameters: list[tuple[str, int]]) -> Callable[..., object]:
     """Return a function with the signature of the model's forward, which `generate` inspects."""
 
-    def forward(*args: object, **kwargs: object) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         raise NotImplementedError("only the loaded model's forward is called")
 
     kinds = {int(kind): kind for kind in (inspect.Parameter.POSITIONAL_ONLY, *_kinds())}
@@ -151,7 +156,7 @@ def _forward(parameters: list[list[Any]]) -> Callable[..., Any]:
     return forward
 
 
-def _kinds() -> tuple[Any, ...]:
+def _kinds() -> tuple[inspect._ParameterKind, ...]:
     p = inspect.Parameter
     return (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL, p.KEYWORD_ONLY, p.VAR_KEYWORD)
 
@@ -161,7 +166,7 @@ def _flag(model: nn.Module, name: str) -> bool | str | None:
     return value if isinstance(value, (bool, str)) else None
 
 
-def _plain(values: Mapping[str, object]) -> dict[str, Any]:
+def _plain(values: Mapping[str, object]) -> dict[str, object]:
     """Convert values to JSON types; others, such as a dtype, to their name."""
     plain: dict[str, object] = json.loads(json.dumps(dict(values), default=_name))
     return plain
@@ -171,6 +176,6 @@ def _name(value: object) -> str:
     return str(value).removeprefix("torch.")
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
+def _read(folder: Path, name: str) -> Document:
+    found: Document = json.loads((folder / name).read_text("utf-8"))
     return found

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from sparseflow.integrations.transformers.versions import require_transformers
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, StaticCache
+
 MakeCache = Callable[[int, int], object]
 """Returns a static cache for a number of sequences and at least a number of tokens."""
 
 
-def static_cache(model: Any, length: int, batch: int | None = None) -> Any:
+def static_cache(model: PreTrainedModel, length: int, batch: int | None = None) -> StaticCache:
     """Return an empty static cache for a model.
 
     Args:
@@ -31,20 +34,20 @@ def static_cache(model: Any, length: int, batch: int | None = None) -> Any:
     return cache
 
 
-def rewind(cache: Any, length: int) -> None:
+def rewind(cache: StaticCache, length: int) -> None:
     """Make a static cache forget all tokens but the first `length`, in place."""
     for layer in cache.layers:
         layer.cumulative_length.fill_(length)
 
 
-def supply_static_caches(routed: Any, make: MakeCache) -> None:
+def supply_static_caches(routed: PreTrainedModel, make: MakeCache) -> None:
     """Make `generate` of a model take its static caches from `make`.
 
     Args:
         routed: a copy of the model, whose attributes may be set. Encoder-decoders keep their own caches.
         make: returns a cache.
     """
-    prepare: Any = getattr(routed, "_prepare_static_cache", None)
+    prepare: Callable[..., object] | None = getattr(routed, "_prepare_static_cache", None)
     if prepare is None or routed.config.is_encoder_decoder:
         return
 
@@ -60,7 +63,9 @@ def supply_static_caches(routed: Any, make: MakeCache) -> None:
 def without_cache(model: nn.Module) -> Iterator[None]:
     """Within the block, turn off the KV cache: with it a second run of a layer differs from the first."""
     held = (getattr(module, "config", None) for module in model.modules())
-    configs: list[Any] = list({id(c): c for c in held if getattr(c, "use_cache", False)}.values())
+    configs: list[PreTrainedConfig] = list(
+        {id(c): c for c in held if getattr(c, "use_cache", False)}.values()
+    )
     try:
         for config in configs:
             config.use_cache = False

@@ -11,6 +11,7 @@ from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     QuantizationConfigMixin,
 )
+from sparseflow.runtime.formats import names
 from sparseflow.support.arguments import (
     MEMORY_MODES,
     Memory,
@@ -39,6 +40,8 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
         policy: ``"auto"`` or ``"sparse"``, as in `sparseflow.nn.SparseLinear`.
         memory: ``"compressed"`` or ``"fast"``, as in `sparseflow.nn.SparseLinear`.
+        format: the format of weights that are packed while they are loaded, as in `sparseflow.nn.sparsify`.
+            Only ``"2:4"`` can be saved.
         pattern: ``"2:4"`` is the only one.
         saved: further entries in config.json of a packed checkpoint: ``layers``, its packed layers,
             ``format_version`` and ``quant_method``.
@@ -56,17 +59,20 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         skip_defaults: bool = True,
         policy: PolicyMode = "auto",
         memory: Memory = "compressed",
+        format: str = "2:4",
         pattern: str = "2:4",
         **saved: object,
     ) -> None:
         require_one_of(_SUBJECT, "prune", prune, (*get_args(Prune), None))
         require_one_of(_SUBJECT, "policy", policy, get_args(PolicyMode))
         require_one_of(_SUBJECT, "memory", memory, MEMORY_MODES)
+        require_one_of(_SUBJECT, "format", format, names())
         require_one_of(_SUBJECT, "pattern", pattern, ("2:4",))
         require_patterns(_SUBJECT, skip)
         self.quant_method = METHOD
         self.prune, self.skip, self.policy, self.memory = prune, list(skip), policy, memory
         self.skip_defaults = skip_defaults
+        self.format = format
         self.pattern = pattern
         self.layers: list[str] = _layers(saved)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,8 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         if not self.pre_quantized:
             tied = getattr(model, "all_tied_weights_keys", {})
             names = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
-            self.chosen = frozenset(eligible(model, with_defaults(config.skip, config.skip_defaults))) - names
+            skip = with_defaults(config.skip, config.skip_defaults)
+            self.chosen = frozenset(eligible(model, skip, config.format)) - names
             return
         self.saved_as = frozenset(config.layers)
         for name in (local_name(model, name) for name in config.layers):
@@ -85,7 +85,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
     def pack_layer(self, model: nn.Module, name: str, weight: Tensor) -> Tensor | None:
         """Pack a layer's weight and replace the layer; return the weight if the layer stays dense."""
         config = self.quantization_config
-        packed = pack(weight, config.prune, name)
+        packed = pack(weight, config.prune, name, config.format)
         if packed is None:
             return weight
         packed.settle()
@@ -117,8 +117,8 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def is_serializable(self) -> bool:
-        """Return true: ``save_pretrained`` works."""
-        return True
+        """Return whether ``save_pretrained`` works: packed checkpoints hold layers in ``"2:4"`` only."""
+        return self.quantization_config.format == "2:4"
 
     @property
     def is_trainable(self) -> bool:
@@ -147,7 +147,7 @@ class PackWeight(ConversionOps):  # type: ignore[misc]
 
     def convert(
         self,
-        input_dict: dict[str, Any],
+        input_dict: dict[str, Tensor | list[Tensor]],
         *,
         model: nn.Module,
         full_layer_name: str,

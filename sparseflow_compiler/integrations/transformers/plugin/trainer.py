@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback
 
 from sparseflow.finetune.masks import masked
@@ -23,7 +23,7 @@ class MaskCallback(TrainerCallback):  # type: ignore[misc]  # transformers is no
         self._held = ExitStack()
 
     def on_train_begin(
-        self, args: object, state: object, control: object, model: Any = None, **kwargs: object
+        self, args: object, state: object, control: object, model: nn.Module, **kwargs: object
     ) -> None:
         """Start masking."""
         self._held.close()  # on_train_end isn't called after an error
