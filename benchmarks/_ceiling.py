@@ -19,11 +19,15 @@ Product = tuple[tuple[int, ...], int, tuple[int, ...]]
 def products(program: Any) -> Counter[Product]:
     """The sparse products of a captured program, and how often each runs."""
     groups: dict[tuple[str, ...], list[Any]] = {}
-    for layer in program.decisions:
+    for layer in program.phases.decisions:
         if layer.decision == "sparse":
             groups.setdefault(layer.merged or (layer.weight,), []).append(layer)
     return Counter(
-        (tuple(part.N for part in parts), parts[0].K, tuple(program.policies[parts[0].policy].to_ints()))
+        (
+            tuple(part.N for part in parts),
+            parts[0].K,
+            tuple(program.phases.policies[parts[0].policy].to_ints()),
+        )
         for parts in groups.values()
     )
 

@@ -161,4 +161,4 @@ def _reachable(bench: Bench, compiled: Any, dense_ms: float, m: int) -> float | 
     """See `_ceiling`; None without a GPU."""
     if not bench.on_gpu:
         return None
-    return _ceiling.ceiling_ms(compiled._programs[-1], dense_ms, m, bench.place.dtype)
+    return _ceiling.ceiling_ms(compiled._programs.all[-1], dense_ms, m, bench.place.dtype)

@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from sparseflow.integrations.transformers.arguments import with_cache
-from sparseflow.integrations.transformers.caches import static_cache
+from sparseflow.integrations.transformers.static_caches import static_cache
 
 Inputs = Callable[[int], dict[str, Any]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sparseflow.errors import LoweringError
-from sparseflow.lowering.weights import DenseWeights, Packed, WeightProvider
+from sparseflow.lowering.weight_provider import DenseWeights, Packed, WeightProvider
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

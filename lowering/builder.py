@@ -1,34 +1,34 @@
-"""Builds a torch.fx graph from the operations of `@main`, one at a time."""
+"""Build a torch.fx graph from the operations of `@main`, one at a time."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 from torch_mlir import ir
 
 from sparseflow.errors import LoweringError
-from sparseflow.lowering.attention import grouped_attention
 from sparseflow.lowering.constants import CONSTANTS
+from sparseflow.lowering.grouped_attention import grouped_attention
 from sparseflow.lowering.literals import literal_tensor
 from sparseflow.lowering.operators import arguments, find_operator
-from sparseflow.lowering.weights import WeightProvider, WeightRegistry
+from sparseflow.lowering.weight_provider import WeightProvider, WeightRegistry
 from sparseflow.runtime.assemble import assemble
 
-Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Any]]
+Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Argument]]
 
 
 class GraphBuilder:
-    """A graph under construction, and what each MLIR value has become: a node or a Python constant."""
+    """A graph under construction, with the node or Python constant of each MLIR value."""
 
     def __init__(self, weights: WeightProvider) -> None:
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.weights = WeightRegistry(self.root, weights)
-        self._values: dict[ir.Value, Any] = {}
+        self._values: dict[ir.Value, Argument] = {}
 
     def build(self, function: ir.Operation) -> fx.GraphModule:
         """Translate a function of one block."""
@@ -43,8 +43,8 @@ class GraphBuilder:
         self.graph.eliminate_dead_code()
         return assemble(self.root, self.graph, "Lowered")
 
-    def operands(self, op: ir.Operation) -> list[Any]:
-        """What the operands of an operation have become."""
+    def operands(self, op: ir.Operation) -> list[Argument]:
+        """Return the nodes and constants of an operation's operands."""
         return [self._values[value] for value in op.operands]
 
     def _translate(self, op: ir.Operation) -> None:
@@ -62,11 +62,11 @@ class GraphBuilder:
 
 
 def _name(op: ir.Operation) -> str:
-    """The name of the operator that an operation stands for."""
+    """Return the name of the operator that an operation calls."""
     return str(ir.StringAttr(op.attributes["name"]).value if op.name == "torch.operator" else op.name)
 
 
-def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     name = _name(op)
     target = find_operator(name)
     args, kwargs = arguments(target, builder.operands(op))
@@ -77,45 +77,45 @@ def _call(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
 
 
 def _node_name(name: str) -> str:
-    """`torch.aten.add.Tensor` becomes add, as in an exported graph."""
+    """Return the name of a node, as in an exported graph: add for `torch.aten.add.Tensor`."""
     return name.split(".")[2]
 
 
-def _list(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _list(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [builder.operands(op)]
 
 
-def _unpack(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _unpack(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     (items,) = builder.operands(op)
     if isinstance(items, list):
         return items
     return [builder.graph.call_function(operator.getitem, (items, i)) for i in range(len(op.results))]
 
 
-def _forward(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _forward(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return builder.operands(op)
 
 
-def _constant(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _constant(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [CONSTANTS[op.name](op)]
 
 
-def _literal(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _literal(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [builder.graph.get_attr(builder.weights.literal(literal_tensor(op)))]
 
 
-def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     found = grouped_attention(builder.graph, op, builder.operands(op))
     return _call(builder, op) if found is None else [found]
 
 
-def _sparse_layer(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _sparse_layer(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     raise LoweringError(
-        f"{op.name} at {op.location}", "it is no operator of the runtime yet", "run lower-sparse-gemm first"
+        f"{op.name} at {op.location}", "the runtime has no such operator", "run lower-sparse-gemm first"
     )
 
 
-def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     name = ir.StringAttr(op.attributes["name"]).value
     if "contiguous" in op.attributes:
         return [builder.graph.get_attr(builder.weights.contiguous(name, "transposed" in op.attributes))]
@@ -125,15 +125,15 @@ def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
     return [node]
 
 
-def _merged_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _merged_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [builder.graph.get_attr(builder.weights.dense(*_names(op)))]
 
 
-def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     return [[builder.graph.get_attr(held) for held in builder.weights.packed(*_names(op), _format(op))]]
 
 
-def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Any]:
+def _pruned_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
     held = builder.weights.turned if "turned" in op.attributes else builder.weights.pruned
     return [builder.graph.get_attr(held(*_names(op), _format(op)))]
 
@@ -143,7 +143,7 @@ def _format(op: ir.Operation) -> str:
 
 
 def _names(op: ir.Operation) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-    """The names of a merged or packed weight, and which of them are read transposed (empty: none)."""
+    """Return the names of a merged or packed weight, and which are transposed; empty if none is."""
     names = tuple(ir.StringAttr(name).value for name in ir.ArrayAttr(op.attributes["names"]))
     if "transposed" not in op.attributes:
         return names, ()
@@ -156,7 +156,7 @@ _HANDLERS: dict[str, Handler] = {
     "torch.prim.TupleConstruct": _list,
     "torch.prim.ListUnpack": _unpack,
     "torch.prim.TupleUnpack": _unpack,
-    # PyTorch's operators take Python numbers where the dialect wants tensors, and bools where it wants ints.
+    # PyTorch's operators accept Python numbers for the dialect's tensors, and bools for its ints.
     "torch.prim.NumToTensor.Scalar": _forward,
     "torch.aten.Int.bool": _forward,
     "torch.aten.Float.bool": _forward,

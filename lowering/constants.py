@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.fx.node import Argument
 from torch_mlir import ir
 
 
@@ -12,7 +13,7 @@ def _integer(op: ir.Operation) -> int:
     return int(ir.IntegerAttr(op.attributes["value"]).value)
 
 
-CONSTANTS: dict[str, Callable[[ir.Operation], object]] = {
+CONSTANTS: dict[str, Callable[[ir.Operation], Argument]] = {
     "torch.constant.none": lambda op: None,
     "torch.constant.int": _integer,
     "torch.constant.bool": lambda op: bool(_integer(op)),
@@ -20,4 +21,4 @@ CONSTANTS: dict[str, Callable[[ir.Operation], object]] = {
     "torch.constant.str": lambda op: ir.StringAttr(op.attributes["value"]).value,
     "torch.constant.device": lambda op: torch.device(ir.StringAttr(op.attributes["value"]).value),
 }
-"""By the name of the operation."""
+"""Returns the Python value of a constant operation, by the operation's name."""

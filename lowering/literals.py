@@ -1,4 +1,4 @@
-"""Tensor literals, which MLIR's own canonicalization makes of constant expressions."""
+"""Read tensor literals, to which MLIR's canonicalization folds constant expressions."""
 
 from __future__ import annotations
 

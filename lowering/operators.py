@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch.fx.node import Argument
 
 from sparseflow.errors import LoweringError
-from sparseflow.lowering.codes import DTYPES, LAYOUTS, MEMORY_FORMATS
+from sparseflow.lowering.enum_codes import DTYPES, LAYOUTS, MEMORY_FORMATS
 from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, SCALAR_FUNCTIONS
 
 _RENAMED = {
@@ -21,7 +21,7 @@ _RENAMED = {
     "torch.aten.Float.Scalar": "torch.sym.sym_float",
     "torch.aten.Bool.Tensor": "torch.aten.item",
 }
-_ENUMERATIONS: dict[str, dict[int, Any]] = {
+_ENUMERATIONS: dict[str, Mapping[int, Argument]] = {
     "ScalarType": DTYPES,
     "Layout": LAYOUTS,
     "MemoryFormat": MEMORY_FORMATS,
@@ -40,7 +40,7 @@ def find_operator(name: str) -> Callable[..., object]:
     """
     parts = _RENAMED.get(name, name).split(".")
     if len(parts) < 3:
-        raise LoweringError(name, "it is no operator of PyTorch", "name it torch.<namespace>.<operator>")
+        raise LoweringError(name, "it isn't a PyTorch operator", "name it torch.<namespace>.<operator>")
     _, namespace, *rest = parts
     if namespace == "sym" and rest[0] in SCALAR_FUNCTIONS:
         return SCALAR_FUNCTIONS[rest[0]]
@@ -50,25 +50,25 @@ def find_operator(name: str) -> Callable[..., object]:
     overload = getattr(packet, rest[1] if len(rest) > 1 else "default", None)
     if overload is None:
         raise LoweringError(name, "PyTorch has no such operator", "load the library that registers it")
-    found: Callable[..., Any] = overload
+    found: Callable[..., object] = overload
     return found
 
 
 def arguments(
-    target: Callable[..., object], operands: Sequence[object]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Bring operands, in schema order, into the form in which `target` is called in Python.
+    target: Callable[..., object], operands: Sequence[Argument]
+) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """Convert operands, in schema order, to positional and keyword arguments of `target`.
 
-    Numbers that stand for dtypes, layouts and memory formats become those; keyword-only arguments go by
-    keyword; trailing arguments that have their default value are left out.
+    Integer codes of dtypes, layouts and memory formats are decoded. Keyword-only arguments are passed by
+    keyword. Arguments at the end that have their default value are left out.
     """
     if not isinstance(target, OpOverload):
         return tuple(operands), {}
     parameters = target._schema.arguments
     if len(parameters) != len(operands):
         raise TypeError(f"{target} takes {len(parameters)} operands, not {len(operands)}")
-    positional: list[object] = []
-    keyword: dict[str, object] = {}
+    positional: list[Argument] = []
+    keyword: dict[str, Argument] = {}
     required = 0
     for parameter, operand in zip(parameters, operands, strict=True):
         value = _decode(parameter, operand)
@@ -83,13 +83,13 @@ def arguments(
     return tuple(positional[:required]), keyword
 
 
-def _decode(parameter: Any, value: object) -> object:
+def _decode(parameter: torch.Argument, value: Argument) -> Argument:
     kind = str(parameter.real_type).removeprefix("Optional[").removesuffix("]")
     table = _ENUMERATIONS.get(kind)
     return table[value] if table is not None and isinstance(value, int) else value
 
 
-def _is_default(parameter: Any, value: object) -> bool:
+def _is_default(parameter: torch.Argument, value: Argument) -> bool:
     if not parameter.has_default_value() or isinstance(value, torch.fx.Node):
         return False
     default = _decode(parameter, parameter.default_value)

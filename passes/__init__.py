@@ -1,6 +1,6 @@
 """MLIR passes over the Torch and sparse_gemm dialects, one a file. Never imports torch.
 
-Names are imported on first use: what passes there are can be asked without loading MLIR.
+Names are imported on first use, so that passes can be listed without loading MLIR.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch_mlir import ir
 
 from sparseflow.dialect.matchers import defined_by
-from sparseflow.passes.build import constant_str, torch_op
+from sparseflow.passes.ir_builder import constant_str, torch_op
 
 _PLAIN = {"torch.aten.relu": "relu", "torch.aten.silu": "silu"}
 _GELUS = {"none": "gelu", "tanh": "gelu_tanh"}

@@ -13,9 +13,9 @@ from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError, PassError
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, replace
 from sparseflow.passes.densify import dense_layer
-from sparseflow.passes.options import Table, parse_table, read_table
+from sparseflow.passes.ir_builder import before, replace
+from sparseflow.passes.option_text import Table, parse_table, read_table
 from sparseflow.runtime.dispatch.policy import Policy
 
 _DENSE, _POLICY = "dense", "policy"
@@ -46,11 +46,11 @@ class ApplyPolicy(Pass):
 
     @classmethod
     def of(cls, policies: Mapping[str, Policy], dense: Mapping[str, str] | None = None) -> ApplyPolicy:
-        """The pass over measured policies; layers measured not to pay become dense.
+        """Make the pass from measured policies; layers for which sparse doesn't pay become dense.
 
         Args:
             policies: by ``dtype:NxK``.
-            dense: why others of these keys become dense.
+            dense: for other keys the reason why their layers become dense.
         """
         reasons = {key: {_DENSE: why} for key, why in (dense or {}).items()}
         return cls({key: _measured(key, policy) for key, policy in policies.items()} | reasons)
@@ -108,13 +108,13 @@ def _policy(key: str, entry: object) -> str:
 
 
 def policy_key(dtype: str | None, n: int | None, k: int | None) -> str:
-    """How a policy is looked up: by what determines the time of a product; ``dtype`` as MLIR spells it."""
+    """Return the key of a policy, which has all that determines a product's time; dtype as MLIR spells it."""
     return f"{dtype}:{n}x{k}"
 
 
 def _key(op: ir.Operation) -> str:
     type_ = tensor_type(op.operands[1])
-    assert type_ is not None, "the verifier saw to it"
+    assert type_ is not None, "the verifier checked it"
     n, k = type_.shape or (None, None)
     return policy_key(product_dtype(op), n, k)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 from sparseflow.errors import PassError
 
 if TYPE_CHECKING:
     from torch_mlir import ir
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Pass:
-    """One step over a module. Fields are its options; the docstring says what it requires and ensures."""
+    """A rewrite of a module. Its fields are its options; its docstring says what it requires and ensures."""
 
     name: ClassVar[str]
 
@@ -22,18 +24,18 @@ class Pass:
         """Rewrite the module in place; its context and an unknown location are current.
 
         Raises:
-            RefusalError: an operation can't be handled and may not be left alone either.
+            RefusalError: an operation can neither be handled nor be left alone.
         """
         raise NotImplementedError
 
 
-def option(default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
+def option(default: T, text: str, parse: Callable[[str], T] | None = None) -> T:
     """Declare a field of a pass as an option.
 
     Args:
-        default: its value when left out; also says its kind: an int, or a tuple of texts.
-        text: what it does, for the documentation.
-        parse: reads it from text where it is of another kind; raises ValueError saying what is wrong.
+        default: its default value, which also determines its kind: an int, or a tuple of texts.
+        text: its description, for the documentation.
+        parse: parses an option of another kind; raises a ValueError that says what is wrong.
     """
     return field(default=default, metadata={"text": text, "parse": parse})
 

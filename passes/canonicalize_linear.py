@@ -11,7 +11,7 @@ from sparseflow.dialect.matchers import defined_by, is_none, operations, weight_
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import reoriented
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import before, none, replace, torch_op
+from sparseflow.passes.ir_builder import before, none, replace, torch_op
 from sparseflow.passes.products import Product, is_one, read_product
 from sparseflow.passes.views import drop_views_of, keeps_rows, restore_rows
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from sparseflow.dialect.matchers import known_bool
-from sparseflow.passes.attention import attention_where
+from sparseflow.passes.attention_masks import attention_where
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import before, constant_bool, none
 from sparseflow.passes.elements import Condition, Elements
+from sparseflow.passes.ir_builder import before, constant_bool, none
 from sparseflow.passes.sizes import KnownSizes
 
 

@@ -12,13 +12,13 @@ from sparseflow.dialect.linear import FORMAT_REFUSED
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.options import format_name
+from sparseflow.passes.option_text import format_name
 from sparseflow.runtime.formats import find
 
 
 @dataclass(frozen=True)
 class ChooseFormat(Pass):
-    """Give sparse layers a weight format, and write down why where they can't have it.
+    """Give sparse layers a weight format, or record why they can't have it.
 
     Requires: layers are merged (`merge-projections`) and have their activations (`fuse-epilogue`); no policy
     yet (`apply-policy` looks it up by what a layer multiplies).
@@ -34,7 +34,7 @@ class ChooseFormat(Pass):
     )
 
     def run(self, module: ir.Module) -> None:
-        """Look at each layer by itself."""
+        """Decide for each layer by itself."""
         for op in operations(module, {"sparse_gemm.linear"}):
             reason = self._reason(op)
             if reason is None:
@@ -43,7 +43,7 @@ class ChooseFormat(Pass):
                 op.attributes[FORMAT_REFUSED] = ir.StringAttr.get(reason)
 
     def _reason(self, layer: ir.Operation) -> str | None:
-        """Why a layer can't have the format, None if it can."""
+        """Return why a layer can't have the format, or None."""
         ref, type_ = weight_ref(layer.operands[1]), tensor_type(layer.operands[1])
         if ref is None or type_ is None:
             return "its weight is computed at run time"

@@ -8,7 +8,7 @@ from sparseflow.dialect.base import view_as
 from sparseflow.dialect.linear import GATES, LinearOp
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activate
-from sparseflow.passes.build import constant_int, none, slice_last, torch_op
+from sparseflow.passes.ir_builder import constant_int, none, slice_last, torch_op
 
 
 def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
@@ -37,8 +37,8 @@ def dense_layer(layer: ir.Operation, reason: str) -> ir.Value:
 def _whole(layer: ir.Operation) -> ir.Type:
     """Return the type of a gated layer's product, before the gate."""
     result, weight = tensor_type(layer.results[0]), tensor_type(layer.operands[1])
-    assert result is not None, "the verifier saw to it"
-    assert weight is not None, "the verifier saw to it"
+    assert result is not None, "the verifier checked it"
+    assert weight is not None, "the verifier checked it"
     return result.with_last(weight.dim(0)).build()
 
 

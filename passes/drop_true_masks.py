@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.passes.attention import attention_where
+from sparseflow.passes.attention_masks import attention_where
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import before, none
 from sparseflow.passes.elements import Elements
+from sparseflow.passes.ir_builder import before, none
 from sparseflow.passes.sizes import KnownSizes
 
 

@@ -46,7 +46,7 @@ def reason_to_stay(layer: ir.Operation, ref: WeightRef | None, limits: Limits) -
 
 
 def cast_ref(layer: ir.Operation) -> WeightRef | None:
-    """The weight that a layer reads converted to another dtype, unless it has to stay dense anyway."""
+    """Return the weight that a layer reads cast to another dtype; None if it must stay dense anyway."""
     value = uncast(layer.operands[1])
     ref = None if value == layer.operands[1] else weight_ref(value)
     if ref is None or ref.op.name != "sparse_gemm.weight" or "sparse_gemm.dense" in ref.op.attributes:
@@ -55,9 +55,9 @@ def cast_ref(layer: ir.Operation) -> WeightRef | None:
 
 
 def eligible_weights(module: ir.Module, limits: Limits) -> list[str]:
-    """The parameters that nothing in themselves keeps dense, whatever reads them.
+    """Return the parameters whose own properties allow them to be sparse, whatever reads them.
 
-    Those of a ``sparse_gemm.contextual_mlp`` are left out: it decides for itself.
+    Parameters of a ``sparse_gemm.contextual_mlp``, which has its own rules, are left out.
     """
     found: dict[str, bool] = {}
     for op in operations(module, {"sparse_gemm.weight"}):
@@ -75,7 +75,7 @@ def cast_reason(name: str) -> str:
 
 
 def _no_weight(name: str, kind: str) -> str:
-    return f"its matrix '{name}' is a {kind}, no weight"
+    return f"its matrix '{name}' is a {kind}, not a weight"
 
 
 def _why_no_reference(weight: ir.Value) -> str:
@@ -126,7 +126,7 @@ def _type_reasons(layer: ir.Operation) -> Iterator[str]:
     for role, value in values.items():
         type_ = tensor_type(value)
         if type_ is None:
-            yield f"its {role} is {value.type}, no plain value tensor"
+            yield f"its {role} is {value.type}, not a plain value tensor"
             return
         types[role] = type_
     for rule in broken_type_rules(types):

@@ -12,7 +12,7 @@ from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import constant_int, constant_ints, defined_by
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import explain
+from sparseflow.passes.ir_builder import explain
 from sparseflow.passes.weight_views import (
     WeightView,
     base_name,
@@ -29,8 +29,8 @@ class ExplainProducts(Pass):
     Requires: `match-sparse-linear`, which explains linear layers.
 
     Ensures: each other product one of whose factors is a parameter of rank 2 or more, however viewed, cast or
-    cut, carries the attribute `sparse_gemm.reason`: matrix products, `einsum`, convolutions, recurrent
-    layers, products over experts; those of other libraries are told by their name, such as `_grouped_mm`.
+    sliced, carries the attribute `sparse_gemm.reason`: matrix products, `einsum`, convolutions, recurrent
+    layers, products over experts; operators of other libraries are recognised by name, such as `_grouped_mm`.
 
     Left alone: products of activations, buffers and constants; lookups in an embedding; what is only added.
     """
@@ -53,7 +53,7 @@ def _reason(op: ir.Operation, weights: Sequence[WeightView]) -> str:
     if is_convolution(op):
         return _of_convolution(op)
     if is_recurrent(op):
-        return f"this {base_name(op)} multiplies by its matrices inside of one operator, once a step"
+        return f"this {base_name(op)} multiplies by its matrices inside one operator, once a step"
     ranks = {view.rank for view in weights}
     if len(ranks) == 1 and ranks != {2}:
         return f"its weight has rank {ranks.pop()}; only matrices can be packed"
@@ -73,7 +73,7 @@ def _of_convolution(op: ir.Operation) -> str:
     weight = tensor_type(op.operands[1])
     sizes = weight.shape[2:] if weight is not None and weight.shape else ()
     if set(sizes) != {1} or not _mixes_channels_only(op):
-        return "a convolution, no linear layer"
+        return "a convolution, not a linear layer"
     by = "x".join("1" for _ in sizes)
     return f"a {by} convolution: replace it by nn.Linear over channels last to make it sparse"
 

@@ -14,9 +14,9 @@ from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import reoriented, weight
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, explain, replace
+from sparseflow.passes.ir_builder import before, explain, replace
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.passes.options import Table, parse_table, read_table
+from sparseflow.passes.option_text import Table, parse_table, read_table
 
 NOT_CONTEXTUAL = "sparse_gemm.not_contextual"
 """Discardable attribute: why a layer of an MLP isn't part of a contextual one."""
@@ -32,13 +32,14 @@ class ContextualEntry:
     """How one MLP selects its neurons.
 
     Attributes:
-        rank: of the predictor; 0 with the rule ``gate``, which has none.
+        rank: the predictor's rank; 0 with the rule ``gate``, which has no predictor.
         rule: one of `sparseflow.dialect.contextual_mlp.RULES`.
-        parameter: of the rule.
-        dtype: element type of the predictor's matrices; in si8 each has a scale a row.
+        parameter: the parameter of the rule.
+        dtype: element type of the predictor's matrices; in si8 each has a scale for each row.
         m_max: neurons are selected for at most this many rows.
         bias: whether the predictor has a bias.
-        up_policy: of the product of gate and up for more rows; makes it 2:4. None: it stays dense.
+        up_policy: the policy of the product of gate and up for more rows, which makes it 2:4. None: it stays
+            dense.
         down_policy: the same for down.
     """
 
@@ -71,18 +72,20 @@ class FormContextualMlp(Pass):
 
     Ensures: each MLP that the table knows is a `sparse_gemm.contextual_mlp`: `act(gate(x)) * up(x)` or
     `act(up(x))`, then down, with biases, act being `silu`, `gelu`, `gelu_tanh` (GPT-2's written out, too),
-    `relu` or its square. Dropout that is switched off and views that change no shape are passed over. The
-    layers of an MLP that doesn't become one carry the reason: with `others` as `sparse_gemm.reason`, without
-    as `sparse_gemm.not_contextual`, which leaves them free to become sparse.
+    `relu` or its square. Inactive dropout and views that keep the shape are skipped. The layers of an MLP
+    that doesn't become contextual carry the reason: as `sparse_gemm.reason` if `outside-reason` is given,
+    else as `sparse_gemm.not_contextual`, with which they can still become sparse.
 
     Left alone: MLPs whose neurons something else reads, whose layers read different inputs, have computed or
-    merged weights, or differ in dtype; those that return another type than x's. Layers in no MLP, unless
-    `others` says why they stay dense.
+    merged weights, or differ in dtype; those that return another type than x's. Layers outside MLPs, unless
+    `outside-reason` says why they stay dense.
     """
 
     name: ClassVar[str] = "form-contextual-mlp"
     table: Table | None = option(None, "path of the table, a JSON object", parse_table)  # noqa: RUF009
-    others: str = option("", "the reason with which layers in no MLP stay dense; empty: none", str)
+    outside_reason: str = option(
+        "", "keep layers outside contextual MLPs dense, for this reason; empty: they can become sparse", str
+    )
 
     def run(self, module: ir.Module) -> None:
         """Find all MLPs before rewriting one: known sizes are valid for the unmodified module only."""
@@ -94,11 +97,11 @@ class FormContextualMlp(Pass):
                     self._explain(layer, f"not contextual: {mlp.reason or entry}")
             else:
                 _form(mlp, entry)
-        for op in operations(module, {"torch.aten.linear"}) if self.others else ():
-            explain(op, self.others)
+        for op in operations(module, {"torch.aten.linear"}) if self.outside_reason else ():
+            explain(op, self.outside_reason)
 
     def _explain(self, layer: ir.Operation, reason: str) -> None:
-        if self.others:
+        if self.outside_reason:
             explain(layer, reason)
         else:
             layer.attributes[NOT_CONTEXTUAL] = ir.StringAttr.get(reason)
@@ -126,9 +129,9 @@ def _entry(name: str, entry: object) -> ContextualEntry | str:
         numbers = numbers and float(found.parameter) == found.parameter
         texts = all(isinstance(policy, str) for policy in found.policies.values())
     except (TypeError, ValueError):
-        raise PassError(subject, f"is no predictor: {entry!r}", _FORMAT) from None
+        raise PassError(subject, f"isn't a predictor: {entry!r}", _FORMAT) from None
     if not (numbers and texts) or found.rule not in RULES or found.dtype not in PREDICTOR_DTYPES:
-        raise PassError(subject, f"has a value that it can't have: {entry!r}", _FORMAT)
+        raise PassError(subject, f"has an invalid value: {entry!r}", _FORMAT)
     return found
 
 

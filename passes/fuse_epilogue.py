@@ -13,13 +13,13 @@ from sparseflow.dialect.matchers import only_reader, operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import replace
+from sparseflow.passes.ir_builder import replace
 from sparseflow.passes.products import is_one
 from sparseflow.passes.sizes import KnownSizes
 from sparseflow.passes.views import VIEWS, returns_its_input
 
 PARTS = ("bias", *ACTIVATIONS, "residual")
-"""What can become part of a layer."""
+"""The operations that can be fused into a layer."""
 
 _ADD = "torch.aten.add.Tensor"
 
@@ -39,9 +39,9 @@ class FuseEpilogue(Pass):
 
     Ensures: a `sparse_gemm.linear` whose result has one reader takes over, in this order and each only where
     the layer has neither it nor a later one yet: the addition of a tensor of shape [N] as `bias`; `relu`,
-    `gelu` or `silu` as `epilogue`; the addition of a tensor of its own type and shape as `residual`. Dropout
-    that is switched off and views that change no shape are passed over. The layer then stands where the last
-    of them stood, and rounds once instead of after each.
+    `gelu` or `silu` as `epilogue`; the addition of a tensor of its own type and shape as `residual`. Inactive
+    dropout and views that keep the shape are skipped. The layer then stands in the place of the last of them,
+    and rounds once instead of after each.
 
     Left alone: additions with another factor than 1; those that broadcast, or whose dynamic sizes aren't
     proven equal; operations that change the type or are in another block; parts of a merged layer; what

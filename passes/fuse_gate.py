@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 from torch_mlir import ir
 
@@ -16,7 +16,9 @@ from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass
-from sparseflow.passes.build import before, replace
+from sparseflow.passes.ir_builder import before, replace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,17 @@ class FuseGate(Pass):
 
     Ensures: `act(gate) * up`, the factors in either order, over the two halves of a `sparse_gemm.linear` of N
     rows is that layer with the epilogue `<act>_gated`, act being `relu`, `gelu`, `gelu_tanh` or `silu`, and a
-    result of N/2. Where the rows of up come first, the parts of the merged weight and bias change places. The
-    activated gate isn't rounded any more, nor are the halves where the product's kernel applies the gate.
+    result of N/2. If the rows of up come first, the parts of the merged weight and bias are exchanged. The
+    activated gate is no longer rounded, nor are the halves if the product's kernel applies the gate.
 
     Left alone: layers that have an epilogue, a residual or a format without gates; halves, activations or a
-    layer that something else reads; up first where the halves are no whole parts of a merged weight.
+    layer that something else reads; up first if the halves aren't whole parts of a merged weight.
     """
 
     name: ClassVar[str] = "fuse-gate"
 
     def run(self, module: ir.Module) -> None:
-        """Look at each layer by itself."""
+        """Fuse the gate of each layer by itself."""
         for op in operations(module, {"sparse_gemm.linear"}):
             gate = _gate_of(op)
             if gate is not None:
@@ -70,7 +72,7 @@ def _gate_of(layer: ir.Operation) -> _Gate | None:
     if view_as(layer, LinearOp).residual is not None:
         return None
     type_ = tensor_type(halves[0])
-    assert type_ is not None, "_halves saw to it"
+    assert type_ is not None, "_halves checked it"
     for up_first, (gate, up) in enumerate((halves, halves[::-1])):
         act, product = only_reader(gate), only_reader(up)
         name = None if act is None else activation_of(act)
@@ -84,7 +86,7 @@ def _gate_of(layer: ir.Operation) -> _Gate | None:
 
 
 def _takes(layer: ir.Operation, epilogue: str) -> bool:
-    """Whether a layer's format has an epilogue."""
+    """Return whether a layer's format supports an epilogue."""
     type_ = tensor_type(layer.operands[1])
     n, k = (type_ and type_.shape) or (None, None)
     if type_ is None or type_.dtype is None or n is None or k is None:
@@ -138,10 +140,10 @@ def _cut(value: ir.Value, row: int) -> int | None:
 def _turned(value: ir.Value, row: int) -> ir.Value:
     """Return the merged tensor rotated so that the parts from a given row on come first."""
     ref, type_, at = weight_ref(value), tensor_type(value), _cut(value, row)
-    assert ref is not None, "_can_turn saw to it"
-    assert type_ is not None, "_can_turn saw to it"
+    assert ref is not None, "_can_turn checked it"
+    assert type_ is not None, "_can_turn checked it"
 
-    def turn(parts: tuple[object, ...]) -> tuple[Any, ...]:
+    def turn(parts: tuple[T, ...]) -> tuple[T, ...]:
         return (*parts[at:], *parts[:at])
 
     return merged_weight(turn(ref.names), type_, transposed=turn(ref.transposed), sizes=turn(ref.sizes))

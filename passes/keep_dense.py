@@ -12,21 +12,21 @@ from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import operations
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.options import Table, parse_table, read_table
+from sparseflow.passes.option_text import Table, parse_table, read_table
 
 _FORMAT = 'Write {"lm_head.weight": "why it stays dense"}.'
 
 
 @dataclass(frozen=True)
 class KeepDense(Pass):
-    """Mark weights that stay dense, such as those that are not 2:4 and that nothing is to prune.
+    """Mark weights that stay dense, such as those that aren't 2:4 and won't be pruned.
 
     The table maps the name of a weight to the reason.
 
     Requires: a table whose reasons are texts.
 
     Ensures: each `sparse_gemm.weight` that the table knows carries the reason as `sparse_gemm.dense`:
-    `match-sparse-linear` leaves the layers that read it as they are, and tells it. Others are left alone.
+    `match-sparse-linear` keeps the layers that read it dense, for this reason. Others are left alone.
     """
 
     name: ClassVar[str] = "keep-dense"
@@ -50,4 +50,4 @@ class KeepDense(Pass):
 def _reason(name: str, entry: object) -> str:
     if isinstance(entry, str) and entry:
         return entry
-    raise PassError(f"table of dense weights, entry '{name}'", f"is no reason: {entry!r}", _FORMAT)
+    raise PassError(f"table of dense weights, entry '{name}'", f"isn't a reason: {entry!r}", _FORMAT)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch_mlir import ir
 
 from sparseflow.dialect.base import number_of, string_attribute, text_of, view_as
 from sparseflow.dialect.contextual_mlp import GATE, ContextualMlpOp
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
-from sparseflow.dialect.packed_weight import packed_weight
+from sparseflow.dialect.packed_weight import WeightForms, packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.dialect.weight import reoriented
 from sparseflow.passes.base import Pass, refuse
-from sparseflow.passes.build import (
+from sparseflow.passes.ir_builder import (
     before,
     constant_float,
     constant_int,
@@ -30,7 +30,7 @@ from sparseflow.runtime.dispatch.policy import Policy
 
 _OPERATORS = {False: "contextual_mlp_auto", True: "contextual_mlp_by_gate"}
 _PREDICTING = ("pred_a", "pred_b")
-# In the order of the operators' schemas; None is a place that only weights in int8 fill.
+# In the order of the operators' schemas; None stands for scales, which only int8 weights have.
 _TENSORS, _BIASES = ("x", "gate", "up", "down_t"), ("gate_bias", "up_bias", "down_bias")
 _PREDICTOR = ("pred_a", "pred_b", "pred_bias", "pred_a_scale", "pred_b_scale")
 _BY_GATE = (*_TENSORS, *_BIASES)
@@ -47,9 +47,9 @@ class LowerContextualMlp(Pass):
     Ensures: no `sparse_gemm.contextual_mlp` is left. Each is a
     `torch.operator "torch.sparseflow.contextual_mlp_auto"`, with the rule `gate` a
     `"torch.sparseflow.contextual_mlp_by_gate"`, over `contiguous` weights, so that a neuron's rows are read
-    where they are. Of a product that is 2:4 it reads the `sparse_gemm.packed_weight` and the
-    `sparse_gemm.pruned_weight`: of gate and up one, of which both are slices, of down the `turned` one.
-    References that nothing reads any more are gone.
+    in place. For a 2:4 product it reads the `sparse_gemm.packed_weight` and the `sparse_gemm.pruned_weight`:
+    one for gate and up together, of which both are slices, and the `turned` one for down. Unused references
+    are gone.
     """
 
     name: ClassVar[str] = "lower-contextual-mlp"
@@ -82,7 +82,7 @@ def _call(op: ir.Operation) -> ir.Value:
 
 
 def _products(op: ir.Operation, tensors: dict[str, ir.Value]) -> list[ir.Value]:
-    """Put the matrices that the kernels read in place; the operands of both products as 2:4."""
+    """Replace matrices in `tensors` by those that the kernels read; return the operands of 2:4 products."""
     ups: list[str] = [role for role in ("gate", "up") if role in tensors]
     operands: list[ir.Value] = []
     for roles, pack, policy in ((ups, _pack_up, "up_policy"), (["down_t"], _pack_down, "down_policy")):
@@ -99,7 +99,7 @@ def _products(op: ir.Operation, tensors: dict[str, ir.Value]) -> list[ir.Value]:
 def _pack_up(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value]) -> tuple[ir.Value, ...]:
     refs = [_reference(op, role, tensors[role]) for role in roles]
     neurons, hidden, dtype = _static(op, "up", tensors["up"])
-    whole: dict[str, Any] = {
+    whole: WeightForms = {
         "names": [ref.names[0] for ref in refs],
         "shape": (len(roles) * neurons, hidden),
         "dtype": dtype,
@@ -118,7 +118,7 @@ def _pack_down(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value])
     (role,) = roles
     ref = _reference(op, role, tensors[role])
     neurons, hidden, dtype = _static(op, role, tensors[role])
-    whole: dict[str, Any] = {
+    whole: WeightForms = {
         "names": ref.names,
         "shape": (hidden, neurons),
         "dtype": dtype,
@@ -129,7 +129,7 @@ def _pack_down(op: ir.Operation, roles: list[str], tensors: dict[str, ir.Value])
 
 
 def _static(op: ir.Operation, role: str, value: ir.Value) -> tuple[int, int, str]:
-    """I, H and the element type of a matrix."""
+    """Return I, H and the element type of a matrix; refuse a dynamic shape."""
     type_ = tensor_type(value)
     shape = (None,) if type_ is None or type_.shape is None else type_.shape
     if type_ is None or type_.dtype is None or None in shape:
@@ -140,12 +140,14 @@ def _static(op: ir.Operation, role: str, value: ir.Value) -> tuple[int, int, str
 
 def _contiguous(op: ir.Operation, role: str, value: ir.Value) -> ir.Value:
     ref, type_ = _reference(op, role, value), tensor_type(value)
-    assert type_ is not None, "the verifier saw to it"
+    assert type_ is not None, "the verifier checked it"
     return reoriented(ref.op, type_, transposed=ref.transposed[0], contiguous=True)
 
 
 def _reference(op: ir.Operation, role: str, value: ir.Value) -> WeightRef:
     ref = weight_ref(value)
     if ref is None or len(ref.names) != 1:
-        refuse(op, f"has {role} that is no reference to one weight", "Form it from layers over such weights.")
+        refuse(
+            op, f"has {role} that isn't a reference to one weight", "Form it from layers over such weights."
+        )
     return ref

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch_mlir import ir
 
 from sparseflow.dialect.base import view_as
 from sparseflow.dialect.linear import LinearOp, layer_format
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
-from sparseflow.dialect.packed_weight import packed_weight
+from sparseflow.dialect.packed_weight import WeightForms, packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option, refuse
-from sparseflow.passes.build import before, constant_int, constant_str, int_list, none, replace, runtime_call
-from sparseflow.passes.options import one_of
+from sparseflow.passes.ir_builder import (
+    before,
+    constant_int,
+    constant_str,
+    int_list,
+    none,
+    replace,
+    runtime_call,
+)
+from sparseflow.passes.option_text import one_of
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.support.arguments import MEMORY_MODES, Memory
 
@@ -31,8 +39,8 @@ class LowerSparseGemm(Pass):
 
     Ensures: no `sparse_gemm.linear` is left. Each is a call of its format's operator, such as
     `torch.operator "torch.sparseflow.linear"` of `2:4`, over the parts of a `sparse_gemm.packed_weight`;
-    layers of one function that share a weight and format share its packed form. References that nothing
-    reads any more are gone. With `memory=fast` a layer whose policy runs densely for some M also reads the
+    layers of one function that share a weight and format share its packed form. Unused references are gone.
+    With `memory=fast` a layer whose policy runs densely for some M also reads the
     `sparse_gemm.pruned_weight`, the dense form that is kept beside the packed one.
     """
 
@@ -54,7 +62,7 @@ class LowerSparseGemm(Pass):
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight that can be packed: where it comes from, and its type."""
+    """A weight that can be packed: its reference and its static type."""
 
     ref: WeightRef
     n: int
@@ -74,7 +82,7 @@ def _packable(layer: ir.Operation) -> _Weight:
 
 
 def _function_body(op: ir.Operation) -> ir.Block:
-    """The outermost block of the function around an operation."""
+    """Return the outermost block of the function around an operation."""
     while op.parent is not None and op.parent.operation.name != "func.func":
         op = op.parent.operation
     return op.block
@@ -95,8 +103,8 @@ def _lower(layers: Sequence[ir.Operation], memory: Memory) -> None:
         replace(layer, call)
 
 
-def _reference(layer: ir.Operation) -> dict[str, Any]:
-    """What refers to a layer's weight in the forms that the runtime reads."""
+def _reference(layer: ir.Operation) -> WeightForms:
+    """Return the arguments that refer to a layer's weight, for `packed_weight` and `pruned_weight`."""
     weight = _packable(layer)
     return {
         "names": weight.ref.names,

@@ -11,9 +11,9 @@ from torch_mlir import ir
 from sparseflow.dialect.linear import linear
 from sparseflow.dialect.matchers import is_none, operations, weight_ref
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, explain, replace
 from sparseflow.passes.eligibility import Limits, reason_to_stay
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.ir_builder import before, explain, replace
+from sparseflow.passes.weight_uses import WeightUses
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MatchSparseLinear(Pass):
     Requires: layers in the form of `canonicalize-linear`.
 
     Ensures: each `torch.aten.linear` over a weight by reference that is eligible is a
-    `sparse_gemm.linear`; buffers and constants are no weights. Layers that share a weight become sparse
+    `sparse_gemm.linear`; buffers and constants aren't weights. Layers that share a weight become sparse
     together or not at all. Each layer that stays carries the attribute `sparse_gemm.reason`; one that carries
     it already stays dense. `explain-products` does the same for other products.
     """

@@ -17,8 +17,8 @@ from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import KIND
 from sparseflow.passes.base import Pass, option
-from sparseflow.passes.build import before, none, replace, slice_last, torch_op
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.ir_builder import before, none, replace, slice_last, torch_op
+from sparseflow.passes.weight_uses import WeightUses
 
 _SPARSE, _DENSE = "sparse_gemm.linear", "torch.aten.linear"
 
@@ -36,7 +36,7 @@ class _Projection:
     def rows(self) -> int:
         """N."""
         n = self.weight_type.dim(0)
-        assert n is not None, "_projection saw to it"
+        assert n is not None, "_projection checked it"
         return n
 
 
@@ -140,7 +140,7 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
     biases = [part.bias for part in parts if part.bias is not None]
     bias = _concatenate(biases, parts, (n,)) if biases else None
     part_type = tensor_type(first.op.results[0])
-    assert part_type is not None, "_projection saw to it"
+    assert part_type is not None, "_projection checked it"
     result = part_type.with_last(n).build()
     if first.op.name == _DENSE:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)

@@ -94,7 +94,7 @@ def _reasons(mlp: Mlp) -> Iterator[str]:
     for layer in mlp.layers:
         ref = weight_ref(layer.operands[1])
         if ref is None or len(ref.names) != 1:
-            yield "the weight of one of its layers is computed at run time, or of several"
+            yield "the weight of one of its layers is computed at run time or merged"
             return
         bias = bias_of(layer)
         if bias is not None and weight_ref(bias) is None:
@@ -206,7 +206,7 @@ class _Matcher:
         return None if relu is None else ("relu2", relu.operands[0])
 
     def tanh_gelu(self, value: ir.Value) -> tuple[str, ir.Value] | None:
-        """``0.5 · v · (1 + tanh(√(2/π) · (v + 0.044715 · v³)))``, as GPT-2 writes it out."""
+        """Match ``0.5 · v · (1 + tanh(√(2/π) · (v + 0.044715 · v³)))``, the GELU that GPT-2 writes out."""
         product = self.take(value, _MUL)
         for half, rest in ((0, 1), (1, 0)) if product is not None else ():
             v = self.scaled(product.operands[half], 0.5)  # type: ignore[union-attr]  # not None here

@@ -1,6 +1,6 @@
-"""The order of the passes: phases, from what the frontend makes to what the lowering takes.
+"""The order of the passes, in phases, from the frontend's module to the lowering's.
 
-Nothing else orders passes.
+No other module orders passes.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import TypeVar
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
-from sparseflow.passes.options import Table, format_name, one_of, parse_table
+from sparseflow.passes.option_text import Table, format_name, one_of, parse_table
 from sparseflow.passes.registry import pass_class
 from sparseflow.support.arguments import MEMORY_MODES, Memory
+
+T = TypeVar("T")
 
 PHASES: dict[str, tuple[str, ...]] = {
     "canonical": ("causal-attention", "drop-true-masks", "canonicalize-linear"),
@@ -28,25 +30,25 @@ PHASES: dict[str, tuple[str, ...]] = {
 """The passes of each phase, in order. A phase ends where something is decided by looking at the module."""
 
 
-def _setting(phase: str, default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
-    """Declare a field: the phase that takes it, and what `sparseflow.passes.base.option` has of an option."""
+def _setting(phase: str, default: T, text: str, parse: Callable[[str], T] | None = None) -> T:
+    """Declare a field with the phase that takes it; the rest is as in `sparseflow.passes.base.option`."""
     return field(default=default, metadata={"phase": phase, "text": text, "parse": parse})
 
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """What the passes of the phases are made from: what was asked for, and what was decided on the way.
+    """The options from which all passes are made: the requested ones, and decisions of the compiler.
 
-    A pass whose table is None is left out, as nothing was recorded for it.
+    A pass whose table is None is left out, because nothing was recorded for it.
 
     Attributes:
         dense: a table of `keep-dense`.
         contextual: a table of `form-contextual-mlp`.
-        others: its reason for layers outside of those MLPs, empty for none.
+        outside_reason: why layers outside those MLPs stay dense; empty if they may become sparse.
         skip: patterns (fnmatch) of layers that stay dense.
         format: how sparse weights are stored and multiplied.
         policies: a table of `apply-policy`.
-        memory: whether dense weights are kept beside packed ones.
+        memory: whether dense weights are kept in addition to packed ones.
     """
 
     dense: Table | None = _setting(  # noqa: RUF009
@@ -55,7 +57,9 @@ class PipelineOptions:
     contextual: Table | None = _setting(  # noqa: RUF009
         "contextual", None, "predictors of MLPs: path of a table of form-contextual-mlp", parse_table
     )
-    others: str = _setting("contextual", "", "why layers outside of those MLPs stay dense; empty: none", str)
+    outside_reason: str = _setting(
+        "contextual", "", "why layers outside those MLPs stay dense; empty: they can become sparse", str
+    )
     skip: tuple[str, ...] = _setting("matched", (), "patterns (fnmatch) of layers that stay dense")
     format: str = _setting("merged", "2:4", "how sparse weights are stored, such as 2:4-fp8", format_name)
     policies: Table | None = _setting(  # noqa: RUF009
@@ -68,12 +72,12 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class Phase:
-    """Passes between which nothing is decided.
+    """A sequence of passes that runs without a decision of the compiler in between.
 
     Attributes:
-        name: of the state that it leaves the module in.
-        passes: what runs, in order; none where nothing was recorded for them.
-        inputs: the fields of `PipelineOptions` that they are made from, known before they run.
+        name: the state in which it leaves the module.
+        passes: the passes, in order; without those for which nothing was recorded.
+        inputs: the fields of `PipelineOptions` from which they are made, known before they run.
     """
 
     name: str
@@ -82,15 +86,17 @@ class Phase:
 
 
 def phases(options: PipelineOptions) -> tuple[Phase, ...]:
-    """Every phase, in order, with its passes made from the options."""
-    given = _given(options)
-    return tuple(
-        Phase(phase, tuple(_made(names, given)), tuple(setting.name for setting in added_settings(phase)))
-        for phase, names in PHASES.items()
-    )
+    """Return every phase, in order, with its passes made from the options."""
+    return tuple(phase(name, options) for name in PHASES)
 
 
-def _made(names: Iterable[str], given: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Pass]:
+def phase(name: str, options: PipelineOptions) -> Phase:
+    """Return the phase of a name in `PHASES`, with its passes made from the options."""
+    made = tuple(_made(PHASES[name], _given(options)))
+    return Phase(name, made, tuple(setting.name for setting in added_settings(name)))
+
+
+def _made(names: Iterable[str], given: Mapping[str, Mapping[str, object] | None]) -> Iterator[Pass]:
     for name in names:
         options = given.get(name, {})
         if options is not None:
@@ -98,22 +104,22 @@ def _made(names: Iterable[str], given: Mapping[str, Mapping[str, Any] | None]) -
 
 
 def pipeline(until: str, options: PipelineOptions | None = None) -> tuple[Pass, ...]:
-    """The passes of all phases up to one, that one included.
+    """Return the passes of all phases up to and including one.
 
     Args:
-        until: name of the phase.
-        options: the defaults when left out.
+        until: name of the last phase.
+        options: by default those of a pipeline without recorded tables.
 
     Raises:
         PassError: there is no such phase.
     """
-    count = _position(until) + 1
-    made = phases(PipelineOptions() if options is None else options)
-    return tuple(pass_ for phase in made[:count] for pass_ in phase.passes)
+    names = list(PHASES)[: _position(until) + 1]
+    given = PipelineOptions() if options is None else options
+    return tuple(pass_ for name in names for pass_ in phase(name, given).passes)
 
 
-def settings(until: str) -> list[Field[Any]]:
-    """The fields of `PipelineOptions` that the phases up to one take.
+def settings(until: str) -> list[Field[object]]:
+    """Return the fields of `PipelineOptions` that the phases up to and including one take.
 
     Raises:
         PassError: there is no such phase.
@@ -122,17 +128,18 @@ def settings(until: str) -> list[Field[Any]]:
     return [setting for name in names for setting in added_settings(name)]
 
 
-def added_settings(phase: str) -> list[Field[Any]]:
-    """The fields of `PipelineOptions` that a phase takes."""
+def added_settings(phase: str) -> list[Field[object]]:
+    """Return the fields of `PipelineOptions` that a phase takes."""
     return [setting for setting in fields(PipelineOptions) if setting.metadata["phase"] == phase]
 
 
-def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
-    """The options of each pass that has any from here; None leaves it out."""
-    contextual: Table | None = {} if options.others and options.contextual is None else options.contextual
+def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
+    """Return the options of each pass that gets any from `PipelineOptions`; None leaves the pass out."""
+    only_reason = options.outside_reason and options.contextual is None
+    contextual: Table | None = {} if only_reason else options.contextual
     return {
         "keep-dense": _table(options.dense),
-        "form-contextual-mlp": _table(contextual, others=options.others),
+        "form-contextual-mlp": _table(contextual, outside_reason=options.outside_reason),
         "match-sparse-linear": {"skip": options.skip},
         "choose-format": {"format": options.format},
         "apply-policy": _table(options.policies),
@@ -140,7 +147,7 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
     }
 
 
-def _table(table: Table | None, **more: Any) -> Mapping[str, Any] | None:
+def _table(table: Table | None, **more: object) -> Mapping[str, object] | None:
     return None if table is None else {"table": table, **more}
 
 
@@ -150,5 +157,5 @@ def _position(name: str) -> int:
     close = difflib.get_close_matches(name, PHASES, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     raise PassError(
-        f"pipeline '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-pipelines` shows what there is."
+        f"pipeline '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-pipelines` lists all pipelines."
     )

@@ -48,7 +48,7 @@ def _split_at_commas(text: str) -> Iterator[str]:
 
 
 def _scan(text: str) -> Iterator[tuple[int, str, int]]:
-    """Each character outside quotes with its place and its depth; a bracket counts as outside itself."""
+    """Yield each character outside quotes with its index and nesting depth; brackets count as outside."""
     open_brackets: list[str] = []
     quote = ""
     for index, character in enumerate(text):

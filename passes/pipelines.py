@@ -1,4 +1,4 @@
-"""From text to passes, and running them over a module."""
+"""Parse pipelines of passes from text, and run them on a module."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch_mlir import ir
 from sparseflow.dialect import load
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass, PassFailedError, RefusalError
-from sparseflow.passes.native import NativePass
-from sparseflow.passes.options import format_pass, parse_fields, parse_options
+from sparseflow.passes.native_passes import NativePass
+from sparseflow.passes.option_text import format_pass, parse_fields, parse_options
 from sparseflow.passes.phases import PipelineOptions, pipeline, settings
 from sparseflow.passes.pipeline_text import Element, parse_elements
 from sparseflow.passes.registry import PASSES, pass_class
@@ -22,18 +22,18 @@ from sparseflow.passes.registry import PASSES, pass_class
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a pass took, the verification after it included."""
+    """The time of a pass, including the verification after it."""
 
     name: str
     seconds: float
 
 
 def parse_pipeline(text: str) -> tuple[Pass, ...]:
-    """The passes of a pipeline written as text.
+    """Parse a pipeline written as text.
 
     Raises:
         PassError: the text is malformed, or one of our passes is misplaced or has wrong options. Passes of
-            MLIR itself are only looked up when there is a context, in ``run_pipeline``.
+            MLIR itself are looked up later, in ``run_pipeline``, because that needs a context.
     """
     passes: list[Pass] = []
     for element in parse_elements(text):
@@ -42,21 +42,21 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
 
 
 def named_pipeline(text: str) -> tuple[Pass, ...]:
-    """The passes of a pipeline by its name, such as ``runtime{memory=fast}``: all phases up to that one.
+    """Return the passes of a named pipeline, such as ``runtime{memory=fast}``: all phases up to that one.
 
     Raises:
         PassError: the text is malformed, or there is no such pipeline or option.
     """
     elements = parse_elements(text)
     if len(elements) != 1 or elements[0].body is not None:
-        raise PassError(f"pipeline '{text}'", "is no single name", "Write it like 'runtime{memory=fast}'.")
+        raise PassError(f"pipeline '{text}'", "isn't a single name", "Write it like 'runtime{memory=fast}'.")
     (named,) = elements
     values = parse_fields(f"pipeline '{named.name}'", settings(named.name), named.options)
     return pipeline(named.name, PipelineOptions(**values))
 
 
 def format_pipeline(passes: Sequence[Pass]) -> str:
-    """The passes as text that ``parse_pipeline`` and mlir-opt's syntax agree on."""
+    """Return the passes as text, in mlir-opt's syntax, which ``parse_pipeline`` parses."""
     texts = [p.text if isinstance(p, NativePass) else format_pass(p) for p in passes]
     return f"builtin.module({','.join(texts)})"
 
@@ -84,7 +84,7 @@ def _check_nested(element: Element) -> None:
 
 
 def check_passes(passes: Sequence[Pass], context: ir.Context) -> None:
-    """Make sure that MLIR knows those passes that aren't ours.
+    """Check that MLIR knows the passes that aren't ours.
 
     Raises:
         PassError: it doesn't know one, or not its options.
@@ -101,21 +101,22 @@ def run_pipeline(
     after_each: Callable[[Pass, ir.Module], None] | None = None,
     source: str | None = None,
 ) -> tuple[Timing, ...]:
-    """Run passes over a module in place, verifying it before the first and after each.
+    """Run passes on a module in place, verifying it before the first and after each.
 
     Args:
-        module: what to rewrite; its context gets the dialects it lacks. After a failure its state is
-            whatever the failing pass left.
+        module: the module to rewrite; missing dialects are loaded into its context. After a failure it is in
+            the state in which the failing pass left it.
         passes: a pipeline as text, or passes.
         after_each: called after each pass, for printing or counting.
-        source: path of a file that holds the module as it is now, for the command that reproduces a
-            failure; without it a failure writes such a file.
+        source: path of a file with the module as it is now, for the command that reproduces a failure;
+            without it a failure writes such a file.
 
     Returns:
         One timing for each pass.
 
     Raises:
-        PassError: a pass is unknown, misconfigured or failed; then it names a command that reproduces it.
+        PassError: a pass is unknown, has wrong options, or failed; for a failure the error names a command
+            that reproduces it.
     """
     sequence = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
     load(module.context)
@@ -145,7 +146,7 @@ def _run_one(pass_: Pass, module: ir.Module) -> Timing:
 
 
 def label(pass_: Pass) -> str:
-    """What a pass is called in messages."""
+    """Return the name of a pass in messages."""
     return pass_.text if isinstance(pass_, NativePass) else pass_.name
 
 
@@ -157,7 +158,7 @@ def _verify_input(module: ir.Module) -> None:
 
 
 def diagnostics(error: Exception) -> list[tuple[ir.Location, str]]:
-    """Where and why, as far as an error tells."""
+    """Return the locations and messages that an error contains, if any."""
     if isinstance(error, RefusalError):
         return [(error.location, error.rule)]
     if isinstance(error, ir.MLIRError):
@@ -180,7 +181,7 @@ def _failure(pass_: Pass, error: Exception, command: str) -> PassFailedError:
 
 
 def _rule(error: Exception, subject: str) -> str:
-    """What failed, without repeating which pass it was."""
+    """Return what failed, without repeating the name of the pass."""
     if isinstance(error, RefusalError):
         return f"refuses {error.subject}: {error.rule}"
     if isinstance(error, PassError):

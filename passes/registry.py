@@ -1,4 +1,4 @@
-"""Which passes there are."""
+"""The registry of passes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PASSES = {
     "lower-contextual-mlp": "sparseflow.passes.lower_contextual_mlp:LowerContextualMlp",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
 }
-"""Name of each pass and where its class is; a module is imported when its pass is asked for."""
+"""The module and class of each pass, by name; imported on first use."""
 
 
 def pass_class(name: str) -> type[Pass]:
-    """The class of a pass.
+    """Return the class of a pass.
 
     Raises:
         PassError: there is no such pass.
@@ -41,9 +41,9 @@ def pass_class(name: str) -> type[Pass]:
 
 
 def unknown_pass(name: str) -> PassError:
-    """The error about a name that is no pass."""
+    """Return the error for an unknown pass."""
     close = difflib.get_close_matches(name, PASSES, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return PassError(
-        f"pass '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-passes` shows what there is."
+        f"pass '{name}'", "is unknown", f"{hint}`sparseflow-opt --list-passes` lists all passes."
     )

@@ -8,7 +8,7 @@ from torch_mlir import ir
 
 from sparseflow.dialect.matchers import constant_int, defined_by, known_bool, users
 from sparseflow.dialect.types import TensorType, tensor_type
-from sparseflow.passes.build import erase_if_dead, int_list, replace, torch_op
+from sparseflow.passes.ir_builder import erase_if_dead, int_list, replace, torch_op
 from sparseflow.passes.sizes import KnownSizes
 
 VIEWS = ("torch.aten.view", "torch.aten.reshape", "torch.aten._unsafe_view")

@@ -118,9 +118,9 @@ def weight_view(value: ir.Value) -> WeightView | None:
 
 
 def multiplied_weights(op: ir.Operation) -> list[WeightView]:
-    """Return the parameters of rank ≥ 2 that an operation multiplies by; empty if it is no product.
+    """Return the parameters of rank ≥ 2 that an operation multiplies by; empty if it isn't a product.
 
-    Of a linear layer its weight, whatever rank and kind it has.
+    For a linear layer this is its weight, whatever its rank and kind.
     """
     found = [view for value in _factors(op) if (view := weight_view(value)) is not None]
     if op.name == "torch.aten.linear":

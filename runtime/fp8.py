@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,16 +120,15 @@ def _fake_product(
     policy: list[int],
     dense: Tensor | None = None,
 ) -> Tensor:
-    check: Any = torch._check  # torch's own annotations are incomplete here
-    check(
+    ops.check(
         x.dtype == values.dtype == E4M3,
         lambda: f"sparseflow::product_fp8: x and weight must be {E4M3}, got {x.dtype} and {values.dtype}",
     )
-    check(
+    ops.check(
         x.dim() >= 1 and x.shape[-1] == in_features,
         lambda: f"sparseflow::product_fp8: x must be [..., {in_features}], got {list(x.shape)}",
     )
-    check(
+    ops.check(
         dense is None or (dense.shape == (values.shape[0], in_features) and dense.dtype == E4M3),
         lambda: (
             f"sparseflow::product_fp8: dense must be the weight [{values.shape[0]}, {in_features}] in {E4M3}"
@@ -139,7 +137,7 @@ def _fake_product(
     return x.new_empty((*x.shape[:-1], values.shape[0]), dtype=torch.bfloat16)
 
 
-def _autocast(device_type: str, keyset: Any, x: Tensor, *args: Any) -> Tensor:
+def _autocast(device_type: str, keyset: object, x: Tensor, *args: object) -> Tensor:
     """Cast x, bias and residual to the autocast dtype, as for ``F.linear``; the weight stays as it is."""
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -47,7 +47,7 @@ def load() -> None:
         NativeLibraryError: the library is missing, or torch refuses to load it.
     """
     path = library_path()
-    load_library: Any = torch.ops.load_library  # untyped in torch
+    load_library: Callable[[str], None] = torch.ops.load_library  # untyped in torch
     try:
         load_library(str(path))
     except OSError as error:

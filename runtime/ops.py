@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKeySet
+from torch._ops import OpOverload
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime import native, portable
@@ -26,10 +28,24 @@ pack_2_4 = torch.ops.sparseflow.pack_2_4.default
 unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
 skinny_linear = torch.ops.sparseflow.skinny_linear.default
 
-# torch's own annotations are incomplete here.
-_library: Any = torch.library
-_check: Any = torch._check
-LIBRARY = _library.Library("sparseflow", "IMPL")
+check: Callable[[bool, Callable[[], str]], None] = torch._check
+"""It raises where a condition on the arguments of an operator doesn't hold; torch doesn't annotate it."""
+
+
+class OperatorLibrary(Protocol):
+    """A `torch.library.Library`, which torch doesn't annotate."""
+
+    def define(self, schema: str) -> object:
+        """Declare an operator."""
+
+    def impl(
+        self, op_name: str, fn: Callable[..., object], dispatch_key: str, *, with_keyset: bool = False
+    ) -> None:
+        """Implement an operator."""
+
+
+operator_library: Callable[[str, str], OperatorLibrary] = torch.library.Library
+LIBRARY = operator_library("sparseflow", "IMPL")
 
 REGISTERED: dict[int, Callable[..., Tensor]] = {}
 """What runs the kernels that were registered from Python, by their codes; `kernels.register` fills it."""
@@ -46,7 +62,7 @@ def refuse_gradients(subject: str) -> InferenceOnlyError:
     )
 
 
-def _below_autograd(op: Any, keyset: Any, *args: object) -> object:
+def _below_autograd(op: OpOverload, keyset: DispatchKeySet, *args: object) -> object:
     """Run ``op`` without autograd, which must not get a result that looks differentiable."""
     if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
         raise refuse_gradients(f"torch.ops.sparseflow.{op._opname}")
@@ -108,15 +124,15 @@ def _fake_linear(
     policy: list[int],
     dense: Tensor | None = None,
 ) -> Tensor:
-    _check(
+    check(
         dense is None or (dense.shape == (values.shape[0], in_features) and dense.dtype == values.dtype),
         lambda: (
             f"sparseflow.linear: dense must be the weight {[values.shape[0], in_features]} in {values.dtype}"
         ),
     )
     gated, n = epilogue.endswith("_gated"), values.shape[0]
-    _check(not gated or n % 2 == 0, lambda: f"sparseflow.linear: {epilogue} needs an even N, got {n}")
-    _check(not gated or residual is None, lambda: f"sparseflow.linear: {epilogue} takes no residual")
+    check(not gated or n % 2 == 0, lambda: f"sparseflow.linear: {epilogue} needs an even N, got {n}")
+    check(not gated or residual is None, lambda: f"sparseflow.linear: {epilogue} takes no residual")
     return _fake_product("linear", x, values, in_features, n // 2 if gated else n)
 
 
@@ -134,9 +150,9 @@ def _fake_skinny(
 
 
 def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int, out_features: int) -> Tensor:
-    _check(x.dim() >= 1, lambda: f"sparseflow.{op}: x must have at least one dimension")
-    _check(x.dtype == values.dtype, lambda: f"sparseflow.{op}: x is {x.dtype}, weight {values.dtype}")
-    _check(
+    check(x.dim() >= 1, lambda: f"sparseflow.{op}: x must have at least one dimension")
+    check(x.dtype == values.dtype, lambda: f"sparseflow.{op}: x is {x.dtype}, weight {values.dtype}")
+    check(
         x.shape[-1] == in_features,
         lambda: f"sparseflow.{op}: x has {x.shape[-1]} features, the weight {in_features}",
     )
@@ -157,14 +173,14 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     return values.new_empty(values.shape[0], in_features)
 
 
-def register_fake(op: Any, fake: Callable[..., object]) -> None:
+def register_fake(op: OpOverload, fake: Callable[..., object]) -> None:
     """Give an operator its fake implementation and a refusal of gradients."""
-    _library.register_fake(op, fake)
+    torch.library.register_fake(op, fake)
     LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)
 
 
 def _register() -> None:
-    fakes: dict[object, Callable[..., object]] = {
+    fakes: dict[OpOverload, Callable[..., object]] = {
         linear: _fake_linear,
         prune_2_4: _fake_prune,
         pack_2_4: _fake_pack,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -202,7 +201,7 @@ class PackedWeight(nn.Module):
         self._place(tuple(moved))
         return self
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         for part, tensor in zip(self.format.part_names, self.portable(), strict=True):
             destination[f"{prefix}{part}"] = tensor
 
@@ -215,7 +214,7 @@ class PackedWeight(nn.Module):
             f"{self.out_features}×{self.in_features}, {stored}, {self.device}, {self.nbytes} bytes ({share})"
         )
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, object], prefix: str, *rest: object) -> None:
         found = [state_dict.get(f"{prefix}{part}") for part in self.format.part_names]
         tensors = tuple(tensor for tensor in found if isinstance(tensor, Tensor))
         if len(tensors) == len(found):

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 import torch
 
@@ -33,15 +32,12 @@ SCALAR_FUNCTIONS: dict[str, Callable[..., object]] = {
 }
 """By the name in MLIR."""
 
-_NAMES = {function: name for name, function in SCALAR_FUNCTIONS.items()}
+_NAMES: dict[Hashable, str] = {function: name for name, function in SCALAR_FUNCTIONS.items()}
 
 NATIVE_INT_OPERATORS = frozenset({"add", "sub", "mul", "floordiv", "neg", "eq", "ne", "lt", "le", "gt", "ge"})
 """Those that the Torch dialect has as `torch.aten.<name>.int`."""
 
 
-def scalar_operator_name(function: Any) -> str | None:
+def scalar_operator_name(function: object) -> str | None:
     """The name in MLIR of a Python function of numbers, None if it is none."""
-    try:
-        return _NAMES.get(function)
-    except TypeError:
-        return None
+    return _NAMES.get(function) if isinstance(function, Hashable) else None

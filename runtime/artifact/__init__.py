@@ -7,8 +7,8 @@ their portable form, and the report and policies.
 
 from __future__ import annotations
 
+from sparseflow.runtime.artifact.loaded_model import LoadedModel, LoadedProgram
 from sparseflow.runtime.artifact.loading import load
-from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram
 from sparseflow.runtime.artifact.writing import SavedProgram, write
 
 __all__ = ["LoadedModel", "LoadedProgram", "SavedProgram", "load", "write"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
-from sparseflow.runtime.artifact.kinds import Kinds, qualified
+from sparseflow.runtime.artifact.class_lookup import ClassLookup, qualified
 from sparseflow.runtime.artifact.structures import (
     classes,
     decode_slot,
@@ -23,6 +22,7 @@ from sparseflow.runtime.calling.contract import Contract, TensorSpec
 from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs, Result, ResultKind, Signature
 from sparseflow.runtime.calling.structure import COUNTERS, Container, Structure
+from sparseflow.support.documents import Document
 
 _FUNCTIONS = frozenset(
     {"min", "max"}
@@ -45,7 +45,7 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, objec
 
     Args:
         contract: of the captured program.
-        signature: of the executed graph, which may do more writes itself than the captured one.
+        signature: of the executed graph, which may do writes itself that the captured one returns.
     """
     guards = contract.guards
     return {
@@ -67,7 +67,7 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, objec
     }
 
 
-def decode_contract(data: dict[str, Any], kinds: Kinds, devices: Callable[[str], torch.device]) -> Contract:
+def decode_contract(data: Document, kinds: ClassLookup, devices: Callable[[str], torch.device]) -> Contract:
     """Decode a contract and register the counters of its objects.
 
     Raises:
@@ -102,7 +102,7 @@ def _ambient(data: list[object], values: Decoder) -> Ambient:
     cpu, cuda, default = (values.decode(dtype) for dtype in data)
     kinds = (torch.dtype, type(None))
     if not (isinstance(cpu, kinds) and isinstance(cuda, kinds) and isinstance(default, torch.dtype)):
-        raise TypeError("surroundings are dtypes")
+        raise TypeError("the ambient state isn't made of dtypes")
     return Ambient(cpu, cuda, default)
 
 
@@ -124,7 +124,7 @@ def require_arithmetic(text: str, symbols: Iterable[str]) -> str:
         node = pending.pop()
         powers += isinstance(node, ast.Pow)
         if powers > _MOST_POWERS or not _is_arithmetic(node, known):
-            raise ValueError(f"the condition {text:.80} is no arithmetic")
+            raise ValueError(f"the condition {text:.80} isn't arithmetic")
         pending += node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
     return text
 
@@ -151,10 +151,10 @@ def _encode_spec(spec: TensorSpec | None) -> object:
     return [encode(spec.dtype), spec.rank, encode(spec.device), *layout]
 
 
-def _decode_spec(data: Any, values: Decoder) -> TensorSpec | None:
+def _decode_spec(data: object, values: Decoder) -> TensorSpec | None:
     if data is None:
         return None
-    dtype, rank, device, *layout = data
+    dtype, rank, device, *layout = require(data, list)
     if len(layout) > 1:
         raise ValueError("a tensor has one layout")
     return TensorSpec(
@@ -176,7 +176,7 @@ def _place(leaf: object, dim: object) -> Place:
 
 def _container(slot: object) -> Container:
     if not isinstance(slot, Container):
-        raise TypeError("the state of an object is no container")
+        raise TypeError("the state of an object isn't a container")
     return slot
 
 

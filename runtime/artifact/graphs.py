@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import fx, nn
 from torch._ops import OpOverload
+from torch.fx.node import Argument
 
 import sparseflow.runtime.contextual.by_gate  # noqa: F401  # programs may call these operators
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.artifact.kinds import Kinds
+from sparseflow.runtime.artifact.class_lookup import ClassLookup
 from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require
 from sparseflow.runtime.assemble import assemble
 from sparseflow.runtime.scalars import SCALAR_FUNCTIONS, scalar_operator_name
+from sparseflow.support.documents import Document
 
 Place = tuple[str, str]
 """A tensor of an artifact: the name of its weight, and which of its buffers, ``""`` for a plain tensor."""
@@ -43,7 +44,7 @@ def encode_graph(graph: fx.GraphModule, place: Callable[[fx.GraphModule, str], P
     """
     numbers = {node: i for i, node in enumerate(graph.graph.nodes)}
 
-    def reference(value: object) -> Any:
+    def reference(value: object) -> object:
         return {"node": numbers[value]} if isinstance(value, fx.Node) else None
 
     nodes: list[object] = []
@@ -60,7 +61,7 @@ def encode_graph(graph: fx.GraphModule, place: Callable[[fx.GraphModule, str], P
     return {"nodes": nodes, "outputs": [encode(value, reference) for value in _outputs(graph)]}
 
 
-def _outputs(graph: fx.GraphModule) -> tuple[Any, ...]:
+def _outputs(graph: fx.GraphModule) -> tuple[object, ...]:
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     return tuple(output.args[0])
 
@@ -80,7 +81,7 @@ def operator_name(target: object) -> str:
     return name
 
 
-def find_operator(name: str) -> Callable[..., Any]:
+def find_operator(name: object) -> Callable[..., object]:
     """Find an operator by name; only pure computations on arguments are allowed.
 
     Raises:
@@ -115,8 +116,8 @@ def _only_computes(overload: OpOverload) -> bool:
 
 
 def decode_graph(
-    data: Mapping[str, object],
-    kinds: Kinds,
+    data: Document,
+    kinds: ClassLookup,
     devices: Callable[[str], torch.device],
     resolve: Callable[[str, str], nn.Module | torch.Tensor],
 ) -> fx.GraphModule:
@@ -134,6 +135,7 @@ def decode_graph(
     graph, root = fx.Graph(), nn.Module()
     nodes: list[fx.Node] = []
     values = Decoder(kinds, devices, {"node": lambda i: nodes[require(i, int)]})
+    argument: Callable[[object], Argument] = values.decode
     for i, item in enumerate(require(data["nodes"], list)):
         if item == "input":
             node = graph.placeholder(f"input_{i}")
@@ -142,11 +144,11 @@ def decode_graph(
         else:
             name, args, kwargs = item
             target = find_operator(name)
-            arguments = tuple(map(values.decode, require(args, list)))
-            keywords = {identifier(key): values.decode(value) for key, value in kwargs.items()}
+            arguments = tuple(map(argument, require(args, list)))
+            keywords = {identifier(key): argument(value) for key, value in kwargs.items()}
             node = graph.create_node("call_function", target, arguments, keywords, name=_node_name(name))
         nodes.append(node)
-    graph.output(tuple(map(values.decode, require(data["outputs"], list))))
+    graph.output(tuple(map(argument, require(data["outputs"], list))))
     return assemble(root, graph, "Loaded")
 
 
@@ -161,7 +163,7 @@ def _attach(
     found = resolve(name, buffer)
     if name not in root._modules and name not in root._buffers:
         if hasattr(root, identifier(name)):
-            raise ValueError(f"{name!r:.80} is no name of a weight")
+            raise ValueError(f"{name!r:.80} isn't a weight name")
         if isinstance(found, nn.Module):
             root.add_module(name, found)
         else:

@@ -6,18 +6,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from sparseflow.errors import ArgumentError, ArtifactError
+from sparseflow.runtime.artifact.class_lookup import ClassLookup
 from sparseflow.runtime.artifact.contracts import decode_contract
 from sparseflow.runtime.artifact.graphs import decode_graph
-from sparseflow.runtime.artifact.kinds import Kinds
+from sparseflow.runtime.artifact.loaded_model import LoadedModel, LoadedProgram, MakeRunner, plain_runner
 from sparseflow.runtime.artifact.manifest import read_json, read_manifest, verify
-from sparseflow.runtime.artifact.model import LoadedModel, LoadedProgram, MakeRunner, plain_runner
 from sparseflow.runtime.artifact.values import require
-from sparseflow.runtime.artifact.weights import WeightReader
+from sparseflow.runtime.artifact.weight_files import WeightReader
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.support.documents import Document
 
@@ -45,7 +45,8 @@ def load(
         kind: the class of the result, which takes the arguments of `LoadedModel`.
 
     Raises:
-        ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.
+        ArtifactError: the folder isn't an artifact, or is of another version, truncated, changed or
+            malformed.
         ArgumentError: the artifact was compiled for another type of device, GPU or version of cuSPARSELt.
         NativeLibraryError: it needs cuSPARSELt, which can't be used here.
     """
@@ -59,7 +60,7 @@ def load(
     if machine is not None:
         _require_same_gpu(folder, machine, GpuMachine.here(devices(str(saved))))
     with malformed_as_error(folder):
-        programs = _programs(folder, manifest, Kinds(classes), devices)
+        programs = _programs(folder, manifest, ClassLookup(classes), devices)
     return kind(name, folder, programs, make_runner)
 
 
@@ -81,17 +82,17 @@ def read_report(path: str | os.PathLike[str]) -> tuple[Document, Document]:
     """Verify an artifact and return its manifest and the report of its compilation.
 
     Raises:
-        ArtifactError: the folder is no artifact, of a newer version, truncated or changed.
+        ArtifactError: the folder isn't an artifact, or is of another version, truncated or changed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     with malformed_as_error(folder):
         verify(folder, manifest)
-        return manifest, require(_listed(folder, manifest, "report.json"), dict)
+        return manifest, _listed(folder, manifest, "report.json")
 
 
 def _programs(
-    folder: Path, manifest: Document, kinds: Kinds, devices: Callable[[str], torch.device]
+    folder: Path, manifest: Document, kinds: ClassLookup, devices: Callable[[str], torch.device]
 ) -> list[LoadedProgram]:
     weights = WeightReader(folder, _listed(folder, manifest, "weights.json"), manifest["files"], devices)
     programs = []
@@ -106,11 +107,11 @@ def _programs(
     return programs
 
 
-def _listed(folder: Path, manifest: Document, name: str) -> Any:
+def _listed(folder: Path, manifest: Document, name: str) -> Document:
     """Read a verified file."""
     if name not in manifest["files"]:
         raise ValueError(f"it has no {name}")
-    return read_json(folder, name)
+    return require(read_json(folder, name), dict)
 
 
 def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None:
@@ -118,9 +119,9 @@ def _require_same_gpu(folder: Path, tuned: GpuMachine, here: GpuMachine) -> None
     if not tuned.same_algorithms(here):
         raise ArgumentError(
             f"artifact {folder}",
-            f"it was compiled for {tuned.gpu} with cuSPARSELt {tuned.cusparselt}; here is {here.gpu} with "
-            f"{here.cusparselt}",
-            "compile the model here",
+            f"it was compiled for {tuned.gpu} with cuSPARSELt {tuned.cusparselt}; this machine has "
+            f"{here.gpu} with {here.cusparselt}",
+            "compile the model on this machine",
         )
 
 
@@ -137,7 +138,7 @@ def _devices(
     if target.type != saved.type:
         raise ArgumentError(
             f"sf.load(device={str(wanted)!r})",
-            f"{folder} was compiled for {saved.type}: where each layer is fast was measured there",
+            f"{folder} was compiled for {saved.type}, where the policies of its layers were measured",
             f"compile the model on {target.type}",
         )
     if target.type == "cuda" and target.index is None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from blake3 import blake3
 
@@ -19,7 +18,7 @@ FORMAT = "sparseflow-artifact"
 VERSION = 3
 HASH = "blake3"
 """The hash function. BLAKE3 is as hard to forge as SHA-256, and as fast as reading."""
-_AGAIN = "save it again, or get a whole copy"
+_AGAIN = "save it again, or get a complete copy"
 
 
 def seal(folder: Path, content: Mapping[str, object]) -> None:
@@ -48,21 +47,27 @@ def read_manifest(folder: Path) -> Document:
         ArtifactError: it is missing, foreign, newer or was changed.
     """
     if not folder.is_dir():
-        raise ArtifactError(f"artifact {folder}", "there is no such folder", "name what compiled.save made")
+        raise ArtifactError(
+            f"artifact {folder}", "there is no such folder", "give a folder that compiled.save wrote"
+        )
     if not (folder / NAME).is_file():
         raise ArtifactError(
-            f"artifact {folder}", f"it is none: it has no {NAME}", "name what compiled.save made"
+            f"artifact {folder}",
+            f"it isn't an artifact: it has no {NAME}",
+            "give a folder that compiled.save wrote",
         )
     manifest = read_json(folder, NAME)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(
-            f"artifact {folder}", f"its {NAME} is not SparseFlow's", "name what compiled.save made"
+            f"artifact {folder}",
+            f"its {NAME} wasn't written by SparseFlow",
+            "give a folder that compiled.save wrote",
         )
     version = manifest.get("version")
     if type(version) is not int or version != VERSION:
         raise ArtifactError(
             f"artifact {folder}",
-            f"its format has version {version!r:.20}, this SparseFlow reads {VERSION}",
+            f"its format version is {version!r:.20}; this SparseFlow reads version {VERSION}",
             "update SparseFlow, or save it again",
         )
     digest = manifest.pop(HASH, None)
@@ -88,7 +93,7 @@ def verify(folder: Path, manifest: Document) -> None:
             raise ArtifactError(f"artifact {folder}", f"{path.name} was changed after it was written", _AGAIN)
 
 
-def read_json(folder: Path, name: str) -> Any:
+def read_json(folder: Path, name: str) -> object:
     """Read a JSON file of an artifact.
 
     Raises:
@@ -99,12 +104,12 @@ def read_json(folder: Path, name: str) -> Any:
     except OSError as error:
         raise ArtifactError(f"artifact {folder}", f"{name} can't be read: {error.strerror}", _AGAIN) from None
     except (ValueError, RecursionError):
-        raise ArtifactError(f"artifact {folder}", f"{name} is no JSON", _AGAIN) from None
+        raise ArtifactError(f"artifact {folder}", f"{name} isn't JSON", _AGAIN) from None
 
 
 def _plain(name: str) -> str:
     if Path(name).name != name:
-        raise ValueError(f"{name!r:.80} is no file of the folder")
+        raise ValueError(f"{name!r:.80} isn't a file of the folder")
     return name
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.artifact.kinds import Kinds, qualified, standing_record
+from sparseflow.runtime.artifact.class_lookup import ClassLookup, qualified, standing_record
 from sparseflow.runtime.artifact.values import Decoder, encode, require
-from sparseflow.runtime.calling.caches import known_name
+from sparseflow.runtime.calling.cache_names import known_name
 from sparseflow.runtime.calling.structure import Alias, Constant, Container, Leaf, Repeat, Slot, Structure
+from sparseflow.support.documents import Document
 
 _PLAIN: dict[str, type] = {"list": list, "tuple": tuple, "Size": torch.Size, "dict": dict}
 _BUILTIN: dict[str, type] = {**_PLAIN, "OrderedDict": OrderedDict}
@@ -30,7 +30,7 @@ def encode_structure(structure: Structure) -> dict[str, object]:
     return {"tree": _encode_tree(tree), "slots": [encode_slot(slot) for slot in structure.slots]}
 
 
-def decode_structure(data: dict[str, object], values: Decoder, kinds: Kinds) -> Structure:
+def decode_structure(data: Document, values: Decoder, kinds: ClassLookup) -> Structure:
     """Decode a structure; its classes are resolved locally."""
     spec = pytree.tree_structure(_decode_tree(data["tree"], values, kinds))
     slots = tuple(decode_slot(slot, values, kinds) for slot in require(data["slots"], list))
@@ -58,10 +58,11 @@ def encode_slot(slot: Slot) -> object:
     }
 
 
-def decode_slot(data: Any, values: Decoder, kinds: Kinds) -> Slot:
+def decode_slot(data: object, values: Decoder, kinds: ClassLookup) -> Slot:
     """Decode a slot."""
     if data == "leaf":
         return Leaf.LEAF
+    data = require(data, dict)
     if "alias" in data:
         return Alias(require(data["alias"], int))
     if "again" in data:
@@ -92,22 +93,23 @@ def _require_fields(keys: tuple[object, ...], children: tuple[object, ...], name
         raise ValueError(f"{len(keys)} keys for {len(children)} values")
     for key in keys if names_only else ():
         if require(key, str).startswith("__"):
-            raise ValueError(f"{key!r:.80} is no attribute of a value")
+            raise ValueError(f"{key!r:.80} isn't an attribute name")
 
 
-def _encode_tree(tree: Any) -> Any:
+def _encode_tree(tree: object) -> object:
     if tree is _LEAF:
         return _LEAF
     name = next((name for name, kind in _BUILTIN.items() if type(tree) is kind), None)
-    if name in ("dict", "OrderedDict"):
+    if name is not None and isinstance(tree, dict):
         return {name: [[encode(key), _encode_tree(child)] for key, child in tree.items()]}
-    if name is not None:
+    if name is not None and isinstance(tree, (list, tuple)):
         return {name: list(map(_encode_tree, tree))}
-    if hasattr(type(tree), "_fields"):
+    fields = getattr(type(tree), "_fields", None)
+    if isinstance(tree, tuple) and fields is not None:
         return {
             "namedtuple": list(map(_encode_tree, tree)),
             "class": qualified(type(tree)),
-            "fields": list(tree._fields),
+            "fields": list(fields),
         }
     return _encode_registered(tree)
 
@@ -124,9 +126,10 @@ def _encode_registered(tree: object) -> object:
     }
 
 
-def _decode_tree(data: Any, values: Decoder, kinds: Kinds) -> Any:
+def _decode_tree(data: object, values: Decoder, kinds: ClassLookup) -> object:
     if type(data) is int:
         return _LEAF
+    data = require(data, dict)
     name, content = next(iter(data.items()))
     if name in ("list", "tuple", "namedtuple"):
         children = [_decode_tree(child, values, kinds) for child in content]
@@ -140,10 +143,10 @@ def _decode_tree(data: Any, values: Decoder, kinds: Kinds) -> Any:
     return _BUILTIN[name](pairs)
 
 
-def _record(name: str, pairs: list[tuple[Any, object]], kinds: Kinds) -> Any:
+def _record(name: str, pairs: list[tuple[object, object]], kinds: ClassLookup) -> object:
     kind = kinds.container(name)
     if kind is None:
-        return standing_record(name)(pairs)
+        return standing_record(name)((require(key, str), value) for key, value in pairs)
     fields = getattr(kind, "__dataclass_fields__", {})
-    keys = [known_name(key, fields) if fields else key for key, _ in pairs]
+    keys = [known_name(require(key, str), fields) if fields else key for key, _ in pairs]
     return pytree.SUPPORTED_NODES[kind].unflatten_fn([child for _, child in pairs], keys)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import keyword
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.artifact.kinds import Kinds, qualified
+from sparseflow.runtime.artifact.class_lookup import ClassLookup, qualified
 
 _TORCH_KINDS: dict[str, type] = {
     "dtype": torch.dtype,
     "layout": torch.layout,
     "memory_format": torch.memory_format,
 }
+T = TypeVar("T")
+
 _PLAIN = (type(None), bool, int, str)
 
 
-def encode(value: Any, reference: Callable[[object], object] | None = None) -> object:
+def encode(value: object, reference: Callable[[object], object] | None = None) -> object:
     """Encode a value as JSON; types that JSON lacks become an object with one key.
 
     Args:
@@ -31,15 +33,15 @@ def encode(value: Any, reference: Callable[[object], object] | None = None) -> o
         ArtifactError: a value of another type.
     """
     kind = type(value)
-    if kind in _PLAIN or (kind is float and math.isfinite(value)):
+    if kind in _PLAIN:
         return value
-    if kind is float:
-        return {"float": str(value)}
-    if kind is complex:
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": str(value)}
+    if type(value) is complex:
         return {"complex": [encode(value.real), encode(value.imag)]}
-    if kind is bytes:
+    if type(value) is bytes:
         return {"bytes": value.hex()}
-    if kind is torch.Size:
+    if isinstance(value, torch.Size):
         return {"size": list(value)}
     if isinstance(value, list):  # torch.fx has its own class for them
         return [encode(item, reference) for item in value]
@@ -71,13 +73,13 @@ class Decoder:
 
     def __init__(
         self,
-        kinds: Kinds,
+        kinds: ClassLookup,
         devices: Callable[[str], torch.device],
         reference: dict[str, Callable[[object], object]] | None = None,
     ) -> None:
-        self._read: dict[str, Callable[[Any], object]] = {
+        self._read: dict[str, Callable[..., object]] = {
             "float": float,
-            "complex": lambda parts: complex(*map(self.decode, parts)),
+            "complex": lambda parts: complex(*(require(self.decode(part), float) for part in parts)),
             "bytes": bytes.fromhex,
             "size": lambda sizes: torch.Size([require(size, int) for size in sizes]),
             "tuple": lambda items: tuple(map(self.decode, require(items, list))),
@@ -101,7 +103,7 @@ class Decoder:
         return self._read[kind](content)
 
 
-def require(value: object, kind: type) -> Any:
+def require(value: object, kind: type[T]) -> T:
     """Return the value after checking its type; bools don't count as ints.
 
     Raises:
@@ -116,15 +118,15 @@ def identifier(name: object) -> str:
     """Return the name after checking that it is an identifier, as it becomes part of generated code.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it isn't one.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(f"{name!r:.80} is no name")
+        raise ValueError(f"{name!r:.80} isn't an identifier")
     return name
 
 
 def _torch_constant(kind: type) -> Callable[[object], object]:
-    def read(name: object) -> Any:
+    def read(name: object) -> object:
         value = vars(torch)[require(name, str)]
         return require(value, kind)
 

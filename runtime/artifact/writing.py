@@ -15,7 +15,7 @@ from sparseflow.runtime.artifact.contracts import encode_contract
 from sparseflow.runtime.artifact.graphs import encode_graph
 from sparseflow.runtime.artifact.manifest import read_manifest, seal
 from sparseflow.runtime.artifact.replacing import replacing
-from sparseflow.runtime.artifact.weights import WeightWriter
+from sparseflow.runtime.artifact.weight_files import WeightWriter
 from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.signature import Signature
 
@@ -56,7 +56,7 @@ def write(
         files: further files, copied as they are.
 
     Raises:
-        ArtifactError: the path exists and is no artifact, or the model can't be saved.
+        ArtifactError: the path exists and isn't an artifact, or the model can't be saved.
     """
     folder = Path(path)
     require_free(folder)
@@ -100,7 +100,7 @@ def require_free(folder: Path) -> None:
         ArtifactError: something other than an artifact is there, or its parent folder doesn't exist.
     """
     if not folder.absolute().parent.is_dir():
-        raise ArtifactError(f"artifact {folder}", f"there is no folder {folder.parent}", "make it first")
+        raise ArtifactError(f"artifact {folder}", f"there is no folder {folder.parent}", "create it first")
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists():
@@ -108,5 +108,5 @@ def require_free(folder: Path) -> None:
             read_manifest(folder)
         except ArtifactError:
             raise ArtifactError(
-                f"artifact {folder}", "something else than an artifact is there", "choose another name"
+                f"artifact {folder}", "something other than an artifact is there", "choose another name"
             ) from None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sparseflow.runtime.calling.caches import known_name, other_cache_names
+from sparseflow.runtime.calling.cache_names import known_name, other_cache_names
 from sparseflow.runtime.calling.carried import STATE, State
 from sparseflow.runtime.calling.structure import Flat, flatten
 
@@ -56,7 +55,7 @@ class CallSignature:
             named = ordered | dict(sorted(named.items()))
         return tuple(args[count:]), named
 
-    def _with_cache_renamed(self, kwargs: Mapping[str, object]) -> dict[str, Any]:
+    def _with_cache_renamed(self, kwargs: Mapping[str, object]) -> dict[str, object]:
         renamed: dict[str, object] = {}
         for name, value in kwargs.items():
             known = known_name(name, self.names)

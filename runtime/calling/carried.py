@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -80,13 +79,15 @@ class Carried:
                 attributes[place.name] = new
 
 
-def _refill(old: Any, new: Any) -> bool:
-    """Replace a container's contents by another's; return False if it is no container."""
-    if type(old) is not type(new) or not isinstance(old, (list, dict)):
+def _refill(old: object, new: object) -> bool:
+    """Replace a container's contents by another's; return False if it isn't a container."""
+    if type(old) is not type(new):
         return False
-    if isinstance(old, list):
+    if isinstance(old, list) and isinstance(new, list):
         old[:] = new
-    else:
+    elif isinstance(old, dict) and isinstance(new, dict):
         old.clear()
         old.update(new)
+    else:
+        return False
     return True

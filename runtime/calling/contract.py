@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from sparseflow.runtime.calling.ambient import Ambient
+from sparseflow.runtime.calling.call_names import explain_difference
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.guards import ShapeGuards
-from sparseflow.runtime.calling.names import explain_difference
 from sparseflow.runtime.calling.signature import Signature
 from sparseflow.runtime.calling.structure import Flat
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ from sparseflow.runtime.calling.ambient import autocast_is_on, autocast_off
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.signature import ResultKind, Signature
 from sparseflow.runtime.calling.structure import Decoder, Flat
-from sparseflow.runtime.calling.writes import WriteGuard
+from sparseflow.runtime.calling.write_guard import WriteGuard
 
 
 class Executable(nn.Module):
@@ -28,7 +27,7 @@ class Executable(nn.Module):
 
     def __init__(
         self,
-        graph: Callable[..., Any],
+        graph: Callable[..., Sequence[object]],
         signature: Signature,
         call_signature: CallSignature,
         buffers: dict[str, torch.Tensor] | None = None,
@@ -42,7 +41,7 @@ class Executable(nn.Module):
         self._guard = guard
         self.eval()
 
-    def forward(self, *args: object, **kwargs: object) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Run the program for a call that it accepts; see `CapturedProgram.accepts`."""
         return self.run_flat(self.call_signature.flatten(args, kwargs))
 
@@ -67,14 +66,20 @@ class Executable(nn.Module):
             decoder.update(call.objects[update.ordinal], update.state)
         return output
 
-    def _write_back(self, results: Sequence[Any], leaves: Sequence[torch.Tensor]) -> Iterator[object]:
+    def _write_back(self, results: Sequence[object], leaves: Sequence[object]) -> Iterator[object]:
         """Write the new values of buffers and inputs, and return the rest."""
         outputs = []
         for result, value in zip(self.signature.results, results, strict=True):
             if result.kind is ResultKind.BUFFER:
-                self._targets[str(result.target)].copy_(value)
+                _overwrite(self._targets[str(result.target)], value)
             elif result.kind is ResultKind.INPUT:
-                leaves[int(result.target or 0)].copy_(value)
+                _overwrite(leaves[int(result.target or 0)], value)
             else:
                 outputs.append(value)
         return iter(outputs)
+
+
+def _overwrite(target: object, value: object) -> None:
+    assert isinstance(target, torch.Tensor)
+    assert isinstance(value, torch.Tensor)
+    target.copy_(value)

@@ -84,7 +84,7 @@ class FrozenModule(nn.Module):
         self._refuse("apply()", "it has no submodules to apply a function to", self._way_out)
 
     def share_memory(self) -> NoReturn:
-        """Refuse.
+        """Refuse: packed weights can't be moved to shared memory.
 
         Raises:
             ArgumentError: always.

@@ -18,7 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.calling.caches import is_cache
+from sparseflow.runtime.calling.cache_names import is_cache
 
 
 class Leaf(enum.Enum):
@@ -31,15 +31,15 @@ class Constant(NamedTuple):
     """A constant of the structure; types are compared too, so that 1 differs from True."""
 
     kind: type
-    value: Any
+    value: object
 
 
 class Container(NamedTuple):
     """A list, tuple, shape, dict or object: its type, its keys or attribute names, and its contents."""
 
     kind: type
-    keys: tuple[Any, ...]
-    children: tuple[Any, ...]
+    keys: tuple[object, ...]
+    children: tuple[Slot, ...]
 
 
 class Alias(NamedTuple):
@@ -79,7 +79,7 @@ class Flat:
         objects: the objects flattened by their attributes, in order of encounter.
     """
 
-    leaves: list[Any]
+    leaves: list[object]
     structure: Structure
     objects: list[object]
 
@@ -103,7 +103,7 @@ class Encoder:
         count: whether counters above 1 are leaves, so that a program can serve any value of them.
     """
 
-    leaves: list[Any] = field(default_factory=list)
+    leaves: list[object] = field(default_factory=list)
     objects: list[object] = field(default_factory=list)
     given: Sequence[object] = ()
     count: bool = False
@@ -112,16 +112,16 @@ class Encoder:
         self._ordinals = {id(value): i for i, value in enumerate(self.objects)}
         self._places = {id(v): i for i, v in enumerate(self.given) if isinstance(v, torch.Tensor)}
 
-    def encode(self, value: Any) -> Slot:
+    def encode(self, value: object) -> Slot:
         """Append the tensors of `value` to the leaves and return the rest."""
         kind = type(value)
         if isinstance(value, _LEAVES):
             return self._encode_leaf(value)
         if kind in _ATOMS:
             return Constant(kind, value)
-        if kind in _SEQUENCES:
+        if isinstance(value, (list, tuple)) and kind in _SEQUENCES:
             return Container(kind, (), tuple(map(self.encode, value)))
-        if kind is dict:
+        if isinstance(value, dict) and kind is dict:
             return Container(kind, tuple(value), tuple(map(self.encode, value.values())))
         if isinstance(value, UserDict):  # such as BatchEncoding, whose other contents are no inputs
             return Container(kind, tuple(value.data), tuple(map(self.encode, value.data.values())))
@@ -190,7 +190,7 @@ class Decoder:
         self._met = list(given)
         self.objects = list(objects)
 
-    def decode(self, slot: Slot) -> Any:
+    def decode(self, slot: Slot) -> object:
         """Build a value."""
         if slot is Leaf.LEAF:
             self._met.append(next(self._leaves))
@@ -205,10 +205,11 @@ class Decoder:
         if slot.kind is dict:
             return dict(zip(slot.keys, map(self.decode, slot.children), strict=True))
         if slot.kind in _SEQUENCES:
-            return slot.kind(map(self.decode, slot.children))
+            children: Iterable[Any] = map(self.decode, slot.children)
+            return slot.kind(children)
         if issubclass(slot.kind, UserDict):
             return slot.kind(dict(zip(slot.keys, map(self.decode, slot.children), strict=True)))
-        value: Any = object.__new__(slot.kind)
+        value: object = object.__new__(slot.kind)
         self.objects.append(value)
         self.update(value, slot)
         return value
@@ -216,17 +217,18 @@ class Decoder:
     def update(self, value: object, state: Container) -> None:
         """Give an object the attributes of `state`, in place."""
         for name, child in zip(state.keys, state.children, strict=True):
-            object.__setattr__(value, name, self.decode(child))
+            object.__setattr__(value, str(name), self.decode(child))
 
-    def unflatten(self, structure: Structure) -> Any:
+    def unflatten(self, structure: Structure) -> pytree.PyTree:
         """Build a whole tree."""
         return pytree.tree_unflatten(list(map(self.decode, structure.slots)), structure.spec)
 
 
-def attribute_names(value: Any) -> tuple[str, ...]:
+def attribute_names(value: object) -> tuple[str, ...]:
     """Return the attributes that make up the state of an object."""
     if hasattr(value, "__dict__"):
         return tuple(vars(value))
+    assert dataclasses.is_dataclass(value), "other objects are constants"
     return tuple(f.name for f in dataclasses.fields(value))
 
 

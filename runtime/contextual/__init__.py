@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
+    from sparseflow.runtime.contextual.mlp_weights import ContextualWeights
     from sparseflow.runtime.contextual.predictor import Predictor
-    from sparseflow.runtime.contextual.weights import ContextualWeights
 
 __all__ = ["ContextualWeights", "Predictor"]
 
-__getattr__, __dir__ = lazy.names(globals(), {"ContextualWeights": "weights", "Predictor": "predictor"})
+__getattr__, __dir__ = lazy.names(globals(), {"ContextualWeights": "mlp_weights", "Predictor": "predictor"})

@@ -1,9 +1,9 @@
-"""Contextual MLPs without a predictor, which select neurons by their activations, computed for all."""
+"""Contextual MLPs without a predictor: the activations, computed for all neurons, select them."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -61,11 +61,12 @@ def _by_gate(
     threshold: float,
     activation: str,
     m_max: int,
-    *packed: Any,
+    *packed: object,
 ) -> Tensor:
     weights = (gate, up, down_t, None, None, None, gate_bias, up_bias, down_bias)
     if x.numel() > m_max * x.shape[-1]:
-        return many_rows.every_neuron(x, *weights, activation, *packed)
+        every_neuron: Callable[..., Tensor] = many_rows.every_neuron
+        return every_neuron(x, *weights, activation, *packed)
     driver, bias = (up, up_bias) if gate is None else (gate, gate_bias)
     active = portable.ACTIVATIONS[activation](F.linear(x, driver, bias)).reshape(-1, up.shape[0])
     neurons, count = contextual_select(active.abs().float(), "threshold", threshold)
@@ -77,9 +78,7 @@ def _fake(x: Tensor, gate: Tensor | None, up: Tensor, *_: object) -> Tensor:
     return x.new_empty(x.shape)
 
 
-# torch's own annotations are incomplete here.
-_library: Any = torch.library
-_LIBRARY = _library.Library("sparseflow", "FRAGMENT")
+_LIBRARY = ops.operator_library("sparseflow", "FRAGMENT")
 _LIBRARY.define(_SCHEMA)
 contextual_mlp_by_gate = torch.ops.sparseflow.contextual_mlp_by_gate.default
 ops.LIBRARY.impl("contextual_mlp_by_gate", _by_gate, "CompositeExplicitAutograd")

@@ -1,11 +1,13 @@
-"""Complete ``torch.ops.sparseflow.contextual_*``: fakes, refusal of gradients and plain torch versions."""
+"""Complete the operators ``contextual_*``: fake kernels, refusal of gradients and plain torch versions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from sparseflow.runtime import ops
 from sparseflow.runtime.contextual import many_rows, portable
@@ -41,18 +43,17 @@ def _auto(x: Tensor, *args: Any) -> Tensor:
     if x.numel() <= m_max * x.shape[-1]:
         result: Tensor = contextual_mlp_predicted(x, *predicted)
         return result
-    operands: Any = (*args[: _MLP_ARGUMENTS - 1], predicted[-1], *packed)
-    return many_rows.every_neuron(x, *operands)
+    every_neuron: Callable[..., Tensor] = many_rows.every_neuron
+    return every_neuron(x, *args[: _MLP_ARGUMENTS - 1], predicted[-1], *packed)
 
 
 def _fake_mlp(x: Tensor, gate: Tensor | None, up: Tensor, down_t: Tensor, *_: object) -> Tensor:
-    check: Any = torch._check  # torch's own annotations are incomplete here
-    check(
+    ops.check(
         x.dim() >= 1 and up.dim() == 2 and x.shape[-1] == up.shape[1],
         lambda: f"sparseflow::contextual_mlp: x must be [..., {up.shape[-1]}], got {list(x.shape)}",
     )
     for other in (gate, down_t):
-        check(
+        ops.check(
             other is None or other.shape == up.shape,
             lambda: f"sparseflow::contextual_mlp: gate and down_t must have the shape of up {list(up.shape)}",
         )
@@ -84,7 +85,7 @@ def _fake_select(scores: Tensor, rule: str, parameter: float, per_row: bool = Fa
 
 
 def _register() -> None:
-    fakes: dict[object, Any] = {
+    fakes: dict[OpOverload, Callable[..., object]] = {
         contextual_mlp: _fake_mlp,
         contextual_scores: _fake_scores,
         contextual_select: _fake_select,

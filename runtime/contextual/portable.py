@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +94,7 @@ def contextual_mlp(
         scales = (None if scale is None else scale[at] for scale in (gate_scale, up_scale, down_scale))
         biases = (None if bias is None else bias[at].float() for bias in (gate_bias, up_bias))
         last = None if down_bias is None else down_bias.float()
-        rest: Any = (*scales, *biases, last)
+        rest = (*scales, *biases, last)
         return dense(
             rows, None if gate is None else gate[at], up[at], down_t[at], *rest, activation=activation
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.checks import NATIVE_DTYPES, require_dtype, require_matrix
 from sparseflow.runtime.contextual import ops, portable, quantize
-from sparseflow.runtime.contextual.weights import ContextualWeights
+from sparseflow.runtime.contextual.mlp_weights import ContextualWeights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
-"""How a weight is stored: one file a format, found by name. Importing this never imports torch."""
+"""Weight formats: how a weight is stored, one file for each, found by name. Never imports torch."""
 
 from __future__ import annotations
 
 from sparseflow.runtime.formats.base import WEIGHT_DTYPES, Format, Part
-from sparseflow.runtime.formats.registry import find, forget, names, register
+from sparseflow.runtime.formats.registry import find, names, register, unregister
 
-__all__ = ["WEIGHT_DTYPES", "Format", "Part", "find", "forget", "names", "register"]
+__all__ = ["WEIGHT_DTYPES", "Format", "Part", "find", "names", "register", "unregister"]

@@ -14,13 +14,13 @@ SHIPPED = {
     "2:4": "sparseflow.runtime.formats.sparse24:Sparse24",
     "2:4-fp8": "sparseflow.runtime.formats.sparse24_fp8:Sparse24Fp8",
 }
-"""Name to module and class."""
+"""The module and class of each format, by name; imported on first use."""
 
 _known: dict[str, Format] = {}
 
 
 def names() -> tuple[str, ...]:
-    """The formats that `find` finds."""
+    """Return the names of all known formats."""
     return tuple(dict.fromkeys((*SHIPPED, *_known)))
 
 
@@ -28,15 +28,15 @@ def find(name: str) -> Format:
     """Return the format of a name, always the same object.
 
     Raises:
-        ArgumentError: there is none.
+        ArgumentError: there is no such format.
     """
     if name not in _known:
         if name not in SHIPPED:
             known = ", ".join(f"'{known}'" for known in names())
             raise ArgumentError(
                 f"format {name!r:.40}",
-                f"it is none of {known}",
-                "register a format of your own first: sparseflow.runtime.formats.register",
+                f"the known formats are {known}",
+                "register your own format first: sparseflow.runtime.formats.register",
             )
         module, _, kind = SHIPPED[name].partition(":")
         _known[name] = getattr(importlib.import_module(module), kind)()
@@ -44,7 +44,7 @@ def find(name: str) -> Format:
 
 
 def register(format: Format) -> None:
-    """Make a format known by its name, in this process.
+    """Register a format under its name, in this process.
 
     Raises:
         ArgumentError: another format has that name.
@@ -54,7 +54,7 @@ def register(format: Format) -> None:
     _known[format.name] = format
 
 
-def forget(name: str) -> None:
+def unregister(name: str) -> None:
     """Undo `register`."""
     if name not in SHIPPED:
         _known.pop(name, None)

@@ -1,4 +1,4 @@
-"""The format ``2:4``: the kept values of a weight in its own dtype, and their places."""
+"""The format ``2:4``: the kept values of a weight in its own dtype, and their positions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sparse24(TwoOfFour):
-    """Float32, bfloat16 and float16, for ``sparseflow::linear``."""
+    """Values in float32, bfloat16 or float16, multiplied by ``sparseflow::linear``."""
 
     name: ClassVar[str] = "2:4"
     operator: ClassVar[str] = "linear"
 
     def value_type(self, dtype: str) -> str:
-        """The weight's own."""
+        """Return the element type of the weight."""
         return dtype
 
     def pack(self, weight: Tensor) -> Tensors:
-        """By the native operator."""
+        """Pack with the native operator."""
         from sparseflow.runtime import ops
 
         values, positions = ops.pack_2_4(weight)

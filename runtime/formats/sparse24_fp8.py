@@ -1,4 +1,4 @@
-"""The format ``2:4-fp8``: the kept values of a weight in e4m3, their places, and a scale for each row."""
+"""The format ``2:4-fp8``: the kept values of a weight in e4m3, their positions, and a scale for each row."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from sparseflow.runtime.formats.base import Tensors
 
 TILE = 64
-"""The kernels for fp8 take no padded weights."""
+"""N and K must be multiples: the fp8 kernels take no padded weights."""
 
-TAKES_THE_PLACE_OF = ("f16", "bf16")
-"""Element types whose products may be in fp8."""
+REPLACED_DTYPES = ("f16", "bf16")
+"""Element types of the layers whose products may run in fp8."""
 
 
 @dataclass(frozen=True)
 class Sparse24Fp8(TwoOfFour):
-    """A row's largest magnitude becomes 448; ``sparseflow::linear_fp8`` scales the rows of x so too."""
+    """Each row scaled so that its largest magnitude is 448; ``linear_fp8`` scales the rows of x likewise."""
 
     name: ClassVar[str] = "2:4-fp8"
     operator: ClassVar[str] = "linear_fp8"
@@ -29,44 +29,44 @@ class Sparse24Fp8(TwoOfFour):
     lossy: ClassVar[bool] = True
 
     def value_type(self, dtype: str) -> str:
-        """E4m3."""
+        """Return e4m3, whatever the weight's element type."""
         return "f8E4M3FN"
 
     def row_parts(self) -> tuple[tuple[str, str], ...]:
-        """A scale in f32."""
+        """Return the scales, in f32."""
         return (("scales", "f32"),)
 
     def multiplied(self, dtype: str) -> str:
-        """E4m3, whose figures are over the dense product in fp8."""
+        """Return e4m3: its speed-ups are measured against the dense product in fp8."""
         return "f8E4M3FN"
 
     def why_not(self, n: int, k: int, dtype: str, epilogue: str = "none") -> str | None:
-        """What the kernels can't: gates, other element types, sizes that would be padded."""
+        """Return why the kernels can't run a layer: a gate, its element type, or sizes that need padding."""
         if epilogue.endswith("_gated"):
-            return "it has a gate, which fp8 products don't"
-        if dtype not in TAKES_THE_PLACE_OF:
-            return f"it is {dtype}; fp8 takes the place of {', '.join(TAKES_THE_PLACE_OF)}"
+            return "it has a gate, which fp8 products can't have"
+        if dtype not in REPLACED_DTYPES:
+            return f"it is {dtype}; fp8 replaces {', '.join(REPLACED_DTYPES)}"
         if n % TILE or k % TILE:
             return f"N and K must be multiples of {TILE}, got N={n}, K={k}"
         return None
 
     def load(self) -> None:
-        """The operator is in Python."""
+        """Import the Python module that registers the operator."""
         import sparseflow.runtime.fp8  # noqa: F401  registers linear_fp8
 
     def pack(self, weight: Tensor) -> Tensors:
-        """Pack, then quantise row by row; N and K at least 1."""
+        """Pack, then quantise each row; N and K are at least 1."""
         import torch
 
         from sparseflow.runtime import fp8, ops
         from sparseflow.runtime.checks import row_chunks
 
         values, positions = ops.pack_2_4(weight)
-        # In pieces of rows: in float32 the whole weight would be twice as large as the dense one.
+        # In chunks of rows: the whole weight in float32 would take twice the memory of the dense one.
         pieces = [fp8.quantize_rows(rows) for _, rows in row_chunks(values)]
         quantized, scales = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         return quantized, positions, scales.squeeze(1)
 
     def unpack(self, tensors: Tensors, in_features: int) -> Tensor:
-        """The dense form times the scales."""
+        """Return the dense form times the scales."""
         return self.dense(tensors, in_features).float() * tensors[2][:, None]

@@ -1,4 +1,4 @@
-"""What formats need of torch: element types, and checks of tensors that come from outside."""
+"""Formats' helpers that import torch: element types, and checks of tensors of untrusted origin."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TORCH_DTYPES = {
     "ui8": torch.uint8,
     "si8": torch.int8,
 }
-"""Element types of MLIR as torch knows them."""
+"""The torch dtype of each MLIR element type."""
 
 ELEMENT_TYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-"""The other way round."""
+"""The MLIR element type of each torch dtype."""
 
 
 def require_parts(tensors: Sequence[Tensor], parts: Sequence[Part], in_features: int, name: str) -> None:
@@ -34,7 +34,7 @@ def require_parts(tensors: Sequence[Tensor], parts: Sequence[Part], in_features:
 
     Args:
         tensors: in the order of the parts.
-        parts: of a weight of as many rows as the first tensor has.
+        parts: of a weight with as many rows as the first tensor.
         in_features: K.
         name: how errors call the weight.
 
@@ -60,5 +60,5 @@ def require_parts(tensors: Sequence[Tensor], parts: Sequence[Part], in_features:
 
 
 def empty_parts(parts: Sequence[Part], device: torch.device | str | None) -> tuple[Tensor, ...]:
-    """Uninitialised tensors of these parts."""
+    """Return uninitialised tensors for the parts."""
     return tuple(torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype], device=device) for part in parts)

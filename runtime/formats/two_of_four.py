@@ -1,4 +1,4 @@
-"""What all formats of 2:4 weights share: two values of each four along K, and their places."""
+"""The base class of all formats of 2:4 weights: two values of each four along K, and their positions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TwoOfFour(Format):
-    """Values ``[N, Kp/2]`` in order of place and positions ``[N, ceil(Kp/8)]``, Kp being K rounded up to 4.
+    """Values ``[N, Kp/2]`` in column order and positions ``[N, ceil(Kp/8)]``, Kp being K rounded up to 4.
 
-    A group's nibble of positions is ``p0 | p1 << 2`` with p0 < p1, even groups low. Further parts are vectors
-    of one entry a row. On CUDA the positions are kept 1-d, right behind the values, in the order of the
-    tensor cores, both padded (``gpu.DeviceWeight``).
+    A group's positions are a nibble ``p0 | p1 << 2`` with p0 < p1, even groups in the low nibble of a byte.
+    Further parts are vectors with one entry for each row. On CUDA values and positions are padded, and the
+    positions follow the values in memory, 1-d and in the tensor cores' order (``gpu.DeviceWeight``).
     """
 
     part_names: ClassVar[tuple[str, ...]] = ("values", "positions")
@@ -30,18 +30,18 @@ class TwoOfFour(Format):
 
     @abstractmethod
     def value_type(self, dtype: str) -> str:
-        """The element type of the values of a weight of an element type."""
+        """Return the element type of the values for a weight of an element type."""
 
     def row_parts(self) -> tuple[tuple[str, str], ...]:
-        """Name and element type of each further part, ``[N]``."""
+        """Return the name and element type of each further part, ``[N]``."""
         return ()
 
     def dense_type(self, dtype: str) -> str:
-        """The values', with zeros between them."""
+        """Return the element type of the values; the dense form has them at their positions."""
         return self.value_type(dtype)
 
     def parts(self, n: int, k: int, dtype: str) -> tuple[Part, ...]:
-        """Values, positions, and what there is a row."""
+        """Return values, positions, and the parts of `row_parts`."""
         groups = (k + 3) // 4
         return (
             Part("values", (n, 2 * groups), self.value_type(dtype)),
@@ -50,7 +50,7 @@ class TwoOfFour(Format):
         )
 
     def dense(self, tensors: Tensors, in_features: int) -> Tensor:
-        """The values at their places, zeros elsewhere; what there is a row isn't applied."""
+        """Return the values at their positions, zeros elsewhere; row parts such as scales aren't applied."""
         from sparseflow.runtime import ops, portable
 
         values, positions = tensors[:2]
@@ -60,12 +60,12 @@ class TwoOfFour(Format):
         if values.itemsize > 1:
             dense: Tensor = ops.unpack_2_4(values, positions, in_features)
             return dense
-        # torch scatters bytes, not all element types of one byte.
+        # torch's scatter doesn't support all one-byte dtypes, so the values are scattered as bytes.
         raw = portable.unpack_2_4(values.view(positions.dtype), positions, in_features)
         return raw.view(values.dtype)
 
     def columns(self, tensors: Tensors, first: int, last: int) -> Tensors:
-        """Groups of four; an odd first one moves the nibbles."""
+        """Return whole groups of four; nibbles are repacked, as the first group may be odd."""
         from sparseflow.runtime.portable import bytes_to_nibbles, nibbles_to_bytes
 
         values, positions, *rest = tensors
@@ -73,7 +73,7 @@ class TwoOfFour(Format):
         return values[:, first // 2 : last // 2].contiguous(), nibbles_to_bytes(nibbles), *rest
 
     def require(self, tensors: Tensors, in_features: int, dtype: str, name: str) -> None:
-        """As the base; CUDA's own layout is for the operators to check."""
+        """Check like the base class; the operators check CUDA's layout themselves."""
         from sparseflow.runtime import checks
 
         if on_device(tensors, in_features) is None:
@@ -82,7 +82,7 @@ class TwoOfFour(Format):
             checks.require_matrix(tensors[0], f"{name}.values")
 
     def check(self, tensors: Tensors, in_features: int, name: str) -> None:
-        """Refuse NaN and Inf, places that aren't p0 < p1, and values beyond K."""
+        """Refuse NaN and Inf, positions that aren't p0 < p1, and values beyond K."""
         values, positions = tensors[:2]
         if values.is_meta or positions.dim() == 1:
             return
@@ -92,7 +92,7 @@ class TwoOfFour(Format):
             _require_padding(values, positions, in_features, name)
 
     def to_device(self, tensors: Tensors, in_features: int) -> Tensors:
-        """CUDA's layout, where this build has its kernels."""
+        """Convert to CUDA's layout if this build has CUDA kernels."""
         import torch
 
         values, positions, *rest = tensors
@@ -104,15 +104,15 @@ class TwoOfFour(Format):
         return device.values, device.positions, *rest
 
     def portable(self, tensors: Tensors, in_features: int) -> Tensors:
-        """The nibbles back in their order."""
+        """Bring the positions back into the portable order."""
         values, positions, *rest = tensors
         device = on_device(tensors, in_features)
         return values.contiguous(), device.portable_positions() if device else positions, *rest
 
     def settled(self, tensors: Tensors, in_features: int) -> Tensors:
-        """Give back the memory around a weight on CUDA, which was free or temporary while it was packed.
+        """Move a CUDA weight to compact memory and free the rest of its segment.
 
-        torch's allocator returns whole segments only, and the weight lies in a part of one.
+        torch's allocator frees whole segments only, and packing leaves the weight in a part of one.
         """
         import torch
 
@@ -124,14 +124,14 @@ class TwoOfFour(Format):
         return device.values, device.positions, *tensors[2:]
 
     def held_bytes(self, tensors: Tensors, in_features: int) -> int:
-        """On CUDA with the padding of N and K."""
+        """Return the bytes of the tensors; on CUDA with the padding of N and K."""
         device = on_device(tensors, in_features)
         packed = device.nbytes if device else sum(tensor.nbytes for tensor in tensors[:2])
         return packed + sum(tensor.nbytes for tensor in tensors[2:])
 
 
 def on_device(tensors: Tensors, in_features: int) -> DeviceWeight | None:
-    """CUDA's layout of a weight, where its tensors have that."""
+    """Return the weight in CUDA's layout; None if its tensors are in the portable form."""
     values, positions = tensors[:2]
     if not values.is_cuda or positions.dim() != 1:
         return None
@@ -152,7 +152,7 @@ def _require_ordered(positions: Tensor, name: str) -> None:
                 first, second = int(nibble[row, byte]) & 3, int(nibble[row, byte]) >> 2
                 raise WeightError(
                     f"{name}.positions",
-                    f"row {start + row}, group {2 * byte + half} stores the places {first} and {second}; "
+                    f"row {start + row}, group {2 * byte + half} stores the positions {first} and {second}; "
                     "the first must be less than the second",
                     "pack the weight with sparseflow.compress_2_4",
                 )

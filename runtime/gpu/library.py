@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -65,7 +65,7 @@ def _no_cuda() -> str | None:
     if torch.version.cuda is None:
         return "this torch was built without CUDA"
     try:
-        initialise: Any = torch.cuda.init  # untyped in torch
+        initialise: Callable[[], None] = torch.cuda.init  # untyped in torch
         initialise()
     except (RuntimeError, AssertionError) as error:
         return f"no CUDA device is available: {_first_sentence(error)}"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.runtime.kernels.codes import FIRST_REGISTERED
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from sparseflow.runtime.device_weight import DeviceWeight
     from sparseflow.runtime.kernels.choice import Choice
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A linear layer ``y = act(x · Wᵀ + bias) (+ residual)``.
+    """A linear layer ``y = act(x · Wᵀ + bias) (+ residual)``, whatever its activation, bias and residual.
 
     Attributes:
         dtype: that is multiplied, torch's name of it: "float32", "float8_e4m3fn".
@@ -24,7 +26,6 @@ class Problem:
         device: where it runs, as torch writes it: "cpu", "cuda:0".
         m: rows of x; None: any number.
         format: of the packed weight.
-        epilogue: how it ends, as ``sparseflow::linear`` takes it.
     """
 
     dtype: str
@@ -33,7 +34,6 @@ class Problem:
     device: str = "cpu"
     m: int | None = None
     format: str = "2:4"
-    epilogue: str = "none"
 
     @property
     def device_type(self) -> str:
@@ -97,7 +97,7 @@ class Kernel:
         """Return why nothing runs by this kernel on a device of this machine, or None."""
         return None
 
-    def candidates(self, problem: Problem, weight: Any = None) -> tuple[Choice, ...]:
+    def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
         """Return what to time for a problem that it can implement.
 
         Args:
@@ -108,11 +108,14 @@ class Kernel:
 
         return (Choice(self.name),)
 
-    def prepare(self, weight: Any, m: int, choice: Choice) -> None:
+    def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
         """Have worker threads build what calls of a choice with m rows need; by default nothing."""
 
-    def run(self, x: Tensor, weight: Any, choice: Choice, out: Any) -> Tensor:
+    def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` on a GPU for the tuner, raising RuntimeError where that can't be done.
+
+        The tuner measures in a process that imports only SparseFlow: no kernel that somebody else registered
+        is known there, and none is tuned.
 
         Args:
             x: ``[M, K]``.
@@ -120,7 +123,7 @@ class Kernel:
             choice: of this kernel.
             out: dtype of the result.
         """
-        raise NotImplementedError(f"{self.name} is not tuned on GPUs")
+        return self.product(x, weight.values, weight.positions, weight.in_features, choice).to(out)
 
     def product(
         self, x: Tensor, values: Tensor, positions: Tensor, in_features: int, choice: Choice

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.runtime.kernels.base import Problem
 from sparseflow.runtime.kernels.choice import Choice
 from sparseflow.runtime.kernels.gpu import GpuKernel
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from sparseflow.runtime.device_weight import DeviceWeight
 
 FP8_GPU = (8, 9)
 """Compute capability from which on tensor cores multiply fp8."""
@@ -25,19 +28,20 @@ class Cusparselt(GpuKernel):
         why = super().can_implement(problem)
         return why or (_no_fp8(problem.device) if problem.dtype == "float8_e4m3fn" else None)
 
-    def candidates(self, problem: Problem, weight: Any = None) -> tuple[Choice, ...]:
+    def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
         """Return every algorithm that the library has for the product."""
         import torch
 
         from sparseflow.runtime.kernels.outputs import output_dtype
 
+        assert weight is not None, "it is timed with one"
         out = getattr(torch, output_dtype(problem.dtype))
         count: int = torch.ops.sparseflow.cusparselt_algorithms(
             weight.values, problem.k, problem.m, "none", out, False
         )
         return tuple(Choice(self.name, algorithm) for algorithm in range(count))
 
-    def prepare(self, weight: Any, m: int, choice: Choice) -> None:
+    def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
         """Have worker threads build the plan; the operator that asks for them is for 16-bit dtypes."""
         if weight.values.itemsize == 1:
             return
@@ -45,7 +49,7 @@ class Cusparselt(GpuKernel):
 
         gpu.prepare(weight, [m], [1, choice.code], wait=False)
 
-    def run(self, x: Tensor, weight: Any, choice: Choice, out: Any) -> Tensor:
+    def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply by the algorithm; not by `linear`, which would run densely where this raises."""
         import torch
 

@@ -27,6 +27,8 @@ _registered: dict[str, Kernel] = {}
 def register(kernel: Kernel) -> None:
     """Add a kernel that is implemented in Python; it is then measured, dispatched and shown like the others.
 
+    Only on a GPU it isn't measured: the tuner's process imports SparseFlow alone. Policies can name it there.
+
     Programs and artifacts whose policies name it run only in processes that registered it.
 
     Args:

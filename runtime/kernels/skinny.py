@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.runtime.kernels.base import Problem
 from sparseflow.runtime.kernels.choice import Choice
 from sparseflow.runtime.kernels.gpu import GpuKernel
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from sparseflow.runtime.device_weight import DeviceWeight
 
 MOST_ROWS = 256
 """The most rows of x with which it is tried; it takes more."""
@@ -20,7 +23,7 @@ MOST_ROWS = 256
 class Skinny(GpuKernel):
     """Made for 1 to 64 rows, where reading the weight is all the time there is."""
 
-    def candidates(self, problem: Problem, weight: Any = None) -> tuple[Choice, ...]:
+    def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
         """Return every variant, for few rows."""
         if problem.m is None or problem.m > MOST_ROWS:
             return ()
@@ -29,7 +32,7 @@ class Skinny(GpuKernel):
         count: int = torch.ops.sparseflow.skinny_variants(problem.n, problem.k, problem.m)
         return tuple(Choice(self.name, variant) for variant in range(count))
 
-    def run(self, x: Tensor, weight: Any, choice: Choice, out: Any) -> Tensor:
+    def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply by the variant."""
         import torch
 

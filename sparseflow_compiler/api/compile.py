@@ -104,18 +104,18 @@ def compile(  # noqa: A001  # named like torch.compile
     require_patterns("compile", skip)
     require_matches("compile", skip, model)
     options = CompileOptions(  # what callers may get wrong is checked there
-        prune,
-        tuple(skip),
-        skip_defaults,
-        policy,
-        memory,
-        tune,
-        inner,
-        mode,
-        inplace,
-        progress,
-        format,
-        contextual,
+        prune=prune,
+        skip=tuple(skip),
+        skip_defaults=skip_defaults,
+        policy=policy,
+        memory=memory,
+        tune=tune,
+        inner=inner,
+        mode=mode,
+        inplace=inplace,
+        progress=progress,
+        format=format,
+        contextual=contextual,
     )
     _require_arguments(args, kwargs)
     compiled = CompiledModel(model, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -17,6 +17,7 @@ from sparseflow.runtime import artifact
 
 if TYPE_CHECKING:
     from sparseflow.execution.generation import Generator
+    from sparseflow.integrations.transformers.types import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 class LoadedModel(artifact.LoadedModel):
@@ -45,7 +46,7 @@ class LoadedModel(artifact.LoadedModel):
         return self._generator.generate(self.forward, *args, **kwargs)
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer that was saved with it; None without one.
 
         Raises:
@@ -56,7 +57,7 @@ class LoadedModel(artifact.LoadedModel):
         return read_tokenizer(self._folder) if (self._folder / "tokenizer_config.json").exists() else None
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PreTrainedConfig | None:
         """The configuration of a transformers model; None of another.
 
         Raises:
@@ -121,7 +122,7 @@ def load(
     """
     execution = CompileOptions(inner=inner, mode=mode).execution
 
-    def runner(program: artifact.LoadedProgram) -> tuple[Callable[..., Any], bool]:
+    def runner(program: artifact.LoadedProgram) -> tuple[Callable[..., Sequence[object]], bool]:
         made = make_runner(program.graph, execution, program.device, program.written, program.grows)
         return made.run, made.inductor is None
 

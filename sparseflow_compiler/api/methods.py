@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError, DenseWarning
 from sparseflow.execution.routing import DenseWatch, compiled_forward
@@ -43,7 +43,7 @@ def method(compiled: ModelView, name: str, found: object) -> object:
         return compiled.part(name, found)
 
     @functools.wraps(found)
-    def call(*args: object, **kwargs: object) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         if _DENSE.match(name):
             compiled.runs_densely(name)
             return found(*args, **kwargs)
@@ -52,7 +52,7 @@ def method(compiled: ModelView, name: str, found: object) -> object:
     return call
 
 
-def _refuse(compiled: ModelView, name: str, *args: object, **kwargs: object) -> Any:
+def _refuse(compiled: ModelView, name: str, *args: object, **kwargs: object) -> object:
     if _WRITES.match(name):
         raise ArgumentError(
             f"compiled {type(compiled.model_behind).__name__}.{name}()",
@@ -69,7 +69,7 @@ def _refuse(compiled: ModelView, name: str, *args: object, **kwargs: object) -> 
 
 def _call(
     compiled: ModelView, name: str, found: MethodType, args: tuple[object, ...], kwargs: dict[str, object]
-) -> Any:
+) -> object:
     """Call a method on a shallow copy of the model whose forward is compiled, and keep what it sets."""
     model = compiled.model_behind
     routed = copy.copy(model)

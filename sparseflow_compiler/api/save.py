@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparseflow.errors import NativeLibraryError
-from sparseflow.passes.options import read_table
+from sparseflow.passes.option_text import read_table
 from sparseflow.runtime.artifact import SavedProgram, write
 from sparseflow.runtime.tuning.machine import GpuMachine
 from sparseflow.support.version import __version__
@@ -59,7 +59,7 @@ def _policies(programs: Sequence[Program]) -> dict[str, object]:
     """What was measured, as `apply-policy` reads it: a product of one shape runs alike in all programs."""
     found: dict[str, object] = {}
     for program in programs:
-        found |= read_table(program.pipeline.policies or {}, "policies", "")
+        found |= read_table(program.phases.pipeline.policies or {}, "policies", "")
     return found
 
 
@@ -69,5 +69,5 @@ def _saved(program: Program) -> SavedProgram:
         program.executable.signature,
         program.graph,
         program.written,
-        {stage: str(module) for stage, module in program.stages.items()},
+        {stage: str(module) for stage, module in program.phases.stages.items()},
     )

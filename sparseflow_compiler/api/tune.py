@@ -7,7 +7,7 @@ import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -126,7 +126,7 @@ def _shapes_by_dtype(
     return dict.fromkeys(dtypes, shapes)
 
 
-def _shape(entry: Any) -> Shape:
+def _shape(entry: Iterable[int]) -> Shape:
     try:
         n, k = entry
         if int(n) == n > 0 and int(k) == k > 0:

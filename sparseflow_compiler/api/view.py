@@ -125,6 +125,6 @@ class Part(nn.Module):
         for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             vars(self)[kind] = vars(model)[kind]
 
-    def forward(self, *args: object, **kwargs: object) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Call the function."""
         return self.function(*args, **kwargs)

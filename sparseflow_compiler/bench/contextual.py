@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,11 +21,14 @@ from sparseflow.contextual.selection import count_of
 from sparseflow.contextual.training import usual_rank
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import with_cache
-from sparseflow.integrations.transformers.caches import static_cache
 from sparseflow.integrations.transformers.models import from_config, make_config
+from sparseflow.integrations.transformers.static_caches import static_cache
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.support.documents import Document
 from sparseflow.support.progress import Step
+
+if TYPE_CHECKING:
+    from sparseflow.integrations.transformers.types import ModelOutput, PreTrainedModel
 
 _FORMATS: dict[str, str | None] = {"contextual": None, "contextual+2:4": "2:4"}
 """What is measured beside dense, and the weight format of each."""
@@ -143,7 +146,9 @@ def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: in
 class Side:
     """A model that answers prompts over a static cache."""
 
-    def __init__(self, name: str, run: Any, model: Any, length: int) -> None:
+    def __init__(
+        self, name: str, run: Callable[..., ModelOutput], model: PreTrainedModel, length: int
+    ) -> None:
         self.name, self._run = name, run
         self._cache = static_cache(model, length, batch=1)
         self._options = {**with_cache(model, self._cache), "use_cache": True, "logits_to_keep": 1}
@@ -165,7 +170,7 @@ class Side:
 
 
 @torch.no_grad()
-def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> dict[str, Any]:
+def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> Document:
     """Measure a Llama with random weights, dense eager beside contextual, prompt by prompt in turns.
 
     Args:
@@ -182,14 +187,16 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> d
     ids = torch.randint(0, config.vocab, (1, max(config.prompts)), device=device)
     mlps = find_model_mlps(model, (ids[:, :4],), {})
     predictors = random_predictors(mlps, config.layer_rates, config.rank)
-    options: dict[str, Any] = {
-        "contextual": predictors,
-        "prune": "magnitude",
-        "inner": "eager",
-        "progress": False,
-    }
     compiled: dict[str, CompiledModel] = {
-        name: compile_model(model, **options, format=_FORMATS[name]) for name in config.sparsity
+        name: compile_model(
+            model,
+            contextual=predictors,
+            prune="magnitude",
+            inner="eager",
+            progress=False,
+            format=_FORMATS[name],
+        )
+        for name in config.sparsity
     }
     sides = [Side(name, run, model, length) for name, run in [("dense", model), *compiled.items()]]
     dense_bytes = sum(tensor.nbytes for tensor in model.parameters())
@@ -218,7 +225,7 @@ def _added(side: CompiledModel) -> int:
     return sum(layer.bytes - layer.bytes_dense for layer in side.report.layers)
 
 
-def _llama(config: BenchConfig, device: torch.device) -> Any:
+def _llama(config: BenchConfig, device: torch.device) -> PreTrainedModel:
     shape = {
         "hidden_size": config.hidden,
         "intermediate_size": config.intermediate,
@@ -238,7 +245,7 @@ def _rows(
     answers: Mapping[str, list[tuple[float, list[float]]]],
     weights: Mapping[str, int],
     device: torch.device,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     medians: dict[str, tuple[float, float]] = {}
     for name, found in answers.items():
         firsts, steps = [first for first, _ in found], [s for _, more in found for s in more]

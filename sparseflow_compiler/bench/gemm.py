@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def gemm_rows(
     ms: Sequence[int],
     dtypes: Sequence[torch.dtype],
     device: torch.device,
-    progress: Step,
+    step: Step,
 ) -> list[Row]:
     """Time ``x · Wᵀ`` for every shape, M and dtype, over weights that rotate past the cache.
 
@@ -39,7 +39,7 @@ def gemm_rows(
         ms: rows of x.
         dtypes: float32, bfloat16 or float16 on a CPU; bfloat16 or float16 on a GPU.
         device: where.
-        progress: called for each point.
+        step: called for each point.
 
     Returns:
         A row for each: microseconds of ``F.linear`` and of the sparse product, and what ran. On a GPU that is
@@ -53,10 +53,10 @@ def gemm_rows(
     measure = _on_gpu if device.type == "cuda" else _on_cpu
     for dtype in dtypes:
         for n, k in shapes:
-            progress(len(rows), total, f"{n}×{k} {dtype_name(dtype)}")
+            step(len(rows), total, f"{n}×{k} {dtype_name(dtype)}")
             for row in measure(n, k, ms, dtype, device):
                 rows.append(row)
-                progress(len(rows), total, f"{n}×{k} {dtype_name(dtype)}, M={row['M']}")
+                step(len(rows), total, f"{n}×{k} {dtype_name(dtype)}, M={row['M']}")
     return rows
 
 
@@ -79,8 +79,9 @@ def _on_gpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, device: torch
     policy = which.policies([(n, k)], dtype, device, mode="sparse", tune="off")[n, k]
     if isinstance(policy, str):
         raise ArgumentError(f"{n}×{k} {dtype_name(dtype)}", f"can't run sparse: {policy}")
-    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
-    with torch.inference_mode(), cuda.device(device), cuda.stream(cuda.Stream(device)):  # to be captured
+    new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream  # untyped in torch
+    stream = new_stream(device)  # to be captured
+    with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(stream):
         layer = Layer.random(n, k, dtype)
         for m in ms:
             yield _gpu_point(layer, n, k, m, policy)

@@ -24,9 +24,9 @@ def model_rows(
     calls: Sequence[tuple[int, int]],
     phase: Phase,
     seconds: float,
-    progress: Step,
+    step: Step,
     **options: Any,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Time calls of a transformers model as it is and compiled, in turns.
 
     Args:
@@ -35,7 +35,7 @@ def model_rows(
         calls: samples and tokens of each call.
         phase: prefill or decode.
         seconds: about how long to measure each call.
-        progress: called for each call.
+        step: called for each call.
         options: of `sparseflow.compile`; the model as it is runs by the same ``inner``, in the same ``mode``.
 
     Returns:
@@ -46,10 +46,10 @@ def model_rows(
         SparseFlowError: it can't be compiled.
     """
     compiled = sparseflow_compile(model, **options)
-    device, rows = device_of(model), list[dict[str, Any]]()
+    device, rows = device_of(model), list[dict[str, object]]()
     inner, dense = opponent(model, device, **options)
     for batch, seq in calls:
-        progress(len(rows), len(calls), f"batch {batch}, {seq} tokens")
+        step(len(rows), len(calls), f"batch {batch}, {seq} tokens")
         work = workload(model, batch, seq, phase)
         bench = Bench(device, work.before or (lambda: None))
         runs = [call(side, (), work.kwargs) for side in (dense, compiled)]

@@ -8,7 +8,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ from sparseflow.profiling.measure import device_name
 _PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
 
 
-def result(device: torch.device, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def result(device: torch.device, rows: Sequence[dict[str, object]]) -> dict[str, object]:
     """Wrap rows of `sparseflow bench` with their metadata, in the form of ``benchmarks/results/*.json``."""
     head = run_meta(device_name(device), " ".join(["sparseflow", *sys.argv[1:]]))
     return {"meta": head, "rows": list(rows)}

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers models: read by layer, whatever form their 2:4 weights have, and converted."""
+"""Read checkpoints of transformers models by layer, in every form of 2:4 weights, and convert them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class CheckpointLayer:
     """A matrix of a checkpoint, named ``<name>.weight`` there or in a model.
 
     Attributes:
-        name: of the layer.
+        name: name of the layer.
         N: out features.
         K: in features.
-        dtype: "bfloat16", say.
-        packed: whether the checkpoint holds it packed.
+        dtype: such as "bfloat16".
+        packed: whether it is packed in the checkpoint.
         is_24: whether it is 2:4.
     """
 
@@ -48,13 +48,13 @@ class CheckpointLayer:
 
 
 class Checkpoint:
-    """A folder of safetensors with config.json; each weight is read when it is asked for.
+    """A folder of safetensors with config.json; each weight is read on access.
 
     Args:
-        folder: as ``save_pretrained`` or llm-compressor writes it.
+        folder: written by ``save_pretrained`` or llm-compressor.
 
     Raises:
-        CheckpointError: it is incomplete or malformed, or its weights are in a format that isn't read.
+        CheckpointError: it is incomplete or malformed, or its weights have an unsupported format.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -66,20 +66,20 @@ class Checkpoint:
 
     @property
     def format(self) -> FormatName:
-        """How it stores 2:4 weights."""
+        """The form of its 2:4 weights."""
         return "dense" if self._format is None else self._format.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all tensors as a model has them: a packed layer's is ``<layer>.weight``."""
+        """The names of all tensors as in the model; a packed layer's is ``<layer>.weight``."""
         parts = {part: name for name, found in self._packed.items() for part in found}
         return tuple(dict.fromkeys(parts.get(name, name) for name in self._tensors.names))
 
     def weight(self, name: str) -> Tensor | PackedWeight:
-        """A tensor by the name that a model has it by, on the CPU; packed where the checkpoint has it so.
+        """Read a tensor by its name in the model, to the CPU; packed if it is packed in the checkpoint.
 
         Raises:
-            CheckpointError: there is none of that name.
+            CheckpointError: there is no such tensor.
             ArgumentError, WeightError: a packed weight's tensors don't fit together, or hold NaN or Inf.
         """
         if name not in self._packed:
@@ -89,18 +89,22 @@ class Checkpoint:
         return self._format.decode(name.removesuffix(_WEIGHT), tensors)
 
     def dense(self, name: str) -> Tensor:
-        """As `weight`, unpacked where it is packed."""
+        """Read a tensor by its name in the model, unpacked if it is packed.
+
+        Raises:
+            CheckpointError: there is no such tensor.
+        """
         found = self.weight(name)
         return found.unpack() if isinstance(found, PackedWeight) else found
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors, dense, for ``load_state_dict``: `sparseflow.compile` packs them again."""
+        """Return all tensors, dense, for ``load_state_dict``; `sparseflow.compile` packs them again."""
         return {name: self.dense(name) for name in self.names}
 
     def layers(self) -> list[CheckpointLayer]:
-        """Every matrix named ``….weight``, and whether it is 2:4; reads all of them once.
+        """Return every matrix named ``….weight`` with whether it is 2:4; reads all of them once.
 
-        Embeddings are among them: a checkpoint doesn't say what a matrix is for.
+        Embeddings are included, because a checkpoint doesn't say what a matrix is for.
         """
         return [found for name in self.names if (found := self._layer(name)) is not None]
 
@@ -114,14 +118,14 @@ class Checkpoint:
         return CheckpointLayer(name.removesuffix(_WEIGHT), n, k, dtype_name(weight.dtype), packed, sparse)
 
     def _parts(self, form: Format, declared: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-        """For each packed weight the names of its tensors."""
+        """Return the names of each packed weight's tensors, by the weight's name."""
         names = set(self._tensors.names)
         layers = sorted(form.packed(declared, names))
         found = {layer + _WEIGHT: tuple(layer + suffix for suffix in form.suffixes) for layer in layers}
         for parts in found.values():
             for part in parts:
                 if part not in names:
-                    raise CheckpointError(self._subject, f"it has no tensor {part}", "get a whole copy of it")
+                    raise CheckpointError(self._subject, f"it has no tensor {part}", "get a complete copy")
         return found
 
     @property
@@ -132,33 +136,34 @@ class Checkpoint:
 def convert_checkpoint(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    format: FormatName,  # what a checkpoint has is called so
+    format: FormatName,
     *,
     skip: Sequence[str] = (),
     skip_defaults: bool = True,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[str]:
-    """Write a checkpoint again in another form; its other files come along. Nothing is pruned.
+    """Convert a checkpoint to another form, and copy its other files. Nothing is pruned.
 
     At most a shard and one weight are in memory. The folder appears once it is complete.
 
     Args:
-        source: a checkpoint in any of the formats.
+        source: a checkpoint in any of the forms.
         target: a folder that doesn't exist yet, or an empty one.
-        format: ``"dense"``: plain tensors with zeros. ``"sparse-24-bitmask"``: of compressed-tensors.
-            ``"sparseflow"``: what transformers loads packed with `SparseFlowConfig`. In the latter two every
-            2:4 matrix ``….weight`` in float32, bfloat16 or float16 with K divisible by 4 is packed.
-        skip: fnmatch patterns over layer names that aren't packed, besides those of `DEFAULT_SKIP`, unless
-            the source has them so.
-        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
-        shard_bytes: how large a file may be.
+        format: ``"dense"``: plain tensors with zeros. ``"sparse-24-bitmask"``: the form of
+            compressed-tensors. ``"sparseflow"``: the form that transformers loads packed with
+            `SparseFlowConfig`. In the latter two every 2:4 matrix ``….weight`` in float32, bfloat16 or
+            float16 with K divisible by 4 is packed.
+        skip: fnmatch patterns of layer names that aren't packed, in addition to `DEFAULT_SKIP`; layers that
+            are packed in the source stay packed.
+        skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
+        shard_bytes: the largest size of a file.
 
     Returns:
         The names of the layers that are packed in `target`.
 
     Raises:
         ArgumentError: an option has a wrong value.
-        CheckpointError: the source can't be read, or the target not be written.
+        CheckpointError: the source can't be read, or the target can't be written.
         WeightError: a weight to be packed holds NaN or Inf, or a packed one is malformed.
     """
     require_one_of("checkpoints.convert_checkpoint", "format", format, get_args(FormatName))
@@ -186,7 +191,7 @@ def convert_checkpoint(
 def _stored(
     name: str, weight: Tensor | PackedWeight, form: Format | None, skip: Sequence[str]
 ) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a weight in a format, and whether it is packed in it."""
+    """Return the tensors of a weight in a form, and whether it is packed."""
     if form is not None and isinstance(weight, Tensor) and _packable(name, weight, skip):
         weight = compress_2_4(weight, name=name.removesuffix(_WEIGHT))
     if isinstance(weight, Tensor):
@@ -198,8 +203,8 @@ def _stored(
 
 
 def _packable(name: str, weight: Tensor, skip: Sequence[str]) -> bool:
-    fits = name.endswith(_WEIGHT) and weight.dim() == 2 and weight.dtype in NATIVE_DTYPES
-    if not fits or weight.shape[1] % 4 or any(fnmatchcase(name.removesuffix(_WEIGHT), p) for p in skip):
+    is_matrix = name.endswith(_WEIGHT) and weight.dim() == 2 and weight.dtype in NATIVE_DTYPES
+    if not is_matrix or weight.shape[1] % 4 or any(fnmatchcase(name.removesuffix(_WEIGHT), p) for p in skip):
         return False
     return is_24(weight)
 
@@ -222,10 +227,10 @@ def _write_config(source: Path, folder: Path, declared: dict[str, object] | None
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that gets its name once it is complete."""
+    """Create a folder that gets its final name when the block succeeds."""
     subject = f"checkpoint {target}"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(subject, "something is there already", "name a new folder")
+        raise CheckpointError(subject, "it exists already", "choose a new folder")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as work:
             new = Path(work) / "new"
@@ -234,5 +239,5 @@ def _new_folder(target: Path) -> Iterator[Path]:
             new.rename(target)
     except OSError as error:
         raise CheckpointError(
-            subject, f"it can't be written: {error.strerror}", "name another folder"
+            subject, f"it can't be written: {error.strerror}", "choose another folder"
         ) from error

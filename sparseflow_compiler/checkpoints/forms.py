@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,14 +13,15 @@ from sparseflow.errors import CheckpointError
 from sparseflow.integrations.compressed_tensors.bitmask import from_bitmask, to_bitmask
 from sparseflow.nn.linear import VALUES
 from sparseflow.runtime import PackedWeight
+from sparseflow.support.documents import Document
 
 FormatName = Literal["dense", "sparse-24-bitmask", "sparseflow"]
 
 FORMAT_VERSION = 2
-"""Of the form ``sparseflow``."""
+"""The version of the form ``sparseflow``."""
 
 WRITTEN_AS = "0.13.0"
-"""The version of compressed-tensors whose form of ``sparse-24-bitmask`` is written; later ones dropped it."""
+"""The version of compressed-tensors that is declared; later versions dropped ``sparse-24-bitmask``."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Format:
     """How a weight ``<layer>.weight`` is stored.
 
     Attributes:
-        name: of the format.
-        suffixes: of the tensors that stand for ``<layer>.weight``, after the layer's name.
-        packed: the packed layers, from what config.json declares and the names of all tensors.
-        encode: those tensors, in order.
-        decode: the weight, from the layer's name and those tensors.
-        config: the ``quantization_config`` in config.json, from the layers and their share of all entries.
+        name: name of the form.
+        suffixes: the names of the weight's tensors, after the layer's name.
+        packed: returns the packed layers, given the declaration in config.json and the names of all tensors.
+        encode: returns the weight's tensors, in order.
+        decode: returns the weight, given the layer's name and those tensors.
+        config: returns the ``quantization_config`` of config.json, given the layers and their share of all
+            entries.
     """
 
     name: FormatName
@@ -53,13 +55,15 @@ def _declared(declared: Mapping[str, object], tensors: Iterable[str]) -> list[st
 
 
 def require_layers(layers: object, subject: str) -> list[str]:
-    """The names of the packed layers that a config.json lists.
+    """Return the packed layers that a config.json lists, after checking that it is a list of names.
 
     Raises:
-        CheckpointError: it is no list of names.
+        CheckpointError: it isn't.
     """
     if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
-        raise CheckpointError(subject, "layers must be a list of names", "get a whole copy of the checkpoint")
+        raise CheckpointError(
+            subject, "layers must be a list of names", "get a complete copy of the checkpoint"
+        )
     return layers
 
 
@@ -79,8 +83,8 @@ def _decode_bitmask(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
     ):
         raise CheckpointError(
             f"layer {layer}",
-            f"its shape is {sizes}, its values are {list(values.shape)}",
-            "get a whole copy of the checkpoint",
+            f"its shape is {sizes}, but its values are {list(values.shape)}",
+            "get a complete copy of the checkpoint",
         )
     return from_bitmask(values, mask, sizes[1], name=layer)
 
@@ -103,7 +107,7 @@ def _decode_packed(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
 
 
 def packed_config(layers: Sequence[str], share: float = 0.0) -> dict[str, object]:
-    """What says in config.json that these layers are packed; `SparseFlowConfig` adds its options."""
+    """Return the declaration of packed layers in config.json; `SparseFlowConfig` adds its options."""
     return {
         "quant_method": "sparseflow",
         "format_version": FORMAT_VERSION,
@@ -132,42 +136,43 @@ FORMATS: dict[str, Format] = {form.name: form for form in (BITMASK, PACKED)}
 
 
 def format_of(config: Mapping[str, object], subject: str) -> Format | None:
-    """The format that a config.json declares; None: plain tensors.
+    """Return the form that a config.json declares; None for plain tensors.
 
     Raises:
-        CheckpointError: its weights are quantised, or of a format or version that isn't read.
+        CheckpointError: the weights are quantised, or have an unsupported form or version.
     """
     declared = declared_in(config)
     if not declared:
         return None
     if not isinstance(declared, dict):
-        raise CheckpointError(subject, "its quantization_config is no object", "get a whole copy")
+        raise CheckpointError(subject, "its quantization_config isn't an object", "get a complete copy")
     method = declared.get("quant_method")
     if method == "sparseflow":
         require_version(declared.get("format_version"), subject)
         return PACKED
     if method not in ("compressed-tensors", None):
         raise CheckpointError(
-            subject, f"its weights are quantised by {method!r:.40}", "name one in 16 or 32 bits"
+            subject, f"its weights are quantised by {method!r:.40}", "give a checkpoint in 16 or 32 bits"
         )
     return _compressed(declared, subject)
 
 
-def declared_in(config: Mapping[str, object]) -> Any:
-    """What a config.json says of how its weights are stored."""
-    return config.get("quantization_config") or config.get("compression_config") or {}
+def declared_in(config: Document) -> Document:
+    """Return the entry of config.json about the form of the weights."""
+    found: Document = config.get("quantization_config") or config.get("compression_config") or {}
+    return found
 
 
 def require_version(version: object, subject: str) -> None:
-    """Refuse a version of the form ``sparseflow`` that isn't read.
+    """Refuse an unsupported version of the form ``sparseflow``.
 
     Raises:
-        CheckpointError: says which is.
+        CheckpointError: the version is unsupported; the error names the supported one.
     """
     if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
             subject,
-            f"its format has version {version!r:.20}, this SparseFlow reads {FORMAT_VERSION}",
+            f"its format version is {version!r:.20}; this SparseFlow reads version {FORMAT_VERSION}",
             "update SparseFlow, or save it again",
         )
 
@@ -179,7 +184,7 @@ def _compressed(declared: Mapping[str, object], subject: str) -> Format | None:
         raise CheckpointError(
             subject,
             f"its weights are quantised too ({declared.get('format')!r:.40})",
-            "name a checkpoint that is sparse only; sf.compile(format='2:4-fp8') quantises it",
+            "give a checkpoint that is only sparse; sf.compile(format='2:4-fp8') quantises it",
         )
     if form in (None, "dense"):
         return None

@@ -1,32 +1,32 @@
-"""Folders of safetensors as transformers writes them: one file, or shards with an index."""
+"""Read and write folders of safetensors like transformers: one file, or shards with an index."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sparseflow.errors import CheckpointError
+from sparseflow.support.tensor_files import TensorFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 SHARD_BYTES = 5 << 30
-"""A file has no more, unless one tensor has."""
+"""The largest size of a file, unless a single tensor is larger."""
 
-_WHOLE = "get a whole copy of the checkpoint"
+_WHOLE = "get a complete copy of the checkpoint"
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint.
+def read_json(folder: Path, name: str) -> dict[str, object]:
+    """Read the object in a JSON file of a checkpoint.
 
     Raises:
-        CheckpointError: it can't be read, or holds no object.
+        CheckpointError: it can't be read, or isn't an object.
     """
     try:
         found = json.loads((folder / name).read_text("utf-8"))
@@ -35,14 +35,14 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
             f"checkpoint {folder}", f"{name} can't be read: {error.strerror}", _WHOLE
         ) from None
     except (ValueError, RecursionError):
-        raise CheckpointError(f"checkpoint {folder}", f"{name} is no JSON", _WHOLE) from None
+        raise CheckpointError(f"checkpoint {folder}", f"{name} isn't JSON", _WHOLE) from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"checkpoint {folder}", f"{name} holds no object", _WHOLE)
+        raise CheckpointError(f"checkpoint {folder}", f"{name} isn't an object", _WHOLE)
     return found
 
 
 class ShardReader:
-    """The tensors of a folder by name; they stay in the mapped files until somebody changes or moves them.
+    """The tensors of a folder by name, memory-mapped.
 
     Args:
         folder: with ``model.safetensors``, or ``model.safetensors.index.json`` and the shards it names.
@@ -53,7 +53,7 @@ class ShardReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
         if (folder / INDEX).is_file():
             self._home = self._indexed()
         elif (folder / SINGLE).is_file():
@@ -64,35 +64,35 @@ class ShardReader:
                 if folder.is_dir()
                 else "there is no such folder"
             )
-            raise CheckpointError(f"checkpoint {folder}", rule, "name a folder that save_pretrained wrote")
+            raise CheckpointError(f"checkpoint {folder}", rule, "give a folder that save_pretrained wrote")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all tensors, in the order of the files."""
+        """The names of all tensors, in the order of the files."""
         return tuple(self._home)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, without reading it.
+        """Return the shape of a tensor without reading it.
 
         Raises:
-            CheckpointError: there is none of that name.
+            CheckpointError: there is no such tensor.
         """
         return tuple(self._of(name).get_slice(name).get_shape())
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor by name, on the CPU.
+        """Read a tensor by name, to the CPU.
 
         Raises:
-            CheckpointError: there is none of that name, or it is damaged.
+            CheckpointError: there is no such tensor, or it is damaged.
         """
         file = self._of(name)
         try:
-            found: Tensor = file.get_tensor(name)
+            found = file.get_tensor(name)
         except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(self._home[name], error) from None
         return found
 
-    def _of(self, name: str) -> Any:
+    def _of(self, name: str) -> TensorFile:
         if name not in self._home:
             raise CheckpointError(f"checkpoint {self.folder}", f"it has no tensor {name}", _WHOLE)
         return self._open(self._home[name])
@@ -112,7 +112,7 @@ class ShardReader:
                 raise CheckpointError(f"checkpoint {self.folder}", f"{file} lacks the tensor {name}", _WHOLE)
         return found
 
-    def _open(self, file: str) -> Any:
+    def _open(self, file: str) -> TensorFile:
         if file not in self._files:
             try:
                 self._files[file] = safe_open(self.folder / file, framework="pt", device="cpu")

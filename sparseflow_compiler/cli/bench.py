@@ -33,7 +33,7 @@ def gemm(
     as_json: _AsJson = False,
 ) -> None:
     """Time the sparse product and the dense one with the same pruned weight, in turns."""
-    shapes = [option_values.sizes("--shape", text, "NxK") for text in shape]
+    shapes = [option_values.shape("--shape", text) for text in shape]
     ms = m or [1, 16, 256, 1024]
     option_values.require_positive("--m", ms)
     where = option_values.device(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,7 +58,6 @@ def compile_model(
     loaded = load_model(model, dtype, device)
     import sparseflow as sf
 
-    options: dict[str, Any] = {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     compiled = sf.compile(
         loaded,
         prune=None if prune == "none" else prune,  # type: ignore[arg-type]  # sf.compile says what it may be
@@ -68,7 +67,8 @@ def compile_model(
         tune=tune,  # type: ignore[arg-type]
         inner="eager",
         inplace=True,
-        **options,
+        skip=tuple(skip or ()),
+        skip_defaults=skip_defaults,
     )
     _serve(compiled, inputs or [str(loaded.main_input_name)])
     compiled.save(out, tokenizer=read_tokenizer(model))

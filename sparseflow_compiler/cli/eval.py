@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -51,13 +51,21 @@ def evaluate(
     for folder in [*([] if dense is None else [dense]), *models]:
         model = load_model(folder, dtype, device, compiled=True)
         if is_causal(model):
-            how = {"window": window, "stride": stride, "batch": batch}
+            how: Windows = {"window": window, "stride": stride, "batch": batch}
             _language(report, folder, model, reference if folder != dense else None, text, most, how)
         else:
             _encoder(report, folder, model, reference, text, most)
     if plot is not None:
         _plot(report, plot)
     print(json.dumps(report.to_dict()) if as_json else report.table())
+
+
+class Windows(TypedDict):
+    """How the tokens of a text are cut for `perplexity` and `agreement`."""
+
+    window: int
+    stride: int | None
+    batch: int
 
 
 def _language(
@@ -67,7 +75,7 @@ def _language(
     dense: nn.Module | None,
     text: Path,
     most: int | None,
-    how: dict[str, Any],
+    how: Windows,
 ) -> None:
     from sparseflow.evaluation import agreement, perplexity, read_tokens
 
@@ -115,4 +123,4 @@ def _plot(report: EvaluationReport, path: Path) -> None:
     from sparseflow.evaluation.plots import by_method
 
     figure = next(name for name in report.rows[0] if name == "perplexity" or "overlap" in name)
-    by_method({row["name"]: [row[figure]] for row in report.rows}, path, figure)
+    by_method({str(row["name"]): [row[figure]] for row in report.rows}, path, figure)

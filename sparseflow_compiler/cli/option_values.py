@@ -68,6 +68,20 @@ def dtype(name: str, allowed: Sequence[str] = DTYPES) -> torch.dtype:
     return found
 
 
+def shape(option: str, text: str) -> tuple[int, int]:
+    """Parse N and K written like ``4096x14336``.
+
+    Args:
+        option: the option's name, for the error.
+        text: the value.
+
+    Raises:
+        ArgumentError: it is not of that form, or a size is 0.
+    """
+    n, k = sizes(option, text, "NxK")
+    return n, k
+
+
 def sizes(option: str, text: str, form: str) -> tuple[int, ...]:
     """Parse sizes written like ``4096x14336``.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +15,9 @@ from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from sparseflow.integrations.transformers.types import PreTrainedTokenizerBase
 
 REPORT = "sparseflow_prune.json"
 
@@ -78,8 +81,13 @@ def prune(
 
 
 def _batches(
-    model: nn.Module, tokenizer: object, path: Path, samples: int, length: int, seed: int
-) -> list[Any]:
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    path: Path,
+    samples: int,
+    length: int,
+    seed: int,
+) -> Sequence[Tensor | dict[str, Tensor]]:
     """Sequences from random places of a stream for a decoder, the first lines of a text for an encoder."""
     if not is_causal(model):
         return text_batches(read_lines(path, samples), tokenizer)
@@ -99,7 +107,9 @@ def _batches(
     return [row.unsqueeze(0) for row in tokens[: rows * length].view(rows, length)[order]]
 
 
-def _save(model: nn.Module, tokenizer: Any, out: Path, report: dict[str, object]) -> None:
+def _save(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, out: Path, report: dict[str, object]
+) -> None:
     from sparseflow.runtime.artifact.replacing import replacing
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.cli import option_values
 from sparseflow.errors import ArgumentError
@@ -11,6 +11,8 @@ from sparseflow.integrations.transformers.models import from_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from sparseflow.integrations.transformers.types import PreTrainedTokenizerBase
 
 
 def load_model(
@@ -43,7 +45,9 @@ def load_model(
     return sf.load(folder, device=where)
 
 
-def text_batches(lines: list[str], tokenizer: Any, size: int = 32) -> list[dict[str, Tensor]]:
+def text_batches(
+    lines: list[str], tokenizer: PreTrainedTokenizerBase | None, size: int = 32
+) -> list[dict[str, Tensor]]:
     """Tokenise texts in padded batches, for an encoder.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -54,13 +54,22 @@ def tune(
             "sparseflow tune", "needs a model or shapes, and not both", "give --shape 4096x4096"
         )
     dtypes = None if not dtype else [option_values.dtype(name, _DTYPES) for name in dtype]
-    layers = [option_values.sizes("--shape", text, "NxK") for text in shape or ()]
+    layers = [option_values.shape("--shape", text) for text in shape or ()]
     layers += [] if shapes is None else read_shapes(shapes)
-    target: Any = layers if model is None else _meta_model(model)
+    target: nn.Module | list[tuple[int, int]] = layers if model is None else _meta_model(model)
     from sparseflow.api.tune import tune as run
+    from sparseflow.runtime.tuning.point import Effort
 
-    how: dict[str, Any] = {"effort": effort, "folder": folder, "force": force, "deadline": deadline}
-    result = run(target, dtypes=dtypes, ms=m, device=option_values.named_device(device), **how)
+    result = run(
+        target,
+        dtypes=dtypes,
+        ms=m,
+        device=option_values.named_device(device),
+        effort=cast(Effort, effort),  # checked there
+        folder=folder,
+        force=force,
+        deadline=deadline,
+    )
     if as_json:
         option_values.print_json(result.to_dict())
     else:
@@ -82,16 +91,16 @@ def read_shapes(path: Path) -> list[tuple[int, int]]:
         raise ArgumentError(subject, f"can't be read: {error}") from None
     if not isinstance(entries, list):
         raise ArgumentError(subject, "must hold a JSON list")
-    found: list[Any] = [
-        [entry.get("n"), entry.get("k")] if isinstance(entry, dict) else entry for entry in entries
-    ]
-    for entry in found:
-        whole = isinstance(entry, list) and [type(size) for size in entry] == [int, int]
-        if not whole or min(entry) < 1:
-            raise ArgumentError(
-                subject, f"a layer is [N, K] or has n and k, two positive integers, not {entry!r}"
-            )
-    return list(dict.fromkeys((n, k) for n, k in found))
+    return list(dict.fromkeys(_layer(subject, entry) for entry in entries))
+
+
+def _layer(subject: str, entry: object) -> tuple[int, int]:
+    sizes = [entry.get("n"), entry.get("k")] if isinstance(entry, dict) else entry
+    if isinstance(sizes, list) and len(sizes) == 2:
+        n, k = sizes
+        if type(n) is int and type(k) is int and min(n, k) >= 1:
+            return n, k
+    raise ArgumentError(subject, f"a layer is [N, K] or has n and k, two positive integers, not {entry!r}")
 
 
 def _meta_model(folder: Path) -> nn.Module:

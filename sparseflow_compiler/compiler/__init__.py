@@ -1,1 +1,1 @@
-"""From a captured model to an executable program: the weights' bank, what was decided and why."""
+"""Compile captured models to executable programs: the weight bank, measured decisions and their reasons."""

@@ -1,4 +1,4 @@
-"""One set of weights for all programs of a compiled model."""
+"""The weight bank: one set of weights for all programs of a compiled model."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from sparseflow.support.progress import Step
 
 Key = tuple[tuple[str, ...], tuple[bool, ...]]
 Stored = tuple[Key, str]
-"""Which weight, in which format."""
+"""A weight and its format."""
 
 
 class WeightBank:
-    """Hands out dense tensors by reference and packed weights made once, whichever program asks.
+    """Hold dense weights by reference and packed weights, each made once for all programs.
 
-    A weight is named as in the model; several names mean their rows concatenated in that order. Which weights
-    are pruned is decided once, by `choose`, and holds for every form that is handed out, dense ones too: how
-    a layer runs doesn't change what it computes.
+    Weights have their names in the model; several names mean their rows, concatenated in that order. `choose`
+    decides once which weights are pruned. The decision holds for every form of a weight, dense ones included,
+    so that the way in which a layer runs doesn't change what it computes.
 
     Args:
-        prune: prune weights that are chosen and not 2:4 yet by magnitude. Without it none is changed, and
-            one that is not 2:4 can't be packed.
+        prune: prune chosen weights that aren't 2:4 yet, by magnitude. Without it no weight changes, and one
+            that isn't 2:4 can't be packed.
         release: called with a name once its weight is packed and its dense bytes are no longer needed.
-        prunable: gives what pruning does with the weights, as far as their model is known.
+        prunable: returns how pruning treats the weights, as far as their model is known.
     """
 
     def __init__(
@@ -53,34 +53,34 @@ class WeightBank:
         self._copied: list[str] = []
         self._pending: list[Stored] = []
         self._chosen: dict[str, bool] = {}
-        self._read_as_they_are: set[str] = set()
+        self._read_unpruned: set[str] = set()
         self._pruned_sources: set[str] = set()
-        self._were_packed: set[str] = set()
+        self._packed_names: set[str] = set()
         self._errors: dict[str, float] = {}
         self._format_errors: dict[str, float] = {}
         self.told_of_no_pruning = False
-        """Whether the user knows that no weight is 2:4: several programs and graphs share a bank."""
+        """Whether the user was warned that no weight is 2:4; once for all programs and graphs of a bank."""
 
     @property
     def releases(self) -> bool:
-        """Whether dense weights are released as they are packed."""
+        """Whether dense weights are released when they are packed."""
         return self._release is not None
 
     def add(self, sources: Mapping[str, Tensor]) -> None:
-        """Make the model's tensors known by name; a name already known keeps its tensor."""
+        """Register tensors of the model by name; a registered name keeps its tensor."""
         for name, tensor in sources.items():
             self._sources.setdefault(name, tensor)
 
     def source(self, name: str) -> Tensor:
-        """The model's own tensor of that name."""
+        """Return the model's own tensor of a name."""
         return self._sources[name]
 
     def device(self, name: str) -> torch.device:
-        """Where the tensor of that name is."""
+        """Return the device of the tensor of a name."""
         return self._sources[name].device
 
     def choose(self, weights: Mapping[str, bool]) -> None:
-        """Say which weights are pruned from now on; without pruning nothing happens.
+        """Choose weights that are pruned from now on; does nothing without pruning.
 
         Args:
             weights: for each name whether the layer's weight ``[N, K]`` is the transpose of the tensor.
@@ -89,20 +89,20 @@ class WeightBank:
             self._chosen |= {name: flag for name, flag in weights.items() if name not in self._chosen}
 
     def choose_layers(self, names: Iterable[str]) -> None:
-        """Choose those of some weights that pruning changes, whatever else reads them."""
+        """Choose the weights among some names that pruning changes and that no program has read unpruned."""
         layers = self.prunable().layers
-        self.choose({n: layers[n] for n in names if n in layers and not self.is_read_as_it_is(n)})
+        self.choose({n: layers[n] for n in names if n in layers and not self.is_read_unpruned(n)})
 
     def prunable(self) -> Prunable:
-        """What pruning does with the weights; nothing is known of those that it doesn't name."""
+        """Return how pruning treats the weights; empty without pruning."""
         return self._prunable() if self._prune else Prunable()
 
-    def is_read_as_it_is(self, name: str) -> bool:
-        """Whether a program has the tensor unpruned, so that it is too late to choose it."""
-        return self._prune and name in self._read_as_they_are
+    def is_read_unpruned(self, name: str) -> bool:
+        """Return whether a program reads the tensor unpruned, so that it can't be chosen any more."""
+        return self._prune and name in self._read_unpruned
 
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
-        """The tensor of one name, by reference, or the rows of several, concatenated once; pruned if chosen.
+        """Return the tensor of one name by reference, or the concatenated rows of several; pruned if chosen.
 
         Raises:
             WeightError: a weight to be pruned holds NaN or Inf.
@@ -116,9 +116,9 @@ class WeightBank:
         return self._dense[key]
 
     def contiguous(self, name: str, transposed: bool) -> Tensor:
-        """The matrix of that name, its rows stored one after the other: itself, or one copy whoever asks.
+        """Return the matrix of a name, contiguous: itself, or one copy that all programs share.
 
-        Where weights are released the copy takes the place of the model's own.
+        If weights are released, the copy replaces the model's own matrix.
         """
         key = (name, transposed)
         if key not in self._contiguous:
@@ -134,10 +134,10 @@ class WeightBank:
         transposed: tuple[bool, ...] = (),
         format: str = "2:4",
     ) -> PackedWeight:
-        """A weight in a format, or the rows of several; one object whoever asks.
+        """Return a weight, or the rows of several, in a format; one object for all programs.
 
-        Until `pack` runs it has shapes only (it is on the meta device), so that nothing is packed or released
-        for a program that can't be lowered.
+        Until `pack` runs it is on the meta device, so that nothing is packed or released for a program that
+        can't be lowered.
         """
         stored = ((names, transposed), format)
         if stored not in self._packed:
@@ -148,12 +148,12 @@ class WeightBank:
         return self._packed[stored]
 
     def pack(self, step: Step) -> None:
-        """Fill every packed weight that was asked for since the last time.
+        """Fill every packed weight that was requested since the last call.
 
-        All weights are looked at before the first is packed: either all are packed, or none is released.
+        All weights are checked before the first is packed: either all are packed, or none is released.
 
         Args:
-            step: told after each weight.
+            step: called after each weight, to advance the progress bar.
 
         Raises:
             WeightError: a weight holds NaN or Inf.
@@ -180,36 +180,36 @@ class WeightBank:
                 self._release(name)  # type: ignore[misc]  # not None here
 
     def relative_error(self, name: str) -> float:
-        """‖W − pruned W‖ / ‖W‖ of a weight that was packed; 0 where pruning changed nothing."""
+        """Return ‖W − pruned W‖ / ‖W‖ of a packed weight; 0 if pruning changed nothing."""
         return self._errors.get(name, 0.0)
 
     def format_error(self, name: str) -> float:
-        """‖W − stored W‖ / ‖W‖ of a pruned weight W; 0 where its format stores it as it is."""
+        """Return ‖W − stored W‖ / ‖W‖ of a pruned weight W; 0 if its format is exact."""
         return self._format_errors.get(name, 0.0)
 
     def pruned_parts(self, packed: PackedWeight) -> Iterator[tuple[str, Tensor]]:
-        """Name and pruned dense tensor of each part of a packed weight of this bank, unless it `releases`."""
+        """Yield name and pruned dense tensor of each part of a packed weight; needs unreleased weights."""
         key = next(key for (key, _), held in self._packed.items() if held is packed)
         for name, transposed in _parts(key):
             yield name, self._pruned(self._oriented(name, transposed))
 
     def was_packed(self, name: str) -> bool:
-        """Whether a packed form of the weight exists; its dense bytes may be released then."""
-        return name in self._were_packed
+        """Return whether a packed form of the weight exists; its dense bytes may be released."""
+        return name in self._packed_names
 
     def _as_chosen(self, name: str, transposed: bool) -> Tensor:
-        """A tensor as dense products read it: from the first time on it stays pruned if it is chosen."""
+        """Return a tensor as dense products read it, pruned if it was chosen before its first reader."""
         if name not in self._chosen:
-            self._read_as_they_are.add(name)
+            self._read_unpruned.add(name)
         elif name not in self._pruned_sources:
             self._pruned_sources.add(name)
             self._prune_source(name, self._chosen[name])
-        if self._release is not None and name in self._were_packed:
+        if self._release is not None and name in self._packed_names:
             return self._unpacked(name, transposed)
         return self._oriented(name, transposed)
 
     def _unpacked(self, name: str, transposed: bool) -> Tensor:
-        """The rows of a weight whose own bytes were released, out of the packed form that has them."""
+        """Return a weight whose dense bytes were released, from a packed form that contains it."""
         for (names, flags), held in ((key, held) for (key, _), held in self._packed.items()):
             if name in names and not held.format.lossy:
                 parts = list(_parts((names, flags)))
@@ -219,16 +219,15 @@ class WeightBank:
                 return rows.t() if parts[place][1] != transposed else rows
         raise WeightError(
             name.removesuffix(".weight"),
-            "its dense bytes were released when a lossy format took its place, and another program reads it "
-            "densely",
+            "its dense bytes were released after lossy packing, but another program reads it densely",
             "compile without inplace=True",
         )
 
     @torch.no_grad()
     def _prune_source(self, name: str, transposed: bool) -> None:
-        """Put a weight's pruned values in the place of its own ones: in memory where those are released."""
-        if self._release is not None and name in self._were_packed:
-            return  # its own ones are gone; the packed form has the pruned ones
+        """Replace a weight by its pruned values; in place if dense weights are released."""
+        if self._release is not None and name in self._packed_names:
+            return  # its dense values were released; the packed form has the pruned ones
         self._check(name, transposed)
         weight = self._oriented(name, transposed)
         pruned = self._pruned(weight)
@@ -247,7 +246,7 @@ class WeightBank:
         try:
             require_finite(self._oriented(name, transposed), f"layer {layer}")
         except WeightError as error:
-            remedy = f"mend the weight, or leave the layer dense: skip=({layer!r},)"
+            remedy = f"fix the weight, or leave the layer dense: skip=({layer!r},)"
             raise WeightError(error.subject, error.rule, remedy) from None
 
     def _fill(self, stored: Stored) -> None:
@@ -264,7 +263,7 @@ class WeightBank:
         weight = self._oriented(name, transposed)
         pruned = self._pruned(weight)
         self._errors.setdefault(name, relative_difference(weight, pruned))
-        self._were_packed.add(name)
+        self._packed_names.add(name)
         tensors = packed_tensors(pruned, stored, name)
         if (error := stored.error(pruned, tensors)) is not None:
             self._format_errors[name] = error
@@ -276,29 +275,29 @@ class WeightBank:
 
 @dataclass(frozen=True)
 class ProgramWeights:
-    """The weights of one program: those of the model, and constants that only this program has.
+    """The weights of one program: the model's, and constants that only this program has.
 
     Args:
         bank: the model's weights.
-        constants: tensors that torch.export lifted out of the code; their names mean nothing elsewhere.
+        constants: tensors that torch.export lifted out of the code; their names are local to the program.
     """
 
     bank: WeightBank
     constants: Mapping[str, Tensor]
 
     def device(self, name: str) -> torch.device:
-        """Where the tensor of that name is."""
+        """Return the device of the tensor of a name."""
         return self.constants[name].device if name in self.constants else self.bank.device(name)
 
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
-        """As `WeightBank.dense`."""
+        """Return what `WeightBank.dense` does, or a constant."""
         if len(names) == 1 and names[0] in self.constants:
             constant = self.constants[names[0]]
             return constant.t() if any(transposed) else constant
         return self.bank.dense(names, transposed)
 
     def contiguous(self, name: str, transposed: bool) -> Tensor:
-        """As `WeightBank.contiguous`."""
+        """Return what `WeightBank.contiguous` does, or a constant."""
         if name in self.constants:
             constant = self.constants[name]
             return (constant.t() if transposed else constant).contiguous()
@@ -310,7 +309,7 @@ class ProgramWeights:
         transposed: tuple[bool, ...] = (),
         format: str = "2:4",
     ) -> PackedWeight:
-        """As `WeightBank.packed`."""
+        """Return what `WeightBank.packed` does."""
         return self.bank.packed(names, transposed, format)
 
 
@@ -320,10 +319,10 @@ def _parts(key: Key) -> list[tuple[str, bool]]:
 
 
 def release_parameter(model: nn.Module, name: str) -> None:
-    """Free a parameter's bytes while keeping its shape, so that the model can still be captured.
+    """Free a parameter's memory but keep its shape, so that the model can still be captured.
 
-    What remains is one NaN, expanded: using the released weight gives NaN, never a plausible number.
+    A single expanded NaN remains, so that a use of the released weight gives NaN and no plausible number.
     """
     parameter = model.get_parameter(name)
-    hollow = torch.full((), float("nan"), dtype=parameter.dtype, device=parameter.device)
-    parameter.data = hollow.expand(parameter.shape)
+    nan = torch.full((), float("nan"), dtype=parameter.dtype, device=parameter.device)
+    parameter.data = nan.expand(parameter.shape)

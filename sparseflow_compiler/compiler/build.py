@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,22 +12,18 @@ from torch_mlir import ir
 from sparseflow import dialect
 from sparseflow.compiler.bank import ProgramWeights, WeightBank
 from sparseflow.compiler.clock import Clock
-from sparseflow.compiler.decisions import LayerDecision
-from sparseflow.compiler.mlp_plans import MlpPlan
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.compiler.output_errors import output_errors
-from sparseflow.compiler.run_phases import PhaseRun
+from sparseflow.compiler.run_phases import PhaseRun, run_phases
 from sparseflow.execution.inner import Runner, make_runner
 from sparseflow.execution.writes import write_in_graph
 from sparseflow.frontend import CapturedProgram, Executable, ImportedProgram, capture, import_program
 from sparseflow.frontend.sharing import require_own_memory
 from sparseflow.lowering import to_fx
-from sparseflow.passes.phases import PipelineOptions
 from sparseflow.runtime.calling.carried import Carried
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.calling.signature import ResultKind
-from sparseflow.runtime.calling.writes import WriteGuard
-from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.calling.write_guard import WriteGuard
 from sparseflow.runtime.formats import find
 from sparseflow.support.progress import Progress
 
@@ -43,16 +38,9 @@ class Program:
         graph: the lowered torch.fx graph, which writes inputs and buffers in place where the model does.
         runner: what runs the graph.
         written: the leaves of a call that the graph writes.
-        stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed
-            (``"runtime"``).
-        decisions: what became of each linear layer.
-        policies: the measured policy behind each entry of `decisions`.
-        pipeline: what its passes were made from, with all that was decided between them.
+        phases: what the passes made of it, and what was decided between them.
         seconds: how long each stage took.
         output_errors: of layers in lossy formats by their weights' names, as `output_errors` measures them.
-        contextual: how each MLP that has a predictor runs, by the name of its up layer.
-        not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
-        unpruned: whether it has matrices that pruning would make 2:4, and none that is.
     """
 
     captured: CapturedProgram
@@ -60,21 +48,15 @@ class Program:
     graph: torch.fx.GraphModule
     runner: Runner
     written: frozenset[int]
-    stages: Mapping[str, ir.Operation]
-    decisions: tuple[LayerDecision, ...]
-    policies: Mapping[str, Policy]
-    pipeline: PipelineOptions
+    phases: PhaseRun
     seconds: Mapping[str, float]
-    output_errors: Mapping[str, float] = field(default_factory=dict)
-    contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
-    not_contextual: Mapping[str, str] = field(default_factory=dict)
-    unpruned: bool = False
+    output_errors: Mapping[str, float]
 
 
 def build_program(
     model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
     options: CompileOptions,
     bank: WeightBank,
     progress: Progress,
@@ -94,17 +76,14 @@ def build_program(
     Raises:
         SparseFlowError: what failed, where, and the way out.
     """
-    clock = Clock(progress)
+    clock, carried = Clock(progress), Carried() if carried is None else carried
     with clock.stage("export"):
-        carried = Carried() if carried is None else carried
         captured = capture(model, args, kwargs, carried=carried)
     with clock.stage("import"):
         imported, weights = _imported(captured, bank)
     changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     require_own_memory(changed, imported.weights)
-    phases = PhaseRun(imported.module, imported.weights, weights, options, clock)
-    phases.run()
-
+    phases = run_phases(imported.module, imported.weights, weights, options, clock)
     with clock.stage("lowering"):
         graph = to_fx(imported.module, weights)
     with clock.stage("pack") as step:
@@ -112,37 +91,19 @@ def build_program(
     errors: dict[str, float] = {}
     if options.format is not None and find(options.format).lossy:
         with clock.stage("compare"):
-            errors = output_errors(
-                graph, captured.call_signature.flatten(args, kwargs, carried.state()).leaves, bank
-            )
-    signature, written = write_in_graph(
-        graph, imported.signature, {name: bank.source(name) for name in changed}
-    )
+            call = captured.call_signature.flatten(args, kwargs, carried.state())
+            errors = output_errors(graph, call.leaves, bank)
+    buffers = {name: bank.source(name) for name in changed}
+    signature, written = write_in_graph(graph, imported.signature, buffers)
+    grows = bool(signature.outputs.updates)
+    runner = make_runner(graph, options.execution, device_of(model), written, grows=grows)
     guard = WriteGuard.of(type(model).__name__, captured.names, graph, written)
-    runner = make_runner(
-        graph, options.execution, device_of(model), written, grows=bool(signature.outputs.updates)
-    )
     executable = Executable(runner.run, signature, captured.call_signature, guard=guard)
-    return Program(
-        captured,
-        executable,
-        graph,
-        runner,
-        written,
-        phases.stages,
-        phases.decisions,
-        phases.policies,
-        phases.pipeline,
-        clock.seconds,
-        errors,
-        phases.contextual,
-        phases.not_contextual,
-        phases.unpruned,
-    )
+    return Program(captured, executable, graph, runner, written, phases, clock.seconds, errors)
 
 
 def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProgram, ProgramWeights]:
-    """The program in the Torch dialect; the model's weights join the bank, its constants are its own."""
+    """Import a program to the Torch dialect, and add the model's weights to the bank."""
     context = ir.Context()
     dialect.load(context)
     imported = import_program(captured, context)

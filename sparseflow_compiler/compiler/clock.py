@@ -1,4 +1,4 @@
-"""How long the stages of a compilation take."""
+"""Measure how long the stages of a compilation take."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sparseflow.support.progress import Progress, Step
 
 @dataclass
 class Clock:
-    """Seconds of each stage, measured and shown."""
+    """The seconds of each stage; the current one has a progress bar."""
 
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Step]:
-        """Time a `with` block as part of a stage; its step moves the stage's bar."""
+        """Add the time of a `with` block to a stage; yield the step that advances the stage's bar."""
         step = self.progress.stage(name)
         start = time.perf_counter()
         yield step

@@ -1,9 +1,9 @@
-"""What compiling cost so far, for the report."""
+"""Sum up the costs of compiling so far, for the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparseflow.compiler.build import Program
@@ -17,13 +17,13 @@ _STAGES = {
 }
 
 
-def compilations(programs: Sequence[Program]) -> dict[str, Any]:
-    """Seconds of each part, inductor's compilations, and CUDA graphs, over all programs.
+def compilations(programs: Sequence[Program]) -> dict[str, object]:
+    """Return the costs of all programs: seconds by part, inductor's compilations, and CUDA graphs.
 
     Returns:
         ``seconds`` by part; ``inductor`` with ``compiles``, ``recompiles`` (those after a program's first)
-        and ``seconds``; ``cuda_graphs`` with ``recordings``, ``replays``, ``seconds`` and ``without``: why
-        programs have none although the mode asks for them.
+        and ``seconds``; ``cuda_graphs`` with ``recordings``, ``replays``, ``seconds`` and ``without``, the
+        reasons why programs have none although the mode requests them.
     """
     seconds = {
         part: sum(program.seconds.get(stage, 0.0) for program in programs for stage in stages)

@@ -1,4 +1,4 @@
-"""What the passes decided about each layer, read from the IR, and the report made of it."""
+"""Read the passes' decision about each layer from the IR, and make the report."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
     from sparseflow.compiler.bank import WeightBank
     from sparseflow.compiler.build import Program
     from sparseflow.compiler.mlp_plans import MlpPlan
+    from sparseflow.compiler.mlp_products import Product
     from sparseflow.compiler.options import CompileOptions
-    from sparseflow.compiler.prefill import Product
 
 
 EXACT = "2:4"
-"""The format of contextual MLPs, and of what can't have another one."""
+"""The exact format: of contextual MLPs, and of layers that can't have another one."""
 
 
 @dataclass(frozen=True)
 class LayerDecision:
-    """What became of one linear layer, or of another product with a parameter.
+    """The decision about one linear layer, or about another product with a parameter.
 
     Attributes:
         weight: its weight's name.
         N: out features.
         K: in features.
         dtype: element type as MLIR spells it.
-        decision: what it runs as.
+        decision: how it runs.
         reason: why it is dense; empty for a sparse layer.
-        policy: the key of its measured policy, of a contextual layer the name of its MLP; empty when none was
-            measured.
-        merged: all layers of the product it is part of, when it was merged.
-        gate: the activation of the product's gate, which is part of it; empty where it has none.
-        format: how its weight is stored; empty when it is dense.
-        format_refused: why it isn't stored as was asked for; empty otherwise.
-        product: of a contextual layer, which product of its MLP it is part of: up (with the gate) or down.
+        policy: the key of its measured policy, or for a contextual layer the name of its MLP; empty if none
+            was measured.
+        merged: all layers of the merged product that it is part of; empty if it wasn't merged.
+        gate: the activation of the gate that is fused into its product; empty without one.
+        format: how its weight is stored; empty if it is dense.
+        format_refused: why it doesn't have the requested format; empty if it has.
+        product: for a contextual layer the product of its MLP that it is part of: up (with the gate) or down.
     """
 
     weight: str
@@ -68,7 +68,7 @@ class LayerDecision:
 
 
 def decide(module: ir.Module) -> tuple[LayerDecision, ...]:
-    """The decisions of a module in the ``sparse_gemm`` stage, in program order, one a layer."""
+    """Return the decision about each layer of a module in the ``sparse_gemm`` stage, in program order."""
     found: dict[str, LayerDecision] = {}
 
     def visit(op: ir.Operation) -> ir.WalkResult:
@@ -98,8 +98,8 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
     assert k is not None
     assert dtype is not None
     key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
-    left = op.attributes.get(FORMAT_REFUSED)
-    refused = left.value if isinstance(left, ir.StringAttr) else ""
+    refusal = op.attributes.get(FORMAT_REFUSED)
+    refused = refusal.value if isinstance(refusal, ir.StringAttr) else ""
     merged = ref.layers if len(ref.names) > 1 else ()
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
         yield LayerDecision(
@@ -145,11 +145,11 @@ def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
     if not views:
         type_ = tensor_type(op.operands[1])
         n, k = _matrix(type_, kernel=False)
-        yield LayerDecision(_place(op), n, k, (type_ and type_.dtype) or "?", "dense", reason)
+        yield LayerDecision(_location_name(op), n, k, (type_ and type_.dtype) or "?", "dense", reason)
 
 
 def _dense_parts(weight: ir.Value, reason: str, *, kernel: bool) -> Iterator[LayerDecision]:
-    """One decision a name."""
+    """Yield one decision for each name of a weight reference."""
     ref, type_ = weight_ref(weight), tensor_type(weight)
     assert ref is not None, "multiplied_weights() found a reference"
     n, k = _matrix(type_, kernel=kernel)
@@ -157,25 +157,25 @@ def _dense_parts(weight: ir.Value, reason: str, *, kernel: bool) -> Iterator[Lay
         yield LayerDecision(name, rows, k, (type_ and type_.dtype) or "?", "dense", reason)
 
 
-def _place(op: ir.Operation) -> str:
-    """What stands for the name of a layer without a weight: its module's path, or its line in the source."""
-    place = op.location
-    named = place.name_str if isinstance(place, ir.NameLoc) else str(place)
+def _location_name(op: ir.Operation) -> str:
+    """Return a name for a layer without a named weight: its module's path, or its line in the source."""
+    location = op.location
+    named = location.name_str if isinstance(location, ir.NameLoc) else str(location)
     return named.removeprefix("loc(").removesuffix(")")
 
 
 def _matrix(type_: TensorType | None, *, kernel: bool) -> tuple[int, int]:
-    """N and K of a tensor: [N, C, …] of a convolution has K = C·…, [E, N, K] of experts E·N out features."""
+    """Return N and K: N and C·… for a convolution's [N, C, …], E·N and K for experts' [E, N, K]."""
     sizes = [size or 0 for size in (type_ and type_.shape) or (0, 0)]
     rows = 1 if kernel else len(sizes) - 1
     return math.prod(sizes[:rows]), math.prod(sizes[rows:])
 
 
 def make_report(name: str, programs: Sequence[Program], bank: WeightBank, options: CompileOptions) -> Report:
-    """One line a layer over all programs, and the figures of the whole."""
+    """Return the report of a model: one row for each layer over all programs, and totals."""
     rows: dict[str, LayerReport] = {}
     for program in programs:
-        for decision in program.decisions:
+        for decision in program.phases.decisions:
             row = _row(decision, program, bank, options)
             if decision.weight not in rows or row.decision != "dense":
                 rows[decision.weight] = row
@@ -200,29 +200,29 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     sparse = decision.decision == "sparse"
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
     if decision.decision == "contextual":
-        return _contextual_row(decision, program.contextual[decision.policy], bank, options)
-    policy = program.policies.get(decision.policy)
+        return _contextual_row(decision, program.phases.contextual[decision.policy], bank, options)
+    policy = program.phases.policies.get(decision.policy)
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
     ranges = _ranges(policy) if sparse else ()
     error = bank.relative_error(decision.weight)
-    lost = _format_error(decision, program, bank)
-    reason = _why_sparse(decision, program, error, lost, options) if sparse else decision.reason
+    format_error = _format_error(decision, program, bank)
+    reason = _why_sparse(decision, program, error, format_error, options) if sparse else decision.reason
     if error and not sparse:
-        reason = f"{_made_24(error, options)}; {reason}"
-    left = program.not_contextual.get(decision.weight)
+        reason = f"{_origin(error, options)}; {reason}"
+    not_contextual = program.phases.not_contextual.get(decision.weight)
     return LayerReport(
         name=decision.weight.removesuffix(".weight"),
         N=decision.N,
         K=decision.K,
         dtype=decision.dtype,
         decision=decision.decision,
-        reason=f"{reason}; {left}" if left else reason,
+        reason=f"{reason}; {not_contextual}" if not_contextual else reason,
         ranges=ranges,
         bytes_dense=dense_bytes,
         bytes=_stored_bytes(decision, find(decision.format), kept=kept) if sparse else dense_bytes,
         rel_err=error,
         format=decision.format,
-        format_err=lost,
+        format_err=format_error,
     )
 
 
@@ -238,8 +238,8 @@ def _contextual_row(
     quality = (
         ""
         if found is None
-        else f"; they make {found.coverage:.1%} of what all neurons contribute, where the best as many make "
-        f"{found.oracle_coverage:.1%}"
+        else f"; they make {found.coverage:.1%} of all contributions to the output, the best choice of as "
+        f"many neurons {found.oracle_coverage:.1%}"
     )
     size = f"rank {predictor.rank}, {predictor.nbytes / 1e6:.2f} MB" if predictor.rank else "no predictor"
     reason = f"{layer.rate:.1%} of the neurons by {predictor.rule} ({size}), {selecting.why()}{quality}"
@@ -247,20 +247,20 @@ def _contextual_row(
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
     packed_bytes = 0 if product.policy is None else _stored_bytes(decision, find(EXACT))
     return LayerReport(
-        name,
-        decision.N,
-        decision.K,
-        decision.dtype,
-        "contextual",
-        reason + _for_more_rows(product, selecting.m_max, error, options),
-        (
+        name=name,
+        N=decision.N,
+        K=decision.K,
+        dtype=decision.dtype,
+        decision="contextual",
+        reason=reason + _for_more_rows(product, selecting.m_max, error, options),
+        ranges=(
             Range(1, selecting.m_max, "contextual", min(speedups, default=None)),
             *_ranges_above(product, selecting.m_max),
         ),
-        dense_bytes,
-        dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
-        error,
-        EXACT if product.policy is not None else "",
+        bytes_dense=dense_bytes,
+        bytes=dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
+        rel_err=error,
+        format=EXACT if product.policy is not None else "",
     )
 
 
@@ -274,18 +274,19 @@ def _ranges_above(product: Product, m: int) -> tuple[Range, ...]:
 
 
 def _for_more_rows(product: Product, m: int, error: float, options: CompileOptions) -> str:
-    """What a report says of a contextual layer's 2:4 form, where that was asked for."""
+    """Describe how a contextual layer runs for more than m rows, for the report."""
     if product.policy is None:
-        pruned = f"; {_made_24(error, options)}" if error else ""
+        pruned = f"; {_origin(error, options)}" if error else ""
         return f"{pruned}; for more rows dense: {product.reason}" if product.reason else pruned
     timed = product.policy.why(m) if product.policy.measured else "not measured: policy='sparse'"
     other = (
         f"; not in {options.format}: its kernels read {EXACT}" if options.format not in (EXACT, None) else ""
     )
-    return f"; {_made_24(error, options)}, for more rows 2:4, {timed}{other}"
+    return f"; {_origin(error, options)}, for more rows 2:4, {timed}{other}"
 
 
-def _made_24(error: float, options: CompileOptions) -> str:
+def _origin(error: float, options: CompileOptions) -> str:
+    """Say why a weight is 2:4."""
     return f"pruned by {options.prune}" if error else "already 2:4"
 
 
@@ -294,7 +295,7 @@ def _itemsize(dtype: str) -> int:
 
 
 def _stored_bytes(decision: LayerDecision, stored: Format, *, kept: bool = False) -> int:
-    """Of a layer's weight in a format, and of its dense form where that is kept beside it."""
+    """Return the bytes of a layer's weight in a format, and of its dense form if that is kept too."""
     dense = decision.N * decision.K * _itemsize(stored.dense_type(decision.dtype)) if kept else 0
     return stored.nbytes(decision.N, decision.K, decision.dtype) + dense
 
@@ -315,21 +316,22 @@ def _why_sparse(
     decision: LayerDecision,
     program: Program,
     error: float,
-    lost: FormatError | None,
+    format_error: FormatError | None,
     options: CompileOptions,
 ) -> str:
-    policy = program.policies.get(decision.policy)
+    policy = program.phases.policies.get(decision.policy)
     timed = policy.why() if policy else "not measured: policy='sparse'"
-    merged = f"; one product of {len(decision.merged)}: {_short(decision.merged)}" if decision.merged else ""
-    if lost is not None:
+    parts = decision.merged
+    merged = f"; one product of {len(parts)}: {_last_names(parts)}" if parts else ""
+    if format_error is not None:
         multiplied = find(decision.format).multiplied(decision.dtype)
         how = f"{timed} (dense in {multiplied} too)" if policy else "not measured: a CPU runs it in one way"
-        timed = f"in {decision.format}, {lost}; {how}"
+        timed = f"in {decision.format}, {format_error}; {how}"
     elif decision.format_refused:
         timed = f"not in {options.format}: {decision.format_refused}; {timed}"
     gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
-    return f"{_made_24(error, options)}; {timed}{merged}{gate}"
+    return f"{_origin(error, options)}; {timed}{merged}{gate}"
 
 
-def _short(layers: Sequence[str]) -> str:
+def _last_names(layers: Sequence[str]) -> str:
     return ", ".join(layer.rpartition(".")[2] for layer in layers)

@@ -1,8 +1,9 @@
-"""The weights of a program that nothing may make sparse."""
+"""Find the weights of a program that must stay dense."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch_mlir import ir
@@ -15,57 +16,73 @@ from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime import first_violation
 
 
-def dense_marks(
+@dataclass(frozen=True)
+class Verdict:
+    """The decision whether a weight may become sparse.
+
+    Attributes:
+        name: name of the weight.
+        reason: why it must stay dense; empty if it may become sparse.
+        matrix: whether its values were checked, because it is a matrix that won't be pruned.
+    """
+
+    name: str
+    reason: str
+    matrix: bool = False
+
+
+def verdicts(
     module: ir.Module, tensors: Mapping[str, torch.Tensor], options: CompileOptions, bank: WeightBank
-) -> tuple[dict[str, str], bool]:
-    """The table of `keep-dense` for a program.
+) -> tuple[Verdict, ...]:
+    """Decide for each weight of a program once whether it must stay dense.
 
     Args:
         module: in the form of `canonicalize-linear`.
-        tensors: its weights as the model has them.
+        tensors: the model's weights, by name.
         options: of the compilation.
-        bank: knows what other programs made of the weights.
-
-    Returns:
-        Why weights stay dense, by their names; and whether there are matrices that are not 2:4, none that is,
-        and pruning is not asked for.
+        bank: knows in which forms other programs have the weights.
     """
-    marks: dict[str, str] = {}
-    found = {"2:4": 0, "not 2:4": 0}
     prunable, pruned = bank.prunable(), options.prune is not None
+    found: list[Verdict] = []
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
-        why = _why_left(op, name, prunable) if pruned else "nothing is to prune it"
+        why = _why_unpruned(op, name, prunable) if pruned else "pruning is off"
         if why is None or KIND in op.attributes:
-            reason = (
-                "a program captured before reads its weight unpruned" if bank.is_read_as_it_is(name) else None
-            )
-        elif bank.was_packed(name):  # then it was 2:4, and its dense bytes may be gone
-            reason = None
+            unpruned = bank.is_read_unpruned(name)
+            found.append(Verdict(name, "an earlier program reads its weight unpruned" if unpruned else ""))
+        elif bank.was_packed(name):  # so it was 2:4; its dense bytes may be released
+            found.append(Verdict(name, ""))
         else:
             tensor = tensors[name].detach()
-            reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why, pruned)
-            if tensor.dim() == 2 and tensor.is_floating_point():
-                found["2:4" if reason is None else "not 2:4"] += 1
-        if reason:
-            marks[name] = reason
-    return marks, options.contextual is None and not pruned and found["not 2:4"] > 0 and not found["2:4"]
+            read = tensor.t() if "transposed" in op.attributes else tensor
+            matrix = tensor.dim() == 2 and tensor.is_floating_point()
+            found.append(Verdict(name, _not_24(read, name, why, pruned) if matrix else "", matrix))
+    return tuple(found)
 
 
-def _why_left(op: ir.Operation, name: str, prunable: Prunable) -> str | None:
-    """Why pruning doesn't make a weight 2:4 as the graph reads it; None where it does."""
+def dense_marks(found: Iterable[Verdict]) -> dict[str, str]:
+    """Return the table of `keep-dense`: the reasons why weights stay dense, by name."""
+    return {verdict.name: verdict.reason for verdict in found if verdict.reason}
+
+
+def is_unpruned(found: Iterable[Verdict]) -> bool:
+    """Return whether there are matrices that aren't 2:4, and none that is."""
+    checked = [bool(verdict.reason) for verdict in found if verdict.matrix]
+    return bool(checked) and all(checked)
+
+
+def _why_unpruned(op: ir.Operation, name: str, prunable: Prunable) -> str | None:
+    """Return why pruning doesn't make a weight 2:4 in the orientation that the graph reads, or None."""
     if name in prunable.kept:
-        return f"pruning leaves it as it is: {prunable.kept[name]}"
+        return f"pruning leaves it unchanged: {prunable.kept[name]}"
     transposed = "transposed" in op.attributes
     if prunable.layers.get(name, transposed) is not transposed:
-        return "pruning makes it 2:4 along its other dimension, which its own layer multiplies by"
+        return "pruning makes it 2:4 along its other dimension, along which its own layer multiplies"
     return None
 
 
-def _not_24(tensor: torch.Tensor, name: str, why: str, pruned: bool) -> str | None:
-    if tensor.dim() != 2 or not tensor.is_floating_point():
-        return None
+def _not_24(tensor: torch.Tensor, name: str, why: str, pruned: bool) -> str:
     if tensor.is_meta and pruned:
         return f"its weight is on the meta device, and {why}"
     bad = first_violation(tensor, name=name)
-    return bad and f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and {why}"
+    return f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and {why}" if bad else ""

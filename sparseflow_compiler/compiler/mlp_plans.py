@@ -1,4 +1,4 @@
-"""Contextual MLPs of a program: which predictor each gets, and when it is worth it."""
+"""Plan the contextual MLPs of a program: which predictor each has, and for how many rows it pays."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import Tensor
 from torch_mlir import ir
 
 from sparseflow.compiler.bank import ProgramWeights
+from sparseflow.compiler.mlp_products import Product, Products, measured_products
 from sparseflow.compiler.options import CompileOptions
-from sparseflow.compiler.prefill import Product, Products, measured_products
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.row_policies import UNMEASURED, Candidate, ContextualPolicy, measured_policy
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.form_contextual_mlp import NOT_CONTEXTUAL, ContextualEntry
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.weight_uses import WeightUses
 from sparseflow.runtime.contextual import ContextualWeights, Predictor
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.support.progress import Step
 
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int8: "si8"}
 
-OTHERS = "format=None makes MLPs contextual, and this layer is in none that has a predictor"
-"""Why layers outside of MLPs stay dense where nothing else is sparse."""
+OUTSIDE_REASON = "with format=None only MLPs with a predictor are sparse, and this layer is in none"
+"""Why layers outside contextual MLPs stay dense if no weight is sparse."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class MlpPlan:
     """How a contextual MLP runs.
 
     Attributes:
-        selecting: when it selects neurons.
-        products: what runs for more rows.
+        selecting: for how many rows it selects neurons.
+        products: how its products run for more rows.
     """
 
     selecting: ContextualPolicy
@@ -48,25 +48,25 @@ class MlpPlan:
 def plan_contextual(
     module: ir.Module, weights: ProgramWeights, options: CompileOptions, step: Step
 ) -> tuple[dict[str, object], dict[str, MlpPlan]]:
-    """The table by which `form-contextual-mlp` makes MLPs contextual where that pays, and the plan of each.
+    """Return the table of `form-contextual-mlp`, and the plan of each MLP.
 
-    The predictors' tensors become weights of the model.
+    Adds the predictors' tensors to the weights of the model.
 
     Args:
         module: in the form of `canonicalize-linear`.
         weights: those of the program.
-        options: of the compilation, a predictor among them.
-        step: told while measuring.
+        options: of the compilation, with predictors.
+        step: called while measuring, to advance the progress bar.
 
     Returns:
-        Both by the MLPs' names.
+        Table and plans by the MLPs' names.
 
     Raises:
-        ArgumentError: a predictor is of another size than its MLP, or none is any MLP's.
+        ArgumentError: a predictor doesn't have its MLP's size, or no predictor is for an MLP of the model.
     """
     predictors = options.contextual
-    assert predictors is not None, "CompileOptions saw to it"
-    mlps = _known(find_mlps(module), predictors)
+    assert predictors is not None, "the caller checked it"
+    mlps = _with_predictors(find_mlps(module), predictors)
     if options.format is None:
         products = {mlp.name: Products() for mlp in mlps}
     else:
@@ -79,14 +79,14 @@ def plan_contextual(
     }
     table: dict[str, object] = {}
     for name, candidate in candidates.items():
-        table[name] = _entry(candidate.layer, plans[name])
+        table[name] = _table_entry(candidate.layer, plans[name])
         tensors = candidate.layer.tensors()
         weights.bank.add({f"{name}/{part}": tensor for part, tensor in tensors.items()})
     return table, plans
 
 
-def left_over(module: ir.Module) -> dict[str, str]:
-    """Why layers of MLPs aren't contextual, by their weights' names, as `form-contextual-mlp` wrote it."""
+def not_contextual_reasons(module: ir.Module) -> dict[str, str]:
+    """Return why layers of MLPs aren't contextual, by weight name, as `form-contextual-mlp` recorded it."""
     found: dict[str, str] = {}
     for op in operations(module, {"torch.aten.linear"}):
         ref = weight_ref(op.operands[1])
@@ -118,7 +118,7 @@ def _plan(policy: ContextualPolicy, products: Products) -> MlpPlan:
     return MlpPlan(policy, products.above(policy.m_max))
 
 
-def _entry(layer: MlpPredictor, plan: MlpPlan) -> object:
+def _table_entry(layer: MlpPredictor, plan: MlpPlan) -> object:
     found, m_max = layer.predictor, plan.selecting.m_max
     if not m_max:
         return {"dense": plan.selecting.why()}
@@ -131,14 +131,14 @@ def _entry(layer: MlpPredictor, plan: MlpPlan) -> object:
     return dataclasses.replace(entry, up_policy=up.text, down_policy=down.text)
 
 
-def _known(mlps: list[Mlp], predictors: Predictors) -> list[Mlp]:
-    """The MLPs that have a predictor, those that can't become contextual left out."""
+def _with_predictors(mlps: list[Mlp], predictors: Predictors) -> list[Mlp]:
+    """Return the MLPs that can become contextual and have a predictor."""
     usable = {mlp.name: mlp for mlp in mlps if not mlp.reason}
     if not any(name in predictors for name in usable):
         raise ArgumentError(
             "sf.compile(contextual=…)",
-            f"has predictors for {_some(predictors)}, and the model's MLPs are {_some(usable)}",
-            "train it for this model",
+            f"the predictors are for {_listed(predictors)}, but the model's MLPs are {_listed(usable)}",
+            "train predictors for this model",
         )
     return [mlp for mlp in mlps if not mlp.reason and mlp.name in predictors]
 
@@ -153,12 +153,12 @@ def _candidate(mlp: Mlp, layer: MlpPredictor, products: Products, weights: Progr
         mlp.gate is not None,
         weights.dense(down.names, down.transposed),
         here,
-        functools.partial(_held, mlp, products, weights),
+        functools.partial(_contextual_weights, mlp, products, weights),
     )
 
 
-def _held(mlp: Mlp, products: Products, weights: ProgramWeights) -> ContextualWeights:
-    """An MLP's weights as the kernels read them; those that will be 2:4 just for measuring."""
+def _contextual_weights(mlp: Mlp, products: Products, weights: ProgramWeights) -> ContextualWeights:
+    """Return an MLP's weights as the kernels read them; weights that become 2:4 are copied for measuring."""
 
     def matrix(op: ir.Operation, product: Product, flipped: bool = False) -> Tensor:
         ref = mlp.ref(op)
@@ -190,11 +190,11 @@ def _require_fit(mlp: Mlp, predictor: Predictor | GateThreshold) -> None:
     neurons, hidden = mlp.sizes
     raise ArgumentError(
         f"predictor of {mlp.name}",
-        f"is for {found} neurons of {features} features, and the MLP has {neurons} of {hidden}",
-        "train it for this model",
+        f"it is for {found} neurons of {features} features, but the MLP has {neurons} of {hidden}",
+        "train predictors for this model",
     )
 
 
-def _some(names: Mapping[str, object]) -> str:
+def _listed(names: Mapping[str, object]) -> str:
     listed = list(names)[:3]
     return ", ".join(listed) + (", …" if len(names) > 3 else "") or "none"

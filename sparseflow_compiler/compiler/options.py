@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sparseflow.contextual import Predictors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompileOptions:
     """How a model is compiled.
 

@@ -1,26 +1,25 @@
-"""How far outputs of layers in lossy formats are from those of the pruned ones, on the call's own inputs."""
+"""Measure the error of layers in lossy formats on the inputs of a call, relative to the pruned layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparseflow.compiler.bank import WeightBank
-from sparseflow.lowering.weights import packed_holder
+from sparseflow.lowering.weight_provider import packed_module
 from sparseflow.runtime.checks import row_chunks
 from sparseflow.runtime.packed import PackedWeight
 
 ROWS = 256
-"""How many rows of a layer's input are looked at, spread over all of them."""
+"""The number of rows of a layer's input that are compared, spread evenly."""
 
 
 @torch.no_grad()
-def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank) -> dict[str, float]:
-    """Run a graph once and compare each layer in a lossy format with the pruned one.
+def output_errors(graph: fx.GraphModule, leaves: Sequence[object], bank: WeightBank) -> dict[str, float]:
+    """Run a graph once and compare each layer in a lossy format with the pruned dense layer.
 
     Args:
         graph: lowered, its weights packed.
@@ -28,8 +27,8 @@ def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank
         bank: the weights.
 
     Returns:
-        ‖y − found‖ / ‖y‖ by the weight's name, with y = x · Wᵀ + bias in float32; empty where weights are
-        released as they are packed, since then there is nothing to compare with.
+        ‖y − found‖ / ‖y‖ by weight name, with y = x · Wᵀ + bias in float32. Empty if weights are released
+        when they are packed, because there is nothing to compare with.
     """
     if bank.releases or not any(_lossy_weight(graph, node) for node in graph.graph.nodes):
         return {}
@@ -39,34 +38,36 @@ def output_errors(graph: fx.GraphModule, leaves: Sequence[Any], bank: WeightBank
 
 
 def _lossy_weight(root: nn.Module, node: fx.Node) -> PackedWeight | None:
-    """The weight of a layer in a lossy format; None of any other node."""
-    held = packed_holder(root, node.args[1]) if len(node.args) > 1 else None
+    """Return the weight of a layer in a lossy format; None for any other node."""
+    held = packed_module(root, node.args[1]) if len(node.args) > 1 else None
     layer = isinstance(held, PackedWeight) and held.format.lossy and node.target is held.format.op
     return held if isinstance(held, PackedWeight) and layer else None
 
 
 class _Comparison(fx.Interpreter):
-    """Runs a graph; at each layer in a lossy format it notes the errors."""
+    """Run a graph and record the error of each layer in a lossy format."""
 
     def __init__(self, graph: fx.GraphModule, bank: WeightBank) -> None:
         super().__init__(graph)
         self.errors: dict[str, float] = {}
         self._bank = bank
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         if (weight := _lossy_weight(self.module, n)) is not None:
             args, _ = self.fetch_args_kwargs_from_env(n)
             self._compare(weight, args)
         return super().run_node(n)
 
-    def _compare(self, weight: PackedWeight, args: Sequence[Any]) -> None:
+    def _compare(self, weight: PackedWeight, args: Sequence[object]) -> None:
         after = 1 + len(weight.format.part_names)
         x, packed, (bias, _, in_features, _) = args[0], args[1:after], args[after : after + 4]
+        assert isinstance(x, Tensor)
+        assert bias is None or isinstance(bias, Tensor)
         rows = x.reshape(-1, x.shape[-1])
         rows = rows[:: max(1, rows.shape[0] // ROWS)][:ROWS]
         if rows.is_meta or not rows.shape[0]:
             return
-        # As the layer runs, but for what follows the bias.
+        # Run the layer without its epilogue and residual.
         found = weight.format.op(rows, *packed, bias, None, in_features, "none", *args[after + 4 :])
         offset = 0
         for name, part in self._bank.pruned_parts(weight):
@@ -77,7 +78,7 @@ class _Comparison(fx.Interpreter):
 
 
 def _error(found: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
-    """‖y − found‖ / ‖y‖ with y = x · Wᵀ + bias, some rows of W at a time; 0 where y is zero."""
+    """Return ‖y − found‖ / ‖y‖ with y = x · Wᵀ + bias, computed in chunks of W's rows; 0 if y is zero."""
     lost, whole, x = 0.0, 0.0, x.float()
     for start, rows in row_chunks(weight):
         there = slice(start, start + rows.shape[0])

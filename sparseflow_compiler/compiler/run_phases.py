@@ -11,9 +11,9 @@ from torch_mlir import ir
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.clock import Clock
 from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
-from sparseflow.compiler.dense_marks import dense_marks
+from sparseflow.compiler.dense_marks import dense_marks, is_unpruned, verdicts
 from sparseflow.compiler.measured import measured_policies
-from sparseflow.compiler.mlp_plans import OTHERS, MlpPlan, left_over, plan_contextual
+from sparseflow.compiler.mlp_plans import OUTSIDE_REASON, MlpPlan, not_contextual_reasons, plan_contextual
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.matchers import operations, weights_of
 from sparseflow.passes import run_pipeline
@@ -21,21 +21,16 @@ from sparseflow.passes.apply_policy import ApplyPolicy
 from sparseflow.passes.cast_weights import cast_weights
 from sparseflow.passes.eligibility import eligible_weights
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
-from sparseflow.passes.phases import PHASES, PipelineOptions, phases
+from sparseflow.passes.phases import PHASES, PipelineOptions, phase
 from sparseflow.runtime.dispatch import Policy
 
 
 @dataclass
 class PhaseRun:
-    """Takes a module from the Torch dialect to what the lowering takes, in place.
+    """What the phases made of a program, and what was decided between them.
 
     Attributes:
-        module: of the program.
-        tensors: its weights as the model has them.
-        weights: those of the bank and the program's constants.
-        options: of the compilation.
-        clock: times the passes and the measuring.
-        pipeline: what the passes are made from; complete after `run`.
+        pipeline: what the passes were made from.
         stages: the module as imported (``"torch"``), with sparse layers (``"sparse_gemm"``), as executed
             (``"runtime"``).
         decisions: what became of each linear layer.
@@ -45,31 +40,52 @@ class PhaseRun:
         unpruned: whether it has matrices that pruning would make 2:4, and none that is.
     """
 
+    pipeline: PipelineOptions
+    stages: dict[str, ir.Operation] = field(default_factory=dict)
+    decisions: tuple[LayerDecision, ...] = ()
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
+    not_contextual: Mapping[str, str] = field(default_factory=dict)
+    unpruned: bool = False
+
+
+def run_phases(
+    module: ir.Module,
+    tensors: Mapping[str, torch.Tensor],
+    weights: ProgramWeights,
+    options: CompileOptions,
+    clock: Clock,
+) -> PhaseRun:
+    """Take a module from the Torch dialect to what the lowering takes, in place.
+
+    Args:
+        module: of the program.
+        tensors: its weights as the model has them.
+        weights: those of the bank and the program's constants.
+        options: of the compilation.
+        clock: times the passes and the measuring.
+
+    Raises:
+        SparseFlowError: a pass failed, or nothing fits a predictor.
+    """
+    passes = PipelineOptions(skip=options.skipped, format=options.format or EXACT, memory=options.memory)
+    driver = _Driver(module, tensors, weights, options, clock, PhaseRun(passes))
+    driver.run()
+    return driver.made
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """Runs the phases one by one, each with what is decided before it."""
+
     module: ir.Module
     tensors: Mapping[str, torch.Tensor]
     weights: ProgramWeights
     options: CompileOptions
     clock: Clock
-    pipeline: PipelineOptions = field(init=False)
-    stages: dict[str, ir.Operation] = field(init=False, default_factory=dict)
-    decisions: tuple[LayerDecision, ...] = field(init=False, default=())
-    policies: Mapping[str, Policy] = field(init=False, default_factory=dict)
-    contextual: Mapping[str, MlpPlan] = field(init=False, default_factory=dict)
-    not_contextual: Mapping[str, str] = field(init=False, default_factory=dict)
-    unpruned: bool = field(init=False, default=False)
-
-    def __post_init__(self) -> None:
-        options = self.options
-        self.pipeline = PipelineOptions(
-            skip=options.skipped, format=options.format or EXACT, memory=options.memory
-        )
+    made: PhaseRun
 
     def run(self) -> None:
-        """Run every phase, each with what is decided before it.
-
-        Raises:
-            SparseFlowError: a pass failed, or nothing fits a predictor.
-        """
         before: dict[str, Callable[[], None]] = {
             "marked": self._mark,
             "contextual": self._plan,
@@ -80,30 +96,34 @@ class PhaseRun:
             "matched": self._choose,
             "sparse-gemm": self._decide,
         }
-        self.stages["torch"] = self.module.operation.clone()
-        for index, name in enumerate(PHASES):
+        self.made.stages["torch"] = self.module.operation.clone()
+        for name in PHASES:
             before.get(name, _nothing)()
-            passes = phases(self.pipeline)[index].passes
+            passes = phase(name, self.made.pipeline).passes
             with self.clock.stage("passes"):
                 if passes:
                     run_pipeline(self.module, passes)
                 after.get(name, _nothing)()
-        self.stages["runtime"] = self.module.operation
+        self.made.stages["runtime"] = self.module.operation
 
     def _mark(self) -> None:
         with self.clock.stage("passes"):
-            marks, self.unpruned = dense_marks(self.module, self.tensors, self.options, self.weights.bank)
-        self.pipeline = replace(self.pipeline, dense=marks or None)
+            found = verdicts(self.module, self.tensors, self.options, self.weights.bank)
+        asked = self.options.prune is None and self.options.contextual is None
+        self.made.unpruned = asked and is_unpruned(found)
+        self.made.pipeline = replace(self.made.pipeline, dense=dense_marks(found) or None)
 
     def _plan(self) -> None:
         if self.options.contextual is not None:
             with self.clock.stage("measure") as step:
-                table, self.contextual = plan_contextual(self.module, self.weights, self.options, step)
-            others = OTHERS if self.options.format is None else ""
-            self.pipeline = replace(self.pipeline, contextual=table, others=others)
+                table, plans = plan_contextual(self.module, self.weights, self.options, step)
+            reason = OUTSIDE_REASON if self.options.format is None else ""
+            self.made.contextual = plans
+            self.made.pipeline = replace(self.made.pipeline, contextual=table, outside_reason=reason)
 
     def _leave(self) -> None:
-        self.not_contextual = {} if self.options.contextual is None else left_over(self.module)
+        if self.options.contextual is not None:
+            self.made.not_contextual = not_contextual_reasons(self.module)
 
     def _choose(self) -> None:
         bank = self.weights.bank
@@ -114,14 +134,14 @@ class PhaseRun:
 
     def _measure(self) -> None:
         with self.clock.stage("measure") as step:
-            found = measured_policies(self.module, self.weights.bank.device, self.options, step)
-        self.policies, dense = found
-        self.pipeline = replace(self.pipeline, policies=ApplyPolicy.of(self.policies, dense).table)
+            policies, dense = measured_policies(self.module, self.weights.bank.device, self.options, step)
+        self.made.policies = policies
+        self.made.pipeline = replace(self.made.pipeline, policies=ApplyPolicy.of(policies, dense).table)
 
     def _decide(self) -> None:
-        self.stages["sparse_gemm"] = self.module.operation.clone()
-        self.decisions = decide(self.module)
+        self.made.stages["sparse_gemm"] = self.module.operation.clone()
+        self.made.decisions = decide(self.module)
 
 
 def _nothing() -> None:
-    """Nothing is decided before or looked at after most phases."""
+    """Do nothing: most phases need no decision before them."""

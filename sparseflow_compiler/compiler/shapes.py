@@ -1,10 +1,9 @@
-"""The linear layers of a model as `sparseflow.compile` would run them, without compiling it."""
+"""Find the shapes of the linear layers that `sparseflow.compile` would make, without compiling."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,16 +16,16 @@ Shape = tuple[int, int]
 
 
 def linear_shapes(
-    model: nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, skip: Sequence[str]
+    model: nn.Module, args: Sequence[object] | None, kwargs: Mapping[str, object] | None, skip: Sequence[str]
 ) -> dict[torch.dtype, list[Shape]]:
-    """(N, K) of the layers that may become sparse, each once, by dtype.
+    """Return the distinct (N, K) of the layers that may become sparse, by dtype.
 
     Args:
         model: may be on the meta device.
-        args: example inputs; without any, `dummy_inputs` of a transformers model serve, and other models are
-            read module by module, so that nothing is merged.
+        args: example inputs. Without any, the `dummy_inputs` of a transformers model are used; other models
+            are read module by module, without merged layers.
         kwargs: example keyword inputs.
-        skip: fnmatch patterns over names of layers to leave out.
+        skip: fnmatch patterns of layer names to leave out.
     """
     if args is None and kwargs is None:
         kwargs = _dummy_inputs(model)
@@ -35,7 +34,7 @@ def linear_shapes(
     return _captured(model, tuple(args or ()), kwargs or {}, tuple(skip))
 
 
-def _dummy_inputs(model: nn.Module) -> Mapping[str, Any] | None:
+def _dummy_inputs(model: nn.Module) -> Mapping[str, object] | None:
     inputs = getattr(model, "dummy_inputs", None)
     device = device_of(model)
     move = lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
@@ -53,7 +52,7 @@ def _modules(model: nn.Module, skip: Sequence[str]) -> dict[torch.dtype, list[Sh
 
 
 def _captured(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], skip: tuple[str, ...]
+    model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], skip: tuple[str, ...]
 ) -> dict[torch.dtype, list[Shape]]:
     require_compiler(type(model).__name__)
     from torch_mlir import ir

@@ -13,7 +13,7 @@ from torch_mlir import ir
 from sparseflow import dialect
 from sparseflow.dialect.matchers import weight_ref
 from sparseflow.frontend import capture, import_program
-from sparseflow.integrations.transformers.caches import without_cache
+from sparseflow.integrations.transformers.static_caches import without_cache
 from sparseflow.passes import run_pipeline
 from sparseflow.passes.mlps import Mlp, bias_of, find_mlps
 from sparseflow.passes.phases import pipeline

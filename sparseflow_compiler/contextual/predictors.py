@@ -80,7 +80,7 @@ class MlpPredictor:
         return measured.get(m, 1 - (1 - self.rate) ** m)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by the compiler's names, without missing ones."""
+        """Return its tensors by the compiler's names, without missing ones."""
         found = {part: getattr(self.predictor, name, None) for part, name in _PARTS.items()}
         return {part: tensor for part, tensor in found.items() if tensor is not None}
 

@@ -18,7 +18,7 @@ from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.scorer import Fit, fit
 from sparseflow.contextual.selection import Rule, count_of, parameter_for, top
 from sparseflow.errors import ArgumentError, CalibrationError
-from sparseflow.integrations.transformers.caches import without_cache
+from sparseflow.integrations.transformers.static_caches import without_cache
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.statistics import nonfinite_inputs, watching

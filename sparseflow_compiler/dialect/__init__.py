@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sparseflow.dialect.contexts import load
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
 from sparseflow.dialect.linear import LinearOp
-from sparseflow.dialect.loading import load
 from sparseflow.dialect.merged_weight import MergedWeightOp
 from sparseflow.dialect.packed_weight import PackedWeightOp
 from sparseflow.dialect.pruned_weight import PrunedWeightOp

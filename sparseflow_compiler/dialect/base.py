@@ -1,4 +1,4 @@
-"""What the operations of the dialect share: the dialect itself and how a verifier reports."""
+"""The dialect, the base class of its operations, and access to attributes shared by their verifiers."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Op = ir.Operation | ir.OpView
 """An operation, plain or in the class of its kind."""
 
 Operand = ext.Operand[Any]
-"""A field of an operation: an operand whose type the verifier looks at, not ext."""
+"""A field of an operation: an operand whose type is checked by the verifier instead of ext."""
 
 Result = ext.Result[Any]
-"""A field of an operation: a result whose type the verifier looks at, not ext."""
+"""A field of an operation: a result whose type is checked by the verifier instead of ext."""
 
 _View = TypeVar("_View", bound=ir.OpView)
 
 
 class SparseGemm(ext.Dialect, name="sparse_gemm"):
-    """Structured-sparse matrix products over weights that are named, not held."""
+    """Structured-sparse matrix products over weights by reference."""
 
 
 class VerifiedOp(SparseGemm.Operation):
-    """An operation that names the rule it breaks."""
+    """An operation whose verifier is written in Python and names the violated rule."""
 
     def broken_rules(self) -> Iterator[str]:
-        """What is wrong with the operation, the most basic first."""
+        """Yield the violated rules, the most basic first."""
         raise NotImplementedError
 
     def verify_invariants(self) -> bool:
-        """Report the first broken rule as MLIR does; later ones may only follow from it."""
-        # What follows reads operands and results by name.
+        """Report the first violated rule as an MLIR diagnostic; later ones may only follow from it."""
+        # Rules read operands and results by name, so their counts are checked first.
         rule = _broken_counts(self) or next(self.broken_rules(), None)
         if rule is not None:
             self.location.emit_error(f"'{self.OPERATION_NAME}' op {rule}")
@@ -43,7 +43,7 @@ class VerifiedOp(SparseGemm.Operation):
 
 
 def _broken_counts(op: VerifiedOp) -> str | None:
-    """What is wrong with how many operands and results there are, or with what says which are left out."""
+    """Return what is wrong with the counts of operands and results or with `operandSegmentSizes`, or None."""
     operands, _, results, _ = ext.partition_fields(op._fields)
     given, groups = len(op.operation.operands), op._ODS_OPERAND_SEGMENTS
     if len(op.operation.results) != len(results):
@@ -63,7 +63,7 @@ def _broken_counts(op: VerifiedOp) -> str | None:
 
 
 def attribute(op: Op, name: str) -> ir.Attribute | None:
-    """An attribute, None when it is missing or one that the bindings have no class for."""
+    """Return an attribute; None if it is missing or of a kind that the bindings have no class for."""
     try:
         return op.attributes.get(name)
     except TypeError:  # array<si64: 1>, say
@@ -71,14 +71,14 @@ def attribute(op: Op, name: str) -> ir.Attribute | None:
 
 
 def string_attribute(op: Op, name: str) -> str | None:
-    """The text of a string attribute, None when it is missing or of another kind."""
-    # Verifiers run before the attributes' kinds were checked, hence no assumption about them.
+    """Return the text of a string attribute; None if it is missing or of another kind."""
+    # Verifiers run before the kinds of attributes are checked, so nothing is assumed about them.
     found = attribute(op, name)
     return found.value if isinstance(found, ir.StringAttr) else None
 
 
 def string_list_attribute(op: Op, name: str) -> tuple[str, ...] | None:
-    """The texts of an array of strings, None when it is missing or of another kind."""
+    """Return the texts of an array of strings; None if it is missing or of another kind."""
     found = attribute(op, name)
     if not isinstance(found, ir.ArrayAttr):
         return None
@@ -87,7 +87,7 @@ def string_list_attribute(op: Op, name: str) -> tuple[str, ...] | None:
 
 
 def text_of(op: Op, name: str = "value") -> str:
-    """The text of a string attribute that the operation is known to have.
+    """Return the text of a string attribute that the operation is known to have.
 
     Raises:
         ValueError: it is of another kind.
@@ -96,7 +96,7 @@ def text_of(op: Op, name: str = "value") -> str:
 
 
 def number_of(op: Op, name: str = "value") -> float:
-    """The value of an integer or float attribute that the operation is known to have, an int for an integer.
+    """Return the value of an attribute that the operation is known to have: an integer, float or bool.
 
     Raises:
         TypeError: it is of another kind.
@@ -105,26 +105,30 @@ def number_of(op: Op, name: str = "value") -> float:
 
 
 def number(found: ir.Attribute) -> float:
-    """The value of an attribute that is an integer, a float or a truth value."""
+    """Return the value of an integer, float or bool attribute.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
     if isinstance(found, (ir.IntegerAttr, ir.FloatAttr, ir.BoolAttr)):
         return found.value
-    raise TypeError(f"{found} is no number")
+    raise TypeError(f"{found} is not a number")
 
 
 def view_as(op: ir.Operation, kind: type[_View]) -> _View:
-    """An operation with its operands and attributes by name.
+    """Return the view of an operation with its operands and attributes by name.
 
     Raises:
         TypeError: it is of another kind.
     """
     view = op.opview
     if not isinstance(view, kind):
-        raise TypeError(f"{op.name} is no {kind.__name__}")
+        raise TypeError(f"{op.name} is not a {kind.__name__}")
     return view
 
 
 def transposed_flags(op: Op, names: Sequence[str]) -> tuple[bool, ...] | None:
-    """Which of an operation's tensors are read transposed; None when the attribute is malformed."""
+    """Return for each of an operation's tensors whether it is read transposed; None if malformed."""
     if "transposed" not in op.attributes:
         return (False,) * len(names)
     found = op.attributes["transposed"]
@@ -134,7 +138,7 @@ def transposed_flags(op: Op, names: Sequence[str]) -> tuple[bool, ...] | None:
 
 
 def part_sizes(op: Op, names: Sequence[str]) -> tuple[int, ...] | None:
-    """Rows of each part where the operation says so; None when it doesn't or the attribute is malformed."""
+    """Return the rows of each part; None if the attribute is missing or malformed."""
     found = attribute(op, "sizes")
     if not isinstance(found, ir.DenseI64ArrayAttr) or len(found) != len(names):
         return None
@@ -142,7 +146,7 @@ def part_sizes(op: Op, names: Sequence[str]) -> tuple[int, ...] | None:
 
 
 def broken_list_rules(op: Op, rows: int | None) -> Iterator[str]:
-    """What is wrong with the ``names``, ``transposed`` and ``sizes`` of an operation over several tensors."""
+    """Yield what is wrong with the ``names``, ``transposed`` and ``sizes`` of an operation."""
     names = string_list_attribute(op, "names")
     if names is None:
         yield "needs an array of strings 'names'"
@@ -182,5 +186,5 @@ def format_of(op: Op) -> formats.Format | None:
 
 
 def quoted(text: object) -> str:
-    """Something as it is quoted in messages."""
+    """Return a value in quotes for a message, or "none"."""
     return "none" if text is None else f"'{text}'"

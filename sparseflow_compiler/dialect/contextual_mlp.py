@@ -24,7 +24,7 @@ PREDICTOR_DTYPES = (*SPARSE_DTYPES, "si8")
 """Element types of a predictor's matrices; those in si8 have a scale for each row."""
 
 POLICIES = ("up_policy", "down_policy")
-"""Optional attributes: what runs a product whose weight is 2:4 for more rows, gate's and up's or down's."""
+"""Optional attributes: the policies of the 2:4 products of gate and up, and of down, above ``m_max`` rows."""
 
 OPTIONAL = (
     "pred_a",
@@ -47,10 +47,11 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):
     down_t ``[I, H]``; gate_bias and up_bias ``[I]``, down_bias ``[H]``. Neurons are selected by ``rule`` and
     ``parameter`` from the scores ``(x · pred_aᵀ) · pred_bᵀ + pred_bias``, pred_a ``[r, H]`` and pred_b
     ``[I, r]``; those that any row of x selects are read for all. The rule ``gate`` has no predictor: it
-    selects by the magnitudes of the activation, which is then computed for all neurons. With more than
-    ``m_max`` rows the MLP runs with every neuron: densely, but with the optional ``up_policy`` the weights of
-    gate and up, with ``down_policy`` that of down are 2:4, for every number of rows, and that product runs by
-    these ranges of M, as in ``linear``.
+    selects by the magnitudes of the activation, which is then computed for all neurons.
+
+    With more than ``m_max`` rows the MLP computes every neuron, densely by default. With the optional
+    ``up_policy`` the weights of gate and up are 2:4 for every number of rows, and above ``m_max`` their
+    product runs by these ranges of M, as in ``linear``. ``down_policy`` does the same for down.
     """
 
     result: Result
@@ -72,7 +73,7 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):
     pred_b_scale: Operand | None = None
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: known activation and rule, an m_max, tensors whose dtypes and shapes belong together."""
+        """Check the activation, rule, parameters and policies, and the dtypes and shapes of all tensors."""
         yield from self._broken_attributes()
         types, rule = types_by_role(self.tensors())
         if rule:
@@ -84,14 +85,14 @@ class ContextualMlpOp(VerifiedOp, name="contextual_mlp", traits=[ext.Pure]):
             if not by_gate
             else any(role.startswith("pred_") for role in types)
         ):
-            yield f"needs pred_a and pred_b just where the rule isn't {GATE}"
+            yield f"needs pred_a and pred_b if and only if the rule isn't {GATE}"
             return
         yield from _broken_types(types)
         if not by_gate:
             yield from _broken_predictor(types)
 
     def tensors(self) -> dict[str, ir.Value]:
-        """Operands and result by their role, those that are left out left out."""
+        """Return operands and result by role, without those that are left out."""
         roles = ("x", "up", "down_t", *OPTIONAL)
         given = {role: getattr(self, role) for role in roles}
         return {role: value for role, value in given.items() if value is not None} | {
@@ -165,7 +166,7 @@ def _broken_predictor(types: Mapping[str, TensorType]) -> Iterator[str]:
         if dtype not in (None, *PREDICTOR_DTYPES):
             yield f"needs {role} in one of {', '.join(PREDICTOR_DTYPES)}, not {dtype}"
         if (dtype == "si8") != (f"{role}_scale" in types):
-            yield f"needs {role}_scale just where {role} is in si8"
+            yield f"needs {role}_scale if and only if {role} is in si8"
 
 
 def contextual_mlp(
@@ -193,7 +194,7 @@ def contextual_mlp(
         m_max: the most rows of x for which neurons are selected.
         result: type of the result, that of x.
         optional: operands by their names in OPTIONAL.
-        policies: of the products that are 2:4, by their names in POLICIES.
+        policies: policies of the 2:4 products, by their names in POLICIES.
     """
     texts = (ir.StringAttr.get(text) for text in (activation, rule))
     numbers = ir.FloatAttr.get_f64(parameter), ir.IntegerAttr.get(ir.IntegerType.get_signless(64), m_max)

@@ -32,20 +32,20 @@ ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 """Activations that the operation can apply to its result."""
 
 GATES = {f"{activation}_gated": activation for activation in ACTIVATIONS}
-"""Epilogues that multiply the second half of the result by the first, and the activation of the first."""
+"""Gated epilogues, each with its activation, which is applied to the first half of the product."""
 
 EPILOGUES = ("none", *ACTIVATIONS, *GATES)
-"""How the operation can end."""
+"""The epilogues of the operation."""
 
 FORMAT_REFUSED = "sparse_gemm.format_refused"
-"""Discardable attribute: why a layer doesn't have the format that was asked for."""
+"""Discardable attribute: why a layer doesn't have the requested format."""
 
 
 class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
     """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
     With a gated epilogue, such as ``silu_gated``, y is ``act(g) * u``, ``[…, N/2]``, for the halves g and u
-    of ``x · Wᵀ + bias``: the rows of W are the gate's, then those of what it gates.
+    of ``x · Wᵀ + bias``: W has the rows of the gate, then those of up.
     ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. ``format`` says how W is
     stored and multiplied.
     """
@@ -60,7 +60,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
     residual: Operand | None = None
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: known format, epilogue and policy; tensors whose dtypes and shapes belong together."""
+        """Check the format, epilogue and policy, and the dtypes and shapes of all tensors."""
         yield from broken_format_rules(self)
         yield from self._broken_attributes()
         types, rule = types_by_role(self.tensors())
@@ -74,7 +74,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
         yield from self._broken_format(types["weight"])
 
     def tensors(self) -> dict[str, ir.Value]:
-        """Operands and result by their role, those that are left out left out."""
+        """Return operands and result by role, without those that are left out."""
         roles = {"x": self.x, "weight": self.weight, "bias": self.bias, "residual": self.residual}
         given = {role: value for role, value in roles.items() if value is not None}
         return given | {"result": self.results[0]}
@@ -88,7 +88,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
             yield f"can't have both the epilogue '{epilogue}' and 'residual'"
 
     def _broken_format(self, weight: TensorType) -> Iterator[str]:
-        """What keeps a weight of known type from being stored so."""
+        """Yield why a weight of known type can't be stored in the format."""
         stored, epilogue = format_of(self), string_attribute(self, "epilogue")
         n, k = weight.shape or (None, None)
         if stored is None or weight.dtype is None or n is None or k is None:
@@ -110,11 +110,11 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
 
 
 def broken_type_rules(types: dict[str, TensorType], *, gated: bool = False) -> Iterator[str]:
-    """What keeps tensors from being the operands and result of one sparse layer.
+    """Yield why tensors can't be the operands and result of one sparse layer.
 
     Args:
-        types: by role: x, weight, result, and bias and residual where there are any.
-        gated: whether the result is half as wide as the weight has rows.
+        types: by role: x, weight, result, and bias and residual if there are any.
+        gated: whether the epilogue is gated, so that the result has N/2 features.
     """
     yield from _broken_dtypes(types)
     yield from _broken_shapes(types, gated)
@@ -188,11 +188,11 @@ def linear_like(
     result: ir.Type,
     epilogue: str,
 ) -> ir.Operation:
-    """Create a sparse linear layer that runs as another one does: its format and policy.
+    """Create a sparse linear layer with the format and policy of another.
 
     Args:
-        layer: the other one.
-        x: as in `linear`, like the rest.
+        layer: the other layer.
+        x: ``[…, K]``.
         weight: ``[N, K]``.
         bias: ``[N]``.
         residual: of the result's type.
@@ -204,13 +204,13 @@ def linear_like(
 
 
 def layer_format(layer: ir.Operation) -> Format:
-    """The format of a sparse layer that was verified."""
+    """Return the format of a verified sparse layer."""
     found = format_of(layer)
-    assert found is not None, "the verifier saw to it"
+    assert found is not None, "the verifier checked it"
     return found
 
 
 def product_dtype(layer: ir.Operation) -> str | None:
-    """Element type that a sparse layer multiplies, which its format says."""
+    """Return the element type in which a sparse layer multiplies, as its format says; None if unknown."""
     type_ = tensor_type(layer.operands[1])
     return None if type_ is None or type_.dtype is None else layer_format(layer).multiplied(type_.dtype)

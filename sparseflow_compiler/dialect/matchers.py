@@ -1,4 +1,4 @@
-"""Small typed questions about IR: what defines a value, which constant it is, which weight it reads."""
+"""Small typed queries of IR: the definition of a value, its constant, the weight that it reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparseflow.dialect.base import number_of, part_sizes, string_list_attribute
 
 
 def operations(module: ir.Module, names: Collection[str]) -> list[ir.Operation]:
-    """Every operation of these names, nested ones too, in program order."""
+    """Return every operation with one of these names, nested ones included, in program order."""
     found: list[ir.Operation] = []
 
     def visit(op: ir.Operation) -> ir.WalkResult:
@@ -24,12 +24,12 @@ def operations(module: ir.Module, names: Collection[str]) -> list[ir.Operation]:
 
 
 def users(value: ir.Value) -> list[ir.Operation]:
-    """The operations that read a value, one entry a use."""
+    """Return the operations that read a value, one entry for each use."""
     return [use.owner.operation for use in value.uses]
 
 
 def only_reader(value: ir.Value) -> ir.Operation | None:
-    """The one operation that reads a value, once, in its block and keeping its type."""
+    """Return the only user of a value, or None; it must be in the same block and keep the type."""
     readers = users(value)
     if len(readers) != 1 or len(readers[0].results) != 1:
         return None
@@ -39,7 +39,7 @@ def only_reader(value: ir.Value) -> ir.Operation | None:
 
 
 def defined_by(value: ir.Value, *names: str) -> ir.Operation | None:
-    """The operation that makes a value, if it has one of these names."""
+    """Return the operation that produces a value if it has one of these names, else None."""
     owner = value.owner
     if isinstance(owner, ir.Block):
         return None
@@ -48,37 +48,41 @@ def defined_by(value: ir.Value, *names: str) -> ir.Operation | None:
 
 
 def constant_int(value: ir.Value) -> int | None:
-    """The value of a ``torch.constant.int``, None for anything else."""
+    """Return the value of a ``torch.constant.int``; None for anything else."""
     op = defined_by(value, "torch.constant.int")
     return None if op is None else int(number_of(op))
 
 
 def known_bool(value: ir.Value) -> bool | None:
-    """The value of a ``torch.constant.bool``, None for anything else."""
+    """Return the value of a ``torch.constant.bool``; None for anything else."""
     op = defined_by(value, "torch.constant.bool")
     return None if op is None else bool(number_of(op))
 
 
 def is_none(value: ir.Value) -> bool:
-    """Whether a value is ``torch.constant.none``."""
+    """Return whether a value is ``torch.constant.none``."""
     return defined_by(value, "torch.constant.none") is not None
 
 
 def constant_ints(value: ir.Value) -> list[int | None] | None:
-    """The elements of a ``torch.prim.ListConstruct``, None for each that isn't a constant int."""
+    """Return the elements of a ``torch.prim.ListConstruct``, None for each that isn't a constant int.
+
+    Returns:
+        None for anything but a list.
+    """
     op = defined_by(value, "torch.prim.ListConstruct")
     return None if op is None else [constant_int(element) for element in op.operands]
 
 
 @dataclass(frozen=True)
 class WeightRef:
-    """What a weight operand reads from the weight source.
+    """A reference to weights, as the operand of an operation.
 
     Attributes:
         op: the ``weight`` or ``merged_weight``.
-        names: tensors whose rows it consists of, in order.
+        names: the tensors whose rows it concatenates, in order.
         transposed: for each name whether it is read transposed.
-        sizes: rows of each of several parts, empty when unknown.
+        sizes: the rows of each part of a ``merged_weight``; empty if unknown.
     """
 
     op: ir.Operation
@@ -93,12 +97,12 @@ class WeightRef:
 
 
 def layer_name(weight_name: str) -> str:
-    """The name of the layer that a weight belongs to."""
+    """Return the name of the layer that a weight belongs to."""
     return weight_name.removesuffix(".weight")
 
 
 def weight_ref(value: ir.Value) -> WeightRef | None:
-    """What a value reads from the weight source, None when it is computed."""
+    """Return the weight reference that a value is; None if the value is computed."""
     op = defined_by(value, "sparse_gemm.weight", "sparse_gemm.merged_weight")
     if op is None:
         return None
@@ -109,7 +113,7 @@ def weight_ref(value: ir.Value) -> WeightRef | None:
 
 
 def weights_of(layers: Iterable[ir.Operation]) -> dict[str, bool]:
-    """The tensors that layers have as their weights, and whether each reads it transposed."""
+    """Return the names of the layers' weights, each with whether it is read transposed."""
     found: dict[str, bool] = {}
     for layer in layers:
         if (ref := weight_ref(layer.operands[1])) is not None:

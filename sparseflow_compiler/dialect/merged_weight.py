@@ -1,4 +1,4 @@
-"""``sparse_gemm.merged_weight``: several tensors by reference, one below the other."""
+"""``sparse_gemm.merged_weight``: several tensors by reference, their rows concatenated."""
 
 # No `from __future__ import annotations`: ext reads the fields' annotations as types.
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ from sparseflow.dialect.types import TensorType, tensor_type
 class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):
     """The rows of several named tensors, concatenated in order along dim 0; biases too, 1-d.
 
-    Optional attributes: ``transposed`` (one i1 a name: read that matrix transposed) and ``sizes``
-    (one i64 a name: the rows that it contributes).
+    Optional attributes: ``transposed`` (an i1 for each name: read that matrix transposed) and ``sizes``
+    (an i64 for each name: the rows that it contributes).
     """
 
     tensor: ext.Result[Any]
     names: ir.ArrayAttr
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: distinct non-empty names, a tensor result of rank 1 or 2, lists as long as the names."""
+        """Check that names are distinct and not empty, the rank is 1 or 2, and lists have an entry a name."""
         type_ = tensor_type(self.results[0])
         if type_ is None or type_.rank not in (None, 1, 2):
             yield f"must return a !torch.vtensor of rank 1 or 2, not '{self.results[0].type}'"
@@ -43,9 +43,9 @@ def merged_weight(
 
     Args:
         names: names in the weight source, in the order of their rows.
-        type_: type of the whole.
-        transposed: for each name whether to read it transposed; left out, none is.
-        sizes: rows that each name contributes; left out, not recorded.
+        type_: type of the result.
+        transposed: for each name whether to read it transposed; empty if none is.
+        sizes: the rows that each name contributes; not recorded if empty.
     """
     op = MergedWeightOp(type_.build(), string_list(names))
     set_lists(op, transposed, sizes)
@@ -53,12 +53,12 @@ def merged_weight(
 
 
 def string_list(texts: Sequence[str]) -> ir.ArrayAttr:
-    """An array attribute of strings."""
+    """Return an array attribute of strings."""
     return ir.ArrayAttr.get([ir.StringAttr.get(text) for text in texts])
 
 
 def set_lists(op: ir.OpView, transposed: Sequence[bool], sizes: Sequence[int]) -> None:
-    """Set the optional attributes that go with ``names``, leaving out what says nothing."""
+    """Set the optional attributes that go with ``names``, without those that hold the default."""
     if any(transposed):
         op.attributes["transposed"] = ir.DenseBoolArrayAttr.get(list(transposed))
     if sizes:

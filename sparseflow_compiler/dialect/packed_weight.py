@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: ext reads the fields' annotations as types.
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from torch_mlir import ir
 from torch_mlir.dialects import ext
@@ -32,7 +32,7 @@ class PackedWeightOp(VerifiedOp, name="packed_weight", traits=[ext.Pure]):
     weight: ir.TypeAttr
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: those of the names, a known format that the weight can have, and a result of its parts."""
+        """Check the names, that the weight can have the format, and that the result has its parts."""
         yield from broken_format_rules(self)
         found, stored = attribute(self, "weight"), format_of(self)
         type_ = tensor_type(found.value) if isinstance(found, ir.TypeAttr) else None
@@ -53,8 +53,19 @@ def _part_types(stored: Format, n: int, k: int, dtype: str) -> list[TensorType]:
 
 
 def _tuple(types: Sequence[TensorType]) -> str:
-    """A tuple's type as MLIR prints it: the dialect's name once."""
+    """Return the type of a tuple as MLIR prints it, with the dialect's name only once."""
     return f"!torch.tuple<{', '.join(str(type_).removeprefix('!torch.') for type_ in types)}>"
+
+
+class WeightForms(TypedDict):
+    """The arguments of `packed_weight` and `pruned_weight` for both forms of one weight."""
+
+    names: Sequence[str]
+    shape: tuple[int, int]
+    dtype: str
+    format: NotRequired[str]
+    transposed: NotRequired[Sequence[bool]]
+    sizes: NotRequired[Sequence[int]]
 
 
 def packed_weight(
@@ -70,11 +81,11 @@ def packed_weight(
 
     Args:
         names: names in the weight source, in the order of their rows.
-        shape: (N, K) of the whole.
+        shape: (N, K) of the merged weight.
         dtype: element type of the weight.
         format: how it is stored.
-        transposed: for each name whether to read it transposed; left out, none is.
-        sizes: rows that each name contributes; left out, not recorded.
+        transposed: for each name whether to read it transposed; empty if none is.
+        sizes: the rows that each name contributes; not recorded if empty.
 
     Returns:
         The format's parts, in order.

@@ -16,10 +16,10 @@ from sparseflow.runtime.formats import find
 class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):
     """The dense form of the ``packed_weight`` of the same names: ``[N, K]`` with its zeros.
 
-    Its element type is the format's: of ``2:4`` the weight's, of ``2:4-fp8`` e4m3, scales not applied.
+    The format says its element type: for ``2:4`` the weight's, for ``2:4-fp8`` e4m3, not scaled.
 
-    ``transposed`` and ``sizes`` as in ``merged_weight``. With the unit attribute ``turned`` the result is its
-    transpose ``[K, N]``, rows stored one after the other.
+    ``transposed`` and ``sizes`` are as in ``merged_weight``. With the unit attribute ``turned`` the result is
+    the transpose ``[K, N]``, contiguous.
     """
 
     tensor: ext.Result[Any]
@@ -27,7 +27,7 @@ class PrunedWeightOp(VerifiedOp, name="pruned_weight", traits=[ext.Pure]):
     format: ir.StringAttr
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: those of the names, a known format, and a matrix of an element type of its dense form."""
+        """Check the names, the format, and that the result is a matrix of the dense form's element type."""
         type_ = tensor_type(self.results[0])
         if type_ is None or type_.rank not in (None, 2):
             yield f"must return a !torch.vtensor of rank 2, not '{self.results[0].type}'"
@@ -53,9 +53,16 @@ def pruned_weight(
     sizes: Sequence[int] = (),
     turned: bool = False,
 ) -> ir.Value:
-    """Create a reference to a dense form at the current insertion point, as ``packed_weight`` does.
+    """Create a reference to the dense form of a packed weight at the current insertion point.
 
-    With `turned` it is to the transpose.
+    Args:
+        names: as in ``packed_weight``, like `shape`, `dtype`, `format`, `transposed` and `sizes`.
+        shape: (N, K) of the merged weight.
+        dtype: element type of the weight.
+        format: how the packed weight is stored.
+        transposed: for each name whether to read it transposed; empty if none is.
+        sizes: the rows that each name contributes; not recorded if empty.
+        turned: refer to the contiguous transpose ``[K, N]`` instead.
     """
     type_ = TensorType(shape[::-1] if turned else shape, find(format).dense_type(dtype))
     op = PrunedWeightOp(type_.build(), string_list(names), ir.StringAttr.get(format))

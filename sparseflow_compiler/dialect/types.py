@@ -1,4 +1,4 @@
-"""Reading and writing ``!torch.vtensor`` types, for which the bindings have no class."""
+"""Read and write ``!torch.vtensor`` types, for which the bindings have no class."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TensorType:
     """A value-semantic tensor type.
 
     Attributes:
-        shape: sizes, None for a dynamic one; None as a whole when the rank is unknown.
-        dtype: element type as MLIR spells it (``f32``), None when unknown.
+        shape: sizes, None for a dynamic one; None as a whole if the rank is unknown.
+        dtype: element type as MLIR spells it (``f32``); None if unknown.
     """
 
     shape: tuple[int | None, ...] | None
@@ -31,20 +31,20 @@ class TensorType:
 
     @property
     def rank(self) -> int | None:
-        """Number of dimensions, None when unknown."""
+        """Number of dimensions; None if unknown."""
         return None if self.shape is None else len(self.shape)
 
     def dim(self, index: int) -> int | None:
-        """Static size of a dimension; None when it is dynamic or the rank is unknown."""
+        """Return the static size of a dimension; None if it is dynamic or the rank is unknown."""
         return None if self.shape is None else self.shape[index]
 
     def with_last(self, size: int | None) -> TensorType:
-        """The same type with another last dimension."""
+        """Return the type with another last dimension."""
         shape = None if self.shape is None else (*self.shape[:-1], size)
         return TensorType(shape, self.dtype)
 
     def build(self) -> ir.Type:
-        """The MLIR type, in the current context."""
+        """Return the MLIR type, in the current context."""
         return ir.Type.parse(str(self))
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ def _format_shape(shape: tuple[int | None, ...] | None) -> str:
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> TensorType | None:
     match = _VTENSOR.fullmatch(text)
-    # A third parameter is a sparse encoding: such a tensor isn't laid out the way the passes assume.
+    # A third parameter is a sparse encoding; passes assume strided tensors.
     if match is None or match["rest"]:
         return None
     dtype = match["dtype"]
@@ -74,12 +74,12 @@ def _parse_shape(text: str | None) -> tuple[int | None, ...] | None:
 
 
 def tensor_type(of: ir.Value | ir.Type) -> TensorType | None:
-    """The tensor type of a value or type, None when it is no strided ``!torch.vtensor``."""
+    """Return the tensor type of a value or type; None if it isn't a strided ``!torch.vtensor``."""
     return _parse(str(of.type if isinstance(of, ir.Value) else of))
 
 
 def types_by_role(values: Mapping[str, ir.Value]) -> tuple[dict[str, TensorType], str]:
-    """The tensor types of values by their roles, and what is wrong with the first that has none."""
+    """Return the tensor types of values by role, and why the first that isn't a tensor is wrong, or ""."""
     types: dict[str, TensorType] = {}
     for role, value in values.items():
         type_ = tensor_type(value)
@@ -90,12 +90,12 @@ def types_by_role(values: Mapping[str, ir.Value]) -> tuple[dict[str, TensorType]
 
 
 def same_size(a: int | None, b: int | None) -> bool:
-    """Whether two sizes can be equal: they are, or one of them is dynamic."""
+    """Return whether two sizes can be equal: they are, or one of them is dynamic."""
     return a is None or b is None or a == b
 
 
 def compatible(a: TensorType, b: TensorType) -> bool:
-    """Whether two types can be those of one value, as far as they are known."""
+    """Return whether two types can be those of one value, as far as they are known."""
     if a.dtype is not None and b.dtype is not None and a.dtype != b.dtype:
         return False
     if a.shape is None or b.shape is None:

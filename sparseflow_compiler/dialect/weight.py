@@ -11,27 +11,26 @@ from sparseflow.dialect.base import VerifiedOp, string_attribute, text_of
 from sparseflow.dialect.types import TensorType, tensor_type
 
 KIND = "sparse_gemm.kind"
-"""Discardable attribute of a reference: what the tensor is if it is no parameter, one of `KINDS`."""
+"""Discardable attribute of a reference to a tensor that isn't a parameter: one of `KINDS`."""
 
 KINDS = ("buffer", "constant")
-"""A buffer of the model, which forward may write; a tensor that is neither, such as a plain attribute."""
+"""A buffer of the model, which forward may write; or another tensor, such as a plain attribute."""
 
 
 class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):
     """A parameter, buffer or constant of the module, by its name in the weight source.
 
     With the unit attribute ``transposed`` the result is the named matrix with its two dimensions
-    exchanged; with ``contiguous`` its rows are stored one after the other, in a copy where they weren't.
-    The discardable attribute ``sparse_gemm.dense`` says why layers that read it stay dense, and
-    ``sparse_gemm.kind`` that it is no parameter but a ``buffer`` or a ``constant``: those are no weights, and
-    are neither pruned nor packed nor merged.
+    exchanged; with ``contiguous`` it is contiguous, copied if the tensor isn't. The discardable attribute
+    ``sparse_gemm.dense`` says why layers that read it stay dense. ``sparse_gemm.kind`` marks a ``buffer`` or
+    ``constant``: only parameters are weights, which can be pruned, packed and merged.
     """
 
     tensor: ext.Result[Any]
     name: ir.StringAttr
 
     def broken_rules(self) -> Iterator[str]:
-        """Rules: a non-empty name, a tensor result, ``transposed`` and ``contiguous`` units on a matrix."""
+        """Check the name, that the result is a tensor, and the unit and discardable attributes."""
         if not string_attribute(self, "name"):
             yield "needs a non-empty string 'name'"
         type_ = tensor_type(self.results[0])
@@ -53,7 +52,7 @@ class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):
             yield f"is '{name}' but of rank {type_.rank}; only a matrix can be"
 
 
-# ext made a property of the attribute's name; it would hide the operation's own name.
+# ext makes a property for the attribute `name`, which would hide the operation's own name.
 del WeightOp.name
 
 
@@ -64,9 +63,9 @@ def weight(
 
     Args:
         name: the tensor's name in the weight source.
-        type_: type of the result, that is after the transposition.
+        type_: type of the result, after the transposition.
         transposed: read the named matrix with its dimensions exchanged.
-        contiguous: have its rows stored one after the other.
+        contiguous: make the result contiguous.
     """
     op = WeightOp(type_.build(), ir.StringAttr.get(name))
     for unit, wanted in (("transposed", transposed), ("contiguous", contiguous)):
@@ -78,7 +77,7 @@ def weight(
 def reoriented(
     op: ir.Operation, type_: TensorType, *, transposed: bool, contiguous: bool = False
 ) -> ir.Value:
-    """Create a reference to the tensor of another one, with all that is said of it.
+    """Create a reference to the tensor of another reference, with its discardable attributes.
 
     Args:
         op: a ``sparse_gemm.weight``.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from sparseflow.integrations.transformers.types import PreTrainedTokenizerBase
 
 _FILES = {".npy": "a numpy array", ".pt": "a torch tensor", ".safetensors": "one tensor"}
 
@@ -70,7 +73,7 @@ def as_tokens(tokens: object) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def read_tokens(path: Path, tokenizer: Any = None) -> tuple[Tensor, int]:
+def read_tokens(path: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[Tensor, int]:
     """Read the tokens of a file; also return a text's size in UTF-8 bytes, 0 for token files.
 
     Args:

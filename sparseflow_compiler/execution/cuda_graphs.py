@@ -7,14 +7,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sparseflow.execution.recording import Recording, is_large, shares_memory
 
-_CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
+
+_CUDA = torch.cuda
 
 MOST = 64
 """Graphs, and calls seen once, that a program keeps."""
@@ -94,7 +97,7 @@ class CudaGraphs:
     ) -> None:
         self._run, self._device, self._written = run, device, written
         self._seen: OrderedDict[object, _Call | None] = OrderedDict()
-        self._pools: dict[int, object] = {}
+        self._pools: dict[int, _POOL_HANDLE] = {}
         self._lock = threading.Lock()
         self.seconds: list[float] = []
         self.replays = 0
@@ -162,7 +165,7 @@ class CudaGraphs:
         self.seconds.append(time.perf_counter() - start)
         return call.recordings[-1]
 
-    def _pool(self, lends: bool) -> object:
+    def _pool(self, lends: bool) -> _POOL_HANDLE:
         """Return the memory pool of a recording: its stream's, or its own if it lends results."""
         if lends:
             return _CUDA.graph_pool_handle()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.routing import compiled_forward, with_compiled
 from sparseflow.integrations.transformers.arguments import returned_cache
-from sparseflow.integrations.transformers.caches import lend_static_caches, static_cache
+from sparseflow.integrations.transformers.static_caches import static_cache, supply_static_caches
+
+if TYPE_CHECKING:
+    from sparseflow.integrations.transformers.types import PreTrainedModel, StaticCache
 
 STEP = 128
 """Static caches hold a multiple of this many tokens: every length is a program of its own."""
@@ -32,13 +33,13 @@ class Generator:
     """
 
     def __init__(
-        self, model: nn.Module, part: Callable[[str, Callable[..., object]], Callable[..., object]]
+        self, model: PreTrainedModel, part: Callable[[str, Callable[..., object]], Callable[..., object]]
     ) -> None:
         self._model, self._part = model, part
-        self._free: list[tuple[int, int, Any]] = []
+        self._free: list[tuple[int, int, StaticCache]] = []
         self._lock = threading.Lock()
 
-    def generate(self, compiled: Callable[..., object], *args: object, **kwargs: object) -> Any:
+    def generate(self, compiled: Callable[..., object], *args: object, **kwargs: object) -> object:
         """Run the model's `generate` with `compiled` in place of its forward.
 
         Raises:
@@ -52,7 +53,7 @@ class Generator:
             )
         # transformers would torch.compile the already compiled forward.
         kwargs.setdefault("disable_compile", True)
-        lent: list[tuple[int, int, Any]] = []
+        lent: list[tuple[int, int, StaticCache]] = []
         result = self._routed(compiled, lent).generate(*args, **kwargs)
         given_away = returned_cache(result)
         with self._lock:
@@ -60,9 +61,11 @@ class Generator:
             del self._free[:-KEPT]
         return result
 
-    def _routed(self, compiled: Callable[..., object], lent: list[tuple[int, int, object]]) -> Any:
+    def _routed(
+        self, compiled: Callable[..., object], lent: list[tuple[int, int, StaticCache]]
+    ) -> PreTrainedModel:
         """Return a shallow copy of the model with the compiled forward and the kept static caches."""
-        routed: Any = copy.copy(self._model)
+        routed = copy.copy(self._model)
 
         def lend(batch: int, length: int) -> object:
             entry = self._cache(batch, length)
@@ -72,10 +75,10 @@ class Generator:
         # transformers reads the signature to decide which inputs to prepare: it is the original's.
         routed.forward = compiled_forward(self._model, compiled)
         self._route_encoder(routed)
-        lend_static_caches(routed, lend)
+        supply_static_caches(routed, lend)
         return routed
 
-    def _route_encoder(self, routed: Any) -> None:
+    def _route_encoder(self, routed: PreTrainedModel) -> None:
         """Compile the encoder of an encoder-decoder too, which `generate` calls directly."""
         if not getattr(routed.config, "is_encoder_decoder", False):
             return
@@ -84,7 +87,7 @@ class Generator:
         if path:
             with_compiled(routed, path, self._part(path, encoder.forward))
 
-    def _cache(self, batch: int, length: int) -> tuple[int, int, object]:
+    def _cache(self, batch: int, length: int) -> tuple[int, int, StaticCache]:
         """Return the shortest free static cache for a batch size and at least a length, emptied."""
         with self._lock:
             fitting = [entry for entry in self._free if entry[0] == batch and entry[1] >= length]

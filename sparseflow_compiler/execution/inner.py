@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import fx
@@ -71,14 +71,17 @@ class Inductor:
             with torch._dynamo.config.patch(recompile_limit=SIZES):
                 return self._compiled(*leaves)
 
-    def _inductor(self, graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., object]:
+    def _inductor(
+        self, graph: fx.GraphModule, inputs: list[torch.Tensor | int | torch.SymInt | None]
+    ) -> Callable[..., object]:
         from torch._inductor import list_mode_options
         from torch._inductor.compile_fx import compile_fx
 
         start = time.perf_counter()
-        compiled: Any = compile_fx(graph, inputs, config_patches=list_mode_options(self.mode))
+        compiled = compile_fx(graph, inputs, config_patches=list_mode_options(self.mode))
         self.seconds.append(time.perf_counter() - start)
-        return compiled  # type: ignore[no-any-return]
+        assert callable(compiled), "no package is asked for"
+        return compiled
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ import contextlib
 import copy
 import functools
 from collections import UserDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -24,7 +23,13 @@ class DenseWatch(TorchFunctionMode):
         super().__init__()
         self.dense = False
 
-    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         self.dense = self.dense or func in _PRODUCTS
         return func(*args, **(kwargs or {}))
 
@@ -33,7 +38,7 @@ def compiled_forward(model: nn.Module, compiled: Callable[..., object]) -> Calla
     """Wrap a compiled forward in the model's signature, which transformers inspects."""
 
     @functools.wraps(model.forward)
-    def forward(*args: object, **kwargs: object) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         args = tuple(
             dict(value) if isinstance(value, UserDict) else value for value in args
         )  # a BatchEncoding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from sparseflow.execution.cuda_graphs import wait_for_plans
 from sparseflow.integrations.transformers.arguments import example_input
 from sparseflow.runtime.calling.inference import device_of
 
+if TYPE_CHECKING:
+    from sparseflow.integrations.transformers.types import PreTrainedModel
+
 Sizes = int | Sequence[int]
 
 RUNS = 3
@@ -21,7 +24,7 @@ RUNS = 3
 
 
 def calls(
-    model: Any, batch: Sizes | None, seq: Sizes | None, inputs: Sequence[str]
+    model: PreTrainedModel, batch: Sizes | None, seq: Sizes | None, inputs: Sequence[str]
 ) -> list[dict[str, Tensor]]:
     """Make keyword inputs of a transformers model for each pair of sizes.
 

@@ -79,9 +79,10 @@ def distill(
             in evaluation mode without dropout, which suits short runs best.
         teacher: the dense model, on the same device, in evaluation mode; it is not changed. May be None where
             the objective has no other term than `task`.
-        batches: each a tensor (the first positional input), a tuple (positional inputs) or a mapping (keyword
-            inputs); one is one step. A sequence is shuffled anew for each pass over it; another iterable is
-            run through in its order, once.
+        batches: the training data. Each batch is a tensor (the first positional input), a tuple (positional
+            inputs) or a mapping (keyword inputs) and makes one step. A sequence is shuffled for each pass
+            over it; any other iterable is consumed once, in order. They are called `batches`, not
+            `calibration`: calibration data is only observed, these train the weights.
         steps: number of updates.
         lr: the highest learning rate; each group of a given optimizer keeps its own instead.
         objective: what is minimised; by default `Objective.fitting` the teacher.
@@ -175,7 +176,7 @@ class _Run:
 
 
 def _watch(losses: Sequence[Tensor], steps: int, bar: Step) -> None:
-    """Every few steps, advance the bar and refuse a non-finite loss."""
+    """Advance the bar and refuse a non-finite loss; does nothing in most steps."""
     done = len(losses)
     if done % CHECK_EVERY and done != steps and done != 1:
         return
@@ -200,7 +201,7 @@ def _calls(batches: Iterable[object], steps: int, seed: int) -> Iterator[Call]:
         raise ArgumentError(
             "sf.finetune.distill(batches=…)",
             f"ran out after {count} of {steps} steps",
-            "pass a list, which is run through again, or fewer steps",
+            "pass a list, which is repeated, or fewer steps",
         )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.linear_layers import Layer, find_layers
 from sparseflow.runtime import is_24, portable
 from sparseflow.runtime.calling.frozen import require_uncompiled
+
+_Hook = Callable[[Tensor], Tensor]
 
 
 class Masks:
@@ -69,13 +71,13 @@ class Masks:
         with ExitStack() as hooks:
             for parameter in self._dropped:
                 if parameter.requires_grad:
-                    register: Any = parameter.register_hook  # untyped in torch
+                    register: Callable[[_Hook], RemovableHandle] = parameter.register_hook  # untyped in torch
                     hooks.callback(register(self._gradient_hook(parameter)).remove)
             hooks.callback(register_optimizer_step_post_hook(self._after_step).remove)
             yield self
         self.apply()
 
-    def _gradient_hook(self, parameter: nn.Parameter) -> object:
+    def _gradient_hook(self, parameter: nn.Parameter) -> _Hook:
         return lambda grad: grad.masked_fill(self._dropped_on(parameter, grad.device), 0)
 
     @torch.no_grad()

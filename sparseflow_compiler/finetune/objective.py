@@ -46,7 +46,7 @@ class Objective:
 
     @classmethod
     def fitting(cls, teacher_output: object) -> Objective:
-        """KL for a model with logits, hidden states and embeddings for an encoder."""
+        """Return the default: KL for a model with logits, hidden states and embeddings for an encoder."""
         return cls(kl=1.0) if hasattr(teacher_output, "logits") else cls(hidden=1.0, cosine=1.0)
 
     @property
@@ -89,7 +89,7 @@ class Objective:
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher ‖ student) of logits ``[…, classes]``, in nats: ``[…]``, float32."""
+    """Return KL(teacher ‖ student) of logits ``[…, classes]``, in nats: ``[…]``, float32."""
     mine, theirs = (F.log_softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher))
     return (theirs.exp() * (theirs - mine)).sum(-1)
 

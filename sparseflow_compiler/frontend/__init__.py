@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sparseflow.frontend.capture import capture
 from sparseflow.frontend.program import CapturedProgram
-from sparseflow.frontend.weights import WeightSource
+from sparseflow.frontend.weight_source import WeightSource
 from sparseflow.runtime.calling.executable import Executable
 from sparseflow.runtime.calling.signature import Result, ResultKind, Signature
 from sparseflow.support import lazy

@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental import _config
 
 from sparseflow.errors import InferenceOnlyError
-from sparseflow.frontend.dynamic_shapes import leaf_shapes
+from sparseflow.frontend.dynamic_shapes import Shapes, leaf_shapes
 from sparseflow.frontend.exclusive import tracing
 from sparseflow.frontend.fixed_sizes import write_fixed_sizes
 from sparseflow.frontend.flat_module import FlatModule
@@ -33,7 +33,7 @@ def capture(
     args: Sequence[object],
     kwargs: Mapping[str, object] | None = None,
     *,
-    dynamic_shapes: object = None,
+    dynamic_shapes: Shapes = None,
     carried: Carried | None = None,
 ) -> CapturedProgram:
     """Capture a model as one graph that holds for other batch sizes and sequence lengths too.
@@ -69,7 +69,7 @@ def _trace(
     model: nn.Module,
     args: Sequence[object],
     kwargs: Mapping[str, object],
-    dynamic_shapes: object,
+    dynamic_shapes: Shapes,
     places: Sequence[Place],
 ) -> tuple[CapturedProgram, list[Place]]:
     """Trace a copy of the model; return the program and further attributes that it has to carry."""
@@ -89,7 +89,7 @@ def _trace(
     return describe(exported, signature, flat), found
 
 
-def _export(flat: FlatModule, dynamic_shapes: object) -> ExportedProgram:
+def _export(flat: FlatModule, dynamic_shapes: Shapes) -> ExportedProgram:
     """Export, if possible without assuming sizes above 1, so that batch 1 needs no extra program."""
 
     def export() -> ExportedProgram:

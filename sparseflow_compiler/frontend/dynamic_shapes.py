@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch.export import Dim, ShapesCollection
 
-from sparseflow.runtime.calling.names import leaf_names
+from sparseflow.runtime.calling.call_names import leaf_names
 from sparseflow.runtime.calling.structure import Flat
 
+Shapes = Mapping[str, object] | ShapesCollection | None
+"""Which dimensions may vary, see `leaf_shapes`."""
 
-def leaf_shapes(call: Flat, given: Any = None) -> tuple[object, ...]:
+
+def leaf_shapes(call: Flat, given: Shapes = None) -> tuple[object, ...]:
     """Return torch.export's shape specification for each tensor of a call.
 
     Args:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import Graph, Node
 from torch.utils._sympy.symbol import SymT, symbol_is_type
+
+if TYPE_CHECKING:
+    from torch.fx.node import ArgumentT
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 _READS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
@@ -16,9 +19,9 @@ _UNBACKED = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
 def write_fixed_sizes(graph: Graph) -> None:
     """Replace nodes that compute a size which tracing found to be fixed by its value.
 
-    torch.export takes each size for symbolic until the model asks for one value, and leaves what it had
-    traced by then as it is. Passes are to see a number there, as everywhere else. What is fixed only because
-    the model asserts it of its data stays for the assertion to read: a call may violate it.
+    torch.export treats each size as symbolic until the model needs its value, and doesn't update the nodes
+    traced before. Passes expect a number there, as everywhere else. Sizes that are fixed only because the
+    model asserts it of its data stay, because a call may violate the assertion.
     """
     of_data = _numbers_of_data(graph)
     for node in reversed(graph.nodes):
@@ -71,5 +74,5 @@ def _fixed(node: Node) -> int | None:
     return value if type(value) is int else None
 
 
-def _replaced(arguments: Any, node: Node, number: int) -> object:
+def _replaced(arguments: ArgumentT, node: Node, number: int) -> ArgumentT:
     return torch.fx.map_arg(arguments, lambda used: number if used is node else used)

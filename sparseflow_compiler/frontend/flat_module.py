@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from sparseflow.frontend.given import Given
@@ -15,7 +13,7 @@ from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
 
 PREFIX = "model."
-"""What the names of parameters and modules gain by the wrapping."""
+"""The prefix that wrapping adds to the names of parameters and modules."""
 
 
 class FlatModule(nn.Module):
@@ -44,7 +42,7 @@ class FlatModule(nn.Module):
         """Whether the result may depend on the inputs' strides."""
         return self._record.layouts.matter
 
-    def forward(self, *leaves: object) -> tuple[Any, ...]:
+    def forward(self, *leaves: object) -> tuple[object, ...]:
         """Run the model; return the new leaves of its output, then those of objects that it changed."""
         decoder = Decoder(leaves)
         args, kwargs = decoder.unflatten(self.call.structure)
@@ -81,7 +79,7 @@ class ModelFailure(Exception):  # noqa: N818  # the cause is the error
 
     @partial_fx_graph.setter
     def partial_fx_graph(self, graph: str) -> None:
-        """Ignored."""
+        """Ignore the graph."""
 
 
 class _Record:
@@ -104,7 +102,7 @@ def _changed_numbers(before: Container, after: Container) -> set[tuple[type, str
     """Return the attributes whose int changed or became dependent on shapes."""
     new = dict(zip(after.keys, after.children, strict=True))
     return {
-        (before.kind, name)
+        (before.kind, str(name))
         for name, old in zip(before.keys, before.children, strict=True)
         if isinstance(old, Constant) and old.kind is int and new.get(name) != old
     }

@@ -7,8 +7,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 
 from sparseflow.errors import CaptureError
+from sparseflow.frontend.functional_writes import replace_writes
 from sparseflow.frontend.in_place import replace_in_place
-from sparseflow.frontend.writes import replace_writes
 from sparseflow.runtime.calling.ambient import autocast_is_on
 
 _ATEN = torch.ops.aten
@@ -16,10 +16,10 @@ _PRODUCTS_INSIDE = (
     *(_ATEN.einsum.default, _ATEN.tensordot.default, _ATEN.inner.default, _ATEN.linalg_multi_dot.default),
     *(_ATEN.kron.default, _ATEN.chain_matmul.default),
 )
-"""Operators that autocast doesn't cast, but the products that they are made of."""
+"""Operators made of products that autocast casts, although it doesn't cast the operators themselves."""
 
 
-# It has no users, so torch.fx would drop it, and with it the error that the model raises.
+# Without users torch.fx would drop it, and with it the error that the model raises.
 torch.fx.node.has_side_effect(_ATEN._assert_async.default)
 
 
@@ -27,9 +27,9 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     """Return an equal program without in-place operators, regions that torch.export wraps, and transforms.
 
     `run_decompositions` traces the whole program a second time, which takes longer than the first. Most
-    models need it only for the `detach_` of each constant that they create, by which no data change, for
-    a few in-place operators that have functional forms, and for the writes to a cache. Under autocast
-    all do: torch.export traces above it, and the second trace has its casts.
+    models would need it only for the `detach_` of each constant, which changes no data, for a few in-place
+    operators that have functional forms, and for writes to a cache; these are replaced directly. Under
+    autocast it is always needed, because only the second trace contains the casts.
 
     Raises:
         CaptureError: an operator computes with products that autocast casts.
@@ -71,7 +71,7 @@ def _require_castable(exported: ExportedProgram) -> None:
             raise CaptureError(
                 str(node.target),
                 "under autocast its products run in another dtype, which a captured program can't follow",
-                "write it as linear or matmul, or leave autocast off around the call",
+                "write it as linear or matmul, or turn autocast off around the call",
             )
 
 

@@ -42,8 +42,8 @@ class Given:
             if not _same(before, after):
                 raise CaptureError(
                     f"{type(model).__name__}, argument {self._name(model, name)}",
-                    "forward changes a list or dict that the caller passed, which a captured program can't",
-                    "let forward change a copy of it, and return what is new",
+                    "forward changes a list or dict of the caller, which a captured program can't do",
+                    "let forward change a copy and return it",
                 )
 
     def _contents(self) -> list[tuple[int | str, _Content]]:

@@ -16,7 +16,7 @@ from sparseflow.errors import FrontendError
 from sparseflow.frontend.locations import location, source_line
 from sparseflow.frontend.node_importer import NodeImporter, TypeCache
 from sparseflow.frontend.program import CapturedProgram
-from sparseflow.frontend.weights import WeightSource
+from sparseflow.frontend.weight_source import WeightSource
 from sparseflow.runtime.calling.signature import Signature
 
 _CHECKS_OF_THE_TRACE = (
@@ -24,7 +24,7 @@ _CHECKS_OF_THE_TRACE = (
     torch.ops.aten.sym_constrain_range.default,
     torch.ops.aten.sym_constrain_range_for_size.default,
 )
-"""They restate what the types and the program's guards say."""
+"""Checks that the types and the program's guards make already."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _ProgramImporter:
             where = f" at {line[0]}:{line[1]}" if line else ""
             raise FrontendError(
                 f"{node.target}{where}",
-                f"the operator can't be brought into MLIR: {error}",
+                f"the operator can't be imported to MLIR: {error}",
                 "write this part of the model with other operators, or compile the parts around it",
             ) from error
 

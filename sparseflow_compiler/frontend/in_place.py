@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
 
 _ATEN = torch.ops.aten
 _ALWAYS_FRESH = (
@@ -66,8 +66,8 @@ def _is_private(written: object) -> bool:
 def _producer(node: torch.fx.Node) -> OpOverload | None:
     """Return the operator whose result only this node refers to, or None."""
     if node.target is operator.getitem:
-        source: Any = node.args[0]
-        index = node.args[1]
+        source, index = node.args
+        assert isinstance(source, torch.fx.Node)
         same = [user for user in source.users if user.target is operator.getitem and user.args[1] == index]
         return source.target if len(same) == 1 and isinstance(source.target, OpOverload) else None
     return node.target if isinstance(node.target, OpOverload) else None
@@ -96,9 +96,9 @@ def _is_implicit(target: OpOverload) -> bool:
 
 def computes_the_same(node: torch.fx.Node, target: OpOverload) -> bool:
     """Return whether the functional form, without a result to write to, gives the same dtype and shape."""
-    traced: Any = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    args, kwargs = traced
-    old = args[0]
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    old: object = args[0]
+    assert isinstance(old, FakeTensor), "it writes a tensor"
     with old.fake_mode:
         new = target(*args, **kwargs)
     return bool(new.dtype == old.dtype and new.shape == old.shape)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch_mlir import ir
 from torch_mlir.extras import fx_importer
 
 from sparseflow.dialect.weight import KIND
-from sparseflow.lowering.codes import DTYPE_CODES
+from sparseflow.lowering.enum_codes import DTYPE_CODES
 from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, scalar_operator_name
+
+if TYPE_CHECKING:
+    from torch._C import JitType
 
 _ITEMS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 _LIST_OF = {"!torch.int": "int", "!torch.float": "float", "!torch.bool": "bool", "!torch.str": "str"}
@@ -56,8 +59,14 @@ class NodeImporter(fx_importer.GraphNodeImporter):
 
     _cc: TypeCache
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        module: fx_importer.FxImporter,
+        context: ir.Context,
+        types: TypeCache,
+        block: ir.Block,
+    ) -> None:
+        super().__init__(module, context, types, block)
         self._weights: dict[str, ir.Value] = {}
         self._constants: dict[tuple[type, str], ir.Value] = {}
 
@@ -125,7 +134,7 @@ class NodeImporter(fx_importer.GraphNodeImporter):
         for i, result in enumerate(op.results):
             self.bind_node_value(node, result, i)
 
-    def _operand(self, loc: ir.Location, arg: object, jit_type: object) -> ir.Value:
+    def _operand(self, loc: ir.Location, arg: object, jit_type: JitType | None) -> ir.Value:
         if isinstance(arg, (list, tuple)):
             return self._list(loc, arg, jit_type)
         value = self._node_value(arg) if isinstance(arg, torch.fx.Node) else self._constant(arg)
@@ -151,9 +160,11 @@ class NodeImporter(fx_importer.GraphNodeImporter):
             self._constants[key] = constant
         return self._constants[key]
 
-    def _list(self, loc: ir.Location, items: Sequence[object], jit_type: Any) -> ir.Value:
+    def _list(self, loc: ir.Location, items: Sequence[object], jit_type: JitType | None) -> ir.Value:
         if isinstance(jit_type, torch.OptionalType):
             jit_type = jit_type.getElementType()
+        if jit_type is None:
+            raise TypeError("arithmetic on sizes takes no lists")
         element = jit_type.getElementType()
         optional = isinstance(element, torch.OptionalType)
         element = element.getElementType() if optional else element
@@ -209,7 +220,7 @@ def _here() -> ir.Location:
     return ir.Location.current or ir.Location.unknown()
 
 
-def _argument(node: torch.fx.Node, index: int, parameter: Any) -> object:
+def _argument(node: torch.fx.Node, index: int, parameter: torch.Argument) -> object:
     """Return a node's argument for a parameter of its operator's schema."""
     if index < len(node.args):
         return node.args[index]
@@ -220,7 +231,7 @@ def _is_tensor(value: ir.Value) -> bool:
     return str(value.type).startswith(("!torch.vtensor", "!torch.tensor", "!torch.none"))
 
 
-def _element_name(element: Any, values: Iterable[ir.Value]) -> str:
+def _element_name(element: JitType, values: Iterable[ir.Value]) -> str:
     if isinstance(element, torch.TensorType):
         return "vtensor"
     found = {_LIST_OF[str(value.type)] for value in values if str(value.type) in _LIST_OF}

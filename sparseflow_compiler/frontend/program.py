@@ -10,11 +10,11 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
 from sparseflow.errors import CaptureError
 from sparseflow.frontend.flat_module import PREFIX, FlatModule
-from sparseflow.frontend.guards import build_guards
+from sparseflow.frontend.guard_builder import build_guards
 from sparseflow.runtime.calling.ambient import Ambient
+from sparseflow.runtime.calling.call_names import leaf_names
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.contract import Contract, TensorSpec
-from sparseflow.runtime.calling.names import leaf_names
 from sparseflow.runtime.calling.signature import Result, ResultKind, Signature
 
 

@@ -107,7 +107,7 @@ def _user_line(error: Exception, text: str) -> str | None:
 
 
 def is_library_file(filename: str) -> bool:
-    """Return whether a file belongs to torch, Python or SparseFlow, or is no file at all."""
+    """Return whether a file belongs to torch, Python or SparseFlow, or isn't a file at all."""
     if filename.startswith(("<", torch.__path__[0], _SPARSEFLOW)):
         return True
     return filename.startswith(_STDLIB) and "site-packages" not in filename

@@ -1,10 +1,9 @@
-"""Handle tensors that share memory: inputs are copied for capture, shared written buffers refused."""
+"""Handle tensors that share memory: copy inputs for capture, refuse shared buffers that are written."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +12,20 @@ from sparseflow.errors import CaptureError
 from sparseflow.runtime.calling.overlap import share_memory
 
 
-def apart(leaves: Sequence[Any], model: nn.Module) -> list[object]:
+def apart(leaves: Sequence[object], model: nn.Module) -> list[object]:
     """Return the leaves of a call, with copies of those that share storage with others or the model.
 
     torch.export treats tensors of one storage as the same, which only holds for this call.
     """
     own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
     uses = Counter(_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-    return [_copy(leaf) if _is_shared(leaf, uses, own) else leaf for leaf in leaves]
+    return [
+        _copy(leaf) if isinstance(leaf, Tensor) and _is_shared(leaf, uses, own) else leaf for leaf in leaves
+    ]
 
 
-def _is_shared(leaf: object, uses: Mapping[int, int], own: set[int]) -> bool:
-    return isinstance(leaf, Tensor) and (uses[_storage(leaf)] > 1 or _storage(leaf) in own)
+def _is_shared(leaf: Tensor, uses: Mapping[int, int], own: set[int]) -> bool:
+    return uses[_storage(leaf)] > 1 or _storage(leaf) in own
 
 
 def _storage(tensor: Tensor) -> int:
@@ -52,6 +53,6 @@ def require_own_memory(changed: Iterable[str], tensors: Mapping[str, Tensor]) ->
                 raise CaptureError(
                     name,
                     f"the model writes this buffer in forward, and {other} shares memory with it; a captured "
-                    "program computes as if each had its own",
+                    "program computes as if each had its own memory",
                     f"register one of them, and compute the other in forward: self.{name}[…]",
                 )

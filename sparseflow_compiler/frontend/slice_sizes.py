@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.fx import Graph, Node
 from torch.utils._sympy.symbol import SymT, symbol_is_type
@@ -15,10 +13,9 @@ _ASSERTS = _ATEN._assert_scalar.default
 def drop_slice_assertions(graph: Graph) -> None:
     """Remove assertions on sizes of slices and nodes that only they use.
 
-    Where the end of a slice may be beyond the tensor's, torch 2.11 takes its size for one that a run tells,
-    and asserts what the model needs of it, such as the size of what it is added to. The operators that need
-    it see to that themselves; assertions are nothing that passes understand and artifacts hold. What a model
-    asserts of its data stays.
+    If a slice may end beyond the tensor, torch 2.11 treats its size as data-dependent and asserts what the
+    model needs of it, such as equality with the size of another summand. The operators check that themselves,
+    and neither passes nor artifacts support such assertions. Assertions of the model on its data stay.
     """
     asserted = graph.find_nodes(op="call_function", target=_ASSERTS)
     of_slices = _symbols_of_slices(graph) if asserted else set()
@@ -32,7 +29,7 @@ def drop_slice_assertions(graph: Graph) -> None:
 
 def _symbols_of_slices(graph: Graph) -> set[object]:
     """Return the data-dependent symbols of slices: their sizes and starts."""
-    seen, found = set[Any](), set[Any]()
+    seen, found = set[object](), set[object]()
     for node in graph.nodes:
         new = _unknown(node) - seen
         seen |= new

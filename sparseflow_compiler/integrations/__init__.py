@@ -1,4 +1,4 @@
-"""Libraries of others: what SparseFlow knows of each is in its room."""
+"""Integrations with other libraries, one room for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries told of SparseFlow without importing them: now if they are imported, else when they are."""
+"""Call back with a library's module as soon as something imports it, without importing it here."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-Tell = Callable[[ModuleType], None]
+Callback = Callable[[ModuleType], None]
 
 
-def when_imported(name: str, tell: Tell) -> None:
-    """Hand a module on now if it is imported, else once it has run.
+def when_imported(name: str, callback: Callback) -> None:
+    """Call back with a module: now if it is imported already, else right after its import.
 
     Args:
-        name: of the module, in full.
-        tell: what takes it; it may be called again with the same module.
+        name: full name of the module.
+        callback: may be called again with the same module.
     """
     if name in sys.modules:
-        tell(sys.modules[name])
-    elif not any(isinstance(finder, _Watch) and finder.name == name for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watch(name, tell))
+        callback(sys.modules[name])
+    elif not any(isinstance(finder, _ImportWatcher) and finder.name == name for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportWatcher(name, callback))
 
 
-class _Watch(MetaPathFinder):
-    """Finds one module as others would, and is told when it has run."""
+class _ImportWatcher(MetaPathFinder):
+    """Find one module as usual, with a loader that calls back after its import."""
 
-    def __init__(self, name: str, tell: Tell) -> None:
-        self.name, self._tell = name, tell
+    def __init__(self, name: str, callback: Callback) -> None:
+        self.name, self._callback = name, callback
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -37,22 +37,22 @@ class _Watch(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _TellAfter(spec.loader, self._tell)
+            spec.loader = _NotifyingLoader(spec.loader, self._callback)
         return spec
 
 
-class _TellAfter(Loader):
-    """Runs a module, then tells of it."""
+class _NotifyingLoader(Loader):
+    """Load a module as another loader does, then call back with it."""
 
-    def __init__(self, loader: Loader, tell: Tell) -> None:
-        self._loader, self._tell = loader, tell
+    def __init__(self, loader: Loader, callback: Callback) -> None:
+        self._loader, self._callback = loader, callback
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._tell(module)
+        self._callback(module)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)  # get_source and the like

@@ -1,4 +1,4 @@
-"""Layers over packed 2:4 weights, for models that aren't compiled as a whole."""
+"""Layers over packed weights, for models that aren't compiled as a whole."""
 
 from __future__ import annotations
 

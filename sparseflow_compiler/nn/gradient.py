@@ -1,8 +1,8 @@
-"""The product of a packed layer with its gradients, to x and to the bias: the weight is frozen."""
+"""The product of a packed layer with gradients for x and the bias; the weight is frozen."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,9 +10,25 @@ from torch import Tensor
 from sparseflow.runtime.formats import Format
 from sparseflow.runtime.packed import PackedWeight
 
+_Inputs: TypeAlias = tuple[Tensor, Tensor | None, Format, int, list[int], Tensor | None, *tuple[Tensor, ...]]
+
+
+class _Context(Protocol):
+    """The context that torch passes from forward to backward."""
+
+    stored: Format
+    in_features: int
+    x_dtype: torch.dtype
+    bias_dtype: torch.dtype | None
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Save tensors, which backward reads as `saved_tensors`."""
+
 
 class _Linear(torch.autograd.Function):
-    """Forward by the 2:4 kernels, backward by the weight, unpacked for as long as the product takes."""
+    """Compute forward with the sparse kernels, and backward with the weight, unpacked temporarily."""
 
     @staticmethod
     def forward(
@@ -28,14 +44,14 @@ class _Linear(torch.autograd.Function):
         return y
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: _Inputs, output: Tensor) -> None:
         x, bias, ctx.stored, ctx.in_features, _, _, *tensors = inputs
         ctx.save_for_backward(*tensors)
-        # Under autocast the product is in another dtype than these.
+        # Under autocast the product has another dtype than x and the bias.
         ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         to_x, to_bias = None, None
         if ctx.needs_input_grad[0]:
@@ -47,7 +63,7 @@ class _Linear(torch.autograd.Function):
 
 
 def differentiable(x: Tensor, weight: PackedWeight, bias: Tensor | None, policy: list[int]) -> Tensor:
-    """``x · Wᵀ + bias``, ``[…, N]``, through which gradients flow to x ``[…, K]`` and bias ``[N]``."""
+    """Return ``x · Wᵀ + bias``, ``[…, N]``, with gradients for x ``[…, K]`` and bias ``[N]``."""
     y: Tensor = _Linear.apply(
         x, bias, weight.format, weight.in_features, policy, weight.dense, *weight.tensors
     )  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""`SparseLinear`: a linear layer over a packed weight, run by what was measured for each M."""
+"""`SparseLinear`: a linear layer over a packed weight with a measured policy."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from sparseflow.support.arguments import MEMORY_MODES, Memory, PolicyMode, Tune,
 from sparseflow.support.progress import Step, progress_bars
 
 VALUES = "weight"
-"""The first part of a packed layer's weight, the values, in checkpoints.
+"""The name in checkpoints of the first part of a packed weight, its values.
 
-They are half as wide as the weight whose name they have, on purpose: who doesn't know the form finds a matrix
-of a wrong shape. Under another name the weight would be missing, and transformers makes missing weights up.
+It is the name of the dense weight on purpose: a reader that doesn't know packed weights finds a matrix of
+half the width and fails. Under another name the weight would be missing, and transformers initialises missing
+weights at random.
 """
 
 
 class SparseLinear(nn.Module):
     """``y = x · Wᵀ + bias`` with a packed weight, of any format, in place of an ``nn.Linear``.
 
-    x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. The weight is frozen; gradients flow to x, and
-    to the bias where it requires them, so that what is around the layer, such as an adapter, can be trained.
-    What runs for which M is settled by `prepare`, at the latest in the first call on a device.
+    x is ``[…, K]``, y ``[…, N]``, both in the weight's dtype. The weight is frozen. Gradients flow to x, and
+    to the bias if it requires them, so that other parts of a model, such as adapters, can be trained.
+    `prepare` sets the policy: when it is called, or in the first call on a device.
 
     Args:
         weight: W, ``[N, K]``.
         bias: ``[N]``, of the weight's dtype and device, or None.
-        policy: ``"auto"`` runs every M by the path that was measured to be faster, as `sparseflow.compile`
-            has it; the weight is packed in any case, so what is dense unpacks it in each call unless `memory`
-            is ``"fast"``; `reason` says why. ``"sparse"`` always runs sparse.
-        memory: ``"compressed"`` keeps no dense weight, ``"fast"`` one beside the packed one where dense is
-            faster for some M.
+        policy: ``"auto"`` runs every M by the path that was measured to be faster, as in
+            `sparseflow.compile`. The weight is packed in any case: a dense product unpacks it in each call
+            unless `memory` is ``"fast"``, and `reason` says why it is dense. ``"sparse"`` always runs sparse.
+        memory: ``"compressed"`` keeps no dense weight; ``"fast"`` keeps one beside the packed weight if dense
+            is faster for some M.
 
     Raises:
         ArgumentError: an argument has a wrong type, shape or value.
@@ -72,10 +73,10 @@ class SparseLinear(nn.Module):
             )
         self.weight, self.policy, self.memory = weight, policy, memory
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.awaited = False
-        """Whether its tensors are being put in one by one: its state dict has the module's own names then."""
+        self.is_loading = False
+        """Whether tensors are being loaded one by one; the state dict then has the module's own names."""
         self.reason = ""
-        """Why the layer is dense at every M, such as that no table of the GPU has its shape."""
+        """Why the layer is dense at every M, such as a shape that isn't in the GPU's table; else empty."""
         self._codes: list[int] | None = None
 
     @property
@@ -89,7 +90,7 @@ class SparseLinear(nn.Module):
         return self.weight.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x · Wᵀ + bias``, ``[…, N]``."""
+        """Return ``x · Wᵀ + bias``, ``[…, N]``."""
         codes = self._codes
         if codes is None:
             traced = detect_fake_mode((x, *self.weight.tensors)) is not None
@@ -102,8 +103,8 @@ class SparseLinear(nn.Module):
         )
         return y
 
-    def settle(self, found: Policy | str) -> None:
-        """Run by this policy from now on, on this device; densely where it is a reason for that."""
+    def set_policy(self, found: Policy | str) -> None:
+        """Use a policy from now on, on this device; a text says why the layer is dense."""
         self.reason = found if isinstance(found, str) else ""
         policy = which.runnable(found)
         self._codes = policy.to_ints()
@@ -113,7 +114,7 @@ class SparseLinear(nn.Module):
 
     @property
     def prepared(self) -> bool:
-        """Whether a policy was settled for the device that the layer is on."""
+        """Whether the layer has a policy for its current device."""
         return self._codes is not None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
@@ -124,28 +125,28 @@ class SparseLinear(nn.Module):
         return self
 
     def state_dict(  # type: ignore[override]  # torch has overloads
-        self, *args: object, prefix: str = "", **kwargs: Any
+        self, *args: Any, prefix: str = "", **kwargs: Any
     ) -> dict[str, object]:
-        """The portable form, the values under the name ``weight`` as checkpoints have them."""
+        """Return the portable form, with the values named ``weight`` as in checkpoints."""
         found: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
-        return self._renamed(found, prefix + self.in_module, prefix + VALUES)
+        return self._rename(found, prefix + self.values_name, prefix + VALUES)
 
     def _load_from_state_dict(self, state_dict: dict[str, object], prefix: str, *rest: object) -> None:
-        self._renamed(state_dict, prefix + VALUES, prefix + self.in_module)
+        self._rename(state_dict, prefix + VALUES, prefix + self.values_name)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
-    def in_module(self) -> str:
-        """What the module itself calls the part that is `VALUES` in checkpoints."""
+    def values_name(self) -> str:
+        """The name in the module of the part that is called `VALUES` in checkpoints."""
         return f"{VALUES}.{self.weight.format.part_names[0]}"
 
-    def _renamed(self, state: dict[str, object], name: str, new: str) -> dict[str, object]:
-        if name in state and not self.awaited:
+    def _rename(self, state: dict[str, object], name: str, new: str) -> dict[str, object]:
+        if name in state and not self.is_loading:
             state[new] = state.pop(name)
         return state
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows between the parentheses."""
+        """Return what ``repr`` shows between the parentheses."""
         options = f"{self.out_features}×{self.in_features}, policy={self.policy!r}, memory={self.memory!r}"
         return f"{options}, dense: {self.reason}" if self.reason else options
 
@@ -153,14 +154,14 @@ class SparseLinear(nn.Module):
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _prepared_codes(layer: SparseLinear) -> list[int]:
     prepare(layer, tune="off")  # a call of a layer starts no processes
-    assert layer._codes is not None, "prepare settled it"
+    assert layer._codes is not None, "prepare set it"
     return layer._codes
 
 
 def _traced_codes(layer: SparseLinear) -> list[int]:
-    """The policy of a layer that is traced before its first call; nothing of the trace stays in the layer."""
+    """Return the policy of a layer that is traced before its first call, without storing it in the layer."""
     weight, shape = layer.weight, (layer.out_features, layer.in_features)
-    with _disable_current_modes():  # what is measured is real
+    with _disable_current_modes():  # measuring needs real tensors
         found = _policies(
             [shape],
             weight.device,
@@ -182,23 +183,23 @@ def prepare(
     tune: Tune = "quick",
     progress: bool | None = None,
 ) -> int:
-    """Settle what each `SparseLinear` of a model runs, before its first call.
+    """Set the policy of each `SparseLinear` of a model before its first call.
 
-    A CPU is measured (seconds a shape, cached for all processes), a GPU's tables are read and what they lack
-    is measured. A layer that wasn't prepared is, by tables alone, in its first call.
+    A CPU is measured (seconds for each shape, cached for all processes); a GPU's tables are read, and what
+    they lack is measured. A layer that wasn't prepared is prepared in its first call, by tables alone.
 
     Args:
-        model: with its weights in place.
-        policy: replaces that of every layer.
-        memory: replaces that of every layer.
-        tune: what is measured of shapes that no table has for the GPU, as `sparseflow.compile` has it.
-        progress: a progress bar on stderr while measuring; ``None``: only on a terminal.
+        model: the model, on its final device.
+        policy: replaces that of every layer, if given.
+        memory: replaces that of every layer, if given.
+        tune: what is measured of shapes that no table has for the GPU, as in `sparseflow.compile`.
+        progress: show a progress bar on stderr while measuring; ``None``: only on a terminal.
 
     Returns:
-        How many layers there are.
+        The number of layers.
 
     Raises:
-        ArgumentError: an option has a wrong value, or a layer is on a device that has no 2:4 kernels.
+        ArgumentError: an option has a wrong value, or a layer is on a device without 2:4 kernels.
     """
     require_uncompiled(model, "sf.nn.prepare(model)", parts=False)
     _require_options(policy or "auto", memory or "compressed")
@@ -216,7 +217,7 @@ def prepare(
             shapes = dict.fromkeys((layer.out_features, layer.in_features) for layer in alike)
             found = _policies(shapes, *key, tune, bars.stage("measure"))
             for layer in alike:
-                layer.settle(found[layer.out_features, layer.in_features])
+                layer.set_policy(found[layer.out_features, layer.in_features])
     return len(layers)
 
 

@@ -1,4 +1,4 @@
-"""A model's linear layers replaced by sparse ones, and back."""
+"""Replace a model's linear layers by sparse ones, and back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from sparseflow.nn.linear import SparseLinear, prepare
 from sparseflow.pruning.linear_layers import find_layers
-from sparseflow.runtime import PackedWeight, checks, compress_2_4, is_24, prune_24
+from sparseflow.runtime import PackedWeight, checks, is_24, packed, prune_24
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.runtime.formats import find, names
+from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
 from sparseflow.support.arguments import (
     Memory,
     PolicyMode,
@@ -24,8 +26,8 @@ from sparseflow.support.arguments import (
 )
 from sparseflow.support.hosts import HOSTS
 
-LEAST = 16
-"""Out and in features below which a layer stays dense, as in `sparseflow.compile`."""
+MIN_FEATURES = 16
+"""The fewest out and in features of a layer that becomes sparse, as in `sparseflow.compile`."""
 
 
 def sparsify(
@@ -37,48 +39,52 @@ def sparsify(
     policy: PolicyMode = "auto",
     memory: Memory = "compressed",
     tune: Tune = "quick",
+    format: str = "2:4",
 ) -> list[str]:
     """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
 
-    Only modules whose type is ``nn.Linear`` itself are replaced, with N and K from 16 on, K divisible by 4,
-    in float32, bfloat16 or float16, and a weight that no other module shares. `sparseflow.compile` does more:
-    it merges and fuses layers, and leaves dense those that never win.
+    A module is replaced if its type is ``nn.Linear`` itself, N and K are at least 16, K is divisible by 4,
+    the dtype is float32, bfloat16 or float16, no other module shares the weight, and the format can store it.
+    `sparseflow.compile` also merges and fuses layers, and leaves layers dense that are never faster sparse.
 
-    A transformers model's ``save_pretrained`` writes the packed layers, for `sparseflow` to load again.
+    ``save_pretrained`` of a transformers model writes layers in ``"2:4"``, which SparseFlow can load again.
 
     Args:
-        model: its packed weights are frozen from now on; gradients flow through them, for adapters to train.
-        prune: ``"magnitude"``: weights that aren't 2:4 lose all but the two largest of every four. ``None``:
-            such layers stay dense.
-        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
-        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
-        policy: as `SparseLinear` has it.
-        memory: as `SparseLinear` has it.
+        model: its packed weights are frozen afterwards; gradients still flow through them to adapters.
+        prune: ``"magnitude"`` keeps the two largest of every four entries in weights that aren't 2:4. With
+            ``None`` such layers stay dense.
+        skip: fnmatch patterns of layer names that stay dense, in addition to `DEFAULT_SKIP`.
+        skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
+        policy: as in `SparseLinear`.
+        memory: as in `SparseLinear`.
         tune: what is measured of the replaced layers that are on a GPU, where no table has their shapes, as
-            `sparseflow.compile` has it. Layers that move there later are prepared by `prepare`, or by
-            tables alone in their first call.
+            in `sparseflow.compile`. Layers that move there later are prepared by `prepare`, or by tables
+            alone in their first call.
+        format: how weights are stored and multiplied, as in `sparseflow.compile`; layers that can't have it
+            stay dense.
 
     Returns:
         The names of the replaced layers.
 
     Raises:
-        ArgumentError: an option has a wrong value, or another quantizer of transformers has the model.
-        WeightError: a weight holds NaN or Inf; layers before it are replaced by then.
+        ArgumentError: an option has a wrong value, or the model was loaded by another transformers quantizer.
+        WeightError: a weight holds NaN or Inf; the layers before it are replaced already.
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
     require_one_of("nn.sparsify", "tune", tune, get_args(Tune))
+    require_one_of("nn.sparsify", "format", format, names())
     require_patterns("nn.sparsify", skip)
     require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")
     for host in HOSTS:
         host.before_packing(model)
     replaced = []
-    for name in eligible(model, with_defaults(skip, skip_defaults)):
+    for name in eligible(model, with_defaults(skip, skip_defaults), format):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear), "only those are eligible"
-        weight = pack(linear.weight, prune, name)
+        weight = pack(linear.weight, prune, name, format)
         if weight is not None:
-            put(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
+            replace_module(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
             replaced.append(name)
     if tune != "off":
         _prepare_on_gpus([model.get_submodule(name) for name in replaced], tune)
@@ -88,6 +94,7 @@ def sparsify(
         "skip_defaults": skip_defaults,
         "policy": policy,
         "memory": memory,
+        "format": format,
     }
     for host in HOSTS:
         host.after_packing(model, options)
@@ -111,48 +118,53 @@ def densify(model: nn.Module) -> list[str]:
     require_uncompiled(model, "sf.nn.densify(model)")
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, SparseLinear)]
     for name, layer in found:
-        put(model, name, densified(layer))
+        replace_module(model, name, densified(layer))
     for host in HOSTS:
         host.after_unpacking(model)
     return [name for name, _ in found]
 
 
 def densified(layer: SparseLinear) -> nn.Linear:
-    """A plain layer with the weight of a packed one, unpacked, and its very bias."""
+    """Return an ``nn.Linear`` with the unpacked weight of a sparse layer and the same bias object."""
     linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     linear.weight = nn.Parameter(layer.weight.unpack(), requires_grad=False)
     linear.bias = layer.bias  # type: ignore[assignment]  # torch has it as a Parameter
     return linear
 
 
-def eligible(model: nn.Module, skip: Sequence[str]) -> list[str]:
-    """The names of the layers that `sparsify` may replace; weights aren't looked at."""
+def eligible(model: nn.Module, skip: Sequence[str], format: str = "2:4") -> list[str]:
+    """Return the names of the layers that `sparsify` may replace, whatever the weights' values."""
     return [
         layer.name
         for layer in find_layers(model, skip)
-        if layer.dense is None and type(layer.module) is nn.Linear and fits(layer.module)
+        if layer.dense is None and type(layer.module) is nn.Linear and is_packable(layer.module, format)
     ]
 
 
-def fits(linear: nn.Linear) -> bool:
-    """Whether a layer's sizes and dtype can be packed and saved."""
-    n, k = linear.out_features, linear.in_features
-    return min(n, k) >= LEAST and k % 4 == 0 and linear.weight.dtype in checks.NATIVE_DTYPES
+def is_packable(linear: nn.Linear, format: str = "2:4") -> bool:
+    """Return whether a layer's sizes and dtype allow packing, in ``"2:4"`` also saving it."""
+    n, k, dtype = linear.out_features, linear.in_features, linear.weight.dtype
+    if min(n, k) < MIN_FEATURES or k % 4 or dtype not in checks.NATIVE_DTYPES:
+        return False
+    return find(format).why_not(n, k, ELEMENT_TYPES[dtype]) is None
 
 
 @torch.no_grad()
-def pack(weight: Tensor, prune: Prune | None, name: str) -> PackedWeight | None:
-    """A weight packed, pruned before if asked for; None where it isn't 2:4 and isn't to be pruned.
+def pack(weight: Tensor, prune: Prune | None, name: str, format: str = "2:4") -> PackedWeight | None:
+    """Prune a weight if `prune` says so, and pack it in a format.
+
+    Returns:
+        The packed weight, or None if it isn't 2:4 and isn't pruned.
 
     Raises:
         WeightError: it holds NaN or Inf.
     """
     if prune is not None:
         weight = prune_24(weight, name=name)
-    return compress_2_4(weight, name=name) if is_24(weight) else None
+    return packed.pack(weight, format, name=name) if is_24(weight) else None
 
 
-def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of another."""
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the submodule of a name by another module."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

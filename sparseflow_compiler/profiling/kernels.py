@@ -7,10 +7,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch._C._autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity
 
 from sparseflow.errors import ProfileError
@@ -104,7 +104,7 @@ def per_call(launches: Sequence[Launch], calls: int) -> float:
 
 def _record(
     run: Callable[[], object], device: torch.device, calls: int, reset: Callable[[], object]
-) -> Iterable[object]:
+) -> Iterable[FunctionEvent]:
     """Record the profiler's events of some calls.
 
     The profiler drops events at the edges of its window, as host and device clocks differ, and while it
@@ -130,11 +130,11 @@ def _record(
             run()
         settle()
         profiler.step()
-    events: Iterable[object] = profiler.events()
+    events: Iterable[FunctionEvent] = profiler.events()
     return events
 
 
-def _launches(events: Iterable[Any], device: torch.device) -> Launches:
+def _launches(events: Iterable[FunctionEvent], device: torch.device) -> Launches:
     """Return each kernel's launch times and durations by name."""
     launches: dict[str, list[Launch]] = {}
     for event in events:
@@ -148,14 +148,14 @@ def _count(launches: Launches) -> int:
     return sum(map(len, launches.values()))
 
 
-def _on_gpu(event: Any) -> tuple[str, float] | None:
+def _on_gpu(event: FunctionEvent) -> tuple[str, float] | None:
     """Return name and time of a kernel, copy or fill on the device; None for annotations."""
     if event.device_type != DeviceType.CUDA or event.is_user_annotation:
         return None
-    return event.name, event.time_range.elapsed_us()
+    return event.name, event.time_range.end - event.time_range.start
 
 
-def _on_cpu(event: Any) -> tuple[str, float] | None:
+def _on_cpu(event: FunctionEvent) -> tuple[str, float] | None:
     """Return the self time of an operator, or of inductor's kernels."""
     if event.device_type != DeviceType.CPU or event.is_user_annotation:
         return None

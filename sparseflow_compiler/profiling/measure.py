@@ -148,7 +148,7 @@ def _check(model: object, calls: int, seconds: float) -> None:
         )
 
 
-def _describe(model: nn.Module, device: torch.device) -> dict[str, Any]:
+def _describe(model: nn.Module, device: torch.device) -> dict[str, object]:
     dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
     return {"model": type(model).__name__, "dtype": "+".join(sorted(dtypes)), "device": device_name(device)}
 

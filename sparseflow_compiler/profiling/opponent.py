@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def opponent(
     model: nn.Module, device: torch.device, *, inner: Inner = "auto", mode: str | None = None, **_: object
-) -> tuple[str, Any]:
+) -> tuple[str, Callable[..., object]]:
     """Return the dense model's runner of the same kind as the compiled one's: its name and callable.
 
     Inductor compiles it for each shape, as dynamic-shape kernels are slower.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -18,11 +18,13 @@ from sparseflow.integrations.transformers.arguments import (
     supported_only,
     with_cache,
 )
-from sparseflow.integrations.transformers.caches import rewind, static_cache
 from sparseflow.integrations.transformers.models import make_config
+from sparseflow.integrations.transformers.static_caches import rewind, static_cache
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from sparseflow.integrations.transformers.types import PreTrainedConfig
 
 Phase = Literal["prefill", "decode"]
 
@@ -129,7 +131,7 @@ def workload(model: nn.Module, batch: int, seq: int, phase: Phase) -> Workload:
     if batch < 1 or seq < 1:
         raise ArgumentError(f"--batch {batch} --seq {seq}", "both must be at least 1", "leave them out")
     parameter = next(model.parameters())
-    config: Any = model.config
+    config: PreTrainedConfig = model.config
     if model.main_input_name == "pixel_values":
         _require_prefill(model, phase)
         images = torch.randn(batch, *image_size(config), device=parameter.device, dtype=parameter.dtype)

@@ -20,7 +20,7 @@ from sparseflow.support.progress import progress_bars
 
 DEFAULT_MAX_LOSS = 0.05
 """What ``skip="auto"`` allows: nats a token, or 1 − cosine of the output."""
-DEFAULT_ROWS = (1, 512)
+DEFAULT_MS = (1, 512)
 CURVE_POINTS = 9
 TRIES = 6
 
@@ -55,8 +55,8 @@ class BudgetReport(PruneReport):
         loss: of the resulting model; at most `max_loss`.
         loss_all: of the model with all of `choices` pruned.
         unit: of losses.
-        saved_unit: of savings; "µs" at the M's `rows`, together, or "weights".
-        rows: see `saved_unit`.
+        saved_unit: of savings; "µs" in total over the calls of `ms` rows, or "weights".
+        ms: the numbers of rows M at which savings were measured.
         curve: how many of the layers with the most loss for their saving are dense, the measured loss, and
             what the others save.
     """
@@ -67,14 +67,14 @@ class BudgetReport(PruneReport):
     loss_all: float = 0.0
     unit: str = ""
     saved_unit: str = ""
-    rows: tuple[int, ...] = ()
+    ms: tuple[int, ...] = ()
     curve: tuple[tuple[int, float, float], ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain dictionaries and lists, ready for JSON."""
         names = ("max_loss", "loss", "loss_all", "unit", "saved_unit")
         budget: dict[str, object] = {name: getattr(self, name) for name in names}
-        budget["rows"] = list(self.rows)
+        budget["ms"] = list(self.ms)
         budget["choices"] = [asdict(choice) for choice in self.choices]
         fields = ("dense_layers", "loss", "saved")
         budget["curve"] = [dict(zip(fields, point, strict=True)) for point in self.curve]
@@ -85,7 +85,7 @@ class BudgetReport(PruneReport):
         from rich.console import Console
         from rich.table import Table
 
-        at = f" at M = {', '.join(map(str, self.rows))}" if self.saved_unit == "µs" else ""
+        at = f" at M = {', '.join(map(str, self.ms))}" if self.saved_unit == "µs" else ""
         title = f"loss {self.loss:.4f} of {self.max_loss:.4f} {self.unit}; all pruned: {self.loss_all:.4f}"
         table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
         for heading in ("layer", "loss alone", f"{self.saved_unit} saved{at}", ""):
@@ -108,7 +108,7 @@ def prune_within(
     calibration: Iterable[object] | None,
     max_loss: float,
     skip: Sequence[str],
-    rows: Sequence[int],
+    ms: Sequence[int],
     progress: bool | None,
     prune: PruneAgain,
 ) -> BudgetReport:
@@ -124,14 +124,14 @@ def prune_within(
         calibration: as for `sparseflow.prune`; needed.
         max_loss: the greatest loss (`Switchboard.loss`) on the calibration batches.
         skip: patterns of layers that stay dense in any case.
-        rows: M's at which the savings count.
+        ms: the numbers of rows M at which the savings count.
         progress: as for `sparseflow.prune`.
         prune: prunes the model in place, given the batches and patterns to skip.
 
     Raises:
-        ArgumentError: the budget or the rows are wrong, or calibration data is missing.
+        ArgumentError: the budget or `ms` is wrong, or calibration data is missing.
     """
-    _check(calibration, max_loss, rows)
+    _check(calibration, max_loss, ms)
     batches = list(calibration or ())
     data = Calibration.of(model, batches)
     layers = [layer for layer in find_layers(model, skip) if layer.dense is None]
@@ -140,11 +140,11 @@ def prune_within(
     done = {entry.name for entry in first.layers if entry.method is not None}
     layers = [layer for layer in layers if layer.name in done]
     if not layers:
-        return BudgetReport(first.layers, first.notes, max_loss=max_loss, rows=tuple(rows))
+        return BudgetReport(first.layers, first.notes, max_loss=max_loss, ms=tuple(ms))
     board = Switchboard(data, layers, dense)
     with progress_bars(progress) as bars:
         alone = board.alone(bars.stage("weigh"))
-        saved = savings(layers, rows, bars.stage("measure"))
+        saved = savings(layers, ms, bars.stage("measure"))
     scales = _Scales(board, alone, saved, max_loss)
     chosen = scales.choose()
     loss, final = scales.loss, first
@@ -162,7 +162,7 @@ def prune_within(
         scales.loss_all,
         board.unit,
         saved.unit,
-        tuple(rows),
+        tuple(ms),
         scales.curve,
     )
 
@@ -254,7 +254,7 @@ class _Scales:
         return self._board.loss()
 
 
-def _check(calibration: object, max_loss: float, rows: Sequence[int]) -> None:
+def _check(calibration: object, max_loss: float, ms: Sequence[int]) -> None:
     if calibration is None:
         raise ArgumentError(
             f"sf.prune(max_loss={max_loss!r})",
@@ -263,5 +263,5 @@ def _check(calibration: object, max_loss: float, rows: Sequence[int]) -> None:
         )
     if not (isinstance(max_loss, (int, float)) and 0 <= max_loss < float("inf")):
         raise ArgumentError(f"sf.prune(max_loss={max_loss!r})", "must be a finite number ≥ 0", "try 0.05")
-    if not rows or not all(isinstance(m, int) and m > 0 for m in rows):
-        raise ArgumentError(f"sf.prune(rows={rows!r})", "must be positive whole numbers", "try rows=(1, 512)")
+    if not ms or not all(isinstance(m, int) and m > 0 for m in ms):
+        raise ArgumentError(f"sf.prune(ms={ms!r})", "must be positive whole numbers", "try ms=(1, 512)")

@@ -105,7 +105,7 @@ def moved(tree: _T, device: torch.device) -> _T:
 
 
 def padding_mask(kwargs: Mapping[str, object]) -> Tensor | None:
-    """The attention mask of a call that was given one as a tensor."""
+    """Return the attention mask of a call if it has one that is a tensor, else None."""
     mask = kwargs.get("attention_mask")
     return mask if isinstance(mask, Tensor) else None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ def offloaded(blocks: Sequence[nn.Module], host: torch.device, device: torch.dev
         yield
         return
 
-    def forward(block: nn.Module, *args: object, **kwargs: object) -> Any:
+    def forward(block: nn.Module, *args: object, **kwargs: object) -> object:
         home = device_of(block)
         block.to(device)
         args, kwargs = moved((args, kwargs), device)

@@ -80,13 +80,13 @@ class Prunable:
         return found
 
     def rename(self, names: Mapping[str, str]) -> Prunable:
-        """The same under other names: those of some parameters, and what each is called now."""
+        """Return the entries of some parameters under new names, given a mapping from old to new names."""
         return Prunable(
             {new: self.layers[old] for old, new in names.items() if old in self.layers},
             {new: self.kept[old] for old, new in names.items() if old in self.kept},
         )
 
     def add(self, other: Prunable) -> None:
-        """Take over what is known of other parameters."""
+        """Add the entries of other parameters."""
         self.layers.update(other.layers)
         self.kept.update(other.kept)

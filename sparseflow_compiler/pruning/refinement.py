@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +91,7 @@ class Refinement:
         return sum(float(self._loss(batch, values)) for batch in range(len(self._targets)))
 
     def _loss(self, batch: int, values: Values) -> Tensor:
-        def run(*args: object, **kwargs: object) -> Any:
+        def run(*args: object, **kwargs: object) -> object:
             return functional_call(self._visit.block, values, args, kwargs)
 
         with _captured(self._visit.block, self._where) as outputs:

@@ -23,7 +23,7 @@ def ria(weight: Tensor, norms: Tensor) -> Tensor:
 
 
 def ria_scores(weight: Tensor, norms: Tensor) -> Tensor:
-    """``(|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_j‖^½``, ``[N, K]`` of the dtype of `norms`."""
+    """Return ``(|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_j‖^½``, ``[N, K]``, in `norms`' dtype."""
     magnitude = weight.to(norms.dtype).abs()
     # Rows and columns of zeros score zero.
     tiny = torch.finfo(norms.dtype).tiny

@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sparseflow.integrations.transformers.caches import without_cache
+from sparseflow.integrations.transformers.static_caches import without_cache
 from sparseflow.pruning.calibration import Calibration, enough_memory, layer_by_layer
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.offload import device_of, offloaded

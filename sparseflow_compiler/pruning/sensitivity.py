@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import CalibrationError
-from sparseflow.integrations.transformers.caches import without_cache
+from sparseflow.integrations.transformers.static_caches import without_cache
 from sparseflow.pruning.calibration import Calibration, enough_memory, moved, padding_mask
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.support.progress import Step

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +128,10 @@ def watching(layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> I
         for layer in layers:
 
             def before(
-                module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], layer: Layer = layer
+                module: nn.Module,
+                args: tuple[Tensor, ...],
+                kwargs: Mapping[str, Tensor],
+                layer: Layer = layer,
             ) -> None:
                 running.append(module)
                 see(layer, args[0] if args else next(iter(kwargs.values())))

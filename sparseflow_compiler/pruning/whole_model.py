@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_ROWS, prune_within
+from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_MS, prune_within
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.pruning.methods import METHODS
@@ -39,7 +39,7 @@ def prune(
     skip: Sequence[str] | Literal["auto"] = (),
     skip_defaults: bool = True,
     max_loss: float | None = None,
-    rows: Sequence[int] = DEFAULT_ROWS,
+    ms: Sequence[int] = DEFAULT_MS,
     pattern: Pattern = "2:4",
     damping: float = 0.01,
     block: int = 128,
@@ -54,52 +54,53 @@ def prune(
 ) -> PruneReport:
     """Prune a model's linear layers in place: at most two of every four weights along K stay nonzero.
 
-    `nn.Linear` and transformers' Conv1D are pruned, and `out_proj` of `nn.MultiheadAttention`; its
-    `in_proj_weight` and weights that several modules share stay as they are. With calibration data the layers
-    of one block (a decoder layer, say) are pruned from the inputs that reach them when all earlier blocks are
-    pruned already. Rows at padding count like others: calibrate on texts without padding where you can.
+    `nn.Linear`, transformers' Conv1D and `out_proj` of `nn.MultiheadAttention` are pruned. `in_proj_weight`
+    and weights that several modules share aren't. With calibration data the layers of a block, such as a
+    decoder layer, are pruned from the inputs that reach them after all earlier blocks were pruned. Padding
+    counts like other tokens, so calibrate on texts without padding if possible.
 
     Args:
-        model: on any device; in evaluation mode where it is calibrated.
+        model: on any device; in evaluation mode if calibration data is given.
         method: ``"magnitude"`` keeps the largest weights; ``"wanda"`` those with the largest products with
             the calibration's activations; ``"ria"`` does so for weights relative to their row and column;
-            ``"sparsegpt"`` updates the kept weights too, so that they make up for the pruned ones. All but
+            ``"sparsegpt"`` updates the kept weights too, to compensate for the pruned ones. All but
             the first need calibration data.
         calibration: batches to run the model on: each a tensor (the first positional input), a tuple
-            (positional inputs) or a mapping (keyword inputs). They are all held in memory, and so are the
-            inputs of one block for all of them, where the model is. With ``"magnitude"`` they serve to
-            report the error of the outputs.
-        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`. ``"auto"``:
-            `DEFAULT_SKIP`, and ``max_loss=0.05`` where none is given.
-        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
-        max_loss: leave dense what the model can least do without, weighed against the time that each layer
-            saves, until pruning costs at most so much on the calibration batches: nats a token of KL from the
-            dense model for a model with logits, else 1 − cosine of its output. Gives a `BudgetReport`.
-        rows: the M's (tokens in a call) at which those times count.
+            (positional inputs) or a mapping (keyword inputs). All batches, and the inputs of one block for
+            all of them, are held in memory on the model's device. With ``"magnitude"`` they are only used to
+            report output errors.
+        skip: fnmatch patterns of layer names that stay dense, in addition to `DEFAULT_SKIP`. ``"auto"``
+            stands for `DEFAULT_SKIP` and, unless `max_loss` is given, ``max_loss=0.05``.
+        skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
+        max_loss: the greatest loss that pruning may cost on the calibration batches: KL from the dense model
+            in nats per token for a model with logits, else 1 − cosine of its output. Layers with the highest
+            loss for the time that they save stay dense. Returns a `BudgetReport`.
+        ms: the numbers of rows M (tokens in a call) at which the saved time counts.
         pattern: ``"2:4"`` is the only one.
-        damping: what is added to the diagonal of XᵀX, as a share of its mean, by SparseGPT; the least of it
-            in a reconstruction.
-        block: SparseGPT's: columns between two updates of the columns after them; a multiple of 4.
-        reconstruct: ``"layer"`` prunes the layers of a block one after the other, each as the weights whose
-            outputs in the pruned model come closest to the dense layer's in the dense model, by least squares
-            before and after the method has chosen which to keep. ``"attention"``, ``"mlp"`` (what is not
-            attention) and ``"block"`` then train the kept weights and biases of those layers by Adam until
-            the outputs of the attention or of the block come closer to the dense ones too.
-        steps: Adam's, on one batch each.
-        permute: permute the input channels of layers in blocks so that less is lost (as RIA does), and the
-            layers that write them with them, so that the model computes the same. Where that isn't proved
-            for a layer's block, its channels stay, and the report says so.
-        unreached: ``"dense"`` leaves layers that no batch reaches as they are, ``"magnitude"``
-            prunes them by it.
-        device: where to run and prune the blocks, one at a time; the model and the activations stay where
-            they are. ``None``: there too.
-        checkpoint: a folder that is given each block's weights as they are done; the same call on the same
-            dense model goes on from there after a kill, to the same bits.
-        seed: of the order of the batches in training. Results repeat on the same machine.
-        progress: a progress bar on stderr; ``None``: only on a terminal.
+        damping: SparseGPT adds this share of the mean diagonal of XᵀX to its diagonal; a reconstruction adds
+            at least as much.
+        block: for SparseGPT the number of columns after which the remaining columns are updated; a multiple
+            of 4.
+        reconstruct: ``"layer"`` prunes the layers of a block one after the other. By least squares, before
+            and after the method chooses which weights to keep, each layer's output in the pruned model is
+            fitted to its output in the dense model. ``"attention"``, ``"mlp"`` (all but attention) and
+            ``"block"`` then train the kept weights and biases of those layers with Adam to fit the outputs of
+            the attention or of the block.
+        steps: number of Adam's steps, each on one batch.
+        permute: permute the input channels of layers in blocks to reduce the loss (as in RIA), together with
+            the layers that produce them, so that the model computes the same. Channels stay, with a note in
+            the report, if that can't be proved for a block.
+        unreached: ``"dense"`` keeps layers that no batch reaches dense; ``"magnitude"`` prunes them by
+            magnitude.
+        device: where blocks run and are pruned, one at a time; the model and the activations stay on the
+            model's device. ``None``: the model's device.
+        checkpoint: a folder for the weights of finished blocks. After an interruption the same call on the
+            same dense model resumes from it, with bit-identical results.
+        seed: of the order of the batches in training. Results are reproducible on the same machine.
+        progress: show a progress bar on stderr; ``None``: only on a terminal.
 
     Returns:
-        What became of each linear layer.
+        The report, with one entry for each linear layer.
 
     Raises:
         ArgumentError: an option has a wrong value, calibration data is missing, a weight has no data, or
@@ -107,7 +108,7 @@ def prune(
         WeightError: a weight holds NaN or Inf; nothing was pruned.
         InferenceOnlyError: the model is to be calibrated in training mode; nothing was pruned.
         CalibrationError: the model refuses a batch, a layer's inputs hold NaN or Inf, or the device's memory
-            is too small. Blocks before that layer may be pruned by then, the others are untouched.
+            is too small. Earlier blocks may be pruned already; later ones are unchanged.
     """
     require_uncompiled(model, "sf.prune(model)")
     if not isinstance(model, nn.Module):
@@ -143,7 +144,7 @@ def prune(
             calibration,
             DEFAULT_MAX_LOSS if max_loss is None else max_loss,
             options.skipped,
-            rows,
+            ms,
             progress,
             lambda batches, skipped: prune(
                 model, method, batches, skip=skipped, skip_defaults=False, progress=progress, **again

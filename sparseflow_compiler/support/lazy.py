@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 
 def names(
-    namespace: dict[str, Any], home: Mapping[str, str], packages: Collection[str] = ()
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    namespace: dict[str, object], home: Mapping[str, str], packages: Collection[str] = ()
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return a package's ``__getattr__`` and ``__dir__``.
 
     Args:
@@ -17,9 +16,9 @@ def names(
         home: for each name the module that has it, relative to the package.
         packages: names of packages in it.
     """
-    package = namespace["__name__"]
+    package = str(namespace["__name__"])
 
-    def get(name: str) -> Any:
+    def get(name: str) -> object:
         if name in packages:
             return importlib.import_module(f".{name}", package)
         if name not in home:

@@ -20,7 +20,7 @@ from sparseflow.passes.pipelines import (
     parse_pipeline,
     run_pipeline,
 )
-from sparseflow.tools.arguments import Arguments
+from sparseflow.tools.command_line import Arguments
 from sparseflow.tools.diagnostics import Diagnostic, diagnostic, mismatches, read_expectations
 from sparseflow.tools.limits import doing
 from sparseflow.tools.source import Chunk, read_chunks

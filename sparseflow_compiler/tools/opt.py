@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparseflow.errors import ArgumentError, SparseFlowError
-from sparseflow.tools.arguments import Arguments, parse_arguments
+from sparseflow.tools.command_line import Arguments, parse_arguments
 from sparseflow.tools.limits import Limits, guarded, input_size
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130

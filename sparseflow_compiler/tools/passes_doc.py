@@ -14,7 +14,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 
 from sparseflow.passes.base import Pass
-from sparseflow.passes.options import format_value, option_name
+from sparseflow.passes.option_text import format_value, option_name
 from sparseflow.passes.phases import PHASES, added_settings
 from sparseflow.passes.registry import PASSES, pass_class
 
@@ -30,7 +30,7 @@ def as_text() -> str:
 
 
 def pipelines_as_text() -> str:
-    """One line for each pipeline, with the passes that it adds, and one for each option that it adds."""
+    """Return a line for each pipeline with the passes that it adds, and one for each option that it adds."""
     lines = ["pipelines, each with all passes of those before:"]
     for phase, passes in PHASES.items():
         lines.append(f"  --pipeline={phase:14}{', '.join(passes)}")

@@ -121,7 +121,7 @@ func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %d: 
 // -----
 
 func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %d: !torch.vtensor<[16,8],f32>, %a: !torch.vtensor<[2,8],si8>, %b: !torch.vtensor<[16,2],f32>) {
-  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs pred_a_scale just where pred_a is in si8}}
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs pred_a_scale if and only if pred_a is in si8}}
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %d, %a, %b) {activation = "silu", rule = "top_k", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],si8>, !torch.vtensor<[16,2],f32>) -> !torch.vtensor<[?,8],f32>
   return
 }
@@ -129,7 +129,7 @@ func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %d: 
 // -----
 
 func.func @f(%x: !torch.vtensor<[?,8],f32>, %u: !torch.vtensor<[16,8],f32>, %a: !torch.vtensor<[2,8],f32>) {
-  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs pred_a and pred_b just where the rule isn't gate}}
+  // expected-error@+1 {{'sparse_gemm.contextual_mlp' op needs pred_a and pred_b if and only if the rule isn't gate}}
   %y = "sparse_gemm.contextual_mlp"(%x, %u, %u, %a) {activation = "silu", rule = "gate", parameter = 4.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[16,8],f32>, !torch.vtensor<[2,8],f32>) -> !torch.vtensor<[?,8],f32>
   return
 }

@@ -1,11 +1,11 @@
 // RUN: not sparseflow-opt %s --pipeline=runtme 2>&1 >%t | FileCheck %s --check-prefix=TYPO
 // RUN: test ! -s %t
 // TYPO: pipeline 'runtme': is unknown
-// TYPO-NEXT: Did you mean 'runtime'? `sparseflow-opt --list-pipelines` shows what there is.
+// TYPO-NEXT: Did you mean 'runtime'? `sparseflow-opt --list-pipelines` lists all pipelines.
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{nope=1}' 2>&1 | FileCheck %s --check-prefix=OPTION
 // OPTION: pipeline 'runtime': has no option 'nope'
-// OPTION-NEXT: Its options are dense, contextual, others, skip, format, policies, memory.
+// OPTION-NEXT: Its options are dense, contextual, outside-reason, skip, format, policies, memory.
 
 // An option of a later phase does nothing, so it is refused.
 // RUN: not sparseflow-opt %s --pipeline='merged{memory=fast}' 2>&1 | FileCheck %s --check-prefix=LATER
@@ -31,10 +31,10 @@
 // OPEN: pipeline 'runtime{': '{' is never closed
 
 // RUN: not sparseflow-opt %s --pipeline='runtime,cse' 2>&1 | FileCheck %s --check-prefix=TWO
-// TWO: pipeline 'runtime,cse': is no single name
+// TWO: pipeline 'runtime,cse': isn't a single name
 
 // RUN: not sparseflow-opt %s --pipeline= 2>&1 | FileCheck %s --check-prefix=EMPTY
-// EMPTY: pipeline '': is no single name
+// EMPTY: pipeline '': isn't a single name
 
 // RUN: not sparseflow-opt %s --pipeline=runtime --cse 2>&1 | FileCheck %s --check-prefix=FLAGS
 // FLAGS: command line: --pipeline and flags of passes exclude each other

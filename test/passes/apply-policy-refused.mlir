@@ -12,7 +12,7 @@
 // SYNTAX: can't be read: Expecting property name
 
 // RUN: echo '[]' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=OBJECT
-// OBJECT: is no JSON object
+// OBJECT: isn't a JSON object
 
 // RUN: echo '{"f32:1x1": 3}' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=KIND
 // KIND: policy table, entry 'f32:1x1': is neither a policy nor dense: 3

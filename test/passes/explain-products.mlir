@@ -66,12 +66,12 @@ func.func @convolutions(%x: !torch.vtensor<[1,4,8,8],f32>) {
   %w = "sparse_gemm.weight"() {name = "point.weight"} : () -> !torch.vtensor<[16,4,1,1],f32>
   %a = torch.aten.conv2d %x, %w, %none, %ones, %zeros, %ones, %1 : !torch.vtensor<[1,4,8,8],f32>, !torch.vtensor<[16,4,1,1],f32>, !torch.none, !torch.list<int>, !torch.list<int>, !torch.list<int>, !torch.int -> !torch.vtensor<[1,16,8,8],f32>
   // A stride leaves positions out; groups read some channels each; a larger kernel reads neighbours.
-  // CHECK: torch.aten.conv2d {{.*}} {sparse_gemm.reason = "a convolution, no linear layer"}
+  // CHECK: torch.aten.conv2d {{.*}} {sparse_gemm.reason = "a convolution, not a linear layer"}
   %b = torch.aten.conv2d %x, %w, %none, %twos, %zeros, %ones, %1 : !torch.vtensor<[1,4,8,8],f32>, !torch.vtensor<[16,4,1,1],f32>, !torch.none, !torch.list<int>, !torch.list<int>, !torch.list<int>, !torch.int -> !torch.vtensor<[1,16,4,4],f32>
-  // CHECK: torch.aten.conv2d {{.*}} {sparse_gemm.reason = "a convolution, no linear layer"}
+  // CHECK: torch.aten.conv2d {{.*}} {sparse_gemm.reason = "a convolution, not a linear layer"}
   %g = "sparse_gemm.weight"() {name = "grouped.weight"} : () -> !torch.vtensor<[16,2,1,1],f32>
   %c = torch.aten.conv2d %x, %g, %none, %ones, %zeros, %ones, %2 : !torch.vtensor<[1,4,8,8],f32>, !torch.vtensor<[16,2,1,1],f32>, !torch.none, !torch.list<int>, !torch.list<int>, !torch.list<int>, !torch.int -> !torch.vtensor<[1,16,8,8],f32>
-  // CHECK: torch.aten.conv2d {{.*}} {sparse_gemm.reason = "a convolution, no linear layer"}
+  // CHECK: torch.aten.conv2d {{.*}} {sparse_gemm.reason = "a convolution, not a linear layer"}
   %k = "sparse_gemm.weight"() {name = "conv.weight"} : () -> !torch.vtensor<[16,4,3,3],f32>
   %d = torch.aten.conv2d %x, %k, %none, %ones, %ones, %ones, %1 : !torch.vtensor<[1,4,8,8],f32>, !torch.vtensor<[16,4,3,3],f32>, !torch.none, !torch.list<int>, !torch.list<int>, !torch.list<int>, !torch.int -> !torch.vtensor<[1,16,8,8],f32>
   return
@@ -94,7 +94,7 @@ func.func @operators(%x: !torch.vtensor<[?,64],f32>, %s: !torch.vtensor<[2,5,64]
   %t = torch.aten.transpose.int %w, %1, %2 : !torch.vtensor<[4,256,64],f32>, !torch.int, !torch.int -> !torch.vtensor<[4,64,256],f32>
   %y = torch.operator "torch.transformers.grouped_mm_fallback"(%x, %t, %offsets) : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[4,64,256],f32>, !torch.vtensor<[4],si32>) -> !torch.vtensor<[?,256],f32>
   %z = torch.operator "torch.ns.comm"(%w) : (!torch.vtensor<[4,256,64],f32>) -> !torch.vtensor<[4,256,64],f32>
-  // CHECK: torch.operator "torch.aten.gru.input"{{.*}} {sparse_gemm.reason = "this gru multiplies by its matrices inside of one operator, once a step"}
+  // CHECK: torch.operator "torch.aten.gru.input"{{.*}} {sparse_gemm.reason = "this gru multiplies by its matrices inside one operator, once a step"}
   %h = "sparse_gemm.weight"() {name = "first"} : () -> !torch.vtensor<[1,2,32],f32>
   %ih = "sparse_gemm.weight"() {name = "ih"} : () -> !torch.vtensor<[96,64],f32>
   %hh = "sparse_gemm.weight"() {name = "hh"} : () -> !torch.vtensor<[96,32],f32>

@@ -1,5 +1,5 @@
 // RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "f32", "m_max": 8}, "slow": {"dense": "no faster than dense"}}' > %t.json
-// RUN: sparseflow-opt %s --split-input-file --form-contextual-mlp="table=%t.json others='no MLP'" | FileCheck %s
+// RUN: sparseflow-opt %s --split-input-file --form-contextual-mlp="table=%t.json outside-reason='no MLP'" | FileCheck %s
 // RUN: sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.json | FileCheck %s --check-prefix=FREE
 
 // No predictor, or one that was measured not to pay.
@@ -70,7 +70,7 @@ func.func @read_elsewhere(%x: !torch.vtensor<[?,8],f32>) -> (!torch.vtensor<[?,8
 // CHECK-LABEL: func.func @computed
 func.func @computed(%x: !torch.vtensor<[?,8],f32>, %w: !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,8],f32> {
   // CHECK-NOT: contextual_mlp
-  // CHECK: torch.aten.linear {{.*}}{sparse_gemm.reason = "not contextual: the weight of one of its layers is computed at run time, or of several"}
+  // CHECK: torch.aten.linear {{.*}}{sparse_gemm.reason = "not contextual: the weight of one of its layers is computed at run time or merged"}
   %none = torch.constant.none
   %wu = torch.aten.relu %w : !torch.vtensor<[16,8],f32> -> !torch.vtensor<[16,8],f32>
   %wd = "sparse_gemm.weight"() {name = "down.weight"} : () -> !torch.vtensor<[8,16],f32>
@@ -138,9 +138,9 @@ func.func @sigmoid(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
 // TABLE: has no table
 // RUN: echo '{"up": {"rank": 0, "rule": "top_k", "parameter": 4, "dtype": "f32", "m_max": 8}}' > %t.bad
 // RUN: not sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.bad 2>&1 | FileCheck %s --check-prefix=ENTRY
-// ENTRY: predictor table, entry 'up': has a value that it can't have
+// ENTRY: predictor table, entry 'up': has an invalid value
 // RUN: echo '{"up": 3}' > %t.bad
 // RUN: not sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.bad 2>&1 | FileCheck %s --check-prefix=KIND
-// KIND: predictor table, entry 'up': is no predictor: 3
+// KIND: predictor table, entry 'up': isn't a predictor: 3
 // RUN: echo '{"up": {"rank": 2, "rule": "top_k", "parameter": 4, "dtype": "f32", "m_max": 8, "up_policy": 1}}' > %t.bad
 // RUN: not sparseflow-opt %s --split-input-file --form-contextual-mlp=table=%t.bad 2>&1 | FileCheck %s --check-prefix=ENTRY

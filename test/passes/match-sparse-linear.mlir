@@ -195,7 +195,7 @@ func.func @views(%x: !torch.vtensor<[4,64],f32>, %h: !torch.vtensor<[4,64],bf16>
   %w3 = "sparse_gemm.weight"() {name = "conv.weight"} : () -> !torch.vtensor<[32,64,1],f32>
   %s = torch.aten.squeeze.dim %w3, %int3 : !torch.vtensor<[32,64,1],f32>, !torch.int -> !torch.vtensor<[32,64],f32>
   %3 = torch.aten.linear %x, %s, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[32,64],f32>, !torch.none -> !torch.vtensor<[4,32],f32>
-  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "its matrix 'table' is a buffer, no weight"}
+  // CHECK: torch.aten.linear {{.*}} {sparse_gemm.reason = "its matrix 'table' is a buffer, not a weight"}
   %w4 = "sparse_gemm.weight"() {name = "table", sparse_gemm.kind = "buffer"} : () -> !torch.vtensor<[40,64],f32>
   %t = torch.aten.slice.Tensor %w4, %int0, %int0, %int3, %int1 : !torch.vtensor<[40,64],f32>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[3,64],f32>
   %4 = torch.aten.linear %x, %t, %none : !torch.vtensor<[4,64],f32>, !torch.vtensor<[3,64],f32>, !torch.none -> !torch.vtensor<[4,3],f32>

@@ -7,14 +7,15 @@ import math
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import nn
 
 from sparseflow.errors import CaptureError
-from sparseflow.frontend.state.clone import TABLES, Clone, Node, Owner
+from sparseflow.frontend.state.clone import Clone
 from sparseflow.frontend.state.kinds import ATOMS, is_shared, library_of
+from sparseflow.frontend.state.nodes import TABLES, Node, Owner
 from sparseflow.runtime.calling.carried import Place
 
 BACKEND = 'torch.compile(model, backend="sparseflow")'
@@ -38,7 +39,7 @@ class Change:
     """
 
     node: Node
-    key: Any
+    key: object
     old: object
     new: object
 
@@ -68,15 +69,15 @@ def changes(nodes: Iterable[Node]) -> Iterator[Change]:
                 yield Change(node, key, old, new)
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: object, other: object) -> bool:
     """Return whether two values are identical or indistinguishable."""
     if one is other:
         return True
     if type(one) is not type(other):
         return False
-    if isinstance(one, float):
+    if isinstance(one, float) and isinstance(other, float):
         return bool(one == other) or (math.isnan(one) and math.isnan(other))
-    if isinstance(one, tuple):
+    if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return (type(one) in ATOMS or isinstance(one, (frozenset, types.MethodType))) and bool(one == other)
 
@@ -128,13 +129,13 @@ def _require_carriable(clone: Clone, change: Change) -> None:
         _refuse(change.path, "changes this in forward")
 
 
-def _is_carriable(value: Any, seen: set[int]) -> bool:
+def _is_carriable(value: object, seen: set[int]) -> bool:
     if type(value) in ATOMS or isinstance(value, (torch.Tensor, *_NUMBERS)):
         return True
     if id(value) in seen:
         return False
     seen.add(id(value))
-    if type(value) in (list, tuple):
+    if type(value) is list or type(value) is tuple:
         return all(_is_carriable(item, seen) for item in value)
     if type(value) is dict:
         return all(type(k) in ATOMS and _is_carriable(item, seen) for k, item in value.items())
@@ -150,7 +151,7 @@ def _is_carriable(value: Any, seen: set[int]) -> bool:
 def _refuse(path: str, what: str, remedy: str = "") -> NoReturn:
     raise CaptureError(
         path,
-        f"the model {what}, which a captured program can't carry over to the next call",
+        f"the model {what}, which a captured program can't pass on to the next call",
         f"{remedy}; else "
         * bool(remedy)
         + "keep it in a buffer or in a plain attribute of a module (tensors, numbers, lists), "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -13,12 +12,12 @@ from sparseflow.frontend.state.kinds import cell_content, function_cells
 from sparseflow.runtime.calling.inference import InferenceModule
 
 
-def eager_forward(model: nn.Module) -> Any:
+def eager_forward(model: nn.Module) -> Callable[..., object]:
     """Return the `forward` that a model had before a compiled form replaced it."""
     if "forward" not in vars(model):
         return model.forward
     found = own_forward(model)
-    return types.MethodType(type(model).forward, model) if found is None else found
+    return found if callable(found) else types.MethodType(type(model).forward, model)
 
 
 def own_forward(model: nn.Module) -> object:

@@ -10,7 +10,6 @@ import sys
 import types
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ def slots(kind: type) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
-def attributes(value: object) -> dict[str, Any]:
+def attributes(value: object) -> dict[str, object]:
     """Return an object's instance attributes."""
     found = {name: getattr(value, name) for name in slots(type(value)) if hasattr(value, name)}
     return found | getattr(value, "__dict__", {})
@@ -87,7 +86,7 @@ def is_library(value: object) -> bool:
 
 
 STREAMS = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random, itertools.count, bytearray)
-"""What is copied as a whole and compared by what it says of itself."""
+"""Types that are copied as a whole and compared by their digest."""
 
 
 def digest(value: object) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sparseflow.frontend.state.clone import TABLES
 from sparseflow.frontend.state.kinds import ATOMS, OF_TORCH, is_module, is_plain_class
+from sparseflow.frontend.state.nodes import TABLES
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _MOST = 1000
@@ -27,7 +27,7 @@ class Held:
     parameters and where their memory is, whether any hook was registered or removed, and numbers,
     flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's
     and of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is
-    written in place through ``.data``, goes unseen.
+    written in place through ``.data``, isn't detected.
 
     Args:
         model: as it was captured.

@@ -1,4 +1,4 @@
-"""Tensors in plain attributes of modules: torch.export traces writes to them on the tensors themselves."""
+"""Save and restore tensors in plain attributes of modules, which torch.export writes while it traces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PlainTensors:
             ]
 
     def restore(self) -> None:
-        """Give those that were written meanwhile their contents back."""
+        """Restore the contents of tensors that were written since."""
         with _disable_current_modes(), torch.no_grad():
             for tensor, version, before in self._held:
                 if tensor._version != version:

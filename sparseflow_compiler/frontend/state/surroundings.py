@@ -7,14 +7,13 @@ import itertools
 import types
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from sparseflow.frontend.state.changes import same
-from sparseflow.frontend.state.clone import Clone, Content, content, refill
+from sparseflow.frontend.state.clone import Clone
+from sparseflow.frontend.state.contents import Content, content, refill
 from sparseflow.frontend.state.kinds import cell_content, function_cells, is_library, library_of
 
 _CONTAINERS = (list, dict, set, deque)
-_Cached = type(functools.cache(id))
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Watched:
     """
 
     name: str
-    value: Any
+    value: object
     keys: frozenset[str] | None
     before: Content = field(default_factory=dict)
 
@@ -59,12 +58,12 @@ class Watched:
         now = self.now()
         for key in {**self.before, **now}:
             if key not in self.before:
-                delattr(self.value, key) if not isinstance(self.value, dict) else self.value.pop(key)
+                delattr(self.value, str(key)) if not isinstance(self.value, dict) else self.value.pop(key)
             elif key not in now or not same(self.before[key], now[key]):
                 if isinstance(self.value, dict):
                     self.value[key] = self.before[key]
                 else:
-                    setattr(self.value, key, self.before[key])
+                    setattr(self.value, str(key), self.before[key])
 
 
 class Surroundings:
@@ -76,7 +75,7 @@ class Surroundings:
 
     def __init__(self, clone: Clone) -> None:
         self._watched: list[Watched] = []
-        self._caches: list[Any] = []
+        self._caches: list[functools._lru_cache_wrapper[object]] = []
         self._seen: set[int] = set()
         for kind in {type(module) for module in clone.original.modules()}:
             for base in kind.__mro__:
@@ -119,7 +118,7 @@ class Surroundings:
             self._watch_function(value.fget if isinstance(value, property) else value)
 
     def _watch_function(self, value: object) -> None:
-        if isinstance(value, _Cached):
+        if isinstance(value, functools._lru_cache_wrapper):
             if self._new(value):
                 self._caches.append(value)
                 self._watch_function(value.__wrapped__)

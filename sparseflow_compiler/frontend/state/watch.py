@@ -1,4 +1,4 @@
-"""A run of a model's copy: it starts from the carried attributes, and leaves nothing behind."""
+"""Run a copy of a model from the carried attributes, and undo its other changes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import nn
 
 from sparseflow.errors import CaptureError
 from sparseflow.frontend.state.changes import BACKEND, places_of_changes
-from sparseflow.frontend.state.clone import Clone, copied
+from sparseflow.frontend.state.clone import Clone
+from sparseflow.frontend.state.contents import copied
 from sparseflow.frontend.state.plain_tensors import PlainTensors
 from sparseflow.frontend.state.surroundings import Surroundings
 from sparseflow.runtime.calling.carried import Carried, Place, State
 
 
 class Watch:
-    """Watches what forward does to the copy of a model and around it.
+    """Watch what forward changes in a copy of a model and outside it.
 
     Args:
         model: the user's; it is left alone.
@@ -41,7 +42,7 @@ class Watch:
         """Let the model run in a `with` block.
 
         Args:
-            state: the values of the carried attributes; afterwards what the model made of them.
+            state: the values of the carried attributes, which are updated after the run.
 
         Raises:
             CaptureError: the model changed something that a program can't carry from call to call.
@@ -56,7 +57,7 @@ class Watch:
             yield
             self.found = places_of_changes(self._clone)
             if state is not None:
-                # Copies: the containers themselves get back what they held before.
+                # Copies, because the containers themselves are restored afterwards.
                 read = vars(self._carried.read())
                 vars(state).update({path: copied(value) for path, value in read.items()})
         finally:
@@ -66,6 +67,6 @@ class Watch:
         if changed:
             raise CaptureError(
                 changed[0],
-                "forward changes this, which is outside of the model: a captured program can't do that",
+                "forward changes this, which is outside the model; a captured program can't do that",
                 f"keep it in a buffer or a plain attribute of a module, or use {BACKEND}",
             )

@@ -1,7 +1,7 @@
-"""Packed weights as bit masks: compressed-tensors' ``sparse-24-bitmask``.
+"""Convert packed weights to and from compressed-tensors' ``sparse-24-bitmask``.
 
-A mask's byte covers the same eight columns as a byte of ``PackedWeight.positions``, so a table of 256 entries
-makes each of the other, and no weight is unpacked on the way.
+A byte of the mask covers the same eight columns as a byte of ``PackedWeight.positions``, so a table of 256
+entries converts one to the other without unpacking the weight.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sparseflow.runtime.packed import require_24
 
 
 def to_bitmask(packed: PackedWeight, *, name: str = "weight") -> tuple[Tensor, Tensor]:
-    """The kept values and the mask of a packed weight ``[N, K]``.
+    """Return the kept values and the mask of a packed weight ``[N, K]``.
 
     Args:
         packed: K divisible by 4.
@@ -41,7 +41,7 @@ def to_bitmask(packed: PackedWeight, *, name: str = "weight") -> tuple[Tensor, T
 
 
 def from_bitmask(values: Tensor, mask: Tensor, in_features: int, *, name: str = "weight") -> PackedWeight:
-    """The packed weight that `to_bitmask` took apart; which zeros are kept stays as it is.
+    """Return the packed weight of values and a mask; kept zeros stay kept.
 
     Args:
         values: ``[N, K/2]``, float32, bfloat16 or float16.
@@ -59,7 +59,7 @@ def from_bitmask(values: Tensor, mask: Tensor, in_features: int, *, name: str = 
     whole = mask.clone()
     if in_features % 8 and whole.numel():
         _require_empty_end(whole, name)
-        whole[:, -1] |= 0b0011_0000  # the unused half as a valid pair, which the table wants
+        whole[:, -1] |= 0b0011_0000  # a valid pair in the unused half, as the table has none without
     positions = _translated(whole, _pairs())
     _require_pairs(positions, name)
     return PackedWeight((values, positions), in_features, name=name)
@@ -97,12 +97,12 @@ def _require_pairs(positions: Tensor, name: str) -> None:
 
 
 _NO_PAIR = 0xFF
-"""No byte of valid positions: a group's first place would be its second."""
+"""A byte that no valid positions have: both places of a group would be the same."""
 
 
 @functools.cache
 def _masks() -> Tensor:
-    """For each byte of positions that of the mask."""
+    """Return the byte of the mask for each byte of positions, ``[256]``."""
     half = torch.tensor([1 << (nibble & 3) | 1 << (nibble >> 2) for nibble in range(16)])
     return torch.tensor(
         [int(half[byte & 15] | half[byte >> 4] << 4) for byte in range(256)], dtype=torch.uint8
@@ -111,7 +111,7 @@ def _masks() -> Tensor:
 
 @functools.cache
 def _pairs() -> Tensor:
-    """For each byte of a mask that of the positions, or `_NO_PAIR`."""
+    """Return the byte of positions for each byte of a mask, or `_NO_PAIR`, ``[256]``."""
     half = {
         1 << first | 1 << second: first | second << 2 for first, second in itertools.combinations(range(4), 2)
     }
@@ -123,7 +123,7 @@ def _pairs() -> Tensor:
 
 
 def _translated(source: Tensor, table: Tensor) -> Tensor:
-    """Each byte through a table, a chunk of rows at a time: indices are eight times as large."""
+    """Map each byte through a table, a chunk of rows at a time: int64 indices take eight times the memory."""
     table = table.to(source.device)
     result = torch.empty_like(source)
     for start, chunk in checks.row_chunks(source):

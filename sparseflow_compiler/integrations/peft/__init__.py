@@ -1,4 +1,4 @@
-"""PEFT: its LoRA over packed layers, and merging that keeps a model 2:4. Nothing else imports it."""
+"""PEFT: LoRA over packed layers, and merging that keeps a model 2:4. No other room imports PEFT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters merged into a pruned model that stays 2:4."""
+"""Merge adapters into a pruned model that stays 2:4."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from sparseflow.runtime.calling.frozen import require_uncompiled
 
 
 def merge_adapters(model: nn.Module, *, adapters: Sequence[str] | None = None) -> nn.Module:
-    """Merge PEFT adapters into the layers below them, in place, so that those that are 2:4 stay so.
+    """Merge PEFT adapters into their base layers in place, keeping 2:4 weights 2:4.
 
-    A 2:4 weight W becomes mask ⊙ (W + scale · B · A), where the mask has the two places of each group of four
-    that W has: what an adapter adds elsewhere is dropped, and the merged model is not quite the adapted one.
-    Measure it, or finetune under `sparseflow.finetune.masked`. Layers that are not 2:4 are merged in full,
-    packed ones (`sparseflow.nn.SparseLinear`) are packed again. Of other adapters than LoRA it is PEFT's
-    merged weight that is masked.
+    A 2:4 weight W becomes mask ⊙ (W + scale · B · A), where the mask keeps the two positions of each group of
+    four that W keeps. What an adapter adds elsewhere is dropped, so the merged model differs from the adapted
+    one: evaluate it, or finetune under `sparseflow.finetune.masked`. Layers that aren't 2:4 are merged in
+        full, packed ones (`sparseflow.nn.SparseLinear`) are packed again. For adapters other than LoRA, the
+        weight that PEFT merged is masked.
 
         plain = sf.integrations.peft.merge_adapters(get_peft_model(pruned, config))
 
     Args:
-        model: what ``get_peft_model`` or ``PeftModel.from_pretrained`` returned; of no use afterwards.
-        adapters: names of those to merge, all into one weight; by default the active ones.
+        model: what ``get_peft_model`` or ``PeftModel.from_pretrained`` returned; don't use it afterwards.
+        adapters: names of the adapters to merge, all into one weight; by default the active ones.
 
     Returns:
         The plain model, as PEFT's ``merge_and_unload`` does.
 
     Raises:
         ArgumentError: the model has no PEFT adapters, or none of the adapted layers is 2:4 (adapters that
-            start from a decomposition of W, such as PiSSA, rewrite it); an adapter is unknown, merged
-            already, or has a bias where the layer has none. Nothing is changed.
-        FinetuneError: PEFT can't merge a layer's adapter; layers before it are merged by then.
+            are initialised from a decomposition of W, such as PiSSA, rewrite it); an adapter is unknown,
+            merged already, or has a bias but the layer has none. The model is unchanged.
+        FinetuneError: PEFT can't merge a layer's adapter; the layers before it are merged already.
     """
     require_uncompiled(model, "sf.integrations.peft.merge_adapters(model)")
-    if "peft" not in sys.modules:  # whoever has a model of PEFT has imported it
-        rule = f"{type(model).__name__} is no model of PEFT"
+    if "peft" not in sys.modules:  # a PEFT model can't exist without its import
+        rule = f"{type(model).__name__} is not a PEFT model"
         raise ArgumentError(
             "sf.integrations.peft.merge_adapters(model)", rule, "pass what get_peft_model returned"
         )
@@ -58,12 +58,12 @@ def merge_adapters(model: nn.Module, *, adapters: Sequence[str] | None = None) -
         )
     merged = merging.merge(model, adapters)
     with torch.no_grad():
-        for layer, places in masks:
-            layer.module.weight.masked_fill_(places, 0)  # type: ignore[operator]
+        for layer, zeros in masks:
+            layer.module.weight.masked_fill_(zeros, 0)  # type: ignore[operator]
     return merged
 
 
 def _masks(model: nn.Module, bases: Iterable[nn.Module]) -> list[tuple[Layer, Tensor]]:
-    """Of the 2:4 layers among some: the places that stay zero."""
+    """Return the 2:4 layers among the given ones, each with the positions that stay zero."""
     wanted = set(bases)
     return [(layer, dropped(layer)) for layer in layers_24(model).values() if layer.module in wanted]

@@ -4,10 +4,10 @@
     y = compiled(x)
     print(sparseflow.integrations.torch.report(model).table())
 
-The options are those of `sparseflow.compile`, but `inplace`. The model keeps its own weights, unpruned. All
+The options are those of `sparseflow.compile` except `inplace`. The model keeps its own weights, unpruned. All
 graphs of a model share one packed form of each weight, which is freed with the model or by
-`torch._dynamo.reset()`. A parameter that was replaced or changed in place is packed anew by the next call;
-values written through `.data` go unseen: call `torch._dynamo.reset()` after that.
+`torch._dynamo.reset()`. A parameter that was replaced or changed in place is packed again in the next call.
+Values written through `.data` aren't detected: call `torch._dynamo.reset()` afterwards.
 """
 
 from __future__ import annotations

@@ -26,14 +26,14 @@ def sparseflow(
 ) -> Callable[..., object]:
     """Compile one graph that torch.compile captured.
 
-    Nothing is compiled before the graph runs, when its inputs are real; so an error reaches the user as it
-    is, not as torch's BackendCompilerFailed.
+    The graph is compiled when it first runs, because its inputs are real only then. Errors then reach the
+    user unchanged, not as torch's BackendCompilerFailed.
 
     Args:
         graph: takes parameters, buffers, inputs and sizes alike as arguments.
-        example_inputs: not needed: the graph's placeholders know what they stand for.
-        options: of `sparseflow.compile`, but `inplace`.
-        mode: refused; what it would choose is among the options.
+        example_inputs: unused; the metadata of the placeholders is enough.
+        options: those of `sparseflow.compile` except `inplace`.
+        mode: refused; the options choose the same.
     """
     try:
         chosen = _options(options or {}, mode)

@@ -1,4 +1,4 @@
-"""Graphs that SparseFlow can't compile: they run as torch.compile captured them, and the report says why."""
+"""Graphs that SparseFlow can't compile: torch runs them as captured, and the report says why."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sparseflow.errors import (
 from sparseflow.reports.report import LayerReport
 from sparseflow.runtime.checks import dtype_name
 
-UNABLE: tuple[type[SparseFlowError], ...] = (CaptureError, FrontendError, PassError, LoweringError)
-"""What is the graph's fault. Training mode, wrong options and bad weights are the caller's, and raised."""
+GRAPH_ERRORS: tuple[type[SparseFlowError], ...] = (CaptureError, FrontendError, PassError, LoweringError)
+"""Errors after which a graph runs eagerly; others, such as training mode or wrong options, are raised."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class EagerGraph:
     """A graph that runs eagerly.
 
     Attributes:
-        reason: why, on one line.
+        reason: why it can't be compiled, on one line.
         weights: its parameters, by their names in the model.
     """
 
@@ -37,11 +37,11 @@ class EagerGraph:
 
     @classmethod
     def of(cls, error: SparseFlowError, weights: Mapping[str, Tensor]) -> EagerGraph:
-        """The graph that an error is about."""
+        """Describe the graph that an error refers to."""
         return cls(f"{error.subject}: {error.rule}", weights)
 
     def rows(self) -> Iterator[LayerReport]:
-        """Its matrices for the report."""
+        """Yield a row of the report for each of its matrices."""
         for name, weight in self.weights.items():
             if weight.dim() == 2:
                 n, k = weight.shape
@@ -51,8 +51,8 @@ class EagerGraph:
 
 
 def warn(title: str, graph: EagerGraph, prune: object) -> None:
-    """Say that a model has a graph that runs eagerly."""
-    unpruned = ", with its weights as they are, not pruned" if prune else ""
+    """Warn that a graph of a model runs eagerly."""
+    unpruned = " with its weights unpruned" if prune else ""
     warnings.warn(
         f'torch.compile(backend="sparseflow"): a graph of {title} runs eagerly{unpruned}: {graph.reason}; '
         "sparseflow.integrations.torch.report(model) lists all such graphs",

@@ -1,4 +1,4 @@
-"""A graph of torch.compile, and the same graph bound to the weights of one module."""
+"""A graph that torch.compile captured, and the same graph bound to the weights of one module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparseflow.runtime.calling.structure import COUNTERS
 
 @dataclass
 class Number:
-    """An integer input that is no tensor's size, such as a step count; a program serves any value of it."""
+    """An integer input that isn't a tensor's size, such as a step count; a program serves any value of it."""
 
     value: int
 
@@ -27,7 +27,7 @@ COUNTERS.add((Number, "value"))
 
 @dataclass(frozen=True)
 class SizeOf:
-    """A placeholder whose value is the size of another one's dimension."""
+    """The dimension of a placeholder whose size another placeholder holds."""
 
     placeholder: int
     dim: int
@@ -35,16 +35,16 @@ class SizeOf:
 
 @dataclass(frozen=True)
 class Graph:
-    """What the placeholders and results of a graph are.
+    """The roles of a graph's placeholders and results.
 
     Attributes:
-        module: as torch.compile captured it.
-        weights: the placeholders that are parameters; which ones a call passes may differ from call to call,
-            because layers of one class share their code.
-        sources: how the code refers to each of them.
+        module: the graph as torch.compile captured it.
+        weights: the placeholders that are parameters. Calls may pass different parameters for them, because
+            layers of one class share their code.
+        sources: the expression by which the code refers to each weight.
         sizes: the placeholders that are sizes of others.
         inputs: all other placeholders.
-        returned: for each result the placeholder that it is, or None.
+        returned: for each result the placeholder that it returns unchanged, or None if it is computed.
     """
 
     module: fx.GraphModule
@@ -56,7 +56,7 @@ class Graph:
 
     @classmethod
     def of(cls, module: fx.GraphModule) -> Graph:
-        """Read a graph; its nodes' metadata is gone once torch.compile is done."""
+        """Read a graph; torch.compile removes the nodes' metadata when it is done."""
         nodes = list(module.graph.find_nodes(op="placeholder"))
         values = [node.meta["example_value"] for node in nodes]
         weights = tuple(i for i, value in enumerate(values) if isinstance(value, nn.Parameter))
@@ -71,23 +71,23 @@ class Graph:
         )
         return cls(module, weights, tuple(_source(nodes[i]) for i in weights), sizes, inputs, returned)
 
-    def call(self, args: Sequence[object]) -> list[Any]:
-        """The inputs among the arguments of the graph, as a `BoundGraph` takes them."""
+    def call(self, args: Sequence[object]) -> list[object]:
+        """Return the inputs among the graph's arguments, as a `BoundGraph` takes them."""
         picked = (args[i] for i in self.inputs)
         return [Number(value) if type(value) is int else value for value in picked]
 
-    def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[Any, ...]:
-        """The results of the graph: those that it computed, and arguments that it returns."""
+    def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[object, ...]:
+        """Return the graph's results: computed ones, and arguments that it returns."""
         rest = iter(computed)
         return tuple(next(rest) if place is None else args[place] for place in self.returned)
 
 
 class BoundGraph(nn.Module):
-    """A graph with the weights of one module, which it aliases without keeping the parameters alive.
+    """A graph with the weights of one module; it shares their memory without keeping the parameters alive.
 
     Args:
         graph: the graph.
-        weights: names in the user's model and parameters, in the graph's order.
+        weights: parameters by their names in the user's model, in the graph's order.
     """
 
     def __init__(self, graph: Graph, weights: Mapping[str, Tensor]) -> None:
@@ -100,8 +100,8 @@ class BoundGraph(nn.Module):
             parent.register_parameter(last, nn.Parameter(weight.detach(), requires_grad=False))
         self.eval()
 
-    def forward(self, *inputs: object) -> tuple[Any, ...]:
-        """Run the graph on what `Graph.call` made; returns the results that are no arguments."""
+    def forward(self, *inputs: object) -> tuple[object, ...]:
+        """Run the graph on the inputs that `Graph.call` returned; return the computed results."""
         graph = self._graph
         args: dict[int, Any] = {
             place: value.value if isinstance(value, Number) else value
@@ -123,19 +123,19 @@ def _child(parent: nn.Module, name: str) -> nn.Module:
 
 
 def _sizes(values: Sequence[object]) -> Iterator[tuple[int, SizeOf]]:
-    """The symbolic integers that a dimension of a tensor has as its size."""
+    """Yield the placeholders that are symbolic sizes of tensors, with the dimension that has that size."""
     dims: dict[object, SizeOf] = {}
     for place, value in enumerate(values):
-        shape: Sequence[Any] = value.shape if isinstance(value, Tensor) else ()
-        symbolic = (dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
-        dims |= {shape[dim].node.expr: SizeOf(place, dim) for dim in symbolic}
+        shape: Sequence[int | torch.SymInt] = value.shape if isinstance(value, Tensor) else ()
+        symbolic = ((dim, size) for dim, size in enumerate(shape) if isinstance(size, torch.SymInt))
+        dims |= {size.node.expr: SizeOf(place, dim) for dim, size in symbolic}
     for place, value in enumerate(values):
         if isinstance(value, torch.SymInt) and value.node.expr in dims:
             yield place, dims[value.node.expr]
 
 
 def _source(node: fx.Node) -> str:
-    """How the code refers to a weight: `fc.weight` for `L['self']._modules['fc']._parameters['weight']`."""
+    """Return the source of a weight: `fc.weight` for `L['self']._modules['fc']._parameters['weight']`."""
     argument = node.meta.get("grapharg")
     name = getattr(getattr(argument, "source", None), "name", "")
     path = re.sub(r"(\._modules|\._parameters)?\['([^']+)'\]", r".\2", name() if callable(name) else name)

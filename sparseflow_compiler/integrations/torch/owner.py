@@ -1,4 +1,4 @@
-"""Whose parameters a graph was called with: the model that the user called, found on the stack."""
+"""Find the model to which the parameters of a graph's call belong, by walking the stack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparseflow.support.training_mode import trained_part
 
 
 def find_owner(weights: Sequence[Tensor]) -> nn.Module | None:
-    """The model that `torch.compile` got, or else the outermost one being called that has these weights."""
+    """Return the model with these weights that `torch.compile` was given, or the outermost being called."""
     wanted = set(map(id, weights))
     callers = [m for m in _callers() if not wanted.isdisjoint(map(id, m.parameters()))]
     compiled = [m._orig_mod for m in callers if isinstance(m, OptimizedModule)]
@@ -21,11 +21,11 @@ def find_owner(weights: Sequence[Tensor]) -> nn.Module | None:
 
 
 def _callers() -> Iterator[nn.Module]:
-    """The modules with a method on the stack, innermost first."""
+    """Yield the modules with a method on the stack, innermost first."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        # Reading f_locals makes the frame keep all of them: not those of functions that call the model.
+        # Reading f_locals keeps all locals of a frame alive, so frames that aren't methods are skipped.
         if frame.f_code.co_varnames[:1] == ("self",):
             caller = frame.f_locals.get("self")
             if isinstance(caller, nn.Module):
@@ -33,10 +33,10 @@ def _callers() -> Iterator[nn.Module]:
 
 
 def require_inference(owner: nn.Module | None, weights: Sequence[Tensor], grad: bool) -> None:
-    """Refuse a model in training mode, and, where the model isn't known, gradients of the weights.
+    """Refuse a model in training mode or, if the model is unknown, weights that require gradients.
 
     Raises:
-        InferenceOnlyError: names the module and the way out.
+        InferenceOnlyError: either; the error names the module.
     """
     if owner is None and grad and any(weight.requires_grad for weight in weights):
         raise InferenceOnlyError(

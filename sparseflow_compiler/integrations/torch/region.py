@@ -1,4 +1,4 @@
-"""What runs in place of a graph: one compiled model for each set of weights that the graph is called with."""
+"""The callable that replaces a graph: one compiled model for each set of weights that calls pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparseflow.api.compiled import CompiledModel
 from sparseflow.compiler.options import CompileOptions
-from sparseflow.integrations.torch.eager import UNABLE, EagerGraph
+from sparseflow.integrations.torch.eager import GRAPH_ERRORS, EagerGraph
 from sparseflow.integrations.torch.graph import BoundGraph, Graph
 from sparseflow.integrations.torch.owner import find_owner, require_inference
 from sparseflow.integrations.torch.shared import Shared, Stamp, shared_weights, stamp
@@ -28,12 +28,12 @@ class Bound:
 
     Attributes:
         compiled: runs it.
-        names: of the weights in the model.
-        stamps: of the weights when they were packed.
-        shared: keeps what graphs share for as long as this one is.
+        names: the weights' names in the model.
+        stamps: the weights' stamps when they were packed.
+        shared: what the graphs of a model share; referenced here to keep it alive.
         owner: the model in whose call it was compiled, if known.
-        weights: drop this object when a weight dies.
-        eager: why the graph runs as it is, where it can't be compiled.
+        weights: weak references whose callbacks drop this object when a weight is freed.
+        eager: why the graph can't be compiled and runs eagerly, else None.
     """
 
     compiled: CompiledModel
@@ -46,10 +46,10 @@ class Bound:
 
 
 class Region:
-    """A graph behind the calling convention of torch.compile.
+    """A graph with the calling convention of torch.compile.
 
-    torch.compile calls one graph with the parameters of any module that runs the same code: those passed
-    decide what runs.
+    torch.compile calls one graph with the parameters of every module that runs the same code, so the
+    parameters of a call select the compiled model.
     """
 
     def __init__(self, graph: Graph, options: CompileOptions) -> None:
@@ -59,13 +59,13 @@ class Region:
         self._lock = threading.Lock()
         self.__name__ = "sparseflow"
 
-    def __call__(self, *args: Any) -> tuple[Any, ...]:
+    def __call__(self, *args: Any) -> tuple[object, ...]:
         """Run the graph.
 
         Raises:
             InferenceOnlyError: the model is in training mode, or an input requires gradients.
             SparseFlowError: a weight can't be packed, or an option has a wrong value. A graph that can't be
-                compiled runs eagerly, with a warning.
+                compiled runs eagerly with a warning instead.
         """
         weights = [args[place] for place in self._graph.weights]
         bound = self._for(weights)
@@ -73,8 +73,10 @@ class Region:
         bound.compiled._model.training = owner is not None and owner.training
         if bound.eager is None:
             try:
-                return self._graph.results(args, bound.compiled.forward(*self._graph.call(args)))
-            except UNABLE as error:
+                computed = bound.compiled.forward(*self._graph.call(args))
+                assert isinstance(computed, Sequence), "a graph returns a tuple"
+                return self._graph.results(args, computed)
+            except GRAPH_ERRORS as error:
                 bound.eager = EagerGraph.of(error, dict(zip(bound.names, weights, strict=True)))
                 bound.shared.add_eager(bound.eager)
         return tuple(self._graph.module(*args))
@@ -95,7 +97,7 @@ class Region:
         if owner is not None:
             require_matches("compile", self._options.skip, owner)
         shared, names = shared_weights(weights, self._graph.sources, owner, self._options)
-        # Messages name the class of the compiled module: let it be the user's.
+        # Messages show the class name of the compiled module, so it gets that of the user's model.
         kind = type(shared.title, (BoundGraph,), {})
         module = kind(self._graph, dict(zip(names, weights, strict=True)))
         compiled = CompiledModel(module, self._options, shared.bank)

@@ -1,4 +1,4 @@
-"""One set of packed weights for all graphs of a model, found by its parameters, alive while graphs are."""
+"""Share one set of packed weights among all graphs of a model, found by its parameters."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from sparseflow.pruning.prunable import Prunable
 from sparseflow.reports.report import Report
 
 Stamp = tuple[int, int]
+"""The version and address of a tensor."""
 
 
 def stamp(weight: Tensor) -> Stamp:
-    """What changes when a tensor is written in place or gets other memory."""
+    """Return a value that changes when a tensor is written in place or moves to other memory."""
     return 0 if weight.is_inference() else weight._version, weight.data_ptr()
 
 
 class Shared:
-    """Weights that graphs share, and those graphs.
+    """The weights that the graphs of a model share, and those graphs.
 
     Args:
         options: of the compilation.
-        title: the class of the model, for the report.
+        title: class name of the model, for the report.
     """
 
     def __init__(self, options: CompileOptions, title: str) -> None:
         self.options = options
         self.title = title
         self.prunable = Prunable()
-        """What pruning does with the weights, as far as their model is known."""
+        """How pruning treats the weights, as far as their model is known."""
         self.bank = WeightBank(prune=options.prune is not None, prunable=lambda: self.prunable)
         self._known: MutableMapping[Tensor, tuple[str, Stamp]] = WeakTensorKeyDictionary()
         self._names: set[str] = set()
@@ -45,7 +46,7 @@ class Shared:
         self._eager: list[EagerGraph] = []
 
     def fits(self, weights: Sequence[Tensor], proposals: Sequence[str]) -> bool:
-        """Whether none of these weights changed since it became known, or took the name of one that is."""
+        """Return whether known weights are unchanged, and the names of new ones are free."""
         return all(
             proposal not in self._names
             if weight not in self._known
@@ -54,7 +55,7 @@ class Shared:
         )
 
     def names(self, weights: Sequence[Tensor], proposals: Sequence[str]) -> list[str]:
-        """The names of weights, which become known if they aren't; a name proposed twice gets a number."""
+        """Return the names of weights, registering new ones; a name that is taken gets a number."""
         for weight, proposal in zip(weights, proposals, strict=True):
             if weight not in self._known:
                 name, count = proposal, 1
@@ -66,22 +67,22 @@ class Shared:
         return [self._known[weight][0] for weight in weights]
 
     def add(self, graph: CompiledModel) -> None:
-        """Make a graph part of the report for as long as torch.compile keeps it."""
+        """Include a graph in the report for as long as torch.compile keeps it."""
         self._graphs.append(weakref.ref(graph))
 
     def add_eager(self, graph: EagerGraph) -> None:
-        """Make a graph that runs eagerly part of the report; of the first one the user is told."""
+        """Include a graph that runs eagerly in the report; warn about the first."""
         if not self._eager:
             warn(self.title, graph, self.options.prune)
         self._eager.append(graph)
 
     @property
     def report(self) -> Report:
-        """Every linear layer of the graphs."""
+        """The report of every linear layer of the graphs."""
         from sparseflow.compiler.decisions import make_report
 
         graphs = [graph for ref in self._graphs if (graph := ref()) is not None]
-        programs = [program for graph in graphs for program in graph._programs]
+        programs = [program for graph in graphs for program in graph._programs.all]
         found = make_report(self.title, programs, self.bank, self.options)
         found.model["graphs"] = len(graphs)
         found.model["eager_graphs"] = [graph.reason for graph in self._eager]
@@ -91,13 +92,13 @@ class Shared:
 
 
 _SHARED: MutableMapping[Tensor, MutableMapping[CompileOptions, Shared]] = WeakTensorKeyDictionary()
-"""Parameter → its `Shared` for each set of options; those are weak too: the graphs hold them."""
+"""The `Shared` of each parameter, by options; a weak reference, since the graphs keep it alive."""
 
 
 def shared_weights(
     weights: Sequence[Tensor], sources: Sequence[str], owner: nn.Module | None, options: CompileOptions
 ) -> tuple[Shared, list[str]]:
-    """What graphs with some of these weights share already, or a new one; and the weights' names in it."""
+    """Return the `Shared` of graphs that have some of these weights, or a new one, and the weights' names."""
     full = {} if owner is None else dict(owner.named_parameters())
     ids = {id(weight): name for name, weight in full.items()}
     proposals = [ids.get(id(weight), source) for weight, source in zip(weights, sources, strict=True)]
@@ -107,7 +108,7 @@ def shared_weights(
     names = shared.names(weights, proposals)
     if owner is not None:
         shared.prunable.add(Prunable.of(owner).rename(dict(zip(proposals, names, strict=True))))
-    # Graphs that have no parameter in common meet through the model.
+    # Graphs without a common parameter find the same object through the other parameters of the model.
     others = (w for n, w in full.items() if not any(found.fits([w], [n]) for found in _known(w, options)))
     for weight in (*weights, *others):
         _SHARED.setdefault(weight, weakref.WeakValueDictionary())[options] = shared
@@ -121,14 +122,14 @@ def _known(weight: Tensor, options: CompileOptions | None = None) -> Iterator[Sh
 
 
 def report(model: nn.Module) -> Report:
-    """What `torch.compile(model, backend="sparseflow")` did to the linear layers of graphs that ran so far.
+    """Return the report of `torch.compile(model, backend="sparseflow")` on the graphs that ran so far.
 
     Args:
-        model: the model, or what torch.compile made of it. Where it was compiled with several sets of
-            options, a layer stands as the last of them has it.
+        model: the model, or what torch.compile returned. If it was compiled with several sets of options, the
+            last one determines a layer's row.
 
     Raises:
-        ArgumentError: no graph of the model ran yet.
+        ArgumentError: no graph of the model has run yet.
     """
     parts = {id(shared): shared for weight in model.parameters() for shared in _known(weight)}
     reports = [shared.report for shared in parts.values()]
@@ -153,7 +154,7 @@ def _remedy(model: nn.Module) -> str:
 
 
 def _merged(one: Report, other: Report) -> Report:
-    """Both in one, the layers of the second for those that both have."""
+    """Merge two reports; for layers in both, the second's row is used."""
     layers = list({layer.name: layer for part in (one, other) for layer in part.layers}.values())
     stages = {**one.model["seconds"], **other.model["seconds"]}
     model = {

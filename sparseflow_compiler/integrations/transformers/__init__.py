@@ -1,4 +1,4 @@
-"""What SparseFlow knows of transformers: its versions, names, caches, models and hooks for other weights."""
+"""All that SparseFlow knows about transformers: versions, names, caches, models and quantizer hooks."""
 
 from __future__ import annotations
 

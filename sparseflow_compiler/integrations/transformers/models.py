@@ -1,4 +1,4 @@
-"""Configurations, models and tokenizers: read from folders, or made from a configuration."""
+"""Read configurations, models and tokenizers from folders; make models from configurations."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
-from sparseflow.integrations.transformers.library import library
+from sparseflow.integrations.transformers.versions import require_transformers
 from sparseflow.support.documents import Document
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PretrainedConfig
+    from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 
-def read_config(folder: Path) -> PretrainedConfig:
-    """The configuration in a folder.
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Read the configuration in a folder.
 
     Raises:
-        ArgumentError: there is none that transformers can read.
+        ArgumentError: transformers can't read it.
     """
-    auto = library(f"model {folder}").AutoConfig
+    auto = require_transformers(f"model {folder}").AutoConfig
     with reading(folder):
-        config: PretrainedConfig = auto.from_pretrained(folder, local_files_only=True)
+        config: PreTrainedConfig = auto.from_pretrained(folder, local_files_only=True)
     return config
 
 
-def make_config(kind: str, values: Mapping[str, object]) -> PretrainedConfig:
-    """A configuration of the class of that name."""
-    config: PretrainedConfig = getattr(library(kind), kind)(**values)
+def make_config(kind: str, values: Mapping[str, object]) -> PreTrainedConfig:
+    """Make a configuration of a class given by name."""
+    config: PreTrainedConfig = getattr(require_transformers(kind), kind)(**values)
     return config
 
 
-def from_config(model: object, config: PretrainedConfig, **options: object) -> nn.Module:
-    """A model of that configuration, with its language-model head if it has one, in evaluation mode.
+def from_config(model: object, config: PreTrainedConfig, **options: object) -> nn.Module:
+    """Make a model in evaluation mode, with its language-model head if it has one.
 
     Args:
-        model: what the user calls it, for the error.
-        config: the configuration.
-        options: such as its dtype.
+        model: the user's name for it, for errors.
+        config: its configuration.
+        options: of transformers' `from_config`, such as `dtype`.
 
     Raises:
         ArgumentError: transformers has no model for it.
     """
-    # BERT and its like have such a head too, for use as a decoder, which is rare.
+    # BERT and similar encoders have a causal head too, for their rare use as decoders.
     causal = _has_causal_head(config) and "bert" not in config.model_type
     with reading(model):
         built: nn.Module = _auto_model(causal).from_config(config, **options)
@@ -55,23 +55,23 @@ def from_config(model: object, config: PretrainedConfig, **options: object) -> n
 
 
 def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
-    """A model with its weights, of the kind that was saved.
+    """Load a model with its weights, as the class that was saved.
 
     Args:
-        folder: of a transformers model, as ``save_pretrained`` writes it.
-        dtype: of its weights; None: as they are saved.
+        folder: written by ``save_pretrained``.
+        dtype: of its weights; None keeps that of the files.
 
     Raises:
         ArgumentError: transformers is missing, or the folder can't be read.
-        CheckpointError: its weights are not all that the model has, and of their shapes. transformers gives
-            missing ones random values.
+        CheckpointError: a weight is missing, which transformers would initialise at random, has another
+            shape, or belongs to another model.
     """
     config = read_config(folder)
     architectures = getattr(config, "architectures", None) or ["ForCausalLM"]
-    # Encoders such as BERT have a causal head too; what was saved decides.
+    # Encoders such as BERT have a causal head too, so the saved class decides.
     saved_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     kind = _auto_model(_has_causal_head(config) and saved_causal)
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "dtype": dtype or "auto",
         "local_files_only": True,
         "output_loading_info": True,
@@ -80,7 +80,7 @@ def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
         model, found = kind.from_pretrained(folder, **options)
         missing = list(found["missing_keys"])
         if missing and all(name.startswith("pooler.") for name in missing):
-            # Encoders are often saved with another head than the pooler that they would have by themselves.
+            # Encoders are often saved with another head instead of their default pooler.
             model, found = kind.from_pretrained(folder, add_pooling_layer=False, **options)
     _require_whole(folder, model, found)
     loaded: nn.Module = model
@@ -88,9 +88,9 @@ def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _require_whole(folder: Path, model: nn.Module, found: Document) -> None:
-    """Refuse a model of which not every weight came from the folder, or not every one in it was taken.
+    """Refuse a folder whose weights aren't exactly those of the model; unused heads are allowed.
 
-    Heads of another kind may stay behind: an encoder is often saved with one.
+    An encoder is often saved with a head that the plain model doesn't have.
     """
     parts = {name.partition(".")[0] for name, _ in model.named_parameters()}
     known = {*parts, getattr(model, "base_model_prefix", "")}
@@ -106,13 +106,13 @@ def _require_whole(folder: Path, model: nn.Module, found: Document) -> None:
                 f"checkpoint {folder}",
                 f"it {what} {len(names)} of the tensors of {type(model).__name__}: {some}"
                 + (" …" if len(names) > 3 else ""),
-                "get a whole copy of it, or name the folder that save_pretrained wrote of this model",
+                "get a complete copy, or give the folder that save_pretrained wrote for this model",
             )
 
 
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a model's folder, or None."""
-    auto = library(f"model {folder}").AutoTokenizer
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """Read the tokenizer in a model's folder; None if there is none."""
+    auto = require_transformers(f"model {folder}").AutoTokenizer
     try:
         return auto.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError):
@@ -120,7 +120,7 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether a model predicts next tokens."""
+    """Return whether a model predicts next tokens."""
     from sparseflow.runtime.artifact import LoadedModel
 
     kind = model.name if isinstance(model, LoadedModel) else type(model).__name__
@@ -128,18 +128,18 @@ def is_causal(model: nn.Module) -> bool:
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether a module is GPT-2's linear layer, which stores its weight as ``[K, N]``."""
-    # Whoever holds a Conv1D has imported it; nobody else should have to import transformers.
+    """Return whether a module is GPT-2's linear layer, which stores its weight as ``[K, N]``."""
+    # A Conv1D can't exist without its import, so there is no need to import transformers here.
     found = sys.modules.get("transformers.pytorch_utils")
     return found is not None and isinstance(module, found.Conv1D)
 
 
 @contextmanager
 def reading(model: object) -> Iterator[None]:
-    """Turn every way in which transformers and safetensors fail to make sense of files into one refusal.
+    """Turn any error of transformers or safetensors about unreadable files into an ArgumentError.
 
     Raises:
-        ArgumentError: says what they said.
+        ArgumentError: with the message of the original error.
     """
     import torch
 
@@ -147,18 +147,21 @@ def reading(model: object) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, SparseFlowError):
         raise
-    except Exception as error:  # validators of configurations, unpackers of files: each has errors of its own
+    except Exception as error:  # validators and readers of files raise errors of many classes
         reason = " ".join(str(error).split())[:300]
         raise ArgumentError(
-            f"model {model}", f"can't be read: {reason}", "name a folder that save_pretrained wrote"
+            f"model {model}", f"can't be read: {reason}", "give a folder that save_pretrained wrote"
         ) from None
 
 
-def _auto_model(causal: bool) -> Any:
-    transformers = library("models")
-    return transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+def _auto_model(causal: bool) -> type[AutoModel] | type[AutoModelForCausalLM]:
+    transformers = require_transformers("models")
+    kind: type[AutoModel] | type[AutoModelForCausalLM] = (
+        transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    )
+    return kind
 
 
 def _has_causal_head(config: object) -> bool:
-    """Whether there is a causal language model for a configuration, used or not."""
-    return type(config) in library("models").AutoModelForCausalLM._model_mapping
+    """Return whether transformers has a causal language model for a configuration."""
+    return type(config) in require_transformers("models").AutoModelForCausalLM._model_mapping

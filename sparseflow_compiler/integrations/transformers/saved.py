@@ -1,4 +1,4 @@
-"""What a saved model needs of transformers to generate: configuration, tokenizer, a shell of its class."""
+"""Save and load what `generate` needs of a transformers model: configuration, tokenizer, class."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import generates
-from sparseflow.integrations.transformers.library import library
+from sparseflow.integrations.transformers.versions import require_transformers
 from sparseflow.runtime.artifact.loading import malformed_as_error
+from sparseflow.support.documents import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 SHELL = "generation.json"
-"""Of an artifact: the class that generated, and what of it steers `generate`."""
+"""The file of an artifact with the model's class and the attributes that `generate` reads."""
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 _FLAGS = ("_supports", "_is_stateful", "_can_compile", "main_input_name", "base_model_prefix")
 _NOT_SAVED = ("quantization_config", "_name_or_path")
 
 
-def documents(model: nn.Module) -> dict[str, Any]:
-    """The files that an artifact keeps of a transformers model, as JSON: what it is, how it generates."""
+def documents(model: nn.Module) -> dict[str, object]:
+    """Return the JSON files about a transformers model that an artifact holds, by name; none for others."""
     config = getattr(model, "config", None)
     if not callable(getattr(config, "to_dict", None)):
         return {}
@@ -47,55 +52,55 @@ def documents(model: nn.Module) -> dict[str, Any]:
 
 
 def tokenizer_files(tokenizer: object) -> dict[str, bytes]:
-    """The files that a tokenizer is saved in, by name.
+    """Return the files of a tokenizer, by name.
 
     Raises:
-        ArgumentError: it is none of transformers'.
+        ArgumentError: it isn't a transformers tokenizer.
     """
     if tokenizer is None:
         return {}
     if not hasattr(tokenizer, "save_pretrained"):
-        rule = f"tokenizer must be one of transformers, not {type(tokenizer).__name__}"
-        raise ArgumentError("compiled.save(tokenizer=…)", rule, "AutoTokenizer.from_pretrained reads one")
+        rule = f"tokenizer must be a transformers tokenizer, not {type(tokenizer).__name__}"
+        raise ArgumentError("compiled.save(tokenizer=…)", rule, "load one: AutoTokenizer.from_pretrained(…)")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = [path for path in Path(folder).iterdir() if path.is_file() and path.name != _CONFIG]
         return {path.name: path.read_bytes() for path in files}
 
 
-def shell_of(folder: Path, device: Callable[[], torch.device]) -> Any:
-    """A module without weights that has all that `generate` reads of the model that was saved.
+def shell_of(folder: Path, device: Callable[[], torch.device]) -> PreTrainedModel:
+    """Make a module without weights that has every attribute of the saved model that `generate` reads.
 
-    Its class is the model's where transformers has it, else one with the usual `generate`.
+    It is of the model's own class if transformers has it, else of one with the default `generate`.
 
     Args:
         folder: of the artifact, whose files were verified.
-        device: where the loaded model is.
+        device: returns the device of the loaded model.
 
     Raises:
-        ArgumentError: transformers is missing, or the model doesn't generate from an artifact.
+        ArgumentError: transformers is missing, or the saved model can't generate.
     """
-    transformers = library(f"{folder}: generate")
+    transformers = require_transformers(f"{folder}: generate")
     with malformed_as_error(folder):
-        said = _read(folder, SHELL)
-        over_encoder = bool(said["encoder_decoder"])
-    if over_encoder:
+        saved = _read(folder, SHELL)
+        has_encoder = bool(saved["encoder_decoder"])
+    if has_encoder:
         raise ArgumentError(
             f"artifact {folder}",
-            f"{said['class']} generates over an encoder, whose programs aren't saved",
-            "load the model with transformers, and call generate of the compiled one",
+            f"{saved['class']} generates with an encoder, whose programs aren't saved",
+            "load the model with transformers, compile it and call its generate",
         )
     with malformed_as_error(folder):
-        return _shell(transformers, folder, said, device)
+        return _shell(transformers, folder, saved, device)
 
 
 def _shell(
-    transformers: Any, folder: Path, said: Mapping[str, Any], device: Callable[[], torch.device]
-) -> Any:
-    known = _own_class(transformers, said["class"])
+    transformers: ModuleType, folder: Path, saved: Document, device: Callable[[], torch.device]
+) -> PreTrainedModel:
+    known = _own_class(transformers, saved["class"])
     bases = (known,) if known is not None else (transformers.PreTrainedModel, transformers.GenerationMixin)
-    dtype = getattr(torch, said["dtype"])
-    flags = {name: value for name, value in said["flags"].items() if name.startswith(_FLAGS)}
+    dtype = getattr(torch, saved["dtype"])
+    flags = {name: value for name, value in saved["flags"].items() if name.startswith(_FLAGS)}
     members = {
         **({} if known is not None else flags),
         "device": property(lambda self: device()),
@@ -103,47 +108,47 @@ def _shell(
         "get_output_embeddings": lambda self: None,
         "can_generate": lambda self: True,
     }
-    kind: Any = type(said["class"], bases, members)
-    shell: Any = kind.__new__(kind)
+    kind: type[PreTrainedModel] = type(saved["class"], bases, members)
+    shell: PreTrainedModel = object.__new__(kind)
     nn.Module.__init__(shell)
     shell.training = False
     shell.config = config_of(folder)
-    shell.config._attn_implementation = said["attention"]  # by which generate makes masks, or leaves them out
+    shell.config._attn_implementation = saved["attention"]  # decides whether generate makes masks
     shell.generation_config = transformers.GenerationConfig.from_dict(_read(folder, _GENERATION))
     if known is None:
-        shell.forward = _forward(said["parameters"])
+        shell.forward = _forward(saved["parameters"])
     return shell
 
 
-def _own_class(transformers: Any, name: str) -> type | None:
-    """The class of that name, if it is a model of transformers that generates."""
+def _own_class(transformers: ModuleType, name: str) -> type | None:
+    """Return the transformers class of that name if it is a model that can generate, else None."""
     found = getattr(transformers, name, None)
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         return None
     return found if issubclass(found, transformers.GenerationMixin) else None
 
 
-def config_of(folder: Path) -> Any:
-    """The configuration of a saved model; None of one that transformers doesn't have.
+def config_of(folder: Path) -> PreTrainedConfig | None:
+    """Read the configuration of a saved model; None if it isn't a transformers model.
 
     Raises:
         ArgumentError: transformers is missing.
     """
-    transformers = library(f"{folder}: its configuration")
+    transformers = require_transformers(f"{folder}: its configuration")
     if not (folder / _CONFIG).exists():
         return None
-    values = _read(folder, _CONFIG)
+    values = dict(_read(folder, _CONFIG))
     kind = values.pop("model_type", "")
     if kind in transformers.CONFIG_MAPPING:
         return transformers.AutoConfig.for_model(kind, **values)
     return transformers.PreTrainedConfig.from_dict(values)
 
 
-def _forward(parameters: list[list[Any]]) -> Callable[..., Any]:
-    """A function of that signature, which `generate` looks at."""
+def _forward(parameters: list[tuple[str, int]]) -> Callable[..., object]:
+    """Return a function with the signature of the model's forward, which `generate` inspects."""
 
-    def forward(*args: object, **kwargs: object) -> Any:
-        raise NotImplementedError("what is called is the loaded model's")
+    def forward(*args: object, **kwargs: object) -> object:
+        raise NotImplementedError("only the loaded model's forward is called")
 
     kinds = {int(kind): kind for kind in (inspect.Parameter.POSITIONAL_ONLY, *_kinds())}
     found = [inspect.Parameter(name, kinds[kind]) for name, kind in parameters if name != "self"]
@@ -151,7 +156,7 @@ def _forward(parameters: list[list[Any]]) -> Callable[..., Any]:
     return forward
 
 
-def _kinds() -> tuple[Any, ...]:
+def _kinds() -> tuple[inspect._ParameterKind, ...]:
     p = inspect.Parameter
     return (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL, p.KEYWORD_ONLY, p.VAR_KEYWORD)
 
@@ -161,8 +166,8 @@ def _flag(model: nn.Module, name: str) -> bool | str | None:
     return value if isinstance(value, (bool, str)) else None
 
 
-def _plain(values: Mapping[str, object]) -> dict[str, Any]:
-    """As JSON has it; what isn't, such as a dtype, by its name."""
+def _plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Convert values to JSON types; others, such as a dtype, to their name."""
     plain: dict[str, object] = json.loads(json.dumps(dict(values), default=_name))
     return plain
 
@@ -171,6 +176,6 @@ def _name(value: object) -> str:
     return str(value).removeprefix("torch.")
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
+def _read(folder: Path, name: str) -> Document:
+    found: Document = json.loads((folder / name).read_text("utf-8"))
     return found

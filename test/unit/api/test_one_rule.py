@@ -189,7 +189,7 @@ def test_the_report_says_why_pruning_leaves_a_weight() -> None:
         compiled = sf.compile(MODELS[name]().eval(), args=(x,), prune="magnitude", policy="sparse")
         found = {row.name: row for row in compiled.report.layers}
         assert found[layer].decision == "dense"
-        assert f"pruning leaves it as it is: {reason}" in found[layer].reason
+        assert f"pruning leaves it unchanged: {reason}" in found[layer].reason
 
 
 def test_weights_that_are_tied_after_compiling_are_left_too() -> None:

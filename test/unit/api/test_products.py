@@ -55,7 +55,7 @@ def free(function: Callable[..., Any], **shapes: tuple[int, ...]) -> Callable[[]
 
 NOT_24 = "its weight is not 2:4"
 PART = "it multiplies by a part of the matrix 'in_proj_weight'"
-STEPS = "multiplies by its matrices inside of one operator"
+STEPS = "multiplies by its matrices inside one operator"
 RANK = "its weight has rank 3; only matrices can be packed"
 FORM = "isn't of the form x W"
 SEQUENCE = (2, 5, 32)
@@ -126,12 +126,12 @@ CASES = {
     "3x3": Case(
         lambda: nn.Conv2d(16, 32, 3, padding="same"),
         ((2, 16, 4, 4),),
-        {"weight": (32, 144, "a convolution, no linear layer")},
+        {"weight": (32, 144, "a convolution, not a linear layer")},
     ),
     "transposed convolution": Case(
         lambda: nn.ConvTranspose1d(16, 32, 2),
         ((2, 16, 4),),
-        {"weight": (16, 64, "a convolution, no linear layer")},
+        {"weight": (16, 64, "a convolution, not a linear layer")},
     ),
     "self-attention": Case(
         SelfAttention,

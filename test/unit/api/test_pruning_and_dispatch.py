@@ -177,8 +177,8 @@ def test_a_buffer_or_a_plain_tensor_is_no_weight(prune: str | None, sparse_first
     sparse = [layer.name for layer in compiled.report.layers if layer.decision == "sparse"]
     assert sparse == (["fc"] if sparse_first or prune else [])
     reasons = {layer.name: layer.reason for layer in compiled.report.layers}
-    assert reasons["dct"] == "its matrix 'dct' is a buffer, no weight"
-    assert reasons["plain"].endswith("is a constant, no weight")
+    assert reasons["dct"] == "its matrix 'dct' is a buffer, not a weight"
+    assert reasons["plain"].endswith("is a constant, not a weight")
 
 
 def test_a_buffer_that_changes_is_read_as_it_is_now() -> None:
@@ -228,5 +228,5 @@ def test_weights_that_pruning_leaves_need_no_data():
         model = nn.Sequential(nn.Embedding(50, 64), nn.Linear(64, 64)).eval()
         ids = torch.zeros(2, 3, dtype=torch.long)
     compiled = sf.compile(model, (ids,), prune="magnitude", policy="sparse", progress=False)
-    assert "on the meta device, and pruning leaves it as it is" in compiled.mlir("runtime")
+    assert "on the meta device, and pruning leaves it unchanged" in compiled.mlir("runtime")
     assert [layer.decision for layer in compiled.report.layers] == ["sparse"]

@@ -90,10 +90,10 @@ def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 4}, "its format has version 4, this SparseFlow reads 3"),
-        ({"version": 2}, "its format has version 2, this SparseFlow reads 3"),
-        ({"version": True}, "its format has version True"),
-        ({"format": "gguf"}, "is not SparseFlow's"),
+        ({"version": 4}, "its format version is 4; this SparseFlow reads version 3"),
+        ({"version": 2}, "its format version is 2; this SparseFlow reads version 3"),
+        ({"version": True}, "its format version is True"),
+        ({"format": "gguf"}, "wasn't written by SparseFlow"),
         ({"name": "Other"}, "was changed after it was written"),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_file_outside_the_folder_is_not_read(folder: Path) -> None:
     (folder.parent / "secret").write_text("secret")
     edit(folder, "manifest.json", lambda manifest: manifest["files"].update({"../secret": {}}))
     reseal(folder)
-    with pytest.raises(ArtifactError, match="no file of the folder"):
+    with pytest.raises(ArtifactError, match="isn't a file of the folder"):
         sf.load(folder)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError
-from sparseflow.runtime.artifact import kinds, replacing
+from sparseflow.runtime.artifact import class_lookup, replacing
 
 RELOAD = (
     BLOCK
@@ -153,7 +153,7 @@ def test_weights_are_stored_once_and_packed(odd) -> None:
 
 
 def test_a_quantised_model_and_one_in_several_shards_come_back(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("sparseflow.runtime.artifact.weights.SHARD_BYTES", 1)
+    monkeypatch.setattr("sparseflow.runtime.artifact.weight_files.SHARD_BYTES", 1)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).eval().to(torch.bfloat16)
     x = torch.randn(4, 64, dtype=torch.bfloat16)
     compiled = sf.compile(model, (x,), prune="magnitude", format="2:4-fp8", policy="sparse")
@@ -168,7 +168,7 @@ def test_a_model_with_nothing_captured_or_no_name_for_its_operator_is_refused(tm
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("dear")
     compiled = sf.compile(Odd().eval(), (torch.randn(2, 64),), prune="magnitude")
-    with pytest.raises(ArtifactError, match="something else than an artifact"):
+    with pytest.raises(ArtifactError, match="something other than an artifact"):
         compiled.save(tmp_path / "full")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "dear"
     with pytest.raises(ArtifactError, match="there is no folder"):
@@ -255,7 +255,9 @@ def test_loading_takes_no_memory_beyond_the_packed_bytes(tmp_path: Path) -> None
 
 
 def test_classes_of_an_artifact_are_never_imported_nor_those_with_a_finaliser() -> None:
-    found = kinds.Kinds().plain("subprocess:Popen")
-    assert issubclass(found, kinds.Attributes)
-    assert found is kinds.Kinds().plain("subprocess:Popen")
-    assert issubclass(kinds.Kinds().plain("transformers.no_such_module:Cache"), kinds.Attributes)
+    found = class_lookup.ClassLookup().plain("subprocess:Popen")
+    assert issubclass(found, class_lookup.Attributes)
+    assert found is class_lookup.ClassLookup().plain("subprocess:Popen")
+    assert issubclass(
+        class_lookup.ClassLookup().plain("transformers.no_such_module:Cache"), class_lookup.Attributes
+    )

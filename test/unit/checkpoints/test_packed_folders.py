@@ -15,6 +15,7 @@ from unit.checkpoints.tiny import LAYERS, llama
 import sparseflow as sf
 from sparseflow.checkpoints import Checkpoint, convert_checkpoint
 from sparseflow.errors import ArgumentError, CheckpointError
+from sparseflow.integrations.transformers import SparseFlowConfig
 from sparseflow.nn import SparseLinear, densify, sparsify
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -47,6 +48,29 @@ def converted(tmp_path_factory):
 def _without_gradients():
     with torch.no_grad():
         yield
+
+
+def test_layers_in_another_format_run_and_are_not_saved(tmp_path):
+    model = llama().bfloat16()
+    model.save_pretrained(tmp_path / "dense")
+    config = SparseFlowConfig(policy="sparse", format="2:4-fp8")
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "dense", quantization_config=config, dtype=torch.bfloat16
+    )
+    names = sparsify(model, policy="sparse", format="2:4-fp8")
+    assert [name for name, m in loaded.named_modules() if isinstance(m, SparseLinear)] == names
+    assert names
+    for one in (loaded, model):
+        assert one(IDS).logits.isfinite().all()
+        packed = [one.get_submodule(name).weight for name in names]
+        assert {weight.format.name for weight in packed} == {"2:4-fp8"}
+        expected = (model.get_submodule(name).weight.unpack() for name in names)
+        assert all(map(torch.equal, (weight.unpack() for weight in packed), expected))
+        with pytest.raises(ValueError, match="quantized with sparseflow and is not serializable"):
+            one.save_pretrained(tmp_path / "packed")
+    densify(model)
+    model.save_pretrained(tmp_path / "packed")
+    assert count(AutoModelForCausalLM.from_pretrained(tmp_path / "packed")) == 0
 
 
 def count(model: nn.Module) -> int:
@@ -154,5 +178,5 @@ def test_an_older_form_is_refused(folder, tmp_path):
     config = json.loads((tmp_path / "old" / "config.json").read_text())
     config["quantization_config"]["format_version"] = 1
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="has version 1, this SparseFlow reads 2"):
+    with pytest.raises(CheckpointError, match="format version is 1; this SparseFlow reads version 2"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "old")

@@ -50,7 +50,7 @@ def test_float32_which_torch_packs_one_of_two_comes_in_and_not_out():
 
 def test_refusals_name_what_torch_demands():
     good = compress_2_4(weight(32, 64, torch.bfloat16))
-    with pytest.raises(ArgumentError, match="N divisible by 32 and K by 64, the weight is 32×32"):
+    with pytest.raises(ArgumentError, match="N divisible by 32 and K by 64; the weight is 32×32"):
         to_semi_structured(compress_2_4(weight(32, 32, torch.bfloat16)))
     with pytest.raises(ArgumentError, match="made on a GPU"):
         to_semi_structured(good, "cusparselt")

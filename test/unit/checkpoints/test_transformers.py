@@ -189,9 +189,9 @@ def test_foreign_layers_versions_and_options_are_refused(packed_folder):
     path = packed_folder / "config.json"
     content = json.loads(path.read_text())
     for changes, error, rule in (
-        ({"format_version": 3}, CheckpointError, "has version 3"),
-        ({"layers": ["model.up"]}, CheckpointError, "layer model.up: the checkpoint has it packed"),
-        ({"layers": ["model.embed_tokens"]}, CheckpointError, "no nn.Linear of that name"),
+        ({"format_version": 3}, CheckpointError, "format version is 3"),
+        ({"layers": ["model.up"]}, CheckpointError, "layer model.up: it is packed in the checkpoint"),
+        ({"layers": ["model.embed_tokens"]}, CheckpointError, "no such nn.Linear"),
         ({"layers": "up"}, CheckpointError, "layers must be a list"),
         ({"policy": "fast"}, ArgumentError, "policy must be one of"),
         ({"speed": 2}, ArgumentError, "no option 'speed'"),

@@ -53,7 +53,7 @@ def test_a_compiled_folder_serves_any_size_and_the_next_token(llama: Path, tmp_p
 def test_an_occupied_folder_is_refused_before_anything_is_read(tmp_path: Path, capsys) -> None:
     (tmp_path / "note.txt").write_text("mine")
     assert main(["compile", str(tmp_path / "no-model"), str(tmp_path)]) == 1
-    assert "something else than an artifact is there" in capsys.readouterr().err
+    assert "something other than an artifact is there" in capsys.readouterr().err
 
 
 def test_the_report_of_an_artifact_is_that_of_its_compilation(tmp_path: Path, capsys) -> None:

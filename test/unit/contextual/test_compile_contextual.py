@@ -115,7 +115,7 @@ def test_a_saved_contextual_model_gives_the_same(tmp_path):
         ({"format": None}, "nothing is left to be sparse"),
         ({"format": "3:4"}, "format must be one of"),
         ({"format": None, "contextual": {}}, "train_predictor returns"),
-        ({"format": None, "contextual": Predictors({})}, "train it for this model"),
+        ({"format": None, "contextual": Predictors({})}, "train predictors for this model"),
     ],
 )
 def test_wrong_options_are_refused(options, text):
@@ -126,7 +126,7 @@ def test_wrong_options_are_refused(options, text):
 def test_a_predictor_of_another_size_is_refused():
     model, x = Plain().eval(), torch.randn(2, 16)
     other = predictors_of(Plain(neurons=64).eval(), x)
-    with pytest.raises(sf.SparseFlowError, match="64 neurons of 16 features, and the MLP has 48 of 16"):
+    with pytest.raises(sf.SparseFlowError, match="64 neurons of 16 features, but the MLP has 48 of 16"):
         sf.compile(model, (x,), format=None, contextual=other)
 
 

@@ -10,7 +10,7 @@ from contextual_models import Plain, first, masked, predictors_of, random_predic
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.compiler import mlp_plans, prefill
+from sparseflow.compiler import mlp_plans, mlp_products
 from sparseflow.contextual import MlpPredictor, Predictors, find_model_mlps
 from sparseflow.contextual.row_policies import ContextualPolicy
 from sparseflow.runtime.contextual.by_gate import GateThreshold
@@ -131,7 +131,7 @@ def policy_of(points):
 def measured(monkeypatch, by_shape, selecting):
     """Have these figures measured: of 2:4 products by their shapes, of selecting by the rows."""
     found = {shape: policy_of(points) for shape, points in by_shape.items()}
-    monkeypatch.setattr(prefill, "shape_policies", lambda shapes, *_: {s: found[s] for s in shapes})
+    monkeypatch.setattr(mlp_products, "shape_policies", lambda shapes, *_: {s: found[s] for s in shapes})
     m_max = max((m for m, speed in selecting if speed >= 1), default=0)
     monkeypatch.setattr(mlp_plans, "measured_policy", lambda group: ContextualPolicy(m_max, selecting))
 
@@ -177,7 +177,7 @@ def test_selecting_has_to_beat_2_4_too(monkeypatch):
 def test_an_mlp_that_selects_for_no_rows_is_2_4_and_says_why(monkeypatch):
     model, x = Plain(32, 64, 32).eval(), torch.randn(2, 32)
     measured(monkeypatch, {(64, 32): (both := {1: 2.0, 4: 2.0}), (32, 64): both}, ((1, 1.5),))
-    monkeypatch.setattr("sparseflow.compiler.measured.shape_policies", prefill.shape_policies)
+    monkeypatch.setattr("sparseflow.compiler.measured.shape_policies", mlp_products.shape_policies)
     compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **AUTO)
     for name in ("up", "down"):
         layer = layer_of(compiled, name)

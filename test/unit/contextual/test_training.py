@@ -128,7 +128,7 @@ def test_a_trained_model_compiles_and_stays_close(model, data):
     with torch.no_grad():
         lost = (compiled(x) - model(x)).norm() / model(x).norm()
     assert lost < 3 * predictors["up"].figures.output_error + 0.02
-    assert "of what all neurons contribute" in compiled.report.layers[0].reason
+    assert "of all contributions to the output" in compiled.report.layers[0].reason
 
 
 def test_predictors_survive_their_file(model, data, tmp_path):

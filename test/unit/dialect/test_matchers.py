@@ -16,8 +16,8 @@ from sparseflow.dialect.matchers import (
     operations,
     weight_ref,
 )
-from sparseflow.passes.build import constant_bool
-from sparseflow.passes.build import constant_int as constant_int_of
+from sparseflow.passes.ir_builder import constant_bool
+from sparseflow.passes.ir_builder import constant_int as constant_int_of
 
 TEXT = """
 func.func @main(%x: !torch.vtensor<[4,64],f32>, %s: !torch.int) {
@@ -119,8 +119,8 @@ def test_attributes_of_another_kind_are_refused(values):
     assert number_of(seven) == -7
     with pytest.raises(ValueError, match="StringAttr"):
         text_of(seven)
-    with pytest.raises(TypeError, match="is no number"):
+    with pytest.raises(TypeError, match="is not a number"):
         number_of(weight, "name")
     assert view_as(weight, WeightOp).results[0] == values["w"]
-    with pytest.raises(TypeError, match=r"torch\.constant\.int is no WeightOp"):
+    with pytest.raises(TypeError, match=r"torch\.constant\.int is not a WeightOp"):
         view_as(seven, WeightOp)

@@ -220,7 +220,7 @@ REFUSED = {
         ArgumentError,
         "layers.0.mlp.up_proj.*'default' has a bias.*\n.*lora_bias",
     ),
-    "not finite": (broken, FinetuneError, "layers.1.mlp.up_proj.*NaN.*\n.*anew"),
+    "not finite": (broken, FinetuneError, "layers.1.mlp.up_proj.*NaN.*\n.*load the model again"),
 }
 
 

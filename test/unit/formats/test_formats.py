@@ -92,11 +92,11 @@ def test_shards_of_k_stand_for_the_columns(name, world, n, groups):
 @pytest.mark.parametrize(
     ("n", "k", "dim", "rank", "world", "rule"),
     [
-        (6, 12, 1, 0, 2, "K = 12 must be a multiple of 8: .* cuts K between groups of 4"),
+        (6, 12, 1, 0, 2, "K = 12 must be a multiple of 8: .* splits K between groups of 4"),
         (6, 10, 1, 0, 1, "K = 10 must be a multiple of 4"),
         (7, 8, 0, 0, 2, "N = 7 must be a multiple of 2"),
-        (6, 8, 0, 2, 2, "it is no piece of a matrix"),
-        (6, 8, 2, 0, 1, "it is no piece of a matrix"),
+        (6, 8, 0, 2, 2, "needs dim 0 or 1 and 0 <= rank < world"),
+        (6, 8, 2, 0, 1, "needs dim 0 or 1 and 0 <= rank < world"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(name, n, k, dim, rank, world, rule):
@@ -154,10 +154,10 @@ ELIGIBLE = {
 REASONS = {
     "2:4": [(64, 64, "f64", "none", "it is f64; 2:4 stores f32, f16, bf16")],
     "2:4-fp8": [
-        (64, 64, "f32", "none", "it is f32; fp8 takes the place of f16, bf16"),
+        (64, 64, "f32", "none", "it is f32; fp8 replaces f16, bf16"),
         (72, 64, "bf16", "none", "N and K must be multiples of 64, got N=72, K=64"),
         (64, 96, "bf16", "none", "N and K must be multiples of 64, got N=64, K=96"),
-        (64, 64, "bf16", "gelu_gated", "it has a gate, which fp8 products don't"),
+        (64, 64, "bf16", "gelu_gated", "it has a gate, which fp8 products can't have"),
     ],
 }
 
@@ -171,7 +171,7 @@ def test_why_not(name):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
-    with pytest.raises(ArgumentError, match="none of '2:4', '2:4-fp8'"):
+    with pytest.raises(ArgumentError, match="the known formats are '2:4', '2:4-fp8'"):
         formats.find("1:4")
 
 
@@ -182,7 +182,7 @@ def test_a_name_is_given_once():
     with pytest.raises(ArgumentError, match="another format has this name"):
         formats.register(Other())
     formats.register(formats.find("2:4"))
-    formats.forget("2:4")
+    formats.unregister("2:4")
     assert formats.find("2:4").name == "2:4"
 
 

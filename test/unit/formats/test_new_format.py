@@ -96,7 +96,7 @@ def toy():
     formats.register(stored)
     CALLS.clear()
     yield stored
-    formats.forget("toy")
+    formats.unregister("toy")
 
 
 class Model(nn.Module):
@@ -197,7 +197,7 @@ def test_it_is_saved_and_loaded(model, tmp_path, toy):
     assert loaded.report["layers"] == json.loads(json.dumps(compiled.report.to_dict()["layers"]))
     held = [m for m in loaded.graph().modules() if isinstance(m, PackedWeight)]
     assert sorted(m.format.name for m in held) == ["2:4", "toy", "toy", "toy"]
-    formats.forget("toy")
+    formats.unregister("toy")
     with pytest.raises(ArtifactError, match="format 'toy'"):
         sf.load(tmp_path / "saved")
 
@@ -273,6 +273,6 @@ def test_shards_add_up_to_the_whole(toy, dim):
 
 
 def test_without_registering_it_is_unknown(model):
-    formats.forget("toy")
+    formats.unregister("toy")
     with pytest.raises(ArgumentError, match="format must be one of '2:4', '2:4-fp8', None\n"):
         sf.compile(model, format="toy")

@@ -59,4 +59,4 @@ def test_one_file_of_the_runtime_knows_the_names_of_a_cache() -> None:
     knowing = [
         path.relative_to(ROOT) for path in outside("transformers") if "past_key_values" in path.read_text()
     ]
-    assert knowing == [Path("runtime/calling/caches.py")]
+    assert knowing == [Path("runtime/calling/cache_names.py")]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.errors import UntestedVersionWarning
-from sparseflow.integrations.transformers import library
+from sparseflow.integrations.transformers import versions
 from sparseflow.integrations.transformers.arguments import cache_argument, returned_cache, with_cache
 from sparseflow.runtime.calling.calls import CallSignature
 
@@ -70,15 +70,15 @@ def test_another_modules_argument_of_that_name_is_its_own() -> None:
 def test_versions_outside_of_the_range_are_warned_of_once(
     version: str, said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "supported", lambda: "<5.25,>=5.17")
-    library.warn_if_untested.cache_clear()
+    monkeypatch.setattr(versions, "supported", lambda: "<5.25,>=5.17")
+    versions.warn_if_untested.cache_clear()
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        library.warn_if_untested(version)
-        library.warn_if_untested(version)
+        versions.warn_if_untested(version)
+        versions.warn_if_untested(version)
     assert [w.category for w in found] == ([] if said is None else [UntestedVersionWarning])
     assert said is None or said in str(found[0].message)
 
 
 def test_the_range_is_that_of_pyproject() -> None:
-    assert library.supported().count("5.17") == 1
+    assert versions.supported().count("5.17") == 1

@@ -17,6 +17,7 @@ from sparseflow.cli.main import main
 from sparseflow.errors import ArgumentError
 from sparseflow.nn import SparseLinear
 from sparseflow.runtime import Policy, compress_2_4, ops
+from sparseflow.runtime.device_weight import DeviceWeight
 from sparseflow.runtime.dispatch import Table, measure
 from sparseflow.runtime.kernels import Choice, Kernel, Problem, find, registry
 from sparseflow.validation import validate
@@ -88,6 +89,15 @@ def test_its_choices_are_parsed_and_written_like_others():
     assert Policy.from_ints(policy.to_ints()) == policy
     assert find("toy").can_implement(Problem("float32", 8, 8, m=9)) == "takes 8 rows at most"
     assert find("toy").can_implement(Problem("float16", 8, 8)) == "toy multiplies float32, not float16"
+
+
+@torch.no_grad()
+def test_the_tuner_would_run_it_by_its_product(toy):
+    weight, x = packed(24, 30)
+    stored = DeviceWeight(*ops.pack_2_4(weight), 30)
+    y = toy.run(x[:8], stored, Choice("toy", 1), torch.bfloat16)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, (x[:8] @ weight.T).bfloat16(), rtol=1e-2, atol=1e-2)
 
 
 def test_without_it_nobody_knows_the_name():

@@ -137,7 +137,7 @@ def test_the_pruned_weight_is_the_dense_form_that_the_packed_one_keeps():
 
 
 def test_merged_weights_need_a_provider_that_packs():
-    with pytest.raises(LoweringError, match="holds no packed weights"):
+    with pytest.raises(LoweringError, match="has no packed weights"):
         lower(PACKED.replace("%s", "").replace("%%", "%"), {}, PACKED_TYPE)
 
 

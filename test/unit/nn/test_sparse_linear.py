@@ -46,6 +46,28 @@ def test_a_sparsified_model_computes_what_the_pruned_one_does(model, x):
     assert torch.equal(model(x), pruned(x))
 
 
+@torch.no_grad()
+def test_layers_get_the_format_and_those_that_cannot_have_it_stay_dense(model, x):
+    expected = copy.deepcopy(model).bfloat16()
+    sf.prune(expected, skip=("odd", "lm_head"))
+    other = nn.Sequential(*(nn.Linear(n, 64) for n in (64, 80))).bfloat16()
+    assert sparsify(other, policy="sparse", format="2:4-fp8") == ["0"], "K = 80 is no multiple of 64"
+    assert sparsify(model, policy="sparse", format="2:4-fp8") == [], "fp8 takes the place of 16 bits"
+    assert sparsify(model.bfloat16(), policy="sparse", format="2:4-fp8") == ["up", "down"]
+    assert {type(layer.weight.format).__name__ for layer in (model.up, model.down)} == {"Sparse24Fp8"}
+    error = (model(x.bfloat16()).float() - expected(x.bfloat16()).float()).norm()
+    assert 0 < error < 0.1 * expected(x.bfloat16()).float().norm()
+    state = model.state_dict()
+    assert state["up.weight"].dtype == torch.float8_e4m3fn
+    again = Mlp().eval().bfloat16()
+    sparsify(again, policy="sparse", format="2:4-fp8")
+    again.load_state_dict(state)
+    assert torch.equal(again(x.bfloat16()), model(x.bfloat16()))
+    lost = (model.up.weight.unpack().float() - expected.up.weight.float()).norm()
+    assert densify(model) == ["up", "down"]
+    assert 0 < lost < 0.1 * expected.up.weight.float().norm()
+
+
 def test_layers_that_are_not_24_stay_dense_without_pruning(model):
     sf.prune(model, skip=("up", "lm_head"))
     assert sparsify(model, prune=None) == ["down"]
@@ -69,9 +91,9 @@ def test_memory_fast_keeps_a_dense_weight_where_the_policy_wants_it(model, x):
     sparsify(model, memory="fast")
     expected = densify_copy(model)(x)
     for text, kept in (("1:cpu,8:dense", True), ("1:cpu", False)):
-        model.up.settle(Policy.parse(text))
+        model.up.set_policy(Policy.parse(text))
         assert (model.up.weight.dense is not None) is kept
-        model.down.settle(Policy.parse(text))
+        model.down.set_policy(Policy.parse(text))
         torch.testing.assert_close(model(x), expected)
         torch.testing.assert_close(model(x[:1]), expected[:1])
 
@@ -109,6 +131,8 @@ def test_bad_arguments_and_bad_weights_are_refused(model, x):
         sparsify(model, tune=False)
     with pytest.raises(ArgumentError, match="prune must be one of"):
         sparsify(model, prune="wanda")
+    with pytest.raises(ArgumentError, match="format must be one of '2:4', '2:4-fp8'"):
+        sparsify(model, format="int4")
     with pytest.raises(ArgumentError, match="no 2:4 kernels for device meta"):
         prepare(model.to("meta"))
     broken = Mlp()

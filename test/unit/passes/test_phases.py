@@ -128,7 +128,7 @@ def test_every_option_belongs_to_a_phase_and_changes_its_passes_only():
     assert [name for phase in plain.values() for name in phase.inputs] == [
         f.name for f in fields(PipelineOptions)
     ]
-    values = {"memory": "fast", "format": "2:4-fp8", "skip": ("a",), "others": "why"}
+    values = {"memory": "fast", "format": "2:4-fp8", "skip": ("a",), "outside_reason": "why"}
     for option in fields(PipelineOptions):
         value = values.get(option.name, {"entry": "dense"})
         changed = phases(replace(PipelineOptions(), **{option.name: value}))

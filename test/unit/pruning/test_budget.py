@@ -179,7 +179,7 @@ def test_wrong_budgets_are_refused_before_anything_changes():
         ({"max_loss": 0.1}, "needs calibration data to measure losses on"),
         ({"skip": "auto"}, "needs calibration data to measure losses on"),
         ({"skip": "automatic", "calibration": batches}, "skip must be a sequence"),
-        ({"max_loss": 0.1, "rows": (0,), "calibration": batches}, "positive whole numbers"),
+        ({"max_loss": 0.1, "ms": (0,), "calibration": batches}, "positive whole numbers"),
     ]
     for options, message in cases:
         with pytest.raises(ArgumentError, match=message):

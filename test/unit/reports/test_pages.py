@@ -186,7 +186,7 @@ def test_the_command_writes_all_forms(tmp_path, capsys):
     [
         ("", "can't be read"),
         ("[" * 100_000, "can't be read"),
-        ("[1]", "is no JSON object"),
+        ("[1]", "isn't a JSON object"),
         ("{}", "is nothing that SparseFlow writes"),
         ('{"layers": 1, "model": {}}', "can't be understood"),
         ('{"layers": [{"name": "a"}], "model": {}}', "can't be understood"),

@@ -91,7 +91,7 @@ def test_a_bad_state_dict_is_refused_before_anything_is_copied():
     target = PackedWeight.empty(3, 8)
     state = packed_of().state_dict()
     state["positions"] = torch.zeros_like(state["positions"])
-    with pytest.raises(WeightError, match="row 0, group 0 stores the places 0 and 0"):
+    with pytest.raises(WeightError, match="row 0, group 0 stores the positions 0 and 0"):
         target.load_state_dict(state)
     assert target.values.count_nonzero() == 0
 
@@ -176,7 +176,7 @@ def test_places_out_of_order_are_refused(byte):
     positions = packed.positions.clone()
     positions[1, 0] = byte
     group = 0 if byte & 3 >= (byte >> 2) & 3 else 1
-    with pytest.raises(WeightError, match=f"row 1, group {group} stores the places"):
+    with pytest.raises(WeightError, match=f"row 1, group {group} stores the positions"):
         PackedWeight((packed.values, positions), 8)
 
 

@@ -100,12 +100,12 @@ def test_what_no_gpu_runs_sparse_has_the_same_reason_for_all(asked):
 
 def test_a_layer_says_why_it_is_dense():
     layer = SparseLinear(compress_2_4(prune_24(torch.randn(8, 8))), memory="fast")
-    layer.settle(UNTUNED)
+    layer.set_policy(UNTUNED)
     assert layer._codes == [1, 0]
     assert layer.reason == UNTUNED
     assert UNTUNED in repr(layer)
     assert layer.weight.dense is not None
-    layer.settle(Policy.parse("1:cpu"))
+    layer.set_policy(Policy.parse("1:cpu"))
     assert layer.reason == ""
 
 

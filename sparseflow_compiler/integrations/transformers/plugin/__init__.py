@@ -1,1 +1,1 @@
-"""What SparseFlow plugs into transformers: the quantizer of packed folders, a callback of its Trainer."""
+"""Plugins for transformers: the quantizer that loads packed folders, and a callback of the Trainer."""

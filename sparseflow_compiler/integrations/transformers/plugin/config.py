@@ -1,4 +1,4 @@
-"""`SparseFlowConfig`: what transformers' ``from_pretrained`` takes for packed 2:4 layers."""
+"""`SparseFlowConfig`, the quantization config for packed 2:4 layers in ``from_pretrained``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     QuantizationConfigMixin,
 )
+from sparseflow.runtime.formats import names
 from sparseflow.support.arguments import (
     MEMORY_MODES,
     Memory,
@@ -25,27 +26,29 @@ _SUBJECT = "SparseFlowConfig"
 
 
 class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """Loads a transformers model with its linear layers packed: ``quantization_config=SparseFlowConfig()``.
+    """Load a transformers model with packed linear layers: ``quantization_config=SparseFlowConfig()``.
 
-    Its layers become `sparseflow.nn.SparseLinear`. ``save_pretrained`` writes them packed, with this
-    configuration in config.json; ``from_pretrained`` reads such a folder without it, once ``sparseflow`` was
-    imported, and refuses it before.
+    The layers become `sparseflow.nn.SparseLinear`. ``save_pretrained`` writes them packed, with this
+    configuration in config.json. ``from_pretrained`` then reads the folder without this argument, but only
+    after ``sparseflow`` was imported.
 
     Args:
-        prune: ``"magnitude"``: each weight is pruned as it is loaded. ``None``: layers that aren't 2:4 in the
-            checkpoint (`sparseflow.prune` makes them so) stay dense.
-        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`. Layers whose
+        prune: ``"magnitude"`` prunes each weight as it is loaded. With ``None``, layers that aren't 2:4 in
+            the checkpoint stay dense (`sparseflow.prune` makes a model 2:4).
+        skip: fnmatch patterns of layer names that stay dense, in addition to `DEFAULT_SKIP`. Layers whose
             weight is tied to another stay dense too.
-        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
-        policy: ``"auto"`` or ``"sparse"``, as `sparseflow.nn.SparseLinear` has it.
-        memory: ``"compressed"`` or ``"fast"``, as `sparseflow.nn.SparseLinear` has it.
+        skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
+        policy: ``"auto"`` or ``"sparse"``, as in `sparseflow.nn.SparseLinear`.
+        memory: ``"compressed"`` or ``"fast"``, as in `sparseflow.nn.SparseLinear`.
+        format: the format of weights that are packed while they are loaded, as in `sparseflow.nn.sparsify`.
+            Only ``"2:4"`` can be saved.
         pattern: ``"2:4"`` is the only one.
-        saved: what config.json of a packed checkpoint says besides: ``layers``, its packed layers,
+        saved: further entries in config.json of a packed checkpoint: ``layers``, its packed layers,
             ``format_version`` and ``quant_method``.
 
     Raises:
         ArgumentError: an option is unknown or has a wrong value.
-        CheckpointError: the checkpoint's format is of a version that isn't read.
+        CheckpointError: the checkpoint has an unsupported format version.
     """
 
     def __init__(
@@ -56,22 +59,25 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         skip_defaults: bool = True,
         policy: PolicyMode = "auto",
         memory: Memory = "compressed",
+        format: str = "2:4",
         pattern: str = "2:4",
         **saved: object,
     ) -> None:
         require_one_of(_SUBJECT, "prune", prune, (*get_args(Prune), None))
         require_one_of(_SUBJECT, "policy", policy, get_args(PolicyMode))
         require_one_of(_SUBJECT, "memory", memory, MEMORY_MODES)
+        require_one_of(_SUBJECT, "format", format, names())
         require_one_of(_SUBJECT, "pattern", pattern, ("2:4",))
         require_patterns(_SUBJECT, skip)
         self.quant_method = METHOD
         self.prune, self.skip, self.policy, self.memory = prune, list(skip), policy, memory
         self.skip_defaults = skip_defaults
+        self.format = format
         self.pattern = pattern
         self.layers: list[str] = _layers(saved)
 
     def to_dict(self) -> dict[str, object]:
-        """What config.json says."""
+        """Return the entry of config.json."""
         options = {
             "prune": self.prune,
             "skip": self.skip,
@@ -92,5 +98,5 @@ def _layers(saved: Mapping[str, object]) -> list[str]:
     return list(require_layers(saved.get("layers", []), f"sf.{_SUBJECT}"))
 
 
-# In place of what stands for it until it is needed: see registration.py.
+# Replaces the stand-in that registration.py put there.
 AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = SparseFlowConfig

@@ -1,41 +1,40 @@
-"""How transformers loads and saves models with packed layers: its quantizer for `SparseFlowConfig`."""
+"""The quantizer by which transformers loads and saves models with packed layers."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.plugin.config import METHOD, SparseFlowConfig
-from sparseflow.integrations.transformers.plugin.names import PackedNames, name_here
+from sparseflow.integrations.transformers.plugin.packed_names import PackedNames, local_name
 from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZER_MAPPING,
     ConversionOps,
     HfQuantizer,
 )
 from sparseflow.nn.linear import VALUES, SparseLinear, prepare
-from sparseflow.nn.replace import densify, eligible, fits, pack, put
+from sparseflow.nn.replace import densify, eligible, is_packable, pack, replace_module
 from sparseflow.runtime import PackedWeight
 from sparseflow.support.arguments import with_defaults
 
 __all__ = ["SparseFlowConfig", "SparseFlowQuantizer"]
 
 _PACKED_SHARE = 0.5625
-"""Bytes of a packed weight in 16 bits, of its dense ones."""
+"""The size of a packed 16-bit weight relative to the dense one."""
 
 
 class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Packs linear layers as they are loaded, or loads packed ones, and never holds more than one dense."""
+    """Pack linear layers while they are loaded, or load packed ones; hold at most one dense weight."""
 
     requires_calibration = False
     quantization_config: SparseFlowConfig
 
     def __init__(self, quantization_config: SparseFlowConfig, **options: object) -> None:
-        # A copy: the caller's may serve several models, each with layers of its own.
+        # A copy: the caller may use the configuration for several models, whose layers differ.
         super().__init__(copy.copy(quantization_config), **options)
         self.chosen: frozenset[str] = frozenset()
         self.shapes: dict[str, torch.Size] = {}
@@ -43,10 +42,10 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         self.failure: SparseFlowError | None = None
 
     def validate_environment(self, *args: object, device_map: object = None, **others: object) -> None:
-        """Refuse placements that move weights while the model runs.
+        """Refuse a device map that moves weights while the model runs.
 
         Raises:
-            ArgumentError: layers are to be offloaded.
+            ArgumentError: the map offloads layers.
         """
         _require_resident(device_map)
 
@@ -55,37 +54,38 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         if not self.pre_quantized:
             tied = getattr(model, "all_tied_weights_keys", {})
             names = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
-            self.chosen = frozenset(eligible(model, with_defaults(config.skip, config.skip_defaults))) - names
+            skip = with_defaults(config.skip, config.skip_defaults)
+            self.chosen = frozenset(eligible(model, skip, config.format)) - names
             return
         self.saved_as = frozenset(config.layers)
-        for name in (name_here(model, name) for name in config.layers):
+        for name in (local_name(model, name) for name in config.layers):
             linear = _linear(model, name)
             weight = PackedWeight.empty(linear.out_features, linear.in_features, linear.weight.dtype, "meta")
             self.shapes[name] = weight.shape
             self._replace(model, name, linear, weight)
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **others: object) -> bool:
-        """Whether a tensor of the checkpoint is packed as it is loaded."""
+        """Return whether a tensor of the checkpoint is packed while it is loaded."""
         return param_name.endswith(".weight") and param_name.removesuffix(".weight") in self.chosen
 
     def param_element_size(self, model: nn.Module, param_name: str, param: Tensor) -> float:
-        """Bytes an entry that a parameter will take, for the memory that is asked for beforehand."""
+        """Return the bytes per entry that a parameter will take, from which transformers estimates memory."""
         share = _PACKED_SHARE if self.param_needs_quantization(model, param_name) else 1.0
         return param.element_size() * share
 
     def update_weight_conversions(self, weight_conversions: list[object], *model: nn.Module) -> list[object]:
-        """Let a packed layer's values find their place, after all other renaming."""
+        """Append the renaming of packed layers' values, after all other renaming."""
         names = [PackedNames(self.saved_as | self.shapes.keys())] if self.pre_quantized else []
         return [*super().update_weight_conversions(weight_conversions, *model), *names]
 
     def get_quantize_ops(self) -> PackWeight:
-        """What packs a weight as it is loaded."""
+        """Return the operation that packs a weight while it is loaded."""
         return PackWeight(self)
 
-    def take(self, model: nn.Module, name: str, weight: Tensor) -> Tensor | None:
-        """Pack a layer's weight and replace the layer; returns the weight where the layer stays dense."""
+    def pack_layer(self, model: nn.Module, name: str, weight: Tensor) -> Tensor | None:
+        """Pack a layer's weight and replace the layer; return the weight if the layer stays dense."""
         config = self.quantization_config
-        packed = pack(weight, config.prune, name)
+        packed = pack(weight, config.prune, name, config.format)
         if packed is None:
             return weight
         packed.settle()
@@ -97,13 +97,13 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         layer = SparseLinear(weight, linear.bias, policy=config.policy, memory=config.memory)
         if layer.bias is not None and _was_loaded(linear.bias):
             layer.bias._is_hf_initialized = True  # type: ignore[attr-defined]
-        layer.awaited = self.pre_quantized
+        layer.is_loading = self.pre_quantized
         for module in layer.modules():
-            module._is_hf_initialized = True  # type: ignore[assignment]  # transformers gives others random values
-        put(model, name, layer)
+            module._is_hf_initialized = True  # type: ignore[assignment]  # else transformers would initialise it
+        replace_module(model, name, layer)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **others: object) -> nn.Module:
-        _require_resident(getattr(model, "hf_device_map", None))  # as "auto" came out
+        _require_resident(getattr(model, "hf_device_map", None))  # what "auto" resolved to
         if self.failure is not None:
             raise self.failure
         for name, layer in _sparse_layers(model):
@@ -117,17 +117,17 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def is_serializable(self) -> bool:
-        """``save_pretrained`` works."""
-        return True
+        """Return whether ``save_pretrained`` works: packed checkpoints hold layers in ``"2:4"`` only."""
+        return self.quantization_config.format == "2:4"
 
     @property
     def is_trainable(self) -> bool:
-        """Adapters over the layers are: gradients flow through them."""
+        """True: adapters over the layers can be trained, because gradients flow through them."""
         return True
 
     @property
     def is_compileable(self) -> bool:
-        """``torch.compile`` and ``generate`` over static caches work."""
+        """True: ``torch.compile`` and ``generate`` with static caches work."""
         return True
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -136,10 +136,10 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
 
 
 class PackWeight(ConversionOps):  # type: ignore[misc]
-    """Packs one weight while transformers loads a checkpoint.
+    """Pack one weight while transformers loads a checkpoint.
 
-    transformers makes a RuntimeError without a subject of whatever is raised here: the quantizer raises the
-    first error once all is loaded.
+    transformers replaces any error raised here by a RuntimeError without details, so the quantizer keeps the
+    first one and raises it after loading.
     """
 
     def __init__(self, quantizer: SparseFlowQuantizer) -> None:
@@ -147,24 +147,24 @@ class PackWeight(ConversionOps):  # type: ignore[misc]
 
     def convert(
         self,
-        input_dict: dict[str, Any],
+        input_dict: dict[str, Tensor | list[Tensor]],
         *,
         model: nn.Module,
         full_layer_name: str,
         missing_keys: set[str],
         **others: object,
     ) -> dict[str, Tensor]:
-        """Give the weight to its layer; what is returned transformers loads itself."""
+        """Pack the weight into its layer; return the tensors that transformers is to load itself."""
         found = next(iter(input_dict.values()))
         weight = found[0] if isinstance(found, list) else found
         name = full_layer_name.removesuffix(".weight")
         try:
-            left = self.quantizer.take(model, name, weight)
+            dense = self.quantizer.pack_layer(model, name, weight)
         except SparseFlowError as error:
             self.quantizer.failure = self.quantizer.failure or error
-            left = None
-        if left is not None:
-            return {full_layer_name: left}
+            dense = None
+        if dense is not None:
+            return {full_layer_name: dense}
         missing_keys.discard(full_layer_name)
         return {}
 
@@ -175,7 +175,7 @@ def _require_resident(device_map: object) -> None:
         raise ArgumentError(
             "from_pretrained(device_map=…)",
             "packed layers can't be offloaded",
-            "place them on GPUs, or all on a CPU",
+            "place all layers on GPUs, or all on the CPU",
         )
 
 
@@ -184,10 +184,10 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
         module = model.get_submodule(name)
     except AttributeError:
         module = None
-    if type(module) is not nn.Linear or not fits(module):
+    if type(module) is not nn.Linear or not is_packable(module):
         raise CheckpointError(
             f"layer {name}",
-            f"the checkpoint has it packed, and {type(model).__name__} no nn.Linear of that name that can be",
+            f"it is packed in the checkpoint, but {type(model).__name__} has no such nn.Linear to pack",
             f"convert it again with checkpoints.convert_checkpoint(…, skip=({name!r},))",
         )
     return module
@@ -202,11 +202,11 @@ def _was_loaded(tensor: Tensor) -> bool:
 
 
 def _missing(tensor: str) -> CheckpointError:
-    return CheckpointError("checkpoint", f"it has no tensor {tensor}", "get a whole copy of it")
+    return CheckpointError("checkpoint", f"it has no tensor {tensor}", "get a complete copy")
 
 
 def _settle(name: str, layer: SparseLinear, shape: torch.Size) -> None:
-    """Check what transformers put into a packed weight, and lay it out for its device."""
+    """Check the tensors that transformers loaded into a packed weight; convert them for the device."""
     weight = layer.weight
     for index, part in enumerate(weight.format.part_names):
         if not _was_loaded(getattr(weight, part)):
@@ -214,10 +214,10 @@ def _settle(name: str, layer: SparseLinear, shape: torch.Size) -> None:
     if weight.out_features != shape[0]:
         raise CheckpointError(
             f"layer {name}",
-            f"the checkpoint has {weight.out_features} rows of its weight {list(shape)}",
-            "name the checkpoint of this model",
+            f"its weight {list(shape)} has {weight.out_features} rows in the checkpoint",
+            "use the checkpoint of this model",
         )
-    layer.awaited = False
+    layer.is_loading = False
     layer.weight = PackedWeight(weight.tensors, shape[1], name=f"layer {name}")
     layer.weight.settle()
 

@@ -1,7 +1,7 @@
-"""transformers told of packed folders, without importing it: ``import sparseflow`` does it.
+"""Register the quantizer of packed folders; ``import sparseflow`` does it without importing transformers.
 
 Whichever is imported first, ``from_pretrained`` finds the quantizer that a packed folder's config.json names.
-What it finds are stand-ins that import the real classes when a folder needs them: `sparseflow` stays light.
+Stand-ins are registered, which import the real classes only when a folder needs them.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ METHOD = "sparseflow"
 
 _REGISTRY = "transformers.quantizers.auto"
 _REAL = "sparseflow.integrations.transformers.plugin.quantizer"
-_PACKED = "sparseflow.integrations.transformers.plugin.packed"
+_PACKED = "sparseflow.integrations.transformers.plugin.packed_models"
 
 
 def register() -> None:
-    """Tell transformers of us, now or as soon as it is imported, and `sparseflow.nn` of transformers."""
+    """Register with transformers, now or as soon as it is imported, and with `sparseflow.nn`."""
     if not any(isinstance(host, _Host) for host in HOSTS):
         HOSTS.append(_Host())
-    when_imported(_REGISTRY, _tell)
+    when_imported(_REGISTRY, _add_stand_ins)
 
 
 class _Host:
-    """In place of the module `packed`, which imports torch."""
+    """A stand-in for the module `packed_models`, which imports torch."""
 
     def before_packing(self, model: nn.Module) -> None:
         importlib.import_module(_PACKED).require_unquantised(model)
 
     def after_packing(self, model: nn.Module, options: Mapping[str, object]) -> None:
-        importlib.import_module(_PACKED).declare(model, options)
+        importlib.import_module(_PACKED).attach_quantizer(model, options)
 
     def after_unpacking(self, model: nn.Module) -> None:
-        importlib.import_module(_PACKED).withdraw(model)
+        importlib.import_module(_PACKED).detach_quantizer(model)
 
 
 class _Config:
-    """In place of `SparseFlowConfig`."""
+    """A stand-in for `SparseFlowConfig`."""
 
     @classmethod
     def from_dict(cls, *args: object, **kwargs: object) -> object:
@@ -55,12 +55,12 @@ class _Config:
 
 
 def _quantizer(*args: object, **kwargs: object) -> object:
-    """In place of `SparseFlowQuantizer`."""
+    """Create a `SparseFlowQuantizer`; a stand-in for the class."""
     return importlib.import_module(_REAL).SparseFlowQuantizer(*args, **kwargs)
 
 
-def _tell(registry: ModuleType) -> None:
-    # Versions before 5 have no quantizers that this one's could take the place of: there it stays unknown.
+def _add_stand_ins(registry: ModuleType) -> None:
+    # Versions before 5 have no such tables; the quantizer isn't available there.
     for table, stand_in in (
         ("AUTO_QUANTIZATION_CONFIG_MAPPING", _Config),
         ("AUTO_QUANTIZER_MAPPING", _quantizer),

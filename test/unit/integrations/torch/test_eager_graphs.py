@@ -85,7 +85,7 @@ def test_a_graph_that_can_not_be_imported_runs_eagerly_and_says_so_once(prune: s
     told = [str(w.message) for w in said if w.category is EagerGraphWarning]
     assert len(told) == 1
     assert "a graph of Two runs eagerly" in told[0]
-    assert ("not pruned" in told[0]) is (prune is not None)
+    assert ("unpruned" in told[0]) is (prune is not None)
     report = sparseflow.integrations.torch.report(model)
     assert len(report.model["eager_graphs"]) == 1
     rows = {layer.name: layer for layer in report.layers}

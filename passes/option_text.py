@@ -7,14 +7,16 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 from sparseflow.runtime import formats
 
+T = TypeVar("T", bound=str)
+
 Table = Path | Mapping[str, object]
-"""A JSON object: the path of its file, or what is in it."""
+"""A JSON object: the path of its file, or its content."""
 
 
 def parse_options(pass_class: type[Pass], text: str) -> Pass:
@@ -26,11 +28,11 @@ def parse_options(pass_class: type[Pass], text: str) -> Pass:
     return pass_class(**parse_fields(f"pass '{pass_class.name}'", fields(pass_class), text))
 
 
-def parse_fields(subject: str, declared: Iterable[Field[Any]], text: str) -> dict[str, Any]:
-    """The values of fields that a text sets, by the fields' names.
+def parse_fields(subject: str, declared: Iterable[Field[object]], text: str) -> dict[str, Any]:
+    """Parse the options in a text; return their values by field name.
 
     Args:
-        subject: whose options they are, for errors.
+        subject: the pass or pipeline, for errors.
         declared: fields with the metadata of `sparseflow.passes.base.option`.
         text: the options.
 
@@ -75,16 +77,17 @@ def _split(subject: str, text: str) -> list[tuple[str, str]]:
     return [(option, value) for option, _, value in pairs]
 
 
-def _parse(subject: str, field: Field[object], text: str) -> Any:
+def _parse(subject: str, field: Field[object], text: str) -> object:
     try:
         return _reader(field)(text)
     except ValueError as error:
         raise PassError(f"{subject}, option '{option_name(field)}'", str(error)) from None
 
 
-def _reader(field: Field[object]) -> Any:
+def _reader(field: Field[object]) -> Callable[[str], object]:
     if field.metadata["parse"] is not None:
-        return field.metadata["parse"]
+        parse: Callable[[str], object] = field.metadata["parse"]
+        return parse
     return _parse_texts if isinstance(field.default, tuple) else _parse_count
 
 
@@ -105,13 +108,14 @@ def format_value(value: object) -> str:
     return shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))
 
 
-def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+def one_of(choices: Sequence[T]) -> Callable[[str], T]:
     """Return a parser of an option that has a few values only."""
 
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}, not '{text}'")
-        return text
+    def parse(text: str) -> T:
+        for choice in choices:
+            if choice == text:
+                return choice
+        raise ValueError(f"must be one of {', '.join(choices)}, not '{text}'")
 
     return parse
 
@@ -130,7 +134,7 @@ def parse_table(text: str) -> Table:
     try:
         table: dict[str, object] = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"is no JSON object: {error}") from None
+        raise ValueError(f"isn't a JSON object: {error}") from None
     return table
 
 
@@ -138,9 +142,9 @@ def read_table(table: Table, kind: str, remedy: str) -> Mapping[str, object]:
     """Read the entries of a table.
 
     Args:
-        table: read from its file where it is a path.
-        kind: what errors call it.
-        remedy: what it should hold.
+        table: the table, or the path of its file.
+        kind: how errors call it.
+        remedy: for errors, what the table should hold.
 
     Raises:
         PassError: the file holds no JSON object.
@@ -152,7 +156,7 @@ def read_table(table: Table, kind: str, remedy: str) -> Mapping[str, object]:
     except (OSError, ValueError) as error:
         raise PassError(f"{kind} '{table}'", f"can't be read: {error}", remedy) from None
     if not isinstance(entries, dict):
-        raise PassError(f"{kind} '{table}'", "is no JSON object", remedy)
+        raise PassError(f"{kind} '{table}'", "isn't a JSON object", remedy)
     return entries
 
 

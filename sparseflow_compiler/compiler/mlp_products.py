@@ -1,4 +1,4 @@
-"""The products of contextual MLPs that are 2:4: what runs them for more rows than select neurons."""
+"""Decide whether the products of contextual MLPs are dense or 2:4 above the rows that select neurons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparseflow.dialect.matchers import weights_of
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.mlps import Mlp
-from sparseflow.passes.sharing import WeightUses
+from sparseflow.passes.weight_uses import WeightUses
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 from sparseflow.support.progress import Step
@@ -28,8 +28,8 @@ class Product:
     """One product of a contextual MLP: gate and up together, or down.
 
     Attributes:
-        policy: what runs it for which M, its weight being 2:4; None where it is dense.
-        reason: why it is dense; empty where nobody asked.
+        policy: the kernel for each M, with a 2:4 weight; None if it is dense.
+        reason: why it is dense; empty if 2:4 wasn't requested.
     """
 
     policy: Policy | None = None
@@ -41,7 +41,7 @@ class Product:
         return None if self.policy is None else str(self.policy)
 
     def above(self, m_max: int) -> Product:
-        """The product for more rows than m_max: dense where 2:4 was measured to be no faster there."""
+        """Return the product above m_max rows: dense if 2:4 was measured to be no faster there."""
         if self.policy is None or not self.policy.measured or self.policy.pays_above(m_max):
             return self
         return Product(None, f"2:4 is {self.policy.why(m_max)}")
@@ -52,9 +52,9 @@ class Products:
     """Both products of an MLP.
 
     Attributes:
-        up: of gate and up, or of up alone.
-        down: of down.
-        shares: of the weights' bytes, those of `up` and of `down`.
+        up: the product of gate and up, or of up alone.
+        down: the product of down.
+        shares: the shares of `up` and `down` in the weights' bytes.
     """
 
     up: Product = Product()
@@ -63,45 +63,45 @@ class Products:
 
     @property
     def is_measured(self) -> bool:
-        """Whether the speed of one of them as 2:4 is known."""
+        """Whether the speed of at least one 2:4 product was measured."""
         return any(product.policy is not None and product.policy.measured for product in (self.up, self.down))
 
     def speedup(self, m: int) -> float:
-        """Over the dense MLP for m rows; a dense product's time is taken to be its share of the bytes."""
+        """Return the speed-up over the dense MLP for m rows; dense products take their share of the bytes."""
         products = zip((self.up, self.down), self.shares, strict=True)
         return 1 / sum(share / (p.policy.speedup(m) if p.policy else 1.0) for p, share in products)
 
     def above(self, m_max: int) -> Products:
-        """Each as `Product.above` has it."""
+        """Return both products above m_max rows."""
         return dataclasses.replace(self, up=self.up.above(m_max), down=self.down.above(m_max))
 
 
 def measured_products(
     mlps: Sequence[Mlp], uses: WeightUses, weights: ProgramWeights, options: CompileOptions, step: Step
 ) -> dict[str, Products]:
-    """What was measured of each MLP's products, by its name, and why others can't be 2:4.
+    """Measure the products of MLPs, and return them by MLP name with the reasons why some can't be 2:4.
 
-    The kernels of contextual MLPs read dense weights in any case: nothing is ever decompressed.
+    The dense weights are kept in any case, because the kernels of contextual MLPs read them.
 
     Args:
-        mlps: those that will be contextual, their layers as `canonicalize-linear` makes them.
+        mlps: the MLPs that will be contextual, their layers in the form of `canonicalize-linear`.
         uses: of the module's weights.
         weights: those of the program.
         options: of the compilation.
-        step: told while measuring.
+        step: called while measuring, to advance the progress bar.
     """
     layers = [layer for mlp in mlps for layer in mlp.layers]
     found = MatchSparseLinear(skip=options.skipped).reasons(layers, uses)
     reasons = {layer: reason for layer, reason in zip(layers, found, strict=True) if reason is not None}
-    reasons = _shared(mlps) | reasons
+    reasons = _shared_reasons(mlps) | reasons
     weights.bank.choose(weights_of(layer for layer in layers if layer not in reasons))
     parts = {
         (mlp.name, part): _Part.of(mlp, part, reasons, weights) for mlp in mlps for part in ("up", "down")
     }
-    found_for = _measured([part for part in parts.values() if not part.reason], options, step)
+    policy_of = _measure([part for part in parts.values() if not part.reason], options, step)
 
     def product(part: _Part) -> Product:
-        policy = part.reason or found_for(part)
+        policy = part.reason or policy_of(part)
         return Product(None, policy) if isinstance(policy, str) else Product(policy)
 
     made = {}
@@ -112,8 +112,8 @@ def measured_products(
     return made
 
 
-def _shared(mlps: Sequence[Mlp]) -> dict[ir.Operation, str]:
-    """Layers whose weight another MLP has too: what is right for one need not be for the other."""
+def _shared_reasons(mlps: Sequence[Mlp]) -> dict[ir.Operation, str]:
+    """Return the layers whose weight another MLP shares, since the MLPs may need different policies."""
     readers: dict[str, list[tuple[Mlp, ir.Operation]]] = defaultdict(list)
     for mlp in mlps:
         for layer in mlp.layers:
@@ -129,7 +129,7 @@ def _shared(mlps: Sequence[Mlp]) -> dict[ir.Operation, str]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A product that may become 2:4: (N, K) of its weight, its dtype and place, and why it can't."""
+    """A product that may become 2:4: shape, dtype and device of its weight, and why it can't, if so."""
 
     shape: Shape
     dtype: torch.dtype
@@ -147,21 +147,21 @@ class _Part:
         shape = (hidden, neurons) if part == "down" else (len(layers) * neurons, hidden)
         names = [mlp.ref(layer).names[0] for layer in layers]
         type_ = tensor_type(layers[0].operands[1])
-        assert type_ is not None, "find_mlps saw to it"
-        assert type_.dtype is not None, "find_mlps saw to it"
+        assert type_ is not None, "find_mlps checked it"
+        assert type_.dtype is not None, "find_mlps checked it"
         why = [
-            f"of {mlp.ref(layer).layers[0]}, {reasons[layer]}" if len(layers) > 1 else reasons[layer]
+            f"{mlp.ref(layer).layers[0]}: {reasons[layer]}" if len(layers) > 1 else reasons[layer]
             for layer in layers
             if layer in reasons
         ]
         if len(set(names)) < len(names):
-            why.append("gate and up have one weight")
+            why.append("gate and up share one weight")
         device = weights.device(names[0])
         return cls(shape, TORCH_DTYPES[type_.dtype], device, why[0] if why else "")
 
 
-def _measured(parts: Sequence[_Part], options: CompileOptions, step: Step) -> Callable[[_Part], Policy | str]:
-    """What finds the policy of each of some products, or why it is dense."""
+def _measure(parts: Sequence[_Part], options: CompileOptions, step: Step) -> Callable[[_Part], Policy | str]:
+    """Measure products; return a function from each to its policy, or to the reason why it is dense."""
     shapes: dict[tuple[torch.dtype, torch.device], list[Shape]] = defaultdict(list)
     for part in parts:
         group = shapes[part.dtype, part.device]

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, fx
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.artifact.manifest import read_json
+from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.executable import Executable
 from sparseflow.runtime.calling.frozen import samples
 from sparseflow.runtime.calling.inference import InferenceModule
-from sparseflow.runtime.calling.writes import WriteGuard
+from sparseflow.runtime.calling.write_guard import WriteGuard
 from sparseflow.support.documents import Document
 
 if TYPE_CHECKING:
@@ -46,11 +47,11 @@ class LoadedProgram:
         return bool(self.contract.signature.outputs.updates)
 
 
-MakeRunner = Callable[[LoadedProgram], tuple[Callable[..., object], bool]]
-"""What runs a program, and whether autograd's layer may be passed by."""
+MakeRunner = Callable[[LoadedProgram], tuple[Callable[..., Sequence[object]], bool]]
+"""Returns the callable that runs a program, and whether autograd's dispatch may be skipped."""
 
 
-def plain_runner(program: LoadedProgram) -> tuple[Callable[..., object], bool]:
+def plain_runner(program: LoadedProgram) -> tuple[Callable[..., Sequence[object]], bool]:
     """Run the graph as it is."""
     return program.graph, True
 
@@ -82,7 +83,7 @@ class LoadedModel(InferenceModule):
             executable = Executable(run, contract.signature, contract.call_signature, guard=guard)
             self._runs.append((executable, direct))
 
-    def forward(self, *args: object, **kwargs: object) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Run the model. Arguments and result are those of the model's own forward.
 
         Raises:
@@ -110,7 +111,7 @@ class LoadedModel(InferenceModule):
     @property
     def report(self) -> Document:
         """The report of the compilation, as its ``to_dict`` made it."""
-        report: Document = read_json(self._folder, "report.json")
+        report: Document = require(read_json(self._folder, "report.json"), dict)
         return report
 
     def mlir(self, stage: str = "sparse_gemm", *, program: int = 0) -> str:
@@ -153,7 +154,7 @@ class LoadedModel(InferenceModule):
         Raises:
             ArgumentError: always.
         """
-        rule = "its weights are packed and merged, and no parameters"
+        rule = "its weights are packed and merged and aren't parameters"
         self._refuse("parameters()", rule, "loaded.report lists the layers, loaded.device is where they are")
 
     parameters = named_parameters = buffers = named_buffers = _no_parameters

@@ -1,4 +1,4 @@
-"""Names of packed layers and their values, in a checkpoint and in a model that is being loaded."""
+"""Map the names of packed layers between a checkpoint and a model that is being loaded."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ IN_MODULE = f"{VALUES}.{find('2:4').part_names[0]}"
 
 
 class PackedNames(WeightRenaming):  # type: ignore[misc]
-    """The values of a packed layer are its ``weight`` in a checkpoint, its ``weight.values`` in the module.
+    """Rename ``weight`` of packed layers in a checkpoint to ``weight.values`` in the module.
 
     Args:
-        layers: that are packed.
+        layers: names of the packed layers.
     """
 
     __slots__ = ("_layers",)
@@ -27,7 +27,7 @@ class PackedNames(WeightRenaming):  # type: ignore[misc]
         self._layers = frozenset(layers)
 
     def rename_source_key(self, source_key: str) -> tuple[str, str | None]:
-        """The module's name of a checkpoint's tensor, and which pattern matched."""
+        """Return the module's name of a checkpoint's tensor, and the pattern that matched or None."""
         layer = source_key.removesuffix(f".{VALUES}")
         if layer == source_key or layer not in self._layers:
             return source_key, None
@@ -35,12 +35,12 @@ class PackedNames(WeightRenaming):  # type: ignore[misc]
         return f"{layer}.{IN_MODULE}", VALUES
 
     def reverse_transform(self) -> PackedNames:
-        """Nothing: layers name their tensors themselves when they are saved."""
+        """Return a renaming of nothing: layers choose the names of their tensors when they are saved."""
         return PackedNames(())
 
 
-def name_here(model: nn.Module, name: str) -> str:
-    """A saved layer's name in this model, which may be the base of the saved one, or hold it as its base."""
+def local_name(model: nn.Module, name: str) -> str:
+    """Return a saved layer's name in this model, which may be the saved model's base or have it as base."""
     base = getattr(model, "base_model_prefix", "")
     names = (name, f"{base}.{name}", name.removeprefix(f"{base}."))
     modules = dict(model.named_modules())

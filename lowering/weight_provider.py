@@ -1,4 +1,4 @@
-"""Weights of a lowered graph: resolved by name, registered once, shared and never copied."""
+"""Resolve the weights of a lowered graph by name, and register each once, shared and not copied."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from sparseflow.runtime.formats import find
 
 
 class Packed(nn.Module):
-    """What a provider's packed weights are like: buffers named as their format's parts, and these."""
+    """The interface of a provider's packed weights, whose buffers are named as their format's parts."""
 
     dense: torch.Tensor | None
     turned: torch.Tensor | None
 
     def keep_dense(self) -> None:
-        """Hold the dense form [N, K] too, as `dense`."""
+        """Keep the dense form [N, K] as `dense` too."""
         raise NotImplementedError
 
     def keep_turned(self) -> None:
-        """Hold its transpose [K, N], contiguous, too, as `turned`."""
+        """Keep the contiguous transpose [K, N] as `turned` too."""
         raise NotImplementedError
 
 
 class WeightProvider(Protocol):
     """Resolves the names in `sparse_gemm.weight` and the other operations over weights by reference.
 
-    `transposed` says for each name whether that matrix is read with its dimensions exchanged. It is empty or
-    left out where none is.
+    `transposed` says for each name whether that matrix is read with its dimensions exchanged; empty if none
+    is.
     """
 
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> torch.Tensor:
-        """The rows of the named tensors, concatenated in order."""
+        """Return the rows of the named tensors, concatenated in order."""
 
     def contiguous(self, name: str, transposed: bool) -> torch.Tensor:
-        """The named matrix, its rows stored one after the other."""
+        """Return the named matrix, contiguous."""
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...], format: str) -> nn.Module:
-        """The same in a format, a module like `Packed`."""
+        """Return the rows of the named tensors in a format, as a module like `Packed`."""
 
 
 class DenseWeights:
@@ -52,7 +52,7 @@ class DenseWeights:
         self._tensors = tensors
 
     def dense(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> torch.Tensor:
-        """The tensor itself, or the named ones concatenated."""
+        """Return the named tensor itself, or several concatenated."""
         turned = transposed or (False,) * len(names)
         tensors = [
             self._tensors[n].t() if t else self._tensors[n] for n, t in zip(names, turned, strict=True)
@@ -60,21 +60,25 @@ class DenseWeights:
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
     def contiguous(self, name: str, transposed: bool) -> torch.Tensor:
-        """The tensor itself or, where it isn't stored so, a copy."""
+        """Return the named matrix itself if it is contiguous, else a copy."""
         return self.dense((name,), (transposed,)).contiguous()
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...], format: str) -> nn.Module:
-        """Refuse: these weights have no packed form."""
+        """Refuse: plain tensors have no packed form.
+
+        Raises:
+            LoweringError: always.
+        """
         raise LoweringError(
-            ", ".join(names), "DenseWeights holds no packed weights", "lower with a provider that has them"
+            ", ".join(names), "DenseWeights has no packed weights", "lower with a provider that packs them"
         )
 
 
 class WeightRegistry:
     """Registers weights on the module that holds a graph.
 
-    Dense weights become buffers, detached so that running never records gradients; packed ones that are
-    modules become submodules, so that moving one program moves what all of them share.
+    Dense weights become buffers, detached so that running records no gradients. Packed weights become
+    submodules, which programs share.
     """
 
     def __init__(self, root: nn.Module, weights: WeightProvider) -> None:
@@ -93,7 +97,7 @@ class WeightRegistry:
         return self._attributes[key]
 
     def contiguous(self, name: str, transposed: bool) -> str:
-        """Return the attribute that holds a matrix with its rows stored one after the other."""
+        """Return the attribute that holds a contiguous matrix."""
         key = ("contiguous", (name,), (transposed,))
         if key not in self._attributes:
             attribute = self._unused((name,))
@@ -143,8 +147,8 @@ class WeightRegistry:
         return attribute
 
 
-def packed_holder(root: nn.Module, values: object) -> nn.Module | None:
-    """The module whose ``values`` a node of a lowered graph reads; None for any other node."""
+def packed_module(root: nn.Module, values: object) -> nn.Module | None:
+    """Return the packed weight whose part a node of a lowered graph reads; None for any other node."""
     if not isinstance(values, fx.Node) or values.op != "get_attr":
         return None
     return root.get_submodule(str(values.target).rpartition(".")[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, fx
@@ -57,18 +57,19 @@ class WriteGuard:
         places = frozenset(i for i, name in enumerate(held) if name in targets)
         return cls(subject, names, written, list(held.values()), places)
 
-    def require_apart(self, leaves: Sequence[Any]) -> None:
+    def require_apart(self, leaves: Sequence[object]) -> None:
         """Check that the written tensors share memory with nothing else.
 
         Raises:
             ArgumentError: one does; the error names both.
         """
-        spans = [Span.of(leaf, i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        tensors = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        spans = [Span.of(leaf, i) for i, leaf in tensors.items()]
         for one, other in Spans(spans).pairs():
             if not self._written.isdisjoint((one.place, other.place)):
-                self._compare(one.place, leaves[one.place], leaves[other.place], self._names[other.place])
+                self._compare(one.place, tensors[one.place], tensors[other.place], self._names[other.place])
         for span in spans:
-            leaf, writes = leaves[span.place], span.place in self._written
+            leaf, writes = tensors[span.place], span.place in self._written
             if writes and not leaf.is_contiguous() and overlaps_itself(leaf):
                 self._refuse(self._names[span.place], "itself")
             for other in (self._all_held if writes else self._written_held).meeting(span):

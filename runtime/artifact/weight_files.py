@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,16 +18,17 @@ from sparseflow.runtime.checks import NATIVE_DTYPES, dtype_name
 from sparseflow.runtime.formats import find
 from sparseflow.runtime.packed import PackedWeight
 from sparseflow.support.documents import Document
+from sparseflow.support.tensor_files import TensorFile
 
 NATIVE = {dtype_name(dtype): dtype for dtype in NATIVE_DTYPES}
 """The dtypes of packed weights by name."""
 
 SHARD_BYTES = 1 << 30
-"""A file has no more, unless one weight has."""
+"""The largest size of a shard, unless a single weight is larger."""
 
 
 class WeightWriter:
-    """Collect the weights that graphs read, then write them shard by shard."""
+    """Collect the weights that graphs read, and write them shard by shard."""
 
     def __init__(self) -> None:
         self._held: dict[object, str] = {}
@@ -56,7 +56,7 @@ class WeightWriter:
             self._held[key], self._weights[name] = name, held
         return self._held[key]
 
-    def write(self, folder: Path) -> dict[str, Any]:
+    def write(self, folder: Path) -> dict[str, object]:
         """Write the shards, holding at most one in memory beside the weights.
 
         Returns:
@@ -65,7 +65,7 @@ class WeightWriter:
         Raises:
             ArtifactError: safetensors doesn't support a tensor.
         """
-        index: dict[str, Any] = {}
+        index: dict[str, object] = {}
         shard: dict[str, Tensor] = {}
         count = 1
         for name, held in self._weights.items():
@@ -92,8 +92,8 @@ def _portable(name: str, held: Tensor | PackedWeight) -> dict[str, Tensor]:
     return {f"{name}.{part}": tensor for part, tensor in parts}
 
 
-def _entry(held: Tensor | PackedWeight) -> dict[str, Any]:
-    device = {"device": str(held.device)}
+def _entry(held: Tensor | PackedWeight) -> dict[str, object]:
+    device: dict[str, object] = {"device": str(held.device)}
     if isinstance(held, Tensor):
         return device
     dtype = dtype_name(held.dtype)
@@ -128,7 +128,7 @@ class WeightReader:
         devices: Callable[[str], torch.device],
     ) -> None:
         self._folder, self._index, self._verified, self._devices = folder, index, verified, devices
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
         self._loaded: dict[str, Tensor | PackedWeight] = {}
 
     def resolve(self, name: str, buffer: str) -> nn.Module | Tensor:
@@ -164,8 +164,7 @@ class WeightReader:
 
     def _tensor(self, file: str, name: str, device: torch.device) -> Tensor:
         if file not in self._verified:
-            raise ValueError(f"{file!r:.80} is no file of the artifact")
+            raise ValueError(f"{file!r:.80} isn't a file of the artifact")
         if file not in self._files:
             self._files[file] = safe_open(self._folder / file, framework="pt", device="cpu")
-        tensor: Tensor = self._files[file].get_tensor(name)
-        return tensor.to(device)
+        return self._files[file].get_tensor(name).to(device)

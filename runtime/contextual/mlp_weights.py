@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -103,8 +104,10 @@ class ContextualWeights:
         down_t = require_matrix(down, "down").T
         biases = {"gate_bias": gate_bias, "up_bias": up_bias, "down_bias": down_bias}
         given = {"gate": gate, "up": up, "down_t": down_t, **biases}
-        tensors: Any = {name: t.detach().contiguous() for name, t in given.items() if t is not None}
-        return cls(**{"gate": None, **tensors, "activation": activation})
+        tensors: dict[str, Any] = {
+            name: None if t is None else t.detach().contiguous() for name, t in given.items()
+        }
+        return cls(**tensors, activation=activation)
 
     @property
     def intermediate(self) -> int:
@@ -122,7 +125,7 @@ class ContextualWeights:
         return self.up.dtype == torch.int8
 
     @property
-    def operands(self) -> tuple[Any, ...]:
+    def operands(self) -> tuple[Tensor | None, ...]:
         """The operators' arguments after x: gate, up, down_t, their scales, the biases."""
         names = [field.name for field in dataclasses.fields(self)][:-1]
         return tuple(getattr(self, name) for name in names)
@@ -174,4 +177,5 @@ class ContextualWeights:
 
     def dense(self, x: Tensor) -> Tensor:
         """Compute the MLP with every neuron by torch: ``[…, H]``."""
-        return portable.dense(x, *self.operands, activation=self.activation)
+        dense: Callable[..., Tensor] = portable.dense
+        return dense(x, *self.operands, activation=self.activation)

@@ -1,4 +1,4 @@
-"""transformers itself, and the versions of it that SparseFlow was tested with."""
+"""Import transformers and warn about versions that SparseFlow was not tested with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sparseflow.errors import ArgumentError, UntestedVersionWarning
 INSTALL = "pip install 'sparseflow[transformers]'"
 
 
-def library(subject: str) -> ModuleType:
-    """The transformers module, with one warning in a process where its version was not tested.
+def require_transformers(subject: str) -> ModuleType:
+    """Return the transformers module; warn once in a process if its version is untested.
 
     Args:
         subject: what needs it, for the error.
@@ -25,20 +25,20 @@ def library(subject: str) -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise missing(subject, error) from None
+        raise import_refusal(subject, error) from None
     warn_if_untested(str(transformers.__version__))
     found: ModuleType = transformers
     return found
 
 
-def missing(subject: str, error: ImportError) -> ArgumentError:
-    """The refusal where transformers, or what is needed of it, can't be imported."""
+def import_refusal(subject: str, error: ImportError) -> ArgumentError:
+    """Return the error for a failed import of transformers or of a part of it."""
     return ArgumentError(subject, f"needs transformers {supported()}: {error}", INSTALL)
 
 
 @functools.cache
 def supported() -> str:
-    """The range of versions that pyproject.toml has, such as ``<5.25,>=5.17``."""
+    """Return the supported range of versions from pyproject.toml, such as ``<5.25,>=5.17``."""
     try:
         requirements = metadata.requires("sparseflow") or ()
     except metadata.PackageNotFoundError:
@@ -49,7 +49,7 @@ def supported() -> str:
 
 @functools.cache
 def warn_if_untested(version: str) -> None:
-    """Warn, once in a process, of a version outside the supported range."""
+    """Warn, once in a process, about a version outside the supported range."""
     if outside := _outside(version, supported()):
         warnings.warn(
             f"transformers {version} is {outside} than what SparseFlow was tested with ({supported()}); "
@@ -60,7 +60,7 @@ def warn_if_untested(version: str) -> None:
 
 
 def _outside(version: str, bounds: str) -> str | None:
-    """In which direction a version leaves a range of ``>=`` and ``<``, None where it is inside."""
+    """Return "older" or "newer" for a version outside a range of ``>=`` and ``<``, None inside it."""
     found = _release(version)
     for operator, bound in re.findall(r"(>=|<)\s*([\d.]+)", bounds):
         if operator == ">=" and found < _release(bound):

@@ -8,8 +8,8 @@ from sparseflow.errors import PassError
 from sparseflow.passes import format_pipeline, parse_pipeline
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.merge_projections import MergeProjections
-from sparseflow.passes.native import NativePass
-from sparseflow.passes.options import format_pass, parse_options
+from sparseflow.passes.native_passes import NativePass
+from sparseflow.passes.option_text import format_pass, parse_options
 from sparseflow.passes.pipeline_text import parse_elements
 
 patterns = (

@@ -1,13 +1,12 @@
-"""In-place operators on what a program is given, such as a cache: made functional, the new value a result."""
+"""Make writes to a program's inputs and buffers functional, with the new value as a result."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
+from torch.fx.node import Argument
 
 from sparseflow.frontend.in_place import computes_the_same, functional_form, may_alias
 
@@ -22,10 +21,10 @@ _CONVERSIONS = (_ATEN.to.dtype, _ATEN.to.device, _ATEN.to.dtype_layout)
 
 
 def replace_writes(exported: ExportedProgram) -> None:
-    """Let writes to inputs and buffers compute new tensors, which the program returns before its results.
+    """Replace writes to inputs and buffers by new tensors, which the program returns before its results.
 
-    That is what `run_decompositions` makes of them. Nothing changes where any write has to stay: to something
-    of which a view may exist by then, or by an operator without a functional form.
+    The result is that of `run_decompositions`. The program stays unchanged if any write can't be replaced:
+    one to a tensor of which a view may exist by then, or by an operator without a functional form.
     """
     writing = [node for node in exported.graph.nodes if _writes_something(node)]
     if not writing:
@@ -46,13 +45,14 @@ def _writes_something(node: torch.fx.Node) -> bool:
 
 
 def _drop_conversions(graph: torch.fx.Graph) -> None:
-    """Let readers of a conversion that changes nothing read its operand, which it returns."""
+    """Make users of a conversion without effect read its operand instead, which it would return."""
     for node in graph.nodes:
         if node.target not in _CONVERSIONS or node.kwargs.get("copy") or True in node.args:
             continue
         if "memory_format" in node.kwargs or any(isinstance(arg, torch.memory_format) for arg in node.args):
             continue
-        source: Any = node.args[0]
+        source = node.args[0]
+        assert isinstance(source, torch.fx.Node)
         old, new = source.meta["val"], node.meta["val"]
         alike = (old.dtype, old.device, old.layout) == (new.dtype, new.device, new.layout)
         if alike:
@@ -60,7 +60,7 @@ def _drop_conversions(graph: torch.fx.Graph) -> None:
 
 
 def _replace(tensor: torch.fx.Node, writes: list[_Write], order: dict[torch.fx.Node, int]) -> torch.fx.Node:
-    """Replace the writes to a placeholder; the node that is its value in the end."""
+    """Replace the writes to a placeholder; return the node of its final value."""
     current = tensor
     for node, target in writes:
         node.target = target
@@ -72,7 +72,7 @@ def _replace(tensor: torch.fx.Node, writes: list[_Write], order: dict[torch.fx.N
 
 
 def _writes(tensor: torch.fx.Node, order: dict[torch.fx.Node, int]) -> list[_Write]:
-    """Return the writes to a placeholder in order, each with its functional form; none if one has to stay."""
+    """Return the writes to a placeholder in order, each with its functional form; none if one has none."""
     readers = {(user, tensor) for user in tensor.users}
     found: list[_Write] = []
     for node in sorted(tensor.users, key=order.__getitem__):
@@ -93,10 +93,9 @@ def _may_be_view(user: torch.fx.Node, used: torch.fx.Node) -> bool:
 
 
 def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.Node]]) -> None:
-    """Make values that inputs end up with the program's first results."""
+    """Return the final values of written inputs as the program's first results."""
     _name_results(exported)
-    output: Any = exported.graph.output_node()
-    output.args = ((*(node for _, node in changed), *output.args[0]),)
+    exported.graph.output_node().args = ((*(node for _, node in changed), *_results(exported)),)
     new = [
         OutputSpec(
             _RESULTS[spec.kind],
@@ -109,8 +108,14 @@ def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.N
 
 
 def _name_results(exported: ExportedProgram) -> None:
-    """Let the signature say which nodes are returned."""
-    output: Any = exported.graph.output_node()
-    for spec, node in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
+    """Update the names of the returned nodes in the signature."""
+    for spec, node in zip(exported.graph_signature.output_specs, _results(exported), strict=True):
         if isinstance(node, torch.fx.Node) and isinstance(spec.arg, TensorArgument):
             spec.arg = TensorArgument(name=node.name)
+
+
+def _results(exported: ExportedProgram) -> tuple[Argument, ...]:
+    """Return what the program returns."""
+    (results,) = exported.graph.output_node().args
+    assert isinstance(results, (list, tuple))
+    return tuple(results)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.printers import PythonPrinter
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
+
+_Number = int | torch.SymInt | torch.SymFloat | torch.SymBool
 
 
 def build_guards(
     fakes: Sequence[object],
-    value_ranges: Mapping[sympy.Symbol, object],
+    value_ranges: Mapping[sympy.Symbol, ValueRanges[sympy.Expr]],
     conditions: Iterable[sympy.Basic],
 ) -> ShapeGuards:
     """Derive the guards of a program.
@@ -43,11 +45,12 @@ def build_guards(
     return _with_relations(ranges, equal, symbols, derived, conditions)
 
 
-def _traced_sizes(fakes: Sequence[object]) -> Iterator[tuple[Place, Any]]:
+def _traced_sizes(fakes: Sequence[object]) -> Iterator[tuple[Place, _Number]]:
     for leaf, fake in enumerate(fakes):
         if isinstance(fake, torch.Tensor):
             yield from (((leaf, dim), size) for dim, size in enumerate(fake.shape))
         else:
+            assert isinstance(fake, _Number), "what is no tensor is a number"
             yield (leaf, None), fake
 
 
@@ -71,7 +74,7 @@ def _with_relations(
     return ShapeGuards(ranges, equal, named, relations)
 
 
-def _bounds(value_range: Any) -> tuple[int, int | None]:
+def _bounds(value_range: ValueRanges[sympy.Expr] | None) -> tuple[int, int | None]:
     if value_range is None:
         return 0, None
     unlimited = value_range.upper in (int_oo, sympy.oo)

@@ -6,12 +6,11 @@ import functools
 import sys
 from collections import namedtuple
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArtifactError
-from sparseflow.runtime.calling.caches import known_name, of_transformers
+from sparseflow.runtime.calling.cache_names import known_name, of_transformers
 
 
 def qualified(kind: type) -> str:
@@ -20,7 +19,7 @@ def qualified(kind: type) -> str:
     return name
 
 
-class Kinds:
+class ClassLookup:
     """Find classes by name.
 
     Containers registered with torch's pytrees are used as they are. An object, such as a cache, is rebuilt
@@ -58,7 +57,7 @@ def _of_transformers(name: str) -> type | None:
     return found if isinstance(found, type) and not hasattr(found, "__del__") else None
 
 
-class Record(dict[str, Any]):
+class Record(dict[str, object]):
     """Stand-in for an output class that isn't imported: fields by name, attribute and index.
 
     Its cache is available under the names of all transformers versions.
@@ -72,7 +71,7 @@ class Record(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"{self.stands_for} has no field {name!r}") from None
 
-    def __getitem__(self, key: str | int | slice) -> Any:
+    def __getitem__(self, key: str | int | slice) -> object:
         if isinstance(key, str):
             return super().__getitem__(known_name(key, self.keys()))
         return self.to_tuple()[key]
@@ -126,5 +125,5 @@ def _named_tuple(name: str, fields: tuple[str, ...]) -> type:
 def _class_name(name: str) -> str:
     last = name.rpartition(":")[2].rpartition(".")[2]
     if not last.isidentifier():
-        raise ArtifactError("class", f"{name!r:.80} is no name of a class", "save the model again")
+        raise ArtifactError("class", f"{name!r:.80} isn't a class name", "save the model again")
     return last

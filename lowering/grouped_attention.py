@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 from torch_mlir import ir
 
 from sparseflow.dialect.types import tensor_type
@@ -14,7 +16,7 @@ _ATEN = torch.ops.aten
 _WHOLE = 2**63 - 1
 
 
-def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: list[Any]) -> fx.Node | None:
+def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: Sequence[Argument]) -> fx.Node | None:
     """Compute attention over repeated heads from the heads themselves.
 
     Models repeat each key and value head for all query heads of its group, which copies them. Kernels without
@@ -72,21 +74,22 @@ def _for_all_heads(value: ir.Value, mask: object) -> bool:
     return mask is None or (shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1)
 
 
-def _repeated(node: object) -> tuple[fx.Node, int, int] | None:
+def _repeated(node: Argument) -> tuple[fx.Node, int, int] | None:
     """Match repeated heads: the source `[B, heads, S, D]`, the number of heads and the group size."""
     expanded, sizes = _call(node, _ATEN.reshape.default)
     cloned, *_ = _call(expanded, _ATEN.clone.default)
     inner, copies = _call(expanded if cloned is None else cloned, _ATEN.expand.default)
     heads, dim = _call(_unsliced(inner), _ATEN.unsqueeze.default)
-    if heads is None or dim != 2 or len(copies) != 5 or len(sizes) != 4:
+    source = _unsliced(heads)
+    if not isinstance(source, fx.Node) or dim != 2 or len(copies) != 5 or len(sizes) != 4:
         return None
     count, group = copies[1], copies[2]
     if type(count) is not int or type(group) is not int or sizes[1] != count * group:
         return None
-    return _unsliced(heads), count, group
+    return source, count, group
 
 
-def _call(node: object, target: object) -> tuple[object, Any]:
+def _call(node: Argument, target: object) -> tuple[Argument, Any]:
     """Return the first two arguments of a call of `target`, None for missing ones or another call."""
     if not isinstance(node, fx.Node) or node.target is not target:
         return None, None
@@ -94,7 +97,7 @@ def _call(node: object, target: object) -> tuple[object, Any]:
     return first, second
 
 
-def _unsliced(node: object) -> Any:
+def _unsliced(node: Argument) -> Argument:
     """Strip slices that cover everything."""
     while isinstance(node, fx.Node) and node.target is _ATEN.slice.Tensor and node.args[2:] == (0, _WHOLE):
         node = node.args[0]

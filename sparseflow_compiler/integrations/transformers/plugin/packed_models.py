@@ -1,4 +1,4 @@
-"""transformers models whose layers were replaced in place: their config.json says so when they are saved."""
+"""Let transformers save and load models whose layers were replaced by packed ones in place."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from sparseflow.nn.linear import SparseLinear
 
 
 def require_unquantised(model: nn.Module) -> None:
-    """Refuse to pack layers of a model that another quantizer will save.
+    """Refuse to pack layers of a model that another quantizer saves.
 
     Raises:
-        ArgumentError: names the quantizer.
+        ArgumentError: there is another quantizer; the error names it.
     """
     for module in _pretrained(model):
         method = getattr(module, "quantization_method", None)
         if getattr(module, "hf_quantizer", None) is not None and method != METHOD:
             raise ArgumentError(
                 f"{type(module).__name__}",
-                f"it is quantised by {str(method)!r}, which can't save packed 2:4 layers",
+                f"it was quantised by {str(method)!r}, which can't save packed 2:4 layers",
                 "load the model in 16 or 32 bits",
             )
 
 
-def declare(model: nn.Module, options: Mapping[str, Any]) -> None:
-    """Let ``save_pretrained`` write what ``from_pretrained`` needs to load packed layers again.
+def attach_quantizer(model: nn.Module, options: Mapping[str, Any]) -> None:
+    """Attach SparseFlow's quantizer, so that ``save_pretrained`` records which layers are packed.
 
     Args:
-        model: with packed layers; it may hold transformers models, or be none.
+        model: with packed layers; a transformers model, or one that contains some, or neither.
         options: of `SparseFlowConfig`.
     """
     for module in _pretrained(model):
         layers = [name for name, part in module.named_modules() if isinstance(part, SparseLinear)]
         if not layers:
             continue
-        # Imported here: this module is for models of transformers, which is imported then.
+        # Imported late: it needs transformers, which only such a model has imported.
         from sparseflow.integrations.transformers.plugin.quantizer import (
             SparseFlowConfig,
             SparseFlowQuantizer,
@@ -53,15 +53,15 @@ def declare(model: nn.Module, options: Mapping[str, Any]) -> None:
         module.config.quantization_config = module.hf_quantizer.quantization_config  # type: ignore[union-attr]
 
 
-def withdraw(model: nn.Module) -> None:
-    """Take back what `declare` said, of a model that has no packed layer any more."""
+def detach_quantizer(model: nn.Module) -> None:
+    """Undo `attach_quantizer` for a model without packed layers."""
     for module in _pretrained(model):
         if getattr(module, "quantization_method", None) == METHOD:
             module.hf_quantizer.remove_quantization_config(module)  # type: ignore[union-attr,operator]
 
 
 def _pretrained(model: nn.Module) -> Iterator[nn.Module]:
-    """The outermost transformers models in a module: those inside of one share its configuration."""
+    """Yield the outermost transformers models in a module; those inside them share their configuration."""
     library = sys.modules.get("transformers.modeling_utils")
     if library is None:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -66,8 +65,11 @@ class _Box:
         self.slot = slot
 
 
-def _argument(key: Any) -> str:
-    return str(key.key) if isinstance(key, pytree.MappingKey) else f"args[{key.idx}]"
+def _argument(key: pytree.KeyEntry) -> str:
+    if isinstance(key, pytree.MappingKey):
+        return str(key.key)
+    assert isinstance(key, pytree.SequenceKey), "arguments are a tuple and a dict"
+    return f"args[{key.idx}]"
 
 
 def _within(name: str, slot: Slot) -> Iterator[tuple[str, Slot]]:

@@ -1,4 +1,4 @@
-"""Weights by reference: what the names in `sparse_gemm.weight` stand for."""
+"""Weights by reference: the tensors behind the names in `sparse_gemm.weight`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WeightSource(dict[str, torch.Tensor]):
 
     Attributes:
         constants: the names that belong to this program alone; the others are the model's own.
-        kinds: what those are that are no parameters: ``"buffer"`` or ``"constant"``.
+        kinds: for tensors that aren't parameters their kind: ``"buffer"`` or ``"constant"``.
     """
 
     def __init__(self, exported: ExportedProgram) -> None:

@@ -1,4 +1,4 @@
-"""Loading the dialects that SparseFlow works on into a context."""
+"""Load the dialects that SparseFlow works on into a context."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _lock = Lock()
 def load(context: ir.Context) -> None:
     """Make the Torch and the sparse_gemm dialect available in a context.
 
-    Doing it again changes nothing; several threads may load into their contexts at once. The context
-    stops using threads of its own.
+    Idempotent, and safe for threads that load into contexts of their own at the same time. Multithreading of
+    the context is turned off.
     """
-    # Verifiers written in Python, called from MLIR's threads, would wait for the interpreter lock that
-    # the thread which started them holds while it parses: a module of two functions hangs.
+    # MLIR would run the verifiers, which are in Python, on its own threads. Those wait for the GIL, which the
+    # parsing thread holds while it waits for them: a module of two functions deadlocks.
     context.enable_multithreading(False)
     with _lock, context, ir.Location.unknown():
         if not context.is_dialect_loaded(SparseGemm.DIALECT_NAMESPACE):

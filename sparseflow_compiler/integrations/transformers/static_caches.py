@@ -1,29 +1,32 @@
-"""Caches of keys and values: static ones made, rewound, and handed to `generate`."""
+"""Make static KV caches, rewind them and pass them to `generate`; turn caches off."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sparseflow.integrations.transformers.library import library
+from sparseflow.integrations.transformers.versions import require_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, StaticCache
 
 MakeCache = Callable[[int, int], object]
-"""Gives a static cache for so many sequences and at least so many tokens."""
+"""Returns a static cache for a number of sequences and at least a number of tokens."""
 
 
-def static_cache(model: Any, length: int, batch: int | None = None) -> Any:
-    """An empty static cache for a model.
+def static_cache(model: PreTrainedModel, length: int, batch: int | None = None) -> StaticCache:
+    """Return an empty static cache for a model.
 
     Args:
-        model: whose cache it will be.
-        length: tokens that it holds.
-        batch: sequences; its tensors are made at once then, if their sizes are known, so that
-            filling it is one program.
+        model: the model that will use it.
+        length: the number of tokens that it holds.
+        batch: the number of sequences; if given, and the sizes are known, the tensors are allocated at once,
+            so that one program serves both the empty and the filled cache.
     """
-    kind = library("a static cache").StaticCache
+    kind = require_transformers("a static cache").StaticCache
     cache = kind(config=model.config.get_text_config(decoder=True), max_cache_len=length)
     sizes = _head_sizes(model) if batch is not None else None
     if sizes is not None:
@@ -31,20 +34,20 @@ def static_cache(model: Any, length: int, batch: int | None = None) -> Any:
     return cache
 
 
-def rewind(cache: Any, length: int) -> None:
+def rewind(cache: StaticCache, length: int) -> None:
     """Make a static cache forget all tokens but the first `length`, in place."""
     for layer in cache.layers:
         layer.cumulative_length.fill_(length)
 
 
-def lend_static_caches(routed: Any, make: MakeCache) -> None:
-    """Let `generate` of a model take its static caches from `make`.
+def supply_static_caches(routed: PreTrainedModel, make: MakeCache) -> None:
+    """Make `generate` of a model take its static caches from `make`.
 
     Args:
         routed: a copy of the model, whose attributes may be set. Encoder-decoders keep their own caches.
-        make: what gives them.
+        make: returns a cache.
     """
-    prepare: Any = getattr(routed, "_prepare_static_cache", None)
+    prepare: Callable[..., object] | None = getattr(routed, "_prepare_static_cache", None)
     if prepare is None or routed.config.is_encoder_decoder:
         return
 
@@ -58,9 +61,11 @@ def lend_static_caches(routed: Any, make: MakeCache) -> None:
 
 @contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
-    """Keep a transformers model from filling a KV cache, which would make a block's second run another."""
+    """Within the block, turn off the KV cache: with it a second run of a layer differs from the first."""
     held = (getattr(module, "config", None) for module in model.modules())
-    configs: list[Any] = list({id(c): c for c in held if getattr(c, "use_cache", False)}.values())
+    configs: list[PreTrainedConfig] = list(
+        {id(c): c for c in held if getattr(c, "use_cache", False)}.values()
+    )
     try:
         for config in configs:
             config.use_cache = False
@@ -71,6 +76,6 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 
 
 def _head_sizes(model: object) -> tuple[object, object] | None:
-    """Heads and head dimension of a static cache's tensors, of each layer or of all; None if nobody knows."""
+    """Return heads and head dimension of a static cache, for each layer or for all; None if unknown."""
     known: tuple[object, object] | None = getattr(model, "_get_static_cache_init_shape", lambda: None)()
     return known

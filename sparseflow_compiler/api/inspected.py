@@ -1,0 +1,73 @@
+"""What a compiled model says of itself: its report, and its programs as MLIR, passes and graphs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from sparseflow.api.view import ModelView
+from sparseflow.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from sparseflow.api.programs import Programs
+    from sparseflow.reports.report import Report
+
+Stage = Literal["torch", "sparse_gemm", "runtime"]
+
+
+class Inspected(ModelView):
+    """The part of a compiled model that is read, not run."""
+
+    _programs: Programs
+
+    @property
+    def report(self) -> Report:
+        """Every linear layer with its decision and reason, as of the programs captured so far."""
+        from sparseflow.compiler.costs import compilations
+        from sparseflow.compiler.decisions import make_report
+
+        programs = [p for model in (self, *self._parts.values()) for p in model._programs.all]
+        report = make_report(type(self._model).__name__, programs, self._programs.bank, self._options)
+        report.model["captures"] = list(self._programs.captures)
+        for name, part in self._parts.items():
+            report.model["captures"] += [f"{name}: {why}" for why in part._programs.captures]
+        report.model["compilations"] = compilations(programs)
+        report.model["dense_methods"] = list(self.dense_methods)
+        return report
+
+    def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:
+        """The MLIR text of a captured program.
+
+        Args:
+            stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policy,
+                ``"runtime"`` as executed.
+            program: which program, in order of capture.
+        """
+        stages = self._programs.captured(program).phases.stages
+        if stage not in stages:
+            raise ArgumentError(
+                f"mlir(stage={stage!r})", f"stage must be one of {', '.join(map(repr, stages))}"
+            )
+        return str(stages[stage])
+
+    def pipeline(self, *, program: int = 0) -> str:
+        """The passes that made a captured program, with all that was measured and decided between them.
+
+        ``sparseflow-opt --pass-pipeline`` makes ``mlir("runtime")`` of ``mlir("torch")`` by it.
+
+        Args:
+            program: which program, in order of capture.
+        """
+        from sparseflow.passes import format_pipeline
+        from sparseflow.passes.phases import pipeline
+
+        return format_pipeline(pipeline("runtime", self._programs.captured(program).phases.pipeline))
+
+    def graph(self, *, program: int = 0) -> torch.fx.GraphModule:
+        """The executable torch.fx graph of a captured program."""
+        return self._programs.captured(program).graph
+
+    def extra_repr(self) -> str:
+        """The model's class and the number of programs, for `repr`."""
+        return f"{type(self._model).__name__}, programs={len(self._programs.all)}"

@@ -1,0 +1,178 @@
+"""The programs that were captured of one model, and which of them serves a call."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from sparseflow.compiler.bank import WeightBank, release_parameter
+from sparseflow.compiler.options import CompileOptions
+from sparseflow.errors import ArgumentError, CaptureError, UnprunedWarning
+from sparseflow.frontend.exclusive import COMPILING
+from sparseflow.frontend.state.compiled_parts import eager_forward
+from sparseflow.frontend.state.later import Held
+from sparseflow.pruning.prunable import Prunable
+from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.carried import Carried
+from sparseflow.runtime.calling.structure import COUNTERS
+from sparseflow.support.extras import require_compiler
+from sparseflow.support.progress import progress_bars
+
+if TYPE_CHECKING:
+    from sparseflow.compiler.build import Program
+    from sparseflow.runtime.calling.carried import State
+    from sparseflow.runtime.calling.structure import Flat
+
+MAX_PROGRAMS = 32
+"""Beyond this many programs something varies in every call that torch.export takes for a constant."""
+
+
+class Programs:
+    """Find the program that serves a call, or capture and compile one.
+
+    Args:
+        model: the model.
+        subject: how errors call the compiled one.
+        options: of the compilation.
+        bank: weights shared with other compiled models; by default its own.
+
+    Attributes:
+        bank: the packed weights of all programs.
+        all: the programs, in order of capture.
+        captures: why each was captured.
+        carried: attributes of the model that calls change.
+    """
+
+    def __init__(
+        self, model: nn.Module, subject: str, options: CompileOptions, bank: WeightBank | None = None
+    ) -> None:
+        self._model, self._subject, self._options = model, subject, options
+        self._shares_bank = bank is not None
+        self.bank = bank or self._new_bank()
+        self.all: list[Program] = []
+        self.captures: list[str] = []
+        self.carried = Carried()
+        self._held: Held | None = None
+        self._call_signature = CallSignature.of(eager_forward(model))
+
+    def serving(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], check: Callable[[Flat], None]
+    ) -> tuple[Program, Flat, State | None]:
+        """Return a program for a call; the call taken apart; and the attributes of the model that it carries.
+
+        Args:
+            args: positional inputs.
+            kwargs: inputs by keyword.
+            check: refuses a call before anything is captured for it.
+
+        Raises:
+            SparseFlowError: no program serves the call, and none can be made.
+        """
+        while True:
+            places, counters = self.carried.places, len(COUNTERS)
+            state = self.carried.state()
+            call = self._call_signature.flatten(args, kwargs, state)
+            check(call)
+            program = self._program(call, args, kwargs)
+            # A capture may have learnt what else is an input of its program: the call has more leaves then.
+            if self.carried.places is places and len(COUNTERS) == counters:
+                return program, call, state
+
+    def captured(self, program: int) -> Program:
+        """Return a program by its number, in order of capture.
+
+        Raises:
+            CaptureError: there is none yet.
+        """
+        if not self.all:
+            raise CaptureError(
+                self._subject,
+                "nothing was captured yet",
+                "call the model once, or pass example inputs to sf.compile",
+            )
+        return self.all[program]
+
+    def changed(self) -> str | None:
+        """Return what the user exchanged or wrote that the programs have copies of; None for nothing."""
+        if self._held is None or self._held.is_as_it_was():
+            return None
+        return self._held.what_changed()
+
+    def forget(self) -> None:
+        """Forget what was captured."""
+        self.all, self.captures, self.carried, self._held = [], [], Carried(), None
+        if not self._shares_bank:
+            self.bank = self._new_bank()
+
+    def require_originals(self, subject: str) -> None:
+        """Refuse what reads the model's own weights, once they were released.
+
+        Raises:
+            ArgumentError: they were.
+        """
+        if self._options.inplace and self.all:
+            raise ArgumentError(
+                f"{self._subject}, {subject}",
+                "the model was compiled in place: its own weights were released as they were packed",
+                "load the model again and compile that, or compile it without inplace=True",
+            )
+
+    def _new_bank(self) -> WeightBank:
+        release = functools.partial(release_parameter, self._model) if self._options.inplace else None
+        prunable = functools.partial(Prunable.of, self._model)
+        return WeightBank(prune=self._options.prune is not None, release=release, prunable=prunable)
+
+    def _program(self, call: Flat, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Program:
+        for program in self.all:
+            if program.captured.accepts_flat(call) is None:
+                return program
+        with COMPILING:
+            # Another thread may have captured it while this one waited.
+            refusals = [program.captured.accepts_flat(call) for program in self.all]
+            if None in refusals:
+                return self.all[refusals.index(None)]
+            self._check_count(refusals)
+            return self._build(args, kwargs, refusals[-1] if refusals else None)
+
+    def _check_count(self, refusals: list[str | None]) -> None:
+        if len(refusals) < MAX_PROGRAMS:
+            return
+        raise CaptureError(
+            self._subject,
+            f"{MAX_PROGRAMS} programs were captured and none accepts this call: {refusals[-1]}",
+            "pass what varies from call to call as a tensor",
+        )
+
+    def _build(self, args: tuple[object, ...], kwargs: Mapping[str, object], refusal: str | None) -> Program:
+        require_compiler(self._subject)
+        from sparseflow.compiler.build import build_program
+
+        places = self.carried.places
+        with progress_bars(self._options.progress) as progress:
+            program = build_program(
+                self._model, args, kwargs, self._options, self.bank, progress, self.carried
+            )
+        if program.phases.unpruned and not self.all and not self.bank.told_of_no_pruning:
+            self.bank.told_of_no_pruning = True
+            _warn_of_dense_weights(type(self._model).__name__)
+        if self.carried.places is not places:  # the programs so far don't know of them
+            self.all, self.captures = [], []
+        self.all.append(program)
+        carried = {(id(place.module), place.name) for place in self.carried.places}
+        self._held = None if self._shares_bank else Held(self._model, carried)
+        self.captures.append("first call" if refusal is None else f"the program before it refused: {refusal}")
+        return program
+
+
+def _warn_of_dense_weights(model: str) -> None:
+    """Say that compiling changes no weight, and what does."""
+    warnings.warn(
+        f"no weight of {model} is 2:4, so all of its layers run densely: prune it first, "
+        "sf.prune(model, method, calibration), or compile with prune='magnitude', which costs more quality",
+        UnprunedWarning,
+        stacklevel=2,
+    )
