@@ -5,8 +5,6 @@
 
 namespace sparseflow::cpu::contextual {
 
-enum class Stored { f32, bf16, f16, i8 };
-
 // Rows of a weight, one after the other; scale [rows] beside int8, else null.
 struct Matrix {
   const void* data = nullptr;

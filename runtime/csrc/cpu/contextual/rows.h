@@ -6,8 +6,6 @@
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-using contextual::Stored;
-
 constexpr int64_t kAhead = 2048;    // bytes that are fetched ahead: the hardware's own prefetch stops at every page
 constexpr int64_t kColumns = 1024;  // that rows of x share while they are in the first-level cache
 

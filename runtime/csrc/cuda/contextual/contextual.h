@@ -16,7 +16,6 @@ constexpr int kMostMarked = 1 << 15;  // neurons, by one mask
 
 SPARSEFLOW_BOTH constexpr int words_for(int neurons) { return (neurons + 31) / 32; }
 
-enum class Element : int { f32, bf16, f16, i8 };
 enum class Rule : int { threshold, top_k, statistical };
 
 // y [m, hidden] = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down + down_bias over the neurons that are
@@ -48,7 +47,7 @@ SPARSEFLOW_BOTH constexpr int strips(int hidden) { return (hidden + kStrip - 1) 
 // How many blocks should share the neurons of each of `lists` lists.
 int splits_for(int hidden, int lists, int device);
 
-void run(const Mlp& mlp, Element weights, Element x, int device, void* stream);
+void run(const Mlp& mlp, Stored weights, Stored x, int device, void* stream);
 
 constexpr int kLongestMarking = 2048;  // k of a projection that marks
 
@@ -66,7 +65,7 @@ struct Projection {
   float limit = 0;
 };
 
-void project(const Projection& projection, Element weight, Element x, int device, void* stream);
+void project(const Projection& projection, Stored weight, Stored x, int device, void* stream);
 
 constexpr int kMostNeurons = 1 << 17;  // of one select()
 

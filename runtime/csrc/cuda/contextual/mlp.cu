@@ -29,8 +29,8 @@ void launch_for(const Mlp& p, int device, void* stream) {
 }
 
 template <class X>
-void launch_like(const Mlp& p, Element weights, int device, void* stream) {
-  if (weights == Element::i8) return launch_for<int8_t, X>(p, device, stream);
+void launch_like(const Mlp& p, Stored weights, int device, void* stream) {
+  if (weights == Stored::i8) return launch_for<int8_t, X>(p, device, stream);
   launch_for<X, X>(p, device, stream);
 }
 
@@ -40,10 +40,10 @@ int splits_for(int hidden, int lists, int device) {
   return std::max(1, 2 * processors(device) / (strips(hidden) * std::max(1, lists)));
 }
 
-void run(const Mlp& p, Element weights, Element x, int device, void* stream) {
+void run(const Mlp& p, Stored weights, Stored x, int device, void* stream) {
   switch (x) {
-    case Element::f32: return launch_like<float>(p, weights, device, stream);
-    case Element::bf16: return launch_like<Bf16>(p, weights, device, stream);
+    case Stored::f32: return launch_like<float>(p, weights, device, stream);
+    case Stored::bf16: return launch_like<Bf16>(p, weights, device, stream);
     default: return launch_like<Fp16>(p, weights, device, stream);
   }
 }

@@ -27,13 +27,13 @@ T named(const char* op, const char* what, const std::string& name, const std::ar
   refuse(op, std::string(what) + " must be one of " + known + ", got '" + name + "'");
 }
 
-Element element_of(const char* op, const char* what, const Tensor& t, bool quantised) {
+Stored stored_of(const char* op, const char* what, const Tensor& t, bool quantised) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return Element::f32;
-    case ScalarType::BFloat16: return Element::bf16;
-    case ScalarType::Half: return Element::f16;
+    case ScalarType::Float: return Stored::f32;
+    case ScalarType::BFloat16: return Stored::bf16;
+    case ScalarType::Half: return Stored::f16;
     case ScalarType::Char:
-      if (quantised) return Element::i8;
+      if (quantised) return Stored::i8;
       break;
     default: break;
   }
@@ -107,8 +107,8 @@ Tensor over(const char* op, const Tensors& t, const Chosen& chosen, Activation a
   const int64_t m = t.rows(op), intermediate = t.up.size(0), hidden = t.up.size(1);
   const int device = t.x.get_device_index();
   const ScalarType dtype = t.x.scalar_type(), stored = t.up.scalar_type();
-  const Element element = element_of(op, "x", t.x, false), weights = element_of(op, "up", t.up, true);
-  SF_REQUIRE(weights == element || weights == Element::i8, op,
+  const Stored of_x = stored_of(op, "x", t.x, false), weights = stored_of(op, "up", t.up, true);
+  SF_REQUIRE(weights == of_x || weights == Stored::i8, op,
              "up must be int8 or like x " + words(t.x) + ", got " + words(t.up));
   SF_REQUIRE(hidden <= kLargest && intermediate <= kLargest && (!chosen.per_row || m <= 65535), op,
              "takes no sizes this large");
@@ -136,7 +136,7 @@ Tensor over(const char* op, const Tensors& t, const Chosen& chosen, Activation a
   p.partials = static_cast<float*>(partials.mutable_data_ptr());
   p.tickets = static_cast<uint32_t*>(tickets.mutable_data_ptr());
   p.y = y.mutable_data_ptr();
-  run(p, weights, element, device, stream_of(device));
+  run(p, weights, of_x, device, stream_of(device));
   return y;
 }
 
@@ -165,15 +165,15 @@ Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_
 
 // A projection by `weight`, its `out` or `marks` still to be set, and what holds its operands. `early` as there.
 struct Projected {
-  Element weight_element, x_element;
+  Stored weight_stored, x_stored;
   Tensor x, weight;
   Vector scale, bias;
   Projection p;
 
   Projected(const char* op, const char* what, const Tensor& rows, int64_t m, const Tensor& w, const Optional& w_scale,
             const Optional& w_bias, bool early, int device)
-      : weight_element(element_of(op, what, w, true)),
-        x_element(element_of(op, "x", rows, false)),
+      : weight_stored(stored_of(op, what, w, true)),
+        x_stored(stored_of(op, "x", rows, false)),
         x(usable(rows)),
         weight(usable(w)),
         scale(scale_of(op, what, w_scale, w, device)),
@@ -185,7 +185,7 @@ struct Projected {
          static_cast<int>(n), static_cast<int>(k), k % 8 == 0, early, nullptr};
   }
 
-  void run(int device) const { project(p, weight_element, x_element, device, stream_of(device)); }
+  void run(int device) const { project(p, weight_stored, x_stored, device, stream_of(device)); }
 
   // [m, n] in fp32.
   Tensor out(int device) {

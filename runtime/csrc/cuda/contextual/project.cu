@@ -30,22 +30,22 @@ void launch_for(const Projection& p, int device, void* stream) {
 }
 
 template <class X>
-void launch_like(const Projection& p, Element weight, int device, void* stream) {
+void launch_like(const Projection& p, Stored weight, int device, void* stream) {
   switch (weight) {
-    case Element::f32: return launch_for<float, X>(p, device, stream);
-    case Element::bf16: return launch_for<Bf16, X>(p, device, stream);
-    case Element::f16: return launch_for<Fp16, X>(p, device, stream);
-    case Element::i8: return launch_for<int8_t, X>(p, device, stream);
+    case Stored::f32: return launch_for<float, X>(p, device, stream);
+    case Stored::bf16: return launch_for<Bf16, X>(p, device, stream);
+    case Stored::f16: return launch_for<Fp16, X>(p, device, stream);
+    case Stored::i8: return launch_for<int8_t, X>(p, device, stream);
   }
 }
 
 }  // namespace
 
-void project(const Projection& p, Element weight, Element x, int device, void* stream) {
+void project(const Projection& p, Stored weight, Stored x, int device, void* stream) {
   if (p.m == 0 || p.n == 0) return;
   switch (x) {
-    case Element::f32: return launch_like<float>(p, weight, device, stream);
-    case Element::bf16: return launch_like<Bf16>(p, weight, device, stream);
+    case Stored::f32: return launch_like<float>(p, weight, device, stream);
+    case Stored::bf16: return launch_like<Bf16>(p, weight, device, stream);
     default: return launch_like<Fp16>(p, weight, device, stream);
   }
 }
