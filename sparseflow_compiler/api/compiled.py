@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
+from sparseflow.api.quality import warn_of_weights
 from sparseflow.api.view import ModelView, Part
 from sparseflow.compiler.bank import WeightBank, release_parameter
 from sparseflow.compiler.options import CompileOptions
-from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError, UnprunedWarning
+from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError
 from sparseflow.execution.generation import Generator
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
 from sparseflow.frontend.state.compiled_parts import eager_forward
@@ -38,16 +38,6 @@ Stage = Literal["torch", "sparse_gemm", "runtime"]
 
 MAX_PROGRAMS = 32
 """Beyond this many programs something varies in every call that torch.export takes for a constant."""
-
-
-def warn_of_dense_weights(model: str) -> None:
-    """Say that compiling changes no weight, and what does."""
-    warnings.warn(
-        f"no weight of {model} is 2:4, so all of its layers run densely: prune it first, "
-        "sf.prune(model, method, calibration), or compile with prune='magnitude', which costs more quality",
-        UnprunedWarning,
-        stacklevel=2,
-    )
 
 
 class CompiledModel(ModelView):
@@ -129,9 +119,11 @@ class CompiledModel(ModelView):
         """Every linear layer with its decision and reason, as of the programs captured so far."""
         from sparseflow.compiler.costs import compilations
         from sparseflow.compiler.decisions import make_report
+        from sparseflow.compiler.gains import what_pruning_would_do
 
         programs = [p for model in (self, *self._parts.values()) for p in model._programs]
         report = make_report(type(self._model).__name__, programs, self._bank, self._options)
+        report.model["if_pruned"] = what_pruning_would_do(programs, self._bank, self._options)
         report.model["captures"] = list(self._captures)
         for name, part in self._parts.items():
             report.model["captures"] += [f"{name}: {why}" for why in part._captures]
@@ -331,9 +323,9 @@ class CompiledModel(ModelView):
             program = build_program(
                 self._model, args, kwargs, self._options, self._bank, progress, self._carried
             )
-        if program.unpruned and not self._programs and not self._bank.told_of_no_pruning:
-            self._bank.told_of_no_pruning = True
-            warn_of_dense_weights(type(self._model).__name__)
+        if not self._bank.told:
+            first = not self._programs
+            self._bank.told = warn_of_weights(type(self._model).__name__, program, self._bank, first=first)
         if self._carried.places is not places:  # the programs so far don't know of them
             self._programs, self._captures = [], []
         self._programs.append(program)

@@ -58,8 +58,8 @@ class WeightBank:
         self._were_packed: set[str] = set()
         self._errors: dict[str, float] = {}
         self._format_errors: dict[str, float] = {}
-        self.told_of_no_pruning = False
-        """Whether the user knows that no weight is 2:4: several programs and graphs share a bank."""
+        self.told = False
+        """Whether the user was warned of what the weights are: several programs and graphs share a bank."""
 
     @property
     def releases(self) -> bool:
@@ -90,12 +90,12 @@ class WeightBank:
 
     def choose_layers(self, names: Iterable[str]) -> None:
         """Choose those of some weights that pruning changes, whatever else reads them."""
-        layers = self.prunable().layers
+        layers = self.prunable().layers if self._prune else {}
         self.choose({n: layers[n] for n in names if n in layers and not self.is_read_as_it_is(n)})
 
     def prunable(self) -> Prunable:
-        """What pruning does with the weights; nothing is known of those that it doesn't name."""
-        return self._prunable() if self._prune else Prunable()
+        """What pruning does with the weights, or would; nothing is known of those that it doesn't name."""
+        return self._prunable()
 
     def is_read_as_it_is(self, name: str) -> bool:
         """Whether a program has the tensor unpruned, so that it is too late to choose it."""
@@ -182,6 +182,10 @@ class WeightBank:
     def relative_error(self, name: str) -> float:
         """‖W − pruned W‖ / ‖W‖ of a weight that was packed; 0 where pruning changed nothing."""
         return self._errors.get(name, 0.0)
+
+    def pruning_errors(self) -> list[float]:
+        """`relative_error` of every weight that pruning changed so far."""
+        return [error for error in self._errors.values() if error]
 
     def format_error(self, name: str) -> float:
         """‖W − stored W‖ / ‖W‖ of a pruned weight W; 0 where its format stores it as it is."""

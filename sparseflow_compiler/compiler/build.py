@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from sparseflow import dialect
 from sparseflow.compiler.bank import ProgramWeights, WeightBank
 from sparseflow.compiler.clock import Clock
 from sparseflow.compiler.decisions import LayerDecision
+from sparseflow.compiler.dense_marks import DenseMarks
+from sparseflow.compiler.if_pruned import Product, products_if_pruned
 from sparseflow.compiler.mlp_plans import MlpPlan
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.compiler.output_errors import output_errors
@@ -52,7 +55,7 @@ class Program:
         output_errors: of layers in lossy formats by their weights' names, as `output_errors` measures them.
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
-        unpruned: whether it has matrices that pruning would make 2:4, and none that is.
+        marks: what stays dense, and what pruning would make 2:4.
     """
 
     captured: CapturedProgram
@@ -68,7 +71,12 @@ class Program:
     output_errors: Mapping[str, float] = field(default_factory=dict)
     contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
     not_contextual: Mapping[str, str] = field(default_factory=dict)
-    unpruned: bool = False
+    marks: DenseMarks = field(default_factory=DenseMarks)
+
+    @functools.cached_property
+    def products_if_pruned(self) -> tuple[Product, ...]:
+        """The sparse products that the program would have if its prunable weights were 2:4."""
+        return products_if_pruned(self.stages["torch"], self.pipeline, self.marks.prunable)
 
 
 def build_program(
@@ -137,7 +145,7 @@ def build_program(
         errors,
         phases.contextual,
         phases.not_contextual,
-        phases.unpruned,
+        phases.marks,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch_mlir import ir
@@ -15,23 +16,34 @@ from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime import first_violation
 
 
+@dataclass
+class DenseMarks:
+    """What nothing may make sparse, and what pruning might.
+
+    Attributes:
+        reasons: the table of `keep-dense`: why weights stay dense, by their names.
+        prunable: the weights that are not 2:4 only because nothing was to prune them.
+        unpruned: whether there are matrices that are not 2:4, none that is, and pruning is not asked for.
+    """
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    prunable: frozenset[str] = frozenset()
+    unpruned: bool = False
+
+
 def dense_marks(
     module: ir.Module, tensors: Mapping[str, torch.Tensor], options: CompileOptions, bank: WeightBank
-) -> tuple[dict[str, str], bool]:
-    """The table of `keep-dense` for a program.
+) -> DenseMarks:
+    """What stays dense in a program.
 
     Args:
         module: in the form of `canonicalize-linear`.
         tensors: its weights as the model has them.
         options: of the compilation.
         bank: knows what other programs made of the weights.
-
-    Returns:
-        Why weights stay dense, by their names; and whether there are matrices that are not 2:4, none that is,
-        and pruning is not asked for.
     """
     marks: dict[str, str] = {}
-    found = {"2:4": 0, "not 2:4": 0}
+    found: dict[str, list[ir.Operation]] = {"2:4": [], "not 2:4": []}
     prunable, pruned = bank.prunable(), options.prune is not None
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
@@ -46,10 +58,14 @@ def dense_marks(
             tensor = tensors[name].detach()
             reason = _not_24(tensor.t() if "transposed" in op.attributes else tensor, name, why, pruned)
             if tensor.dim() == 2 and tensor.is_floating_point():
-                found["2:4" if reason is None else "not 2:4"] += 1
+                found["2:4" if reason is None else "not 2:4"].append(op)
         if reason:
             marks[name] = reason
-    return marks, options.contextual is None and not pruned and found["not 2:4"] > 0 and not found["2:4"]
+    if pruned or options.contextual is not None:
+        return DenseMarks(marks)
+    names = ((op, ir.StringAttr(op.attributes["name"]).value) for op in found["not 2:4"])
+    would = frozenset(name for op, name in names if _why_left(op, name, prunable) is None)
+    return DenseMarks(marks, would, bool(found["not 2:4"]) and not found["2:4"])
 
 
 def _why_left(op: ir.Operation, name: str, prunable: Prunable) -> str | None:

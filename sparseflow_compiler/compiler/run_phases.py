@@ -11,7 +11,7 @@ from torch_mlir import ir
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.clock import Clock
 from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
-from sparseflow.compiler.dense_marks import dense_marks
+from sparseflow.compiler.dense_marks import DenseMarks, dense_marks
 from sparseflow.compiler.measured import measured_policies
 from sparseflow.compiler.mlp_plans import OTHERS, MlpPlan, left_over, plan_contextual
 from sparseflow.compiler.options import CompileOptions
@@ -42,7 +42,7 @@ class PhaseRun:
         policies: the measured policy behind each of them.
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
-        unpruned: whether it has matrices that pruning would make 2:4, and none that is.
+        marks: what stays dense, and what pruning would make 2:4.
     """
 
     module: ir.Module
@@ -56,7 +56,7 @@ class PhaseRun:
     policies: Mapping[str, Policy] = field(init=False, default_factory=dict)
     contextual: Mapping[str, MlpPlan] = field(init=False, default_factory=dict)
     not_contextual: Mapping[str, str] = field(init=False, default_factory=dict)
-    unpruned: bool = field(init=False, default=False)
+    marks: DenseMarks = field(init=False, default_factory=DenseMarks)
 
     def __post_init__(self) -> None:
         options = self.options
@@ -92,8 +92,8 @@ class PhaseRun:
 
     def _mark(self) -> None:
         with self.clock.stage("passes"):
-            marks, self.unpruned = dense_marks(self.module, self.tensors, self.options, self.weights.bank)
-        self.pipeline = replace(self.pipeline, dense=marks or None)
+            self.marks = dense_marks(self.module, self.tensors, self.options, self.weights.bank)
+        self.pipeline = replace(self.pipeline, dense=self.marks.reasons or None)
 
     def _plan(self) -> None:
         if self.options.contextual is not None:
