@@ -61,7 +61,9 @@ def _on_gpu(
 
     machine, name = GpuMachine.here(device), dtype_name(dtype)
     points = {shape: lookup(name, *shape, machine) for shape in shapes}
-    return {shape: choose_by_thresholds(map(timed, found), memory) for shape, found in points.items() if found}
+    return {
+        shape: choose_by_thresholds(map(timed, found), memory) for shape, found in points.items() if found
+    }
 
 
 def _on_cpu(

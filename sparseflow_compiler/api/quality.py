@@ -39,7 +39,7 @@ def _warn_of_magnitude(model: str, errors: list[float]) -> None:
     layers = f"{len(errors)} layers" if len(errors) > 1 else "a layer"
     warnings.warn(
         f"prune='magnitude' changed the weights of {layers} of {model}, with a mean relative error of "
-        f"{statistics.mean(errors):.2f}, which costs much quality: {CALL} before sf.compile(model) costs less",
+        f"{statistics.mean(errors):.2f}, which costs quality: {CALL} and then sf.compile(model) cost less",
         QualityWarning,
         stacklevel=3,
     )

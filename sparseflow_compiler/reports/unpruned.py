@@ -28,7 +28,9 @@ def unpruned_line(model: Mapping[str, Any]) -> str | None:
             f"{two_four} of the {layers} layers of {name} that can be pruned are 2:4; the other {left} "
             f"{'run' if left > 1 else 'runs'} densely"
         )
-    which = f"its {layers} layers that can be pruned run" if layers > 1 else "the layer that can be pruned runs"
+    which = (
+        f"its {layers} layers that can be pruned run" if layers > 1 else "the layer that can be pruned runs"
+    )
     return f"no weight of {name} is 2:4, so {which} densely: {CALL} prunes; {_gain(found)}"
 
 
@@ -37,5 +39,7 @@ def _gain(found: Mapping[str, Any]) -> str:
     if not found["expected"]:
         return "what that gains was not measured on this machine yet"
     gains = ", ".join(f"M={m} {gain:.2f}×" for m, gain in found["expected"].items())
-    over = "" if known == layers else f" over {known} of these layers; no table of this machine has the others"
+    over = (
+        "" if known == layers else f" over {known} of these layers; no table of this machine has the others"
+    )
     return f"expected after pruning: {gains}{over}"

@@ -15,7 +15,7 @@ _HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
 
 @contextmanager
 def hide_native_lines() -> Iterator[None]:
-    """Let `native_lines_without` do something in this block: a command may, in a user's process nobody may."""
+    """Let `native_lines_without` do something in this block: a command may, a library's call may not."""
     token = _HIDDEN.set(True)
     try:
         yield

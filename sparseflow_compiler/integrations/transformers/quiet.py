@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress transformers' progress bars, and what it logs below an error unless TRANSFORMERS_VERBOSITY is set.
+    """Suppress transformers' progress bars, and its logs below an error unless TRANSFORMERS_VERBOSITY is set.
 
     Without transformers there is nothing to suppress.
     """
