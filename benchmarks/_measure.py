@@ -33,7 +33,8 @@ def meta(device: str, **more: Any) -> dict[str, Any]:
 
 def gpu_name(bench: str, gpu: str) -> str:
     """The result file of a benchmark on this GPU."""
-    return f"{bench}_{'h200' if 'H200' in gpu else 'gpu'}"
+    known = (name.lower() for name in ("H200", "H100") if name in gpu)
+    return f"{bench}_{next(known, 'gpu')}"
 
 
 def write(name: str, head: dict[str, Any], rows: list[dict[str, Any]], folder: Path = RESULTS) -> Path:

@@ -31,6 +31,14 @@ LLAMA: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
         "vocab_size": 128256,
     },
+    "demo": {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    },
     "tiny": {
         "hidden_size": 128,
         "intermediate_size": 256,
@@ -77,10 +85,20 @@ def tokens(batch: int, length: int, vocabulary: int, device: str) -> torch.Tenso
     return torch.randint(3, vocabulary, (batch, length), device=device)
 
 
-def small(place: Place, tiny: bool) -> dict[str, tuple[Callable[[], Any], Inputs]]:
-    """Models that must never be slower, and their inputs for a batch; 128 tokens, or an image."""
-    cut: dict[str, Any] = {"num_hidden_layers": 1} if tiny else {}
+def small(
+    place: Place, tiny: bool, most_layers: int | None = None
+) -> dict[str, tuple[Callable[[], Any], Inputs]]:
+    """Models that must never be slower, and their inputs for a batch; 128 tokens, or an image.
+
+    Args:
+        place: where they are made.
+        tiny: one layer, short inputs and a small vocabulary.
+        most_layers: deeper models are cut to so many.
+    """
     length = 16 if tiny else 128
+
+    def layers(count: int) -> dict[str, Any]:
+        return {"num_hidden_layers": 1 if tiny else min(count, most_layers or count)}
 
     def text(batch: int) -> dict[str, Any]:
         return {"input_ids": tokens(batch, length, 1000, place.device)}
@@ -99,14 +117,25 @@ def small(place: Place, tiny: bool) -> dict[str, tuple[Callable[[], Any], Inputs
         head_dim=128,
         vocab_size=151936 // (50 if tiny else 1),
         tie_word_embeddings=True,
-        **(cut or {"num_hidden_layers": 28}),
+        **layers(28),
     )
-    gpt2 = tf.GPT2Config(n_layer=1 if tiny else 12)
+    tinyllama = tf.LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        vocab_size=32000 // (20 if tiny else 1),
+        **layers(22),
+    )
+    minilm = tf.BertConfig(hidden_size=384, intermediate_size=1536, num_attention_heads=12, **layers(6))
+    gpt2 = tf.GPT2Config(n_layer=layers(12)["num_hidden_layers"])
     return {
-        "bert-base": (lambda: make(tf.BertModel, tf.BertConfig(**cut), place), text),
-        "vit-b": (lambda: make(tf.ViTModel, tf.ViTConfig(**cut), place), image),
+        "bert-base": (lambda: make(tf.BertModel, tf.BertConfig(**layers(12)), place), text),
+        "vit-b": (lambda: make(tf.ViTModel, tf.ViTConfig(**layers(12)), place), image),
         "gpt2": (lambda: make(tf.GPT2LMHeadModel, gpt2, place), decoder),
         "qwen3-0.6b": (lambda: make(tf.Qwen3ForCausalLM, qwen, place), decoder),
+        "minilm": (lambda: make(tf.BertModel, minilm, place), text),
+        "tinyllama": (lambda: make(tf.LlamaForCausalLM, tinyllama, place), decoder),
     }
 
 

@@ -8,19 +8,17 @@ that a run that is stopped keeps what it has. A part that runs out of its time i
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import _measure
 import _models
 import torch
+from _limits import limited
 from _model_bench import Bench
 from _model_full import full
 from _model_generate import generate
@@ -38,27 +36,6 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 LIMITS = {"full70b": 300}
 LIMIT = 150
 """Seconds for each part that `LIMITS` doesn't name."""
-
-
-class OutOfTime(BaseException):
-    """No Exception: torch would wrap it."""
-
-
-@contextlib.contextmanager
-def limited(seconds: int, part: str) -> Iterator[None]:
-    """Leave the block when the time is up."""
-
-    def stop(*_: Any) -> None:
-        raise OutOfTime
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    except OutOfTime:
-        print(f"bench_model: {part} stopped after {seconds} s", file=sys.stderr, flush=True)
-    finally:
-        signal.alarm(0)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

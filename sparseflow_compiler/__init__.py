@@ -2,10 +2,12 @@
 
     import sparseflow as sf
 
-    sf.prune(model)                   # by magnitude; better with calibration data
-    compiled = sf.compile(model)      # captures on the first call, like torch.compile
+    dense = copy.deepcopy(model)
+    sf.prune(model, "sparsegpt", calibration=batches)     # in place, by some tens of typical batches
+    print(sf.evaluation.agreement(model, dense, tokens))  # what it cost
+    compiled = sf.compile(model)                          # captures on the first call, like torch.compile
     y = compiled(x)
-    print(compiled.report.table())
+    print(compiled.report)
 
 Names are imported on first use: ``import sparseflow`` itself imports neither torch nor MLIR. It tells
 transformers how to read packed folders, and PEFT how to adapt packed layers.
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from sparseflow.api.tune import tune as tune
     from sparseflow.contextual import Predictors as Predictors
     from sparseflow.contextual import train_predictor as train_predictor
+    from sparseflow.errors import QualityWarning as QualityWarning
     from sparseflow.errors import SparseFlowError as SparseFlowError
     from sparseflow.profiling import profile as profile
     from sparseflow.pruning import prune as prune
@@ -47,6 +50,7 @@ _EXPORTS = {
     "DEFAULT_SKIP": "support.arguments",
     "PackedWeight": "runtime",
     "Predictors": "contextual",
+    "QualityWarning": "errors",
     "SparseFlowError": "errors",
     "compile": "api.compile",
     "compress_2_4": "runtime",

@@ -95,17 +95,25 @@ class CheckpointError(SparseFlowError):
     """A checkpoint is incomplete, malformed or in a format that isn't read, or can't be written."""
 
 
-class UntestedVersionWarning(UserWarning):
+class SparseFlowWarning(UserWarning):
+    """Base of every warning that SparseFlow gives."""
+
+
+class UntestedVersionWarning(SparseFlowWarning):
     """A library is of a version that SparseFlow was not tested with."""
 
 
-class DenseWarning(UserWarning):
+class DenseWarning(SparseFlowWarning):
     """A method of a compiled model runs layers as they were before compiling."""
 
 
-class EagerGraphWarning(UserWarning):
+class EagerGraphWarning(SparseFlowWarning):
     """A graph of torch.compile can't be compiled by SparseFlow and runs eagerly."""
 
 
-class UnprunedWarning(UserWarning):
+class UnprunedWarning(SparseFlowWarning):
     """A model was compiled none of whose weights is 2:4, and nothing was to prune them."""
+
+
+class QualityWarning(SparseFlowWarning):
+    """Pruning cost more quality than it had to, or is likely to."""

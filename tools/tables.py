@@ -9,6 +9,7 @@ from typing import Any
 
 from _table import Rows, grouped, markdown, times
 from tables_contextual import contextual_cpu, contextual_h200, contextual_model
+from tables_default import NAMES, default
 from tables_models import model_h200, models_beside_dense
 from tables_quality import (
     prune_speed,
@@ -168,6 +169,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu": gemm_cpu,
     "gemm_cpu_epyc": gemm_cpu,
     "compile_cpu": compile_cpu,
+    **dict.fromkeys(NAMES, default),
     "contextual_cpu": contextual_cpu,
     "contextual_cpu_busy_host": contextual_cpu,
     "contextual_cpu_small_pages": contextual_cpu,

@@ -15,11 +15,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from sparseflow.errors import SparseFlowWarning
+
 _Key = tuple[str, int, int, int]
 Stamp = tuple[int, int, int]
 
 
-class DispatchTableWarning(UserWarning):
+class DispatchTableWarning(SparseFlowWarning):
     """A table of measurements couldn't be used or kept; nothing depends on it but time."""
 
 

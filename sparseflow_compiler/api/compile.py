@@ -50,8 +50,8 @@ def compile(  # noqa: A001  # named like torch.compile
         kwargs: example keyword inputs.
         prune: ``None`` changes no weight: those layers are sparse whose weights already are 2:4.
             ``"magnitude"`` keeps the two largest of every four weights of each layer that `sparseflow.prune`
-            would prune, however it runs then; it costs quality, which `compiled.report` states layer by
-            layer: `sparseflow.prune` beforehand costs less.
+            would prune, however it runs then; it costs quality, of which a `QualityWarning` tells and
+            `compiled.report` layer by layer: `sparseflow.prune` beforehand costs less.
         skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
         skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once

@@ -26,9 +26,11 @@ class Inspected(ModelView):
         """Every linear layer with its decision and reason, as of the programs captured so far."""
         from sparseflow.compiler.costs import compilations
         from sparseflow.compiler.decisions import make_report
+        from sparseflow.compiler.gains import what_pruning_would_do
 
         programs = [p for model in (self, *self._parts.values()) for p in model._programs.all]
         report = make_report(type(self._model).__name__, programs, self._programs.bank, self._options)
+        report.model["if_pruned"] = what_pruning_would_do(programs, self._programs.bank, self._options)
         report.model["captures"] = list(self._programs.captures)
         for name, part in self._parts.items():
             report.model["captures"] += [f"{name}: {why}" for why in part._programs.captures]

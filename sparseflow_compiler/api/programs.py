@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from sparseflow.api.quality import warn_of_weights
 from sparseflow.compiler.bank import WeightBank, release_parameter
 from sparseflow.compiler.options import CompileOptions
-from sparseflow.errors import ArgumentError, CaptureError, UnprunedWarning
+from sparseflow.errors import ArgumentError, CaptureError
 from sparseflow.frontend.exclusive import COMPILING
 from sparseflow.frontend.state.compiled_parts import eager_forward
 from sparseflow.frontend.state.later import Held
@@ -156,9 +156,9 @@ class Programs:
             program = build_program(
                 self._model, args, kwargs, self._options, self.bank, progress, self.carried
             )
-        if program.phases.unpruned and not self.all and not self.bank.told_of_no_pruning:
-            self.bank.told_of_no_pruning = True
-            _warn_of_dense_weights(type(self._model).__name__)
+        if not self.bank.told:
+            name = type(self._model).__name__
+            self.bank.told = warn_of_weights(name, program, self.bank, first=not self.all)
         if self.carried.places is not places:  # the programs so far don't know of them
             self.all, self.captures = [], []
         self.all.append(program)
@@ -166,13 +166,3 @@ class Programs:
         self._held = None if self._shares_bank else Held(self._model, carried)
         self.captures.append("first call" if refusal is None else f"the program before it refused: {refusal}")
         return program
-
-
-def _warn_of_dense_weights(model: str) -> None:
-    """Say that compiling changes no weight, and what does."""
-    warnings.warn(
-        f"no weight of {model} is 2:4, so all of its layers run densely: prune it first, "
-        "sf.prune(model, method, calibration), or compile with prune='magnitude', which costs more quality",
-        UnprunedWarning,
-        stacklevel=2,
-    )

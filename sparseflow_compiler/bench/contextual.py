@@ -23,6 +23,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.arguments import with_cache
 from sparseflow.integrations.transformers.models import from_config, make_config
 from sparseflow.integrations.transformers.static_caches import static_cache
+from sparseflow.pruning import prune
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.support.documents import Document
 from sparseflow.support.progress import Step
@@ -186,12 +187,12 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> D
     length = max(config.prompts) + config.tokens + 1
     ids = torch.randint(0, config.vocab, (1, max(config.prompts)), device=device)
     mlps = find_model_mlps(model, (ids[:, :4],), {})
+    prune(model, progress=False)
     predictors = random_predictors(mlps, config.layer_rates, config.rank)
     compiled: dict[str, CompiledModel] = {
         name: compile_model(
             model,
             contextual=predictors,
-            prune="magnitude",
             inner="eager",
             progress=False,
             format=_FORMATS[name],

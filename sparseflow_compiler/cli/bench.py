@@ -10,13 +10,14 @@ import typer
 from sparseflow.cli import option_values
 from sparseflow.cli.bench_contextual import contextual
 from sparseflow.cli.named_models import named_model, require_phase
+from sparseflow.cli.quiet import quietly
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
 
 bench = typer.Typer(help="Measure dense beside ours on this device.", no_args_is_help=True)
-bench.command()(contextual)
+bench.command()(quietly(contextual))
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for `sparseflow report`.")]
 _Device = Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")]
@@ -47,6 +48,7 @@ def gemm(
 
 
 @bench.command()
+@quietly
 def model(
     model: Annotated[str, typer.Argument(help="A built-in shape, or the folder of a transformers model.")],
     batch: Annotated[list[int] | None, typer.Option(help="Samples; may be repeated. By default 1.")] = None,
@@ -61,7 +63,7 @@ def model(
     seconds: Annotated[float, typer.Option(help="About how long to measure each call.")] = 3.0,
     as_json: _AsJson = False,
 ) -> None:
-    """Time a model as it is and compiled, in turns, with random weights: they cost the same time."""
+    """Time a model as it is and compiled, in turns, with random 2:4 weights: they cost the same time."""
     import torch
 
     require_phase(phase)
@@ -70,11 +72,13 @@ def model(
     calls = [(samples, tokens) for samples in batch or [1] for tokens in seq or [512]]
     from sparseflow.bench import model_rows
     from sparseflow.profiling.workload import Phase
+    from sparseflow.pruning import prune
     from sparseflow.support.progress import progress_bars
 
-    how = {"prune": "magnitude", "inner": inner, "policy": policy, "memory": memory}
+    how = {"inner": inner, "policy": policy, "memory": memory}
     try:
         built = named_model(model, layers, kind, where)
+        prune(built, progress=False)
         with progress_bars(None) as bars:
             rows = model_rows(model, built, calls, cast(Phase, phase), seconds, bars.stage("bench"), **how)
     except torch.OutOfMemoryError:

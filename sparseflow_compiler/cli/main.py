@@ -14,6 +14,7 @@ from sparseflow.cli.eval import evaluate
 from sparseflow.cli.info import info
 from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
+from sparseflow.cli.quiet import quietly
 from sparseflow.cli.report import report
 from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
@@ -26,11 +27,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("compile")(compile_model)
-app.command("eval")(evaluate)
-app.command()(prune)
-app.command()(profile)
-app.command()(tune)
+app.command("compile")(quietly(compile_model))
+app.command("eval")(quietly(evaluate))
+app.command()(quietly(prune))
+app.command()(quietly(profile))
+app.command()(quietly(tune))
 app.command()(validate)
 app.command()(report)
 app.command()(info)

@@ -35,7 +35,7 @@ def profile(
 ) -> None:
     """Show where a model's time goes, dense and compiled, and what sparse kernels can gain at most.
 
-    The model gets random weights, pruned by magnitude: they cost the same time. Built-in shapes: llama-3-8b,
+    The model gets random weights that are 2:4: they cost the same time. Built-in shapes: llama-3-8b,
     llama-3-70b, qwen3-0.6b, gpt2, bert-base, vit-base.
     """
     import torch
@@ -44,7 +44,6 @@ def profile(
     where = option_values.device(device)
     name = dtype or ("bfloat16" if where.type == "cuda" else "float32")
     how: dict[str, object] = {
-        "prune": "magnitude",
         "inner": inner,
         "policy": policy,
         "memory": memory,
@@ -53,9 +52,11 @@ def profile(
     kind = option_values.dtype(name)
     require_phase(phase)
     from sparseflow.profiling.workload import Phase, workload
+    from sparseflow.pruning import prune
 
     try:
         work = workload(named_model(model, layers, kind, where), batch, seq, cast(Phase, phase))
+        prune(work.model, progress=False)
         result = _run(work, model, {"phase": phase, "batch": batch, "seq": seq, "dtype": name}, where, how)
     except torch.OutOfMemoryError:
         raise ArgumentError(

@@ -58,8 +58,8 @@ class WeightBank:
         self._packed_names: set[str] = set()
         self._errors: dict[str, float] = {}
         self._format_errors: dict[str, float] = {}
-        self.told_of_no_pruning = False
-        """Whether the user was warned that no weight is 2:4; once for all programs and graphs of a bank."""
+        self.told = False
+        """Whether the user was warned of what the weights are; once for all programs and graphs of a bank."""
 
     @property
     def releases(self) -> bool:
@@ -90,12 +90,12 @@ class WeightBank:
 
     def choose_layers(self, names: Iterable[str]) -> None:
         """Choose the weights among some names that pruning changes and that no program has read unpruned."""
-        layers = self.prunable().layers
+        layers = self.prunable().layers if self._prune else {}
         self.choose({n: layers[n] for n in names if n in layers and not self.is_read_unpruned(n)})
 
     def prunable(self) -> Prunable:
-        """Return how pruning treats the weights; empty without pruning."""
-        return self._prunable() if self._prune else Prunable()
+        """Return how pruning treats the weights, or would; empty where nothing is known of them."""
+        return self._prunable()
 
     def is_read_unpruned(self, name: str) -> bool:
         """Return whether a program reads the tensor unpruned, so that it can't be chosen any more."""
@@ -182,6 +182,10 @@ class WeightBank:
     def relative_error(self, name: str) -> float:
         """Return ‖W − pruned W‖ / ‖W‖ of a packed weight; 0 if pruning changed nothing."""
         return self._errors.get(name, 0.0)
+
+    def pruning_errors(self) -> list[float]:
+        """`relative_error` of every weight that pruning changed so far."""
+        return [error for error in self._errors.values() if error]
 
     def format_error(self, name: str) -> float:
         """Return ‖W − stored W‖ / ‖W‖ of a pruned weight W; 0 if its format is exact."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch_mlir import ir
 from sparseflow import dialect
 from sparseflow.compiler.bank import ProgramWeights, WeightBank
 from sparseflow.compiler.clock import Clock
+from sparseflow.compiler.if_pruned import Product, products_if_pruned
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.compiler.output_errors import output_errors
 from sparseflow.compiler.run_phases import PhaseRun, run_phases
@@ -51,6 +53,12 @@ class Program:
     phases: PhaseRun
     seconds: Mapping[str, float]
     output_errors: Mapping[str, float]
+
+    @functools.cached_property
+    def products_if_pruned(self) -> tuple[Product, ...]:
+        """The sparse products that the program would have if its prunable weights were 2:4."""
+        made = self.phases
+        return products_if_pruned(made.stages["torch"], made.pipeline, made.prunable)
 
 
 def build_program(

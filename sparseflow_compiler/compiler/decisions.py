@@ -203,7 +203,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         return _contextual_row(decision, program.phases.contextual[decision.policy], bank, options)
     policy = program.phases.policies.get(decision.policy)
     kept = options.memory == "fast" and policy is not None and policy.wants_dense
-    ranges = _ranges(policy) if sparse else ()
+    ranges = ranges_of(policy) if sparse else ()
     error = bank.relative_error(decision.weight)
     format_error = _format_error(decision, program, bank)
     reason = _why_sparse(decision, program, error, format_error, options) if sparse else decision.reason
@@ -306,7 +306,8 @@ def _format_error(decision: LayerDecision, program: Program, bank: WeightBank) -
     return FormatError(bank.format_error(decision.weight), program.output_errors.get(decision.weight))
 
 
-def _ranges(policy: Policy | None) -> tuple[Range, ...]:
+def ranges_of(policy: Policy | None) -> tuple[Range, ...]:
+    """A policy's ranges as a report has them; None is what always runs sparse."""
     if policy is None:
         return (Range(1, None, str(Policy().choice(1)), None),)
     return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in policy.ranges)

@@ -24,11 +24,13 @@ class Verdict:
         name: name of the weight.
         reason: why it must stay dense; empty if it may become sparse.
         matrix: whether its values were checked, because it is a matrix that won't be pruned.
+        prunable: whether it is not 2:4 only because pruning is off.
     """
 
     name: str
     reason: str
     matrix: bool = False
+    prunable: bool = False
 
 
 def verdicts(
@@ -56,7 +58,9 @@ def verdicts(
             tensor = tensors[name].detach()
             read = tensor.t() if "transposed" in op.attributes else tensor
             matrix = tensor.dim() == 2 and tensor.is_floating_point()
-            found.append(Verdict(name, _not_24(read, name, why, pruned) if matrix else "", matrix))
+            reason = _not_24(read, name, why, pruned) if matrix else ""
+            would = bool(reason) and not pruned and _why_unpruned(op, name, prunable) is None
+            found.append(Verdict(name, reason, matrix, would))
     return tuple(found)
 
 
@@ -69,6 +73,11 @@ def is_unpruned(found: Iterable[Verdict]) -> bool:
     """Return whether there are matrices that aren't 2:4, and none that is."""
     checked = [bool(verdict.reason) for verdict in found if verdict.matrix]
     return bool(checked) and all(checked)
+
+
+def prunable_weights(found: Iterable[Verdict]) -> frozenset[str]:
+    """Return the names of the weights that pruning would make 2:4."""
+    return frozenset(verdict.name for verdict in found if verdict.prunable)
 
 
 def _why_unpruned(op: ir.Operation, name: str, prunable: Prunable) -> str | None:

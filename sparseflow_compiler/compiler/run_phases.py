@@ -11,7 +11,7 @@ from torch_mlir import ir
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.clock import Clock
 from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
-from sparseflow.compiler.dense_marks import dense_marks, is_unpruned, verdicts
+from sparseflow.compiler.dense_marks import dense_marks, is_unpruned, prunable_weights, verdicts
 from sparseflow.compiler.measured import measured_policies
 from sparseflow.compiler.mlp_plans import OUTSIDE_REASON, MlpPlan, not_contextual_reasons, plan_contextual
 from sparseflow.compiler.options import CompileOptions
@@ -38,6 +38,7 @@ class PhaseRun:
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
         unpruned: whether it has matrices that pruning would make 2:4, and none that is.
+        prunable: the weights that pruning would make 2:4.
     """
 
     pipeline: PipelineOptions
@@ -47,6 +48,7 @@ class PhaseRun:
     contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
     not_contextual: Mapping[str, str] = field(default_factory=dict)
     unpruned: bool = False
+    prunable: frozenset[str] = frozenset()
 
 
 def run_phases(
@@ -109,8 +111,8 @@ class _Driver:
     def _mark(self) -> None:
         with self.clock.stage("passes"):
             found = verdicts(self.module, self.tensors, self.options, self.weights.bank)
-        asked = self.options.prune is None and self.options.contextual is None
-        self.made.unpruned = asked and is_unpruned(found)
+        if self.options.prune is None and self.options.contextual is None:
+            self.made.unpruned, self.made.prunable = is_unpruned(found), prunable_weights(found)
         self.made.pipeline = replace(self.made.pipeline, dense=dense_marks(found) or None)
 
     def _plan(self) -> None:

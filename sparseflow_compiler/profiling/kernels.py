@@ -15,10 +15,13 @@ from torch.profiler import ProfilerActivity
 
 from sparseflow.errors import ProfileError
 from sparseflow.profiling.kernel_kinds import Kind, kind_of
+from sparseflow.support.native_lines import native_lines_without
 
 _OPERATOR = re.compile(r"\w+::\w")
 _COMPILED = re.compile(r"## Call CompiledFxGraph")
 """Inductor's C++ kernels on the CPU have no events of their own: they are the own time of this one."""
+_OWN_NEWS = r"(USDT|STAGE):"
+"""What torch's profiler says of itself on stderr."""
 _ATTEMPTS = 4
 _MARGIN = 0.01
 """Seconds without work at both ends of what is recorded on a GPU."""
@@ -119,7 +122,8 @@ def _record(
             torch.cuda.synchronize(device)
             time.sleep(_MARGIN)
 
-    with torch.profiler.profile(activities=[activity], schedule=schedule, acc_events=True) as profiler:
+    recorder = torch.profiler.profile(activities=[activity], schedule=schedule, acc_events=True)
+    with native_lines_without(_OWN_NEWS), recorder as profiler:
         reset()
         run()
         reset()

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sparseflow.errors import ArgumentError
+from sparseflow.errors import ArgumentError, QualityWarning
 from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_MS, prune_within
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.linear_layers import find_layers
@@ -180,7 +180,7 @@ def _pruned(
     outcomes = tuple(pruner.outcome(layer) for layer in layers)
     scarce = _scarce(outcomes, options)
     for note in scarce:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, QualityWarning, stacklevel=3)
     return PruneReport(outcomes, (*notes, *scarce, *_shortcomings(outcomes, options, pruner.undrifted)))
 
 

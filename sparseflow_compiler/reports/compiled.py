@@ -9,6 +9,7 @@ from sparseflow.reports.grouping import groups
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
 from sparseflow.reports.report import LayerReport, Range, Report
 from sparseflow.reports.text import span
+from sparseflow.reports.unpruned import unpruned_line
 from sparseflow.support.documents import Document
 
 _LARGEST_M = 16384
@@ -33,7 +34,7 @@ def compiled_page(data: Mapping[str, object]) -> Page:
 def _about(data: Document) -> tuple[str, ...]:
     model, artifact = data["model"], data.get("artifact")
     options = {name: model[name] for name in ("prune", "memory", "format") if model.get(name)}
-    lines = [", ".join(f"{name} {value}" for name, value in options.items())]
+    lines = [unpruned_line(model) or "", ", ".join(f"{name} {value}" for name, value in options.items())]
     if artifact is not None:
         versions = ", ".join(f"{name} {version}" for name, version in artifact["versions"].items())
         lines.append(f"saved for {artifact['device']} with {versions}")

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from sparseflow.reports.report import LayerReport, Range
@@ -109,7 +109,18 @@ def speedup_at(ranges: Sequence[Range], m: int) -> float | None:
     return 1.0 if entry.backend == "dense" else entry.speedup
 
 
-def expected(layers: Sequence[LayerReport], m: int) -> float | None:
+class Ranged(Protocol):
+    """A layer, or a product of several: its size, and what runs for which M."""
+
+    @property
+    def N(self) -> int: ...  # noqa: D102, N802
+    @property
+    def K(self) -> int: ...  # noqa: D102, N802
+    @property
+    def ranges(self) -> tuple[Range, ...]: ...  # noqa: D102
+
+
+def expected(layers: Sequence[Ranged], m: int) -> float | None:
     """How much faster all layers together are for M rows, by their measured speed-ups.
 
     A layer counts by its size, N · K. None where one that is sparse was not measured.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sparseflow.reports.grouping import Group, expected, groups
 from sparseflow.reports.page import megabytes
+from sparseflow.reports.unpruned import unpruned_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,6 +48,8 @@ def layer_table(layer: LayerReport) -> str:
 
 
 def _head(report: Report) -> Iterable[str]:
+    if line := unpruned_line(report.model):
+        yield line
     layers = report.layers
     sparse = sum(layer.decision == "sparse" for layer in layers)
     contextual = sum(layer.decision == "contextual" for layer in layers)

@@ -80,10 +80,12 @@ class Shared:
     def report(self) -> Report:
         """The report of every linear layer of the graphs."""
         from sparseflow.compiler.decisions import make_report
+        from sparseflow.compiler.gains import what_pruning_would_do
 
         graphs = [graph for ref in self._graphs if (graph := ref()) is not None]
         programs = [program for graph in graphs for program in graph._programs.all]
         found = make_report(self.title, programs, self.bank, self.options)
+        found.model["if_pruned"] = what_pruning_would_do(programs, self.bank, self.options)
         found.model["graphs"] = len(graphs)
         found.model["eager_graphs"] = [graph.reason for graph in self._eager]
         known = {layer.name for layer in found.layers}

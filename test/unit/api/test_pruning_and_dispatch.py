@@ -137,6 +137,22 @@ def test_pruning_nothing_is_said_once_and_changes_nothing() -> None:
         sf.compile(nn.ReLU().eval())(x)
 
 
+def test_pruning_by_magnitude_is_warned_of_once_with_its_cost() -> None:
+    model, x = Gated().eval(), torch.randn(3, 32)
+    expected = copy.deepcopy(model)
+    pruned = [layer for layer in sf.prune(expected, skip=("small",)).layers if layer.rel_err is not None]
+    compiled = sf.compile(model, prune="magnitude", policy="sparse")
+    mean = sum(layer.rel_err or 0.0 for layer in pruned) / len(pruned)
+    cost = rf"{len(pruned)} layers of Gated, with a mean relative error of {mean:.2f}.*sf\.prune\(model, "
+    with pytest.warns(sf.QualityWarning, match=cost), torch.no_grad():
+        compiled(x)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error", sf.QualityWarning)
+        compiled(x[0])
+        assert compiled.report.model["programs"] == 2
+        sf.compile(expected, prune="magnitude", policy="sparse")(x)  # which is 2:4 already
+
+
 class Transform(nn.Module):
     """A layer, and matrices that are no weights."""
 

@@ -1,0 +1,74 @@
+"""What the tables of this machine say of layers, without measuring any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from sparseflow.runtime import kernels
+from sparseflow.runtime.checks import dtype_name
+from sparseflow.runtime.dispatch import Policy, Table
+from sparseflow.runtime.dispatch.crossing import choose
+from sparseflow.runtime.kernels import Problem
+from sparseflow.runtime.products.which import has_one_way
+from sparseflow.support.arguments import Memory
+
+Shape = tuple[int, int]
+
+
+def known_policies(
+    shapes: Iterable[Shape],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    memory: Memory,
+    format: str,
+) -> dict[Shape, Policy | str]:
+    """Return what `which.policies` would, for those shapes that it could answer for without measuring.
+
+    Args:
+        shapes: (N, K).
+        dtype: that is multiplied.
+        device: where the layers run.
+        memory: whether packed layers keep their dense weight.
+        format: of the packed weights.
+    """
+    if has_one_way(format, device.type):
+        return {}
+    found: dict[Shape, Policy | str] = {}
+    able = []
+    for shape in dict.fromkeys(shapes):
+        problem = Problem(dtype_name(dtype), *shape, device=str(device), format=format)
+        reason = kernels.refusal(problem)
+        if reason is None:
+            able.append(shape)
+        else:
+            found[shape] = reason
+    if able:
+        in_tables = _on_gpu if device.type == "cuda" else _on_cpu
+        found |= in_tables(able, dtype, device, memory)
+    return found
+
+
+def _on_gpu(
+    shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, memory: Memory
+) -> dict[Shape, Policy | str]:
+    from sparseflow.runtime.dispatch.thresholds import choose_by_thresholds
+    from sparseflow.runtime.tuning.machine import GpuMachine
+    from sparseflow.runtime.tuning.policies import timed  # which starts processes
+    from sparseflow.runtime.tuning.table import lookup
+
+    machine, name = GpuMachine.here(device), dtype_name(dtype)
+    points = {shape: lookup(name, *shape, machine) for shape in shapes}
+    return {
+        shape: choose_by_thresholds(map(timed, found), memory) for shape, found in points.items() if found
+    }
+
+
+def _on_cpu(
+    shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, memory: Memory
+) -> dict[Shape, Policy | str]:
+    table, name = Table(), dtype_name(dtype)
+    rows = {shape: table.layer(name, *shape) for shape in shapes}
+    return {shape: choose(found, memory) for shape, found in rows.items() if found}

@@ -1,0 +1,57 @@
+"""What commands and the demo print is theirs: no bars, deprecations and advice of the libraries below."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import ParamSpec, TypeVar
+
+from sparseflow.errors import SparseFlowWarning
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Suppress what torch and transformers say below an error; errors and our own warnings stay.
+
+    What somebody asked for stays too: ``python -W`` and PYTHONWARNINGS, TORCH_LOGS, TRANSFORMERS_VERBOSITY.
+    Everything is as before when the block is left.
+    """
+    from sparseflow.integrations.transformers.quiet import quiet as quiet_transformers
+    from sparseflow.support.native_lines import hide_native_lines
+    from sparseflow.support.torch_logs import torch_logs_without
+
+    with ExitStack() as stack:
+        stack.enter_context(_own_warnings())
+        import torch  # noqa: F401  # whose loggers must be there
+
+        stack.enter_context(torch_logs_without(lambda record: record.levelno < logging.ERROR))
+        stack.enter_context(quiet_transformers())
+        stack.enter_context(hide_native_lines())
+        yield
+
+
+def quietly(command: Callable[P, R]) -> Callable[P, R]:
+    """Make a command run within `quiet_libraries`."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with quiet_libraries():
+            return command(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", SparseFlowWarning)
+        yield
