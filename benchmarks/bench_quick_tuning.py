@@ -32,8 +32,10 @@ from sparseflow.runtime import gpu, ops
 from sparseflow.runtime.dispatch import Policy, choose_by_thresholds
 from sparseflow.runtime.tuning import DEFAULT_M, GpuMachine, dense, lookup, missing, table
 from sparseflow.runtime.tuning.layers import Layer, inputs
+from sparseflow.runtime.tuning.point import Effort
 from sparseflow.runtime.tuning.policies import timed
 from sparseflow.runtime.tuning.replay import Replay, in_turns
+from sparseflow.support.arguments import Tune
 
 SHAPES = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
 KNOWN = ("shapes", "borrowed", "nothing")
@@ -56,7 +58,7 @@ def pretend(known: str, folder: Path) -> None:
     table.SHIPPED = folder
 
 
-def first_output(tune: str) -> Row:
+def first_output(tune: Tune) -> Row:
     """Compile the model and call it once, in this process."""
     spent = []
     quickly = missing.measure_quickly
@@ -141,7 +143,7 @@ def side(layer: Layer, x: torch.Tensor, chosen: Policy, pool: Any) -> Replay | N
     return Replay(ours, layer.copies, pool)
 
 
-def cell(layer: Layer, m: int, by: dict[str, Policy]) -> Row:
+def cell(layer: Layer, m: int, by: dict[Effort, Policy]) -> Row:
     """The times of dense and of what either tuning chose, at one M."""
     x, pool = inputs(m, layer.packed[0].in_features, torch.bfloat16), torch.cuda.graph_pool_handle()
     chosen = {name: side(layer, x, found, pool) for name, found in by.items()}
@@ -160,7 +162,8 @@ def beside_full(known: str) -> list[Row]:
     """A row for each shape and M, then one for all."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as quick, tempfile.TemporaryDirectory() as full:
-        folders, took = {"quick": Path(quick), "full": Path(full)}, {}
+        folders: dict[Effort, Path] = {"quick": Path(quick), "full": Path(full)}
+        took: dict[Effort, float] = {}
         for effort, folder in folders.items():
             start = time.perf_counter()
             sf.tune(SHAPES, effort=effort, folder=folder, progress=False)
