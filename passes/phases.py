@@ -46,7 +46,7 @@ class PipelineOptions:
         skip: patterns (fnmatch) of layers that stay dense.
         format: how sparse weights are stored and multiplied.
         policies: a table of `apply-policy`.
-        memory: whether dense weights are kept beside packed ones.
+        memory: whether dense weights are kept beside packed ones, as `apply-policy` has it.
     """
 
     dense: Table | None = _setting(  # noqa: RUF009
@@ -62,7 +62,10 @@ class PipelineOptions:
         "sparse-gemm", None, "measurements: path of a table of apply-policy; none: always sparse", parse_table
     )
     memory: Memory = _setting(  # noqa: RUF009
-        "runtime", "compressed", "whether dense weights are kept: compressed or fast", one_of(MEMORY_MODES)
+        "sparse-gemm",
+        "auto",
+        "whether dense weights are kept: auto (as the table says), compressed (none) or fast",
+        one_of(MEMORY_MODES),
     )
 
 
@@ -130,13 +133,13 @@ def added_settings(phase: str) -> list[Field[Any]]:
 def _given(options: PipelineOptions) -> dict[str, Mapping[str, Any] | None]:
     """The options of each pass that has any from here; None leaves it out."""
     contextual: Table | None = {} if options.others and options.contextual is None else options.contextual
+    policies: Table | None = {} if options.memory != "auto" and options.policies is None else options.policies
     return {
         "keep-dense": _table(options.dense),
         "form-contextual-mlp": _table(contextual, others=options.others),
         "match-sparse-linear": {"skip": options.skip},
         "choose-format": {"format": options.format},
-        "apply-policy": _table(options.policies),
-        "lower-sparse-gemm": {"memory": options.memory},
+        "apply-policy": _table(policies, memory=options.memory),
     }
 
 

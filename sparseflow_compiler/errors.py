@@ -109,3 +109,7 @@ class EagerGraphWarning(UserWarning):
 
 class UnprunedWarning(UserWarning):
     """A model was compiled none of whose weights is 2:4, and nothing was to prune them."""
+
+
+class SlowerWarning(UserWarning):
+    """A compiled model was measured to be slower than the dense one."""

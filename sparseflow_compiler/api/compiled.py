@@ -17,7 +17,7 @@ from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError, UnprunedWarning
 from sparseflow.execution.generation import Generator
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
-from sparseflow.frontend.state.compiled_parts import eager_forward
+from sparseflow.frontend.state.compiled_parts import eager_forward, own_forward
 from sparseflow.frontend.state.later import Held
 from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime.calling.calls import CallSignature
@@ -29,7 +29,8 @@ from sparseflow.support.progress import progress_bars
 
 if TYPE_CHECKING:
     from sparseflow.compiler.build import Program
-    from sparseflow.execution.warmup import Sizes
+    from sparseflow.execution.comparison import Compared
+    from sparseflow.execution.warmup import Call, Sizes
     from sparseflow.reports.report import Report
     from sparseflow.runtime.calling.carried import State
     from sparseflow.runtime.calling.structure import Flat
@@ -77,6 +78,8 @@ class CompiledModel(ModelView):
         self._replaced_forward = vars(model).get("forward")
         self._generator = Generator(model, self.part)
         self._call_signature = CallSignature.of(eager_forward(model))
+        self._compared: dict[str, Compared] = {}
+        self._not_compared = ""
 
     def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the model. Arguments and result are those of the model's own forward.
@@ -111,6 +114,7 @@ class CompiledModel(ModelView):
         self._require_originals("refresh()")
         with COMPILING:
             self._programs, self._captures, self._carried, self._held = [], [], Carried(), None
+            self._compared, self._not_compared = {}, ""
             self._parts.clear()
             if not self._shares_bank:
                 self._bank = self._new_bank()
@@ -137,6 +141,8 @@ class CompiledModel(ModelView):
             report.model["captures"] += [f"{name}: {why}" for why in part._captures]
         report.model["compilations"] = compilations(programs)
         report.model["dense_methods"] = list(self.dense_methods)
+        report.model["measured"] = [one.to_dict() for one in self._compared.values()]
+        report.model["not_measured"] = self._not_compared
         return report
 
     def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:
@@ -188,12 +194,18 @@ class CompiledModel(ModelView):
         padded: bool = False,
         generate: Mapping[str, object] | None = None,
         inputs: Sequence[str] = ("input_ids",),
+        compare: bool = True,
         **kwargs: object,
     ) -> None:
         """Capture, compile, build plans and record CUDA graphs ahead, for calls of these sizes.
 
         With example inputs the model is called with them, as often as it takes; what it writes in place, such
         as a cache, it writes. With sizes instead, inputs of a transformers model are made for every pair.
+
+        Then these calls are timed beside the dense model, run in the same way; the report has both figures,
+        and a ``SlowerWarning`` names those that lose more than 2%. Not so for a model whose dense weights
+        were released, and for one that writes its state, which further calls would change: the report says
+        so.
 
         Args:
             args: example inputs.
@@ -204,6 +216,7 @@ class CompiledModel(ModelView):
             generate: options that the calls of `generate` will have, such as ``max_new_tokens`` and
                 ``cache_implementation``: a static cache of another length needs another program.
             inputs: names of the inputs that plain calls will have, such as ``attention_mask``.
+            compare: whether to time the dense model too: seconds a call, and with inductor its compilation.
             kwargs: example keyword inputs.
 
         Raises:
@@ -216,13 +229,48 @@ class CompiledModel(ModelView):
         if args or kwargs:
             if batch is not None or seq is not None:
                 raise ArgumentError("warmup", "takes sizes or example inputs, not both")
-            warmup.repeat(functools.partial(self, *args, **kwargs), self.device)
+            calls = [warmup.example_call(args, kwargs)]
+        else:
+            sized = warmup.calls(self._model, batch, seq, inputs)
+            generating = decode and generates(self._model)
+            calls = [
+                warmup.generate_call(call, generate or {}, padded) if generating else warmup.plain_call(call)
+                for call in sized
+            ]
+        for call in calls:
+            warmup.repeat(call, self, self.device)
+        if compare:
+            self._compare(calls, written=bool(args or kwargs))
+
+    def _compare(self, calls: Sequence[Call], *, written: bool) -> None:
+        """Time calls beside the dense model.
+
+        Args:
+            calls: that are warm.
+            written: whether what programs write is an input of these calls.
+        """
+        from sparseflow.execution.comparison import DenseModel, compare, warn_of_losses
+
+        self._not_compared = self._why_not_compared(written)
+        if self._not_compared:
             return
-        for call in warmup.calls(self._model, batch, seq, inputs):
-            if decode and generates(self._model):
-                warmup.generate_calls(self.generate, call, generate or {}, padded)
-            else:
-                warmup.repeat(functools.partial(self, **call), self.device)
+        forward = eager_forward(self._model)
+        dense = DenseModel(self.model_behind, forward, self.device, self._options.execution)
+        found = compare(calls, self, dense, self.device)
+        self._compared |= {one.call: one for one in found}
+        warn_of_losses(type(self._model).__name__, found, self.device)
+
+    def _why_not_compared(self, written: bool) -> str:
+        """Why the dense model can't be timed; empty if it can."""
+        if self._options.inplace:
+            return "its dense weights were released (inplace=True)"
+        if own_forward(self._model) is not vars(self._model).get("forward"):
+            return "the model's own forward is the compiled one"
+        if self._carried.places or any(program.buffers for program in self._programs):
+            return "it keeps state, which a call of the dense model would change"
+        if written and any(program.changes_call for program in self._programs):
+            return "it writes its inputs, which a call of the dense model would do once more"
+        return ""
 
     def save(self, path: str | os.PathLike[str], *, tokenizer: object = None) -> None:
         """Write all programs captured so far to a folder, for `sparseflow.load`.

@@ -53,6 +53,7 @@ class Program:
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
         unpruned: whether it has matrices that pruning would make 2:4, and none that is.
+        buffers: of the model, those that the graph writes.
     """
 
     captured: CapturedProgram
@@ -69,6 +70,12 @@ class Program:
     contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
     not_contextual: Mapping[str, str] = field(default_factory=dict)
     unpruned: bool = False
+    buffers: frozenset[str] = frozenset()
+
+    @property
+    def changes_call(self) -> bool:
+        """Whether it writes tensors of its calls, or gives their objects new ones."""
+        return bool(self.written) or bool(self.executable.signature.outputs.updates)
 
 
 def build_program(
@@ -138,6 +145,7 @@ def build_program(
         phases.contextual,
         phases.not_contextual,
         phases.unpruned,
+        frozenset(changed),
     )
 
 

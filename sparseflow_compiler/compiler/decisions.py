@@ -202,7 +202,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     if decision.decision == "contextual":
         return _contextual_row(decision, program.contextual[decision.policy], bank, options)
     policy = program.policies.get(decision.policy)
-    kept = options.memory == "fast" and policy is not None and policy.wants_dense
+    kept = policy is not None and policy.keeps_dense
     ranges = _ranges(policy) if sparse else ()
     error = bank.relative_error(decision.weight)
     lost = _format_error(decision, program, bank)
@@ -328,7 +328,17 @@ def _why_sparse(
     elif decision.format_refused:
         timed = f"not in {options.format}: {decision.format_refused}; {timed}"
     gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
-    return f"{_made_24(error, options)}; {timed}{merged}{gate}"
+    return f"{_made_24(error, options)}; {timed}{_copy(policy)}{merged}{gate}"
+
+
+def _copy(policy: Policy | None) -> str:
+    """What a report says of a dense copy."""
+    if policy is None or not policy.keeps_dense:
+        return ""
+    if policy.alone is None:
+        return "; a dense copy is kept"
+    worst, m = policy.alone.worst
+    return f"; a dense copy is kept: packed alone it would run at {worst:.2f}× at M={m}"
 
 
 def _short(layers: Sequence[str]) -> str:

@@ -114,7 +114,7 @@ class PhaseRun:
 
     def _measure(self) -> None:
         with self.clock.stage("measure") as step:
-            found = measured_policies(self.module, self.weights.bank.device, self.options, step)
+            found = measured_policies(self.module, self.weights.bank, self.options, step)
         self.policies, dense = found
         self.pipeline = replace(self.pipeline, policies=ApplyPolicy.of(self.policies, dense).table)
 

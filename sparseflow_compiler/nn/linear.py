@@ -16,6 +16,7 @@ from sparseflow.runtime import PackedWeight, Policy
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.kernels import sparse_kernels
 from sparseflow.runtime.products import which
+from sparseflow.runtime.products.copies import Room
 from sparseflow.support.arguments import MEMORY_MODES, Memory, PolicyMode, require_one_of
 from sparseflow.support.progress import Step, progress_bars
 
@@ -38,10 +39,11 @@ class SparseLinear(nn.Module):
         weight: W, ``[N, K]``.
         bias: ``[N]``, of the weight's dtype and device, or None.
         policy: ``"auto"`` runs every M by the path that was measured to be faster, as `sparseflow.compile`
-            has it; the weight is packed in any case, so what is dense unpacks it in each call unless `memory`
-            is ``"fast"``; `reason` says why. ``"sparse"`` always runs sparse.
-        memory: ``"compressed"`` keeps no dense weight, ``"fast"`` one beside the packed one where dense is
-            faster for some M.
+            has it; the weight is packed in any case, so what is dense unpacks it in each call unless the
+            dense weight is kept; `reason` says why. ``"sparse"`` always runs sparse.
+        memory: ``"auto"`` keeps the dense weight beside the packed one where some M would lose without, as
+            far as copies fit into half of the free memory; ``"compressed"`` never; ``"fast"`` wherever dense
+            is faster for some M.
 
     Raises:
         ArgumentError: an argument has a wrong type, shape or value.
@@ -56,7 +58,7 @@ class SparseLinear(nn.Module):
         bias: Tensor | None = None,
         *,
         policy: PolicyMode = "auto",
-        memory: Memory = "compressed",
+        memory: Memory = "auto",
     ) -> None:
         super().__init__()
         _require_options(policy, memory)
@@ -105,11 +107,18 @@ class SparseLinear(nn.Module):
     def settle(self, found: Policy | str) -> None:
         """Run by this policy from now on, on this device; densely where it is a reason for that."""
         self.reason = found if isinstance(found, str) else ""
-        policy = which.runnable(found)
-        self._codes = policy.to_ints()
         self.weight.dense = None
-        if self.memory == "fast" and policy.wants_dense:
+        policy = which.runnable(found, copied=isinstance(found, str) and self._may_keep_dense())
+        self._codes = policy.to_ints()
+        if policy.keeps_dense:
             self.weight.keep_dense()
+
+    def _may_keep_dense(self) -> bool:
+        """Whether a layer that is dense for a reason keeps its dense weight."""
+        weight = self.weight
+        return self.memory == "fast" or (
+            self.memory == "auto" and Room().take(weight.device, weight.dense_nbytes)
+        )
 
     @property
     def prepared(self) -> bool:
@@ -167,7 +176,7 @@ def _traced_codes(layer: SparseLinear) -> list[int]:
             weight.multiplied,
             weight.format.name,
             layer.policy,
-            layer.memory,
+            "compressed",  # what is traced has no dense weight
             lambda *_: None,
         )
     return which.runnable(found[shape]).to_ints()
@@ -197,7 +206,7 @@ def prepare(
         ArgumentError: an option has a wrong value, or a layer is on a device that has no 2:4 kernels.
     """
     require_uncompiled(model, "sf.nn.prepare(model)", parts=False)
-    _require_options(policy or "auto", memory or "compressed")
+    _require_options(policy or "auto", memory or "auto")
     layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
     for layer in layers:
         layer.policy, layer.memory = policy or layer.policy, memory or layer.memory
@@ -208,7 +217,7 @@ def prepare(
         groups.setdefault(key, []).append(layer)
     with progress_bars(progress) as bars:
         for key, alike in groups.items():
-            shapes = dict.fromkeys((layer.out_features, layer.in_features) for layer in alike)
+            shapes = [(layer.out_features, layer.in_features) for layer in alike]
             found = _policies(shapes, *key, bars.stage("measure"))
             for layer in alike:
                 layer.settle(found[layer.out_features, layer.in_features])
@@ -230,7 +239,9 @@ def _policies(
             f"there are no 2:4 kernels for device {device}",
             "move the layer to a CPU or NVIDIA GPU",
         )
-    return which.policies(shapes, dtype, device, mode=mode, memory=memory, format=format, progress=step)
+    return which.policies(
+        shapes, dtype, device, mode=mode, memory=memory, format=format, progress=step, packed=True
+    )
 
 
 def _require_options(policy: object, memory: object) -> None:

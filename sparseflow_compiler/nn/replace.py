@@ -34,7 +34,7 @@ def sparsify(
     skip: Sequence[str] = (),
     skip_defaults: bool = True,
     policy: PolicyMode = "auto",
-    memory: Memory = "compressed",
+    memory: Memory = "auto",
 ) -> list[str]:
     """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
 

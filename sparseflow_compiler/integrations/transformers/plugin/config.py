@@ -38,7 +38,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
             weight is tied to another stay dense too.
         skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
         policy: ``"auto"`` or ``"sparse"``, as `sparseflow.nn.SparseLinear` has it.
-        memory: ``"compressed"`` or ``"fast"``, as `sparseflow.nn.SparseLinear` has it.
+        memory: ``"auto"``, ``"compressed"`` or ``"fast"``, as `sparseflow.nn.SparseLinear` has it.
         pattern: ``"2:4"`` is the only one.
         saved: what config.json of a packed checkpoint says besides: ``layers``, its packed layers,
             ``format_version`` and ``quant_method``.
@@ -55,7 +55,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         skip: Sequence[str] = (),
         skip_defaults: bool = True,
         policy: PolicyMode = "auto",
-        memory: Memory = "compressed",
+        memory: Memory = "auto",
         pattern: str = "2:4",
         **saved: object,
     ) -> None:
