@@ -43,9 +43,9 @@ class ApplyPolicy(Pass):
     Requires: a table whose policies are well-formed.
 
     Ensures: each `sparse_gemm.linear` that the table knows has that `policy`, and `keeps_dense` where its
-    dense weight is kept; one that the table calls
-    dense is a `torch.aten.linear` again (epilogue and residual as operations of their own) with the
-    table's reason as `sparse_gemm.reason`. Layers that the table doesn't know are left alone.
+    dense weight is kept; one that the table calls dense is a `torch.aten.linear` again (epilogue and residual
+    as operations of their own) with the table's reason as `sparse_gemm.reason`. Layers that the table doesn't
+    know are left alone, but for what `memory` says of all.
     """
 
     name: ClassVar[str] = "apply-policy"

@@ -249,13 +249,16 @@ class CompiledModel(ModelView):
             calls: that are warm.
             written: whether what programs write is an input of these calls.
         """
-        from sparseflow.execution.comparison import DenseModel, compare, warn_of_losses
+        from sparseflow.execution.comparison import DenseModel, compare, failure, warn_of_losses
 
         self._not_compared = self._why_not_compared(written)
         if self._not_compared:
             return
         forward = eager_forward(self._model)
         dense = DenseModel(self.model_behind, forward, self.device, self._options.execution)
+        self._not_compared = failure(calls, dense)
+        if self._not_compared:
+            return
         found = compare(calls, self, dense, self.device)
         self._compared |= {one.call: one for one in found}
         warn_of_losses(type(self._model).__name__, found, self.device)

@@ -90,13 +90,28 @@ class DenseModel:
         return compiled
 
 
+def failure(calls: Iterable[Call], dense: Side) -> str:
+    """Make calls of the dense model, which compiles it, and return why it fails; empty if it doesn't.
+
+    Whether torch.compile can run the user's model, and memory holds it, is no reason to refuse a warm-up.
+    """
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=SIZES):
+        for call in calls:
+            try:
+                call.run(dense)
+            except Exception as error:  # whatever torch.compile and the model raise
+                reason = str(error).strip().partition("\n")[0]
+                return f"the dense model fails for {call.title}: {type(error).__name__}: {reason:.200}"
+    return ""
+
+
 def compare(calls: Iterable[Call], compiled: Side, dense: Side, device: torch.device) -> list[Compared]:
     """Time calls of a compiled model and of its dense one in turns.
 
     Args:
         calls: which.
         compiled: the compiled model, warm.
-        dense: the dense one.
+        dense: the dense one, warm too.
         device: where they are.
     """
 

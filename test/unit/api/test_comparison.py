@@ -132,6 +132,17 @@ def test_a_model_whose_forward_is_the_compiled_one_has_no_dense_one() -> None:
     assert "forward is the compiled one" in compiled.report.model["not_measured"]
 
 
+def test_a_dense_model_that_fails_fails_no_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(comparison.DenseModel, "__call__", fail)
+    compiled = compiled_of(mlp())
+    compiled.warmup(X)
+    reason = "the dense model fails for [4, 64]: OutOfMemoryError: CUDA out of memory."
+    assert compiled.report.model["not_measured"] == reason
+
+
 def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "compare", lambda *_: pytest.fail("it was compared"))
     compiled = compiled_of(mlp())
@@ -178,5 +189,5 @@ def test_generation_is_compared_as_a_whole_over_the_models_own_forward(
 
     monkeypatch.setattr(comparison.DenseModel, "generate", generate)
     compiled.warmup(batch=1, seq=5)
-    assert (len(seen), len(forwards)) == (1, 4)
+    assert (len(seen), len(forwards)) == (1, 2 * 4)
     assert compiled.report.model["measured"][0]["call"] == "generate 4 tokens, batch 1 × seq 5"
