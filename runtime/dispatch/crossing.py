@@ -18,8 +18,8 @@ from sparseflow.runtime.dispatch.policy import TOLERANCE, Policy
 from sparseflow.runtime.kernels import Choice
 from sparseflow.support.arguments import Memory
 
-_HORIZON = 10
-"""Steps as wide as the last two measured M's are apart, beyond which no trend is followed."""
+_HORIZON = 1 << 20
+"""The M beyond which no trend is followed."""
 
 
 def choose(
@@ -74,16 +74,14 @@ def _policy(points: Sequence[Measurement], starts: list[tuple[int, Choice]], cop
 
 def _end(points: Sequence[Measurement], running: Choice) -> list[tuple[int, Choice]]:
     """Dense, from where the last way's lead over it would be gone if it went on shrinking as it does."""
-    if running.is_dense or len(points) < 2:
+    if running.is_dense or len(points) < 2 or math.isinf(points[-2].us(running)):
         return []
     before, now = (math.log(point.us(DENSE) / point.us(running)) for point in points[-2:])
-    if not now < before < math.inf:
+    if now >= before:
         return []
     left, right = points[-2].m, points[-1].m
-    steps = max(now, 0.0) / (before - now)
-    if steps > _HORIZON:
-        return []
-    return [(max(right + 1, math.ceil(right * (right / left) ** steps)), DENSE)]
+    end = math.log(right) + max(now, 0.0) / (before - now) * math.log(right / left)
+    return [(max(right + 1, math.ceil(math.exp(end))), DENSE)] if end < math.log(_HORIZON) else []
 
 
 def _starts(points: Sequence[Measurement], copied: bool) -> list[tuple[int, Choice]]:

@@ -168,6 +168,10 @@ def test_a_lead_that_shrinks_ends_where_it_would_be_gone():
     steady = [*points[:2], point(1024, 100 / 1.47, 111)]
     growing = [*points[:2], point(1024, 100 / 1.6, 111)]
     assert str(choose(steady, "auto")) == str(choose(growing, "auto")) == "1:cpu"
+    slowly = [*points[:2], point(1024, 100 / 1.45, 111)]
+    assert str(choose(slowly, "auto")) == "1:cpu", "beyond any M"
+    late = dataclasses.replace(points[1], sparse_us=())
+    assert str(choose([points[0], late, points[2]], "auto")) == "1:cpu,2:dense,1024:cpu", "not timed before"
 
 
 times = st.floats(1.0, 1e6)
