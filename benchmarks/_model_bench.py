@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.profiling.opponent import opponent
+from sparseflow.execution.opponent import opponent
 
 Row = dict[str, Any]
 Call = Callable[[], Any]

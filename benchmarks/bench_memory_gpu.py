@@ -71,11 +71,13 @@ def main(argv: list[str]) -> int:
     small = llama(1)
     run(small, ids)
     start = used()
-    small = run(sf.compile(small, prune="magnitude", inplace=True, inner="eager"), ids)
+    small = run(sf.compile(small, prune="magnitude", memory="compressed", inplace=True, inner="eager"), ids)
     overhead = {meter: now - start[meter] for meter, now in used().items()}
     model = run(llama(LAYERS), ids)
     before = used()
-    compiled = run(sf.compile(model, prune="magnitude", inplace=True, inner="eager"), ids)
+    compiled = run(
+        sf.compile(model, prune="magnitude", memory="compressed", inplace=True, inner="eager"), ids
+    )
     after = used()
     sparse = [layer for layer in compiled.report.layers if layer.decision == "sparse"]
     dense_bytes = sum(layer.bytes_dense for layer in sparse)

@@ -10,12 +10,12 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from sparseflow.dialect.base import view_as
-from sparseflow.dialect.linear import LinearOp, layer_format
+from sparseflow.dialect.linear import KEEPS_DENSE, LinearOp, layer_format
 from sparseflow.dialect.matchers import WeightRef, operations, weight_ref
 from sparseflow.dialect.packed_weight import WeightForms, packed_weight
 from sparseflow.dialect.pruned_weight import pruned_weight
 from sparseflow.dialect.types import tensor_type
-from sparseflow.passes.base import Pass, option, refuse
+from sparseflow.passes.base import Pass, refuse
 from sparseflow.passes.ir_builder import (
     before,
     constant_int,
@@ -25,9 +25,7 @@ from sparseflow.passes.ir_builder import (
     replace,
     runtime_call,
 )
-from sparseflow.passes.option_text import one_of
 from sparseflow.runtime.dispatch.policy import Policy
-from sparseflow.support.arguments import MEMORY_MODES, Memory
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,11 @@ class LowerSparseGemm(Pass):
     Ensures: no `sparse_gemm.linear` is left. Each is a call of its format's operator, such as
     `torch.operator "torch.sparseflow.linear"` of `2:4`, over the parts of a `sparse_gemm.packed_weight`;
     layers of one function that share a weight and format share its packed form. Unused references are gone.
-    With `memory=fast` a layer whose policy runs densely for some M also reads the
-    `sparse_gemm.pruned_weight`, the dense form that is kept beside the packed one.
+    A layer with `keeps_dense` also reads the `sparse_gemm.pruned_weight`, the dense form that is kept beside
+    the packed one.
     """
 
     name: ClassVar[str] = "lower-sparse-gemm"
-    memory: Memory = option(  # noqa: RUF009
-        "compressed", "whether dense weights are kept: compressed or fast", one_of(MEMORY_MODES)
-    )
 
     def run(self, module: ir.Module) -> None:
         """Group the layers by weight, then lower each group over one packed weight."""
@@ -57,7 +52,7 @@ class LowerSparseGemm(Pass):
             key = (ref.names, ref.transposed, layer_format(op).name, _function_body(op))
             groups[key].append(op)
         for layers in groups.values():
-            _lower(layers, self.memory)
+            _lower(layers)
 
 
 @dataclass(frozen=True)
@@ -88,12 +83,12 @@ def _function_body(op: ir.Operation) -> ir.Block:
     return op.block
 
 
-def _lower(layers: Sequence[ir.Operation], memory: Memory) -> None:
+def _lower(layers: Sequence[ir.Operation]) -> None:
     first = layers[0]
     # Program order makes the first of one block dominate the others; across blocks only the entry does.
     together = all(layer.block == first.block for layer in layers)
     anchor = first if together else _function_body(first).operations[0].operation
-    kept = [layer for layer in layers if memory == "fast" and _policy(layer).wants_dense]
+    kept = [layer for layer in layers if KEEPS_DENSE in layer.attributes]
     with before(anchor):
         packed = packed_weight(**_reference(first))
         dense = pruned_weight(**_reference(first)) if kept else None

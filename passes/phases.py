@@ -49,6 +49,7 @@ class PipelineOptions:
         format: how sparse weights are stored and multiplied.
         policies: a table of `apply-policy`.
         memory: whether dense weights are kept in addition to packed ones.
+        memory: whether dense weights are kept beside packed ones, as `apply-policy` has it.
     """
 
     dense: Table | None = _setting(  # noqa: RUF009
@@ -66,7 +67,10 @@ class PipelineOptions:
         "sparse-gemm", None, "measurements: path of a table of apply-policy; none: always sparse", parse_table
     )
     memory: Memory = _setting(  # noqa: RUF009
-        "runtime", "compressed", "whether dense weights are kept: compressed or fast", one_of(MEMORY_MODES)
+        "sparse-gemm",
+        "auto",
+        "whether dense weights are kept: auto (as the table says), compressed (none) or fast",
+        one_of(MEMORY_MODES),
     )
 
 
@@ -137,13 +141,13 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
     """Return the options of each pass that gets any from `PipelineOptions`; None leaves the pass out."""
     only_reason = options.outside_reason and options.contextual is None
     contextual: Table | None = {} if only_reason else options.contextual
+    policies: Table | None = {} if options.memory != "auto" and options.policies is None else options.policies
     return {
         "keep-dense": _table(options.dense),
         "form-contextual-mlp": _table(contextual, outside_reason=options.outside_reason),
         "match-sparse-linear": {"skip": options.skip},
         "choose-format": {"format": options.format},
-        "apply-policy": _table(options.policies),
-        "lower-sparse-gemm": {"memory": options.memory},
+        "apply-policy": _table(policies, memory=options.memory),
     }
 
 

@@ -117,3 +117,7 @@ class UnprunedWarning(SparseFlowWarning):
 
 class QualityWarning(SparseFlowWarning):
     """Pruning cost more quality than it had to, or is likely to."""
+
+
+class SlowerWarning(UserWarning):
+    """A compiled model was measured to be slower than the dense one."""

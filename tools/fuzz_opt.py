@@ -27,7 +27,6 @@ OPTIONS = {
     "match-sparse-linear": ("skip=*", "skip=fc", "min-n=1", "min-k=0", "min-n=-1", "nope=1", "skip"),
     "merge-projections": ("max-parts=0", "max-parts=2", "max-parts=x"),
     "choose-format": ("skip=*", "format=2:4-fp8", "format=none"),
-    "lower-sparse-gemm": ("memory=fast", "memory=compressed", "memory=none"),
     "apply-policy": ("table=/dev/null", "table=/nope"),
 }
 SWITCHES = (

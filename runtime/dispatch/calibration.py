@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from sparseflow.runtime.checks import dtype_name
+from sparseflow.runtime.dispatch.call import call_us
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.measure import measure_layer, sparse_ways
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
@@ -27,7 +28,7 @@ def calibrate(
     *,
     progress: Progress | None = None,
     table: Table | None = None,
-    memory: Memory = "compressed",
+    memory: Memory = "auto",
 ) -> dict[tuple[int, int], Policy]:
     """The policy of each layer shape on this machine, measuring only what its table lacks.
 
@@ -40,7 +41,7 @@ def calibrate(
         dtype: float32, bfloat16 or float16.
         progress: called with (points done, points in all, text) before and after each measured point.
         table: where measurements are kept; the machine's own by default.
-        memory: whether packed layers keep their dense weight.
+        memory: whether packed layers keep their dense weight, as `choose` has it.
 
     Returns:
         A policy for each distinct shape, its measurements and speed-ups with it.
@@ -68,7 +69,7 @@ def calibrate(
             f"{crowded} of {points} points were measured while other processes kept the cores busy: the "
             "choice between sparse and dense may be off; measure again on an idle machine"
         )
-    return {shape: choose(rows, memory) for shape, rows in layers.items()}
+    return {shape: choose(rows, memory, call_us=call_us()) for shape, rows in layers.items()}
 
 
 def _missing(table: Table, dtype: torch.dtype, n: int, k: int) -> list[int]:

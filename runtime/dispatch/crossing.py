@@ -1,8 +1,9 @@
 """From measurements on the CPU to a policy: the faster way at each M, and where to switch between them.
 
 A packed layer can run by a sparse kernel, or by the dense product. In memory mode ``compressed`` the
-dense weight isn't kept and is decompressed for each product; in mode ``fast`` it is there. What all ways are
-held against, and what every reported speed-up refers to, is ``F.linear`` with a dense weight.
+dense weight isn't kept and is decompressed for each product; in mode ``fast`` it is there; in mode ``auto``
+it is there where some M would lose without. What all ways are held against, and what every reported
+speed-up refers to, is ``F.linear`` with a dense weight.
 """
 
 from __future__ import annotations
@@ -17,19 +18,28 @@ from sparseflow.runtime.dispatch.policy import TOLERANCE, Policy
 from sparseflow.runtime.kernels import Choice
 from sparseflow.support.arguments import Memory
 
+_HORIZON = 1 << 20
+"""The M beyond which no trend is followed."""
 
-def choose(measurements: Iterable[Measurement], memory: Memory = "compressed") -> Policy:
+
+def choose(
+    measurements: Iterable[Measurement], memory: Memory = "compressed", *, call_us: float = 0.0
+) -> Policy:
     """The policy that the measurements of one layer justify.
 
     At each measured M the fastest way runs; but the one of the M before is kept while it is within 2% of
     the fastest one and of dense, so that noise makes no ranges. Between two measured M's with different
     choices, the switch is where their times cross, interpolated linearly in log time over log M: the
     geometric midpoint when both win alike, nearer to the one that wins by less otherwise. Below the first
-    and above the last measured M the nearest one's choice holds.
+    and above the last measured M the nearest one's choice holds; but below the first one dense runs where the
+    dense weight is kept, and in mode ``auto`` a sparse way whose lead over the dense one shrank between the
+    last two measured M's runs no further than to where it would be gone at that pace.
 
     Args:
         measurements: of one (dtype, N, K), each M once, in any order.
-        memory: whether the dense weight is kept, so that the dense way needs no decompression.
+        memory: whether the dense weight is kept, so that the dense way needs no decompression. ``"auto"``
+            keeps it where some M would lose without; whether that pays is for others to judge.
+        call_us: what our operator's call takes beyond that of ``F.linear``, when it runs the kept weight.
 
     Returns:
         The policy; look at ``pays`` before packing the layer, and at ``losing``.
@@ -44,15 +54,40 @@ def choose(measurements: Iterable[Measurement], memory: Memory = "compressed") -
         or len({p.m for p in points}) < len(points)
     ):
         raise ArgumentError("choose", "needs the measurements of one layer, each M once")
-    if memory == "fast":
-        points = [dataclasses.replace(point, unpacked_us=point.dense_us) for point in points]
+    kept = [dataclasses.replace(point, unpacked_us=point.dense_us + call_us) for point in points]
+    if memory == "auto":
+        return _wary(points, copied=False).unless_losing(_wary(kept, copied=True))
+    copied = memory == "fast"
+    timed = kept if copied else points
+    return _policy(timed, _starts(timed, copied), copied)
+
+
+def _wary(points: Sequence[Measurement], *, copied: bool) -> Policy:
+    starts = _starts(points, copied)
+    return _policy(points, [*starts, *_end(points, starts[-1][1])], copied)
+
+
+def _policy(points: Sequence[Measurement], starts: list[tuple[int, Choice]], copied: bool) -> Policy:
     by_m = {point.m: point for point in points}
-    return Policy.of(_starts(points), by_m, lambda m, choice: by_m[m].speedup(choice))
+    return Policy.of(starts, by_m, lambda m, choice: by_m[m].speedup(choice), copied=copied)
 
 
-def _starts(points: Sequence[Measurement]) -> list[tuple[int, Choice]]:
+def _end(points: Sequence[Measurement], running: Choice) -> list[tuple[int, Choice]]:
+    """Dense, from where the last way's lead over it would be gone if it went on shrinking as it does."""
+    if running.is_dense or len(points) < 2 or math.isinf(points[-2].us(running)):
+        return []
+    before, now = (math.log(point.us(DENSE) / point.us(running)) for point in points[-2:])
+    if now >= before:
+        return []
+    left, right = points[-2].m, points[-1].m
+    end = math.log(right) + max(now, 0.0) / (before - now) * math.log(right / left)
+    return [(max(right + 1, math.ceil(math.exp(end))), DENSE)] if end < math.log(_HORIZON) else []
+
+
+def _starts(points: Sequence[Measurement], copied: bool) -> list[tuple[int, Choice]]:
     chosen = _chosen(points)
-    starts = [(1, chosen[0])]
+    below = DENSE if copied and points[0].m > 1 else chosen[0]
+    starts = [(1, below)] + [(points[0].m, chosen[0])] * (below != chosen[0])
     for i in range(1, len(points)):
         if chosen[i] != chosen[i - 1]:
             starts += _switch(points[i - 1], points[i], chosen[i - 1], chosen[i])

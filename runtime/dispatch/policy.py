@@ -53,14 +53,23 @@ class Policy:
         ranges: ascending, without gaps, from M = 1, the last one without end.
         measured: each measured M with the speed-up over dense of what runs there, ascending; empty for a
             parsed policy.
+        keeps_dense: whether the dense weight is kept beside the packed one, for the M's that run densely.
+        alone: of one that keeps it only because some M would lose otherwise: the policy without.
     """
 
     ranges: tuple[Range, ...] = ()
     measured: tuple[tuple[int, float], ...] = ()
+    keeps_dense: bool = False
+    alone: Policy | None = None
 
     @classmethod
     def of(
-        cls, starts: Iterable[tuple[int, Choice]], ms: Iterable[int], speedup: Callable[[int, Choice], float]
+        cls,
+        starts: Iterable[tuple[int, Choice]],
+        ms: Iterable[int],
+        speedup: Callable[[int, Choice], float],
+        *,
+        copied: bool = False,
     ) -> Policy:
         """The policy of some ranges, with the figures that were measured in them.
 
@@ -68,10 +77,26 @@ class Policy:
             starts: the first M of each range, from 1 on, and what runs there; neighbours alike become one.
             ms: the measured M's, ascending.
             speedup: over dense, of a choice at a measured M.
+            copied: whether the dense weight is kept, if any M runs densely.
         """
         plain = cls(_ranges(_joined(starts)))
         measured = tuple((m, speedup(m, plain.choice(m))) for m in ms)
-        return cls(tuple(_with_figures(entry, measured) for entry in plain.ranges), measured)
+        ranges = tuple(_with_figures(entry, measured) for entry in plain.ranges)
+        return cls(ranges, measured, keeps_dense=copied and plain.wants_dense)
+
+    def unless_losing(self, kept: Policy) -> Policy:
+        """This policy of a weight packed alone, if no M is known or has to be feared to lose by it.
+
+        Args:
+            kept: the policy of the same layer with its dense weight beside the packed one.
+
+        Returns:
+            Itself; or `kept`, with this one as its `alone`, where a measured M loses more than 2% against
+            dense, or where M = 1 was not measured.
+        """
+        if self.measured and self.measured[0][0] == 1 and not self.losing:
+            return self
+        return dataclasses.replace(kept, alone=self)
 
     def choice(self, m: int) -> Choice:
         """What runs for M rows; M = 0 runs as M = 1 does."""
@@ -108,8 +133,18 @@ class Policy:
         return tuple(_with_figures(entry, self.measured) for entry in cut)
 
     @property
+    def gain(self) -> tuple[float, int]:
+        """The largest measured speed-up over dense, and its M; 1 at M = 1 where nothing was measured."""
+        return max(((speed, m) for m, speed in self.measured), default=(1.0, 1))
+
+    @property
+    def worst(self) -> tuple[float, int]:
+        """The least measured speed-up over dense, and its M; 1 at M = 1 where nothing was measured."""
+        return min(((speed, m) for m, speed in self.measured), default=(1.0, 1))
+
+    @property
     def wants_dense(self) -> bool:
-        """Whether some M runs densely, so that memory mode ``fast`` keeps the dense weight."""
+        """Whether some M runs densely, so that a dense weight would be read."""
         return any(entry.choice.is_dense for entry in self.ranges)
 
     @property

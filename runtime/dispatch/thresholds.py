@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sparseflow.errors import ArgumentError
@@ -63,27 +63,34 @@ def choose_by_thresholds(points: Iterable[Timed], memory: Memory = "compressed")
 
     Args:
         points: each M once, in any order.
-        memory: whether the dense weight is kept.
+        memory: whether the dense weight is kept. ``"auto"`` keeps it where some M would lose without; whether
+            that pays is for others to judge.
 
     Raises:
         ArgumentError: no points, or an M twice.
     """
     ordered = sorted(points, key=lambda point: point.m)
-    by_m = {point.m: point for point in ordered}
-    if not ordered or len(by_m) < len(ordered):
+    if not ordered or len({point.m for point in ordered}) < len(ordered):
         raise ArgumentError("choose_by_thresholds", "needs the points of one layer, each M once")
+    if memory == "auto":
+        return _policy(ordered, copied=False).unless_losing(_policy(ordered, copied=True))
+    return _policy(ordered, copied=memory == "fast")
+
+
+def _policy(ordered: Sequence[Timed], *, copied: bool) -> Policy:
+    by_m = {point.m: point for point in ordered}
     wins = _wins([point.gain() for point in ordered])
     chosen: list[Choice] = []
     for point, win in zip(ordered, wins, strict=True):
-        chosen.append(_choice(point, win, memory, chosen[-1] if chosen else DENSE))
-    first = chosen[0] if memory == "compressed" else DENSE
+        chosen.append(_choice(point, win, copied, chosen[-1] if chosen else DENSE))
+    first = DENSE if copied else chosen[0]
     starts = [] if ordered[0].m == 1 else [(1, first)]
     starts += zip(by_m, chosen, strict=True)
 
     def speedup(m: int, choice: Choice) -> float:
-        return by_m[m].dense / _time(by_m[m], choice, memory)
+        return by_m[m].dense / _time(by_m[m], choice, copied)
 
-    return Policy.of(starts, by_m, speedup)
+    return Policy.of(starts, by_m, speedup, copied=copied)
 
 
 def _wins(gains: list[float]) -> list[bool]:
@@ -97,14 +104,14 @@ def _wins(gains: list[float]) -> list[bool]:
     return wins
 
 
-def _choice(point: Timed, wins: bool, memory: Memory, running: Choice) -> Choice:
+def _choice(point: Timed, wins: bool, copied: bool, running: Choice) -> Choice:
     best = point.best()
-    if best is None or not (wins or (memory == "compressed" and best[1] < point.unpacked)):
+    if best is None or not (wins or (not copied and best[1] < point.unpacked)):
         return DENSE
     return running if point.sparse.get(running, math.inf) <= STAY * best[1] else best[0]
 
 
-def _time(point: Timed, choice: Choice, memory: Memory) -> float:
+def _time(point: Timed, choice: Choice, copied: bool) -> float:
     if choice != DENSE:
         return point.sparse[choice]
-    return point.unpacked if memory == "compressed" else point.dense
+    return point.dense if copied else point.unpacked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -10,7 +12,9 @@ from sparseflow.runtime import kernels
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch import calibration
 from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.runtime.formats import find
 from sparseflow.runtime.kernels import Problem, sparse_kernels
+from sparseflow.runtime.products.copies import Room, settle
 from sparseflow.support.arguments import Memory, PolicyMode, Tune
 
 Shape = tuple[int, int]
@@ -25,10 +29,12 @@ def policies(
     device: torch.device,
     *,
     mode: PolicyMode = "auto",
-    memory: Memory = "compressed",
+    memory: Memory = "auto",
     format: str | None = None,  # the word for it everywhere
     tune: Tune = "quick",
     progress: Progress | None = None,
+    packed: bool = False,
+    room: Room | None = None,
 ) -> dict[Shape, Policy | str]:
     """Return what to run for each layer shape, or why such layers are dense.
 
@@ -36,19 +42,23 @@ def policies(
     bounded time unless it is ``"full"``. What was not measured on the GPU itself is dense there.
 
     Args:
-        shapes: (N, K), repeats allowed.
+        shapes: (N, K) of every layer; those of one shape are answered together.
         dtype: that is multiplied; in float8_e4m3fn every figure is over the dense product in fp8.
         device: where the layers run.
         mode: ``"auto"``: as measured. ``"sparse"``: sparse at every M, on a GPU by the best candidates that
             are known and cuSPARSELt's first algorithm where none is.
-        memory: whether packed layers keep their dense weight.
+        memory: whether packed layers keep their dense weight; ``"auto"``: where some M would lose without and
+            the copy buys enough, see `copies`.
         format: of the packed weights; by default the 2:4 one of the dtype.
         tune: ``"quick"`` measures the few most promising candidates of what no table of the GPU has;
             ``"full"`` all candidates of what was not tuned so; ``"off"`` nothing, for callers that must
             not start processes.
         progress: called with (points done, points in all, text) while measuring.
+        packed: whether the layers are packed in any case, so that what stays dense would unpack.
+        room: for the dense copies of mode ``auto``; by default what is free now.
     """
-    wanted, name = list(dict.fromkeys(shapes)), dtype_name(dtype)
+    count = Counter(shapes)
+    wanted, name = list(count), dtype_name(dtype)
     format = format or ("2:4-fp8" if dtype == torch.float8_e4m3fn else "2:4")
     if has_one_way(format, device.type):
         return dict.fromkeys(wanted, Policy())
@@ -62,6 +72,10 @@ def policies(
         found |= tuned_policies(able, dtype, device, memory=memory, tune=tune, mode=mode, progress=progress)
     elif able:
         found |= _on_cpu(able, dtype, mode, memory, progress)
+    if memory == "auto":
+        lossy = find(format).lossy  # what a layer computes doesn't depend on what was measured
+        nbytes = {(n, k): count[n, k] * n * k * dtype.itemsize for n, k in found}
+        found = settle(found, nbytes, device, room or Room(), packed=packed or lossy)
     return {shape: reasons[shape] or found[shape] for shape in wanted}
 
 
@@ -76,9 +90,14 @@ def has_one_way(format: str, device_type: str) -> bool:
     return bool(found) and not any(format in kernel.formats for kernel in found)
 
 
-def runnable(found: Policy | str) -> Policy:
-    """Return the policy of a layer that is packed in any case: dense where there is a reason."""
-    return DENSE if isinstance(found, str) else found
+def runnable(found: Policy | str, *, copied: bool = False) -> Policy:
+    """Return the policy of a layer that is packed in any case: dense where there is a reason.
+
+    Args:
+        found: what `policies` returned.
+        copied: whether what is dense for a reason keeps the dense weight, so as not to unpack in each call.
+    """
+    return dataclasses.replace(DENSE, keeps_dense=copied) if isinstance(found, str) else found
 
 
 def _on_cpu(

@@ -25,7 +25,7 @@ def tuned_policies(
     dtype: torch.dtype,
     device: torch.device,
     *,
-    memory: Memory = "compressed",
+    memory: Memory = "auto",
     tune: Tune = "quick",
     mode: PolicyMode = "auto",
     progress: Progress | None = None,
@@ -38,7 +38,7 @@ def tuned_policies(
         shapes: (N, K), each once, that can run sparse.
         dtype: of the packed weights; in float8_e4m3fn every figure is over the dense product in fp8.
         device: a CUDA device on which kernels are usable.
-        memory: whether packed layers keep their dense weight.
+        memory: whether packed layers keep their dense weight, as `choose_by_thresholds` has it.
         tune: measure what neither the user's table nor a shipped one has.
         mode: ``"sparse"`` runs every shape sparse at every M, by the best candidate that is known, and
             cuSPARSELt's first algorithm where none is; only ``tune="full"`` measures anything for it.

@@ -27,7 +27,7 @@ def compile(  # noqa: A001  # named like torch.compile
     skip: Sequence[str] = (),
     skip_defaults: bool = True,
     policy: PolicyMode = "auto",
-    memory: Memory = "compressed",
+    memory: Memory = "auto",
     tune: Tune = "quick",
     inner: Inner = "auto",
     mode: Mode | None = None,
@@ -57,9 +57,11 @@ def compile(  # noqa: A001  # named like torch.compile
         policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
             (seconds, cached), a GPU's figures come from the tuned tables and from `tune`; ``"sparse"`` runs
             eligible layers sparse whatever was measured, and is not worth a quick tuning.
-        memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight: where dense would be faster,
-            the layer decompresses for the call or runs sparse all the same, and the report says how much that
-            costs. ``"fast"`` keeps a dense copy beside the packed one for layers that have such M's.
+        memory: ``"auto"`` is never slower than dense at any measured M: a layer is packed alone where no M
+            loses, has a dense copy of its weight beside the packed one where that wins 1.10× at some M, and
+            stays dense otherwise, as it does where copies don't fit. ``"compressed"`` keeps no dense copy:
+            where dense would be faster, the layer decompresses for the call or runs sparse all the same, and
+            the report says how much that costs. ``"fast"`` keeps one wherever dense is faster for some M.
         tune: what to measure of shapes that no table has for this GPU, by a child process, once for the
             machine. ``"quick"``: the few candidates that a cost model ranks first, within seconds (20 for the
             four shapes of a Llama); what the time leaves is dense until the next compilation.

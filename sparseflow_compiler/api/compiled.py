@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,13 @@ from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError, ArtifactError, CaptureError, InferenceOnlyError
 from sparseflow.execution.generation import Generator
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
+from sparseflow.frontend.state.compiled_parts import eager_forward, own_forward
 from sparseflow.runtime.calling.inference import device_of
 
 if TYPE_CHECKING:
     from sparseflow.compiler.build import Program
-    from sparseflow.execution.warmup import Sizes
+    from sparseflow.execution.comparison import Compared
+    from sparseflow.execution.warmup import Call, Sizes
     from sparseflow.runtime.calling.carried import State
     from sparseflow.runtime.calling.structure import Flat
 
@@ -48,6 +49,8 @@ class CompiledModel(Inspected):
         self._programs = Programs(model, self._subject, options, bank)
         self._replaced_forward = vars(model).get("forward")
         self._generator = Generator(model, self.part)
+        self._compared: dict[str, Compared] = {}
+        self._not_compared = ""
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Run the model. Arguments and result are those of the model's own forward.
@@ -82,6 +85,7 @@ class CompiledModel(Inspected):
         self._programs.require_originals("refresh()")
         with COMPILING:
             self._programs.forget()
+            self._compared, self._not_compared = {}, ""
             self._parts.clear()
 
     def capture(self, *args: object, **kwargs: object) -> None:
@@ -110,12 +114,18 @@ class CompiledModel(Inspected):
         padded: bool = False,
         generate: Mapping[str, object] | None = None,
         inputs: Sequence[str] = ("input_ids",),
+        compare: bool = True,
         **kwargs: object,
     ) -> None:
         """Capture, compile, build plans and record CUDA graphs ahead, for calls of these sizes.
 
         With example inputs the model is called with them, as often as it takes; what it writes in place, such
         as a cache, it writes. With sizes instead, inputs of a transformers model are made for every pair.
+
+        Then these calls are timed beside the dense model, run in the same way; the report has both figures,
+        and a ``SlowerWarning`` names those that lose more than 2%. Not so for a model whose dense weights
+        were released, and for one that writes its state, which further calls would change: the report says
+        so.
 
         Args:
             args: example inputs.
@@ -126,6 +136,7 @@ class CompiledModel(Inspected):
             generate: options that the calls of `generate` will have, such as ``max_new_tokens`` and
                 ``cache_implementation``: a static cache of another length needs another program.
             inputs: names of the inputs that plain calls will have, such as ``attention_mask``.
+            compare: whether to time the dense model too: seconds a call, and with inductor its compilation.
             kwargs: example keyword inputs.
 
         Raises:
@@ -138,13 +149,51 @@ class CompiledModel(Inspected):
         if args or kwargs:
             if batch is not None or seq is not None:
                 raise ArgumentError("warmup", "takes sizes or example inputs, not both")
-            warmup.repeat(functools.partial(self, *args, **kwargs), self.device)
+            calls = [warmup.example_call(args, kwargs)]
+        else:
+            sized = warmup.calls(self._model, batch, seq, inputs)
+            generating = decode and generates(self._model)
+            calls = [
+                warmup.generate_call(call, generate or {}, padded) if generating else warmup.plain_call(call)
+                for call in sized
+            ]
+        for call in calls:
+            warmup.repeat(call, self, self.device)
+        if compare:
+            self._compare(calls, written=bool(args or kwargs))
+
+    def _compare(self, calls: Sequence[Call], *, written: bool) -> None:
+        """Time calls beside the dense model.
+
+        Args:
+            calls: that are warm.
+            written: whether what programs write is an input of these calls.
+        """
+        from sparseflow.execution.comparison import DenseModel, compare, failure, warn_of_losses
+
+        self._not_compared = self._why_not_compared(written)
+        if self._not_compared:
             return
-        for call in warmup.calls(self._model, batch, seq, inputs):
-            if decode and generates(self._model):
-                warmup.generate_calls(self.generate, call, generate or {}, padded)
-            else:
-                warmup.repeat(functools.partial(self, **call), self.device)
+        forward = eager_forward(self._model)
+        dense = DenseModel(self.model_behind, forward, self.device, self._options.execution)
+        self._not_compared = failure(calls, dense)
+        if self._not_compared:
+            return
+        found = compare(calls, self, dense, self.device)
+        self._compared |= {one.call: one for one in found}
+        warn_of_losses(type(self._model).__name__, found, self.device)
+
+    def _why_not_compared(self, written: bool) -> str:
+        """Why the dense model can't be timed; empty if it can."""
+        if self._options.inplace:
+            return "its dense weights were released (inplace=True)"
+        if own_forward(self._model) is not vars(self._model).get("forward"):
+            return "the model's own forward is the compiled one"
+        if self._programs.carried.places or any(p.buffers for p in self._programs.all):
+            return "it keeps state, which a call of the dense model would change"
+        if written and any(p.changes_call for p in self._programs.all):
+            return "it writes its inputs, which a call of the dense model would do once more"
+        return ""
 
     def save(self, path: str | os.PathLike[str], *, tokenizer: object = None) -> None:
         """Write all programs captured so far to a folder, for `sparseflow.load`.

@@ -11,6 +11,7 @@ from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
     from sparseflow.api.programs import Programs
+    from sparseflow.execution.comparison import Compared
     from sparseflow.reports.report import Report
 
 Stage = Literal["torch", "sparse_gemm", "runtime"]
@@ -20,6 +21,8 @@ class Inspected(ModelView):
     """The part of a compiled model that is read, not run."""
 
     _programs: Programs
+    _compared: dict[str, Compared]
+    _not_compared: str
 
     @property
     def report(self) -> Report:
@@ -36,6 +39,8 @@ class Inspected(ModelView):
             report.model["captures"] += [f"{name}: {why}" for why in part._programs.captures]
         report.model["compilations"] = compilations(programs)
         report.model["dense_methods"] = list(self.dense_methods)
+        report.model["measured"] = [one.to_dict() for one in self._compared.values()]
+        report.model["not_measured"] = self._not_compared
         return report
 
     def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:

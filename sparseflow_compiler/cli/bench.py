@@ -59,7 +59,7 @@ def model(
     device: _Device = None,
     inner: Annotated[str, typer.Option(help="What runs both sides' graphs: eager or inductor.")] = "eager",
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
-    memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
+    memory: Annotated[str, typer.Option(help="auto, compressed or fast.")] = "auto",
     seconds: Annotated[float, typer.Option(help="About how long to measure each call.")] = 3.0,
     as_json: _AsJson = False,
 ) -> None:

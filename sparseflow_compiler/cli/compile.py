@@ -38,7 +38,7 @@ def compile_model(
         bool, typer.Option(help="Keep heads, embeddings and adapters dense, besides what --skip names.")
     ] = True,
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
-    memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
+    memory: Annotated[str, typer.Option(help="auto, compressed or fast.")] = "auto",
     format: Annotated[
         str, typer.Option(help="How sparse layers store their weights: 2:4, or 2:4-fp8.")
     ] = "2:4",

@@ -28,7 +28,7 @@ def profile(
     device: Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")] = None,
     inner: Annotated[str, typer.Option(help="What runs both sides' graphs: eager or inductor.")] = "eager",
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
-    memory: Annotated[str, typer.Option(help="compressed or fast.")] = "compressed",
+    memory: Annotated[str, typer.Option(help="auto, compressed or fast.")] = "auto",
     calls: Annotated[int, typer.Option(help="Calls in each profile.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Draw them to this .png, .svg or .pdf file.")] = None,

@@ -12,6 +12,7 @@ from sparseflow.errors import WeightError
 from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime import PackedWeight, prune_24
 from sparseflow.runtime.checks import require_finite
+from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.formats import Format
 from sparseflow.runtime.packed import packed_tensors
 from sparseflow.runtime.pattern import relative_difference
@@ -58,6 +59,8 @@ class WeightBank:
         self._packed_names: set[str] = set()
         self._errors: dict[str, float] = {}
         self._format_errors: dict[str, float] = {}
+        self.policies: dict[tuple[str, str, torch.device], dict[tuple[int, int], Policy | str]] = {}
+        """What was found for layer shapes, by format, dtype and device: one answer for all programs."""
         self.told = False
         """Whether the user was warned of what the weights are; once for all programs and graphs of a bank."""
 

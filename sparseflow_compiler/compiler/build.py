@@ -43,6 +43,7 @@ class Program:
         phases: what the passes made of it, and what was decided between them.
         seconds: how long each stage took.
         output_errors: of layers in lossy formats by their weights' names, as `output_errors` measures them.
+        buffers: of the model, those that the graph writes.
     """
 
     captured: CapturedProgram
@@ -53,6 +54,12 @@ class Program:
     phases: PhaseRun
     seconds: Mapping[str, float]
     output_errors: Mapping[str, float]
+    buffers: frozenset[str]
+
+    @property
+    def changes_call(self) -> bool:
+        """Whether it writes tensors of its calls, or gives their objects new ones."""
+        return bool(self.written) or bool(self.executable.signature.outputs.updates)
 
     @functools.cached_property
     def products_if_pruned(self) -> tuple[Product, ...]:
@@ -107,7 +114,8 @@ def build_program(
     runner = make_runner(graph, options.execution, device_of(model), written, grows=grows)
     guard = WriteGuard.of(type(model).__name__, captured.names, graph, written)
     executable = Executable(runner.run, signature, captured.call_signature, guard=guard)
-    return Program(captured, executable, graph, runner, written, phases, clock.seconds, errors)
+    writes = frozenset(changed)
+    return Program(captured, executable, graph, runner, written, phases, clock.seconds, errors, writes)
 
 
 def _imported(captured: CapturedProgram, bank: WeightBank) -> tuple[ImportedProgram, ProgramWeights]:

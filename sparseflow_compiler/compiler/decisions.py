@@ -11,7 +11,7 @@ from torch_mlir import ir
 
 from sparseflow.dialect.base import view_as
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
-from sparseflow.dialect.linear import FORMAT_REFUSED, GATES, layer_format, product_dtype
+from sparseflow.dialect.linear import FORMAT_REFUSED, GATES, KEEPS_DENSE, layer_format, product_dtype
 from sparseflow.dialect.matchers import weight_ref
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
@@ -51,6 +51,7 @@ class LayerDecision:
         format: how its weight is stored; empty if it is dense.
         format_refused: why it doesn't have the requested format; empty if it has.
         product: for a contextual layer the product of its MLP that it is part of: up (with the gate) or down.
+        keeps_dense: whether its dense weight is kept beside the packed one.
     """
 
     weight: str
@@ -65,6 +66,7 @@ class LayerDecision:
     format: str = ""
     format_refused: str = ""
     product: Literal["", "up", "down"] = ""
+    keeps_dense: bool = False
 
 
 def decide(module: ir.Module) -> tuple[LayerDecision, ...]:
@@ -113,6 +115,7 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
             gate=GATES.get(ir.StringAttr(op.attributes["epilogue"]).value, ""),
             format=layer_format(op).name,
             format_refused=refused,
+            keeps_dense=KEEPS_DENSE in op.attributes,
         )
 
 
@@ -201,9 +204,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
     if decision.decision == "contextual":
         return _contextual_row(decision, program.phases.contextual[decision.policy], bank, options)
-    policy = program.phases.policies.get(decision.policy)
-    kept = options.memory == "fast" and policy is not None and policy.wants_dense
-    ranges = ranges_of(policy) if sparse else ()
+    ranges = ranges_of(program.phases.policies.get(decision.policy)) if sparse else ()
     error = bank.relative_error(decision.weight)
     format_error = _format_error(decision, program, bank)
     reason = _why_sparse(decision, program, error, format_error, options) if sparse else decision.reason
@@ -219,7 +220,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         reason=f"{reason}; {not_contextual}" if not_contextual else reason,
         ranges=ranges,
         bytes_dense=dense_bytes,
-        bytes=_stored_bytes(decision, find(decision.format), kept=kept) if sparse else dense_bytes,
+        bytes=_stored_bytes(decision, find(decision.format)) if sparse else dense_bytes,
         rel_err=error,
         format=decision.format,
         format_err=format_error,
@@ -294,9 +295,10 @@ def _itemsize(dtype: str) -> int:
     return TORCH_DTYPES[dtype].itemsize if dtype in TORCH_DTYPES else 0
 
 
-def _stored_bytes(decision: LayerDecision, stored: Format, *, kept: bool = False) -> int:
+def _stored_bytes(decision: LayerDecision, stored: Format) -> int:
     """Return the bytes of a layer's weight in a format, and of its dense form if that is kept too."""
-    dense = decision.N * decision.K * _itemsize(stored.dense_type(decision.dtype)) if kept else 0
+    itemsize = _itemsize(stored.dense_type(decision.dtype)) if decision.keeps_dense else 0
+    dense = decision.N * decision.K * itemsize
     return stored.nbytes(decision.N, decision.K, decision.dtype) + dense
 
 
@@ -331,7 +333,17 @@ def _why_sparse(
     elif decision.format_refused:
         timed = f"not in {options.format}: {decision.format_refused}; {timed}"
     gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
-    return f"{_origin(error, options)}; {timed}{merged}{gate}"
+    return f"{_origin(error, options)}; {timed}{_copy(decision, policy)}{merged}{gate}"
+
+
+def _copy(decision: LayerDecision, policy: Policy | None) -> str:
+    """What a report says of a dense copy."""
+    if not decision.keeps_dense:
+        return ""
+    if policy is None or policy.alone is None:
+        return "; a dense copy is kept"
+    worst, m = policy.alone.worst
+    return f"; a dense copy is kept: packed alone it would run at {worst:.2f}× at M={m}"
 
 
 def _last_names(layers: Sequence[str]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch_mlir import ir
 
+from sparseflow.compiler.bank import WeightBank
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.linear import layer_format, product_dtype
 from sparseflow.dialect.matchers import operations, weight_ref
@@ -16,20 +17,20 @@ from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 from sparseflow.runtime.products import which
+from sparseflow.runtime.products.copies import Room
 from sparseflow.support.progress import Step
 
 Shape = tuple[int, int]
 Found = tuple[dict[str, Policy], dict[str, str]]
 
 
-def measured_policies(
-    module: ir.Module, device: Callable[[str], torch.device], options: CompileOptions, step: Step
-) -> Found:
+def measured_policies(module: ir.Module, bank: WeightBank, options: CompileOptions, step: Step) -> Found:
     """What was measured for every dtype and shape among the sparse layers.
 
     Args:
         module: in the ``sparse_gemm`` stage.
-        device: of a weight by its name.
+        bank: the model's weights. What was found for its shapes holds for all programs: the next one might
+            find less memory for dense copies, or other measurements.
         options: of the compilation.
         step: told while measuring.
 
@@ -38,13 +39,17 @@ def measured_policies(
     """
     policies: dict[str, Policy] = {}
     dense: dict[str, str] = {}
-    for (format_, dtype, where), shapes in sparse_shapes(module, device).items():
-        found_here = shape_policies(shapes, TORCH_DTYPES[dtype], where, options, step, format_)
-        for shape, found in found_here.items():
-            key = policy_key(dtype, *shape)
+    room = Room()
+    for (format_, dtype, where), shapes in sparse_shapes(module, bank.device).items():
+        known = bank.policies.setdefault((format_, dtype, where), {})
+        missing = [shape for shape in shapes if shape not in known]
+        if missing:
+            known |= shape_policies(missing, TORCH_DTYPES[dtype], where, options, step, format_, room)
+        for shape in dict.fromkeys(shapes):
+            key, found = policy_key(dtype, *shape), known.get(shape, Policy())
             if isinstance(found, str):
                 dense[key] = found
-            else:
+            elif found.ranges:
                 policies[key] = found
     return policies, dense
 
@@ -52,16 +57,16 @@ def measured_policies(
 def sparse_shapes(
     module: ir.Module, device: Callable[[str], torch.device]
 ) -> dict[tuple[str, str, torch.device], list[Shape]]:
-    """Return the distinct shapes by format, dtype multiplied and device; policies know one type of device."""
-    shapes: dict[tuple[str, str, torch.device], list[Shape]] = {}
+    """Return the shape of each weight by format, dtype multiplied and device, all of one type of device."""
+    weights: dict[tuple[str, str, torch.device], dict[object, Shape]] = {}
     for op in operations(module, ("sparse_gemm.linear",)):
         ref, type_, dtype = weight_ref(op.operands[1]), tensor_type(op.operands[1]), product_dtype(op)
         if ref is not None and type_ is not None and type_.shape is not None and dtype in TORCH_DTYPES:
             n, k = type_.shape
             if n is not None and k is not None:
                 key = (layer_format(op).name, dtype, device(ref.names[0]))
-                found = shapes.setdefault(key, [])
-                found += [] if (n, k) in found else [(n, k)]
+                weights.setdefault(key, {})[ref.names, ref.transposed] = (n, k)
+    shapes = {key: list(found.values()) for key, found in weights.items()}
     types = sorted({where.type for *_, where in shapes})
     if len(types) > 1:
         raise ArgumentError(
@@ -73,22 +78,24 @@ def sparse_shapes(
 
 
 def shape_policies(
-    shapes: list[Shape],
+    shapes: Sequence[Shape],
     dtype: torch.dtype,
     device: torch.device,
     options: CompileOptions,
     step: Step,
     format: str = "2:4",
+    room: Room | None = None,
 ) -> dict[Shape, Policy | str]:
     """What was measured for some shapes, or why such layers are dense; nothing where they always run sparse.
 
     Args:
-        shapes: (N, K), each once.
+        shapes: (N, K) of every weight.
         dtype: that is multiplied.
         device: where the weights are.
         options: of the compilation.
         step: told while measuring.
         format: of the weights.
+        room: for dense copies; by default what is free now.
     """
     found = which.policies(
         shapes,
@@ -99,5 +106,6 @@ def shape_policies(
         format=format,
         tune=options.tune,
         progress=step,
+        room=room,
     )
     return {shape: policy for shape, policy in found.items() if isinstance(policy, str) or policy.ranges}

@@ -33,8 +33,8 @@ class CompileOptions:
         skip_defaults: whether those of `DEFAULT_SKIP` stay dense too.
         policy: ``"auto"`` runs each layer by the faster measured path for every M and leaves a layer
             dense that never wins; ``"sparse"`` runs every eligible layer sparse without measuring.
-        memory: ``"compressed"`` keeps no dense copy of a sparse layer's weight, ``"fast"`` one wherever dense
-            is faster for some M.
+        memory: ``"auto"`` keeps a dense copy of a sparse layer's weight where some M would lose without, if
+            it buys enough, ``"compressed"`` none, ``"fast"`` one wherever dense is faster for some M.
         tune: what is measured of the GPU that no table has yet; CPUs are always measured.
         inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it;
             ``"auto"`` is inductor on a GPU.
@@ -49,7 +49,7 @@ class CompileOptions:
     skip: tuple[str, ...] = ()
     skip_defaults: bool = True
     policy: PolicyMode = "auto"
-    memory: Memory = "compressed"
+    memory: Memory = "auto"
     tune: Tune = "quick"
     inner: Inner = "auto"
     mode: Mode | None = None

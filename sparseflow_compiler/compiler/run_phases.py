@@ -136,7 +136,7 @@ class _Driver:
 
     def _measure(self) -> None:
         with self.clock.stage("measure") as step:
-            policies, dense = measured_policies(self.module, self.weights.bank.device, self.options, step)
+            policies, dense = measured_policies(self.module, self.weights.bank, self.options, step)
         self.made.policies = policies
         self.made.pipeline = replace(self.made.pipeline, policies=ApplyPolicy.of(policies, dense).table)
 

@@ -10,6 +10,7 @@ from sparseflow.dialect.base import (
     Operand,
     Result,
     VerifiedOp,
+    attribute,
     broken_format_rules,
     format_of,
     quoted,
@@ -37,6 +38,9 @@ GATES = {f"{activation}_gated": activation for activation in ACTIVATIONS}
 EPILOGUES = ("none", *ACTIVATIONS, *GATES)
 """The epilogues of the operation."""
 
+KEEPS_DENSE = "keeps_dense"
+"""Optional unit attribute: the dense weight is kept beside the packed one, for the M's that run densely."""
+
 FORMAT_REFUSED = "sparse_gemm.format_refused"
 """Discardable attribute: why a layer doesn't have the requested format."""
 
@@ -46,7 +50,8 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
 
     With a gated epilogue, such as ``silu_gated``, y is ``act(g) * u``, ``[…, N/2]``, for the halves g and u
     of ``x · Wᵀ + bias``: W has the rows of the gate, then those of up.
-    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``. ``format`` says how W is
+    ``policy`` is empty (always sparse) or ranges of M such as ``1:cpu,512:dense``; with the optional unit
+    attribute ``keeps_dense`` W is kept densely too, for the ranges that are dense. ``format`` says how W is
     stored and multiplied.
     """
 
@@ -104,9 +109,19 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
             yield "needs a string 'policy'; \"\" means always sparse"
             return
         try:
-            Policy.parse(policy)
+            parsed = Policy.parse(policy)
         except ArgumentError as error:
             yield f"has a malformed {error.subject}: {error.rule}"
+            return
+        yield from self._broken_copy(parsed)
+
+    def _broken_copy(self, policy: Policy) -> Iterator[str]:
+        if KEEPS_DENSE not in self.attributes:
+            return
+        if not isinstance(attribute(self, KEEPS_DENSE), ir.UnitAttr):
+            yield f"needs a unit attribute '{KEEPS_DENSE}', or none"
+        elif not policy.wants_dense:
+            yield f"has '{KEEPS_DENSE}', but its policy runs densely for no M"
 
 
 def broken_type_rules(types: dict[str, TensorType], *, gated: bool = False) -> Iterator[str]:
@@ -188,7 +203,7 @@ def linear_like(
     result: ir.Type,
     epilogue: str,
 ) -> ir.Operation:
-    """Create a sparse linear layer with the format and policy of another.
+    """Create a sparse linear layer with the format, policy and dense copy of another.
 
     Args:
         layer: the other layer.
@@ -200,7 +215,17 @@ def linear_like(
         epilogue: one of EPILOGUES.
     """
     how = {"format": text_of(layer, "format"), "policy": text_of(layer, "policy")}
-    return linear(x, weight, bias, residual, result=result, epilogue=epilogue, **how)
+    made = linear(x, weight, bias, residual, result=result, epilogue=epilogue, **how)
+    set_keeps_dense(made, KEEPS_DENSE in layer.attributes)
+    return made
+
+
+def set_keeps_dense(layer: ir.Operation, kept: bool) -> None:
+    """Set whether a sparse layer keeps its dense weight."""
+    if kept:
+        layer.attributes[KEEPS_DENSE] = ir.UnitAttr.get()
+    elif KEEPS_DENSE in layer.attributes:
+        del layer.attributes[KEEPS_DENSE]
 
 
 def layer_format(layer: ir.Operation) -> Format:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.cuda_graphs import wait_for_plans
@@ -21,6 +23,57 @@ Sizes = int | Sequence[int]
 
 RUNS = 3
 """A CUDA graph is recorded when a call comes the third time."""
+
+
+class Side(Protocol):
+    """A model that can be called, compiled or not."""
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Run it."""
+
+    def generate(self, *args: object, **kwargs: object) -> Any:
+        """Run transformers' `generate` over it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call to warm up.
+
+    Attributes:
+        title: how a report names it.
+        run: makes it, once, of a model.
+        times: that it takes until nothing is left to compile or record.
+    """
+
+    title: str
+    run: Callable[[Side], object]
+    times: int = RUNS
+
+
+def example_call(args: Sequence[object], kwargs: Mapping[str, object]) -> Call:
+    """Return a call with a user's own inputs, named by the shapes of its first tensors."""
+    shapes = [list(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    title = ", ".join(map(str, shapes[:3])) + (", …" if len(shapes) > 3 else "")
+    return Call(title or "the example inputs", lambda side: side(*args, **kwargs))
+
+
+def plain_call(inputs: Mapping[str, Tensor]) -> Call:
+    """Return a call with one entry of `calls`."""
+    return Call(_title(inputs), lambda side: side(**inputs))
+
+
+def generate_call(inputs: Mapping[str, Tensor], options: Mapping[str, object], padded: bool) -> Call:
+    """Return a call of `generate` for one entry of `calls`; see `generate_calls`."""
+    title = f"generate {1 + RUNS} tokens, {_title(inputs)}"
+    return Call(title, lambda side: generate_calls(side.generate, inputs, options, padded), times=1)
+
+
+def _title(inputs: Mapping[str, Tensor]) -> str:
+    images = inputs.get("pixel_values")
+    if images is not None:
+        return f"batch {images.shape[0]}"
+    batch, seq = next(iter(inputs.values())).shape[:2]
+    return f"batch {batch} × seq {seq}"
 
 
 def calls(
@@ -64,10 +117,10 @@ def _refuse(rule: str, remedy: str) -> ArgumentError:
     return ArgumentError("warmup", rule, remedy)
 
 
-def repeat(call: Callable[[], object], device: torch.device) -> None:
+def repeat(call: Call, side: Side, device: torch.device) -> None:
     """Repeat a call until its programs, kernels, plans and CUDA graphs exist."""
-    for _ in range(RUNS):
-        call()
+    for _ in range(call.times):
+        call.run(side)
         _wait(device)
 
 

@@ -16,6 +16,7 @@ from sparseflow.runtime import PackedWeight, Policy
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.kernels import sparse_kernels
 from sparseflow.runtime.products import which
+from sparseflow.runtime.products.copies import Room
 from sparseflow.support.arguments import MEMORY_MODES, Memory, PolicyMode, Tune, require_one_of
 from sparseflow.support.progress import Step, progress_bars
 
@@ -40,8 +41,10 @@ class SparseLinear(nn.Module):
         bias: ``[N]``, of the weight's dtype and device, or None.
         policy: ``"auto"`` runs every M by the path that was measured to be faster, as in
             `sparseflow.compile`. The weight is packed in any case: a dense product unpacks it in each call
-            unless `memory` is ``"fast"``, and `reason` says why it is dense. ``"sparse"`` always runs sparse.
-        memory: ``"compressed"`` keeps no dense weight; ``"fast"`` keeps one beside the packed weight if dense
+            unless the dense weight is kept, and `reason` says why it is dense. ``"sparse"`` always runs
+            sparse.
+        memory: ``"auto"`` keeps the dense weight beside the packed one where some M would lose without, as
+            far as copies fit into half of the free memory; ``"compressed"`` never; ``"fast"`` wherever dense
             is faster for some M.
 
     Raises:
@@ -57,7 +60,7 @@ class SparseLinear(nn.Module):
         bias: Tensor | None = None,
         *,
         policy: PolicyMode = "auto",
-        memory: Memory = "compressed",
+        memory: Memory = "auto",
     ) -> None:
         super().__init__()
         _require_options(policy, memory)
@@ -106,11 +109,18 @@ class SparseLinear(nn.Module):
     def set_policy(self, found: Policy | str) -> None:
         """Use a policy from now on, on this device; a text says why the layer is dense."""
         self.reason = found if isinstance(found, str) else ""
-        policy = which.runnable(found)
-        self._codes = policy.to_ints()
         self.weight.dense = None
-        if self.memory == "fast" and policy.wants_dense:
+        policy = which.runnable(found, copied=isinstance(found, str) and self._may_keep_dense())
+        self._codes = policy.to_ints()
+        if policy.keeps_dense:
             self.weight.keep_dense()
+
+    def _may_keep_dense(self) -> bool:
+        """Whether a layer that is dense for a reason keeps its dense weight."""
+        weight = self.weight
+        return self.memory == "fast" or (
+            self.memory == "auto" and Room().take(weight.device, weight.dense_nbytes)
+        )
 
     @property
     def prepared(self) -> bool:
@@ -168,7 +178,7 @@ def _traced_codes(layer: SparseLinear) -> list[int]:
             weight.multiplied,
             weight.format.name,
             layer.policy,
-            layer.memory,
+            "compressed",  # what is traced has no dense weight
             "off",
             lambda *_: None,
         )
@@ -202,7 +212,7 @@ def prepare(
         ArgumentError: an option has a wrong value, or a layer is on a device without 2:4 kernels.
     """
     require_uncompiled(model, "sf.nn.prepare(model)", parts=False)
-    _require_options(policy or "auto", memory or "compressed")
+    _require_options(policy or "auto", memory or "auto")
     require_one_of("nn.prepare", "tune", tune, get_args(Tune))
     layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
     for layer in layers:
@@ -214,7 +224,7 @@ def prepare(
         groups.setdefault(key, []).append(layer)
     with progress_bars(progress) as bars:
         for key, alike in groups.items():
-            shapes = dict.fromkeys((layer.out_features, layer.in_features) for layer in alike)
+            shapes = [(layer.out_features, layer.in_features) for layer in alike]
             found = _policies(shapes, *key, tune, bars.stage("measure"))
             for layer in alike:
                 layer.set_policy(found[layer.out_features, layer.in_features])
@@ -239,6 +249,9 @@ def _policies(
         )
     return which.policies(
         shapes, dtype, device, mode=mode, memory=memory, format=format, tune=tune, progress=step
+    )
+    return which.policies(
+        shapes, dtype, device, mode=mode, memory=memory, format=format, progress=step, packed=True
     )
 
 

@@ -37,7 +37,7 @@ def sparsify(
     skip: Sequence[str] = (),
     skip_defaults: bool = True,
     policy: PolicyMode = "auto",
-    memory: Memory = "compressed",
+    memory: Memory = "auto",
     tune: Tune = "quick",
     format: str = "2:4",
 ) -> list[str]:

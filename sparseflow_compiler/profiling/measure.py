@@ -14,8 +14,8 @@ from torch import nn
 
 from sparseflow.api.compile import compile as sparseflow_compile
 from sparseflow.errors import ArgumentError
+from sparseflow.execution.opponent import opponent
 from sparseflow.profiling.kernels import Kernel, kernels
-from sparseflow.profiling.opponent import opponent
 from sparseflow.profiling.profile_result import Profile, Side
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.timing import once

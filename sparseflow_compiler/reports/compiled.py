@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sparseflow.reports.grouping import groups
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
 from sparseflow.reports.report import LayerReport, Range, Report
-from sparseflow.reports.text import span
+from sparseflow.reports.text import measured_calls, span
 from sparseflow.reports.unpruned import unpruned_line
 from sparseflow.support.documents import Document
 
@@ -22,6 +22,8 @@ def compiled_page(data: Mapping[str, object]) -> Page:
     pieces: list[Piece] = [_facts(report, sparse)]
     if any(entry.speedup for layer in sparse for entry in layer.ranges):
         pieces.append(_speedups(sparse))
+    if calls := measured_calls(report.model):
+        pieces.append(_calls(calls))
     pieces.append(_memory(report.layers))
     if sparse:
         pieces.append(_quality(sparse))
@@ -54,6 +56,17 @@ def _facts(report: Report, sparse: Sequence[LayerReport]) -> Facts:
     if speedups:
         items.insert(1, ("best speed-up", f"{max(speedups):.2f}×", "the least in its range of M"))
     return Facts("", tuple(items))
+
+
+def _calls(calls: Sequence[tuple[str, float, float, float]]) -> Table:
+    columns = (
+        Column("call"),
+        Column("dense ms", True),
+        Column("compiled ms", True),
+        Column("speed-up", True),
+    )
+    rows = tuple((title, figure(dense), figure(ours), f"{gain:.2f}×") for title, dense, ours, gain in calls)
+    return Table("Measured as it was warmed up", columns, rows)
 
 
 def _speedups(layers: Sequence[LayerReport]) -> HeatMap:

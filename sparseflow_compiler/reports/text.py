@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparseflow.reports.grouping import Group, expected, groups
 from sparseflow.reports.page import megabytes
@@ -21,6 +21,9 @@ ROWS = (1, 16, 256, 2048)
 
 MOST_GROUPS = 24
 """Lines of a table; further groups are counted."""
+
+MOST_CALLS = 4
+"""Calls that are shown with their figures; further ones are counted."""
 
 _Justify = Literal["left", "right"]
 
@@ -65,6 +68,24 @@ def _head(report: Report) -> Iterable[str]:
     gains = [(m, gain) for m in ROWS if (gain := expected(layers, m)) is not None]
     if sparse and gains:
         yield "expected of these layers together: " + ", ".join(f"{gain:.2f}× at M={m}" for m, gain in gains)
+    yield from _measured(report.model)
+
+
+def _measured(model: Mapping[str, Any]) -> Iterable[str]:
+    """What warming up measured: the calls that gain least, and how many there are besides."""
+    if reason := model.get("not_measured"):
+        yield f"not measured beside dense: {reason}"
+    calls = measured_calls(model)
+    for title, dense, compiled, speedup in calls[:MOST_CALLS]:
+        yield f"measured: {title}: dense {dense:.3g} ms, compiled {compiled:.3g} ms, {speedup:.2f}×"
+    if left := calls[MOST_CALLS:]:
+        yield f"measured: {len(left)} other calls, {left[0][3]:.2f}× to {left[-1][3]:.2f}×"
+
+
+def measured_calls(model: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
+    """Each call that was warmed up: its name, milliseconds dense and compiled, speed-up; the least first."""
+    found = [(one["call"], one["dense_ms"], one["compiled_ms"]) for one in model.get("measured", ())]
+    return sorted(((*one, one[1] / one[2]) for one in found), key=lambda one: one[3])
 
 
 def _grouped(found: Sequence[Group]) -> Table:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 Prune = Literal["magnitude"]
 PolicyMode = Literal["auto", "sparse"]
 
-Memory = Literal["compressed", "fast"]
-"""``compressed`` keeps no dense copy of a packed weight, ``fast`` one wherever dense is faster for some M."""
+Memory = Literal["auto", "compressed", "fast"]
+"""Whether packed weights have dense copies beside them: ``compressed`` never, ``fast`` wherever dense is
+faster for some M, ``auto`` where some M would lose without and the copy buys enough."""
 
 Tune = Literal["quick", "full", "off"]
 """What is measured of a GPU before layers run sparse there: a few candidates for what no table has

@@ -273,3 +273,19 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
   %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<si64: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op has 'keeps_dense', but its policy runs densely for no M}}
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", keeps_dense, policy = "1:cpu", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a unit attribute 'keeps_dense', or none}}
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", keeps_dense = true, policy = "1:dense", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
+  return
+}

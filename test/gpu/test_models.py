@@ -118,6 +118,21 @@ def test_warmup_leaves_nothing_to_build(model):
     assert gpu.stats().built == built
 
 
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+def test_warmup_measures_the_dense_model_beside(model, mode):
+    compiled = sf.compile(model, prune="magnitude", policy="sparse", mode=mode)
+    compiled.warmup(batch=2, seq=16, generate={**OPTIONS, "cache_implementation": "static"})
+    compiled.warmup(batch=[1, 2], seq=16, decode=False)
+    assert compiled.report.model["not_measured"] == ""
+    measured = compiled.report.model["measured"]
+    assert [found["call"] for found in measured] == [
+        "generate 4 tokens, batch 2 × seq 16",
+        "batch 1 × seq 16",
+        "batch 2 × seq 16",
+    ]
+    assert all(found["dense_ms"] > 0 and found["compiled_ms"] > 0 for found in measured)
+
+
 def kernels(run):
     """How many kernels one call launches, once it is compiled."""
     for _ in range(3):

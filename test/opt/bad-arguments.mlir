@@ -26,9 +26,9 @@
 // RUN: not sparseflow-opt %s --canonicalize-linear=a=1 2>&1 | FileCheck %s --check-prefix=NOOPTION
 // NOOPTION: It has no options.
 
-// RUN: not sparseflow-opt %s --lower-sparse-gemm=memory=small 2>&1 | FileCheck %s --check-prefix=MEMORY
+// RUN: not sparseflow-opt %s --apply-policy=memory=small 2>&1 | FileCheck %s --check-prefix=MEMORY
 // MEMORY: option 'memory'
-// MEMORY-SAME: must be one of compressed, fast, not 'small'
+// MEMORY-SAME: must be one of auto, compressed, fast, not 'small'
 
 // RUN: not sparseflow-opt %s --match-sparse-linear=min-n=-3 2>&1 | FileCheck %s --check-prefix=NUMBER
 // NUMBER: pass 'match-sparse-linear', option 'min-n': needs a whole number, not '-3'

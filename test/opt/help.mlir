@@ -15,7 +15,7 @@
 // PIPELINES: --pipeline=canonical
 // PIPELINES: --pipeline=sparse-gemm apply-policy
 // PIPELINES-NEXT: policies=
-// PIPELINES: memory={{.*}} (default compressed)
+// PIPELINES: memory={{.*}} (default auto)
 
 // RUN: sparseflow-opt --list-passes=markdown | FileCheck %s --check-prefix=DOC
 // DOC: # Passes

@@ -1,5 +1,6 @@
 // Recorded decisions and measurements, and what a pipeline leaves for later ones.
 // RUN: echo '{"f32:64x64": "1:cpu,512:dense", "f32:32x64": {"dense": "slower"}}' > %t.policies.json
+// RUN: echo '{"f32:64x64": {"policy": "1:cpu,512:dense", "keeps_dense": true}, "f32:32x64": {"dense": "slower"}}' > %t.kept.json
 // RUN: echo '{"c.weight": "because"}' > %t.dense.json
 
 // RUN: sparseflow-opt %s --pipeline='runtime{memory=fast policies=%t.policies.json dense=%t.dense.json}' | FileCheck %s --check-prefix=FAST
@@ -7,6 +8,12 @@
 // FAST: torch.operator "torch.sparseflow.linear"
 // FAST: torch.aten.linear {{.*}} {sparse_gemm.reason = "slower"}
 // FAST: torch.aten.linear {{.*}} {sparse_gemm.reason = "because"}
+
+// The table says what is kept, unless the mode does.
+// RUN: sparseflow-opt %s --pipeline='runtime{policies=%t.kept.json dense=%t.dense.json}' | FileCheck %s --check-prefix=FAST
+// RUN: sparseflow-opt %s --pipeline='runtime{policies=%t.policies.json}' | FileCheck %s --check-prefix=ALONE
+// RUN: sparseflow-opt %s --pipeline='runtime{memory=compressed policies=%t.kept.json}' | FileCheck %s --check-prefix=ALONE
+// ALONE-NOT: sparse_gemm.pruned_weight
 
 // RUN: sparseflow-opt %s --pipeline='sparse-gemm{policies=%t.policies.json skip=a,c}' --dump-pass-pipeline 2>&1 | FileCheck %s --check-prefix=POLICIES
 // POLICIES: builtin.module({{.*}},match-sparse-linear{skip=a,c},explain-products,{{.*}},apply-policy{table={{.*}}policies.json})

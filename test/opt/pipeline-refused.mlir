@@ -16,7 +16,7 @@
 // NOTHING-NEXT: It has no options.
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{memory=small}' 2>&1 | FileCheck %s --check-prefix=VALUE
-// VALUE: pipeline 'runtime', option 'memory': must be one of compressed, fast, not 'small'
+// VALUE: pipeline 'runtime', option 'memory': must be one of auto, compressed, fast, not 'small'
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{format=int4}' 2>&1 | FileCheck %s --check-prefix=QUANTIZE
 // QUANTIZE: pipeline 'runtime', option 'format': must be one of 2:4, 2:4-fp8, not 'int4'

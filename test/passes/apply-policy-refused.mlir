@@ -22,4 +22,10 @@
 
 // RUN: echo '{"f32:1x1": {"dense": "x", "policy": "1:gpu"}}' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=POLICY
 
+// RUN: echo '{"f32:1x1": {"policy": "1:cpu", "keeps_dense": true}}' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=KEPT
+// KEPT: policy table, entry 'f32:1x1': keeps a dense weight, but its policy '1:cpu' runs densely for no M
+
+// RUN: echo '{"f32:1x1": {"keeps_dense": true}}' > %t.json && not sparseflow-opt %s --apply-policy=table=%t.json 2>&1 | FileCheck %s --check-prefix=BARE
+// BARE: policy table, entry 'f32:1x1': is neither a policy nor dense
+
 module {}

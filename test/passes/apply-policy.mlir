@@ -1,4 +1,4 @@
-// RUN: echo '{"f32:32x64": "1:cpu,512:dense", "f16:32x64": "dense", "bf16:32x64": {"dense": "slower at every M"}, "f8E4M3FN:64x64": {"dense": "slower too", "policy": "1:dense"}, "f8E4M3FN:64x128": {"dense": "no table has it"}}' > %t.json
+// RUN: echo '{"f32:32x64": "1:cpu,512:dense", "f16:32x64": "dense", "bf16:32x64": {"dense": "slower at every M"}, "f8E4M3FN:64x64": {"dense": "slower too", "policy": "1:dense"}, "f8E4M3FN:64x128": {"dense": "no table has it"}, "f32:96x64": {"policy": "1:cpu,8:dense", "keeps_dense": true}}' > %t.json
 // RUN: sparseflow-opt %s --apply-policy=table=%t.json | FileCheck %s
 // RUN: sparseflow-opt %s --apply-policy=table=%t.json --apply-policy=table=%t.json | FileCheck %s
 
@@ -16,6 +16,14 @@ func.func @unknown(%x: !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[?,48],f32>
   %w = "sparse_gemm.weight"() {name = "w1"} : () -> !torch.vtensor<[48,64],f32>
   %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "1:dense", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[48,64],f32>) -> !torch.vtensor<[?,48],f32>
   return %y : !torch.vtensor<[?,48],f32>
+}
+
+// CHECK-LABEL: func.func @kept
+func.func @kept(%x: !torch.vtensor<[?,64],f32>) -> !torch.vtensor<[?,96],f32> {
+  // CHECK: "sparse_gemm.linear"(%arg0, %{{.*}}) {{.*}}keeps_dense, {{.*}}policy = "1:cpu,8:dense"}
+  %w = "sparse_gemm.weight"() {name = "w6"} : () -> !torch.vtensor<[96,64],f32>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[96,64],f32>) -> !torch.vtensor<[?,96],f32>
+  return %y : !torch.vtensor<[?,96],f32>
 }
 
 // CHECK-LABEL: func.func @dense

@@ -1,4 +1,4 @@
-// RUN: sparseflow-opt %s --split-input-file --pass-pipeline='builtin.module(choose-format{format=2:4-fp8},lower-sparse-gemm{memory=fast})' | FileCheck %s
+// RUN: sparseflow-opt %s --split-input-file --pass-pipeline='builtin.module(choose-format{format=2:4-fp8},lower-sparse-gemm)' | FileCheck %s
 
 // The dense form is in fp8 too.
 // CHECK-LABEL: func.func @merged
@@ -11,7 +11,7 @@
 // CHECK-NOT: sparse_gemm.linear
 func.func @merged(%x: !torch.vtensor<[?,128],bf16>, %b: !torch.vtensor<[192],bf16>) -> !torch.vtensor<[?,192],bf16> {
   %w = "sparse_gemm.merged_weight"() {names = ["a", "b"], sizes = array<i64: 64, 128>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[192,128],bf16>
-  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "relu", policy = "1:cusparselt@7,16:dense", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,128],bf16>, !torch.vtensor<[192,128],bf16>, !torch.vtensor<[192],bf16>) -> !torch.vtensor<[?,192],bf16>
+  %y = "sparse_gemm.linear"(%x, %w, %b) {format = "2:4", epilogue = "relu", keeps_dense, policy = "1:cusparselt@7,16:dense", operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (!torch.vtensor<[?,128],bf16>, !torch.vtensor<[192,128],bf16>, !torch.vtensor<[192],bf16>) -> !torch.vtensor<[?,192],bf16>
   return %y : !torch.vtensor<[?,192],bf16>
 }
 

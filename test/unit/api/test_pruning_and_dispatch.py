@@ -48,7 +48,7 @@ class Gated(nn.Module):
         return self.small(F.gelu(self.head(y)))
 
 
-@pytest.mark.parametrize("memory", ["compressed", "fast"])
+@pytest.mark.parametrize("memory", ["auto", "compressed", "fast"])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_one_result_under_every_table(dispatch: Callable[[str], None], memory: str, inplace: bool) -> None:
     torch.manual_seed(0)

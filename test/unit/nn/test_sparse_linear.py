@@ -1,6 +1,7 @@
 """Sparse layers in eager models."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import sparseflow as sf
 from sparseflow.errors import ArgumentError, WeightError
 from sparseflow.nn import SparseLinear, densify, prepare, sparsify
 from sparseflow.runtime import Policy
+from sparseflow.runtime.dispatch import Measurement, choose
+from sparseflow.runtime.products import copies
 
 
 class Mlp(nn.Module):
@@ -92,10 +95,53 @@ def test_memory_fast_keeps_a_dense_weight_where_the_policy_wants_it(model, x):
     expected = densify_copy(model)(x)
     for text, kept in (("1:cpu,8:dense", True), ("1:cpu", False)):
         model.up.set_policy(Policy.parse(text))
+        model.up.settle(dataclasses.replace(Policy.parse(text), keeps_dense=kept))
         assert (model.up.weight.dense is not None) is kept
         model.down.set_policy(Policy.parse(text))
         torch.testing.assert_close(model(x), expected)
         torch.testing.assert_close(model(x[:1]), expected[:1])
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Measurements by which every layer loses with 8 rows or more unless its dense weight is kept."""
+
+    def calibrate(shapes, dtype, *, progress, memory):
+        assert dtype == torch.float32
+        return {(n, k): choose([times(n, k, 1, 5.0), times(n, k, 8, 18.0)], memory) for n, k in shapes}
+
+    def times(n, k, m, cpu):
+        return Measurement("float32", n, k, m, 10.0, 20.0, (("cpu", cpu),), n, 9, False)
+
+    monkeypatch.setattr("sparseflow.runtime.dispatch.calibration.calibrate", calibrate)
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("recorded")
+def test_by_default_a_dense_weight_is_kept_where_some_m_would_lose_as_far_as_copies_fit(model, monkeypatch):
+    x = torch.randn(9, 64)
+    sparsify(model)
+    expected = densify_copy(model)(x)
+    for free, kept in ((1 << 30, [True, True]), (2 * 128 * 64 * 4, [True, False]), (0, [False, False])):
+        monkeypatch.setattr(copies, "free_bytes", lambda _, free=free: free)
+        prepare(model)
+        assert [layer.weight.dense is not None for layer in (model.up, model.down)] == kept, free
+        assert model.up.reason == ""
+        for rows in (1, 3, 4, 9):
+            torch.testing.assert_close(model(x[:rows]), expected[:rows])
+    monkeypatch.setattr(copies, "free_bytes", lambda _: 1 << 30)
+    prepare(model, memory="compressed")
+    assert model.up.weight.dense is None
+
+
+@torch.no_grad()
+def test_what_is_dense_for_a_reason_keeps_its_weight_as_far_as_that_fits(model, monkeypatch):
+    sparsify(model)
+    for free, kept in ((2 * 128 * 64 * 4, True), (2 * 128 * 64 * 4 - 2, False)):
+        monkeypatch.setattr(copies, "free_bytes", lambda _, free=free: free)
+        model.up.settle("no table has it")
+        assert (model.up.weight.dense is not None) is kept
+        assert model.up.reason == "no table has it"
 
 
 def densify_copy(model):
@@ -160,7 +206,7 @@ def test_a_call_starts_no_processes_and_preparing_does(model, x, monkeypatch):
     assert tuned == ["quick", "full"]
 
 
-@pytest.mark.parametrize("memory", ["compressed", "fast"])
+@pytest.mark.parametrize("memory", ["auto", "compressed", "fast"])
 def test_a_model_may_be_exported_or_compiled_before_its_first_call(memory, monkeypatch):
     monkeypatch.setattr("sparseflow.nn.linear._policies", lambda shapes, *_: _measured_really(shapes))
     x = torch.randn(3, 32)

@@ -39,7 +39,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
             weight is tied to another stay dense too.
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
         policy: ``"auto"`` or ``"sparse"``, as in `sparseflow.nn.SparseLinear`.
-        memory: ``"compressed"`` or ``"fast"``, as in `sparseflow.nn.SparseLinear`.
+        memory: ``"auto"``, ``"compressed"`` or ``"fast"``, as in `sparseflow.nn.SparseLinear`.
         format: the format of weights that are packed while they are loaded, as in `sparseflow.nn.sparsify`.
             Only ``"2:4"`` can be saved.
         pattern: ``"2:4"`` is the only one.
@@ -58,7 +58,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         skip: Sequence[str] = (),
         skip_defaults: bool = True,
         policy: PolicyMode = "auto",
-        memory: Memory = "compressed",
+        memory: Memory = "auto",
         format: str = "2:4",
         pattern: str = "2:4",
         **saved: object,
