@@ -22,7 +22,8 @@ def choose(measurements: Iterable[Measurement], memory: Memory = "compressed") -
     """The policy that the measurements of one layer justify.
 
     At each measured M the fastest way runs; but the one of the M before is kept while it is within 2% of
-    dense, and of the fastest one within 2% or what its times lay apart, so that noise makes no ranges.
+    dense, and of the fastest one within 2% or what its times lay apart, so that noise makes no ranges; within
+    6% of both where other processes disturbed the times.
     Between two measured M's with different choices, the switch is where their times cross, interpolated
     linearly in log time over log M: the geometric midpoint when both win alike, nearer to the one that wins
     by less otherwise. Below the first and above the last measured M the nearest one's choice holds.
@@ -64,7 +65,8 @@ def _chosen(points: Sequence[Measurement]) -> list[Choice]:
     for point in points:
         best = min(point.ways(), key=point.us)
         running = chosen[-1] if chosen else best
-        near = min(point.tolerance * point.us(best), TOLERANCE * point.dense_us)
+        slower = point.tolerance if point.crowded else TOLERANCE
+        near = min(point.tolerance * point.us(best), slower * point.dense_us)
         limit = max(point.us(best), near)
         bearable = point.us(running) <= limit
         chosen.append(running if bearable else best)

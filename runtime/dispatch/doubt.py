@@ -11,25 +11,34 @@ from sparseflow.runtime.dispatch.measurement import Measurement
 from sparseflow.runtime.kernels import Choice
 
 TRIES = 3
-"""A point whose times don't agree, or don't fit its neighbours', stands after this many measurements."""
+"""A point whose times can't decide, don't agree, or don't fit its neighbours', stands after so many."""
+
+CLOSE = 1.1
+"""Ways whose times in a crowd differ by less aren't told apart by one measurement."""
 
 FAR = 2.0
 """A speed-up this many times above, or below, those at both neighbouring M's is suspicious."""
 
 
 def doubtful(rows: Sequence[Measurement], *, crowd: bool = False) -> list[int]:
-    """The M's to measure again: crowded ones, and those not settled or implausible that had few tries.
+    """The M's to measure again: close ones in a crowd, unsettled and implausible ones, up to their tries.
 
     Args:
         rows: of one layer, ascending in M.
-        crowd: other processes keep cores busy now: what was measured in a crowd would be no better.
+        crowd: other processes keep cores busy now. If not, crowded points are measured again in any case.
     """
     strange = implausible(rows)
     return [
         row.m
         for row in rows
-        if (row.crowded and not crowd) or (row.tries < TRIES and (not row.settled or row.m in strange))
+        if (row.crowded and not crowd)
+        or (row.tries < TRIES and ((row.crowded and _close(row)) or not row.settled or row.m in strange))
     ]
+
+
+def _close(row: Measurement) -> bool:
+    times = sorted(map(row.us, row.ways()))
+    return len(times) > 1 and times[1] < CLOSE * times[0]
 
 
 def implausible(rows: Sequence[Measurement]) -> set[int]:
@@ -63,16 +72,28 @@ def _far(gains: Sequence[tuple[int, float]]) -> set[int]:
 
 
 def better(old: Measurement, new: Measurement) -> Measurement:
-    """The measurement to keep of two of one point, with the tries of both.
+    """What to keep of two measurements of one point, with the tries of both.
 
-    One without a crowd, else one that settled, else the one of the lower times: noise only adds. One that has
-    times of more kernels, or of more threads, replaces the other.
+    The one without a crowd, else by more threads, else that settled. Of two alike each side's lower time:
+    other processes only add, and phases in which they take the caches pass. One with other kernels replaces
+    the old one.
     """
-    same = dict(old.sparse_us).keys() == dict(new.sparse_us).keys()
-    kept = min(new, old, key=_rank) if same else new
+    kept = new
+    if dict(old.sparse_us).keys() == dict(new.sparse_us).keys():
+        kept = _lower(old, new) if _rank(old) == _rank(new) else min(old, new, key=_rank)
     return dataclasses.replace(kept, tries=old.tries + new.tries)
 
 
-def _rank(row: Measurement) -> tuple[bool, bool, int, float]:
-    times = [row.dense_us, row.unpacked_us, *(us for _, us in row.sparse_us)]
-    return row.crowded, not row.settled, -row.threads, sum(map(math.log, times))
+def _rank(row: Measurement) -> tuple[bool, int, bool]:
+    return row.crowded, -row.threads, not row.settled
+
+
+def _lower(old: Measurement, new: Measurement) -> Measurement:
+    before = dict(old.sparse_us)
+    return dataclasses.replace(
+        new,
+        dense_us=min(old.dense_us, new.dense_us),
+        unpacked_us=min(old.unpacked_us, new.unpacked_us),
+        sparse_us=tuple((way, min(us, before[way])) for way, us in new.sparse_us),
+        spread=max(old.spread, new.spread),
+    )

@@ -60,8 +60,8 @@ class Measurement:
 
     @property
     def tolerance(self) -> float:
-        """Ways whose times differ by no more than this factor are as fast."""
-        return max(TOLERANCE, 1 + min(self.spread, LOOSE))
+        """Ways whose times differ by no more than this factor are as fast, for all that these times tell."""
+        return 1 + LOOSE if self.crowded else max(TOLERANCE, 1 + min(self.spread, LOOSE))
 
     def ways(self) -> tuple[Choice, ...]:
         """What may run here, dense first; the table may have times of kernels that this process lacks."""

@@ -40,11 +40,11 @@ def test_a_stall_of_dense_or_of_decompressing_shows_too():
 
 def test_what_is_doubtful_is_measured_again_until_it_stands():
     rows = [row(1), row(2, spread=2 * LOOSE), row(4, 0.1), row(8, crowded=True)]
-    rows.append(row(16))
-    assert doubtful(rows) == [2, 4, 8]
-    assert doubtful(rows, crowd=True) == [2, 4]
+    rows += [row(16, 1.1), row(32, 0.7, crowded=True)]  # as fast as decompressing
+    assert doubtful(rows) == [2, 4, 8, 32]
+    assert doubtful(rows, crowd=True) == [2, 4, 32]
     tired = [dataclasses.replace(point, tries=TRIES) for point in rows]
-    assert doubtful(tired) == [8]
+    assert (doubtful(tired), doubtful(tired, crowd=True)) == ([8, 32], [])
 
 
 def test_the_better_measurement_is_kept_with_the_tries_of_both():
@@ -55,6 +55,9 @@ def test_the_better_measurement_is_kept_with_the_tries_of_both():
     assert better(loose, settled) == dataclasses.replace(settled, tries=3)
     stalled = row(4, 0.01)
     assert better(stalled, settled) == better(settled, stalled) == dataclasses.replace(settled, tries=2)
+    slow = dataclasses.replace(settled, dense_us=150.0, sparse_us=(("cpu", 90.0),), spread=0.02)
+    both = dataclasses.replace(settled, sparse_us=(("cpu", 90.0),), spread=0.02, tries=2)
+    assert better(settled, slow) == better(slow, settled) == both
     alone = row(4, crowded=True, threads=1)
     assert better(alone, crowded).threads == 2
 
