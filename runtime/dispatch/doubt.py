@@ -11,34 +11,25 @@ from sparseflow.runtime.dispatch.measurement import Measurement
 from sparseflow.runtime.kernels import Choice
 
 TRIES = 3
-"""A point whose times can't decide, don't agree, or don't fit its neighbours', stands after so many."""
-
-CLOSE = 1.1
-"""Ways whose times in a crowd differ by less aren't told apart by one measurement."""
+"""A point whose times don't agree, or don't fit its neighbours', stands after so many."""
 
 FAR = 2.0
 """A speed-up this many times above, or below, those at both neighbouring M's is suspicious."""
 
 
 def doubtful(rows: Sequence[Measurement], *, crowd: bool = False) -> list[int]:
-    """The M's to measure again: close ones in a crowd, unsettled and implausible ones, up to their tries.
+    """The M's to measure again: crowded ones, and those not settled or implausible that had few tries.
 
     Args:
         rows: of one layer, ascending in M.
-        crowd: other processes keep cores busy now. If not, crowded points are measured again in any case.
+        crowd: other processes keep cores busy now: what was measured in a crowd would be no better.
     """
     strange = implausible(rows)
     return [
         row.m
         for row in rows
-        if (row.crowded and not crowd)
-        or (row.tries < TRIES and ((row.crowded and _close(row)) or not row.settled or row.m in strange))
+        if (row.crowded and not crowd) or (row.tries < TRIES and (not row.settled or row.m in strange))
     ]
-
-
-def _close(row: Measurement) -> bool:
-    times = sorted(map(row.us, row.ways()))
-    return len(times) > 1 and times[1] < CLOSE * times[0]
 
 
 def implausible(rows: Sequence[Measurement]) -> set[int]:

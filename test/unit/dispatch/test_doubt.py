@@ -40,11 +40,11 @@ def test_a_stall_of_dense_or_of_decompressing_shows_too():
 
 def test_what_is_doubtful_is_measured_again_until_it_stands():
     rows = [row(1), row(2, spread=2 * LOOSE), row(4, 0.1), row(8, crowded=True)]
-    rows += [row(16, 1.1), row(32, 0.7, crowded=True)]  # as fast as decompressing
-    assert doubtful(rows) == [2, 4, 8, 32]
-    assert doubtful(rows, crowd=True) == [2, 4, 32]
+    rows.append(row(16, 1.1))
+    assert doubtful(rows) == [2, 4, 8]
+    assert doubtful(rows, crowd=True) == [2, 4]
     tired = [dataclasses.replace(point, tries=TRIES) for point in rows]
-    assert (doubtful(tired), doubtful(tired, crowd=True)) == ([8, 32], [])
+    assert (doubtful(tired), doubtful(tired, crowd=True)) == ([8], [])
 
 
 def test_the_better_measurement_is_kept_with_the_tries_of_both():
