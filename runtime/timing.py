@@ -8,21 +8,46 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+Side = Callable[[int], object]
+"""Called with the number of its turn (to rotate its data); returns when it is done."""
 
-def once(run: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
+
+def once(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that one call takes by a clock."""
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+class Turns:
+    """Rounds in which every side runs once, in an order that changes: none always follows the same one.
+
+    Args:
+        sides: what is compared; each runs once at first, which isn't timed.
+        clock: in seconds.
+    """
+
+    def __init__(self, sides: Sequence[Side], clock: Callable[[], float] = time.perf_counter) -> None:
+        self._sides, self._clock = sides, clock
+        self._orders = itertools.cycle(itertools.permutations(range(len(sides))))
+        for side in sides:
+            side(0)
+
+    def __call__(self, turn: int) -> list[float]:
+        """The seconds of each side in the round of that number."""
+        times = [0.0] * len(self._sides)
+        for index in next(self._orders):
+            times[index] = once(functools.partial(self._sides[index], turn + 1), self._clock)
+        return times
 
 
 def interleaved(
-    sides: Sequence[Callable[[int], object]], *, seconds: float = 1.0, least: int = 7, most: int = 400
+    sides: Sequence[Side], *, seconds: float = 1.0, least: int = 7, most: int = 400
 ) -> list[list[float]]:
-    """Time several sides in turns, in an order that changes, so that none always follows the same one.
+    """Time several sides in turns.
 
     Args:
-        sides: each is called with the number of its turn (to rotate its data) and returns when it is done.
+        sides: what is compared.
         seconds: about how long to measure, all sides together.
         least: fewest turns.
         most: most turns.
@@ -30,21 +55,13 @@ def interleaved(
     Returns:
         The seconds of every turn, one list for each side.
     """
-    for side in sides:
-        side(0)
-    orders = itertools.cycle(itertools.permutations(range(len(sides))))
-    times: list[list[float]] = [[] for _ in sides]
-    turns = least
-    for turn in range(most):
-        if turn >= turns:
-            break
-        for index in next(orders):
-            times[index].append(once(functools.partial(sides[index], turn + 1)))
-        if turn == 0:
-            turns = max(least, int(seconds / max(sum(sum(seen) for seen in times), 1e-9)))
-    return times
+    turns = Turns(sides)
+    rounds = [turns(0)]
+    wanted = min(most, max(least, int(seconds / max(sum(rounds[0]), 1e-9))))
+    rounds += [turns(turn) for turn in range(1, wanted)]
+    return [list(times) for times in zip(*rounds, strict=True)]
 
 
-def medians(sides: Sequence[Callable[[int], object]], **limits: float) -> list[float]:
+def medians(sides: Sequence[Side], **limits: float) -> list[float]:
     """The median seconds of each side, measured as `interleaved` does with the same limits."""
     return [statistics.median(times) for times in interleaved(sides, **limits)]  # type: ignore[arg-type]

@@ -165,6 +165,24 @@ def fuzz(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
+def noise_cpu(rows: Rows) -> str:
+    """How many calibrations gave one policy, beside a busy core and without."""
+    body = [
+        [
+            f"{row['N']}×{row['K']}",
+            row["busy_cores"],
+            f"{row['same']} of {row['runs']}",
+            f"{row['same_to_the_letter']} of {row['runs']}",
+            f"{row['seconds']:.1f} s",
+            f"{row['points_crowded']:.0%}",
+            f"{row['points_unsettled']:.0%}",
+        ]
+        for row in rows
+    ]
+    columns = "N×K, busy core, same policy, same choice at each M, a layer took, crowded points, not settled"
+    return "\n" + markdown(columns.split(", "), body) + "\n"
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu": gemm_cpu,
     "gemm_cpu_epyc": gemm_cpu,
@@ -182,6 +200,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "load_cpu": load_cpu,
     "memory_h200": memory_h200,
     "model_h200": model_h200,
+    "noise_cpu": noise_cpu,
     "model_small_tuned_h200": models_beside_dense,
     "prune_speed_h200": prune_speed,
     "quality_encoder": quality_encoder,

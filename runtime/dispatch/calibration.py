@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch.call import call_us
 from sparseflow.runtime.dispatch.crossing import choose
+from sparseflow.runtime.dispatch.doubt import doubtful
+from sparseflow.runtime.dispatch.load import WINDOW, LoadMeter
 from sparseflow.runtime.dispatch.measure import measure_layer, sparse_ways
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy
@@ -18,7 +22,7 @@ from sparseflow.support.arguments import Memory
 # Called with the points done, the points in all, and what is being measured.
 Progress = Callable[[int, int, str], None]
 
-# A crowded machine stays crowded: one process measures a point once.
+# What one process couldn't measure well it leaves to the next.
 _MEASURED_HERE: set[Measurement] = set()
 
 
@@ -32,9 +36,10 @@ def calibrate(
 ) -> dict[tuple[int, int], Policy]:
     """The policy of each layer shape on this machine, measuring only what its table lacks.
 
-    Measured shapes are saved one by one: an interrupted calibration is resumed by the next. Points measured
-    while other processes kept the cores busy are reported with a ``DispatchTableWarning``, and measured
-    again by the next process that needs them.
+    Measured shapes are saved one by one: an interrupted calibration is resumed by the next. Points whose
+    times don't agree, or don't fit their neighbours', are measured again after the others. Those measured
+    while other processes kept cores busy are reported with a ``DispatchTableWarning``, and measured again by
+    the next process that needs them and finds the machine idle.
 
     Args:
         shapes: the layers' (N, K), in any order, repeats allowed.
@@ -52,31 +57,88 @@ def calibrate(
     table = Table() if table is None else table
     name = dtype_name(dtype)
     wanted = list(dict.fromkeys((int(n), int(k)) for n, k in shapes))
-    missing = {shape: _missing(table, dtype, *shape) for shape in wanted}
-    counter = _Counter(sum(map(len, missing.values())), progress)
-    for (n, k), ms in missing.items():
-        if ms:
-            counter.show(f"{n}×{k} {name}")
-            rows = measure_layer(n, k, dtype, ms, on_point=counter.advance)
-            _MEASURED_HERE.update(rows)
-            table.add(rows)
-            table.save()
+    meter = LoadMeter()
+    crowd = _still_crowded([row for shape in wanted for row in table.layer(name, *shape)], meter)
+    missing = {shape: _missing(table, dtype, *shape, crowd) for shape in wanted}
+    bench = _Calibration(table, dtype, meter, _Counter(sum(map(len, missing.values())), progress))
+    for shape, ms in missing.items():
+        bench.measure(shape, ms)
+    for shape, ms in missing.items():
+        bench.again(shape, ms)
     layers = {(n, k): table.layer(name, n, k) for n, k in wanted}
-    crowded = sum(row.crowded for rows in layers.values() for row in rows)
-    if crowded:
-        points = sum(map(len, layers.values()))
-        warn(
-            f"{crowded} of {points} points were measured while other processes kept the cores busy: the "
-            "choice between sparse and dense may be off; measure again on an idle machine"
-        )
+    _warn([row for rows in layers.values() for row in rows])
     return {shape: choose(rows, memory, call_us=call_us()) for shape, rows in layers.items()}
 
 
-def _missing(table: Table, dtype: torch.dtype, n: int, k: int) -> list[int]:
-    """The M's of which the table has no time, or none of some kernel that was registered since."""
+def forget() -> None:
+    """Measure what is doubtful again, as another process would."""
+    _MEASURED_HERE.clear()
+
+
+def _still_crowded(rows: Iterable[Measurement], meter: LoadMeter) -> bool:
+    """Whether points that another process measured in a crowd would be measured in one now."""
+    if not any(row.crowded and row not in _MEASURED_HERE for row in rows):
+        return False
+    time.sleep(WINDOW)
+    return meter.crowded(torch.get_num_threads())
+
+
+def _missing(table: Table, dtype: torch.dtype, n: int, k: int, crowd: bool) -> list[int]:
+    """The M's without a time of some kernel, and those that deserve another one."""
     rows = table.layer(dtype_name(dtype), n, k)
-    known = {row.m: set(row.ways()) for row in rows if not row.crowded or row in _MEASURED_HERE}
-    return [m for m in MEASURED_M if m not in known or not known[m].issuperset(sparse_ways(n, k, dtype, m))]
+    known = {row.m: set(row.ways()) for row in rows}
+    again = set(doubtful(rows, crowd=crowd)) - {row.m for row in rows if row in _MEASURED_HERE}
+    return [
+        m
+        for m in MEASURED_M
+        if m in again or m not in known or not known[m].issuperset(sparse_ways(n, k, dtype, m))
+    ]
+
+
+def _warn(rows: Sequence[Measurement]) -> None:
+    crowded = sum(row.crowded for row in rows)
+    if crowded:
+        warn(
+            f"{crowded} of {len(rows)} points were measured while other processes kept cores busy, with the "
+            "threads that had a core: the choice between sparse and dense may be off; the next process that "
+            "finds the machine idle measures them again"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Calibration:
+    table: Table
+    dtype: torch.dtype
+    meter: LoadMeter
+    counter: _Counter
+
+    def measure(self, shape: tuple[int, int], ms: Sequence[int]) -> None:
+        """Measure points of a layer and keep them."""
+        if not ms:
+            return
+        n, k = shape
+        name = dtype_name(self.dtype)
+        self.counter.show(f"{n}×{k} {name}")
+        rows = measure_layer(
+            n,
+            k,
+            self.dtype,
+            ms,
+            on_point=self.counter.advance,
+            known=self.table.layer(name, n, k),
+            meter=self.meter,
+        )
+        _MEASURED_HERE.update(rows)
+        self.table.add(rows)
+        self.table.save()
+
+    def again(self, shape: tuple[int, int], ms: Sequence[int]) -> None:
+        """Measure those of the points again that are doubtful, now that all others are done."""
+        rows = self.table.layer(dtype_name(self.dtype), *shape)
+        crowd = self.meter.crowded(torch.get_num_threads())
+        again = [m for m in doubtful(rows, crowd=crowd) if m in ms]
+        self.counter.total += len(again)
+        self.measure(shape, again)
 
 
 class _Counter:

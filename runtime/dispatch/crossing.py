@@ -28,12 +28,14 @@ def choose(
     """The policy that the measurements of one layer justify.
 
     At each measured M the fastest way runs; but the one of the M before is kept while it is within 2% of
-    the fastest one and of dense, so that noise makes no ranges. Between two measured M's with different
-    choices, the switch is where their times cross, interpolated linearly in log time over log M: the
-    geometric midpoint when both win alike, nearer to the one that wins by less otherwise. Below the first
-    and above the last measured M the nearest one's choice holds; but below the first one dense runs where the
-    dense weight is kept, and in mode ``auto`` a sparse way whose lead over the dense one shrank between the
-    last two measured M's runs no further than to where it would be gone at that pace.
+    dense, and of the fastest one within 2% or what its times lay apart, so that noise makes no ranges; within
+    6% of both where other processes disturbed the times.
+    Between two measured M's with different choices, the switch is where their times cross, interpolated
+    linearly in log time over log M: the geometric midpoint when both win alike, nearer to the one that wins
+    by less otherwise. Below the first and above the last measured M the nearest one's choice holds; but below
+    the first one dense runs where the dense weight is kept, and in mode ``auto`` a sparse way whose lead over
+    the dense one shrank between the last two measured M's runs no further than to where it would be gone at
+    that pace.
 
     Args:
         measurements: of one (dtype, N, K), each M once, in any order.
@@ -99,7 +101,9 @@ def _chosen(points: Sequence[Measurement]) -> list[Choice]:
     for point in points:
         best = min(point.ways(), key=point.us)
         running = chosen[-1] if chosen else best
-        limit = max(point.us(best), TOLERANCE * min(point.us(best), point.dense_us))
+        slower = point.tolerance if point.crowded else TOLERANCE
+        near = min(point.tolerance * point.us(best), slower * point.dense_us)
+        limit = max(point.us(best), near)
         bearable = point.us(running) <= limit
         chosen.append(running if bearable else best)
     return chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -11,22 +12,36 @@ STAT = Path("/proc/stat")
 _WORK = (0, 1, 2, 5, 6, 7)
 # A thread that gets less of its core than this spends its time waiting, and its team waits with it.
 NEEDED_SHARE = 0.8
+# What a system does beside us grows with its cores.
+BACKGROUND = 0.02
+# The system counts in hundredths of a second: over less than this, one of them would look like a crowd.
+WINDOW = 0.1
 
 
 class LoadMeter:
-    """Counts, from its creation on, the time that other processes run on the cores this process may use."""
+    """Watches how much of the cores that this process may use others take, from its creation on."""
 
     def __init__(self) -> None:
         self._start = _sample()
+        self._taken = 0.0
+
+    def free(self, threads: int) -> int:
+        """How many of ``threads`` threads had a core to themselves since the call before; 1 at least.
+
+        Calls that follow each other within ``WINDOW`` seconds share an answer. Where the system doesn't tell,
+        all of them had.
+        """
+        now = _sample()
+        wall, busy, own = (later - earlier for later, earlier in zip(now, self._start, strict=True))
+        if wall >= WINDOW:
+            self._taken, self._start = max(0.0, busy - own) / wall, now
+        cores = len(os.sched_getaffinity(0))
+        left = cores - self._taken + max(1 - NEEDED_SHARE, BACKGROUND * cores)
+        return threads if left >= min(threads, cores) else max(1, math.floor(left))
 
     def crowded(self, threads: int) -> bool:
-        """Whether less than ``threads`` cores were left; False where the system doesn't tell."""
-        wall, busy, own = (now - then for now, then in zip(_sample(), self._start, strict=True))
-        if wall <= 0:
-            return False
-        cores = len(os.sched_getaffinity(0))
-        left = cores - max(0.0, busy - own) / wall
-        return left < NEEDED_SHARE * min(threads, cores)
+        """Whether others took cores that so many threads need."""
+        return self.free(threads) < threads
 
 
 def _sample() -> tuple[float, float, float]:

@@ -1,15 +1,20 @@
 """Measures one layer shape: the sparse kernels and the decompressing path against ``F.linear``.
 
 All sides run in turn within one loop, in one process, with the same threads, over weights that rotate past
-the last-level cache, as the layers of a model do. The figure is the lower
-quartile: other processes only ever add time, and a table that is kept should not remember them.
+the last-level cache, as the layers of a model do, until their times agree (`sparseflow.runtime.robust`).
+
+A team of threads waits for the one whose core another process keeps busy, at every barrier: no statistic
+finds the kernels' times among such. In a crowd only as many threads run as have a core; one alone is timed by
+the processor time that it gets, which others don't touch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +22,13 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import checks, ops, pattern
+from sparseflow.runtime.dispatch.doubt import better, doubtful
 from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
 from sparseflow.runtime.dispatch.measurement import DENSE, MEASURED_M, Measurement
 from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
-from sparseflow.runtime.timing import interleaved
+from sparseflow.runtime.robust import Settled, settle
+from sparseflow.runtime.timing import Turns
 
 MAX_ROWS = 4096
 # At many rows of x the kernels' work on x alone counts, which fewer rows of W would not bear.
@@ -31,9 +38,11 @@ MAX_WEIGHT_BYTES = 96 << 20
 # Multiplications of one call; above it fewer rows are measured, MIN_ROWS at least.
 MAX_WORK = 1 << 33
 MAX_COPIES = 64
-MIN_REPS, MAX_REPS = 2, 30
-# About: each side of a slow point still runs MIN_REPS times.
+MAX_REPS = 400
+# Of a point whose times don't agree; each side of a slow one runs some times all the same.
 SECONDS_A_POINT = 0.25
+# Agreement of a moment means little: this is some time slices of the system.
+LEAST_SECONDS = 0.02
 
 # Runs one way of computing the layer, in its n-th turn.
 _Side = Callable[[int], Tensor]
@@ -88,8 +97,10 @@ def measure_layer(
     ms: Sequence[int] = MEASURED_M,
     *,
     on_point: Callable[[int], None] = lambda m: None,
+    known: Sequence[Measurement] = (),
+    meter: LoadMeter | None = None,
 ) -> list[Measurement]:
-    """Measure a layer ``[N, K]`` at each M.
+    """Measure a layer ``[N, K]`` at each M, and those points once more, at the end, of which it is worth it.
 
     A layer too large to measure whole is measured on its first rows and the times scaled: the cost of all
     sides is linear in N from some thousand rows on. ``Measurement.rows`` records it.
@@ -100,6 +111,8 @@ def measure_layer(
         dtype: float32, bfloat16 or float16.
         ms: the M's.
         on_point: called with M after each point.
+        known: earlier measurements of the layer; of a point in ``ms`` the better one is returned.
+        meter: what watches the other processes, since before.
 
     Raises:
         ArgumentError: a size below 1 or another dtype.
@@ -109,30 +122,97 @@ def measure_layer(
             "measure_layer",
             f"needs sizes from 1 and a supported dtype, got N={n}, K={k}, M={list(ms)}, {dtype}",
         )
+    meter, threads = meter or LoadMeter(), torch.get_num_threads()
     size = max(MIN_ROWS, min(MAX_ROWS, MAX_WEIGHT_BYTES // (k * dtype.itemsize)))
-    results = []
+    rows = {row.m: row for row in known}
     with torch.inference_mode():
-        weights = _Weights.random(min(n, size), k, dtype)
+        bench = _Bench(_Weights.random(min(n, size), k, dtype), n, meter)
         for m in ms:
-            rows = min(n, size, max(MIN_ROWS, MAX_WORK // (m * k)))
-            results.append(_measure_point(weights, n, k, m, rows))
+            rows[m] = _better(rows.get(m), bench.measure(m))
             on_point(m)
-    return results
+        again = doubtful([rows[m] for m in sorted(rows)], crowd=meter.crowded(threads))
+        for m in (m for m in again if m in ms):
+            rows[m] = better(rows[m], bench.measure(m))
+    return [rows[m] for m in ms]
 
 
-def _measure_point(weights: _Weights, n: int, k: int, m: int, rows: int) -> Measurement:
-    dtype = weights.dense[0].dtype
-    x = torch.randn(m, k, dtype=torch.float32).to(dtype)
-    sparse = sparse_ways(n, k, dtype, m)
-    meter = LoadMeter()
-    sides = weights.sides(x, rows, sparse)
-    times = interleaved(sides, seconds=SECONDS_A_POINT, least=MIN_REPS, most=MAX_REPS)
-    crowded = meter.crowded(torch.get_num_threads())
-    dense_us, unpacked_us, *us = (1e6 * n / rows * _lower_quartile(side) for side in times)
-    by_way = tuple(zip(map(str, sparse), us, strict=True))
-    name = checks.dtype_name(dtype)
-    return Measurement(name, n, k, m, dense_us, unpacked_us, by_way, rows, len(times[0]), crowded)
+def _better(old: Measurement | None, new: Measurement) -> Measurement:
+    return better(old, new) if old else new
 
 
-def _lower_quartile(times: Sequence[float]) -> float:
-    return sorted(times)[len(times) // 4]
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """Measures points of one layer.
+
+    Attributes:
+        weights: copies of the layer, or of its first rows.
+        n: out features of the whole layer.
+        meter: watches the other processes.
+    """
+
+    weights: _Weights
+    n: int
+    meter: LoadMeter
+
+    def measure(self, m: int) -> Measurement:
+        """Measure the layer with m rows of x, by all threads or those that have a core."""
+        weight, wanted = self.weights.dense[0], torch.get_num_threads()
+        settled, threads = self._settle_where_free(m)
+        scale = 1e6 * self.n / self.rows(m) * threads / wanted
+        dense_us, unpacked_us, *us = (scale * time for time in settled.times)
+        sparse = sparse_ways(self.n, weight.shape[1], weight.dtype, m)
+        return Measurement(
+            checks.dtype_name(weight.dtype),
+            self.n,
+            weight.shape[1],
+            m,
+            dense_us,
+            unpacked_us,
+            tuple(zip(map(str, sparse), us, strict=True)),
+            self.rows(m),
+            settled.rounds,
+            threads < wanted or self.meter.crowded(wanted),
+            threads,
+            settled.spread,
+        )
+
+    def _settle_where_free(self, m: int) -> tuple[Settled, int]:
+        """The times and the threads that ran; once more without the cores of others that came meanwhile."""
+        wanted = torch.get_num_threads()
+        before = self.meter.free(wanted)
+        settled = self._settle(m, before)
+        after = self.meter.free(wanted)
+        return (settled, before) if after >= before else (self._settle(m, after), after)
+
+    def rows(self, m: int) -> int:
+        """How many rows of W are measured."""
+        most, k = self.weights.dense[0].shape
+        return int(min(most, max(MIN_ROWS, MAX_WORK // (m * k))))
+
+    def _settle(self, m: int, threads: int) -> Settled:
+        weight = self.weights.dense[0]
+        k = weight.shape[1]
+        x = torch.randn(m, k, dtype=torch.float32).to(weight.dtype)
+        sides = self.weights.sides(x, self.rows(m), sparse_ways(self.n, k, weight.dtype, m))
+        with _threads(threads):
+            turns = Turns(sides, clock(threads))
+            return settle(turns, most=MAX_REPS, enough=LEAST_SECONDS, limit=SECONDS_A_POINT)
+
+
+def clock(threads: int) -> Callable[[], float]:
+    """What times so many threads: of one, only the processor time that it gets."""
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run with that many threads."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

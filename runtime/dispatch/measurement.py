@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime.dispatch.policy import TOLERANCE
 from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
 from sparseflow.runtime.kernels import Choice
+from sparseflow.runtime.robust import LOOSE
 
 DENSE = Choice("dense")
 
@@ -30,7 +32,11 @@ class Measurement:
         sparse_us: each sparse way that can run this M, as a policy writes it, with its time.
         rows: how many of the N rows were measured; fewer than N where the times were scaled up from a slice.
         reps: how many times each side ran.
-        crowded: whether other processes kept the cores busy meanwhile, so that the times mean little.
+        crowded: whether other processes kept cores busy meanwhile, so that fewer threads ran.
+        threads: how many ran. Fewer than the machine's give times that are scaled down to all of them; one is
+            timed by the processor time that it got.
+        spread: how far a side's times lay apart, as in `sparseflow.runtime.robust.Settled`.
+        tries: how often the point was measured; these are the times of the best try.
     """
 
     dtype: str
@@ -43,6 +49,19 @@ class Measurement:
     rows: int
     reps: int
     crowded: bool
+    threads: int = 1
+    spread: float = 0.0
+    tries: int = 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether the times agreed."""
+        return self.spread <= LOOSE
+
+    @property
+    def tolerance(self) -> float:
+        """Ways whose times differ by no more than this factor are as fast, for all that these times tell."""
+        return 1 + LOOSE if self.crowded else max(TOLERANCE, 1 + min(self.spread, LOOSE))
 
     def ways(self) -> tuple[Choice, ...]:
         """What may run here, dense first; the table may have times of kernels that this process lacks."""
@@ -75,7 +94,8 @@ class Measurement:
             raise ValueError(f"crowded must be true or false, got {row['crowded']!r}")
         for field in dataclasses.fields(cls):
             if field.type in ("int", "float"):
-                require_number(field.name, row[field.name], whole=field.type == "int")
+                least = 0 if field.name == "spread" else None
+                require_number(field.name, row[field.name], whole=field.type == "int", least=least)
         sparse = row["sparse_us"]
         if not isinstance(sparse, Mapping):
             raise ValueError(f"sparse_us must have a time for each kernel, got {sparse!r}")

@@ -22,7 +22,7 @@ class Table(Store[Measurement]):
     """
 
     format = "sparseflow.dispatch"
-    version = 2
+    version = 3
 
     def __init__(self, machine: Machine | None = None, folder: Path | None = None) -> None:
         self.machine = machine or Machine.here()

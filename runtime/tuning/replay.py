@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparseflow.runtime.robust import AGREE, settle
 from sparseflow.runtime.tuning.layers import relative_error
 
 Pool = Any
@@ -20,6 +21,9 @@ _cuda: Any = torch.cuda
 # Cycles that the GPU waits before a replay, so that it doesn't wait for the launch within the measured time.
 _LEAD_CYCLES = 100_000
 _LEAD_CYCLES_A_CALL = 1_000
+
+DISTURBED = 3
+"""A GPU that other processes use takes this many times the rounds to find as many undisturbed ones."""
 
 CALLS = 16
 """A graph takes some microseconds to start: over this many calls they are few."""
@@ -83,27 +87,32 @@ class Replay:
 
 
 def in_turns(sides: Sequence[Replay], rounds: int, before: Callable[[int], None]) -> list[float]:
-    """The median microseconds of each side, all replayed in turns in an order that rotates.
+    """The microseconds of each side, replayed in turns in an order that rotates, by `robust.settle`.
 
     Args:
         sides: what is compared.
-        rounds: how often each runs, after one replay that isn't counted.
+        rounds: how often each runs at most, after one replay that isn't counted; ``DISTURBED`` times as often
+            where other processes use the GPU, so that times don't agree.
         before: called with the number of the side that is about to run.
     """
-    times: list[list[float]] = [[] for _ in sides]
-    for turn, index in _turns(len(sides), rounds + 1):
-        before(index)
-        us = sides[index].us()
-        if turn:
-            times[index].append(us)
-    return [statistics.median(seen) for seen in times]
+
+    def turn(number: int) -> list[float]:
+        times = [0.0] * len(sides)
+        for index in _order(len(sides), number):
+            before(index)
+            times[index] = sides[index].us()
+        return times
+
+    turn(0)
+    least = min(rounds, AGREE)
+    settled = settle(lambda number: turn(number + 1), least=least, most=DISTURBED * rounds, limit=math.inf)
+    return list(settled.times)
 
 
-def _turns(sides: int, rounds: int) -> Iterator[tuple[int, int]]:
-    for turn in range(rounds):
-        # Backwards every other time: no side always follows the same one.
-        order = [(turn + place) % sides for place in range(sides)]
-        yield from ((turn, index) for index in (order if turn % 2 else reversed(order)))
+def _order(sides: int, turn: int) -> list[int]:
+    order = [(turn + place) % sides for place in range(sides)]
+    # Backwards in two turns of four: no side always follows the same one.
+    return order[::-1] if turn % 4 > 1 else order
 
 
 def first_line(error: BaseException) -> str:

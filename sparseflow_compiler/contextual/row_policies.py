@@ -19,9 +19,10 @@ from sparseflow.runtime.contextual import ContextualWeights
 from sparseflow.runtime.contextual.by_gate import GateThreshold, contextual_mlp_by_gate
 from sparseflow.runtime.contextual.ops import contextual_mlp_predicted
 from sparseflow.runtime.contextual.portable import ACTIVATIONS
-from sparseflow.runtime.timing import interleaved
+from sparseflow.runtime.robust import settle
+from sparseflow.runtime.timing import Turns
 
-SECONDS_A_POINT = 0.4
+SECONDS_A_POINT, LEAST_SECONDS, MAX_REPS = 0.4, 0.02, 400
 _SHARES = 20
 """The resolution of shares of neurons: layers of about the same rate have one policy."""
 
@@ -141,7 +142,7 @@ _MEASURED: dict[tuple[object, ...], ContextualPolicy] = {}
 def measured_policy(group: Sequence[Candidate]) -> ContextualPolicy:
     """Measure the policy of MLPs with equal keys, rotating over their weights.
 
-    Each point is the lower quartile of calls in turns. It stops at the first number of rows without a gain.
+    Each point is measured by `robust.settle`. It stops at the first number of rows without a gain.
     """
     key = group[0].key
     if key not in _MEASURED:
@@ -164,6 +165,6 @@ def _speedup(group: Sequence[Candidate], m: int) -> float:
         if wait is not None:
             wait()
 
-    times = interleaved([functools.partial(side, 0), functools.partial(side, 1)], seconds=SECONDS_A_POINT)
-    dense, contextual = (sorted(seen)[len(seen) // 4] for seen in times)
+    sides = [functools.partial(side, which) for which in (0, 1)]
+    dense, contextual = settle(Turns(sides), most=MAX_REPS, enough=LEAST_SECONDS, limit=SECONDS_A_POINT).times
     return dense / contextual

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -19,25 +21,38 @@ from sparseflow.runtime.dispatch import (
 from sparseflow.runtime.dispatch.load import LoadMeter
 from sparseflow.runtime.dispatch.table import DispatchTableWarning
 from sparseflow.runtime.kernels import Choice
+from sparseflow.runtime.robust import AGREE, Settled
 
 pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.runtime.dispatch.table.DispatchTableWarning")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(measure, "SECONDS_A_POINT", 0.0)
+    monkeypatch.setattr(measure, "MAX_REPS", AGREE)
     monkeypatch.setattr(measure, "MAX_COPIES", 3)
-    monkeypatch.setattr(calibration, "_MEASURED_HERE", set())
+    calibration.forget()
 
 
 @pytest.fixture
-def idle(monkeypatch):
-    monkeypatch.setattr(LoadMeter, "crowded", lambda self, threads: False)
+def free(monkeypatch):
+    """The cores that others leave of two; [2] at first. All times agree, and each M's with the others'."""
+    left = [2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(LoadMeter, "free", lambda self, threads: min(threads, left[0]))
+    settled = Settled((1e-5, 2e-5, 5e-6), 0.0, 9)
+    monkeypatch.setattr(measure._Bench, "_settle", lambda self, m, threads: settled)
+    return left
 
 
 @pytest.fixture
-def crowd(monkeypatch):
-    monkeypatch.setattr(LoadMeter, "crowded", lambda self, threads: True)
+def idle(free):
+    return free
+
+
+@pytest.fixture
+def crowd(free):
+    free[0] = 1
+    return free
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -46,7 +61,7 @@ def test_a_layer_is_measured_at_every_m(dtype):
     assert tuple(row.m for row in rows) == MEASURED_M
     for row in rows:
         assert (row.dtype, row.n, row.k, row.rows) == (str(dtype).removeprefix("torch."), 24, 33, 24)
-        assert row.reps >= measure.MIN_REPS
+        assert row.reps >= AGREE
         assert measurement.Measurement.from_dict(row.to_dict()) == row
 
 
@@ -56,11 +71,12 @@ def test_a_large_layer_is_measured_on_a_slice_and_says_so(monkeypatch):
     monkeypatch.setattr(measure, "MAX_ROWS", 64)
     monkeypatch.setattr(measure, "MAX_WORK", 4 * 16 * 32)
 
-    def stopwatch(sides, **limits):
+    def stopwatch(sides, _):
         seen.append(sides[0](0).shape)
-        return [[1e-6]] * 3
+        return lambda turn: [1e-6] * 3
 
-    monkeypatch.setattr(measure, "interleaved", stopwatch)
+    monkeypatch.setattr(measure, "Turns", stopwatch)
+    monkeypatch.setattr(LoadMeter, "free", lambda self, threads: threads)
     rows = measure.measure_layer(640, 16, torch.float32, (1, 4, 8, 1024))
     assert [row.rows for row in rows] == [64, 32, 16, 8]
     assert [tuple(shape) for shape in seen] == [(1, 64), (4, 32), (8, 16), (1024, 8)]
@@ -142,33 +158,120 @@ def test_each_shape_is_saved_as_soon_as_it_is_measured(idle):
     assert Table().layer("float32", 4, 8) == []
 
 
-def test_points_measured_in_a_crowd_are_reported_and_measured_again_later(monkeypatch, crowd, calls):
+def test_points_measured_in_a_crowd_are_reported_and_measured_again_when_it_is_gone(crowd, calls):
     with pytest.warns(DispatchTableWarning, match="11 of 11 points were measured while other processes"):
         calibrate([(8, 8)], torch.float32)
+    assert all(row.crowded and row.threads == 1 for row in Table().layer("float32", 8, 8))
     calibrate([(8, 8)], torch.float32)
     assert len(calls) == 1
-    monkeypatch.setattr(calibration, "_MEASURED_HERE", set())  # another process
-    monkeypatch.setattr(LoadMeter, "crowded", lambda self, threads: False)
+    calibration.forget()  # another process
+    calibrate([(8, 8)], torch.float32)
+    assert len(calls) == 1  # the crowd is still there
+    crowd[0] = 2
     calibrate([(8, 8)], torch.float32)
     assert len(calls) == 2
+    assert all(not row.crowded and row.threads == 2 for row in Table().layer("float32", 8, 8))
+
+
+def test_a_crowd_that_leaves_is_noticed_after_the_other_points(crowd, calls):
+    steps = []
+
+    def leave(*step):
+        steps.append(step)
+        crowd[0] = 2 if "4×8" in step[2] else crowd[0]
+
+    calibrate([(8, 8), (4, 8)], torch.float32, progress=leave)
+    assert calls == [(8, 8, list(MEASURED_M)), (4, 8, list(MEASURED_M)), (8, 8, list(MEASURED_M))]
     assert not any(row.crowded for row in Table().layer("float32", 8, 8))
+    assert steps[-1][:2] == (3 * len(MEASURED_M), 3 * len(MEASURED_M))
+
+
+def test_others_that_come_meanwhile_have_the_point_measured_without_their_core(monkeypatch, free):
+    used = []
+
+    def settle(self, m, threads):
+        used.append(threads)
+        free[0] = 1
+        return Settled((1e-5, 2e-5, 5e-6), 0.0, 9)
+
+    monkeypatch.setattr(measure._Bench, "_settle", settle)
+    (row,) = measure.measure_layer(8, 8, torch.float32, [4])
+    assert used == [2, 1]
+    assert (row.crowded, row.threads) == (True, 1)
+    assert row.dense_us == pytest.approx(5.0)  # two threads would take half as long
+
+
+def test_points_that_do_not_settle_are_tried_again_and_the_best_try_is_kept(monkeypatch, free):
+    tried = []
+
+    def settle(self, m, threads):
+        tried.append(m)
+        # M = 4 settles the second time; M = 16 never does.
+        spread = 0.5 if m == 16 or (m == 4 and tried.count(4) < 2) else 0.0
+        return Settled((1e-5, 2e-5, 5e-6 + 1e-6 * tried.count(m)), spread, 9)
+
+    monkeypatch.setattr(measure._Bench, "_settle", settle)
+    calibrate([(8, 8)], torch.float32)
+    assert tried == [*MEASURED_M, 4, 16, 16]
+    rows = {row.m: row for row in Table().layer("float32", 8, 8)}
+    assert (rows[4].tries, rows[4].settled, rows[16].tries, rows[16].settled) == (2, True, 3, False)
+    assert dict(rows[16].sparse_us)["cpu"] == pytest.approx(6.0)
+    calibration.forget()
+    calibrate([(8, 8)], torch.float32)
+    assert len(tried) == len(MEASURED_M) + 3  # it stands
+
+
+def test_so_many_threads_run_and_no_fewer_afterwards():
+    before = torch.get_num_threads()
+    with measure._threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    assert measure.clock(1) is time.thread_time
+    assert measure.clock(2) is time.perf_counter
 
 
 @pytest.mark.parametrize(
-    ("busy", "own", "threads", "crowded"),
+    ("busy", "own", "threads", "free"),
     [
-        (2.0, 2.0, 2, False),  # all the work is ours
-        (4.0, 2.0, 2, True),  # another process has a core of the two
-        (4.0, 2.0, 1, False),  # …but one is all we need
-        (2.2, 2.0, 2, False),  # a little is normal
-        (0.0, 2.0, 2, False),  # the system doesn't tell
+        (2.0, 2.0, 2, 2),  # all the work is ours
+        (4.0, 2.0, 2, 1),  # another process has a core of the two
+        (4.0, 2.0, 1, 1),  # …but one is all we need
+        (2.2, 2.0, 2, 2),  # a little is normal
+        (9.0, 2.0, 2, 1),  # one thread always runs
+        (0.0, 2.0, 2, 2),  # the system doesn't tell
     ],
 )
-def test_the_load_of_others_is_what_is_busy_beyond_us(monkeypatch, busy, own, threads, crowded):
+def test_the_load_of_others_is_what_is_busy_beyond_us(monkeypatch, busy, own, threads, free):
     monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0, 1})
-    samples = iter([(10.0, 100.0, 1.0), (12.0, 100.0 + busy, 1.0 + own)])
+    samples = iter([(10.0, 100.0, 1.0), *[(12.0, 100.0 + busy, 1.0 + own)] * 2])
     monkeypatch.setattr(load, "_sample", lambda: next(samples))
-    assert LoadMeter().crowded(threads) is crowded
+    meter = LoadMeter()
+    assert meter.free(threads) == free
+    assert meter.crowded(threads) is (free < threads)
+
+
+def test_more_threads_than_cores_are_no_crowd(monkeypatch):
+    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0})
+    samples = iter([(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (2.0, 2.0, 1.0)])
+    monkeypatch.setattr(load, "_sample", lambda: next(samples))
+    meter = LoadMeter()
+    assert (meter.free(2), meter.free(2)) == (2, 1)
+
+
+def test_what_the_system_does_grows_with_its_cores(monkeypatch):
+    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: set(range(64)))
+    samples = iter([(0.0, 0.0, 0.0), (1.0, 1.0, 0.0), (2.0, 4.0, 0.0)])
+    monkeypatch.setattr(load, "_sample", lambda: next(samples))
+    meter = LoadMeter()
+    assert (meter.free(64), meter.free(64)) == (64, 62)
+
+
+def test_moments_share_an_answer(monkeypatch):
+    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0, 1})
+    samples = iter([(0.0, 0.0, 0.0), (0.01, 0.01, 0.0), (0.2, 0.2, 0.0), (0.21, 0.2, 0.0), (0.4, 0.2, 0.0)])
+    monkeypatch.setattr(load, "_sample", lambda: next(samples))
+    meter = LoadMeter()
+    assert [meter.free(2) for _ in range(4)] == [2, 1, 1, 2]
 
 
 def test_busy_time_is_read_for_the_cores_we_may_use(monkeypatch, tmp_path):

@@ -73,6 +73,29 @@ def test_neighbouring_points_leave_no_room_for_interpolation():
     assert str(choose(layer(m1=(50, 100), m2=(100, 50)))) == "1:cpu,2:dense"
 
 
+@pytest.mark.parametrize(
+    ("cpu", "found", "kept"),
+    [
+        (98, {"spread": 0.0}, False),
+        (98, {"spread": 0.05}, True),
+        (98, {"spread": 0.5}, True),
+        (101, {"spread": 0.5}, False),  # what times that far apart say can't excuse more than 6%
+        (103, {"crowded": True}, False),
+        (99, {"crowded": True}, True),
+    ],
+)
+def test_what_the_times_leave_open_makes_no_range(cpu, found, kept):
+    first, last = layer(m1=(50, 110), m8=(cpu, 94))
+    policy = choose([first, dataclasses.replace(last, **found)])
+    assert (len(policy.ranges) == 1) is kept
+
+
+def test_losing_by_more_than_two_percent_is_left_open_by_a_crowd_alone():
+    first, last = layer(m1=(50, 110), m8=(104, 100))
+    assert len(choose([first, dataclasses.replace(last, spread=0.05)]).ranges) == 2
+    assert len(choose([first, dataclasses.replace(last, crowded=True)]).ranges) == 1
+
+
 def test_noise_within_two_percent_makes_no_ranges():
     noisy = layer(m1=(50, 110), m2=(98, 97), m4=(97, 98), m8=(98.5, 97), m16=(60, 90))
     assert str(choose(noisy)) == "1:cpu"

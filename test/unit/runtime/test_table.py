@@ -91,7 +91,7 @@ def test_a_corrupt_file_is_reported_and_replaced(damaged, content):
     ("change", "reason"),
     [
         ({"format": "something else"}, "not a table of SparseFlow"),
-        ({"version": 99}, "version 99, this release reads version 2"),
+        ({"version": 99}, "version 99, this release reads version 3"),
         ({"machine": {"cpu": "another"}}, "measured on another machine"),
         ({"rows": 7}, "a row is malformed"),
         ({"rows": [[1, 2]]}, "a row must have the fields"),
@@ -108,6 +108,8 @@ def test_a_corrupt_file_is_reported_and_replaced(damaged, content):
         ({"rows": [{**ROW.to_dict(), "dense_us": "fast"}]}, "dense_us must be a positive number, got 'fast'"),
         ({"rows": [{**ROW.to_dict(), "dtype": 4}]}, "dtype must be text"),
         ({"rows": [{**ROW.to_dict(), "crowded": 0}]}, "crowded must be true or false"),
+        ({"rows": [{**ROW.to_dict(), "spread": -0.1}]}, "spread must be a number from 0"),
+        ({"rows": [{**ROW.to_dict(), "tries": 0}]}, "tries must be a positive integer"),
         ({"rows": [{**ROW.to_dict(), "extra": 4}]}, "a row must have the fields"),
     ],
 )
