@@ -50,8 +50,8 @@ def _layers(rows: Rows) -> str:
     worst = min(rows, key=lambda row: float(row["speedup"]))
     mean = math.exp(sum(map(math.log, speedups)) / len(speedups))
     return (
-        f"{len(shapes)} layers of these models, {len(rows)} points of M = {min(ms)} … {max(ms)}, device time over "
-        f"dense: {times(mean)} in the geometric mean, at worst {times(worst['speedup'])} "
+        f"{len(shapes)} layers of these models, {len(rows)} points of M = {min(ms)} … {max(ms)}, device time "
+        f"over dense: {times(mean)} in the geometric mean, at worst {times(worst['speedup'])} "
         f"({worst['N']}×{worst['K']}, M={worst['M']}); "
         f"{sum(row['met'] for row in rows)} points reach {worst['target']}×.\n"
     )
@@ -59,7 +59,7 @@ def _layers(rows: Rows) -> str:
 
 def _quick(row: dict[str, Any]) -> str:
     return (
-        f"What quick tuning chooses takes {row['quick_over_full']:.3f} times as long as what full tuning does, "
-        f"in the geometric mean of {row['points']} points; it tunes in {row['quick_tuning_s']} s, "
+        f"What quick tuning chooses takes {row['quick_over_full']:.3f} times as long as what full tuning "
+        f"does, in the geometric mean of {row['points']} points; it tunes in {row['quick_tuning_s']} s, "
         f"not {row['full_tuning_s']} s.\n"
     )
