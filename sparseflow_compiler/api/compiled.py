@@ -23,6 +23,7 @@ from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried
 from sparseflow.runtime.calling.inference import device_of
+from sparseflow.runtime.calling.lowered import LoweredCall
 from sparseflow.runtime.calling.structure import COUNTERS
 from sparseflow.support.extras import require_compiler
 from sparseflow.support.progress import progress_bars
@@ -75,7 +76,7 @@ class CompiledModel(ModelView):
         self._captures: list[str] = []
         self._carried = Carried()
         self._replaced_forward = vars(model).get("forward")
-        self._generator = Generator(model, self.part)
+        self._generator = Generator(model, self.part, self.forward, self.lowered, options.execution)
         self._call_signature = CallSignature.of(eager_forward(model))
 
     def forward(self, *args: object, **kwargs: object) -> Any:
@@ -112,12 +113,26 @@ class CompiledModel(ModelView):
         with COMPILING:
             self._programs, self._captures, self._carried, self._held = [], [], Carried(), None
             self._parts.clear()
+            self._generator.forget()
             if not self._shares_bank:
                 self._bank = self._new_bank()
 
     def capture(self, *args: object, **kwargs: object) -> None:
         """Capture and compile for inputs like these without running them."""
         self._ready(args, kwargs)
+
+    def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
+        """The graph that serves a call, to be run as a part of another.
+
+        Raises:
+            CaptureError: the model can't be captured for these inputs, or its calls change it.
+        """
+        program, call, state = self._ready(args, kwargs)
+        signature = program.executable.signature
+        if state is not None or signature.outputs.updates:
+            rule = "the call replaces attributes of the model or of its arguments"
+            raise CaptureError(self._subject, rule, "pass a static cache")
+        return LoweredCall(program.graph, signature, call)
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +151,7 @@ class CompiledModel(ModelView):
         for name, part in self._parts.items():
             report.model["captures"] += [f"{name}: {why}" for why in part._captures]
         report.model["compilations"] = compilations(programs)
+        report.model["generate"] = dict(self._generator.notes)
         report.model["dense_methods"] = list(self.dense_methods)
         return report
 
@@ -177,7 +193,7 @@ class CompiledModel(ModelView):
         Raises:
             ArgumentError: the model has no `generate`.
         """
-        return self._generator.generate(self.forward, *args, **kwargs)
+        return self._generator.generate(*args, **kwargs)
 
     def warmup(
         self,

@@ -1,4 +1,4 @@
-"""Run transformers' `generate` over a compiled model, reusing its static caches."""
+"""Run transformers' `generate` over a compiled model, by a decode loop of our own where that can do it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from sparseflow.errors import ArgumentError
+from sparseflow.errors import ArgumentError, SparseFlowError
+from sparseflow.execution.decoding.loop import Decoder, Lower, Slot
+from sparseflow.execution.decoding.request import Request
+from sparseflow.execution.decoding.sampling import Knobs, Sampling
+from sparseflow.execution.inner import Execution
 from sparseflow.execution.routing import compiled_forward, with_compiled
-from sparseflow.integrations.transformers.arguments import returned_cache
-from sparseflow.integrations.transformers.caches import lend_static_caches, static_cache
+from sparseflow.integrations.transformers.arguments import returned_cache, with_cache
+from sparseflow.integrations.transformers.caches import (
+    lend_static_caches,
+    static_cache,
+    whole_cache,
+    why_not_whole,
+)
+from sparseflow.integrations.transformers.decoding import Sampled, replace_sampling
+from sparseflow.runtime.calling.caches import CACHE_NAMES
 
 STEP = 128
 """Static caches hold a multiple of this many tokens: every length is a program of its own."""
@@ -24,22 +36,36 @@ KEPT = 4
 class Generator:
     """Run a model's `generate` with a compiled forward.
 
-    Static caches are reused, so that programs and CUDA graphs made for them serve later calls.
+    Greedy decoding and sampling run in a loop of our own, over a static cache that holds every token. What it
+    can't do runs in transformers' loop. Static caches are reused, so that programs and CUDA graphs made for
+    them serve later calls.
 
     Args:
         model: a transformers model with a language-model head.
         part: compiles another function of the model, given a name for it.
+        forward: of the compiled model.
+        lower: gives the graph that serves a call of it.
+        execution: how graphs run.
     """
 
     def __init__(
-        self, model: nn.Module, part: Callable[[str, Callable[..., object]], Callable[..., object]]
+        self,
+        model: nn.Module,
+        part: Callable[[str, Callable[..., object]], Callable[..., object]],
+        forward: Callable[..., object],
+        lower: Lower,
+        execution: Execution,
     ) -> None:
-        self._model, self._part = model, part
+        self._model, self._part, self._forward = model, part, forward
         self._free: list[tuple[int, int, Any]] = []
+        self._slots: list[Slot] = []
         self._lock = threading.Lock()
+        self._decoder = Decoder(forward, lower, execution, lambda cache: with_cache(model, cache))
+        self._refusal: str | None = None
+        self.notes: dict[str, str] = self._decoder.notes
 
-    def generate(self, compiled: Callable[..., object], *args: object, **kwargs: object) -> Any:
-        """Run the model's `generate` with `compiled` in place of its forward.
+    def generate(self, *args: object, **kwargs: object) -> Any:
+        """Run the model's `generate`.
 
         Raises:
             ArgumentError: the model has no `generate`.
@@ -53,15 +79,22 @@ class Generator:
         # transformers would torch.compile the already compiled forward.
         kwargs.setdefault("disable_compile", True)
         lent: list[tuple[int, int, Any]] = []
-        result = self._routed(compiled, lent).generate(*args, **kwargs)
+        own = not any(kwargs.get(name) is not None for name in CACHE_NAMES)
+        result = self._routed(lent, own=own).generate(*args, **kwargs)
         given_away = returned_cache(result)
         with self._lock:
             self._free += [entry for entry in lent if entry[2] is not given_away]
             del self._free[:-KEPT]
         return result
 
-    def _routed(self, compiled: Callable[..., object], lent: list[tuple[int, int, object]]) -> Any:
-        """Return a shallow copy of the model with the compiled forward and the kept static caches."""
+    def forget(self) -> None:
+        """Forget what was made for programs that the model has forgotten."""
+        self._decoder.forget()
+        with self._lock:
+            self._slots, self._refusal = [], None
+
+    def _routed(self, lent: list[tuple[int, int, object]], *, own: bool) -> Any:
+        """Return a shallow copy of the model with the compiled forward, the loop and the kept static caches."""
         routed: Any = copy.copy(self._model)
 
         def lend(batch: int, length: int) -> object:
@@ -70,10 +103,39 @@ class Generator:
             return entry[2]
 
         # transformers reads the signature to decide which inputs to prepare: it is the original's.
-        routed.forward = compiled_forward(self._model, compiled)
+        routed.forward = compiled_forward(self._model, self._forward)
         self._route_encoder(routed)
         lend_static_caches(routed, lend)
+        if own:
+            replace_sampling(routed, self._decode)
+        else:
+            self._note("transformers", "the call brings a cache of its own")
         return routed
+
+    def _decode(self, sampled: Sampled | str) -> Tensor | None:
+        """Decode, or note why transformers has to."""
+        if self._refusal is None:
+            self._refusal = why_not_whole(self._model)
+        if reason := sampled if isinstance(sampled, str) else self._refusal:
+            return self._note("transformers", reason)
+        assert isinstance(sampled, Sampled)
+        request = request_of(sampled)
+        slot = self._slot(request.ids.shape[0], request.max_length)
+        generator = torch.random.get_rng_state()
+        try:
+            result = self._decoder.decode(request, slot, self._decoder.prefill(request, slot))
+        except SparseFlowError as error:
+            # Nothing was handed over yet: programs are made before the first token is.
+            torch.random.set_rng_state(generator)
+            self._refusal = f"a static cache can't be compiled: {error}"
+            return self._note("transformers", self._refusal)
+        self._note("sparseflow", "")
+        with self._lock:
+            self._slots = [*self._slots, slot][-KEPT:]
+        return result
+
+    def _note(self, loop: str, reason: str) -> None:
+        self.notes["loop"] = f"{loop}: {reason}" if reason else loop
 
     def _route_encoder(self, routed: Any) -> None:
         """Compile the encoder of an encoder-decoder too, which `generate` calls directly."""
@@ -83,6 +145,22 @@ class Generator:
         path = next((name for name, module in self._model.named_modules() if module is encoder), "")
         if path:
             with_compiled(routed, path, self._part(path, encoder.forward))
+
+    def _slot(self, batch: int, length: int) -> Slot:
+        """Return the shortest free slot for a batch size and at least a length, emptied."""
+        with self._lock:
+            fitting = [slot for slot in self._slots if slot.batch == batch and slot.length >= length]
+            found = min(fitting, key=lambda slot: slot.length, default=None)
+            self._slots = [slot for slot in self._slots if slot is not found]
+        if found is not None:
+            found.cache.reset()
+            return found
+        rounded = -(-length // STEP) * STEP
+        # A tensor created in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            cache = whole_cache(self._model, rounded, batch)
+            mask = torch.ones(batch, rounded, dtype=torch.int64, device=cache.layers[0].keys.device)
+        return Slot(batch, rounded, cache, mask)
 
     def _cache(self, batch: int, length: int) -> tuple[int, int, object]:
         """Return the shortest free static cache for a batch size and at least a length, emptied."""
@@ -95,3 +173,24 @@ class Generator:
             return found
         rounded = -(-length // STEP) * STEP
         return batch, rounded, static_cache(self._model, rounded, batch)
+
+
+def request_of(sampled: Sampled) -> Request:
+    """What transformers' loop was asked for, in terms of ours."""
+    top_p = sampled.top_p is not None and sampled.top_p < 1
+    penalizes = sampled.penalty is not None
+    return Request(
+        ids=sampled.ids,
+        mask=sampled.mask,
+        positions=sampled.positions,
+        max_length=sampled.max_length,
+        sampling=Sampling(sampled.draws, sampled.top_k, top_p, penalizes),
+        knobs=Knobs(sampled.temperature, sampled.top_p or 1.0, sampled.penalty or 1.0),
+        eos=sampled.eos,
+        pad=sampled.pad,
+        ignored=sampled.ignored,
+        criteria=sampled.criteria,
+        streamer=sampled.streamer,
+        chunk=sampled.chunk,
+        options=sampled.options,
+    )

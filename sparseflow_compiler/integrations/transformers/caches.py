@@ -10,6 +10,8 @@ from torch import nn
 
 from sparseflow.integrations.transformers.library import library
 
+_PLAIN, _WINDOWED = "StaticLayer", "StaticSlidingWindowLayer"
+
 MakeCache = Callable[[int, int], object]
 """Gives a static cache for so many sequences and at least so many tokens."""
 
@@ -29,6 +31,45 @@ def static_cache(model: Any, length: int, batch: int | None = None) -> Any:
     if sizes is not None:
         cache.early_initialization(batch, *sizes, dtype=model.dtype, device=model.device)
     return cache
+
+
+def whole_cache(model: Any, length: int, batch: int) -> Any:
+    """An empty static cache in which layers that attend to a window hold all tokens too.
+
+    Which of them a window has is in the mask. So nothing in the cache moves from token to token, and no Python
+    number counts along: one program, or one CUDA graph, serves every token.
+
+    Args:
+        model: whose cache it will be; `why_not_whole` has nothing against it.
+        length: tokens that it holds.
+        batch: sequences.
+    """
+    transformers = library("a static cache")
+    cache = transformers.StaticCache(
+        config=model.config.get_text_config(decoder=True), max_cache_len=length
+    )
+    plain = transformers.cache_utils.StaticLayer
+    cache.layers = [plain(max_cache_len=length) for _ in cache.layers]
+    heads, width = model._get_static_cache_init_shape()
+    cache.early_initialization(batch, heads, width, dtype=model.dtype, device=model.device)
+    return cache
+
+
+def why_not_whole(model: Any) -> str:
+    """Why a model can't have a `whole_cache`; empty if it can."""
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        return "the model decodes over an encoder"
+    if not getattr(model, "_can_compile_fullgraph", False):
+        return "the model has no static cache"
+    if _head_sizes(model) is None:
+        return "nobody knows the sizes of the model's cache"
+    decoder = config.get_text_config(decoder=True)
+    cache = library("a static cache").StaticCache(config=decoder, max_cache_len=1)
+    kinds = {type(layer).__name__ for layer in cache.layers}
+    chunked = "chunked_attention" in (getattr(decoder, "layer_types", None) or ())
+    others = sorted(kinds - {_PLAIN, _WINDOWED}) + ["chunked attention"] * chunked
+    return f"the model's cache has {others[0]}" if others else ""
 
 
 def rewind(cache: Any, length: int) -> None:
