@@ -102,7 +102,7 @@ class LoadedModel(InferenceModule):
         """The graph that serves a call, to be run as a part of another.
 
         Raises:
-            ArgumentError: no program of the artifact accepts the call, or it replaces tensors of its arguments.
+            ArgumentError: no program accepts the call, or it replaces tensors of its arguments.
         """
         call = self._programs[0].contract.flatten(args, kwargs)
         executable, _ = self._serving(call)

@@ -1,4 +1,4 @@
-"""A call together with the lowered graph that serves it, for who runs the graph as a part of something else."""
+"""A call together with the lowered graph that serves it, to be run as a part of another graph."""
 
 from __future__ import annotations
 

@@ -130,7 +130,11 @@ def load(
 
     def again() -> LoadedModel:
         return artifact.load(
-            path, device=device, classes=given, make_runner=runner, kind=functools.partial(LoadedModel, again, execution)
+            path,
+            device=device,
+            classes=given,
+            make_runner=runner,
+            kind=functools.partial(LoadedModel, again, execution),
         )
 
     return again()

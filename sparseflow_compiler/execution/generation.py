@@ -85,6 +85,7 @@ class Generator:
         with self._lock:
             self._free += [entry for entry in lent if entry[2] is not given_away]
             del self._free[:-KEPT]
+            self._slots = [slot for slot in self._slots if slot.cache is not given_away]
         return result
 
     def forget(self) -> None:
@@ -94,7 +95,7 @@ class Generator:
             self._slots, self._refusal = [], None
 
     def _routed(self, lent: list[tuple[int, int, object]], *, own: bool) -> Any:
-        """Return a shallow copy of the model with the compiled forward, the loop and the kept static caches."""
+        """Return a shallow copy of the model with the compiled forward, our loop and kept static caches."""
         routed: Any = copy.copy(self._model)
 
         def lend(batch: int, length: int) -> object:
@@ -112,12 +113,13 @@ class Generator:
             self._note("transformers", "the call brings a cache of its own")
         return routed
 
-    def _decode(self, sampled: Sampled | str) -> Tensor | None:
-        """Decode, or note why transformers has to."""
+    def _decode(self, sampled: Sampled | str) -> tuple[Tensor, object] | None:
+        """Decode to tokens and a cache, or note why transformers has to."""
         if self._refusal is None:
             self._refusal = why_not_whole(self._model)
         if reason := sampled if isinstance(sampled, str) else self._refusal:
-            return self._note("transformers", reason)
+            self._note("transformers", reason)
+            return None
         assert isinstance(sampled, Sampled)
         request = request_of(sampled)
         slot = self._slot(request.ids.shape[0], request.max_length)
@@ -128,13 +130,15 @@ class Generator:
             # Nothing was handed over yet: programs are made before the first token is.
             torch.random.set_rng_state(generator)
             self._refusal = f"a static cache can't be compiled: {error}"
-            return self._note("transformers", self._refusal)
+            self._note("transformers", self._refusal)
+            return None
         self._note("sparseflow", "")
         with self._lock:
             self._slots = [*self._slots, slot][-KEPT:]
-        return result
+        return result, slot.cache
 
     def _note(self, loop: str, reason: str) -> None:
+        """Note for the report which loop ran last, and why."""
         self.notes["loop"] = f"{loop}: {reason}" if reason else loop
 
     def _route_encoder(self, routed: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 
 EVERY = 8
-"""Steps on a GPU between two looks: what is decoded after the end is cut off, and costs up to twice as many steps."""
+"""Steps on a GPU between two looks; what is decoded after the end, at most twice as many, is cut off."""
 
 
 class Watch:

@@ -30,7 +30,7 @@ Lower = Callable[..., LoweredCall]
 """Gives the graph that serves a call of the model."""
 
 PAYS_AFTER = 256
-"""Steps from which compiling one pays on a CPU, where it takes some ten seconds; a GPU's are always compiled."""
+"""Steps from which compiling one pays on a CPU, where it takes ten seconds; a GPU's are always compiled."""
 
 
 @dataclass
@@ -86,14 +86,14 @@ class Decoder:
         if request.mask is not None:
             slot.mask.fill_(1)
             slot.mask[:, :length] = request.mask
-        logits = None
+        logits: Any = None
         for first in range(0, length, request.chunk or length):
             part = slice(first, min(length, first + (request.chunk or length)))
             positions = None if request.positions is None else request.positions[:, part]
             call = self._call(request, slot, request.ids[:, part].contiguous(), positions)
             logits = self._forward(**call).logits
-        assert logits is not None
-        return logits
+        found: Tensor = logits
+        return found
 
     def decode(self, request: Request, slot: Slot, logits: Tensor) -> Tensor:
         """Go on after the prompt.
@@ -123,9 +123,7 @@ class Decoder:
             request.streamer.end()
         return state.tokens[:, : int(state.lengths.max())].clone()
 
-    def _call(
-        self, request: Request, slot: Slot, ids: Tensor, positions: Tensor | None
-    ) -> dict[str, object]:
+    def _call(self, request: Request, slot: Slot, ids: Tensor, positions: Tensor | None) -> dict[str, object]:
         call: dict[str, object] = {"input_ids": ids, **self._cached(slot.cache), **request.options}
         if request.mask is not None:
             call["attention_mask"] = slot.mask
@@ -169,9 +167,7 @@ class Decoder:
         with self._lock:
             self._programs, self._asked = {}, {}
 
-    def _make(
-        self, lowered: LoweredCall, sampling: Sampling, tensors: list[Any], reason: str
-    ) -> StepProgram:
+    def _make(self, lowered: LoweredCall, sampling: Sampling, tensors: list[Any], reason: str) -> StepProgram:
         count = len(tensors) - len(lowered.call.leaves)
         if tried := not reason:
             start = time.perf_counter()
@@ -206,7 +202,7 @@ class _Handover:
     def __call__(self) -> None:
         self._count += 1
         if self._request.streamer is not None:
-            self._request.streamer.put(self._state.token[:, 0].cpu())
+            self._request.streamer.put(self._state.token[:, 0].to("cpu", copy=True))
         for criterion in self._request.criteria:
             done = criterion(self._state.tokens[:, : self._count], None)
             self._state.unfinished.logical_and_(~torch.as_tensor(done, device=self._state.token.device))

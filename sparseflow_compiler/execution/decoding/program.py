@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +67,7 @@ def _nodes(results: object) -> Sequence[object]:
     return results if isinstance(results, Sequence) else (results,)
 
 
-def compile_step(
-    graph: fx.GraphModule, tensors: Sequence[object], sampling: Sampling
-) -> tuple[Run | None, str]:
+def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampling) -> tuple[Run | None, str]:
     """Compile a step by inductor, for tensors of exactly these sizes.
 
     Args:
@@ -87,7 +86,7 @@ def compile_step(
     options = {"size_asserts": False, "fallback_random": sampling.draws}
     try:
         with torch.no_grad():
-            compiled: Run = compile_fx(graph, list(tensors), config_patches=options)
+            compiled: Any = compile_fx(graph, list(tensors), config_patches=options)
             return compiled, ""
     except Exception as error:  # of any class: whatever inductor and the C++ compiler meet
         return None, f"inductor failed: {str(error).partition(chr(10))[0]}"
@@ -118,6 +117,7 @@ def one_row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     return y.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
+@functools.cache  # looking for a compiler runs it
 def why_not_compiled(device: torch.device) -> str:
     """Why inductor can't compile for a device; empty if it can."""
     if device.type != "cpu":

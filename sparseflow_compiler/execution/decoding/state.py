@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,7 +92,8 @@ class State:
     @classmethod
     def of(cls, tensors: tuple[Tensor, ...]) -> State:
         """The state of some tensors, as `tensors()` gives them."""
-        return cls(*tensors[:9], seen=tensors[9] if len(tensors) > 9 else None)
+        named: dict[str, Any] = dict(zip((f.name for f in fields(cls)), tensors, strict=False))
+        return cls(**{"seen": None, **named})
 
 
 def advance(sampling: Sampling, logits: Tensor, *tensors: Tensor) -> None:

@@ -36,8 +36,8 @@ def static_cache(model: Any, length: int, batch: int | None = None) -> Any:
 def whole_cache(model: Any, length: int, batch: int) -> Any:
     """An empty static cache in which layers that attend to a window hold all tokens too.
 
-    Which of them a window has is in the mask. So nothing in the cache moves from token to token, and no Python
-    number counts along: one program, or one CUDA graph, serves every token.
+    Which of them are in the window, the mask says. So nothing in the cache moves from token to token, and no
+    number of Python counts along: one program, or one CUDA graph, serves every token.
 
     Args:
         model: whose cache it will be; `why_not_whole` has nothing against it.
@@ -45,13 +45,21 @@ def whole_cache(model: Any, length: int, batch: int) -> Any:
         batch: sequences.
     """
     transformers = library("a static cache")
-    cache = transformers.StaticCache(
-        config=model.config.get_text_config(decoder=True), max_cache_len=length
-    )
+    cache = transformers.StaticCache(config=model.config.get_text_config(decoder=True), max_cache_len=length)
     plain = transformers.cache_utils.StaticLayer
     cache.layers = [plain(max_cache_len=length) for _ in cache.layers]
     heads, width = model._get_static_cache_init_shape()
     cache.early_initialization(batch, heads, width, dtype=model.dtype, device=model.device)
+    for layer in cache.layers:
+        # Nothing reads it, and a program is for one value of whatever is no tensor.
+        vars(layer).pop("batch_size", None)
+    return cache
+
+
+def hand_over(cache: Any) -> Any:
+    """A `whole_cache` with all that its class promises, for whoever gets it."""
+    for layer in cache.layers:
+        layer.batch_size = layer.keys.shape[0]
     return cache
 
 

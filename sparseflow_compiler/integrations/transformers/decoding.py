@@ -1,7 +1,8 @@
-"""Between transformers' `generate` and a decode loop of another: what is asked for, and what only theirs can do."""
+"""What transformers' `generate` asks of a decode loop, and what only its own can do."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sparseflow.integrations.transformers.arguments import parameters
-from sparseflow.runtime.calling.caches import CACHE_NAMES
+from sparseflow.integrations.transformers.caches import hand_over
+from sparseflow.integrations.transformers.library import library
+from sparseflow.runtime.calling.caches import CACHE_NAMES, cache_name
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Sampled:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-Decode = Callable[["Sampled | str"], "Tensor | None"]
-"""Decodes, or returns None for transformers to do it; given a text, the reason why it has to."""
+Decode = Callable[["Sampled | str"], "tuple[Tensor, object] | None"]
+"""Decodes to tokens and a cache, or returns None for transformers to do it; a text is why it has to."""
 
 _PROCESSORS = {
     "RepetitionPenaltyLogitsProcessor": {"penalty": "penalty", "ignored": "prompt_ignore_length"},
@@ -89,10 +92,12 @@ def replace_sampling(routed: Any, decode: Decode) -> None:
         streamer: Any = None,
         **kwargs: Any,
     ) -> Any:
-        read = _read(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
+        read = _read(
+            self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
+        )
         found = decode("synced_gpus was asked for" if synced_gpus else read)
         if found is not None:
-            return found
+            return _result(found, bool(generation_config.return_dict_in_generate))
         return kind._sample(
             self,
             input_ids,
@@ -107,8 +112,24 @@ def replace_sampling(routed: Any, decode: Decode) -> None:
     routed.__class__ = type(kind.__name__, (kind,), {"_sample": sample, "__module__": kind.__module__})
 
 
+def _result(found: tuple[Tensor, object], fields: bool) -> Any:
+    """What `generate` returns: the tokens, or an object of its own kind that has the cache too."""
+    tokens, cache = found
+    if not fields:
+        return tokens
+    kind = library("generate").generation.GenerateDecoderOnlyOutput
+    name = cache_name(inspect.signature(kind).parameters)
+    return kind(sequences=tokens, **({} if name is None else {name: hand_over(cache)}))
+
+
 def _read(
-    model: Any, ids: Tensor, processors: Any, criteria: Any, config: Any, streamer: Any, kwargs: Mapping[str, Any]
+    model: Any,
+    ids: Tensor,
+    processors: Any,
+    criteria: Any,
+    config: Any,
+    streamer: Any,
+    kwargs: Mapping[str, Any],
 ) -> Sampled | str:
     """What a call asks for, or why only transformers' loop can do it."""
     chosen = _processors(processors, bool(config.do_sample))
@@ -145,8 +166,6 @@ def _reason(model: Any, ids: Tensor, config: Any, kwargs: Mapping[str, Any]) -> 
         return f"cache_implementation={config.cache_implementation!r} was asked for"
     if not config.use_cache:
         return "use_cache=False was asked for"
-    if config.return_dict_in_generate:
-        return "return_dict_in_generate=True was asked for"
     asked = next((name for name in _OUTPUTS if getattr(config, name, False)), None)
     if asked is not None:
         return f"{asked}=True was asked for"
@@ -177,7 +196,11 @@ def _processors(processors: Any, draws: bool) -> dict[str, Any] | str:
         if getattr(processor, "filter_value", -torch.inf) != -torch.inf:
             return "a filter_value was asked for"
         found.update({ours: value for ours, value in values.items() if value is not None})
-    return found if draws or found.keys() <= {"penalty", "ignored"} else "a processor draws though do_sample is off"
+    return (
+        found
+        if draws or found.keys() <= {"penalty", "ignored"}
+        else "a processor draws though do_sample is off"
+    )
 
 
 def _criteria(criteria: Any) -> tuple[Tensor, list[Any], int | None]:
