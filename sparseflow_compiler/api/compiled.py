@@ -187,6 +187,11 @@ class CompiledModel(ModelView):
         """The executable torch.fx graph of a captured program."""
         return self._captured(program).graph
 
+    @property
+    def generator(self) -> Generator:
+        """What `generate` runs, to be measured."""
+        return self._generator
+
     def generate(self, *args: object, **kwargs: object) -> Any:
         """Transformers' `generate`, with every forward run by the compiled model.
 

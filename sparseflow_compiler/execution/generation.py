@@ -14,17 +14,21 @@ from sparseflow.errors import ArgumentError, SparseFlowError
 from sparseflow.execution.decoding.loop import Decoder, Lower, Slot
 from sparseflow.execution.decoding.request import Request
 from sparseflow.execution.decoding.sampling import Knobs, Sampling
+from sparseflow.execution.decoding.state import State
+from sparseflow.execution.decoding.step import Step
 from sparseflow.execution.inner import Execution
 from sparseflow.execution.routing import compiled_forward, with_compiled
 from sparseflow.integrations.transformers.arguments import returned_cache, with_cache
 from sparseflow.integrations.transformers.caches import (
     lend_static_caches,
+    rewind,
     static_cache,
     whole_cache,
     why_not_whole,
 )
 from sparseflow.integrations.transformers.decoding import Sampled, replace_sampling
 from sparseflow.runtime.calling.caches import CACHE_NAMES
+from sparseflow.runtime.calling.inference import device_of
 
 STEP = 128
 """Static caches hold a multiple of this many tokens: every length is a program of its own."""
@@ -93,6 +97,38 @@ class Generator:
         self._decoder.forget()
         with self._lock:
             self._slots, self._refusal = [], None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of(self._model)
+
+    def again(self, context: int) -> Step:
+        """The step that decoded last, to be measured: its next token is the one after so many.
+
+        Raises:
+            ArgumentError: our loop hasn't decoded yet.
+        """
+        slot, state, step = self._last()
+        rewind(slot.cache, context)
+        state.count.fill_(context + 1)
+        return step
+
+    def cache_bytes(self, context: int) -> int:
+        """Bytes of so many tokens in the cache that decoded last.
+
+        Raises:
+            ArgumentError: our loop hasn't decoded yet.
+        """
+        slot, _, _ = self._last()
+        whole = sum(layer.keys.nbytes + layer.values.nbytes for layer in slot.cache.layers)
+        return int(whole * context // slot.length)
+
+    def _last(self) -> tuple[Slot, State, Step]:
+        if self._decoder.last is None:
+            name, loop = type(self._model).__name__, self.notes.get("loop", "nothing was generated")
+            raise ArgumentError(f"{name}.generate", f"no step of ours ran: {loop}", "generate first")
+        return self._decoder.last
 
     def _routed(self, lent: list[tuple[int, int, object]], *, own: bool) -> Any:
         """Return a shallow copy of the model with the compiled forward, our loop and kept static caches."""

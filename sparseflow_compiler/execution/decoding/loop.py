@@ -65,6 +65,7 @@ class Decoder:
 
     Attributes:
         notes: how steps run, for the report.
+        last: the step that was asked for last, with what it reads and writes.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Decoder:
         self._asked: dict[object, int] = {}
         self._lock = threading.Lock()
         self.notes: dict[str, str] = {}
+        self.last: tuple[Slot, State, Step] | None = None
 
     def prefill(self, request: Request, slot: Slot) -> Tensor:
         """Run the prompt, chunk by chunk, and return the logits after it, `[batch, tokens, vocabulary]`."""
@@ -148,6 +150,7 @@ class Decoder:
         if step is None or step.program is not program:
             refusal = unrecordable(lowered.graph, state.token.device, False)
             step = slot.steps[key] = Step(program, lowered.call.leaves, state.tensors(), refusal)
+        self.last = slot, state, step
         return step
 
     def _program(self, lowered: LoweredCall, request: Request, state: State, steps: int) -> StepProgram:
