@@ -15,7 +15,6 @@ import torch
 import sparseflow as sf
 from sparseflow.bench import generate_rows
 from sparseflow.integrations.transformers.models import from_folder
-from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
     device = torch.device(options.device)
     rows = []
     for dtype in options.dtype:
-        model = from_folder(options.model, ELEMENT_TYPES[dtype]).to(device)
+        model = from_folder(options.model, getattr(torch, dtype)).to(device)
         with torch.no_grad():
             for layer in _linear(model):
                 layer.weight.copy_(sf.prune_24(layer.weight))
@@ -59,7 +58,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", default="", help="of the model, in the rows")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--context", nargs="+", type=int, default=[128])
     parser.add_argument("--tokens", type=int, default=64)

@@ -31,7 +31,14 @@ from sparseflow.runtime.calling.caches import CACHE_NAMES
 from sparseflow.runtime.calling.inference import device_of
 
 STEP = 128
-"""Static caches hold a multiple of this many tokens: every length is a program of its own."""
+"""Static caches that transformers' loop asks for hold a multiple of this many tokens."""
+
+LEAST, DOUBLED_TO = 256, 4096
+"""Our caches hold so many tokens or twice, four times … as many, and beyond the second a multiple of it: each
+length is a program of its own, and a conversation that grows should not meet a new one every few answers."""
+
+LONGER = 4
+"""A kept cache serves a call if it is at most so many times as long as one that would be made for it."""
 
 KEPT = 4
 """Static caches that are kept."""
@@ -159,15 +166,13 @@ class Generator:
         assert isinstance(sampled, Sampled)
         request = request_of(sampled)
         slot = self._slot(request.ids.shape[0], request.max_length)
-        generator = torch.random.get_rng_state()
         try:
-            result = self._decoder.decode(request, slot, self._decoder.prefill(request, slot))
+            ready = self._decoder.prepare(request, slot)
         except SparseFlowError as error:
-            # Nothing was handed over yet: programs are made before the first token is.
-            torch.random.set_rng_state(generator)
             self._refusal = f"a static cache can't be compiled: {error}"
             self._note("transformers", self._refusal)
             return None
+        result = self._decoder.decode(ready)
         self._note("sparseflow", "")
         with self._lock:
             self._slots = [*self._slots, slot][-KEPT:]
@@ -188,14 +193,15 @@ class Generator:
 
     def _slot(self, batch: int, length: int) -> Slot:
         """Return the shortest free slot for a batch size and at least a length, emptied."""
+        rounded = rounded_length(length)
         with self._lock:
-            fitting = [slot for slot in self._slots if slot.batch == batch and slot.length >= length]
+            fits = range(length, LONGER * rounded + 1)
+            fitting = [slot for slot in self._slots if slot.batch == batch and slot.length in fits]
             found = min(fitting, key=lambda slot: slot.length, default=None)
             self._slots = [slot for slot in self._slots if slot is not found]
         if found is not None:
             found.cache.reset()
             return found
-        rounded = -(-length // STEP) * STEP
         # A tensor created in inference mode could not be written outside of it.
         with torch.inference_mode(False):
             cache = whole_cache(self._model, rounded, batch)
@@ -213,6 +219,13 @@ class Generator:
             return found
         rounded = -(-length // STEP) * STEP
         return batch, rounded, static_cache(self._model, rounded, batch)
+
+
+def rounded_length(length: int) -> int:
+    """Tokens that a cache made for at least so many holds."""
+    if length > DOUBLED_TO:
+        return -(-length // DOUBLED_TO) * DOUBLED_TO
+    return max(LEAST, 1 << (length - 1).bit_length())
 
 
 def request_of(sampled: Sampled) -> Request:

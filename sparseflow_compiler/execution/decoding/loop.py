@@ -54,6 +54,25 @@ class Slot:
     steps: dict[object, Step] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A request whose prompt is in the cache.
+
+    Attributes:
+        request: what was asked for.
+        state: begins with the prompt.
+        logits: after it.
+        step: decodes a token; None if there are none after the first.
+        steps: how many at most.
+    """
+
+    request: Request
+    state: State
+    logits: Tensor
+    step: Step | None
+    steps: int
+
+
 class Decoder:
     """Decode with a compiled model.
 
@@ -82,7 +101,7 @@ class Decoder:
         self.notes: dict[str, str] = {}
         self.last: tuple[Slot, State, Step] | None = None
 
-    def prefill(self, request: Request, slot: Slot) -> Tensor:
+    def _prefill(self, request: Request, slot: Slot) -> Tensor:
         """Run the prompt, chunk by chunk, and return the logits after it, `[batch, tokens, vocabulary]`."""
         length = request.ids.shape[1]
         if request.mask is not None:
@@ -97,30 +116,32 @@ class Decoder:
         found: Tensor = logits
         return found
 
-    def decode(self, request: Request, slot: Slot, logits: Tensor) -> Tensor:
-        """Go on after the prompt.
+    def prepare(self, request: Request, slot: Slot) -> Ready:
+        """Run the prompt, and make the programs that go on from it.
 
-        Args:
-            request: what was asked for.
-            slot: holds the prompt already.
-            logits: after the prompt.
-
-        Returns:
-            The sequences, int64 `[batch, length]`.
+        Raises:
+            SparseFlowError: one can't be made. No token was chosen or handed over yet.
         """
+        logits = self._prefill(request, slot)
         state = self._state(request, slot, logits)
         state.start(request)
         steps = request.max_length - request.ids.shape[1] - 1
         step = self._step(request, slot, state, steps) if steps > 0 else None
+        return Ready(request, state, logits, step, steps)
+
+    def decode(self, ready: Ready) -> Tensor:
+        """Choose the first token and go on from it; return the sequences, int64 `[batch, length]`."""
+        request, state = ready.request, ready.state
         with torch.no_grad():
-            advance(request.sampling, logits, *state.tensors())
+            advance(request.sampling, ready.logits, *state.tensors())
         hand_over = _Handover(request, state)
         hand_over()
         watch = Watch(state.unfinished, ends=request.can_end, waits=hand_over.waits)
-        while step is not None and steps > 0 and not watch.over():
-            step()
+        for _ in range(ready.steps):
+            if ready.step is None or watch.over():
+                break
+            ready.step()
             hand_over()
-            steps -= 1
         if request.streamer is not None:
             request.streamer.end()
         return state.tokens[:, : int(state.lengths.max())].clone()

@@ -9,6 +9,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from sparseflow.execution.decoding.finish import Watch
 from sparseflow.execution.decoding.program import one_row_linear
 from sparseflow.execution.decoding.sampling import Knobs, Sampling, choose
+from sparseflow.execution.generation import rounded_length
 
 
 def drawn(scores: torch.Tensor, sampling: Sampling, knobs: Knobs, draws: int) -> torch.Tensor:
@@ -74,3 +75,10 @@ def test_a_watch_sees_the_end_of_all_and_of_none_that_cannot_end() -> None:
     unfinished[1] = False
     assert watch.over()
     assert not blind.over()
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"), [(1, 256), (256, 256), (257, 512), (4096, 4096), (4097, 8192), (9000, 12288)]
+)
+def test_caches_have_few_lengths(asked: int, made: int) -> None:
+    assert rounded_length(asked) == made
