@@ -17,6 +17,7 @@ from sparseflow.runtime.calling.contract import Contract
 from sparseflow.runtime.calling.executable import Executable
 from sparseflow.runtime.calling.frozen import samples
 from sparseflow.runtime.calling.inference import InferenceModule
+from sparseflow.runtime.calling.lowered import LoweredCall
 from sparseflow.runtime.calling.write_guard import WriteGuard
 from sparseflow.support.documents import Document
 
@@ -97,6 +98,21 @@ class LoadedModel(InferenceModule):
             return executable.run_flat(call)
         with torch._C._AutoDispatchBelowAutograd():
             return executable.run_flat(call)
+
+    def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
+        """The graph that serves a call, to be run as a part of another.
+
+        Raises:
+            ArgumentError: no program accepts the call, or it replaces tensors of its arguments.
+        """
+        call = self._programs[0].contract.flatten(args, kwargs)
+        executable, _ = self._serving(call)
+        program = self._programs[[run for run, _ in self._runs].index(executable)]
+        if program.grows:
+            raise ArgumentError(
+                self._subject, "the call replaces tensors of its arguments", "pass a static cache"
+            )
+        return LoweredCall(program.graph, executable.signature, call)
 
     @property
     def device(self) -> torch.device:

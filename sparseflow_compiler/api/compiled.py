@@ -19,6 +19,7 @@ from sparseflow.execution.generation import Generator
 from sparseflow.frontend.exclusive import COMPILING, is_captured, is_tracing
 from sparseflow.frontend.state.compiled_parts import eager_forward, own_forward
 from sparseflow.runtime.calling.inference import device_of
+from sparseflow.runtime.calling.lowered import LoweredCall
 
 if TYPE_CHECKING:
     from sparseflow.compiler.build import Program
@@ -48,7 +49,7 @@ class CompiledModel(Inspected):
         self._options = options
         self._programs = Programs(model, self._subject, options, bank)
         self._replaced_forward = vars(model).get("forward")
-        self._generator = Generator(model, self.part)
+        self._generator = Generator(model, self.part, self.forward, self.lowered, options.execution)
         self._compared: dict[str, Compared] = {}
         self._not_compared = ""
 
@@ -87,15 +88,34 @@ class CompiledModel(Inspected):
             self._programs.forget()
             self._compared, self._not_compared = {}, ""
             self._parts.clear()
+            self._generator.forget()
 
     def capture(self, *args: object, **kwargs: object) -> None:
         """Capture and compile for inputs like these without running them."""
         self._ready(args, kwargs)
 
+    def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
+        """The graph that serves a call, to be run as a part of another.
+
+        Raises:
+            CaptureError: the model can't be captured for these inputs, or its calls change it.
+        """
+        program, call, state = self._ready(args, kwargs)
+        signature = program.executable.signature
+        if state is not None or signature.outputs.updates:
+            rule = "the call replaces attributes of the model or of its arguments"
+            raise CaptureError(self._subject, rule, "pass a static cache")
+        return LoweredCall(program.graph, signature, call)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return device_of(self._model)
+
+    @property
+    def generator(self) -> Generator:
+        """What `generate` runs, to be measured."""
+        return self._generator
 
     def generate(self, *args: object, **kwargs: object) -> Any:
         """Transformers' `generate`, with every forward run by the compiled model.
@@ -103,7 +123,7 @@ class CompiledModel(Inspected):
         Raises:
             ArgumentError: the model has no `generate`.
         """
-        return self._generator.generate(self.forward, *args, **kwargs)
+        return self._generator.generate(*args, **kwargs)
 
     def warmup(
         self,

@@ -12,6 +12,7 @@ from sparseflow.errors import ArgumentError
 if TYPE_CHECKING:
     from sparseflow.api.programs import Programs
     from sparseflow.execution.comparison import Compared
+    from sparseflow.execution.generation import Generator
     from sparseflow.reports.report import Report
 
 Stage = Literal["torch", "sparse_gemm", "runtime"]
@@ -21,6 +22,7 @@ class Inspected(ModelView):
     """The part of a compiled model that is read, not run."""
 
     _programs: Programs
+    _generator: Generator
     _compared: dict[str, Compared]
     _not_compared: str
 
@@ -38,6 +40,7 @@ class Inspected(ModelView):
         for name, part in self._parts.items():
             report.model["captures"] += [f"{name}: {why}" for why in part._programs.captures]
         report.model["compilations"] = compilations(programs)
+        report.model["generate"] = dict(self._generator.notes)
         report.model["dense_methods"] = list(self.dense_methods)
         report.model["measured"] = [one.to_dict() for one in self._compared.values()]
         report.model["not_measured"] = self._not_compared

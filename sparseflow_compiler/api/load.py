@@ -12,7 +12,7 @@ import torch
 
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError
-from sparseflow.execution.inner import Inner, Mode, make_runner
+from sparseflow.execution.inner import Execution, Inner, Mode, make_runner
 from sparseflow.runtime import artifact
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ class LoadedModel(artifact.LoadedModel):
 
     Args:
         again: loads it once more, for when transformers' classes are there, which were not.
+        execution: how graphs run.
         parts: those of `artifact.LoadedModel`.
     """
 
-    def __init__(self, again: Callable[[], LoadedModel], *parts: Any) -> None:
+    def __init__(self, again: Callable[[], LoadedModel], execution: Execution, *parts: Any) -> None:
         super().__init__(*parts)
-        self._again = again
+        self._again, self._execution = again, execution
         self._knows_caches = "transformers.generation.utils" in sys.modules
         self._generator: Generator | None = None
 
@@ -43,7 +44,7 @@ class LoadedModel(artifact.LoadedModel):
         """
         if self._generator is None:
             self._generator = self._make_generator()
-        return self._generator.generate(self.forward, *args, **kwargs)
+        return self._generator.generate(*args, **kwargs)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -82,7 +83,7 @@ class LoadedModel(artifact.LoadedModel):
             other = self._again()
             self._programs, self._runs = other._programs, other._runs
             self._knows_caches = True
-        return Generator(shell, self._no_part)
+        return Generator(shell, self._no_part, self.forward, self.lowered, self._execution)
 
     def _no_part(self, name: str, function: Callable[..., object]) -> NoReturn:
         self._refuse(f"generate() over {name}", "its programs are not saved", self._way_out)
@@ -130,7 +131,11 @@ def load(
 
     def again() -> LoadedModel:
         return artifact.load(
-            path, device=device, classes=given, make_runner=runner, kind=functools.partial(LoadedModel, again)
+            path,
+            device=device,
+            classes=given,
+            make_runner=runner,
+            kind=functools.partial(LoadedModel, again, execution),
         )
 
     return again()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sparseflow.bench.gemm import gemm_rows
+from sparseflow.bench.generate import generate_rows
 from sparseflow.bench.model import model_rows
 from sparseflow.bench.result import result
 
-__all__ = ["gemm_rows", "model_rows", "result"]
+__all__ = ["gemm_rows", "generate_rows", "model_rows", "result"]

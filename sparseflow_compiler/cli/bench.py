@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -85,6 +85,40 @@ def model(
         raise ArgumentError(
             f"model {model}", f"doesn't fit {where}, dense and compiled", "fewer --layers"
         ) from None
+    _show(where, rows, as_json)
+
+
+@bench.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A built-in shape, or the folder of a transformers model.")],
+    batch: Annotated[list[int] | None, typer.Option(help="Sequences; may be repeated. By default 1.")] = None,
+    context: Annotated[list[int] | None, typer.Option(help="Tokens of the prompt; may be repeated.")] = None,
+    tokens: Annotated[int, typer.Option(help="To decode.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Turns of which the median is taken.")] = 5,
+    layers: Annotated[int | None, typer.Option(help="Only so many layers.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(option_values.DTYPES)}.")] = None,
+    device: _Device = None,
+    policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
+    torch_compile: Annotated[bool, typer.Option(help="Whether torch.compile runs beside.")] = True,
+    as_json: _AsJson = False,
+) -> None:
+    """Time greedy decoding, dense and compiled, in turns, beside a read of as many bytes; random weights."""
+    option_values.require_positive("--tokens", [tokens - 1])
+    option_values.require_positive("--repeats", [repeats])
+    calls = [(samples, length) for samples in batch or [1] for length in context or [128]]
+    option_values.require_positive("--batch or --context", [size for call in calls for size in call])
+    where = option_values.device(device)
+    kind = option_values.dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
+    from sparseflow.bench import generate_rows
+    from sparseflow.pruning import prune
+    from sparseflow.support.progress import progress_bars
+
+    built = named_model(model, layers, kind, where)
+    prune(built, "magnitude")
+    # Inductor from the first token on: what is measured is decoding, not when compiling it pays.
+    how: dict[str, Any] = {"inner": "inductor", "policy": policy, "torch_compile": torch_compile}
+    with progress_bars(None) as bars:
+        rows = generate_rows(model, built, calls, tokens, repeats, bars.stage("bench"), **how)
     _show(where, rows, as_json)
 
 

@@ -71,8 +71,8 @@ class DenseModel:
     ) -> None:
         self._execution, self._device = execution, device
         self._run = opponent(model, device, inner=execution.inner, mode=execution.mode)[1]
-        self._generator = Generator(model, lambda _, function: self._runner(function))
-        self._forward = self._runner(forward)
+        run = self._runner(forward)
+        self._generator = Generator(model, lambda _, function: self._runner(function), run, None, execution)
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the model."""
@@ -80,7 +80,7 @@ class DenseModel:
 
     def generate(self, *args: object, **kwargs: object) -> Any:
         """Run its `generate`, over kept static caches as the compiled model does."""
-        return self._generator.generate(self._forward, *args, **kwargs)
+        return self._generator.generate(*args, **kwargs)
 
     def _runner(self, function: Callable[..., object]) -> Callable[..., object]:
         """What runs a part of it. Sizes that differ become symbolic, as in compiled programs: caches grow."""

@@ -126,13 +126,13 @@ def make_runner(
     run: Callable[..., Sequence[object]] = graph if inductor is None else inductor
     if execution.mode not in GRAPH_MODES:
         return Runner(run, inductor)
-    if reason := _unrecordable(graph, device, grows):
+    if reason := unrecordable(graph, device, grows):
         return Runner(run, inductor, without_graphs=reason)
     graphs = CudaGraphs(run, device, written)
     return Runner(graphs, inductor, graphs)
 
 
-def _unrecordable(graph: fx.GraphModule, device: torch.device, grows: bool) -> str:
+def unrecordable(graph: fx.GraphModule, device: torch.device, grows: bool) -> str:
     """Return why CUDA graphs can't run a program; empty if they can."""
     if device.type != "cuda":
         return f"the model is on the {device.type}"

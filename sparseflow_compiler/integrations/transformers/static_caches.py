@@ -13,6 +13,8 @@ from sparseflow.integrations.transformers.versions import require_transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, StaticCache
 
+_PLAIN, _WINDOWED = "StaticLayer", "StaticSlidingWindowLayer"
+
 MakeCache = Callable[[int, int], object]
 """Returns a static cache for a number of sequences and at least a number of tokens."""
 
@@ -32,6 +34,53 @@ def static_cache(model: PreTrainedModel, length: int, batch: int | None = None) 
     if sizes is not None:
         cache.early_initialization(batch, *sizes, dtype=model.dtype, device=model.device)
     return cache
+
+
+def whole_cache(model: PreTrainedModel, length: int, batch: int) -> StaticCache:
+    """Return an empty static cache in which layers that attend to a window hold all tokens too.
+
+    Which of them are in the window, the mask says. So nothing in the cache moves from token to token, and no
+    number of Python counts along: one program, or one CUDA graph, serves every token.
+
+    Args:
+        model: whose cache it will be; `why_not_whole` has nothing against it.
+        length: tokens that it holds.
+        batch: sequences.
+    """
+    transformers = require_transformers("a static cache")
+    cache = transformers.StaticCache(config=model.config.get_text_config(decoder=True), max_cache_len=length)
+    plain = transformers.cache_utils.StaticLayer
+    cache.layers = [plain(max_cache_len=length) for _ in cache.layers]
+    heads, width = model._get_static_cache_init_shape()
+    cache.early_initialization(batch, heads, width, dtype=model.dtype, device=model.device)
+    for layer in cache.layers:
+        # Nothing reads it, and a program is for one value of whatever is no tensor.
+        vars(layer).pop("batch_size", None)
+    return cache
+
+
+def hand_over(cache: StaticCache) -> StaticCache:
+    """Return a `whole_cache` with all that its class promises, for whoever gets it."""
+    for layer in cache.layers:
+        layer.batch_size = layer.keys.shape[0]
+    return cache
+
+
+def why_not_whole(model: PreTrainedModel) -> str:
+    """Return why a model can't have a `whole_cache`; empty if it can."""
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        return "the model decodes over an encoder"
+    if not getattr(model, "_can_compile_fullgraph", False):
+        return "the model has no static cache"
+    if _head_sizes(model) is None:
+        return "nobody knows the sizes of the model's cache"
+    decoder = config.get_text_config(decoder=True)
+    cache = require_transformers("a static cache").StaticCache(config=decoder, max_cache_len=1)
+    kinds = {type(layer).__name__ for layer in cache.layers}
+    chunked = "chunked_attention" in (getattr(decoder, "layer_types", None) or ())
+    others = sorted(kinds - {_PLAIN, _WINDOWED}) + ["chunked attention"] * chunked
+    return f"the model's cache has {others[0]}" if others else ""
 
 
 def rewind(cache: StaticCache, length: int) -> None:

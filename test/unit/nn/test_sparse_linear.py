@@ -95,7 +95,7 @@ def test_memory_fast_keeps_a_dense_weight_where_the_policy_wants_it(model, x):
     expected = densify_copy(model)(x)
     for text, kept in (("1:cpu,8:dense", True), ("1:cpu", False)):
         model.up.set_policy(Policy.parse(text))
-        model.up.settle(dataclasses.replace(Policy.parse(text), keeps_dense=kept))
+        model.up.set_policy(dataclasses.replace(Policy.parse(text), keeps_dense=kept))
         assert (model.up.weight.dense is not None) is kept
         model.down.set_policy(Policy.parse(text))
         torch.testing.assert_close(model(x), expected)
@@ -139,7 +139,7 @@ def test_what_is_dense_for_a_reason_keeps_its_weight_as_far_as_that_fits(model, 
     sparsify(model)
     for free, kept in ((2 * 128 * 64 * 4, True), (2 * 128 * 64 * 4 - 2, False)):
         monkeypatch.setattr(copies, "free_bytes", lambda _, free=free: free)
-        model.up.settle("no table has it")
+        model.up.set_policy("no table has it")
         assert (model.up.weight.dense is not None) is kept
         assert model.up.reason == "no table has it"
 

@@ -10,6 +10,7 @@ constexpr int kMaxSkinny = 4;     // rows of x at once
 constexpr int kSkinnyBlock = 64;  // rows of W in a task, at most
 constexpr int kValuesAhead = 2048;    // bytes that are fetched ahead: the hardware's own prefetch stops at every page
 constexpr int kPositionsAhead = 256;  // and is slow to start again
+constexpr int64_t kFarAhead = 8192;   // bytes of values that are fetched into the second cache, at least
 
 // Fetches what is read `ahead` bytes after `p`. `left` bytes are left of this row; the row that follows in its stream
 // begins `skip` bytes after its end.
@@ -17,12 +18,16 @@ inline void fetch(const void* p, int64_t ahead, int64_t left, int64_t skip) {
   __builtin_prefetch(static_cast<const char*>(p) + ahead + (ahead < left ? 0 : skip));
 }
 
+// How far ahead a group of rows of so many bytes fetches: whole groups, so that every line is fetched once.
+inline int64_t far_ahead(int64_t bytes) { return (kFarAhead / most(bytes, 1) + 1) * bytes; }
+
 // fp32 lanes. A step is 32 k: 16 kept values, 4 bytes of positions.
 template <class D_>
 struct Lanes {
   using D = D_;
   using X = float;
   static constexpr int kStep = 32;
+  static constexpr bool kFar = sizeof(typename D::T) == 4;
   // Up to so many rows of x, passing each row of W several times through the registers beats a tile; measured.
   static constexpr int kFew = W == 16 ? 24 : 4;
   static constexpr int kRows = 4;  // of W in a round over all rows of x: a multiple of all that are taken at once
@@ -104,20 +109,33 @@ struct Lanes {
 #endif
 };
 
+// Fetches W for what comes after a step of the row `r` of R, which has `left` columns from it on. Where the memory sets
+// the pace, lines go into the second cache, all rows of a group in one stream: the first cache has too few requests in
+// flight, and rows are too short for streams of their own. Measured on Zen 4 with rows of 576 columns, twice as many a
+// second. Elsewhere they go into the first.
+template <class L, int R>
+inline void fetch_step(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R], int r, int64_t left,
+                       int64_t step, int64_t group) {
+  constexpr int64_t kSize = sizeof(typename L::D::T), kValues = L::kStep / 2, kBytes = L::kStep / 8;
+  if constexpr (L::kFar) {  // the positions, a sixteenth of the bytes, come fast enough by themselves
+    const auto* at = reinterpret_cast<const char*>(values[0]) + (step * R + r) * kValues * kSize;
+    __builtin_prefetch(at + far_ahead(group / 2 * kSize), 0, 2);
+  } else {
+    const int64_t others = group / R * (R - 1);
+    fetch(values[r] + step * kValues, kValuesAhead, left / 2 * kSize, others / 2 * kSize);
+    fetch(positions[r] + step * kBytes, kPositionsAhead, left / 8, others / 8);
+  }
+}
+
 // Steps [begin, end) of R rows of W against M rows of x. What is fewer stays in registers, the other passes by.
-// `row_k` columns are from one row to the next; W is fetched ahead where `fetching`.
+// `group` is the columns of R rows, where more rows are fetched ahead, else 0.
 template <class L, int R, int M>
 inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R],
-                         const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, int64_t row_k, bool fetching,
-                         vf (&s)[R][M]) {
+                         const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, int64_t group, vf (&s)[R][M]) {
   constexpr bool kHoldX = W == 16 || M < R;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t v0 = (i - begin) * (L::kStep / 2), p0 = (i - begin) * (L::kStep / 8);
-    for (int r = 0; fetching && r < R; ++r) {
-      constexpr int64_t kSize = sizeof(typename L::D::T);
-      fetch(values[r] + v0, kValuesAhead, (end - i) * (L::kStep / 2) * kSize, (R - 1) * row_k / 2 * kSize);
-      fetch(positions[r] + p0, kPositionsAhead, (end - i) * (L::kStep / 8), (R - 1) * row_k / 8);
-    }
+    for (int r = 0; group && r < R; ++r) fetch_step<L, R>(values, positions, r, (end - i) * L::kStep, i - begin, group);
     for (int part = 0; part < L::kParts; ++part) {
       const auto kept = [&](int r) { return L::kept(values[r] + v0, positions[r] + p0, part); };
       const auto dense = [&](int m) { return L::dense(x + m * x_pitch + i * L::kStep, part); };
@@ -154,7 +172,7 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
     positions[r] = p.a.positions + at * bytes;
   }
   vf s[R][M] = {};
-  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, groups * 4, m0 == 0, s);
+  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, m0 == 0 ? R * groups * 4 : 0, s);
   if (whole * L::kStep < groups * 4) {
     T last[R][L::kStep / 2] = {};
     uint8_t last_positions[R][L::kStep / 8] = {};
@@ -165,7 +183,7 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
       values[r] = last[r];
       positions[r] = last_positions[r];
     }
-    skinny_steps<L, R, M>(values, positions, x, p.k_padded, whole, whole + 1, 0, false, s);
+    skinny_steps<L, R, M>(values, positions, x, p.k_padded, whole, whole + 1, 0, s);
   }
   for (int r = 0; r < R; ++r)
     for (int m = 0; m < M; ++m) sums[(m0 + m) * pitch + r] = sum_of(s[r][m]);
@@ -204,13 +222,19 @@ void prepare_skinny(const Plan& p, int64_t begin, int64_t end) {
   }
 }
 
+// Rows of W in a task, at most `limit`, so that each thread gets as many tasks as any other: the last to end decides.
+inline int64_t balanced_rows(int64_t n, int threads, int64_t multiple, int64_t limit) {
+  const int64_t each = (n + threads - 1) / threads, tasks = most((each + limit - 1) / limit, 1);
+  return most(multiple, round_up((each + tasks - 1) / tasks, multiple));
+}
+
 template <class L>
 void plan_skinny(const Linear& a, int threads, Plan& p) {
   p.a = a;
   p.k_padded = round_up(most(a.k, 1), L::kStep);
   p.scratch_bytes = a.m * p.k_padded * static_cast<int64_t>(sizeof(typename L::X));
   constexpr int kRows = L::kRows;
-  p.row_block = most(kRows, least(kSkinnyBlock / kRows * kRows, round_up((a.n + threads - 1) / threads, kRows)));
+  p.row_block = balanced_rows(a.n, threads, kRows, kSkinnyBlock / kRows * kRows);
   p.local_bytes = 0;
   p.prepare_tasks = a.m;
   p.run_tasks = (a.n + p.row_block - 1) / p.row_block;

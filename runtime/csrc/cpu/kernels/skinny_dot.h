@@ -11,6 +11,7 @@ struct Dot {
   using X = uint16_t;
   static constexpr int kStep = 64;
   static constexpr int kParts = 1;
+  static constexpr bool kFar = true;
   static constexpr int kFew = 32;
   static constexpr int kRows = 4;
   static constexpr int rows_at_once(int) { return 4; }

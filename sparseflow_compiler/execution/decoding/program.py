@@ -1,0 +1,141 @@
+"""A decoding step as one program: the model's graph for one token, and the choice of the next."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, ops
+
+from sparseflow.execution.decoding.sampling import Sampling
+from sparseflow.execution.decoding.state import advance
+from sparseflow.runtime.calling.lowered import LoweredCall
+
+Run = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """What runs a step.
+
+    Attributes:
+        graph: of the model, which it was made from.
+        run: takes the leaves of a call, then the tensors of the state; writes both.
+        final: whether nothing better can be made: it is compiled, or compiling failed.
+        seconds: that compiling took.
+    """
+
+    graph: fx.GraphModule
+    run: Run
+    final: bool = False
+    seconds: float = 0.0
+
+
+def step_graph(lowered: LoweredCall, sampling: Sampling, state: int) -> fx.GraphModule:
+    """The graph of a step: that of a call for one token, which also chooses the next one.
+
+    Args:
+        lowered: the call.
+        sampling: how a token is chosen.
+        state: how many tensors the state has.
+    """
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    results = graph.graph_copy(lowered.graph.graph, copied)
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(places[-1]):
+        more = [graph.placeholder(f"state_{i}") for i in reversed(range(state))][::-1]
+    logits = lowered.output(list(_nodes(results)), places).logits
+    graph.call_function(_advancing(sampling), (logits, *more))
+    graph.output(())
+    return fx.GraphModule(lowered.graph, graph)
+
+
+def _advancing(sampling: Sampling) -> Callable[..., None]:
+    """`advance` for a way to choose; a function of its own, as a graph's nodes call."""
+
+    def advance_state(logits: Tensor, *state: Tensor) -> None:
+        advance(sampling, logits, *state)
+
+    return advance_state
+
+
+def _nodes(results: object) -> Sequence[object]:
+    return results if isinstance(results, Sequence) else (results,)
+
+
+def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampling) -> tuple[Run | None, str]:
+    """Compile a step by inductor, for tensors of exactly these sizes.
+
+    Args:
+        graph: of `step_graph`; it is changed.
+        tensors: that it is called with.
+        sampling: of the step.
+
+    Returns:
+        What runs it, or None and why inductor can't compile it.
+    """
+    from torch._inductor.compile_fx import compile_fx
+
+    if _on_cpu(tensors):
+        _stream_weights(graph)
+    # Draws follow torch's generator, as those of transformers do.
+    options = {"size_asserts": False, "fallback_random": sampling.draws}
+    try:
+        with torch.no_grad():
+            compiled: Any = compile_fx(graph, list(tensors), config_patches=options)
+            return compiled, ""
+    except Exception as error:  # of any class: whatever inductor and the C++ compiler meet
+        return None, f"inductor failed: {str(error).partition(chr(10))[0]}"
+
+
+def _on_cpu(tensors: Sequence[object]) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def _stream_weights(graph: fx.GraphModule) -> None:
+    """Let dense layers of one row be a sum over each row of the weight, which inductor reads at memory speed.
+
+    torch's own product reads a weight of 49152×576 at a quarter of it.
+    """
+    for node in graph.graph.nodes:
+        if node.target is ops.aten.linear.default:
+            node.target = one_row_linear
+    graph.recompile()
+
+
+def one_row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` for one row of x."""
+    if x.numel() != x.shape[-1]:
+        return torch.nn.functional.linear(x, weight, bias)
+    y = (weight.float() * x.reshape(-1).float()).sum(-1)
+    if bias is not None:
+        y = y + bias.float()
+    return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+@functools.cache  # looking for a compiler runs it
+def why_not_compiled(device: torch.device) -> str:
+    """Why inductor can't compile for a device; empty if it can."""
+    if device.type != "cpu":
+        return ""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # its own class of "no compiler", and whatever looking for one raises
+        return f"inductor finds no C++ compiler: {str(error).partition(chr(10))[0]}"
+    return ""
+
+
+def plain(graph: fx.GraphModule) -> Run:
+    """Run a step by torch.fx."""
+
+    @torch.no_grad()
+    def run(*tensors: Any) -> object:
+        return graph(*tensors)
+
+    return run

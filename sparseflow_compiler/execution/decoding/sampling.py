@@ -1,0 +1,82 @@
+"""Choose the next token of each sequence: greedily, or drawn from what temperature, top-k and top-p leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen, as far as it decides which operations that takes.
+
+    Attributes:
+        draws: whether a token is drawn; otherwise the likeliest is taken.
+        top_k: how many of the likeliest are drawn from; 0 for all.
+        top_p: whether only the likeliest that together have a probability are drawn from.
+        penalizes: whether tokens that a sequence has already become less likely.
+    """
+
+    draws: bool = False
+    top_k: int = 0
+    top_p: bool = False
+    penalizes: bool = False
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The numbers of a `Sampling`, which the program reads from a tensor.
+
+    Attributes:
+        temperature: what scores are divided by.
+        top_p: the probability that is drawn from.
+        penalty: what the score of a repeated token is divided by, or multiplied with if it is negative.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    penalty: float = 1.0
+
+    def values(self) -> list[float]:
+        """The numbers in the order in which `choose` reads them."""
+        return [self.temperature, self.top_p, self.penalty]
+
+
+def choose(logits: Tensor, sampling: Sampling, knobs: Tensor, seen: Tensor | None) -> Tensor:
+    """Choose a token for each sequence.
+
+    Args:
+        logits: `[batch, vocabulary]`.
+        sampling: how.
+        knobs: `Knobs.values()`, fp32 `[3]`.
+        seen: which tokens each sequence has already, bool `[batch, vocabulary]`; if `sampling.penalizes`.
+
+    Returns:
+        int64 `[batch]`.
+    """
+    scores = logits.float()
+    if seen is not None:
+        scores = torch.where(seen, torch.where(scores < 0, scores * knobs[2], scores / knobs[2]), scores)
+    if not sampling.draws:
+        return scores.argmax(-1)
+    probabilities = _kept(scores / knobs[0], sampling, knobs[1]).softmax(-1)
+    # What torch.multinomial does for one draw, without waiting for the device as it does.
+    return (probabilities / torch.empty_like(probabilities).exponential_(1)).argmax(-1)
+
+
+def _kept(scores: Tensor, sampling: Sampling, top_p: Tensor) -> Tensor:
+    """Scores with -inf for the tokens that are not drawn from."""
+    size = scores.shape[-1]
+    if not 0 < sampling.top_k < size and not sampling.top_p:
+        return scores
+    count = min(sampling.top_k or size, size)
+    best = scores.topk(count).values  # descending
+    least = best[:, -1:]
+    if sampling.top_p:
+        # Tokens are left out from the least likely on, as long as together they have no more than the rest.
+        below = best.flip(-1).softmax(-1).cumsum(-1) <= 1 - top_p
+        left_out = below.sum(-1, keepdim=True).clamp(max=count - 1)
+        least = best.gather(-1, count - 1 - left_out)
+    return scores.masked_fill(scores < least, -torch.inf)
