@@ -46,7 +46,7 @@ def read(path: Path) -> Source:
     except (OSError, ValueError, RecursionError) as error:
         raise ArgumentError(f"report {path}", f"can't be read: {error}", _REMEDY) from None
     if not isinstance(found, dict):
-        raise ArgumentError(f"report {path}", "is no JSON object", _REMEDY)
+        raise ArgumentError(f"report {path}", "isn't a JSON object", _REMEDY)
     return Source(path.stem, found)
 
 
