@@ -57,7 +57,7 @@ class Layer:
         """The layer as a compiled model has it: a reason keeps it dense."""
         if isinstance(found, str):
             return lambda copy: F.linear(x, self.dense[copy])
-        codes, keeps = found.to_ints(), bool(getattr(found, "keeps_dense", False))
+        codes, keeps = found.to_ints(), found.keeps_dense
         gpu.prepare(self.packed[0], [len(x)], codes)
 
         def call(copy: int) -> torch.Tensor:

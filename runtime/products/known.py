@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -9,9 +10,10 @@ import torch
 from sparseflow.runtime import kernels
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch import Policy, Table
+from sparseflow.runtime.dispatch.call import call_us
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.kernels import Problem
-from sparseflow.runtime.products.which import has_one_way
+from sparseflow.runtime.products.which import has_one_way, settled
 from sparseflow.support.arguments import Memory
 
 Shape = tuple[int, int]
@@ -28,7 +30,7 @@ def known_policies(
     """Return what `which.policies` would, for those shapes that it could answer for without measuring.
 
     Args:
-        shapes: (N, K).
+        shapes: (N, K) of every layer.
         dtype: that is multiplied.
         device: where the layers run.
         memory: whether packed layers keep their dense weight.
@@ -38,7 +40,8 @@ def known_policies(
         return {}
     found: dict[Shape, Policy | str] = {}
     able = []
-    for shape in dict.fromkeys(shapes):
+    count = Counter(shapes)
+    for shape in count:
         problem = Problem(dtype_name(dtype), *shape, device=str(device), format=format)
         reason = kernels.refusal(problem)
         if reason is None:
@@ -47,7 +50,8 @@ def known_policies(
             found[shape] = reason
     if able:
         in_tables = _on_gpu if device.type == "cuda" else _on_cpu
-        found |= in_tables(able, dtype, device, memory)
+        policies = in_tables(able, dtype, device, memory)
+        found |= settled(policies, count, dtype, device, format) if memory == "auto" else policies
     return found
 
 
@@ -71,4 +75,4 @@ def _on_cpu(
 ) -> dict[Shape, Policy | str]:
     table, name = Table(), dtype_name(dtype)
     rows = {shape: table.layer(name, *shape) for shape in shapes}
-    return {shape: choose(found, memory) for shape, found in rows.items() if found}
+    return {shape: choose(found, memory, call_us=call_us()) for shape, found in rows.items() if found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -73,10 +73,34 @@ def policies(
     elif able:
         found |= _on_cpu(able, dtype, mode, memory, progress)
     if memory == "auto":
-        lossy = find(format).lossy  # what a layer computes doesn't depend on what was measured
-        nbytes = {(n, k): count[n, k] * n * k * dtype.itemsize for n, k in found}
-        found = settle(found, nbytes, device, room or Room(), packed=packed or lossy)
+        found = settled(found, count, dtype, device, format, packed=packed, room=room)
     return {shape: reasons[shape] or found[shape] for shape in wanted}
+
+
+def settled(
+    found: Mapping[Shape, Policy | str],
+    count: Mapping[Shape, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    format: str,
+    *,
+    packed: bool = False,
+    room: Room | None = None,
+) -> dict[Shape, Policy | str]:
+    """Return policies of mode ``auto`` with the dense copies decided about, as `policies` has it.
+
+    Args:
+        found: by shape.
+        count: how many layers have each shape.
+        dtype: that is multiplied.
+        device: where the layers run.
+        format: of the packed weights.
+        packed: whether the layers are packed in any case.
+        room: for the copies; by default what is free now.
+    """
+    lossy = find(format).lossy  # what a layer computes doesn't depend on what was measured
+    nbytes = {(n, k): count[n, k] * n * k * dtype.itemsize for n, k in found}
+    return settle(found, nbytes, device, room or Room(), packed=packed or lossy)
 
 
 def has_one_way(format: str, device_type: str) -> bool:

@@ -81,7 +81,7 @@ def _known(products: Iterable[Product], bank: WeightBank, options: CompileOption
         groups.setdefault(key, []).append(product)
     found = []
     for (dtype, device, format), group in groups.items():
-        shapes = {(product.N, product.K) for product in group}
+        shapes = [(product.N, product.K) for product in group]
         policies = known_policies(shapes, dtype, device, memory=options.memory, format=format)
         for product in group:
             if (policy := policies.get((product.N, product.K))) is not None:
