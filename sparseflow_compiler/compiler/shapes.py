@@ -72,5 +72,5 @@ def _captured(
     found: dict[torch.dtype, list[Shape]] = {}
     for (_, dtype, _), group in shapes.items():
         known = found.setdefault(TORCH_DTYPES[dtype], [])
-        known += [shape for shape in group if shape not in known]
+        known += [shape for shape in dict.fromkeys(group) if shape not in known]
     return found
