@@ -100,7 +100,7 @@ class LoadedModel(InferenceModule):
             return executable.run_flat(call)
 
     def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
-        """The graph that serves a call, to be run as a part of another.
+        """Return the graph that serves a call, to be run as a part of another.
 
         Raises:
             ArgumentError: no program accepts the call, or it replaces tensors of its arguments.

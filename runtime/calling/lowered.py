@@ -26,5 +26,5 @@ class LoweredCall:
     call: Flat
 
     def output(self, results: list[Any], leaves: list[Any]) -> Any:
-        """The model's output, made of whatever stands for results and leaves, such as the graph's nodes."""
+        """Return the model's output, made of what stands for results and leaves, such as nodes of a graph."""
         return Decoder(results, self.call.objects, leaves).unflatten(self.signature.outputs.structure)

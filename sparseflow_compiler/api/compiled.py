@@ -95,7 +95,7 @@ class CompiledModel(Inspected):
         self._ready(args, kwargs)
 
     def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
-        """The graph that serves a call, to be run as a part of another.
+        """Return the graph that serves a call, to be run as a part of another.
 
         Raises:
             CaptureError: the model can't be captured for these inputs, or its calls change it.

@@ -309,7 +309,7 @@ def _format_error(decision: LayerDecision, program: Program, bank: WeightBank) -
 
 
 def ranges_of(policy: Policy | None) -> tuple[Range, ...]:
-    """A policy's ranges as a report has them; None is what always runs sparse."""
+    """Return a policy's ranges as a report has them; None stands for a layer that always runs sparse."""
     if policy is None:
         return (Range(1, None, str(Policy().choice(1)), None),)
     return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in policy.ranges)
@@ -337,7 +337,7 @@ def _why_sparse(
 
 
 def _copy(decision: LayerDecision, policy: Policy | None) -> str:
-    """What a report says of a dense copy."""
+    """Return what a report says of a dense copy."""
     if not decision.keeps_dense:
         return ""
     if policy is None or policy.alone is None:

@@ -36,7 +36,7 @@ class Known:
 def what_pruning_would_do(
     programs: Sequence[Program], bank: WeightBank, options: CompileOptions
 ) -> dict[str, Any]:
-    """What a report says of layers that are not 2:4; nothing where every layer is that can be.
+    """Return what a report says of layers that are not 2:4; nothing where every layer is that can be.
 
     Nothing is measured for it.
 
@@ -64,7 +64,7 @@ def what_pruning_would_do(
 
 
 def _distinct(products: Iterable[Product]) -> list[Product]:
-    """Each layer once: programs share weights, and may merge them otherwise."""
+    """Return each layer once: programs share weights, and may merge them otherwise."""
     found: list[Product] = []
     seen: set[str] = set()
     for product in products:
@@ -91,5 +91,5 @@ def _known(products: Iterable[Product], bank: WeightBank, options: CompileOption
 
 
 def _runs_sparse(policy: Policy | str, format: str) -> TypeGuard[Policy]:
-    """Whether `apply-policy` leaves such a layer sparse."""
+    """Return whether `apply-policy` leaves such a layer sparse."""
     return isinstance(policy, Policy) and (policy.pays or find(format).lossy)

@@ -38,7 +38,7 @@ class Product:
 def products_if_pruned(
     imported: ir.Operation, options: PipelineOptions, prunable: Collection[str]
 ) -> tuple[Product, ...]:
-    """The sparse products of a program if some more weights were 2:4.
+    """Return the sparse products that a program would have if some more weights were 2:4.
 
     Args:
         imported: the program in the Torch dialect; it stays as it is.

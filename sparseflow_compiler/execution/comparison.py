@@ -52,7 +52,7 @@ class Compared:
         return self.speedup * TOLERANCE < 1.0
 
     def to_dict(self) -> dict[str, object]:
-        """For the report."""
+        """Return the figures for a report."""
         return asdict(self)
 
 
@@ -83,7 +83,7 @@ class DenseModel:
         return self._generator.generate(*args, **kwargs)
 
     def _runner(self, function: Callable[..., object]) -> Callable[..., object]:
-        """What runs a part of it. Sizes that differ become symbolic, as in compiled programs: caches grow."""
+        """Return what runs a part of it; sizes that differ become symbolic, as in compiled programs."""
         if chosen_inner(self._execution.inner, self._device) != "inductor":
             return function
         compiled: Callable[..., object] = torch.compile(function, mode=self._execution.mode)

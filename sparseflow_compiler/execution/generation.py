@@ -120,7 +120,7 @@ class Generator:
         return device_of(self._model)
 
     def again(self, context: int) -> Step:
-        """The step that decoded last, to be measured: its next token is the one after so many.
+        """Return the step that decoded last, to be measured: its next token is the one after so many.
 
         Raises:
             ArgumentError: our loop hasn't decoded yet.
@@ -238,7 +238,7 @@ def rounded_length(length: int) -> int:
 
 
 def request_of(sampled: Sampled) -> Request:
-    """What transformers' loop was asked for, in terms of ours."""
+    """Return what transformers' loop was asked for, in terms of ours."""
     top_p = sampled.top_p is not None and sampled.top_p < 1
     penalizes = sampled.penalty is not None
     return Request(

@@ -116,7 +116,7 @@ class SparseLinear(nn.Module):
             self.weight.keep_dense()
 
     def _may_keep_dense(self) -> bool:
-        """Whether a layer that is dense for a reason keeps its dense weight."""
+        """Return whether a layer that is dense for a reason keeps its dense weight."""
         weight = self.weight
         return self.memory == "fast" or (
             self.memory == "auto" and Room().take(weight.device, weight.dense_nbytes)

@@ -1,15 +1,13 @@
 """The docstring of a function says what it does, in the imperative: "Return …", not "What …" or "The …"."""
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import sparseflow
-
-ROOT = Path(sparseflow.__file__).parent
 ROOMS = (
     "checkpoints",
     "compiler",
@@ -66,14 +64,19 @@ def test_first_words() -> None:
     assert first_word("Return the rank.") not in NOT_IMPERATIVE
 
 
+def files(room: str) -> dict[str, Path]:
+    """Return the files of a room, which an editable install may have anywhere, by their path from the package."""
+    package = importlib.import_module(f"sparseflow.{room.replace('/', '.')}")
+    folder = Path(package.__path__[0])
+    return {f"{room}/{file.relative_to(folder)}": file for file in sorted(folder.rglob("*.py"))}
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_docstrings_of_functions_are_imperative(room: str) -> None:
-    files = sorted((ROOT / room).rglob("*.py"))
-    assert files, "there is no such room"
     wrong = [
-        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}: {text.splitlines()[0]}"
-        for file in files
-        if str(file.relative_to(ROOT)) not in PENDING
+        f"{name}:{node.lineno} {node.name}: {text.splitlines()[0]}"
+        for name, file in files(room).items()
+        if name not in PENDING
         for node in functions(ast.parse(file.read_text("utf-8")))
         if (text := ast.get_docstring(node)) and first_word(text) in NOT_IMPERATIVE
     ]

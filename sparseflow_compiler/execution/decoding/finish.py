@@ -30,7 +30,7 @@ class Watch:
         self._event: Any = None
 
     def over(self) -> bool:
-        """Whether all sequences are known to have ended; called once a step."""
+        """Return whether all sequences are known to have ended; called once a step."""
         if not self._ends:
             return False
         if not self._later:

@@ -162,7 +162,7 @@ class Decoder:
         return slot.states[key]
 
     def _step(self, request: Request, slot: Slot, state: State, steps: int) -> Step:
-        """The step for a slot and a state: that of the last time, unless it has become worth compiling."""
+        """Return the step for a slot and a state: the last one, unless it has become worth compiling."""
         position = None if request.positions is None else state.position
         lowered = self._lower(**self._call(request, slot, state.token, position))
         key = (request.sampling, request.eos.numel(), request.mask is not None)
@@ -203,7 +203,7 @@ class Decoder:
         return StepProgram(lowered.graph, plain(step_graph(lowered, sampling, count)), final=tried)
 
     def _why_plain(self, device: torch.device, steps: int) -> str:
-        """Why a step isn't compiled; empty if it is."""
+        """Return why a step isn't compiled; empty if it is."""
         if self._execution.inner == "eager":
             return "inner='eager'"
         if self._execution.inner == "auto" and device.type == "cpu" and steps < PAYS_AFTER:

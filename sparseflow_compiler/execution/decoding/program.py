@@ -35,7 +35,7 @@ class StepProgram:
 
 
 def step_graph(lowered: LoweredCall, sampling: Sampling, state: int) -> fx.GraphModule:
-    """The graph of a step: that of a call for one token, which also chooses the next one.
+    """Return the graph of a step: that of a call for one token, which also chooses the next one.
 
     Args:
         lowered: the call.
@@ -119,7 +119,7 @@ def one_row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 @functools.cache  # looking for a compiler runs it
 def why_not_compiled(device: torch.device) -> str:
-    """Why inductor can't compile for a device; empty if it can."""
+    """Return why inductor can't compile for a device; empty if it can."""
     if device.type != "cpu":
         return ""
     from torch._inductor.cpp_builder import get_cpp_compiler

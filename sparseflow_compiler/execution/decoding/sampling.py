@@ -40,7 +40,7 @@ class Knobs:
     penalty: float = 1.0
 
     def values(self) -> list[float]:
-        """The numbers in the order in which `choose` reads them."""
+        """Return the numbers in the order in which `choose` reads them."""
         return [self.temperature, self.top_p, self.penalty]
 
 

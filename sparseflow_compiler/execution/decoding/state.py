@@ -84,14 +84,14 @@ class State:
             _mark(self.seen, request)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in the order in which `of` takes them."""
+        """Return all tensors, in the order in which `of` takes them."""
         found = [self.token, self.position, self.tokens, self.count, self.lengths]
         found += [self.unfinished, self.eos, self.pad, self.knobs]
         return found if self.seen is None else [*found, self.seen]
 
     @classmethod
     def of(cls, tensors: tuple[Tensor, ...]) -> State:
-        """The state of some tensors, as `tensors()` gives them."""
+        """Return the state of some tensors, as `tensors()` gives them."""
         named: dict[str, Any] = dict(zip((f.name for f in fields(cls)), tensors, strict=False))
         return cls(**{"seen": None, **named})
 

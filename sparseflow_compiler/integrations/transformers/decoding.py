@@ -113,7 +113,7 @@ def replace_sampling(routed: Any, decode: Decode) -> None:
 
 
 def _result(found: tuple[Tensor, object], fields: bool) -> Any:
-    """What `generate` returns: the tokens, or an object of its own kind that has the cache too."""
+    """Return what `generate` returns: the tokens, or an object of its own kind that has the cache too."""
     tokens, cache = found
     if not fields:
         return tokens
@@ -131,7 +131,7 @@ def _read(
     streamer: Any,
     kwargs: Mapping[str, Any],
 ) -> Sampled | str:
-    """What a call asks for, or why only transformers' loop can do it."""
+    """Return what a call asks for, or why only transformers' loop can do it."""
     chosen = _processors(processors, bool(config.do_sample))
     if isinstance(chosen, str):
         return chosen
@@ -161,7 +161,7 @@ def _read(
 
 
 def _reason(model: Any, ids: Tensor, config: Any, kwargs: Mapping[str, Any]) -> str:
-    """Why a call needs transformers' loop; empty if it doesn't."""
+    """Return why a call needs transformers' loop; empty if it doesn't."""
     if config.cache_implementation not in (None, "static"):
         return f"cache_implementation={config.cache_implementation!r} was asked for"
     if not config.use_cache:
@@ -180,7 +180,7 @@ def _reason(model: Any, ids: Tensor, config: Any, kwargs: Mapping[str, Any]) -> 
 
 
 def _processors(processors: Any, draws: bool) -> dict[str, Any] | str:
-    """The numbers of the processors, or which one isn't understood."""
+    """Return the numbers of the processors, or which one isn't understood."""
     found: dict[str, Any] = {}
     order = list(_PROCESSORS)
     last = -1
@@ -204,7 +204,7 @@ def _processors(processors: Any, draws: bool) -> dict[str, Any] | str:
 
 
 def _criteria(criteria: Any) -> tuple[Tensor, list[Any], int | None]:
-    """The tokens that end a sequence, further conditions, and the greatest length."""
+    """Return the tokens that end a sequence, further conditions, and the greatest length."""
     eos, others, longest = torch.empty(0, dtype=torch.int64), [], None
     for criterion in criteria:
         name = type(criterion).__name__
@@ -218,5 +218,5 @@ def _criteria(criteria: Any) -> tuple[Tensor, list[Any], int | None]:
 
 
 def _padding(mask: Any) -> Tensor | None:
-    """A mask that says something."""
+    """Return a mask if it hides anything, else None."""
     return None if mask is None or bool((mask == 1).all()) else mask
