@@ -65,7 +65,7 @@ def test_first_words() -> None:
 
 
 def files(room: str) -> dict[str, Path]:
-    """Return the files of a room, which an editable install may have anywhere, by their path from the package."""
+    """Return the files of a room by name; an editable install may have them anywhere."""
     package = importlib.import_module(f"sparseflow.{room.replace('/', '.')}")
     folder = Path(package.__path__[0])
     return {f"{room}/{file.relative_to(folder)}": file for file in sorted(folder.rglob("*.py"))}
