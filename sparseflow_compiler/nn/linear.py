@@ -248,10 +248,15 @@ def _policies(
             "move the layer to a CPU or NVIDIA GPU",
         )
     return which.policies(
-        shapes, dtype, device, mode=mode, memory=memory, format=format, tune=tune, progress=step
-    )
-    return which.policies(
-        shapes, dtype, device, mode=mode, memory=memory, format=format, progress=step, packed=True
+        shapes,
+        dtype,
+        device,
+        mode=mode,
+        memory=memory,
+        format=format,
+        tune=tune,
+        progress=step,
+        packed=True,
     )
 
 

@@ -184,7 +184,7 @@ def test_generation_is_compared_as_a_whole_over_the_models_own_forward(
             forwards.append(1)
             return forward(model, *args, **kwargs)
 
-        dense._forward = counted
+        dense._generator._forward = counted
         return run(dense, *args, **kwargs)
 
     monkeypatch.setattr(comparison.DenseModel, "generate", generate)

@@ -94,7 +94,6 @@ def test_memory_fast_keeps_a_dense_weight_where_the_policy_wants_it(model, x):
     sparsify(model, memory="fast")
     expected = densify_copy(model)(x)
     for text, kept in (("1:cpu,8:dense", True), ("1:cpu", False)):
-        model.up.set_policy(Policy.parse(text))
         model.up.set_policy(dataclasses.replace(Policy.parse(text), keeps_dense=kept))
         assert (model.up.weight.dense is not None) is kept
         model.down.set_policy(Policy.parse(text))
