@@ -1,6 +1,7 @@
 // The product for many rows of x. x becomes tiles: some vectors of m wide, all of k long. Each row of W meets a block
 // of k, small enough for L1, entry by entry: broadcast what was kept, multiply with the row of the tile that its
-// position names. That is half the multiplications of the dense product, each fed by one load from L1.
+// position names. That is half the multiplications of the dense product, each fed by one load from L1. W is first
+// copied in the order in which it will be read: lines of many rows at once, each touched a little, leave the L1 too early.
 // `Kind` says what an entry is: tile_wide.h, tile_pairs.h.
 #pragma once
 
@@ -94,12 +95,18 @@ struct Places {
 template <class Kind, int V>
 constexpr Places<Kind, V> kPlaces{};
 
-// Rows [row, row + rows) of W over columns [k0, k1): entries of 4 bytes, rows `pitch` bytes apart, and the positions.
+// Rows [row, row + rows) of W over columns [k0, k1), as records: for each k-block each row's entries of 4 bytes, then its
+// positions.
 struct Stretch {
   int64_t row, rows, k0, k1;
-  const char* entries;
-  int64_t pitch;
+  const char* records;
 };
+
+template <class Kind>
+constexpr int64_t entry_bytes(int64_t k) { return k / Kind::kPerEntry * 4; }
+
+template <class Kind>
+constexpr int64_t record_bytes(int64_t k) { return entry_bytes<Kind>(k) + k / 8; }
 
 // R rows against `bytes` bytes of their positions. Not inlined: in a larger function its pointers leave the registers.
 template <class Kind, int V, int R>
@@ -124,28 +131,30 @@ __attribute__((noinline)) void multiply(const char* x, const char* const (&entri
     }
 }
 
-// Fetches what a later stretch reads of row `row`, columns [k, k + count).
+// Fetches to L2 what a later stretch reads of row `row`, columns [k, k + count).
 template <class Kind>
 inline void fetch_row(const Plan& p, int64_t row, int64_t k, int64_t count) {
   constexpr int64_t kSize = sizeof(typename Kind::D::T), kLine = 64;
   const int64_t groups = (p.a.k + 3) / 4, first = (row * groups * 2 + k / 2) * kSize;
-  for (int64_t b = 0; b < count / 2 * kSize; b += kLine) __builtin_prefetch(static_cast<const char*>(p.a.values) + first + b);
-  if (k / 8 % kLine < count / 8) __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8);
+  for (int64_t b = 0; b < count / 2 * kSize; b += kLine)
+    __builtin_prefetch(static_cast<const char*>(p.a.values) + first + b, 0, 2);
+  if (k / 8 % kLine < count / 8) __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8, 0, 2);
 }
 
 // A stretch of W against a tile; meanwhile `next` is fetched, which is as long.
 template <class Kind, int V>
 void run_rows(const Plan& p, const char* x, const Stretch& w, const Stretch* next, float* sums) {
   constexpr int R = rows_at_once(V);
-  const int64_t block = k_block<Kind, V>(p), groups = (p.a.k + 3) / 4;
-  for (int64_t k = w.k0; k < w.k1; k += block)
+  const int64_t block = k_block<Kind, V>(p), size = record_bytes<Kind>(block);
+  const char* records = w.records;
+  for (int64_t k = w.k0; k < w.k1; k += block, records += w.rows * size)
     for (int64_t r = 0; r < w.rows; r += R) {
       const char* entries[R];
       const uint8_t* positions[R];
       for (int i = 0; i < R; ++i) {
         const int64_t row = least(r + i, w.rows - 1);
-        entries[i] = w.entries + row * w.pitch + (k - w.k0) / Kind::kPerEntry * 4;
-        positions[i] = p.a.positions + (w.row + row) * ((groups + 1) / 2) + k / 8;
+        entries[i] = records + row * size;
+        positions[i] = reinterpret_cast<const uint8_t*>(entries[i] + entry_bytes<Kind>(block));
         if (next) fetch_row<Kind>(p, next->row + row, next->k0 + k - w.k0, block);
       }
       const int64_t bytes = ceil_div(least(block, least(w.k1, p.a.k) - k), 8);
@@ -153,25 +162,40 @@ void run_rows(const Plan& p, const char* x, const Stretch& w, const Stretch* nex
     }
 }
 
-// The entries of a stretch: W as it lies where that can be; else converted, zeros past the end of a row.
+// Columns [k0, k1) of a row of W, whole steps of them; zeros past the end of the row.
 template <class Kind>
-void find_entries(const Plan& p, Stretch& w, char* buffer) {
+inline void record(const Plan& p, int64_t row, int64_t k0, int64_t k1, char* entries, char* positions) {
   using T = typename Kind::D::T;
-  const int64_t kept = (p.a.k + 3) / 4 * 2;
-  const T* values = static_cast<const T*>(p.a.values) + w.row * kept + w.k0 / 2;
-  w.entries = reinterpret_cast<const char*>(values);
-  w.pitch = kept * static_cast<int64_t>(sizeof(T));
-  if (Kind::kAsStored && kept % 4 == 0) return;
-  w.entries = buffer;
-  w.pitch = kLong / Kind::kPerEntry * 4;
-  for (int64_t r = 0; r < w.rows; ++r, values += kept)
-    for (int64_t k = w.k0; k < w.k1; k += Kind::kStep) {
-      T last[Kind::kStep / 2] = {};
-      const T* from = values + (k - w.k0) / 2;
-      const int64_t left = kept - k / 2;
-      if (left < Kind::kStep / 2) from = static_cast<T*>(std::memcpy(last, from, left * sizeof(T)));
-      Kind::convert(from, reinterpret_cast<uint32_t*>(buffer + r * w.pitch + (k - w.k0) / Kind::kPerEntry * 4));
-    }
+  constexpr int64_t kValues = Kind::kStep / 2, kBytes = Kind::kStep / 8;
+  const int64_t kept = (p.a.k + 3) / 4 * 2, bytes = (kept + 3) / 4;
+  const T* values = static_cast<const T*>(p.a.values) + row * kept + k0 / 2;
+  const uint8_t* places = p.a.positions + row * bytes + k0 / 8;
+  const auto step = [&](const T* from, const uint8_t* at) {
+    Kind::convert(from, reinterpret_cast<uint32_t*>(entries));
+    std::memcpy(positions, at, kBytes);
+    entries += entry_bytes<Kind>(Kind::kStep);
+    positions += kBytes;
+  };
+  const int64_t count = (k1 - k0) / Kind::kStep, whole = least(count, (kept - k0 / 2) / kValues);
+  for (int64_t i = 0; i < whole; ++i) step(values + i * kValues, places + i * kBytes);
+  if (whole == count) return;
+  T last[kValues] = {};
+  uint8_t last_places[kBytes] = {};
+  std::memcpy(last, values + whole * kValues, (kept - k0 / 2 - whole * kValues) * sizeof(T));
+  std::memcpy(last_places, places + whole * kBytes, bytes - k0 / 8 - whole * kBytes);
+  step(last, last_places);
+}
+
+// The records of a stretch, in `buffer`. Row by row, since the hardware fetches ahead in few rows at a time.
+template <class Kind, int V>
+void record_stretch(const Plan& p, Stretch& w, char* buffer) {
+  const int64_t block = k_block<Kind, V>(p), size = record_bytes<Kind>(block);
+  w.records = buffer;
+  for (int64_t r = 0; r < w.rows; ++r) {
+    char* to = buffer + r * size;
+    for (int64_t k = w.k0; k < w.k1; k += block, to += w.rows * size)
+      record<Kind>(p, w.row + r, k, least(k + block, w.k1), to, to + entry_bytes<Kind>(block));
+  }
 }
 
 // Sums [row][m of the tile] to y [m][row].
@@ -190,9 +214,9 @@ void finish_tile(const Plan& p, const float* sums, int64_t first, int64_t row0, 
   }
 }
 
-// Of converted entries: a stretch of kManyRows.
+// Of the records of a stretch of kManyRows.
 template <class Kind>
-constexpr int64_t kBufferBytes = kManyRows * kLong / Kind::kPerEntry * 4;
+constexpr int64_t kBufferBytes = kManyRows * record_bytes<Kind>(kLong);
 
 // A piece of rows against a group of tiles, in stretches of k whose part of the tiles stays in L2.
 template <class Kind, int V>
@@ -203,11 +227,11 @@ void run_group(const Plan& p, Group g, int64_t row0, int64_t rows, char* local) 
   std::memset(sums, 0, g.tiles * pitch * sizeof(float));
   for (int64_t k = 0; k < p.k_padded; k += length)
     for (int64_t row = row0; row < end; row += kManyRows) {
-      Stretch w = {row, least(kManyRows, end - row), k, least(k + length, p.k_padded), nullptr, 0}, next = w;
+      Stretch w = {row, least(kManyRows, end - row), k, least(k + length, p.k_padded), nullptr}, next = w;
       next.row = row + kManyRows < end ? row + kManyRows : row0;
       next.k0 = next.row == row0 ? k + length : k;
       const bool last = next.k0 >= p.k_padded;
-      find_entries<Kind>(p, w, local);
+      record_stretch<Kind, V>(p, w, local);
       for (int64_t t = 0; t < g.tiles; ++t)
         run_rows<Kind, V>(p, tile_data<Kind>(p, g.first + t * V), w, t || last ? nullptr : &next,
                           sums + t * pitch + (row - row0) * V * W);

@@ -12,7 +12,6 @@ struct Pairs {
   static constexpr int kStep = 64;
   static constexpr int kPerEntry = 4;
   static constexpr int kPerByte = 2;
-  static constexpr bool kAsStored = true;  // two bf16 are one entry
   static constexpr int kPairs = 6;
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4 * kPairs / 4; }
 

@@ -11,7 +11,6 @@ struct Wide {
   static constexpr int kStep = 32;     // k that are converted at once
   static constexpr int kPerEntry = 2;  // k per entry
   static constexpr int kPerByte = 4;   // entries per byte of positions
-  static constexpr bool kAsStored = sizeof(typename D::T) == 4;  // a value is an entry
   static constexpr int tile_bytes(int vectors) { return vectors * W * 4; }  // per k
 
   static vf add(vf s, uint32_t value, const char* x) {
