@@ -23,4 +23,9 @@ below=$(site "$environment")
   $(grep -iE '^(numpy|packaging)==' "$here/constraints.txt")
 # addsitedir, not the path alone: the editable install of the project is a .pth file too.
 echo "import site; site.addsitedir('$below')" > "$(site "$overlay")/below.pth"
+# The project's own commands, by the overlay's interpreter.
+for command in sparseflow sparseflow-opt; do
+  sed "1s|.*|#!$(realpath "$overlay")/bin/python|" "$environment/bin/$command" > "$overlay/bin/$command"
+  chmod +x "$overlay/bin/$command"
+done
 "$overlay/bin/python" -c 'import transformers; print("transformers", transformers.__version__)'
