@@ -24,7 +24,7 @@ from sparseflow.compiler.shapes import linear_shapes
 from sparseflow.runtime import gpu, ops
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.products import which
-from sparseflow.runtime.tuning import table
+from sparseflow.runtime.tuning import gpu_table
 from sparseflow.support.arguments import DEFAULT_SKIP
 
 Shape = tuple[int, int]
@@ -150,12 +150,12 @@ def _own_stream() -> Iterator[None]:
 @contextlib.contextmanager
 def _no_tables() -> Iterator[None]:
     """An empty cache, and nothing shipped, for as long as the block runs."""
-    shipped, before = table.SHIPPED, os.environ["SPARSEFLOW_CACHE_DIR"]
+    shipped, before = gpu_table.SHIPPED, os.environ["SPARSEFLOW_CACHE_DIR"]
     with tempfile.TemporaryDirectory() as folder:
-        table.SHIPPED = Path(folder, "shipped")
+        gpu_table.SHIPPED = Path(folder, "shipped")
         os.environ["SPARSEFLOW_CACHE_DIR"] = folder
         try:
             yield
         finally:
-            table.SHIPPED = shipped
+            gpu_table.SHIPPED = shipped
             os.environ["SPARSEFLOW_CACHE_DIR"] = before

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-from sparseflow.integrations.transformers.arguments import with_cache
+from sparseflow.integrations.transformers.argument_names import with_cache
 from sparseflow.integrations.transformers.static_caches import static_cache
 
 Inputs = Callable[[int], dict[str, Any]]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from _load import busy_core, first_of_its_group
 
-from sparseflow.runtime.dispatch import MEASURED_M, measure
+from sparseflow.runtime.dispatch import MEASURED_M, measure_cpu
 from sparseflow.runtime.robust import PATIENT
 from sparseflow.runtime.timing import Turns
 
@@ -46,7 +46,7 @@ def record(passes: int, seconds: float) -> Trace:
     """Pass after pass over all points, so that each has rounds of several moments."""
     points: Trace = {}
     with torch.inference_mode():
-        layers = {shape: measure._Weights.random(*shape, torch.float32) for shape in SHAPES}
+        layers = {shape: measure_cpu._Weights.random(*shape, torch.float32) for shape in SHAPES}
         for step in range(passes):
             for (n, k), weights in layers.items():
                 for m in MEASURED_M:
@@ -55,9 +55,9 @@ def record(passes: int, seconds: float) -> Trace:
     return points
 
 
-def _block(weights: measure._Weights, n: int, k: int, m: int, seconds: float) -> list[list[float]]:
-    x, sparse = torch.randn(m, k), measure.sparse_ways(n, k, torch.float32, m)
-    turns = Turns(weights.sides(x, n, sparse), measure.clock(torch.get_num_threads()))
+def _block(weights: measure_cpu._Weights, n: int, k: int, m: int, seconds: float) -> list[list[float]]:
+    x, sparse = torch.randn(m, k), measure_cpu.sparse_ways(n, k, torch.float32, m)
+    turns = Turns(weights.sides(x, n, sparse), measure_cpu.clock(torch.get_num_threads()))
     end = time.perf_counter() + seconds
     rounds: list[list[float]] = []
     while len(rounds) < PATIENT or (len(rounds) < 60 and time.perf_counter() < end):

@@ -29,12 +29,12 @@ from sparseflow.runtime.dispatch import Timed, choose_by_thresholds
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning import DEFAULT_M, QUICK_M, TunedPoint
 from sparseflow.runtime.tuning.cost_model import absent_us, by_key
+from sparseflow.runtime.tuning.gpu_table import SHIPPED
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.policies import timed
 from sparseflow.runtime.tuning.quick import candidates
 from sparseflow.runtime.tuning.roofline import fitted
 from sparseflow.runtime.tuning.sweep import FIRST_M
-from sparseflow.runtime.tuning.table import SHIPPED
 from sparseflow.support.arguments import Memory
 
 TABLE = SHIPPED / "h200-cusparselt-0.10.0.json"

@@ -24,8 +24,16 @@ from _load import busy_core, first_of_its_group
 from _measure import RESULTS, cpu_name, meta, write
 
 from sparseflow.runtime.checks import dtype_name
-from sparseflow.runtime.dispatch import MEASURED_M, Measurement, Policy, Table, calibrate, calibration, choose
-from sparseflow.runtime.dispatch.table import DispatchTableWarning
+from sparseflow.runtime.dispatch import (
+    MEASURED_M,
+    Measurement,
+    Policy,
+    Table,
+    calibrate,
+    choose,
+    fill_cpu_table,
+)
+from sparseflow.runtime.dispatch.cpu_table import DispatchTableWarning
 from sparseflow.runtime.kernels import Choice
 
 SHAPES = ((1024, 1024), (768, 3072))
@@ -67,7 +75,7 @@ class Run:
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        calibration.forget()
+        fill_cpu_table.forget()
         with tempfile.TemporaryDirectory() as folder:
             table = Table(folder=Path(folder))
             start = time.perf_counter()

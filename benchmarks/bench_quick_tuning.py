@@ -30,7 +30,7 @@ from _leave_one_out import geometric_mean
 import sparseflow as sf
 from sparseflow.runtime import gpu, ops
 from sparseflow.runtime.dispatch import Policy, choose_by_thresholds
-from sparseflow.runtime.tuning import DEFAULT_M, GpuMachine, dense, lookup, missing, table
+from sparseflow.runtime.tuning import DEFAULT_M, GpuMachine, dense_opponents, gpu_table, lookup, missing
 from sparseflow.runtime.tuning.layers import Layer, inputs
 from sparseflow.runtime.tuning.point import Effort
 from sparseflow.runtime.tuning.policies import timed
@@ -49,13 +49,13 @@ _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 
 def pretend(known: str, folder: Path) -> None:
     """Let tables know only so much, by a folder of shipped tables."""
-    for path in sorted(table.SHIPPED.glob("*.json")) if known != "nothing" else ():
+    for path in sorted(gpu_table.SHIPPED.glob("*.json")) if known != "nothing" else ():
         document = json.loads(path.read_text())
         document["rows"] = [row for row in document["rows"] if (row["n"], row["k"]) not in SHAPES]
         if known == "borrowed":
             document["machine"]["gpu"] += ", another"
         (folder / path.name).write_text(json.dumps(document))
-    table.SHIPPED = folder
+    gpu_table.SHIPPED = folder
 
 
 def first_output(tune: Tune) -> Row:
@@ -148,7 +148,7 @@ def cell(layer: Layer, m: int, by: dict[Effort, Policy]) -> Row:
     x, pool = inputs(m, layer.packed[0].in_features, torch.bfloat16), torch.cuda.graph_pool_handle()
     chosen = {name: side(layer, x, found, pool) for name, found in by.items()}
     ours = {name: replay for name, replay in chosen.items() if replay is not None}
-    sides = [*dense.dense(layer, x, pool), *ours.values()]
+    sides = [*dense_opponents.dense(layer, x, pool), *ours.values()]
     for one in sides:
         one.forget()
     times = in_turns(sides, ROUNDS, lambda _: None)
@@ -194,10 +194,10 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     gpu.require()
     rows: list[Row] = []
-    shipped = table.SHIPPED
+    shipped = gpu_table.SHIPPED
     for known in options.known or KNOWN:
         with tempfile.TemporaryDirectory() as folder:
-            table.SHIPPED = shipped
+            gpu_table.SHIPPED = shipped
             pretend(known, Path(folder))
             if options.first:
                 print(json.dumps(first_output(options.first)))

@@ -18,7 +18,7 @@ import _measure
 import torch
 
 from sparseflow.runtime import gpu, ops
-from sparseflow.runtime.tuning import GpuMachine, dense, lookup
+from sparseflow.runtime.tuning import GpuMachine, dense_opponents, lookup
 from sparseflow.runtime.tuning.layers import Layer, inputs, reference
 from sparseflow.runtime.tuning.point import Candidate
 from sparseflow.runtime.tuning.replay import Replay, in_turns
@@ -88,7 +88,7 @@ def cell(layer: Layer, n: int, k: int, m: int, dtype: str, copying: float) -> di
         )
         return y
 
-    opponents = dense.dense(layer, x, pool)
+    opponents = dense_opponents.dense(layer, x, pool)
     mine = Replay(kernel, layer.copies, pool)
     rel_err = mine.error(reference(x, layer.dense[0]))
     sides = [*opponents, mine, *([Replay(library, layer.copies, pool)] if theirs else [])]

@@ -26,8 +26,8 @@ from rich.table import Table
 from sentences import docstring_sentences
 
 import sparseflow as sf
-from sparseflow.cli.quiet import quiet_libraries
-from sparseflow.integrations.transformers.arguments import returned_cache, with_cache
+from sparseflow.cli.quiet_output import quiet_libraries
+from sparseflow.integrations.transformers.argument_names import returned_cache, with_cache
 from sparseflow.runtime import ops  # noqa: F401  # registers the operators
 from sparseflow.runtime.timing import medians
 

@@ -173,7 +173,7 @@ def validate(
         seed: of the random numbers.
         progress: called for each product.
     """
-    from sparseflow.profiling.measure import device_name
+    from sparseflow.profiling.measure_model import device_name
 
     by_weight: dict[tuple[torch.dtype, int, int], list[int]] = {}
     for dtype in dtypes:

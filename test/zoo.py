@@ -13,7 +13,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.pytorch_utils import Conv1D
 
 import sparseflow as sf
-from sparseflow.integrations.transformers.arguments import cache_argument
+from sparseflow.integrations.transformers.argument_names import cache_argument
 from sparseflow.reports.report import Report
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -142,7 +142,7 @@ def record(path: Path, row: dict[str, Any]) -> None:
         row: what was run and what came of it.
     """
     from sparseflow.bench.result import run_meta
-    from sparseflow.runtime.dispatch.machine import cpu_model
+    from sparseflow.runtime.dispatch.cpu_identity import cpu_model
 
     meta = run_meta(cpu_model(), " ".join(["python", "tools/fuzz.py", *sys.argv[1:]]))
     with path.open("a+", encoding="utf-8") as stream:

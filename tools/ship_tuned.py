@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparseflow.runtime.tuning import GpuMachine, TunedPoint, TunedTable
-from sparseflow.runtime.tuning.table import SHIPPED
+from sparseflow.runtime.tuning.gpu_table import SHIPPED
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from sparseflow.runtime.artifact.loaded_model import LoadedModel, LoadedProgram,
 from sparseflow.runtime.artifact.manifest import read_json, read_manifest, verify
 from sparseflow.runtime.artifact.values import require
 from sparseflow.runtime.artifact.weight_files import WeightReader
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
 from sparseflow.support.documents import Document
 
 Model = TypeVar("Model", bound=LoadedModel)

@@ -11,8 +11,8 @@ from sparseflow.runtime.dispatch.thresholds import Timed, choose_by_thresholds
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
-    from sparseflow.runtime.dispatch.calibration import calibrate
-    from sparseflow.runtime.dispatch.table import Table
+    from sparseflow.runtime.dispatch.cpu_table import Table
+    from sparseflow.runtime.dispatch.fill_cpu_table import calibrate
 
 __all__ = [
     "MEASURED_M",
@@ -27,4 +27,4 @@ __all__ = [
 ]
 
 # Measuring needs torch; choosing doesn't, and stays light.
-__getattr__, __dir__ = lazy.names(globals(), {"calibrate": "calibration", "Table": "table"})
+__getattr__, __dir__ = lazy.names(globals(), {"calibrate": "fill_cpu_table", "Table": "cpu_table"})

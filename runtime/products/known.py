@@ -59,9 +59,9 @@ def _on_gpu(
     shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, memory: Memory
 ) -> dict[Shape, Policy | str]:
     from sparseflow.runtime.dispatch.thresholds import choose_by_thresholds
-    from sparseflow.runtime.tuning.machine import GpuMachine
+    from sparseflow.runtime.tuning.gpu_identity import GpuMachine
+    from sparseflow.runtime.tuning.gpu_table import lookup
     from sparseflow.runtime.tuning.policies import timed  # which starts processes
-    from sparseflow.runtime.tuning.table import lookup
 
     machine, name = GpuMachine.here(device), dtype_name(dtype)
     points = {shape: lookup(name, *shape, machine) for shape in shapes}

@@ -10,7 +10,7 @@ import torch
 
 from sparseflow.runtime import kernels
 from sparseflow.runtime.checks import dtype_name
-from sparseflow.runtime.dispatch import calibration
+from sparseflow.runtime.dispatch import fill_cpu_table
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.formats import find
 from sparseflow.runtime.kernels import Problem, sparse_kernels
@@ -129,4 +129,4 @@ def _on_cpu(
 ) -> dict[Shape, Policy]:
     if mode == "sparse":
         return dict.fromkeys(shapes, Policy())
-    return calibration.calibrate(shapes, dtype, progress=progress, memory=memory)
+    return fill_cpu_table.calibrate(shapes, dtype, progress=progress, memory=memory)

@@ -1,7 +1,7 @@
 """Measures what cuSPARSELt's algorithms are worth on this GPU, safely, and keeps it in a table.
 
 The public names load on first use: the process that measures moves its standard output away before torch
-is imported, and points and sweeps need no torch. ``tune`` itself is in the module of its name.
+is imported, and points and sweeps need no torch. ``tune`` itself is in ``fill_gpu_table``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
-    from sparseflow.runtime.tuning.machine import GpuMachine
+    from sparseflow.runtime.tuning.fill_gpu_table import TuneResult
+    from sparseflow.runtime.tuning.gpu_identity import GpuMachine
+    from sparseflow.runtime.tuning.gpu_table import TunedTable, lookup
     from sparseflow.runtime.tuning.point import Candidate, Failure, TunedPoint
     from sparseflow.runtime.tuning.sweep import DEFAULT_M, QUICK_M
-    from sparseflow.runtime.tuning.table import TunedTable, lookup
-    from sparseflow.runtime.tuning.tune import TuneResult
 
 __all__ = [
     "DEFAULT_M",
@@ -35,11 +35,11 @@ __getattr__, __dir__ = lazy.names(
         "Candidate": "point",
         "DEFAULT_M": "sweep",
         "Failure": "point",
-        "GpuMachine": "machine",
+        "GpuMachine": "gpu_identity",
         "QUICK_M": "sweep",
-        "TuneResult": "tune",
+        "TuneResult": "fill_gpu_table",
         "TunedPoint": "point",
-        "TunedTable": "table",
-        "lookup": "table",
+        "TunedTable": "gpu_table",
+        "lookup": "gpu_table",
     },
 )

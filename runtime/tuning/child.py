@@ -45,7 +45,7 @@ def _serve(channel: IO[str], device: int, *, lift_refusals: bool) -> int:
     import torch
 
     from sparseflow.runtime import gpu
-    from sparseflow.runtime.tuning.measure import Bench
+    from sparseflow.runtime.tuning.measure_gpu import Bench
     from sparseflow.runtime.tuning.replay import Spoilt
 
     def say(message: Message) -> None:

@@ -9,11 +9,11 @@ import torch
 
 from sparseflow.errors import TuningError
 from sparseflow.runtime.dispatch.store import warn
-from sparseflow.runtime.tuning import quick, tune
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning import fill_gpu_table, quick
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
+from sparseflow.runtime.tuning.gpu_table import lookup
 from sparseflow.runtime.tuning.point import Effort, TunedPoint
 from sparseflow.runtime.tuning.sweep import DEFAULT_M, QUICK_M, REACH
-from sparseflow.runtime.tuning.table import lookup
 from sparseflow.runtime.tuning.task import Task
 
 Shape = tuple[int, int]
@@ -42,7 +42,7 @@ def measure_all(
     tasks = lacking(shapes, dtype, machine, "full")
     if not tasks:
         return {}
-    result = tune.measure(tasks, device=device, progress=progress)
+    result = fill_gpu_table.measure(tasks, device=device, progress=progress)
     return _by_shape(dict(result.skipped))
 
 
@@ -71,7 +71,9 @@ def _measure(
 ) -> dict[Shape, str]:
     seconds = quick.seconds_for(len({(task.n, task.k) for task in tasks}))
     try:
-        result = tune.measure(tasks, effort="quick", device=device, progress=progress, deadline=seconds)
+        result = fill_gpu_table.measure(
+            tasks, effort="quick", device=device, progress=progress, deadline=seconds
+        )
     except TuningError as error:
         _LOST[machine] = f"{error.rule.partition(chr(10))[0]}; see what `sparseflow tune` says"
         return _by_shape(dict.fromkeys(tasks, _LOST[machine]))

@@ -11,9 +11,9 @@ from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.thresholds import Timed, choose_by_thresholds
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning import missing
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
+from sparseflow.runtime.tuning.gpu_table import lookup
 from sparseflow.runtime.tuning.point import TunedPoint
-from sparseflow.runtime.tuning.table import lookup
 from sparseflow.support.arguments import Memory, PolicyMode, Tune
 
 Shape = tuple[int, int]

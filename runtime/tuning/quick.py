@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from sparseflow.runtime.tuning.cost_model import CostModel, Way
+from sparseflow.runtime.tuning.gpu_table import TunedTable, borrowed, trusted
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.point import KEPT, TunedPoint
 from sparseflow.runtime.tuning.protocol import Key, Request
 from sparseflow.runtime.tuning.roofline import Product
 from sparseflow.runtime.tuning.sweep import FIRST_M, PLANS
-from sparseflow.runtime.tuning.table import TunedTable, borrowed, trusted
 from sparseflow.runtime.tuning.task import Task
 
 LIKELY = 1.5

@@ -164,7 +164,7 @@ class CompiledModel(Inspected):
                 can't be made.
         """
         from sparseflow.execution import warmup
-        from sparseflow.integrations.transformers.arguments import generates
+        from sparseflow.integrations.transformers.argument_names import generates
 
         if args or kwargs:
             if batch is not None or seq is not None:

@@ -13,7 +13,7 @@ import torch
 from sparseflow.errors import NativeLibraryError
 from sparseflow.passes.option_text import read_table
 from sparseflow.runtime.artifact import SavedProgram, write
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
 from sparseflow.support.version import __version__
 
 if TYPE_CHECKING:

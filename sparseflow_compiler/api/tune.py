@@ -80,7 +80,7 @@ def tune(
     require_one_of("tune", "effort", effort, ("quick", "full"))
     from sparseflow.runtime import gpu
     from sparseflow.runtime.tuning import GpuMachine, TunedTable
-    from sparseflow.runtime.tuning.tune import tune as tune_shapes
+    from sparseflow.runtime.tuning.fill_gpu_table import tune as tune_shapes
 
     shapes = _shapes_by_dtype(target, args, kwargs, dtypes, with_defaults(skip, skip_defaults))
     where = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)

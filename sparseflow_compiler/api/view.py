@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from sparseflow.api import methods
+from sparseflow.api import compiled_methods
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.calling.frozen import samples
 from sparseflow.runtime.calling.inference import InferenceModule
@@ -64,7 +64,7 @@ class ModelView(InferenceModule):
         except AttributeError:
             if "_model" not in vars(self):
                 raise
-        return methods.method(self, name, getattr(self.model_behind, name))
+        return compiled_methods.method(self, name, getattr(self.model_behind, name))
 
     def part(self, name: str, function: Callable[..., object]) -> CompiledModel:
         """A function of the model, compiled beside its forward over the same weights.
@@ -79,7 +79,7 @@ class ModelView(InferenceModule):
         """Say, once, that a method runs layers as they were before compiling; the report has it too."""
         if name not in self.dense_methods:
             self.dense_methods.append(name)
-            methods.warn_dense(self._subject, name)
+            compiled_methods.warn_dense(self._subject, name)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Those of the model that was compiled; what runs are packed copies."""

@@ -20,7 +20,7 @@ from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.selection import count_of
 from sparseflow.contextual.training import usual_rank
 from sparseflow.errors import ArgumentError
-from sparseflow.integrations.transformers.arguments import with_cache
+from sparseflow.integrations.transformers.argument_names import with_cache
 from sparseflow.integrations.transformers.models import from_config, make_config
 from sparseflow.integrations.transformers.static_caches import static_cache
 from sparseflow.pruning import prune

@@ -12,7 +12,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.runtime import ops
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch import choose
-from sparseflow.runtime.dispatch.measure import measure_layer
+from sparseflow.runtime.dispatch.measure_cpu import measure_layer
 from sparseflow.runtime.products import which
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _on_gpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, device: torch
 
 def _gpu_point(layer: Layer, n: int, k: int, m: int, policy: Policy) -> Row:
     from sparseflow.runtime import gpu
-    from sparseflow.runtime.tuning import dense
+    from sparseflow.runtime.tuning import dense_opponents
     from sparseflow.runtime.tuning.layers import inputs, reference
     from sparseflow.runtime.tuning.replay import Replay, in_turns
 
@@ -104,7 +104,7 @@ def _gpu_point(layer: Layer, n: int, k: int, m: int, policy: Policy) -> Row:
 
     side = Replay(ours, layer.copies, pool)
     rel_err = side.error(reference(x, layer.dense[0]))
-    sides = [*dense.dense(layer, x, pool), side]
+    sides = [*dense_opponents.dense(layer, x, pool), side]
     for one in sides:
         one.forget()
     *dense_us, ours_us = in_turns(sides, ROUNDS, lambda _: None)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.api.compile import compile as sparseflow_compile
-from sparseflow.integrations.transformers.arguments import example_input
-from sparseflow.profiling.measure import Bench
+from sparseflow.integrations.transformers.argument_names import example_input
+from sparseflow.profiling.measure_model import Bench
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.checks import dtype_name
 

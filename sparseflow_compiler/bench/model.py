@@ -9,7 +9,7 @@ from torch import nn
 
 from sparseflow.api.compile import compile as sparseflow_compile
 from sparseflow.execution.opponent import opponent
-from sparseflow.profiling.measure import Bench, call
+from sparseflow.profiling.measure_model import Bench, call
 from sparseflow.profiling.workload import Phase, workload
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.checks import dtype_name

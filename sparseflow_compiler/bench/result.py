@@ -11,7 +11,7 @@ from importlib import metadata
 
 import torch
 
-from sparseflow.profiling.measure import device_name
+from sparseflow.profiling.measure_model import device_name
 
 _PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
 

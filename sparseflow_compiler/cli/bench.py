@@ -10,7 +10,7 @@ import typer
 from sparseflow.cli import option_values
 from sparseflow.cli.bench_contextual import contextual
 from sparseflow.cli.named_models import named_model, require_phase
-from sparseflow.cli.quiet import quietly
+from sparseflow.cli.quiet_output import quietly
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
     import torch
 
     from sparseflow.execution import warmup
-    from sparseflow.integrations.transformers.arguments import (
+    from sparseflow.integrations.transformers.argument_names import (
         generates,
         next_input,
         returned_cache,

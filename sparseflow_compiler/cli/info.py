@@ -91,7 +91,7 @@ def _native() -> str:
 
 
 def _cpu() -> str:
-    from sparseflow.runtime.dispatch.machine import Machine
+    from sparseflow.runtime.dispatch.cpu_identity import Machine
 
     here = Machine.here()
     return f"{here.cpu}, kernels for {here.isa}, {here.threads} threads"
@@ -158,7 +158,7 @@ def _tuned() -> str:
     """The tables of the current GPU: its own, the shipped one, and those that it borrows candidates from."""
     from sparseflow.runtime import gpu
     from sparseflow.runtime.tuning import GpuMachine, TunedTable
-    from sparseflow.runtime.tuning.table import borrowed, trusted
+    from sparseflow.runtime.tuning.gpu_table import borrowed, trusted
 
     if reason := gpu.unusable():
         raise Missing(reason)

@@ -14,7 +14,7 @@ from sparseflow.cli.eval import evaluate
 from sparseflow.cli.info import info
 from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
-from sparseflow.cli.quiet import quietly
+from sparseflow.cli.quiet_output import quietly
 from sparseflow.cli.report import report
 from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune

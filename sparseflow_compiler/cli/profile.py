@@ -74,7 +74,7 @@ def _run(
     work: Workload, model: str, call: dict[str, object], device: torch.device, how: dict[str, Any]
 ) -> Profile:
     from sparseflow.profiling import profile as run
-    from sparseflow.profiling.measure import device_name
+    from sparseflow.profiling.measure_model import device_name
 
     calls: int = how["calls"]
     if work.most_calls is not None and calls > work.most_calls:

@@ -11,7 +11,7 @@ import torch
 from torch_mlir import ir
 
 from sparseflow.compiler.bank import ProgramWeights
-from sparseflow.compiler.measured import Shape, shape_policies
+from sparseflow.compiler.measured_policies import Shape, shape_policies
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.matchers import weights_of
 from sparseflow.dialect.types import tensor_type

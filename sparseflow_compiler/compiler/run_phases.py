@@ -12,7 +12,7 @@ from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.clock import Clock
 from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
 from sparseflow.compiler.dense_marks import dense_marks, is_unpruned, prunable_weights, verdicts
-from sparseflow.compiler.measured import measured_policies
+from sparseflow.compiler.measured_policies import measured_policies
 from sparseflow.compiler.mlp_plans import OUTSIDE_REASON, MlpPlan, not_contextual_reasons, plan_contextual
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.matchers import operations, weights_of

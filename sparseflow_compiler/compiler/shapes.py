@@ -58,7 +58,7 @@ def _captured(
     from torch_mlir import ir
 
     from sparseflow import dialect
-    from sparseflow.compiler.measured import sparse_shapes
+    from sparseflow.compiler.measured_policies import sparse_shapes
     from sparseflow.frontend import capture, import_program
     from sparseflow.passes import run_pipeline
     from sparseflow.passes.phases import PipelineOptions, pipeline

@@ -19,7 +19,7 @@ from sparseflow.execution.decoding.state import State
 from sparseflow.execution.decoding.step import Step
 from sparseflow.execution.inner import Execution
 from sparseflow.execution.routing import compiled_forward, with_compiled
-from sparseflow.integrations.transformers.arguments import returned_cache, with_cache
+from sparseflow.integrations.transformers.argument_names import returned_cache, with_cache
 from sparseflow.integrations.transformers.decoding import Sampled, replace_sampling
 from sparseflow.integrations.transformers.static_caches import (
     rewind,

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.cuda_graphs import wait_for_plans
-from sparseflow.integrations.transformers.arguments import example_input
+from sparseflow.integrations.transformers.argument_names import example_input
 from sparseflow.runtime.calling.inference import device_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.functional import functional
 from sparseflow.frontend.hooks import no_hooks_left
 from sparseflow.frontend.program import CapturedProgram, describe
-from sparseflow.frontend.quiet import quiet
+from sparseflow.frontend.quiet_torch import quiet
 from sparseflow.frontend.refusals import capture_error, runs
 from sparseflow.frontend.sharing import apart
 from sparseflow.frontend.slice_sizes import drop_slice_assertions

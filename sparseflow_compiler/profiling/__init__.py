@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparseflow.profiling.measure import profile
+from sparseflow.profiling.measure_model import profile
 from sparseflow.profiling.profile_result import Profile, Side
 
 __all__ = ["Profile", "Side", "profile"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError
-from sparseflow.integrations.transformers.arguments import (
+from sparseflow.integrations.transformers.argument_names import (
     cache_argument,
     generates,
     image_size,

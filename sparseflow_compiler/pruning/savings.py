@@ -67,8 +67,8 @@ def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device) -> dict[in
     """Return the dense layer's time at each measured M."""
     name = checks.dtype_name(dtype)
     if device.type == "cuda":
-        from sparseflow.runtime.tuning.machine import GpuMachine
-        from sparseflow.runtime.tuning.table import lookup
+        from sparseflow.runtime.tuning.gpu_identity import GpuMachine
+        from sparseflow.runtime.tuning.gpu_table import lookup
 
         return {point.m: point.dense_us for point in lookup(name, *shape, GpuMachine.here(device))}
     from sparseflow.runtime.dispatch import Table

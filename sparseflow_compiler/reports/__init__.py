@@ -7,7 +7,7 @@ render it.
 from __future__ import annotations
 
 from sparseflow.reports.page import Page
+from sparseflow.reports.page_files import WRITERS, write
 from sparseflow.reports.sources import Source, page_of, read
-from sparseflow.reports.writing import WRITERS, write
 
 __all__ = ["WRITERS", "Page", "Source", "page_of", "read", "write"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparseflow.errors import ArgumentError, SparseFlowError
-from sparseflow.reports.compiled import compiled_page
-from sparseflow.reports.measured import points_page, rows_page, rows_table
+from sparseflow.reports.compilation_page import compiled_page
+from sparseflow.reports.measurement_pages import points_page, rows_page, rows_table
 from sparseflow.reports.page import Page, Piece
 from sparseflow.reports.profiled import profile_page
 from sparseflow.support.documents import Document

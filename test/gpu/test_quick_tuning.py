@@ -11,9 +11,9 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.runtime.products import which
-from sparseflow.runtime.tuning import QUICK_M, GpuMachine, TunedTable, lookup, table
+from sparseflow.runtime.tuning import QUICK_M, GpuMachine, TunedTable, gpu_table, lookup
+from sparseflow.runtime.tuning.fill_gpu_table import tune
 from sparseflow.runtime.tuning.point import KEPT, wrong
-from sparseflow.runtime.tuning.tune import tune
 
 SHAPE = (1984, 2112)  # in no table
 DEVICE = torch.device("cuda", 0)
@@ -46,7 +46,7 @@ def test_fp16_builds_few_plans():
 
 
 def test_a_gpu_of_which_nobody_has_tables_is_tuned_too(monkeypatch, tmp_path):
-    monkeypatch.setattr(table, "SHIPPED", tmp_path)
+    monkeypatch.setattr(gpu_table, "SHIPPED", tmp_path)
     found = which.policies([SHAPE, (4096, 2048)], torch.bfloat16, DEVICE)
     assert not [why for why in found.values() if isinstance(why, str)]
     points = lookup("bfloat16", *SHAPE, GpuMachine.here())
@@ -84,7 +84,7 @@ RANK = """
 import json, sys
 import torch
 from sparseflow.runtime.products import which
-from sparseflow.runtime.tuning.tune import _Run
+from sparseflow.runtime.tuning.fill_gpu_table import _Run
 
 kept = []
 keep = _Run._keep

@@ -14,8 +14,8 @@ from test_old_library import old, torchs_library
 from sparseflow.runtime import gpu
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning import GpuMachine, TunedTable
+from sparseflow.runtime.tuning.fill_gpu_table import tune
 from sparseflow.runtime.tuning.point import KEPT, wrong
-from sparseflow.runtime.tuning.tune import tune
 
 SHAPE = (1024, 2048)
 OLD_LIBRARY = """
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from sparseflow.runtime.tuning import TunedTable
 from sparseflow.runtime.tuning.supervisor import child_command
-from sparseflow.runtime.tuning.tune import tune
+from sparseflow.runtime.tuning.fill_gpu_table import tune
 
 def tuned(dtypes, *flags):
     table = TunedTable(folder=Path(sys.argv[1]))

@@ -31,7 +31,7 @@ ROOMS = (
 )
 """The rooms whose prose was revised; a room joins once it passes."""
 
-PENDING = ("compiler/measured.py",)
+PENDING = ("compiler/measured_policies.py",)
 """Files of those rooms that weren't."""
 
 NOT_IMPERATIVE = frozenset(

@@ -21,7 +21,7 @@ def test_the_runtime_multiplies_without_torch_mlir(tmp_path):
         torch.testing.assert_close(got, x @ weight.T, rtol=1e-4, atol=1e-4)
         for name in runtime.__all__:
             getattr(runtime, name)
-        import sparseflow.runtime.dispatch.calibration
+        import sparseflow.runtime.dispatch.fill_cpu_table
         loaded = [name for name in sys.modules if name.partition(".")[0] in ("torch_mlir", "transformers")]
         assert loaded == [], loaded
     """)

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from sparseflow.execution.decoding.finish import Watch
-from sparseflow.execution.decoding.program import (
+from sparseflow.execution.decoding.request import Request
+from sparseflow.execution.decoding.sampling import Sampling
+from sparseflow.execution.decoding.state import State, advance
+from sparseflow.execution.decoding.step import Step
+from sparseflow.execution.decoding.step_program import (
     StepProgram,
     compile_step,
     plain,
     step_graph,
     why_not_compiled,
 )
-from sparseflow.execution.decoding.request import Request
-from sparseflow.execution.decoding.sampling import Sampling
-from sparseflow.execution.decoding.state import State, advance
-from sparseflow.execution.decoding.step import Step
 from sparseflow.execution.inner import Execution, unrecordable
 from sparseflow.runtime.calling.lowered import LoweredCall
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.execution.cuda_graphs import wait_for_plans
-from sparseflow.execution.decoding.program import StepProgram
+from sparseflow.execution.decoding.step_program import StepProgram
 
 _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 

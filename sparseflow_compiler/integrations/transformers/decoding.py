@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseflow.integrations.transformers.arguments import parameters
+from sparseflow.integrations.transformers.argument_names import parameters
 from sparseflow.integrations.transformers.static_caches import hand_over
 from sparseflow.integrations.transformers.versions import require_transformers
 from sparseflow.runtime.calling.cache_names import CACHE_NAMES, cache_name

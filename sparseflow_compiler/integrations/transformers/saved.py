@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError
-from sparseflow.integrations.transformers.arguments import generates
+from sparseflow.integrations.transformers.argument_names import generates
 from sparseflow.integrations.transformers.versions import require_transformers
 from sparseflow.runtime.artifact.loading import malformed_as_error
 from sparseflow.support.documents import Document

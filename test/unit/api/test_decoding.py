@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList
 import sparseflow as sf
 from sparseflow.errors import CaptureError
 from sparseflow.execution.decoding import loop
-from sparseflow.integrations.transformers.arguments import returned_cache
+from sparseflow.integrations.transformers.argument_names import returned_cache
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
 ENDS = list(range(0, 96, 4))

@@ -44,7 +44,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def calibrate(shapes, dtype, *, progress, memory):
         return {shape: choose(rows[shape], memory) for shape in shapes}
 
-    monkeypatch.setattr("sparseflow.runtime.dispatch.calibration.calibrate", calibrate)
+    monkeypatch.setattr("sparseflow.runtime.dispatch.fill_cpu_table.calibrate", calibrate)
 
 
 def packed_weights(compiled: sf.CompiledModel) -> dict[int, PackedWeight]:

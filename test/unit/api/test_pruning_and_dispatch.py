@@ -29,7 +29,7 @@ def dispatch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         found = type(policy)(policy.ranges, ((1, 2.0 if pays else 0.5),))
         monkeypatch.setattr(type(found), "pays", property(lambda _: pays))
         monkeypatch.setattr(
-            "sparseflow.runtime.dispatch.calibration.calibrate",
+            "sparseflow.runtime.dispatch.fill_cpu_table.calibrate",
             lambda shapes, *_, **__: dict.fromkeys(shapes, found),
         )
 

@@ -10,7 +10,7 @@ import zoo
 from torch.utils import _pytree as pytree
 
 import sparseflow as sf
-from sparseflow.integrations.transformers.arguments import returned_cache
+from sparseflow.integrations.transformers.argument_names import returned_cache
 from sparseflow.runtime.calling.structure import COUNTERS
 
 

@@ -15,7 +15,7 @@ from sparseflow.reports.unpruned import CALL
 from sparseflow.runtime.dispatch import MEASURED_M, Measurement, Table
 from sparseflow.runtime.gpu import library
 from sparseflow.runtime.products.known import known_policies
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
 
 pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.errors.UnprunedWarning")
 X = torch.randn(6, 64)

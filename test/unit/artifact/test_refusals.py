@@ -21,7 +21,7 @@ import sparseflow as sf
 from sparseflow.errors import ArgumentError, ArtifactError
 from sparseflow.runtime.artifact.contracts import require_arithmetic
 from sparseflow.runtime.artifact.graphs import find_operator
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
 
 FILES = (
     "manifest.json",

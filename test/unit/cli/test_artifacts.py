@@ -12,7 +12,7 @@ from isolated import BLOCK, python
 
 import sparseflow as sf
 from sparseflow.cli.main import main
-from sparseflow.integrations.transformers.arguments import returned_cache
+from sparseflow.integrations.transformers.argument_names import returned_cache
 from sparseflow.runtime import kernels
 
 

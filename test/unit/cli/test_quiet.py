@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers as tf
 
-from sparseflow.cli.quiet import quiet_libraries, quietly
+from sparseflow.cli.quiet_output import quiet_libraries, quietly
 from sparseflow.errors import UnprunedWarning
 from sparseflow.support.native_lines import native_lines_without
 

@@ -17,8 +17,8 @@ from sparseflow.cli.main import main
 from sparseflow.cli.tune import read_shapes
 from sparseflow.compiler.shapes import linear_shapes
 from sparseflow.errors import ArgumentError, NativeLibraryError
+from sparseflow.runtime.tuning.fill_gpu_table import TuneResult
 from sparseflow.runtime.tuning.point import Candidate, TunedPoint
-from sparseflow.runtime.tuning.tune import TuneResult
 
 LLAMA = tf.LlamaConfig(
     hidden_size=128,
@@ -44,7 +44,7 @@ def tuned(monkeypatch, tmp_path, asked):
         )
         return TuneResult((point,), (), (), (), tmp_path / "table.json", True)
 
-    monkeypatch.setattr("sparseflow.runtime.tuning.tune.tune", tune)
+    monkeypatch.setattr("sparseflow.runtime.tuning.fill_gpu_table.tune", tune)
     monkeypatch.setattr("sparseflow.runtime.gpu.require", lambda device: None)
     monkeypatch.setattr(
         "sparseflow.runtime.tuning.GpuMachine", type("Here", (), {"here": lambda device: None})

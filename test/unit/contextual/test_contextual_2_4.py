@@ -177,7 +177,7 @@ def test_selecting_has_to_beat_2_4_too(monkeypatch):
 def test_an_mlp_that_selects_for_no_rows_is_2_4_and_says_why(monkeypatch):
     model, x = Plain(32, 64, 32).eval(), torch.randn(2, 32)
     measured(monkeypatch, {(64, 32): (both := {1: 2.0, 4: 2.0}), (32, 64): both}, ((1, 1.5),))
-    monkeypatch.setattr("sparseflow.compiler.measured.shape_policies", mlp_products.shape_policies)
+    monkeypatch.setattr("sparseflow.compiler.measured_policies.shape_policies", mlp_products.shape_policies)
     compiled = sf.compile(model, (x,), contextual=predictors_of(model, x), **AUTO)
     for name in ("up", "down"):
         layer = layer_of(compiled, name)

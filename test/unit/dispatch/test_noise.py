@@ -20,11 +20,11 @@ from sparseflow.runtime.dispatch import (
     Measurement,
     Table,
     calibrate,
-    calibration,
     choose,
-    measure,
+    fill_cpu_table,
+    measure_cpu,
 )
-from sparseflow.runtime.dispatch.load import LoadMeter
+from sparseflow.runtime.dispatch.processor_load import LoadMeter
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.robust import settle
 
@@ -35,7 +35,7 @@ SHAPES = [(1024, 1024), (768, 3072)]
 # What is slower than the best way by less counts as the same choice.
 NEAR = 1.05
 
-pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.runtime.dispatch.table.DispatchTableWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.runtime.dispatch.cpu_table.DispatchTableWarning")
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +66,22 @@ def simulate(monkeypatch, traces, tmp_path):
     monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS)
     monkeypatch.setattr(LoadMeter, "free", lambda self, threads: min(threads, chosen["free"]))
     monkeypatch.setattr(LoadMeter, "crowded", lambda self, threads: self.free(threads) < threads)
-    for module in (measure, calibration):
+    for module in (measure_cpu, fill_cpu_table):
         monkeypatch.setattr(module, "sparse_ways", lambda n, k, dtype, m: (Choice("cpu"),))
     weights = types.SimpleNamespace(
         random=lambda n, k, dtype: types.SimpleNamespace(dense=[torch.empty(n, k)])
     )
-    monkeypatch.setattr(measure, "_Weights", weights)
+    monkeypatch.setattr(measure_cpu, "_Weights", weights)
 
     def settled(bench, m, threads):
         turns = chosen["player"].turns(bench.n, bench.weights.dense[0].shape[1], m, threads)
-        limits = {"enough": measure.LEAST_SECONDS, "limit": measure.SECONDS_A_POINT}
-        return settle(chosen["spoil"](bench.n, m, turns), most=measure.MAX_REPS, **limits)
+        limits = {"enough": measure_cpu.LEAST_SECONDS, "limit": measure_cpu.SECONDS_A_POINT}
+        return settle(chosen["spoil"](bench.n, m, turns), most=measure_cpu.MAX_REPS, **limits)
 
-    monkeypatch.setattr(measure._Bench, "_settle", settled)
+    monkeypatch.setattr(measure_cpu._Bench, "_settle", settled)
 
     def run(seed, *, free, spoil=None):
-        calibration.forget()
+        fill_cpu_table.forget()
         chosen.update(player=Player(traces, seed), free=free, spoil=spoil or (lambda n, m, turns: turns))
         table = Table(folder=tmp_path / f"{seed}-{free}-{spoil is None}")
         policies = calibrate(SHAPES, torch.float32, table=table, memory="compressed")

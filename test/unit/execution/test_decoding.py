@@ -7,8 +7,8 @@ import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from sparseflow.execution.decoding.finish import Watch
-from sparseflow.execution.decoding.program import one_row_linear
 from sparseflow.execution.decoding.sampling import Knobs, Sampling, choose
+from sparseflow.execution.decoding.step_program import one_row_linear
 from sparseflow.execution.generation import rounded_length
 
 

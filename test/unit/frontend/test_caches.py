@@ -10,7 +10,7 @@ import transformers as tf
 import zoo
 from zoo import CACHE
 
-from sparseflow.integrations.transformers.arguments import returned_cache
+from sparseflow.integrations.transformers.argument_names import returned_cache
 from sparseflow.runtime.calling.structure import flatten
 
 SMALL = {

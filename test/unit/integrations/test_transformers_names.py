@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.errors import UntestedVersionWarning
 from sparseflow.integrations.transformers import versions
-from sparseflow.integrations.transformers.arguments import cache_argument, returned_cache, with_cache
+from sparseflow.integrations.transformers.argument_names import cache_argument, returned_cache, with_cache
 from sparseflow.runtime.calling.calls import CallSignature
 
 

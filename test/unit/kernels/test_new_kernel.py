@@ -18,7 +18,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.nn import SparseLinear
 from sparseflow.runtime import Policy, compress_2_4, ops
 from sparseflow.runtime.device_weight import DeviceWeight
-from sparseflow.runtime.dispatch import Table, measure
+from sparseflow.runtime.dispatch import Table, measure_cpu
 from sparseflow.runtime.kernels import Choice, Kernel, Problem, find, registry
 from sparseflow.validation import validate
 
@@ -68,7 +68,7 @@ def toy(monkeypatch, tmp_path):
         return lambda turn: [us * 1e-6 for us in (10, 20, 8, 5, 4)[: len(sides)]]
 
     monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(measure, "Turns", stopwatch)
+    monkeypatch.setattr(measure_cpu, "Turns", stopwatch)
     registry.register(TOY)
     CALLS.clear()
     yield TOY

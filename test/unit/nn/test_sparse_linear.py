@@ -112,7 +112,7 @@ def recorded(monkeypatch):
     def times(n, k, m, cpu):
         return Measurement("float32", n, k, m, 10.0, 20.0, (("cpu", cpu),), n, 9, False)
 
-    monkeypatch.setattr("sparseflow.runtime.dispatch.calibration.calibrate", calibrate)
+    monkeypatch.setattr("sparseflow.runtime.dispatch.fill_cpu_table.calibrate", calibrate)
 
 
 @torch.no_grad()

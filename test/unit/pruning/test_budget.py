@@ -71,7 +71,7 @@ def measured(monkeypatch):
         return {shape: choose([row("float32", *shape, m) for m in (1, 512)]) for shape in shapes}
 
     table = SimpleNamespace(layer=lambda dtype, n, k: [row(dtype, n, k, m) for m in (1, 512)])
-    monkeypatch.setattr("sparseflow.runtime.dispatch.calibration.calibrate", calibrate)
+    monkeypatch.setattr("sparseflow.runtime.dispatch.fill_cpu_table.calibrate", calibrate)
     monkeypatch.setattr("sparseflow.runtime.dispatch.Table", lambda: table, raising=False)
 
 

@@ -12,25 +12,25 @@ from sparseflow.runtime.dispatch import (
     MEASURED_M,
     Table,
     calibrate,
-    calibration,
-    load,
-    machine,
-    measure,
+    cpu_identity,
+    fill_cpu_table,
+    measure_cpu,
     measurement,
+    processor_load,
 )
-from sparseflow.runtime.dispatch.load import LoadMeter
-from sparseflow.runtime.dispatch.table import DispatchTableWarning
+from sparseflow.runtime.dispatch.cpu_table import DispatchTableWarning
+from sparseflow.runtime.dispatch.processor_load import LoadMeter
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.robust import AGREE, Settled
 
-pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.runtime.dispatch.table.DispatchTableWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.runtime.dispatch.cpu_table.DispatchTableWarning")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(measure, "MAX_REPS", AGREE)
-    monkeypatch.setattr(measure, "MAX_COPIES", 3)
-    calibration.forget()
+    monkeypatch.setattr(measure_cpu, "MAX_REPS", AGREE)
+    monkeypatch.setattr(measure_cpu, "MAX_COPIES", 3)
+    fill_cpu_table.forget()
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def free(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(LoadMeter, "free", lambda self, threads: min(threads, left[0]))
     settled = Settled((1e-5, 2e-5, 5e-6), 0.0, 9)
-    monkeypatch.setattr(measure._Bench, "_settle", lambda self, m, threads: settled)
+    monkeypatch.setattr(measure_cpu._Bench, "_settle", lambda self, m, threads: settled)
     return left
 
 
@@ -57,7 +57,7 @@ def crowd(free):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_layer_is_measured_at_every_m(dtype):
-    rows = measure.measure_layer(24, 33, dtype)
+    rows = measure_cpu.measure_layer(24, 33, dtype)
     assert tuple(row.m for row in rows) == MEASURED_M
     for row in rows:
         assert (row.dtype, row.n, row.k, row.rows) == (str(dtype).removeprefix("torch."), 24, 33, 24)
@@ -67,24 +67,24 @@ def test_a_layer_is_measured_at_every_m(dtype):
 
 def test_a_large_layer_is_measured_on_a_slice_and_says_so(monkeypatch):
     seen = []
-    monkeypatch.setattr(measure, "MIN_ROWS", 8)
-    monkeypatch.setattr(measure, "MAX_ROWS", 64)
-    monkeypatch.setattr(measure, "MAX_WORK", 4 * 16 * 32)
+    monkeypatch.setattr(measure_cpu, "MIN_ROWS", 8)
+    monkeypatch.setattr(measure_cpu, "MAX_ROWS", 64)
+    monkeypatch.setattr(measure_cpu, "MAX_WORK", 4 * 16 * 32)
 
     def stopwatch(sides, _):
         seen.append(sides[0](0).shape)
         return lambda turn: [1e-6] * 3
 
-    monkeypatch.setattr(measure, "Turns", stopwatch)
+    monkeypatch.setattr(measure_cpu, "Turns", stopwatch)
     monkeypatch.setattr(LoadMeter, "free", lambda self, threads: threads)
-    rows = measure.measure_layer(640, 16, torch.float32, (1, 4, 8, 1024))
+    rows = measure_cpu.measure_layer(640, 16, torch.float32, (1, 4, 8, 1024))
     assert [row.rows for row in rows] == [64, 32, 16, 8]
     assert [tuple(shape) for shape in seen] == [(1, 64), (4, 32), (8, 16), (1024, 8)]
     assert [dict(row.sparse_us)["cpu"] for row in rows] == pytest.approx([10, 20, 40, 80])
 
 
 def test_all_sides_compute_the_same_product():
-    weights = measure._Weights.random(40, 50, torch.float32)
+    weights = measure_cpu._Weights.random(40, 50, torch.float32)
     x = torch.randn(7, 50)
     for turn in range(4):
         dense, unpacked, cpu = (side(turn) for side in weights.sides(x, 24, [Choice("cpu")]))
@@ -94,9 +94,9 @@ def test_all_sides_compute_the_same_product():
 
 
 def test_copies_exceed_the_last_level_cache_together(monkeypatch):
-    monkeypatch.setattr(measure, "last_level_cache_bytes", lambda: 50_000)
-    monkeypatch.setattr(measure, "MAX_COPIES", 64)
-    weights = measure._Weights.random(64, 128, torch.float16)
+    monkeypatch.setattr(measure_cpu, "last_level_cache_bytes", lambda: 50_000)
+    monkeypatch.setattr(measure_cpu, "MAX_COPIES", 64)
+    weights = measure_cpu._Weights.random(64, 128, torch.float16)
     assert sum(values.nbytes + positions.nbytes for values, positions in weights.packed) > 2 * 50_000
     assert len({values.data_ptr() for values, _ in weights.packed}) == len(weights.dense)
 
@@ -116,9 +116,9 @@ def calls(monkeypatch):
 
     def measure_layer(n, k, dtype, ms, **rest):
         seen.append((n, k, ms))
-        return measure.measure_layer(n, k, dtype, ms, **rest)
+        return measure_cpu.measure_layer(n, k, dtype, ms, **rest)
 
-    monkeypatch.setattr(calibration, "measure_layer", measure_layer)
+    monkeypatch.setattr(fill_cpu_table, "measure_layer", measure_layer)
     return seen
 
 
@@ -164,7 +164,7 @@ def test_points_measured_in_a_crowd_are_reported_and_measured_again_when_it_is_g
     assert all(row.crowded and row.threads == 1 for row in Table().layer("float32", 8, 8))
     calibrate([(8, 8)], torch.float32)
     assert len(calls) == 1
-    calibration.forget()  # another process
+    fill_cpu_table.forget()  # another process
     calibrate([(8, 8)], torch.float32)
     assert len(calls) == 1  # the crowd is still there
     crowd[0] = 2
@@ -194,8 +194,8 @@ def test_others_that_come_meanwhile_have_the_point_measured_without_their_core(m
         free[0] = 1
         return Settled((1e-5, 2e-5, 5e-6), 0.0, 9)
 
-    monkeypatch.setattr(measure._Bench, "_settle", settle)
-    (row,) = measure.measure_layer(8, 8, torch.float32, [4])
+    monkeypatch.setattr(measure_cpu._Bench, "_settle", settle)
+    (row,) = measure_cpu.measure_layer(8, 8, torch.float32, [4])
     assert used == [2, 1]
     assert (row.crowded, row.threads) == (True, 1)
     assert row.dense_us == pytest.approx(5.0)  # two threads would take half as long
@@ -210,24 +210,24 @@ def test_points_that_do_not_settle_are_tried_again_and_the_best_try_is_kept(monk
         spread = 0.5 if m == 16 or (m == 4 and tried.count(4) < 2) else 0.0
         return Settled((1e-5, 2e-5, 5e-6 + 1e-6 * tried.count(m)), spread, 9)
 
-    monkeypatch.setattr(measure._Bench, "_settle", settle)
+    monkeypatch.setattr(measure_cpu._Bench, "_settle", settle)
     calibrate([(8, 8)], torch.float32)
     assert tried == [*MEASURED_M, 4, 16, 16]
     rows = {row.m: row for row in Table().layer("float32", 8, 8)}
     assert (rows[4].tries, rows[4].settled, rows[16].tries, rows[16].settled) == (2, True, 3, False)
     assert dict(rows[16].sparse_us)["cpu"] == pytest.approx(6.0)
-    calibration.forget()
+    fill_cpu_table.forget()
     calibrate([(8, 8)], torch.float32)
     assert len(tried) == len(MEASURED_M) + 3  # it stands
 
 
 def test_so_many_threads_run_and_no_fewer_afterwards():
     before = torch.get_num_threads()
-    with measure._threads(before + 1):
+    with measure_cpu._threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-    assert measure.clock(1) is time.thread_time
-    assert measure.clock(2) is time.perf_counter
+    assert measure_cpu.clock(1) is time.thread_time
+    assert measure_cpu.clock(2) is time.perf_counter
 
 
 @pytest.mark.parametrize(
@@ -242,34 +242,34 @@ def test_so_many_threads_run_and_no_fewer_afterwards():
     ],
 )
 def test_the_load_of_others_is_what_is_busy_beyond_us(monkeypatch, busy, own, threads, free):
-    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(processor_load.os, "sched_getaffinity", lambda pid: {0, 1})
     samples = iter([(10.0, 100.0, 1.0), *[(12.0, 100.0 + busy, 1.0 + own)] * 2])
-    monkeypatch.setattr(load, "_sample", lambda: next(samples))
+    monkeypatch.setattr(processor_load, "_sample", lambda: next(samples))
     meter = LoadMeter()
     assert meter.free(threads) == free
     assert meter.crowded(threads) is (free < threads)
 
 
 def test_more_threads_than_cores_are_no_crowd(monkeypatch):
-    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(processor_load.os, "sched_getaffinity", lambda pid: {0})
     samples = iter([(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (2.0, 2.0, 1.0)])
-    monkeypatch.setattr(load, "_sample", lambda: next(samples))
+    monkeypatch.setattr(processor_load, "_sample", lambda: next(samples))
     meter = LoadMeter()
     assert (meter.free(2), meter.free(2)) == (2, 1)
 
 
 def test_what_the_system_does_grows_with_its_cores(monkeypatch):
-    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(processor_load.os, "sched_getaffinity", lambda pid: set(range(64)))
     samples = iter([(0.0, 0.0, 0.0), (1.0, 1.0, 0.0), (2.0, 4.0, 0.0)])
-    monkeypatch.setattr(load, "_sample", lambda: next(samples))
+    monkeypatch.setattr(processor_load, "_sample", lambda: next(samples))
     meter = LoadMeter()
     assert (meter.free(64), meter.free(64)) == (64, 62)
 
 
 def test_moments_share_an_answer(monkeypatch):
-    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(processor_load.os, "sched_getaffinity", lambda pid: {0, 1})
     samples = iter([(0.0, 0.0, 0.0), (0.01, 0.01, 0.0), (0.2, 0.2, 0.0), (0.21, 0.2, 0.0), (0.4, 0.2, 0.0)])
-    monkeypatch.setattr(load, "_sample", lambda: next(samples))
+    monkeypatch.setattr(processor_load, "_sample", lambda: next(samples))
     meter = LoadMeter()
     assert [meter.free(2) for _ in range(4)] == [2, 1, 1, 2]
 
@@ -283,12 +283,12 @@ def test_busy_time_is_read_for_the_cores_we_may_use(monkeypatch, tmp_path):
         "intr 4",
     ]
     stat.write_text("\n".join(rows))
-    monkeypatch.setattr(load, "STAT", stat)
-    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0})
-    monkeypatch.setattr(load.os, "sysconf", lambda name: 10)
-    assert load._busy_seconds() == 13.0
+    monkeypatch.setattr(processor_load, "STAT", stat)
+    monkeypatch.setattr(processor_load.os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(processor_load.os, "sysconf", lambda name: 10)
+    assert processor_load._busy_seconds() == 13.0
     stat.write_text("cpu0 1 2\n")
-    assert load._busy_seconds() == 0.0
+    assert processor_load._busy_seconds() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -296,5 +296,5 @@ def test_busy_time_is_read_for_the_cores_we_may_use(monkeypatch, tmp_path):
 )
 def test_cache_sizes_are_read_from_the_system(tmp_path, text, size):
     (tmp_path / "size").write_text(text + "\n")
-    assert machine._cache_bytes(tmp_path / "size") == size
-    assert machine._cache_bytes(tmp_path / "missing") == 0
+    assert cpu_identity._cache_bytes(tmp_path / "size") == size
+    assert cpu_identity._cache_bytes(tmp_path / "missing") == 0

@@ -17,7 +17,7 @@ from sparseflow.runtime.dispatch.policy import TOLERANCE
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.products import copies, which
 from sparseflow.runtime.products.copies import COPY_PAYS, SHARE, Room, settle
-from sparseflow.runtime.tuning import table as tables
+from sparseflow.runtime.tuning import gpu_table as tables
 from sparseflow.runtime.tuning.point import TunedPoint
 from sparseflow.runtime.tuning.policies import timed
 
@@ -133,7 +133,7 @@ def test_copies_go_to_what_gains_most_and_together_take_no_more_than_there_is():
 def test_all_layers_of_a_shape_count(monkeypatch):
     """32 layers of 1 MB don't fit what 31 do."""
     monkeypatch.setattr(
-        "sparseflow.runtime.dispatch.calibration.calibrate",
+        "sparseflow.runtime.dispatch.fill_cpu_table.calibrate",
         lambda shapes, *_, **__: {s: choose(layer(m1=(50, 130), m64=(140, 120)), "auto") for s in shapes},
     )
     for left, kept in ((32 << 20, True), ((32 << 20) - 1, False)):

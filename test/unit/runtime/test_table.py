@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from sparseflow.runtime.dispatch import Measurement, Table
-from sparseflow.runtime.dispatch.machine import Machine
-from sparseflow.runtime.dispatch.table import DispatchTableWarning, cache_dir
+from sparseflow.runtime.dispatch.cpu_identity import Machine
+from sparseflow.runtime.dispatch.cpu_table import DispatchTableWarning, cache_dir
 
 HERE = Machine("A processor", "avx2", 2, "2.13.0", "0123456789abcdef")
 ROW = Measurement("float32", 64, 32, 4, 10.5, 12.0, (("cpu", 5.25),), 64, 30, False)
@@ -154,7 +154,7 @@ def test_two_tables_open_at_once_keep_both_measurements():
 WRITER = """
 import dataclasses, sys
 from sparseflow.runtime.dispatch import Measurement, Table
-from sparseflow.runtime.dispatch.machine import Machine
+from sparseflow.runtime.dispatch.cpu_identity import Machine
 number = int(sys.argv[1])
 for step in range(20):
     table = Table(Machine("A processor", "avx2", 2, "2.13.0", "0123456789abcdef"))

@@ -10,14 +10,14 @@ import torch
 
 from sparseflow import validation
 from sparseflow.bench import gemm
-from sparseflow.compiler import measured
+from sparseflow.compiler import measured_policies
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.nn import SparseLinear, linear
 from sparseflow.pruning import savings
 from sparseflow.runtime import Policy, compress_2_4, prune_24
 from sparseflow.runtime.gpu import library
 from sparseflow.runtime.products import matmul, which
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
 
 N, K = 320, 192
 DTYPE, DEVICE = torch.bfloat16, torch.device("cuda", 0)
@@ -32,9 +32,9 @@ def quiet(*_):
 
 
 def compiler(mode):
-    return measured.shape_policies([(N, K)], DTYPE, DEVICE, CompileOptions(policy=mode, tune="off"), quiet)[
-        N, K
-    ]
+    return measured_policies.shape_policies(
+        [(N, K)], DTYPE, DEVICE, CompileOptions(policy=mode, tune="off"), quiet
+    )[N, K]
 
 
 def eager(mode):

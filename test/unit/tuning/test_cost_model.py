@@ -7,9 +7,9 @@ import pytest
 
 from sparseflow.runtime.tuning import Candidate, TunedPoint
 from sparseflow.runtime.tuning.cost_model import CostModel, absent_us, by_key
+from sparseflow.runtime.tuning.gpu_table import SHIPPED
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.roofline import Product, fitted
-from sparseflow.runtime.tuning.table import SHIPPED
 
 H200 = Hardware()
 LLAMA = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]

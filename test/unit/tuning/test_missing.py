@@ -10,7 +10,16 @@ import torch
 from sparseflow.errors import TuningError
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.store import DispatchTableWarning
-from sparseflow.runtime.tuning import QUICK_M, GpuMachine, TunedTable, lookup, missing, quick, table, tune
+from sparseflow.runtime.tuning import (
+    QUICK_M,
+    GpuMachine,
+    TunedTable,
+    fill_gpu_table,
+    gpu_table,
+    lookup,
+    missing,
+    quick,
+)
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.lock import alone
 from sparseflow.runtime.tuning.policies import tuned_policies
@@ -28,7 +37,7 @@ def gpu(monkeypatch, machine, tmp_path):
     missing._REFUSED.clear()
     folder = tmp_path / "tables"
     folder.mkdir()
-    monkeypatch.setattr(table, "SHIPPED", folder)
+    monkeypatch.setattr(gpu_table, "SHIPPED", folder)
 
 
 @pytest.fixture
@@ -37,7 +46,7 @@ def child(monkeypatch, fake):
 
     def behave(**scenario):
         told = {"done": {"dense_us": 60.0, "unpacked_us": 80.0}} | scenario
-        monkeypatch.setattr(tune, "child_command", lambda index: fake(**told))
+        monkeypatch.setattr(fill_gpu_table, "child_command", lambda index: fake(**told))
 
     behave()
     return behave
@@ -49,7 +58,7 @@ def lend(machine):
 
     def write(*points, **changes):
         other = dataclasses.replace(machine, gpu="NVIDIA H100 80GB HBM3", **changes)
-        lent = TunedTable(other, table.SHIPPED)
+        lent = TunedTable(other, gpu_table.SHIPPED)
         lent.add(points)
         assert lent.save()
 

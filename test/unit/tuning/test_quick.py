@@ -11,6 +11,7 @@ from sparseflow.runtime.dispatch import Timed, choose_by_thresholds
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning import DEFAULT_M, QUICK_M, TunedPoint, TunedTable
 from sparseflow.runtime.tuning.cost_model import CostModel, absent_us, by_key
+from sparseflow.runtime.tuning.gpu_table import SHIPPED
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.pace import PACES, spread, wanted
 from sparseflow.runtime.tuning.policies import timed
@@ -18,7 +19,6 @@ from sparseflow.runtime.tuning.protocol import Request
 from sparseflow.runtime.tuning.quick import Plan, breadth_first, candidates, seconds_for
 from sparseflow.runtime.tuning.roofline import Product
 from sparseflow.runtime.tuning.sweep import FIRST_M
-from sparseflow.runtime.tuning.table import SHIPPED
 from sparseflow.runtime.tuning.task import Task
 
 AMPERE = Hardware(108, 2.0e6, 3.12e8)

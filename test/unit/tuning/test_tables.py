@@ -8,8 +8,8 @@ import pytest
 
 from sparseflow.cli import info
 from sparseflow.errors import DispatchTableError
-from sparseflow.runtime.dispatch.table import DispatchTableWarning
-from sparseflow.runtime.tuning import GpuMachine, TunedTable, lookup, table
+from sparseflow.runtime.dispatch.cpu_table import DispatchTableWarning
+from sparseflow.runtime.tuning import GpuMachine, TunedTable, gpu_table, lookup
 
 
 def saved(machine, *points):
@@ -24,7 +24,7 @@ def ship(monkeypatch, tmp_path):
     """Writes a table as a shipped one."""
     folder = tmp_path / "tables"
     folder.mkdir()
-    monkeypatch.setattr(table, "SHIPPED", folder)
+    monkeypatch.setattr(gpu_table, "SHIPPED", folder)
 
     def write(machine, *points, name="h200.json"):
         own = TunedTable(machine, folder)
@@ -137,10 +137,10 @@ def test_tables_of_other_gpus_of_the_architecture_lend_candidates_and_no_times(m
         ship(dataclasses.replace(machine, gpu=gpu, driver="1"), point, name=f"{gpu[-4:]}.json")
     ship(dataclasses.replace(machine, gpu="NVIDIA H100 80GB HBM3", cusparselt="0.9.0"), name="old.json")
     ship(dataclasses.replace(machine, gpu="NVIDIA A100", capability="8.0"), name="ampere.json")
-    lent = table.borrowed(dataclasses.replace(machine, torch="2.13.0"))
+    lent = gpu_table.borrowed(dataclasses.replace(machine, torch="2.13.0"))
     assert {other.machine.gpu for other in lent} == {"NVIDIA H20", "NVIDIA GH200 480GB"}
     stranger = dataclasses.replace(machine, gpu="NVIDIA H800")
-    assert len(table.borrowed(stranger)) == 3
+    assert len(gpu_table.borrowed(stranger)) == 3
     assert lookup("bfloat16", 4096, 4096, stranger) == []
 
 
@@ -149,11 +149,11 @@ def test_info_says_which_tables_a_gpu_has(machine, point, ship, monkeypatch):
     monkeypatch.setattr(GpuMachine, "here", lambda device=None: machine)
     assert info._tuned() == "NVIDIA H200: none: the first compilation measures what it needs"
     ship(dataclasses.replace(machine, gpu="NVIDIA H20", torch="2.9"), point, name="h20.json")
-    table._borrowed.cache_clear()
+    gpu_table._borrowed.cache_clear()
     assert info._tuned() == "NVIDIA H200: candidates borrowed from h20.json of NVIDIA H20"
     saved(machine, point, dataclasses.replace(at(point, 1), effort="quick"))
     ship(dataclasses.replace(machine, torch="2.10"), point, name="h200.json")
-    table._shipped.cache_clear()
+    gpu_table._shipped.cache_clear()
     measured = "2 points measured here (1 by quick tuning)"
     assert info._tuned() == f"NVIDIA H200: {measured}; 1 points shipped (h200.json)"
 

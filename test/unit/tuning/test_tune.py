@@ -9,8 +9,8 @@ import torch
 
 from sparseflow.errors import ArgumentError, NativeLibraryError, TuningError
 from sparseflow.runtime.tuning import TunedTable
+from sparseflow.runtime.tuning.fill_gpu_table import tune
 from sparseflow.runtime.tuning.task import Task
-from sparseflow.runtime.tuning.tune import tune
 
 SHAPE = (4096, 4096)
 
@@ -96,7 +96,7 @@ def test_what_was_measured_before_the_child_was_lost_is_kept(own, fake, machine)
 TUNER = """
 import json, os, signal, sys
 from sparseflow.runtime.tuning import GpuMachine, TunedTable
-from sparseflow.runtime.tuning.tune import tune
+from sparseflow.runtime.tuning.fill_gpu_table import tune
 
 def stop(done, total, text):
     if done == 2:
@@ -166,7 +166,7 @@ from pathlib import Path
 from sparseflow.runtime.tuning import GpuMachine, TunedTable, Candidate
 assert TunedTable(GpuMachine("a", "b", "c", "d", "e"), Path(sys.argv[1])).save()
 assert "torch" not in sys.modules
-import sparseflow.runtime.tuning.tune, sparseflow.runtime.tuning.child
+import sparseflow.runtime.tuning.fill_gpu_table, sparseflow.runtime.tuning.child
 assert "torch" not in sys.modules
 """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sparseflow.runtime import gpu
 from sparseflow.runtime.kernels import Choice, Problem, find, sparse_kernels
 from sparseflow.runtime.kernels.outputs import output_dtype
-from sparseflow.runtime.tuning import dense
+from sparseflow.runtime.tuning import dense_opponents
 from sparseflow.runtime.tuning.layers import Layer, inputs, reference
 from sparseflow.runtime.tuning.pace import PACES, wanted
 from sparseflow.runtime.tuning.point import KEPT, Candidate, wrong
@@ -177,9 +177,9 @@ class _Point:
 
     def _final(self) -> Done:
         self.say(Doing("preparing the dense products"))
-        opponents = dense.dense(self.layer, self.x, self.pool, self.calls)
-        wide = dense.dense_bf16(self.layer, self.x, self.pool, self.calls)
-        unpacked = dense.unpacked(self.layer, self.x, self.pool, self.calls)
+        opponents = dense_opponents.dense(self.layer, self.x, self.pool, self.calls)
+        wide = dense_opponents.dense_bf16(self.layer, self.x, self.pool, self.calls)
+        unpacked = dense_opponents.unpacked(self.layer, self.x, self.pool, self.calls)
         best = self._best()
         fixed = [*opponents, *wide, unpacked]
         for side in fixed:

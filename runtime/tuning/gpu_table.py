@@ -16,7 +16,7 @@ from typing import Any
 
 from sparseflow.errors import DispatchTableError
 from sparseflow.runtime.dispatch.store import Store, cache_dir, stamp
-from sparseflow.runtime.tuning.machine import GpuMachine
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine
 from sparseflow.runtime.tuning.point import TunedPoint
 
 SHIPPED = Path(__file__).parent / "tables"

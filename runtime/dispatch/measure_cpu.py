@@ -22,10 +22,10 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime import checks, ops, pattern
+from sparseflow.runtime.dispatch.cpu_identity import last_level_cache_bytes
 from sparseflow.runtime.dispatch.doubt import better, doubtful
-from sparseflow.runtime.dispatch.load import LoadMeter
-from sparseflow.runtime.dispatch.machine import last_level_cache_bytes
 from sparseflow.runtime.dispatch.measurement import DENSE, MEASURED_M, Measurement
+from sparseflow.runtime.dispatch.processor_load import LoadMeter
 from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
 from sparseflow.runtime.robust import Settled, settle
 from sparseflow.runtime.timing import Turns

@@ -11,15 +11,15 @@ from typing import Any
 
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.tuning import quick
+from sparseflow.runtime.tuning.gpu_identity import GpuMachine, device_index
+from sparseflow.runtime.tuning.gpu_table import TunedTable
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.lock import alone
-from sparseflow.runtime.tuning.machine import GpuMachine, device_index
 from sparseflow.runtime.tuning.point import Effort, Failure, TunedPoint
 from sparseflow.runtime.tuning.protocol import Request
 from sparseflow.runtime.tuning.quick import Plan, breadth_first
 from sparseflow.runtime.tuning.supervisor import PATIENCE, STARTUP, Supervisor, child_command
 from sparseflow.runtime.tuning.sweep import DEFAULT_M, DTYPES, QUICK_M, refusal
-from sparseflow.runtime.tuning.table import TunedTable
 from sparseflow.runtime.tuning.task import Task
 
 # Called with the points done, the points in all, and what is being measured.

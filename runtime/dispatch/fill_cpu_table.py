@@ -10,13 +10,13 @@ import torch
 
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch.call import call_us
+from sparseflow.runtime.dispatch.cpu_table import Table, warn
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.doubt import doubtful
-from sparseflow.runtime.dispatch.load import WINDOW, LoadMeter
-from sparseflow.runtime.dispatch.measure import measure_layer, sparse_ways
+from sparseflow.runtime.dispatch.measure_cpu import measure_layer, sparse_ways
 from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy
-from sparseflow.runtime.dispatch.table import Table, warn
+from sparseflow.runtime.dispatch.processor_load import WINDOW, LoadMeter
 from sparseflow.support.arguments import Memory
 
 # Called with the points done, the points in all, and what is being measured.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sparseflow.runtime.dispatch.cpu_identity import Machine
 from sparseflow.runtime.dispatch.crossing import choose
-from sparseflow.runtime.dispatch.machine import Machine
 from sparseflow.runtime.dispatch.measurement import Measurement
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.store import DispatchTableWarning, Store, cache_dir, warn
