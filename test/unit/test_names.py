@@ -1,4 +1,4 @@
-"""A module's name says what it holds without its package; the exceptions are conventions of docs/architecture.md."""
+"""A module's name says what it holds without its package; architecture.md has the exceptions."""
 
 from __future__ import annotations
 
