@@ -47,12 +47,14 @@ def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: Sequence[Argu
         )
     if sizes[2] != 1 or causal or not _for_all_heads(op.operands[3], mask):
         return None
-    packed = graph.call_function(_ATEN.reshape.default, (query, [-1, heads, group, sizes[3]]))
+    # By dimensions and not by sizes, which the module's types may leave open.
+    single = graph.call_function(_ATEN.squeeze.dim, (query, 2))
+    packed = graph.call_function(_ATEN.unflatten.int, (single, 1, [heads, group]))
     attention = graph.call_function(
         _ATEN.scaled_dot_product_attention.default, (packed, keys, values, mask), {"scale": scale}
     )
-    head_dim = (_shape(op.results[0]) or sizes)[3]
-    return graph.call_function(_ATEN.reshape.default, (attention, [-1, heads * group, 1, head_dim]))
+    merged = graph.call_function(_ATEN.flatten.using_ints, (attention, 1, 2))
+    return graph.call_function(_ATEN.unsqueeze.default, (merged, 2))
 
 
 def _reads_groups(op: ir.Operation) -> bool:

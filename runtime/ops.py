@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._C import DispatchKeySet
 from torch._ops import OpOverload
 
-from sparseflow.errors import InferenceOnlyError
+from sparseflow.errors import ArgumentError, InferenceOnlyError
 from sparseflow.runtime import native, portable
 
 native.load()
@@ -59,6 +59,15 @@ def refuse_gradients(subject: str) -> InferenceOnlyError:
         subject,
         "an input requires grad, and 2:4 operators are for inference only",
         "call it under torch.inference_mode() or torch.no_grad(), or detach the input",
+    )
+
+
+def refuse_onnx(op: OpOverload) -> ArgumentError:
+    """Return the error for an operator that `torch.onnx.export` meets."""
+    return ArgumentError(
+        "torch.onnx.export",
+        f"ONNX has no operator for packed weights, and the model calls torch.ops.sparseflow.{op._opname}",
+        "export the dense model: sf.nn.densify(model) turns packed layers back into nn.Linear",
     )
 
 
@@ -174,8 +183,15 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
 
 
 def register_fake(op: OpOverload, fake: Callable[..., object]) -> None:
-    """Give an operator its fake implementation and a refusal of gradients."""
-    torch.library.register_fake(op, fake)
+    """Give an operator its fake implementation, a refusal of gradients and one of ONNX."""
+
+    @functools.wraps(fake)
+    def checked(*args: object, **kwargs: object) -> object:
+        if torch.onnx.is_in_onnx_export():
+            raise refuse_onnx(op)
+        return fake(*args, **kwargs)
+
+    torch.library.register_fake(op, checked)
     LIBRARY.impl(op._opname, functools.partial(_below_autograd, op), "Autograd", with_keyset=True)
 
 

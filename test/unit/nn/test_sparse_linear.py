@@ -230,3 +230,13 @@ def _measured_really(shapes):
     """Measuring computes with tensors of its own: under a trace they must not be fake."""
     assert torch.ones(2).sum().item() == 2
     return dict.fromkeys(shapes, Policy.parse("1:cpu,2:dense"))
+
+
+def test_onnx_says_that_packed_layers_have_no_operator_there_and_what_to_do(model, x, monkeypatch):
+    sparsify(model, prune="magnitude")
+    prepare(model, tune="off")
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with pytest.raises(ArgumentError, match="densify"):
+        torch.export.export(model, (x,))
+    densify(model)
+    torch.export.export(model, (x,))
