@@ -89,7 +89,7 @@ def warn_of_format(format: str, refused: Iterable[tuple[str, str]]) -> None:
         by_reason.setdefault(reason, []).append(name)
     if by_reason:
         lines = "; ".join(f"{_listed(names)}: {reason}" for reason, names in by_reason.items())
-        warn(f"layers stay dense that can't be stored in {format}: {lines}", FormatWarning)
+        warn(f"some layers can't be stored in {format} and stay dense: {lines}", FormatWarning)
 
 
 def _listed(names: list[str]) -> str:
