@@ -21,8 +21,9 @@ from sparseflow.errors import (
     QualityWarning,
     SparseFlowWarning,
     UnprunedWarning,
+    UntestedVersionWarning,
 )
-from sparseflow.integrations.transformers import SparseFlowConfig
+from sparseflow.integrations.transformers import SparseFlowConfig, versions
 from sparseflow.runtime.dispatch.cpu_table import DispatchTableWarning, Table
 from sparseflow.support.user_warnings import warn
 
@@ -100,6 +101,20 @@ def test_the_line_is_the_last_of_the_call(
     last = max(line for _, _, line in code.co_lines() if line is not None)
     places = [(w.filename, w.lineno) for w in found if w.category is category]
     assert places == [(__file__, last)]
+
+
+@torch.no_grad()
+def test_a_loaded_model_warns_at_the_line_that_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = sf.compile(llama(), policy="sparse")
+    compiled(torch.tensor([[3, 1, 4]]))
+    compiled.save(tmp_path / "artifact")
+    monkeypatch.setattr(versions, "supported", lambda: "<5.0")
+    versions.warn_if_untested.cache_clear()
+    with pytest.warns(UntestedVersionWarning, match="newer") as found:
+        assert sf.load(tmp_path / "artifact").config is not None
+    assert [w.filename for w in found if w.category is UntestedVersionWarning] == [__file__]
 
 
 def test_the_default_filter_shows_a_line_once_and_other_lines_too() -> None:
