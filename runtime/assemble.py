@@ -6,14 +6,15 @@ from torch import fx, nn
 
 
 def assemble(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
-    """A graph module over the submodules of `root` themselves.
+    """Return a graph module that shares the submodules of `root`.
 
-    GraphModule copies nested attributes into modules of its own; programs share the packed weights.
+    The constructor of GraphModule copies nested attributes into new modules, but programs share packed
+    weights.
 
     Args:
-        root: holds what the graph reads.
+        root: the module whose parameters, buffers and submodules the graph reads.
         graph: the program.
-        name: of the module's class.
+        name: the name of the graph module's class.
     """
     module = fx.GraphModule(root, graph, name)
     for child_name, child in root.named_children():

@@ -1,4 +1,4 @@
-"""Checks of weights that pruning and packing share."""
+"""Argument checks of weights, shared by pruning and packing."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from torch import Tensor
 
 from sparseflow.errors import ArgumentError, WeightError
 
-# What the native operators compute in.
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Finds the first entry or group that breaks a rule: its row and place, or None.
+"""The dtypes of the native operators."""
+
 Scan = Callable[[Tensor], tuple[int, int] | None]
-# Rows are checked in chunks: the temporaries stay small whatever the weight's size.
+"""Finds the first entry, or group of four, that breaks a rule: its row and column, or group; else None."""
+
 CHUNK_ELEMENTS = 1 << 22
+"""Weights are checked in chunks of rows of about this many elements, to bound the temporaries."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As tables and messages call a dtype: "float32"."""
+    """Return the name of a dtype without the prefix ``torch.``, such as ``"float32"``."""
     return str(dtype).removeprefix("torch.")
 
 
 def require_matrix(weight: object, name: str) -> Tensor:
-    """Return ``weight`` as a plain strided 2-d tensor without gradient, or refuse it.
+    """Return ``weight`` detached, if it is a strided 2-d tensor.
 
     Raises:
         ArgumentError: not a tensor, not 2-d, or not strided.
@@ -88,8 +90,8 @@ def _first_nonfinite(weight: Tensor) -> tuple[int, int] | None:
     if scan is not None:
         return scan(weight)
     for start, chunk in row_chunks(weight):
-        wide = chunk.float() if chunk.itemsize == 1 else chunk  # torch has no maximum of e4m3
-        # A maximum of magnitudes is finite just when all of them are: one cheap pass decides.
+        wide = chunk.float() if chunk.itemsize == 1 else chunk  # torch has no amax for float8_e4m3fn
+        # The largest magnitude is finite only if all are, so one reduction is enough for a finite chunk.
         if wide.numel() and not wide.abs().amax().isfinite():
             row, column = (~wide.isfinite()).nonzero()[0].tolist()
             return start + row, column
@@ -97,7 +99,7 @@ def _first_nonfinite(weight: Tensor) -> tuple[int, int] | None:
 
 
 def native_scan(name: str, weight: Tensor) -> Scan | None:
-    """The native operator ``name`` as a scan of ``weight``, or None where torch has to do it."""
+    """Return the native operator ``name`` as a scan; None if it doesn't support ``weight``."""
     operator = getattr(torch.ops.sparseflow, name)
     if weight.device.type != "cpu" or weight.dtype not in NATIVE_DTYPES:
         return None

@@ -1,4 +1,4 @@
-"""A packed weight in the layout of CUDA."""
+"""A 2:4 weight in the layout of the GPU kernels."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor
 
 from sparseflow.runtime import ops as _operators  # noqa: F401  registers torch.ops.sparseflow.*
 
-# From here on torch's allocator takes a segment of the right size; below, one of 20 MiB for several buffers.
 _LARGE = 10 << 20
+"""From this many bytes on, torch's allocator takes a segment of the buffer's size; smaller buffers share
+segments of 20 MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceWeight:
-    """A 2:4 weight ``[N, K]`` as the GPU's kernels read it: two views of one buffer.
+    """A 2:4 weight ``[N, K]`` as the GPU kernels read it: two views of one buffer.
 
-    In the buffer N and K are padded with zeros to multiples of 64, so that every kernel takes every weight.
+    The buffer pads N and K with zeros to multiples of 64, because the kernels work on whole tiles.
 
     Attributes:
-        values: ``[N, Kp/2]``, exactly the portable ``values``; where K is padded, its rows lie apart.
+        values: ``[N, Kp/2]``, equal to the portable ``values``; not contiguous if K is padded.
         positions: 1-d uint8, the portable nibbles in the order of the tensor cores (``csrc/cuda/layout.h``),
-            padded too, right behind the padded values.
+            padded as well; they follow the padded values in memory.
         in_features: K.
     """
 
@@ -33,10 +34,10 @@ class DeviceWeight:
 
     @classmethod
     def from_portable(cls, values: Tensor, positions: Tensor, in_features: int) -> DeviceWeight:
-        """From the portable form (``PackedWeight``), on a CUDA device; one permutation of the places.
+        """Convert the portable form of a weight on a CUDA device, by one permutation of the positions.
 
         Args:
-            values: ``[N, Kp/2]`` of any dtype of 1, 2 or 4 bytes.
+            values: ``[N, Kp/2]``, of any dtype of 1, 2 or 4 bytes.
             positions: ``[N, ceil(Kp/8)]`` uint8.
             in_features: K.
         """
@@ -44,10 +45,10 @@ class DeviceWeight:
         return cls.of_buffer(buffer, values.shape[0], in_features, values.dtype)
 
     def settled(self) -> DeviceWeight:
-        """The same in memory of its own, which shares no segment of torch's allocator with what was freed.
+        """Return a copy that shares no segment of torch's allocator with freed temporaries.
 
-        A large buffer goes to a pool that is given up at once: it gets a segment that nothing else gets, and
-        that is free for all as soon as it is.
+        torch returns whole segments only. A large buffer is therefore allocated in a memory pool of its own,
+        which is dropped at once: its segment holds nothing else and is freed together with the weight.
         """
         buffer = torch.empty(0, dtype=torch.uint8, device=self.values.device).set_(
             self.values.untyped_storage()
@@ -59,8 +60,9 @@ class DeviceWeight:
 
     @classmethod
     def of_buffer(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
-        """Split a buffer that holds the padded values ``[N, Kp/2]`` of `dtype` and their places."""
-        # The own kernel reads weights before the work ahead of it in the stream is done (docs/kernels.md).
+        """Split a buffer into the padded values ``[N, Kp/2]`` of `dtype` and their positions."""
+        # The skinny kernel prefetches weights while earlier work in the stream still runs (docs/kernels.md),
+        # so the buffer must be complete now.
         if not torch.cuda.is_current_stream_capturing():
             torch.cuda.current_stream(buffer.device).synchronize()
         rows, pitch = _padded(n), _padded(k) // 2
@@ -69,20 +71,20 @@ class DeviceWeight:
         return cls(values[:n, : (k + 3) // 4 * 2], buffer[size:], k)
 
     def portable_positions(self) -> Tensor:
-        """The places as the portable form has them: ``[N, ceil(Kp/8)]``."""
-        places: Tensor = torch.ops.sparseflow.portable_positions(
+        """Return the positions in the portable form, ``[N, ceil(Kp/8)]``."""
+        positions: Tensor = torch.ops.sparseflow.portable_positions(
             self.values, self.positions, self.in_features
         )
-        return places
+        return positions
 
     def dense(self) -> Tensor:
-        """The weight ``[N, K]``, with exact zeros where nothing is stored."""
+        """Return the dense weight ``[N, K]``, with exact zeros where nothing is stored."""
         dense: Tensor = torch.ops.sparseflow.decompress(self.values, self.positions, self.in_features)
         return dense
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer, padding included."""
+        """The size of the buffer in bytes, padding included."""
         padded = _padded(self.values.shape[0]) * _padded(self.in_features) // 2
         return padded * self.values.itemsize + self.positions.nbytes
 

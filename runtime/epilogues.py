@@ -1,4 +1,4 @@
-"""How a linear layer ends, in plain torch: for kernels that leave that to others."""
+"""The epilogues of linear layers in plain torch, for kernels that compute the product only."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def finish(y: Tensor, bias: Tensor | None, epilogue: str, residual: Tensor | Non
     Args:
         y: ``[…, N]``, the product.
         bias: ``[N]``, or None.
-        epilogue: none, one of `ACTIVATIONS`, or with a gate such as silu_gated: then ``act(g) * u`` for the
-            halves g and u, ``[…, N/2]``.
+        epilogue: ``"none"``, a name in `ACTIVATIONS`, or a gated one such as ``"silu_gated"``: then the
+            result is ``act(g) * u``, ``[…, N/2]``, for the halves g and u of ``y + bias``.
         residual: of the result's shape, or None.
     """
     wide = y.float() if bias is None else y.float() + bias

@@ -1,10 +1,11 @@
-"""Linear layers in fp8 (e4m3): W scaled by row when it is packed, x scaled by row when the layer runs.
+"""Linear layers in fp8 (e4m3): rows of W are scaled when it is packed, rows of x when the layer runs.
 
     y = act((x8 · W8ᵀ) · x_scale · w_scale + bias) (+ residual)
 
-``sparseflow::linear_fp8`` is the layer. On CUDA it runs as three kernels, ``linear_fp8_fused``. Elsewhere,
-and where torch.compile traces it, it is torch's operators around ``sparseflow::product_fp8``, so that
-inductor fuses the scaling with what is before and after the layer. cuSPARSELt scales fp8 by one number only.
+``sparseflow::linear_fp8`` is the layer. On CUDA it runs as three kernels, ``linear_fp8_fused``. On a CPU, and
+while torch.compile traces, it decomposes into torch's operators around ``sparseflow::product_fp8``, so that
+inductor fuses the scaling with neighbouring operators. The product leaves the scales to them, because
+cuSPARSELt supports only one scale for a whole matrix.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ native.load()
 E4M3 = torch.float8_e4m3fn
 
 LARGEST = 448.0
-"""The largest magnitude of e4m3: what a row's largest becomes."""
+"""The largest finite magnitude of e4m3."""
 
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
-"""Of rows that are zero or nearly so: its reciprocal is finite."""
+"""The least scale of a row, whose reciprocal is finite: rows of zeros have it."""
 
 linear_fp8 = torch.ops.sparseflow.linear_fp8.default
 product_fp8 = torch.ops.sparseflow.product_fp8.default
@@ -34,14 +35,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda y: y, **ep
 
 
 def quantize_rows(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row by a scale of its own, so that its largest magnitude becomes that of e4m3.
+    """Quantise each row with its own scale, chosen so that the row's largest magnitude becomes `LARGEST`.
 
     Args:
-        t: ``[…, K]`` with K at least 1, of a floating dtype.
+        t: ``[…, K]`` with K ≥ 1, of a floating dtype.
 
     Returns:
-        The quantised rows ``[…, K]`` in e4m3, and their scales ``[…, 1]`` in float32: a row is about their
-        product. The scale of a row with NaN or Inf is NaN, which makes all that is computed with it NaN.
+        The quantised rows ``[…, K]`` in e4m3 and their scales ``[…, 1]`` in float32; a row is approximately
+        their product. A row with NaN or Inf has the scale NaN, so that all its results are NaN.
     """
     wide = t.float()
     largest = wide.abs().amax(-1, keepdim=True)
@@ -53,21 +54,24 @@ def quantize_rows(t: Tensor) -> tuple[Tensor, Tensor]:
 def rescale(
     raw: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, epilogue: str, residual: Tensor | None
 ) -> Tensor:
-    """``act(raw · x_scale · w_scale + bias) (+ residual)`` in float32.
+    """Return ``act(raw · x_scale · w_scale + bias) (+ residual)``, ``[…, N]`` in float32.
 
     Args:
         raw: ``[…, N]``, the product of quantised rows.
         x_scale: ``[…, 1]``.
         w_scale: ``[N]``.
         bias: ``[N]``, or None.
-        epilogue: none, relu, gelu, gelu_tanh or silu.
+        epilogue: ``"none"``, ``"relu"``, ``"gelu"``, ``"gelu_tanh"`` or ``"silu"``.
         residual: ``[…, N]``, or None.
+
+    Raises:
+        RuntimeError: an unknown epilogue, as torch's operators raise.
     """
     if epilogue not in _ACTIVATIONS:
         raise RuntimeError(
             f"sparseflow::linear_fp8: epilogue must be one of {', '.join(_ACTIVATIONS)}, got '{epilogue}'"
         )
-    # The weight's scale first: a huge x times a product of large whole numbers would be Inf.
+    # The weight's scale comes first: raw may be large, and times a large scale of x it could overflow.
     y = raw.float() * w_scale * x_scale
     y = _ACTIVATIONS[epilogue](y if bias is None else y + bias)
     return y if residual is None else y + residual
@@ -87,7 +91,7 @@ def _linear(
 ) -> Tensor:
     if torch.is_grad_enabled() and torch._C._any_requires_grad(x, bias, residual):
         raise ops.refuse_gradients("torch.ops.sparseflow.linear_fp8")
-    if x.is_cuda and type(x) is Tensor:  # what torch.compile traces is a subclass
+    if x.is_cuda and type(x) is Tensor:  # torch.compile traces with a subclass
         fused: Tensor = torch.ops.sparseflow.linear_fp8_fused(
             x, values, positions, scales, bias, residual, in_features, epilogue, policy, dense
         )
@@ -105,9 +109,9 @@ def _product(
     policy: list[int],
     dense: Tensor | None = None,
 ) -> Tensor:
-    """On the CPU, whatever the policy says: the product in float32, rounded as on the GPU."""
-    _fake_product(x, values, positions, in_features, policy, dense)
-    # fp8 values are scattered as floats: torch has no scatter for them.
+    """Multiply on the CPU, in float32 and rounded as on the GPU; no policy applies there."""
+    _fake_product(x, values, positions, in_features, policy, dense)  # for its checks
+    # torch can't scatter fp8 values.
     weight = portable.unpack_2_4(values.float(), positions, in_features) if dense is None else dense
     return (x.float() @ weight.float().T).to(torch.bfloat16)
 

@@ -1,4 +1,4 @@
-"""Loads the native library, which registers the ``sparseflow::*`` operators with torch."""
+"""Loading of the native library, which registers the ``sparseflow::*`` operators with torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import torch
 from sparseflow.errors import NativeLibraryError
 
 ENVIRONMENT = "SPARSEFLOW_LIBRARY"
-"""Names another build of the library, such as one with sanitizers."""
+"""The environment variable with the path of another build of the library, such as one with sanitizers."""
+
 LIBRARY = Path(__file__).with_name("libsparseflow_runtime.so")
 
 
 def library_path() -> Path:
-    """The library that the environment names, or beside this file, or where an editable install put it.
+    """Return the path of the native library.
+
+    That is the one that the environment names, else the one beside this file, else the one in another folder
+    of an editable install.
 
     Raises:
-        NativeLibraryError: it isn't installed.
+        NativeLibraryError: the library isn't installed.
     """
     if named := os.environ.get(ENVIRONMENT):
         return Path(named)
@@ -41,7 +45,7 @@ def library_path() -> Path:
 
 @functools.cache
 def load() -> None:
-    """Register the native operators; safe to call often.
+    """Register the native operators; calls after the first do nothing.
 
     Raises:
         NativeLibraryError: the library is missing, or torch refuses to load it.

@@ -1,8 +1,8 @@
-"""Makes ``torch.ops.sparseflow.*`` whole: loads the native library and adds what torch needs around it.
+"""The operators ``torch.ops.sparseflow.*``: the native ones, completed by what is written in Python.
 
-Importing this module registers, for each operator, a fake implementation (meta device, torch.compile,
-torch.export); a refusal of gradients; for ``linear`` the casts of autocast; and plain-torch pruning and
-packing for devices without native code.
+Importing this module loads the native library and registers a fake implementation of each operator (for the
+meta device, torch.compile and torch.export), an error for inputs that require gradients, the casts of
+autocast for ``linear``, and pruning and packing in plain torch for devices without native code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
 skinny_linear = torch.ops.sparseflow.skinny_linear.default
 
 check: Callable[[bool, Callable[[], str]], None] = torch._check
-"""It raises where a condition on the arguments of an operator doesn't hold; torch doesn't annotate it."""
+"""Raises RuntimeError with the message if the condition is false; torch doesn't annotate it."""
 
 
 class OperatorLibrary(Protocol):
@@ -48,13 +48,13 @@ operator_library: Callable[[str, str], OperatorLibrary] = torch.library.Library
 LIBRARY = operator_library("sparseflow", "IMPL")
 
 REGISTERED: dict[int, Callable[..., Tensor]] = {}
-"""What runs the kernels that were registered from Python, by their codes; `kernels.register` fills it."""
+"""The functions of kernels registered from Python, by the kernel's code; `kernels.register` fills it."""
 
 _raised = threading.local()
 
 
 def refuse_gradients(subject: str) -> InferenceOnlyError:
-    """The error for an operator whose input requires a gradient while gradients are recorded."""
+    """Return the error for an operator whose input requires a gradient while gradients are recorded."""
     return InferenceOnlyError(
         subject,
         "an input requires grad, and 2:4 operators are for inference only",
@@ -72,7 +72,7 @@ def refuse_onnx(op: OpOverload) -> ArgumentError:
 
 
 def _below_autograd(op: OpOverload, keyset: DispatchKeySet, *args: object) -> object:
-    """Run ``op`` without autograd, which must not get a result that looks differentiable."""
+    """Run ``op`` below autograd, so that its result never looks differentiable."""
     if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
         raise refuse_gradients(f"torch.ops.sparseflow.{op._opname}")
     with torch._C._AutoDispatchBelowAutograd():
@@ -80,7 +80,7 @@ def _below_autograd(op: OpOverload, keyset: DispatchKeySet, *args: object) -> ob
 
 
 def _autocast_linear(device_type: str, keyset: object, *args: object) -> Tensor:
-    """Cast every floating tensor (fp64 apart) to the autocast dtype, as torch does for ``F.linear``."""
+    """Cast all floating tensors except float64 to the autocast dtype, as torch does for ``F.linear``."""
     dtype = torch.get_autocast_dtype(device_type)
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
@@ -89,7 +89,7 @@ def _autocast_linear(device_type: str, keyset: object, *args: object) -> Tensor:
 
 
 def autocast(value: object, device_type: str, dtype: torch.dtype) -> object:
-    """An argument as autocast hands it on: cast where it is a floating tensor of that device, fp64 apart."""
+    """Return an argument, cast if it is a floating tensor of the device and not float64."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == torch.float64:
         return value
     return value.to(dtype) if value.device.type == device_type else value
@@ -105,7 +105,7 @@ def _linear_registered(
     epilogue: str,
     code: int,
 ) -> Tensor:
-    """What ``linear`` calls for a kernel that isn't native."""
+    """Run a kernel that was registered from Python; the native ``linear`` calls this."""
     run = REGISTERED.get(code & 255)
     try:
         if run is None:
@@ -117,7 +117,7 @@ def _linear_registered(
 
 
 def _registered_failure(code: int) -> str:
-    """What the last such call of this thread raised: the native caller learns only that it failed."""
+    """Return the error of this thread's last `_linear_registered`, as C++ sees only that it failed."""
     text: str = getattr(_raised, "text", f"kernel {code & 255} failed")
     return text
 
@@ -183,7 +183,7 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
 
 
 def register_fake(op: OpOverload, fake: Callable[..., object]) -> None:
-    """Give an operator its fake implementation, a refusal of gradients and one of ONNX."""
+    """Register an operator\'s fake implementation, and the errors for gradients and ONNX."""
 
     @functools.wraps(fake)
     def checked(*args: object, **kwargs: object) -> object:

@@ -1,4 +1,4 @@
-"""A weight as a format stores it."""
+"""`PackedWeight`, a weight stored in a format, and packing."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from sparseflow.runtime.pattern import first_violation
 
 
 class PackedWeight(nn.Module):
-    """A weight ``[N, K]`` in a format: its tensors are buffers, named as the format's parts.
+    """A weight ``[N, K]`` stored in a format; its tensors are buffers named after the format's parts.
 
-    Its tensors have the layout of their device; moving the module between devices, `portable` and the state
-    dict translate. Casts change what the format stores in the weight's dtype.
+    The tensors have the layout of their device. Moving the module to another device, `portable` and the state
+    dict convert them. Casting the module changes the parts that are stored in the weight's dtype.
 
     Args:
-        tensors: in the format's order: of ``"2:4"`` values ``[N, Kp/2]``, those kept, in order of place, and
-            positions ``[N, ceil(Kp/8)]`` uint8, for each group a nibble ``p0 | p1 << 2``, p0 < p1, even
-            groups low. Kp is K rounded up to a multiple of 4.
+        tensors: the format's parts, in its order. For ``"2:4"``: the kept values ``[N, Kp/2]`` in column
+            order, and positions ``[N, ceil(Kp/8)]`` uint8 with a nibble ``p0 | p1 << 2``, p0 < p1, for each
+            group of four, even groups in the low nibble. Kp is K rounded up to a multiple of 4.
         in_features: K.
-        format: a name that `formats.find` finds.
-        dtype: of the weight that it stands for: float32, bfloat16 or float16. Left out it is the first
-            tensor's.
-        name: how errors call the weight.
-        trusted: skip the look at what the tensors hold (for what this package packed itself).
+        format: the name of a registered format.
+        dtype: the dtype of the represented weight: float32, bfloat16 or float16. By default that of the first
+            tensor.
+        name: the weight's name in errors.
+        trusted: skip the checks of the tensors' contents, for tensors that this package packed itself.
 
     Raises:
-        ArgumentError: a shape, dtype or device doesn't fit, or there is no such format.
-        WeightError: the tensors hold what no weight can: NaN, Inf, a place that is not p0 < p1, a value
-            beyond K.
+        ArgumentError: a shape, dtype or device doesn't fit, or the format is unknown.
+        WeightError: the tensors hold NaN, Inf, positions that aren't p0 < p1, or a nonzero value beyond K.
     """
 
-    # Those of the formats that are 2:4; `tensors` has any format's.
+    # Parts of the 2:4 formats; `tensors` returns the parts of any format.
     values: Tensor
     positions: Tensor
     dense: Tensor | None
@@ -66,7 +65,7 @@ class PackedWeight(nn.Module):
         self.register_buffer("dense", None, persistent=False)
         self.register_buffer("turned", None, persistent=False)
         self._place(tuple(tensor.detach().contiguous() for tensor in tensors))
-        self.format.load()  # programs call its operator by name
+        self.format.load()  # programs look its operator up by name
 
     @classmethod
     def empty(
@@ -77,7 +76,7 @@ class PackedWeight(nn.Module):
         device: torch.device | str | None = None,
         format: str = "2:4",
     ) -> PackedWeight:
-        """A weight of zeros, to load a state dict into or to `fill`."""
+        """Return a weight of zeros, into which a state dict is loaded or `fill` copies."""
         found, at = find(format), torch.empty(0, device=device).device
         _weight_dtype(found, (), dtype, "weight")
         if at.type == "meta":
@@ -99,68 +98,73 @@ class PackedWeight(nn.Module):
 
     @property
     def shape(self) -> torch.Size:
-        """Of the weight it stands for: ``[N, K]``."""
+        """The shape of the represented weight, ``[N, K]``."""
         return torch.Size((self.out_features, self.in_features))
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.tensors[0].device
 
     @property
     def multiplied(self) -> torch.dtype:
-        """What its product multiplies: the dtype that policies are looked up by."""
+        """The dtype that is multiplied, which policies are looked up by."""
         return TORCH_DTYPES[self.format.multiplied(ELEMENT_TYPES[self.dtype])]
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: of the packed form with its padding, and of the dense one where it is kept."""
+        """The bytes held: of the packed form with its padding, and of kept dense forms."""
         kept = (tensor.nbytes for tensor in (self.dense, self.turned) if tensor is not None)
         return self.format.held_bytes(self.tensors, self.in_features) + sum(kept)
 
     @property
     def dense_nbytes(self) -> int:
-        """Bytes of the dense weight it stands for."""
+        """The bytes of the represented weight if it were stored densely."""
         return self.out_features * self.in_features * self.dtype.itemsize
 
     def unpack(self) -> Tensor:
-        """The weight ``[N, K]`` that it stands for, with exact zeros where nothing is stored."""
+        """Return the represented weight ``[N, K]`` in `dtype`, with exact zeros where nothing is stored."""
         return self.format.unpack(self.tensors, self.in_features).to(self.dtype)
 
     def portable(self) -> tuple[Tensor, ...]:
-        """The tensors in the form that is saved, on this device."""
+        """Return the tensors in the portable form, which is the saved one, on this device."""
         return self.format.portable(self.tensors, self.in_features)
 
     def keep_dense(self) -> None:
-        """Hold the dense form that the operator takes as ``dense`` from now on: memory mode ``fast``."""
+        """Store the dense form as `dense`, for the operator's argument of that name."""
         if self.dense is None:
             self.dense = self._dense()
 
     def keep_turned(self) -> None:
-        """Hold the transpose of the dense form, ``[K, N]``, contiguous, as ``turned`` from now on."""
+        """Store the transpose of the dense form, contiguous ``[K, N]``, as `turned`."""
         if self.turned is None:
             self.turned = self._dense().t().contiguous()
 
     def fill(self, parts: Sequence[tuple[Tensor, ...]]) -> None:
-        """Become the rows of other weights, one below the other, on their device.
+        """Replace the tensors by the concatenated rows of other weights, on their device.
 
         Args:
-            parts: of each its tensors in this format's portable form.
+            parts: the tensors of each weight, in this format's portable form.
         """
         self._place(self.format.join(parts))
 
     def shard(self, dim: int, rank: int, world: int) -> PackedWeight:
-        """One of `world` equal pieces along dim 0, N, or 1, K.
+        """Return one of `world` equal pieces along dimension 0 (N) or 1 (K).
+
+        Args:
+            dim: 0 or 1.
+            rank: the index of the piece.
+            world: the number of pieces.
 
         Raises:
-            ArgumentError: N or K can't be cut into so many.
+            ArgumentError: N or K can't be divided into that many pieces.
         """
         tensors = self.format.shard(self.portable(), self.in_features, dim, rank, world)
         in_features = self.in_features // world if dim else self.in_features
         return PackedWeight(tensors, in_features, self.format.name, self.dtype, trusted=True)
 
     def settle(self) -> None:
-        """On a GPU: give back the memory around this weight, free or temporary while it was packed."""
+        """Move a weight on a GPU to compact memory, and free what packing used temporarily."""
         settled = self.format.settled(self.tensors, self.in_features)
         if settled[0] is not self.tensors[0]:
             self._set(settled)
@@ -175,7 +179,7 @@ class PackedWeight(nn.Module):
             setattr(self, name, tensor)
 
     def _place(self, tensors: tuple[Tensor, ...]) -> None:
-        """Take the portable form, or a device's, as this device wants it."""
+        """Store tensors, in the portable form or a device's, in the layout of their device."""
         self._set(self.format.to_device(tensors, self.in_features))
         self.dense = None if self.dense is None else self._dense()
         self.turned = None if self.turned is None else self._dense().t().contiguous()
@@ -206,7 +210,7 @@ class PackedWeight(nn.Module):
             destination[f"{prefix}{part}"] = tensor
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows between the parentheses."""
+        """Return what ``repr`` shows between the parentheses."""
         kind = checks.dtype_name(self.dtype)
         stored = f"{kind} as {self.format.name}" if self.format.lossy else kind
         share = f"{self.nbytes / self.dense_nbytes:.3f} of dense" if self.dense_nbytes else "empty"
@@ -219,7 +223,7 @@ class PackedWeight(nn.Module):
         tensors = tuple(tensor for tensor in found if isinstance(tensor, Tensor))
         if len(tensors) == len(found):
             name = prefix.removesuffix(".") or "weight"
-            # torch casts what it loads.
+            # Of a format that isn't lossy the checkpoint's dtype may differ: torch casts while loading.
             dtype = _weight_dtype(self.format, tensors, self.dtype if self.format.lossy else None, name)
             self._require(tensors, name, dtype)
             self.format.check(tensors, self.in_features, name)
@@ -231,7 +235,7 @@ class PackedWeight(nn.Module):
 def _weight_dtype(
     stored: Format, tensors: Sequence[Tensor], dtype: torch.dtype | None, name: str
 ) -> torch.dtype:
-    """The dtype that the tensors' weight has, one that can be packed."""
+    """Return the dtype of the represented weight; refuse dtypes that can't be packed."""
     if dtype is None and stored.lossy:
         raise ArgumentError(
             name,
@@ -247,16 +251,16 @@ def _weight_dtype(
 
 
 def _moved(fn: Callable[[Tensor], Tensor], tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A part after the module moved, in the dtype that the format gives it."""
+    """Return a part after the module moved, in the part's own dtype."""
     moved = fn(tensor)
     return moved if moved.dtype == dtype else tensor.to(moved.device)
 
 
 def require_24(packed: PackedWeight, subject: str) -> None:
-    """Refuse a weight of another format than ``"2:4"``, where others have no such form.
+    """Refuse a weight in another format than ``"2:4"``.
 
     Raises:
-        ArgumentError: says of which it is.
+        ArgumentError: names the weight's format.
     """
     if packed.format is not find("2:4"):
         raise ArgumentError(
@@ -265,12 +269,12 @@ def require_24(packed: PackedWeight, subject: str) -> None:
 
 
 def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
-    """Pack a weight that is 2:4 already; nothing is pruned here.
+    """Pack a weight that is already 2:4; nothing is pruned.
 
     Args:
-        w: weight ``[N, K]``, float32, bfloat16 or float16, at most two nonzeros in each group of four
-            (−0.0 is a zero, and comes back as 0.0). On the meta device only the shapes are made.
-        name: how errors call the weight.
+        w: weight ``[N, K]`` in float32, bfloat16 or float16, with at most two nonzeros in each group of four.
+            −0.0 counts as zero and unpacks as 0.0. A weight on the meta device gives meta tensors.
+        name: the weight's name in errors.
 
     Returns:
         The packed weight, on the same device.
@@ -283,17 +287,18 @@ def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
 
 
 def pack(w: Tensor, format: str = "2:4", *, name: str = "weight") -> PackedWeight:
-    """Pack a weight that is 2:4 already in any format; as `compress_2_4`, which is this in ``"2:4"``."""
+    """Pack a weight that is already 2:4 in any format; `compress_2_4` does it in ``"2:4"``."""
     weight = checks.require_matrix(w, name)
     tensors = packed_tensors(weight, find(format), name)
     return PackedWeight(tensors, weight.shape[1], format, weight.dtype, name=name, trusted=True)
 
 
 def packed_tensors(w: Tensor, stored: Format, name: str) -> tuple[Tensor, ...]:
-    """The tensors of a 2:4 weight ``[N, K]`` in a format's portable form.
+    """Return the tensors of a 2:4 weight ``[N, K]`` in a format's portable form.
 
     Raises:
-        ArgumentError, WeightError: as `compress_2_4`.
+        ArgumentError: as in `compress_2_4`.
+        WeightError: as in `compress_2_4`.
     """
     weight = checks.require_matrix(w, name)
     checks.require_dtype(weight, NATIVE_DTYPES, name)

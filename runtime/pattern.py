@@ -10,12 +10,12 @@ from sparseflow.runtime import checks, ops, portable
 
 
 def prune_24(w: Tensor, *, name: str = "weight") -> Tensor:
-    """Keep the two largest magnitudes of each group of four; ties keep the earlier.
+    """Return a weight with only the two largest magnitudes of each group of four; ties keep the earlier.
 
     Args:
-        w: weight ``[N, K]``; float32, bfloat16, float16 or float64, any device. Where K is not divisible by 4
-            the last, shorter group keeps at most two too. It is not changed.
-        name: how errors call the weight.
+        w: weight ``[N, K]`` in float32, bfloat16, float16 or float64, on any device; it isn't changed. If K
+            is not divisible by 4, the last, shorter group keeps at most two entries as well.
+        name: the weight's name in errors.
 
     Returns:
         A new contiguous tensor of the same shape, dtype and device.
@@ -34,7 +34,7 @@ def prune_24(w: Tensor, *, name: str = "weight") -> Tensor:
 
 
 def is_24(w: Tensor) -> bool:
-    """Whether each group of four of ``w`` ``[N, K]`` holds at most two nonzeros; −0.0 counts as zero.
+    """Return whether each group of four of ``w`` ``[N, K]`` has at most two nonzeros; −0.0 counts as zero.
 
     Raises:
         ArgumentError: not a 2-d strided tensor with data.
@@ -43,11 +43,11 @@ def is_24(w: Tensor) -> bool:
 
 
 def first_violation(w: Tensor, *, name: str = "weight") -> tuple[int, int] | None:
-    """Row and group of the first group of four with more than two nonzeros, or None.
+    """Return (row, group) of the first group of four with more than two nonzeros, or None.
 
     Args:
         w: weight ``[N, K]`` of any dtype; group g covers the columns 4g … 4g+3. NaN counts as a nonzero.
-        name: how errors call the weight.
+        name: the weight's name in errors.
 
     Raises:
         ArgumentError: not a 2-d strided tensor with data.
@@ -66,17 +66,17 @@ def first_violation(w: Tensor, *, name: str = "weight") -> tuple[int, int] | Non
 
 
 def _nonzeros_by_group(weight: Tensor) -> Tensor:
-    """int32 ``[N, ceil(K/4)]``."""
+    """Return the number of nonzeros in each group of four, int32 ``[N, ceil(K/4)]``."""
     nonzero = (weight != 0).contiguous()
     if weight.shape[1] % 4:
         nonzero = F.pad(nonzero, (0, -weight.shape[1] % 4))
-    # Four bools are one int32 of 0/1 bytes; multiplying by 0x01010101 leaves their sum in the top byte.
-    # Far faster than reducing a dimension of four.
+    # Four bools are one int32 with bytes of 0 or 1; multiplied by 0x01010101, its top byte is their sum. This
+    # is much faster than a reduction over a dimension of size four.
     return nonzero.view(torch.int32) * 0x01010101 >> 24
 
 
 def relative_difference(weight: Tensor, pruned: Tensor) -> float:
-    """‖W − W'‖ / ‖W‖ in the Frobenius norm; 0 for a zero weight and on the meta device."""
+    """Return ‖W − W'‖ / ‖W‖ in the Frobenius norm; 0 for a zero weight and on the meta device."""
     if weight.is_meta or pruned is weight:
         return 0.0
     dtype = torch.promote_types(weight.dtype, torch.float32)

@@ -1,6 +1,6 @@
-"""The 2:4 operators in plain torch: for devices and dtypes that the native library doesn't serve.
+"""The 2:4 operators in plain torch, for devices and dtypes that the native library doesn't support.
 
-Results are bit for bit those of the native operators (``runtime/csrc``), for the CPU in fp32, bf16, fp16.
+Results are bit-identical to those of the native CPU operators (``runtime/csrc``).
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor
 
 
 def _groups(weight: Tensor, padding: float) -> Tensor:
-    """``[N, K]`` as groups ``[N, Kp/4, 4]``, the last one filled up with ``padding``."""
+    """Reshape ``[N, K]`` to groups ``[N, Kp/4, 4]``; pad the last one with ``padding``."""
     n, k = weight.shape
     return F.pad(weight, (0, -k % 4), value=padding).reshape(n, (k + 3) // 4, 4)
 
 
 def keep_mask(weight: Tensor) -> Tensor:
-    """Which entries are among the two largest magnitudes of their group; ties keep the earlier.
+    """Return which entries are among the two largest magnitudes of their group; ties keep the earlier.
 
     Args:
-        weight: ``[N, K]``, any real floating dtype with comparisons, without NaN.
+        weight: ``[N, K]`` without NaN, of a floating dtype that torch can compare.
 
     Returns:
         bool, ``[N, ceil(K/4), 4]``, two entries true in each group.
     """
     magnitude = _groups(weight.abs(), padding=-1.0)
-    # The rank of an entry is how many others beat it. Six comparisons a group need no sort, keep ties stable,
-    # and are the same on every device.
+    # An entry's rank is the number of larger ones. Six comparisons a group replace a sort, whose order of
+    # ties would differ between devices.
     rank = torch.zeros_like(magnitude, dtype=torch.uint8)
     for i, j in itertools.combinations(range(4), 2):
         earlier_wins = magnitude[..., i] >= magnitude[..., j]
@@ -39,7 +39,7 @@ def keep_mask(weight: Tensor) -> Tensor:
 
 
 def prune_2_4(weight: Tensor) -> Tensor:
-    """``[N, K]`` with all but the two largest magnitudes of each group of four set to zero."""
+    """Return ``[N, K]`` with all but the two largest magnitudes of each group of four set to zero."""
     keep = keep_mask(weight).flatten(1)[:, : weight.shape[1]]
     return weight.where(keep, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
@@ -55,18 +55,18 @@ def pack_2_4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nibbles_to_bytes(nibbles: Tensor) -> Tensor:
-    """Two nibbles a byte, the first one low: uint8 ``[N, groups]`` to ``[N, ceil(groups/2)]``."""
-    nibbles = F.pad(nibbles, (0, nibbles.shape[1] % 2), value=0b0100)  # an unused nibble is a valid one too
+    """Join pairs of nibbles, the first one low: uint8 ``[N, groups]`` to ``[N, ceil(groups/2)]``."""
+    nibbles = F.pad(nibbles, (0, nibbles.shape[1] % 2), value=0b0100)  # a valid nibble: positions 0 and 1
     return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
 
 
 def bytes_to_nibbles(positions: Tensor) -> Tensor:
-    """The other way round: ``[N, b]`` to ``[N, 2·b]``."""
+    """Split bytes into nibbles, the low one first: uint8 ``[N, b]`` to ``[N, 2·b]``."""
     return torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)
 
 
 def unpack_2_4(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
-    """The dense weight ``[N, in_features]`` of a packed one."""
+    """Return the dense weight ``[N, in_features]`` of a packed one."""
     n, groups = values.shape[0], values.shape[1] // 2
     nibbles = bytes_to_nibbles(positions)[:, :groups]
     places = torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()

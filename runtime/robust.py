@@ -1,13 +1,13 @@
-"""The rule by which times survive a noisy machine, one for all measurements that decide something.
+"""Robust timing on a noisy machine, for every measurement that decides something.
 
-Sides run in turns, round after round, so that a slow phase of the machine hits all of them. What is above
-``OUTLIER`` times a side's fastest was disturbed and is dropped; the side's time is the lower quartile of
-the rest. Rounds repeat until, on every side, the ``AGREE`` times around that quartile lie within ``WITHIN``,
-or a bound is reached; the spread that is left says what the result is worth.
+The sides run in turns, round after round, so that a slow phase of the machine affects all of them. A time
+above ``OUTLIER`` times a side's fastest counts as disturbed and is dropped; the side's result is the lower
+quartile of the others. Rounds repeat until the ``AGREE`` times around that quartile lie within ``WITHIN`` on
+every side, or a limit is reached. The remaining spread tells how far the result can be trusted.
 
-Recorded times (`benchmarks/_trace.py`) spoke against two other rules. Ratios within single rounds would
-cancel slow phases too, but a time that another process doubled is far more frequent, and spoils its round for
-all sides. The few fastest times of a side are those of a weight that happened to lie in a cache.
+Recorded times (`benchmarks/_trace.py`) ruled out two alternatives. Ratios within a round cancel slow phases
+too, but a single time that another process doubles is far more frequent, and spoils the ratios of all sides
+in its round. A side's few fastest times are of calls whose weight happened to be in the cache.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 AGREE = 3
-"""How many times have to agree."""
+"""The number of times of a side that have to agree."""
 
 WITHIN = 0.03
-"""How far they may lie apart."""
+"""The largest relative difference between times that agree."""
 
 PATIENT = 2 * AGREE
-"""So many rounds are tried where times don't agree, however slow they are."""
+"""The least number of rounds before times that don't agree are accepted, even beyond the time limit."""
 
 LOOSE = 0.06
-"""Times further apart when the bound is reached are doubtful."""
+"""The spread from which on the result of a measurement that reached its limit is doubtful."""
 
 OUTLIER = 2.0
-"""What is above this many times a side's fastest is no time of that side."""
+"""A time more than this factor above the side's fastest is dropped."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What several sides took.
+    """The measured times of several sides.
 
     Attributes:
-        times: of each side, in the unit that was measured.
-        spread: how far those around the quartile lie apart, of the side where that is most: 0.03 are 3%.
-        rounds: how often each side ran.
+        times: each side's time, in the unit of the measurement.
+        spread: the relative difference between the times around the quartile, of the side where it is
+            largest; 0.03 is 3%.
+        rounds: the number of rounds.
     """
 
     times: tuple[float, ...]
@@ -55,14 +56,14 @@ def settle(
     enough: float = 0.0,
     limit: float,
 ) -> Settled:
-    """Repeat rounds until all sides agree with themselves.
+    """Repeat rounds until the times of every side agree, or a limit is reached.
 
     Args:
-        turn: runs the round of that number and returns each side's time.
-        least: fewest rounds.
-        most: most rounds.
-        enough: the time of all sides together before which agreement may be chance, in the unit of ``turn``.
-        limit: of the time of all sides together, after which it is tried no longer, but ``PATIENT`` rounds.
+        turn: runs the round with the given number and returns each side's time.
+        least: the fewest rounds.
+        most: the most rounds.
+        enough: the total time of all sides, in the unit of ``turn``, before which agreement may be chance.
+        limit: the total time of all sides after which no round follows; ``PATIENT`` rounds run in any case.
     """
 
     def wanted() -> bool:
@@ -94,7 +95,10 @@ def _spread(sides: Sequence[Sequence[float]]) -> float:
 
 
 def _apart(side: Sequence[float]) -> float:
-    """How far the times around the quartile lie apart; outliers among them where too few others are left."""
+    """Return the relative difference of the times around the quartile.
+
+    Outliers are among them if too few other times are left.
+    """
     first = max(0, _kept(side) // 4 - 1)
     around = side[first : first + AGREE]
     return around[-1] / around[0] - 1

@@ -30,14 +30,14 @@ SCALAR_FUNCTIONS: dict[str, Callable[..., object]] = {
     "max": max,
     "sym_sqrt": torch._sym_sqrt,  # type: ignore[attr-defined]
 }
-"""By the name in MLIR."""
+"""The functions by their names in MLIR."""
 
 _NAMES: dict[Hashable, str] = {function: name for name, function in SCALAR_FUNCTIONS.items()}
 
 NATIVE_INT_OPERATORS = frozenset({"add", "sub", "mul", "floordiv", "neg", "eq", "ne", "lt", "le", "gt", "ge"})
-"""Those that the Torch dialect has as `torch.aten.<name>.int`."""
+"""The functions that the Torch dialect has as `torch.aten.<name>.int`."""
 
 
 def scalar_operator_name(function: object) -> str | None:
-    """The name in MLIR of a Python function of numbers, None if it is none."""
+    """Return the name in MLIR of a Python function of numbers; None for other objects."""
     return _NAMES.get(function) if isinstance(function, Hashable) else None

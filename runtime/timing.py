@@ -1,4 +1,4 @@
-"""Timing that compares: all sides in turn, so that what disturbs the machine disturbs all of them."""
+"""Interleaved timing of several sides, so that a disturbance of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import time
 from collections.abc import Callable, Sequence
 
 Side = Callable[[int], object]
-"""Called with the number of its turn (to rotate its data); returns when it is done."""
+"""What is timed. It takes the number of the round, for rotating its data, and returns when it is done."""
 
 
 def once(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that one call takes by a clock."""
+    """Return the seconds that one call takes, by a clock."""
     start = clock()
     run()
     return clock() - start
 
 
 class Turns:
-    """Rounds in which every side runs once, in an order that changes: none always follows the same one.
+    """Rounds in which every side runs once, in a changing order: no side always follows the same other.
 
     Args:
-        sides: what is compared; each runs once at first, which isn't timed.
-        clock: in seconds.
+        sides: what is compared; each first runs once without being timed.
+        clock: returns seconds.
     """
 
     def __init__(self, sides: Sequence[Side], clock: Callable[[], float] = time.perf_counter) -> None:
@@ -34,7 +34,7 @@ class Turns:
             side(0)
 
     def __call__(self, turn: int) -> list[float]:
-        """The seconds of each side in the round of that number."""
+        """Run the round with the given number; return the seconds of each side."""
         times = [0.0] * len(self._sides)
         for index in next(self._orders):
             times[index] = once(functools.partial(self._sides[index], turn + 1), self._clock)
@@ -48,12 +48,12 @@ def interleaved(
 
     Args:
         sides: what is compared.
-        seconds: about how long to measure, all sides together.
-        least: fewest turns.
-        most: most turns.
+        seconds: the approximate duration, of all sides together.
+        least: the fewest rounds.
+        most: the most rounds.
 
     Returns:
-        The seconds of every turn, one list for each side.
+        One list for each side with its seconds in every round.
     """
     turns = Turns(sides)
     rounds = [turns(0)]
@@ -63,5 +63,5 @@ def interleaved(
 
 
 def medians(sides: Sequence[Side], **limits: float) -> list[float]:
-    """The median seconds of each side, measured as `interleaved` does with the same limits."""
+    """Return the median seconds of each side, measured by `interleaved` with the same limits."""
     return [statistics.median(times) for times in interleaved(sides, **limits)]  # type: ignore[arg-type]

@@ -119,5 +119,9 @@ class QualityWarning(SparseFlowWarning):
     """Pruning cost more quality than it had to, or is likely to."""
 
 
+class FormatWarning(SparseFlowWarning):
+    """Layers can't be stored in the weight format that was asked for, and stay dense."""
+
+
 class SlowerWarning(UserWarning):
     """A compiled model was measured to be slower than the dense one."""

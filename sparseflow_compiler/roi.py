@@ -13,7 +13,7 @@ MONTHS_A_YEAR = 12
 SECONDS_A_DAY = 86400
 
 _ZERO_OR_MORE = {"gpu_hourly_cost": math.inf, "monthly_fee": math.inf, "efficiency": 1.0}
-"""Figures that may be 0, and the most that they may be; the others must be more than 0."""
+"""The largest value of each figure that may be 0; all others must be positive."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Workload:
                 raise ArgumentError(f"--{name.replace('_', '-')} {value}", f"must be {allowed} and finite")
 
     def saving(self) -> Saving:
-        """GPUs and dollars, each way."""
+        """Return the saving in GPUs and dollars."""
         # Exact arithmetic: rounding must not add a GPU if the figures divide evenly.
         exact = {name: Fraction(str(value)) for name, value in asdict(self).items()}
         rps = exact["tokens_per_day"] / exact["tokens_per_request"] / SECONDS_A_DAY
@@ -87,7 +87,7 @@ class Saving:
 
     @property
     def yearly(self) -> float:
-        """Dollars a year."""
+        """The saving in dollars a year."""
         return MONTHS_A_YEAR * self.monthly
 
     @property

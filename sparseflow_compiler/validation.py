@@ -43,13 +43,13 @@ PRODUCTION = (
     (512, 4096, 11008),
     (2048, 4096, 11008),
 )
-"""M, N, K of the products that a release must get right."""
+"""M, N and K of the products that a release must compute correctly."""
 
 SAMPLE = 64
-"""Rows, and columns, of y that a CPU compares: fp64 of all of them would take minutes."""
+"""Rows and columns of y that are compared on a CPU, where fp64 of all entries would take minutes."""
 
 _PIECE = 1 << 20
-"""Entries of an operand that are brought to fp64 at a time."""
+"""Entries of an operand that are converted to fp64 at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Validation:
         return {"meta": meta, "ok": self.ok, "rows": rows}
 
     def table(self, width: int = 110) -> str:
-        """Return it as text, one line a product."""
+        """Return the result as text, one line a product."""
         from rich.console import Console
         from rich.table import Table
 
@@ -137,7 +137,7 @@ class Validation:
             figures = (f"{check.rel_err:.1e}", f"{check.of_bound:.3f}")
             table.add_row(sign, str(check.m), str(check.n), str(check.k), check.dtype, what, *figures)
         text = io.StringIO()
-        console = Console(file=text, width=width, markup=False)  # reasons hold brackets
+        console = Console(file=text, width=width, markup=False)  # reasons contain brackets
         console.print(table)
         console.print(self._summary(), highlight=False)
         return text.getvalue()
@@ -159,18 +159,18 @@ def validate(
 ) -> Validation:
     """Multiply by random 2:4 weights and compare with fp64.
 
-    Each product is checked as the policy "sparse" runs it: on a CPU by its own kernel, on a GPU by the best
-    algorithm of the tuned tables, the library's first where they have none, and densely where the dtype or
-    device allows nothing else. Kernels that were registered are checked beside it, where they can implement
-    the product. Each check says what ran.
+    Each product is checked as the policy "sparse" runs it: on a CPU by SparseFlow's kernel; on a GPU by the
+    best algorithm of the tuned tables, or by the library's first one if they have none; and densely if the
+    dtype or device allows nothing else. Registered kernels that can implement a product are checked too. Each
+    check says what ran.
 
     Args:
         products: (M, N, K), each at least 1.
         dtypes: float32, bfloat16 or float16.
         device: where to run.
-        sample: compare so many rows and so many columns of each product, evenly spread with the first and the
-            last among them; None: compare everything.
-        seed: of the random numbers.
+        sample: compare this many rows and columns of each product, evenly spread from the first to the last;
+            None compares everything.
+        seed: the seed of the random numbers.
         progress: called for each product.
     """
     from sparseflow.profiling.measure_model import device_name
@@ -195,17 +195,17 @@ def validate(
 
 
 def _checks(x: Tensor, weight: Tensor, packed: PackedWeight, sample: int | None) -> Iterator[Check]:
-    """A check for each way of running the product."""
+    """Yield a check for each way of running the product."""
     check = Check(len(x), len(weight), x.shape[1], dtype_name(x.dtype))
     for policy, why in _ways(packed, len(x)):
         try:
             yield _checked(check, x, weight, packed, policy, why, sample)
-        except (SparseFlowError, RuntimeError) as error:  # an error of the device too is a finding
+        except (SparseFlowError, RuntimeError) as error:  # errors of the device are findings too
             yield dataclasses.replace(check, why=str(error).partition("\n")[0])
 
 
 def _ways(packed: PackedWeight, m: int) -> Iterator[tuple[Policy, str]]:
-    """Policies to check, and why one of them is dense: that of mode "sparse", and the registered kernels'."""
+    """Yield the policies to check, and why one is dense: those of mode "sparse" and of registered kernels."""
     shape, dtype, device = packed.shape, packed.dtype, packed.device
     n, k = shape
     found = which.policies([(n, k)], dtype, device, mode="sparse", tune="off")[n, k]
@@ -241,7 +241,7 @@ def _checked(
 
 
 def _prepared(packed: PackedWeight, policy: Policy, m: int) -> str:
-    """What a policy runs at that M, its plans built."""
+    """Build the plans of a policy for m rows; return what runs."""
     choice = policy.choice(m)
     if packed.device.type != "cuda":
         isa: str = torch.ops.sparseflow.cpu_isa()

@@ -3,9 +3,9 @@
 // N, K: out and in features of a weight. Kp: K rounded up to a multiple of 4.
 //   values     [N, Kp/2]          the two kept values of every group of four, in order of position
 //   positions  [N, ceil(Kp/8)]    uint8; group g sits in byte g/2, low nibble for even g;
-//                                 nibble = p0 | p1 << 2 with p0 < p1, the places of the kept values
+//                                 nibble = p0 | p1 << 2 with p0 < p1, the positions of the kept values
 //   policy     [m0, b0, m1, b1…]  from M >= m_i on, b_i runs (codes: common/kernels.h); below m0 the device's own sparse kernels
-//   dense      [N, K]             the same weight kept whole, for the calls that `policy` makes dense
+//   dense      [N, K]             the same weight stored densely, for the calls that `policy` runs densely
 #include <torch/csrc/stable/library.h>
 
 #include <string>
@@ -27,62 +27,65 @@ std::vector<std::string> kernels() {
 }  // namespace sparseflow
 
 STABLE_TORCH_LIBRARY(sparseflow, m) {
-  // y = act(x · Wᵀ + bias) (+ residual), [..., N]; with the epilogue "<act>_gated" and no residual act(g) ⊙ u,
-  // [..., N/2], for the halves g and u of x · Wᵀ + bias.
+  // y = act(x · Wᵀ + bias) (+ residual), [..., N]. With an epilogue "<act>_gated", which allows no residual,
+  // y = act(g) ⊙ u, [..., N/2], for the halves g and u of x · Wᵀ + bias.
   m.def(
       "linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
-  // The same by a kernel that was registered from Python, by its code in a policy (runtime/kernels/registered.py).
+  // Runs linear() by a kernel that was registered from Python, given its code (runtime/kernels/registry.py).
   m.def(
       "linear_registered(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int code) -> Tensor");
-  // What the last such call of this thread raised.
+  // The message of the error that the last linear_registered of this thread raised.
   m.def("registered_failure(int code) -> str");
   // The kernels of this library, each as "name=code".
   m.def("kernels() -> str[]");
-  // In e4m3, y = act((x8 · W8ᵀ) · x_scale · scales + bias) (+ residual) in the dtype of x, which it quantises row by
-  // row; values are W8, scales [N] float32, dense is W8 whole.
+  // y = act((x8 · W8ᵀ) · x_scale · scales + bias) (+ residual) in the dtype of x, where x8 is x quantised row by row to
+  // e4m3; values are those of W8 in e4m3, scales are [N] float32, and dense is W8 stored densely.
   m.def(
       "linear_fp8(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
-  // Its product alone: x8 · W8ᵀ in bfloat16, which holds every such sum.
+  // The product alone: x8 · W8ᵀ in bfloat16, whose range holds every such sum.
   m.def(
       "product_fp8(Tensor x, Tensor values, Tensor positions, int in_features, int[] policy, Tensor? dense=None) "
       "-> Tensor");
   m.def("prune_2_4(Tensor weight) -> Tensor");
   m.def("pack_2_4(Tensor weight) -> (Tensor values, Tensor positions)");
   m.def("unpack_2_4(Tensor values, Tensor positions, int in_features) -> Tensor");
-  // The first row that breaks the rule, and its first bad group (of four) or column; (-1, -1) where none does.
+  // The first row that isn't 2:4, or isn't finite, and its first bad group of four or column; (-1, -1) if there is
+  // none.
   m.def("first_not_2_4(Tensor weight) -> (int row, int group)");
   m.def("first_not_finite(Tensor weight) -> (int row, int column)");
   m.def("cpu_isa() -> str");
 
   // Contextual MLPs, y = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down_t + down_bias over the neurons of a
-  // list; without a gate act(x · upᵀ + up_bias) · down_t. x [..., H], gate, up and down_t [I, H] in x's dtype, or int8
-  // with scales [I] float32. neurons [I] int32, ascending, of which count [1] int32 are read, one list for all rows of x;
-  // or [M, I] with [M], one for each.
+  // list; without a gate, y = act(x · upᵀ + up_bias) · down_t + down_bias. x is [..., H]; gate, up and down_t are [I,
+  // H] in x's dtype, or int8 with scales [I] float32. neurons is [I] int32, ascending, of which the first count [1]
+  // int32 are read, for all rows of x; or [M, I] with count [M], a list for each row.
   m.def(
       "contextual_mlp(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "
       "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor neurons, Tensor count, "
       "str activation) -> Tensor");
-  // [M, I] float32: (x · aᵀ) · bᵀ + bias; a [r, H] and b [I, r] in any floating dtype, or int8 with scales [r] and [I].
+  // Returns (x · aᵀ) · bᵀ + bias, [M, I] float32; a [r, H] and b [I, r] have any floating dtype, or int8 with scales
+  // [r] and [I].
   m.def(
       "contextual_scores(Tensor x, Tensor a, Tensor b, Tensor? bias, Tensor? a_scale=None, Tensor? b_scale=None) "
       "-> Tensor");
-  // The lists: of the rows' union, or of each row. "threshold": score > parameter; "top_k": the largest `parameter`
-  // scores of a row; "statistical": score > mean + parameter · standard deviation of its row. A NaN is selected.
+  // Returns the selected neurons, as one list for the union of all rows or as a list for each row. "threshold" selects
+  // scores > parameter; "top_k" the largest `parameter` scores of a row; "statistical" scores > mean + parameter ·
+  // standard deviation of their row. NaNs are always selected.
   m.def(
       "contextual_select(Tensor scores, str rule, float parameter, bool per_row=False) "
       "-> (Tensor neurons, Tensor count)");
-  // The three in one call.
+  // contextual_scores, contextual_select and contextual_mlp in one call.
   m.def(
       "contextual_mlp_predicted(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "
       "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor pred_a, Tensor pred_b, "
       "Tensor? pred_bias, Tensor? pred_a_scale, Tensor? pred_b_scale, str rule, float parameter, str activation, "
       "bool per_row=False) -> Tensor");
-  // That for up to m_max rows of x; for more, the dense MLP over the same tensors. The weights of gate and up, or of down,
-  // may be 2:4 and given packed too, as `linear` takes them (gate's rows, then up's): then such a product of more rows
-  // runs by its policy.
+  // contextual_mlp_predicted for up to m_max rows of x, and the dense MLP over the same tensors for more. If the
+  // weights of gate and up, or of down, are 2:4, they may be given packed as well (gate's rows, then up's): the
+  // products for more than m_max rows then run by their policy.
   m.def(
       "contextual_mlp_auto(Tensor x, Tensor? gate, Tensor up, Tensor down_t, Tensor? gate_scale, Tensor? up_scale, "
       "Tensor? down_scale, Tensor? gate_bias, Tensor? up_bias, Tensor? down_bias, Tensor pred_a, Tensor pred_b, "

@@ -1,4 +1,4 @@
-"""Which way a packed layer runs for which M: measured once for a machine, kept in a table, never guessed."""
+"""Dispatch of packed layers: policies by M from measurements that are made once for a machine and kept."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ __all__ = [
     "choose_by_thresholds",
 ]
 
-# Measuring needs torch; choosing doesn't, and stays light.
+# Lazy, because measuring imports torch, which choosing doesn't need.
 __getattr__, __dir__ = lazy.names(globals(), {"calibrate": "fill_cpu_table", "Table": "cpu_table"})

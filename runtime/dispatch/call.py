@@ -1,4 +1,4 @@
-"""What a call of our operator costs on a CPU beyond one of ``F.linear`` that runs the same dense product."""
+"""The overhead of our operator's call on a CPU over a call of ``F.linear`` with the same dense product."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sparseflow.runtime.dispatch.measurement import DENSE
 from sparseflow.runtime.timing import interleaved
 
 SIZE = 16
-"""N and K of the layer that is timed, and of the smallest that is packed: its product takes no time."""
+"""N and K of the timed layer, and the least of a packed one: its product takes next to no time."""
 
 TURNS = 400
-"""Of some microseconds. The fastest counts: other processes only ever add time."""
+"""Calls of each side, a few microseconds long. The fastest counts, as other processes only add time."""
 
 
 @functools.cache
 def call_us() -> float:
-    """Return the microseconds that a kept dense weight costs by our operator; measured once a process.
+    """Return the microseconds that our operator takes beyond ``F.linear`` to run a kept dense weight.
 
     They don't depend on the layer's size: the operator calls the very product that ``F.linear`` calls.
     """

@@ -1,4 +1,4 @@
-"""What a measured time depends on besides the layer: processor, instruction set, threads, software."""
+"""The machine that a measured time holds for: processor, instruction set, threads and software."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sparseflow.runtime.dispatch.store import TableKey
 
 CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-# Where the system doesn't tell: more than most processors have, so rotation still leaves the caches.
+# Used if the system doesn't report a size: larger than most caches, so that rotating weights exceed them.
 DEFAULT_CACHE_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine(TableKey):
-    """The key of a dispatch table: measurements hold only where all of it is equal."""
+    """The key of a dispatch table; measurements hold only where all fields are equal."""
 
     cpu: str
     isa: str
@@ -32,14 +32,14 @@ class Machine(TableKey):
 
     @classmethod
     def here(cls) -> Machine:
-        """This machine, with the thread count that torch has now."""
+        """Return this machine, with torch's current number of threads."""
         isa: str = torch.ops.sparseflow.cpu_isa()
         return cls(cpu_model(), isa, torch.get_num_threads(), str(torch.__version__), library_digest())
 
 
 @functools.cache
 def cpu_model() -> str:
-    """The processor's name with family and model: hypervisors often leave only "AMD EPYC"."""
+    """Return the processor's name with family and model, as hypervisors often report only "AMD EPYC"."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
@@ -55,13 +55,13 @@ def cpu_model() -> str:
 
 @functools.cache
 def library_digest() -> str:
-    """A hash of the native library: other kernels have other times."""
+    """Return a hash of the native library, because other kernels have other times."""
     return hashlib.sha256(native.library_path().read_bytes()).hexdigest()[:16]
 
 
 @functools.cache
 def last_level_cache_bytes() -> int:
-    """The largest cache of the first core, which is what a rotation of weights has to exceed."""
+    """Return the size of the first core's largest cache, which rotating weights must exceed."""
     sizes = [_cache_bytes(path) for path in CACHES.glob("index*/size")]
     return max(sizes, default=0) or DEFAULT_CACHE_BYTES
 

@@ -1,4 +1,4 @@
-"""The measurements of one machine, kept as a JSON file under the user's cache folder."""
+"""The table of a CPU's measurements, a JSON file in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sparseflow.runtime.dispatch.cpu_identity import Machine
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.measurement import Measurement
 from sparseflow.runtime.dispatch.policy import Policy
-from sparseflow.runtime.dispatch.store import DispatchTableWarning, Store, cache_dir, warn
+from sparseflow.runtime.dispatch.store import DispatchTableWarning, Store, cache_dir
 
-__all__ = ["DispatchTableWarning", "Table", "cache_dir", "warn"]
+__all__ = ["DispatchTableWarning", "Table", "cache_dir"]
 
 
 class Table(Store[Measurement]):
@@ -29,7 +29,7 @@ class Table(Store[Measurement]):
         super().__init__(self.machine, (folder or cache_dir()) / f"dispatch-{self.machine.digest()}.json")
 
     def policy(self, dtype: str, n: int, k: int) -> Policy | None:
-        """The policy that the measurements justify, or None where there are none."""
+        """Return the policy that the measurements of a layer justify, or None without any."""
         rows = self.layer(dtype, n, k)
         return choose(rows) if rows else None
 

@@ -1,9 +1,8 @@
-"""From measurements on the CPU to a policy: the faster way at each M, and where to switch between them.
+"""Choice of a CPU policy from measurements: the fastest way at each M, and the M's at which to switch.
 
-A packed layer can run by a sparse kernel, or by the dense product. In memory mode ``compressed`` the
-dense weight isn't kept and is decompressed for each product; in mode ``fast`` it is there; in mode ``auto``
-it is there where some M would lose without. What all ways are held against, and what every reported
-speed-up refers to, is ``F.linear`` with a dense weight.
+A packed layer runs by a sparse kernel or by the dense product. In memory mode ``compressed`` the dense weight
+isn't kept and is decompressed for each product; in mode ``fast`` it is kept; in mode ``auto`` it is kept if
+some M would lose without it. Every speed-up is over ``F.linear`` with a dense weight.
 """
 
 from __future__ import annotations
@@ -19,35 +18,38 @@ from sparseflow.runtime.kernels import Choice
 from sparseflow.support.arguments import Memory
 
 _HORIZON = 1 << 20
-"""The M beyond which no trend is followed."""
+"""Trends are extrapolated up to this M."""
 
 
 def choose(
     measurements: Iterable[Measurement], memory: Memory = "compressed", *, call_us: float = 0.0
 ) -> Policy:
-    """The policy that the measurements of one layer justify.
+    """Return the policy that the measurements of one layer justify.
 
-    At each measured M the fastest way runs; but the one of the M before is kept while it is within 2% of
-    dense, and of the fastest one within 2% or what its times lay apart, so that noise makes no ranges; within
-    6% of both where other processes disturbed the times.
-    Between two measured M's with different choices, the switch is where their times cross, interpolated
-    linearly in log time over log M: the geometric midpoint when both win alike, nearer to the one that wins
-    by less otherwise. Below the first and above the last measured M the nearest one's choice holds; but below
-    the first one dense runs where the dense weight is kept, and in mode ``auto`` a sparse way whose lead over
-    the dense one shrank between the last two measured M's runs no further than to where it would be gone at
-    that pace.
+    At each measured M the fastest way runs, with hysteresis: the way of the M before is kept if it is within
+    2% of dense, and of the fastest way within the larger of 2% and the spread of its times, so that noise
+    makes no ranges. For times that other processes disturbed both limits are 6%.
+
+    If the choices at two neighbouring measured M's differ, the switch is where their times cross,
+    interpolated linearly in log time over log M: at the geometric midpoint if both win by the same factor,
+    otherwise nearer to the one that wins by less.
+
+    Below the first and above the last measured M the choice of the nearest one holds, with two exceptions.
+    Below the first, the dense product runs if the dense weight is kept. In mode ``auto``, a sparse way whose
+    lead over dense shrank between the last two measured M's runs only up to the M where the lead would be
+    gone at that pace.
 
     Args:
-        measurements: of one (dtype, N, K), each M once, in any order.
-        memory: whether the dense weight is kept, so that the dense way needs no decompression. ``"auto"``
-            keeps it where some M would lose without; whether that pays is for others to judge.
-        call_us: what our operator's call takes beyond that of ``F.linear``, when it runs the kept weight.
+        measurements: all of one (dtype, N, K), each M once, in any order.
+        memory: whether the dense weight is kept and needs no decompression. ``"auto"`` keeps it if some M
+            would lose without it; whether it is worth its memory is decided by `products.copies`.
+        call_us: the microseconds that our operator takes beyond ``F.linear`` to run the kept weight.
 
     Returns:
-        The policy; look at ``pays`` before packing the layer, and at ``losing``.
+        The policy. Check its ``pays`` before packing the layer, and its ``losing``.
 
     Raises:
-        ArgumentError: no measurements, of several layers, or an M twice.
+        ArgumentError: there are no measurements, they are of several layers, or an M appears twice.
     """
     points = sorted(measurements, key=lambda point: point.m)
     if (
@@ -75,7 +77,7 @@ def _policy(points: Sequence[Measurement], starts: list[tuple[int, Choice]], cop
 
 
 def _end(points: Sequence[Measurement], running: Choice) -> list[tuple[int, Choice]]:
-    """Dense, from where the last way's lead over it would be gone if it went on shrinking as it does."""
+    """Return the switch to dense at the M where the last way's shrinking lead would be gone."""
     if running.is_dense or len(points) < 2 or math.isinf(points[-2].us(running)):
         return []
     before, now = (math.log(point.us(DENSE) / point.us(running)) for point in points[-2:])
@@ -110,7 +112,7 @@ def _chosen(points: Sequence[Measurement]) -> list[Choice]:
 
 
 def _switch(left: Measurement, right: Measurement, before: Choice, after: Choice) -> list[tuple[int, Choice]]:
-    """What starts in (left.m, right.m]: a kernel runs only between M's at which it was timed, else dense."""
+    """Return what starts in (left.m, right.m]; a kernel runs only between M's where it was timed."""
     starts, ends = math.isinf(left.us(after)), math.isinf(right.us(before))
     if starts and ends:
         return [(left.m + 1, DENSE), (right.m, after)] if right.m > left.m + 1 else [(right.m, after)]
@@ -120,12 +122,12 @@ def _switch(left: Measurement, right: Measurement, before: Choice, after: Choice
 
 
 def _crossing(left: Measurement, right: Measurement, before: Choice, after: Choice) -> int:
-    """The first M in (left.m, right.m] at which ``after`` should run."""
-    lead = math.log(
-        left.us(after) / left.us(before)
-    )  # of `before` at the left point; < 0 if it was merely kept
-    lag = math.log(right.us(before) / right.us(after))  # > 0: `after` is the best one there
+    """Return the first M in (left.m, right.m] at which ``after`` should run."""
+    # The lead of `before` at the left point, which is negative if it only stayed by hysteresis, and the lead
+    # of `after` at the right point, which is positive, as it is the fastest one there.
+    lead = math.log(left.us(after) / left.us(before))
+    lag = math.log(right.us(before) / right.us(after))
     share = max(lead, 0.0) / (max(lead, 0.0) + lag)
     crossing = left.m * math.exp(share * math.log(right.m / left.m))
-    # The sum of logarithms misses whole numbers by a rounding error, which must not cost a whole M.
+    # Rounding errors of the logarithms must not move the crossing to the next M.
     return min(max(math.ceil(crossing - 1e-9 * crossing), left.m + 1), right.m)

@@ -1,4 +1,4 @@
-"""Which measured points are to be measured again, and which of two measurements of a point is kept."""
+"""Rules for measuring a doubtful point again, and for choosing between two measurements of a point."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sparseflow.runtime.dispatch.measurement import Measurement
 from sparseflow.runtime.kernels import Choice
 
 TRIES = 3
-"""A point whose times don't agree, or don't fit its neighbours', stands after so many."""
+"""The most measurements of a point whose times don't agree, or don't fit those of its neighbours."""
 
 FAR = 2.0
-"""A speed-up this many times above, or below, those at both neighbouring M's is suspicious."""
+"""A speed-up that differs by this factor from those at both neighbouring M's is implausible."""
 
 
 def doubtful(rows: Sequence[Measurement], *, crowd: bool = False) -> list[int]:
-    """The M's to measure again: crowded ones, and those not settled or implausible that had few tries.
+    """Return the M's to measure again: crowded ones, and unsettled or implausible ones with few tries.
 
     Args:
         rows: of one layer, ascending in M.
@@ -33,7 +33,7 @@ def doubtful(rows: Sequence[Measurement], *, crowd: bool = False) -> list[int]:
 
 
 def implausible(rows: Sequence[Measurement]) -> set[int]:
-    """The M's at which some way's speed-up is far above, or far below, that of both neighbours.
+    """Return the M's at which the speed-up of some way differs by `FAR` from those of both neighbours.
 
     At the first and last M there is one neighbour, which has to be far twice over.
 
@@ -63,11 +63,11 @@ def _far(gains: Sequence[tuple[int, float]]) -> set[int]:
 
 
 def better(old: Measurement, new: Measurement) -> Measurement:
-    """What to keep of two measurements of one point, with the tries of both.
+    """Return the better of two measurements of one point, with the tries of both.
 
-    The one without a crowd, else by more threads, else that settled. Of two alike each side's lower time:
-    other processes only add, and phases in which they take the caches pass. One with other kernels replaces
-    the old one.
+    A measurement without other busy processes is preferred, then one with more threads, then a settled one.
+    If the two are alike, the result has the lower time of each side, because other processes only add time.
+    If the kernels differ, the new measurement is returned.
     """
     kept = new
     if dict(old.sparse_us).keys() == dict(new.sparse_us).keys():

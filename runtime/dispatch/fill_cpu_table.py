@@ -1,4 +1,4 @@
-"""Fills the machine's table with the layers that a model needs."""
+"""Calibration: filling the CPU's table with the layers that a model needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch.call import call_us
-from sparseflow.runtime.dispatch.cpu_table import Table, warn
+from sparseflow.runtime.dispatch.cpu_table import DispatchTableWarning, Table
 from sparseflow.runtime.dispatch.crossing import choose
 from sparseflow.runtime.dispatch.doubt import doubtful
 from sparseflow.runtime.dispatch.measure_cpu import measure_layer, sparse_ways
@@ -18,12 +18,13 @@ from sparseflow.runtime.dispatch.measurement import MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.dispatch.processor_load import WINDOW, LoadMeter
 from sparseflow.support.arguments import Memory
+from sparseflow.support.user_warnings import warn
 
-# Called with the points done, the points in all, and what is being measured.
 Progress = Callable[[int, int, str], None]
+"""Called with the points done, the points in all, and what is being measured."""
 
-# What one process couldn't measure well it leaves to the next.
 _MEASURED_HERE: set[Measurement] = set()
+"""The measurements of this process, which doesn't repeat doubtful ones; the next process does."""
 
 
 def calibrate(
@@ -34,25 +35,25 @@ def calibrate(
     table: Table | None = None,
     memory: Memory = "auto",
 ) -> dict[tuple[int, int], Policy]:
-    """The policy of each layer shape on this machine, measuring only what its table lacks.
+    """Return the policy of each layer shape on this machine, measuring only what its table lacks.
 
-    Measured shapes are saved one by one: an interrupted calibration is resumed by the next. Points whose
-    times don't agree, or don't fit their neighbours', are measured again after the others. Those measured
-    while other processes kept cores busy are reported with a ``DispatchTableWarning``, and measured again by
-    the next process that needs them and finds the machine idle.
+    Every measured shape is saved at once, so that an interrupted calibration can be resumed. Points whose
+    times don't agree, or don't fit those of their neighbours, are measured again after the others. A
+    ``DispatchTableWarning`` reports points that were measured while other processes kept cores busy; the next
+    process that needs them and finds the machine idle measures them again.
 
     Args:
-        shapes: the layers' (N, K), in any order, repeats allowed.
+        shapes: the layers' (N, K), in any order; a shape may repeat.
         dtype: float32, bfloat16 or float16.
         progress: called with (points done, points in all, text) before and after each measured point.
-        table: where measurements are kept; the machine's own by default.
-        memory: whether packed layers keep their dense weight, as `choose` has it.
+        table: where measurements are kept; the machine's own table by default.
+        memory: whether packed layers keep their dense weight, as in `choose`.
 
     Returns:
-        A policy for each distinct shape, its measurements and speed-ups with it.
+        A policy for each distinct shape, with its measurements and speed-ups.
 
     Raises:
-        ArgumentError: a size below 1 or another dtype.
+        ArgumentError: a size is below 1, or the dtype is another one.
     """
     table = Table() if table is None else table
     name = dtype_name(dtype)
@@ -71,12 +72,12 @@ def calibrate(
 
 
 def forget() -> None:
-    """Measure what is doubtful again, as another process would."""
+    """Measure doubtful points again in this process, as another process would."""
     _MEASURED_HERE.clear()
 
 
 def _still_crowded(rows: Iterable[Measurement], meter: LoadMeter) -> bool:
-    """Whether points that another process measured in a crowd would be measured in one now."""
+    """Return whether points that another process measured in a crowd would meet one again now."""
     if not any(row.crowded and row not in _MEASURED_HERE for row in rows):
         return False
     time.sleep(WINDOW)
@@ -84,7 +85,7 @@ def _still_crowded(rows: Iterable[Measurement], meter: LoadMeter) -> bool:
 
 
 def _missing(table: Table, dtype: torch.dtype, n: int, k: int, crowd: bool) -> list[int]:
-    """The M's without a time of some kernel, and those that deserve another one."""
+    """Return the M's at which some kernel has no time, and those that deserve another measurement."""
     rows = table.layer(dtype_name(dtype), n, k)
     known = {row.m: set(row.ways()) for row in rows}
     again = set(doubtful(rows, crowd=crowd)) - {row.m for row in rows if row in _MEASURED_HERE}
@@ -101,7 +102,8 @@ def _warn(rows: Sequence[Measurement]) -> None:
         warn(
             f"{crowded} of {len(rows)} points were measured while other processes kept cores busy, with the "
             "threads that had a core: the choice between sparse and dense may be off; the next process that "
-            "finds the machine idle measures them again"
+            "finds the machine idle measures them again",
+            DispatchTableWarning,
         )
 
 
@@ -113,7 +115,7 @@ class _Calibration:
     counter: _Counter
 
     def measure(self, shape: tuple[int, int], ms: Sequence[int]) -> None:
-        """Measure points of a layer and keep them."""
+        """Measure points of a layer and save them."""
         if not ms:
             return
         n, k = shape
@@ -133,7 +135,7 @@ class _Calibration:
         self.table.save()
 
     def again(self, shape: tuple[int, int], ms: Sequence[int]) -> None:
-        """Measure those of the points again that are doubtful, now that all others are done."""
+        """Measure doubtful points among these again."""
         rows = self.table.layer(dtype_name(self.dtype), *shape)
         crowd = self.meter.crowded(torch.get_num_threads())
         again = [m for m in doubtful(rows, crowd=crowd) if m in ms]

@@ -1,11 +1,12 @@
-"""Measures one layer shape: the sparse kernels and the decompressing path against ``F.linear``.
+"""Measuring a layer shape on a CPU: sparse kernels and decompression against ``F.linear``.
 
-All sides run in turn within one loop, in one process, with the same threads, over weights that rotate past
-the last-level cache, as the layers of a model do, until their times agree (`sparseflow.runtime.robust`).
+All sides run in turn in one process, with the same threads, until their times agree
+(`sparseflow.runtime.robust`). Their weights rotate through copies that exceed the last-level cache, as the
+layers of a model do.
 
-A team of threads waits for the one whose core another process keeps busy, at every barrier: no statistic
-finds the kernels' times among such. In a crowd only as many threads run as have a core; one alone is timed by
-the processor time that it gets, which others don't touch.
+At every barrier a team of threads waits for the thread whose core another process keeps busy, and no
+statistic recovers the kernels' times from such measurements. On a crowded machine, therefore, only as many
+threads run as have a core to themselves; a single thread is timed by its own processor time.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ from sparseflow.runtime.robust import Settled, settle
 from sparseflow.runtime.timing import Turns
 
 MAX_ROWS = 4096
-# At many rows of x the kernels' work on x alone counts, which fewer rows of W would not bear.
+# For many rows of x, preparing x takes time too, which fewer rows of W would overstate.
 MIN_ROWS = 2048
-# Dense bytes of one weight: larger ones are measured on a slice of their rows.
+# Dense bytes of a weight; larger ones are measured on a slice of their rows.
 MAX_WEIGHT_BYTES = 96 << 20
-# Multiplications of one call; above it fewer rows are measured, MIN_ROWS at least.
+# Multiplications in a call; larger products are measured on fewer rows of W, at least MIN_ROWS.
 MAX_WORK = 1 << 33
 MAX_COPIES = 64
 MAX_REPS = 400
-# Of a point whose times don't agree; each side of a slow one runs some times all the same.
+# The limit for a point whose times don't agree; sides of slow points still run a few times.
 SECONDS_A_POINT = 0.25
-# Agreement of a moment means little: this is some time slices of the system.
+# Times that agree within a moment prove little; this is a few time slices of the scheduler.
 LEAST_SECONDS = 0.02
 
-# Runs one way of computing the layer, in its n-th turn.
+# Runs the layer in one way, in the round with the given number.
 _Side = Callable[[int], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Weights:
-    """Copies of one random pruned weight, dense and packed, that together exceed the last-level cache."""
+    """Copies of one random pruned weight, dense and packed, which together exceed the last-level cache."""
 
     dense: Sequence[Tensor]
     packed: Sequence[tuple[Tensor, Tensor]]
@@ -59,7 +60,7 @@ class _Weights:
     def random(cls, rows: int, k: int, dtype: torch.dtype) -> _Weights:
         weight = pattern.prune_24(torch.randn(rows, k, dtype=torch.float32).to(dtype))
         values, positions = ops.pack_2_4(weight)
-        # Each side evicts its own copies: the smaller, packed form decides how many that takes.
+        # Each side must evict its own copies, so the smaller, packed form determines their number.
         needed = 2 * last_level_cache_bytes() // max(1, values.nbytes + positions.nbytes) + 1
         copies = max(2, min(MAX_COPIES, needed))
         return cls(
@@ -68,7 +69,7 @@ class _Weights:
         )
 
     def sides(self, x: Tensor, rows: int, sparse: Sequence[Choice]) -> list[_Side]:
-        """Dense, decompress-and-multiply, and each sparse way, on the first ``rows`` rows of a copy."""
+        """Return dense, decompress-and-multiply and each sparse way, on the first ``rows`` rows of a copy."""
         copies, k = len(self.dense), x.shape[1]
 
         def packed(turn: int, choice: Choice) -> Tensor:
@@ -84,7 +85,7 @@ class _Weights:
 
 
 def sparse_ways(n: int, k: int, dtype: torch.dtype, m: int) -> tuple[Choice, ...]:
-    """Every sparse way in which this machine's CPU can run a layer ``[N, K]`` with m rows."""
+    """Return every sparse way in which this machine's CPU can run a layer ``[N, K]`` with m rows of x."""
     problem = Problem(checks.dtype_name(dtype), n, k, m=m)
     able = (kernel for kernel in sparse_kernels("cpu") if kernel.can_implement(problem) is None)
     return tuple(choice for kernel in able for choice in kernel.candidates(problem))
@@ -100,10 +101,10 @@ def measure_layer(
     known: Sequence[Measurement] = (),
     meter: LoadMeter | None = None,
 ) -> list[Measurement]:
-    """Measure a layer ``[N, K]`` at each M, and those points once more, at the end, of which it is worth it.
+    """Measure a layer ``[N, K]`` at each M; at the end, measure doubtful points once more.
 
-    A layer too large to measure whole is measured on its first rows and the times scaled: the cost of all
-    sides is linear in N from some thousand rows on. ``Measurement.rows`` records it.
+    A layer too large to measure whole is measured on its first rows, and the times are scaled: from some
+    thousand rows on, the time of every side is linear in N. ``Measurement.rows`` records the rows.
 
     Args:
         n: out features, at least 1.
@@ -111,11 +112,11 @@ def measure_layer(
         dtype: float32, bfloat16 or float16.
         ms: the M's.
         on_point: called with M after each point.
-        known: earlier measurements of the layer; of a point in ``ms`` the better one is returned.
-        meter: what watches the other processes, since before.
+        known: earlier measurements of the layer; for a point in ``ms`` the better measurement is returned.
+        meter: watches other processes; it has been running since before the first point.
 
     Raises:
-        ArgumentError: a size below 1 or another dtype.
+        ArgumentError: a size is below 1, or the dtype is another one.
     """
     if min(n, k, *ms) < 1 or dtype not in checks.NATIVE_DTYPES:
         raise ArgumentError(
@@ -142,7 +143,7 @@ def _better(old: Measurement | None, new: Measurement) -> Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class _Bench:
-    """Measures points of one layer.
+    """The measurements of one layer.
 
     Attributes:
         weights: copies of the layer, or of its first rows.
@@ -155,7 +156,7 @@ class _Bench:
     meter: LoadMeter
 
     def measure(self, m: int) -> Measurement:
-        """Measure the layer with m rows of x, by all threads or those that have a core."""
+        """Measure the layer with m rows of x, with all threads or those that have a core."""
         weight, wanted = self.weights.dense[0], torch.get_num_threads()
         settled, threads = self._settle_where_free(m)
         scale = 1e6 * self.n / self.rows(m) * threads / wanted
@@ -177,7 +178,7 @@ class _Bench:
         )
 
     def _settle_where_free(self, m: int) -> tuple[Settled, int]:
-        """The times and the threads that ran; once more without the cores of others that came meanwhile."""
+        """Return the times and the number of threads; repeat once if a core was taken meanwhile."""
         wanted = torch.get_num_threads()
         before = self.meter.free(wanted)
         settled = self._settle(m, before)
@@ -185,7 +186,7 @@ class _Bench:
         return (settled, before) if after >= before else (self._settle(m, after), after)
 
     def rows(self, m: int) -> int:
-        """How many rows of W are measured."""
+        """Return how many rows of W are measured for m rows of x."""
         most, k = self.weights.dense[0].shape
         return int(min(most, max(MIN_ROWS, MAX_WORK // (m * k))))
 
@@ -200,13 +201,13 @@ class _Bench:
 
 
 def clock(threads: int) -> Callable[[], float]:
-    """What times so many threads: of one, only the processor time that it gets."""
+    """Return the clock for a number of threads: for a single one, its own processor time."""
     return time.thread_time if threads == 1 else time.perf_counter
 
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Run with that many threads."""
+    """Run the block with a number of threads."""
     before = torch.get_num_threads()
     if count == before:
         yield

@@ -1,4 +1,4 @@
-"""One measured point: a layer's shape, an M, and what each way of running it took."""
+"""A measured point: a layer's shape, an M, and the time of each way of running it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ MEASURED_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Measurement:
-    """Times of one layer at one M, all of them for the whole layer.
+    """The times of one layer at one M, all in microseconds and for the whole layer.
 
     Attributes:
-        dtype: torch's name of the dtype, such as "float32".
+        dtype: torch's name of the dtype, such as ``"float32"``.
         n: out features.
         k: in features.
         m: rows of the input.
         dense_us: ``F.linear`` with the dense weight.
-        unpacked_us: decompress, then the dense product: what the kernel ``dense`` runs.
-        sparse_us: each sparse way that can run this M, as a policy writes it, with its time.
-        rows: how many of the N rows were measured; fewer than N where the times were scaled up from a slice.
+        unpacked_us: decompression and the dense product, which the kernel ``dense`` runs.
+        sparse_us: each sparse way that can run this M, as policies write it, and its time.
+        rows: the measured rows of the weight; fewer than N if the times were scaled up from a slice.
         reps: how many times each side ran.
-        crowded: whether other processes kept cores busy meanwhile, so that fewer threads ran.
-        threads: how many ran. Fewer than the machine's give times that are scaled down to all of them; one is
-            timed by the processor time that it got.
-        spread: how far a side's times lay apart, as in `sparseflow.runtime.robust.Settled`.
-        tries: how often the point was measured; these are the times of the best try.
+        crowded: whether other processes kept cores busy, so that fewer threads ran.
+        threads: the threads that ran. Times of fewer threads than the machine has are scaled down to all of
+            them; a single thread is timed by its processor time.
+        spread: the spread of the times, as in `sparseflow.runtime.robust.Settled`.
+        tries: how often the point was measured; the times are those of the best try.
     """
 
     dtype: str
@@ -60,30 +60,30 @@ class Measurement:
 
     @property
     def tolerance(self) -> float:
-        """Ways whose times differ by no more than this factor are as fast, for all that these times tell."""
+        """The factor up to which times of two ways count as equal."""
         return 1 + LOOSE if self.crowded else max(TOLERANCE, 1 + min(self.spread, LOOSE))
 
     def ways(self) -> tuple[Choice, ...]:
-        """What may run here, dense first; the table may have times of kernels that this process lacks."""
+        """Return the ways that can run here, dense first; times of kernels unknown here are left out."""
         return (DENSE, *(found for text, _ in self.sparse_us if (found := _known(text))))
 
     def us(self, choice: Choice) -> float:
-        """The time of one way of running; infinite where it wasn't timed."""
+        """Return the time of a way in microseconds; infinite if it wasn't timed."""
         if choice.is_dense:
             return self.unpacked_us
         return dict(self.sparse_us).get(str(choice), math.inf)
 
     def speedup(self, choice: Choice) -> float:
-        """Of one way of running over the dense layer that it replaces."""
+        """Return the speed-up of a way over the dense layer."""
         return self.dense_us / self.us(choice)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return dataclasses.asdict(self) | {"sparse_us": dict(self.sparse_us)}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Measurement:
-        """From JSON, every field checked.
+        """Build a measurement from JSON, checking every field.
 
         Raises:
             ValueError: a field is missing, unknown, of another type, or not positive and finite.

@@ -1,4 +1,4 @@
-"""Policies: ranges of M and what runs in each, with the figures that justify it."""
+"""Policies: ranges of M with what runs in each, and the figures that justify them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Sequence
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.kernels import Choice
 
-# Slower than dense by no more than this is as fast as dense: what measuring again may give.
 TOLERANCE = 1.02
+"""Slower than dense by up to this factor counts as equal, as repeated measurements differ by as much."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The M's from ``m_min`` to ``m_max`` (None: without end) run by ``choice``.
+    """The M's from ``m_min`` to ``m_max``, which are run by ``choice``.
 
     Attributes:
-        m_min: first M.
-        m_max: last M, or None.
-        choice: what runs.
-        speedup: the least speed-up over dense measured in the range, or None where nothing was measured.
-        best: the greatest one.
+        m_min: the first M.
+        m_max: the last M; None for a range without end.
+        choice: the kernel that runs.
+        speedup: the least speed-up over dense measured in the range; None if nothing was measured in it.
+        best: the largest such speed-up.
     """
 
     m_min: int
@@ -47,14 +47,14 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What runs for which M. Without ranges the device's own sparse kernel always runs.
+    """What runs for which M. A policy without ranges always runs the device's own sparse kernel.
 
     Attributes:
-        ranges: ascending, without gaps, from M = 1, the last one without end.
-        measured: each measured M with the speed-up over dense of what runs there, ascending; empty for a
+        ranges: ascending, without gaps, from M = 1; the last one has no end.
+        measured: each measured M, ascending, with the speed-up over dense of what runs there; empty for a
             parsed policy.
         keeps_dense: whether the dense weight is kept beside the packed one, for the M's that run densely.
-        alone: of one that keeps it only because some M would lose otherwise: the policy without.
+        alone: the policy without a dense copy, if the copy is kept only because some M would lose without it.
     """
 
     ranges: tuple[Range, ...] = ()
@@ -71,13 +71,13 @@ class Policy:
         *,
         copied: bool = False,
     ) -> Policy:
-        """The policy of some ranges, with the figures that were measured in them.
+        """Return the policy of some ranges, with the figures that were measured in them.
 
         Args:
-            starts: the first M of each range, from 1 on, and what runs there; neighbours alike become one.
+            starts: the first M of each range, from 1 on, and what runs there; equal neighbours are merged.
             ms: the measured M's, ascending.
-            speedup: over dense, of a choice at a measured M.
-            copied: whether the dense weight is kept, if any M runs densely.
+            speedup: returns the speed-up over dense of a choice at a measured M.
+            copied: whether the dense weight is kept if any M runs densely.
         """
         plain = cls(_ranges(_joined(starts)))
         measured = tuple((m, speedup(m, plain.choice(m))) for m in ms)
@@ -85,21 +85,21 @@ class Policy:
         return cls(ranges, measured, keeps_dense=copied and plain.wants_dense)
 
     def unless_losing(self, kept: Policy) -> Policy:
-        """This policy of a weight packed alone, if no M is known or has to be feared to lose by it.
+        """Return this policy if the weight can be packed alone without losing at any M.
 
         Args:
             kept: the policy of the same layer with its dense weight beside the packed one.
 
         Returns:
-            Itself; or `kept`, with this one as its `alone`, where a measured M loses more than 2% against
-            dense, or where M = 1 was not measured.
+            This policy, or `kept` with this one as its `alone` if a measured M is more than 2% slower than
+            dense or M = 1 was not measured.
         """
         if self.measured and self.measured[0][0] == 1 and not self.losing:
             return self
         return dataclasses.replace(kept, alone=self)
 
     def choice(self, m: int) -> Choice:
-        """What runs for M rows; M = 0 runs as M = 1 does."""
+        """Return what runs for M rows; M = 0 runs as M = 1 does."""
         chosen = Choice("cpu")
         for entry in self.ranges:
             if entry.m_min <= max(m, 1):
@@ -107,24 +107,24 @@ class Policy:
         return chosen
 
     def kernel(self, m: int) -> str:
-        """The name of the kernel for M rows."""
+        """Return the name of the kernel for M rows."""
         return self.choice(m).kernel
 
     @property
     def pays(self) -> bool:
-        """Whether running sparse was measured to reach dense speed at one M at least."""
+        """Whether sparse was measured to reach dense speed at one M at least."""
         return _pay(self.ranges)
 
     def speedup(self, m: int) -> float:
-        """Over dense, as measured at the last M up to m; 1 where there is none."""
+        """Return the speed-up over dense at the last measured M up to m; 1 if there is none."""
         return next((speed for at, speed in reversed(self.measured) if at <= m), 1.0)
 
     def pays_above(self, m: int) -> bool:
-        """The same for M's above m alone."""
+        """Return whether sparse was measured to reach dense speed at one M above m at least."""
         return _pay(self.above(m))
 
     def above(self, m: int) -> tuple[Range, ...]:
-        """The ranges, or what is left of them, above m, with the figures measured there."""
+        """Return the ranges above m, the first one cut, with the figures measured there."""
         left = (entry for entry in self.ranges if entry.m_max is None or entry.m_max > m)
         cut = (
             dataclasses.replace(entry, m_min=max(entry.m_min, m + 1), speedup=None, best=None)
@@ -134,26 +134,26 @@ class Policy:
 
     @property
     def gain(self) -> tuple[float, int]:
-        """The largest measured speed-up over dense, and its M; 1 at M = 1 where nothing was measured."""
+        """The largest measured speed-up over dense and its M; (1, 1) if nothing was measured."""
         return max(((speed, m) for m, speed in self.measured), default=(1.0, 1))
 
     @property
     def worst(self) -> tuple[float, int]:
-        """The least measured speed-up over dense, and its M; 1 at M = 1 where nothing was measured."""
+        """The least measured speed-up over dense and its M; (1, 1) if nothing was measured."""
         return min(((speed, m) for m, speed in self.measured), default=(1.0, 1))
 
     @property
     def wants_dense(self) -> bool:
-        """Whether some M runs densely, so that a dense weight would be read."""
+        """Whether some M runs densely, so that a kept dense weight would be read."""
         return any(entry.choice.is_dense for entry in self.ranges)
 
     @property
     def losing(self) -> tuple[Range, ...]:
-        """Ranges in which some measured M is more than 2% slower than dense."""
+        """The ranges in which a measured M is more than 2% slower than dense."""
         return tuple(r for r in self.ranges if r.speedup is not None and r.speedup * TOLERANCE < 1.0)
 
     def why(self, above: int = 0) -> str:
-        """The decision in a sentence, with its figures.
+        """Return the decision as a sentence with its figures.
 
         Args:
             above: leave out this M and all below.
@@ -173,12 +173,12 @@ class Policy:
         return ",".join(f"{entry.m_min}:{entry.choice}" for entry in self.ranges)
 
     def to_ints(self) -> list[int]:
-        """The operator's ``policy`` argument: ``[m0, c0, m1, c1, …]``, codes as ``Choice.code``."""
+        """Return the operator's ``policy`` argument, ``[m0, c0, m1, c1, …]`` with codes of `Choice.code`."""
         return [number for entry in self.ranges for number in (entry.m_min, entry.choice.code)]
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Read what ``str(policy)`` writes, such as ``"1:cpu,512:dense"``; empty text is the empty policy.
+        """Parse the text of a policy, such as ``"1:cpu,512:dense"``; empty text is the empty policy.
 
         Raises:
             ArgumentError: the text is malformed, has an unknown kernel, or its M's aren't 1, then ascending.
@@ -187,7 +187,7 @@ class Policy:
 
     @classmethod
     def from_ints(cls, numbers: Sequence[int]) -> Policy:
-        """Read what ``to_ints`` gives.
+        """Build a policy from the operator's argument, the inverse of `to_ints`.
 
         Raises:
             ArgumentError: an odd count, an unknown kernel code, or M's that aren't 1, then ascending.

@@ -1,4 +1,4 @@
-"""Whether other processes left enough of the processor for a measurement to mean something."""
+"""A meter of the processor time that other processes take while something is measured."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import time
 from pathlib import Path
 
 STAT = Path("/proc/stat")
-# The columns of /proc/stat that are work: user, nice, system, irq, softirq, steal.
+# The columns of /proc/stat that count work: user, nice, system, irq, softirq, steal.
 _WORK = (0, 1, 2, 5, 6, 7)
-# A thread that gets less of its core than this spends its time waiting, and its team waits with it.
+# A thread with a smaller share of its core delays its whole team at every barrier.
 NEEDED_SHARE = 0.8
-# What a system does beside us grows with its cores.
+# The share of each core that a system's background work takes; it grows with the number of cores.
 BACKGROUND = 0.02
-# The system counts in hundredths of a second: over less than this, one of them would look like a crowd.
+# Seconds. The system counts in hundredths of a second, so over a shorter time a single tick would look like
+# load.
 WINDOW = 0.1
 
 
 class LoadMeter:
-    """Watches how much of the cores that this process may use others take, from its creation on."""
+    """Measures the share of the available cores that other processes use, from its creation on."""
 
     def __init__(self) -> None:
         self._start = _sample()
         self._taken = 0.0
 
     def free(self, threads: int) -> int:
-        """How many of ``threads`` threads had a core to themselves since the call before; 1 at least.
+        """Return how many of ``threads`` threads had a core to themselves since the last call; at least 1.
 
-        Calls that follow each other within ``WINDOW`` seconds share an answer. Where the system doesn't tell,
-        all of them had.
+        Calls within ``WINDOW`` seconds of each other return the same answer. If the system doesn't report the
+        load, the answer is ``threads``.
         """
         now = _sample()
         wall, busy, own = (later - earlier for later, earlier in zip(now, self._start, strict=True))
@@ -40,12 +41,12 @@ class LoadMeter:
         return threads if left >= min(threads, cores) else max(1, math.floor(left))
 
     def crowded(self, threads: int) -> bool:
-        """Whether others took cores that so many threads need."""
+        """Return whether other processes used cores that ``threads`` threads need."""
         return self.free(threads) < threads
 
 
 def _sample() -> tuple[float, float, float]:
-    """Seconds: wall clock, work of all processes on our cores, work of this process."""
+    """Return seconds of wall clock, of work of all processes on our cores, and of work of this process."""
     own = os.times()
     return time.perf_counter(), _busy_seconds(), own.user + own.system
 

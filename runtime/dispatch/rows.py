@@ -1,4 +1,4 @@
-"""Rows of tables as JSON has them: every field is checked, because a file may hold anything."""
+"""Checks of a table's rows as read from JSON, because a file may hold anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def require_fields(kind: type, row: object) -> Mapping[str, Any]:
-    """A row that has exactly the fields of a dataclass.
+    """Return a row after checking that it has exactly the fields of a dataclass.
 
     Raises:
         ValueError: it is no mapping, or a field is missing or unknown.
@@ -21,7 +21,7 @@ def require_fields(kind: type, row: object) -> Mapping[str, Any]:
 
 
 def require_text(name: str, value: object) -> None:
-    """Refuse what is not text.
+    """Refuse a value that isn't text.
 
     Raises:
         ValueError: names the field.
@@ -31,7 +31,7 @@ def require_text(name: str, value: object) -> None:
 
 
 def require_number(name: str, value: object, *, whole: bool, least: int | None = None) -> None:
-    """Refuse what is not a finite number: positive, or at least ``least``.
+    """Refuse a value that isn't a finite number, positive or at least ``least``.
 
     Raises:
         ValueError: names the field.

@@ -1,4 +1,4 @@
-"""Tables of measured rows, kept as JSON files that other processes may write at the same time."""
+"""Tables of measured rows in JSON files that several processes may write at the same time."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ import hashlib
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from sparseflow.errors import SparseFlowWarning
+from sparseflow.support.user_warnings import warn
 
 _Key = tuple[str, int, int, int]
 Stamp = tuple[int, int, int]
 
 
 class DispatchTableWarning(SparseFlowWarning):
-    """A table of measurements couldn't be used or kept; nothing depends on it but time."""
+    """A table of measurements couldn't be read or written, or is incomplete; only speed suffers."""
 
 
 def cache_dir() -> Path:
-    """Where tables are: ``SPARSEFLOW_CACHE_DIR``, else the user's cache folder."""
+    """Return the folder of the tables: ``SPARSEFLOW_CACHE_DIR``, else the user's cache folder."""
     configured = os.environ.get("SPARSEFLOW_CACHE_DIR")
     if configured:
         return Path(configured)
-    import platformdirs  # here, because machines that are given a folder may lack it
+    import platformdirs  # here, because it isn't needed if the folder is given, and may be missing then
 
     return platformdirs.user_cache_path("sparseflow")
 
 
 @dataclasses.dataclass(frozen=True)
 class TableKey:
-    """Base of the dataclasses that say what a table's measurements hold for."""
+    """Base of the dataclasses that name the machine a table's measurements hold for."""
 
     def digest(self) -> str:
-        """A short name for files."""
+        """Return a short hash of the fields for file names."""
         text = repr(dataclasses.astuple(self))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Row(Protocol):
-    """What a row must have: the point that it measures, and a form for JSON."""
+    """A row of a table: the point that it measures, and its form in JSON."""
 
     @property
     def dtype(self) -> str: ...  # noqa: D102
@@ -83,11 +83,11 @@ class Store(abc.ABC, Generic[R]):
         self._written: Stamp | None = None
         self._rows, self.note = self._read()
         if self.note:
-            warn(self.note)
+            warn(self.note, DispatchTableWarning)
 
     @abc.abstractmethod
     def _row(self, row: Any) -> R:
-        """A row from JSON; raises ValueError where it is malformed."""
+        """Build a row from JSON; raise ValueError if it is malformed."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -96,7 +96,7 @@ class Store(abc.ABC, Generic[R]):
         return iter(self._rows.values())
 
     def layer(self, dtype: str, n: int, k: int) -> list[R]:
-        """The rows of one layer, ascending in M."""
+        """Return the rows of one layer, ascending in M."""
         rows = (row for row in self._rows.values() if (row.dtype, row.n, row.k) == (dtype, n, k))
         return sorted(rows, key=lambda row: row.m)
 
@@ -105,14 +105,14 @@ class Store(abc.ABC, Generic[R]):
         self._rows.update(_by_key(rows))
 
     def refresh(self) -> None:
-        """Take in what other processes wrote since the table was read."""
+        """Add the rows that other processes wrote since the table was read."""
         self._rows |= self._others()
 
     def save(self) -> bool:
         """Write the table, together with what other processes wrote since it was read.
 
         Returns:
-            Whether it was written; if not, a ``DispatchTableWarning`` says why, and they stay in memory.
+            Whether it was written. If not, a ``DispatchTableWarning`` says why, and the rows stay in memory.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,16 +121,17 @@ class Store(abc.ABC, Generic[R]):
                 _replace(self.path, self._text())
                 self._written = stamp(self.path)
         except OSError as error:
-            warn(f"{self.path}: can't be written ({error}); measurements will be repeated next time")
+            text = f"{self.path}: can't be written ({error}); measurements will be repeated next time"
+            warn(text, DispatchTableWarning)
             return False
         return True
 
     def _others(self) -> dict[_Key, R]:
-        """What is in the file; nothing where this table wrote it last."""
+        """Return the rows in the file; none if this table wrote it last."""
         return {} if self._written and self._written == stamp(self.path) else self._read()[0]
 
     def _line(self, key: _Key) -> str:
-        """A row's text; tables of thousands of rows are saved after each."""
+        """Return a row's text, cached because tables of thousands of rows are saved after each row."""
         row = self._rows[key]
         known, line = self._lines.get(key, (None, ""))
         if known is not row:
@@ -142,7 +143,7 @@ class Store(abc.ABC, Generic[R]):
         rows = [self._line(key) for key in sorted(self._rows)]
         machine = dataclasses.asdict(self._table_key)
         head = json.dumps({"format": self.format, "version": self.version, "machine": machine})
-        # One row a line: the file can be read, and compared, by a person.
+        # One row a line, so that people can read and diff the file.
         return head[:-1] + ', "rows": [\n' + ",\n".join(rows) + "\n]}\n"
 
     def _read(self) -> tuple[dict[_Key, R], str | None]:
@@ -171,7 +172,7 @@ class Store(abc.ABC, Generic[R]):
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What changes when a file does; None where there is none."""
+    """Return a stamp of a file that changes with its contents; None if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -183,11 +184,6 @@ def _by_key(rows: Iterable[R]) -> dict[_Key, R]:
     return {(row.dtype, row.n, row.k, row.m): row for row in rows}
 
 
-def warn(text: str) -> None:
-    """Warn where the caller's caller is."""
-    warnings.warn(text, DispatchTableWarning, stacklevel=3)
-
-
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; the system drops it when a process dies, so none is ever stale."""
@@ -197,7 +193,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that readers see the old one or the new one, never a part."""
+    """Write a file atomically, so that readers see the old or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-"""From tuned points on a GPU to a policy: sparse where it was measured to win, dense everywhere else.
+"""Choice of a GPU policy from tuned points: sparse where it was measured to win, else dense.
 
 A sparse range starts at the smallest M whose speed-up is at least 1.05 while all larger tuned M's reach 1.02.
-With holes, M's in between that lose, each stretch of M's without a loss is judged so by itself.
+If M's in between lose, each stretch of M's without a loss is judged by this rule on its own.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from sparseflow.runtime.kernels import Choice
 from sparseflow.support.arguments import Memory
 
 START = 1.05
-"""The speed-up with which a sparse range starts: less may be noise, which must not cost a layer its speed."""
+"""The least speed-up at the start of a sparse range; less may be noise, which must not slow a layer down."""
 
 KEEP = 1.02
-"""The speed-up that every M of a sparse range has at least."""
+"""The least speed-up of every M of a sparse range."""
 
 STAY = 1.01
-"""An algorithm already running is kept while it is at most this much slower than the best one."""
+"""An algorithm that already runs is kept while it is at most this factor slower than the best one."""
 
 DENSE = Choice("dense")
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One M of one layer: what each way of running it took, in any unit of time.
+    """One M of one layer, with the time of each way of running it, in any unit.
 
     Attributes:
         m: rows of x.
-        dense: the dense product with a dense weight, what every speed-up refers to.
-        unpacked: the same after decompressing the weight.
+        dense: the dense product with a dense weight, which every speed-up refers to.
+        unpacked: the dense product including the decompression of the weight.
         sparse: each sparse way that gave the right product.
     """
 
@@ -45,29 +45,29 @@ class Timed:
     sparse: Mapping[Choice, float] = field(default_factory=dict)
 
     def best(self) -> tuple[Choice, float] | None:
-        """The fastest sparse way and its time, or None."""
+        """Return the fastest sparse way and its time, or None."""
         return min(self.sparse.items(), key=lambda way: way[1], default=None)
 
     def gain(self) -> float:
-        """Speed-up of the fastest sparse way; 0 where there is none."""
+        """Return the speed-up of the fastest sparse way; 0 if there is none."""
         best = self.best()
         return self.dense / best[1] if best else 0.0
 
 
 def choose_by_thresholds(points: Iterable[Timed], memory: Memory = "compressed") -> Policy:
-    """The policy that the tuned points of one layer justify.
+    """Return the policy that the tuned points of one layer justify.
 
-    From each tuned M up to the next, what was chosen at that M runs; below the first tuned M, dense. Where
-    the rule says dense and memory mode ``compressed`` keeps no dense weight, the faster of decompressing and
-    running sparse all the same is chosen: such a range loses against dense, and ``Policy.losing`` lists it.
+    From each tuned M up to the next, the choice at that M holds; below the first tuned M, dense runs. Where
+    the rule says dense but memory mode ``compressed`` keeps no dense weight, the faster of decompressing and
+    running sparse is chosen. Such a range is slower than dense, and ``Policy.losing`` lists it.
 
     Args:
         points: each M once, in any order.
-        memory: whether the dense weight is kept. ``"auto"`` keeps it where some M would lose without; whether
-            that pays is for others to judge.
+        memory: whether the dense weight is kept. ``"auto"`` keeps it if some M would lose without it; whether
+            it is worth its memory is decided by `products.copies`.
 
     Raises:
-        ArgumentError: no points, or an M twice.
+        ArgumentError: there are no points, or an M appears twice.
     """
     ordered = sorted(points, key=lambda point: point.m)
     if not ordered or len({point.m for point in ordered}) < len(ordered):
@@ -94,7 +94,7 @@ def _policy(ordered: Sequence[Timed], *, copied: bool) -> Policy:
 
 
 def _wins(gains: list[float]) -> list[bool]:
-    """For each M whether the rule runs it sparse."""
+    """Return for each M whether the rule runs it sparse."""
     wins: list[bool] = []
     for kept, stretch in itertools.groupby(gains, key=lambda gain: gain >= KEEP):
         started = False

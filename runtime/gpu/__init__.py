@@ -1,4 +1,4 @@
-"""2:4 products on NVIDIA GPUs: cuSPARSELt with cached plans, and weights as its tensor cores want them."""
+"""2:4 products on NVIDIA GPUs: cuSPARSELt with cached plans, and weights in the GPU layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressing by cuSPARSELt, which takes dtypes that SparseFlow's own packing doesn't."""
+"""Compression by cuSPARSELt, which supports dtypes that SparseFlow's own packing doesn't."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ LIBRARY_DTYPES = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn
 
 
 def compress(weight: Tensor) -> DeviceWeight:
-    """Compress a pruned weight ``[N, K]``: bfloat16, float16, int8 or float8_e4m3fn.
+    """Compress a pruned weight ``[N, K]`` on a CUDA device.
+
+    Args:
+        weight: a 2:4 weight in bfloat16, float16, int8 or float8_e4m3fn.
 
     Raises:
-        ArgumentError: another dtype.
+        ArgumentError: the weight has another dtype.
         NativeLibraryError: the library is missing or unusable.
     """
     if weight.dtype not in LIBRARY_DTYPES or weight.dim() != 2 or not weight.is_cuda:
@@ -26,7 +29,7 @@ def compress(weight: Tensor) -> DeviceWeight:
             f"got {weight.dtype} {list(weight.shape)} on {weight.device}",
         )
     library.require(weight.device)
-    # −0.0 would count as a nonzero.
+    # The library counts −0.0 as a nonzero.
     clean = weight if weight.dtype == torch.int8 else (weight.float() + 0.0).to(weight.dtype)
     buffer = torch.ops.sparseflow.cusparselt_compress(clean)
     n, k = weight.shape

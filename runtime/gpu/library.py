@@ -1,4 +1,4 @@
-"""Finds cuSPARSELt, has the native library load it, and says why where it can't be used."""
+"""Finding and loading cuSPARSELt, and the reasons why it can't be used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSTALL = "pip install 'nvidia-cusparselt-cu13>=0.10', or set SPARSEFLOW_CUSPARS
 
 
 def candidate() -> Path | None:
-    """The library to load: what ``SPARSEFLOW_CUSPARSELT`` names, else the one of NVIDIA's wheel."""
+    """Return the library to load: what ``SPARSEFLOW_CUSPARSELT`` names, else that of NVIDIA's wheel."""
     if named := os.environ.get(VARIABLE):
         return Path(named).absolute()
     try:
@@ -33,14 +33,15 @@ def candidate() -> Path | None:
 
 
 def unusable(device: torch.device | int | None = None) -> str | None:
-    """Why cuSPARSELt can't be used on a device, or None if it can.
+    """Return why cuSPARSELt can't be used on a device, or None if it can.
+
+    It never raises, even if CUDA, the driver or the library is missing, too old or broken.
 
     Args:
         device: a CUDA device; the current one by default.
 
     Returns:
-        A sentence for a report. Nothing is raised and nothing crashes where CUDA, the driver or the library
-        is missing, too old or broken.
+        A sentence for a report, or None.
     """
     if reason := _no_cuda():
         return reason
@@ -89,7 +90,7 @@ def _unusable(index: int, variable: str | None) -> str | None:
 
 
 def _foreign_layout(index: int) -> str | None:
-    """Whether the library lays out weights otherwise here than ``runtime/csrc/cuda/layout.h`` says."""
+    """Return how the library's layout of weights differs from ``runtime/csrc/cuda/layout.h``, or None."""
     generator = torch.Generator("cpu").manual_seed(0)
     for dtype in (torch.bfloat16, torch.int8):
         dense = torch.randint(1, 100, (128, 192), generator=generator, device="cpu").to(dtype)
@@ -114,7 +115,7 @@ def _foreign_layout(index: int) -> str | None:
 
 
 def version() -> str:
-    """Of the loaded library, such as ``"0.10.0"``."""
+    """Return the version of the loaded library, such as ``"0.10.0"``."""
     number = torch.ops.sparseflow.cusparselt_version()
     return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
 

@@ -1,4 +1,4 @@
-"""The plan cache seen from Python: policies that name algorithms, preparing ahead, figures."""
+"""The cache of cuSPARSELt plans: building plans ahead, asking what would run, statistics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from sparseflow.runtime.device_weight import DeviceWeight
 
 @dataclasses.dataclass(frozen=True)
 class PlanStats:
-    """Figures of the process's plan cache.
+    """Statistics of the process's plan cache.
 
     Attributes:
-        plans: held. pinned: of these, held by a CUDA graph and never evicted. pending: being built.
-        failed: could not be built (``failures`` says why); tried again by a call a minute later. hits:
-        lookups that found a plan. built: so far.
-        evicted: dropped because the cache was full.
+        plans: plans in the cache.
+        pinned: those of them that a CUDA graph uses; they are never evicted.
+        pending: plans being built.
+        failed: plans that could not be built (`failures` says why); a call a minute later tries again.
+        hits: lookups that found a plan.
+        built: plans built so far.
+        evicted: plans dropped because the cache was full.
     """
 
     plans: int
@@ -40,23 +43,23 @@ def prepare(
     epilogue: str = "none",
     wait: bool = True,
 ) -> int:
-    """Build the plans that ``sparseflow::linear`` will want for these M's, on worker threads.
+    """Build the plans that ``sparseflow::linear`` needs for numbers of rows, on worker threads.
 
-    Do it before a CUDA graph is captured: what ran otherwise then, because its plan was still being built,
-    does so in the graph for good. A plan stands in for M's down to two thirds of its bucket while theirs are
-    built: M's a factor of 1.3 apart leave no call without one.
+    Call it before capturing a CUDA graph: a layer whose plan is still being built runs another way, and would
+    do so in the graph for good. Until a plan is built, one of a larger bucket serves M's down to two thirds
+    of that bucket, so preparing M's a factor of 1.3 apart leaves no call without a plan.
 
     Args:
-        weight: any weight of the shape, dtype and device: plans aren't tied to one.
+        weight: any weight of the shape, dtype and device; plans aren't tied to a weight.
         ms: numbers of rows; each prepares the bucket that serves it.
-        policy: as the operator takes it.
-        bias: whether the calls will have one.
-        residual: whether the calls will have one.
-        epilogue: of the calls.
-        wait: return once all are built; otherwise calls run by what is there until theirs is.
+        policy: the operator's argument.
+        bias: whether the calls will have a bias.
+        residual: whether the calls will have a residual.
+        epilogue: the epilogue of the calls.
+        wait: return only when all plans are built.
 
     Returns:
-        How many of the M's run sparse under the policy.
+        The number of M's that run sparse under the policy.
     """
     count: int = torch.ops.sparseflow.linear_prepare(
         weight.values, bias, weight.in_features, epilogue, list(policy), residual, list(ms), wait
@@ -73,21 +76,21 @@ def path(
     residual: bool = False,
     epilogue: str = "none",
 ) -> str:
-    """What ``sparseflow::linear`` would run now for M rows and, where that is dense, why.
+    """Return what ``sparseflow::linear`` would run now for M rows and, if that is dense, why.
 
-    Asking changes nothing: a plan that is missing isn't built for it.
+    It changes nothing: a missing plan isn't built.
 
     Args:
-        weight: the call's.
-        m: number of rows.
-        policy: as the operator takes it.
-        bias: whether the call has one.
-        residual: whether the call has one.
-        epilogue: of the call.
+        weight: the call's weight.
+        m: the number of rows.
+        policy: the operator's argument.
+        bias: whether the call has a bias.
+        residual: whether the call has a residual.
+        epilogue: the epilogue of the call.
 
     Returns:
         A sentence for a report, such as ``"cusparselt, algorithm 7"``, ``"dense: the policy says so"`` or
-        ``"skinny for now: its plan is being built"``. With a gated epilogue it goes on with where the gate is
+        ``"skinny for now: its plan is being built"``. With a gated epilogue it ends with where the gate is
         applied: ``"; the gate is part of it"`` or ``"; the gate follows in a kernel of its own"``.
     """
     sentence: str = torch.ops.sparseflow.linear_path(
@@ -97,26 +100,26 @@ def path(
 
 
 def stats() -> PlanStats:
-    """What the plan cache holds and did."""
+    """Return the statistics of the plan cache."""
     return PlanStats(*torch.ops.sparseflow.plans_stats())
 
 
 def failures() -> str:
-    """A line for each plan that could not be built."""
+    """Return a line for each plan that could not be built."""
     text: str = torch.ops.sparseflow.plans_failures()
     return text
 
 
 def reset(*, device_was_reset: bool = False) -> None:
-    """Forget every plan. No CUDA graph that was captured with them may run any more.
+    """Drop every plan, after waiting for the devices that have plans.
 
-    Waits for the devices that have plans.
+    CUDA graphs that were captured with the plans must not run any more.
 
     Args:
-        device_was_reset: touch nothing that lived on a device: each was reset, its context is gone.
+        device_was_reset: every device was reset, so free nothing that lived on one.
 
     Raises:
-        RuntimeError: a device can't be waited for, because a CUDA graph is being captured or it was reset.
-            The plans are forgotten all the same.
+        RuntimeError: a device can't be waited for, because a CUDA graph is being captured or the device was
+            reset. The plans are dropped all the same.
     """
     torch.ops.sparseflow.plans_reset(device_was_reset)

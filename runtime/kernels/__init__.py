@@ -1,7 +1,7 @@
 """The kernels that multiply by packed weights, one a file; importing them needs no torch.
 
-A kernel says what it can implement and why not the rest, which candidates to time, and how it is called.
-`registry` has the table of those that are shipped, and takes others with `register`.
+A kernel says which problems it can implement and why not others, which candidates to time, and how to run it.
+`registry` has the table of the shipped kernels; `register` adds others.
 """
 
 from __future__ import annotations

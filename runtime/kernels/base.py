@@ -1,4 +1,4 @@
-"""What a kernel is asked, and what it says of itself."""
+"""The base class of kernels, and the problems that they are asked about."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """A linear layer ``y = act(x · Wᵀ + bias) (+ residual)``, whatever its activation, bias and residual.
+    """A linear layer ``y = act(x · Wᵀ + bias) (+ residual)`` with any activation, bias and residual.
 
     Attributes:
-        dtype: that is multiplied, torch's name of it: "float32", "float8_e4m3fn".
+        dtype: torch's name of the dtype that is multiplied, such as ``"float32"`` or ``"float8_e4m3fn"``.
         n: out features.
         k: in features.
-        device: where it runs, as torch writes it: "cpu", "cuda:0".
-        m: rows of x; None: any number.
-        format: of the packed weight.
+        device: torch's name of the device, such as ``"cpu"`` or ``"cuda:0"``.
+        m: rows of x; None stands for any number.
+        format: the name of the packed weight's format.
     """
 
     dtype: str
@@ -45,19 +45,19 @@ class Problem:
 class Kernel:
     """A way of running a linear layer with a packed weight.
 
-    Subclasses override what differs. Those that run in Python give `product`, or `linear` where they finish
-    the result too; the native ones are run by the operators in ``runtime/csrc``.
+    A kernel written in Python implements `product`, or `linear` if it also applies the epilogue. Native
+    kernels are run by the operators in ``runtime/csrc``.
 
     Attributes:
-        name: in policies and reports; lower-case letters.
+        name: its name in policies and reports, in lower-case letters.
         code: the low byte of its code in the operators' ``policy``; None for a kernel that no policy names.
-        device_type: "cpu" or "cuda"; empty: both.
-        dtypes: what it multiplies, by torch's names.
-        about: what it is, in a phrase.
-        formats: of weights that it reads.
+        device_type: ``"cpu"`` or ``"cuda"``; empty for both.
+        dtypes: torch's names of the dtypes that it multiplies.
+        about: a description in a phrase.
+        formats: the names of the weight formats that it reads.
         dense: whether it multiplies by the dense weight, kept or decompressed.
         varied: whether it has algorithms or variants, numbered from 0.
-        splits: the values of split-k to try: 0 for every algorithm, the others for the best ones.
+        splits: the values of split-k to try: 0 for every algorithm, the others for the best ones only.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Kernel:
 
     @property
     def is_registered(self) -> bool:
-        """Whether it is implemented in Python: the native operators pass calls with its code on."""
+        """Whether it is implemented in Python; the native operators call back for its code."""
         return self.code is not None and self.code >= FIRST_REGISTERED
 
     def can_implement(self, problem: Problem) -> str | None:
@@ -80,7 +80,7 @@ class Kernel:
         return self.unsuited(problem) or self.unusable(problem.device)
 
     def unsuited(self, problem: Problem) -> str | None:
-        """Return why no machine runs a problem by this kernel, or None."""
+        """Return why this kernel can't run a problem on any machine, or None."""
         if problem.n < 1 or problem.k < 1:
             return f"N and K must be at least 1, got N={problem.n}, K={problem.k}"
         if self.device_type not in ("", problem.device_type):
@@ -90,52 +90,55 @@ class Kernel:
         return None if problem.dtype in self.dtypes else self.unsuited_dtype(problem.dtype)
 
     def unsuited_dtype(self, dtype: str) -> str:
-        """Return what to say of a dtype that is not among its own."""
+        """Return the reason to refuse a dtype that isn't among `dtypes`."""
         return f"{self.name} multiplies {', '.join(self.dtypes)}, not {dtype}"
 
     def unusable(self, device: str) -> str | None:
-        """Return why nothing runs by this kernel on a device of this machine, or None."""
+        """Return why this kernel can't run on a device of this machine, or None."""
         return None
 
     def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
-        """Return what to time for a problem that it can implement.
+        """Return the choices to time for a problem that it can implement.
 
         Args:
-            problem: with its m.
-            weight: on a GPU, a `DeviceWeight` of the shape and dtype.
+            problem: a problem with a given `m`.
+            weight: on a GPU, a weight of the problem's shape and dtype.
         """
-        from sparseflow.runtime.kernels.choice import Choice  # which looks kernels up
+        from sparseflow.runtime.kernels.choice import Choice  # here, because it imports the registry
 
         return (Choice(self.name),)
 
     def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
-        """Have worker threads build what calls of a choice with m rows need; by default nothing."""
+        """Have worker threads build what calls of a choice with m rows need; by default, do nothing."""
 
     def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
-        """Multiply ``x · Wᵀ`` on a GPU for the tuner, raising RuntimeError where that can't be done.
+        """Multiply ``x · Wᵀ`` on a GPU, for the tuner.
 
-        The tuner measures in a process that imports only SparseFlow: no kernel that somebody else registered
-        is known there, and none is tuned.
+        The tuner measures in a process that imports SparseFlow alone, so kernels that other packages register
+        are neither known nor tuned there.
 
         Args:
             x: ``[M, K]``.
-            weight: the `DeviceWeight`.
-            choice: of this kernel.
-            out: dtype of the result.
+            weight: W, ``[N, K]``.
+            choice: a choice of this kernel.
+            out: the dtype of the result.
+
+        Raises:
+            RuntimeError: the kernel can't run the product.
         """
         return self.product(x, weight.values, weight.positions, weight.in_features, choice).to(out)
 
     def product(
         self, x: Tensor, values: Tensor, positions: Tensor, in_features: int, choice: Choice
     ) -> Tensor:
-        """Multiply ``x · Wᵀ`` as ``[…, N]``; for kernels that were registered from Python.
+        """Return ``x · Wᵀ``, ``[…, N]``; for kernels that are registered from Python.
 
         Args:
             x: ``[…, K]``.
-            values: of the packed weight, in the form of its device.
-            positions: likewise.
+            values: the values of the packed weight, in the layout of its device.
+            positions: its positions, in the layout of its device.
             in_features: K.
-            choice: of this kernel.
+            choice: a choice of this kernel.
         """
         raise NotImplementedError(f"{self.name} has no implementation in Python")
 
@@ -150,7 +153,7 @@ class Kernel:
         epilogue: str,
         code: int,
     ) -> Tensor:
-        """Run the whole layer, arguments as ``sparseflow::linear_registered`` has them."""
+        """Run the whole layer, with the arguments of ``sparseflow::linear_registered``."""
         from sparseflow.runtime import epilogues
         from sparseflow.runtime.kernels.choice import Choice
 

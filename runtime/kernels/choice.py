@@ -1,4 +1,4 @@
-"""A kernel and how it runs: what a policy says for a range of M."""
+"""`Choice`, a kernel with its algorithm: what a policy has for a range of M."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ _TEXT = re.compile(r"([a-z_0-9]+)(?:@(\d{1,5})(?:/(-?\d{1,3}))?)?", re.ASCII)
 
 @dataclass(frozen=True, order=True)
 class Choice:
-    """A kernel, and how it runs.
+    """A kernel and the algorithm that it runs by.
 
     Attributes:
-        kernel: its name.
-        algorithm: of cuSPARSELt, whose ids mean something for one version of the library only, or the variant
-            of another kernel; 0 … 65535.
-        split_k: of cuSPARSELt; 0 leaves the library's choice, −1 … 254 sets it.
+        kernel: the kernel's name.
+        algorithm: the id of cuSPARSELt's algorithm, valid for one version of the library, or the variant of
+            another kernel; 0 … 65535.
+        split_k: cuSPARSELt's split-k; 0 leaves it to the library, −1 … 254 sets it.
 
     Raises:
-        ArgumentError: an unknown kernel, an algorithm or split-k outside these bounds, or of a kernel that
-            has none.
+        ArgumentError: the kernel is unknown, a number is out of bounds, or the kernel has no algorithms.
     """
 
     kernel: str
@@ -41,7 +40,7 @@ class Choice:
 
     @property
     def code(self) -> int:
-        """What ``sparseflow::linear`` takes for it: kernel | algorithm << 8 | split-k << 24."""
+        """The code in the policy of ``sparseflow::linear``: kernel | algorithm << 8 | split-k << 24."""
         return (registry.find(self.kernel).code or 0) | self.algorithm << 8 | (self.split_k & 255) << 24
 
     @property
@@ -51,10 +50,10 @@ class Choice:
 
     @classmethod
     def from_code(cls, code: int) -> Choice:
-        """Read what ``code`` gives.
+        """Return the choice with a `code`.
 
         Raises:
-            ArgumentError: no kernel has that code, or it hasn't that algorithm.
+            ArgumentError: no kernel has that code, or the kernel doesn't have that algorithm.
         """
         split_k = code >> 24 & 255
         kernel = registry.by_code(code & 255)
@@ -62,10 +61,10 @@ class Choice:
 
     @classmethod
     def parse(cls, text: str) -> Choice:
-        """Read what ``str`` writes.
+        """Return the choice that ``str`` writes as a text.
 
         Raises:
-            ArgumentError: the text names no kernel, or the kernel hasn't that algorithm.
+            ArgumentError: the text names no kernel, or the kernel doesn't have that algorithm.
         """
         match = _TEXT.fullmatch(text)
         if match is None:

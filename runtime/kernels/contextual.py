@@ -1,4 +1,4 @@
-"""The kernels of contextual MLPs: no policy names them, they take whole MLPs (docs/contextual.md)."""
+"""The kernels of contextual MLPs, which run whole MLPs and appear in no policy (docs/contextual.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Contextual(Kernel):
     """``sparseflow::contextual_mlp`` and its parts."""
 
     def unsuited(self, problem: Problem) -> str | None:
-        """Return why a linear layer doesn't run so."""
+        """Return why these kernels run no linear layer."""
         return "contextual kernels compute MLPs over selected neurons, not single layers"
 
 

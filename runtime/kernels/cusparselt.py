@@ -1,4 +1,4 @@
-"""cuSPARSELt's products, by algorithm and split-k; each wants a plan, which the plan cache holds."""
+"""cuSPARSELt's products, by algorithm and split-k; each needs a plan from the plan cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sparseflow.runtime.device_weight import DeviceWeight
 
 FP8_GPU = (8, 9)
-"""Compute capability from which on tensor cores multiply fp8."""
+"""The lowest compute capability whose tensor cores multiply fp8."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cusparselt(GpuKernel):
         return tuple(Choice(self.name, algorithm) for algorithm in range(count))
 
     def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
-        """Have worker threads build the plan; the operator that asks for them is for 16-bit dtypes."""
+        """Have worker threads build the plan; for 16-bit dtypes only, as the operator supports no others."""
         if weight.values.itemsize == 1:
             return
         from sparseflow.runtime import gpu
@@ -50,7 +50,7 @@ class Cusparselt(GpuKernel):
         gpu.prepare(weight, [m], [1, choice.code], wait=False)
 
     def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
-        """Multiply by the algorithm; not by `linear`, which would run densely where this raises."""
+        """Multiply by the algorithm, not through ``linear``, which would fall back to the dense product."""
         import torch
 
         places = weight.values, weight.positions, None, None, None, weight.in_features

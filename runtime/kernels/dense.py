@@ -1,4 +1,4 @@
-"""The dense product by torch: with the kept dense weight, else with the packed one decompressed."""
+"""torch's dense product, with the kept dense weight or the packed one decompressed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from sparseflow.runtime.kernels.base import Kernel, Problem
 
 _FP8_UNIT = 16
-"""What N and K must be multiples of for torch to multiply fp8."""
+"""torch's fp8 product needs N and K to be multiples of this."""
 
 
 @dataclass(frozen=True)
 class Dense(Kernel):
-    """What every sparse kernel is held against."""
+    """The dense product, with which every sparse kernel is compared."""
 
     def unsuited(self, problem: Problem) -> str | None:
-        """Return why no machine runs a problem so, or None."""
+        """Return why torch can't run a problem on any machine, or None."""
         if why := super().unsuited(problem):
             return why
         fp8 = problem.dtype == "float8_e4m3fn" and problem.device_type == "cuda"

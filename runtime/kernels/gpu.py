@@ -1,4 +1,4 @@
-"""What the kernels for NVIDIA GPUs have in common."""
+"""The base class of the kernels for NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sparseflow.runtime.kernels.base import Kernel
 
 @dataclass(frozen=True)
 class GpuKernel(Kernel):
-    """A kernel that reads weights in the layout of CUDA.
+    """A kernel that reads weights in the GPU layout.
 
-    That cuSPARSELt is there and lays out weights as SparseFlow does is checked for all of them: the tuned
-    tables are of one version of it, and the layout is its own.
+    All of them need cuSPARSELt, even those that don't call it: the layout is cuSPARSELt's, and a tuned table
+    holds for one version of it.
     """
 
     def unsuited_dtype(self, dtype: str) -> str:
-        """Return what to say of a dtype that is not among its own."""
+        """Return the reason to refuse a dtype that isn't among `dtypes`."""
         return f"on GPUs sparse layers are bfloat16 or float16, not {dtype}"
 
     def unusable(self, device: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The table of kernels: the shipped ones by name, and those that were registered."""
+"""The table of kernels by name: the shipped and the registered ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHIPPED = {
     "skinny": "sparseflow.runtime.kernels.skinny:SKINNY",
     "contextual": "sparseflow.runtime.kernels.contextual:CONTEXTUAL",
 }
-"""Where each descriptor is; those with a code are in ``csrc/common/kernels.h`` too."""
+"""The module and attribute of each descriptor. ``csrc/common/kernels.h`` has the same codes."""
 
 _registered: dict[str, Kernel] = {}
 
@@ -27,12 +27,11 @@ _registered: dict[str, Kernel] = {}
 def register(kernel: Kernel) -> None:
     """Add a kernel that is implemented in Python; it is then measured, dispatched and shown like the others.
 
-    Only on a GPU it isn't measured: the tuner's process imports SparseFlow alone. Policies can name it there.
-
-    Programs and artifacts whose policies name it run only in processes that registered it.
+    On a GPU it isn't measured, because the tuner's process imports SparseFlow alone, but policies can name
+    it. Programs and artifacts whose policies name it run only in processes that registered it.
 
     Args:
-        kernel: gives `Kernel.product` or `Kernel.linear`; its code is one from 64 to 255.
+        kernel: implements `Kernel.product` or `Kernel.linear`, and has a code from 64 to 255.
 
     Raises:
         ArgumentError: its name or code is taken, or the code is out of bounds.
@@ -45,14 +44,14 @@ def register(kernel: Kernel) -> None:
     taken = next((k for k in kernels() if k.name == kernel.name or k.code == kernel.code), None)
     if taken is not None:
         raise ArgumentError(subject, f"the kernel '{taken.name}' has that name, or the code {taken.code}")
-    from sparseflow.runtime import ops  # with torch, which the table itself does without
+    from sparseflow.runtime import ops  # here, because it imports torch, which the table doesn't need
 
     ops.REGISTERED[kernel.code] = kernel.linear
     _registered[kernel.name] = kernel
 
 
 def unregister(name: str) -> None:
-    """Take a registered kernel out again; nothing happens where there is none of that name."""
+    """Remove a registered kernel; do nothing if none has the name."""
     kernel = _registered.pop(name, None)
     if kernel is not None and kernel.code is not None:
         from sparseflow.runtime import ops
@@ -74,7 +73,7 @@ def find(name: str) -> Kernel:
     """Return the kernel of a name.
 
     Raises:
-        ArgumentError: there is none; says which there are.
+        ArgumentError: there is none; the message lists those that exist.
     """
     if name in SHIPPED:
         return _shipped(name)
@@ -84,7 +83,7 @@ def find(name: str) -> Kernel:
 
 
 def by_code(code: int) -> Kernel:
-    """Return the kernel that policies call by a code.
+    """Return the kernel with a code.
 
     Raises:
         ArgumentError: there is none.
@@ -96,13 +95,13 @@ def by_code(code: int) -> Kernel:
 
 
 def unknown(name: str) -> ArgumentError:
-    """Return the error for a name that no kernel has, of those that policies can name."""
+    """Return the error for an unknown kernel's name; it lists the kernels that policies can name."""
     known = ", ".join(kernel.name for kernel in kernels() if kernel.code is not None)
     return ArgumentError("policy", f"unknown kernel {name!r}; known: {known}")
 
 
 def sparse_kernels(device_type: str) -> tuple[Kernel, ...]:
-    """Return the kernels that policies may name on a type of device, but for the dense one."""
+    """Return the kernels that policies may name on a type of device, except the dense one."""
     return tuple(
         kernel
         for kernel in kernels()
@@ -111,13 +110,13 @@ def sparse_kernels(device_type: str) -> tuple[Kernel, ...]:
 
 
 def refusal(problem: Problem, *, anywhere: bool = False) -> str | None:
-    """Return why no layer of a shape can be sparse, or None if a sparse kernel can run it.
+    """Return why no sparse kernel can run a layer, or None if one can.
 
-    Its opponent must be able to run it too: policies may name the dense product.
+    The dense kernel must be able to run it too, because policies may choose the dense product.
 
     Args:
         problem: the layer.
-        anywhere: ask what some machine with such a device could do, not this one.
+        anywhere: ask about any machine with such a device, not only this one.
     """
     dense, sparse = find("dense"), sparse_kernels(problem.device_type)
     if not sparse:

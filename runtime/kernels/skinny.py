@@ -1,4 +1,4 @@
-"""The own kernel for few rows on GPUs, in one of its variants (docs/kernels.md)."""
+"""SparseFlow's GPU kernel for few rows of x, in several variants (docs/kernels.md)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from sparseflow.runtime.device_weight import DeviceWeight
 
 MOST_ROWS = 256
-"""The most rows of x with which it is tried; it takes more."""
+"""The most rows of x that it is tried with; it can run more."""
 
 
 @dataclass(frozen=True)
 class Skinny(GpuKernel):
-    """Made for 1 to 64 rows, where reading the weight is all the time there is."""
+    """A kernel for 1 to 64 rows of x, where reading the weight takes most of the time."""
 
     def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
-        """Return every variant, for few rows."""
+        """Return every variant; none for more than `MOST_ROWS` rows."""
         if problem.m is None or problem.m > MOST_ROWS:
             return ()
         import torch
@@ -33,7 +33,7 @@ class Skinny(GpuKernel):
         return tuple(Choice(self.name, variant) for variant in range(count))
 
     def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
-        """Multiply by the variant."""
+        """Multiply ``x · Wᵀ`` by a variant."""
         import torch
 
         y: Tensor = torch.ops.sparseflow.skinny_linear(

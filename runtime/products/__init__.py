@@ -1,1 +1,1 @@
-"""Products with packed weights as callers ask for them: which policy a layer gets, and `sparse_mm`."""
+"""Products with packed weights: which policy a layer gets, and `sparse_mm`."""

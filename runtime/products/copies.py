@@ -1,8 +1,9 @@
-"""Dense copies in memory mode ``auto``: which layers have one beside their packed weight, as far as they fit.
+"""The dense copies of memory mode ``auto``: which layers keep one beside their packed weight.
 
-A layer is packed alone where no measured M loses by it. Another keeps a dense copy if that buys enough, and
-otherwise stays dense as a whole. Where not all copies fit, layers that gain most come first: a layer's time
-is about in proportion to its bytes, so the speed-up is what it gains for them.
+A layer is packed without a copy if that loses at no measured M. Any other layer keeps a dense copy if its
+speed-up is large enough, and otherwise stays dense. If the copies don't all fit into memory, the layers with
+the largest speed-up come first: a layer's time is roughly proportional to its bytes, so they gain most per
+byte.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from sparseflow.runtime.dispatch.policy import Policy
 Shape = tuple[int, int]
 
 COPY_PAYS = 1.10
-"""The largest measured speed-up from which a dense copy is kept.
+"""A layer keeps a dense copy if its best measured speed-up is at least this.
 
-With its copy a layer takes 1.53 to 1.56 times the bytes of a dense one; what gains less than a tenth at its
-best M isn't worth half as much memory again."""
+With its copy a layer takes 1.53 to 1.56 times the bytes of a dense one; a gain of less than a tenth at the
+best M isn't worth that."""
 
 SHARE = 0.5
-"""Of the free memory, what copies may take together: packed weights, activations and caches need the rest."""
+"""The share of the free memory for all copies; packed weights, activations and caches need the rest."""
 
 
 class Room:
-    """What dense copies may still take on each device; what is given away isn't free any more.
+    """The memory for dense copies that is left on each device.
 
     Args:
-        free: the free bytes of a device.
+        free: returns the free bytes of a device.
     """
 
     def __init__(self, free: Callable[[torch.device], int] | None = None) -> None:
@@ -39,20 +40,20 @@ class Room:
         self._left: dict[torch.device, int] = {}
 
     def left(self, device: torch.device) -> int:
-        """Return the bytes that copies may still take."""
+        """Return the bytes that are left for copies."""
         if device not in self._left:
             self._left[device] = int(SHARE * self._free(device))
         return self._left[device]
 
     def take(self, device: torch.device, nbytes: int) -> bool:
-        """Give these bytes away, if there are as many."""
+        """Reserve bytes for a copy; return whether there are enough."""
         fits = nbytes <= self.left(device)
         self._left[device] -= nbytes if fits else 0
         return fits
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device; without end where the system doesn't tell."""
+    """Return the free bytes of a device; a huge number if the system doesn't report them."""
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
@@ -60,7 +61,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _available() -> int:
-    """Of the machine: what programs can have without swapping."""
+    """Return the bytes that programs can use on this machine without swapping."""
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
@@ -68,7 +69,7 @@ def _available() -> int:
 
 
 def _allowed() -> int:
-    """Of the container: what its limit leaves."""
+    """Return the bytes that the container's limit leaves."""
     limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     return max(0, int(limit[0]) - int(used[0])) if used and limit and limit[0].isdigit() else sys.maxsize
 
@@ -88,18 +89,19 @@ def settle(
     *,
     packed: bool,
 ) -> dict[Shape, Policy | str]:
-    """Decide about each policy that keeps a dense copy because some M would lose without.
+    """Decide which shapes keep a dense copy, of those that would lose at some M without one.
 
     Args:
-        found: by layer shape; what isn't such a policy stays as it is.
-        nbytes: of the copies of all layers of a shape.
-        device: where they are.
-        room: for copies.
-        packed: whether the layers are packed in any case, so that none can stay dense as a whole: they keep
-            the copy however little it buys, or else run packed alone.
+        found: the policy of each layer shape, or why its layers are dense. Policies that don't depend on a
+            copy, and reasons, are returned unchanged.
+        nbytes: the bytes of the copies of all layers of a shape.
+        device: the layers' device.
+        room: the memory for copies.
+        packed: whether the layers are packed in any case and can't stay dense. They keep the copy if it fits,
+            however little it gains, and otherwise run without.
 
     Returns:
-        For each shape the policy, with the copy or without, or why its layers stay dense.
+        For each shape its policy, with or without the copy, or why its layers stay dense.
     """
     settled = dict(found)
     undecided = {
@@ -119,7 +121,7 @@ def settle(
 
 
 def _not_worth(kept: Policy, alone: Policy) -> str:
-    """Why a layer stays dense though copies fit; empty where its copy is worth its bytes."""
+    """Return why a layer's copy isn't worth its bytes; empty if it is."""
     (gain, at), (worst, m) = kept.gain, kept.worst
     if not kept.pays:
         return alone.why() if alone.measured else "not measured on this machine"

@@ -1,4 +1,4 @@
-"""What the tables of this machine say of layers, without measuring any."""
+"""Policies from this machine's tables, without measuring."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def known_policies(
     memory: Memory,
     format: str,
 ) -> dict[Shape, Policy | str]:
-    """Return what `which.policies` would, for those shapes that it could answer for without measuring.
+    """Return the result of `which.policies` for those shapes that need no measurement.
 
     Args:
         shapes: (N, K) of every layer.
-        dtype: that is multiplied.
+        dtype: the dtype that is multiplied.
         device: where the layers run.
         memory: whether packed layers keep their dense weight.
-        format: of the packed weights.
+        format: the name of the packed weights' format.
     """
     if has_one_way(format, device.type):
         return {}
@@ -61,7 +61,7 @@ def _on_gpu(
     from sparseflow.runtime.dispatch.thresholds import choose_by_thresholds
     from sparseflow.runtime.tuning.gpu_identity import GpuMachine
     from sparseflow.runtime.tuning.gpu_table import lookup
-    from sparseflow.runtime.tuning.policies import timed  # which starts processes
+    from sparseflow.runtime.tuning.policies import timed  # here, because it imports the tuner
 
     machine, name = GpuMachine.here(device), dtype_name(dtype)
     points = {shape: lookup(name, *shape, machine) for shape in shapes}

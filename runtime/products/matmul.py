@@ -24,21 +24,21 @@ def sparse_mm(
     residual: Tensor | None = None,
     policy: Policy | None = None,
 ) -> Tensor:
-    """``act(x · Wᵀ + bias) + residual`` with a packed weight W, for inference.
+    """Return ``act(x · Wᵀ + bias) + residual`` with a packed weight W, for inference.
 
-    Sums are accumulated in fp32. Under ``torch.autocast`` all floating tensors, the packed values too, are
-    cast to the autocast dtype, as for ``F.linear``; pack the weight in that dtype to save the cast of each
-    call.
+    Sums are accumulated in fp32. Under ``torch.autocast`` all floating tensors, including the packed values,
+    are cast to the autocast dtype, as for ``F.linear``; a weight that is packed in that dtype saves the cast
+    in each call.
 
     Args:
         x: ``[…, K]``, at least 1-d, of the packed weight's dtype and device; may be empty.
         packed: W, ``[N, K]``.
         bias: ``[N]``, same dtype and device.
-        activation: "relu", "gelu" (exact), "gelu_tanh", "silu", or None.
-        residual: ``[…, N]``, the result's shape, added after the activation.
-        policy: which kernel runs for which M; None always runs the sparse kernel, on CUDA by the best
-            algorithm in the tuned tables. Float32 weights, which its sparse tensor cores can't multiply, are
-            decompressed there for each call.
+        activation: ``"relu"``, ``"gelu"`` (exact), ``"gelu_tanh"``, ``"silu"``, or None.
+        residual: ``[…, N]``, the result's shape; added after the activation.
+        policy: which kernel runs for which M. With None the sparse kernel always runs, on CUDA with the best
+            algorithm in the tuned tables. Float32 weights are decompressed in each call on CUDA, because
+            sparse tensor cores don't multiply float32.
 
     Returns:
         ``[…, N]`` in x's dtype, contiguous.
@@ -122,7 +122,7 @@ def _require_like(name: str, tensor: Tensor, shape: tuple[int, ...], packed: Pac
 def _require_dtype(name: str, tensor: Tensor, packed: PackedWeight) -> None:
     if tensor.dtype == packed.dtype:
         return
-    # Under autocast the operator brings both sides to one dtype; fp64 and integers it leaves alone.
+    # Under autocast the operator casts both sides to one dtype, except fp64 and integers.
     castable = tensor.is_floating_point() and tensor.dtype != torch.float64
     if castable and torch.is_autocast_enabled(tensor.device.type):
         return

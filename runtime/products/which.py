@@ -1,4 +1,4 @@
-"""Which policy a layer gets: one answer for programs, eager layers, pruning, benchmarks and checks."""
+"""The policy of a layer, decided alike for programs, eager layers, pruning, benchmarks and validation."""
 
 from __future__ import annotations
 
@@ -30,32 +30,34 @@ def policies(
     *,
     mode: PolicyMode = "auto",
     memory: Memory = "auto",
-    format: str | None = None,  # the word for it everywhere
+    format: str | None = None,  # named as in all other functions
     tune: Tune = "quick",
     progress: Progress | None = None,
     packed: bool = False,
     room: Room | None = None,
 ) -> dict[Shape, Policy | str]:
-    """Return what to run for each layer shape, or why such layers are dense.
+    """Return the policy of each layer shape, or why such layers stay dense.
 
-    A CPU is measured where its table lacks a shape, a GPU as `tune` says: by a child process, within a
-    bounded time unless it is ``"full"``. What was not measured on the GPU itself is dense there.
+    On a CPU, shapes that its table lacks are measured. On a GPU `tune` says what is measured, in a child
+    process and within a bounded time unless it is ``"full"``; shapes that were never measured on this model
+    of GPU stay dense.
 
     Args:
-        shapes: (N, K) of every layer; those of one shape are answered together.
-        dtype: that is multiplied; in float8_e4m3fn every figure is over the dense product in fp8.
+        shapes: (N, K) of every layer; a shape may repeat.
+        dtype: the dtype that is multiplied. For float8_e4m3fn every speed-up is over the dense product in
+            fp8.
         device: where the layers run.
-        mode: ``"auto"``: as measured. ``"sparse"``: sparse at every M, on a GPU by the best candidates that
-            are known and cuSPARSELt's first algorithm where none is.
-        memory: whether packed layers keep their dense weight; ``"auto"``: where some M would lose without and
-            the copy buys enough, see `copies`.
-        format: of the packed weights; by default the 2:4 one of the dtype.
-        tune: ``"quick"`` measures the few most promising candidates of what no table of the GPU has;
-            ``"full"`` all candidates of what was not tuned so; ``"off"`` nothing, for callers that must
-            not start processes.
+        mode: ``"auto"`` decides by measurements. ``"sparse"`` runs sparse at every M: on a GPU by the best
+            known candidates, or by cuSPARSELt's first algorithm if none is known.
+        memory: whether packed layers keep their dense weight; ``"auto"`` keeps it if some M would lose
+            without it and the speed-up is large enough, see `copies`.
+        format: the name of the packed weights' format; by default the 2:4 format of the dtype.
+        tune: ``"quick"`` measures the few most promising candidates of points that no table of the GPU has,
+            ``"full"`` measures all candidates of points that weren't fully tuned, and ``"off"`` measures
+            nothing, for callers that must not start processes.
         progress: called with (points done, points in all, text) while measuring.
-        packed: whether the layers are packed in any case, so that what stays dense would unpack.
-        room: for the dense copies of mode ``auto``; by default what is free now.
+        packed: whether the layers are packed in any case, so that dense ones would be unpacked in each call.
+        room: the memory for the dense copies of mode ``"auto"``; by default a share of what is free now.
     """
     count = Counter(shapes)
     wanted, name = list(count), dtype_name(dtype)
@@ -67,7 +69,7 @@ def policies(
     able = [shape for shape in wanted if reasons[shape] is None]
     found: dict[Shape, Policy | str] = {}
     if able and device.type == "cuda":
-        from sparseflow.runtime.tuning.policies import tuned_policies  # which starts processes
+        from sparseflow.runtime.tuning.policies import tuned_policies  # here, because it imports the tuner
 
         found |= tuned_policies(able, dtype, device, memory=memory, tune=tune, mode=mode, progress=progress)
     elif able:
@@ -87,26 +89,27 @@ def settled(
     packed: bool = False,
     room: Room | None = None,
 ) -> dict[Shape, Policy | str]:
-    """Return policies of mode ``auto`` with the dense copies decided about, as `policies` has it.
+    """Return policies of memory mode ``auto`` after deciding about dense copies, as in `policies`.
 
     Args:
-        found: by shape.
-        count: how many layers have each shape.
-        dtype: that is multiplied.
+        found: the policy of each shape, or why its layers are dense.
+        count: the number of layers of each shape.
+        dtype: the dtype that is multiplied.
         device: where the layers run.
-        format: of the packed weights.
+        format: the name of the packed weights' format.
         packed: whether the layers are packed in any case.
-        room: for the copies; by default what is free now.
+        room: the memory for the copies; by default a share of what is free now.
     """
-    lossy = find(format).lossy  # what a layer computes doesn't depend on what was measured
+    # In a lossy format a dense layer would compute something else, and results must not depend on timings.
+    lossy = find(format).lossy
     nbytes = {(n, k): count[n, k] * n * k * dtype.itemsize for n, k in found}
     return settle(found, nbytes, device, room or Room(), packed=packed or lossy)
 
 
 def has_one_way(format: str, device_type: str) -> bool:
-    """Return whether no kernel of a device reads a format: then its operator has one way, and no policy.
+    """Return whether no kernel of a device reads a format, so that its operator needs no policy.
 
-    On the meta device nothing runs, so nothing is to choose.
+    On the meta device this is always so, because nothing runs there.
     """
     if device_type == "meta":
         return True
@@ -115,11 +118,12 @@ def has_one_way(format: str, device_type: str) -> bool:
 
 
 def runnable(found: Policy | str, *, copied: bool = False) -> Policy:
-    """Return the policy of a layer that is packed in any case: dense where there is a reason.
+    """Return the policy of a layer that is packed in any case; a reason gives the dense product at every M.
 
     Args:
-        found: what `policies` returned.
-        copied: whether what is dense for a reason keeps the dense weight, so as not to unpack in each call.
+        found: a result of `policies`.
+        copied: whether a layer that is dense for a reason keeps the dense weight, instead of unpacking the
+            weight in each call.
     """
     return dataclasses.replace(DENSE, keeps_dense=copied) if isinstance(found, str) else found
 

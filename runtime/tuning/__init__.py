@@ -1,7 +1,7 @@
-"""Measures what cuSPARSELt's algorithms are worth on this GPU, safely, and keeps it in a table.
+"""Tuning of the GPU kernels: measuring candidates safely in a child process, and tables of the results.
 
-The public names load on first use: the process that measures moves its standard output away before torch
-is imported, and points and sweeps need no torch. ``tune`` itself is in ``fill_gpu_table``.
+Public names are imported on first use: the measuring process redirects its standard output before torch is
+imported, and points and sweeps need no torch. ``tune`` itself is in ``fill_gpu_table``.
 """
 
 from __future__ import annotations

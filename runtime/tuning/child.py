@@ -1,8 +1,8 @@
-"""The process that measures: requests come in by standard input, messages go out by standard output.
+"""The process that measures on a GPU: it reads requests from stdin and writes messages to stdout.
 
     python -m sparseflow.runtime.tuning.child [--device INDEX] [--lift-refusals]
 
-It exits with 0 at the end of its input, and with 3 where CUDA is of no use to it any more.
+It exits with 0 at the end of its input, and with 3 when CUDA doesn't work in this process any more.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Measure what is asked for; returns the exit status."""
+    """Measure the requested points; return the exit status."""
     channel = _claim_stdout()
-    # Without this a child that hangs would keep the GPU after the tuner was killed.
+    # Otherwise a hanging child would keep the GPU after the tuner was killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parser = argparse.ArgumentParser(prog="python -m sparseflow.runtime.tuning.child", description=__doc__)
     parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _claim_stdout() -> IO[str]:
-    """Standard output for messages alone; what libraries print goes to stderr."""
+    """Return stdout for messages alone, after redirecting what libraries print to stderr."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return channel
@@ -56,7 +56,7 @@ def _serve(channel: IO[str], device: int, *, lift_refusals: bool) -> int:
     torch.ops.sparseflow.cusparselt_lift_refusals(lift_refusals)
     say(Ready(gpu.version()))
     bench = Bench(say)
-    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
+    cuda: Any = torch.cuda  # torch's annotations are incomplete
     stream = cuda.Stream(device)  # the default stream can't be captured
     with torch.inference_mode(), cuda.device(device), cuda.stream(stream):
         for line in sys.stdin:

@@ -1,8 +1,8 @@
-"""What a layer would cost on a GPU, before anything was measured there: which candidates to try first.
+"""A cost model of layers on a GPU, which ranks the candidates that quick tuning tries first.
 
-A product's roofline is corrected by what the recorded points nearest to it reached of theirs: near in N, K
-and M, and in the part of the GPU that the last wave of blocks leaves idle. A prediction decides nothing by
-itself: the tuner measures what it ranks first.
+The time of a product is that of its roofline, corrected by the ratios to their rooflines of the recorded
+points nearest to it: near in N, K and M, and in the share of the GPU that the last wave of blocks leaves
+idle. A prediction alone decides nothing: the tuner measures the candidates that are ranked first.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sparseflow.runtime.tuning.point import TunedPoint
 from sparseflow.runtime.tuning.roofline import Constants, Near, Product, fitted, idle
 
 Key = tuple[str, int]
-"""A kernel and its algorithm. Split-k 0 and −1 of cuSPARSELt differ by noise alone in the tables."""
+"""A kernel and its algorithm. Split-k 0 and −1 of cuSPARSELt differ only by noise in the tables."""
 
 BLOCKS = ((64, 128), (128, 128), (256, 128), (128, 256))
-"""Rows and columns of y that the blocks of frequent kernels make."""
+"""Rows and columns of y in the blocks of frequent kernels."""
 
 FAR = 2.0
-"""Powers of two between the M's of a point and of what it says nothing about."""
+"""Points whose M differs by this many powers of two say nothing about each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Way:
     Attributes:
         key: kernel and algorithm.
         us: its predicted time.
-        gain: the log of its speed-up over dense.
-        spread: the standard deviation of that among the points near by.
-        kept: the share of those points that kept it.
+        gain: the logarithm of its predicted speed-up over dense.
+        spread: the standard deviation of that logarithm among the nearby points.
+        kept: the share of those points that kept the candidate.
     """
 
     key: Key
@@ -48,12 +48,12 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a product is expected to take.
+    """The predicted times of a product.
 
     Attributes:
-        dense_us: densely.
-        ways: by the candidates, fastest first; none where nothing near by is recorded.
-        sparse: whether the first of them is faster than dense, with a margin.
+        dense_us: the dense product.
+        ways: the candidates, fastest first; none if nothing nearby is recorded.
+        sparse: whether the first of them is faster than dense by a margin.
     """
 
     dense_us: float
@@ -61,7 +61,7 @@ class Prediction:
     sparse: bool
 
     def decided(self, rules: Near) -> Prediction:
-        """The same, decided by these rules."""
+        """Return the prediction with `sparse` decided by the given rules."""
         sure = self.ways and self.ways[0].kept >= rules.share
         sparse = bool(sure) and self.ways[0].gain - rules.deviations * self.ways[0].spread > rules.margin
         return dataclasses.replace(self, sparse=sparse)
@@ -69,7 +69,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class _Recorded:
-    """A point: where it is, and the logs of what dense and its candidates took over their rooflines."""
+    """A recorded point: its place, and the log times over rooflines of dense and its candidates."""
 
     place: tuple[float, ...]
     m: float
@@ -77,21 +77,21 @@ class _Recorded:
     dense: float
     ways: Mapping[Key, float]
     absent: Mapping[str, float]
-    """What a candidate takes that isn't kept, by kernel; empty where not all were tried."""
+    """The time of a candidate that isn't kept, by kernel; empty if not all were tried."""
 
     def over_roof(self, key: Key) -> float | None:
-        """The log of what a candidate took over its roofline; None where that isn't known."""
+        """Return the log of a candidate's time over its roofline; None if that isn't known."""
         return self.ways.get(key, self.absent.get(key[0]))
 
 
 class CostModel:
-    """Predicts by the points that are recorded for GPUs of one architecture.
+    """Predicts times from the points that are recorded for GPUs of one architecture.
 
     Args:
-        hardware: of the GPU to predict for.
+        hardware: the GPU to predict for.
         own: points of that GPU.
-        borrowed: points of other GPUs of its architecture and library, each with the figures of its GPU.
-        constants: the shipped ones by default.
+        borrowed: points of other GPUs of the same architecture and library, each with its GPU's figures.
+        constants: the fitted constants; the shipped ones by default.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class CostModel:
             self._recorded[point.dtype].append(self._read(point, elsewhere, foreign=True))
 
     def add(self, own: Iterable[TunedPoint]) -> None:
-        """Take points of the GPU itself in."""
+        """Add points of the GPU itself."""
         for point in own:
             self._recorded[point.dtype].append(self._read(point, self._hardware, foreign=False))
 
     def predict(self, product: Product) -> Prediction:
-        """What a product is expected to take, by all that is recorded near by."""
+        """Predict the times of a product from all points recorded nearby."""
         near = self._near(product)
         total = sum(weight for weight, _ in near)
         over = sum(weight * point.dense for weight, point in near) / total if near else 0.0
@@ -127,7 +127,7 @@ class CostModel:
         return Prediction(math.exp(dense + over), tuple(ways), False).decided(self._constants.near)
 
     def kernels(self, product: Product) -> list[tuple[str, float]]:
-        """The sparse kernels and their times by rooflines alone: all that is known of a new architecture."""
+        """Return the sparse kernels and their roofline times, for an architecture without records."""
         roofs = {kernel: self._roof(kernel, product, self._hardware) for kernel in self._sparse(product)}
         return sorted(((kernel, math.exp(us)) for kernel, us in roofs.items()), key=lambda entry: entry[1])
 
@@ -148,7 +148,7 @@ class CostModel:
         return Way(key, math.exp(roof + mean), gain, spread, kept)
 
     def _near(self, product: Product) -> list[tuple[float, _Recorded]]:
-        """The nearest points with their weights."""
+        """Return the nearest points with their weights."""
         rules, here = self._constants.near, self._place(product, self._hardware)
         m, points = math.log2(product.m), self._recorded[product.dtype]
         distances = [
@@ -169,7 +169,7 @@ class CostModel:
         )
 
     def _roof(self, kernel: str, product: Product, hardware: Hardware) -> float:
-        """The log of a kernel's roofline; one registered from Python is taken to be like the library's."""
+        """Return the log of a kernel's roofline; a kernel from Python is treated as cuSPARSELt."""
         sides = self._constants.sides.get(kernel, self._constants.sides["cusparselt"])
         return math.log(sides[product.dtype].us(product, hardware, dense=kernel == "dense"))
 
@@ -191,7 +191,7 @@ class CostModel:
 
 
 def by_key(point: TunedPoint) -> dict[Key, float]:
-    """The times of a point's candidates, of each the best over its split-k's."""
+    """Return the times of a point's candidates, for each the best of its split-k's."""
     times: dict[Key, float] = {}
     for candidate in point.candidates:
         key = candidate.backend, candidate.algorithm
@@ -200,10 +200,10 @@ def by_key(point: TunedPoint) -> dict[Key, float]:
 
 
 def absent_us(point: TunedPoint) -> float:
-    """What a candidate is counted as that a fully tuned point doesn't keep.
+    """Estimate the time of a candidate that a fully tuned point doesn't keep.
 
-    It is slower than the slowest that is kept; nobody knows by how much. It is counted as that much slower
-    than that as that is slower than the best, and by 5 % at least.
+    It is slower than the slowest kept one by an unknown factor. The estimate exceeds the slowest by the
+    factor by which that exceeds the best, and by 5% at least.
     """
     best, slowest = point.candidates[0].us, point.candidates[-1].us
     return slowest * max(1.05, slowest / best)

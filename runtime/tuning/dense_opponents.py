@@ -1,4 +1,4 @@
-"""The dense opponents: each as fast as torch can be configured to be."""
+"""The dense products that sparse kernels are compared with, in torch's fastest configurations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sparseflow.runtime.tuning.replay import CALLS, Pool, Replay
 
 
 def dense(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> list[Replay]:
-    """The dense product in its configurations: the fastest counts."""
+    """Return the dense product in several configurations, of which the fastest counts."""
     if layer.bf16:
         return [_fp8(layer, x, pool, calls, fast) for fast in (True, False)]
     return _linear(lambda copy: F.linear(x, layer.dense[copy]), layer.copies, pool, calls)
 
 
 def dense_bf16(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> list[Replay]:
-    """For fp8 the product in bfloat16; nothing for other dtypes."""
+    """Return the product in bfloat16 for an fp8 layer; nothing for other dtypes."""
     if not layer.bf16:
         return []
     wide = x.to(torch.bfloat16)
@@ -32,7 +32,7 @@ def dense_bf16(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> list[
 
 
 def unpacked(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> Replay:
-    """The operator's dense path; for fp8, which it doesn't take, decompression alone."""
+    """Return the operator's dense path; for fp8, which it doesn't support, the decompression alone."""
     return Replay(functools.partial(_unpack, layer, x), layer.copies, pool, calls)
 
 

@@ -1,4 +1,4 @@
-"""Fills a GPU's table with the points that a list of layers needs."""
+"""Tuning: filling a GPU's table with the points that a list of layers needs."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from sparseflow.runtime.tuning.supervisor import PATIENCE, STARTUP, Supervisor, 
 from sparseflow.runtime.tuning.sweep import DEFAULT_M, DTYPES, QUICK_M, refusal
 from sparseflow.runtime.tuning.task import Task
 
-# Called with the points done, the points in all, and what is being measured.
 Progress = Callable[[int, int, str], None]
+"""Called with the points done, the points in all, and what is being measured."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TuneResult:
-    """The outcome of a tuning.
+    """The result of a tuning.
 
     Attributes:
-        measured: the new points, in the order of the table's shapes.
-        known: points that the table had already.
-        skipped: what was not measured, and why: refused by cuSPARSELt, or given up.
-        remaining: what the deadline left; the same call measures it.
+        measured: the new points, in the order of the shapes.
+        known: the points that the table had already.
+        skipped: the points that weren't measured, and why: refused by cuSPARSELt, or given up.
+        remaining: the points for which no time was left; the same call measures them.
         path: the table's file.
-        saved: whether all of ``measured`` is in it.
+        saved: whether the file has all of ``measured``.
     """
 
     measured: tuple[TunedPoint, ...]
@@ -47,7 +47,7 @@ class TuneResult:
     saved: bool
 
     def __add__(self, other: TuneResult) -> TuneResult:
-        """Both, of two tunings into one table."""
+        """Return the results of two tunings into one table together."""
         return TuneResult(
             self.measured + other.measured,
             self.known + other.known,
@@ -58,7 +58,7 @@ class TuneResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: counts, the new points, what was skipped and why, and the table."""
+        """Return counts, the new points, the skipped ones with reasons, and the table, for JSON."""
         return {
             "measured": [point.to_dict() for point in self.measured],
             "known": len(self.known),
@@ -82,27 +82,27 @@ def tune(
     effort: Effort = "full",
     **how: Any,
 ) -> TuneResult:
-    """Measure candidates of the kernels against dense, for what the table lacks.
+    """Measure the kernels' candidates against the dense product, for the points that the table lacks.
 
-    Candidates run in a child process, so that one that crashes or hangs costs itself alone. Each point is
-    saved when it is there: an interrupted tuning is resumed by calling again. Processes that tune into one
-    table take turns, and none measures what another did.
+    Candidates run in a child process, so that one that crashes or hangs affects no other. Each point is saved
+    as soon as it is measured: calling again resumes an interrupted tuning. Processes that tune into one table
+    take turns, and none repeats what another measured.
 
     Args:
-        shapes: the layers' (N, K), the most important first, repeats allowed.
-        dtypes: of x and W, torch's dtypes or their names: bfloat16, float16, float8_e4m3fn.
-        ms: rows of x; `DEFAULT_M` by default, `QUICK_M` for quick tuning.
-        effort: ``"full"`` tries every candidate, and those M's too that the table has by quick tuning;
-            ``"quick"`` tries the few that the cost model ranks first, in fewer rounds.
+        shapes: the layers' (N, K), the most important first; a shape may repeat.
+        dtypes: dtypes of x and W, or torch's names of them: bfloat16, float16, float8_e4m3fn.
+        ms: rows of x; by default `DEFAULT_M`, and `QUICK_M` for quick tuning.
+        effort: ``"full"`` tries every candidate, and measures again the points of quick tuning; ``"quick"``
+            tries the few that the cost model ranks first, in fewer rounds.
         how: options of `measure`.
 
     Returns:
-        What was measured, skipped and left.
+        The measured, skipped and remaining points.
 
     Raises:
-        ArgumentError: an unknown dtype, an M below 1, or a patience that is not positive.
+        ArgumentError: an unknown dtype, an M below 1, or a patience that isn't positive.
         NativeLibraryError: no table was given, and cuSPARSELt can't be used here.
-        TuningError: the child can't be kept alive; what was measured until then is saved.
+        TuningError: the child can't be kept alive; the points measured until then are saved.
     """
     rows = _rows(ms if ms is not None else DEFAULT_M if effort == "full" else QUICK_M)
     layers = itertools.product(dict.fromkeys((int(n), int(k)) for n, k in shapes), _names(dtypes))
@@ -127,16 +127,17 @@ def measure(
 
     Args:
         tasks: the points, in the order in which they are measured.
-        effort: as `tune` has it.
+        effort: as in `tune`.
         device: a CUDA device; the current one by default.
-        table: where points are kept; the user's own for the device by default.
+        table: where points are kept; the user's own table of the device by default.
         progress: called with (points done, points in all, text) before and after each measured point; the
-            text after it has its figures.
-        patience: seconds that the child may say nothing before it is killed; starting it may take longer.
-        force: measure also what the table has.
-        deadline: seconds after which no further point is begun, waiting for other processes included.
-        command: starts the child; the one for the device by default.
-        plan: what quick tuning tries; by default by the table, the shipped ones and the device's figures.
+            text after it has the point's figures.
+        patience: seconds without a message after which the child is killed; starting it may take longer.
+        force: measure also the points that the table has.
+        deadline: seconds after which no further point is begun, including the wait for other processes.
+        command: the command that starts the child; by default the one for the device.
+        plan: chooses the candidates of quick tuning; by default from the table, the shipped tables and the
+            device's figures.
     """
     end = float("inf") if deadline is None else time.monotonic() + deadline
     if patience is not None and patience <= 0:
@@ -147,7 +148,7 @@ def measure(
     if not run.lacking(tasks):
         return run.result([])
     with alone(run.lock, end, run.wait) as mine:
-        run.table.refresh()  # with what others measured meanwhile
+        run.table.refresh()  # other processes may have measured points meanwhile
         missing = run.lacking(tasks)
         if not mine or not missing:
             return run.result(missing)
@@ -188,7 +189,7 @@ class _Run:
         self.progress(0, self.total, "another process tunes this GPU: waiting for it")
 
     def lacking(self, tasks: Sequence[Task]) -> list[Task]:
-        """The tasks that must be measured; what can't be is skipped with its reason."""
+        """Return the tasks to measure; skip those that can't be, with the reason."""
         refused = {task: why for task in tasks if (why := refusal(task.n, task.k, task.dtype))}
         had = {task: point for task in tasks if not self.force and (point := self._find(task))}
         self.skipped, self.known = list(refused.items()), list(had.values())
@@ -257,7 +258,7 @@ def _rows(ms: Iterable[int]) -> list[int]:
 
 
 def _then(tasks: Sequence[Task], place: int) -> int | None:
-    """The M of the next task, if it is of the same layer."""
+    """Return the M of the next task if it is of the same layer, else None."""
     for after in tasks[place + 1 : place + 2]:
         if dataclasses.replace(after, m=tasks[place].m) == tasks[place]:
             return after.m

@@ -1,4 +1,4 @@
-"""The GPU and the software that a measured time depends on besides the layer."""
+"""The GPU and software that a measured time holds for."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class GpuMachine(TableKey):
 
     Attributes:
         gpu: the device's name.
-        capability: such as "9.0".
-        driver: the version of NVIDIA's driver, or what is known of it.
-        cusparselt: the version of the library: algorithms have other ids in another one.
-        torch: its version; dense products come with it.
+        capability: the compute capability, such as ``"9.0"``.
+        driver: the version of NVIDIA's driver, or the CUDA version if that is all that is known.
+        cusparselt: the version of the library; algorithms have other ids in other versions.
+        torch: torch's version, on which dense products depend.
     """
 
     gpu: str
@@ -34,10 +34,10 @@ class GpuMachine(TableKey):
 
     @classmethod
     def here(cls, device: object = None) -> GpuMachine:
-        """This machine.
+        """Return this machine.
 
         Args:
-            device: a CUDA device, as torch takes it; the current one by default.
+            device: a CUDA device, as torch accepts it; the current one by default.
 
         Raises:
             NativeLibraryError: there is no device, or cuSPARSELt can't be used on it; says why.
@@ -53,17 +53,17 @@ class GpuMachine(TableKey):
         return cls(name, f"{major}.{minor}", driver_version(), library.version(), str(torch.__version__))
 
     def same_algorithms(self, other: GpuMachine) -> bool:
-        """Return whether what was tuned there may be used here, whatever the driver and torch."""
+        """Return whether points tuned there hold here too, whatever the driver and torch."""
         return (self.gpu, self.capability, self.cusparselt) == (other.gpu, other.capability, other.cusparselt)
 
     def lends_to(self, other: GpuMachine) -> bool:
-        """Return whether what is fast here is worth trying there: another GPU with the same algorithms."""
+        """Return whether the other machine is another GPU on which the same algorithms may be fast."""
         same = (self.capability, self.cusparselt) == (other.capability, other.cusparselt)
         return same and self.gpu != other.gpu
 
 
 def device_index(device: object = None) -> int | None:
-    """The index that ``device`` names: None for no device, and for the current one where none is there."""
+    """Return the index of a device; None for no device, and for the current one if there is none."""
     import torch
 
     if isinstance(device, int):
@@ -76,7 +76,7 @@ def device_index(device: object = None) -> int | None:
 
 @functools.cache
 def driver_version() -> str:
-    """Of the driver, such as "580.95.05"; "CUDA 13.0" where only that is known; never fails."""
+    """Return the driver's version, such as "580.95.05", or "CUDA 13.0" if only that is known."""
     try:
         if text := DRIVER.read_text().strip():
             return text

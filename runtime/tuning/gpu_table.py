@@ -1,8 +1,8 @@
-"""The tuned points of one GPU: the user's own, in the cache folder, and those that SparseFlow ships.
+"""The tuned points of one GPU: the user's own, in the cache folder, and the shipped ones.
 
-A shipped table is a file of ``tables/``, under any name. It is a user's table, copied:
+A shipped table is a file in ``tables/`` with any name, copied from a user's table:
 
-    python -m sparseflow.runtime.tuning --shapes 4096x4096,28672x4096 --folder DIR
+    sparseflow tune --effort full --shapes FILE --folder DIR
     cp DIR/tuned-*.json runtime/tuning/tables/h200-cusparselt-0.10.0.json
 """
 
@@ -26,13 +26,13 @@ class TunedTable(Store[TunedPoint]):
     """Tuned points by (dtype, N, K, M) for one GPU and its software.
 
     Attributes:
-        machine: what the points hold for; of a shipped table, where they were tuned.
-        note: why an existing file was ignored, or how the machine that a shipped table was tuned on differs
-            from this one, or None.
+        machine: the machine that the points hold for; of a shipped table, where they were tuned.
+        note: why an existing file was ignored, or how the machine of a shipped table differs from this one,
+            or None.
     """
 
     format = "sparseflow.tuned"
-    version = 2  # 2: how thoroughly a point was measured
+    version = 2  # 2 added the effort of a point
 
     def __init__(self, machine: GpuMachine | None = None, folder: Path | None = None) -> None:
         self.machine = machine or GpuMachine.here()
@@ -40,10 +40,11 @@ class TunedTable(Store[TunedPoint]):
 
     @classmethod
     def shipped(cls, machine: GpuMachine) -> TunedTable | None:
-        """The table that SparseFlow ships for this GPU and version of cuSPARSELt, or None.
+        """Return the table that SparseFlow ships for this GPU and version of cuSPARSELt, or None.
 
-        Driver and torch may be others: algorithms keep their ids, and times hardly move. Where several fit,
-        the one that differs least is taken. A damaged file is reported with a ``DispatchTableWarning``.
+        Driver and torch may differ: algorithms keep their ids, and times hardly change. If several tables
+            fit, the one
+        with the fewest differences is used. A ``DispatchTableWarning`` reports a damaged file.
         """
         files = [(path, _machine_of(path)) for path in sorted(SHIPPED.glob("*.json"))]
         tables = [_Shipped(path, tuned, machine) for path, tuned in files if _may_fit(tuned, machine)]
@@ -55,7 +56,7 @@ class TunedTable(Store[TunedPoint]):
 
 
 class _Shipped(TunedTable):
-    """A file of ``tables/`` that was tuned on ``tuned``, or doesn't say properly on what."""
+    """A file in ``tables/`` that was tuned on ``tuned``; None if it doesn't say properly on what."""
 
     def __init__(self, path: Path, tuned: GpuMachine | None, here: GpuMachine) -> None:
         self.machine = tuned or here
@@ -83,19 +84,19 @@ def _machine_of(path: Path) -> GpuMachine | None:
 
 
 def _may_fit(tuned: GpuMachine | None, here: GpuMachine) -> bool:
-    """Not of another GPU's file, whatever is in it; a damaged one must be opened to be reported."""
+    """Return whether a file may be of this GPU; a damaged file must be opened to be reported."""
     return tuned is None or tuned.same_algorithms(here)
 
 
 def trusted(machine: GpuMachine) -> TunedTable | None:
-    """The shipped table of a GPU itself, or None; read once."""
+    """Return the shipped table of a GPU itself, or None; it is read once."""
     return _shipped(machine, SHIPPED)
 
 
 def borrowed(machine: GpuMachine) -> tuple[TunedTable, ...]:
-    """The shipped tables of other GPUs of the same architecture and version of cuSPARSELt; read once.
+    """Return the shipped tables of other GPUs of the same architecture and cuSPARSELt; they are read once.
 
-    What is fast there is worth a measurement here, but no time of theirs is believed.
+    Their fast candidates are worth measuring here, but their times aren't used.
     """
     return _borrowed(machine, SHIPPED)
 
@@ -103,16 +104,16 @@ def borrowed(machine: GpuMachine) -> tuple[TunedTable, ...]:
 def lookup(
     dtype: str, n: int, k: int, machine: GpuMachine, *, folder: Path | None = None
 ) -> list[TunedPoint]:
-    """Return the tuned points of a layer: the user's own, and the shipped ones for the M's that those lack.
+    """Return the tuned points of a layer: the user's own, and shipped ones for M's that those lack.
 
-    Files are read again only when they changed.
+    Files are read again only after they changed.
 
     Args:
         dtype: torch's name of the dtype of x and W.
         n: out features.
         k: in features.
         machine: the GPU to run on.
-        folder: of the user's table; the cache folder by default.
+        folder: the folder of the user's table; the cache folder by default.
 
     Returns:
         The points, ascending in M.

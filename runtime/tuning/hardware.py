@@ -1,4 +1,4 @@
-"""What a GPU has: the figures that its rooflines start from."""
+"""The figures of a GPU from which its rooflines start."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import dataclasses
 from typing import Any
 
 SMS, BANDWIDTH, FLOPS = 132, 4.8e6, 9.89e8
-"""Of an H200, the GPU whose table is shipped: multiprocessors, bytes and dense 16-bit operations a µs."""
+"""Multiprocessors, bytes a µs and dense 16-bit operations a µs of an H200, whose table is shipped."""
 
 _FLOPS_A_CYCLE = {(8, 0): 2048, (8, 6): 1024, (8, 7): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192}
-"""Dense 16-bit operations that a multiprocessor's tensor cores make in a cycle, by compute capability."""
+"""Dense 16-bit operations a cycle of a multiprocessor's tensor cores, by compute capability."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """A GPU's figures, as its data sheet has them.
+    """A GPU's figures, as in its data sheet.
 
     Attributes:
-        sms: multiprocessors.
-        bandwidth: of its memory, bytes a µs.
-        flops: dense operations of 16-bit tensor cores a µs; fp8 and 2:4 make twice as many each.
+        sms: the number of multiprocessors.
+        bandwidth: bytes a µs of the memory.
+        flops: dense 16-bit operations a µs of the tensor cores; fp8 and 2:4 double it each.
     """
 
     sms: int = SMS
@@ -28,12 +28,12 @@ class Hardware:
 
     @classmethod
     def named(cls, gpu: str) -> Hardware:
-        """The figures of a GPU that a table was tuned on."""
+        """Return the figures of a GPU that a table was tuned on."""
         return _KNOWN.get(gpu) or cls()
 
     @classmethod
     def here(cls, index: int | None = None) -> Hardware:
-        """The figures of a CUDA device; what torch doesn't know of it is an H200's, by the multiprocessor."""
+        """Return the figures of a CUDA device; unknown ones are an H200's, scaled by multiprocessors."""
         import torch
 
         found: Any = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
@@ -41,7 +41,7 @@ class Hardware:
 
     @classmethod
     def of(cls, properties: Any) -> Hardware:
-        """The figures of what torch says of a device, clocks in kHz."""
+        """Return the figures from torch's properties of a device, whose clocks are in kHz."""
         sms = int(properties.multi_processor_count)
         share = sms / SMS
         clock, memory = (getattr(properties, name, 0) for name in ("clock_rate", "memory_clock_rate"))

@@ -1,4 +1,4 @@
-"""Random pruned weights on a GPU, in as many copies as it takes to read none of them from the cache."""
+"""Random pruned weights on a GPU, in enough copies that no product reads its weight from the cache."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sparseflow.runtime.checks import row_chunks
 from sparseflow.runtime.device_weight import DeviceWeight
 from sparseflow.runtime.gpu import compress
 
-MAX_COPIES = 512  # a layer so small that these fit in the cache is read from it in a model too
+MAX_COPIES = 512  # a layer whose 512 copies fit in the cache is read from it in a model too
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Copies of one weight [N, K], all 2:4 in the same places.
+    """Copies of one weight ``[N, K]``, all 2:4 at the same positions.
 
     Attributes:
-        dense: ``[N, K]`` with its zeros.
-        packed: as cuSPARSELt takes it.
-        bf16: for fp8 the same weight in bfloat16; else empty.
+        dense: ``[N, K]`` with its zeros, one tensor for each copy.
+        packed: the compressed copies, as cuSPARSELt reads them.
+        bf16: for fp8, the same weight in bfloat16; else empty.
     """
 
     dense: Sequence[Tensor]
@@ -32,11 +32,11 @@ class Layer:
 
     @classmethod
     def random(cls, n: int, k: int, dtype: torch.dtype) -> Layer:
-        """A layer on the current device."""
+        """Return a random layer on the current device."""
         weight = _pruned(n, k, dtype)
         packed = compress(weight)
         cache = torch.cuda.get_device_properties(weight.device).L2_cache_size
-        # Each side evicts its own copies: the packed form, the smallest, decides how many that takes.
+        # Each side must evict its own copies, so the smallest form, the packed one, determines their number.
         others = range(max(2, min(MAX_COPIES, 2 * cache // packed.nbytes + 1)) - 1)
         one_byte = dtype.itemsize == 1
         return cls(
@@ -47,23 +47,23 @@ class Layer:
 
     @property
     def copies(self) -> int:
-        """Return the number of each."""
+        """The number of copies."""
         return len(self.packed)
 
 
 def inputs(m: int, k: int, dtype: torch.dtype) -> Tensor:
-    """Random x ``[M, K]`` on the current device."""
+    """Return random x ``[M, K]`` on the current device."""
     return torch.randn(m, k, device="cuda").to(dtype)
 
 
 def reference(x: Tensor, weight: Tensor) -> Tensor:
-    """The product x · Wᵀ ``[M, N]`` in float32, without TF32."""
+    """Return the product x · Wᵀ ``[M, N]`` in float32, without TF32."""
     torch.set_float32_matmul_precision("highest")
     return x.float() @ weight.float().T
 
 
 def relative_error(y: Tensor, expected: Tensor) -> float:
-    """‖y − expected‖ / ‖expected‖, NaN where y has one; in chunks, so that no large temporary is made."""
+    """Return ‖y − expected‖ / ‖expected‖, in chunks to save memory; NaN if y has one."""
     wrong = torch.zeros((), dtype=torch.float64, device=y.device)
     whole = torch.zeros_like(wrong)
     for start, chunk in row_chunks(expected):

@@ -1,4 +1,4 @@
-"""Keep track of a point's candidates while they are measured, over as many child processes as that takes."""
+"""The candidates of a point while they are measured, possibly by several child processes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from sparseflow.runtime.tuning.protocol import (
 
 
 class Ledger:
-    """The candidates of one point: measured, failed, and the one that runs now.
+    """The candidates of one point: the measured ones, the failed ones, and the one that runs now.
 
     Args:
         request: the point.
-        barred: candidates that may not run, and why.
+        barred: candidates that must not run, and why.
     """
 
     def __init__(self, request: Request, barred: Mapping[Key, str]) -> None:
@@ -46,22 +46,22 @@ class Ledger:
         self.announced: Key | None = None
 
     @property
-    def learnt(self) -> int:
-        """Return the number of settled candidates."""
+    def settled(self) -> int:
+        """The number of candidates that were measured or failed."""
         return len(self._known) + len(self._failed)
 
     @property
     def nothing_measured(self) -> bool:
-        """Return whether no candidate was ever measured."""
+        """Whether no candidate was measured."""
         return not self._known
 
     @property
-    def was(self) -> str:
-        """What the child was last seen doing, for an error."""
+    def activity(self) -> str:
+        """The step that the child was last doing, as a phrase for errors."""
         return f" while {self._doing}" if self._doing else ""
 
     def begin(self) -> Request:
-        """What to ask a child for; it is a new one, or has just finished another point."""
+        """Return the request for a child that is new or has just finished another point."""
         self.announced, self._doing = None, ""
         skip = tuple(self._failed)
         if self._closed:
@@ -71,19 +71,19 @@ class Ledger:
         )
 
     def build_singly(self) -> bool:
-        """Whether the child was lost while building plans together; then they are built one by one."""
+        """Switch to building plans one by one if the child was lost while building all; return whether."""
         if not self._together or self._doing != PLANS:
             return False
         self._together = False
         return True
 
     def fail(self, key: Key, why: str) -> None:
-        """A candidate is out; the first reason stays."""
+        """Record that a candidate failed; the first reason stays."""
         self._known.pop(key, None)
         self._failed.setdefault(key, Failure(*key, why))
 
     def close(self, why: str) -> None:
-        """No candidate is tried any more."""
+        """Fail all candidates that weren't measured, so that none is tried any more."""
         self._closed = True
         for key in self._every():
             if key[2] == 0 and key not in self._known:
@@ -103,13 +103,13 @@ class Ledger:
 
     @functools.singledispatchmethod
     def take(self, message: Message) -> TunedPoint | str | None:
-        """Enter what the child says.
+        """Record a message from the child.
 
         Returns:
-            The point, or why there is none; None while it goes on.
+            The finished point, or why it can't be measured; None while measuring goes on.
 
         Raises:
-            Lost: the child can't be believed, whatever the candidate.
+            Lost: the child reports what can't be true of any candidate.
         """
         raise TypeError(f"no message: {message!r}")
 
@@ -133,7 +133,7 @@ class Ledger:
 
     @take.register
     def _(self, message: Failed) -> None:
-        # It stays announced: a child that exits now says that the candidate spoilt its process.
+        # It stays announced: if the child exits next, this candidate broke its process.
         key = message.backend, message.algorithm, message.split_k
         if self._asked_for(key):
             self.fail(key, message.why)

@@ -1,4 +1,4 @@
-"""One tuning at a time on a machine: who needs the same points waits for them instead of measuring too."""
+"""A lock that lets one process tune at a time, while others wait for its results."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _PAUSE = 0.1  # seconds between two looks at a lock that another process holds
 
 @contextlib.contextmanager
 def alone(path: Path, end: float, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Hold the lock of a file; the system drops it when a process dies, so none is ever stale.
+    """Hold the lock of a file; the system releases it when a process dies, so none is ever stale.
 
     Args:
-        path: of the file, made where it isn't.
-        end: what ``time.monotonic()`` is when to wait no longer.
-        waiting: called once, before waiting.
+        path: the file, which is created if missing.
+        end: the value of ``time.monotonic()`` at which to stop waiting.
+        waiting: called once before waiting.
 
     Yields:
-        Whether it is held, or can't be had by anyone: a folder that can't be written to has no locks.
+        True if the lock is held, or if nobody can hold it, as in a folder that can't be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

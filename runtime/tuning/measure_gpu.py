@@ -1,7 +1,7 @@
-"""Measures points on a GPU, in the child process.
+"""Measuring points on a GPU, in the child process.
 
 A quick round checks each candidate against the product in float32 and times it roughly. The best ones then
-run in turns with the dense product and with decompressing, in an order that rotates, over weights that rotate
+run in turns with the dense product and with decompression, in a rotating order and over weights that rotate
 past the cache. Every candidate is announced before it runs.
 """
 
@@ -35,7 +35,7 @@ from sparseflow.runtime.tuning.protocol import (
 )
 from sparseflow.runtime.tuning.replay import Replay, Spoilt, alive, first_line, in_turns
 
-# Of these many the time is taken, whatever the pace: a process's first calls load what they need.
+# The least number of rounds at any pace: the first calls of a process load what they need.
 FEWEST = 2
 
 # A candidate this much slower than the best so far isn't timed a second time.
@@ -45,7 +45,7 @@ Say = Callable[[Message], None]
 
 
 class Bench:
-    """Measures point after point; keeps the weights and plans of one layer at a time.
+    """Measures one point after another; keeps the weights and plans of one layer at a time.
 
     Args:
         say: sends a message to the tuner.
@@ -56,10 +56,10 @@ class Bench:
         self._layer: tuple[tuple[str, int, int], Layer] | None = None
 
     def measure(self, request: Request) -> None:
-        """Measure a point and say the result, or why there is none.
+        """Measure a point; send the result, or why there is none.
 
         Raises:
-            Spoilt: CUDA is of no use any more in this process.
+            Spoilt: CUDA doesn't work any more in this process.
         """
         try:
             self._say(Doing("making the weights"))
@@ -68,14 +68,14 @@ class Bench:
             if not alive():
                 raise Spoilt(first_line(error)) from None
             self._say(Refused(first_line(error)))
-        # The graphs of this point are gone; their memory would stay with them.
+        # The graphs of this point are gone, but the allocator would keep their memory.
         torch.cuda.empty_cache()
 
     def _layer_of(self, request: Request) -> Layer:
         name = request.dtype, request.n, request.k
         if self._layer is None or self._layer[0] != name:
             self._layer = None
-            # Plans that a graph held are never evicted: the sweep of a layer bounds how many there are.
+            # Plans that a graph used are never evicted, so they are dropped after each layer.
             gpu.reset()
             torch.cuda.empty_cache()
             self._layer = name, Layer.random(request.n, request.k, getattr(torch, request.dtype))
@@ -106,7 +106,7 @@ class _Point:
             self._request((key for key in keys if key not in self.request.skip), self.request.then)
         self._quick(keys)
         split = self._splits()
-        self._build(split)  # and what was requested for the next M: its building would disturb the last round
+        self._build(split)  # and plans for the next M, whose building would disturb the last round
         self._quick(split)
         self.say(self._final())
 
@@ -206,7 +206,7 @@ class _Point:
         return max((self.known[key].us for key in self._best()), default=0.0)
 
     def _again(self, key: Key) -> Replay:
-        """A candidate's graph; one that an earlier child measured has none here yet."""
+        """Return a candidate's graph; capture it if an earlier child measured the candidate."""
         if key not in self.sides:
             self.say(Trying(*key))
             self.sides[key] = self._side(key)

@@ -1,4 +1,4 @@
-"""What a GPU's tables lack for some layers, and how a compilation has it measured."""
+"""The points that a GPU's tables lack for some layers, and how a compilation has them measured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from sparseflow.errors import TuningError
-from sparseflow.runtime.dispatch.store import warn
+from sparseflow.runtime.dispatch.store import DispatchTableWarning
 from sparseflow.runtime.tuning import fill_gpu_table, quick
 from sparseflow.runtime.tuning.gpu_identity import GpuMachine
 from sparseflow.runtime.tuning.gpu_table import lookup
 from sparseflow.runtime.tuning.point import Effort, TunedPoint
 from sparseflow.runtime.tuning.sweep import DEFAULT_M, QUICK_M, REACH
 from sparseflow.runtime.tuning.task import Task
+from sparseflow.support.user_warnings import warn
 
 Shape = tuple[int, int]
 Progress = Callable[[int, int, str], None]
@@ -22,19 +23,19 @@ Progress = Callable[[int, int, str], None]
 LATER = "compile again, or run `sparseflow tune`"
 
 _LOST: dict[GpuMachine, str] = {}
-"""Why quick tuning failed in this process: it isn't begun again."""
+"""Why quick tuning failed in this process, by GPU; it isn't tried again."""
 
 _REFUSED: defaultdict[GpuMachine, dict[Task, str]] = defaultdict(dict)
-"""The points that can't be measured, and why: this process asks once."""
+"""The points that can't be measured, and why, by GPU; this process asks for them once."""
 
 
 def measure_all(
     shapes: Sequence[Shape], dtype: str, device: torch.device, machine: GpuMachine, progress: Progress | None
 ) -> dict[Shape, str]:
-    """Tune fully what was not tuned so, however long it takes.
+    """Tune the points that weren't tuned fully, however long it takes.
 
     Returns:
-        For shapes with points that can't be measured, why.
+        The shapes with points that can't be measured, and why.
 
     Raises:
         TuningError: the measuring process can't be kept alive.
@@ -49,12 +50,13 @@ def measure_all(
 def measure_quickly(
     shapes: Sequence[Shape], dtype: str, device: torch.device, machine: GpuMachine, progress: Progress | None
 ) -> dict[Shape, str]:
-    """Tune what tables lack by the candidates that look best, for `quick.seconds_for` the shapes at most.
+    """Tune the points that tables lack, trying the candidates that the cost model ranks first.
 
-    Every point is kept as it is measured; what the time leaves is measured by the next call.
+    It takes `quick.seconds_for` the shapes at most. Every measured point is saved; the next call measures
+    those for which no time was left.
 
     Returns:
-        For shapes with points that were not measured, why.
+        The shapes with points that weren't measured, and why.
     """
     refused = _REFUSED[machine]
     tasks = [task for task in lacking(shapes, dtype, machine, "quick") if task not in refused]
@@ -84,14 +86,14 @@ def _measure(
     left = f"quick tuning ended after its {seconds:g} s; {LATER}"
     if result.remaining:
         points = f"{len(result.remaining)} of {len(tasks)} points"
-        warn(f"{machine.gpu}: {points} are not tuned yet, {left}")
+        warn(f"{machine.gpu}: {points} are not tuned yet, {left}", DispatchTableWarning)
     return _by_shape(dict(result.skipped) | dict.fromkeys(result.remaining, left))
 
 
 def lacking(shapes: Iterable[Shape], dtype: str, machine: GpuMachine, effort: Effort) -> list[Task]:
-    """The points that tuning must measure for layers, in the order in which to do it.
+    """Return the points that tuning must measure for layers, in the order of measuring.
 
-    A point that was fully tuned stands for all M's up to `REACH` times larger or smaller.
+    A fully tuned point stands for all M's up to `REACH` times larger or smaller.
     """
     wanted = DEFAULT_M if effort == "full" else QUICK_M
     tasks = [

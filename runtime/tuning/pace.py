@@ -1,4 +1,4 @@
-"""How much time a point may take, and which candidates it tries, by the effort that is asked for."""
+"""The time that a point may take, and the candidates that it tries, by the effort."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sparseflow.runtime.tuning.replay import CALLS
 from sparseflow.runtime.tuning.sweep import PLANS
 
 _RATE = 4e8
-"""Operations a µs that some GPU does: from how many on a product is long needs no better guess."""
+"""A typical rate in operations a µs, enough of an estimate to tell which products are long."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """The bounds of a point.
+    """The bounds of measuring a point.
 
     Attributes:
-        most_rounds: of the last measurement in turns.
-        graph_us: how long a graph need take.
-        last_us: how long the last measurement may take, all rounds together.
-        seconds: after which, plans being there, no further candidate is tried.
+        most_rounds: the most rounds of the final measurement in turns.
+        graph_us: the sufficient duration of a graph in µs.
+        last_us: the most µs of the final measurement, all rounds together.
+        seconds: the time after which, once plans are built, no further candidate is tried.
     """
 
     most_rounds: int
@@ -31,11 +31,11 @@ class Pace:
     seconds: float
 
     def calls(self, n: int, k: int, m: int) -> int:
-        """How many calls of a product a graph makes: fewer of a long one."""
+        """Return how many calls of a product a graph makes; fewer for a long product."""
         return max(1, math.ceil(min(CALLS, self.graph_us * _RATE / (2 * n * k * m))))
 
     def rounds(self, us: float) -> int:
-        """How many rounds of so many µs are measured."""
+        """Return how many rounds to measure if one takes so many µs."""
         return max(1, int(min(self.most_rounds, self.last_us / max(us, 1.0))))
 
 
@@ -46,11 +46,11 @@ PACES = {
 
 
 def wanted(request: Request, found: Mapping[str, Sequence[Key]]) -> list[Key]:
-    """Which of the candidates that kernels have for a point are tried, in this order.
+    """Return the candidates to try for a point, in order.
 
     Args:
         request: the point.
-        found: the candidates by kernel.
+        found: all candidates by kernel.
     """
     if request.only:
         return [key for key in request.only if key in found.get(key[0], ())]
@@ -64,6 +64,6 @@ def wanted(request: Request, found: Mapping[str, Sequence[Key]]) -> list[Key]:
 
 
 def spread(keys: Sequence[Key], count: int) -> list[Key]:
-    """So many of the keys, the first one and others at equal distances."""
+    """Return ``count`` of the keys: the first one and others at equal distances."""
     count = min(count, len(keys))
     return [keys[place * len(keys) // count] for place in range(count)]

@@ -1,4 +1,4 @@
-"""One tuned point: a layer's shape, an M, and what dense and each way of running it sparse took."""
+"""A tuned point: a layer's shape, an M, and the times of dense and of each sparse candidate."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning.sweep import DTYPES
 
 Effort = Literal["quick", "full"]
-"""How a point was measured: a few candidates in few rounds, or all of them."""
+"""How thoroughly a point was measured: a few candidates in few rounds, or all of them."""
 
 KEPT = 4
-"""How many of the fastest candidates a point keeps."""
+"""The number of fastest candidates that a point keeps."""
 
 BOUNDS = {"bfloat16": 8e-3, "float16": 1e-3, "float8_e4m3fn": 4e-2}
-"""The largest rel_err of a right product, by the dtype of x: a few roundings of y, of which one is 1.7e-3 in
-bfloat16 and 2.1e-4 in float16. Tensor cores add fp8 products with few bits, which over a long K shows more
-than the rounding. A wrong product is off by about 1."""
+"""The largest rel_err of a right product, by the dtype of x.
+
+A few roundings of y are allowed; one is 1.7e-3 in bfloat16 and 2.1e-4 in float16. Tensor cores add fp8
+products with few bits, which over a long K exceeds the rounding. A wrong product is off by about 1."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Candidate:
-    """One way that gave the right product.
+    """A candidate that gave the right product.
 
     Attributes:
         backend: the kernel's name.
-        algorithm: cuSPARSELt's id, which holds for one version of the library, or the kernel's variant.
-        split_k: of cuSPARSELt: 0 for the library's choice, −1 or a positive factor.
+        algorithm: the id of cuSPARSELt's algorithm, valid for one version of the library, or the kernel's
+            variant.
+        split_k: cuSPARSELt's split-k: 0 for the library's choice, −1 or a positive factor.
         us: microseconds of one product.
         rel_err: ‖y − ref‖ / ‖ref‖ against the product in float32.
     """
@@ -48,12 +50,12 @@ class Candidate:
         return self.backend, self.algorithm, self.split_k
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Candidate:
-        """From JSON, every field checked.
+        """Build a candidate from JSON, checking every field.
 
         Raises:
             ValueError: a field is missing, unknown, of another type or out of range.
@@ -66,12 +68,12 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Failure:
-    """One way that can't be used, and why: refused, wrong, hung, or the end of its process.
+    """A candidate that can't be used: it was refused, gave a wrong product, hung, or ended its process.
 
     Attributes:
-        backend: as a candidate's.
-        algorithm: as a candidate's.
-        split_k: as a candidate's.
+        backend: as in `Candidate`.
+        algorithm: as in `Candidate`.
+        split_k: as in `Candidate`.
         why: a phrase for a report.
     """
 
@@ -81,12 +83,12 @@ class Failure:
     why: str
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Failure:
-        """From JSON, every field checked.
+        """Build a failure from JSON, checking every field.
 
         Raises:
             ValueError: a field is missing, unknown, of another type or out of range.
@@ -98,22 +100,22 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class TunedPoint:
-    """Times of one layer at one M, all measured in turns in one process.
+    """The times of one layer at one M, measured in turns in one process.
 
     Attributes:
-        dtype: of x and W, torch's name: "bfloat16", "float16" or "float8_e4m3fn".
-        out: of y: the same, "bfloat16" for fp8.
+        dtype: torch's name of the dtype of x and W: ``"bfloat16"``, ``"float16"`` or ``"float8_e4m3fn"``.
+        out: the dtype of y: the same, or ``"bfloat16"`` for fp8.
         n: out features.
         k: in features.
         m: rows of x.
-        dense_us: the dense product with the same pruned weight: ``F.linear``, for fp8 ``torch._scaled_mm``
-            with fast accumulation or without, each in its faster configuration.
-        unpacked_us: decompress into scratch, then multiply densely: what the operator does where it runs
-            densely. For fp8, which the operator doesn't decompress, decompression's time plus ``dense_us``.
-        candidates: the ``KEPT`` best, fastest first; none where all failed.
-        failed: what can't be used at this point, by algorithm.
-        dense_bf16_us: for fp8 ``F.linear`` in bfloat16, None for 16-bit dtypes.
-        effort: ``"full"``: every candidate was tried; ``"quick"``: those that looked best beforehand.
+        dense_us: the dense product with the same pruned weight: ``F.linear``, or for fp8 ``torch._scaled_mm``
+            with or without fast accumulation, each in its faster configuration.
+        unpacked_us: decompression into scratch memory and the dense product, as in the operator's dense path.
+            For fp8, which the operator doesn't decompress, the time of decompression plus ``dense_us``.
+        candidates: the `KEPT` best ones, fastest first; none if all failed.
+        failed: the candidates that can't be used at this point.
+        dense_bf16_us: for fp8, ``F.linear`` in bfloat16; None for 16-bit dtypes.
+        effort: ``"full"`` if every candidate was tried; ``"quick"`` if only the most promising ones were.
     """
 
     dtype: str
@@ -129,12 +131,12 @@ class TunedPoint:
     effort: Effort = "full"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> TunedPoint:
-        """From JSON, every field checked.
+        """Build a point from JSON, checking every field.
 
         Raises:
             ValueError: a field is missing, unknown, of another type or out of range, or they contradict
@@ -156,7 +158,7 @@ class TunedPoint:
         return cls(**{**row, "candidates": candidates, "failed": failed})
 
     def figures(self) -> str:
-        """The times and the best candidate in a line."""
+        """Return the times and the best candidate in a line."""
         dense = f"dense {self.dense_us:.1f} µs, unpacked {self.unpacked_us:.1f}"
         failed = f", {len(self.failed)} failed" if self.failed else ""
         if not self.candidates:
@@ -167,7 +169,7 @@ class TunedPoint:
 
 
 def wrong(dtype: str, rel_err: float) -> str | None:
-    """Why a product with this error is no product, or None; NaN is none."""
+    """Return why a product with this relative error is wrong, or None if it is right; NaN is wrong."""
     if math.isfinite(rel_err) and 0 <= rel_err <= BOUNDS[dtype]:
         return None
     return f"wrong product: relative error {rel_err:.3g}, at most {BOUNDS[dtype]:g} is right in {dtype}"

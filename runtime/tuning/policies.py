@@ -1,4 +1,4 @@
-"""The policies of layers on a GPU: from the tuned tables, and by tuning what they lack."""
+"""The policies of layers on a GPU, from the tuned tables and by tuning missing points."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ def tuned_policies(
     mode: PolicyMode = "auto",
     progress: Progress | None = None,
 ) -> dict[Shape, Policy | str]:
-    """Return what was measured for each layer shape on this GPU, or why such layers stay dense.
+    """Return the measured policy of each layer shape on this GPU, or why such layers stay dense.
 
-    `products.which.policies` is what to ask: it knows which shapes a device can run sparse at all.
+    Callers use `products.which.policies`, which knows the shapes that a device can run sparse at all.
 
     Args:
-        shapes: (N, K), each once, that can run sparse.
-        dtype: of the packed weights; in float8_e4m3fn every figure is over the dense product in fp8.
-        device: a CUDA device on which kernels are usable.
-        memory: whether packed layers keep their dense weight, as `choose_by_thresholds` has it.
-        tune: measure what neither the user's table nor a shipped one has.
-        mode: ``"sparse"`` runs every shape sparse at every M, by the best candidate that is known, and
-            cuSPARSELt's first algorithm where none is; only ``tune="full"`` measures anything for it.
+        shapes: (N, K) of shapes that can run sparse, each once.
+        dtype: the packed weights' dtype. For float8_e4m3fn every speed-up is over the dense product in fp8.
+        device: a CUDA device on which the kernels are usable.
+        memory: whether packed layers keep their dense weight, as in `choose_by_thresholds`.
+        tune: how to measure points that neither the user's table nor a shipped one has.
+        mode: ``"sparse"`` runs every shape sparse at every M, by the best known candidate or by cuSPARSELt's
+            first algorithm; it measures only with ``tune="full"``.
         progress: called with (points done, points in all, text) while tuning.
 
     Raises:
-        TuningError: ``tune="full"`` can't keep the measuring process alive; quick tuning says so in reasons.
+        TuningError: ``tune="full"`` can't keep the measuring process alive. For quick tuning that is the
+            reason of the shapes instead.
     """
     machine, name = GpuMachine.here(device), dtype_name(dtype)
     left: Mapping[Shape, str] = {}
@@ -75,7 +76,7 @@ def _untuned(shape: Shape, dtype: str, machine: GpuMachine, why: str | None) -> 
 
 
 def timed(point: TunedPoint) -> Timed:
-    """Return a tuned point as the rule of thresholds reads it."""
+    """Convert a tuned point for `choose_by_thresholds`."""
     ways = {Choice(c.backend, c.algorithm, c.split_k): c.us for c in point.candidates}
     return Timed(point.m, point.dense_us, point.unpacked_us, ways)
 

@@ -1,4 +1,4 @@
-"""A child process that speaks the protocol, seen from the tuner: it may die, hang or print what it likes."""
+"""A child process that speaks the protocol, as the tuner sees it: it may die, hang or print anything."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _LINE_LIMIT = 1 << 20  # bytes; a message is far shorter
 _GRACE = 10.0  # seconds to exit by itself
 
 
-class Lost(Exception):  # noqa: N818 - no error of the program's, and never leaves the tuner
-    """The child is of no use any more; the message says why."""
+class Lost(Exception):  # noqa: N818 - it is always handled within the tuner
+    """The child can't be used any more; the message says why."""
 
 
 class Child:
     """A process started from ``command``, in its own process group.
 
     Attributes:
-        garbage: lines that it wrote and that were no messages.
+        garbage: the number of lines from it that weren't messages.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -39,15 +39,15 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": path},  # the child imports what this process would
+            env={**os.environ, "PYTHONPATH": path},  # the child must import the same packages
             start_new_session=True,
         )
 
     def send(self, line: str) -> None:
-        """Write a line.
+        """Write a line to it.
 
         Raises:
-            Lost: the child doesn't listen any more.
+            Lost: the child doesn't read any more.
         """
         assert self._process.stdin is not None
         try:
@@ -57,13 +57,13 @@ class Child:
             raise Lost(self._why_it_ended()) from None
 
     def receive(self, patience: float) -> Message:
-        """The next message; what is no message is counted and dropped.
+        """Return the next message; count and drop lines that aren't messages.
 
         Args:
             patience: seconds to wait for it.
 
         Raises:
-            Lost: the child died, or said nothing for so long.
+            Lost: the child died, or sent no message in time.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -101,20 +101,20 @@ class Child:
         return f"{how}: {last}" if last else how
 
     def last_words(self, lines: int) -> str:
-        """The end of what it wrote to stderr."""
+        """Return the last lines that it wrote to stderr."""
         end = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, end - (1 << 14)))
         text = self._stderr.read().decode(errors="replace")
         return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
 
     def kill(self) -> None:
-        """End it and whatever it started."""
+        """Kill it and all processes that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def close(self) -> None:
-        """Let it exit, by the end of its input; kill it if it doesn't. Nothing works afterwards."""
+        """Close its input, so that it exits, and kill it if it doesn't; it can't be used afterwards."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(OSError):

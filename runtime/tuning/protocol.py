@@ -1,7 +1,7 @@
-"""The messages between the tuner and the process that measures: JSON, one a line.
+"""The messages between the tuner and the measuring process: JSON, one a line.
 
-The tuner asks for one point after the other. The child announces what it is about to do before it does it, so
-that the tuner knows what ended it; what it reports is checked by the tuner, not here.
+The tuner requests one point after the other. The child announces each step before it begins, so that the
+tuner knows what ended the child. The tuner checks what the child reports; this module checks only the form.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ PLANS = "building plans"
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Measure a point.
+    """The request to measure a point.
 
     Attributes:
-        dtype: of x and W.
+        dtype: torch's name of the dtype of x and W.
         n: out features.
         k: in features.
         m: rows of x.
         skip: candidates that must not run.
-        known: candidates that an earlier child checked and timed at this point: only their place among the
-            best is measured again.
-        then: the M that will be asked for next with the same weight, so that its plans can be built
-            meanwhile.
-        together: build all plans at once, ahead; if not, each when its candidate is announced.
-        effort: ``"quick"``: fewer rounds, and no variation of split-k.
-        only: the candidates to try; all where none is named.
-        kernels: those whose candidates to try; all where none is named, or none of them can run it.
+        known: candidates that an earlier child checked and timed at this point; only the best of them are
+            measured again.
+        then: the M of the next request with the same weight, whose plans can be built meanwhile.
+        together: build all plans at once beforehand; otherwise, build each when its candidate is announced.
+        effort: ``"quick"`` runs fewer rounds and doesn't vary split-k.
+        only: the candidates to try; empty for all.
+        kernels: the kernels whose candidates to try; all if it is empty, or none of them can run the point.
     """
 
     dtype: str
@@ -53,16 +52,16 @@ class Request:
     kernels: tuple[str, ...] = ()
 
     def replace(self, **changes: Any) -> Request:
-        """The same with some fields changed."""
+        """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def encode(self) -> str:
-        """As a line."""
+        """Return the request as a line."""
         return json.dumps(dataclasses.asdict(self)) + "\n"
 
     @classmethod
     def decode(cls, line: str) -> Request:
-        """From a line that `encode` made."""
+        """Parse a line from `encode`."""
         fields = json.loads(line)
         for name in ("skip", "only"):
             fields[name] = tuple(
@@ -82,14 +81,14 @@ class Ready:
 
 @dataclasses.dataclass(frozen=True)
 class Doing:
-    """The child begins something that is no candidate: ``PLANS``, or text for an error."""
+    """The child begins a step other than a candidate: ``PLANS``, or a text for errors."""
 
     what: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """Each kernel has this many candidates for the product: algorithms or variants, whose ids begin at 0."""
+    """The number of candidates of each kernel for the product; the ids of candidates begin at 0."""
 
     candidates: Mapping[str, int]
 
@@ -149,14 +148,15 @@ _TEXT_LIMIT = 500
 
 
 def encode(message: Message) -> str:
-    """A message as a line."""
+    """Return a message as a line."""
     return json.dumps({"say": type(message).__name__.lower(), **dataclasses.asdict(message)}) + "\n"
 
 
 def decode(line: bytes) -> Message | None:
-    """The message that a line holds, or None if it holds none.
+    """Parse a message from a line; return None if the line holds none.
 
-    A time or error that is no number becomes NaN: a candidate's lie must not look like silence.
+    A time or error that isn't a number becomes NaN, so that a candidate with an impossible result is recorded
+    as failed instead of being ignored.
     """
     try:
         fields = json.loads(line)

@@ -1,4 +1,4 @@
-"""Quick tuning: which few candidates of a product are worth a measurement, by the cost model."""
+"""Quick tuning: the few candidates of a product that are worth measuring, by the cost model."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sparseflow.runtime.tuning.sweep import FIRST_M, PLANS
 from sparseflow.runtime.tuning.task import Task
 
 LIKELY = 1.5
-"""A candidate predicted to be so many times slower than the best one isn't tried, nor is such a kernel."""
+"""A candidate, or a kernel, that is predicted to be this factor slower than the best one isn't tried."""
 
 BASE_SECONDS, SHAPE_SECONDS = 8.0, 3.0
 
 PATIENCE = 10.0
-"""Seconds without a word after which the measuring process hangs."""
+"""Seconds without a message after which the measuring process counts as hung."""
 
 STARTUP = 60.0
-"""The same before its first word; the caller has imported torch by then, so that it comes from memory."""
+"""Seconds until its first message; torch is imported from memory, as the caller has read it already."""
 
 
 def seconds_for(shapes: int) -> float:
-    """The time that quick tuning may take for so many layer shapes, the start of its process included."""
+    """Return the seconds that quick tuning may take for a number of shapes, process start included."""
     return BASE_SECONDS + SHAPE_SECONDS * shapes
 
 
 def breadth_first(tasks: Iterable[Task]) -> list[Task]:
-    """Each layer's most telling M's, then each layer's others; a layer's in a row, as they share a weight."""
+    """Return each layer's most telling M's, then each layer's other M's; M's of a layer share a weight."""
     first: list[Task] = []
     others: list[Task] = []
     for task in tasks:
@@ -41,10 +41,10 @@ def breadth_first(tasks: Iterable[Task]) -> list[Task]:
 
 
 class Plan:
-    """Says for each point what to measure, and learns from each that was.
+    """Chooses for each point what to measure, and learns from each measured point.
 
     Args:
-        model: of the GPU.
+        model: the GPU's cost model.
     """
 
     def __init__(self, model: CostModel) -> None:
@@ -52,7 +52,7 @@ class Plan:
 
     @classmethod
     def of(cls, table: TunedTable, hardware: Hardware) -> Plan:
-        """A plan by all that is known of the GPU of a table, and of its architecture."""
+        """Return a plan from all that is known of a table's GPU and its architecture."""
         known = itertools.chain(trusted(table.machine) or (), table)
         own = {(point.dtype, point.n, point.k, point.m): point for point in known}
         elsewhere = [
@@ -61,14 +61,14 @@ class Plan:
         return cls(CostModel(hardware, own.values(), elsewhere))
 
     def learn(self, point: TunedPoint) -> None:
-        """Take a new point in."""
+        """Add a new point."""
         self._model.add([point])
 
     def request(self, task: Task) -> Request:
-        """What to ask for: the candidates that are expected to be fastest.
+        """Return the request for a point, with the candidates that are expected to be fastest.
 
-        Where nothing near by is recorded, as on an architecture that nobody tuned, these are all candidates
-        of the kernels that are expected to be fast.
+        If nothing nearby is recorded, as on an architecture that was never tuned, these are all candidates of
+        the kernels that are expected to be fast.
         """
         product = Product(task.dtype, task.n, task.k, task.m)
         ways = self._model.predict(product).ways
@@ -80,7 +80,7 @@ class Plan:
 
 
 def candidates(dtype: str, ways: Sequence[Way]) -> tuple[Key, ...]:
-    """The first few that the cost model ranks; split-k is the library's choice, as good as any."""
+    """Return the first few candidates that the cost model ranks, with the library's choice of split-k."""
     plans = PLANS.get(dtype, KEPT)
     likely = [way.key for way in ways if way.us <= LIKELY * ways[0].us]
     planned = [key for key in likely if key[0] == "cusparselt"][:plans]

@@ -1,4 +1,4 @@
-"""Device time of a call, by replaying a CUDA graph that makes it once for each copy of a weight."""
+"""Device time of a call, from replaying a CUDA graph that makes the call for each copy of a weight."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from sparseflow.runtime.robust import AGREE, settle
 from sparseflow.runtime.tuning.layers import relative_error
 
 Pool = Any
-"""The memory that graphs share; torch's type of it has changed its name."""
+"""A memory pool that graphs share; the name of torch's type differs between versions."""
 
-# torch's own annotations are incomplete here.
 _cuda: Any = torch.cuda
+"""Untyped, as torch's annotations are incomplete."""
 
-# Cycles that the GPU waits before a replay, so that it doesn't wait for the launch within the measured time.
 _LEAD_CYCLES = 100_000
+"""Cycles that the GPU waits before a replay, so that the launch isn't part of the measured time."""
 _LEAD_CYCLES_A_CALL = 1_000
 
 DISTURBED = 3
-"""A GPU that other processes use takes this many times the rounds to find as many undisturbed ones."""
+"""On a GPU that other processes use, this many times the rounds are needed for undisturbed ones."""
 
 CALLS = 16
-"""A graph takes some microseconds to start: over this many calls they are few."""
+"""The calls in a graph, over which the few microseconds that it takes to start are spread."""
 
 
 class Spoilt(Exception):  # noqa: N818 - ends the child, which has said what it has to say
-    """The process can't use CUDA any more."""
+    """CUDA can't be used any more in this process."""
 
 
 class Replay:
-    """A graph of calls on the current stream, which must not be the default one.
+    """A graph of calls on the current stream, which must not be the default stream.
 
     Args:
-        call: makes the product with the copy of that number. It runs once outside the graph first, and raises
-            there what it raises.
-        copies: how many there are; the graph calls each equally often.
-        pool: of the graphs that are replayed in turns.
-        calls: how many the graph makes at least.
+        call: computes the product with the copy of a given index. It first runs once outside the graph, and
+            what it raises there is raised to the caller.
+        copies: the number of copies; the graph calls each equally often.
+        pool: the memory pool of graphs that are replayed in turns.
+        calls: the least number of calls in the graph.
 
     Attributes:
         y: the result of the last call; ``forget`` drops it.
 
     Raises:
-        Spoilt: the call ran, but not while captured.
+        Spoilt: the call ran, but could not be captured.
     """
 
     def __init__(self, call: Callable[[int], Tensor], copies: int, pool: Pool, calls: int = CALLS) -> None:
@@ -57,7 +57,7 @@ class Replay:
         self._graph = torch.cuda.CUDAGraph()
         self._start, self._end = (_cuda.Event(enable_timing=True) for _ in range(2))
         try:
-            # Worker threads build plans meanwhile, and what they do to the device is none of this capture's.
+            # Worker threads may build plans meanwhile, which must not end the capture.
             self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             for turn in range(self._calls):
                 self.y: Tensor | None = call(turn % copies)
@@ -66,18 +66,18 @@ class Replay:
             raise Spoilt(f"can't be captured in a CUDA graph: {first_line(error)}") from None
 
     def error(self, expected: Tensor) -> float:
-        """The relative error of a replay whose result holds NaN before; also warms the graph up."""
+        """Fill the result with NaN, replay, and return the relative error; this warms the graph up."""
         assert self.y is not None
         self.y.fill_(float("nan"))
         self._graph.replay()
         return relative_error(self.y, expected)
 
     def forget(self) -> None:
-        """Let other graphs of the pool use the memory of the result."""
+        """Drop the result, so that other graphs of the pool can use its memory."""
         self.y = None
 
     def us(self) -> float:
-        """Microseconds of one call."""
+        """Replay once; return the microseconds of one call."""
         _cuda._sleep(_LEAD_CYCLES + _LEAD_CYCLES_A_CALL * self._calls)
         self._start.record()
         self._graph.replay()
@@ -87,13 +87,13 @@ class Replay:
 
 
 def in_turns(sides: Sequence[Replay], rounds: int, before: Callable[[int], None]) -> list[float]:
-    """The microseconds of each side, replayed in turns in an order that rotates, by `robust.settle`.
+    """Return the microseconds of each side, replayed in turns in a rotating order, by `robust.settle`.
 
     Args:
         sides: what is compared.
-        rounds: how often each runs at most, after one replay that isn't counted; ``DISTURBED`` times as often
-            where other processes use the GPU, so that times don't agree.
-        before: called with the number of the side that is about to run.
+        rounds: the most rounds, after one replay of each side that isn't counted; `DISTURBED` times as many
+            if other processes use the GPU, so that times don't agree.
+        before: called with the index of the side that is about to run.
     """
 
     def turn(number: int) -> list[float]:
@@ -111,17 +111,17 @@ def in_turns(sides: Sequence[Replay], rounds: int, before: Callable[[int], None]
 
 def _order(sides: int, turn: int) -> list[int]:
     order = [(turn + place) % sides for place in range(sides)]
-    # Backwards in two turns of four: no side always follows the same one.
+    # Reversed in two turns of four, so that no side always follows the same other.
     return order[::-1] if turn % 4 > 1 else order
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's text, for a report."""
+    """Return the first line of an error's text, for a report."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def alive() -> bool:
-    """Return whether CUDA still works in this process: some errors are permanent."""
+    """Return whether CUDA still works in this process; some errors are permanent."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:

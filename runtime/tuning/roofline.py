@@ -1,7 +1,6 @@
-"""How long a product takes by its bytes, its operations and its launch, with what kernels reach of each.
+"""A roofline of products: their time by bytes, operations and launch, and the shares that kernels reach.
 
-The constants are in ``cost_model.json``, which ``tools/fit_cost_model.py`` fits to the shipped tables and
-writes.
+The constants are in ``cost_model.json``, which ``tools/fit_cost_model.py`` fits to the shipped tables.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from sparseflow.runtime.tuning.hardware import Hardware
 FILE = Path(__file__).with_name("cost_model.json")
 
 TILE = 128
-"""Rows and columns of y that a block of a large product makes; waves are counted in such."""
+"""Rows and columns of y in a block of a large product, which the number of waves is computed with."""
 
 _SIZES = {"bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """x · Wᵀ of a dtype, x ``[M, K]``, W ``[N, K]``."""
+    """The product x · Wᵀ in a dtype, with x ``[M, K]`` and W ``[N, K]``."""
 
     dtype: str
     n: int
@@ -34,30 +33,39 @@ class Product:
     m: int
 
     def bytes(self, *, dense: bool) -> float:
-        """What it moves, each matrix once; a 2:4 weight is half the values and a quarter byte for each."""
+        """Return the bytes that it moves, each matrix once.
+
+        A 2:4 weight has half the values, and a quarter byte of positions for each.
+        """
         size = _SIZES[self.dtype]
         weight = self.n * self.k * (size if dense else size / 2 + 1 / 8)
         return weight + self.m * self.k * size + self.m * self.n * 2
 
     def waves(self, rows: int, columns: int, sms: int) -> float:
-        """How many turns the multiprocessors take, a part of one too, if blocks make so much of y [M, N]."""
+        """Return the number of waves of blocks, fractional, that compute y ``[M, N]``.
+
+        Args:
+            rows: rows of y in a block.
+            columns: columns of y in a block.
+            sms: multiprocessors, one block each.
+        """
         return math.ceil(self.n / columns) * math.ceil(self.m / rows) / sms
 
 
 def idle(waves: float) -> float:
-    """Places of all turns over those that blocks fill."""
+    """Return the block slots of all waves over the number of blocks."""
     return math.ceil(waves) / waves
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """What a kind of kernels reaches in a dtype.
+    """The figures that one kind of kernels reaches in a dtype.
 
     Attributes:
-        launch: µs.
-        bandwidth: share of the memory's.
-        flops: share of the tensor cores'.
-        waves: exponent of what the last wave leaves idle: near 0 where that does not show.
+        launch: µs of a launch.
+        bandwidth: the share of the memory's bandwidth.
+        flops: the share of the tensor cores' rate.
+        waves: the exponent of `idle`; near 0 if an idle last wave doesn't show.
     """
 
     launch: float
@@ -66,10 +74,11 @@ class Side:
     waves: float
 
     def us(self, product: Product, hardware: Hardware, *, dense: bool) -> float:
-        """The product's time on a GPU."""
+        """Return the product's time on a GPU in µs."""
         rate = hardware.flops * (2 if _SIZES[product.dtype] == 1 else 1) * (1 if dense else 2)
         turns = product.waves(TILE, TILE, hardware.sms)
-        tail = idle(turns) ** self.waves if turns > 1 else 1.0  # few blocks share K out among more
+        # With few blocks, kernels split K among more of them, so none is idle.
+        tail = idle(turns) ** self.waves if turns > 1 else 1.0
         compute = 2 * product.n * product.k * product.m * tail / (rate * self.flops)
         memory = product.bytes(dense=dense) / (hardware.bandwidth * self.bandwidth)
         return self.launch + float((memory**4 + compute**4) ** 0.25)
@@ -77,18 +86,18 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Near:
-    """How recorded points are weighed, and how sure a prediction must be.
+    """How recorded points are weighted, and how certain a prediction must be.
 
     Attributes:
-        count: how many of the nearest points are read.
-        n: what a doubling of N counts in the distance.
-        k: what a doubling of K counts.
-        m: what a doubling of M counts.
-        idle: what a doubling of `idle` counts.
-        foreign: the squared distance that is added to another GPU's points.
+        count: the number of nearest points that are used.
+        n: the distance of a doubling of N.
+        k: the distance of a doubling of K.
+        m: the distance of a doubling of M.
+        idle: the distance of a doubling of `idle`.
+        foreign: added to the squared distance of another GPU's points.
         floor: added to every squared distance.
-        deviations: of the log speed-up that are taken off before a layer is said to run faster sparse.
-        margin: the log speed-up that must be left.
+        deviations: standard deviations that are subtracted from the log speed-up before it is compared.
+        margin: the log speed-up that must remain for a layer to be predicted faster sparse.
         share: the weight of the points that must have kept a candidate.
     """
 
@@ -106,11 +115,11 @@ class Near:
 
 @dataclasses.dataclass(frozen=True)
 class Constants:
-    """All that is fitted.
+    """All fitted constants.
 
     Attributes:
-        sides: by kernel, then dtype; "dense" is torch's product.
-        near: of the recorded points.
+        sides: by kernel, then dtype; ``"dense"`` is torch's product.
+        near: the weights of recorded points.
     """
 
     sides: Mapping[str, Mapping[str, Side]]
@@ -118,7 +127,7 @@ class Constants:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Constants:
-        """Read what the file holds."""
+        """Build the constants from the file's contents."""
         sides = {
             kernel: {dtype: Side(**numbers) for dtype, numbers in found.items()}
             for kernel, found in document["sides"].items()
@@ -128,5 +137,5 @@ class Constants:
 
 @functools.cache
 def fitted() -> Constants:
-    """The shipped constants."""
+    """Return the shipped constants."""
     return Constants.from_dict(json.loads(FILE.read_bytes()))

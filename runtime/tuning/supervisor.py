@@ -1,4 +1,4 @@
-"""Has a child process measure points, and outlives whatever the candidates do to it."""
+"""A supervisor that has points measured by a child process, which candidates may crash or hang."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from sparseflow.runtime.tuning.protocol import Key, Ready, Request
 
 PATIENCE = 60.0
 STARTUP = 300.0
-"""Seconds that importing torch and loading the libraries may take, even from a cold disk."""
+"""Seconds for importing torch and loading the libraries, even from a cold disk."""
 
 MAX_DEATHS = 8
-"""Candidates that may end the process at one point; then the point does without the untried ones."""
+"""After this many candidates ended the process at a point, its untried candidates are skipped."""
 
 
 def child_command(device: int | None = None) -> list[str]:
-    """The command that starts a child on a CUDA device, the first one by default."""
-    # -P: the working folder is not where the child imports from.
+    """Return the command that starts a child on a CUDA device, by default the first one."""
+    # -P keeps the child from importing from the working folder.
     module = "sparseflow.runtime.tuning.child"
     return [sys.executable, "-P", "-m", module, "--device", str(device or 0)]
 
 
 class Supervisor:
-    """Keeps a child that measures; use it in a ``with``.
+    """Keeps a measuring child alive; use it as a context manager.
 
-    A candidate that ends or hangs the child is recorded and never tried again at any M or shape of the dtype.
-    The point goes on without it in a new child, without repeating what was measured.
+    A candidate that ends or hangs the child is recorded, and never tried again in the same dtype. A new child
+    continues the point without it, and without repeating what was measured.
 
     Args:
-        command: starts the child; it speaks ``protocol`` over its standard input and output.
-        patience: seconds without a message after which a child hangs.
-        startup: the same for the first message of a child.
-        cusparselt: the version of the library that the child must have, None for any.
+        command: starts a child, which speaks ``protocol`` over stdin and stdout.
+        patience: seconds without a message after which a child counts as hung.
+        startup: seconds until a child's first message.
+        cusparselt: the version of the library that the child must have; None for any.
 
     Attributes:
-        garbage: lines from children that were no messages.
+        garbage: the number of lines from children that weren't messages.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Supervisor:
         self.cusparselt = cusparselt
         self.garbage = 0
         self._child: Child | None = None
-        self._fruitless = 0
+        self._losses = 0
         self._barred: defaultdict[str, dict[Key, str]] = defaultdict(dict)
-        self._hopeless: dict[str, str] = {}
+        self._given_up: dict[str, str] = {}
 
     def __enter__(self) -> Supervisor:
         return self
@@ -69,38 +69,38 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._bury(kill=False)
+            self._end_child(kill=False)
         else:
-            self._bury()
+            self._end_child()
 
     def measure(self, request: Request) -> TunedPoint | str:
         """Measure a point.
 
         Returns:
-            The point, its failed candidates among it, or why it can't be measured at all.
+            The point with its failed candidates, or why it can't be measured at all.
 
         Raises:
-            TuningError: the child died twice in a row with no candidate to blame and nothing measured, or it
-                has another version of the library.
+            TuningError: two children in a row died without measuring anything and with no candidate to blame,
+                or the child has another version of the library.
         """
-        if why := self._hopeless.get(request.dtype):
+        if why := self._given_up.get(request.dtype):
             return why
         ledger, deaths = Ledger(request, self._barred[request.dtype]), 0
         while True:
-            learnt = ledger.learnt
+            settled = ledger.settled
             try:
                 outcome = self._converse(ledger)
-                self._fruitless = 0
+                self._losses = 0
                 return outcome
             except Lost as lost:
-                if ledger.announced or ledger.learnt > learnt:
-                    self._fruitless = 0
+                if ledger.announced or ledger.settled > settled:
+                    self._losses = 0
                 if ledger.announced:
                     deaths += 1
                     self._blame(ledger, request, str(lost), deaths)
-                elif ledger.learnt == learnt:
-                    self._bear(ledger, str(lost))
-                self._bury()
+                elif ledger.settled == settled:
+                    self._count_loss(ledger, str(lost))
+                self._end_child()
 
     def _converse(self, ledger: Ledger) -> TunedPoint | str:
         request = ledger.begin()
@@ -138,21 +138,24 @@ class Supervisor:
         given_up = f"{MAX_DEATHS} candidates ended the measuring process at {where}"
         ledger.close(f"not tried: {given_up}")
         if ledger.nothing_measured:
-            self._hopeless[request.dtype] = f"given up: {given_up}, and none was measured"
+            self._given_up[request.dtype] = f"given up: {given_up}, and none was measured"
 
-    def _bear(self, ledger: Ledger, why: str) -> None:
-        """Of children that brought nothing, one is bad luck, two in a row are no use."""
-        self._fruitless += not ledger.build_singly()
-        if self._fruitless >= 2:
+    def _count_loss(self, ledger: Ledger, why: str) -> None:
+        """Count a child that was lost without any result; raise TuningError if it is the second in a row.
+
+        One such loss may be chance.
+        """
+        self._losses += not ledger.build_singly()
+        if self._losses >= 2:
             words = self._child.last_words(10) if self._child else ""
-            lost = f"the measuring process was lost twice{ledger.was} with nothing measured: {why}"
+            lost = f"the measuring process was lost twice{ledger.activity} with nothing measured: {why}"
             raise TuningError(
                 "sparseflow.runtime.tuning",
                 f"{lost}\n{words}".rstrip(),
                 "see what it says when started by hand: " + " ".join(self.command),
             )
 
-    def _bury(self, *, kill: bool = True) -> None:
+    def _end_child(self, *, kill: bool = True) -> None:
         if self._child is None:
             return
         if kill:

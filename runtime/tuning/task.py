@@ -1,4 +1,4 @@
-"""A point to be measured."""
+"""`Task`, a point that tuning is to measure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The public API: what `sparseflow.compile` does, the compiled model, its report."""
+"""The façade: `sparseflow.compile`, `load` and `tune`, and the compiled model."""

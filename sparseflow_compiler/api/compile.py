@@ -36,56 +36,56 @@ def compile(  # noqa: A001  # named like torch.compile
     format: str | None = "2:4",
     contextual: Predictors | None = None,
 ) -> CompiledModel:
-    """Compile a model: layers with 2:4 weights run on sparse kernels wherever those were measured faster.
+    """Compile a model so that layers with 2:4 weights run on sparse kernels where those were measured faster.
 
-    Weights stay as they are unless `prune` is given. So prune first, by `sparseflow.prune`, or here.
+    Weights aren't changed unless `prune` is given; prune the model first with `sparseflow.prune`, or here.
 
-    The model is captured on the first call, or at once when example inputs are given. It stays usable and
-    unpruned unless `inplace` is set.
+    The model is captured on the first call, or at once if example inputs are given. The original model stays
+    usable and unpruned unless `inplace` is set.
 
     Args:
         model: in evaluation mode, on the CPU (weights in float32, bfloat16 or float16) or on an NVIDIA GPU
-            (bfloat16 or float16; others stay dense).
+            (bfloat16 or float16; layers in other dtypes stay dense).
         args: example positional inputs.
         kwargs: example keyword inputs.
-        prune: ``None`` changes no weight: those layers are sparse whose weights already are 2:4.
-            ``"magnitude"`` keeps the two largest of every four weights of each layer that `sparseflow.prune`
-            would prune, however it runs then; it costs quality, of which a `QualityWarning` tells and
-            `compiled.report` layer by layer: `sparseflow.prune` beforehand costs less.
-        skip: fnmatch patterns over layer names that stay dense, besides those of `DEFAULT_SKIP`.
-        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
-        policy: ``"auto"`` runs every M by the path that was measured to be faster: a CPU is measured once
-            (seconds, cached), a GPU's figures come from the tuned tables and from `tune`; ``"sparse"`` runs
-            eligible layers sparse whatever was measured, and is not worth a quick tuning.
-        memory: ``"auto"`` is never slower than dense at any measured M: a layer is packed alone where no M
-            loses, has a dense copy of its weight beside the packed one where that wins 1.10× at some M, and
-            stays dense otherwise, as it does where copies don't fit. ``"compressed"`` keeps no dense copy:
-            where dense would be faster, the layer decompresses for the call or runs sparse all the same, and
-            the report says how much that costs. ``"fast"`` keeps one wherever dense is faster for some M.
-        tune: what to measure of shapes that no table has for this GPU, by a child process, once for the
-            machine. ``"quick"``: the few candidates that a cost model ranks first, within seconds (20 for the
-            four shapes of a Llama); what the time leaves is dense until the next compilation.
-            ``"full"``: all candidates, also where quick tuning was before; minutes. ``"off"``: nothing:
-            what no table has stays dense.
+        prune: ``None`` changes no weight; layers whose weights are already 2:4 become sparse. ``"magnitude"``
+            keeps the two largest of every four weights in each layer that `sparseflow.prune` would prune,
+            whether or not it then runs sparse. It costs more quality than `sparseflow.prune`: a
+            `QualityWarning` says how much, and `compiled.report` states it for each layer.
+        skip: fnmatch patterns of layer names that stay dense, in addition to `DEFAULT_SKIP`.
+        skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
+        policy: ``"auto"`` runs every M by the path that was measured to be faster. A CPU is measured once,
+            which takes seconds and is cached; a GPU's figures come from the tuned tables and from `tune`.
+            ``"sparse"`` runs eligible layers sparse whatever was measured, and starts no quick tuning.
+        memory: ``"auto"`` is never slower than dense at a measured M. A layer is packed without a dense copy
+            if that loses at no M; keeps a dense copy beside the packed weight if that gains 1.10× at some M
+            and fits; and stays dense otherwise. ``"compressed"`` keeps no dense copy: where dense would be
+            faster, the layer decompresses its weight in the call or runs sparse anyway, and the report says
+            how much that costs. ``"fast"`` keeps a copy wherever dense is faster for some M.
+        tune: what to measure of shapes that no table has for this GPU, in a child process, once for the
+            machine. ``"quick"`` measures the few candidates that a cost model ranks first, within seconds (20
+            for the four shapes of a Llama); shapes for which no time is left stay dense until the next
+            compilation. ``"full"`` measures all candidates, also those that quick tuning left out; it takes
+            minutes. ``"off"`` measures nothing: shapes that no table has stay dense.
         inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``;
-            ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes as they are,
+            ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes statically,
             and once more for all others; `compiled.warmup` does it ahead.
-        mode: as ``torch.compile`` has it. ``"reduce-overhead"`` and ``"max-autotune"`` run what comes a third
-            time in the same sizes as a CUDA graph, such as decoding over a static cache, with or without
-            inductor.
+        mode: as in ``torch.compile``. ``"reduce-overhead"`` and ``"max-autotune"`` record a CUDA graph of
+            calls that come a third time with the same sizes, such as decoding over a static cache, with or
+            without inductor.
         inplace: release dense weights as they are packed; the original model can't be used afterwards.
-        progress: progress bars on stderr; ``None``: only on a terminal.
+        progress: whether to show progress bars on stderr; ``None`` shows them only on a terminal.
         format: how sparse layers store and multiply their weights. ``"2:4"`` keeps the model's dtype.
-            ``"2:4-fp8"`` runs the sparse layers of bfloat16 and float16 models in float8 e4m3, with a scale
-            for each row of W and, found in each call, one for each row of x. It costs more quality, which
-            `compiled.report` states layer by layer. It is fast on GPUs from sm_89 on only; a CPU computes the
-            same slowly. A layer that can't have a format is ``"2:4"`` and says why. Formats of your own:
-            `sparseflow.runtime.formats.register`.
-            ``None`` makes no weight sparse: MLPs that `contextual` knows are all that is.
-        contextual: predictors of `sparseflow.train_predictor`: MLPs read only the neurons that a token needs,
-            for as few rows as that was measured to be faster (``policy="sparse"`` measures nothing and
-            selects for up to 32 rows); for more they run by their 2:4 weights, if they have such and that is
-            faster, or densely.
+            ``"2:4-fp8"`` runs sparse layers of bfloat16 and float16 models in float8 e4m3, with a scale for
+            each row of W and, computed in each call, for each row of x. It costs more quality, which
+            `compiled.report` states for each layer, and is fast only on GPUs from sm_89 on; a CPU computes
+            the same slowly. A layer that can't have the format is ``"2:4"``, and the report says why.
+            `sparseflow.runtime.formats.register` adds formats. ``None`` makes no weight sparse, only the MLPs
+            of `contextual`.
+        contextual: predictors from `sparseflow.train_predictor`. MLPs then read only the neurons that a token
+            needs, for as few rows as that was measured to be faster (``policy="sparse"`` measures nothing and
+            selects for up to 32 rows). For more rows they run by their 2:4 weights if they have such and that
+            is faster, or densely.
 
     Returns:
         A module called like `model`, with `report`, `mlir()`, `graph()`, `warmup()` and `generate()`.
@@ -105,7 +105,7 @@ def compile(  # noqa: A001  # named like torch.compile
         )
     require_patterns("compile", skip)
     require_matches("compile", skip, model)
-    options = CompileOptions(  # what callers may get wrong is checked there
+    options = CompileOptions(  # which checks the options
         prune=prune,
         skip=tuple(skip),
         skip_defaults=skip_defaults,

@@ -1,4 +1,4 @@
-"""The compiled model: one callable over as many captured programs as its calls need."""
+"""The compiled model: one callable over all programs that its calls need."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 
 class CompiledModel(Inspected):
-    """What `sparseflow.compile` returns: called like the model it was made from.
+    """The result of `sparseflow.compile`, called like the model that it was made from.
 
-    The first call captures the model; a later call is served by a captured program unless none accepts its
-    inputs (torch.export specialises sizes 0 and 1 and everything that is not a tensor), in which case another
-    program is captured over the same packed weights. Attributes that this class doesn't have are the model's.
+    The first call captures the model. A later call is served by a captured program unless none accepts its
+    inputs (torch.export specialises sizes 0 and 1 and everything that is not a tensor); then another program
+    is captured over the same packed weights. Attributes that this class doesn't have are the model's.
 
-    Inference only: a model in training mode and inputs that require gradients are refused.
+    It is for inference only: models in training mode and inputs that require gradients are refused.
 
     Args:
         model: the model.
-        options: of the compilation.
+        options: the options of the compilation.
         bank: weights shared with other compiled models; by default its own.
     """
 
@@ -54,7 +54,7 @@ class CompiledModel(Inspected):
         self._not_compared = ""
 
     def forward(self, *args: object, **kwargs: object) -> object:
-        """Run the model. Arguments and result are those of the model's own forward.
+        """Run the model, with the arguments and the result of the model's own forward.
 
         Raises:
             InferenceOnlyError: an input requires gradients, or the model is in training mode.
@@ -66,8 +66,7 @@ class CompiledModel(Inspected):
         if program.runner.inductor is not None:
             result = program.executable.run_flat(call)
         else:
-            # Nothing requires gradients here; passing the autograd layer by saves half of an operator's
-            # overhead.
+            # Nothing requires gradients here, and skipping autograd's dispatch halves an operator's overhead.
             with torch._C._AutoDispatchBelowAutograd():
                 result = program.executable.run_flat(call)
         if state is not None:
@@ -75,13 +74,14 @@ class CompiledModel(Inspected):
         return result
 
     def refresh(self) -> None:
-        """Forget what was captured, so that the next call sees the model as it is now.
+        """Drop all captured programs, so that the next call captures the model as it is now.
 
-        Weights that were exchanged or written in place, other submodules, hooks, flags and configurations are
-        seen without it. What forward reads besides is as it was when a program was captured.
+        It isn't needed after weights were replaced or written in place, or submodules, hooks, flags and
+        configurations changed: those are noticed. Anything else that forward reads stays as it was when a
+        program was captured.
 
         Raises:
-            ArgumentError: the original weights were released as they were packed.
+            ArgumentError: the original weights were released when they were packed.
         """
         self._programs.require_originals("refresh()")
         with COMPILING:
@@ -109,16 +109,16 @@ class CompiledModel(Inspected):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return device_of(self._model)
 
     @property
     def generator(self) -> Generator:
-        """What `generate` runs, to be measured."""
+        """The generator behind `generate`, for benchmarks."""
         return self._generator
 
     def generate(self, *args: object, **kwargs: object) -> Any:
-        """Transformers' `generate`, with every forward run by the compiled model.
+        """Run transformers' `generate`, with every forward run by the compiled model.
 
         Raises:
             ArgumentError: the model has no `generate`.
@@ -139,29 +139,31 @@ class CompiledModel(Inspected):
     ) -> None:
         """Capture, compile, build plans and record CUDA graphs ahead, for calls of these sizes.
 
-        With example inputs the model is called with them, as often as it takes; what it writes in place, such
-        as a cache, it writes. With sizes instead, inputs of a transformers model are made for every pair.
+        With example inputs, the model is called with them as often as needed; what it writes in place, such
+        as a cache, is written. With sizes, inputs of a transformers model are made for every pair.
 
-        Then these calls are timed beside the dense model, run in the same way; the report has both figures,
-        and a ``SlowerWarning`` names those that lose more than 2%. Not so for a model whose dense weights
-        were released, and for one that writes its state, which further calls would change: the report says
-        so.
+        The calls are then timed in turns with the dense model, run in the same way. The report has both
+        figures, and a ``SlowerWarning`` names calls that lose more than 2%. This is left out, and the report
+        says so, if the dense weights were released, or if the model writes state that further calls would
+        change.
 
         Args:
             args: example inputs.
             batch: numbers of sequences or images.
             seq: numbers of tokens.
-            decode: for a causal language model warm `generate`, prefill and decoding, not the plain call.
+            decode: for a causal language model, warm `generate` up, both prefill and decoding, instead of a
+                plain call.
             padded: whether batches to generate for will be left-padded.
             generate: options that the calls of `generate` will have, such as ``max_new_tokens`` and
-                ``cache_implementation``: a static cache of another length needs another program.
+                ``cache_implementation``; a static cache of another length needs another program.
             inputs: names of the inputs that plain calls will have, such as ``attention_mask``.
-            compare: whether to time the dense model too: seconds a call, and with inductor its compilation.
+            compare: whether to time the dense model too; it takes seconds for each call and, with inductor,
+                its compilation.
             kwargs: example keyword inputs.
 
         Raises:
-            ArgumentError: sizes that are none, sizes and example inputs together, or a model for which inputs
-                can't be made.
+            ArgumentError: a size is wrong, sizes and example inputs are both given, or inputs can't be made
+                for the model.
         """
         from sparseflow.execution import warmup
         from sparseflow.integrations.transformers.argument_names import generates
@@ -183,11 +185,11 @@ class CompiledModel(Inspected):
             self._compare(calls, written=bool(args or kwargs))
 
     def _compare(self, calls: Sequence[Call], *, written: bool) -> None:
-        """Time calls beside the dense model.
+        """Time calls in turns with the dense model.
 
         Args:
-            calls: that are warm.
-            written: whether what programs write is an input of these calls.
+            calls: calls that are warmed up.
+            written: whether the programs write to inputs of these calls.
         """
         from sparseflow.execution.comparison import DenseModel, compare, failure, warn_of_losses
 
@@ -204,7 +206,7 @@ class CompiledModel(Inspected):
         warn_of_losses(type(self._model).__name__, found, self.device)
 
     def _why_not_compared(self, written: bool) -> str:
-        """Why the dense model can't be timed; empty if it can."""
+        """Return why the dense model can't be timed; empty if it can."""
         if self._options.inplace:
             return "its dense weights were released (inplace=True)"
         if own_forward(self._model) is not vars(self._model).get("forward"):
@@ -218,18 +220,19 @@ class CompiledModel(Inspected):
     def save(self, path: str | os.PathLike[str], *, tokenizer: object = None) -> None:
         """Write all programs captured so far to a folder, for `sparseflow.load`.
 
-        It holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, report and
-        policies; of a transformers model that generates also its configuration and that of `generate`. An
-        artifact of that name is replaced.
+        The folder holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, the
+        report and the policies; for a transformers model that generates, also its configuration and that of
+        `generate`. An artifact that is already there is replaced.
 
         Args:
-            path: the folder; the one above must exist.
-            tokenizer: of transformers, to be saved with it.
+            path: the folder; its parent must exist.
+            tokenizer: a tokenizer of transformers to save with it.
 
         Raises:
             ArgumentError: `tokenizer` is something else.
             CaptureError: nothing was captured yet.
-            ArtifactError: something else is there, or the model's calls or operators can't be saved.
+            ArtifactError: something other than an artifact is there, or the model's calls or operators can't
+                be saved.
         """
         from sparseflow.api.save import save
         from sparseflow.integrations.transformers import saved
@@ -246,7 +249,7 @@ class CompiledModel(Inspected):
         save(path, name, self.device, self._programs.all, self.report, documents, files)
 
     def part(self, name: str, function: Callable[..., object]) -> CompiledModel:
-        """A function of the model, compiled beside its forward over the same weights."""
+        """Return a function of the model, compiled beside its forward over the same weights."""
         self._see_changes()
         if name not in self._parts:
             part, bank = Part(self.model_behind, function), self._programs.bank
@@ -260,16 +263,16 @@ class CompiledModel(Inspected):
         return self._programs.serving(args, kwargs, self._check_inference)
 
     def _see_changes(self) -> None:
-        """Start anew where the user exchanged or wrote what the programs have copies of."""
+        """Start over if the user replaced or wrote tensors that the programs have copies of."""
         if (changed := self._programs.changed()) is not None:
             self._programs.require_originals(f"{changed} was changed")
             self.refresh()
 
     def _inlined(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
-        """The eager model's result, where another model that calls this one is being captured.
+        """Return the eager model's result while another model that calls this one is captured.
 
         Raises:
-            CaptureError: the eager model computes something else, or is the one that is being captured.
+            CaptureError: the eager model computes something else, or is itself being captured.
         """
         if is_captured(self._model):
             raise CaptureError(
@@ -281,10 +284,10 @@ class CompiledModel(Inspected):
 
     @property
     def original(self) -> nn.Module:
-        """The eager model, for a capture of a model that this one is part of.
+        """The eager model, for capturing a model that this one is part of.
 
         Raises:
-            CaptureError: it computes something else than this, or its weights are gone.
+            CaptureError: it computes something else than this, or its weights were released.
         """
         options = self._options
         if (
@@ -301,12 +304,12 @@ class CompiledModel(Inspected):
         return self.model_behind
 
     def runs(self, model: nn.Module) -> bool:
-        """Whether this was compiled from `model`."""
+        """Return whether this was compiled from `model`."""
         return self._model is model
 
     @property
     def replaced_forward(self) -> object:
-        """The `forward` that the model had as an attribute when it was compiled, if any."""
+        """The `forward` that was an attribute of the model when it was compiled, if any."""
         return self._replaced_forward
 
     def _check_inference(self, call: Flat) -> None:

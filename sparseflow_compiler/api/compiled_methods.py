@@ -1,4 +1,4 @@
-"""Methods of a model that call its forward, over the compiled one, and which run densely all the same."""
+"""The model's methods on a compiled model: those that call its forward run compiled, others run densely."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import copy
 import functools
 import inspect
 import re
-import warnings
 from collections.abc import Iterator
 from types import MethodType
 from typing import TYPE_CHECKING
 
 from sparseflow.errors import ArgumentError, DenseWarning
 from sparseflow.execution.routing import DenseWatch, compiled_forward
+from sparseflow.support.user_warnings import warn
 
 if TYPE_CHECKING:
     from sparseflow.api.view import ModelView
@@ -25,15 +25,15 @@ _CHANGES = re.compile(
 )
 _FEATURES = re.compile("get_[a-z]+_features|get_[a-z]+_embeddings?_features|get_[a-z]+_embeds")
 _DENSE = re.compile("generate_batch|init_continuous_batching|continuous_batching")
-"""Methods that exchange attention for a paged one while they run: programs keep theirs."""
+"""Methods that replace attention by a paged one while they run, which captured programs don't see."""
 
 _ABSENT = object()
 
 
 def method(compiled: ModelView, name: str, found: object) -> object:
-    """An attribute of the model as the compiled model has it: what is a method of it runs what was compiled.
+    """Return an attribute of the model as the compiled model has it; a method runs the compiled forward.
 
-    Methods that change the model, or write it to a disk, are refused when they are called.
+    Methods that change the model or save it raise when they are called.
     """
     if not inspect.ismethod(found) or found.__self__ is not compiled.model_behind:
         return found
@@ -70,7 +70,7 @@ def _refuse(compiled: ModelView, name: str, *args: object, **kwargs: object) -> 
 def _call(
     compiled: ModelView, name: str, found: MethodType, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> object:
-    """Call a method on a shallow copy of the model whose forward is compiled, and keep what it sets."""
+    """Call a method on a shallow copy of the model with the compiled forward; keep what it sets."""
     model = compiled.model_behind
     routed = copy.copy(model)
     before = dict(vars(routed))
@@ -85,7 +85,7 @@ def _call(
 
 @contextlib.contextmanager
 def _watched(compiled: ModelView, name: str) -> Iterator[None]:
-    """Warn if the first call of a method runs linear layers as they were."""
+    """Warn if the first call of a method runs linear layers of the original model."""
     if name in compiled.watched_methods:
         yield
         return
@@ -97,10 +97,9 @@ def _watched(compiled: ModelView, name: str) -> Iterator[None]:
 
 
 def warn_dense(kind: str, name: str) -> None:
-    """Say once for each place that a method runs layers as they were."""
-    warnings.warn(
+    """Warn, once for each line that calls it, that a method runs the original layers."""
+    warn(
         f"{kind}.{name}() runs layers outside of its forward: these are not compiled, and run densely "
         "and unpruned. Prune the model first (sf.prune), or compile the part that it calls",
         DenseWarning,
-        stacklevel=4,
     )

@@ -1,4 +1,4 @@
-"""What a compiled model says of itself: its report, and its programs as MLIR, passes and graphs."""
+"""Inspection of a compiled model: its report, and its programs as MLIR, passes and graphs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Inspected(ModelView):
 
     @property
     def report(self) -> Report:
-        """Every linear layer with its decision and reason, as of the programs captured so far."""
+        """The report: every linear layer with its decision and reason, over all captured programs."""
         from sparseflow.compiler.costs import compilations
         from sparseflow.compiler.decisions import make_report
         from sparseflow.compiler.gains import what_pruning_would_do
@@ -47,12 +47,12 @@ class Inspected(ModelView):
         return report
 
     def mlir(self, stage: Stage = "sparse_gemm", *, program: int = 0) -> str:
-        """The MLIR text of a captured program.
+        """Return the MLIR text of a captured program.
 
         Args:
-            stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policy,
-                ``"runtime"`` as executed.
-            program: which program, in order of capture.
+            stage: ``"torch"`` as imported, ``"sparse_gemm"`` after matching and policies, ``"runtime"`` as
+                executed.
+            program: the program's index, in order of capture.
         """
         stages = self._programs.captured(program).phases.stages
         if stage not in stages:
@@ -62,12 +62,12 @@ class Inspected(ModelView):
         return str(stages[stage])
 
     def pipeline(self, *, program: int = 0) -> str:
-        """The passes that made a captured program, with all that was measured and decided between them.
+        """Return the passes that made a captured program, with everything measured and decided between them.
 
-        ``sparseflow-opt --pass-pipeline`` makes ``mlir("runtime")`` of ``mlir("torch")`` by it.
+        ``sparseflow-opt --pass-pipeline`` turns ``mlir("torch")`` into ``mlir("runtime")`` with it.
 
         Args:
-            program: which program, in order of capture.
+            program: the program's index, in order of capture.
         """
         from sparseflow.passes import format_pipeline
         from sparseflow.passes.phases import pipeline
@@ -75,9 +75,9 @@ class Inspected(ModelView):
         return format_pipeline(pipeline("runtime", self._programs.captured(program).phases.pipeline))
 
     def graph(self, *, program: int = 0) -> torch.fx.GraphModule:
-        """The executable torch.fx graph of a captured program."""
+        """Return the executable torch.fx graph of a captured program."""
         return self._programs.captured(program).graph
 
     def extra_repr(self) -> str:
-        """The model's class and the number of programs, for `repr`."""
+        """Return the model's class and the number of programs, for `repr`."""
         return f"{type(self._model).__name__}, programs={len(self._programs.all)}"

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class LoadedModel(artifact.LoadedModel):
-    """What `sparseflow.load` returns: an artifact's model, with `generate` where it was saved with it.
+    """The result of `sparseflow.load`: an artifact's model, with `generate` if it was saved with it.
 
     Args:
-        again: loads it once more, for when transformers' classes are there, which were not.
+        again: loads the artifact again, once transformers' classes are imported.
         execution: how graphs run.
-        parts: those of `artifact.LoadedModel`.
+        parts: the arguments of `artifact.LoadedModel`.
     """
 
     def __init__(self, again: Callable[[], LoadedModel], execution: Execution, *parts: Any) -> None:
@@ -36,11 +36,11 @@ class LoadedModel(artifact.LoadedModel):
         self._generator: Generator | None = None
 
     def generate(self, *args: object, **kwargs: object) -> Any:
-        """Transformers' `generate`, with every forward run by the programs of the artifact.
+        """Run transformers' `generate`, with every forward run by the artifact's programs.
 
         Raises:
-            ArgumentError: the model generates nothing or over an encoder, transformers is missing, or a call
-                is of another kind than those that were made before it was saved.
+            ArgumentError: the model doesn't generate or is an encoder-decoder, transformers is missing, or a
+                call is of another kind than those that were captured before it was saved.
         """
         if self._generator is None:
             self._generator = self._make_generator()
@@ -48,7 +48,7 @@ class LoadedModel(artifact.LoadedModel):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer that was saved with it; None without one.
+        """The tokenizer that was saved with the model; None without one.
 
         Raises:
             ArgumentError: transformers is missing.
@@ -59,7 +59,7 @@ class LoadedModel(artifact.LoadedModel):
 
     @property
     def config(self) -> PreTrainedConfig | None:
-        """The configuration of a transformers model; None of another.
+        """The configuration of a transformers model; None for other models.
 
         Raises:
             ArgumentError: transformers is missing.
@@ -99,21 +99,22 @@ def load(
 ) -> LoadedModel:
     """Load what `CompiledModel.save` wrote, and run it without the compiler and without the model's code.
 
-    Nothing in an artifact is unpickled, imported or executed as code. It serves the calls that were captured
-    before it was saved. Weights on a CPU stay in the mapped files, which must not change while the model
-    lives.
+    Nothing in an artifact is unpickled, imported or executed as code. The result serves the calls that were
+    captured before the model was saved. Weights on a CPU stay in the mapped files, which must not change
+    while the model lives.
 
     Args:
         path: the artifact's folder.
-        device: where to run, of the type the model was compiled for; by default the same device.
-        inner: what runs the graphs, as `sparseflow.compile` has it.
-        mode: as `sparseflow.compile` has it.
-        classes: of objects in calls and outputs that are neither transformers' nor registered with torch's
-            pytrees here; where a class is not given or imported, a stand-in has its fields.
+        device: where to run, of the type that the model was compiled for; by default the same device.
+        inner: what runs the graphs, as in `sparseflow.compile`.
+        mode: as in `sparseflow.compile`.
+        classes: classes of objects in calls and outputs that are neither transformers' nor registered with
+            torch's pytrees in this process. Objects of a class that is neither given nor imported are
+            replaced by a stand-in with the same fields.
 
     Returns:
-        A module called like the model, with `report`, `mlir()` and `graph()`; with `generate()` and
-        `tokenizer` where it is a language model that was saved with them.
+        A module called like the model, with `report`, `mlir()` and `graph()`, and for a language model that
+        was saved with them `generate()` and `tokenizer`.
 
     Raises:
         ArtifactError: the folder is no artifact, of a newer version, truncated, changed or malformed.

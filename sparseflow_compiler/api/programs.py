@@ -1,4 +1,4 @@
-"""The programs that were captured of one model, and which of them serves a call."""
+"""The captured programs of one model, and the choice of the one that serves a call."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from sparseflow.runtime.calling.structure import Flat
 
 MAX_PROGRAMS = 32
-"""Beyond this many programs something varies in every call that torch.export takes for a constant."""
+"""With more programs than this, every call must vary in something that torch.export treats as constant."""
 
 
 class Programs:
-    """Find the program that serves a call, or capture and compile one.
+    """Finds the program that serves a call, or captures and compiles one.
 
     Args:
         model: the model.
-        subject: how errors call the compiled one.
-        options: of the compilation.
+        subject: the compiled model's name in errors.
+        options: the options of the compilation.
         bank: weights shared with other compiled models; by default its own.
 
     Attributes:
@@ -62,12 +62,12 @@ class Programs:
     def serving(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], check: Callable[[Flat], None]
     ) -> tuple[Program, Flat, State | None]:
-        """Return a program for a call; the call taken apart; and the attributes of the model that it carries.
+        """Return the program for a call, the flattened call, and the model's attributes that it carries.
 
         Args:
             args: positional inputs.
             kwargs: inputs by keyword.
-            check: refuses a call before anything is captured for it.
+            check: refuses a call before a program is captured for it.
 
         Raises:
             SparseFlowError: no program serves the call, and none can be made.
@@ -78,7 +78,7 @@ class Programs:
             call = self._call_signature.flatten(args, kwargs, state)
             check(call)
             program = self._program(call, args, kwargs)
-            # A capture may have learnt what else is an input of its program: the call has more leaves then.
+            # A capture may have found further inputs of its program, with which the call has more leaves.
             if self.carried.places is places and len(COUNTERS) == counters:
                 return program, call, state
 
@@ -97,22 +97,22 @@ class Programs:
         return self.all[program]
 
     def changed(self) -> str | None:
-        """Return what the user exchanged or wrote that the programs have copies of; None for nothing."""
+        """Return which tensors the user replaced or wrote that the programs have copies of, or None."""
         if self._held is None or self._held.is_as_it_was():
             return None
         return self._held.what_changed()
 
     def forget(self) -> None:
-        """Forget what was captured."""
+        """Drop all captured programs."""
         self.all, self.captures, self.carried, self._held = [], [], Carried(), None
         if not self._shares_bank:
             self.bank = self._new_bank()
 
     def require_originals(self, subject: str) -> None:
-        """Refuse what reads the model's own weights, once they were released.
+        """Refuse an operation that reads the model's own weights after they were released.
 
         Raises:
-            ArgumentError: they were.
+            ArgumentError: they were released.
         """
         if self._options.inplace and self.all:
             raise ArgumentError(
@@ -159,7 +159,7 @@ class Programs:
         if not self.bank.told:
             name = type(self._model).__name__
             self.bank.told = warn_of_weights(name, program, self.bank, first=not self.all)
-        if self.carried.places is not places:  # the programs so far don't know of them
+        if self.carried.places is not places:  # the earlier programs lack these inputs
             self.all, self.captures = [], []
         self.all.append(program)
         carried = {(id(place.module), place.name) for place in self.carried.places}

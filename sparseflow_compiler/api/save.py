@@ -1,4 +1,4 @@
-"""What a compiled model keeps on disk."""
+"""Saving a compiled model as an artifact."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def save(
 
 
 def _machine(device: torch.device) -> dict[str, str] | None:
-    """What the algorithms of cuSPARSELt in the programs hold for; None on a CPU and without that library."""
+    """Return the machine that cuSPARSELt's algorithms in the programs hold for; None without cuSPARSELt."""
     if device.type != "cuda":
         return None
     try:
@@ -56,7 +56,7 @@ def _machine(device: torch.device) -> dict[str, str] | None:
 
 
 def _policies(programs: Sequence[Program]) -> dict[str, object]:
-    """What was measured, as `apply-policy` reads it: a product of one shape runs alike in all programs."""
+    """Return the measured policies as `apply-policy` reads them; they are the same for all programs."""
     found: dict[str, object] = {}
     for program in programs:
         found |= read_table(program.phases.pipeline.policies or {}, "policies", "")

@@ -1,4 +1,4 @@
-"""`sparseflow.tune`: fill this GPU's table ahead of compiling."""
+"""`sparseflow.tune`: filling this GPU's table ahead of compiling."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ def tune(
     deadline: float | None = None,
     progress: bool | None = None,
 ) -> TuneResult:
-    """Measure the algorithms for the layers of a model, or for shapes, and keep the figures in a table.
+    """Measure the kernels' candidates for the layers of a model, or for shapes, and save the times.
 
-    Each candidate runs in a child process, since an algorithm can kill the CUDA context; it is checked
-    against fp32 before it is timed. What a table already has is not measured again, and every point is saved
-    as it is measured: an interrupted tuning goes on where it stopped.
+    Each candidate runs in a child process, because an algorithm can destroy the CUDA context, and is checked
+    against fp32 before it is timed. Points that a table already has are not measured again, and every point
+    is saved once measured, so that an interrupted tuning can be resumed.
 
     Args:
-        target: a model, or layer shapes (N, K), the most important first. Of a model the layers are taken
-        as `sparseflow.compile` would
-            run them, q/k/v and gate/up merged; it may be on the meta device.
-        args: example inputs of the model. Without any, `dummy_inputs` of a transformers model are used; other
-            models are taken linear by linear, unmerged.
+        target: a model, or layer shapes (N, K), the most important first. The layers of a model are those
+            that `sparseflow.compile` would run, with q/k/v and gate/up merged; the model may be on the meta
+            device.
+        args: example inputs of the model. Without any, `dummy_inputs` of a transformers model are used; the
+            layers of other models are taken one by one, unmerged.
         kwargs: example keyword inputs.
-        dtypes: bfloat16, float16 or float8_e4m3fn; by default those of the model, bfloat16 for shapes.
-        ms: numbers of rows to measure; by default powers of two from 1 to 16384, for quick tuning ten of
+        dtypes: bfloat16, float16 or float8_e4m3fn; by default those of the model, or bfloat16 for shapes.
+        ms: numbers of rows to measure; by default powers of two from 1 to 16384, for quick tuning eleven of
             them.
-        effort: ``"full"`` measures every algorithm, also where the table has a quick measurement;
-            ``"quick"`` the few that a cost model ranks first, in fewer rounds, as `sparseflow.compile` does.
-        skip: fnmatch patterns over the names of layers to leave out, besides those of `DEFAULT_SKIP`.
-        skip_defaults: ``False`` leaves `DEFAULT_SKIP` out.
+        effort: ``"full"`` measures every candidate, also where the table has a quick measurement; ``"quick"``
+            measures the few that a cost model ranks first, in fewer rounds, as `sparseflow.compile` does.
+        skip: fnmatch patterns of layer names to leave out, in addition to `DEFAULT_SKIP`.
+        skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
         device: the GPU to tune.
-        folder: where the table is; by default the user's cache folder.
-        force: measure again what the table has.
+        folder: the folder of the table; by default the user's cache folder.
+        force: measure points again that the table has.
         deadline: seconds after which no further point is begun.
-        progress: progress bars on stderr; ``None``: only on a terminal.
+        progress: whether to show progress bars on stderr; ``None`` shows them only on a terminal.
 
     Returns:
-        What was measured, what was left out and why, which candidates failed, and where the table is.
+        The measured points, the skipped ones with reasons, the candidates that failed, and the table's path.
 
     Raises:
         ArgumentError: a wrong target, shape, dtype or M.
         NativeLibraryError: cuSPARSELt can't be used on the device.
-        TuningError: the measuring process dies at once whatever it is asked.
+        TuningError: the measuring process dies at once whatever is asked of it.
     """
     require_patterns("tune", skip)
     if isinstance(target, nn.Module):
@@ -99,7 +99,7 @@ def tune(
 
 
 def _groups(shapes: Mapping[torch.dtype, list[Shape]]) -> list[tuple[list[torch.dtype], list[Shape]]]:
-    """Dtypes with the same shapes together: each shape is tuned in all of them before the next one."""
+    """Group dtypes with the same shapes, so that a shape is tuned in all of them before the next."""
     groups: dict[tuple[Shape, ...], list[torch.dtype]] = {}
     for dtype, found in shapes.items():
         groups.setdefault(tuple(found), []).append(dtype)

@@ -1,4 +1,4 @@
-"""The part of a compiled model that shows the model behind it: its attributes, methods and parameters."""
+"""The view of a compiled model on the model behind it: its attributes, methods and parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _refuse_as_forward(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
-    """Refuse ``model.forward = compiled``: torch makes a submodule of it and goes on calling the other."""
+    """Refuse ``model.forward = compiled``, which torch would register as a submodule and never call."""
     if name == "forward" and isinstance(submodule, ModelView) and submodule.runs(module):
         raise ArgumentError(
             f"{type(module).__name__}.forward = compiled",
@@ -36,10 +36,11 @@ def _watch_assignments() -> None:
 
 
 class ModelView(InferenceModule):
-    """Attributes that it doesn't have are the model's; the model's methods call the compiled forward.
+    """A module whose missing attributes are the model's, and on which the model's methods run compiled.
 
     Args:
-        model: that was compiled. It is no submodule: its dense weights are not part of the compiled model.
+        model: the compiled model's original. It isn't registered as a submodule, as its dense weights are not
+            part of the compiled model.
     """
 
     _options: CompileOptions
@@ -67,41 +68,41 @@ class ModelView(InferenceModule):
         return compiled_methods.method(self, name, getattr(self.model_behind, name))
 
     def part(self, name: str, function: Callable[..., object]) -> CompiledModel:
-        """A function of the model, compiled beside its forward over the same weights.
+        """Return a function of the model, compiled beside its forward over the same weights.
 
         Args:
-            name: of the function; one of that name is compiled once.
-            function: reads the model's tensors.
+            name: the function's name; each name is compiled once.
+            function: a function that reads the model's tensors.
         """
         raise NotImplementedError
 
     def runs_densely(self, name: str) -> None:
-        """Say, once, that a method runs layers as they were before compiling; the report has it too."""
+        """Warn, once, that a method runs the original layers, and record it for the report."""
         if name not in self.dense_methods:
             self.dense_methods.append(name)
             compiled_methods.warn_dense(self._subject, name)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Those of the model that was compiled; what runs are packed copies."""
+        """Return the original model's parameters; the programs run packed copies."""
         return self.model_behind.parameters(recurse)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """As `parameters`, with their names."""
+        """Return `parameters` with their names."""
         return self.model_behind.named_parameters(*args, **kwargs)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        """Those of the model that was compiled."""
+        """Return the original model's buffers."""
         return self.model_behind.buffers(recurse)
 
     def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
-        """As `buffers`, with their names."""
+        """Return `buffers` with their names."""
         return self.model_behind.named_buffers(*args, **kwargs)
 
     def _samples(self) -> list[Tensor]:
         return samples([*self.parameters(), *self.buffers()])
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """A compiled copy of the model, with the same options; it captures in its own first calls."""
+        """Return a compiled copy of the model with the same options, which captures on its own."""
         if self._options.inplace:
             self._refuse(
                 "copy.deepcopy", "the model's own weights were released (inplace)", self._way_to_keep
@@ -110,11 +111,11 @@ class ModelView(InferenceModule):
 
 
 class Part(nn.Module):
-    """A function of a model as a module, whose tensors have the names that they have in the model.
+    """A function of a model as a module, whose tensors have the same names as in the model.
 
     Args:
         model: the model.
-        function: what forward is.
+        function: the function to run as forward.
     """
 
     def __init__(self, model: nn.Module, function: Callable[..., object]) -> None:

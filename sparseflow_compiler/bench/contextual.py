@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sparseflow.integrations.transformers.types import ModelOutput, PreTrainedModel
 
 _FORMATS: dict[str, str | None] = {"contextual": None, "contextual+2:4": "2:4"}
-"""What is measured beside dense, and the weight format of each."""
+"""The sparse sides of the benchmark, with the weight format of each."""
 _PAGE_FILE = Path("/proc/self/statm")
 
 
@@ -43,16 +43,16 @@ class BenchConfig:
     Attributes:
         hidden: H.
         intermediate: I.
-        layers: decoder layers.
-        heads: of attention, and kv_heads of keys and values.
-        vocab: tokens in the vocabulary.
-        rates: the share of active neurons; of each layer, or one for all.
-        rank: of the predictors; None: 4% of the neurons.
-        dtype: of the model: float32, bfloat16 or float16.
-        prompts: tokens of each prompt.
-        tokens: decoded after each.
-        repeats: of each prompt on each side.
-        sparsity: what is measured beside dense: contextual, or contextual+2:4.
+        layers: the number of decoder layers.
+        heads: attention heads; kv_heads are those of keys and values.
+        vocab: the size of the vocabulary.
+        rates: the share of active neurons in each layer, or one for all.
+        rank: the predictors' rank; None: 4% of the neurons.
+        dtype: the model's dtype: float32, bfloat16 or float16.
+        prompts: the number of tokens of each prompt.
+        tokens: tokens decoded after each prompt.
+        repeats: repetitions of each prompt on each side.
+        sparsity: the sides beside dense: contextual, or contextual+2:4.
     """
 
     hidden: int = 3072
@@ -100,7 +100,7 @@ class BenchConfig:
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> BenchConfig:
-        """Make it from plain values of a file, with lists for tuples.
+        """Build a configuration from the plain values of a file, with lists for tuples.
 
         Raises:
             ArgumentError: an unknown name or a wrong value.
@@ -129,9 +129,9 @@ def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: in
     """Make int8 predictors that select random neurons at the given rates, for timing.
 
     Args:
-        mlps: of a model.
-        rates: of each.
-        rank: of all; None: the usual one.
+        mlps: the MLPs of a model.
+        rates: the rate of each.
+        rank: the rank of all; None for the default.
     """
     made = {}
     for mlp, rate in zip(mlps, rates, strict=True):

@@ -35,15 +35,16 @@ def gemm_rows(
     """Time ``x · Wᵀ`` for every shape, M and dtype, over weights that rotate past the cache.
 
     Args:
-        shapes: (N, K).
+        shapes: (N, K) of each weight.
         ms: rows of x.
         dtypes: float32, bfloat16 or float16 on a CPU; bfloat16 or float16 on a GPU.
-        device: where.
+        device: where to run.
         step: called for each point.
 
     Returns:
-        A row for each: microseconds of ``F.linear`` and of the sparse product, and what ran. On a GPU that is
-        device time by CUDA graphs, and dense the faster of torch's configurations.
+        A row for each point: microseconds of ``F.linear`` and of the sparse product, and what ran. On a GPU
+            they are
+        device times of CUDA graphs, with dense in the faster of torch's configurations.
 
     Raises:
         ArgumentError: the device can't run the dtype or shape sparse.
@@ -80,7 +81,7 @@ def _on_gpu(n: int, k: int, ms: Sequence[int], dtype: torch.dtype, device: torch
     if isinstance(policy, str):
         raise ArgumentError(f"{n}×{k} {dtype_name(dtype)}", f"can't run sparse: {policy}")
     new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream  # untyped in torch
-    stream = new_stream(device)  # to be captured
+    stream = new_stream(device)  # because the default stream can't be captured
     with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(stream):
         layer = Layer.random(n, k, dtype)
         for m in ms:

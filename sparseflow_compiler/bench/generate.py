@@ -1,4 +1,4 @@
-"""Benchmark `generate`: tokens a second and time to the first one, beside what the bytes need."""
+"""Benchmark `generate`: tokens a second and time to the first token, beside the time that the bytes need."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def generate_rows(
     torch_compile: bool = True,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Time greedy decoding by a model as it is, by torch.compile and compiled, in turns.
+    """Time greedy decoding by the original model, by torch.compile and compiled, in turns.
 
     Args:
-        name: of the model, for the rows.
-        model: a causal language model of transformers, pruned already.
+        name: the model's name in the rows.
+        model: a causal language model of transformers, already pruned.
         calls: sequences and tokens of each prompt.
-        new_tokens: that are decoded, at least 2.
-        repeats: turns; each row has their medians.
+        new_tokens: the number of decoded tokens, at least 2.
+        repeats: the number of turns, of which each row has the medians.
         progress: called for each call.
-        torch_compile: whether to measure transformers' loop over torch.compile and a static cache too.
-        options: of `sparseflow.compile`.
+        torch_compile: whether to measure transformers' loop with torch.compile and a static cache too.
+        options: options of `sparseflow.compile`.
 
     Returns:
-        A row for each call: `floor_ms` is what reading the weights as they are stored and the cache takes,
-        `device_ms` a step, `host_us` what `generate` takes for a token beyond it.
+        A row for each call. `floor_ms` is the time of reading the stored weights and the cache, `device_ms`
+        that of a step, and `host_us` what `generate` takes for a token beyond it.
 
     Raises:
         SparseFlowError: the model can't be compiled.
@@ -105,9 +105,9 @@ class _Side:
     """Greedy decoding of one prompt by one of the sides.
 
     Args:
-        run: generates.
+        run: the function that generates.
         ids: the prompt.
-        tokens: to decode.
+        tokens: the number of tokens to decode.
     """
 
     def __init__(self, run: Generate, ids: Tensor, tokens: int) -> None:
@@ -118,18 +118,18 @@ class _Side:
             self._timed(count)
 
     def measure(self) -> None:
-        """Take another pair of times: to the first token, and to the last."""
+        """Measure another pair of times: to the first token, and to the last."""
         self._firsts.append(self._timed(1))
         self._alls.append(self._timed(self._tokens))
 
     @property
     def first(self) -> float:
-        """Seconds to the first token."""
+        """The seconds to the first token."""
         return statistics.median(self._firsts)
 
     @property
     def token(self) -> float:
-        """Seconds for each further one."""
+        """The seconds for each further token."""
         return (statistics.median(self._alls) - self.first) / (self._tokens - 1)
 
     def _timed(self, count: int) -> float:
@@ -141,7 +141,7 @@ class _Side:
 
 
 class _Steps:
-    """Steps sent one after the other, and a read of as many bytes."""
+    """Decoding steps back to back, and a read of as many bytes."""
 
     def __init__(self, generator: Generator, context: int, tokens: int) -> None:
         self._generator, self._context, self._tokens = generator, context, tokens
@@ -171,12 +171,12 @@ def _wait(device: torch.device) -> None:
 
 
 def _bytes(weights: int, generator: Generator, context: int) -> int:
-    """What a step has to read: the weights as they are stored, and the part of the cache that is filled."""
+    """Return the bytes that a step reads: the stored weights, and the filled part of the cache."""
     return weights + generator.cache_bytes(context)
 
 
 def _by_torch_compile(model: Any) -> Generate:
-    """Transformers' loop over a static cache, with forward compiled."""
+    """Return transformers' loop over a static cache, with forward compiled by torch.compile."""
     twin = copy.copy(model)
     twin.forward = torch.compile(model.forward, dynamic=False)
 

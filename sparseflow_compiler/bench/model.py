@@ -27,23 +27,24 @@ def model_rows(
     step: Step,
     **options: Any,
 ) -> list[dict[str, object]]:
-    """Time calls of a transformers model as it is and compiled, in turns.
+    """Time calls of a transformers model, original and compiled, in turns.
 
     Args:
-        name: of the model, for the rows.
+        name: the model's name in the rows.
         model: in evaluation mode.
         calls: samples and tokens of each call.
-        phase: prefill or decode.
-        seconds: about how long to measure each call.
+        phase: ``"prefill"`` or ``"decode"``.
+        seconds: the approximate duration of measuring each call.
         step: called for each call.
-        options: of `sparseflow.compile`; the model as it is runs by the same ``inner``, in the same ``mode``.
+        options: options of `sparseflow.compile`; the original model runs with the same ``inner`` and
+            ``mode``.
 
     Returns:
-        A row for each: milliseconds of a call, and bytes of the linear layers' weights.
+        A row for each call: milliseconds, and bytes of the linear layers' weights.
 
     Raises:
         ArgumentError: a size is below 1, or the model has no such phase.
-        SparseFlowError: it can't be compiled.
+        SparseFlowError: the model can't be compiled.
     """
     compiled = sparseflow_compile(model, **options)
     device, rows = device_of(model), list[dict[str, object]]()

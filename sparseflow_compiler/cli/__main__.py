@@ -1,4 +1,4 @@
-"""``python -m sparseflow.cli``: the command where its script isn't on the path."""
+"""``python -m sparseflow.cli``: the command, for environments whose scripts aren't on the path."""
 
 from sparseflow.cli.main import console_main
 

@@ -115,7 +115,7 @@ def generate(
 
     built = named_model(model, layers, kind, where)
     prune(built, "magnitude")
-    # Inductor from the first token on: what is measured is decoding, not when compiling it pays.
+    # Inductor from the first token on: this measures decoding, not when compiling pays.
     how: dict[str, Any] = {"inner": "inductor", "policy": policy, "torch_compile": torch_compile}
     with progress_bars(None) as bars:
         rows = generate_rows(model, built, calls, tokens, repeats, bars.stage("bench"), **how)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sparseflow.api.compiled import CompiledModel
 
 _BATCHES = (2, 1)
-"""Larger batches run the program for two; torch.export may make one for a batch of one."""
+"""Batches larger than 2 use the program for 2; torch.export may need another program for a batch of 1."""
 
 _TOKENS = 8
 
@@ -77,7 +77,7 @@ def compile_model(
 
 
 def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
-    """Make the calls that the artifact has to serve."""
+    """Make the calls that the artifact must serve."""
     import torch
 
     from sparseflow.execution import warmup

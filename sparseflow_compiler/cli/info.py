@@ -38,7 +38,7 @@ class Finding:
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what this machine can do, and why not the rest."""
+    """Show what this machine can run, and why not the rest."""
     findings = look()
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
@@ -124,7 +124,7 @@ def _cuda_kernels() -> str:
 
 
 def _kernels() -> dict[str, Callable[[], str]]:
-    """A part for each kernel of the registry."""
+    """Return a check for each kernel of the registry."""
     from sparseflow.runtime.kernels import registry
 
     return {f"kernel {kernel.name}": functools.partial(_kernel, kernel) for kernel in registry.kernels()}
@@ -155,7 +155,7 @@ def _tables() -> str:
 
 
 def _tuned() -> str:
-    """The tables of the current GPU: its own, the shipped one, and those that it borrows candidates from."""
+    """Return the current GPU's tables: the user's, the shipped one, and those it borrows candidates from."""
     from sparseflow.runtime import gpu
     from sparseflow.runtime.tuning import GpuMachine, TunedTable
     from sparseflow.runtime.tuning.gpu_table import borrowed, trusted

@@ -39,7 +39,7 @@ def require_phase(phase: str) -> None:
     """Refuse a phase that is neither prefill nor decode.
 
     Raises:
-        ArgumentError: it is.
+        ArgumentError: the phase is another one.
     """
     from sparseflow.profiling.workload import Phase
 

@@ -88,7 +88,7 @@ def _batches(
     length: int,
     seed: int,
 ) -> Sequence[Tensor | dict[str, Tensor]]:
-    """Sequences from random places of a stream for a decoder, the first lines of a text for an encoder."""
+    """Return random pieces of a text for a decoder, or its first lines for an encoder."""
     if not is_causal(model):
         return text_batches(read_lines(path, samples), tokenizer)
     import torch

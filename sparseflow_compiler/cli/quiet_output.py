@@ -1,4 +1,4 @@
-"""What commands and the demo print is theirs: no bars, deprecations and advice of the libraries below."""
+"""Suppression of progress bars, deprecations and advice that libraries print while a command runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ R = TypeVar("R")
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Suppress what torch and transformers say below an error; errors and our own warnings stay.
+    """Suppress messages of torch and transformers below an error; errors and our own warnings stay.
 
-    What somebody asked for stays too: ``python -W`` and PYTHONWARNINGS, TORCH_LOGS, TRANSFORMERS_VERBOSITY.
-    Everything is as before when the block is left.
+    Messages that the user asked for stay too: ``python -W`` and PYTHONWARNINGS, TORCH_LOGS,
+        TRANSFORMERS_VERBOSITY.
+    All settings are restored at the end of the block.
     """
     from sparseflow.integrations.transformers.quiet import quiet as quiet_transformers
     from sparseflow.support.native_lines import hide_native_lines

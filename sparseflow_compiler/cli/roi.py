@@ -38,7 +38,7 @@ def throughput(
     monthly_fee: Annotated[float, typer.Option(help="Dollars a month that it costs.")] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """GPUs that a service needs, dense and compiled, and what the difference is worth.
+    """Show the GPUs that a service needs, dense and compiled, and what the difference saves.
 
     A month has 730 hours.
     """

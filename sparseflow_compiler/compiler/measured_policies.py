@@ -25,17 +25,17 @@ Found = tuple[dict[str, Policy], dict[str, str]]
 
 
 def measured_policies(module: ir.Module, bank: WeightBank, options: CompileOptions, step: Step) -> Found:
-    """What was measured for every dtype and shape among the sparse layers.
+    """Return the measured policy of every dtype and shape among the sparse layers.
 
     Args:
         module: in the ``sparse_gemm`` stage.
-        bank: the model's weights. What was found for its shapes holds for all programs: the next one might
-            find less memory for dense copies, or other measurements.
-        options: of the compilation.
-        step: told while measuring.
+        bank: the model's weights. It keeps the result for all programs, because a later measurement might
+            find less memory for dense copies, or other times.
+        options: the options of the compilation.
+        step: called while measuring.
 
     Returns:
-        Policies by `policy_key`, and for other keys why their layers are dense.
+        Policies by `policy_key`, and for other keys the reason why their layers are dense.
     """
     policies: dict[str, Policy] = {}
     dense: dict[str, str] = {}
@@ -86,16 +86,16 @@ def shape_policies(
     format: str = "2:4",
     room: Room | None = None,
 ) -> dict[Shape, Policy | str]:
-    """What was measured for some shapes, or why such layers are dense; nothing where they always run sparse.
+    """Return the policies of shapes, or why such layers are dense; nothing if they always run sparse.
 
     Args:
         shapes: (N, K) of every weight.
-        dtype: that is multiplied.
-        device: where the weights are.
-        options: of the compilation.
-        step: told while measuring.
-        format: of the weights.
-        room: for dense copies; by default what is free now.
+        dtype: the dtype that is multiplied.
+        device: the weights' device.
+        options: the options of the compilation.
+        step: called while measuring.
+        format: the weights' format.
+        room: the memory for dense copies; by default a share of what is free now.
     """
     found = which.policies(
         shapes,

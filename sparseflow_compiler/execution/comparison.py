@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from sparseflow.execution.inner import SIZES, Execution, chosen_inner
 from sparseflow.execution.opponent import opponent
 from sparseflow.runtime.dispatch.policy import TOLERANCE
 from sparseflow.runtime.timing import interleaved
+from sparseflow.support.user_warnings import warn
 
 if TYPE_CHECKING:
     from sparseflow.execution.warmup import Call, Side
@@ -143,9 +143,8 @@ def warn_of_losses(model: str, found: Sequence[Compared], device: torch.device) 
     ]
     more = f" and {len(losing) - 3} more" if len(losing) > 3 else ""
     graphs = ", or compile with mode='reduce-overhead', which takes the host's time away"
-    warnings.warn(
+    warn(
         f"compiled {model} is slower than dense for {'; '.join(figures)}{more}. Call the model itself for "
         f"these sizes{graphs if device.type == 'cuda' else ''}; the report says which layers gain there",
         SlowerWarning,
-        stacklevel=4,
     )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.nn.linear import SparseLinear, prepare
-from sparseflow.pruning.linear_layers import find_layers
+from sparseflow.nn.sparsify_report import SparsifiedLayer, SparsifyReport, warn_of_format
+from sparseflow.pruning.linear_layers import Layer, find_layers
 from sparseflow.runtime import PackedWeight, checks, is_24, packed, prune_24
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.formats import find, names
@@ -40,7 +41,7 @@ def sparsify(
     memory: Memory = "auto",
     tune: Tune = "quick",
     format: str = "2:4",
-) -> list[str]:
+) -> SparsifyReport:
     """Replace a model's linear layers by `SparseLinear`, in place, one at a time.
 
     A module is replaced if its type is ``nn.Linear`` itself, N and K are at least 16, K is divisible by 4,
@@ -61,10 +62,10 @@ def sparsify(
             in `sparseflow.compile`. Layers that move there later are prepared by `prepare`, or by tables
             alone in their first call.
         format: how weights are stored and multiplied, as in `sparseflow.compile`; layers that can't have it
-            stay dense.
+            stay dense, and a ``FormatWarning`` names them.
 
     Returns:
-        The names of the replaced layers.
+        The replaced layers, and for every other linear layer the reason why it stays dense.
 
     Raises:
         ArgumentError: an option has a wrong value, or the model was loaded by another transformers quantizer.
@@ -78,16 +79,21 @@ def sparsify(
     require_uncompiled(model, "sf.nn.sparsify(model)")
     for host in HOSTS:
         host.before_packing(model)
-    replaced = []
-    for name in eligible(model, with_defaults(skip, skip_defaults), format):
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear), "only those are eligible"
-        weight = pack(linear.weight, prune, name, format)
-        if weight is not None:
-            replace_module(model, name, SparseLinear(weight, linear.bias, policy=policy, memory=memory))
-            replaced.append(name)
+    outcomes = []
+    for layer, reason in choices(model, with_defaults(skip, skip_defaults), format):
+        if reason is None:
+            assert isinstance(layer.module, nn.Linear), "no other layer is eligible"
+            weight = pack(layer.module.weight, prune, layer.name, format)
+            if weight is None:
+                reason = "its weight is not 2:4, and prune=None"
+            else:
+                sparse = SparseLinear(weight, layer.module.bias, policy=policy, memory=memory)
+                replace_module(model, layer.name, sparse)
+        stored = format if reason is None else None
+        outcomes.append(SparsifiedLayer(layer.name, *layer.shape, stored, reason or ""))
+    report = SparsifyReport(tuple(outcomes))
     if tune != "off":
-        _prepare_on_gpus([model.get_submodule(name) for name in replaced], tune)
+        _prepare_on_gpus([model.get_submodule(name) for name in report.replaced], tune)
     options = {
         "prune": prune,
         "skip": skip,
@@ -98,7 +104,7 @@ def sparsify(
     }
     for host in HOSTS:
         host.after_packing(model, options)
-    return replaced
+    return report
 
 
 def _prepare_on_gpus(layers: Sequence[nn.Module], tune: Tune) -> None:
@@ -133,20 +139,52 @@ def densified(layer: SparseLinear) -> nn.Linear:
 
 
 def eligible(model: nn.Module, skip: Sequence[str], format: str = "2:4") -> list[str]:
-    """Return the names of the layers that `sparsify` may replace, whatever the weights' values."""
-    return [
-        layer.name
-        for layer in find_layers(model, skip)
-        if layer.dense is None and type(layer.module) is nn.Linear and is_packable(layer.module, format)
-    ]
+    """Return the names of the layers that `sparsify` may replace, whatever the weights' values.
+
+    Layers that only the format excludes are named by a ``FormatWarning``.
+    """
+    return [layer.name for layer, reason in choices(model, skip, format) if reason is None]
 
 
-def is_packable(linear: nn.Linear, format: str = "2:4") -> bool:
-    """Return whether a layer's sizes and dtype allow packing, in ``"2:4"`` also saving it."""
-    n, k, dtype = linear.out_features, linear.in_features, linear.weight.dtype
-    if min(n, k) < MIN_FEATURES or k % 4 or dtype not in checks.NATIVE_DTYPES:
-        return False
-    return find(format).why_not(n, k, ELEMENT_TYPES[dtype]) is None
+def choices(model: nn.Module, skip: Sequence[str], format: str) -> list[tuple[Layer, str | None]]:
+    """Return every linear layer with the reason why it stays dense, None if `sparsify` may replace it.
+
+    Layers that only the format excludes are named by a ``FormatWarning``.
+    """
+    found: list[tuple[Layer, str | None]] = []
+    refused: list[tuple[str, str]] = []
+    for layer in find_layers(model, skip):
+        reason = layer.dense or _why_not_packable(layer.module)
+        if reason is None and (refusal := _why_not_in(format, layer.weight)):
+            refused.append((layer.name, refusal))
+            reason = f"not in {format}: {refusal}"
+        found.append((layer, reason))
+    warn_of_format(format, refused)
+    return found
+
+
+def is_packable(module: nn.Module) -> bool:
+    """Return whether a module is a layer whose weight can be packed and saved in ``"2:4"``."""
+    return _why_not_packable(module) is None
+
+
+def _why_not_packable(module: nn.Module) -> str | None:
+    """Return what excludes a layer from every format, or None."""
+    if type(module) is not nn.Linear:
+        return f"it is a {type(module).__name__}, not an nn.Linear itself"
+    n, k, dtype = module.out_features, module.in_features, module.weight.dtype
+    if min(n, k) < MIN_FEATURES:
+        return f"N and K must be at least {MIN_FEATURES}, got N={n}, K={k}"
+    if k % 4:
+        return f"K must be a multiple of 4, got {k}"
+    if dtype not in checks.NATIVE_DTYPES:
+        return f"its weight's dtype is {checks.dtype_name(dtype)}"
+    return None
+
+
+def _why_not_in(format: str, weight: Tensor) -> str | None:
+    n, k = weight.shape
+    return find(format).why_not(n, k, ELEMENT_TYPES[weight.dtype])
 
 
 @torch.no_grad()

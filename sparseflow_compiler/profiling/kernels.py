@@ -19,15 +19,15 @@ from sparseflow.support.native_lines import native_lines_without
 
 _OPERATOR = re.compile(r"\w+::\w")
 _COMPILED = re.compile(r"## Call CompiledFxGraph")
-"""Inductor's C++ kernels on the CPU have no events of their own: they are the own time of this one."""
+"""The event of a compiled graph; its own time is that of inductor's C++ kernels, which have no events."""
 _OWN_NEWS = r"(USDT|STAGE):"
-"""What torch's profiler says of itself on stderr."""
+"""Messages of torch's profiler about itself on stderr."""
 _ATTEMPTS = 4
 _MARGIN = 0.01
-"""Seconds without work at both ends of what is recorded on a GPU."""
+"""Seconds without work at both ends of a recording on a GPU."""
 
 Launch = tuple[float, float]
-"""When, and how many microseconds long."""
+"""The time of a launch, and its duration in microseconds."""
 Launches = Mapping[str, Sequence[Launch]]
 
 
@@ -37,7 +37,7 @@ class Kernel:
 
     Attributes:
         name: the profiler's name.
-        kind: of work.
+        kind: the kind of work.
         calls: launches in one call of the model.
         us: microseconds in one call of the model; on the CPU excluding nested operators.
     """
@@ -54,12 +54,12 @@ def kernels(
     calls: int,
     reset: Callable[[], object] = lambda: None,
 ) -> tuple[Kernel, ...]:
-    """Profile `calls` calls and return their kernels, the longest first, each launch counted once.
+    """Profile several calls and return their kernels, the longest first, each launch counted once.
 
     Args:
-        run: a call of the model, which was warmed up: it always launches the same.
+        run: a warmed-up call of the model, which always launches the same kernels.
         device: where it runs.
-        calls: how many calls to record.
+        calls: the number of calls to record.
         reset: called before the calls, and before the one that warms the profiler up.
 
     Raises:

@@ -131,11 +131,11 @@ class Profile:
         """Draw both sides' kernel time by kind.
 
         Args:
-            path: the file; its suffix says which format, such as ``.png`` or ``.svg``.
+            path: the file; its suffix, such as ``.png`` or ``.svg``, chooses the format.
 
         Raises:
             MissingDependencyError: matplotlib is missing.
-            ArgumentError: it doesn't know the format, or can't write the file.
+            ArgumentError: matplotlib doesn't know the format, or the file can't be written.
         """
         from sparseflow.profiling.chart import draw
 

@@ -61,10 +61,10 @@ SHAPES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "bert-base": ("BertConfig", {}),
     "vit-base": ("ViTConfig", {}),
 }
-"""The configuration class of each built-in shape, and what differs from its defaults."""
+"""The configuration class of each built-in shape, and the values that differ from its defaults."""
 
 _ROOM = 64
-"""Tokens that a cache takes beyond those it starts with: as many calls may follow each other."""
+"""Further tokens that a cache has room for, which is the number of calls in a row."""
 
 
 @dataclass(frozen=True)

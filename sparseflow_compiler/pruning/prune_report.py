@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass
-from typing import Literal
+
+from sparseflow.support.text_table import Column, text_table
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,12 @@ class PruneReport:
 
     def table(self, width: int = 130) -> str:
         """Return the report as text, one line a layer."""
-        from rich.console import Console
-        from rich.table import Table
-
         pruned = sum(layer.method is not None for layer in self.layers)
         title = f"{pruned} of {len(self.layers)} linear layers pruned to 2:4"
-        table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-        for heading, justify in _COLUMNS:
-            table.add_column(heading, justify=justify, overflow="fold")
-        for layer in self.layers:
-            table.add_row(*_cells(layer))
-        text = io.StringIO()
-        console = Console(file=text, width=width, markup=False, force_jupyter=False)
-        console.print(table)
-        for note in self.notes:
-            console.print(note)
-        return text.getvalue()
+        return text_table(title, _COLUMNS, map(_cells, self.layers), self.notes, width)
 
 
-_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+_COLUMNS: tuple[Column, ...] = (
     ("layer", "left"),
     ("N×K", "right"),
     ("method", "left"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Literal
@@ -26,6 +25,7 @@ from sparseflow.runtime import checks
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.support.arguments import require_matches, require_patterns
 from sparseflow.support.progress import progress_bars
+from sparseflow.support.user_warnings import warn
 
 FEW_ROWS = 256
 """Norms of activations, which Wanda and RIA use, are rough from fewer rows."""
@@ -180,7 +180,7 @@ def _pruned(
     outcomes = tuple(pruner.outcome(layer) for layer in layers)
     scarce = _scarce(outcomes, options)
     for note in scarce:
-        warnings.warn(note, QualityWarning, stacklevel=3)
+        warn(note, QualityWarning)
     return PruneReport(outcomes, (*notes, *scarce, *_shortcomings(outcomes, options, pruner.undrifted)))
 
 

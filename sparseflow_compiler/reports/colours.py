@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#bbbbbb")
-"""Of Tol's bright scheme: colour-blind eyes tell them apart."""
+"""The first colours of Paul Tol's "bright" scheme, which colour-blind readers can tell apart."""

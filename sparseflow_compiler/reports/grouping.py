@@ -1,4 +1,4 @@
-"""Layers that are alike, as one line of a report."""
+"""Grouping of layers that are alike into one line of a report."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
-"""A component of a name that is a number: the index of a block, an expert or a layer of a sequence."""
+"""A component of a name that is a number: the index of a block, of an expert, or in an ``nn.Sequential``."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers of one shape, decision and place in their blocks.
+    """Layers with the same shape, decision and place in their blocks.
 
     Attributes:
-        name: their names as one, such as ``layers.{0–31}.q_proj``.
+        name: one name for all of them, such as ``layers.{0–31}.q_proj``.
         layers: in the order of the model.
     """
 
@@ -30,45 +30,45 @@ class Group:
 
     @property
     def first(self) -> LayerReport:
-        """The one that stands for all."""
+        """The first layer, which represents the others."""
         return self.layers[0]
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        """What runs for which M in each of them."""
+        """The ranges of M that are common to all layers, with what runs in each."""
         return self.first.ranges
 
     @property
     def title(self) -> str:
-        """The name, and how many there are where there are several."""
+        """The name, with the number of layers if there are several."""
         return f"{self.name} ×{len(self.layers)}" if len(self.layers) > 1 else self.name
 
     @property
     def bytes_dense(self) -> int:
-        """Of all weights before."""
+        """The bytes of all weights before compiling."""
         return sum(layer.bytes_dense for layer in self.layers)
 
     @property
     def bytes(self) -> int:
-        """Of all weights now."""
+        """The bytes of all weights now."""
         return sum(layer.bytes for layer in self.layers)
 
     @property
     def rel_err(self) -> float:
-        """The largest."""
+        """The largest error of a layer."""
         return max(layer.rel_err for layer in self.layers)
 
     @property
     def reason(self) -> str:
-        """The reason of all, or of the first where they differ in figures."""
+        """The layers' reason; the first layer's if they differ in figures."""
         return self.first.reason
 
 
 def groups(layers: Iterable[LayerReport]) -> tuple[Group, ...]:
-    """Put layers together that differ in the indices of their names and in figures alone.
+    """Group layers that differ only in the indices of their names and in figures.
 
     Args:
-        layers: of a report; groups come in the order of their first layers.
+        layers: the layers of a report; groups are in the order of their first layers.
     """
     found: dict[object, list[LayerReport]] = {}
     for layer in layers:
@@ -78,13 +78,13 @@ def groups(layers: Iterable[LayerReport]) -> tuple[Group, ...]:
 
 def _likeness(layer: LayerReport) -> object:
     ranges = tuple((entry.m_min, entry.m_max, entry.backend) for entry in layer.ranges)
-    # Errors differ from layer to layer; what a reason says besides must be the same.
+    # Figures such as errors differ between layers; the rest of the reason must be equal.
     reason = _NUMBER.sub("#", layer.reason)
     return _INDEX.sub("#", layer.name), layer.N, layer.K, layer.dtype, layer.decision, ranges, reason
 
 
 def joined(names: Sequence[str]) -> str:
-    """Names that differ in indices alone as one: ``layers.{0–31}.q_proj``."""
+    """Join names that differ only in indices into one, such as ``layers.{0–31}.q_proj``."""
     indices = [[int(index) for index in _INDEX.findall(name)] for name in names]
     sets = iter([sorted(set(column)) for column in zip(*indices, strict=True)])
     return _INDEX.sub(lambda _: _spelled(next(sets)), names[0])
@@ -102,7 +102,7 @@ def _spelled(numbers: Sequence[int]) -> str:
 
 
 def speedup_at(ranges: Sequence[Range], m: int) -> float | None:
-    """The least speed-up measured in the range of M rows: 1 where dense runs, None if not measured."""
+    """Return the least speed-up measured in the range of M; 1 for dense, None if not measured."""
     entry = next((r for r in ranges if r.m_min <= m and (r.m_max is None or m <= r.m_max)), None)
     if entry is None:
         return 1.0
@@ -110,7 +110,7 @@ def speedup_at(ranges: Sequence[Range], m: int) -> float | None:
 
 
 class Ranged(Protocol):
-    """A layer, or a product of several: its size, and what runs for which M."""
+    """A layer, or a product of several, with its size and what runs for which M."""
 
     @property
     def N(self) -> int: ...  # noqa: D102, N802
@@ -121,9 +121,9 @@ class Ranged(Protocol):
 
 
 def expected(layers: Sequence[Ranged], m: int) -> float | None:
-    """How much faster all layers together are for M rows, by their measured speed-ups.
+    """Return the speed-up of all layers together for M rows, from their measured speed-ups.
 
-    A layer counts by its size, N · K. None where one that is sparse was not measured.
+    A layer's weight in the mean is its size, N · K. The result is None if a sparse layer was not measured.
     """
     whole = [(layer.N * layer.K, speedup_at(layer.ranges, m)) for layer in layers]
     if not whole or any(speedup is None for _, speedup in whole):

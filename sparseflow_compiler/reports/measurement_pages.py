@@ -11,7 +11,7 @@ Row = Document
 
 _TIMES = ("dense_us", "ours_us")
 _WHAT = ("dtype", "epilogue", "mode")
-"""What may differ between rows of the same shape and M: each has a heat map of its own."""
+"""Fields that may differ between rows of the same shape and M; each combination gets a heat map."""
 
 
 def rows_page(title: str, data: Document) -> Page:

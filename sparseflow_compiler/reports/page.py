@@ -54,7 +54,7 @@ class Cell:
     """A speed-up in a heat map; above 1 is faster.
 
     Attributes:
-        value: the speed-up, None where there is none.
+        value: the speed-up; None if there is none.
         how: the backend.
     """
 
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """Its text in the map."""
+        """The text in the heat map."""
         if self.value is None:
             return "–" if self.how else ""
         return f"{self.value:.2f}" if self.value < 9.995 else f"{self.value:.0f}"
@@ -110,9 +110,9 @@ class Page:
     """A report, ready to be written.
 
     Attributes:
-        title: of the page.
-        about: lines under it: machine, versions, date.
-        pieces: from top to bottom.
+        title: the page's title.
+        about: lines below the title: machine, versions, date.
+        pieces: the contents from top to bottom.
     """
 
     title: str

@@ -17,7 +17,7 @@ def _text(make: Callable[[Page], str]) -> Callable[[Page], bytes]:
 
 
 WRITERS: dict[str, Callable[[Page], bytes]] = {"html": _text(html), "md": _text(markdown), "png": png}
-"""What makes a page's bytes, by form."""
+"""The function that renders a page to bytes, by form."""
 
 
 def write(page: Page, path: Path, form: str) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Room = tuple[float, float, float, float]
-"""Left, bottom, width and height, as shares of the picture's."""
+"""Left, bottom, width and height as shares of the picture's size."""
 
 _WIDTH = 11.0
 _FASTER, _SLOWER, _NEUTRAL = (0x5B, 0x9B, 0xD5), (0xE8, 0x97, 0x4E), (0xEC, 0xEE, 0xEF)

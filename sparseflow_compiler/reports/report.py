@@ -17,9 +17,10 @@ Decision = Literal["sparse", "dense", "contextual"]
 
 @dataclass(frozen=True)
 class Range:
-    """From `m_min` to `m_max` rows (``None``: no end) `backend` runs, measured `speedup` times dense.
+    """The rows from `m_min` to `m_max`, which `backend` runs `speedup` times as fast as dense.
 
-    A backend with algorithms names the one that runs: ``cusparselt@7``.
+    `m_max` is None for a range without end. A backend with algorithms names the one that runs:
+    ``cusparselt@7``.
     """
 
     m_min: int
@@ -79,7 +80,7 @@ class LayerReport:
     format_err: FormatError | None = None
 
     def table(self) -> str:
-        """The layer as text: what runs for which M and how fast, and the reason."""
+        """Return the layer as text: what runs for which M, the speed-ups, and the reason."""
         from sparseflow.reports.text import layer_table
 
         return layer_table(self)
@@ -111,19 +112,20 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Document) -> Report:
-        """Rebuild a report from `to_dict()`.
+        """Rebuild a report from the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: the data is malformed.
+            KeyError: an entry is missing.
+            TypeError: an entry has a wrong type.
         """
         return cls([_layer(layer) for layer in data["layers"]], dict(data["model"]))
 
     def to_html(self, path: str | os.PathLike[str], *others: Reported) -> None:
-        """Write it as one self-contained HTML page.
+        """Write the report as one self-contained HTML page.
 
         Args:
-            path: of the file.
-            others: profiles, evaluations and the like to show on the same page.
+            path: the file.
+            others: profiles, evaluations and other reports to show on the same page.
 
         Raises:
             ArgumentError: the file can't be written.
@@ -131,11 +133,11 @@ class Report:
         self._write("html", path, others)
 
     def to_markdown(self, path: str | os.PathLike[str], *others: Reported) -> None:
-        """Write it as Markdown; see `to_html`."""
+        """Write the report as Markdown; see `to_html`."""
         self._write("md", path, others)
 
     def to_png(self, path: str | os.PathLike[str], *others: Reported) -> None:
-        """Write its charts and the beginnings of its tables as a PNG; see `to_html`.
+        """Write the report's charts and the first rows of its tables as a PNG; see `to_html`.
 
         Raises:
             ArgumentError: matplotlib is missing, or the file can't be written.
@@ -149,13 +151,13 @@ class Report:
         write(page_of(whole), Path(path), form)
 
     def layer(self, name: str) -> LayerReport:
-        """One layer's line; its `table` shows what runs for which M.
+        """Return the report of one layer; its `table` shows what runs for which M.
 
         Args:
-            name: as `layers` have it, such as ``"model.layers.0.mlp.up_proj"``.
+            name: a name as in `layers`, such as ``"model.layers.0.mlp.up_proj"``.
 
         Raises:
-            ArgumentError: there is no such layer; names some like it.
+            ArgumentError: there is no such layer; the message lists similar names.
         """
         found = {layer.name: layer for layer in self.layers}
         if name not in found:
@@ -165,11 +167,11 @@ class Report:
         return found[name]
 
     def table(self, width: int = 100, *, expand: bool = False) -> str:
-        """The report as text: totals, then one line for all layers that are alike.
+        """Return the report as text: totals, then one line for each group of layers that are alike.
 
         Args:
-            width: in characters.
-            expand: one line a layer, with its whole reason.
+            width: the width in characters.
+            expand: whether to write one line for each layer, with its whole reason.
         """
         from sparseflow.reports.text import report_table
 

@@ -18,11 +18,11 @@ from sparseflow.support.documents import Document
 
 @dataclass(frozen=True)
 class Source:
-    """Something to report.
+    """A document to make a page of.
 
     Attributes:
         name: its name in errors and titles.
-        data: its ``to_dict()`` or JSON.
+        data: a report's ``to_dict()``, or the contents of a JSON file.
     """
 
     name: str
@@ -105,4 +105,4 @@ _KINDS: Sequence[tuple[Callable[[Document], bool], Callable[[str, Document], Pag
     (lambda d: "measured" in d, lambda n, d: points_page("Tuning", d, d["measured"])),
     (lambda d: "rows" in d, rows_page),
 )
-"""How each document is recognised, and what makes its page."""
+"""How each kind of document is recognised, and the function that makes its page."""

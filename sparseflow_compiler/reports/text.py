@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from sparseflow.reports.report import LayerReport, Range, Report
 
 ROWS = (1, 16, 256, 2048)
-"""Of x: the M's for which a table says what a layer gains."""
+"""The M's for which a table states a layer's speed-up."""
 
 MOST_GROUPS = 24
-"""Lines of a table; further groups are counted."""
+"""The most lines of a table; further groups are counted."""
 
 MOST_CALLS = 4
-"""Calls that are shown with their figures; further ones are counted."""
+"""The most calls that are shown with their figures; further ones are counted."""
 
 _Justify = Literal["left", "right"]
 
 
 def report_table(report: Report, width: int, *, expand: bool) -> str:
-    """The whole report; see `Report.table`."""
+    """Return the whole report as text; see `Report.table`."""
     head = "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in _head(report))
     if expand:
         return f"{head}\n{_text(_expanded(report.layers), width)}"
@@ -43,7 +43,7 @@ def report_table(report: Report, width: int, *, expand: bool) -> str:
 
 
 def layer_table(layer: LayerReport) -> str:
-    """One layer; see `LayerReport.table`."""
+    """Return one layer as text; see `LayerReport.table`."""
     rows = [(span(r.m_min, r.m_max), r.backend, _gain(r.speedup)) for r in layer.ranges]
     table = _table([("M", "left"), ("runs", "left"), ("least gain", "right")], rows)
     head = f"{layer.name}: {layer.N}×{layer.K} {layer.dtype}, {layer.decision}"
@@ -72,7 +72,7 @@ def _head(report: Report) -> Iterable[str]:
 
 
 def _measured(model: Mapping[str, Any]) -> Iterable[str]:
-    """What warming up measured: the calls that gain least, and how many there are besides."""
+    """Yield lines about the calls measured by warming up: those that gain least, and a count of others."""
     if reason := model.get("not_measured"):
         yield f"not measured beside dense: {reason}"
     calls = measured_calls(model)
@@ -83,7 +83,7 @@ def _measured(model: Mapping[str, Any]) -> Iterable[str]:
 
 
 def measured_calls(model: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
-    """Each call that was warmed up: its name, milliseconds dense and compiled, speed-up; the least first."""
+    """Return (name, ms dense, ms compiled, speed-up) of each warmed-up call, the least speed-up first."""
     found = [(one["call"], one["dense_ms"], one["compiled_ms"]) for one in model.get("measured", ())]
     return sorted(((*one, one[1] / one[2]) for one in found), key=lambda one: one[3])
 
@@ -141,7 +141,7 @@ def _expanded(layers: Sequence[LayerReport]) -> Table:
 
 
 def _notes(found: Sequence[Group]) -> Iterable[str]:
-    """Why layers are dense, each reason once."""
+    """Yield the reasons why layers are dense, each once."""
     reasons: dict[str, list[str]] = {}
     for group in found:
         if group.first.decision == "dense":
@@ -178,7 +178,7 @@ def span(first: int, last: int | None) -> str:
 
 
 def _gains(ranges: Sequence[Range]) -> str:
-    """From the least to the greatest measured gain of what runs sparse."""
+    """Return the least and largest measured speed-up of the sparse ranges as text."""
     found = [r.speedup for r in ranges if r.speedup is not None and r.backend != "dense"]
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""The first line of a report of layers that are not 2:4."""
+"""The line of a report that says which layers are not 2:4."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 CALL = 'sf.prune(model, "sparsegpt", calibration=batches)'
-"""What prunes best."""
+"""The call that prunes with the least loss of quality."""
 
 
 def unpruned_line(model: Mapping[str, Any]) -> str | None:
-    """Say that no weight is 2:4, what prunes, and what that would gain; or how many are 2:4.
+    """Return a sentence saying that no weight is 2:4, how to prune, and what that would gain.
+
+    If only some layers aren't 2:4, it says how many are.
 
     Args:
         model: `Report.model`.
 
     Returns:
-        A sentence, or None where each layer is 2:4 that can be.
+        The sentence, or None if every layer that can be 2:4 is.
     """
     found = model.get("if_pruned")
     if not found:

@@ -11,7 +11,7 @@ const char* name_of(Device device) { return device == Device::cuda ? "CUDA" : "t
 
 }  // namespace
 
-// The messages are made only where they are needed: this runs in every call.
+// Messages are built only on failure, as this runs in every call.
 Choice choice_for(const char* op, const std::vector<int64_t>& policy, int64_t m, Device device) {
   if (policy.size() % 2) refuse(op, "policy must be pairs of (rows, kernel), got an odd count");
   Choice choice{device == Device::cuda ? Kernel::cusparselt : Kernel::cpu};

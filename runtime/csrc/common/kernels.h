@@ -1,5 +1,5 @@
-// The kernels that this library has, by the codes that policies call them by: the other half of the table in
-// runtime/kernels/registry.py, which test/unit/kernels/test_registry.py holds against this one.
+// The kernels of this library, by their codes in policies. runtime/kernels/registry.py has the same codes, which
+// test/unit/kernels/test_registry.py checks.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@ enum class Kernel : int64_t {
   cpu = 1,
   cusparselt = 2,
   skinny = 3,
-  registered = 64,  // from here on kernels that were registered from Python, which sparseflow::linear_registered runs
+  registered = 64,  // from here on, kernels registered from Python, which sparseflow::linear_registered runs
 };
 
 enum class Device { any, cpu, cuda };
@@ -22,7 +22,7 @@ struct KernelEntry {
   Kernel code;
   const char* name;
   Device device;
-  int bits;  // of a policy's code above its lowest byte that mean something to the kernel
+  int bits;  // the bits above the lowest byte of a policy's code that the kernel uses
 };
 
 constexpr std::array kKernels{
@@ -33,7 +33,7 @@ constexpr std::array kKernels{
 };
 constexpr KernelEntry kRegistered{Kernel::registered, "registered", Device::any, 24};
 
-// What the lowest byte of a policy's code calls, or null.
+// Returns the kernel that the lowest byte of a policy's code names, or null.
 constexpr const KernelEntry* kernel_of(int64_t byte) {
   if (byte >= static_cast<int64_t>(Kernel::registered)) return &kRegistered;
   return byte < static_cast<int64_t>(kKernels.size()) ? &kKernels[static_cast<size_t>(byte)] : nullptr;

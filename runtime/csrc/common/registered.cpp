@@ -12,7 +12,7 @@ Tensor run_registered(const Tensor& x, const Tensor& values, const Tensor& posit
   try {
     return call_aten("sparseflow::linear_registered", "", x, values, positions, bias, residual, in_features, epilogue,
                      choice.code);
-  } catch (const std::exception&) {  // the stable ABI says that a call failed, not why
+  } catch (const std::exception&) {  // the stable ABI doesn't pass on the message
     refuse("linear", call_aten<std::string>("sparseflow::registered_failure", "", choice.code));
   }
 }

@@ -1,4 +1,4 @@
-// Kernels that were registered from Python (runtime/kernels/registry.py), as the native operators call them.
+// Calls of kernels that were registered from Python (runtime/kernels/registry.py).
 #pragma once
 
 #include <optional>
@@ -9,7 +9,8 @@
 
 namespace sparseflow {
 
-// sparseflow::linear by the kernel of such a choice, arguments as the operator got them; throws with what it raised.
+// Runs sparseflow::linear by the registered kernel of a choice, with the operator's arguments. Throws with the message
+// of the Python error.
 Tensor run_registered(const Tensor& x, const Tensor& values, const Tensor& positions,
                       const std::optional<Tensor>& bias, const std::optional<Tensor>& residual, int64_t in_features,
                       const std::string& epilogue, const Choice& choice);

@@ -1,4 +1,4 @@
-// Arguments of the operators: what they must be, and how they become plain data.
+// Checks of the operators' arguments, and their conversion to plain data.
 #pragma once
 
 #include <string>
@@ -8,18 +8,18 @@
 
 namespace sparseflow::cpu {
 
-// float32, bfloat16 or float16; throws otherwise, naming `what`.
+// Returns the dtype of a tensor; throws, naming `what`, unless it is float32, bfloat16 or float16.
 DType dtype_of(const char* op, const char* what, const Tensor& t);
 
-// values and positions belong together and to `in_features`.
+// Throws unless values, positions and `in_features` fit each other.
 void check_packed(const char* op, const Tensor& values, const Tensor& positions, int64_t in_features);
 
-// A [N, K] weight of a supported dtype; contiguous, copied if it must be.
+// Returns a weight [N, K], copied if it isn't contiguous; throws unless its dtype is supported.
 Tensor weight_of(const char* op, const Tensor& weight);
 
 Weight bits_of(const Tensor& weight);
 
-// x with rows of contiguous elements at one distance from each other, copied if it must be.
+// x as rows of contiguous elements at a constant stride, copied if necessary.
 struct Rows {
   Tensor tensor;
   int64_t count, stride;

@@ -12,14 +12,14 @@
 namespace sparseflow::cpu {
 namespace {
 
-// Of decompressed weight at a time; what the scratch pool keeps.
+// The bytes of W that are decompressed at a time, which the scratch pool keeps.
 constexpr int64_t kChunkBytes = 32 << 20;
 
 Tensor aten_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) {
   return call_aten("aten::linear", "", x, w, bias);
 }
 
-// Rows [row, row + rows) of W, dense, in `scratch`.
+// Decompresses rows [row, row + rows) of W into `scratch`.
 Tensor unpack_rows(const Tensor& values, const Tensor& positions, int64_t k, int64_t row, int64_t rows, char* scratch) {
   const Weight w = {rows, k, scratch, static_cast<int64_t>(values.element_size())};
   const char* v = static_cast<const char*>(values.const_data_ptr()) + row * values.size(1) * w.element_size;
@@ -31,13 +31,13 @@ Tensor unpack_rows(const Tensor& values, const Tensor& positions, int64_t k, int
   return torch::stable::from_blob(scratch, {rows, k}, {k, 1}, values.device(), values.scalar_type());
 }
 
-// Columns [row, row + rows) of `t`, seen as a matrix with `n` columns; no part of a gradient.
+// Returns columns [row, row + rows) of `t`, viewed as a matrix with `n` columns and detached.
 Tensor columns_of(const Tensor& t, int64_t n, int64_t row, int64_t rows) {
   auto* data = static_cast<char*>(t.mutable_data_ptr()) + row * static_cast<int64_t>(t.element_size());
   return torch::stable::from_blob(data, {static_cast<int64_t>(t.numel()) / n, rows}, {n, 1}, t.device(), t.scalar_type());
 }
 
-// x · Wᵀ + bias, W decompressed a chunk of rows at a time, each product written where it belongs in y.
+// Returns x · Wᵀ + bias. W is decompressed in chunks of rows, and each chunk's product is written to its columns of y.
 Tensor unpacked_linear(const Tensor& x_, const Tensor& values, const Tensor& positions,
                        const std::optional<Tensor>& bias, int64_t k) {
   const int64_t n = values.size(0), row_bytes = std::max<int64_t>(1, k * values.element_size());

@@ -1,4 +1,4 @@
-// The dense product over a packed weight, for calls where that was measured to be faster.
+// The dense product with a packed weight, for calls in which it was measured to be faster.
 #pragma once
 
 #include <optional>
@@ -8,9 +8,9 @@
 
 namespace sparseflow::cpu {
 
-// act(x · Wᵀ + bias) + residual by torch's own linear: over `dense` if there is one, else W is decompressed into a
-// shared scratch, a bounded number of rows at a time. Arguments as in sparseflow::linear, already checked, contiguous
-// where they must be.
+// Returns act(x · Wᵀ + bias) + residual, computed by torch's linear with `dense` if given. Otherwise W is decompressed
+// into shared scratch memory, a bounded number of rows at a time. The arguments are those of sparseflow::linear,
+// already checked and contiguous.
 Tensor dense_linear(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
                     const std::optional<Tensor>& residual, int64_t in_features, Activation activation,
                     const std::optional<Tensor>& dense);

@@ -9,9 +9,9 @@
 namespace sparseflow::cpu {
 namespace {
 
-constexpr int64_t kFew = 65536;  // elements of y that aren't worth waking a thread for
+constexpr int64_t kFew = 65536;  // elements of y below which one thread is faster
 
-// Calls rows(a, begin, end) from the threads for all rows of y, which `a` describes.
+// Calls rows(a, begin, end) from several threads, for all rows of y, which `a` describes.
 template <class F>
 void for_rows(const Tensor& y, Activation activation, const F& rows) {
   Linear a = {};

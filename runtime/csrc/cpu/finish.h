@@ -1,4 +1,4 @@
-// What follows a product whose kernel didn't do it itself.
+// Epilogues of products whose kernel doesn't apply them.
 #pragma once
 
 #include <optional>
@@ -8,10 +8,10 @@
 
 namespace sparseflow::cpu {
 
-// y = act(y) + residual in place; both contiguous.
+// Computes y = act(y) + residual in place; both are contiguous.
 void finish(const Tensor& y, const std::optional<Tensor>& residual, Activation activation);
 
-// act(g) ⊙ u [..., N/2] for the halves g and u of contiguous `whole` [..., N].
+// Returns act(g) ⊙ u [..., N/2] for the halves g and u of contiguous `whole` [..., N].
 Tensor gated(const Tensor& whole, Activation activation);
 
 }  // namespace sparseflow::cpu

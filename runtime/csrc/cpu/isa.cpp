@@ -22,7 +22,7 @@ struct Level {
 };
 
 #if defined(SPARSEFLOW_X86)
-// The tile registers are large, so that Linux gives them only to a process that asks.
+// Whether AMX can be used. Linux enables the large tile registers only for processes that request them.
 bool amx_usable() {
   if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-bf16") ||
       !__builtin_cpu_supports("avx512vbmi2"))
@@ -36,7 +36,7 @@ bool amx_usable() {
 }
 #endif
 
-// From the plainest to the best.
+// The supported instruction sets, from the simplest to the best.
 std::vector<Level> levels() {
   std::vector<Level> all = {{"plain", &plain::kernels, &plain::contextual_kernels, true}};
 #if defined(SPARSEFLOW_X86)
@@ -46,7 +46,7 @@ std::vector<Level> levels() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
   all.push_back({"avx2", &avx2::kernels, &avx2::contextual_kernels, avx2});
-  const contextual::Kernels* wide = &avx512::contextual_kernels;  // for which the newer sets have nothing more
+  const contextual::Kernels* wide = &avx512::contextual_kernels;  // newer sets add nothing for these
   all.push_back({"avx512", &avx512::kernels, wide, avx512});
   all.push_back({"avx512bf16", &avx512bf16::kernels, wide, bf16});
   all.push_back({"amx", &amx::kernels, wide, bf16 && amx_usable()});
@@ -78,7 +78,7 @@ Level choose() {
 }
 
 const Level& chosen() {
-  static const Level level = choose();  // a throw leaves it unset: the next call says the same again
+  static const Level level = choose();  // if it throws, the next call throws the same again
   return level;
 }
 

@@ -7,14 +7,14 @@
 
 namespace sparseflow::cpu {
 
-// "plain", "avx2", "avx512", "avx512bf16" or "amx": the best that the machine has, or the one that SPARSEFLOW_CPU_ISA
-// names. Throws std::runtime_error where that names none, or one that the machine lacks.
+// Returns "plain", "avx2", "avx512", "avx512bf16" or "amx": the best that the machine supports, or the one that
+// SPARSEFLOW_CPU_ISA names. Throws std::runtime_error if that is unknown, or the machine doesn't support it.
 const std::string& isa_name();
 
-// The kernels of that instruction set; throws likewise.
+// Returns the kernels of that instruction set; throws as isa_name() does.
 const Kernels& kernels();
 
-// Bytes of the first-level data cache of a core; 32 KB where the system doesn't tell.
+// Returns the bytes of a core's first-level data cache; 32 KB if the system doesn't report it.
 int64_t first_cache_bytes();
 
 }  // namespace sparseflow::cpu

@@ -1,6 +1,6 @@
-// What the operators and the kernels say to each other. Plain data only: the kernels are compiled once for
-// each instruction set, and an inline function shared with common code would let the linker pick the copy
-// that the machine can't run.
+// The interface between operators and kernels. It has plain data only: the kernels are compiled once for each
+// instruction set, and of an inline function that is shared with common code the linker could pick a copy that the
+// machine can't run.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace sparseflow::cpu {
 
-// y[m, n] = act(x[m, k] · Wᵀ + bias[n]) + residual[m, n]; everything but x is contiguous.
+// y[m, n] = act(x[m, k] · Wᵀ + bias[n]) + residual[m, n]; everything except x is contiguous.
 struct Linear {
   int64_t m, n, k;
   const void* x;
@@ -24,22 +24,22 @@ struct Linear {
   Activation activation;
 };
 
-// How one panel of rows of x is multiplied: first `prepare` for every prepare task, then `run` for every run task.
+// The plan for one panel of rows of x: first `prepare` runs for every prepare task, then `run` for every run task.
 struct Plan {
   Linear a;
   char* scratch;  // 64-byte aligned, scratch_bytes long; the caller provides it
   int64_t scratch_bytes;
-  int64_t block_bytes;  // of x that the first-level cache keeps beside what streams by; the caller provides it
-  int64_t local_bytes;  // of scratch that every concurrent call of `run` has to itself
+  int64_t block_bytes;  // the bytes of x that stay in the first-level cache while W streams by; the caller provides it
+  int64_t local_bytes;  // the part of scratch that each concurrent call of `run` has to itself
   int64_t prepare_tasks, run_tasks;
   int64_t k_padded;             // k rounded up so that whole steps of positions may be read
-  int64_t vectors, tiles;       // vectors of m, and the tiles they are dealt to
+  int64_t vectors, tiles;       // vectors of m, and the tiles that they are distributed to
   int64_t row_block;            // rows of W in one run task
   void (*prepare)(const Plan&, int64_t begin, int64_t end);
   void (*run)(const Plan&, int64_t begin, int64_t end, char* local);
 };
 
-// A weight as bits: 2-byte or 4-byte elements, [n, k], contiguous.
+// A contiguous weight [n, k] as raw bits, in elements of 2 or 4 bytes.
 struct Weight {
   int64_t n, k;
   const void* data;
@@ -48,7 +48,7 @@ struct Weight {
 
 // The kernels of one instruction set.
 struct Kernels {
-  int64_t (*panel)(const Linear&);                  // rows of x that one plan should take
+  int64_t (*panel)(const Linear&);                  // the number of rows of x for one plan
   void (*plan)(const Linear&, int threads, Plan&);  // fills everything but `scratch`
   // y = act(y + bias) + residual in place, for rows [begin, end) of y.
   void (*finish)(const Linear&, int64_t begin, int64_t end);
@@ -57,7 +57,7 @@ struct Kernels {
   void (*prune)(const Weight&, void* out, int64_t begin, int64_t end);
   void (*pack)(const Weight&, void* values, uint8_t* positions, int64_t begin, int64_t end);
   void (*unpack)(const void* values, const uint8_t* positions, const Weight& out, void* dst, int64_t begin, int64_t end);
-  // First column in row `row` at which the check fails, or -1.
+  // Returns the first column of row `row` at which the check fails, or -1.
   int64_t (*not_2_4)(const Weight&, int64_t row);
   int64_t (*not_finite)(const Weight&, DType, int64_t row);
 };

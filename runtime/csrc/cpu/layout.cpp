@@ -15,7 +15,7 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-// Rows per thread at least: a stretch worth a thread's start.
+// The fewest rows for a thread, so that starting it pays.
 int64_t grain(int64_t k) { return std::max<int64_t>(1, 65536 / std::max<int64_t>(k, 1)); }
 
 Tensor prune_2_4(const Tensor& weight) {
@@ -60,7 +60,7 @@ Tensor unpack_2_4(const Tensor& values_, const Tensor& positions_, int64_t in_fe
   return out;
 }
 
-// The first row that fails `check` and the column where it does, or (-1, -1).
+// Returns the first row that fails `check` and its first bad column, or (-1, -1).
 template <class F>
 std::tuple<int64_t, int64_t> first_failure(const Weight& w, const F& check) {
   std::atomic<int64_t> first{std::numeric_limits<int64_t>::max()};

@@ -53,7 +53,8 @@ void check(const Tensor& x, const Tensor& values, const Tensor& positions, const
   }
 }
 
-// Panels of rows of x, one after the other; inside each the threads share first x's preparation, then the rows of W.
+// Multiplies panels of rows of x one after the other. For each panel, the threads share the preparation of x, and then
+// the rows of W.
 void multiply(const Linear& whole) {
   const Kernels& k = kernels();
   const int threads = static_cast<int>(torch::stable::get_num_threads());
@@ -69,7 +70,7 @@ void multiply(const Linear& whole) {
     k.plan(a, threads, plan);
     const Scratch scratch(plan.scratch_bytes);
     plan.scratch = scratch.data();
-    // A second barrier costs more than it brings where x is small.
+    // For a small x, one thread prepares everything, as sharing the preparation costs more than it saves.
     const int64_t grain = a.m * a.k < kSmall ? plan.prepare_tasks : 1;
     torch::stable::parallel_for(0, plan.prepare_tasks, grain, [&](int64_t b, int64_t e) { plan.prepare(plan, b, e); });
     torch::stable::parallel_for(0, plan.run_tasks, 1, [&](int64_t b, int64_t e) {

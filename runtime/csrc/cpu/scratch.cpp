@@ -26,7 +26,7 @@ struct Pool {
   int64_t bytes = 0;
 };
 
-// Never destroyed: a thread may still be computing while the process exits.
+// Never destroyed, because a thread may still be computing while the process exits.
 Pool& pool() {
   static Pool& p = *new Pool;
   return p;
@@ -38,12 +38,12 @@ Buffer allocate(int64_t bytes) {
   auto* data = static_cast<char*>(std::aligned_alloc(unit, capacity));
   if (!data) throw std::bad_alloc();
 #if defined(__linux__)
-  if (unit == kHugePage) madvise(data, capacity, MADV_HUGEPAGE);  // a hint: its failure changes nothing
+  if (unit == kHugePage) madvise(data, capacity, MADV_HUGEPAGE);  // only a hint, so errors are ignored
 #endif
   return {data, capacity};
 }
 
-// The smallest idle buffer that is large enough.
+// Takes the smallest idle buffer that is large enough; returns whether there is one.
 bool take(int64_t bytes, Buffer& out) {
   Pool& p = pool();
   const std::lock_guard lock(p.mutex);

@@ -1,12 +1,12 @@
-// Working memory that outlives a call, so that big calls don't pay for fresh pages each time.
+// Scratch memory that outlives a call, so that large calls don't fault in new pages each time.
 #pragma once
 
 #include <cstdint>
 
 namespace sparseflow::cpu {
 
-// A buffer borrowed for one call from a pool that all threads share; 64-byte aligned, contents undefined. What the
-// pool keeps between calls is bounded; larger needs are met and freed.
+// A buffer borrowed for one call from a pool shared by all threads; 64-byte aligned, with undefined contents. The pool
+// keeps a bounded amount of memory between calls; larger buffers are allocated and freed.
 class Scratch {
  public:
   explicit Scratch(int64_t bytes);

@@ -1,8 +1,9 @@
-// Every plan of this process: bounded, shared by threads, streams and devices, filled ahead by worker threads.
+// The cache of plans: bounded, shared by the threads, streams and devices of this process, filled by worker threads.
 //
-// A plan may be destroyed only when nothing runs its kernels, and no call may wait to find that out: waiting for a
-// device breaks a CUDA graph's capture in any other thread. So the plans of the first half of the cache stay for good,
-// and those after it record an event behind each launch (plan.h) and are destroyed, once evicted, when all have passed.
+// A plan may be destroyed only once none of its kernels runs, and no call may wait for that, because waiting for a
+// device breaks the capture of a CUDA graph in any other thread. The plans of the first half of the cache are therefore
+// never destroyed. Later ones record an event after each launch (plan.h); an evicted one is destroyed once its events
+// passed.
 #pragma once
 
 #include <array>
@@ -29,36 +30,37 @@ class PlanCache {
     int64_t plans, pinned, pending, failed, hits, built, evicted;
   };
 
-  // The plan, or null if it isn't there.
+  // Returns the plan, or null if it isn't cached.
   std::shared_ptr<Plan> find(const Problem& problem);
 
-  // The plan, built here if it isn't there; throws what building it throws.
+  // Returns the plan, and builds it if it isn't cached; throws if building fails.
   std::shared_ptr<Plan> get(const Problem& problem);
 
-  // As get, but null where building it fails; failure() has the reason then.
+  // As get(), but returns null if building fails; failure() then has the reason.
   std::shared_ptr<Plan> attempt(const Problem& problem);
 
-  // Has a worker build the plan, unless it is there, under way or failed lately. `serving`: other calls run meanwhile.
-  // Loading a kernel holds a lock of the driver that launches wait for, so only a few of these are built at a time.
+  // Has a worker build the plan, unless it is cached, being built, or failed recently. `serving` says that other calls
+  // run meanwhile: loading a kernel holds a lock of the driver that launches need, so only a few are then built at a
+  // time.
   void request(const Problem& problem, bool serving = false);
 
-  // Whether building a plan of this dtype is more than a call should wait for: as the last one built showed.
+  // Whether building a plan of this dtype takes longer than a call should wait, as measured on the last one.
   bool slow(ScalarType in) const { return slow_[static_cast<size_t>(in) % slow_.size()]; }
 
-  // Whether a worker is building the plan, or is about to.
+  // Whether a worker is building the plan or will.
   bool pending(const Problem& problem);
 
-  // Why building the plan failed, or "" if it didn't, or so long ago that it may be tried again.
+  // Returns why building the plan failed, or "" if it didn't, or may be tried again by now.
   std::string failure(const Problem& problem);
 
-  // Until no worker has anything to do.
+  // Waits until all workers are idle.
   void wait();
 
-  // Forgets every plan. Call it with no CUDA graph left that holds one; `destroy` false after a device reset. Throws
-  // where a device can't be waited for; the plans are forgotten all the same, but not destroyed.
+  // Drops every plan; no CUDA graph may use one any more. Pass `destroy` = false after a device reset. Throws if a
+  // device can't be waited for; the plans are then dropped all the same, but not destroyed.
   void clear(bool destroy);
 
-  // For plans built from now on.
+  // Sets the size of the cache, for plans built from now on.
   void limit(size_t plans);
   Stats stats();
   std::string failures();
@@ -67,7 +69,7 @@ class PlanCache {
   using Clock = std::chrono::steady_clock;
   struct Failure {
     std::string why;
-    Clock::time_point retry;  // what failed for want of memory, say, may work then
+    Clock::time_point retry;  // when to try again: a lack of memory, for example, may have passed
   };
   using Plans = std::vector<std::shared_ptr<Plan>>;
 
@@ -83,8 +85,8 @@ class PlanCache {
 
   std::shared_mutex plans_mutex_;
   std::unordered_map<Problem, std::shared_ptr<Plan>, ProblemHash> plans_;
-  Plans retired_;  // out of the cache, their kernels perhaps still running
-  size_t limit_ = 16384, lasting_ = 0;  // lasting_: of plans_, those that aren't tracked
+  Plans retired_;  // evicted, but their kernels may still run
+  size_t limit_ = 16384, lasting_ = 0;  // lasting_: the number of plans_ that aren't tracked
   std::atomic<uint64_t> clock_{0}, hits_{0}, built_{0}, evicted_{0};
   std::array<std::atomic<bool>, 64> slow_;  // by dtype
 

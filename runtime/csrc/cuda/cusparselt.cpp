@@ -17,7 +17,7 @@
 namespace sparseflow::cuda {
 namespace {
 
-constexpr int kOldest = 800;  // 0.8.0: the opaque structures before it have other sizes
+constexpr int kOldest = 800;  // 0.8.0; the opaque structures of earlier versions have other sizes
 
 std::mutex mutex;
 Api api;
@@ -68,8 +68,8 @@ int version_of(const Api& a) {
   return 10000 * part[0] + 100 * part[1] + part[2];
 }
 
-// Why a file isn't a whole library for this processor, or "". dlopen calls a library for another one a missing file,
-// and dies by a signal where one is cut short, as an interrupted download leaves it.
+// Returns why a file isn't a complete library for this processor, or "". dlopen reports a library for another processor
+// as a missing file, and dies by a signal on a truncated one, such as an interrupted download.
 std::string unfit(const std::string& path) {
 #if defined(__aarch64__)
   constexpr int machine = EM_AARCH64;
@@ -130,7 +130,7 @@ void Api::check(int status, const char* call) const {
 const Opaque* handle_of(int device) {
   const Api& a = cusparselt();
   std::lock_guard lock(mutex);
-  std::unique_ptr<Opaque>& handle = handles[device];  // one each: the library ties it to the device
+  std::unique_ptr<Opaque>& handle = handles[device];  // one for each device, as the library ties it to the device
   if (!handle) {
     auto made = std::make_unique<Opaque>();
     a.check(a.init(made.get()), "Init");

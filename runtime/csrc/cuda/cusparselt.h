@@ -1,5 +1,5 @@
-// cuSPARSELt, loaded by path at run time. The declarations follow its C API from 0.8 to 0.10, whose opaque
-// structures and enumerations are the same; NVIDIA's header isn't needed to build.
+// cuSPARSELt, loaded by path at run time. The declarations follow its C API, whose opaque structures and enumerations
+// are the same from 0.8 to 0.10, so that NVIDIA's header isn't needed for building.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace sparseflow::cuda {
 
-// Handle, descriptors, algorithm selection and plan alike. Plans keep the addresses of what they were made from.
+// A handle, descriptor, algorithm selection or plan. It must not move: plans keep the addresses of what they use.
 struct alignas(16) Opaque {
   unsigned char data[512];
 };
@@ -52,8 +52,8 @@ struct Api {
   void check(int status, const char* call) const;
 };
 
-// Loads the library once. Returns "" if it is usable, else why not; later calls with another path change nothing
-// once a library is loaded. An empty path asks for the state alone.
+// Loads the library; returns "" if it is usable, else why not. Once a library is loaded, calls with another path change
+// nothing. An empty path only asks for the state.
 std::string load_cusparselt(const std::string& path);
 
 // The loaded library; throws std::runtime_error with the reason if there is none.

@@ -60,7 +60,7 @@ bool capturing(void* stream) {
 }
 
 bool readable(const void* pointer, size_t valid, size_t bytes) {
-  // The last byte decides: torch's expandable segments are many allocations side by side.
+  // The allocation of the last byte counts: torch's expandable segments are many adjacent allocations.
   uint64_t base = 0;
   size_t size = 0;
   const auto at = reinterpret_cast<uint64_t>(pointer);

@@ -1,4 +1,4 @@
-// What is needed of libcuda and libtorch_cuda, found at run time: the library builds and loads without either.
+// The functions of libcuda and libtorch_cuda that are used, found at run time: building and loading need neither.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -29,11 +29,11 @@ void* stream_of(int device);
 
 bool capturing(void* stream);
 
-// Whether `bytes` from `pointer` on can be read without a fault, given that the first `valid` of them can: whether
-// the rest lies in the driver's allocation that holds the last of those.
+// Whether `bytes` from `pointer` on can be read without a fault, given that the first `valid` of them can: the rest
+// must lie in the driver's allocation that holds the last valid byte.
 bool readable(const void* pointer, size_t valid, size_t bytes);
 
-// While it lives, loading or unloading a kernel from this thread doesn't break a capture under way in any thread.
+// During its lifetime, this thread can load or unload kernels without breaking a capture in another thread.
 class Relaxed {
  public:
   Relaxed() { exchange(); }
@@ -45,7 +45,7 @@ class Relaxed {
   void exchange() {
     if (driver().exchange_capture_mode) driver().exchange_capture_mode(&mode_);
   }
-  int mode_ = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED; then what was there before
+  int mode_ = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED; exchanged for the previous mode
 };
 
 }  // namespace sparseflow::cuda

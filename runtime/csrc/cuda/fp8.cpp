@@ -1,8 +1,8 @@
 // sparseflow::linear_fp8_fused and product_fp8 on CUDA: cuSPARSELt by a plan, or cuBLAS by torch, as the policy says.
 //
-// cuSPARSELt scales fp8 products by one number only, so both scales are applied to its result: in bfloat16, whose
-// range holds 448² · K and which the tuned tables measured. Beside W, x and y that moves 3·M·K bytes for the rows of
-// x and reads and writes 4·M·N for the result.
+// cuSPARSELt scales fp8 products only by a single number, so both scales are applied to its result. That is in
+// bfloat16, whose range holds 448² · K and which the tuned tables were measured with. Besides W, x and y this moves
+// 3·M·K bytes for quantising x, and reads and writes 4·M·N bytes of the result.
 #include "fp8.h"
 
 #include <torch/csrc/stable/library.h>
@@ -39,7 +39,7 @@ Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& position
   return dense_product(c, dense ? *dense : dense_of(c.weight));
 }
 
-// x [..., K] as the kernels take it: 16 bits, contiguous, aligned.
+// Returns x [..., K] as the kernels need it: of 16 bits, contiguous and aligned.
 Tensor rows_of(const char* op, const Tensor& x, int64_t k) {
   const ScalarType dtype = x.scalar_type();
   SF_REQUIRE((dtype == ScalarType::BFloat16 || dtype == ScalarType::Half) && x.dim() >= 1 && x.size(x.dim() - 1) == k &&
@@ -49,7 +49,7 @@ Tensor rows_of(const char* op, const Tensor& x, int64_t k) {
   return usable(x);
 }
 
-// sparseflow::linear_fp8 whole.
+// The whole of sparseflow::linear_fp8.
 Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions, const Tensor& scales,
                   std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t in_features, std::string epilogue,
                   std::vector<int64_t> policy, std::optional<Tensor> dense) {

@@ -18,7 +18,7 @@ using skinny::Bf16, skinny::Fp16, skinny::Eight, skinny::load_eight;
 constexpr int kThreads = 256, kManyThreads = 1024;
 constexpr float kLargest = 448.f, kSmallestScale = 1.17549435e-38f;
 
-// max, except that NaN wins.
+// The maximum, or NaN if either is NaN.
 __device__ float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
 
 template <int Threads>
@@ -31,7 +31,7 @@ __device__ float largest_of_block(float v) {
   return v;
 }
 
-// A block a row, read twice: the second time it comes from the cache.
+// One block for each row, which is read twice; the second read hits the cache.
 template <class T, int Threads>
 __global__ void __launch_bounds__(Threads) quantize(Fp8Rows p) {
   const int64_t row = blockIdx.x, first = row * p.k;
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(Threads) quantize(Fp8Rows p) {
   }
 }
 
-// A thread makes eight neighbours of y at a time.
+// A thread computes eight adjacent elements of y at a time.
 template <class T>
 __global__ void __launch_bounds__(kThreads) finish(Rescaled p) {
   const int64_t across = p.n / 8;
@@ -83,7 +83,7 @@ void launch(void (*kernel)(Argument), int64_t blocks, int block, const Argument&
 
 }  // namespace
 
-// With few rows a block's time is all the time there is: a long row wants more threads.
+// With few rows, the time is that of a single block, so long rows get more threads.
 void quantize_rows(const Fp8Rows& p, void* stream) {
   if (p.k <= 16 * kThreads) launch(p.half ? quantize<Fp16, kThreads> : quantize<Bf16, kThreads>, p.m, kThreads, p, stream);
   else launch(p.half ? quantize<Fp16, kManyThreads> : quantize<Bf16, kManyThreads>, p.m, kManyThreads, p, stream);

@@ -1,5 +1,5 @@
-// What an fp8 product has around it: rows of x brought to e4m3, and the product brought back by their scales.
-// All pointers on the device, aligned to 16 bytes; K and N multiples of 8. Launched on `stream`, never waited for.
+// The kernels around an fp8 product: quantising the rows of x to e4m3, and scaling the product back. All pointers are
+// on the device, aligned to 16 bytes; K and N are multiples of 8. Kernels are launched on `stream` and not waited for.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace sparseflow::cuda {
 
-// x [m, k] of bf16 or fp16 into x8 [m, k] e4m3 and scale [m] = max |row| / 448, NaN for a row with NaN or Inf.
+// Quantises x [m, k] in bf16 or fp16 to x8 [m, k] in e4m3 with scale [m] = max |row| / 448, NaN for a row with NaN or
+// Inf.
 struct Fp8Rows {
   int64_t m, k;
   const void* x;
@@ -18,7 +19,7 @@ struct Fp8Rows {
 };
 void quantize_rows(const Fp8Rows& rows, void* stream);
 
-// y [m, n] = activation(raw · w_scale[n] · x_scale[m] + bias[n]) + residual, raw in bf16, the others bf16 or fp16.
+// y [m, n] = activation(raw · w_scale[n] · x_scale[m] + bias[n]) + residual; raw is bf16, the others are bf16 or fp16.
 struct Rescaled {
   int64_t m, n;
   const void* raw;

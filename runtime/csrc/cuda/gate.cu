@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) gate_eights(Gated p) {
   }
 }
 
-// T says what an element of 16 bits is; one of float needs no telling.
+// T is the type of a 16-bit element, which Element only stores; it has no effect on float.
 template <class T, class Element>
 __global__ void __launch_bounds__(kThreads) gate_ones(Gated p) {
   const int64_t n = first_column(1);
@@ -57,7 +57,7 @@ void launch(void (*kernel)(Gated), int64_t columns, const Gated& p, void* stream
     throw std::runtime_error(std::string("sparseflow::linear: its gate did not launch: ") + cudaGetErrorString(error));
 }
 
-// 16 bytes at a time where every row starts at a multiple of that.
+// Works on 16 bytes at a time if every row is aligned to 16 bytes.
 template <class T>
 void launch_half(const Gated& p, void* stream) {
   if (p.n % 8) launch(gate_ones<T, uint16_t>, p.n, p, stream);

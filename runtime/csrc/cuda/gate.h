@@ -1,4 +1,4 @@
-// The gate of a product that its own kernel didn't apply.
+// A kernel that applies the gate, for products whose kernel doesn't.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace sparseflow::cuda {
 
-// y [m, n] = activation(g) ⊙ u for the halves g and u of whole [m, 2n], all of one dtype, contiguous, on the device and
-// aligned to 16 bytes. In fp32 inside, rounded once.
+// y [m, n] = activation(g) ⊙ u for the halves g and u of whole [m, 2n], computed in fp32 and rounded once. All are of
+// one dtype, contiguous, on the device and aligned to 16 bytes.
 struct Gated {
   int64_t m, n;
   const void* whole;
@@ -17,7 +17,7 @@ struct Gated {
   Activation activation;
 };
 
-// Launches on `stream`; throws std::runtime_error where the launch fails.
+// Launches the kernel on `stream`; throws std::runtime_error if that fails.
 void apply_gate(const Gated& gated, void* stream);
 
 }  // namespace sparseflow::cuda

@@ -10,9 +10,9 @@ namespace sparseflow::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr uint8_t kPadding = 14;  // what the library writes beyond N and K: places 2 and 3
+constexpr uint8_t kPadding = 14;  // the library's nibble beyond N and K: positions 2 and 3
 
-// A block a tile: scatters the tile's nibbles into shared memory, so that the permutation needs no inverse.
+// One block for each tile. It scatters the tile's nibbles into shared memory, so that the permutation needs no inverse.
 __global__ void gather_places(Layout l, const uint8_t* portable, uint8_t* places) {
   extern __shared__ uint8_t nibbles[];
   const int64_t tile = blockIdx.x, per_tile = 32 * l.tile_groups();
@@ -40,7 +40,7 @@ __global__ void scatter_places(Layout l, const uint8_t* places, uint8_t* portabl
   }
 }
 
-// Any shape: one thread a group.
+// For any shape: one thread for each group.
 template <class T>
 __global__ void decompress_groups(Layout l, const T* values, int64_t pitch, const uint8_t* places, T* dense) {
   const int64_t groups = l.groups();
@@ -53,9 +53,9 @@ __global__ void decompress_groups(Layout l, const T* values, int64_t pitch, cons
   }
 }
 
-// Elements of 1 or 2 bytes, rows of the dense weight aligned to 16, those of values and the places to 8. A thread
-// writes 16 bytes in each of eight rows, which lie eight apart; neighbours write what is beside it. Four neighbours
-// share the nibbles of a tile's columns.
+// For elements of 1 or 2 bytes, with rows of the dense weight aligned to 16 bytes, and rows of values and the places to
+// 8. A thread writes 16 bytes in each of eight rows at a distance of eight, and adjacent threads write adjacent bytes.
+// Four adjacent threads share the nibbles of a tile's columns.
 template <class T>
 __global__ void decompress_tiles(Layout l, const T* values, int64_t pitch, const uint8_t* places, T* dense) {
   constexpr int groups = 4 / sizeof(T);  // of a thread in a row: 8 bytes of values

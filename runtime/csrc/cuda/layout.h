@@ -1,10 +1,11 @@
-// The form of a packed weight on CUDA: N and K padded to multiples of 64 with zeros, in one buffer, first the values
-// as in the portable form ([N, K/2], row by row), then the places, the same nibbles p0 | p1 << 2 in the order of the
-// tensor cores. It is byte for byte what cusparseLtSpMMACompress2 writes on sm_90 for the padded weight (checked at
-// run time against the library), so cuSPARSELt, the decompression and other kernels all read the one copy.
+// The layout of a packed weight on CUDA. N and K are padded with zeros to multiples of 64. One buffer holds the values
+// as in the portable form ([N, K/2], row by row), and then the positions ("places" in this code): the same nibbles p0 |
+// p1 << 2, in the order of the tensor cores. This is byte for byte what cusparseLtSpMMACompress2 writes on sm_90 for
+// the padded weight, which is checked against the library at run time, so that cuSPARSELt, the decompression and our
+// other kernels all read one copy.
 //
-// The places are tiles of 64 rows × 8 groups (16-bit and wider) or × 16 groups (8-bit), tiles of one row strip
-// side by side; within a tile a nibble's index is a permutation of the bits of its row and group.
+// The places are tiles of 64 rows × 8 groups (for elements of 16 bits and more) or × 16 groups (of 8 bits); the tiles
+// of a strip of rows are adjacent. Within a tile, a nibble's index is a permutation of the bits of its row and group.
 #pragma once
 
 #include <cstdint>
@@ -43,13 +44,13 @@ struct Layout {
   }
 };
 
-// Whether this library holds the kernels below; without nvcc at build time it doesn't, and they throw.
+// Whether the kernels below were built; without nvcc at build time they throw.
 bool kernels_built();
 
-// All pointers on the device; launched on `stream`, never waited for.
+// All pointers are on the device. Kernels are launched on `stream` and not waited for.
 void to_device_places(const Layout& layout, const uint8_t* portable, uint8_t* places, void* stream);
 void to_portable_places(const Layout& layout, const uint8_t* places, uint8_t* portable, void* stream);
-// `pitch`: elements from one row of values to the next; the padding of values is not read.
+// `pitch` is the number of elements from one row of values to the next; the padding of values isn't read.
 void decompress(const Layout& layout, const void* values, int64_t pitch, const uint8_t* places, void* dense,
                 void* stream);
 

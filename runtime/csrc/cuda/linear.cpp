@@ -1,4 +1,4 @@
-// sparseflow::linear on CUDA: by M from its policy, a plan of cuSPARSELt or the dense product by cuBLAS.
+// sparseflow::linear on CUDA: by its policy a plan of cuSPARSELt, the skinny kernel, or the dense product by cuBLAS.
 #include <torch/csrc/stable/library.h>
 
 #include "cache.h"
@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char* kOp = "linear";
 
-// In place.
+// Applies an activation in place.
 Tensor activated(const Tensor& y, Activation activation) {
   switch (activation) {
     case Activation::relu: return call_aten("aten::relu_", "", y);
@@ -29,7 +29,7 @@ Tensor activated(const Tensor& y, Activation activation) {
 }
 
 Tensor added(const Tensor& y, const std::optional<Tensor>& residual) {
-  return residual ? torch::stable::subtract(y, *residual, -1.0) : y;  // the stable ABI has no add
+  return residual ? torch::stable::subtract(y, *residual, -1.0) : y;  // the stable ABI has no add()
 }
 
 Tensor run_dense(const Call& c, Activation activation, const std::optional<Tensor>& dense) {
@@ -39,7 +39,7 @@ Tensor run_dense(const Call& c, Activation activation, const std::optional<Tenso
 
 Tensor run_sparse(Call& c, const Want& want, const Route& route) {
   if (fused(want) || want.activation == Activation::none) return multiply(*route.plan, route.problem, c);
-  // The library adds C before the activation, the operator's residual comes after it.
+  // The library adds C before the activation, but the operator adds the residual after it.
   const std::optional<Tensor> after = std::move(c.residual);
   c.residual.reset();
   return added(activated(multiply(*route.plan, route.problem, c), want.activation), after);
@@ -81,7 +81,7 @@ Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, st
   return ending.gated ? gated(y, c.m, ending.activation) : y;
 }
 
-// What linear, or product_fp8 for a weight in e4m3, would do now with m rows, in a sentence.
+// Returns a sentence about what linear, or product_fp8 for a weight in e4m3, would run now for m rows.
 std::string path(const Tensor& values, const Tensor& positions, int64_t in_features, std::string epilogue,
                  std::vector<int64_t> policy, bool bias, bool residual, int64_t m) {
   constexpr const char* path_op = "linear_path";
@@ -95,8 +95,8 @@ std::string path(const Tensor& values, const Tensor& positions, int64_t in_featu
   return sentence(route(weight, {ending.before_gate(), policy, bias, residual, m, ending.gated}, false));
 }
 
-// Plans for every M of `ms` by `policy`, built by worker threads; waits for them if told to. Returns how many M's
-// run sparse.
+// Has worker threads build the plans of `policy` for every M of `ms`, and waits for them if asked to. Returns the
+// number of M's that run sparse.
 int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::string epilogue, std::vector<int64_t> policy,
                 bool residual, std::vector<int64_t> ms, bool wait) {
   constexpr const char* prepare_op = "linear_prepare";
@@ -108,7 +108,7 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
   int64_t count = 0;
   for (int64_t m : ms) {
     const Choice choice = choice_for(prepare_op, policy, m, Device::cuda);
-    const bool planned = choice.kernel == Kernel::cusparselt;  // the other sparse ones need no plan
+    const bool planned = choice.kernel == Kernel::cusparselt;  // the other sparse kernels need no plan
     count += !planned && choice.kernel != Kernel::dense && m > 0;
     if (!planned || !library) continue;
     const Problem problem = problem_of(weight, {act, policy, bias, residual, m}, choice);

@@ -10,7 +10,7 @@ namespace {
 
 using torch::headeronly::IntHeaderOnlyArrayRef;
 
-// Straight from the allocator: the dispatcher would cost a microsecond.
+// Calls the allocator directly, as the dispatcher would cost a microsecond.
 Tensor empty(IntHeaderOnlyArrayRef sizes, ScalarType dtype, int device) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (int64_t d = static_cast<int64_t>(sizes.size()) - 2; d >= 0; --d) strides[d] = strides[d + 1] * sizes[d + 1];
@@ -35,16 +35,16 @@ bool starts_aligned(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % lt::kAlignment == 0;
 }
 
-// `t` [..., width] of m rows with `columns` columns, and the bytes of `rows` rows behind its start readable. Rows that
-// it lacks only reach rows of y that it lacks too, so whatever the memory behind it holds will do: they are made only
-// at the end of an allocation. Columns that it lacks meet zeros of the weight, and must not be NaN.
+// Returns `t` [..., width] of m rows with `columns` columns, so that the bytes of `rows` rows can be read. Missing rows
+// affect only rows of y that are dropped, so any readable memory after `t` will do; a copy with more rows is made only
+// at the end of an allocation. Missing columns are multiplied by zeros of the weight, and must therefore not be NaN.
 Tensor with_rows(const Tensor& t, int64_t m, int64_t width, int64_t rows, int64_t columns) {
   const auto row = static_cast<size_t>(width * t.element_size());
   if (width == columns && (rows == m || readable(t.const_data_ptr(), m * row, rows * row))) return t;
   return padded(t, m, width, rows, columns);
 }
 
-// A vector [size] with zeros behind it.
+// Pads a vector with zeros to `size`.
 std::optional<Tensor> lengthened(const std::optional<Tensor>& t, int64_t size) {
   return t ? std::optional(padded(*t, 1, t->numel(), 1, size)) : std::nullopt;
 }
@@ -55,7 +55,7 @@ std::string phrase(ScalarType dtype, const std::string& sizes, const std::string
   return torch::headeronly::toString(dtype) + (" " + sizes) + " on " + device;
 }
 
-// Everything before a kernel of any device is touched; returns the rows of x.
+// Checks all arguments before anything touches a device; returns the rows of x.
 int64_t check_call(const char* op, const Tensor& x, const DeviceWeight& w, const std::optional<Tensor>& bias,
                    const std::optional<Tensor>& residual, ScalarType out) {
   w.check(op);

@@ -17,15 +17,15 @@
 
 namespace sparseflow::cuda {
 
-// "BFloat16 [2, 3] on cuda:0"
+// Describes a tensor for messages: "BFloat16 [2, 3] on cuda:0".
 std::string words(const Tensor& t);
 
-// Throws unless `t` has this dtype and these sizes and lies on this CUDA device.
+// Throws unless `t` has this dtype and these sizes and is on this CUDA device.
 void check_tensor(const char* op, const char* what, const Tensor& t, ScalarType dtype,
                   const std::vector<int64_t>& sizes, int device);
 
-// A weight in the layout of CUDA: values [N, Kp/2], a view into one buffer that holds them padded, and right behind
-// that the places, 1-d.
+// A weight in the layout of CUDA: values [N, Kp/2], which are a view into a buffer that holds them padded, and the 1-d
+// positions right after them in that buffer.
 struct DeviceWeight {
   const Tensor& values;
   const Tensor& positions;
@@ -35,25 +35,25 @@ struct DeviceWeight {
   int device() const { return values.get_device_index(); }
   Layout layout() const { return {n(), k, static_cast<int>(values.element_size())}; }
 
-  // Throws unless the two belong together, to `k` and to CUDA.
+  // Throws unless values, positions and `k` fit each other and are on CUDA.
   void check(const char* op) const;
 
   // Elements from one row of values to the next.
   int64_t pitch() const { return n() > 1 ? values.stride(0) : values.size(1); }
 
-  // Whether the values lie padded and the places right behind them, and both start where cuSPARSELt wants them to.
+  // Whether the values are padded, the positions follow them in memory, and both are aligned as cuSPARSELt needs.
   bool joined() const;
   bool aligned() const;
 
-  // Throws unless it is both: kernels read the buffer as a whole.
+  // Throws unless joined(), because kernels read the buffer as a whole.
   void check_whole(const char* op) const;
 
-  // The product of m rows, in the bucket that serves them, with the padded weight.
+  // The problem of m rows of x, rounded up to their bucket, with the padded weight.
   Problem problem(int64_t m, ScalarType out, Activation activation, bool bias, int64_t algorithm,
                   int64_t split_k) const;
 };
 
-// Runs inside for a CUDA device, if that isn't the current one.
+// Makes a CUDA device current during its lifetime.
 class OnDevice {
  public:
   explicit OnDevice(int device);
@@ -62,7 +62,7 @@ class OnDevice {
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
-// The arguments of a product, checked, and as a plan can read them; its device is current while it lives.
+// The checked arguments of a product, in a form that a plan can read. Its device is current during its lifetime.
 struct Call {
   DeviceWeight weight;
   int64_t m;  // rows of x
@@ -76,19 +76,20 @@ struct Call {
        ScalarType out);
 };
 
-// y [..., N] with rows one after the other; residual, if any, is added before the activation.
+// Returns y [..., N], contiguous; a residual is added before the activation.
 Tensor multiply(Plan& plan, const Problem& problem, const Call& call);
 
 // The dense weight [N, K].
 Tensor dense_of(const DeviceWeight& weight);
 
-// Contiguous and aligned as the library wants it; copied if it must be.
+// Returns `t`, copied if it isn't contiguous and aligned as the library needs.
 Tensor usable(const Tensor& t);
 
-// Contiguous `t` [..., width], of `m` rows, as [rows, columns] with zeros behind its rows; `t` itself if it is that.
+// Returns contiguous `t` [..., width] of `m` rows as [rows, columns], padded with zeros; `t` itself if nothing is
+// padded.
 Tensor padded(const Tensor& t, int64_t m, int64_t width, int64_t rows, int64_t columns);
 
-// The first m rows and n columns of `whole`, contiguous, as `sizes`.
+// Returns the first m rows and n columns of `whole`, contiguous and with the given sizes.
 Tensor cropped(const Tensor& whole, int64_t m, int64_t n, const std::vector<int64_t>& sizes);
 
 }  // namespace sparseflow::cuda

@@ -1,5 +1,5 @@
-// The schemas of CUDA's operators, and those that serve the tuner: the library's state, single products by algorithm,
-// and the plan cache.
+// The schemas of the CUDA operators, and the operators for the tuner: the state of the library, single products by
+// algorithm, and the plan cache.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ Activation library_activation(const char* op, const std::string& epilogue) {
   refuse(op, "cuSPARSELt's epilogues are none, relu and gelu, got '" + epilogue + "'");
 }
 
-// Throws where a product can't be: what the caller asked for by name must not silently be something else.
+// Throws if the product can't be run, instead of running another kernel than the one asked for.
 Tensor product(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
                std::optional<Tensor> residual, std::optional<Tensor> scale, int64_t in_features, std::string epilogue,
                ScalarType out, double alpha, int64_t algorithm, int64_t split_k) {
@@ -35,7 +35,7 @@ Tensor product(const Tensor& x, const Tensor& values, const Tensor& positions, s
   return multiply(*PlanCache::instance().get(problem), problem, c);
 }
 
-// How many algorithms there are for this product; their ids are 0 … count − 1.
+// Returns the number of algorithms for this product; their ids are 0 … count − 1.
 int64_t algorithms(const Tensor& values, int64_t in_features, int64_t m, std::string epilogue, ScalarType out,
                    bool bias) {
   constexpr const char* op = "cusparselt_algorithms";

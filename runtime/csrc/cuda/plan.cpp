@@ -62,7 +62,7 @@ int64_t bucket_of(int64_t m, ScalarType in) {
   const int64_t unit = m_unit(in);
   int64_t step = unit;
   if (m > 64) step = std::max<int64_t>(unit, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(m - 1)) / 8));
-  else if (m > 16) step = 16;  // below 64 rows the weight's bytes decide, not the rows
+  else if (m > 16) step = 16;  // below 64 rows, the time depends on the weight's bytes, not on the rows
   return (m + step - 1) / step * step;
 }
 
@@ -71,7 +71,7 @@ ScalarType bias_dtype(ScalarType in, ScalarType out) {
   return residual_dtype(out);
 }
 
-// C may not be e4m3; it isn't read where beta is 0.
+// C must not be e4m3; it isn't read if beta is 0.
 ScalarType residual_dtype(ScalarType out) { return out == ScalarType::Float8_e4m3fn ? ScalarType::BFloat16 : out; }
 
 void lift_refusals(bool on) { lifted = on; }
@@ -101,8 +101,8 @@ Plan::Plan(const Problem& problem) : problem_(problem), api_(cusparselt()), hand
 
 Plan::~Plan() { release(); }
 
-// W is the structured operand A, row-major. x [m, k] is B, column-major [k, m]; y [m, n] is D, column-major [n, m]:
-// so both are row-major for torch and nothing is transposed or copied.
+// W is the structured operand A, row-major. x [m, k] is B as column-major [k, m], and y [m, n] is D as column-major
+// [n, m]; in torch's terms both are row-major, so nothing is transposed or copied.
 void Plan::describe() {
   const auto& [device, n, k, m, in, out, activation, bias, scaled, algorithm, split] = problem_;
   const Opaque* h = handle_;
@@ -126,7 +126,7 @@ void Plan::describe() {
   if (activation == Activation::relu) set(lt::activation_relu, on);
   if (activation == Activation::gelu) set(lt::activation_gelu, on);
   if (scaled) set(lt::alpha_vector, on);
-  // Any pointer makes it a plan with bias; run() sets the real one.
+  // Any pointer makes this a plan with a bias; run() sets the real one.
   if (bias) set(lt::bias_pointer, bias_ = this);
 }
 
@@ -168,7 +168,7 @@ bool Plan::idle() {
                                [](const auto& launch) { return driver().query_event(launch.second) == 0; });
 }
 
-// Not for streams under capture: the plan is pinned then, and the event would belong to the graph.
+// Must not be called for a stream under capture: the plan is then pinned, and the event would belong to the graph.
 void Plan::record(void* stream) {
   auto at = std::find_if(launches_.begin(), launches_.end(), [&](const auto& l) { return l.first == stream; });
   if (at == launches_.end()) {

@@ -17,7 +17,7 @@ namespace sparseflow::cuda {
 
 using torch::headeronly::ScalarType;
 
-// What a plan is made for; also its key in the cache.
+// The product that a plan computes, and its key in the cache.
 struct Problem {
   int32_t device;
   int64_t n, k, m;  // W is [n, k], padded as in layout.h; y is [m, n]
@@ -36,22 +36,22 @@ struct ProblemHash {
 // cudaDataType of a dtype, or -1.
 int type_code(ScalarType t);
 
-// M's that the library takes are multiples of this (of 8 or 16 by the element's size).
+// The library accepts only M's that are multiples of this: 8 or 16, by the element's size.
 int64_t m_unit(ScalarType in);
 
-// The M that serves `m`: at most 12.5% above it from 65 on, or the library's unit.
+// Returns the M whose plan serves `m`: from 65 on at most 12.5% larger, or a multiple of the library's unit.
 int64_t bucket_of(int64_t m, ScalarType in);
 
-// The dtype that the library wants a bias in.
+// The dtype that the library expects of a bias.
 ScalarType bias_dtype(ScalarType in, ScalarType out);
 
-// The dtype that the library wants a residual in.
+// The dtype that the library expects of a residual.
 ScalarType residual_dtype(ScalarType out);
 
-// Why cuSPARSELt can't multiply so, as a sentence about it without its name, or "".
+// Returns why cuSPARSELt can't run a problem, as a phrase that follows the library's name, or "".
 std::string refusal(const Problem& problem);
 
-// Whether products that are known to kill their process are refused no longer: for a process that may die.
+// Allows products that are known to kill their process; for a process that may die.
 void lift_refusals(bool on);
 
 struct Arguments {
@@ -63,7 +63,7 @@ struct Arguments {
 
 class Plan {
  public:
-  // Throws std::runtime_error with the library's words. The problem's device must be current.
+  // Throws std::runtime_error with the library's message. The problem's device must be current.
   explicit Plan(const Problem& problem);
   ~Plan();
   Plan(const Plan&) = delete;
@@ -73,19 +73,19 @@ class Plan {
   size_t workspace() const { return workspace_; }
   int algorithms() const { return algorithms_; }
 
-  // Launches on arguments.stream. Several threads may call.
+  // Launches on arguments.stream; thread-safe.
   void run(const Arguments& arguments);
 
-  // Whether nothing that it launched runs any longer. Never waits. Only a tracked plan knows; that costs an event at
-  // each launch, and must be settled before the first.
+  // Whether none of its launches still runs; never waits. Only a tracked plan knows this: it records an event at each
+  // launch, so tracking must be set before the first.
   bool idle();
   bool tracked = true;
 
-  // After a device reset nothing of the library may be touched again.
+  // To be called after a device reset, when no object of the library may be used or destroyed any more.
   void abandon() { abandoned_ = true; }
 
   std::atomic<uint64_t> last_used{0};
-  std::atomic<bool> pinned{false};  // a CUDA graph holds its kernels
+  std::atomic<bool> pinned{false};  // a CUDA graph uses its kernels
 
  private:
   void describe();
@@ -101,10 +101,10 @@ class Plan {
   size_t workspace_ = 0;
   int algorithms_ = 0;
   std::atomic<bool> abandoned_{false};
-  std::mutex mutex_;  // the bias is an attribute of the description, read at launch
+  std::mutex mutex_;  // the bias is an attribute of the descriptor, which is read at launch
   const void* bias_ = nullptr;
-  std::vector<std::pair<void*, void*>> launches_;  // streams and, for each, the event behind its last launch
-  bool lost_ = false;                              // a launch could not be followed by its event
+  std::vector<std::pair<void*, void*>> launches_;  // streams, each with the event after its last launch
+  bool lost_ = false;                              // the event after a launch could not be recorded
 };
 
 }  // namespace sparseflow::cuda

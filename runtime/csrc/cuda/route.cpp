@@ -16,19 +16,19 @@ Problem problem_of(const DeviceWeight& weight, const Want& want, const Choice& c
 
 namespace {
 
-// A plan for more rows stands in up to half as many more, about where a sparse product loses to a dense one; and as
-// long as reading the weight takes the time.
+// A plan for up to 1.5 times the rows may stand in: beyond that, the sparse product is slower than the dense one. So
+// may any plan for up to kBoundByWeight rows, where the time is that of reading the weight.
 constexpr int64_t kBoundByWeight = 64;
 int64_t most_rows(int64_t m) { return std::max(kBoundByWeight, m + m / 2); }
 
-// Reading W once for every 64 rows is cheaper than decompressing it first up to here.
+// Up to this many rows, reading W once for every 64 rows is cheaper than decompressing it first.
 constexpr int64_t kMostSkinny = 128;
 
 Route refused(const Choice& choice, Refusal refusal, const Problem& problem = {}) {
   return {.way = Way::dense, .choice = choice, .refusal = refusal, .problem = problem};
 }
 
-// By the own kernel, with the gate in it if this variant takes that; dense where it refuses the product.
+// Routes to the skinny kernel, with the gate in it if the variant supports that; dense if it refuses the product.
 Route by_skinny(const DeviceWeight& weight, const Want& want, const Choice& choice, Way way, int64_t variant) {
   if (want.gated && skinny::refusal(weight, want.m, variant, true).empty())
     return {.way = way, .choice = choice, .variant = variant, .gate = Gate::inside};
@@ -37,7 +37,7 @@ Route by_skinny(const DeviceWeight& weight, const Want& want, const Choice& choi
   return {.way = way, .choice = choice, .variant = variant};
 }
 
-// What is there already and can serve instead of the plan for `missing`; dense where there is nothing.
+// Routes to something already loaded that can stand in for the plan of `missing`; dense if there is nothing.
 Route stand_in_for(const DeviceWeight& weight, const Want& want, const Choice& wanted, const Problem& missing) {
   for (int64_t m = bucket_of(missing.m + 1, missing.in); m <= most_rows(want.m); m = bucket_of(m + 1, missing.in)) {
     const Choice choice = choice_for("linear", want.policy, m, Device::cuda);
@@ -53,7 +53,7 @@ Route stand_in_for(const DeviceWeight& weight, const Want& want, const Choice& w
   return refused(wanted, Refusal::building, missing);
 }
 
-// By a plan of cuSPARSELt.
+// Routes to a plan of cuSPARSELt.
 Route by_plan(const DeviceWeight& weight, const Want& want, const Choice& choice, bool act) {
   const Problem problem = problem_of(weight, want, choice);
   const auto planned = [&](std::shared_ptr<Plan> plan) {

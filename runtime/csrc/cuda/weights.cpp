@@ -1,4 +1,4 @@
-// The operators that bring weights into the layout of CUDA and back.
+// The operators that convert weights to the layout of CUDA and back.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace sparseflow::cuda {
 namespace {
 
-class Matrix {  // a structured matrix of the library's, for compressing
+class Matrix {  // the library's descriptor of a structured matrix, for compressing
  public:
   Matrix(const Api& api, const Opaque* handle, const Tensor& w) : api_(api) {
     api.check(api.structured(handle, &descriptor, w.size(0), w.size(1), w.size(1), lt::kAlignment,
@@ -26,7 +26,7 @@ class Matrix {  // a structured matrix of the library's, for compressing
   const Api& api_;
 };
 
-// Values and places of a pruned weight [N, K], padded, in one buffer of bytes, written by the library.
+// Compresses a pruned weight [N, K] by the library; returns the buffer of padded values and positions.
 Tensor compress(const Tensor& weight) {
   using enum ScalarType;
   const ScalarType dtype = weight.scalar_type();
@@ -51,7 +51,7 @@ Tensor compress(const Tensor& weight) {
   return out;
 }
 
-// The same buffer from the portable form, without the library.
+// Returns the same buffer, converted from the portable form without the library.
 Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_features) {
   constexpr const char* op = "device_layout";
   const int64_t groups = (in_features + 3) / 4, size = values.element_size();

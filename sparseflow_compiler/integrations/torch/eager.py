@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from sparseflow.errors import (
 )
 from sparseflow.reports.report import LayerReport
 from sparseflow.runtime.checks import dtype_name
+from sparseflow.support.user_warnings import warn
 
 GRAPH_ERRORS: tuple[type[SparseFlowError], ...] = (CaptureError, FrontendError, PassError, LoweringError)
 """Errors after which a graph runs eagerly; others, such as training mode or wrong options, are raised."""
@@ -50,12 +50,11 @@ class EagerGraph:
                 yield LayerReport(layer, n, k, dtype, "dense", reason, (), size, size, 0.0)
 
 
-def warn(title: str, graph: EagerGraph, prune: object) -> None:
+def warn_eager(title: str, graph: EagerGraph, prune: object) -> None:
     """Warn that a graph of a model runs eagerly."""
     unpruned = " with its weights unpruned" if prune else ""
-    warnings.warn(
+    warn(
         f'torch.compile(backend="sparseflow"): a graph of {title} runs eagerly{unpruned}: {graph.reason}; '
         "sparseflow.integrations.torch.report(model) lists all such graphs",
         EagerGraphWarning,
-        stacklevel=2,
     )

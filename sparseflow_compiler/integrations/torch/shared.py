@@ -13,7 +13,7 @@ from sparseflow.api.compiled import CompiledModel
 from sparseflow.compiler.bank import WeightBank
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError
-from sparseflow.integrations.torch.eager import EagerGraph, warn
+from sparseflow.integrations.torch.eager import EagerGraph, warn_eager
 from sparseflow.pruning.prunable import Prunable
 from sparseflow.reports.report import Report
 
@@ -73,7 +73,7 @@ class Shared:
     def add_eager(self, graph: EagerGraph) -> None:
         """Include a graph that runs eagerly in the report; warn about the first."""
         if not self._eager:
-            warn(self.title, graph, self.options.prune)
+            warn_eager(self.title, graph, self.options.prune)
         self._eager.append(graph)
 
     @property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-import warnings
 from importlib import metadata
 from types import ModuleType
 
 from sparseflow.errors import ArgumentError, UntestedVersionWarning
+from sparseflow.support.user_warnings import warn
 
 INSTALL = "pip install 'sparseflow[transformers]'"
 
@@ -51,11 +51,10 @@ def supported() -> str:
 def warn_if_untested(version: str) -> None:
     """Warn, once in a process, about a version outside the supported range."""
     if outside := _outside(version, supported()):
-        warnings.warn(
+        warn(
             f"transformers {version} is {outside} than what SparseFlow was tested with ({supported()}); "
             f"if something fails, {INSTALL}",
             UntestedVersionWarning,
-            stacklevel=2,
         )
 
 

@@ -57,7 +57,7 @@ def test_layers_in_another_format_run_and_are_not_saved(tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path / "dense", quantization_config=config, dtype=torch.bfloat16
     )
-    names = sparsify(model, policy="sparse", format="2:4-fp8")
+    names = sparsify(model, policy="sparse", format="2:4-fp8").replaced
     assert [name for name, m in loaded.named_modules() if isinstance(m, SparseLinear)] == names
     assert names
     for one in (loaded, model):

@@ -75,7 +75,7 @@ def test_nor_are_they_when_compiling_prunes(kind):
 
 def test_nor_are_they_replaced_by_packed_layers():
     model = adapted("LoRA")
-    replaced = sf.nn.sparsify(model, policy="sparse")
+    replaced = sf.nn.sparsify(model, policy="sparse").replaced
     assert len(replaced) == LAYERS
     assert all(map(is_base, replaced))
     assert not any(isinstance(m, SparseLinear) for name, m in model.named_modules() if "lora_" in name)

@@ -2,14 +2,17 @@
 
 import copy
 import dataclasses
+import json
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.errors import ArgumentError, WeightError
+from sparseflow.errors import ArgumentError, FormatWarning, WeightError
 from sparseflow.nn import SparseLinear, densify, prepare, sparsify
+from sparseflow.nn.sparsify_report import SparsifiedLayer
 from sparseflow.runtime import Policy
 from sparseflow.runtime.dispatch import Measurement, choose
 from sparseflow.runtime.products import copies
@@ -42,7 +45,7 @@ def x():
 def test_a_sparsified_model_computes_what_the_pruned_one_does(model, x):
     pruned = copy.deepcopy(model)
     sf.prune(pruned)
-    assert sparsify(model, policy="sparse") == ["up", "down"]
+    assert sparsify(model, policy="sparse").replaced == ["up", "down"]
     torch.testing.assert_close(model(x), pruned(x))
     assert densify(model) == ["up", "down"]
     assert torch.equal(model.up.weight, pruned.up.weight)
@@ -54,9 +57,19 @@ def test_layers_get_the_format_and_those_that_cannot_have_it_stay_dense(model, x
     expected = copy.deepcopy(model).bfloat16()
     sf.prune(expected, skip=("odd", "lm_head"))
     other = nn.Sequential(*(nn.Linear(n, 64) for n in (64, 80))).bfloat16()
-    assert sparsify(other, policy="sparse", format="2:4-fp8") == ["0"], "K = 80 is no multiple of 64"
-    assert sparsify(model, policy="sparse", format="2:4-fp8") == [], "fp8 takes the place of 16 bits"
-    assert sparsify(model.bfloat16(), policy="sparse", format="2:4-fp8") == ["up", "down"]
+    why = "N and K must be multiples of 64, got N=64, K=80"
+    with pytest.warns(FormatWarning, match=f"can't be stored in 2:4-fp8 and stay dense: 1: {why}") as said:
+        report = sparsify(other, policy="sparse", format="2:4-fp8")
+    assert [warning.filename for warning in said] == [__file__]
+    assert report.layers == (
+        SparsifiedLayer("0", 64, 64, "2:4-fp8", ""),
+        SparsifiedLayer("1", 64, 80, None, f"not in 2:4-fp8: {why}"),
+    )
+    with pytest.warns(FormatWarning, match="up, down: it is f32; fp8 replaces"):
+        assert sparsify(model, policy="sparse", format="2:4-fp8").replaced == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FormatWarning)
+        assert sparsify(model.bfloat16(), policy="sparse", format="2:4-fp8").replaced == ["up", "down"]
     assert {type(layer.weight.format).__name__ for layer in (model.up, model.down)} == {"Sparse24Fp8"}
     error = (model(x.bfloat16()).float() - expected(x.bfloat16()).float()).norm()
     assert 0 < error < 0.1 * expected(x.bfloat16()).float().norm()
@@ -71,9 +84,42 @@ def test_layers_get_the_format_and_those_that_cannot_have_it_stay_dense(model, x
     assert 0 < lost < 0.1 * expected.up.weight.float().norm()
 
 
+def test_the_report_has_a_reason_for_every_layer_that_stays_dense(model):
+    model.small = nn.Linear(8, 64)
+    model.wide = nn.Linear(64, 64, dtype=torch.float64)
+    model.tied = nn.Linear(64, 128)
+    model.other = nn.Linear(64, 128)
+    model.other.weight = model.tied.weight
+    model.own = nn.modules.linear.NonDynamicallyQuantizableLinear(64, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FormatWarning)
+        report = sparsify(model, policy="sparse")
+    assert report.replaced == ["up", "down"]
+    assert report.dense == {
+        "odd": "K must be a multiple of 4, got 66",
+        "lm_head": "skipped by the pattern 'lm_head'",
+        "small": "N and K must be at least 16, got N=64, K=8",
+        "wide": "its weight's dtype is float64",
+        "tied": "its weight is shared with other",
+        "other": "its weight is shared with tied",
+        "own": "it is a NonDynamicallyQuantizableLinear, not an nn.Linear itself",
+    }
+    assert "2 of 9 linear layers replaced" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["layers"][2] == {
+        "name": "odd",
+        "N": 64,
+        "K": 66,
+        "format": None,
+        "reason": "K must be a multiple of 4, got 66",
+    }
+    assert sparsify(model, policy="sparse").replaced == [], "the others are sparse already"
+
+
 def test_layers_that_are_not_24_stay_dense_without_pruning(model):
     sf.prune(model, skip=("up", "lm_head"))
-    assert sparsify(model, prune=None) == ["down"]
+    report = sparsify(model, prune=None)
+    assert report.replaced == ["down"]
+    assert report.dense["up"] == "its weight is not 2:4, and prune=None"
     assert type(model.up) is nn.Linear
 
 

@@ -1,4 +1,4 @@
-// The largest of many scores, and lists of what is selected.
+// Selection of the largest scores, and lists of the selected neurons.
 #pragma once
 
 #include "../kernels/vec.h"
@@ -7,7 +7,8 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr uint32_t kNan = 0xffffffff;
 
-// Rises with the score; -0 and 0 are equal, NaNs above all. Of a vector or of one: F and U are of the same width.
+// Maps scores to integers of the same order; -0 equals 0, and NaN is above all. F and U are scalars or vectors of the
+// same width.
 template <class F, class U>
 inline U key_of(F score) {
   score += 0.f;
@@ -36,7 +37,7 @@ inline int64_t count_from(const uint32_t* keys, int64_t n, uint32_t least) {
 
 inline void mark_largest(const float* scores, int64_t n, int64_t k, uint32_t* keys, uint8_t* selected) {
   keys_of(scores, n, keys);
-  uint32_t least = 0;  // of the k largest, bit by bit, or a lower one that no more than k reach
+  uint32_t least = 0;  // the least of the k largest keys, found bit by bit, or a lower bound that at most k keys reach
   int64_t reached = n;
   for (uint32_t bit = 0x80000000u; bit && reached > k; bit >>= 1) {
     const int64_t count = count_from(keys, n, least | bit);
@@ -62,10 +63,10 @@ inline int32_t list_selected(const uint8_t* selected, int64_t n, int32_t* neuron
   }
 #endif
   for (; i < n; ++i) {
-    neurons[count] = static_cast<int32_t>(i);  // stays only if the next doesn't overwrite it
+    neurons[count] = static_cast<int32_t>(i);  // overwritten by the next one unless this neuron is selected
     count += selected[i];
   }
-  for (i = count; i < n; ++i) neurons[i] = 0;  // memset wants a pointer even for nothing
+  for (i = count; i < n; ++i) neurons[i] = 0;  // not memset, which needs a valid pointer even for 0 bytes
   return count;
 }
 

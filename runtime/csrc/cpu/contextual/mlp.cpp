@@ -13,16 +13,16 @@
 namespace sparseflow::cpu::contextual {
 namespace {
 
-constexpr int64_t kFew = 64 * 1024;  // elements of weights that aren't worth waking a thread for
+constexpr int64_t kFew = 64 * 1024;  // elements of weights below which one thread is faster
 
-// The neurons of all rows of x, or of each.
+// One list of neurons for all rows of x, or one for each.
 struct Lists {
   const int32_t* neurons;
   int64_t pitch;                // from one list to the next
   std::vector<int64_t> counts;  // one, or one for each row of x
 };
 
-// Part `part` of `parts` of a list: whole batches, so that only the last is cut.
+// Adds part `part` of `parts` of a list; parts are whole batches, except the last.
 void add_part(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count, int64_t part, int64_t parts,
               const Wide& sums) {
   const int64_t batches = (count + kBatch - 1) / kBatch;
@@ -30,7 +30,7 @@ void add_part(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count
   if (begin < end) kernels().mlp(c, x, neurons + begin, end - begin, sums);
 }
 
-// One panel of x. Each thread adds up the neurons of its part, then the parts are added in order.
+// Runs one panel of x. Each thread adds up the neurons of its part, then the parts are added in order.
 void run_panel(const Mlp& c, const Wide& x, const Lists& lists, int64_t first, const void* down_bias, char* y) {
   const bool per_row = lists.counts.size() > 1;
   int64_t work = 0;
@@ -67,7 +67,7 @@ Tensor run(const Mlp& c, const Tensor& x, const WideRows& rows, const Lists& lis
   return y;
 }
 
-// The lists that a caller made: checked, since every entry becomes an address.
+// Returns the caller's lists after checking every entry, because entries become addresses.
 Lists lists_of(const char* op, const Tensor& neurons, const Tensor& count, int64_t rows, int64_t intermediate) {
   using torch::headeronly::ScalarType;
   const bool per_row = neurons.dim() == 2;
@@ -83,7 +83,7 @@ Lists lists_of(const char* op, const Tensor& neurons, const Tensor& count, int64
   const auto* counts = static_cast<const int32_t*>(count.const_data_ptr());
   for (int64_t l = 0; l < number; ++l) {
     lists.counts[l] = std::clamp<int64_t>(counts[l], 0, pitch);
-    uint32_t largest = 0;  // a negative one is larger than all
+    uint32_t largest = 0;  // as unsigned, negative entries are larger than all others
     for (int64_t i = 0; i < lists.counts[l]; ++i)
       largest = std::max(largest, static_cast<uint32_t>(lists.neurons[l * pitch + i]));
     SF_REQUIRE(lists.counts[l] == 0 || largest < intermediate, op,
@@ -103,7 +103,7 @@ Tensor contextual_mlp(const Tensor& x, Maybe gate, const Tensor& up, const Tenso
   return run(c, x, rows, lists_of(kOp, neurons, count, rows.all().count, c.up.rows), down_bias);
 }
 
-// Fills `neurons`, one list of I or one for each row.
+// Selects neurons into `neurons`, which has one list of I entries, or one for each row.
 Lists select(const float* scores, int64_t rows, int64_t n, const Rule& rule, bool per_row, int32_t* neurons) {
   Lists lists = {neurons, n, std::vector<int64_t>(per_row ? rows : 1)};
   std::vector<uint8_t> selected(n);

@@ -1,5 +1,5 @@
-// The MLP over a list of neurons: rows of gate and up stream by, then those of down, all read where they are. Memory sets
-// the pace; each unit of four rows fetches the beginning of the next.
+// The MLP over a list of neurons, which is bound by memory. The rows of gate and up are read in place, then those of
+// down; each unit of four rows prefetches the beginning of the next.
 #pragma once
 
 #include "../kernels/epilogue.h"
@@ -18,8 +18,8 @@ inline const typename S::T* row_of(const Matrix& m, int64_t row) {
   return static_cast<const typename S::T*>(m.data) + row * m.columns;
 }
 
-// The rows of a batch of neurons in the order in which they are read, R at once, and the first R of the batch after it.
-// Past the last neuron, the last again.
+// The rows of a batch of neurons in the order of reading, R at once, and the first R of the next batch. Past the last
+// neuron, the last one repeats.
 template <class S, bool kGated, int R>
 struct Batch {
   static constexpr int kDots = kGated ? 2 : 1;
@@ -53,13 +53,13 @@ inline float bias_at(const void* bias, DType dtype, int64_t i) {
   return with_type(dtype, [&](auto d) { return decltype(d)::get(static_cast<const typename decltype(d)::T*>(bias) + i); });
 }
 
-// `product` is the neuron's row times x, to which scale and bias are still to come.
+// Applies scale and bias to `product`, the neuron's row times x.
 inline vf finished(vf product, const Matrix& m, const void* bias, DType dtype, int64_t neuron) {
   if (m.scale) product *= m.scale[neuron];
   return bias ? product + bias_at(bias, dtype, neuron) : product;
 }
 
-// factors[i][m]: what down's row of neuron i is multiplied by for x[m].
+// Computes factors[i][m], by which the row of down of neuron i is multiplied for x[m].
 template <bool kGated>
 inline void factors_of(const Mlp& c, const int32_t* neuron, const float (*dots)[kPanel], int64_t rows,
                        float (&factors)[kBatch][kPanel]) {
@@ -91,7 +91,7 @@ void mlp_over(const Mlp& c, const Wide& x, const int32_t* neurons, int64_t count
     if (i + kBatch <= count)
       for (int r = 0; r < kBatch; r += R)
         spread(streams<S, R>(down + r, down + r + R, columns), factors + r, sums);
-    else  // a row that is repeated must not be added twice, nor times zero: it may hold an Inf
+    else  // a repeated row must not be added again, not even times zero, as it may hold Inf
       for (int64_t r = 0; r < count - i; ++r) spread(streams<S, 1>(down + r, down + r, columns), factors + r, sums);
   }
 }

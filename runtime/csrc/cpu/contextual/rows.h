@@ -1,4 +1,4 @@
-// Rows of a weight streaming by: how they are loaded as vectors of fp32 and fetched ahead.
+// Streaming of a weight's rows: loading them as vectors of fp32, and prefetching.
 #pragma once
 
 #include "../kernels/vec.h"
@@ -6,8 +6,8 @@
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-constexpr int64_t kAhead = 2048;    // bytes that are fetched ahead: the hardware's own prefetch stops at every page
-constexpr int64_t kColumns = 1024;  // that rows of x share while they are in the first-level cache
+constexpr int64_t kAhead = 2048;    // bytes that are prefetched: the hardware's prefetcher stops at every page
+constexpr int64_t kColumns = 1024;  // columns of x that are used for all rows while they are in the first-level cache
 
 struct I8 {
   using T = int8_t;
@@ -38,7 +38,7 @@ inline auto with_stored(Stored stored, const F& f) {
   }
 }
 
-// `count` < W elements, then zeros; nothing past them is read.
+// Loads `count` < W elements followed by zeros; nothing past them is read.
 template <class S>
 inline vf load_part(const typename S::T* p, int64_t count) {
   typename S::T edge[W] = {};
@@ -54,7 +54,7 @@ inline vf load_part(const typename S::T* p, int64_t count) {
   return S::load(edge);
 }
 
-// R rows of one length, and the R that are read after them.
+// R rows of equal length, and the R rows that are read next.
 template <class S, int R>
 struct Streams {
   using T = typename S::T;
@@ -69,10 +69,10 @@ template <bool kFetch, class S, int R, class Step>
 inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step& step) {
   constexpr int64_t kLine = 64 / sizeof(typename S::T), kDistance = kAhead / sizeof(typename S::T);
   const int64_t whole = begin + (end - begin) / kLine * kLine, turn = most(0, s.columns - kDistance) / kLine * kLine;
-  const typename S::T* row[R];  // of its own, so that what is stored can't change it
+  const typename S::T* row[R];  // a local copy, so that no store can alias it
   for (int r = 0; r < R; ++r) row[r] = s.row[r];
   int64_t k = begin;
-  for (int part = 0; part < 2; ++part) {  // what is fetched lies in the row, then in the one that follows
+  for (int part = 0; part < 2; ++part) {  // prefetches the rest of the row, then the next row
     const int64_t to = part ? whole : least(whole, turn), shift = part ? -turn : kDistance;
     const typename S::T* fetched[R];
     for (int r = 0; r < R; ++r) fetched[r] = (part ? s.next[r] : row[r]) + shift;
@@ -94,10 +94,10 @@ inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step&
   }
 }
 
-constexpr int kStreams = 4;              // rows of a weight that stream by at once
-constexpr int kMany = W == 16 ? 8 : 4;  // the same beside so few rows of x that memory alone sets the pace
+constexpr int kStreams = 4;              // rows of a weight that are read at once
+constexpr int kMany = W == 16 ? 8 : 4;  // the same for so few rows of x that the call is bound by memory
 
-// How many rows of x fit the registers beside R of a weight.
+// Returns the rows of x that fit the registers beside R rows of a weight.
 template <int R>
 constexpr int kTogether = W == 16 && R < 8 ? 4 : 2;
 
@@ -106,15 +106,15 @@ struct Int {
   static constexpr int value = N;
 };
 
-// Calls f(first, Int<n>) for n rows at a time of `count`.
+// Calls f(first, Int<n>) for `count` rows, n at a time.
 template <int N, class F>
 inline void by_rows(int64_t first, int64_t count, const F& f) {
   for (; count - first >= N; first += N) f(first, Int<N>{});
   if constexpr (N > 1) by_rows<N - 1>(first, count, f);
 }
 
-// Calls f(first row, Int<rows>, Int<whether to fetch>, begin, end) so that each part of the streams is fetched once and
-// meets all rows of x while it is near.
+// Calls f(first row, Int<rows>, Int<whether to prefetch>, begin, end) so that each part of the streams is prefetched
+// once, and multiplied with all rows of x while it is in the cache.
 template <int R, class F>
 inline void by_blocks(int64_t rows, int64_t columns, const F& f) {
   const int64_t block = rows > kTogether<R> ? kColumns : columns;

@@ -11,9 +11,9 @@ namespace sparseflow::cpu::contextual {
 namespace {
 
 constexpr const char* kOp = "contextual_scores";
-constexpr int64_t kFew = 128 * 1024;  // elements of a weight that aren't worth waking a thread for
+constexpr int64_t kFew = 128 * 1024;  // elements of a weight below which one thread is faster
 
-// out[m, r] = x[m] · matrix[r] + bias[r], panels of x in turn, the threads sharing the rows of the matrix.
+// out[m, r] = x[m] · matrix[r] + bias[r], for one panel of x after the other; the threads share the rows of the matrix.
 void multiply(const Matrix& matrix, const WideRows& x, const float* bias, float* out, int64_t pitch) {
   const Kernels& kernel = kernels();
   const int64_t batches = (matrix.rows + kBatch - 1) / kBatch;

@@ -10,7 +10,7 @@ struct Predictor {
   const float* bias;  // or null
 };
 
-// Checked against each other and x's `columns`.
+// Checks a predictor's tensors against each other and the `columns` of x.
 Predictor predictor_of(const char* op, int64_t columns, const Tensor& a, const Tensor& b, const Maybe& bias,
                        const Maybe& a_scale, const Maybe& b_scale);
 

@@ -22,7 +22,7 @@ void mark_above(const float* scores, int64_t n, float limit, uint8_t* selected) 
   for (int64_t i = 0; i < n; ++i) selected[i] |= !(scores[i] <= limit);
 }
 
-// Mean + parameter · standard deviation, summed in double.
+// Returns the mean plus parameter · standard deviation, with sums in double.
 float limit_of(const float* scores, int64_t n, double parameter) {
   double sum = 0, squares = 0;
   for (int64_t i = 0; i < n; ++i) sum += scores[i];

@@ -1,4 +1,4 @@
-// Which neurons a row of scores selects.
+// The rules that select neurons by a row of scores.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@ struct Rule {
   double parameter;
 };
 
-// Throws where there is no such rule, or it can't have that parameter.
+// Returns a rule by name; throws if there is none, or it can't have that parameter.
 Rule rule_of(const char* op, const std::string& name, double parameter);
 
-// Sets selected[i] to 1 where the rule selects scores[i], a NaN always; the others stay as they are.
+// Sets selected[i] to 1 if the rule selects scores[i], and for every NaN; other entries are unchanged.
 void mark(const float* scores, int64_t n, const Rule& rule, uint8_t* selected);
 
 }  // namespace sparseflow::cpu::contextual

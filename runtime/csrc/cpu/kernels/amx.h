@@ -1,5 +1,5 @@
-// The tile registers of AMX, by number: eight of 16 rows of 64 bytes. In assembly, since the compilers' intrinsics
-// don't say that they touch memory.
+// The eight tile registers of AMX, by number; each has 16 rows of 64 bytes. In assembly, because the compilers'
+// intrinsics don't declare that they access memory.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr int64_t kTileBytes = 1024;
 
-// Tiles can be used by this thread while one of these lives.
+// Enables the tiles for this thread during its lifetime.
 struct TilesInUse {
   TilesInUse() {
     struct alignas(64) {

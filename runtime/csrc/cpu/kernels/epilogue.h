@@ -1,13 +1,13 @@
-// The activations, on vectors of fp32, with the limits and NaNs of torch's formulas.
+// Activations of vectors of fp32, with the same limits and NaNs as torch's formulas.
 #pragma once
 
 #include "vec.h"
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-// e^x by x = n ln 2 + r and the Taylor series of e^r, |r| <= ln 2 / 2: within 2 units in the last place.
+// e^x, within 2 units in the last place, from x = n ln 2 + r and the Taylor series of e^r for |r| <= ln 2 / 2.
 inline vf exp(vf x) {
-  x = x > 89.f ? splat(89.f) : x;  // comparisons, not min and max, so that a NaN passes
+  x = x > 89.f ? splat(89.f) : x;  // comparisons instead of min and max, so that NaN is kept
   x = x < -104.f ? splat(-104.f) : x;
   const vf magic = splat(12582912.f);  // adding 1.5 * 2^23 rounds to an integer in the low bits
   const vf shifted = x * 1.44269504f + magic;
@@ -52,7 +52,8 @@ inline vf activate(vf v, Activation a) {
   }
 }
 
-// Finishes `n` sums of one row of y, from column `column` on. `sum` may be read up to a whole vector.
+// Applies the epilogue to `n` sums of one row of y, from column `column` on. `sum` must be readable up to a whole
+// vector.
 template <class D>
 inline void finish_row(const Linear& a, const float* sum, int64_t row, int64_t column, int64_t n) {
   using T = typename D::T;
@@ -62,7 +63,7 @@ inline void finish_row(const Linear& a, const float* sum, int64_t row, int64_t c
   if (bias) bias += column;
   if (residual) residual += row * a.n + column;
   for (int64_t i = 0; i < n; i += W) {
-    T edge[3][W] = {};  // the last, partial vector goes through here
+    T edge[3][W] = {};  // for the last, partial vector
     const int64_t len = least(W, n - i);
     const bool whole = len == W;
     const T* b = bias ? bias + i : nullptr;

@@ -1,11 +1,12 @@
-// Pruning, packing and checking: they read a weight as bits, so bf16 and fp16 share their code.
+// Pruning, packing and checking of weights. They read a weight as raw bits, so bf16 and fp16 share the code.
 #pragma once
 
 #include "vec.h"
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-// Orders by magnitude, then by earlier place: bits without the sign, and two bits of place, are unique keys.
+// Orders entries by magnitude, then by earlier position: the bits without the sign, followed by two bits of the
+// position, are unique keys.
 template <class T>
 struct Key;
 template <>
@@ -19,7 +20,7 @@ constexpr T kSign = static_cast<T>(T{1} << (sizeof(T) * 8 - 1));
 template <class T>
 inline bool is_zero(T v) { return static_cast<T>(v & ~kSign<T>) == 0; }
 
-// The places of the two largest magnitudes among four, as a nibble p0 | p1 << 2 with p0 < p1.
+// Returns the positions of the two largest magnitudes among four as a nibble p0 | p1 << 2, p0 < p1.
 template <class T>
 inline uint32_t choose(const T* w) {
   using U = typename Key<T>::type;
@@ -34,7 +35,7 @@ inline uint32_t choose(const T* w) {
   return a < b ? a | b << 2 : b | a << 2;
 }
 
-// A group of four; past the end of the row it is filled with zeros, which lose every tie.
+// Loads a group of four; past the end of the row it is padded with zeros, which lose every tie.
 template <class T>
 inline void group_at(const T* row, int64_t k, int64_t c, T* w) {
   for (int i = 0; i < 4; ++i) w[i] = c + i < k ? row[c + i] : T{0};
@@ -91,7 +92,7 @@ void pack_rows(const Weight& w, void* values, uint8_t* positions, int64_t begin,
 }
 
 #if defined(__AVX2__)
-// For each nibble, which bytes of two kept values make a group of four; 0x80 makes a zero.
+// For each nibble, the byte shuffle from two kept values to a group of four; 0x80 makes a zero.
 template <int Size>
 struct GroupControls {
   alignas(16) uint8_t of[16][16];

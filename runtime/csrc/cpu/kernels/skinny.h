@@ -1,5 +1,5 @@
-// The product for few rows of x: rows of W stream by once, and each kept value meets the x that its position
-// names, gathered by permutes inside a register. Memory sets the pace.
+// The product for few rows of x, which is bound by memory. Rows of W are read once, and each kept value is multiplied
+// with the x at its position, which a permute gathers within a register.
 #pragma once
 
 #include "epilogue.h"
@@ -8,32 +8,33 @@ namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr int kMaxSkinny = 4;     // rows of x at once
 constexpr int kSkinnyBlock = 64;  // rows of W in a task, at most
-constexpr int kValuesAhead = 2048;    // bytes that are fetched ahead: the hardware's own prefetch stops at every page
+constexpr int kValuesAhead = 2048;    // bytes that are prefetched: the hardware's prefetcher stops at every page
 constexpr int kPositionsAhead = 256;  // and is slow to start again
-constexpr int64_t kFarAhead = 8192;   // bytes of values that are fetched into the second cache, at least
+constexpr int64_t kFarAhead = 8192;   // the least bytes of values that are prefetched into the second-level cache
 
-// Fetches what is read `ahead` bytes after `p`. `left` bytes are left of this row; the row that follows in its stream
-// begins `skip` bytes after its end.
+// Prefetches what is read `ahead` bytes after `p`. `left` bytes of this row remain; the next row of its stream begins
+// `skip` bytes after its end.
 inline void fetch(const void* p, int64_t ahead, int64_t left, int64_t skip) {
   __builtin_prefetch(static_cast<const char*>(p) + ahead + (ahead < left ? 0 : skip));
 }
 
-// How far ahead a group of rows of so many bytes fetches: whole groups, so that every line is fetched once.
+// Returns the prefetch distance of a group of rows with so many bytes: whole groups, so that every line is fetched
+// once.
 inline int64_t far_ahead(int64_t bytes) { return (kFarAhead / most(bytes, 1) + 1) * bytes; }
 
-// fp32 lanes. A step is 32 k: 16 kept values, 4 bytes of positions.
+// fp32 lanes. A step is 32 of k: 16 kept values and 4 bytes of positions.
 template <class D_>
 struct Lanes {
   using D = D_;
   using X = float;
   static constexpr int kStep = 32;
   static constexpr bool kFar = sizeof(typename D::T) == 4;
-  // Up to so many rows of x, passing each row of W several times through the registers beats a tile; measured.
+  // Up to this many rows of x, loading each row of W several times was measured to be faster than a tile.
   static constexpr int kFew = W == 16 ? 24 : 4;
-  static constexpr int kRows = 4;  // of W in a round over all rows of x: a multiple of all that are taken at once
-  static constexpr int rows_at_once(int m) { return W == 8 && m > 2 ? 2 : 4; }  // of W with `m` of x, to fit the registers
+  static constexpr int kRows = 4;  // rows of W in a round over all rows of x: a multiple of every rows_at_once()
+  static constexpr int rows_at_once(int m) { return W == 8 && m > 2 ? 2 : 4; }  // rows of W for `m` of x
 #if defined(__AVX2__)
-  static constexpr int kParts = 16 / W;  // of a step that are worked on one at a time, to fit the registers
+  static constexpr int kParts = 16 / W;  // parts of a step that are processed one at a time, to fit the registers
 #else
   static constexpr int kParts = 1;
 #endif
@@ -56,13 +57,13 @@ struct Lanes {
   };
 #endif
 
-  // Where the x of column k, relative to its step, is put.
+  // Returns where x of column k, relative to its step, is stored.
   static constexpr int place(int k) {
 #if defined(__AVX512F__) || !defined(__AVX2__)
     return k;
 #else
-    // Eight kept values need groups 0..3; a permute stays inside a half of the register, so groups 0 and 2 share
-    // one register, 1 and 3 the other.
+    // Eight kept values need groups 0..3. A permute works within each half of a register, so groups 0 and 2 share one
+    // register, and 1 and 3 the other.
     constexpr int to[4] = {0, 2, 1, 3};
     return k / 16 * 16 + to[k / 4 % 4] * 4 + k % 4;
 #endif
@@ -109,15 +110,15 @@ struct Lanes {
 #endif
 };
 
-// Fetches W for what comes after a step of the row `r` of R, which has `left` columns from it on. Where the memory sets
-// the pace, lines go into the second cache, all rows of a group in one stream: the first cache has too few requests in
-// flight, and rows are too short for streams of their own. Measured on Zen 4 with rows of 576 columns, twice as many a
-// second. Elsewhere they go into the first.
+// Prefetches W for the steps after one of row `r` of R, which has `left` columns from that step on. For memory-bound
+// calls the lines go into the second-level cache, with all rows of a group as one stream, because the first-level cache
+// supports too few requests in flight and rows are too short for separate streams; on Zen 4 with rows of 576 columns
+// this was measured to be twice as fast. Otherwise they go into the first-level cache.
 template <class L, int R>
 inline void fetch_step(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R], int r, int64_t left,
                        int64_t step, int64_t group) {
   constexpr int64_t kSize = sizeof(typename L::D::T), kValues = L::kStep / 2, kBytes = L::kStep / 8;
-  if constexpr (L::kFar) {  // the positions, a sixteenth of the bytes, come fast enough by themselves
+  if constexpr (L::kFar) {  // the positions, a sixteenth of the bytes, need no prefetch
     const auto* at = reinterpret_cast<const char*>(values[0]) + (step * R + r) * kValues * kSize;
     __builtin_prefetch(at + far_ahead(group / 2 * kSize), 0, 2);
   } else {
@@ -127,8 +128,8 @@ inline void fetch_step(const typename L::D::T* const (&values)[R], const uint8_t
   }
 }
 
-// Steps [begin, end) of R rows of W against M rows of x. What is fewer stays in registers, the other passes by.
-// `group` is the columns of R rows, where more rows are fetched ahead, else 0.
+// Multiplies steps [begin, end) of R rows of W with M rows of x. The side with fewer rows stays in registers. `group`
+// is the columns of R rows if further rows are prefetched, else 0.
 template <class L, int R, int M>
 inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8_t* const (&positions)[R],
                          const typename L::X* x, int64_t x_pitch, int64_t begin, int64_t end, int64_t group, vf (&s)[R][M]) {
@@ -158,7 +159,7 @@ inline void skinny_steps(const typename L::D::T* const (&values)[R], const uint8
   }
 }
 
-// sums[r][m] for R rows of W from `row` on; rows past n repeat the last.
+// Computes sums[r][m] for R rows of W from `row` on; rows past n repeat the last.
 template <class L, int R, int M>
 void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pitch) {
   using T = typename L::D::T;
@@ -222,7 +223,7 @@ void prepare_skinny(const Plan& p, int64_t begin, int64_t end) {
   }
 }
 
-// Rows of W in a task, at most `limit`, so that each thread gets as many tasks as any other: the last to end decides.
+// Returns the rows of W in a task, at most `limit`, so that all threads get the same number of tasks.
 inline int64_t balanced_rows(int64_t n, int threads, int64_t multiple, int64_t limit) {
   const int64_t each = (n + threads - 1) / threads, tasks = most((each + limit - 1) / limit, 1);
   return most(multiple, round_up((each + tasks - 1) / tasks, multiple));

@@ -1,7 +1,8 @@
-// Some rows of fp32 x on AVX2. Eight rows of W lie across the lanes of a register, one kept value of each; a group of
-// four x, broadcast to both halves, is gathered by one byte shuffle. That is one shuffle for a multiply-add where
-// gathering along a row takes two and a blend, and no sum across lanes; turning W costs three shuffles for each
-// register of values, which all rows of x share. A step is 128 k: 16 bytes of positions.
+// The product for a moderate number of rows of fp32 x on AVX2. The lanes of a register hold one kept value of each of
+// eight rows of W; a byte shuffle gathers their x from a group of four that is broadcast to both halves. A multiply-add
+// then needs one shuffle, where gathering along a row needs two and a blend, and there are no sums across lanes.
+// Transposing W takes three shuffles for each register of values, which all rows of x share. A step is 128 of k, 16
+// bytes of positions.
 #pragma once
 
 #include "skinny.h"
@@ -9,17 +10,17 @@
 #if defined(__AVX2__) && !defined(__AVX512F__)
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-constexpr int kAcrossTo = 20;     // rows of x, at most: measured against the tile
+constexpr int kAcrossTo = 20;     // the most rows of x, beyond which the tile was measured to be faster
 constexpr int kAcrossStep = 128;
 constexpr int kAcrossAtOnce = 8;  // rows of x whose sums fit the registers
 
-// A step of eight rows of W: for each kept value of a row, a register of values and one of shuffle controls.
+// A transposed step of eight rows of W: for each kept value of a row, a register of values and one of shuffle controls.
 struct Turned {
   alignas(32) float values[kAcrossStep / 2][W];
   alignas(32) uint8_t places[kAcrossStep / 2][4 * W];
 };
 
-// Four columns of eight rows.
+// Transposes four columns of eight rows.
 inline void turn(const float* const (&rows)[W], int64_t column, __m256 (&columns)[4]) {
   __m256 a[4];
   for (int i = 0; i < 4; ++i)
@@ -32,7 +33,7 @@ inline void turn(const float* const (&rows)[W], int64_t column, __m256 (&columns
   columns[3] = _mm256_shuffle_ps(high, high2, 0xee);
 }
 
-// `positions` are moved as floats, never computed with.
+// Transposes a step. `positions` are only moved as floats, never computed with.
 inline void turn_step(const float* const (&values)[W], const float* const (&positions)[W], Turned& w) {
   const __m256i each = _mm256_set1_epi32(0x03020100);
   const __m256i first = _mm256_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8,
@@ -47,7 +48,7 @@ inline void turn_step(const float* const (&values)[W], const float* const (&posi
         const int at = part * 16 + c + i;
         _mm256_store_ps(w.values[at], columns[i]);
         const auto word = reinterpret_cast<__m256i>(words[part]);
-        const int place = 2 * (c + i);  // the byte offset of the x is four times what stands there
+        const int place = 2 * (c + i);  // the byte offset of x is four times this
         const __m256i shifted = place < 2 ? _mm256_slli_epi32(word, 2 - place) : _mm256_srli_epi32(word, place - 2);
         const __m256i offset = _mm256_shuffle_epi8(_mm256_and_si256(shifted, _mm256_set1_epi32(12)), first);
         _mm256_store_si256(reinterpret_cast<__m256i*>(w.places[at]), _mm256_add_epi32(offset, each));
@@ -55,7 +56,7 @@ inline void turn_step(const float* const (&values)[W], const float* const (&posi
     }
 }
 
-// A step against M rows of x. Not inlined, so that the sums stay in registers.
+// Multiplies a step with M rows of x. Not inlined, so that the sums stay in registers.
 template <int M>
 __attribute__((noinline)) void across(const Turned& w, const float* x, float* sums) {
   vf s[M] = {};
@@ -63,7 +64,7 @@ __attribute__((noinline)) void across(const Turned& w, const float* x, float* su
     const vf value0 = load(w.values[2 * g]), value1 = load(w.values[2 * g + 1]);
     const auto* places = reinterpret_cast<const __m256i*>(w.places[2 * g]);
     const __m256i place0 = places[0], place1 = places[1];
-#pragma GCC unroll 8  // else the sums live in memory
+#pragma GCC unroll 8  // otherwise the sums are kept in memory
     for (int m = 0; m < M; ++m) {
       const auto four = reinterpret_cast<__m256i>(
           _mm256_broadcast_ps(reinterpret_cast<const __m128*>(x + m * kAcrossStep + g * 4)));
@@ -72,7 +73,7 @@ __attribute__((noinline)) void across(const Turned& w, const float* x, float* su
     }
   }
 #pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) store(sums + m * W, load(sums + m * W) + s[m]);  // sums of sums round better
+  for (int m = 0; m < M; ++m) store(sums + m * W, load(sums + m * W) + s[m]);  // partial sums round better
 }
 
 template <int M = kAcrossAtOnce>
@@ -82,7 +83,7 @@ void across_of(int64_t count, const Turned& w, const float* x, float* sums) {
   across<M>(w, x, sums);
 }
 
-// sums[m][row] for eight rows of W from `row` on; rows past n repeat the last.
+// Computes sums[m][row] for eight rows of W from `row` on; rows past n repeat the last.
 inline void across_rows(const Plan& p, int64_t row, float* sums, int64_t pitch) {
   const int64_t groups = (p.a.k + 3) / 4, bytes = (groups + 1) / 2, parts = (p.a.m + kAcrossAtOnce - 1) / kAcrossAtOnce;
   const auto* x = reinterpret_cast<const float*>(p.scratch);
@@ -126,7 +127,7 @@ inline void run_across(const Plan& p, int64_t begin, int64_t end, char*) {
   }
 }
 
-// x as [step][m][128 k], so that a step's rows share no places in the cache.
+// Copies x to [step][m][128 of k], so that a step's rows don't collide in the cache.
 inline void prepare_across(const Plan& p, int64_t begin, int64_t end) {
   for (int64_t m = begin; m < end; ++m)
     for (int64_t k = 0; k < p.k_padded; k += kAcrossStep) {

@@ -1,7 +1,7 @@
-// Few rows of x and 16-bit weights on AVX2. What is kept of eight columns becomes eight fp32 lanes, zero where values
-// were dropped, by one byte shuffle; a table holds its control for each byte of positions. That is twice the
-// multiplications of gathering x, but x is read as it lies, and spreading serves all its rows. A step is 64 k: 32 kept
-// values, 8 bytes of positions.
+// The product for few rows of x with 16-bit weights on AVX2. One byte shuffle spreads the kept values of eight columns
+// to eight fp32 lanes, with zeros for dropped values; a table has its control for each byte of positions. This takes
+// twice the multiplications of gathering x, but x is read in its own order, and all rows of x share the spreading. A
+// step is 64 of k: 32 kept values and 8 bytes of positions.
 #pragma once
 
 #include "vec.h"
@@ -9,8 +9,8 @@
 #if defined(__AVX2__) && !defined(__AVX512F__)
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-// Which bytes of four kept 16-bit values make the elements, of `Size` bytes, of eight columns: the values are the
-// upper bytes (a bf16 is the upper half of an fp32), 0x80 makes a zero.
+// The byte shuffle from four kept 16-bit values to eight columns of elements of `Size` bytes. The values become the
+// upper bytes (a bf16 is the upper half of an fp32); 0x80 makes a zero.
 template <int Size>
 struct Controls {
   alignas(32) uint8_t of[256][8 * Size];  // [byte of positions]

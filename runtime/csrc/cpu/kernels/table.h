@@ -1,4 +1,4 @@
-// The table of one instruction set: which kernel takes which call.
+// The kernels of one instruction set, and the choice of the kernel for a call.
 #pragma once
 
 #include "layout.h"
@@ -13,7 +13,7 @@
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-// x transposed for a whole call could outgrow the caches and memory: panels bound it.
+// The bytes of transposed x in a panel; without panels it could outgrow the caches and memory.
 constexpr int64_t kPanelBytes = 16 << 20;
 
 inline int64_t panel(const Linear& a) {
@@ -68,7 +68,7 @@ inline void plan(const Linear& a, int threads, Plan& p) {
   });
 }
 
-// y = act(y + bias) + residual in place, for rows [begin, end).
+// Computes y = act(y + bias) + residual in place, for rows [begin, end).
 template <class D>
 void finish_in_place(const Linear& a, int64_t begin, int64_t end) {
   constexpr int64_t kPart = 512;

@@ -1,8 +1,8 @@
-// The product for many rows of x. x becomes tiles: some vectors of m wide, all of k long. Each row of W meets a block
-// of k, small enough for L1, entry by entry: broadcast what was kept, multiply with the row of the tile that its
-// position names. That is half the multiplications of the dense product, each fed by one load from L1. W is first
-// copied in the order in which it will be read: lines of many rows at once, each touched a little, leave the L1 too early.
-// `Kind` says what an entry is: tile_wide.h, tile_pairs.h.
+// The product for many rows of x. x is copied to tiles, each some vectors of m wide and all of k long. Each row of W is
+// multiplied with a block of k that fits in L1, entry by entry: a kept value is broadcast and multiplied with the row
+// of the tile at its position. This takes half the multiplications of the dense product, with one load from L1 for
+// each. W is first copied in the order in which it will be read, because lines of many rows, of which only a little is
+// read at a time, would be evicted from L1. `Kind` defines an entry: see tile_wide.h and tile_pairs.h.
 #pragma once
 
 #include "epilogue.h"
@@ -10,25 +10,25 @@
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-constexpr int kMaxVectors = W == 16 ? 4 : 8;  // of m in a tile
-constexpr int kLongBytes = 384 * 1024;        // of a stretch of k of the tiles of a group: stays in L2
-constexpr int kLong = 1024;                   // k in a stretch, at most
-constexpr int kGroup = 2;                     // tiles that meet a stretch of W while it is in L2
+constexpr int kMaxVectors = W == 16 ? 4 : 8;  // most vectors of m in a tile
+constexpr int kLongBytes = 384 * 1024;        // of x in a stretch of k of a group's tiles, which stays in L2
+constexpr int kLong = 1024;                   // most k in a stretch
+constexpr int kGroup = 2;                     // tiles that are multiplied with a stretch of W while it is in L2
 constexpr int kPiece = 256;                   // most rows of W in a task
-constexpr int kManyRows = 32;                 // rows of W that meet one k-block before the next
-constexpr int kRowUnit = 8;                   // a task's rows are a multiple
+constexpr int kManyRows = 32;                 // rows of W that are multiplied with one k-block before the next
+constexpr int kRowUnit = 8;                   // a task's rows are a multiple of this
 constexpr int64_t kPart = 512;  // k of a prepare task
 
-// Rows of W multiplied together: enough independent sums to hide the latency of the multiply-add.
+// Returns the rows of W that are multiplied together: enough independent sums to hide the latency of the multiply-add.
 constexpr int rows_at_once(int vectors) { return vectors <= 2 ? 4 : vectors <= 4 ? 2 : 1; }
 
-// k of a block of `V` vectors; a stretch is made of whole ones.
+// Returns the k of a block of `V` vectors; a stretch consists of whole blocks.
 template <class Kind, int V>
 inline int64_t k_block(const Plan& p) {
   return most(1, least(p.block_bytes / Kind::tile_bytes(V), kLong) / Kind::kStep) * Kind::kStep;
 }
 
-// Tiles of equal width, next to each other. The vectors of m are dealt to tiles that differ by one at most, the
+// Adjacent tiles of equal width. The vectors of m are distributed to tiles whose widths differ by at most one, the
 // wider ones first.
 struct Group {
   int64_t first, width, tiles;  // first vector of m; vectors in a tile; tiles
@@ -83,7 +83,8 @@ void prepare_tiles(const Plan& p, int64_t begin, int64_t end) {
   }
 }
 
-// Where the entries of each byte of positions lie in the tile, in bytes from the first of the byte's eight columns.
+// For each byte of positions, the offsets of its entries in the tile, in bytes from the first of the byte's eight
+// columns.
 template <class Kind, int V>
 struct Places {
   alignas(64) uint16_t of[256][4];
@@ -95,8 +96,8 @@ struct Places {
 template <class Kind, int V>
 constexpr Places<Kind, V> kPlaces{};
 
-// Rows [row, row + rows) of W over columns [k0, k1), as records: for each k-block each row's entries of 4 bytes, then its
-// positions.
+// Rows [row, row + rows) of W over columns [k0, k1), as records: for each k-block, each row's entries of 4 bytes
+// followed by its positions.
 struct Stretch {
   int64_t row, rows, k0, k1;
   const char* records;
@@ -108,7 +109,8 @@ constexpr int64_t entry_bytes(int64_t k) { return k / Kind::kPerEntry * 4; }
 template <class Kind>
 constexpr int64_t record_bytes(int64_t k) { return entry_bytes<Kind>(k) + k / 8; }
 
-// R rows against `bytes` bytes of their positions. Not inlined: in a larger function its pointers leave the registers.
+// Multiplies R rows over `bytes` bytes of positions. Not inlined, because in a larger function its pointers are
+// spilled.
 template <class Kind, int V, int R>
 __attribute__((noinline)) void multiply(const char* x, const char* const (&entries)[R], const uint8_t* const (&positions)[R],
                                         int64_t bytes, float* sums) {
@@ -127,11 +129,11 @@ __attribute__((noinline)) void multiply(const char* x, const char* const (&entri
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < V; ++t) {
       float* to = sums + (r * V + t) * W;
-      store(to, load(to) + s[r][t]);  // a sum of sums also rounds better than one long chain
+      store(to, load(to) + s[r][t]);  // sums of partial sums have smaller rounding errors
     }
 }
 
-// Fetches to L2 what a later stretch reads of row `row`, columns [k, k + count).
+// Prefetches columns [k, k + count) of row `row` into L2, for a later stretch.
 template <class Kind>
 inline void fetch_row(const Plan& p, int64_t row, int64_t k, int64_t count) {
   constexpr int64_t kSize = sizeof(typename Kind::D::T), kLine = 64;
@@ -141,7 +143,7 @@ inline void fetch_row(const Plan& p, int64_t row, int64_t k, int64_t count) {
   if (k / 8 % kLine < count / 8) __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8, 0, 2);
 }
 
-// A stretch of W against a tile; meanwhile `next` is fetched, which is as long.
+// Multiplies a stretch of W with a tile, and meanwhile prefetches `next`, which is of the same length.
 template <class Kind, int V>
 void run_rows(const Plan& p, const char* x, const Stretch& w, const Stretch* next, float* sums) {
   constexpr int R = rows_at_once(V);
@@ -162,7 +164,7 @@ void run_rows(const Plan& p, const char* x, const Stretch& w, const Stretch* nex
     }
 }
 
-// Columns [k0, k1) of a row of W, whole steps of them; zeros past the end of the row.
+// Copies columns [k0, k1) of a row of W in whole steps, with zeros past the end of the row.
 template <class Kind>
 inline void record(const Plan& p, int64_t row, int64_t k0, int64_t k1, char* entries, char* positions) {
   using T = typename Kind::D::T;
@@ -186,7 +188,7 @@ inline void record(const Plan& p, int64_t row, int64_t k0, int64_t k1, char* ent
   step(last, last_places);
 }
 
-// The records of a stretch, in `buffer`. Row by row, since the hardware fetches ahead in few rows at a time.
+// Writes the records of a stretch to `buffer`, row by row, because the hardware prefetches only a few rows at a time.
 template <class Kind, int V>
 void record_stretch(const Plan& p, Stretch& w, char* buffer) {
   const int64_t block = k_block<Kind, V>(p), size = record_bytes<Kind>(block);
@@ -198,7 +200,7 @@ void record_stretch(const Plan& p, Stretch& w, char* buffer) {
   }
 }
 
-// Sums [row][m of the tile] to y [m][row].
+// Writes the sums [row][m of the tile] to y [m][row].
 template <class D, int V>
 void finish_tile(const Plan& p, const float* sums, int64_t first, int64_t row0, int64_t rows) {
   alignas(64) float lines[W][kPiece + W];
@@ -214,11 +216,11 @@ void finish_tile(const Plan& p, const float* sums, int64_t first, int64_t row0, 
   }
 }
 
-// Of the records of a stretch of kManyRows.
+// Returns the bytes of the records of a stretch of kManyRows.
 template <class Kind>
 constexpr int64_t kBufferBytes = kManyRows * record_bytes<Kind>(kLong);
 
-// A piece of rows against a group of tiles, in stretches of k whose part of the tiles stays in L2.
+// Multiplies a piece of rows with a group of tiles, in stretches of k whose part of the tiles stays in L2.
 template <class Kind, int V>
 void run_group(const Plan& p, Group g, int64_t row0, int64_t rows, char* local) {
   const int64_t block = k_block<Kind, V>(p), pitch = round_up(rows, W) * V * W, end = row0 + rows;

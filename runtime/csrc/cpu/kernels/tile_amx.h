@@ -1,5 +1,5 @@
-// The product with AMX: 16 rows of W by 32 k, spread to dense by an expanding move, times 32 k by 16 rows of x. fp16 is
-// the exact sum of two bf16, a head and a tail, so its product is four such products.
+// The product with AMX: 16 rows of W by 32 of k, decompressed by an expanding move, times 32 of k by 16 rows of x. An
+// fp16 is the exact sum of two bf16, a head and a tail, so its product takes four such products.
 #pragma once
 
 #include "amx.h"
@@ -9,19 +9,19 @@
 #if defined(__AMX_BF16__) && defined(__AVX512VBMI2__)
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-constexpr int64_t kAmxSteps = 8;                       // tiles of 32 k in a block of W: two blocks and x's fit in L1
+constexpr int64_t kAmxSteps = 8;                       // tiles of 32 of k in a block of W: two and those of x fit in L1
 constexpr int64_t kAmxPitch = kAmxSteps * kTileBytes;  // from one tile of rows of W to the next
-constexpr int64_t kAmxRows = 256;                      // rows of W in a task, at most
-constexpr int64_t kAmxSmallBytes = 1 << 20;            // of x in tiles: so much stays in L2 while W streams by
-constexpr int kAmxAhead = 2;                           // blocks of W fetched ahead of the one that is spread
+constexpr int64_t kAmxRows = 256;                      // most rows of W in a task
+constexpr int64_t kAmxSmallBytes = 1 << 20;            // of x in tiles that stay in L2 while W streams by
+constexpr int kAmxAhead = 2;                           // blocks of W that are prefetched
 
-// What a storage type becomes: kParts tiles of bf16 for each of its own.
+// The conversion of a storage type: each tile becomes kParts tiles of bf16.
 template <class D>
 struct Bf16Parts;
 
 template <>
 struct Bf16Parts<BF16> {
-  static constexpr int kFew = 4;  // rows of x up to which another kernel is faster; measured
+  static constexpr int kFew = 4;  // rows of x up to which another kernel was measured to be faster
   static constexpr int kParts = 1;
   static void split(__m512i v, __m512i (&parts)[1]) { parts[0] = v; }
   static void split(__m256i v, __m256i (&parts)[1]) { parts[0] = v; }
@@ -46,7 +46,8 @@ struct Bf16Parts<F16> {
   }
 };
 
-// 64 bytes of positions as 512 bits, one for each column, set where a value was kept; a nibble 0 keeps none.
+// Converts 64 bytes of positions to 512 bits, one for each column, which are set for kept values; a nibble 0 keeps
+// none.
 inline __m512i kept_columns(__m512i positions) {
   const __m512i low = _mm512_set1_epi8(15);
   const __m512i columns = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 3, 0, 0, 0, 5, 6, 0, 0, 9, 10, 12, 0));
@@ -55,7 +56,7 @@ inline __m512i kept_columns(__m512i positions) {
   return _mm512_or_si512(even, _mm512_slli_epi16(odd, 4));
 }
 
-// One row of a block of W: `steps` tiles of 32 k, of which the row has `values_left` and `positions_left`.
+// One row of a block of W: `steps` tiles of 32 of k, of which the row has `values_left` and `positions_left`.
 struct RowBlock {
   const uint16_t* values;
   const uint8_t* positions;
@@ -66,7 +67,7 @@ struct RowBlock {
     for (int64_t j = 0; j < kAmxSteps; j += 2) __builtin_prefetch(values + j * 16);
   }
 
-  // To dense tiles [part][step], `to` being the row's place in the first.
+  // Decompresses to dense tiles [part][step]; `to` is the row in the first tile.
   template <class D>
   void spread(char* to) const {
     const auto first = [](int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; };
@@ -88,7 +89,8 @@ struct RowBlock {
   }
 };
 
-// A block of W: two tiles of rows over some steps of k. A task takes all its rows over a stretch of k, then the next.
+// A block of W: two tiles of rows over some steps of k. A task processes all its rows over a stretch of k, then the
+// next.
 template <class D>
 struct Block {
   static constexpr int64_t kRows = 32 / Bf16Parts<D>::kParts;
@@ -110,7 +112,7 @@ struct Block {
   }
 };
 
-// Spreads a block little by little, so that its memory is read while another is multiplied.
+// Decompresses a block in small steps, so that its memory is read while another block is multiplied.
 template <class D>
 struct Spreading {
   Block<D> block, ahead;
@@ -127,12 +129,12 @@ struct Spreading {
   }
 };
 
-// What becomes of the sums before and after a block.
+// The loading and storing of sums before and after a block.
 struct Sums {
   bool zero, load, store;
 };
 
-// Two tiles of rows of W times NX of rows of x over `steps`; `between` is called in each.
+// Multiplies two tiles of rows of W with NX tiles of rows of x over `steps`, and calls `between` in each step.
 template <int NX, class F>
 inline void multiply_tiles(const char* w, const char* x, int64_t x_pitch, int64_t steps, char* sums, int64_t pitch,
                            Sums how, F& between) {
@@ -160,7 +162,7 @@ inline void multiply_tiles(const char* w, const char* x, int64_t x_pitch, int64_
   if constexpr (NX == 2) tile_store<2>(sums + pitch), tile_store<3>(sums + pitch + kTileBytes);
 }
 
-// A block, spread in `w`, times all rows of x; sums are tiles [tile of x][tile of W].
+// Multiplies a block, decompressed in `w`, with all rows of x; sums are tiles [tile of x][tile of W].
 template <class D, class F>
 void multiply_block(const Block<D>& b, const char* w, char* sums, F& between) {
   const Plan& p = *b.p;
@@ -169,7 +171,7 @@ void multiply_block(const Block<D>& b, const char* w, char* sums, F& between) {
   const int64_t pitch = p.row_block / 16 * kParts * kTileBytes;
   char* to = sums + b.r0 / 16 * kParts * kTileBytes;
   const char* x = p.scratch + b.j0 * x_tiles * kTileBytes;
-  // The sums stay in their tiles where those are all.
+  // The sums stay in the tile registers if all of them fit.
   const bool stay = x_tiles <= 2 && p.row_block <= b.kRows;
   const bool first = b.j0 == 0, last = b.j0 + b.steps() == b.all_steps();
   const Sums how = {first, !first && !stay, last || !stay};
@@ -179,7 +181,7 @@ void multiply_block(const Block<D>& b, const char* w, char* sums, F& between) {
   if (t < x_tiles) multiply_tiles<1>(w, x + t * x_pitch, x_pitch, b.steps(), to + t * pitch, pitch, how, between);
 }
 
-// The sums of 16 rows of W and 16 of x, as lines of y.
+// Adds the parts' sums of 16 rows of W and 16 rows of x to rows of y.
 template <int kParts>
 inline void lines_of(const char* sums, int64_t pitch, vf (&lines)[W]) {
   for (int i = 0; i < W; ++i) {
@@ -225,7 +227,7 @@ void run_amx(const Plan& p, int64_t begin, int64_t end, char* local) {
   }
 }
 
-// x as tiles [block of k][16 rows of x][part][32 k], each [k / 2][row][k % 2].
+// Copies x to tiles [block of k][16 rows of x][part][32 of k], each of which is [k / 2][row][k % 2].
 template <class D>
 void prepare_amx(const Plan& p, int64_t begin, int64_t end) {
   constexpr int kParts = Bf16Parts<D>::kParts;

@@ -1,5 +1,5 @@
-// A tile of x in bf16, [group][pair][m]: each of the six pairs of places that a group of four can keep has its
-// row of interleaved pairs, so one dot-product instruction takes both kept values of a group.
+// A tile of x in bf16, [group][pair][m]. Each of the six pairs of positions that a group of four can keep has a row of
+// interleaved pairs of x, so that one dot-product instruction multiplies both kept values of a group.
 #pragma once
 
 #include "transpose.h"
@@ -30,7 +30,7 @@ struct Pairs {
 
   static constexpr int kPut = 2 * W;
   static void put(const uint16_t* const (&rows)[W], int64_t k, int64_t width, char* tile) {
-    vf block[W];  // two neighbouring columns a lane
+    vf block[W];  // two adjacent columns in each lane
     for (int i = 0; i < W; ++i) block[i] = rows[i] ? (vf)_mm512_loadu_si512(rows[i]) : vf{};
     transpose(block);
     for (int g = 0; g < W / 2; ++g) {

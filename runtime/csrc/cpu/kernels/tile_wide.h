@@ -1,4 +1,4 @@
-// A tile of x in fp32, [k][m]: one kept value at a time. For every storage type.
+// A tile of x in fp32, [k][m], with one kept value in an entry; for every storage type.
 #pragma once
 
 #include "transpose.h"
@@ -21,10 +21,10 @@ struct Wide {
     for (int h = 0; h < 16; h += W) store(reinterpret_cast<float*>(v) + h, D::load(values + h));
   }
 
-  // The row of the tile, of eight, that entry `e` of a byte of positions is multiplied with.
+  // Returns which of eight rows of the tile is multiplied with entry `e` of a byte of positions.
   static constexpr int place(int byte, int e) { return e / 2 * 4 + (byte >> 2 * e & 3); }
 
-  // Columns [k, k + W) of W rows of x to the tile; missing rows and columns are zero.
+  // Copies columns [k, k + W) of W rows of x to the tile; missing rows and columns become zeros.
   static void put(const typename D::T* const (&rows)[W], int64_t k, int64_t width, char* tile) {
     vf block[W];
     for (int i = 0; i < W; ++i) block[i] = rows[i] ? D::load(rows[i]) : vf{};

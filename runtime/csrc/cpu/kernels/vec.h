@@ -29,7 +29,7 @@ typedef float vf_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t vu_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint16_t vh_any __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
-// 0, 1, 2, … as a literal: a vector filled by a loop is built again each time it is used.
+// 0, 1, 2, … as a literal, because a vector that a loop fills is rebuilt at each use.
 #if defined(__AVX512F__)
 constexpr vu kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #elif defined(__AVX2__)
@@ -84,7 +84,7 @@ struct BF16 {
   using T = uint16_t;
   static float get(const T* p) { return bits_to_float(static_cast<uint32_t>(*p) << 16); }
   static vf load(const T* p) { return bits_to_float(widen(p) << 16); }
-  // Round to nearest even; a NaN stays one whatever its payload.
+  // Rounds to nearest even; NaN stays NaN whatever its payload.
   static void put(T* p, float v) {
     const uint32_t u = float_to_bits(v);
     *p = v != v ? 0x7fc0 : static_cast<T>((u + 0x7fff + (u >> 16 & 1)) >> 16);
@@ -106,7 +106,7 @@ struct F16 {
   static float get(const T* p) {
     const uint32_t sign = static_cast<uint32_t>(*p & 0x8000) << 16, rest = *p & 0x7fff;
     if (rest >= 0x7c00) return bits_to_float(sign | 0x7f800000 | (rest & 0x3ff) << 13);
-    // Scaling by a power of two is exact and brings subnormals right without a case of their own.
+    // Scaling by a power of two is exact, and also right for subnormals.
     return bits_to_float(sign | float_to_bits(bits_to_float(rest << 13) * 0x1p112f));
   }
   static void put(T* p, float v) {

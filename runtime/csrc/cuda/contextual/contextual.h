@@ -1,6 +1,6 @@
-// Contextual MLPs on the GPU: scores of the neurons, lists of those that count, and the MLP over a list. What the
-// operators and the kernels say to each other; pointers are on the device, tensors contiguous.
-// Launched on `stream`, never waited for; std::runtime_error where a launch fails.
+// Contextual MLPs on the GPU: scores of the neurons, lists of the selected ones, and the MLP over a list. This is the
+// interface between operators and kernels. Pointers are on the device, tensors contiguous. Kernels are launched on
+// `stream` and not waited for; a failing launch throws std::runtime_error.
 //
 // H: hidden features, I: neurons, M: rows of x.
 #pragma once
@@ -12,15 +12,15 @@
 
 namespace sparseflow::cuda::contextual {
 
-constexpr int kMostMarked = 1 << 15;  // neurons, by one mask
+constexpr int kMostMarked = 1 << 15;  // the most neurons of a mask
 
 SPARSEFLOW_BOTH constexpr int words_for(int neurons) { return (neurons + 31) / 32; }
 
 enum class Rule : int { threshold, top_k, statistical };
 
 // y [m, hidden] = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down + down_bias over the neurons that are
-// listed or marked; without a gate act(x · upᵀ + up_bias) · down. Sums in fp32, in an order that the count alone
-// decides. A listed neuron outside [0, intermediate) makes y NaN.
+// listed or marked; without a gate, y = act(x · upᵀ + up_bias) · down + down_bias. Sums are in fp32, in an order that
+// depends on the number of neurons alone. A listed neuron outside [0, intermediate) makes y NaN.
 struct Mlp {
   const void* x;                                        // [m, hidden]
   const void *gate, *up, *down;                         // [intermediate, hidden] of `weights`; gate may be null
@@ -44,22 +44,22 @@ constexpr int kStrip = 256;  // columns of y that a block sums
 
 SPARSEFLOW_BOTH constexpr int strips(int hidden) { return (hidden + kStrip - 1) / kStrip; }
 
-// How many blocks should share the neurons of each of `lists` lists.
+// Returns how many blocks should share the neurons of each of `lists` lists.
 int splits_for(int hidden, int lists, int device);
 
 void run(const Mlp& mlp, Stored weights, Stored x, int device, void* stream);
 
 constexpr int kLongestMarking = 2048;  // k of a projection that marks
 
-// out [m, n] = x [m, k] · weightᵀ (· scale) + bias in fp32. Or, with x in fp32, k up to `kLongestMarking` and n up to
-// `kMostMarked`, a mark for each of n where the sum of any row isn't below or at the limit: a NaN is marked.
+// out [m, n] = x [m, k] · weightᵀ (· scale) + bias in fp32. Alternatively, with x in fp32, k up to `kLongestMarking`
+// and n up to `kMostMarked`, it marks each of the n columns in which any row exceeds the limit or is NaN.
 struct Projection {
   const void* x;
   const void* weight;  // [n, k]
   const float *scale, *bias;  // [n] or null
   int m, n, k;
   bool wide;
-  bool early;  // the launch before this one doesn't write `weight`, nor does what it waits for
+  bool early;  // neither the previous launch nor what it waits for writes `weight`
   float* out;
   uint32_t* marks = nullptr;  // [words_for(n)], instead of out
   float limit = 0;
@@ -67,10 +67,10 @@ struct Projection {
 
 void project(const Projection& projection, Stored weight, Stored x, int device, void* stream);
 
-constexpr int kMostNeurons = 1 << 17;  // of one select()
+constexpr int kMostNeurons = 1 << 17;  // the most neurons of a select()
 
-// The ascending lists of the neurons whose scores [m, neurons] the rule selects: of all rows together, or `per_row`.
-// Behind the first `count` of a list there are zeros.
+// The ascending lists of the neurons that a rule selects by their scores [m, neurons]: one for the union of all rows,
+// or `per_row`. The first `count` entries of a list are followed by zeros.
 struct Selection {
   const float* scores;
   int m, neurons;

@@ -1,4 +1,5 @@
-// Elements of every dtype, eight neighbours at a time. After instructions.cuh or, on the host, emulator.h.
+// Elements of every dtype, eight adjacent ones at a time. Include it after instructions.cuh or, on the host,
+// emulator.h.
 #pragma once
 
 #include "../skinny/kernel.cuh"
@@ -11,7 +12,7 @@ using skinny::Bf16, skinny::Fp16, skinny::Eight;
 template <class T>
 constexpr int bytes_of = std::is_same_v<T, float> ? 4 : std::is_same_v<T, int8_t> ? 1 : 2;
 
-// Eight neighbours as they lie in memory.
+// Eight adjacent elements as they are in memory.
 template <class T>
 struct Piece {
   uint32_t words[2 * bytes_of<T>];
@@ -26,8 +27,8 @@ __device__ inline uint32_t bits_at(const void* base, int64_t at) {
   else return static_cast<const uint8_t*>(base)[at];
 }
 
-// From element `at` on, of which `there` are to be read; the others are zeros. `Wide`: that is all or none, and they
-// start at a multiple of their bytes.
+// Loads eight elements from `at` on, of which `there` exist; the others are zeros. With `Wide` either all or none
+// exist, and they are aligned to their size.
 template <class T, bool Wide>
 __device__ inline Piece<T> load(const void* base, int64_t at, int there) {
   Piece<T> out{};
@@ -49,7 +50,7 @@ __device__ inline Piece<T> load(const void* base, int64_t at, int there) {
   return out;
 }
 
-// As load(), of what many blocks read: through the first-level cache.
+// As load(), but through the first-level cache, for data that many blocks read.
 template <class T, bool Wide>
 __device__ inline Piece<T> load_shared(const void* base, int64_t at, int there) {
   if constexpr (!Wide || bytes_of<T> == 1) return load<T, Wide>(base, at, there);
@@ -67,7 +68,7 @@ __device__ inline Eight widened(const Piece<T>& piece) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     if constexpr (std::is_same_v<T, float>) out.v[i] = __uint_as_float(piece.words[i]);
-    // The byte, moved to 0 … 255, as the last of a float's mantissa.
+    // Converts by placing the byte, shifted to 0 … 255, into the lowest bits of a float's mantissa.
     else if constexpr (std::is_same_v<T, int8_t>)
       out.v[i] = __uint_as_float(0x4b000000u | ((piece.words[i / 4] ^ 0x80808080u) >> i % 4 * 8 & 0xffu)) - 8388736.f;
     else out.v[i] = skinny::to_float<T>(static_cast<uint16_t>(piece.words[i / 2] >> i % 2 * 16));
@@ -93,7 +94,7 @@ __device__ inline float dot(const Eight& a, const Eight& b, float sum) {
   return sum;
 }
 
-// Over groups of `Lanes` neighbours in a warp; all of them get it, the same bits.
+// Sums over groups of `Lanes` adjacent lanes of a warp; all lanes get bit-identical results.
 template <int Lanes>
 __device__ inline float sum_of_lanes(float v) {
 #pragma unroll

@@ -1,5 +1,5 @@
 // Runs the kernels on the host and compares them with plain loops. The data are small integers, so that sums are exact
-// in any order. Not part of the library; test/unit/test_emulated.py builds and runs it.
+// in any order. It isn't part of the library; test/unit/test_emulated.py builds and runs it.
 #include <cstdio>
 #include <numeric>
 #include <utility>
@@ -25,7 +25,7 @@ void say(bool ran, int wrong, const std::string& what) {
   failures += !ran || wrong;
 }
 
-// A tensor of elements T, and the same in float.
+// A tensor of elements T, and its values in float.
 template <class T>
 struct Data {
   std::vector<float> wide;
@@ -50,7 +50,7 @@ std::vector<int32_t> some_of(int neurons, int count) {
   std::iota(list.begin(), list.end(), 0);
   std::shuffle(list.begin(), list.end(), emulated::random_source);
   std::sort(list.begin(), list.begin() + count);
-  std::fill(list.begin() + count, list.end(), 1 << 30);  // not to be read
+  std::fill(list.begin() + count, list.end(), 1 << 30);  // must not be read
   return list;
 }
 

@@ -1,4 +1,5 @@
-// instructions.cuh for the host, on the fibers of ../skinny/emulator.h. Blocks run one after the other.
+// The functions of instructions.cuh for the host, on the fibers of ../skinny/emulator.h. Blocks run one after the
+// other.
 #pragma once
 
 #include <algorithm>

@@ -1,11 +1,12 @@
-// What the kernels need beside CUDA C++. emulator.h has the same functions for the host.
+// Instructions that CUDA C++ has no functions for. emulator.h has the same functions for the host.
 #pragma once
 
 #include "../skinny/device.cuh"
 
 namespace sparseflow::cuda::contextual {
 
-// Weights stream by: they should leave the first-level cache to x, and come as whole lines of the second.
+// Loads 16 bytes of a weight, which is read once: it bypasses the first-level cache, so that x stays there, and fetches
+// whole lines of the second-level cache.
 __device__ inline uint4 stream16(const void* from) {
   uint4 v;
   asm volatile("ld.global.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -21,22 +22,22 @@ __device__ inline uint2 stream8(const void* from) {
   return v;
 }
 
-// Waits until the launch before this one is done and its writes are seen. Every kernel does so before it writes anything
-// or lets the next one start, so what lies before that launch is done then, and is even before this one waits.
+// Waits until the previous launch is done and its writes are visible. Every kernel does so before it writes anything or
+// lets the next one start. All launches before the previous one are therefore done even before this wait.
 __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// Lets the next launch take its places and wait there.
+// Lets the next launch start; its blocks then wait in wait_for_previous().
 __device__ inline void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-// Whether this block is the last of `blocks` that come here; the others' writes to global memory are then seen.
+// Whether this block is the last of `blocks` to arrive here; the others' writes to global memory are then visible.
 __device__ inline bool last_to_come(uint32_t* ticket, uint32_t blocks) {
   __shared__ bool last;
   __threadfence();
@@ -47,7 +48,7 @@ __device__ inline bool last_to_come(uint32_t* ticket, uint32_t blocks) {
   return last;
 }
 
-// Past the first-level cache, which may hold what was there before.
+// Loads past the first-level cache, which may hold a stale value.
 template <class T>
 __device__ inline T written_by_others(const T* from) {
   return __ldcg(from);

@@ -1,4 +1,4 @@
-// What the launches of all contextual kernels share.
+// Launching of contextual kernels.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +11,7 @@
 
 namespace sparseflow::cuda::contextual {
 
-// From sm_90 on the launch overlaps the end of the one before it; the kernels wait for each other themselves.
+// From sm_90 on, the launch overlaps the end of the previous one; the kernels themselves wait for it.
 template <class Argument>
 void launch(void (*kernel)(Argument), dim3 blocks, int threads, const Argument& argument, int device, void* stream) {
   cudaLaunchConfig_t config{};

@@ -1,11 +1,11 @@
-// Neurons marked by a bit each, and how a block numbers them. After elements.cuh.
+// Neurons marked by a bit each, and their numbering by a block. Include it after elements.cuh.
 #pragma once
 
 #include "elements.cuh"
 
 namespace sparseflow::cuda::contextual {
 
-// Of all threads of a block before this one.
+// Sums the values of all threads of a block before this one.
 template <int Threads, class T>
 __device__ inline T sum_before(T v, T& total) {
   constexpr int warps = Threads / 32;
@@ -29,7 +29,7 @@ __device__ inline T sum_before(T v, T& total) {
   return before + until - v;
 }
 
-// A thread's neighbouring words.
+// The adjacent words of a thread.
 template <int Threads>
 struct Span {
   int first, last;
@@ -48,12 +48,12 @@ __device__ inline int bits_in(const uint32_t* words, const Span<Threads>& span) 
   return bits;
 }
 
-// Marked neurons in a block's shared memory, each with its number among them.
+// Marked neurons in a block's shared memory, numbered in ascending order.
 struct Marked {
   uint32_t words[words_for(kMostMarked)];
-  uint16_t before[words_for(kMostMarked)];  // how many are marked in the words before
+  uint16_t before[words_for(kMostMarked)];  // the number of marks in all earlier words
 
-  // Reads the marks; how many neurons they are. All threads of the block.
+  // Reads the marks and returns their number. To be called by all threads of the block.
   template <int Threads>
   __device__ int read(const uint32_t* marks, int neurons) {
     const int count = words_for(neurons);
@@ -70,9 +70,9 @@ struct Marked {
     return total;
   }
 
-  // The neuron that has that number; there must be one.
+  // Returns the neuron with a number, which must exist.
   __device__ int neuron(int number, int neurons) const {
-    int first = 0, last = words_for(neurons) - 1;  // the last word that doesn't begin beyond it
+    int first = 0, last = words_for(neurons) - 1;  // searches the last word whose first number isn't larger
     while (first < last) {
       const int middle = (first + last + 1) / 2;
       if (before[middle] <= number) first = middle;

@@ -1,5 +1,6 @@
-// The MLP over a list of neurons, in two launches: the rows of gate and up, a warp a neuron; then their rows of down,
-// whose sums the blocks that share a list bring together through memory, the last of them in the order of the others.
+// The MLP over a list of neurons, in two launches. The first multiplies by the rows of gate and up, a warp for each
+// neuron. The second multiplies by the rows of down; blocks that share a list write partial sums to memory, and the
+// last block to finish adds them in a fixed order.
 #pragma once
 
 #include "marks.cuh"
@@ -14,8 +15,8 @@ __device__ inline float activated(float v, Activation activation) {
   return positive * positive;
 }
 
-// One list of neurons, or those that are marked, and the rows of x that they are for. All threads of a block make it.
-// It holds little, as registers are scarce: `p` is in constant memory, the marks are in shared memory.
+// One list of neurons, or the marked ones, and the rows of x that it is for. All threads of a block construct it. It is
+// small, because registers are scarce: `p` is in constant memory, and the marks are in shared memory.
 template <int Threads>
 struct List {
   int which, count;
@@ -45,7 +46,7 @@ __device__ inline float finished(float sum, const float* scale, const void* bias
   return bias ? sum + element<X>(bias, neuron) : sum;
 }
 
-// What a neuron gives `Rows` rows of x, from the sums of its rows of gate and up.
+// Computes a neuron's activations for `Rows` rows of x from the products with its rows of gate and up.
 template <class X>
 __device__ inline float hidden_value(const Mlp& p, float gate, float up, int neuron) {
   up = finished<X>(up, p.up_scale, p.up_bias, neuron);
@@ -54,10 +55,10 @@ __device__ inline float hidden_value(const Mlp& p, float gate, float up, int neu
   return p.down_scale ? up * p.down_scale[neuron] : up;
 }
 
-// The products of one neuron with `Rows` rows of x from `row` on, of which there are `rows`; a warp.
+// Multiplies one neuron's rows with `Rows` rows of x from `row` on, of which `rows` exist; run by a warp.
 template <class W, class X, int Rows, bool Wide>
 __device__ inline void up_products(const Mlp& p, int neuron, int row, int rows, float (&gate)[Rows], float (&up)[Rows]) {
-  constexpr int ahead = 8 / bytes_of<W>;  // pieces of each matrix on their way
+  constexpr int ahead = 8 / bytes_of<W>;  // pieces of each matrix that are being loaded
   const int lane = threadIdx.x % 32;
   const int64_t first = int64_t(neuron) * p.hidden;
   for (int from = 0; from < p.hidden; from += ahead * 256) {
@@ -83,7 +84,7 @@ __device__ inline void up_products(const Mlp& p, int neuron, int row, int rows, 
   }
 }
 
-// Grid: as many blocks as there is room for, × lists.
+// Grid: as many blocks as fit on the GPU × lists.
 template <class W, class X, int Rows, bool Wide>
 __global__ void __launch_bounds__(kUpThreads, Rows == 1 ? 8 : 4) gate_and_up(const Mlp p) {
   wait_for_previous();
@@ -109,18 +110,18 @@ __global__ void __launch_bounds__(kUpThreads, Rows == 1 ? 8 : 4) gate_and_up(con
   }
 }
 
-// Which of a list's neurons a warp takes.
+// The neurons of a list that a warp handles.
 struct Share {
   int first, last;
 };
 
-// sums += h · down for eight columns from `column` on, over a share of the neurons; a warp. Only h is of the launch
-// before, gate_and_up, which lets this one start when list or marks are there: the first rows of down are on their way by
-// then.
+// sums += h · down for eight columns from `column` on, over a share of the neurons; run by a warp. Only h is written by
+// the previous launch, gate_and_up, which lets this one start once the list or the marks are complete. So the first
+// rows of down are loaded before h is ready.
 template <class W, int Rows, bool Wide>
 __device__ inline void down_products(const Mlp& p, const List<kDownThreads>& list, const Share& share, int m, int column,
                                      Eight (&sums)[Rows]) {
-  // Rows of down on their way, as registers allow; and those whose neurons the lanes hold.
+  // `ahead`: rows of down that are being loaded, as many as registers allow. `held`: neurons that the lanes hold.
   constexpr int ahead = bytes_of<W> == 4 ? 4 : 7, held = 32 / ahead * ahead;
   const int lane = threadIdx.x % 32;
   for (int from = share.first; from < share.last; from += held) {
@@ -160,7 +161,7 @@ __device__ inline void down_products(const Mlp& p, const List<kDownThreads>& lis
   }
 }
 
-// The sum of all warps for column threadIdx.x of the strip, in the first `strip` threads.
+// Returns the sum of all warps for column threadIdx.x of the strip, in the first `strip` threads.
 __device__ inline float sum_of_warps(const Eight& mine) {
   __shared__ float sums[kDownWarps][kStrip];
   __syncthreads();
@@ -180,7 +181,7 @@ __device__ inline void finish(const Mlp& p, int row, int column, float sum) {
   store<X>(p.y, int64_t(row) * p.hidden + column, sum);
 }
 
-// y from the partial sums of `splits` blocks.
+// Computes y from the partial sums of `splits` blocks.
 template <class X>
 __device__ inline void sum_up(const Mlp& p, const List<kDownThreads>& list, int splits) {
   for (int i = threadIdx.x; i < list.rows(p) * kStrip; i += kDownThreads) {
@@ -193,7 +194,7 @@ __device__ inline void sum_up(const Mlp& p, const List<kDownThreads>& list, int 
   }
 }
 
-// Grid: strips × splits × lists. Short lists are shared by fewer blocks.
+// Grid: strips × splits × lists. Fewer blocks share a short list.
 template <class W, class X, int Rows, bool Wide>
 __global__ void __launch_bounds__(kDownThreads, Rows == 1 ? 2 : 1) sum_of_down(const Mlp p) {
   const List<kDownThreads> list(p, blockIdx.z);
@@ -205,7 +206,7 @@ __global__ void __launch_bounds__(kDownThreads, Rows == 1 ? 2 : 1) sum_of_down(c
   for (int m = 0; m < list.rows(p); m += Rows) {
     Eight sums[Rows] = {};
     down_products<W, Rows, Wide>(p, list, share, m, first + threadIdx.x % 32 * 8, sums);
-    wait_for_previous();  // who has no neurons has not waited yet
+    wait_for_previous();  // a block without neurons hasn't waited yet
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
       const float sum = sum_of_warps(sums[r]);

@@ -41,7 +41,7 @@ Stored stored_of(const char* op, const char* what, const Tensor& t, bool quantis
                  words(t));
 }
 
-// x [..., features], and how many rows that is.
+// Checks x [..., features]; returns the number of its rows.
 int64_t rows_of(const char* op, const Tensor& x, int64_t features) {
   SF_REQUIRE(x.is_cuda() && x.dim() >= 1 && x.size(x.dim() - 1) == features, op,
              "x must be [..., " + std::to_string(features) + "] on a CUDA device, got " + words(x));
@@ -51,7 +51,7 @@ int64_t rows_of(const char* op, const Tensor& x, int64_t features) {
   return rows;
 }
 
-// A weight on the device, and where kernels read it.
+// A weight on the device, and the pointer for kernels.
 struct Placed {
   Tensor tensor;
   const void* data;
@@ -63,12 +63,12 @@ struct Placed {
 
 using Vector = std::optional<Placed>;  // or a matrix
 
-// A vector that may be missing.
+// Checks an optional vector.
 Vector vector(const char* op, const char* what, const Optional& t, ScalarType dtype, int64_t size, int device) {
   return t ? Vector(std::in_place, op, what, *t, dtype, std::vector{size}, device) : std::nullopt;
 }
 
-// The scales of a weight, which int8 alone has.
+// Checks the scales of a weight, which only int8 weights have.
 Vector scale_of(const char* op, const char* what, const Optional& scale, const Tensor& weight, int device) {
   const bool quantised = weight.scalar_type() == ScalarType::Char;
   SF_REQUIRE(quantised == scale.has_value(), op, std::string(what) + ": int8 weights have scales, other weights none");
@@ -83,7 +83,7 @@ Tensor scratch(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
 }
 
-// The tensors of an MLP, as the operators take them.
+// The tensors of an MLP, as in the operators' arguments.
 struct Tensors {
   const Tensor& x;
   const Optional& gate;
@@ -96,7 +96,7 @@ struct Tensors {
   }
 };
 
-// Which neurons an MLP reads: of a list, of one for each row of x, or marked ones.
+// The neurons that an MLP reads: those of a list, of a list for each row of x, or marked ones.
 struct Chosen {
   const int32_t *neurons = nullptr, *count = nullptr;
   const uint32_t* marks = nullptr;
@@ -163,7 +163,7 @@ Tensor mlp(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_
                    count, neuron_activation_of(op, activation));
 }
 
-// A projection by `weight`, its `out` or `marks` still to be set, and what holds its operands. `early` as there.
+// A projection by `weight`, whose `out` or `marks` are still to be set, and the tensors that own its operands.
 struct Projected {
   Stored weight_stored, x_stored;
   Tensor x, weight;
@@ -180,7 +180,7 @@ struct Projected {
         bias(vector(op, "bias", w_bias, ScalarType::Float, w.size(0), device)) {
     const int64_t n = w.size(0), k = w.size(1);
     SF_REQUIRE(n <= kLargest && k <= kLargest, op, "takes no sizes this large");
-    early = early && weight.const_data_ptr() == w.const_data_ptr();  // a copy of it is made just now
+    early = early && weight.const_data_ptr() == w.const_data_ptr();  // a copy is written by the previous launch
     p = {x.const_data_ptr(), weight.const_data_ptr(), floats(scale), floats(bias), static_cast<int>(m),
          static_cast<int>(n), static_cast<int>(k), k % 8 == 0, early, nullptr};
   }
@@ -196,7 +196,7 @@ struct Projected {
   }
 };
 
-// A predictor's second factor over what its first makes of x.
+// Multiplies x by a predictor's first factor, and returns the projection of the result by its second.
 Projected scoring(const char* op, const Tensor& x, const Tensor& a, const Tensor& b, const Optional& bias,
                   const Optional& a_scale, const Optional& b_scale, int device) {
   SF_REQUIRE(a.dim() == 2, op, "a must be [r, H], got " + words(a));
@@ -240,7 +240,8 @@ std::tuple<Tensor, Tensor> selected(const Tensor& scores, std::string rule, doub
   return {list, count};
 }
 
-// The three in one. The rows' union by a threshold needs no list: the kernels number the marked neurons themselves.
+// Predictor, selection and MLP in one call. The union of rows by a threshold needs no list, as the kernels number the
+// marked neurons themselves.
 Tensor predicted(const Tensor& x, Optional gate, const Tensor& up, const Tensor& down_t, Optional gate_scale,
                  Optional up_scale, Optional down_scale, Optional gate_bias, Optional up_bias, Optional down_bias,
                  const Tensor& a, const Tensor& b, Optional bias, Optional a_scale, Optional b_scale, std::string rule,

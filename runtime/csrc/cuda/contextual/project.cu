@@ -14,7 +14,7 @@ void launch_one(const Projection& p, int device, void* stream) {
   launch(multiply<W, X, Lanes, Rows, Wide>, dim3((p.n + each - 1) / each), kProjectThreads, p, device, stream);
 }
 
-// Rows of W that are short are many (a predictor's second factor, whose x is its rank): few threads share one.
+// Short rows of W are many (those of a predictor's second factor, whose k is the rank), so few threads share a row.
 template <class W, class X, int Rows, bool Wide>
 void launch_rows(const Projection& p, int device, void* stream) {
   if constexpr (std::is_same_v<X, float>)

@@ -1,4 +1,4 @@
-// x · Wᵀ in fp32 for few rows of x: the two factors of a predictor.
+// x · Wᵀ in fp32 for few rows of x, for the two factors of a predictor.
 #pragma once
 
 #include "elements.cuh"
@@ -7,11 +7,11 @@ namespace sparseflow::cuda::contextual {
 
 constexpr int kProjectThreads = 128;
 
-// A thread's pieces on their way: a row of the usual rank for 14336 neurons, 576, by 8 threads.
+// The pieces that a thread loads at once: 8 threads load a row of 576, the usual rank for 14336 neurons.
 template <class W, int Lanes>
 constexpr int kPiecesAhead = Lanes == 8 && bytes_of<W> < 4 ? 9 : 5;
 
-// Over the `Lanes` threads that share a row of W; the first of them has it.
+// Sums over the `Lanes` threads that share a row of W; the first of them gets the result.
 template <int Lanes>
 __device__ inline float sum_of_row(float v) {
   if constexpr (Lanes <= 32) return sum_of_lanes<Lanes>(v);
@@ -26,7 +26,7 @@ __device__ inline float sum_of_row(float v) {
   return sum;
 }
 
-// Bit i of the block's rows of W, which are half a word, in their order. All threads of the block, 8 for each row.
+// Writes a mark for each of the block's rows of W, which are half a word. To be called by all threads, 8 for each row.
 __device__ inline void mark_rows(const Projection& p, bool chosen) {
   __shared__ uint32_t of_warp[kProjectThreads / 32];
   const uint32_t seen = __ballot_sync(~0u, chosen);
@@ -41,7 +41,7 @@ __device__ inline void mark_rows(const Projection& p, bool chosen) {
   if (blockIdx.x % 2 == 0 && blockIdx.x + 1 == gridDim.x) halves[blockIdx.x + 1] = 0;
 }
 
-// `Lanes` threads (8, or all of the block) share a row of W and multiply it with `Rows` rows of x at a time.
+// `Lanes` threads (8, or the whole block) share a row of W and multiply it with `Rows` rows of x at a time.
 template <class W, class X, int Lanes, int Rows, bool Wide>
 __global__ void __launch_bounds__(kProjectThreads) multiply(const Projection p) {
   const int n = blockIdx.x * (kProjectThreads / Lanes) + threadIdx.x / Lanes, lane = threadIdx.x % Lanes;

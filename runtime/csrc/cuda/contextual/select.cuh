@@ -1,5 +1,5 @@
-// From scores to ascending lists: a block for each row marks its neurons, a bit each; the bits of one row, or of all
-// rows together, become a list. After instructions.cuh or, on the host, emulator.h.
+// From scores to ascending lists. A block for each row marks the selected neurons by a bit each; the bits of a row, or
+// those of all rows combined, become a list. Include it after instructions.cuh or, on the host, emulator.h.
 #pragma once
 
 #include "marks.cuh"
@@ -9,10 +9,10 @@ namespace sparseflow::cuda::contextual {
 constexpr int kSelectThreads = 1024, kSelectWarps = kSelectThreads / 32;
 constexpr int kMostWords = words_for(kMostNeurons);
 
-// Calls what(neuron, score) for each of a row, and gives what it returns to done(word, bits); whole warps.
+// Calls what(neuron, score) for each score of a row, and done(word, bits) with the results; run by whole warps.
 template <class F, class G>
 __device__ inline void for_each_word(const float* scores, int neurons, F what, G done) {
-  constexpr int ahead = 16;  // of a warp's words
+  constexpr int ahead = 16;  // words that a warp loads at once
   const int lane = threadIdx.x % 32, count = words_for(neurons);
   for (int first = threadIdx.x / 32; first < count; first += ahead * kSelectWarps) {
     float held[ahead];
@@ -31,7 +31,7 @@ __device__ inline void for_each_word(const float* scores, int neurons, F what, G
   }
 }
 
-// Mean plus `parameter` standard deviations, in double.
+// Returns the mean plus `parameter` standard deviations, computed in double.
 __device__ inline float statistical_limit(const Selection& p, const float* scores) {
   double sum = 0, mean = 0, squares = 0, variance = 0;
   for (int i = threadIdx.x; i < p.neurons; i += kSelectThreads) sum += scores[i];
@@ -42,18 +42,18 @@ __device__ inline float statistical_limit(const Selection& p, const float* score
   return static_cast<float>(mean + double(p.parameter) * sqrt(variance / p.neurons));
 }
 
-// Rises with the score; NaN ranks with +inf, −0 with 0.
+// Maps scores to integers of the same order; NaN has the rank of +inf, and −0 that of 0.
 __device__ inline uint32_t rank_of(float score) {
   const uint32_t bits = isnan(score) ? 0x7f800000u : score == 0 ? 0u : __float_as_uint(score);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
 struct Cut {
-  uint32_t rank;  // of the last score that is taken
-  int equal;      // how many of those with that rank are
+  uint32_t rank;  // the least rank that is selected
+  int equal;      // how many scores of that rank are selected
 };
 
-// The k-th rank from above, by eight bits at a time; 0 < k ≤ neurons.
+// Returns the k-th largest rank, 0 < k ≤ neurons, by a radix selection with eight bits at a time.
 __device__ inline Cut cut_at(const float* scores, int neurons, int k) {
   __shared__ int seen[256];
   __shared__ Cut cut;
@@ -67,7 +67,7 @@ __device__ inline Cut cut_at(const float* scores, int neurons, int k) {
       if (shift == 24 || rank >> (shift + 8) == prefix) atomicAdd(&seen[rank >> shift & 255], 1);
     }
     __syncthreads();
-    // Thread t has digit 255 − t: those before it rank higher.
+    // Thread t has the digit 255 − t, so that threads before it have larger ranks.
     const int here = threadIdx.x < 256 ? seen[255 - threadIdx.x] : 0;
     int total = 0;
     const int higher = sum_before<kSelectThreads>(here, total);
@@ -78,7 +78,7 @@ __device__ inline Cut cut_at(const float* scores, int neurons, int k) {
   return {prefix, k};
 }
 
-// Keeps the lowest bits, `n` at most.
+// Returns the lowest set bits, at most `n` of them.
 __device__ inline uint32_t lowest(uint32_t bits, int n) {
   uint32_t kept = 0;
   for (; n > 0 && bits; --n) {
@@ -89,7 +89,7 @@ __device__ inline uint32_t lowest(uint32_t bits, int n) {
   return kept;
 }
 
-// Of equal scores the lower neurons; a NaN whatever k is.
+// Marks the k largest scores, of equal ones those of lower neurons, and every NaN.
 __device__ inline void mark_top(const Selection& p, const float* scores, uint32_t* chosen, uint32_t* equal) {
   const int k = static_cast<int>(fminf(fmaxf(p.parameter, 0), float(p.neurons)));
   const Cut cut = k > 0 ? cut_at(scores, p.neurons, k) : Cut{~0u, 0};
@@ -110,12 +110,12 @@ __device__ inline void mark(const Selection& p, int row, uint32_t* chosen, uint3
   const float* scores = p.scores + int64_t(row) * p.neurons;
   if (p.rule == Rule::top_k) return mark_top(p, scores, chosen, scratch);
   const float limit = p.rule == Rule::threshold ? p.parameter : statistical_limit(p, scores);
-  // What can't be compared is chosen.
+  // Negated, so that NaN is selected.
   for_each_word(scores, p.neurons, [&](float s) { return !(s <= limit); },
                 [&](int w, uint32_t bits) { chosen[w] = bits; });
 }
 
-// The list of the chosen, zeros behind them, and how many they are.
+// Writes the list of the selected neurons, followed by zeros, and their number.
 __device__ inline void write_list(const Selection& p, const uint32_t* chosen, uint32_t* before, int which) {
   __syncthreads();
   const int count = words_for(p.neurons), lane = threadIdx.x % 32;
@@ -134,7 +134,7 @@ __device__ inline void write_list(const Selection& p, const uint32_t* chosen, ui
   for (int i = total + threadIdx.x; i < p.neurons; i += kSelectThreads) list[i] = 0;
 }
 
-// A block a row of scores. Its list too, unless several rows have one together.
+// One block for each row of scores. It also writes the row's list, unless several rows share one.
 __global__ void __launch_bounds__(kSelectThreads) select_rows(const Selection p) {
   __shared__ uint32_t chosen[kMostWords], scratch[kMostWords];
   wait_for_previous();
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kSelectThreads) select_rows(const Selection p)
   for (int w = threadIdx.x; w < count; w += kSelectThreads) p.words[int64_t(row) * count + w] = chosen[w];
 }
 
-// One block, after that.
+// One block, launched after select_rows, which writes the list of all rows.
 __global__ void __launch_bounds__(kSelectThreads) unite(const Selection p) {
   __shared__ uint32_t chosen[kMostWords], scratch[kMostWords];
   wait_for_previous();

@@ -1,4 +1,4 @@
-// The instructions that the kernel is made of. emulator.h has the same functions for the host.
+// The instructions of the kernel. emulator.h has the same functions for the host.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,20 +21,20 @@ __device__ inline uint8_t* shared_memory() {
 
 __device__ inline Shared shared_address(const void* p) { return static_cast<Shared>(__cvta_generic_to_shared(p)); }
 
-// For what is read once: it should leave the L2 first.
+// The cache policy for data that is read once, which should be evicted from the L2 first.
 __device__ inline uint64_t read_once() {
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
 
-// 16 bytes, asynchronously.
+// Copies 16 bytes asynchronously.
 __device__ inline void copy(Shared to, const void* from, uint64_t policy) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy)
                : "memory");
 }
 
-// The same, or zeros.
+// Copies 16 bytes asynchronously, or writes zeros.
 __device__ inline void copy_or_zero(Shared to, const void* from, bool take) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(take ? 16 : 0) : "memory");
 }
@@ -52,7 +52,7 @@ __device__ inline uint2 load8(Shared from) {
   return v;
 }
 
-// Four 8×8 matrices of 16 bits; lane l gives the address of row l % 8 of matrix l / 8.
+// Loads four 8×8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void load_matrices(uint32_t (&out)[4], Shared row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -60,7 +60,7 @@ __device__ inline void load_matrices(uint32_t (&out)[4], Shared row) {
                : "memory");
 }
 
-// d [16 × 8] += a [16 × 32, 2:4] · b [32 × 8]; Selector says which pair of each four lanes holds the places.
+// d [16 × 8] += a [16 × 32, 2:4] · b [32 × 8]; Selector is the pair of each four lanes that holds the positions.
 #define SPARSEFLOW_MMA_SP(type)                                                                              \
   asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." type "." type ".f32 "           \
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"         \
@@ -88,14 +88,14 @@ __device__ inline uint16_t from_float(float v) {
   else return __half_as_ushort(__float2half_rn(v));
 }
 
-// All threads of the cluster; orders shared memory among them.
+// A barrier of all threads of the cluster, which orders their accesses to shared memory.
 __device__ inline void sync_cluster() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 
-// What lies at `mine` in the shared memory of the cluster's block `rank`.
+// Returns the address of `mine` in the shared memory of block `rank` of the cluster.
 __device__ inline const float* peer(const float* mine, int rank) {
 #if __CUDA_ARCH__ >= 900
   uint64_t theirs;

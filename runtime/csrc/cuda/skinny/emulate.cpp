@@ -1,5 +1,5 @@
-// Runs the kernel on the host and compares it with a plain product, exactly: the data are small integers. Not part of
-// the library; test/unit/test_emulated.py builds and runs it.
+// Runs the kernel on the host and compares it exactly with a plain product, as the data are small integers. It isn't
+// part of the library; test/unit/test_emulated.py builds and runs it.
 #include <algorithm>
 #include <cstdio>
 
@@ -11,7 +11,7 @@ namespace sparseflow::cuda::skinny {
 namespace {
 
 constexpr uint16_t kUntouched = 0x7fff;
-constexpr size_t kBehind = 64;  // of y, where nothing may be written
+constexpr size_t kBehind = 64;  // elements after y that must not be written
 
 struct Data {
   int n, k, m;
@@ -59,7 +59,7 @@ struct Data {
 
 int failures = 0;
 
-// `slots` stages in the ring, `splits` shares of K, summed up in a cluster or through memory.
+// Checks a shape with `slots` stages in the ring and `splits` shares of K, added in a cluster or through memory.
 template <class S>
 void check(int n, int k, int m, int slots, unsigned splits, bool kThroughMemory, bool added) {
   Data d(n, k, m);
@@ -103,7 +103,7 @@ int run_all() {
   check<Shape<4, 4, 2, 2, 1, 8>>(256, 704, 64, 4, 1, false, true);
   check<Shape<4, 8, 1, 1, 1, 1>>(576, 512, 2, 6, 1, false, false);
   check<Shape<4, 8, 1, 1, 1, 2>>(512, 640, 16, 4, 2, true, true);
-  check<Shape<2, 4, 1, 2, 2, 1>>(8, 192, 3, 2, 1, false, true);  // N that are multiples of 8 alone
+  check<Shape<2, 4, 1, 2, 2, 1>>(8, 192, 3, 2, 1, false, true);  // N is a multiple of 8 only
   check<Shape<2, 4, 1, 2, 2, 2>>(136, 576, 9, 3, 2, true, true);
   check<Shape<2, 2, 2, 4, 2, 4>>(200, 448, 17, 2, 4, false, false);
   check<Shape<4, 4, 2, 2, 1, 8>>(72, 320, 33, 3, 1, false, true);

@@ -1,6 +1,7 @@
-// device.cuh for the host: runs the kernel as it stands, each thread a fiber, with the instructions as the PTX ISA
-// describes them. Fibers that may run take turns at random, and an asynchronous copy happens at a random moment
-// between its start and the wait for it, so a missing barrier or wait shows. emulate.cpp drives it.
+// The functions of device.cuh for the host. They run the unchanged kernel, with a fiber for each thread and the
+// instructions as the PTX ISA describes them. Runnable fibers take turns at random, and an asynchronous copy happens at
+// a random moment between its start and the wait for it, so that a missing barrier or wait shows. emulate.cpp drives
+// it.
 #pragma once
 
 #include <ucontext.h>
@@ -66,7 +67,7 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
   Dim thread, block;
   Block* home = nullptr;
-  std::vector<std::vector<Copy>> groups{1};  // of asynchronous copies; the last is open
+  std::vector<std::vector<Copy>> groups{1};  // groups of asynchronous copies; the last is open
 };
 
 inline std::mt19937 random_source{1};
@@ -94,7 +95,7 @@ inline Warp& warp() { return current->home->warps[current->thread.x / 32]; }
 inline void entry() {
   body();
   Block& home = *current->home;
-  if (--home.running == 0) home.shared.assign(home.shared.size(), 0xff);  // others must not read it any more
+  if (--home.running == 0) home.shared.assign(home.shared.size(), 0xff);  // other blocks must not read it any more
   sleep();
 }
 
@@ -108,8 +109,8 @@ inline void start(const Copy& c) {
   else current->groups.back().push_back(c);
 }
 
-// Runs `kernel` for the clusters of `size` blocks (along x) of the grid, one cluster after the other. False where it
-// hangs: some threads at a barrier that others never reach.
+// Runs `kernel` for the grid's clusters of `size` blocks along x, one cluster after the other. Returns false if it
+// hangs because some threads wait at a barrier that others never reach.
 inline bool launch(Dim blocks, unsigned threads, unsigned size, size_t shared_bytes, std::function<void()> kernel) {
   body = std::move(kernel);
   grid = blocks;

@@ -1,9 +1,9 @@
 // The kernel for sm_90: the copy engine brings W, its places and x into a ring in shared memory, wgmma multiplies from
 // there. Rows of W are wgmma's M, rows of x its N.
 //
-// A block makes a strip of S::rows rows of W times S::m_rows rows of x over its share of K. Its last warp only sends for
-// stages of S::units × 64 in K; each group of four warps multiplies S::tiles × 64 rows. Shares
-// are the blocks of a cluster, or meet in memory (hopper_shares.cuh).
+// A block multiplies a strip of S::rows rows of W with S::m_rows rows of x over its share of K. Its last warp only
+// issues the copies of stages of S::units × 64 in K; each group of four warps multiplies S::tiles × 64 rows. The shares
+// of K are added within a cluster, or through memory (hopper_shares.cuh).
 #pragma once
 
 #include "hopper_finish.cuh"
@@ -13,7 +13,7 @@ namespace sparseflow::cuda::skinny {
 template <int Tiles, int Groups, int PerSm, int MTiles>
 struct HopperShape {
   static constexpr int tiles = Tiles, groups = Groups, per_sm = PerSm, m_tiles = MTiles;
-  static constexpr int units = MTiles > 16 ? 1 : 2;  // of so many rows of x, stages of 128 would be too few
+  static constexpr int units = MTiles > 16 ? 1 : 2;  // with many rows of x, too few stages of 128 would fit
   static constexpr int rows = 64 * Tiles * Groups, m_rows = 8 * MTiles;
   static constexpr int threads = 128 * Groups + 32;
 
@@ -21,8 +21,8 @@ struct HopperShape {
   static constexpr int x_unit_bytes = m_rows * 128;
   static constexpr int value_bytes = rows * row_bytes, place_bytes = rows * 8 * units, x_bytes = x_unit_bytes * units;
   static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
-  // The sums at the end, as in shape.h; eight neighbours at a time, a row has 1 << across_shift of them. Behind them
-  // lies a word in which a warp tells the others what it found.
+  // The sums at the end, as in shape.h. A row has 1 << across_shift groups of eight. After the sums there is a word by
+  // which one warp passes its result to the others.
   static constexpr int across_shift = rows == 64 ? 3 : rows == 128 ? 4 : 5;
   static_assert(8 << across_shift == rows);
   static constexpr int sum_pitch = rows + 4;
@@ -38,7 +38,7 @@ __device__ inline Strip strip_of(const HopperCall& c) {
           static_cast<int>(int64_t(stages) * split / c.splits), static_cast<int>(int64_t(stages) * (split + 1) / c.splits)};
 }
 
-// The ring of stages, and behind it a barrier for each that says that it is full, and one that it is empty.
+// The ring of stages, followed by two barriers for each stage: one for full, one for empty.
 struct Ring {
   Shared base, full, empty;
 };
@@ -58,19 +58,19 @@ struct Slot {
   }
 };
 
-// Of each 64 rows of the strip the places of a stage lie in one piece.
+// The positions of a stage are contiguous for each 64 rows of the strip.
 template <class S, class F>
 __device__ inline void for_each_piece(const Product& p, const Strip& strip, int stage, F what) {
   const int bytes = min(p.k / 64 - stage * S::units, S::units) * 512;
 #pragma unroll
   for (int i = 0; i < S::rows / 64; ++i) {
-    // A strip of 64 rows has one piece for both halves.
+    // In a strip of 64 rows, one piece holds both halves.
     const int row = S::rows > 64 && 2 * i >= S::rows / 64 ? strip.other + 64 * i - S::rows / 2 : strip.row + 64 * i;
     if (row < p.n) what(i, row, bytes);
   }
 }
 
-// W and its places; the barrier is told of x too.
+// Loads W and its positions; the barrier also expects the bytes of x.
 template <class S>
 __device__ inline void load_weight(const HopperCall& c, const Strip& strip, int stage, const Ring& ring, int slot,
                                    uint64_t policy) {
@@ -96,7 +96,7 @@ __device__ inline void load_rows(const HopperCall& c, const Strip& strip, int st
     copy_box(to + u * S::x_unit_bytes, c.x, (stage * S::units + u) * 64, strip.m, full, policy);
 }
 
-// W is constant: its first stages are on their way while the kernel before still runs.
+// W is constant, so its first stages are loaded while the previous kernel still runs.
 template <class S>
 __device__ inline void produce(const HopperCall& c, const Strip& strip, const Ring& ring) {
   const uint64_t once = read_once(), often = read_often();
@@ -157,7 +157,7 @@ __device__ inline void begin_stage(float (&sums)[S::tiles][S::m_tiles][4], const
   end_wgmma();
 }
 
-// While a stage is multiplied, the next one is begun.
+// The next stage is started while one is being multiplied.
 template <class T, class S>
 __device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c, const Strip& strip,
                                const Ring& ring) {
@@ -186,8 +186,8 @@ __device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const Hop
   keep(odd);
 }
 
-// Grid: shares of K (a cluster, unless they meet in memory) × strips of W, each for every group of rows of x, side by side
-// so that W is read once.
+// Grid: shares of K (a cluster, unless they are added through memory) × strips of W. The blocks of a strip for all
+// groups of rows of x are adjacent, so that W is read from memory once.
 template <class T, class S>
 __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const __grid_constant__ HopperCall c) {
   const Ring ring = ring_of<S>(c);
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
     prefetch_map(c.x);
     for (int s = 0; s < c.slots; ++s) {
       init_barrier(ring.full + 8 * s, 1);
-      init_barrier(ring.empty + 8 * s, 128 * S::groups);  // each thread: racecheck follows no warps
+      init_barrier(ring.empty + 8 * s, 128 * S::groups);  // every thread arrives, because racecheck doesn't track warps
     }
     publish_barriers();
   }
@@ -211,13 +211,13 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
   wait_for_previous();
   const int rows = min(c.p.m - strip.m, S::m_rows);
   if (producer && c.p.partials) claim_counters<S>(c, pieces_of<S>(c, rows));
-  __syncthreads();  // nobody reads the ring any more
+  __syncthreads();  // no thread reads the ring any more
   auto* laid_out = reinterpret_cast<float*>(shared_memory());
   if (!producer) lay_out_group<S>(sums, laid_out);
   const Part part = meet_shares<S>(c, rows, laid_out);
   if (c.splits > 1) finish_part<T, S, true>(c, strip, part, laid_out);
   else finish_part<T, S, false>(c, strip, part, laid_out);
-  if (c.splits > 1 && !c.p.partials) sync_cluster();  // nobody leaves while others read
+  if (c.splits > 1 && !c.p.partials) sync_cluster();  // no block exits while others read its memory
 }
 
 }  // namespace sparseflow::cuda::skinny

@@ -1,4 +1,4 @@
-// The kernel for sm_90 as its launch sees it.
+// The interface between the kernel for sm_90 and its launch.
 #pragma once
 
 #include <cuda.h>
@@ -15,22 +15,22 @@ struct HopperCall {
   CUtensorMap x;       // boxes of m_rows × 64 of [M, K]
   Product p;
   int slots, splits, m_groups;
-  int early;     // stages of W that are loaded before the kernel before is done
+  int early;     // stages of W that are loaded before the previous kernel is done
   uint64_t tag;  // of counters in p.partials (hopper_shares.cuh); its low byte is 0
 };
 
 struct HopperKernel {
   void (*multiply)(HopperCall);
-  std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
+  std::atomic<uint64_t>* ready;  // a bit for each device on which the kernel's shared memory was set
   int rows, m_rows, stage_k, threads, per_sm, stage_bytes, sum_bytes;
 
-  // The sums, and the word behind them in which a warp tells the others what it found (hopper.cuh).
+  // The bytes of the sums and the word after them (hopper.cuh).
   int end_bytes() const { return sum_bytes + 16; }
 };
 
 struct HopperKernels {
   static constexpr int shapes = 7, widths = 6;
-  // By shape of the block and by m_rows = 8, 16, 32, 64, 128, 256; empty where it doesn't fit or isn't of use.
+  // By shape of the block and by m_rows = 8, 16, 32, 64, 128, 256; empty if it doesn't fit or isn't useful.
   HopperKernel kernel[shapes][widths];
 };
 

@@ -1,4 +1,4 @@
-// What the kernel of hopper.cuh is made of: the copy engine, its barriers, and wgmma with a sparse operand.
+// The instructions of hopper.cuh: the copy engine, its barriers, and wgmma with a sparse operand.
 #pragma once
 
 #include <cuda.h>
@@ -11,7 +11,7 @@ __device__ inline void init_barrier(Shared bar, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
 }
 
-// What was written to shared memory is there for the copy engine.
+// Makes writes to shared memory visible to the copy engine.
 __device__ inline void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ inline void publish_barriers() {
@@ -19,7 +19,7 @@ __device__ inline void publish_barriers() {
   publish();
 }
 
-// This phase also waits for `bytes` of copies.
+// Arrives, and makes the phase wait for `bytes` of copies as well.
 __device__ inline void arrive_expecting(Shared bar, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
@@ -43,7 +43,7 @@ __device__ inline void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// A box of a matrix, from column c and row r on; what lies outside the matrix comes as zeros.
+// Copies a box of a matrix from column c and row r on; elements outside the matrix become zeros.
 __device__ inline void copy_box(Shared to, const CUtensorMap& map, int c, int r, Shared bar, uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
@@ -60,7 +60,7 @@ __device__ inline void copy_bytes(Shared to, const void* from, int bytes, Shared
       : "memory");
 }
 
-// From shared to global memory; returns when it is there.
+// Copies from shared to global memory, and waits for it.
 __device__ inline void store_bytes(float* to, Shared from, int bytes) {
   asm volatile(
       "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;\n"
@@ -75,14 +75,14 @@ __device__ inline uint64_t load_acquiring(const uint64_t* from) {
   return value;
 }
 
-// Adds one; the value before. Orders memory among those that count.
+// Adds one and returns the previous value. Orders memory accesses among the threads that count.
 __device__ inline uint64_t count(uint64_t* counter) {
   uint64_t before;
   asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], 1;" : "=l"(before) : "l"(counter) : "memory");
   return before;
 }
 
-// Unless another thread has changed it.
+// Replaces `old`, unless another thread has changed it.
 __device__ inline void replace(uint64_t* word, uint64_t old, uint64_t by) {
   asm volatile("atom.relaxed.gpu.global.cas.b64 _, [%0], %1, %2;" ::"l"(word), "l"(old), "l"(by) : "memory");
 }
@@ -102,10 +102,10 @@ __device__ inline void wait_for_wgmma() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-// The registers of what still runs must not be used for anything else: keeps a value in its own up to here.
+// Keeps a value in its register up to here, because the registers of a running wgmma must not be reused.
 __device__ inline void keep(uint32_t value) { asm volatile("" ::"r"(value) : "memory"); }
 
-// A matrix of rows of 64 or 128 bytes, swizzled by as many, aligned to eight rows.
+// Describes a matrix with rows of 64 or 128 bytes, swizzled by as many bytes and aligned to eight rows.
 template <int RowBytes>
 __device__ inline uint64_t matrix_at(Shared address) {
   static_assert(RowBytes == 64 || RowBytes == 128);
@@ -113,8 +113,8 @@ __device__ inline uint64_t matrix_at(Shared address) {
          uint64_t(RowBytes == 128 ? 1 : 2) << 62;
 }
 
-// d [64 × N] += a [64 × 32, 2:4] · b [32 × N], a and b in shared memory; a lane's part of d as m16n8 has it, by tiles
-// of 8 columns. Selector as in mma.sp.
+// d [64 × N] += a [64 × 32, 2:4] · b [32 × N], with a and b in shared memory. A lane's part of d is that of m16n8, in
+// tiles of 8 columns. Selector is as in mma.sp.
 #define SPARSEFLOW_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define SPARSEFLOW_F16(i) SPARSEFLOW_F4(i), SPARSEFLOW_F4(i + 4), SPARSEFLOW_F4(i + 8), SPARSEFLOW_F4(i + 12)
 #define SPARSEFLOW_F32(i) SPARSEFLOW_F16(i), SPARSEFLOW_F16(i + 16)

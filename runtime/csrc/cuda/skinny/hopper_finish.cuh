@@ -1,4 +1,4 @@
-// The end of a block of the kernel for sm_90: from each thread's sums, of this share of K, to y.
+// The end of a block of the kernel for sm_90: from each thread's sums over its share of K to y.
 #pragma once
 
 #include "hopper_shares.cuh"
@@ -7,15 +7,15 @@
 
 namespace sparseflow::cuda::skinny {
 
-// What a block works on. Its strip is two halves of S::rows / 2 rows: below each other, or one of the gate and the
-// same of what it gates.
+// The work of a block. Its strip consists of two halves of S::rows / 2 rows, which are adjacent, or for a gated product
+// one of the gate and the corresponding one of up.
 struct Strip {
   int row, other;   // the first rows of W of the two halves
   int m;            // the first row of x
   int first, last;  // stages
 };
 
-// To shared memory as [m_rows][sum_pitch].
+// Writes the sums to shared memory as [m_rows][sum_pitch].
 template <class S>
 __device__ inline void lay_out_group(const float (&sums)[S::tiles][S::m_tiles][4], float* to) {
   const int warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128, lane = threadIdx.x % 32;
@@ -29,7 +29,7 @@ __device__ inline void lay_out_group(const float (&sums)[S::tiles][S::m_tiles][4
   }
 }
 
-// Which of its strip's `rows` of x a block adds up and finishes: of so many pieces those whose bit is set.
+// The rows of x that a block adds up and finishes for its strip: the pieces whose bit is set.
 struct Part {
   int rows, pieces;
   uint32_t mine;
@@ -44,7 +44,7 @@ __device__ inline void for_each_piece_of(const Part& part, F what) {
   }
 }
 
-// All threads; then the shares' sums of the part are where add_up() reads them.
+// Makes the shares' sums of the part available to add_up(). To be called by all threads.
 template <class S>
 __device__ inline Part meet_shares(const HopperCall& c, int rows, float* sums) {
   if (!c.p.partials) {
@@ -64,12 +64,12 @@ __device__ inline Part meet_shares(const HopperCall& c, int rows, float* sums) {
   return {rows, pieces, *found};
 }
 
-// What all shares have for eight neighbours at each of `at`, added in their order. All loads are on their way before the
-// first sum.
+// Adds the shares' sums of eight adjacent elements at each of `at`, in the order of the shares. All loads are issued
+// before the first addition.
 template <class S, int Splits, int Batch>
 __device__ inline void add_up(const HopperCall& c, const float* sums, const int (&at)[Batch], Eight (&out)[Batch]) {
   const float *parts[Splits], *tiles = c.p.partials ? tile_of<S>(c, 0) : nullptr;
-  asm volatile("" : "+l"(sums), "+l"(tiles));  // else the addresses of every case of the switch around this are kept
+  asm volatile("" : "+l"(sums), "+l"(tiles));  // else the addresses of every case of the switch are kept
 #pragma unroll
   for (int s = 0; s < Splits; ++s) {
     if (s == static_cast<int>(blockIdx.x)) parts[s] = sums;
@@ -101,7 +101,7 @@ __device__ inline void add_up_shares(const HopperCall& c, const float* sums, con
 
 template <class T, class S, bool Sharing>
 __device__ inline void finish_part(const HopperCall& c, const Strip& strip, const Part& part, const float* sums) {
-  // Of more, what multiplying keeps in registers would be spilled.
+  // A larger batch would spill registers of the multiplication.
   constexpr int batch = Sharing && S::threads * S::per_sm > 320 ? 1 : 2;
   const Product& p = c.p;
   const int shift = S::across_shift - p.gated, across = 1 << shift, ns = p.gated ? p.n / 2 : p.n;

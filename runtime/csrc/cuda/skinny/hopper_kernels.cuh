@@ -18,14 +18,14 @@ constexpr void fill(HopperKernel (&row)[HopperKernels::widths]) {
   row[0] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 1>>();
   row[1] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 2>>();
   row[2] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 4>>();
-  // Of 256 rows with two blocks a multiprocessor, more rows of x leave no room for a ring.
+  // With 256 rows and two blocks on a multiprocessor, more rows of x leave no room for a ring.
   if constexpr (Tiles * Groups * PerSm < 8) {
     row[3] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 8>>();
     row[4] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 16>>();
   }
 }
 
-// Few rows of W a block make many blocks without sharing out K, many read x less often.
+// Few rows of W in a block give many blocks without splitting K; many rows of W read x less often.
 template <class T>
 constexpr HopperKernels hopper_kernels_of() {
   HopperKernels out{};
@@ -34,11 +34,11 @@ constexpr HopperKernels hopper_kernels_of() {
   fill<T, 1, 2, 2>(out.kernel[2]);
   fill<T, 2, 2, 1>(out.kernel[3]);
   fill<T, 2, 2, 2>(out.kernel[4]);
-  // Rows of x so many that their sums and stages take a whole multiprocessor.
+  // With this many rows of x, sums and stages take a whole multiprocessor.
   out.kernel[5][3] = hopper_kernel<T, HopperShape<1, 2, 1, 8>>();
   out.kernel[5][4] = hopper_kernel<T, HopperShape<1, 2, 1, 16>>();
   out.kernel[5][5] = hopper_kernel<T, HopperShape<1, 2, 1, 32>>();
-  // More rows of x in groups: their sums are half as many.
+  // More rows of x are processed in groups, with half as many sums.
   out.kernel[6][4] = out.kernel[5][4];
   return out;
 }

@@ -11,12 +11,12 @@ namespace {
 
 struct Choice {
   int shape, shares;
-  bool in_cluster = true;  // or in memory
+  bool in_cluster = true;  // otherwise, shares are added through memory
 };
 
 constexpr int kClusterShares[] = {1, 2, 3, 4, 6, 8};
-constexpr int kClustered = 36;  // variants: these for each of the first six shapes
-// And what was the fastest somewhere.
+constexpr int kClustered = 36;  // the number of variants that exist for each of the first six shapes
+// Further variants, each of which was the fastest for some product.
 constexpr Choice kOthers[] = {{0, 4, false}, {0, 6, false}, {1, 4, false}, {2, 3, false}, {3, 3, false},
                              {5, 3, false}, {5, 4, false}, {6, 1},        {6, 2, false}};
 
@@ -24,9 +24,9 @@ constexpr Choice choice_of(int variant) {
   return variant < kClustered ? Choice{variant / 6, kClusterShares[variant % 6]} : kOthers[variant - kClustered];
 }
 
-constexpr int64_t kMostMemory = 64 << 20;  // bytes that shares meet in: more can't stay in the L2
+constexpr int64_t kMostMemory = 64 << 20;  // bytes for adding shares through memory: more can't stay in the L2
 constexpr int kMaxSlots = 16;
-constexpr int kEarly = 4;  // more keeps the first rows of x waiting
+constexpr int kEarly = 4;  // more would delay the first rows of x
 constexpr int64_t kLarge = 200 << 20;  // bytes of W
 
 static_assert(kHopperVariants == kClustered + std::size(kOthers));
@@ -35,13 +35,13 @@ int bytes_of(const HopperKernel& kernel, int slots) {
   return std::max(slots * (kernel.stage_bytes + 16), kernel.end_bytes());
 }
 
-// Stages that fit; fewer than two are too few.
+// Returns the number of stages that fit; fewer than two aren't enough.
 int slots_for(const HopperKernel& kernel, int device) {
   const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) : 0;
   return room < kernel.end_bytes() ? 0 : std::min(kMaxSlots, room / (kernel.stage_bytes + 16));
 }
 
-// The one that takes all m rows at once, or else as many as there is a kernel for with room for a ring.
+// Returns the kernel for all m rows at once, or for as many as leave room for a ring.
 const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
   const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[choice_of(variant).shape];
   int width = 0;
@@ -50,7 +50,7 @@ const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
   return row[width];
 }
 
-// Every block needs a stage; sums are added of as many shares as some variant has.
+// Every block needs at least one stage, and the number of shares must be that of some variant.
 int split_of(const HopperKernel& kernel, int variant, const Product& p) {
   const int stages = (p.k + kernel.stage_k - 1) / kernel.stage_k;
   int shares = choice_of(variant).shares;
@@ -65,7 +65,8 @@ int strips_of(const HopperKernel& kernel, const Product& p) {
 
 int groups_of(const HopperKernel& kernel, const Product& p) { return (p.m + kernel.m_rows - 1) / kernel.m_rows; }
 
-// Where shares meet in memory, a tile of sums for each block and a counter of 8 bytes, for a piece of a strip.
+// Returns the bytes for adding shares through memory: a tile of sums for each block, and a counter of 8 bytes for each
+// piece of a strip.
 int64_t meeting_bytes(const HopperKernel& kernel, int variant, const Product& p) {
   const int split = split_of(kernel, variant, p);
   if (choice_of(variant).in_cluster || split == 1) return 0;
@@ -77,7 +78,7 @@ uint64_t random_tag() {
   return (uint64_t(random()) << 32 | random()) << 8;
 }
 
-// Random, so that no memory holds it by chance, nor because another process left it there.
+// Random, so that memory doesn't hold it by chance, or because another process left it there.
 std::atomic<uint64_t>& tag() {
   static std::atomic<uint64_t> value = random_tag();
   return value;
@@ -98,7 +99,7 @@ Encode encode() {
   return found;
 }
 
-// A matrix of 16-bit numbers in boxes of 32 or 64 columns, laid out for wgmma.
+// Describes a matrix of 16-bit elements in boxes of 32 or 64 columns, laid out for wgmma.
 CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_rows, int box_columns,
                    CUtensorMapL2promotion promotion) {
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
@@ -124,7 +125,7 @@ CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_r
   return map;
 }
 
-// Fetching 256 bytes at a time pays for large weights and many rows of x (measured on an H200); below, 128 do.
+// Fetching 256 bytes at a time is faster for large weights and many rows of x (measured on an H200), 128 otherwise.
 CUtensorMapL2promotion promotion_for(const Product& p) {
   return p.m > 32 || int64_t(p.n) * p.k > kLarge ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE;
 }
@@ -147,7 +148,7 @@ int64_t partial_count(const Product& p, int variant, int device) {
   return meeting_bytes(kernel_for(false, variant, p.m, device), variant, p) / 4;
 }
 
-// The largest strips that, with K shared out, still fill most of the GPU.
+// Returns the variant with the largest strips that still fill most of the GPU, with K split among blocks.
 int default_variant(const Product& p, int device) {
   const int processors = attribute(cudaDevAttrMultiProcessorCount, device);
   int best = 12;
@@ -158,7 +159,7 @@ int default_variant(const Product& p, int device) {
     const int split = split_of(kernel, variant, p), blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
     const int waves = (blocks + places - 1) / places;
     const double filled = double(blocks) / (waves * places);
-    // Reading x again for each strip, and adding up shares.
+    // The cost of reading x for each strip and of adding the shares.
     const double cost = 1 + double(8 * ((p.m + 7) / 8)) * 16 / (9 * kernel.rows) + 0.02 * (split - 1);
     if (filled / cost > most) most = filled / cost, best = variant;
   }

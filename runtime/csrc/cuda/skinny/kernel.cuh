@@ -1,8 +1,8 @@
-// The kernel, in terms of device.cuh or, on the host, emulator.h; one of them comes before this.
+// The kernel for sm_80 and later. Include it after device.cuh or, on the host, emulator.h.
 //
-// A block of threads makes a strip of S::rows rows of W times up to S::m_rows rows of x, over its share of K. Stages
-// of W, its places and x run through a ring in shared memory, all but one of them on their way at any time; of each
-// stage the warps take their rows with ldmatrix, and x likewise, straight in the fragments of mma.sp.
+// A block multiplies a strip of S::rows rows of W with up to S::m_rows rows of x over its share of K. Stages of W, its
+// positions and x pass through a ring in shared memory, of which all but one are being loaded at any time. From each
+// stage the warps load their rows of W and x with ldmatrix, directly into the fragments of mma.sp.
 #pragma once
 
 #include <type_traits>
@@ -70,10 +70,10 @@ __device__ inline void load_stage(const Product& p, const Span& span, int stage,
     load_places<S>(p, span, unit, units, slot + S::value_bytes, policy);
     load_x<S>(p, span, unit, units, slot + S::value_bytes + S::place_bytes);
   }
-  commit();  // an empty group too, so that counting groups counts stages
+  commit();  // even if the group is empty, so that the number of groups is that of stages
 }
 
-// One unit of a stage: two steps of 32 in K.
+// Multiplies one unit of a stage, two steps of 32 in K.
 template <class T, class S>
 __device__ inline void multiply_unit(float (&sums)[S::tiles][S::m_tiles][4], Shared slot, int unit, int top) {
   const int lane = threadIdx.x % 32;
@@ -87,7 +87,7 @@ __device__ inline void multiply_unit(float (&sums)[S::tiles][S::m_tiles][4], Sha
   }
   const Shared values = slot + (top + lane % 16) * S::value_pitch;
   const Shared xs = slot + S::value_bytes + S::place_bytes + lane % 8 * S::x_pitch;
-  // Lanes 2 and 3 of each four hold the places of the second step.
+  // Lanes 2 and 3 of each four hold the positions of the second step.
   auto step = [&](auto selector) {
     constexpr int s = decltype(selector)::value;
     uint32_t x[S::m_tiles][4];
@@ -125,11 +125,11 @@ __device__ inline void multiply_span(float (&sums)[S::tiles][S::m_tiles][4], con
   const int stages = (span.last - span.first + S::blocks - 1) / S::blocks;
   for (int s = 0; s < slots - 1; ++s) load_stage<S>(p, span, s, ring + s * S::stage_bytes, policy);
   const int warp = threadIdx.x / 32, top = warp % S::row_warps * 16 * S::tiles, beside = warp / S::row_warps;
-  const bool busy = span.row + top < p.n;  // the last strip may be short
+  const bool busy = span.row + top < p.n;  // the last strip may have fewer rows
   int slot = 0, free = slots - 1;
   for (int s = 0; s < stages; ++s) {
     wait_for_stage(slots - 2);
-    __syncthreads();  // all have this stage, and all are done with the one before
+    __syncthreads();  // all threads see this stage, and are done with the previous one
     load_stage<S>(p, span, s + slots - 1, ring + free * S::stage_bytes, policy);
     const int units = units_in<S>(span, s);
 #pragma unroll
@@ -142,7 +142,7 @@ __device__ inline void multiply_span(float (&sums)[S::tiles][S::m_tiles][4], con
   __syncthreads();
 }
 
-// To shared memory, as shape.h says.
+// Writes the sums to shared memory, as described in shape.h.
 template <class S>
 __device__ inline void lay_out(const float (&sums)[S::tiles][S::m_tiles][4], float* to) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -195,11 +195,12 @@ __device__ inline float each(float of, F what) {
   return what(of);
 }
 
-// Of one or of eight: then with one choice for all, as a choice for each took longer than all else at a block's end.
+// Applies the activation to one sum or to eight. Eight share one switch: a switch for each took longer than everything
+// else at the end of a block.
 template <class Sum>
 __device__ inline Sum activated(const Sum& sum, Activation activation) {
   switch (activation) {
-    case Activation::relu: return each(sum, [](float v) { return v < 0 ? 0.f : v; });  // NaN stays
+    case Activation::relu: return each(sum, [](float v) { return v < 0 ? 0.f : v; });  // keeps NaN
     case Activation::gelu: return each(sum, [](float v) { return 0.5f * v * (1 + erff(v * 0.70710678f)); });
     case Activation::gelu_tanh:
       return each(sum, [](float v) { return 0.5f * v * (1 + tanhf(0.79788456f * (v + 0.044715f * v * v * v))); });
@@ -217,7 +218,7 @@ __device__ inline void store_eight(void* to, int64_t at, const Eight& from) {
   reinterpret_cast<uint4*>(static_cast<uint16_t*>(to) + at)[0] = {words[0], words[1], words[2], words[3]};
 }
 
-// Eight neighbours of y, from whole sums.
+// Writes eight adjacent elements of y from complete sums.
 template <class T>
 __device__ inline void finish(const Product& p, Eight sum, int m, int n) {
   if (p.bias) sum = sum + load_eight<T>(p.bias, n);
@@ -227,7 +228,7 @@ __device__ inline void finish(const Product& p, Eight sum, int m, int n) {
   store_eight<T>(p.y, at, sum);
 }
 
-// The same where the first half of W's rows is the gate of the second.
+// The same for a gated product, where the first half of W's rows is the gate.
 template <class T>
 __device__ inline void finish_gated(const Product& p, Eight gate, Eight sum, int m, int n) {
   const int half = p.n / 2;
@@ -238,7 +239,7 @@ __device__ inline void finish_gated(const Product& p, Eight gate, Eight sum, int
   store_eight<T>(p.y, int64_t(m) * half + n, sum);
 }
 
-// What one block's warps beside each other have for eight neighbours.
+// Adds the sums of a block's k_warps for eight adjacent elements.
 template <class S>
 __device__ inline Eight sum_of_block(const float* sums, int at) {
   Eight out = load_floats(sums + at);
@@ -247,8 +248,8 @@ __device__ inline Eight sum_of_block(const float* sums, int at) {
   return out;
 }
 
-// Calls what(m, n, at) for a thread's share of the strip: eight neighbours from row m of x and row n of W on, both
-// counted from the span's first, which lie at `at` in the sums.
+// Calls what(m, n, at) for a thread's share of the strip: eight adjacent elements from row m of x and row n of W on,
+// both relative to the span, which are at `at` in the sums.
 template <class S, class F>
 __device__ inline void for_each_eight(const Product& p, const Span& span, int thread, int threads, F what) {
   const int ms = p.m - span.m < S::m_rows ? p.m - span.m : S::m_rows;
@@ -258,7 +259,7 @@ __device__ inline void for_each_eight(const Product& p, const Span& span, int th
   }
 }
 
-// All shares of K are in the cluster's shared memory: each block adds up a part of the strip.
+// All shares of K are in the cluster's shared memory; each block adds up a part of the strip.
 template <class T, class S, int Splits>
 __device__ inline void finish_in_cluster(const Product& p, const Span& span, const float* sums) {
   const float* parts[Splits];
@@ -314,10 +315,10 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply(const Product 
   if (shares > 1) sync_cluster();
   else __syncthreads();
   finish_cluster<T, S>(p, span, laid_out);
-  if (shares > 1) sync_cluster();  // nobody leaves while others read
+  if (shares > 1) sync_cluster();  // no block exits while others read its memory
 }
 
-// The second launch where the shares of K went through memory.
+// The second launch, if the shares of K are added through memory.
 template <class T>
 __global__ void finish_partials(const Product p, int shares) {
   const int64_t across = p.n / 8, count = across * p.m;

@@ -16,8 +16,8 @@ constexpr Kernel kernel_of() {
           S::sum_bytes};
 }
 
-// The shapes differ in rows of W (and so in how often x is read), in how long a piece of a row of W they load at a
-// time, and in how many blocks share a multiprocessor.
+// The shapes differ in the rows of W (and thus in how often x is read), in the length of the pieces of a row of W that
+// are loaded at a time, and in the number of blocks on a multiprocessor.
 template <class T>
 constexpr Kernels kernels_of() {
   return {{{kernel_of<T, Shape<2, 4, 1, 2, 2, 1>>(), kernel_of<T, Shape<2, 4, 1, 2, 2, 2>>(),

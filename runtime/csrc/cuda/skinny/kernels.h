@@ -11,7 +11,7 @@ namespace sparseflow::cuda::skinny {
 
 struct Kernel {
   void (*multiply)(Product, int slots);
-  std::atomic<uint64_t>* ready;  // the devices that know how much shared memory it takes, a bit each
+  std::atomic<uint64_t>* ready;  // a bit for each device on which the kernel's shared memory was set
   int rows, m_rows, threads, per_sm, stage_bytes, sum_bytes;
 };
 

@@ -9,7 +9,7 @@ namespace sparseflow::cuda::skinny {
 namespace {
 
 constexpr int kSplits[] = {1, 2, 4, 8};
-constexpr int kMaxSlots = 6;  // what wait_for_stage() counts to
+constexpr int kMaxSlots = 6;  // the largest count of wait_for_stage()
 
 static_assert(kPortableVariants == Kernels::shapes * 4);
 
@@ -22,7 +22,7 @@ const Kernel& kernel_for(bool half, int variant, int m) {
 
 int splits_of(int variant) { return kSplits[variant % 4]; }
 
-// Stages that fit; fewer than two are too few.
+// Returns the number of stages that fit; fewer than two aren't enough.
 int slots_for(const Kernel& kernel, int device) {
   const int room = shared_memory_of(kernel.per_sm, device);
   return room < kernel.sum_bytes ? 0 : std::min(kMaxSlots, room / kernel.stage_bytes);
@@ -49,7 +49,7 @@ int attribute(cudaDeviceAttr which, int device) {
 }
 
 int shared_memory_of(int per_sm, int device) {
-  constexpr int per_block = 1024;  // bytes that a block takes beside its own
+  constexpr int per_block = 1024;  // bytes of shared memory that the system reserves for each block
   const int of_sm = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) / per_sm - per_block;
   return std::min(of_sm, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
 }
@@ -82,8 +82,8 @@ std::string refusal(int variant, const Product& p, int device) {
   return "";
 }
 
-// Without Hopper's: a strip of 128 rows while x is small, of 256 where reading x for each strip would cost; then just
-// enough shares of K that the blocks fill most of the GPU.
+// On GPUs other than sm_90: strips of 128 rows while x is small, and of 256 if reading x for each strip takes time;
+// then just enough shares of K that the blocks fill most of the GPU.
 int default_variant(const Product& p, int device) {
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) == 9) return kPortableVariants + hopper::default_variant(p, device);
   const int preferred = p.m <= 32 ? 0 : 8;

@@ -1,4 +1,4 @@
-// What the launches of both kernels share.
+// Functions for launching both kernels.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,18 +9,18 @@
 
 namespace sparseflow::cuda::skinny {
 
-// 0 where there is none.
+// Returns an attribute of a device, or 0 if there is none.
 int attribute(cudaDeviceAttr which, int device);
 
-// The bytes that a block can have if `per_sm` of them are to share a multiprocessor.
+// Returns the bytes of shared memory of each block if `per_sm` blocks are to run on a multiprocessor.
 int shared_memory_of(int per_sm, int device);
 
 void check(cudaError_t error);
 
-// Once for each kernel and device, a bit of `flags`: the driver takes a lock for it.
+// Sets a kernel's shared memory, once for each device (a bit of `flags`), because the driver takes a lock for it.
 void allow_shared_memory(const void* kernel, std::atomic<uint64_t>& flags, int bytes, int device);
 
-// As in skinny.h, for the variants of hopper.cuh, counted from 0.
+// The functions of skinny.h for the variants of hopper.cuh, numbered from 0.
 namespace hopper {
 
 std::string refusal(int variant, const Product& p, int device);

@@ -1,4 +1,4 @@
-// sparseflow::skinny_linear: products with few rows of x by the own kernel.
+// sparseflow::skinny_linear: products with few rows of x by the skinny kernel.
 #include <torch/csrc/stable/library.h>
 
 #include "../driver.h"
@@ -26,7 +26,7 @@ std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
   return "";
 }
 
-// As the kernel sees them: K with its padding, and N up to the eight neighbours of y that it writes at a time.
+// Returns the sizes for the kernel: K padded, and N rounded up to the eight elements of y that are written at a time.
 Product sizes_of(const DeviceWeight& w, int64_t m, bool gated) {
   const Layout layout = w.layout();
   Product p{};
@@ -85,7 +85,7 @@ namespace {
 void check_taken(const char* op, const Call& call, int64_t variant, bool gated) {
   if (const std::string why = skinny::refusal(call.weight, call.m, variant, gated); !why.empty())
     refuse(op, "the kernel for few rows " + why);
-  // Where nothing is padded the kernel reads only the tensors themselves.
+  // If nothing is padded, the kernel reads only the tensors themselves.
   const Layout layout = call.weight.layout();
   const bool bare = layout.n % 8 == 0 && layout.k == layout.padded_k() && call.weight.values.is_contiguous();
   if (!bare || !call.weight.aligned()) call.weight.check_whole(op);
@@ -108,7 +108,7 @@ Tensor skinny_gated_linear(const Tensor& x, const Tensor& values, const Tensor& 
   return skinny::product(call, activation_of(op, epilogue), variant, true);
 }
 
-// How many variants there are; their ids are 0 … count − 1. 0 where there is nothing to multiply, or no kernel.
+// Returns the number of variants, whose ids are 0 … count − 1; 0 if the product is empty or the kernel wasn't built.
 int64_t skinny_variants(int64_t n, int64_t k, int64_t m) {
   return kernels_built() && n > 0 && k > 0 && m > 0 ? skinny::kVariants : 0;
 }

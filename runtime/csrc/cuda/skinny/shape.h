@@ -1,8 +1,8 @@
-// How a thread block cuts up its work, for host and device.
+// How a thread block divides its work, for host and device.
 //
-// The unit of K is a block of 64: of a row of W 32 kept values, of 64 rows two tiles of places (layout.h), of a row
-// of x 128 bytes. A stage is what the pipeline loads at once: `blocks` such units of `rows` rows of W, their
-// places, and of 8 · m_tiles rows of x.
+// The unit of K is a block of 64: 32 kept values of a row of W, two tiles of positions for 64 rows (layout.h), and 128
+// bytes of a row of x. A stage is what the pipeline loads at once: `blocks` units of `rows` rows of W, their positions,
+// and of 8 · m_tiles rows of x.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace sparseflow::cuda::skinny {
 
-// What a block of threads does: `tiles` × 16 rows of W a warp, `row_warps` warps below each other, and as many beside
-// each other (`k_warps`) that take turns in the units of a stage. `per_sm`: how many should fit a multiprocessor.
+// The shape of a block. A warp has `tiles` × 16 rows of W. `row_warps` warps cover the rows of the strip, and `k_warps`
+// warps take turns in the units of a stage. `per_sm` is the number of blocks that should fit on a multiprocessor.
 template <int Tiles, int RowWarps, int KWarps, int Blocks, int PerSm, int MTiles>
 struct Shape {
   static constexpr int tiles = Tiles, row_warps = RowWarps, k_warps = KWarps, blocks = Blocks, per_sm = PerSm;
@@ -28,8 +28,8 @@ struct Shape {
   static constexpr int x_bytes = m_rows * x_pitch;
   static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
 
-  // At the end the sums lie in shared memory as [k_warps][m_rows][sum_pitch] floats; the 4 keep the lanes of a quad
-  // on different banks.
+  // At the end, shared memory holds the sums as [k_warps][m_rows][sum_pitch] floats; the 4 puts the lanes of a quad on
+  // different banks.
   static constexpr int sum_pitch = rows + 4;
   static constexpr int sum_bytes = k_warps * m_rows * sum_pitch * 4;
 
@@ -37,16 +37,16 @@ struct Shape {
   static_assert(threads / (4 * blocks) % 8 == 0 && rows % (threads / (4 * blocks)) == 0);
 };
 
-// The piece of 16 bytes of a stage's row where piece `c` is kept, so that the eight rows that ldmatrix reads at once
-// lie on different banks.
+// Returns where piece `c`, of 16 bytes, is stored in a stage's row, so that the eight rows that ldmatrix reads at once
+// are on different banks.
 template <int Pitch>
 SPARSEFLOW_BOTH constexpr int swizzled(int row, int c) {
   return Pitch == 64 ? c ^ (row >> 1 & 3) : c ^ (row & 7);
 }
 
-// `mma.sp` m16n8k32 wants in a lane's register the places of four groups in its low half for row `low`, in its high
-// half for row low + 8. The 8 bytes that the layout holds for the two rows have them in byte 2 · (c & 3) + (c >> 2)
-// for group c: the low nibble for row `low`, the high one for the other. `upper` chooses groups 4 … 7.
+// `mma.sp` m16n8k32 expects a lane's register to hold the positions of four groups, for row `low` in its low half and
+// for row low + 8 in its high half. The layout's 8 bytes for these two rows have group c in byte 2 · (c & 3) + (c >>
+// 2), with the low nibble for row `low` and the high one for the other. `upper` selects groups 4 … 7.
 #ifdef __CUDA_ARCH__
 __device__ inline uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);

@@ -1,6 +1,6 @@
-// y [M, N] = x [M, K] · Wᵀ for few rows of x, where reading W is all the time there is: W 2:4 in the layout of CUDA
-// (../layout.h), bf16 or fp16, sums in fp32, K a multiple of 64, N of 8, any M (made for 1 … 64; beyond, W is read
-// once for every 64 rows of x).
+// The skinny kernel: y [M, N] = x [M, K] · Wᵀ for few rows of x, where reading W takes most of the time. W is 2:4 in
+// the layout of CUDA (../layout.h), in bf16 or fp16; sums are in fp32. K must be a multiple of 64, N of 8. M may be
+// anything; the kernel is made for 1 … 64, and beyond reads W once for every 64 rows of x.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 namespace sparseflow::cuda::skinny {
 
 // y = activation(x · Wᵀ + bias) + residual, or with `gated` y = activation(g) ⊙ u, [M, N/2], for the halves g and u of
-// x · Wᵀ + bias. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and places as in layout.h; x [M, K],
-// y and residual [M, N], bias [N], all contiguous and of one dtype.
+// x · Wᵀ + bias. All pointers are on the device, aligned to 16 bytes. Values are [N, K/2], and places as in layout.h; x
+// is [M, K], y and residual [M, N], and bias [N], all contiguous and of one dtype.
 struct Product {
   const void* values;
   const void* places;
@@ -27,26 +27,27 @@ struct Product {
   float* partials = nullptr;  // partial_count() floats, or null where that is 0
 };
 
-// A variant is a shape of the thread blocks and the number of blocks that share the K of one strip of rows. The first
-// `kPortableVariants` run from sm_80 on (kernel.cuh), the others on sm_90 (hopper.cuh). The sums of the shares are added
-// through the shared memory of a cluster, or through `partials`: in most of those for sm_90 from 52 on, on GPUs without
-// clusters, and where `kThroughMemory` is added to a portable variant. Either way in one order: the same input gives the same bits.
+// A variant is a shape of the thread blocks and the number of blocks that share the K of a strip. The first
+// `kPortableVariants` run from sm_80 on (kernel.cuh), the others on sm_90 (hopper.cuh). The shares' sums are added
+// through the shared memory of a cluster, or through `partials`: in most variants for sm_90 from 52 on, on GPUs without
+// clusters, and if `kThroughMemory` is added to a portable variant. The order is fixed, so the same input gives the
+// same bits.
 constexpr int kPortableVariants = 16, kHopperVariants = 45, kVariants = kPortableVariants + kHopperVariants;
 constexpr int kThroughMemory = 64;
 
-// Why this variant can't run on this device for this product, or ""; of the product only sizes and `gated` are read.
+// Returns why this variant can't run this product on this device, or ""; only the product's sizes and `gated` are read.
 std::string refusal(int variant, const Product& p, int device);
 
-// A fair choice where nothing was measured.
+// Returns a reasonable variant for a product that wasn't measured.
 int default_variant(const Product& p, int device);
 
-// How many floats run() wants in `partials`.
+// Returns the number of floats that run() needs in `partials`.
 int64_t partial_count(const Product& p, int variant, int device);
 
-// What devices were told of the kernels is gone after a reset.
+// Must be called after devices were reset, as they lose the kernels' attributes.
 void forget_devices();
 
-// Launches on `stream`; throws std::runtime_error where the launch fails.
+// Launches the kernel on `stream`; throws std::runtime_error if that fails.
 void run(const Product& p, bool half, int variant, int device, void* stream);
 
 }  // namespace sparseflow::cuda::skinny

@@ -184,7 +184,7 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
         module = model.get_submodule(name)
     except AttributeError:
         module = None
-    if type(module) is not nn.Linear or not is_packable(module):
+    if not isinstance(module, nn.Linear) or not is_packable(module):
         raise CheckpointError(
             f"layer {name}",
             f"it is packed in the checkpoint, but {type(model).__name__} has no such nn.Linear to pack",
