@@ -70,9 +70,12 @@ def compile(  # noqa: A001  # named like torch.compile
         inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``;
             ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes as they are,
             and once more for all others; `compiled.warmup` does it ahead.
-        mode: as ``torch.compile`` has it. ``"reduce-overhead"`` and ``"max-autotune"`` run what comes a third
-            time in the same sizes as a CUDA graph, such as decoding over a static cache, with or without
-            inductor.
+        mode: ``None`` runs what comes a third time in the same sizes as a CUDA graph where the second run
+            showed that the device waits for the host, and the recording holds little memory: at most 1 GiB
+            or a sixteenth of the GPU for all models of the process. Results are the caller's to keep all the
+            same, and `compiled.report` says what was recorded and why. Others are as ``torch.compile`` has
+            them: ``"default"`` never records; ``"reduce-overhead"`` and ``"max-autotune"`` record whatever
+            comes a third time, such as decoding over a static cache, with or without inductor.
         inplace: release dense weights as they are packed; the original model can't be used afterwards.
         progress: progress bars on stderr; ``None``: only on a terminal.
         format: how sparse layers store and multiply their weights. ``"2:4"`` keeps the model's dtype.
