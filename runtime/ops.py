@@ -183,7 +183,7 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
 
 
 def register_fake(op: OpOverload, fake: Callable[..., object]) -> None:
-    """Register an operator\'s fake implementation, and the errors for gradients and ONNX."""
+    """Register an operator's fake implementation, and the errors for gradients and ONNX."""
 
     @functools.wraps(fake)
     def checked(*args: object, **kwargs: object) -> object:

@@ -22,8 +22,9 @@ def compilations(programs: Sequence[Program]) -> dict[str, object]:
 
     Returns:
         ``seconds`` by part; ``inductor`` with ``compiles``, ``recompiles`` (those after a program's first)
-        and ``seconds``; ``cuda_graphs`` with ``recordings``, ``replays``, ``seconds`` and ``without``, the
-        reasons why programs have none although the mode requests them.
+        and ``seconds``; ``cuda_graphs`` with ``recordings``, ``replays``, ``seconds``, ``without``, the
+        reasons why programs have none although the mode requests or allows them, and ``decisions``: which
+        calls of a program that records by itself are recorded, by what times, and which are not, and why.
     """
     seconds = {
         part: sum(program.seconds.get(stage, 0.0) for program in programs for stage in stages)
@@ -44,5 +45,6 @@ def compilations(programs: Sequence[Program]) -> dict[str, object]:
             "replays": sum(g.replays for g in graphs),
             "seconds": sum(sum(g.seconds) for g in graphs),
             "without": sorted({why for why in refusals if why}),
+            "decisions": [said for g in graphs if g.chooser is not None for said in g.chooser.said],
         },
     }

@@ -38,7 +38,8 @@ class CompileOptions:
         tune: what is measured of the GPU that no table has yet; CPUs are always measured.
         inner: what runs the lowered graph: torch.fx as it is, or ``torch.compile``'s inductor over it;
             ``"auto"`` is inductor on a GPU.
-        mode: that of ``torch.compile``; CUDA graphs work without inductor too.
+        mode: that of ``torch.compile``; CUDA graphs work without inductor too. ``None`` records them where
+            that was measured to pay, ``"default"`` never.
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
         format: how sparse layers store and multiply their weights, where they can; ``None``: none is sparse.

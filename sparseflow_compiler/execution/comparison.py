@@ -142,7 +142,7 @@ def warn_of_losses(model: str, found: Sequence[Compared], device: torch.device) 
         for one in losing[:3]
     ]
     more = f" and {len(losing) - 3} more" if len(losing) > 3 else ""
-    graphs = ", or compile with mode='reduce-overhead', which takes the host's time away"
+    graphs = ", or compile with mode='reduce-overhead', which takes the host's time away from every call"
     warn(
         f"compiled {model} is slower than dense for {'; '.join(figures)}{more}. Call the model itself for "
         f"these sizes{graphs if device.type == 'cuda' else ''}; the report says which layers gain there",

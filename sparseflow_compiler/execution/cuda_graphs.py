@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.execution.recording import Recording, is_large, shares_memory
+from sparseflow.execution.self_recording import Launch, SelfRecording, moved_bytes
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
@@ -49,12 +50,18 @@ class _Call:
         lends: whether recordings lend large results.
         copies: whether a recording may copy all results.
         recordings: of these leaves. The last one may copy its results, the earlier ones lend them.
+        launch: the measured run that decides whether there will be recordings; None if they were asked for.
+        decided: whether it has decided.
+        bytes: what recordings that nobody asked for hold.
     """
 
     leaves: list[Tensor | None]
     lends: bool = False
     copies: bool = True
     recordings: list[Recording] = field(default_factory=list)
+    launch: Launch | None = None
+    decided: bool = False
+    bytes: int = 0
 
     @property
     def lending(self) -> bool:
@@ -69,6 +76,12 @@ class _Call:
     def free(self) -> Recording | None:
         """Return a recording that may be replayed, or None."""
         return next((recording for recording in self.recordings if recording.free), None)
+
+    def record_no_more(self) -> None:
+        """Stay with the recordings that there are."""
+        self.lends = self.copies = False
+        if not self.recordings:
+            self.leaves = []
 
 
 class CudaGraphs:
@@ -85,6 +98,8 @@ class CudaGraphs:
         run: takes the leaves of a call and returns results as a tuple.
         device: the device of all tensors.
         written: the indices of the leaves that it writes in place.
+        chooser: decides which calls are recorded; None: all.
+        compiles: how often `run` has compiled so far; a run that compiles is measured again.
 
     Attributes:
         seconds: of each recording.
@@ -93,9 +108,15 @@ class CudaGraphs:
     """
 
     def __init__(
-        self, run: Callable[..., Sequence[object]], device: torch.device, written: frozenset[int]
+        self,
+        run: Callable[..., Sequence[object]],
+        device: torch.device,
+        written: frozenset[int],
+        chooser: SelfRecording | None = None,
+        compiles: Callable[[], int] = int,
     ) -> None:
         self._run, self._device, self._written = run, device, written
+        self.chooser, self._compiles = chooser, compiles
         self._seen: OrderedDict[object, _Call | None] = OrderedDict()
         self._pools: dict[int, _POOL_HANDLE] = {}
         self._lock = threading.Lock()
@@ -110,31 +131,60 @@ class CudaGraphs:
         if reason := self._elsewhere(leaves):
             self.refusal = reason
             return self._run(*leaves)
-        with self._lock, _CUDA.device(self._device):
-            return self._serve(self._key(leaves), leaves)
+        with _CUDA.device(self._device):
+            key = self._key(leaves)
+            with self._lock:
+                first = key not in self._seen
+                results = None if first else self._serve(key, leaves)
+                if first:
+                    self._remember(key)
+        return self._plain(key, leaves, first) if results is None else results
 
-    def _serve(self, key: object, leaves: Sequence[object]) -> Sequence[object]:
-        if key not in self._seen:
-            self._remember(key)
-            return self._run(*leaves)
+    def _plain(self, key: object, leaves: Sequence[object], first: bool) -> Sequence[object]:
+        """Run without a graph; note at once if a call that wasn't seen before is never to be recorded."""
+        results = self._run(*leaves)
+        if first and self.chooser is not None:
+            self._choose(self.chooser, key, results, leaves)
+        return results
+
+    def _choose(
+        self, chooser: SelfRecording, key: object, results: Sequence[object], leaves: Sequence[object]
+    ) -> None:
+        reason = chooser.difference(results, leaves, self._written)
+        with self._lock:
+            if reason and key in self._seen:
+                chooser.refuse(_title(leaves), reason)
+                self._seen[key] = _Call([], copies=False)
+
+    def _serve(self, key: object, leaves: Sequence[object]) -> Sequence[object] | None:
+        """Serve a call that was seen before; None if it is to be run without a graph."""
         self._seen.move_to_end(key)
         call = self._seen[key]
         if call is None:
             return self._prepare(key, leaves)
         recording = call.free()
-        if recording is None and call.full:
-            return self._run(*leaves)
+        if recording is None and not self._records(call, leaves):
+            return None
         inputs = self._inputs(call, leaves)
         recording = recording or self._record(call, inputs)
         if recording is None:
-            return self._run(*leaves)
+            return None
         self.replays += 1
         return recording.replay()
+
+    def _records(self, call: _Call, leaves: Sequence[object]) -> bool:
+        """Return whether to make another recording of a call."""
+        if self.chooser is not None and call.launch is not None and not call.decided:
+            call.decided = True
+            if not self.chooser.wants(_title(leaves), call.launch):
+                call.record_no_more()
+        return not call.full
 
     def _prepare(self, key: object, leaves: Sequence[object]) -> Sequence[object]:
         """Run as the graph will, so that compilation and allocation for these inputs happen now."""
         call = self._seen[key] = _Call(self._buffers(leaves))
-        results = self._run(*self._inputs(call, leaves))
+        inputs = self._inputs(call, leaves)
+        results = self._run(*inputs) if self.chooser is None else self._measured(key, call, inputs)
         size = sum(r.nbytes for r in results if isinstance(r, Tensor))
         lenders = sum(other is not None and other.lends for other in self._seen.values())
         call.lends = any(map(is_large, results)) and size <= MOST_LENT and lenders < MOST_LENDERS
@@ -147,6 +197,18 @@ class CudaGraphs:
             call.leaves = []
         return results
 
+    def _measured(self, key: object, call: _Call, inputs: Sequence[object]) -> Sequence[object]:
+        """Run, and measure whether recording would win; what compiles meanwhile is measured once more."""
+        assert self.chooser is not None
+        compiled = self._compiles()
+        launch = Launch()
+        with launch:
+            results = self._run(*inputs)
+        call.launch = launch
+        if self._compiles() != compiled:
+            self._seen[key] = None
+        return results
+
     def _record(self, call: _Call, inputs: Sequence[object]) -> Recording | None:
         """Record a graph; on failure note why and never try again."""
         # A layer that runs densely while its plan is being built would stay dense in the graph.
@@ -156,14 +218,32 @@ class CudaGraphs:
         graph = _CUDA.CUDAGraph()
         try:
             with _CUDA.graph(graph, pool=self._pool(lends), capture_error_mode="thread_local"):
+                before = self._reserved()
                 results = self._run(*inputs)
+                grown = self._reserved() - before
         except RuntimeError as error:
             self.refusal = f"CUDA can't record it: {str(error).partition(chr(10))[0]}"
-            self._seen.clear()
+            self._forget()
+            return None
+        self.seconds.append(time.perf_counter() - start)
+        if not self._keeps(call, inputs, grown):
+            call.record_no_more()
             return None
         call.recordings.append(Recording(graph, results, inputs, lends=lends))
-        self.seconds.append(time.perf_counter() - start)
         return call.recordings[-1]
+
+    def _keeps(self, call: _Call, inputs: Sequence[object], grown: int) -> bool:
+        """Account for the memory of a recording that nobody asked for; return whether it may be kept."""
+        if self.chooser is None or call.launch is None:
+            return True
+        size = grown + (0 if call.recordings else moved_bytes(inputs, self._written))
+        kept = self.chooser.keeps(_title(inputs), size, call.launch)
+        call.bytes += size if kept else 0
+        return kept
+
+    def _reserved(self) -> int:
+        """Return the bytes that the allocator has, where what a recording adds to them counts."""
+        return 0 if self.chooser is None else _CUDA.memory_reserved(self._device)
 
     def _pool(self, lends: bool) -> _POOL_HANDLE:
         """Return the memory pool of a recording: its stream's, or its own if it lends results."""
@@ -191,11 +271,28 @@ class CudaGraphs:
     def _remember(self, key: object) -> None:
         self._seen[key] = None
         if len(self._seen) > MOST:
-            self._seen.popitem(last=False)
+            # What was never recorded goes first: it costs nothing to see it again.
+            oldest = next((k for k, call in self._seen.items() if not (call and call.recordings)), None)
+            self._drop(next(iter(self._seen)) if oldest in (None, key) else oldest)
+
+    def _drop(self, key: object) -> None:
+        call = self._seen.pop(key)
+        if call is not None and self.chooser is not None:
+            self.chooser.bytes -= call.bytes
+
+    def _forget(self) -> None:
+        for key in list(self._seen):
+            self._drop(key)
 
     def _key(self, leaves: Sequence[object]) -> object:
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        mode = (_CUDA.current_stream().cuda_stream, torch.is_inference_mode_enabled(), autocast)
+        mode = (
+            _CUDA.current_stream().cuda_stream,
+            torch.is_inference_mode_enabled(),
+            autocast,
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
         return mode, tuple(self._leaf_key(i, leaf) for i, leaf in enumerate(leaves))
 
     def _leaf_key(self, index: int, leaf: object) -> object:
@@ -207,3 +304,9 @@ class CudaGraphs:
     def _elsewhere(self, leaves: Sequence[object]) -> str:
         other = {leaf.device for leaf in leaves if isinstance(leaf, Tensor)} - {self._device}
         return f"an input is on {other.pop()}" if other else ""
+
+
+def _title(leaves: Sequence[object]) -> str:
+    """Name a call by the shapes of its first tensors."""
+    shapes = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+    return ", ".join(map(str, shapes[:2])) + (", …" if len(shapes) > 2 else "")

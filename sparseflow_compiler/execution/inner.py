@@ -12,12 +12,16 @@ import torch
 from torch import fx
 
 from sparseflow.execution.cuda_graphs import CudaGraphs
+from sparseflow.execution.self_recording import SelfRecording, waits_for_values
 
 Inner = Literal["auto", "eager", "inductor"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 GRAPH_MODES: tuple[Mode, ...] = ("reduce-overhead", "max-autotune")
-"""Modes with CUDA graphs. They are our own: those of inductor copy what a cache holds, or refuse it."""
+"""Modes with CUDA graphs. They are our own: those of inductor copy what a cache holds, or refuse it.
+
+Without any mode a program on a GPU records by itself, where that was measured to pay.
+"""
 
 SIZES = 64
 """How many variants of a program are compiled before torch refuses: sizes, strides, inference mode."""
@@ -29,7 +33,8 @@ class Execution:
 
     Attributes:
         inner: torch.fx as it is, or inductor over it; ``"auto"`` is inductor on a GPU.
-        mode: that of ``torch.compile``; CUDA graphs work without inductor too.
+        mode: that of ``torch.compile``; CUDA graphs work without inductor too. ``None`` records them where
+            the host is measured to be what takes the time, ``"default"`` never.
     """
 
     inner: Inner = "auto"
@@ -92,7 +97,8 @@ class Runner:
         run: takes the leaves and returns the program's results.
         inductor: set if inductor is used.
         graphs: the CUDA graphs, if the mode has them.
-        without_graphs: why the program has none although the mode asks for them; empty otherwise.
+        without_graphs: why the program has none although the mode asks for them, or would allow them on a
+            GPU; empty otherwise.
     """
 
     run: Callable[..., Sequence[object]]
@@ -124,11 +130,18 @@ def make_runner(
     if chosen_inner(execution.inner, device) == "inductor":
         inductor = Inductor(graph, _without_graphs(execution.mode), dynamic=grows or None)
     run: Callable[..., Sequence[object]] = graph if inductor is None else inductor
-    if execution.mode not in GRAPH_MODES:
+    asked = execution.mode in GRAPH_MODES
+    if not asked and (execution.mode is not None or device.type != "cuda"):
         return Runner(run, inductor)
     if reason := unrecordable(graph, device, grows):
         return Runner(run, inductor, without_graphs=reason)
-    graphs = CudaGraphs(run, device, written)
+    if asked:
+        graphs = CudaGraphs(run, device, written)
+        return Runner(graphs, inductor, graphs)
+    if operator := waits_for_values(graph):
+        return Runner(run, inductor, without_graphs=f"the host waits for what {operator} computes")
+    compiles = int if inductor is None else functools.partial(len, inductor.seconds)
+    graphs = CudaGraphs(run, device, written, SelfRecording.of(graph, device), compiles)
     return Runner(graphs, inductor, graphs)
 
 

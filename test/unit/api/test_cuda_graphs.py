@@ -8,66 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import FakeCuda, Program
 
 from sparseflow.execution import cuda_graphs, recording
 from sparseflow.execution.cuda_graphs import CudaGraphs
-
-
-class FakeCuda:
-    """The part of torch.cuda that is used; a graph remembers its inputs and computes into its results."""
-
-    def __init__(self) -> None:
-        self.recording: Any = None
-        self.replays = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return {"is_current_stream_capturing": bool, "graph_pool_handle": int}[name]
-
-    def current_stream(self) -> Any:
-        return type("Stream", (), {"cuda_stream": 0})
-
-    def device(self, _: torch.device) -> Any:
-        return contextlib.nullcontext()
-
-    def CUDAGraph(self) -> FakeCuda.Graph:  # noqa: N802  # torch's name
-        return FakeCuda.Graph(self)
-
-    @contextlib.contextmanager
-    def graph(self, graph: FakeCuda.Graph, **_: Any) -> Iterator[None]:
-        self.recording = graph
-        yield
-        self.recording = None
-
-    class Graph:
-        def __init__(self, cuda: FakeCuda) -> None:
-            self._cuda, self.work = cuda, []
-
-        def replay(self) -> None:
-            self._cuda.replays += 1
-            for step in self.work:
-                step()
-
-
-class Program:
-    """Adds its inputs into the first, which it writes, and returns the sum."""
-
-    def __init__(self, cuda: FakeCuda) -> None:
-        self._cuda = cuda
-        self.runs = 0
-
-    def __call__(self, state: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor]:
-        result = torch.empty(())
-
-        def work() -> None:
-            state.add_(x)
-            result.copy_(state.sum())
-
-        self.runs += 1
-        if self._cuda.recording is None:
-            work()
-        else:
-            self._cuda.recording.work.append(work)
-        return (result,)
 
 
 @pytest.fixture
