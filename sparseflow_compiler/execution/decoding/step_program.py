@@ -105,7 +105,7 @@ def inductor_options(tensors: Sequence[object], sampling: Sampling) -> dict[str,
         "size_asserts": False,
         # Draws follow torch's generator, as those of transformers do.
         "fallback_random": sampling.draws,
-        # Turning q, turning k and writing it, writing v: they share no tensor by which inductor would join them.
+        # Turning q, turning k and writing it, writing v share no tensor by which inductor would join them.
         "combo_kernels": not _on_cpu(tensors),
     }
 

@@ -68,7 +68,7 @@ def test_the_likeliest_is_the_first_also_in_two_stages(size: int) -> None:
 
 
 def counting(again: bool) -> torch.fx.GraphModule:
-    """A graph that advances its first two inputs by 1 and the third by 2, and perhaps reads the first again."""
+    """A graph that advances two inputs by 1 and the third by 2, and perhaps reads the first again."""
     graph = torch.fx.Graph()
     inputs = [graph.placeholder(f"input_{i}") for i in range(3)]
     aten = torch.ops.aten
