@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+GROUP = 1024
+"""Scores among which a block of a GPU looks for the largest."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -60,10 +63,34 @@ def choose(logits: Tensor, sampling: Sampling, knobs: Tensor, seen: Tensor | Non
     if seen is not None:
         scores = torch.where(seen, torch.where(scores < 0, scores * knobs[2], scores / knobs[2]), scores)
     if not sampling.draws:
-        return scores.argmax(-1)
+        return likeliest(scores)
     probabilities = _kept(scores / knobs[0], sampling, knobs[1]).softmax(-1)
     # What torch.multinomial does for one draw, without waiting for the device as it does.
-    return (probabilities / torch.empty_like(probabilities).exponential_(1)).argmax(-1)
+    return likeliest(probabilities / torch.empty_like(probabilities).exponential_(1))
+
+
+def likeliest(scores: Tensor) -> Tensor:
+    """Return the index of the first largest score of each row, NaN being larger than all; int64 `[batch]`.
+
+    Args:
+        scores: `[batch, vocabulary]`, of a floating dtype.
+    """
+    if scores.device.type != "cuda" or scores.shape[-1] <= GROUP:
+        return scores.argmax(-1)
+    return likeliest_of_groups(scores)
+
+
+def likeliest_of_groups(scores: Tensor) -> Tensor:
+    """Return what `likeliest` does, first within groups of scores, then among these.
+
+    Inductor spreads other reductions of one row over blocks of a GPU, but no arg-max: the one block that
+    looks through 128256 scores takes 27 µs on an H200.
+    """
+    groups = -(-scores.shape[-1] // GROUP)
+    padded = torch.nn.functional.pad(scores, (0, groups * GROUP - scores.shape[-1]), value=-torch.inf)
+    best, places = padded.unflatten(-1, (groups, GROUP)).max(-1)
+    group = best.argmax(-1, keepdim=True)
+    return (group * GROUP + places.gather(1, group)).squeeze(1)
 
 
 def _kept(scores: Tensor, sampling: Sampling, top_p: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, ops
 
+from sparseflow.execution.decoding.counters import count_together
 from sparseflow.execution.decoding.sampling import Sampling
 from sparseflow.execution.decoding.state import advance
 from sparseflow.runtime.calling.lowered import LoweredCall
@@ -51,6 +52,7 @@ def step_graph(lowered: LoweredCall, sampling: Sampling, state: int) -> fx.Graph
     logits = lowered.output(list(_nodes(results)), places).logits
     graph.call_function(_advancing(sampling), (logits, *more))
     graph.output(())
+    count_together(graph)
     return fx.GraphModule(lowered.graph, graph)
 
 
@@ -82,14 +84,30 @@ def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampli
 
     if _on_cpu(tensors):
         _stream_weights(graph)
-    # Draws follow torch's generator, as those of transformers do.
-    options = {"size_asserts": False, "fallback_random": sampling.draws}
     try:
         with torch.no_grad():
-            compiled: Any = compile_fx(graph, list(tensors), config_patches=options)
+            compiled: Any = compile_fx(
+                graph, list(tensors), config_patches=inductor_options(tensors, sampling)
+            )
             return compiled, ""
     except Exception as error:  # of any class: whatever inductor and the C++ compiler meet
         return None, f"inductor failed: {str(error).partition(chr(10))[0]}"
+
+
+def inductor_options(tensors: Sequence[object], sampling: Sampling) -> dict[str, bool]:
+    """Return what inductor is to do otherwise than by default.
+
+    Args:
+        tensors: that the step is called with.
+        sampling: of the step.
+    """
+    return {
+        "size_asserts": False,
+        # Draws follow torch's generator, as those of transformers do.
+        "fallback_random": sampling.draws,
+        # Turning q, turning k and writing it, writing v share no tensor by which inductor would join them.
+        "combo_kernels": not _on_cpu(tensors),
+    }
 
 
 def _on_cpu(tensors: Sequence[object]) -> bool:

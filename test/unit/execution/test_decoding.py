@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from sparseflow.execution.decoding.counters import count_together
 from sparseflow.execution.decoding.finish import Watch
-from sparseflow.execution.decoding.sampling import Knobs, Sampling, choose
+from sparseflow.execution.decoding.sampling import GROUP, Knobs, Sampling, choose, likeliest_of_groups
 from sparseflow.execution.decoding.step_program import one_row_linear
 from sparseflow.execution.generation import rounded_length
 
@@ -52,6 +53,45 @@ def test_a_seen_token_is_penalized_whatever_its_sign() -> None:
     scores = torch.tensor([[3.0, 2.0, -1.0], [-1.0, -1.5, -3.0]])
     assert choose(scores, Sampling(penalizes=True), knobs, seen).tolist() == [1, 1]
     assert choose(scores, Sampling(), knobs, None).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [1, GROUP - 1, GROUP, GROUP + 1, 3 * GROUP + 5])
+def test_the_likeliest_is_the_first_also_in_two_stages(size: int) -> None:
+    # Few values, so that there are many largest ones, in one group and in several.
+    scores = torch.randint(-3, 3, (7, size)).float()
+    scores[1] = -torch.inf
+    scores[2, torch.arange(0, size, 700)] = torch.inf
+    scores[3, size // 2 :] = torch.nan
+    scores[4] = -scores[4].abs()
+    assert likeliest_of_groups(scores).tolist() == [row.numpy().argmax() for row in scores]
+    assert likeliest_of_groups(scores[:0]).shape == (0,)
+
+
+def counting(again: bool) -> torch.fx.GraphModule:
+    """A graph that advances two inputs by 1 and the third by 2, and perhaps reads the first again."""
+    graph = torch.fx.Graph()
+    inputs = [graph.placeholder(f"input_{i}") for i in range(3)]
+    aten = torch.ops.aten
+    read = graph.call_function(aten.mul.Tensor, (inputs[0], 10))
+    for place, step in zip(inputs, (1, 1, 2), strict=True):
+        added = graph.call_function(aten.add.Scalar, (place, step))
+        graph.call_function(aten.copy_.default, (place, added))
+    after = graph.call_function(aten.mul.Tensor, (inputs[0], 10)) if again else read
+    graph.output((read, after))
+    return torch.fx.GraphModule({}, graph)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["written last", "read again"])
+def test_counters_count_in_one_operation(again: bool) -> None:
+    plain, joined = counting(again), counting(again)
+    count_together(joined.graph)
+    joined.recompile()
+    targets = [node.target for node in joined.graph.nodes]
+    assert (torch.ops.aten._foreach_add_.Scalar in targets) is not again
+    assert targets.count(torch.ops.aten.copy_.default) == (3 if again else 1)
+    counters = [[torch.tensor([i]) for i in range(3)] for _ in range(2)]
+    assert [int(t) for t in plain(*counters[0])] == [int(t) for t in joined(*counters[1])]
+    assert counters[0] == counters[1] == [torch.tensor([1]), torch.tensor([2]), torch.tensor([4])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
