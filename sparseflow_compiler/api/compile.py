@@ -70,10 +70,10 @@ def compile(  # noqa: A001  # named like torch.compile
         inner: ``"eager"`` runs the lowered torch.fx graph as it is, ``"inductor"`` through ``torch.compile``;
             ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes statically,
             and once more for all others; `compiled.warmup` does it ahead.
-        mode: ``None`` records a CUDA graph of a call that comes a third time with the same sizes if its second
-            run showed that the device waits for the host. Such recordings hold at most 1 GiB or a sixteenth
-            of the GPU's memory for all models of the process, results are the caller's to keep, and
-            `compiled.report` says what was recorded and why. The others are those of ``torch.compile``:
+        mode: ``None`` records a CUDA graph of a call that comes a third time with the same sizes if its
+            second run showed that the device waits for the host. Such recordings hold at most 1 GiB or a
+            sixteenth of the GPU's memory for all models of the process, results are the caller's to keep,
+            and `compiled.report` says what was recorded and why. The others are those of ``torch.compile``:
             ``"default"`` never records; ``"reduce-overhead"`` and ``"max-autotune"`` record every call that
             comes a third time, such as decoding over a static cache, with or without inductor.
         inplace: release dense weights as they are packed; the original model can't be used afterwards.
