@@ -16,7 +16,8 @@ ENDS = list(range(0, 96, 4))
 def compiled(request: pytest.FixtureRequest) -> sf.CompiledModel:
     torch.manual_seed(0)
     model = zoo.text_model(request.param).cuda()
-    return sf.compile(model, prune="magnitude", policy="sparse", inner="eager")
+    sf.prune(model)  # fp32 layers stay dense on a GPU, whether pruned or not
+    return sf.compile(model, policy="sparse", inner="eager")
 
 
 def prompt(batch: int, length: int) -> dict[str, torch.Tensor]:
@@ -29,10 +30,8 @@ def test_steps_are_replayed_and_give_the_tokens_of_transformers(compiled: sf.Com
     for length in (9, 5):
         call = {**prompt(3, length), **OPTIONS}
         found = compiled.generate(**call)
-        reference = zoo.pruned_as(compiled.model_behind, compiled.report)
-        agreed = (found == reference.generate(**call)).float().mean()
-        # TF32 and other sums: random weights give logits that lie close together.
-        assert agreed >= 0.9
+        expected = compiled.model_behind.generate(**call)
+        assert torch.equal(found, expected)
         assert compiled.report.model["generate"]["loop"] == "sparseflow"
     step = compiled.generator.again(5)
     assert step._graph is not None, step.refusal
