@@ -123,5 +123,5 @@ class FormatWarning(SparseFlowWarning):
     """Layers can't be stored in the weight format that was asked for, and stay dense."""
 
 
-class SlowerWarning(UserWarning):
+class SlowerWarning(SparseFlowWarning):
     """A compiled model was measured to be slower than the dense one."""
