@@ -272,7 +272,8 @@ class RepeatedCalls:
         self, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[RepeatedCall, list[object], list[object]] | None:
         """Return a call like that one, its arguments and its leaves; None if none is known to be like it."""
-        known = self._known.get((len(args), *kwargs))
+        key = (len(args), *kwargs)
+        known = self._known.get(key)
         if known is None:
             return None
         values = [*args, *kwargs.values()]
@@ -280,8 +281,7 @@ class RepeatedCalls:
             leaves = call.leaves(values)
             if leaves is not None:
                 if place:
-                    known.remove(call)
-                    known.insert(0, call)
+                    self._known[key] = [call, *(other for other in known if other is not call)]
                 return call, values, leaves
         return None
 
