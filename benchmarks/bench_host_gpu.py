@@ -2,7 +2,8 @@
 
 Host cost: wall time of launching, the device far behind, ours and F.linear in turn. Unseen M: wall time of
 the first call with each of many random M's after warm-up, until the launch returns; the slowest are listed,
-and `--stalls` takes those of a second series apart with torch's profiler.
+and `--stalls` takes those of a second series apart with torch's profiler. Whole programs: the host time of
+a call that replays a recorded program, beside torch.compile's ``mode="reduce-overhead"``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _host_programs
 import _measure
 import _stalls
 import torch
@@ -196,11 +198,15 @@ def main(argv: list[str]) -> int:
         rows += [unseen(dtype) for dtype in dtypes]
         for dtype in dtypes if args.stalls else ():
             print(f"where the slowest first calls in {dtype} spend their time:", *stalls(dtype), sep="\n  ")
+    with torch.no_grad():
+        rows += _host_programs.whole_programs()
     for row in rows:
         m = f" M={row['M']}" if "M" in row else ""
         verdict = f"asked {row['target']}: {'met' if row['met'] else 'MISSED'}"
         print(f"{row['what']}, {row['dtype']}{m}: {row['value']} {row['unit']}, {verdict}")
-        for line in row.get("slowest", ()):
+        if "torch_compile_us" in row:
+            print(f"    torch.compile, reduce-overhead: {row['torch_compile_us']} µs")
+        for line in (*row.get("slowest", ()), *row.get("decisions", ())):
             print("   ", line)
     machine = GpuMachine.here(0)
     name = _measure.gpu_name("host", machine.gpu)

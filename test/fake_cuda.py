@@ -32,7 +32,7 @@ class FakeCuda:
     def get_device_properties(self, _: torch.device) -> Any:
         return type("Properties", (), {"total_memory": self.memory})
 
-    def current_stream(self) -> Any:
+    def current_stream(self, _: object = None) -> Any:
         return type("Stream", (), {"cuda_stream": 0})
 
     def device(self, _: torch.device) -> Any:

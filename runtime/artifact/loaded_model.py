@@ -18,6 +18,7 @@ from sparseflow.runtime.calling.executable import Executable
 from sparseflow.runtime.calling.frozen import samples
 from sparseflow.runtime.calling.inference import InferenceModule
 from sparseflow.runtime.calling.lowered import LoweredCall
+from sparseflow.runtime.calling.repeated import RepeatedCalls
 from sparseflow.runtime.calling.write_guard import WriteGuard
 from sparseflow.support.documents import Document
 
@@ -76,13 +77,14 @@ class LoadedModel(InferenceModule):
     ) -> None:
         super().__init__(f"loaded {name}")
         self._name, self._folder, self._programs = name, folder, tuple(programs)
-        self._runs: list[tuple[Executable, bool]] = []
+        self._runs: list[Executable] = []
+        self._repeated = RepeatedCalls()
         for program in programs:
             run, direct = make_runner(program)
             contract = program.contract
             guard = WriteGuard.of(self._subject, contract.names, program.graph, program.written)
-            executable = Executable(run, contract.signature, contract.call_signature, guard=guard)
-            self._runs.append((executable, direct))
+            signature = contract.signature
+            self._runs.append(Executable(run, signature, contract.call_signature, guard=guard, direct=direct))
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Run the model. Arguments and result are those of the model's own forward.
@@ -91,13 +93,17 @@ class LoadedModel(InferenceModule):
             InferenceOnlyError: an input requires gradients.
             ArgumentError: no program of the artifact accepts the call.
         """
+        repeated = self._repeated.find(args, kwargs)
+        if repeated is not None:
+            known, values, leaves = repeated
+            return known.run(values, leaves)
         call = self._programs[0].contract.flatten(args, kwargs)
         self.require_no_gradients(call.leaves)
-        executable, direct = self._serving(call)
-        if not direct:
-            return executable.run_flat(call)
-        with torch._C._AutoDispatchBelowAutograd():
-            return executable.run_flat(call)
+        executable = self._serving(call)
+        results = executable.results(call)
+        output = executable.output(results, call)
+        self._repeated.learn(args, kwargs, call, executable, results, output)
+        return output
 
     def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
         """Return the graph that serves a call, to be run as a part of another.
@@ -106,8 +112,8 @@ class LoadedModel(InferenceModule):
             ArgumentError: no program accepts the call, or it replaces tensors of its arguments.
         """
         call = self._programs[0].contract.flatten(args, kwargs)
-        executable, _ = self._serving(call)
-        program = self._programs[[run for run, _ in self._runs].index(executable)]
+        executable = self._serving(call)
+        program = self._programs[self._runs.index(executable)]
         if program.grows:
             raise ArgumentError(
                 self._subject, "the call replaces tensors of its arguments", "pass a static cache"
@@ -179,7 +185,7 @@ class LoadedModel(InferenceModule):
         """Return the model's class and the number of programs, for `repr`."""
         return f"{self._name}, programs={len(self._programs)}"
 
-    def _serving(self, call: Flat) -> tuple[Executable, bool]:
+    def _serving(self, call: Flat) -> Executable:
         refusal = ""
         for program, run in zip(self._programs, self._runs, strict=True):
             refused = program.contract.accepts_flat(call)

@@ -88,7 +88,7 @@ COUNTERS: set[tuple[type, str]] = set()
 """Attributes that count from call to call, such as a cache's length: (class, name), learnt on capture."""
 
 _LEAVES = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})
+ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})
 _SEQUENCES = (list, tuple, torch.Size)
 
 
@@ -117,7 +117,7 @@ class Encoder:
         kind = type(value)
         if isinstance(value, _LEAVES):
             return self._encode_leaf(value)
-        if kind in _ATOMS:
+        if kind in ATOMS:
             return Constant(kind, value)
         if isinstance(value, (list, tuple)) and kind in _SEQUENCES:
             return Container(kind, (), tuple(map(self.encode, value)))

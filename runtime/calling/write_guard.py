@@ -23,6 +23,10 @@ class WriteGuard:
         written: the leaves that the program writes.
         held: the model's tensors that the program uses.
         written_held: those among them that it writes.
+
+    Attributes:
+        written: the leaves that the program writes.
+        written_held: the model's tensors that it writes.
     """
 
     def __init__(
@@ -33,7 +37,8 @@ class WriteGuard:
         held: Sequence[Tensor],
         written_held: frozenset[int],
     ) -> None:
-        self._subject, self._names, self._written, self._held = subject, names, written, held
+        self._subject, self._names, self._held = subject, names, held
+        self.written, self.written_held = written, [held[i] for i in sorted(written_held)]
         spans = [Span.of(tensor, i) for i, tensor in enumerate(held)]
         self._all_held = Spans(spans)
         self._written_held = Spans(span for span in spans if span.place in written_held)
@@ -66,10 +71,10 @@ class WriteGuard:
         tensors = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         spans = [Span.of(leaf, i) for i, leaf in tensors.items()]
         for one, other in Spans(spans).pairs():
-            if not self._written.isdisjoint((one.place, other.place)):
+            if not self.written.isdisjoint((one.place, other.place)):
                 self._compare(one.place, tensors[one.place], tensors[other.place], self._names[other.place])
         for span in spans:
-            leaf, writes = tensors[span.place], span.place in self._written
+            leaf, writes = tensors[span.place], span.place in self.written
             if writes and not leaf.is_contiguous() and overlaps_itself(leaf):
                 self._refuse(self._names[span.place], "itself")
             for other in (self._all_held if writes else self._written_held).meeting(span):

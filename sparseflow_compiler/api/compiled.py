@@ -62,16 +62,19 @@ class CompiledModel(Inspected):
         """
         if is_tracing():
             return self._inlined(args, kwargs)
-        program, call, state = self._ready(args, kwargs)
-        if program.runner.inductor is not None:
-            result = program.executable.run_flat(call)
-        else:
-            # Nothing requires gradients here, and skipping autograd's dispatch halves an operator's overhead.
-            with torch._C._AutoDispatchBelowAutograd():
-                result = program.executable.run_flat(call)
+        self._see_changes()
+        repeated = None if self._model.training else self._programs.repeated.find(args, kwargs)
+        if repeated is not None:
+            known, values, leaves = repeated
+            return known.run(values, leaves)
+        program, call, state = self._programs.serving(args, kwargs, self._check_inference)
+        results = program.executable.results(call)
+        output = program.executable.output(results, call)
         if state is not None:
             self._programs.carried.write(state)
-        return result
+        else:
+            self._programs.repeated.learn(args, kwargs, call, program.executable, results, output)
+        return output
 
     def refresh(self) -> None:
         """Drop all captured programs, so that the next call captures the model as it is now.

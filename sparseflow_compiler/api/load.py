@@ -81,7 +81,7 @@ class LoadedModel(artifact.LoadedModel):
         shell = shell_of(self._folder, lambda: self.device)
         if not self._knows_caches:  # its programs were given stand-ins for transformers' caches and outputs
             other = self._again()
-            self._programs, self._runs = other._programs, other._runs
+            self._programs, self._runs, self._repeated = other._programs, other._runs, other._repeated
             self._knows_caches = True
         return Generator(shell, self._no_part, self.forward, self.lowered, self._execution)
 

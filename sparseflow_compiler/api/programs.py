@@ -18,6 +18,7 @@ from sparseflow.frontend.state.later import Held
 from sparseflow.pruning.prunable import Prunable
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried
+from sparseflow.runtime.calling.repeated import RepeatedCalls
 from sparseflow.runtime.calling.structure import COUNTERS
 from sparseflow.support.extras import require_compiler
 from sparseflow.support.progress import progress_bars
@@ -45,6 +46,7 @@ class Programs:
         all: the programs, in order of capture.
         captures: why each was captured.
         carried: attributes of the model that calls change.
+        repeated: calls that these programs served, to find the program of the next one like them at once.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Programs:
         self.all: list[Program] = []
         self.captures: list[str] = []
         self.carried = Carried()
+        self.repeated = RepeatedCalls()
         self._held: Held | None = None
         self._call_signature = CallSignature.of(eager_forward(model))
 
@@ -105,6 +108,7 @@ class Programs:
     def forget(self) -> None:
         """Drop all captured programs."""
         self.all, self.captures, self.carried, self._held = [], [], Carried(), None
+        self.repeated = RepeatedCalls()
         if not self._shares_bank:
             self.bank = self._new_bank()
 
@@ -160,7 +164,7 @@ class Programs:
             name = type(self._model).__name__
             self.bank.told = warn_of_weights(name, program, self.bank, first=not self.all)
         if self.carried.places is not places:  # the earlier programs lack these inputs
-            self.all, self.captures = [], []
+            self.all, self.captures, self.repeated = [], [], RepeatedCalls()
         self.all.append(program)
         carried = {(id(place.module), place.name) for place in self.carried.places}
         self._held = None if self._shares_bank else Held(self._model, carried)

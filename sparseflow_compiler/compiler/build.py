@@ -113,7 +113,8 @@ def build_program(
     grows = bool(signature.outputs.updates)
     runner = make_runner(graph, options.execution, device_of(model), written, grows=grows)
     guard = WriteGuard.of(type(model).__name__, captured.names, graph, written)
-    executable = Executable(runner.run, signature, captured.call_signature, guard=guard)
+    direct = runner.inductor is None
+    executable = Executable(runner.run, signature, captured.call_signature, guard=guard, direct=direct)
     writes = frozenset(changed)
     return Program(captured, executable, graph, runner, written, phases, clock.seconds, errors, writes)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from sparseflow.execution.self_recording import Launch, SelfRecording, moved_byt
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
+
+    from sparseflow.runtime.calling.executable import Replay
 
 _CUDA = torch.cuda
 
@@ -41,11 +44,33 @@ def wait_for_plans() -> None:
     torch.ops.sparseflow.plans_wait()
 
 
+class _Key:
+    """What calls with the same recordings have in common; hashed once.
+
+    Args:
+        mode: of the call.
+        leaves: what it depends on of each leaf.
+    """
+
+    __slots__ = ("_hash", "leaves", "mode")
+
+    def __init__(self, mode: tuple[object, ...], leaves: tuple[object, ...]) -> None:
+        self.mode, self.leaves = mode, leaves
+        self._hash = hash((mode, leaves))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and (self.mode, self.leaves) == (other.mode, other.leaves)
+
+
 @dataclass
 class _Call:
     """The state of calls with one key.
 
     Attributes:
+        key: theirs.
         leaves: the graph's input buffers; None for inputs that it reads in place.
         lends: whether recordings lend large results.
         copies: whether a recording may copy all results.
@@ -55,6 +80,7 @@ class _Call:
         bytes: what recordings that nobody asked for hold.
     """
 
+    key: _Key
     leaves: list[Tensor | None]
     lends: bool = False
     copies: bool = True
@@ -117,12 +143,51 @@ class CudaGraphs:
     ) -> None:
         self._run, self._device, self._written = run, device, written
         self.chooser, self._compiles = chooser, compiles
-        self._seen: OrderedDict[object, _Call | None] = OrderedDict()
+        self._seen: OrderedDict[_Key, _Call | None] = OrderedDict()
         self._pools: dict[int, _POOL_HANDLE] = {}
         self._lock = threading.Lock()
         self.seconds: list[float] = []
         self.replays = 0
         self.refusal = ""
+
+    @property
+    def recordings(self) -> int:
+        """How many there were so far."""
+        return len(self.seconds)
+
+    def replay_of(self, leaves: Sequence[object]) -> Replay | None:
+        """Return what replays a call over leaves like these, the written ones in the same memory.
+
+        It checks the stream, inference mode and flags of a call, but nothing of its leaves. None if such a
+        call was never recorded.
+        """
+        with torch.autocast("cuda", enabled=False), self._lock:
+            call = self._seen.get(self._key(leaves))
+            if call is None or not call.recordings:
+                return None
+            buffers = {i: buffer for i, buffer in enumerate(call.leaves) if buffer is not None}
+        return functools.partial(self._again, self._mode(), call, list(buffers), list(buffers.values()))
+
+    def _again(
+        self,
+        mode: tuple[object, ...],
+        call: _Call,
+        moved: list[int],
+        buffers: list[Tensor],
+        leaves: Sequence[object],
+    ) -> Sequence[object] | None:
+        if mode != self._mode() or _CUDA.is_current_stream_capturing():
+            return None
+        with self._lock:
+            recording = call.free()
+            if recording is None:
+                return None
+            self._seen.move_to_end(call.key)
+            if buffers:
+                moving = cast("list[Tensor]", [leaves[i] for i in moved])
+                torch._foreach_copy_(buffers, moving)
+            self.replays += 1
+            return recording.replay()
 
     def __call__(self, *leaves: object) -> Sequence[object]:
         """Run the program for these leaves."""
@@ -140,7 +205,7 @@ class CudaGraphs:
                     self._remember(key)
         return self._plain(key, leaves, first) if results is None else results
 
-    def _plain(self, key: object, leaves: Sequence[object], first: bool) -> Sequence[object]:
+    def _plain(self, key: _Key, leaves: Sequence[object], first: bool) -> Sequence[object]:
         """Run without a graph; note at once if a call that wasn't seen before is never to be recorded."""
         results = self._run(*leaves)
         if first and self.chooser is not None:
@@ -148,15 +213,15 @@ class CudaGraphs:
         return results
 
     def _choose(
-        self, chooser: SelfRecording, key: object, results: Sequence[object], leaves: Sequence[object]
+        self, chooser: SelfRecording, key: _Key, results: Sequence[object], leaves: Sequence[object]
     ) -> None:
         reason = chooser.difference(results, leaves, self._written)
         with self._lock:
             if reason and key in self._seen:
                 chooser.refuse(_title(leaves), reason)
-                self._seen[key] = _Call([], copies=False)
+                self._seen[key] = _Call(key, [], copies=False)
 
-    def _serve(self, key: object, leaves: Sequence[object]) -> Sequence[object] | None:
+    def _serve(self, key: _Key, leaves: Sequence[object]) -> Sequence[object] | None:
         """Serve a call that was seen before; None if it is to be run without a graph."""
         self._seen.move_to_end(key)
         call = self._seen[key]
@@ -180,9 +245,10 @@ class CudaGraphs:
                 call.record_no_more()
         return not call.full
 
-    def _prepare(self, key: object, leaves: Sequence[object]) -> Sequence[object]:
+    def _prepare(self, key: _Key, leaves: Sequence[object]) -> Sequence[object]:
         """Run as the graph will, so that compilation and allocation for these inputs happen now."""
-        call = self._seen[key] = _Call(self._buffers(leaves))
+        del self._seen[key]  # so that the key of the call is the one in the table, equal by identity
+        call = self._seen[key] = _Call(key, self._buffers(leaves))
         inputs = self._inputs(call, leaves)
         results = self._run(*inputs) if self.chooser is None else self._measured(key, call, inputs)
         size = sum(r.nbytes for r in results if isinstance(r, Tensor))
@@ -197,7 +263,7 @@ class CudaGraphs:
             call.leaves = []
         return results
 
-    def _measured(self, key: object, call: _Call, inputs: Sequence[object]) -> Sequence[object]:
+    def _measured(self, key: _Key, call: _Call, inputs: Sequence[object]) -> Sequence[object]:
         """Run, and measure whether recording would win; what compiles meanwhile is measured once more."""
         assert self.chooser is not None
         compiled = self._compiles()
@@ -268,32 +334,38 @@ class CudaGraphs:
             torch._foreach_copy_([buffer for buffer, _ in moved], [leaf for _, leaf in moved])
         return [leaf if buffer is None else buffer for buffer, leaf in pairs]
 
-    def _remember(self, key: object) -> None:
+    def _remember(self, key: _Key) -> None:
         self._seen[key] = None
         if len(self._seen) > MOST:
             # What was never recorded goes first: it costs nothing to see it again.
             oldest = next((k for k, call in self._seen.items() if not (call and call.recordings)), None)
             self._drop(next(iter(self._seen)) if oldest in (None, key) else oldest)
 
-    def _drop(self, key: object) -> None:
+    def _drop(self, key: _Key) -> None:
         call = self._seen.pop(key)
-        if call is not None and self.chooser is not None:
+        if call is None:
+            return
+        call.recordings.clear()
+        if self.chooser is not None:
             self.chooser.bytes -= call.bytes
 
     def _forget(self) -> None:
         for key in list(self._seen):
             self._drop(key)
 
-    def _key(self, leaves: Sequence[object]) -> object:
+    def _key(self, leaves: Sequence[object]) -> _Key:
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        mode = (
-            _CUDA.current_stream().cuda_stream,
+        parts = tuple(self._leaf_key(i, leaf) for i, leaf in enumerate(leaves))
+        return _Key((self._mode(), autocast), parts)
+
+    def _mode(self) -> tuple[object, ...]:
+        """Return what a recording depends on beside its inputs and autocast."""
+        return (
+            _CUDA.current_stream(self._device).cuda_stream,
             torch.is_inference_mode_enabled(),
-            autocast,
             torch.get_float32_matmul_precision(),
             torch.are_deterministic_algorithms_enabled(),
         )
-        return mode, tuple(self._leaf_key(i, leaf) for i, leaf in enumerate(leaves))
 
     def _leaf_key(self, index: int, leaf: object) -> object:
         if not isinstance(leaf, Tensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import cast
@@ -37,18 +38,22 @@ class Held:
     def __init__(self, model: nn.Module, carried: Collection[tuple[int, str]] = ()) -> None:
         self._model = model
         modules = list(model.named_modules(remove_duplicate=False))
+        tables = [(path, vars(module)[name]) for path, module in modules for name in TABLES]
         entries = [
             (table, key, value, f"{path}.{key}".lstrip("."))
-            for path, module in modules
-            for table in (vars(module)[name] for name in TABLES)
+            for path, table in tables
             for key, value in table.items()
         ]
+        distinct = {id(table): table for _, table in tables if table}.values()
+        self._whole = [table for table in distinct if all(map(_differs_from_all_others, table.values()))]
+        self._wholes = list(map(dict, self._whole))
         settings = list(_settings(modules, carried))
         entries += [entry for entry in settings if type(entry[2]) in ATOMS]
         self._containers = [entry for entry in settings if type(entry[2]) not in ATOMS]
         self._container_tables = [entry[0] for entry in self._containers]
         self._container_keys = [entry[1] for entry in self._containers]
         self._contents = [copy.copy(entry[2]) for entry in self._containers]
+        self._single = _Grouped(entries, {id(table) for table in self._whole})
         self._tables = [entry[0] for entry in entries]
         self._keys = [entry[1] for entry in entries]
         self._values = [entry[2] for entry in entries]
@@ -66,7 +71,8 @@ class Held:
         """Return whether nothing was replaced, written or hooked since."""
         return (
             list(map(_VERSION, self._parameters)) == self._versions
-            and all(map(operator.is_, map(dict.get, self._tables, self._keys), self._values))
+            and _equal(self._whole, self._wholes)
+            and self._single.are_as_they_were()
             and _equal(list(map(dict.get, self._container_tables, self._container_keys)), self._contents)
             and self._where() == self._memory
             and self._has_its_hooks()
@@ -99,6 +105,45 @@ class Held:
             return all(self._hooked)
         self._next_hook = RemovableHandle.next_id
         return list(map(len, self._hooks)) == self._hook_counts
+
+
+class _Grouped:
+    """Entries of dicts, compared by identity, with one look at each dict.
+
+    Args:
+        entries: as (dict, key, value, name).
+        others: ids of dicts that are compared otherwise.
+    """
+
+    def __init__(
+        self, entries: Iterable[tuple[dict[str, object], str, object, str]], others: Collection[int]
+    ) -> None:
+        groups: dict[int, tuple[dict[str, object], dict[str, object]]] = {}
+        for table, key, value, _ in entries:
+            if id(table) not in others:
+                groups.setdefault(id(table), (table, {}))[1][key] = value
+        self._tables = [table for table, _ in groups.values()]
+        # A key by itself would give its value instead of a tuple.
+        keys = [[*known, next(iter(known))] for _, known in groups.values()]
+        self._getters = [operator.itemgetter(*some) for some in keys]
+        self._values = [
+            known[key] for (_, known), some in zip(groups.values(), keys, strict=True) for key in some
+        ]
+
+    def are_as_they_were(self) -> bool:
+        """Return whether each value is the same object."""
+        found = itertools.chain.from_iterable(map(operator.call, self._getters, self._tables))
+        try:
+            return all(map(operator.is_, found, self._values))
+        except KeyError:
+            return False
+
+
+def _differs_from_all_others(value: object) -> bool:
+    """Return whether `==` with this value is true for itself alone, and false or an error for others."""
+    if isinstance(value, torch.Tensor):
+        return type(value) in (torch.Tensor, nn.Parameter) and value.numel() > 1
+    return value is None or type(value).__eq__ is object.__eq__
 
 
 def _settings(

@@ -136,3 +136,24 @@ def test_an_input_elsewhere_is_no_input_of_a_graph(cuda: FakeCuda) -> None:
     graphs = CudaGraphs(lambda x: (x,), torch.device("cuda", 0), frozenset())
     assert graphs(torch.ones(2))[0].sum() == 2
     assert graphs.refusal == "an input is on cpu"
+
+
+def test_what_was_recorded_is_replayed_without_its_key(cuda: FakeCuda) -> None:
+    program, graphs = graphs_over(cuda)
+    state = torch.zeros(2)
+    assert graphs.replay_of([state, torch.ones(2)]) is None
+    for _ in range(3):
+        graphs(state, torch.ones(2))
+    replay = graphs.replay_of([state, torch.ones(2)])
+    assert replay is not None
+    results = [replay([state, torch.full((2,), float(x))]) for x in (2, 3)]
+    assert [result[0].item() for result in results if result is not None] == [10, 16]
+    assert (program.runs, graphs.replays) == (3, 3)
+    assert graphs.replay_of([torch.zeros(2), torch.ones(2)]) is None, "another state"
+    with torch.inference_mode():
+        assert replay([state, torch.ones(2)]) is None
+    for size in range(3, 3 + cuda_graphs.MOST):
+        other = torch.zeros(size)
+        for _ in range(3):
+            graphs(other, torch.ones(size))
+    assert replay([state, torch.ones(2)]) is None, "the recording is gone"
