@@ -283,14 +283,14 @@ def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
 
 
 def pack(w: Tensor, format: str = "2:4", *, name: str = "weight") -> PackedWeight:
-    """Pack a weight that is 2:4 already in any format; as `compress_2_4`, which is this in ``"2:4"``."""
+    """Pack a weight in any format, for most of which it must be 2:4 already; as `compress_2_4`."""
     weight = checks.require_matrix(w, name)
     tensors = packed_tensors(weight, find(format), name)
     return PackedWeight(tensors, weight.shape[1], format, weight.dtype, name=name, trusted=True)
 
 
 def packed_tensors(w: Tensor, stored: Format, name: str) -> tuple[Tensor, ...]:
-    """The tensors of a 2:4 weight ``[N, K]`` in a format's portable form.
+    """The tensors of a weight ``[N, K]`` of the format's pattern in its portable form.
 
     Raises:
         ArgumentError, WeightError: as `compress_2_4`.
@@ -301,7 +301,8 @@ def packed_tensors(w: Tensor, stored: Format, name: str) -> tuple[Tensor, ...]:
     if weight.is_meta:
         n, k = weight.shape
         return empty_parts(stored.parts(n, k, ELEMENT_TYPES[weight.dtype]), weight.device)
-    _require_24(weight, name)
+    if stored.pattern == "2:4":
+        _require_24(weight, name)
     return stored.pack(weight.contiguous())
 
 
