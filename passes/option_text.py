@@ -126,8 +126,8 @@ def format_name(text: str) -> str:
 
 
 def head_format(text: str) -> str:
-    """Parse an option that is the name of any weight format, or empty."""
-    return one_of(("", *formats.names()))(text)
+    """Parse an option that is the name of any weight format."""
+    return one_of(formats.names())(text)
 
 
 def parse_table(text: str) -> Table:

@@ -40,7 +40,9 @@ class PackHead(Pass):
         """Visit dense layers over the weight, and sparse ones that the model's pruning made of it."""
         if not self.weight or not self.format:
             raise PassError(
-                "pass 'pack-head'", "has no weight or format", "pack-head{weight=lm_head.weight format=fp8}."
+                "pass 'pack-head'",
+                "has no weight or format",
+                "Give both: pack-head{weight=lm_head.weight format=fp8}.",
             )
         for op in operations(module, {"torch.aten.linear", "sparse_gemm.linear"}):
             ref = weight_ref(op.operands[1])

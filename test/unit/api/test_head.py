@@ -21,7 +21,7 @@ TIED = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 
 def model_of(*, tied: bool) -> nn.Module:
     torch.manual_seed(0)
-    config = tf.LlamaConfig(tie_word_embeddings=tied, **zoo.GROUPED)
+    config = tf.LlamaConfig(**{**zoo.GROUPED, "num_hidden_layers": 1, "tie_word_embeddings": tied})
     return tf.LlamaForCausalLM(config).eval()
 
 
