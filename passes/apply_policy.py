@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from sparseflow.dialect.base import text_of
-from sparseflow.dialect.linear import KEEPS_DENSE, layer_format, product_dtype, set_keeps_dense
+from sparseflow.dialect.linear import HEAD, KEEPS_DENSE, layer_format, product_dtype, set_keeps_dense
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError, PassError
@@ -72,7 +72,8 @@ class ApplyPolicy(Pass):
         table = self._load()
         for op in operations(module, {"sparse_gemm.linear"}):
             key = _key(op)
-            if key in table:
+            # A format of dense weights has one way to run; a 2:4 layer may have its shape.
+            if key in table and layer_format(op).pattern != "dense":
                 _apply(op, table[key])
         if self.memory != "auto":
             for op in operations(module, {"sparse_gemm.linear"}):
@@ -147,8 +148,17 @@ def _key(op: ir.Operation) -> str:
     return policy_key(product_dtype(op), n, k)
 
 
+def _stays(op: ir.Operation) -> bool:
+    """Return whether what a layer computes would change if it ran over the model's dense weight."""
+    return layer_format(op).lossy or HEAD in op.attributes
+
+
 def _apply(op: ir.Operation, entry: _Entry) -> None:
-    if entry.policy is not None and (entry.reason is None or layer_format(op).lossy):
+    if entry.policy is None and HEAD in op.attributes:
+        # Its dense form is the packed one's: the model's own weight isn't pruned.
+        op.attributes["policy"] = ir.StringAttr.get("1:dense")
+        set_keeps_dense(op, True)
+    elif entry.policy is not None and (entry.reason is None or _stays(op)):
         op.attributes["policy"] = ir.StringAttr.get(entry.policy)
         set_keeps_dense(op, entry.keeps_dense)
     elif entry.reason is not None:

@@ -121,7 +121,12 @@ def one_of(choices: Sequence[T]) -> Callable[[str], T]:
 
 
 def format_name(text: str) -> str:
-    """Parse an option that is the name of a weight format."""
+    """Parse an option that is the name of a format of 2:4 weights."""
+    return one_of(formats.names("2:4"))(text)
+
+
+def head_format(text: str) -> str:
+    """Parse an option that is the name of any weight format."""
     return one_of(formats.names())(text)
 
 

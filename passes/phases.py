@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
-from sparseflow.passes.option_text import Table, format_name, one_of, parse_table
+from sparseflow.passes.option_text import Table, format_name, head_format, one_of, parse_table
 from sparseflow.passes.registry import pass_class
 from sparseflow.support.arguments import MEMORY_MODES, Memory
 
@@ -23,7 +23,7 @@ PHASES: dict[str, tuple[str, ...]] = {
     "marked": ("keep-dense",),
     "contextual": ("form-contextual-mlp",),
     "matched": ("match-sparse-linear", "explain-products"),
-    "merged": ("merge-projections", "fuse-epilogue", "choose-format", "fuse-gate"),
+    "merged": ("merge-projections", "fuse-epilogue", "choose-format", "fuse-gate", "pack-head"),
     "sparse-gemm": ("apply-policy",),
     "runtime": ("lower-sparse-gemm", "lower-contextual-mlp"),
 }
@@ -47,6 +47,8 @@ class PipelineOptions:
         outside_reason: why layers outside those MLPs stay dense; empty if they may become sparse.
         skip: patterns (fnmatch) of layers that stay dense.
         format: how sparse weights are stored and multiplied.
+        head: name of the weight of the model's head, where `pack-head` stores it in a format of its own.
+        head_format: that format.
         policies: a table of `apply-policy`.
         memory: whether dense weights are kept in addition to packed ones.
         memory: whether dense weights are kept beside packed ones, as `apply-policy` has it.
@@ -63,6 +65,8 @@ class PipelineOptions:
     )
     skip: tuple[str, ...] = _setting("matched", (), "patterns (fnmatch) of layers that stay dense")
     format: str = _setting("merged", "2:4", "how sparse weights are stored, such as 2:4-fp8", format_name)
+    head: str = _setting("merged", "", "name of the weight of the head; empty: it is like any layer", str)
+    head_format: str = _setting("merged", "", "how the head is stored, such as fp8", head_format)
     policies: Table | None = _setting(  # noqa: RUF009
         "sparse-gemm", None, "measurements: path of a table of apply-policy; none: always sparse", parse_table
     )
@@ -147,6 +151,7 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
         "form-contextual-mlp": _table(contextual, outside_reason=options.outside_reason),
         "match-sparse-linear": {"skip": options.skip},
         "choose-format": {"format": options.format},
+        "pack-head": {"weight": options.head, "format": options.head_format} if options.head else None,
         "apply-policy": _table(policies, memory=options.memory),
     }
 

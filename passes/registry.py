@@ -20,6 +20,7 @@ PASSES = {
     "fuse-epilogue": "sparseflow.passes.fuse_epilogue:FuseEpilogue",
     "choose-format": "sparseflow.passes.choose_format:ChooseFormat",
     "fuse-gate": "sparseflow.passes.fuse_gate:FuseGate",
+    "pack-head": "sparseflow.passes.pack_head:PackHead",
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
     "lower-contextual-mlp": "sparseflow.passes.lower_contextual_mlp:LowerContextualMlp",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",

@@ -287,14 +287,14 @@ def compress_2_4(w: Tensor, *, name: str = "weight") -> PackedWeight:
 
 
 def pack(w: Tensor, format: str = "2:4", *, name: str = "weight") -> PackedWeight:
-    """Pack a weight that is already 2:4 in any format; `compress_2_4` does it in ``"2:4"``."""
+    """Pack a weight in any format, for most of which it must already be 2:4; see `compress_2_4`."""
     weight = checks.require_matrix(w, name)
     tensors = packed_tensors(weight, find(format), name)
     return PackedWeight(tensors, weight.shape[1], format, weight.dtype, name=name, trusted=True)
 
 
 def packed_tensors(w: Tensor, stored: Format, name: str) -> tuple[Tensor, ...]:
-    """Return the tensors of a 2:4 weight ``[N, K]`` in a format's portable form.
+    """Return the tensors of a weight ``[N, K]`` of the format's pattern, in its portable form.
 
     Raises:
         ArgumentError: as in `compress_2_4`.
@@ -306,7 +306,8 @@ def packed_tensors(w: Tensor, stored: Format, name: str) -> tuple[Tensor, ...]:
     if weight.is_meta:
         n, k = weight.shape
         return empty_parts(stored.parts(n, k, ELEMENT_TYPES[weight.dtype]), weight.device)
-    _require_24(weight, name)
+    if stored.pattern == "2:4":
+        _require_24(weight, name)
     return stored.pack(weight.contiguous())
 
 

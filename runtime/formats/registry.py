@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 SHIPPED = {
     "2:4": "sparseflow.runtime.formats.sparse24:Sparse24",
     "2:4-fp8": "sparseflow.runtime.formats.sparse24_fp8:Sparse24Fp8",
+    "fp8": "sparseflow.runtime.formats.dense_fp8:DenseFp8",
+    "int8": "sparseflow.runtime.formats.dense_int8:DenseInt8",
 }
 """The module and class of each format, by name; imported on first use."""
 
 _known: dict[str, Format] = {}
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of all known formats."""
-    return tuple(dict.fromkeys((*SHIPPED, *_known)))
+def names(pattern: str | None = None) -> tuple[str, ...]:
+    """Return the names of all known formats, or of those that store weights of a sparsity pattern."""
+    known = dict.fromkeys((*SHIPPED, *_known))
+    return tuple(name for name in known if pattern in (None, find(name).pattern))
 
 
 def find(name: str) -> Format:

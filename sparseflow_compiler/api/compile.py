@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sparseflow.api.compiled import CompiledModel
+from sparseflow.compiler.head_weight import head_weight
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Inner, Mode
@@ -34,6 +35,7 @@ def compile(  # noqa: A001  # named like torch.compile
     inplace: bool = False,
     progress: bool | None = None,
     format: str | None = "2:4",
+    lm_head: str | None = None,
     contextual: Predictors | None = None,
 ) -> CompiledModel:
     """Compile a model so that layers with 2:4 weights run on sparse kernels where those were measured faster.
@@ -85,6 +87,12 @@ def compile(  # noqa: A001  # named like torch.compile
             the same slowly. A layer that can't have the format is ``"2:4"``, and the report says why.
             `sparseflow.runtime.formats.register` adds formats. ``None`` makes no weight sparse, only the MLPs
             of `contextual`.
+        lm_head: how to store the head of a language model, which `DEFAULT_SKIP` leaves dense: decoding reads
+            all of it for each token. ``"fp8"`` and ``"int8"`` keep it dense in 8 bits with a scale for each
+            row; x is not rounded. They are made for up to 8 rows on GPUs, by inductor, and int8 for those of
+            bfloat16 models on CPUs; for more rows, and elsewhere, each call converts the weight first.
+            ``"2:4"`` and the other formats of 2:4 weights prune it by magnitude unless it is 2:4 already,
+            whatever `prune` says. An embedding tied to it keeps its weight: the head's is then a copy.
         contextual: predictors from `sparseflow.train_predictor`. MLPs then read only the neurons that a token
             needs, for as few rows as that was measured to be faster (``policy="sparse"`` measures nothing and
             selects for up to 32 rows). For more rows they run by their 2:4 weights if they have such and that
@@ -120,8 +128,11 @@ def compile(  # noqa: A001  # named like torch.compile
         inplace=inplace,
         progress=progress,
         format=format,
+        lm_head=lm_head,
         contextual=contextual,
     )
+    if lm_head is not None:
+        head_weight(model)
     _require_arguments(args, kwargs)
     compiled = CompiledModel(model, options)
     if args is not None or kwargs is not None:

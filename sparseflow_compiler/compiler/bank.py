@@ -53,6 +53,9 @@ class WeightBank:
         self._contiguous: dict[tuple[str, bool], Tensor] = {}
         self._copied: list[str] = []
         self._pending: list[Stored] = []
+        self._heads: set[str] = set()
+        self._read_dense: set[str] = set()
+        self._copied_heads: set[str] = set()
         self._chosen: dict[str, bool] = {}
         self._read_unpruned: set[str] = set()
         self._pruned_sources: set[str] = set()
@@ -81,6 +84,10 @@ class WeightBank:
     def device(self, name: str) -> torch.device:
         """Return the device of the tensor of a name."""
         return self._sources[name].device
+
+    def choose_head(self, name: str) -> None:
+        """Let packed forms of a weight be copies: pruned if their format says so, whatever else reads it."""
+        self._heads.add(name)
 
     def choose(self, weights: Mapping[str, bool]) -> None:
         """Choose weights that are pruned from now on; does nothing without pruning.
@@ -111,6 +118,7 @@ class WeightBank:
             WeightError: a weight to be pruned holds NaN or Inf.
         """
         key = (names, transposed)
+        self._read_dense.update(names)
         parts = [self._as_chosen(*part) for part in _parts(key)]
         if len(parts) == 1:
             return parts[0]
@@ -198,7 +206,7 @@ class WeightBank:
         """Yield name and pruned dense tensor of each part of a packed weight; needs unreleased weights."""
         key = next(key for (key, _), held in self._packed.items() if held is packed)
         for name, transposed in _parts(key):
-            yield name, self._pruned(self._oriented(name, transposed))
+            yield name, self._to_pack(name, transposed, packed.format)
 
     def was_packed(self, name: str) -> bool:
         """Return whether a packed form of the weight exists; its dense bytes may be released."""
@@ -211,14 +219,14 @@ class WeightBank:
         elif name not in self._pruned_sources:
             self._pruned_sources.add(name)
             self._prune_source(name, self._chosen[name])
-        if self._release is not None and name in self._packed_names:
+        if self._release is not None and name in (self._packed_names | self._copied_heads):
             return self._unpacked(name, transposed)
         return self._oriented(name, transposed)
 
     def _unpacked(self, name: str, transposed: bool) -> Tensor:
         """Return a weight whose dense bytes were released, from a packed form that contains it."""
         for (names, flags), held in ((key, held) for (key, _), held in self._packed.items()):
-            if name in names and not held.format.lossy:
+            if name in names and not held.format.lossy and name not in self._copied_heads:
                 parts = list(_parts((names, flags)))
                 sizes = [self._oriented(*part).shape[0] for part in parts]
                 place = names.index(name)
@@ -262,19 +270,33 @@ class WeightBank:
         held.fill(parts)
         if self._release is not None:
             for name in key[0]:
+                if name in self._heads and name not in self._packed_names:
+                    if name in self._read_dense:  # as by an embedding
+                        continue
+                    self._copied_heads.add(name)
                 self._release(name)
             del parts
             held.settle()
 
     def _pack(self, name: str, transposed: bool, stored: Format) -> tuple[Tensor, ...]:
         weight = self._oriented(name, transposed)
-        pruned = self._pruned(weight)
+        pruned = self._to_pack(name, transposed, stored)
         self._errors.setdefault(name, relative_difference(weight, pruned))
-        self._packed_names.add(name)
+        if name not in self._heads:
+            self._packed_names.add(name)
         tensors = packed_tensors(pruned, stored, name)
         if (error := stored.error(pruned, tensors)) is not None:
             self._format_errors[name] = error
         return tensors
+
+    def _to_pack(self, name: str, transposed: bool, stored: Format) -> Tensor:
+        """Return what a format stores of a weight; a head's is pruned where the format needs it."""
+        weight = self._oriented(name, transposed)
+        if name not in self._heads:
+            return self._pruned(weight)
+        if stored.pattern == "dense":
+            return self._pruned(weight) if name in self._chosen else weight
+        return prune_24(weight)
 
     def _pruned(self, weight: Tensor) -> Tensor:
         return prune_24(weight) if self._prune else weight

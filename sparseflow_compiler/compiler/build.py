@@ -13,6 +13,7 @@ from torch_mlir import ir
 from sparseflow import dialect
 from sparseflow.compiler.bank import ProgramWeights, WeightBank
 from sparseflow.compiler.clock import Clock
+from sparseflow.compiler.head_weight import head_weight
 from sparseflow.compiler.if_pruned import Product, products_if_pruned
 from sparseflow.compiler.options import CompileOptions
 from sparseflow.compiler.output_errors import output_errors
@@ -98,13 +99,16 @@ def build_program(
         imported, weights = _imported(captured, bank)
     changed = [str(r.target) for r in imported.signature.results if r.kind is ResultKind.BUFFER]
     require_own_memory(changed, imported.weights)
-    phases = run_phases(imported.module, imported.weights, weights, options, clock)
+    head = "" if options.lm_head is None else head_weight(model, imported.weights)
+    if head:
+        bank.choose_head(head)
+    phases = run_phases(imported.module, imported.weights, weights, options, clock, head)
     with clock.stage("lowering"):
         graph = to_fx(imported.module, weights)
     with clock.stage("pack") as step:
         bank.pack(step)
     errors: dict[str, float] = {}
-    if options.format is not None and find(options.format).lossy:
+    if any(name is not None and find(name).lossy for name in (options.format, options.lm_head)):
         with clock.stage("compare"):
             call = captured.call_signature.flatten(args, kwargs, carried.state())
             errors = output_errors(graph, call.leaves, bank)

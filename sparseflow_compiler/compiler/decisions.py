@@ -11,7 +11,7 @@ from torch_mlir import ir
 
 from sparseflow.dialect.base import view_as
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
-from sparseflow.dialect.linear import FORMAT_REFUSED, GATES, KEEPS_DENSE, layer_format, product_dtype
+from sparseflow.dialect.linear import FORMAT_REFUSED, GATES, HEAD, KEEPS_DENSE, layer_format, product_dtype
 from sparseflow.dialect.matchers import weight_ref
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.passes.apply_policy import policy_key
@@ -50,6 +50,7 @@ class LayerDecision:
         gate: the activation of the gate that is fused into its product; empty without one.
         format: how its weight is stored; empty if it is dense.
         format_refused: why it doesn't have the requested format; empty if it has.
+        head: whether it is the model's head in a format of its own.
         product: for a contextual layer the product of its MLP that it is part of: up (with the gate) or down.
         keeps_dense: whether its dense weight is kept beside the packed one.
     """
@@ -65,6 +66,7 @@ class LayerDecision:
     gate: str = ""
     format: str = ""
     format_refused: str = ""
+    head: bool = False
     product: Literal["", "up", "down"] = ""
     keeps_dense: bool = False
 
@@ -102,19 +104,20 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
     key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
     refusal = op.attributes.get(FORMAT_REFUSED)
     refused = refusal.value if isinstance(refusal, ir.StringAttr) else ""
-    merged = ref.layers if len(ref.names) > 1 else ()
+    merged, stored = ref.layers if len(ref.names) > 1 else (), layer_format(op)
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
         yield LayerDecision(
             name,
             rows,
             k,
             dtype,
-            "sparse",
+            "dense" if stored.pattern == "dense" else "sparse",
             policy=key,
             merged=merged,
             gate=GATES.get(ir.StringAttr(op.attributes["epilogue"]).value, ""),
-            format=layer_format(op).name,
+            format=stored.name,
             format_refused=refused,
+            head=HEAD in op.attributes,
             keeps_dense=KEEPS_DENSE in op.attributes,
         )
 
@@ -192,6 +195,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
         "memory": options.memory,
         "contextual": options.contextual is not None,
         "format": options.format,
+        "lm_head": options.lm_head,
         "bytes_dense": sum(layer.bytes_dense for layer in layers),
         "bytes": sum(layer.bytes for layer in layers),
         "seconds": {stage: sum(p.seconds.get(stage, 0.0) for p in programs) for stage in sorted(stages)},
@@ -208,6 +212,8 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     error = bank.relative_error(decision.weight)
     format_error = _format_error(decision, program, bank)
     reason = _why_sparse(decision, program, error, format_error, options) if sparse else decision.reason
+    if decision.head:
+        reason = _why_head(decision, reason, format_error, options)
     if error and not sparse:
         reason = f"{_origin(error, options)}; {reason}"
     not_contextual = program.phases.not_contextual.get(decision.weight)
@@ -220,11 +226,21 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         reason=f"{reason}; {not_contextual}" if not_contextual else reason,
         ranges=ranges,
         bytes_dense=dense_bytes,
-        bytes=_stored_bytes(decision, find(decision.format)) if sparse else dense_bytes,
+        bytes=_stored_bytes(decision, find(decision.format)) if decision.format else dense_bytes,
         rel_err=error,
         format=decision.format,
         format_err=format_error,
     )
+
+
+def _why_head(
+    decision: LayerDecision, reason: str, format_error: FormatError | None, options: CompileOptions
+) -> str:
+    """Return why the head has its format, for the report."""
+    asked = f"lm_head={options.lm_head!r}"
+    if decision.decision == "dense":
+        return f"{asked}: dense in {decision.format}, {format_error}"
+    return f"{asked}: a packed copy of its own; {reason}"
 
 
 def _contextual_row(
@@ -286,8 +302,10 @@ def _for_more_rows(product: Product, m: int, error: float, options: CompileOptio
     return f"; {_origin(error, options)}, for more rows 2:4, {timed}{other}"
 
 
-def _origin(error: float, options: CompileOptions) -> str:
+def _origin(error: float, options: CompileOptions, *, head: bool = False) -> str:
     """Say why a weight is 2:4."""
+    if head and error:
+        return "pruned by magnitude"
     return f"pruned by {options.prune}" if error else "already 2:4"
 
 
@@ -333,7 +351,7 @@ def _why_sparse(
     elif decision.format_refused:
         timed = f"not in {options.format}: {decision.format_refused}; {timed}"
     gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
-    return f"{_origin(error, options)}; {timed}{_copy(decision, policy)}{merged}{gate}"
+    return f"{_origin(error, options, head=decision.head)}; {timed}{_copy(decision, policy)}{merged}{gate}"
 
 
 def _copy(decision: LayerDecision, policy: Policy | None) -> str:

@@ -43,6 +43,7 @@ class CompileOptions:
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
         format: how sparse layers store and multiply their weights, where they can; ``None``: none is sparse.
+        lm_head: how the model's head is stored; ``None``: as any layer that `skipped` names or doesn't.
         contextual: what selects the neurons that MLPs read; ``None``: they read all.
     """
 
@@ -57,6 +58,7 @@ class CompileOptions:
     inplace: bool = False
     progress: bool | None = None
     format: str | None = "2:4"
+    lm_head: str | None = None
     contextual: Predictors | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +67,8 @@ class CompileOptions:
         require_one_of("compile", "memory", self.memory, MEMORY_MODES)
         require_one_of("compile", "tune", self.tune, get_args(Tune))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
-        require_one_of("compile", "format", self.format, (*names(), None))
+        require_one_of("compile", "format", self.format, (*names("2:4"), None))
+        require_one_of("compile", "lm_head", self.lm_head, (*names(), None))
         self._require_something_sparse()
         require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))
         if self.inner == "eager" and str(self.mode).startswith("max-autotune"):
@@ -89,7 +92,7 @@ class CompileOptions:
 
     def _require_something_sparse(self) -> None:
         if self.contextual is None:
-            if self.format is None:
+            if self.format is None and self.lm_head is None:
                 raise ArgumentError(
                     "sf.compile(format=None)",
                     "without a weight format and without predictors nothing is left to be sparse",

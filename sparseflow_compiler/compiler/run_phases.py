@@ -57,6 +57,7 @@ def run_phases(
     weights: ProgramWeights,
     options: CompileOptions,
     clock: Clock,
+    head: str = "",
 ) -> PhaseRun:
     """Take a module from the Torch dialect to what the lowering takes, in place.
 
@@ -66,11 +67,18 @@ def run_phases(
         weights: those of the bank and the program's constants.
         options: of the compilation.
         clock: times the passes and the measuring.
+        head: name of the weight that is stored as `options.lm_head` says; empty if there is none.
 
     Raises:
         SparseFlowError: a pass failed, or nothing fits a predictor.
     """
-    passes = PipelineOptions(skip=options.skipped, format=options.format or EXACT, memory=options.memory)
+    passes = PipelineOptions(
+        skip=options.skipped,
+        format=options.format or EXACT,
+        head=head,
+        head_format=options.lm_head or "" if head else "",
+        memory=options.memory,
+    )
     driver = _Driver(module, tensors, weights, options, clock, PhaseRun(passes))
     driver.run()
     return driver.made

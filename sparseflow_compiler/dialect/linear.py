@@ -45,6 +45,10 @@ FORMAT_REFUSED = "sparse_gemm.format_refused"
 """Discardable attribute: why a layer doesn't have the requested format."""
 
 
+HEAD = "sparse_gemm.head"
+"""Discardable unit attribute: the layer is the model's head, and its packed weight a copy of its own."""
+
+
 class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
     """``y = act(x · Wᵀ + bias) (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 

@@ -73,7 +73,7 @@ def sparsify(
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
     require_one_of("nn.sparsify", "tune", tune, get_args(Tune))
-    require_one_of("nn.sparsify", "format", format, names())
+    require_one_of("nn.sparsify", "format", format, names("2:4"))
     require_patterns("nn.sparsify", skip)
     require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")

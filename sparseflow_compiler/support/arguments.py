@@ -32,7 +32,10 @@ _ADAPTERS = (
 )
 """The weights of PEFT's adapters that are multiplied by as those of linear layers are; its others aren't."""
 
-DEFAULT_SKIP: tuple[str, ...] = ("lm_head", "*.lm_head", "*embed*", *_ADAPTERS)
+HEADS: tuple[str, ...] = ("lm_head", "*.lm_head")
+"""What language models call the layer that makes logits; with ``lm_head`` it has a format of its own."""
+
+DEFAULT_SKIP: tuple[str, ...] = (*HEADS, "*embed*", *_ADAPTERS)
 """Layers that stay dense unless ``skip_defaults=False``.
 
 Pruning heads and embeddings costs most quality; adapters are small, and trained to be just what they are.

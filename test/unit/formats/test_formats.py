@@ -92,8 +92,6 @@ def test_shards_of_k_stand_for_the_columns(name, world, n, groups):
 @pytest.mark.parametrize(
     ("n", "k", "dim", "rank", "world", "rule"),
     [
-        (6, 12, 1, 0, 2, "K = 12 must be a multiple of 8: .* splits K between groups of 4"),
-        (6, 10, 1, 0, 1, "K = 10 must be a multiple of 4"),
         (7, 8, 0, 0, 2, "N = 7 must be a multiple of 2"),
         (6, 8, 0, 2, 2, "needs dim 0 or 1 and 0 <= rank < world"),
         (6, 8, 2, 0, 1, "needs dim 0 or 1 and 0 <= rank < world"),
@@ -102,6 +100,19 @@ def test_shards_of_k_stand_for_the_columns(name, world, n, groups):
 def test_what_cannot_be_cut_is_refused(name, n, k, dim, rank, world, rule):
     with pytest.raises(ArgumentError, match=rule):
         pack(weight_of(n, k), name).shard(dim, rank, world)
+
+
+@pytest.mark.parametrize("name", formats.names("2:4"))
+@pytest.mark.parametrize(
+    ("k", "world", "rule"),
+    [
+        (12, 2, "K = 12 must be a multiple of 8: .* splits K between groups of 4"),
+        (10, 1, "K = 10 must be a multiple of 4"),
+    ],
+)
+def test_groups_are_not_cut(name, k, world, rule):
+    with pytest.raises(ArgumentError, match=rule):
+        pack(weight_of(6, k), name).shard(1, 0, world)
 
 
 @EVERY
@@ -150,6 +161,8 @@ def test_every_part_of_another_shape_dtype_or_content_is_refused(name):
 ELIGIBLE = {
     "2:4": [(7, 5, "f32", "silu_gated"), (64, 64, "bf16", "none"), (1, 1, "f16", "relu")],
     "2:4-fp8": [(64, 128, "bf16", "none"), (192, 64, "f16", "silu")],
+    "fp8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu"), (1, 1, "f16", "relu")],
+    "int8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu"), (1, 1, "f16", "relu")],
 }
 REASONS = {
     "2:4": [(64, 64, "f64", "none", "it is f64; 2:4 stores f32, f16, bf16")],
@@ -159,6 +172,11 @@ REASONS = {
         (64, 96, "bf16", "none", "N and K must be multiples of 64, got N=64, K=96"),
         (64, 64, "bf16", "gelu_gated", "it has a gate, which fp8 products can't have"),
     ],
+    "fp8": [
+        (64, 64, "f64", "none", "it is f64; fp8 stores f32, f16, bf16"),
+        (64, 64, "bf16", "gelu_gated", "it has a gate, which fp8 products can't have"),
+    ],
+    "int8": [(64, 64, "bf16", "silu_gated", "it has a gate, which int8 products can't have")],
 }
 
 
@@ -171,8 +189,13 @@ def test_why_not(name):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
-    with pytest.raises(ArgumentError, match="the known formats are '2:4', '2:4-fp8'"):
+    with pytest.raises(ArgumentError, match="the known formats are '2:4', '2:4-fp8', 'fp8', 'int8'"):
         formats.find("1:4")
+
+
+def test_names_are_listed_by_pattern():
+    assert set(formats.names("2:4")) | set(formats.names("dense")) == set(formats.names())
+    assert formats.names("dense") == ("fp8", "int8")
 
 
 def test_a_name_is_given_once():

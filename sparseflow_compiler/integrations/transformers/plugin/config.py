@@ -66,7 +66,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         require_one_of(_SUBJECT, "prune", prune, (*get_args(Prune), None))
         require_one_of(_SUBJECT, "policy", policy, get_args(PolicyMode))
         require_one_of(_SUBJECT, "memory", memory, MEMORY_MODES)
-        require_one_of(_SUBJECT, "format", format, names())
+        require_one_of(_SUBJECT, "format", format, names("2:4"))
         require_one_of(_SUBJECT, "pattern", pattern, ("2:4",))
         require_patterns(_SUBJECT, skip)
         self.quant_method = METHOD
