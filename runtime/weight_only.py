@@ -65,7 +65,7 @@ def _product(rows: Tensor, values: Tensor, scales: Tensor) -> Tensor:
         # Scaled afterwards: torch's kernel takes scales in bfloat16 only.
         return torch._weight_int8pack_mm(rows, values, torch.ones_like(scales, dtype=rows.dtype)) * scales
     step = max(1, CHUNK // max(1, values.shape[1]))
-    parts = zip(values.split(step), scales.split(step), strict=True)
+    parts = zip(torch.split(values, step), torch.split(scales, step), strict=True)
     found = [rows @ (part.float() * scale[:, None]).to(rows.dtype).T for part, scale in parts]
     return found[0] if len(found) == 1 else torch.cat(found, -1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from torch import fx, ops
+from torch.fx.node import Argument
 
 
 def count_together(graph: fx.Graph) -> None:
@@ -17,7 +18,7 @@ def count_together(graph: fx.Graph) -> None:
     Args:
         graph: of a step. Counters that it reads again after writing them are left alone.
     """
-    written: dict[object, list[tuple[fx.Node, fx.Node]]] = defaultdict(list)
+    written: dict[Argument, list[tuple[fx.Node, fx.Node]]] = defaultdict(list)
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         counted = _counted(node)
@@ -27,7 +28,8 @@ def count_together(graph: fx.Graph) -> None:
         if len(found) < 2:
             continue
         with graph.inserting_after(found[-1][1]):
-            graph.call_function(ops.aten._foreach_add_.Scalar, ([counter for counter, _ in found], step))
+            counters: Argument = [counter for counter, _ in found]
+            graph.call_function(ops.aten._foreach_add_.Scalar, (counters, step))
         for _, copy in found:
             added = copy.args[1]
             graph.erase_node(copy)
@@ -35,7 +37,7 @@ def count_together(graph: fx.Graph) -> None:
                 graph.erase_node(added)
 
 
-def _counted(node: fx.Node) -> tuple[fx.Node, object] | None:
+def _counted(node: fx.Node) -> tuple[fx.Node, Argument] | None:
     """Return the input that a node advances and by how much, or None."""
     if node.target is not ops.aten.copy_.default or node.users:
         return None

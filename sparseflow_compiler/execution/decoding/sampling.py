@@ -88,9 +88,10 @@ def likeliest_of_groups(scores: Tensor) -> Tensor:
     """
     groups = -(-scores.shape[-1] // GROUP)
     padded = torch.nn.functional.pad(scores, (0, groups * GROUP - scores.shape[-1]), value=-torch.inf)
-    best, places = padded.unflatten(-1, (groups, GROUP)).max(-1)
+    best, places = padded.reshape(-1, groups, GROUP).max(-1)
     group = best.argmax(-1, keepdim=True)
-    return (group * GROUP + places.gather(1, group)).squeeze(1)
+    found: Tensor = (group * GROUP + places.gather(1, group)).squeeze(1)
+    return found
 
 
 def _kept(scores: Tensor, sampling: Sampling, top_p: Tensor) -> Tensor:
