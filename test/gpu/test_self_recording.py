@@ -76,7 +76,8 @@ def test_inputs_change_results_stay_and_buffers_are_written(inner, inference):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     assert model.calls == 8
     found = graphs(compiled)
-    assert (found["recordings"], found["replays"], found["without"]) == (1, 6, [])
+    assert (found["recordings"], found["without"]) == (1, [])
+    assert found["replays"] in (5, 6), "a run in which inductor compiled is measured again"
     assert "recorded, host" in found["decisions"][0]
 
 
@@ -167,14 +168,22 @@ def test_no_mode_records_but_default_and_others_do_not():
         assert (graphs(compiled)["recordings"], graphs(compiled)["decisions"]) == (0, [])
 
 
-class Views(nn.Module):
+class OnGpu(nn.Module):
+    """A model is where its tensors are; one without any counts as on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones(()))
+
+
+class Views(OnGpu):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x.view(-1), x + 1
+        return x.view(-1), x + self.one
 
 
-class Picks(nn.Module):
+class Picks(OnGpu):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nonzero(x).sum(0)
+        return torch.nonzero(x).sum(0) * self.one
 
 
 @pytest.mark.parametrize("kind", [Views, Picks])
@@ -182,7 +191,7 @@ def test_what_would_differ_in_a_replay_is_not_recorded(kind):
     compiled = sf.compile(kind().cuda().eval(), inner="eager")
     for _ in range(5):
         x = torch.randn(4, 3, device="cuda")
-        expected = kind()(x)
+        expected = kind().cuda()(x)
         found = compiled(x)
         torch.testing.assert_close(found, expected)
     if kind is Views:

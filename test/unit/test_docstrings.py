@@ -82,7 +82,8 @@ def files(room: str) -> dict[str, Path]:
 
 def test_every_room_is_looked_at() -> None:
     rooms = {module.name for module in pkgutil.iter_modules(sparseflow.__path__)}
-    assert rooms == {*ROOMS, *MODULES}
+    # The path of an editable install has the checkout itself, too.
+    assert rooms - {"sparseflow_compiler"} == {*ROOMS, *MODULES}
     assert len(files("runtime")) > 50
 
 
