@@ -76,8 +76,12 @@ def files(room: str) -> dict[str, Path]:
     if not spec.submodule_search_locations:
         assert spec.origin is not None, room
         return {f"{room}.py": Path(spec.origin)}
-    folder = Path(spec.submodule_search_locations[0])
-    return {f"{room}/{file.relative_to(folder)}": file for file in sorted(folder.rglob("*.py"))}
+    folders = map(Path, spec.submodule_search_locations)
+    return {
+        f"{room}/{file.relative_to(folder)}": file
+        for folder in folders
+        for file in sorted(folder.rglob("*.py"))
+    }
 
 
 def test_every_room_is_looked_at() -> None:
