@@ -111,6 +111,10 @@ class Kernel:
     def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
         """Have worker threads build what calls of a choice with m rows need; by default nothing."""
 
+    def taken(self, x: Tensor) -> Tensor:
+        """Return x ``[M, K]`` of a problem's dtype as `run` takes it; the tuner doesn't time this."""
+        return x
+
     def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` on a GPU for the tuner, raising RuntimeError where that can't be done.
 
@@ -118,7 +122,7 @@ class Kernel:
         is known there, and none is tuned.
 
         Args:
-            x: ``[M, K]``.
+            x: ``[M, K]``, as `taken` gives it.
             weight: the `DeviceWeight`.
             choice: of this kernel.
             out: dtype of the result.
