@@ -2,10 +2,14 @@
 
     y = act((x8 · W8ᵀ) · x_scale · w_scale + bias) (+ residual)
 
-``sparseflow::linear_fp8`` is the layer. On CUDA it runs as ``linear_fp8_fused``: for few rows one kernel, which
-leaves x as it is, y = act((x · W8ᵀ) · w_scale + bias) (+ residual), else three. Elsewhere,
-and where torch.compile traces it for many rows, it is torch's operators around ``sparseflow::product_fp8``, so
-that inductor fuses the scaling with what is before and after the layer. cuSPARSELt scales fp8 by one number only.
+``sparseflow::linear_fp8`` is the layer. On CUDA it runs as ``linear_fp8_fused``: where the policy names the
+kernel for few rows, that one alone, which leaves x as it is,
+
+    y = act((x · W8ᵀ) · w_scale + bias) (+ residual)
+
+and else three. Elsewhere, and where torch.compile traces it for many rows, it is torch's operators around
+``sparseflow::product_fp8``, so that inductor fuses the scaling with what is before and after the layer.
+cuSPARSELt scales fp8 by one number only.
 """
 
 from __future__ import annotations
@@ -105,7 +109,7 @@ def _linear(
 
 
 def _runs_whole(x: Tensor, in_features: int, policy: list[int]) -> bool:
-    """Whether the policy has one kernel run the layer for x's rows; no for a number that tracing leaves open."""
+    """Whether the policy has one kernel run the layer for x's rows; no where tracing leaves their number open."""
     rows = math.prod(x.shape[:-1])
     if not isinstance(rows, int):
         return False
