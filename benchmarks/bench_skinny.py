@@ -2,9 +2,9 @@
 
 For each cell, in one process and in turn, by CUDA-graph replay over weights that rotate past the L2 cache:
 dense products (each BLAS library that torch has), the best tuned variant of the kernel, and the best tuned
-algorithm of cuSPARSELt; in fp8 whole layers (_fp8_layers.py). The bandwidth is what the kernel must move (kept
-values, places, x and y) over its time, and as a share of the bandwidth of a large copy, measured in the same
-process.
+algorithm of cuSPARSELt; in fp8 whole layers (_fp8_layers.py). The bandwidth is what the kernel must move
+(kept values, places, x and y) over its time, and as a share of the bandwidth of a large copy, measured in the
+same process.
 """
 
 from __future__ import annotations
