@@ -109,7 +109,7 @@ def _linear(
 
 
 def _runs_whole(x: Tensor, in_features: int, policy: list[int]) -> bool:
-    """Whether one kernel runs the layer for these rows by policy; no where tracing leaves their number open."""
+    """Whether one kernel runs the layer for these rows by policy; no where tracing leaves them open."""
     rows = math.prod(x.shape[:-1])
     if not isinstance(rows, int):
         return False
