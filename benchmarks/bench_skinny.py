@@ -2,8 +2,9 @@
 
 For each cell, in one process and in turn, by CUDA-graph replay over weights that rotate past the L2 cache:
 dense products (each BLAS library that torch has), the best tuned variant of the kernel, and the best tuned
-algorithm of cuSPARSELt. The bandwidth is what the kernel must move (kept values, places, x and y) over its
-time, and as a share of the bandwidth of a large copy, measured in the same process.
+algorithm of cuSPARSELt; in fp8 whole layers (_fp8_layers.py). The bandwidth is what the kernel must move
+(kept values, places, x and y) over its time, and as a share of the bandwidth of a large copy, measured in the
+same process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import _measure
 import torch
+from _fp8_layers import fp8_row
 
 from sparseflow.runtime import gpu, ops
 from sparseflow.runtime.tuning import GpuMachine, dense_opponents, lookup
@@ -24,7 +26,7 @@ from sparseflow.runtime.tuning.point import Candidate
 from sparseflow.runtime.tuning.replay import Replay, in_turns
 
 ROWS = [1, 2, 4, 8, 16, 32, 64]
-DTYPES = ["bfloat16", "float16"]
+DTYPES = ["bfloat16", "float16", "float8_e4m3fn"]
 # (N, K): the least speed-up over dense that issue 4 asks of bf16 up to M = 32.
 ASKED = {
     (28672, 4096): 1.6,
@@ -69,6 +71,8 @@ def moved_bytes(n: int, k: int, m: int) -> float:
 def cell(layer: Layer, n: int, k: int, m: int, dtype: str, copying: float) -> dict[str, Any] | None:
     """One row; None where no variant was tuned."""
     point = next((p for p in lookup(dtype, n, k, GpuMachine.here(0)) if p.m == m), None)
+    if layer.bf16:
+        return fp8_row(layer, n, k, m, copying, best_of(point.candidates, "cusparselt") if point else None)
     own = best_of(point.candidates, "skinny") if point else None
     if point is None or own is None:
         return None
@@ -127,7 +131,7 @@ def show(row: dict[str, Any]) -> None:
 
 def measure(args: argparse.Namespace, copying: float) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for dtype, (n, k) in itertools.product(DTYPES, ASKED):
+    for dtype, (n, k) in itertools.product(args.dtypes, ASKED):
         layer = Layer.random(n, k, getattr(torch, dtype))
         for m in args.rows:
             found = cell(layer, n, k, m, dtype, copying)
@@ -143,6 +147,7 @@ def measure(args: argparse.Namespace, copying: float) -> list[dict[str, Any]]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", type=int, default=ROWS, help="the M to measure")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="torch's names")
     parser.add_argument("--results", type=Path, default=_measure.RESULTS, help="folder for the JSON file")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
@@ -151,8 +156,9 @@ def main(argv: list[str]) -> int:
     with torch.no_grad(), _CUDA.stream(_CUDA.Stream()):
         copying = copy_bandwidth()
         rows = measure(args, copying)
-    asked = [row for row in rows if row["target"] is not None and row["dtype"] == "bfloat16"]
-    print(f"{sum(row['met'] for row in asked)} of {len(asked)} bf16 cells with a target meet it")
+    for dtype in ("bfloat16", "float8_e4m3fn"):
+        asked = [row for row in rows if row["target"] is not None and row["dtype"] == dtype]
+        print(f"{sum(row['met'] for row in asked)} of {len(asked)} {dtype} cells with a target meet it")
     head = _measure.meta(machine.gpu, machine=vars(machine), copy_gb_per_s=round(copying))
     print(f"wrote {_measure.write(_measure.gpu_name('skinny', machine.gpu), head, rows, args.results)}")
     return 0

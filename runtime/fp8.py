@@ -2,15 +2,21 @@
 
     y = act((x8 · W8ᵀ) · x_scale · w_scale + bias) (+ residual)
 
-``sparseflow::linear_fp8`` is the layer. On CUDA it runs as three kernels, ``linear_fp8_fused``. On a CPU, and
-while torch.compile traces, it decomposes into torch's operators around ``sparseflow::product_fp8``, so that
-inductor fuses the scaling with neighbouring operators. The product leaves the scales to them, because
-cuSPARSELt supports only one scale for a whole matrix.
+``sparseflow::linear_fp8`` is the layer. On CUDA it runs as ``linear_fp8_fused``. Where the policy names the
+kernel for few rows, that kernel runs alone and leaves x as it is:
+
+    y = act((x · W8ᵀ) · w_scale + bias) (+ residual)
+
+For other policies it runs as three kernels. On a CPU, and while torch.compile traces it for many rows, it
+decomposes into torch's operators around ``sparseflow::product_fp8``, so that inductor fuses the scaling with
+neighbouring operators. The product leaves the scales to them, because cuSPARSELt supports only one scale for
+a whole matrix.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,8 +34,12 @@ LARGEST = 448.0
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 """The least scale of a row, whose reciprocal is finite: rows of zeros have it."""
 
+SKINNY = 3
+"""The code of the own kernel for few rows in policies (csrc/common/kernels.h)."""
+
 linear_fp8 = torch.ops.sparseflow.linear_fp8.default
 product_fp8 = torch.ops.sparseflow.product_fp8.default
+linear_fp8_fused = torch.ops.sparseflow.linear_fp8_fused.default
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda y: y, **epilogues.ACTIVATIONS}
 
@@ -91,14 +101,24 @@ def _linear(
 ) -> Tensor:
     if torch.is_grad_enabled() and torch._C._any_requires_grad(x, bias, residual):
         raise ops.refuse_gradients("torch.ops.sparseflow.linear_fp8")
-    if x.is_cuda and type(x) is Tensor:  # torch.compile traces with a subclass
-        fused: Tensor = torch.ops.sparseflow.linear_fp8_fused(
+    # What torch.compile traces is a subclass.
+    if x.is_cuda and (type(x) is Tensor or _runs_whole(x, in_features, policy)):
+        fused: Tensor = linear_fp8_fused(
             x, values, positions, scales, bias, residual, in_features, epilogue, policy, dense
         )
         return fused
     x8, x_scale = quantize_rows(x)
     raw = product_fp8(x8, values, positions, in_features, policy, dense)
     return rescale(raw, x_scale, scales, bias, epilogue, residual).to(x.dtype)
+
+
+def _runs_whole(x: Tensor, in_features: int, policy: list[int]) -> bool:
+    """Return whether, by policy, one kernel runs the layer for these rows; False while tracing leaves M open."""
+    rows = math.prod(x.shape[:-1])
+    if not isinstance(rows, int):
+        return False
+    codes = [code for first, code in zip(policy[::2], policy[1::2], strict=True) if first <= rows]
+    return bool(codes) and codes[-1] & 255 == SKINNY
 
 
 def _product(
@@ -141,6 +161,25 @@ def _fake_product(
     return x.new_empty((*x.shape[:-1], values.shape[0]), dtype=torch.bfloat16)
 
 
+def _fake_fused(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    ops.check(
+        x.dim() >= 1 and x.shape[-1] == in_features,
+        lambda: f"sparseflow::linear_fp8: x must be [..., {in_features}], got {list(x.shape)}",
+    )
+    return x.new_empty((*x.shape[:-1], values.shape[0]))
+
+
 def _autocast(device_type: str, keyset: object, x: Tensor, *args: object) -> Tensor:
     """Cast x, bias and residual to the autocast dtype, as for ``F.linear``; the weight stays as it is."""
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
@@ -158,6 +197,8 @@ def _register() -> None:
     library.impl("linear_fp8", _linear, "CompositeImplicitAutograd")
     library.impl("product_fp8", _product, "CPU")
     ops.register_fake(product_fp8, _fake_product)
+    # Gradients were refused by linear_fp8, which nothing but this calls.
+    torch.library.register_fake(linear_fp8_fused, _fake_fused)
     for device_type in ("cpu", "cuda"):
         cast = functools.partial(_autocast, device_type)
         library.impl("linear_fp8", cast, f"Autocast{device_type.upper()}", with_keyset=True)

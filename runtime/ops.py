@@ -154,8 +154,11 @@ def _fake_skinny(
     in_features: int,
     epilogue: str,
     variant: int,
+    scales: Tensor | None = None,
 ) -> Tensor:
-    return _fake_product("skinny_linear", x, values, in_features, values.shape[0])
+    # A weight in fp8 is multiplied in x's dtype.
+    weight = values if values.itemsize > 1 else values.new_empty(values.shape, dtype=x.dtype)
+    return _fake_product("skinny_linear", x, weight, in_features, values.shape[0])
 
 
 def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int, out_features: int) -> Tensor:

@@ -111,6 +111,10 @@ class Kernel:
     def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
         """Have worker threads build what calls of a choice with m rows need; by default, do nothing."""
 
+    def taken(self, x: Tensor) -> Tensor:
+        """Return x ``[M, K]`` of a problem's dtype as `run` takes it; the tuner doesn't time this."""
+        return x
+
     def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` on a GPU, for the tuner.
 
@@ -118,7 +122,7 @@ class Kernel:
         are neither known nor tuned there.
 
         Args:
-            x: ``[M, K]``.
+            x: ``[M, K]``, as `taken` gives it.
             weight: W, ``[N, K]``.
             choice: a choice of this kernel.
             out: the dtype of the result.

@@ -15,18 +15,10 @@ if TYPE_CHECKING:
 
     from sparseflow.runtime.device_weight import DeviceWeight
 
-FP8_GPU = (8, 9)
-"""The lowest compute capability whose tensor cores multiply fp8."""
-
 
 @dataclass(frozen=True)
 class Cusparselt(GpuKernel):
     """NVIDIA's library."""
-
-    def can_implement(self, problem: Problem) -> str | None:
-        """Return None if the library can run a problem on this machine, else why it can't."""
-        why = super().can_implement(problem)
-        return why or (_no_fp8(problem.device) if problem.dtype == "float8_e4m3fn" else None)
 
     def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
         """Return every algorithm that the library has for the product."""
@@ -58,17 +50,6 @@ class Cusparselt(GpuKernel):
             x, *places, "none", out, 1.0, choice.algorithm, choice.split_k
         )
         return y
-
-
-def _no_fp8(device: str) -> str | None:
-    import torch
-
-    capability = torch.cuda.get_device_capability(torch.device(device))
-    if capability >= FP8_GPU:
-        return None
-    return "{} is sm_{}{}, and tensor cores for fp8 begin with sm_{}{}".format(
-        torch.cuda.get_device_name(torch.device(device)), *capability, *FP8_GPU
-    )
 
 
 CUSPARSELT = Cusparselt(

@@ -21,7 +21,10 @@ MOST_ROWS = 256
 
 @dataclass(frozen=True)
 class Skinny(GpuKernel):
-    """A kernel for 1 to 64 rows of x, where reading the weight takes most of the time."""
+    """Made for 1 to 64 rows, where reading the weight is all the time there is.
+
+    Of fp8 it reads the weight only: x stays in 16 bits, and nothing is scaled but the rows of the result.
+    """
 
     def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
         """Return every variant; none for more than `MOST_ROWS` rows."""
@@ -31,6 +34,12 @@ class Skinny(GpuKernel):
 
         count: int = torch.ops.sparseflow.skinny_variants(problem.n, problem.k, problem.m)
         return tuple(Choice(self.name, variant) for variant in range(count))
+
+    def taken(self, x: Tensor) -> Tensor:
+        """Return x, in bfloat16 if it is in fp8."""
+        import torch
+
+        return x.to(torch.bfloat16) if x.itemsize == 1 else x
 
     def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` by a variant."""
@@ -53,7 +62,8 @@ SKINNY = Skinny(
     name="skinny",
     code=3,
     device_type="cuda",
-    dtypes=("bfloat16", "float16"),
+    dtypes=("bfloat16", "float16", "float8_e4m3fn"),
     about="SparseFlow's kernel for few rows on GPUs, by variant",
+    formats=("2:4", "2:4-fp8"),
     varied=True,
 )

@@ -169,9 +169,10 @@ class CostModel:
         )
 
     def _roof(self, kernel: str, product: Product, hardware: Hardware) -> float:
-        """Return the log of a kernel's roofline; a kernel from Python is treated as cuSPARSELt."""
-        sides = self._constants.sides.get(kernel, self._constants.sides["cusparselt"])
-        return math.log(sides[product.dtype].us(product, hardware, dense=kernel == "dense"))
+        """Return the log of a kernel's roofline; one that wasn't fitted has the library's."""
+        sides = self._constants.sides
+        side = sides.get(kernel, {}).get(product.dtype, sides["cusparselt"][product.dtype])
+        return math.log(side.us(product, hardware, dense=kernel == "dense"))
 
     def _read(self, point: TunedPoint, hardware: Hardware, *, foreign: bool) -> _Recorded:
         product = Product(point.dtype, point.n, point.k, point.m)

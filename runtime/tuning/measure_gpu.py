@@ -169,9 +169,10 @@ class _Point:
 
     def _side(self, key: Key) -> Replay:
         kernel, choice = find(key[0]), Choice(*key)
+        x = kernel.taken(self.x)
 
         def product(copy: int) -> Tensor:
-            return kernel.run(self.x, self.layer.packed[copy], choice, self.out)
+            return kernel.run(x, self.layer.packed[copy], choice, self.out)
 
         return Replay(product, self.layer.copies, self.pool, self.calls)
 

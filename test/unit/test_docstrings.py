@@ -76,12 +76,9 @@ def files(room: str) -> dict[str, Path]:
     if not spec.submodule_search_locations:
         assert spec.origin is not None, room
         return {f"{room}.py": Path(spec.origin)}
-    folders = map(Path, spec.submodule_search_locations)
-    return {
-        f"{room}/{file.relative_to(folder)}": file
-        for folder in folders
-        for file in sorted(folder.rglob("*.py"))
-    }
+    # An editable install's path has folders without sources, and the checkout's own.
+    folders = [path for path in map(Path, spec.submodule_search_locations) if (path / "__init__.py").exists()]
+    return {f"{room}/{file.relative_to(top)}": file for top in folders for file in sorted(top.rglob("*.py"))}
 
 
 def test_every_room_is_looked_at() -> None:

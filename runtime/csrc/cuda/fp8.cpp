@@ -1,8 +1,10 @@
-// sparseflow::linear_fp8_fused and product_fp8 on CUDA: cuSPARSELt by a plan, or cuBLAS by torch, as the policy says.
+// sparseflow::linear_fp8_fused and product_fp8 on CUDA: the own kernel for few rows, cuSPARSELt by a plan, or cuBLAS by
+// torch, as the policy says.
 //
-// cuSPARSELt scales fp8 products only by a single number, so both scales are applied to its result. That is in
-// bfloat16, whose range holds 448² · K and which the tuned tables were measured with. Besides W, x and y this moves
-// 3·M·K bytes for quantising x, and reads and writes 4·M·N bytes of the result.
+// The own kernel takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, and x loses
+// nothing. The others multiply x in e4m3. cuSPARSELt scales fp8 products by one number only, so both scales are applied to its result: in bfloat16, whose
+// range holds 448² · K and which the tuned tables measured. Beside W, x and y that moves 3·M·K bytes for the rows of
+// x and reads and writes 4·M·N for the result.
 #include "fp8.h"
 
 #include <torch/csrc/stable/library.h>
@@ -24,19 +26,50 @@ Tensor dense_product(const Call& c, const Tensor& weight) {
   return torch::stable::view(y, sizes_with_last(c.x, c.weight.n()));
 }
 
+void require_e4m3(const char* op, const DeviceWeight& weight, const std::optional<Tensor>& dense) {
+  constexpr ScalarType e4m3 = ScalarType::Float8_e4m3fn;
+  SF_REQUIRE(weight.values.scalar_type() == e4m3, op, "values must be float8_e4m3fn, got " + words(weight.values));
+  if (dense) check_tensor(op, "dense", *dense, e4m3, {weight.n(), weight.k}, weight.device());
+}
+
+Route route_of(const char* op, const DeviceWeight& weight, const std::vector<int64_t>& policy, int64_t m) {
+  Route chosen = route(weight, {Activation::none, policy, false, false, m}, true);
+  SF_REQUIRE(chosen.way != Way::registered, op, "policy names a kernel that was registered from Python, and none does fp8");
+  return chosen;
+}
+
+bool by_skinny(const Route& route) { return route.way == Way::skinny || route.way == Way::stand_in_skinny; }
+
+// x8 · W8ᵀ [..., N] in bfloat16, by anything but the own kernel.
+Tensor product_of(const Call& c, const Route& chosen, const std::optional<Tensor>& dense) {
+  if (chosen.way == Way::nothing)
+    return torch::stable::new_empty(c.x, sizes_with_last(c.x, c.weight.n()), ScalarType::BFloat16);
+  if (chosen.plan) return multiply(*chosen.plan, chosen.problem, c);
+  return dense_product(c, dense ? *dense : dense_of(c.weight));
+}
+
+// x8 · W8ᵀ for rows that are in e4m3 already: the own kernel gets them in bfloat16, which holds them exactly.
 Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& positions, int64_t in_features,
                    std::vector<int64_t> policy, std::optional<Tensor> dense) {
   constexpr const char* op = "product_fp8";
-  constexpr ScalarType e4m3 = ScalarType::Float8_e4m3fn;
-  SF_REQUIRE(values.scalar_type() == e4m3, op, "values must be float8_e4m3fn, got " + words(values));
-  const Call c(op, x, {values, positions, in_features}, std::nullopt, std::nullopt, ScalarType::BFloat16);
-  if (dense) check_tensor(op, "dense", *dense, e4m3, {c.weight.n(), in_features}, c.weight.device());
-  const Route chosen = route(c.weight, {Activation::none, policy, false, false, c.m}, true);
-  if (chosen.way == Way::nothing)
-    return torch::stable::new_empty(c.x, sizes_with_last(c.x, c.weight.n()), ScalarType::BFloat16);
-  SF_REQUIRE(chosen.way != Way::registered, op, "policy names a kernel that was registered from Python, and none does fp8");
-  if (chosen.plan) return multiply(*chosen.plan, chosen.problem, c);
-  return dense_product(c, dense ? *dense : dense_of(c.weight));
+  const DeviceWeight weight{values, positions, in_features};
+  require_e4m3(op, weight, dense);
+  const Call c(op, x, weight, std::nullopt, std::nullopt, ScalarType::BFloat16);
+  const Route chosen = route_of(op, weight, policy, c.m);
+  if (!by_skinny(chosen)) return product_of(c, chosen, dense);
+  const Tensor wide = torch::stable::to(c.x, std::optional(ScalarType::BFloat16));
+  return skinny::product(Call(op, wide, weight, std::nullopt, std::nullopt, ScalarType::BFloat16, ScalarType::BFloat16),
+                         Activation::none, chosen.variant);
+}
+
+// The layer in one launch.
+Tensor whole_by_skinny(const char* op, const Tensor& rows, const DeviceWeight& weight, const Tensor& scales,
+                       std::optional<Tensor> bias, std::optional<Tensor> residual, Activation activation,
+                       int64_t variant) {
+  const ScalarType dtype = rows.scalar_type();
+  Call c(op, rows, weight, std::move(bias), std::move(residual), dtype, dtype);
+  c.scale = usable(scales);
+  return skinny::product(c, activation, variant);
 }
 
 // Returns x [..., K] as the kernels need it: of 16 bits, contiguous and aligned.
@@ -63,6 +96,12 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
   check_tensor(op, "scales", scales, ScalarType::Float, {n}, device);
   if (bias) check_tensor(op, "bias", *bias, x.scalar_type(), {n}, device);
   if (residual) check_tensor(op, "residual", *residual, x.scalar_type(), sizes_with_last(x, n), device);
+  const DeviceWeight weight{values, positions, in_features};
+  weight.check(op);
+  require_e4m3(op, weight, dense);
+  const Route chosen = route_of(op, weight, policy, m);
+  if (by_skinny(chosen))
+    return whole_by_skinny(op, rows, weight, scales, std::move(bias), std::move(residual), act, chosen.variant);
   const Tensor x8 = torch::stable::new_empty(rows, rows.sizes(), ScalarType::Float8_e4m3fn);
   const Tensor x_scale = torch::stable::new_empty(rows, {m}, ScalarType::Float);
   const bool half = x.scalar_type() == ScalarType::Half;
@@ -70,7 +109,7 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
   quantize_rows({m, in_features, rows.const_data_ptr(), half, x8.mutable_data_ptr(),
                  static_cast<float*>(x_scale.mutable_data_ptr())},
                 stream);
-  const Tensor raw = product_fp8(x8, values, positions, in_features, std::move(policy), std::move(dense));
+  const Tensor raw = product_of(Call(op, x8, weight, std::nullopt, std::nullopt, ScalarType::BFloat16), chosen, dense);
   const Tensor y = torch::stable::new_empty(rows, sizes_with_last(rows, n));
   const Tensor w_scale = usable(scales);
   if (bias) bias = usable(*bias);

@@ -57,10 +57,9 @@ std::string phrase(ScalarType dtype, const std::string& sizes, const std::string
 
 // Checks all arguments before anything touches a device; returns the rows of x.
 int64_t check_call(const char* op, const Tensor& x, const DeviceWeight& w, const std::optional<Tensor>& bias,
-                   const std::optional<Tensor>& residual, ScalarType out) {
+                   const std::optional<Tensor>& residual, ScalarType in, ScalarType out) {
   w.check(op);
   const int64_t dim = x.dim();
-  const ScalarType in = w.values.scalar_type();
   if (dim < 1 || x.size(dim - 1) != w.k || x.scalar_type() != in || !x.is_cuda() || x.get_device_index() != w.device())
     refuse(op, "x must be " + phrase(in, "[..., " + std::to_string(w.k) + "]", on(w.values)) + ", got " + words(x));
   if (bias) check_tensor(op, "bias", *bias, bias_dtype(in, out), {w.n()}, w.device());
@@ -152,8 +151,12 @@ Problem DeviceWeight::problem(int64_t m, ScalarType out, Activation activation, 
 
 Call::Call(const char* op, const Tensor& x_, DeviceWeight w, std::optional<Tensor> bias_,
            std::optional<Tensor> residual_, ScalarType out)
+    : Call(op, x_, w, std::move(bias_), std::move(residual_), w.values.scalar_type(), out) {}
+
+Call::Call(const char* op, const Tensor& x_, DeviceWeight w, std::optional<Tensor> bias_,
+           std::optional<Tensor> residual_, ScalarType in, ScalarType out)
     : weight(w),
-      m(check_call(op, x_, w, bias_, residual_, out)),
+      m(check_call(op, x_, w, bias_, residual_, in, out)),
       guard(w.device()),
       x(usable(x_)),
       bias(usable(bias_)),

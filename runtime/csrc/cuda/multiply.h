@@ -68,10 +68,14 @@ struct Call {
   int64_t m;  // rows of x
   OnDevice guard;
   Tensor x;  // [..., K], contiguous
-  std::optional<Tensor> bias, residual, scale;
+  std::optional<Tensor> bias, residual, scale;  // scale [N], of rows of W
   double alpha = 1;
 
-  // Throws unless the arguments fit each other and a result of dtype `out`.
+  // Throws unless the arguments fit each other, x of dtype `in` and a result of dtype `out`.
+  Call(const char* op, const Tensor& x, DeviceWeight weight, std::optional<Tensor> bias, std::optional<Tensor> residual,
+       ScalarType in, ScalarType out);
+
+  // The same for x of W's dtype.
   Call(const char* op, const Tensor& x, DeviceWeight weight, std::optional<Tensor> bias, std::optional<Tensor> residual,
        ScalarType out);
 };

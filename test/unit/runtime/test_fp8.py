@@ -14,6 +14,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError, WeightError
 from sparseflow.runtime import PackedWeight, compress_2_4, fp8, prune_24
+from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.kernels import find
 from sparseflow.runtime.packed import pack
 
 N, K = 64, 128
@@ -215,6 +217,32 @@ def test_tracing_leaves_only_the_product_opaque(device):
         graph = make_fx(lambda *a: fp8.linear_fp8(*a, scales, None, None, K, "silu", []))(*args)
     called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
     assert [name for name in called if "sparseflow" in name] == ["sparseflow.product_fp8.default"]
+
+
+@pytest.mark.parametrize(
+    ("device", "policy", "rows", "left"),
+    [
+        ("cuda", "1:skinny@5,65:cusparselt@3", 64, "linear_fp8_fused"),
+        ("cuda", "1:skinny@5,65:cusparselt@3", 65, "product_fp8"),
+        ("cuda", "1:cusparselt@3,16:skinny@0,32:dense", 8, "product_fp8"),
+        ("cuda", "1:cusparselt@3,16:skinny@0,32:dense", 16, "linear_fp8_fused"),
+        ("cuda", "1:cusparselt@3,16:skinny@0,32:dense", 32, "product_fp8"),
+        ("cpu", "1:skinny@5", 4, "product_fp8"),
+    ],
+)
+def test_tracing_leaves_the_layer_whole_where_one_kernel_runs_it(device, policy, rows, left):
+    x, values, positions = (1, rows, K), (N, K // 2), (N * K // 8,)
+    shapes = [(x, torch.bfloat16), (values, fp8.E4M3), (positions, torch.uint8)]
+    with FakeTensorMode():
+        args = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+        scales, codes = torch.empty(N, device=device), Policy.parse(policy).to_ints()
+        graph = make_fx(lambda *a: fp8.linear_fp8(*a, scales, None, None, K, "silu", codes))(*args)
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert [name for name in called if "sparseflow" in name] == [f"sparseflow.{left}.default"]
+
+
+def test_the_code_of_the_own_kernel_is_the_one_in_the_table():
+    assert find("skinny").code == fp8.SKINNY
 
 
 def test_compiled_serves_every_batch_size():

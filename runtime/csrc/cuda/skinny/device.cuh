@@ -52,7 +52,13 @@ __device__ inline uint2 load8(Shared from) {
   return v;
 }
 
-// Loads four 8×8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ inline uint32_t load4(Shared from) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+  return v;
+}
+
+// Four 8×8 matrices of 16 bits; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void load_matrices(uint32_t (&out)[4], Shared row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -88,7 +94,15 @@ __device__ inline uint16_t from_float(float v) {
   else return __half_as_ushort(__float2half_rn(v));
 }
 
-// A barrier of all threads of the cluster, which orders their accesses to shared memory.
+// Two numbers times two.
+template <class T>
+__device__ inline uint32_t multiply_pair(uint32_t a, uint32_t b) {
+  using Pair = std::conditional_t<std::is_same_v<T, Bf16>, __nv_bfloat162, __half2>;
+  const Pair product = __hmul2(reinterpret_cast<const Pair&>(a), reinterpret_cast<const Pair&>(b));
+  return reinterpret_cast<const uint32_t&>(product);
+}
+
+// All threads of the cluster; orders shared memory among them.
 __device__ inline void sync_cluster() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");

@@ -11,18 +11,27 @@ namespace sparseflow::cuda::skinny {
 namespace {
 
 constexpr uint16_t kUntouched = 0x7fff;
-constexpr size_t kBehind = 64;  // elements after y that must not be written
+constexpr float kScale = 4;  // of e4m3's rows: 1, 4, 16
+constexpr size_t kBehind = 64;  // of y, where nothing may be written
+
+float from_e4m3(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  const float magnitude = std::ldexp(static_cast<float>(exponent ? 8 + mantissa : mantissa), std::max(exponent, 1) - 10);
+  return bits >> 7 ? -magnitude : magnitude;
+}
 
 struct Data {
   int n, k, m;
-  std::vector<uint16_t> values, x, bias, residual, y;
-  std::vector<uint8_t> places;
-  std::vector<float> dense;
+  std::vector<uint16_t> x, bias, residual, y;
+  std::vector<uint8_t> values, places;  // values of 8 or 16 bits
+  std::vector<float> dense, scales;
 
-  Data(int n_, int k_, int m_) : n(n_), k(k_), m(m_), dense(size_t(n_) * k_) {
-    const Layout layout{n, k, 2};
+  Data(int n_, int k_, int m_, bool e4m3) : n(n_), k(k_), m(m_), dense(size_t(n_) * k_) {
+    const int size = e4m3 ? 1 : 2;
+    const Layout layout{n, k, size};
     const auto small = [] { return from_float<Bf16>(static_cast<float>(int(emulated::random_source() % 7) - 3)); };
-    values.resize(size_t(n) * k / 2);
+    values.resize(size_t(n) * k / 2 * size);
+    for (int r = 0; e4m3 && r < n; ++r) scales.push_back(std::pow(kScale, static_cast<float>(r % 3)));
     places.resize(static_cast<size_t>(layout.place_bytes()), 0xee);  // as padding has them
     for (int r = 0; r < n; ++r)
       for (int g = 0; g < k / 4; ++g) {
@@ -32,8 +41,17 @@ struct Data {
         uint8_t& both = places[static_cast<size_t>(at / 2)];
         both = static_cast<uint8_t>(both & 0xf0 >> at % 2 * 4 | nibble << at % 2 * 4);
         for (int j = 0; j < 2; ++j) {
-          const uint16_t v = values[size_t(r) * k / 2 + 2 * g + j] = small();
-          dense[size_t(r) * k + 4 * g + (j ? nibble >> 2 : nibble & 3)] = to_float<Bf16>(v);
+          const size_t place = size_t(r) * k + 4 * g + (j ? nibble >> 2 : nibble & 3), kept = size_t(r) * k / 2 + 2 * g + j;
+          if (e4m3) {
+            // 0, ±1, ±1.125 … ±1.875: every bit of the mantissa; their sums of products with small numbers are exact.
+            const uint32_t any = emulated::random_source();
+            values[kept] = static_cast<uint8_t>(any % 5 ? (any >> 8 & 0x80) | 0x38 | (any >> 20 & 7) : any >> 8 & 0x80);
+            dense[place] = from_e4m3(values[kept]) * scales[static_cast<size_t>(r)];
+          } else {
+            const uint16_t v = small();
+            std::memcpy(&values[2 * kept], &v, 2);
+            dense[place] = to_float<Bf16>(v);
+          }
         }
       }
     x.resize(size_t(m) * k);
@@ -62,7 +80,7 @@ int failures = 0;
 // Checks a shape with `slots` stages in the ring and `splits` shares of K, added in a cluster or through memory.
 template <class S>
 void check(int n, int k, int m, int slots, unsigned splits, bool kThroughMemory, bool added) {
-  Data d(n, k, m);
+  Data d(n, k, m, S::e4m3);
   std::vector<float> partials(kThroughMemory ? splits * size_t(m) * n : 0, std::nanf(""));
   const Product p{.values = d.values.data(),
                   .places = d.places.data(),
@@ -73,6 +91,8 @@ void check(int n, int k, int m, int slots, unsigned splits, bool kThroughMemory,
                   .k = k,
                   .m = m,
                   .activation = added ? Activation::relu : Activation::none,
+                  .e4m3 = S::e4m3,
+                  .scales = S::e4m3 ? d.scales.data() : nullptr,
                   .y = d.y.data(),
                   .partials = kThroughMemory ? partials.data() : nullptr};
   const Dim grid{splits, unsigned(n + S::rows - 1) / S::rows, unsigned(m + S::m_rows - 1) / S::m_rows};
@@ -80,13 +100,28 @@ void check(int n, int k, int m, int slots, unsigned splits, bool kThroughMemory,
   const unsigned cluster = kThroughMemory ? 1 : splits;
   bool ran = emulated::launch(grid, S::threads, cluster, bytes, [&] { multiply<Bf16, S>(p, slots); });
   if (ran && kThroughMemory)
-    ran = emulated::launch({3, 1, 1}, 1, 1, 0, [&] { finish_partials<Bf16>(p, static_cast<int>(splits)); });
+    ran = emulated::launch({3, 1, 1}, 1, 1, 0, [&] { finish_partials<Bf16, S::e4m3>(p, static_cast<int>(splits)); });
   const int wrong = ran ? d.wrong(added) : -1;
-  std::printf("%s N %d K %d M %d rows %d stages %d splits %u%s%s\n", wrong == 0 ? "ok" : "WRONG", n, k, m, S::rows,
-              slots, splits, kThroughMemory ? " through memory" : "", added ? " added" : "");
+  std::printf("%s N %d K %d M %d rows %d stages %d splits %u%s%s%s\n", wrong == 0 ? "ok" : "WRONG", n, k, m, S::rows,
+              slots, splits, S::e4m3 ? " e4m3" : "", kThroughMemory ? " through memory" : "", added ? " added" : "");
   if (wrong < 0) std::printf("  hangs\n");
   if (wrong > 0) std::printf("  %d of %d are wrong\n", wrong, n * m);
   failures += wrong != 0;
+}
+
+// Of e4m3's numbers but NaN, at both halves of a word.
+int wrong_numbers() {
+  int wrong = 0;
+  for (uint32_t bits = 0; bits < 256; ++bits)
+    for (const uint32_t selector : {0x9180u, 0xb3a2u}) {
+      if ((bits & 0x7f) == 0x7f) continue;
+      const uint32_t word = bits | (255 - bits) << 8, pair = widened<Bf16>(selector == 0x9180 ? word : word << 16, selector);
+      wrong += to_float<Bf16>(static_cast<uint16_t>(pair)) != from_e4m3(static_cast<uint8_t>(bits));
+      if (((255 - bits) & 0x7f) != 0x7f)
+        wrong += to_float<Bf16>(static_cast<uint16_t>(pair >> 16)) != from_e4m3(static_cast<uint8_t>(255 - bits));
+    }
+  std::printf("%s e4m3's numbers in bf16\n", wrong ? "WRONG" : "ok");
+  return wrong;
 }
 
 int run_all() {
@@ -108,6 +143,15 @@ int run_all() {
   check<Shape<2, 2, 2, 4, 2, 4>>(200, 448, 17, 2, 4, false, false);
   check<Shape<4, 4, 2, 2, 1, 8>>(72, 320, 33, 3, 1, false, true);
   check<Shape<4, 8, 1, 1, 1, 1>>(328, 256, 5, 4, 2, false, true);
+  check<Shape<2, 4, 1, 2, 2, 1, true>>(128, 64, 1, 2, 1, false, false);
+  check<Shape<2, 4, 1, 2, 2, 1, true>>(192, 1856, 8, 3, 2, false, true);
+  check<Shape<2, 4, 1, 2, 2, 4, true>>(64, 832, 32, 4, 2, true, true);
+  check<Shape<2, 2, 2, 4, 2, 1, true>>(128, 2496, 3, 3, 2, false, true);
+  check<Shape<2, 2, 2, 4, 2, 8, true>>(64, 1344, 33, 2, 1, false, false);
+  check<Shape<4, 4, 2, 2, 1, 8, true>>(256, 704, 64, 4, 1, false, true);
+  check<Shape<4, 8, 1, 1, 1, 2, true>>(512, 640, 16, 4, 2, true, true);
+  check<Shape<4, 8, 1, 1, 1, 1, true>>(328, 256, 5, 4, 2, false, true);
+  failures += wrong_numbers();
   return failures;
 }
 

@@ -179,8 +179,8 @@ inline uint8_t* shared_memory() {
 inline Shared shared_address(const void* p) {
   return static_cast<Shared>(static_cast<const uint8_t*>(p) - shared_memory());
 }
-inline uint8_t* at(Shared s) {
-  if (s % 8) std::abort();
+inline uint8_t* at(Shared s, Shared aligned = 8) {
+  if (s % aligned) std::abort();
   return shared_memory() + s;
 }
 inline uint64_t read_once() { return 0; }
@@ -203,6 +203,12 @@ void wait_for_all_but() {
 inline uint2 load8(Shared from) {
   uint2 v;
   std::memcpy(&v, at(from), 8);
+  return v;
+}
+
+inline uint32_t load4(Shared from) {
+  uint32_t v;
+  std::memcpy(&v, at(from, 4), 4);
   return v;
 }
 
@@ -230,6 +236,13 @@ uint16_t from_float(float v) {
   uint32_t bits;
   std::memcpy(&bits, &v, 4);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+template <class T>
+uint32_t multiply_pair(uint32_t a, uint32_t b) {
+  const auto half = [](uint32_t word, int i) { return to_float<T>(static_cast<uint16_t>(word >> 16 * i)); };
+  const auto product = [&](int i) { return uint32_t(from_float<T>(half(a, i) * half(b, i))); };
+  return product(0) | product(1) << 16;
 }
 
 // PTX ISA, m16n8k32 of 16-bit types, A sparse. A: register 0 row g group t, 1 row g + 8 group t, 2 and 3 the same for

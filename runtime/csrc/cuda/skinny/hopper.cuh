@@ -1,5 +1,5 @@
 // The kernel for sm_90: the copy engine brings W, its places and x into a ring in shared memory, wgmma multiplies from
-// there. Rows of W are wgmma's M, rows of x its N.
+// there, W in e4m3 from registers, where it becomes x's type. Rows of W are wgmma's M, rows of x its N.
 //
 // A block multiplies a strip of S::rows rows of W with S::m_rows rows of x over its share of K. Its last warp only
 // issues the copies of stages of S::units × 64 in K; each group of four warps multiplies S::tiles × 64 rows. The shares
@@ -10,14 +10,17 @@
 
 namespace sparseflow::cuda::skinny {
 
-template <int Tiles, int Groups, int PerSm, int MTiles>
+template <int Tiles, int Groups, int PerSm, int MTiles, bool E4m3>
 struct HopperShape {
   static constexpr int tiles = Tiles, groups = Groups, per_sm = PerSm, m_tiles = MTiles;
-  static constexpr int units = MTiles > 16 ? 1 : 2;  // with many rows of x, too few stages of 128 would fit
+  static constexpr bool e4m3 = E4m3;
+  // Rows of 128 bytes of values; but with so many rows of x, such stages would be too few.
+  static constexpr int units = e4m3 ? MTiles > 2 ? 2 : 4 : MTiles > 16 ? 1 : 2;
   static constexpr int rows = 64 * Tiles * Groups, m_rows = 8 * MTiles;
   static constexpr int threads = 128 * Groups + 32;
 
-  static constexpr int row_bytes = 64 * units;  // of values
+  static constexpr int row_bytes = (e4m3 ? 32 : 64) * units;  // of values
+  static constexpr int value_pitch = row_bytes;
   static constexpr int x_unit_bytes = m_rows * 128;
   static constexpr int value_bytes = rows * row_bytes, place_bytes = rows * 8 * units, x_bytes = x_unit_bytes * units;
   static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
@@ -120,15 +123,12 @@ struct Places {
 
 template <class S>
 __device__ inline void load_places(Places<S>& places, Shared slot) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
-  const Shared from = slot + S::value_bytes + (lane >> 1 & 1) * 256 + warp * 64 + (lane >> 2) * 8;
+  const int warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
+  const Shared from = slot + S::value_bytes + group * S::tiles * S::units * 512;
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t)
 #pragma unroll
-    for (int u = 0; u < S::units; ++u) {
-      const uint2 word = load8(from + ((group * S::tiles + t) * S::units + u) * 512);
-      places.of[t][u] = metadata(word.x, word.y, lane & 1);
-    }
+    for (int u = 0; u < S::units; ++u) places.of[t][u] = load_metadata<S>(from + (t * S::units + u) * 512, warp);
 }
 
 template <class S>
@@ -159,7 +159,7 @@ __device__ inline void begin_stage(float (&sums)[S::tiles][S::m_tiles][4], const
 
 // The next stage is started while one is being multiplied.
 template <class T, class S>
-__device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c, const Strip& strip,
+__device__ inline void consume_from_memory(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c, const Strip& strip,
                                const Ring& ring) {
   Slot slot;
   int before = -1;
@@ -186,8 +186,92 @@ __device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const Hop
   keep(odd);
 }
 
-// Grid: shares of K (a cluster, unless they are added through memory) × strips of W. The blocks of a strip for all
-// groups of rows of x are adjacent, so that W is read from memory once.
+// A unit of a group's W in registers.
+template <class S>
+struct Fragments {
+  uint32_t places[S::tiles], of[S::tiles][2][4];
+};
+
+template <class T, class S>
+__device__ inline void load_fragments(Fragments<S>& fragments, Shared slot, int unit) {
+  const int warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
+  const Shared places = slot + S::value_bytes + (group * S::tiles * S::units + unit) * 512;
+  const Shared rows = slot + (group * S::tiles * 64 + warp * 16) * S::row_bytes;
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t) {
+    fragments.places[t] = load_metadata<S>(places + t * S::units * 512, warp);
+#pragma unroll
+    for (int s = 0; s < 2; ++s)
+      load_fragment<T, S>(fragments.of[t][s], rows + t * 64 * S::row_bytes, unit * 2 + s);
+  }
+}
+
+template <class S>
+__device__ inline void keep(const Fragments<S>& fragments) {
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t) {
+    keep(fragments.places[t]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) keep(fragments.of[t][i / 4][i % 4]);
+  }
+}
+
+template <class T, class S>
+__device__ inline void begin_unit(float (&sums)[S::tiles][S::m_tiles][4], const Fragments<S>& fragments, Shared slot,
+                                  int unit) {
+  const uint64_t x = matrix_at<128>(slot + S::value_bytes + S::place_bytes);
+  const int at = unit * S::x_unit_bytes;
+  begin_wgmma();
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t) {
+    float* d = &sums[t][0][0];
+    const auto& w = fragments.of[t];
+    multiply_add_group<T, S::m_rows, 0>(d, w[0], matrix_behind(x, at), fragments.places[t]);
+    multiply_add_group<T, S::m_rows, 1>(d, w[1], matrix_behind(x, at + 64), fragments.places[t]);
+  }
+  end_wgmma();
+}
+
+// While a unit is multiplied, the next one is brought to registers.
+template <class T, class S>
+__device__ inline void consume_from_registers(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c,
+                                              const Strip& strip, const Ring& ring) {
+  static_assert(S::units % 2 == 0);
+  Slot slot;
+  int before = -1;
+  Fragments<S> even{}, odd{};
+  const auto step = [&](Fragments<S>& mine, const Fragments<S>& running, Shared at, int unit) {
+    load_fragments<T, S>(mine, at, unit);
+    begin_unit<T, S>(sums, mine, at, unit);
+    wait_for_wgmma<1>();
+    keep(running);
+  };
+  for (int stage = strip.first; stage < strip.last; ++stage) {
+    wait_for(ring.full + 8 * slot.index, slot.parity);
+    const Shared at = ring.base + slot.index * S::stage_bytes;
+#pragma unroll
+    for (int unit = 0; unit < S::units; unit += 2) {
+      step(even, odd, at, unit);
+      if (unit == 0 && before >= 0) arrive(ring.empty + 8 * before);
+      step(odd, even, at, unit + 1);
+    }
+    before = slot.index;
+    slot.advance(c.slots);
+  }
+  wait_for_wgmma<0>();
+  keep(even);
+  keep(odd);
+}
+
+template <class T, class S>
+__device__ inline void consume(float (&sums)[S::tiles][S::m_tiles][4], const HopperCall& c, const Strip& strip,
+                               const Ring& ring) {
+  if constexpr (S::e4m3) consume_from_registers<T, S>(sums, c, strip, ring);
+  else consume_from_memory<T, S>(sums, c, strip, ring);
+}
+
+// Grid: shares of K (a cluster, unless they meet in memory) × strips of W, each for every group of rows of x, side by side
+// so that W is read once.
 template <class T, class S>
 __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const __grid_constant__ HopperCall c) {
   const Ring ring = ring_of<S>(c);

@@ -11,7 +11,7 @@
 namespace sparseflow::cuda::skinny {
 
 struct HopperCall {
-  CUtensorMap values;  // boxes of rows / 2 × stage_k / 2 of [N, K/2]
+  CUtensorMap values;  // boxes of rows / 2 × stage_k / 2 of [N, K/2], 64 or 128 bytes wide
   CUtensorMap x;       // boxes of m_rows × 64 of [M, K]
   Product p;
   int slots, splits, m_groups;
@@ -35,5 +35,6 @@ struct HopperKernels {
 };
 
 extern const HopperKernels hopper_bf16_kernels, hopper_fp16_kernels;
+extern const HopperKernels hopper_e4m3_bf16_kernels, hopper_e4m3_fp16_kernels;  // W in e4m3, x as named
 
 }  // namespace sparseflow::cuda::skinny

@@ -113,16 +113,29 @@ __device__ inline uint64_t matrix_at(Shared address) {
          uint64_t(RowBytes == 128 ? 1 : 2) << 62;
 }
 
-// d [64 × N] += a [64 × 32, 2:4] · b [32 × N], with a and b in shared memory. A lane's part of d is that of m16n8, in
-// tiles of 8 columns. Selector is as in mma.sp.
+// The matrix `bytes` behind one; shared memory ends before the address could carry.
+__device__ inline uint64_t matrix_behind(uint64_t matrix, int bytes) {
+  return (matrix & 0xffffffff00000000) | (static_cast<uint32_t>(matrix) + (bytes >> 4));
+}
+
+// d [64 × N] += a [64 × 32, 2:4] · b [32 × N], b in shared memory, a there or in registers; a lane's part of d as m16n8
+// has it, by tiles of 8 columns. Selector as in mma.sp.
 #define SPARSEFLOW_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define SPARSEFLOW_F16(i) SPARSEFLOW_F4(i), SPARSEFLOW_F4(i + 4), SPARSEFLOW_F4(i + 8), SPARSEFLOW_F4(i + 12)
 #define SPARSEFLOW_F32(i) SPARSEFLOW_F16(i), SPARSEFLOW_F16(i + 16)
-#define SPARSEFLOW_WGMMA(n, type, regs, a, b, e, s, ...)                                                   \
+// W as `where` says: MEMORY or REGISTERS.
+#define SPARSEFLOW_A_MEMORY(a, ...) a
+#define SPARSEFLOW_A_REGISTERS(a, a1, a2, a3) "{" a ", " a1 ", " a2 ", " a3 "}"
+#define SPARSEFLOW_FROM_MEMORY "l"(a_matrix)
+#define SPARSEFLOW_FROM_REGISTERS "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+#define SPARSEFLOW_WGMMA(where, n, type, regs, b, e, s, a, a1, a2, a3, ...)                                \
   asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\nwgmma.mma_async.sp.sync.aligned.m64n" n "k32.f32." \
-               type "." type " {" regs "}, " a ", " b ", " e ", " s ", p, 1, 1, 0, 0;\n}"                  \
+               type "." type " {" regs "}, " SPARSEFLOW_A_##where(a, a1, a2, a3) ", " b ", " e ", " s      \
+               ", p, 1, 1, " SPARSEFLOW_TRANSPOSED_##where "0;\n}"                                         \
                : __VA_ARGS__                                                                               \
-               : "l"(a_matrix), "l"(b_matrix), "r"(places), "n"(Selector))
+               : "l"(b_matrix), "r"(places), "n"(Selector), SPARSEFLOW_FROM_##where)
+#define SPARSEFLOW_TRANSPOSED_MEMORY "0, "  // only in memory W could be
+#define SPARSEFLOW_TRANSPOSED_REGISTERS ""
 #define SPARSEFLOW_R8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define SPARSEFLOW_R16 SPARSEFLOW_R8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define SPARSEFLOW_R32 \
@@ -136,34 +149,56 @@ __device__ inline uint64_t matrix_at(Shared address) {
                  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
                  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-#define SPARSEFLOW_WGMMAS(type)                                                                                \
-  if constexpr (N == 8)                                                                                        \
-    SPARSEFLOW_WGMMA("8", type, "%0, %1, %2, %3", "%4", "%5", "%6", "%7", SPARSEFLOW_F4(0));                   \
-  else if constexpr (N == 16)                                                                                  \
-    SPARSEFLOW_WGMMA("16", type, SPARSEFLOW_R8, "%8", "%9", "%10", "%11", SPARSEFLOW_F4(0), SPARSEFLOW_F4(4)); \
-  else if constexpr (N == 32)                                                                                  \
-    SPARSEFLOW_WGMMA("32", type, SPARSEFLOW_R16, "%16", "%17", "%18", "%19", SPARSEFLOW_F16(0));               \
-  else if constexpr (N == 64)                                                                                  \
-    SPARSEFLOW_WGMMA("64", type, SPARSEFLOW_R32, "%32", "%33", "%34", "%35", SPARSEFLOW_F32(0));               \
-  else if constexpr (N == 128)                                                                                 \
-    SPARSEFLOW_WGMMA("128", type, SPARSEFLOW_R64, "%64", "%65", "%66", "%67", SPARSEFLOW_F32(0), SPARSEFLOW_F32(32)); \
-  else                                                                                                         \
-    SPARSEFLOW_WGMMA("256", type, SPARSEFLOW_R128, "%128", "%129", "%130", "%131", SPARSEFLOW_F32(0),          \
-                     SPARSEFLOW_F32(32), SPARSEFLOW_F32(64), SPARSEFLOW_F32(96))
+#define SPARSEFLOW_WGMMAS(where, type)                                                                             \
+  if constexpr (N == 8)                                                                                            \
+    SPARSEFLOW_WGMMA(where, "8", type, "%0, %1, %2, %3", "%4", "%5", "%6", "%7", "%8", "%9", "%10",                \
+                     SPARSEFLOW_F4(0));                                                                            \
+  else if constexpr (N == 16)                                                                                      \
+    SPARSEFLOW_WGMMA(where, "16", type, SPARSEFLOW_R8, "%8", "%9", "%10", "%11", "%12", "%13", "%14",              \
+                     SPARSEFLOW_F4(0), SPARSEFLOW_F4(4));                                                          \
+  else if constexpr (N == 32)                                                                                      \
+    SPARSEFLOW_WGMMA(where, "32", type, SPARSEFLOW_R16, "%16", "%17", "%18", "%19", "%20", "%21", "%22",           \
+                     SPARSEFLOW_F16(0));                                                                           \
+  else if constexpr (N == 64)                                                                                      \
+    SPARSEFLOW_WGMMA(where, "64", type, SPARSEFLOW_R32, "%32", "%33", "%34", "%35", "%36", "%37", "%38",           \
+                     SPARSEFLOW_F32(0));                                                                           \
+  else if constexpr (N == 128)                                                                                     \
+    SPARSEFLOW_WGMMA(where, "128", type, SPARSEFLOW_R64, "%64", "%65", "%66", "%67", "%68", "%69", "%70",          \
+                     SPARSEFLOW_F32(0), SPARSEFLOW_F32(32));                                                       \
+  else                                                                                                             \
+    SPARSEFLOW_WGMMA(where, "256", type, SPARSEFLOW_R128, "%128", "%129", "%130", "%131", "%132", "%133", "%134",  \
+                     SPARSEFLOW_F32(0), SPARSEFLOW_F32(32), SPARSEFLOW_F32(64), SPARSEFLOW_F32(96))
 
 template <class T, int N, int Selector>
 __device__ inline void multiply_add_group(float* d, uint64_t a_matrix, uint64_t b_matrix, uint32_t places) {
   static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
   if constexpr (std::is_same_v<T, Bf16>) {
-    SPARSEFLOW_WGMMAS("bf16");
+    SPARSEFLOW_WGMMAS(MEMORY, "bf16");
   } else {
-    SPARSEFLOW_WGMMAS("f16");
+    SPARSEFLOW_WGMMAS(MEMORY, "f16");
+  }
+}
+
+// With a lane's part of a as m16n8k32 has it, the warp's 16 of the 64 rows.
+template <class T, int N, int Selector>
+__device__ inline void multiply_add_group(float* d, const uint32_t (&w)[4], uint64_t b_matrix, uint32_t places) {
+  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128);
+  if constexpr (std::is_same_v<T, Bf16>) {
+    SPARSEFLOW_WGMMAS(REGISTERS, "bf16");
+  } else {
+    SPARSEFLOW_WGMMAS(REGISTERS, "f16");
   }
 }
 
 #undef SPARSEFLOW_F4
 #undef SPARSEFLOW_F16
 #undef SPARSEFLOW_F32
+#undef SPARSEFLOW_A_MEMORY
+#undef SPARSEFLOW_A_REGISTERS
+#undef SPARSEFLOW_FROM_MEMORY
+#undef SPARSEFLOW_FROM_REGISTERS
+#undef SPARSEFLOW_TRANSPOSED_MEMORY
+#undef SPARSEFLOW_TRANSPOSED_REGISTERS
 #undef SPARSEFLOW_WGMMA
 #undef SPARSEFLOW_WGMMAS
 #undef SPARSEFLOW_R8

@@ -130,8 +130,8 @@ __device__ inline void finish_part(const HopperCall& c, const Strip& strip, cons
       for (int b = 0; b < batch; ++b) {
         const int j = i + b * S::threads, m = strip.m + (j >> shift), n = strip.row + (j & (across - 1)) * 8;
         if (j >= end * across || n >= ns) continue;
-        if (p.gated) finish_gated<T>(p, sum[b], gated[b], m, n);
-        else finish<T>(p, sum[b], m, n);
+        if (p.gated) finish_gated<T, S::e4m3>(p, sum[b], gated[b], m, n);
+        else finish<T, S::e4m3>(p, sum[b], m, n);
       }
     }
   });

@@ -13,33 +13,37 @@ constexpr HopperKernel hopper_kernel() {
           S::threads,            S::per_sm,           S::stage_bytes, S::sum_bytes};
 }
 
-template <class T, int Tiles, int Groups, int PerSm>
+template <class T, bool E4m3, int Tiles, int Groups, int PerSm>
 constexpr void fill(HopperKernel (&row)[HopperKernels::widths]) {
-  row[0] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 1>>();
-  row[1] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 2>>();
-  row[2] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 4>>();
-  // With 256 rows and two blocks on a multiprocessor, more rows of x leave no room for a ring.
+  row[0] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 1, E4m3>>();
+  row[1] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 2, E4m3>>();
+  row[2] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 4, E4m3>>();
+  // Of 256 rows with two blocks a multiprocessor, more rows of x leave no room for a ring.
   if constexpr (Tiles * Groups * PerSm < 8) {
-    row[3] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 8>>();
-    row[4] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 16>>();
+    row[3] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 8, E4m3>>();
+    // Nor are there registers for more sums beside W in e4m3: more rows of x run in groups.
+    if constexpr (!E4m3) row[4] = hopper_kernel<T, HopperShape<Tiles, Groups, PerSm, 16, E4m3>>();
   }
 }
 
-// Few rows of W in a block give many blocks without splitting K; many rows of W read x less often.
-template <class T>
+// Few rows of W a block make many blocks without sharing out K, many read x less often.
+template <class T, bool E4m3 = false>
 constexpr HopperKernels hopper_kernels_of() {
   HopperKernels out{};
-  fill<T, 1, 1, 3>(out.kernel[0]);
-  fill<T, 1, 1, 2>(out.kernel[1]);
-  fill<T, 1, 2, 2>(out.kernel[2]);
-  fill<T, 2, 2, 1>(out.kernel[3]);
-  fill<T, 2, 2, 2>(out.kernel[4]);
-  // With this many rows of x, sums and stages take a whole multiprocessor.
-  out.kernel[5][3] = hopper_kernel<T, HopperShape<1, 2, 1, 8>>();
-  out.kernel[5][4] = hopper_kernel<T, HopperShape<1, 2, 1, 16>>();
-  out.kernel[5][5] = hopper_kernel<T, HopperShape<1, 2, 1, 32>>();
-  // More rows of x are processed in groups, with half as many sums.
-  out.kernel[6][4] = out.kernel[5][4];
+  fill<T, E4m3, 1, 1, 3>(out.kernel[0]);
+  fill<T, E4m3, 1, 1, 2>(out.kernel[1]);
+  fill<T, E4m3, 1, 2, 2>(out.kernel[2]);
+  fill<T, E4m3, 2, 2, 1>(out.kernel[3]);
+  fill<T, E4m3, 2, 2, 2>(out.kernel[4]);
+  // Rows of x so many that their sums and stages take a whole multiprocessor.
+  out.kernel[5][3] = hopper_kernel<T, HopperShape<1, 2, 1, 8, E4m3>>();
+  if constexpr (!E4m3) {
+    out.kernel[5][4] = hopper_kernel<T, HopperShape<1, 2, 1, 16, E4m3>>();
+    out.kernel[5][5] = hopper_kernel<T, HopperShape<1, 2, 1, 32, E4m3>>();
+  }
+  // More rows of x in groups: their sums are half as many.
+  constexpr int grouped = E4m3 ? 3 : 4;
+  out.kernel[6][grouped] = out.kernel[5][grouped];
   return out;
 }
 

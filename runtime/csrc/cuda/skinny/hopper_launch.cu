@@ -26,8 +26,8 @@ constexpr Choice choice_of(int variant) {
 
 constexpr int64_t kMostMemory = 64 << 20;  // bytes for adding shares through memory: more can't stay in the L2
 constexpr int kMaxSlots = 16;
-constexpr int kEarly = 4;  // more would delay the first rows of x
-constexpr int64_t kLarge = 200 << 20;  // bytes of W
+constexpr int kEarly = 4;  // more keeps the first rows of x waiting
+constexpr int64_t kLarge = 200 << 20;  // bytes of W's values
 
 static_assert(kHopperVariants == kClustered + std::size(kOthers));
 
@@ -41,11 +41,16 @@ int slots_for(const HopperKernel& kernel, int device) {
   return room < kernel.end_bytes() ? 0 : std::min(kMaxSlots, room / (kernel.stage_bytes + 16));
 }
 
-// Returns the kernel for all m rows at once, or for as many as leave room for a ring.
-const HopperKernel& kernel_for(bool half, int variant, int m, int device) {
-  const auto& row = (half ? hopper_fp16_kernels : hopper_bf16_kernels).kernel[choice_of(variant).shape];
+const HopperKernels& kernels_of(bool e4m3, bool half) {
+  if (e4m3) return half ? hopper_e4m3_fp16_kernels : hopper_e4m3_bf16_kernels;
+  return half ? hopper_fp16_kernels : hopper_bf16_kernels;
+}
+
+// The one that takes all m rows at once, or else as many as there is a kernel for with room for a ring.
+const HopperKernel& kernel_for(const Product& p, bool half, int variant, int device) {
+  const auto& row = kernels_of(p.e4m3, half).kernel[choice_of(variant).shape];
   int width = 0;
-  while (width < HopperKernels::widths - 1 && (8 << width < m || !row[width].multiply)) ++width;
+  while (width < HopperKernels::widths - 1 && (8 << width < p.m || !row[width].multiply)) ++width;
   while (width > 0 && slots_for(row[width], device) < 2) --width;
   return row[width];
 }
@@ -99,18 +104,18 @@ Encode encode() {
   return found;
 }
 
-// Describes a matrix of 16-bit elements in boxes of 32 or 64 columns, laid out for wgmma.
-CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_rows, int box_columns,
+// A matrix of such numbers in boxes that are 64 or 128 bytes wide, laid out for wgmma.
+CUtensorMap map_of(const void* from, CUtensorMapDataType type, int rows, int columns, int box_rows, int box_columns,
                    CUtensorMapL2promotion promotion) {
+  const int size = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t pitch[] = {static_cast<cuuint64_t>(columns) * 2};
+  const cuuint64_t pitch[] = {static_cast<cuuint64_t>(columns) * size};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t step[] = {1, 1};
   CUtensorMap map;
   const auto make = [&] {
-    return encode()(&map, half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
-                    const_cast<void*>(from), sizes, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                    box_columns == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, promotion,
+    return encode()(&map, type, 2, const_cast<void*>(from), sizes, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                    box_columns * size == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, promotion,
                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   CUresult result = make();
@@ -125,9 +130,14 @@ CUtensorMap map_of(const void* from, bool half, int rows, int columns, int box_r
   return map;
 }
 
-// Fetching 256 bytes at a time is faster for large weights and many rows of x (measured on an H200), 128 otherwise.
-CUtensorMapL2promotion promotion_for(const Product& p) {
-  return p.m > 32 || int64_t(p.n) * p.k > kLarge ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE;
+// Of a place of the dense matrix: kept values and places.
+double weight_bytes(const Product& p) { return p.e4m3 ? 5.0 / 8 : 9.0 / 8; }
+
+// Fetching 256 bytes at a time pays for large weights and many rows of x (measured on an H200); below, 128 do, which
+// boxes of two units of e4m3 have in two stages.
+CUtensorMapL2promotion promotion_for(const HopperKernel& kernel, const Product& p) {
+  if (p.m > 32 || int64_t(p.n) * p.k / (p.e4m3 ? 2 : 1) > kLarge) return CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
+  return p.e4m3 && kernel.stage_k == 128 ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_NONE;
 }
 
 }  // namespace
@@ -136,7 +146,7 @@ std::string refusal(int variant, const Product& p, int device) {
   const std::string name = std::to_string(kPortableVariants + variant);
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) != 9) return "runs in variant " + name + " on sm_90 only";
   if (!encode()) return "needs in variant " + name + " cuTensorMapEncodeTiled, which this driver lacks";
-  const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
+  const HopperKernel& kernel = kernel_for(p, false, variant, device);
   if (p.gated && kernel.rows < 128) return "has no gate in variant " + name;
   if (slots_for(kernel, device) < 2) return "needs in variant " + name + " more shared memory than this GPU has";
   if (const int64_t bytes = meeting_bytes(kernel, variant, p); bytes > kMostMemory)
@@ -145,7 +155,7 @@ std::string refusal(int variant, const Product& p, int device) {
 }
 
 int64_t partial_count(const Product& p, int variant, int device) {
-  return meeting_bytes(kernel_for(false, variant, p.m, device), variant, p) / 4;
+  return meeting_bytes(kernel_for(p, false, variant, device), variant, p) / 4;
 }
 
 // Returns the variant with the largest strips that still fill most of the GPU, with K split among blocks.
@@ -155,19 +165,20 @@ int default_variant(const Product& p, int device) {
   double most = 0;
   for (int variant = 0; variant < kClustered; ++variant) {
     if (!hopper::refusal(variant, p, device).empty()) continue;
-    const HopperKernel& kernel = kernel_for(false, variant, p.m, device);
+    const HopperKernel& kernel = kernel_for(p, false, variant, device);
     const int split = split_of(kernel, variant, p), blocks = strips_of(kernel, p) * split, places = processors * kernel.per_sm;
     const int waves = (blocks + places - 1) / places;
     const double filled = double(blocks) / (waves * places);
-    // The cost of reading x for each strip and of adding the shares.
-    const double cost = 1 + double(8 * ((p.m + 7) / 8)) * 16 / (9 * kernel.rows) + 0.02 * (split - 1);
+    // Reading x again for each strip, and adding up shares.
+    const double cost = 1 + double(8 * ((p.m + 7) / 8)) * 2 / (kernel.rows * weight_bytes(p)) + 0.02 * (split - 1);
     if (filled / cost > most) most = filled / cost, best = variant;
   }
   return best;
 }
 
 void forget_devices() {
-  for (const HopperKernels* kernels : {&hopper_bf16_kernels, &hopper_fp16_kernels})
+  for (const HopperKernels* kernels :
+       {&hopper_bf16_kernels, &hopper_fp16_kernels, &hopper_e4m3_bf16_kernels, &hopper_e4m3_fp16_kernels})
     for (const auto& row : kernels->kernel)
       for (const HopperKernel& kernel : row)
         if (kernel.ready) *kernel.ready = 0;
@@ -175,11 +186,13 @@ void forget_devices() {
 }
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
-  const HopperKernel& kernel = kernel_for(half, variant, p.m, device);
+  const HopperKernel& kernel = kernel_for(p, half, variant, device);
   const int slots = slots_for(kernel, device), split = split_of(kernel, variant, p);
   const int groups = groups_of(kernel, p);
-  const HopperCall call{map_of(p.values, half, p.n, p.k / 2, kernel.rows / 2, kernel.stage_k / 2, promotion_for(p)),
-                        map_of(p.x, half, p.m, p.k, kernel.m_rows, 64, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
+  const CUtensorMapDataType type = half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const HopperCall call{map_of(p.values, p.e4m3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : type, p.n, p.k / 2, kernel.rows / 2,
+                               kernel.stage_k / 2, promotion_for(kernel, p)),
+                        map_of(p.x, type, p.m, p.k, kernel.m_rows, 64, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
                         p, slots, split, groups, std::min(slots, kEarly), tag()};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(split, strips_of(kernel, p) * groups);

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "fragments.cuh"
 #include "shape.h"
 #include "skinny.h"
 
@@ -26,14 +27,15 @@ __device__ inline int units_in(const Span& span, int stage) {
 template <class S>
 __device__ inline void load_values(const Product& p, const Span& span, int unit, int units, Shared to,
                                    uint64_t policy) {
-  constexpr int across = 4 * S::blocks, down = S::threads / across;  // pieces of 16 bytes, rows at a time
+  constexpr int across = S::value_pitch / 16, down = S::threads / across;  // pieces of 16 bytes, rows at a time
   const int top = threadIdx.x / across, c = threadIdx.x % across;
-  if (c / 4 >= units) return;
-  const auto* from = static_cast<const uint8_t*>(p.values) + int64_t(span.row + top) * p.k + unit * 64 + c * 16;
+  if (c / (across / S::blocks) >= units) return;
+  const int64_t pitch = int64_t(p.k / 64) * S::unit_bytes;
+  const auto* from = static_cast<const uint8_t*>(p.values) + (span.row + top) * pitch + unit * S::unit_bytes + c * 16;
   to += top * S::value_pitch + swizzled<S::value_pitch>(top, c) * 16;
 #pragma unroll
   for (int r = 0; r < S::rows; r += down)
-    if (span.row + top + r < p.n) copy(to + r * S::value_pitch, from + int64_t(r) * p.k, policy);
+    if (span.row + top + r < p.n) copy(to + r * S::value_pitch, from + r * pitch, policy);
 }
 
 template <class S>
@@ -81,11 +83,8 @@ __device__ inline void multiply_unit(float (&sums)[S::tiles][S::m_tiles][4], Sha
 #pragma unroll
   for (int r = 0; r < S::tiles; ++r) {
     const int row = top + 16 * r;
-    const uint2 word = load8(slot + S::value_bytes + (row / 64 * S::blocks + unit) * 512 + (lane >> 1 & 1) * 256 +
-                             row / 16 % 4 * 64 + (lane >> 2) * 8);
-    places[r] = metadata(word.x, word.y, lane & 1);
+    places[r] = load_metadata<S>(slot + S::value_bytes + (row / 64 * S::blocks + unit) * 512, row / 16 % 4);
   }
-  const Shared values = slot + (top + lane % 16) * S::value_pitch;
   const Shared xs = slot + S::value_bytes + S::place_bytes + lane % 8 * S::x_pitch;
   // Lanes 2 and 3 of each four hold the positions of the second step.
   auto step = [&](auto selector) {
@@ -94,11 +93,10 @@ __device__ inline void multiply_unit(float (&sums)[S::tiles][S::m_tiles][4], Sha
     const int x_piece = swizzled<S::x_pitch>(lane, unit * 8 + s * 4 + lane / 8) * 16;
 #pragma unroll
     for (int j = 0; j < S::m_tiles; ++j) load_matrices(x[j], xs + j * 8 * S::x_pitch + x_piece);
-    const int piece = swizzled<S::value_pitch>(lane, unit * 4 + s * 2 + lane / 16) * 16;
 #pragma unroll
     for (int r = 0; r < S::tiles; ++r) {
       uint32_t w[4];
-      load_matrices(w, values + r * 16 * S::value_pitch + piece);
+      load_fragment<T, S>(w, slot + (top + 16 * r) * S::value_pitch, unit * 2 + s);
 #pragma unroll
       for (int j = 0; j < S::m_tiles; ++j) multiply_add<T, s>(sums[r][j], w, x[j], places[r]);
     }
@@ -218,9 +216,22 @@ __device__ inline void store_eight(void* to, int64_t at, const Eight& from) {
   reinterpret_cast<uint4*>(static_cast<uint16_t*>(to) + at)[0] = {words[0], words[1], words[2], words[3]};
 }
 
-// Writes eight adjacent elements of y from complete sums.
-template <class T>
+// The sums of eight neighbouring rows of W from row n on, times what those rows are scaled by.
+template <bool Scaled>
+__device__ inline Eight scaled(const Product& p, Eight sum, int n) {
+  if constexpr (Scaled) {
+    if (!p.scales) return sum;
+    const Eight scale = load_floats(p.scales + n);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum.v[i] *= scale.v[i];
+  }
+  return sum;
+}
+
+// Eight neighbours of y, from whole sums.
+template <class T, bool Scaled>
 __device__ inline void finish(const Product& p, Eight sum, int m, int n) {
+  sum = scaled<Scaled>(p, sum, n);
   if (p.bias) sum = sum + load_eight<T>(p.bias, n);
   sum = activated(sum, p.activation);
   const int64_t at = int64_t(m) * p.n + n;
@@ -228,10 +239,12 @@ __device__ inline void finish(const Product& p, Eight sum, int m, int n) {
   store_eight<T>(p.y, at, sum);
 }
 
-// The same for a gated product, where the first half of W's rows is the gate.
-template <class T>
+// The same where the first half of W's rows is the gate of the second.
+template <class T, bool Scaled>
 __device__ inline void finish_gated(const Product& p, Eight gate, Eight sum, int m, int n) {
   const int half = p.n / 2;
+  gate = scaled<Scaled>(p, gate, n);
+  sum = scaled<Scaled>(p, sum, half + n);
   if (p.bias) gate = gate + load_eight<T>(p.bias, n), sum = sum + load_eight<T>(p.bias, half + n);
   gate = activated(gate, p.activation);
 #pragma unroll
@@ -272,7 +285,7 @@ __device__ inline void finish_in_cluster(const Product& p, const Span& span, con
     for (int s = 0; s < Splits; ++s) part[s] = sum_of_block<S>(parts[s], at);
 #pragma unroll
     for (int s = 1; s < Splits; ++s) part[0] = part[0] + part[s];
-    finish<T>(p, part[0], span.m + m, span.row + n);
+    finish<T, S::e4m3>(p, part[0], span.m + m, span.row + n);
   });
 }
 
@@ -318,14 +331,14 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply(const Product 
   if (shares > 1) sync_cluster();  // no block exits while others read its memory
 }
 
-// The second launch, if the shares of K are added through memory.
-template <class T>
+// The second launch where the shares of K went through memory.
+template <class T, bool Scaled>
 __global__ void finish_partials(const Product p, int shares) {
   const int64_t across = p.n / 8, count = across * p.m;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
     Eight sum = load_floats(p.partials + i * 8);
     for (int s = 1; s < shares; ++s) sum = sum + load_floats(p.partials + (s * count + i) * 8);
-    finish<T>(p, sum, static_cast<int>(i / across), static_cast<int>(i % across * 8));
+    finish<T, Scaled>(p, sum, static_cast<int>(i / across), static_cast<int>(i % across * 8));
   }
 }
 

@@ -16,19 +16,19 @@ constexpr Kernel kernel_of() {
           S::sum_bytes};
 }
 
-// The shapes differ in the rows of W (and thus in how often x is read), in the length of the pieces of a row of W that
-// are loaded at a time, and in the number of blocks on a multiprocessor.
-template <class T>
+// The shapes differ in rows of W (and so in how often x is read), in how long a piece of a row of W they load at a
+// time, and in how many blocks share a multiprocessor.
+template <class T, bool E4m3 = false>
 constexpr Kernels kernels_of() {
-  return {{{kernel_of<T, Shape<2, 4, 1, 2, 2, 1>>(), kernel_of<T, Shape<2, 4, 1, 2, 2, 2>>(),
-            kernel_of<T, Shape<2, 4, 1, 2, 2, 4>>(), kernel_of<T, Shape<2, 4, 1, 2, 2, 8>>()},
-           {kernel_of<T, Shape<2, 2, 2, 4, 2, 1>>(), kernel_of<T, Shape<2, 2, 2, 4, 2, 2>>(),
-            kernel_of<T, Shape<2, 2, 2, 4, 2, 4>>(), kernel_of<T, Shape<2, 2, 2, 4, 2, 8>>()},
-           {kernel_of<T, Shape<4, 4, 2, 2, 1, 1>>(), kernel_of<T, Shape<4, 4, 2, 2, 1, 2>>(),
-            kernel_of<T, Shape<4, 4, 2, 2, 1, 4>>(), kernel_of<T, Shape<4, 4, 2, 2, 1, 8>>()},
-           {kernel_of<T, Shape<4, 8, 1, 1, 1, 1>>(), kernel_of<T, Shape<4, 8, 1, 1, 1, 2>>(),
-            kernel_of<T, Shape<4, 8, 1, 1, 1, 4>>(), kernel_of<T, Shape<4, 8, 1, 1, 1, 8>>()}},
-          finish_partials<T>};
+  return {{{kernel_of<T, Shape<2, 4, 1, 2, 2, 1, E4m3>>(), kernel_of<T, Shape<2, 4, 1, 2, 2, 2, E4m3>>(),
+            kernel_of<T, Shape<2, 4, 1, 2, 2, 4, E4m3>>(), kernel_of<T, Shape<2, 4, 1, 2, 2, 8, E4m3>>()},
+           {kernel_of<T, Shape<2, 2, 2, 4, 2, 1, E4m3>>(), kernel_of<T, Shape<2, 2, 2, 4, 2, 2, E4m3>>(),
+            kernel_of<T, Shape<2, 2, 2, 4, 2, 4, E4m3>>(), kernel_of<T, Shape<2, 2, 2, 4, 2, 8, E4m3>>()},
+           {kernel_of<T, Shape<4, 4, 2, 2, 1, 1, E4m3>>(), kernel_of<T, Shape<4, 4, 2, 2, 1, 2, E4m3>>(),
+            kernel_of<T, Shape<4, 4, 2, 2, 1, 4, E4m3>>(), kernel_of<T, Shape<4, 4, 2, 2, 1, 8, E4m3>>()},
+           {kernel_of<T, Shape<4, 8, 1, 1, 1, 1, E4m3>>(), kernel_of<T, Shape<4, 8, 1, 1, 1, 2, E4m3>>(),
+            kernel_of<T, Shape<4, 8, 1, 1, 1, 4, E4m3>>(), kernel_of<T, Shape<4, 8, 1, 1, 1, 8, E4m3>>()}},
+          finish_partials<T, E4m3>};
 }
 
 }  // namespace sparseflow::cuda::skinny

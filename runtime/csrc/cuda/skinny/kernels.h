@@ -22,5 +22,6 @@ struct Kernels {
 };
 
 extern const Kernels bf16_kernels, fp16_kernels;
+extern const Kernels e4m3_bf16_kernels, e4m3_fp16_kernels;  // W in e4m3, x as named
 
 }  // namespace sparseflow::cuda::skinny

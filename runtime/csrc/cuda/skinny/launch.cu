@@ -15,9 +15,14 @@ static_assert(kPortableVariants == Kernels::shapes * 4);
 
 bool for_hopper(int variant) { return variant >= kPortableVariants && variant < kVariants; }
 
-const Kernel& kernel_for(bool half, int variant, int m) {
-  const int width = m <= 8 ? 0 : m <= 16 ? 1 : m <= 32 ? 2 : 3;
-  return (half ? fp16_kernels : bf16_kernels).kernel[variant % kThroughMemory / 4][width];
+const Kernels& kernels_of(const Product& p, bool half) {
+  if (p.e4m3) return half ? e4m3_fp16_kernels : e4m3_bf16_kernels;
+  return half ? fp16_kernels : bf16_kernels;
+}
+
+const Kernel& kernel_for(const Product& p, bool half, int variant) {
+  const int width = p.m <= 8 ? 0 : p.m <= 16 ? 1 : p.m <= 32 ? 2 : 3;
+  return kernels_of(p, half).kernel[variant % kThroughMemory / 4][width];
 }
 
 int splits_of(int variant) { return kSplits[variant % 4]; }
@@ -77,7 +82,7 @@ std::string refusal(int variant, const Product& p, int device) {
            " more for sums through memory; got " + std::to_string(variant);
   if (p.gated) return "takes a gate only in the variants from " + std::to_string(kPortableVariants) + " on";
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "needs sparse tensor cores, which GPUs have from sm_80 on";
-  const Kernel& kernel = kernel_for(false, variant, p.m);
+  const Kernel& kernel = kernel_for(p, false, variant);
   if (slots_for(kernel, device) < 2) return needs_room(variant, std::max(2 * kernel.stage_bytes, kernel.sum_bytes));
   return "";
 }
@@ -88,7 +93,7 @@ int default_variant(const Product& p, int device) {
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) == 9) return kPortableVariants + hopper::default_variant(p, device);
   const int preferred = p.m <= 32 ? 0 : 8;
   const int first = refusal(preferred, p, device).empty() ? preferred : 0;
-  const Kernel& kernel = kernel_for(false, first, p.m);
+  const Kernel& kernel = kernel_for(p, false, first);
   const int places = attribute(cudaDevAttrMultiProcessorCount, device) * kernel.per_sm;
   int split = 0;
   while (split < 3 && 10 * blocks_down(kernel, p.n) * kSplits[split] < 7 * places && p.k / 64 >= 8 * kSplits[split + 1])
@@ -102,7 +107,7 @@ int64_t partial_count(const Product& p, int variant, int device) {
 }
 
 void forget_devices() {
-  for (const Kernels* kernels : {&bf16_kernels, &fp16_kernels})
+  for (const Kernels* kernels : {&bf16_kernels, &fp16_kernels, &e4m3_bf16_kernels, &e4m3_fp16_kernels})
     for (const auto& row : kernels->kernel)
       for (const Kernel& kernel : row) *kernel.ready = 0;
   hopper::forget_devices();
@@ -110,7 +115,7 @@ void forget_devices() {
 
 void run(const Product& p, bool half, int variant, int device, void* stream) {
   if (for_hopper(variant)) return hopper::run(p, half, variant - kPortableVariants, device, stream);
-  const Kernel& kernel = kernel_for(half, variant, p.m);
+  const Kernel& kernel = kernel_for(p, half, variant);
   const int slots = slots_for(kernel, device);
   const auto shares = static_cast<unsigned>(splits_of(variant));
   cudaLaunchConfig_t config{};
@@ -128,8 +133,7 @@ void run(const Product& p, bool half, int variant, int device, void* stream) {
   if (!p.partials) return;
   const int64_t pieces = int64_t(p.m) * p.n / 8;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 127) / 128, 65535));
-  const Kernels& kernels = half ? fp16_kernels : bf16_kernels;
-  kernels.finish_partials<<<blocks, 128, 0, config.stream>>>(p, splits_of(variant));
+  kernels_of(p, half).finish_partials<<<blocks, 128, 0, config.stream>>>(p, splits_of(variant));
   check(cudaGetLastError());
 }
 

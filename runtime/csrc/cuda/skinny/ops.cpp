@@ -15,10 +15,12 @@ namespace {
 
 constexpr int64_t kLargest = INT32_MAX / 2;
 
+bool in_e4m3(const DeviceWeight& w) { return w.values.scalar_type() == ScalarType::Float8_e4m3fn; }
+
 std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
   const ScalarType dtype = w.values.scalar_type();
-  if (dtype != ScalarType::BFloat16 && dtype != ScalarType::Half)
-    return "takes bfloat16 and float16, not " + std::string(torch::headeronly::toString(dtype));
+  if (dtype != ScalarType::BFloat16 && dtype != ScalarType::Half && !in_e4m3(w))
+    return "takes bfloat16, float16 and float8_e4m3fn, not " + std::string(torch::headeronly::toString(dtype));
   if (w.k == 0) return "takes no weights without columns";
   if (gated && w.n() % 128) return "needs N to be a multiple of 128 for a gate, got N=" + std::to_string(w.n());
   if (w.n() > kLargest || w.k > kLargest || m > kLargest) return "takes sizes up to " + std::to_string(kLargest);
@@ -34,6 +36,7 @@ Product sizes_of(const DeviceWeight& w, int64_t m, bool gated) {
   p.k = static_cast<int>(layout.padded_k());
   p.m = static_cast<int>(m);
   p.gated = gated;
+  p.e4m3 = in_e4m3(w);
   return p;
 }
 
@@ -57,14 +60,16 @@ Tensor product(const Call& c, Activation activation, int64_t variant, bool gated
   const std::vector<int64_t> sizes = sizes_with_last(c.x, out);
   if (m == 0 || n == 0) return torch::stable::new_empty(c.x, sizes);
   const Tensor x = padded(c.x, m, k, m, p.k);
-  std::optional<Tensor> bias = c.bias, residual = c.residual;
+  std::optional<Tensor> bias = c.bias, residual = c.residual, scale = c.scale;
   if (bias) bias = padded(*bias, 1, n, 1, p.n);
+  if (scale) scale = padded(*scale, 1, n, 1, p.n);
   if (residual) residual = padded(*residual, m, n, m, p.n);
   Tensor y = torch::stable::new_empty(c.x, out == padded_out ? sizes : std::vector<int64_t>{m, padded_out});
   p.values = c.weight.values.const_data_ptr();
   p.places = c.weight.positions.const_data_ptr();
   p.x = x.const_data_ptr();
   p.bias = pointer(bias);
+  p.scales = static_cast<const float*>(pointer(scale));
   p.residual = pointer(residual);
   p.activation = activation;
   p.y = y.mutable_data_ptr();
@@ -91,19 +96,42 @@ void check_taken(const char* op, const Call& call, int64_t variant, bool gated) 
   if (!bare || !call.weight.aligned()) call.weight.check_whole(op);
 }
 
+// The dtype that x must have.
+ScalarType dtype_of_x(const char* op, const Tensor& x, const Tensor& values, const std::optional<Tensor>& scales) {
+  const ScalarType dtype = x.scalar_type();
+  const bool e4m3 = values.scalar_type() == ScalarType::Float8_e4m3fn;
+  SF_REQUIRE(e4m3 || !scales, op, "scales belong to values in float8_e4m3fn, got " + words(values));
+  if (!e4m3) return values.scalar_type();
+  SF_REQUIRE(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op,
+             "for values in float8_e4m3fn x must be bfloat16 or float16, got " + words(x));
+  return dtype;
+}
+
+// The scales of a weight's rows, as the kernel can read them.
+std::optional<Tensor> checked_scales(const char* op, const std::optional<Tensor>& scales, const DeviceWeight& weight) {
+  if (!scales) return scales;
+  check_tensor(op, "scales", *scales, ScalarType::Float, {weight.n()}, weight.device());
+  return usable(*scales);
+}
+
 Tensor skinny_linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
-                     std::optional<Tensor> residual, int64_t in_features, std::string epilogue, int64_t variant) {
+                     std::optional<Tensor> residual, int64_t in_features, std::string epilogue, int64_t variant,
+                     std::optional<Tensor> scales) {
   constexpr const char* op = "skinny_linear";
-  const Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), x.scalar_type());
+  const ScalarType dtype = dtype_of_x(op, x, values, scales);
+  Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), dtype, dtype);
+  call.scale = checked_scales(op, scales, call.weight);
   check_taken(op, call, variant, false);
   return skinny::product(call, activation_of(op, epilogue), variant, false);
 }
 
 // activation(g) ⊙ u for the halves g and u of x · Wᵀ + bias.
 Tensor skinny_gated_linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
-                           int64_t in_features, std::string epilogue, int64_t variant) {
+                           int64_t in_features, std::string epilogue, int64_t variant, std::optional<Tensor> scales) {
   constexpr const char* op = "skinny_gated_linear";
-  const Call call(op, x, {values, positions, in_features}, std::move(bias), std::nullopt, x.scalar_type());
+  const ScalarType dtype = dtype_of_x(op, x, values, scales);
+  Call call(op, x, {values, positions, in_features}, std::move(bias), std::nullopt, dtype, dtype);
+  call.scale = checked_scales(op, scales, call.weight);
   check_taken(op, call, variant, true);
   return skinny::product(call, activation_of(op, epilogue), variant, true);
 }
@@ -119,10 +147,10 @@ int64_t skinny_variants(int64_t n, int64_t k, int64_t m) {
 STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "skinny_linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, int in_features, "
-      "str epilogue, int variant) -> Tensor");
+      "str epilogue, int variant, Tensor? scales=None) -> Tensor");
   m.def(
       "skinny_gated_linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, int in_features, str epilogue, "
-      "int variant) -> Tensor");
+      "int variant, Tensor? scales=None) -> Tensor");
   m.def("skinny_variants(int n, int k, int m) -> int");
 }
 

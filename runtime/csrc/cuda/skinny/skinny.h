@@ -1,6 +1,6 @@
-// The skinny kernel: y [M, N] = x [M, K] · Wᵀ for few rows of x, where reading W takes most of the time. W is 2:4 in
-// the layout of CUDA (../layout.h), in bf16 or fp16; sums are in fp32. K must be a multiple of 64, N of 8. M may be
-// anything; the kernel is made for 1 … 64, and beyond reads W once for every 64 rows of x.
+// y [M, N] = x [M, K] · Wᵀ for few rows of x, where reading W is all the time there is: W 2:4 in the layout of CUDA
+// (../layout.h), x bf16 or fp16, W the same or e4m3 with a scale for each row, sums in fp32, K a multiple of 64, N of 8,
+// any M (made for 1 … 64; beyond, W is read once for every 64 rows of x).
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 namespace sparseflow::cuda::skinny {
 
 // y = activation(x · Wᵀ + bias) + residual, or with `gated` y = activation(g) ⊙ u, [M, N/2], for the halves g and u of
-// x · Wᵀ + bias. All pointers are on the device, aligned to 16 bytes. Values are [N, K/2], and places as in layout.h; x
-// is [M, K], y and residual [M, N], and bias [N], all contiguous and of one dtype.
+// x · Wᵀ + bias. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and places as in layout.h; x [M, K],
+// y and residual [M, N], bias [N], all contiguous and of one dtype. Values in e4m3 must be finite.
 struct Product {
   const void* values;
   const void* places;
@@ -23,6 +23,8 @@ struct Product {
   int n, k, m;
   Activation activation;
   bool gated = false;
+  bool e4m3 = false;               // the values; else of x's dtype
+  const float* scales = nullptr;   // of e4m3, what row of W [N] is multiplied by; or null
   void* y = nullptr;
   float* partials = nullptr;  // partial_count() floats, or null where that is 0
 };
@@ -35,7 +37,8 @@ struct Product {
 constexpr int kPortableVariants = 16, kHopperVariants = 45, kVariants = kPortableVariants + kHopperVariants;
 constexpr int kThroughMemory = 64;
 
-// Returns why this variant can't run this product on this device, or ""; only the product's sizes and `gated` are read.
+// Why this variant can't run on this device for this product, or ""; of the product only sizes, `gated` and `e4m3` are
+// read.
 std::string refusal(int variant, const Product& p, int device);
 
 // Returns a reasonable variant for a product that wasn't measured.

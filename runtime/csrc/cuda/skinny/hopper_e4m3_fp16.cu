@@ -1,0 +1,7 @@
+#include "hopper_kernels.cuh"
+
+namespace sparseflow::cuda::skinny {
+
+const HopperKernels hopper_e4m3_fp16_kernels = hopper_kernels_of<Fp16, true>();
+
+}  // namespace sparseflow::cuda::skinny
