@@ -113,7 +113,7 @@ def _linear(
 
 
 def _runs_whole(x: Tensor, in_features: int, policy: list[int]) -> bool:
-    """Return whether, by policy, one kernel runs the layer for these rows; False while tracing leaves M open."""
+    """Return whether one kernel runs the layer for these rows; False where tracing leaves M open."""
     rows = math.prod(x.shape[:-1])
     if not isinstance(rows, int):
         return False
