@@ -13,7 +13,6 @@ from sparseflow.dialect.matchers import constant_int, defined_by, is_none
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.sizes import TO_THE_END, KnownSizes, Size, Sizes, Unknown, dimension
 
-
 Terms = frozenset[tuple[ir.Value, int]]
 """Integer tensors of one element that aren't known, each with how often it is added."""
 
@@ -354,8 +353,7 @@ def _both(elements: Elements, op: ir.Operation) -> Found:
     both = Condition((), a.limits | b.limits, a.reads | b.reads)
     varies = [int(_varies(both, at)) for at in range(rank)]
     met = [
-        _meet((one, step), (other, step))
-        for one, other, step in zip(a.sizes, b.sizes, varies, strict=True)
+        _meet((one, step), (other, step)) for one, other, step in zip(a.sizes, b.sizes, varies, strict=True)
     ]
     sizes = tuple(dim[0] for dim in met if dim is not None)
     return Condition(sizes, both.limits, both.reads) if len(sizes) == rank else None

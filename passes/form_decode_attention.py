@@ -150,8 +150,8 @@ def _limited(found: Condition, queries: int) -> _Sees | None:
         ((position, count),) = limit.terms
         if limit == Limit((0, 0, -step, 1), 0, frozenset({(position, -1)})) and sees.position is None:
             sees = sees._replace(position=position)
-        elif limit.steps == (0, 0, step, -1) and (position, count) == (sees.position, 1) and not sees.window:
-            if limit.offset > 0:
+        elif sees.position is not None and position == sees.position and not sees.window:
+            if (limit.steps, count) != ((0, 0, step, -1), 1) or limit.offset > 0:
                 return None
             sees = sees._replace(window=1 - limit.offset)
         else:
@@ -159,7 +159,7 @@ def _limited(found: Condition, queries: int) -> _Sees | None:
     return sees
 
 
-def _kept(reads: frozenset[Read]) -> ir.Value | None | str:
+def _kept(reads: frozenset[Read]) -> ir.Value | str | None:
     """Return the matrix that says which keys are no padding; None for all, or why it can't be read."""
     if not reads:
         return None
@@ -183,7 +183,14 @@ def _heads(value: ir.Value, sizes: KnownSizes) -> _Heads:
         return _Heads(value, expanded=False)
     before_, after = tensor_type(expanded.results[0]), tensor_type(value)
     copies, wanted = (defined_by(op.operands[1], "torch.prim.ListConstruct") for op in (expanded, merged))
-    if before_ is None or after is None or before_.rank != 5 or after.rank != 4 or copies is None or wanted is None:
+    if (
+        before_ is None
+        or after is None
+        or before_.rank != 5
+        or after.rank != 4
+        or copies is None
+        or wanted is None
+    ):
         return _Heads(value, expanded=False)
     counts = [constant_int(copies.operands[at]) for at in (1, 2)]
     heads = constant_int(wanted.operands[1])
@@ -218,7 +225,8 @@ def _once(heads: _Heads) -> ir.Value:
     if not heads.expanded:
         return heads.value
     type_ = tensor_type(heads.value)
-    assert type_ is not None and type_.shape is not None
+    assert type_ is not None
+    assert type_.shape is not None
     b, h, _, length, width = type_.shape
     result = TensorType((b, h, length, width), type_.dtype).build()
     return torch_op("torch.aten.select.int", [heads.value, int_value(2), int_value(0)], result)

@@ -125,9 +125,7 @@ def _check(
 ) -> None:
     name = "sparseflow.decode_attention"
     ops.check(q.dim() == k.dim() == v.dim() == 4, lambda: f"{name}: q, k and v must have four dimensions")
-    ops.check(
-        q.dtype == k.dtype == v.dtype, lambda: f"{name}: q is {q.dtype}, k {k.dtype} and v {v.dtype}"
-    )
+    ops.check(q.dtype == k.dtype == v.dtype, lambda: f"{name}: q is {q.dtype}, k {k.dtype} and v {v.dtype}")
     ops.check(
         k.shape == v.shape and k.shape[0] in (1, q.shape[0]) and k.shape[3] == q.shape[3],
         lambda: f"{name}: k {list(k.shape)} and v {list(v.shape)} don't fit q {list(q.shape)}",

@@ -16,7 +16,13 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
 def expected(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, keep: Tensor | None, scale: float, window: int = 0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor | None,
+    keep: Tensor | None,
+    scale: float,
+    window: int = 0,
 ) -> Tensor:
     """By definition, in fp64; what isn't seen is replaced by zeros, so that NaN there doesn't matter."""
     group, queries, length = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
@@ -28,7 +34,9 @@ def expected(
             seen &= torch.arange(length) > last - window
     if keep is not None:
         seen &= keep[:, None, None, :length]
-    k, v = (t.double().nan_to_num().expand(q.shape[0], -1, -1, -1).repeat_interleave(group, 1) for t in (k, v))
+    k, v = (
+        t.double().nan_to_num().expand(q.shape[0], -1, -1, -1).repeat_interleave(group, 1) for t in (k, v)
+    )
     scores = (q.double() @ k.transpose(2, 3) * scale).masked_fill(~seen, -torch.inf)
     return scores.softmax(-1).nan_to_num() @ v
 
@@ -40,7 +48,9 @@ def case(batch: int, kv_heads: int, group: int, queries: int, length: int, width
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("queries", "window", "padded"), list(itertools.product((1, 3), (0, 5), (False, True))))
+@pytest.mark.parametrize(
+    ("queries", "window", "padded"), list(itertools.product((1, 3), (0, 5), (False, True)))
+)
 def test_it_sees_what_position_window_and_padding_say(dtype, queries, window, padded):
     torch.manual_seed(queries + window)
     for batch, kv_heads, group, length, filled in ((1, 1, 1, 7, 4), (2, 2, 3, 40, 40), (3, 2, 4, 64, 17)):
@@ -55,7 +65,7 @@ def test_it_sees_what_position_window_and_padding_say(dtype, queries, window, pa
             keep[:, filled - queries : filled] = True
         arguments = (q, k, v, torch.tensor(filled - queries), keep, 0.3, window)
         found = decode_attention(*arguments)
-        assert found.shape == q.shape and found.is_contiguous() and found.dtype == dtype
+        assert (found.shape, found.is_contiguous(), found.dtype) == (q.shape, True, dtype)
         torch.testing.assert_close(
             found.double(), expected(*arguments), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
         )
@@ -72,9 +82,7 @@ def test_a_cache_of_one_sequence_serves_a_batch_and_views_are_read_as_they_are()
     k, v = (t.transpose(1, 2).contiguous().transpose(1, 2)[:1] for t in (k, v))
     position = torch.tensor([6])
     found = decode_attention(q, k, v, position, None, 0.5)
-    torch.testing.assert_close(
-        found.double(), expected(q, k, v, position, None, 0.5), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(found.double(), expected(q, k, v, position, None, 0.5), rtol=1e-5, atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_gives_zeros():

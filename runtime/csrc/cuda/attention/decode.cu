@@ -27,11 +27,11 @@ int blocks_for(const Decode& p, int keys_a_block, int device) {
   return size;
 }
 
-template <int Dim, class T>
+template <int Dim, class T, int Halves>
 void launch(const Decode& p, int device, void* stream) {
   using L = Layout<Dim>;
   static std::atomic<uint64_t> allowed{0};
-  skinny::allow_shared_memory(reinterpret_cast<const void*>(decode_kernel<Dim, T>), allowed, L::bytes, device);
+  skinny::allow_shared_memory(reinterpret_cast<const void*>(decode_kernel<Dim, T, Halves>), allowed, L::bytes, device);
   cudaLaunchConfig_t config{};
   const int size = blocks_for(p, kTile * L::warps, device);
   config.gridDim = dim3(size, p.kv_heads, p.batch);
@@ -45,26 +45,32 @@ void launch(const Decode& p, int device, void* stream) {
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
   config.numAttrs = 2;
-  check_launch(cudaLaunchKernelEx(&config, decode_kernel<Dim, T>, p));
+  check_launch(cudaLaunchKernelEx(&config, decode_kernel<Dim, T, Halves>, p));
+}
+
+template <class T, int Halves>
+void launch_wide(const Decode& p, int dim, int device, void* stream) {
+  switch (dim) {
+    case 64: return launch<64, T, Halves>(p, device, stream);
+    case 96: return launch<96, T, Halves>(p, device, stream);
+    case 128: return launch<128, T, Halves>(p, device, stream);
+    case 256: return launch<256, T, Halves>(p, device, stream);
+    default: throw std::runtime_error("sparseflow::decode_attention takes no heads of width " + std::to_string(dim));
+  }
 }
 
 template <class T>
-void launch_wide(const Decode& p, int dim, int device, void* stream) {
-  switch (dim) {
-    case 64: return launch<64, T>(p, device, stream);
-    case 96: return launch<96, T>(p, device, stream);
-    case 128: return launch<128, T>(p, device, stream);
-    case 256: return launch<256, T>(p, device, stream);
-    default: throw std::runtime_error("sparseflow::decode_attention takes no heads of width " + std::to_string(dim));
-  }
+void launch_rows(const Decode& p, int dim, int device, void* stream) {
+  if (p.group * p.queries > 8) launch_wide<T, 2>(p, dim, device, stream);
+  else launch_wide<T, 1>(p, dim, device, stream);
 }
 
 }  // namespace
 
 void run(const Decode& p, int dim, DType dtype, int device, void* stream) {
   switch (dtype) {
-    case DType::bf16: return launch_wide<Bf16>(p, dim, device, stream);
-    case DType::f16: return launch_wide<Fp16>(p, dim, device, stream);
+    case DType::bf16: return launch_rows<Bf16>(p, dim, device, stream);
+    case DType::f16: return launch_rows<Fp16>(p, dim, device, stream);
     default: throw std::runtime_error("sparseflow::decode_attention takes bfloat16 and float16");
   }
 }

@@ -105,29 +105,49 @@ struct Layout {
 };
 
 // What a warp knows of its rows; of a tile of the tensor cores a thread holds rows lane / 4 and that + 8.
+// Where there are no more than eight rows, `Halves` is 1 and the second ones are zeros that nobody keeps.
+template <int Halves>
 struct Rows {
-  int first[2], end[2];  // the keys that they see
+  int first[Halves], end[Halves];  // the keys that they see
 };
 
-template <int Dim, class T>
+template <int Dim, class T, int Halves>
 struct Warp {
-  using L = Layout<Dim>;
   static constexpr int steps = Dim / 16, columns = Dim / 8;
-  uint32_t q[steps][4];
-  float sum[columns][4];
-  float largest[2], total[2];
+  uint32_t q[steps][2 * Halves];
+  float sum[columns][2 * Halves];
+  float largest[Halves], total[Halves];
 };
+
+// c += a · b of one tile of the tensor cores, all but the rows that aren't there.
+template <class T, int Halves>
+__device__ void multiply(float (&c)[2 * Halves], const uint32_t (&a)[2 * Halves], uint32_t b0, uint32_t b1) {
+  if constexpr (Halves == 2) {
+    T::multiply(c, a, b0, b1);
+  } else {
+    float all[4] = {c[0], c[1], 0.f, 0.f};
+    T::multiply(all, {a[0], 0, a[1], 0}, b0, b1);
+    c[0] = all[0];
+    c[1] = all[1];
+  }
+}
 
 template <int Dim>
 __device__ void fetch(const Decode& p, const char* k, const char* v, uint32_t ring, int key, int end, int lane) {
   using L = Layout<Dim>;
-#pragma unroll
-  for (int i = 0; i < kTile * L::chunks / 32; ++i) {
+  const char *of_k = k + key * p.k_key * 2, *of_v = v + key * p.v_key * 2;
+  const auto copy = [&](int i, bool there) {
     const int n = (i * 32 + lane) / L::chunks, chunk = (i * 32 + lane) % L::chunks;
-    const bool there = key + n < end;
-    const int64_t from = there ? key + n : 0;
-    copy_async(ring + L::at(n, chunk), k + (from * p.k_key + chunk * 8) * 2, there);
-    copy_async(ring + L::matrix + L::at(n, chunk), v + (from * p.v_key + chunk * 8) * 2, there);
+    copy_async(ring + L::at(n, chunk), there ? of_k + (n * p.k_key + chunk * 8) * 2 : k, there);
+    copy_async(ring + L::matrix + L::at(n, chunk), there ? of_v + (n * p.v_key + chunk * 8) * 2 : v, there);
+  };
+  constexpr int turns = kTile * L::chunks / 32;
+  if (key + kTile <= end) {
+#pragma unroll
+    for (int i = 0; i < turns; ++i) copy(i, true);
+  } else {
+#pragma unroll
+    for (int i = 0; i < turns; ++i) copy(i, key + (i * 32 + lane) / L::chunks < end);
   }
 }
 
@@ -140,18 +160,19 @@ __device__ void clear_values(char* ring, int from, int lane) {
   __syncwarp();
 }
 
-template <int Dim, class T>
-__device__ void take_tile(Warp<Dim, T>& w, const Decode& p, const Rows& rows, const bool* keep, uint32_t ring, int key,
-                          int lane) {
+template <int Dim, class T, int Halves>
+__device__ void take_tile(Warp<Dim, T, Halves>& w, const Decode& p, const Rows<Halves>& rows, const bool* keep,
+                          uint32_t ring, int key, int lane) {
   using L = Layout<Dim>;
-  float s[2][4] = {};
+  using W = Warp<Dim, T, Halves>;
+  float s[2][2 * Halves] = {}, more[2][2 * Halves] = {};  // two sums each, so that fewer products wait for others
   const int of_key = (lane / 16) * 8 + lane % 8, of_chunk = (lane / 8) % 2;
 #pragma unroll
-  for (int step = 0; step < Warp<Dim, T>::steps; ++step) {
+  for (int step = 0; step < W::steps; ++step) {
     uint32_t b[4];
     load_matrices<false>(b, ring + L::at(of_key, step * 2 + of_chunk));
-    T::multiply(s[0], w.q[step], b[0], b[1]);
-    T::multiply(s[1], w.q[step], b[2], b[3]);
+    multiply<T, Halves>(step % 2 ? more[0] : s[0], w.q[step], b[0], b[1]);
+    multiply<T, Halves>(step % 2 ? more[1] : s[1], w.q[step], b[2], b[3]);
   }
   const float scale = p.scale * 1.4426950408889634f;
 #pragma unroll
@@ -161,14 +182,14 @@ __device__ void take_tile(Warp<Dim, T>& w, const Decode& p, const Rows& rows, co
       const int n = key + half * 8 + (lane % 4) * 2 + c;
       const bool kept = keep == nullptr || (n < p.capacity && keep[n]);
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
+      for (int r = 0; r < Halves; ++r) {
         float& x = s[half][r * 2 + c];
-        x = kept && n >= rows.first[r] && n < rows.end[r] ? x * scale : -INFINITY;
+        x = kept && n >= rows.first[r] && n < rows.end[r] ? (x + more[half][r * 2 + c]) * scale : -INFINITY;
       }
     }
-  float shrink[2];
+  float shrink[Halves];
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < Halves; ++r) {
     float most = fmaxf(fmaxf(s[0][r * 2], s[0][r * 2 + 1]), fmaxf(s[1][r * 2], s[1][r * 2 + 1]));
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
@@ -186,38 +207,39 @@ __device__ void take_tile(Warp<Dim, T>& w, const Decode& p, const Rows& rows, co
         w.total[r] += x;
       }
   }
-  const uint32_t a[4] = {T::pack(s[0][0], s[0][1]), T::pack(s[0][2], s[0][3]), T::pack(s[1][0], s[1][1]),
-                         T::pack(s[1][2], s[1][3])};
+  uint32_t a[2 * Halves];
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int r = 0; r < Halves; ++r) a[half * Halves + r] = T::pack(s[half][r * 2], s[half][r * 2 + 1]);
   const int v_key = ((lane / 8) % 2) * 8 + lane % 8, v_chunk = lane / 16;
 #pragma unroll
-  for (int column = 0; column < Warp<Dim, T>::columns; column += 2) {
+  for (int column = 0; column < W::columns; column += 2) {
     uint32_t b[4];
     load_matrices<true>(b, ring + L::matrix + L::at(v_key, column + v_chunk));
 #pragma unroll
     for (int one = 0; one < 2; ++one) {
-      float(&sum)[4] = w.sum[column + one];
-      sum[0] *= shrink[0];
-      sum[1] *= shrink[0];
-      sum[2] *= shrink[1];
-      sum[3] *= shrink[1];
-      T::multiply(sum, a, b[one * 2], b[one * 2 + 1]);
+      float(&sum)[2 * Halves] = w.sum[column + one];
+#pragma unroll
+      for (int i = 0; i < 2 * Halves; ++i) sum[i] *= shrink[i / 2];
+      multiply<T, Halves>(sum, a, b[one * 2], b[one * 2 + 1]);
     }
   }
 }
 
-template <int Dim, class T>
-__device__ void load_queries(Warp<Dim, T>& w, const Decode& p, int count, int lane) {
+template <int Dim, class T, int Halves>
+__device__ void load_queries(Warp<Dim, T, Halves>& w, const Decode& p, int count, int lane) {
   const char* q = static_cast<const char*>(p.q) + (blockIdx.z * p.q_batch + int64_t(blockIdx.y) * p.group * p.q_head) * 2;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < Halves; ++r) {
     const int row = lane / 4 + r * 8;
     const bool there = row < count;
     const char* from = q + (row / p.queries * p.q_head + row % p.queries * p.q_query) * 2;
 #pragma unroll
-    for (int step = 0; step < Warp<Dim, T>::steps; ++step)
+    for (int step = 0; step < Warp<Dim, T, Halves>::steps; ++step)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        w.q[step][half * 2 + r] =
+        w.q[step][half * Halves + r] =
             there ? *reinterpret_cast<const uint32_t*>(from + (step * 16 + half * 8 + (lane % 4) * 2) * 2) : 0;
   }
 }
@@ -228,10 +250,10 @@ struct Partial {
   float *sums, *stats;
 };
 
-template <int Dim, class T>
-__device__ void leave(Warp<Dim, T>& w, Partial<Dim> to, int count, int lane) {
+template <int Dim, class T, int Halves>
+__device__ void leave(Warp<Dim, T, Halves>& w, Partial<Dim> to, int count, int lane) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < Halves; ++r) {
     w.total[r] += __shfl_xor_sync(~0u, w.total[r], 1);
     w.total[r] += __shfl_xor_sync(~0u, w.total[r], 2);
     const int row = lane / 4 + r * 8;
@@ -241,7 +263,7 @@ __device__ void leave(Warp<Dim, T>& w, Partial<Dim> to, int count, int lane) {
       to.stats[row * 2 + 1] = w.total[r];
     }
 #pragma unroll
-    for (int column = 0; column < Warp<Dim, T>::columns; ++column)
+    for (int column = 0; column < Warp<Dim, T, Halves>::columns; ++column)
       *reinterpret_cast<float2*>(to.sums + row * Dim + column * 8 + (lane % 4) * 2) =
           float2{w.sum[column][r * 2], w.sum[column][r * 2 + 1]};
   }
@@ -277,7 +299,7 @@ __device__ void finish(const Decode& p, int64_t at, const Sum& sum) {
   T::store(p.out, at, sum.total > 0.f ? sum.value / sum.total : 0.f);
 }
 
-template <int Dim, class T>
+template <int Dim, class T, int Halves>
 __global__ void __launch_bounds__(Layout<Dim>::threads) decode_kernel(const Decode p) {
   using L = Layout<Dim>;
   extern __shared__ __align__(128) char memory[];
@@ -299,11 +321,11 @@ __global__ void __launch_bounds__(Layout<Dim>::threads) decode_kernel(const Deco
   if (early) fetch<Dim>(p, k, v, ring, turn * kTile, p.capacity, lane);
   commit();
   const int position = p.position == nullptr ? p.capacity : static_cast<int>(min(*p.position, int64_t(p.capacity)));
-  Warp<Dim, T> w;
+  Warp<Dim, T, Halves> w;
   load_queries(w, p, count, lane);
-  Rows rows;
+  Rows<Halves> rows;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < Halves; ++r) {
     const int at = position + (lane / 4 + r * 8) % p.queries;
     rows.end[r] = min(at + 1, p.capacity);
     rows.first[r] = p.window == 0 ? 0 : at - p.window + 1;
@@ -311,7 +333,9 @@ __global__ void __launch_bounds__(Layout<Dim>::threads) decode_kernel(const Deco
     w.total[r] = 0.f;
   }
 #pragma unroll
-  for (auto& sum : w.sum) sum[0] = sum[1] = sum[2] = sum[3] = 0.f;
+  for (auto& sum : w.sum)
+#pragma unroll
+    for (float& one : sum) one = 0.f;
   const int end = min(position + p.queries, p.capacity);
   const int first = p.window == 0 ? 0 : max(position - p.window + 1, 0) / kTile;
   const int begin = (first + turn) * kTile;
