@@ -3,7 +3,8 @@
     python benchmarks/bench_decode_attention.py [--folder benchmarks/results]
 
 Shapes of Llama-3-8B: 32 query heads, 8 of keys, 128 wide, bf16. Each call of a graph reads another cache, so
-that none is in the L2 cache; the sides' graphs are replayed in turn. Rows of ``decode_attention_<device>.json``:
+that none is in the L2 cache; the sides' graphs are replayed in turn. Rows of
+``decode_attention_<device>.json``:
 ``batch, context, capacity, ours_us, sdpa_mask_us, flash_varlen_us, flex_us, floor_us, target_us, rel_err``; a
 side that this torch can't run is null. ``floor_us`` are the bytes of the keys and values that are seen at the
 speed of a read measured here.

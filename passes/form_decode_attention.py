@@ -70,7 +70,7 @@ class _Form(NamedTuple):
 
 
 class _Heads(NamedTuple):
-    """Keys or values: where the heads are, and whether each is there once for all query heads of its group."""
+    """Keys or values: where the heads are, and whether each was expanded to its group."""
 
     value: ir.Value
     expanded: bool

@@ -1,7 +1,7 @@
 """Attention of few queries over a cache of keys and values: `torch.ops.sparseflow.decode_attention`.
 
-On a GPU one kernel splits the keys over a cluster of blocks (`csrc/cuda/attention`), and reads the position on
-the device: no mask is made, and nothing beyond the position is read. Elsewhere torch's attention runs, which
+On a GPU one kernel splits the keys over a cluster of blocks (`csrc/cuda/attention`), and reads the position
+on the device: no mask is made, and nothing beyond the position is read. Elsewhere torch's attention runs, which
 sees the query heads of a group as several queries of one head, so that keys and values are not repeated.
 """
 
@@ -22,8 +22,8 @@ WIDTHS = (64, 96, 128, 256)
 """Widths of a head that it takes."""
 
 _SCHEMA = (
-    "decode_attention(Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? keep, float scale, int window=0) "
-    "-> Tensor"
+    "decode_attention(Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? keep, float scale, "
+    "int window=0) -> Tensor"
 )
 
 
@@ -42,8 +42,8 @@ def _attention(
         q: ``[B, H, Q, D]``, contiguous in D, as k and v.
         k: ``[B or 1, Hkv, L, D]``, of the dtype of q.
         v: like k.
-        position: int64 of one element on the device of q; query i sees key n where ``n <= position + i``. None
-            for all keys.
+        position: int64 of one element on the device of q; query i sees key n where ``n <= position + i``.
+            None for all keys.
         keep: bool ``[B or 1, at least L]``, which keys are seen at all. None for all.
         scale: of the scores.
         window: keys that a query sees at most, up to its own; 0 for all before it.

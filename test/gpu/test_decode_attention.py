@@ -1,4 +1,4 @@
-"""Attention of few queries by the kernel that splits the keys over a cluster, against its definition in fp64."""
+"""Attention of few queries by the kernel that splits the keys, against its definition in fp64."""
 
 import itertools
 

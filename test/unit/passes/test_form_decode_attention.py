@@ -9,9 +9,9 @@ import zoo
 import sparseflow as sf
 from sparseflow.integrations.transformers.argument_names import parameters
 from sparseflow.integrations.transformers.static_caches import whole_cache
+from sparseflow.runtime.decode_attention import decode_attention
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
-DECODE = torch.ops.sparseflow.decode_attention.default
 LENGTH = 32
 FAMILIES = {"llama": 0, "qwen3": 0, "mistral": 8, "gemma3": 8, "phi3": 0, "gpt2": 0}
 
@@ -27,7 +27,7 @@ def call(model, ids, cache, first, padding=None):
 
 def calls_of(compiled):
     nodes = compiled.graph().graph.nodes
-    return [n for n in nodes if n.target is DECODE], [n for n in nodes if n.target is SDPA]
+    return [n for n in nodes if n.target is decode_attention], [n for n in nodes if n.target is SDPA]
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
