@@ -10,7 +10,7 @@ from torch_mlir import ir
 from sparseflow.dialect.matchers import known_bool
 from sparseflow.passes.attention_masks import attention_where
 from sparseflow.passes.base import Pass
-from sparseflow.passes.elements import Condition, Elements
+from sparseflow.passes.elements import Condition, Elements, Limit
 from sparseflow.passes.ir_builder import before, constant_bool, none
 from sparseflow.passes.sizes import KnownSizes
 
@@ -43,8 +43,8 @@ def _is_causal(op: ir.Operation, sizes: KnownSizes, elements: Elements) -> bool:
     if known_bool(causal) is not False:
         return False
     found, queries, keys = elements.of(mask), sizes.of(query), sizes.of(key)
-    if not isinstance(found, Condition) or not queries or not keys:
+    if not isinstance(found, Condition) or found.reads or not queries or not keys:
         return False
     rank = len(found.sizes)
-    not_after = ((0,) * (rank - 2) + (-1, 1), 0)
+    not_after = Limit((0,) * (rank - 2) + (-1, 1), 0)
     return found.limits == {not_after} and found.sizes[-2:] == (queries[-2], keys[-2])

@@ -40,7 +40,9 @@ class DropTrueMasks(Pass):
 def _masks_nothing(op: ir.Operation, sizes: KnownSizes, elements: Elements) -> bool:
     query, key, _, mask, *_ = op.operands
     found, queries, keys = elements.condition(mask), sizes.of(query), sizes.of(key)
-    if found is None or found.limits or not queries or not keys or len(found.sizes) > len(queries):
+    if found is None or found.limits or found.reads or not queries or not keys:
+        return False
+    if len(found.sizes) > len(queries):
         return False
     scores = (*queries[:-1], keys[-2])[-len(found.sizes) :]
     return all(size in (1, score) for size, score in zip(found.sizes, scores, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch_mlir import ir
 
@@ -12,10 +13,15 @@ from sparseflow.dialect.matchers import constant_int, defined_by, is_none
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.sizes import TO_THE_END, KnownSizes, Size, Sizes, Unknown, dimension
 
+Terms = frozenset[tuple[ir.Value, int]]
+"""Integer tensors of one element that aren't known, each with how often it is added."""
+
+NO_TERMS: Terms = frozenset()
+
 
 @dataclass(frozen=True)
 class Progression:
-    """An integer tensor, or a boolean one of a single value: `offset + Σ steps[d] · index[d]`.
+    """An integer tensor, or a boolean one of a single value: `offset + Σ steps[d] · index[d] + Σ terms`.
 
     A step is 0 wherever the size is 1.
     """
@@ -23,19 +29,39 @@ class Progression:
     sizes: Sizes
     steps: tuple[int, ...]
     offset: int
+    terms: Terms = NO_TERMS
 
     @property
     def constant(self) -> int | None:
-        """The value of every element, or None if they differ."""
-        return None if any(self.steps) else self.offset
+        """The value of every element, or None if they differ or depend on a tensor."""
+        return None if any(self.steps) or self.terms else self.offset
+
+
+class Limit(NamedTuple):
+    """The condition `offset + Σ steps[d] · index[d] + Σ terms ≤ 0`."""
+
+    steps: tuple[int, ...]
+    offset: int
+    terms: Terms = NO_TERMS
+
+
+class Read(NamedTuple):
+    """The condition that an element of a boolean tensor is true: at the index along these dimensions.
+
+    A dimension is None where the place is 0.
+    """
+
+    tensor: ir.Value
+    dims: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A boolean tensor that is true where each pair of steps and offset evaluates to at most 0."""
+    """A boolean tensor that is true where all limits and reads hold."""
 
     sizes: Sizes
-    limits: frozenset[tuple[tuple[int, ...], int]]
+    limits: frozenset[Limit]
+    reads: frozenset[Read] = frozenset()
 
 
 Found = Progression | Condition | None
@@ -53,7 +79,8 @@ class Elements:
         if value not in self._found:
             op = None if isinstance(value.owner, ir.Block) else value.owner.operation
             rule = None if op is None else _RULES.get(_name(op))
-            self._found[value] = None if op is None or rule is None else rule(self, op)
+            found = None if op is None or rule is None else rule(self, op)
+            self._found[value] = _term(value) if found is None else found
         return self._found[value]
 
     def progression(self, value: ir.Value) -> Progression | None:
@@ -62,7 +89,7 @@ class Elements:
         return found if isinstance(found, Progression) else None
 
     def condition(self, value: ir.Value) -> Condition | None:
-        """Return the condition of a boolean tensor: no limits if always true, None if always false."""
+        """Return the condition of a boolean tensor: an empty one if always true, None if always false."""
         found = self.of(value)
         if isinstance(found, Progression) and found.constant == 1 and _dtype(value) == "i1":
             return Condition(found.sizes, frozenset())
@@ -83,6 +110,22 @@ def _dtype(value: ir.Value) -> str | None:
     return None if type_ is None else type_.dtype
 
 
+def _term(value: ir.Value) -> Found:
+    """Return an integer tensor of one element, about which nothing is known, as a term."""
+    type_ = tensor_type(value)
+    if type_ is None or type_.dtype != "si64" or type_.shape not in ((), (1,)):
+        return None
+    return Progression(type_.shape, (0,) * len(type_.shape), 0, frozenset({(value, 1)}))
+
+
+def _terms(a: Progression, times: int, b: Progression, more: int) -> Terms:
+    found: dict[ir.Value, int] = {}
+    for terms, factor in ((a.terms, times), (b.terms, more)):
+        for value, count in terms:
+            found[value] = found.get(value, 0) + factor * count
+    return frozenset((value, count) for value, count in found.items() if count)
+
+
 def _sum(a: Progression, times: int, b: Progression, more: int) -> Progression | None:
     """Return `times · a + more · b`, or None if it is unknown which of them broadcasts."""
     rank = max(len(a.steps), len(b.steps))
@@ -94,6 +137,7 @@ def _sum(a: Progression, times: int, b: Progression, more: int) -> Progression |
         tuple(size for size, _ in known),
         tuple(step for _, step in known),
         times * a.offset + more * b.offset,
+        _terms(a, times, b, more),
     )
 
 
@@ -128,22 +172,42 @@ def _shifted(sign: int) -> _Rule:
         x, by, alpha = elements.progression(op.operands[0]), *map(constant_int, list(op.operands)[1:3])
         if x is None or by is None or alpha is None:
             return None
-        return Progression(x.sizes, x.steps, x.offset + sign * by * alpha)
+        return Progression(x.sizes, x.steps, x.offset + sign * by * alpha, x.terms)
 
     return rule
+
+
+def _added(elements: Elements, op: ir.Operation) -> Found:
+    a, b = map(elements.progression, list(op.operands)[:2])
+    alpha = constant_int(op.operands[2])
+    if a is None or b is None or alpha is None or _dtype(op.results[0]) != "si64":
+        return None
+    return _sum(a, 1, b, alpha)
 
 
 def _moved(x: Progression | Condition, sizes: Sizes, move: _Move) -> Found:
     """Return the same elements with their dimensions rearranged."""
     if isinstance(x, Progression):
-        return Progression(sizes, move(x.steps), x.offset)
-    return Condition(sizes, frozenset((move(steps), offset) for steps, offset in x.limits))
+        return Progression(sizes, move(x.steps), x.offset, x.terms)
+    limits = frozenset(limit._replace(steps=move(limit.steps)) for limit in x.limits)
+    return Condition(sizes, limits, frozenset(_moved_read(read, len(x.sizes), move) for read in x.reads))
+
+
+def _moved_read(read: Read, rank: int, move: _Move) -> Read:
+    # Dimensions move as the steps of an index along them do.
+    moved = [None if dim is None else move(_unit(dim, rank)) for dim in read.dims]
+    return read._replace(dims=tuple(step.index(1) if step and any(step) else None for step in moved))
+
+
+def _unit(dim: int, rank: int) -> tuple[int, ...]:
+    return tuple(int(at == dim) for at in range(rank))
 
 
 def _varies(x: Progression | Condition, at: int) -> bool:
     """Return whether the elements vary along a dimension."""
-    limits = [(x.steps, x.offset)] if isinstance(x, Progression) else x.limits
-    return any(steps[at] for steps, _ in limits)
+    if isinstance(x, Progression):
+        return bool(x.steps[at])
+    return any(limit.steps[at] for limit in x.limits) or any(at in read.dims for read in x.reads)
 
 
 def _unsqueezed(elements: Elements, op: ir.Operation) -> Found:
@@ -186,14 +250,40 @@ def _picked(elements: Elements, op: ir.Operation) -> Found:
     """Handle indexing by one index tensor for each dimension."""
     x, listed = elements.progression(op.operands[0]), defined_by(op.operands[1], "torch.prim.ListConstruct")
     places = [] if listed is None else [elements.progression(place) for place in listed.operands]
-    if x is None or len(places) != len(x.steps):
+    if x is None:
+        return _read(op.operands[0], places)
+    if len(places) != len(x.steps):
         return None
-    found: Progression | None = Progression((), (), x.offset)
+    found: Progression | None = Progression((), (), x.offset, x.terms)
     for place, step in zip(places, x.steps, strict=True):
-        if found is None or place is None or (step and min(place.offset, *place.steps) < 0):
+        if found is None or place is None:
+            return None
+        if step and (place.terms or min(place.offset, *place.steps, 0) < 0):
             return None  # a negative index counts from the end
         found = _sum(found, 1, place, step)
     return found
+
+
+def _read(tensor: ir.Value, places: list[Progression | None]) -> Found:
+    """Handle an unknown boolean tensor, each of whose places is 0 or the index along one dimension."""
+    type_ = tensor_type(tensor)
+    if type_ is None or type_.dtype != "i1" or not places or type_.rank != len(places):
+        return None
+    whole: Progression | None = Progression((), (), 0)
+    dims: list[int | None] = []  # from the last one
+    for place in places:
+        if whole is None or place is None or place.offset or place.terms:
+            return None
+        along = [at - len(place.steps) for at, step in enumerate(place.steps) if step]
+        if len(along) > 1 or any(place.steps[at] != 1 for at in along):
+            return None
+        dims.append(along[0] if along else None)
+        whole = _sum(whole, 1, place, 1)
+    if whole is None:
+        return None
+    rank = len(whole.sizes)
+    read = Read(tensor, tuple(None if dim is None else dim + rank for dim in dims))
+    return Condition(whole.sizes, frozenset(), frozenset({read}))
 
 
 def _difference(elements: Elements, op: ir.Operation) -> Found:
@@ -201,6 +291,8 @@ def _difference(elements: Elements, op: ir.Operation) -> Found:
     x, first = elements.progression(op.operands[0]), elements.progression(op.operands[3])
     order, dim = constant_int(op.operands[1]), constant_int(op.operands[2])
     if x is None or first is None or not x.steps or order != 1 or not is_none(op.operands[4]):
+        return None
+    if x.terms != first.terms:
         return None
     alike = (x.steps[:-1], x.sizes[:-1], 1) == (first.steps[:-1], first.sizes[:-1], first.sizes[-1])
     if not alike or dim not in (-1, len(x.steps) - 1) or x.offset - first.offset != x.steps[-1]:
@@ -230,9 +322,10 @@ def _compared(sign: int, shift: int) -> _Rule:
         if found is None:
             return None
         offset = found.offset + shift
-        always = offset <= 0 and max(found.steps, default=0) <= 0  # indices are never negative
+        # Indices are never negative; of terms nothing is known.
+        always = not found.terms and offset <= 0 and max(found.steps, default=0) <= 0
         if found.constant is None and not always:
-            return Condition(found.sizes, frozenset({(found.steps, offset)}))
+            return Condition(found.sizes, frozenset({Limit(found.steps, offset, found.terms)}))
         return Progression(found.sizes, (0,) * len(found.steps), int(always))
 
     return rule
@@ -256,14 +349,24 @@ def _both(elements: Elements, op: ir.Operation) -> Found:
     if a is None or b is None:
         return None
     rank = max(len(a.sizes), len(b.sizes))
-    limits = frozenset(((0,) * (rank - len(steps)) + steps, offset) for steps, offset in a.limits | b.limits)
-    varies = [int(any(steps[at] for steps, _ in limits)) for at in range(rank)]
+    a, b = _raised_condition(a, rank), _raised_condition(b, rank)
+    both = Condition((), a.limits | b.limits, a.reads | b.reads)
+    varies = [int(_varies(both, at)) for at in range(rank)]
     met = [
-        _meet((one, step), (other, step))
-        for one, other, step in zip(_raised(a.sizes, rank), _raised(b.sizes, rank), varies, strict=True)
+        _meet((one, step), (other, step)) for one, other, step in zip(a.sizes, b.sizes, varies, strict=True)
     ]
     sizes = tuple(dim[0] for dim in met if dim is not None)
-    return Condition(sizes, limits) if len(sizes) == rank else None
+    return Condition(sizes, both.limits, both.reads) if len(sizes) == rank else None
+
+
+def _raised_condition(x: Condition, rank: int) -> Condition:
+    """Return a condition with more dimensions, of size 1, in front."""
+    new = rank - len(x.sizes)
+    limits = frozenset(limit._replace(steps=(0,) * new + limit.steps) for limit in x.limits)
+    reads = frozenset(
+        read._replace(dims=tuple(None if dim is None else dim + new for dim in read.dims)) for read in x.reads
+    )
+    return Condition(_raised(x.sizes, rank), limits, reads)
 
 
 def _raised(sizes: Sizes, rank: int) -> Sizes:
@@ -291,6 +394,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("__and__.Tensor", "bitwise_and.Tensor", "logical_and"), _both),
     **dict.fromkeys(("clone", "contiguous", "detach", "to.device", "to.dtype", "to.dtype_layout"), _kept),
     "add.Scalar": _shifted(1),
+    "add.Tensor": _added,
     "sub.Scalar": _shifted(-1),
     "unsqueeze": _unsqueezed,
     "slice.Tensor": _sliced,

@@ -10,6 +10,7 @@ from torch_mlir import ir
 _REMOVABLE = frozenset(
     {
         "sparse_gemm.contextual_mlp",
+        "sparse_gemm.decode_attention",
         "sparse_gemm.linear",
         "sparse_gemm.merged_weight",
         "sparse_gemm.weight",
@@ -19,6 +20,7 @@ _REMOVABLE = frozenset(
         "torch.aten.addmm",
         "torch.aten.chunk",
         "torch.aten.dropout",
+        "torch.aten.expand",
         "torch.aten.flatten.using_ints",
         "torch.aten.gelu",
         "torch.aten.linear",
@@ -31,6 +33,7 @@ _REMOVABLE = frozenset(
         "torch.aten.pow.Tensor_Scalar",
         "torch.aten.relu",
         "torch.aten.reshape",
+        "torch.aten.scaled_dot_product_attention",
         "torch.aten.silu",
         "torch.aten.size.int",
         "torch.aten.slice.Tensor",
@@ -38,6 +41,7 @@ _REMOVABLE = frozenset(
         "torch.aten.t",
         "torch.aten.tanh",
         "torch.aten.transpose.int",
+        "torch.aten.unsqueeze",
         "torch.aten.view",
         "torch.constant.bool",
         "torch.constant.float",

@@ -19,13 +19,13 @@ from sparseflow.support.arguments import MEMORY_MODES, Memory
 T = TypeVar("T")
 
 PHASES: dict[str, tuple[str, ...]] = {
-    "canonical": ("causal-attention", "drop-true-masks", "canonicalize-linear"),
+    "canonical": ("causal-attention", "drop-true-masks", "form-decode-attention", "canonicalize-linear"),
     "marked": ("keep-dense",),
     "contextual": ("form-contextual-mlp",),
     "matched": ("match-sparse-linear", "explain-products"),
     "merged": ("merge-projections", "fuse-epilogue", "choose-format", "fuse-gate", "pack-head"),
     "sparse-gemm": ("apply-policy",),
-    "runtime": ("lower-sparse-gemm", "lower-contextual-mlp"),
+    "runtime": ("lower-sparse-gemm", "lower-contextual-mlp", "lower-decode-attention"),
 }
 """The passes of each phase, in order. A phase ends where something is decided by looking at the module."""
 

@@ -11,6 +11,7 @@ from sparseflow.passes.base import Pass
 PASSES = {
     "drop-true-masks": "sparseflow.passes.drop_true_masks:DropTrueMasks",
     "causal-attention": "sparseflow.passes.causal_attention:CausalAttention",
+    "form-decode-attention": "sparseflow.passes.form_decode_attention:FormDecodeAttention",
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
     "keep-dense": "sparseflow.passes.keep_dense:KeepDense",
     "form-contextual-mlp": "sparseflow.passes.form_contextual_mlp:FormContextualMlp",
@@ -24,6 +25,7 @@ PASSES = {
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
     "lower-contextual-mlp": "sparseflow.passes.lower_contextual_mlp:LowerContextualMlp",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
+    "lower-decode-attention": "sparseflow.passes.lower_decode_attention:LowerDecodeAttention",
 }
 """The module and class of each pass, by name; imported on first use."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparseflow.dialect.contexts import load
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
+from sparseflow.dialect.decode_attention import DecodeAttentionOp
 from sparseflow.dialect.linear import LinearOp
 from sparseflow.dialect.merged_weight import MergedWeightOp
 from sparseflow.dialect.packed_weight import PackedWeightOp
@@ -13,6 +14,7 @@ from sparseflow.dialect.weight import WeightOp
 
 __all__ = [
     "ContextualMlpOp",
+    "DecodeAttentionOp",
     "LinearOp",
     "MergedWeightOp",
     "PackedWeightOp",

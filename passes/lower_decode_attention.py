@@ -1,0 +1,40 @@
+"""The pass ``lower-decode-attention``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch_mlir import ir
+
+from sparseflow.dialect.base import number_of, view_as
+from sparseflow.dialect.decode_attention import DecodeAttentionOp
+from sparseflow.dialect.matchers import operations
+from sparseflow.passes.base import Pass
+from sparseflow.passes.ir_builder import before, constant_float, constant_int, none, replace, runtime_call
+
+
+@dataclass(frozen=True)
+class LowerDecodeAttention(Pass):
+    """Turn attention of few queries into calls of the runtime's operator.
+
+    Requires: nothing.
+
+    Ensures: no `sparse_gemm.decode_attention` is left. Each is a
+    `torch.operator "torch.sparseflow.decode_attention"(q, k, v, position, keep, scale, window)`.
+    """
+
+    name: ClassVar[str] = "lower-decode-attention"
+
+    def run(self, module: ir.Module) -> None:
+        """Lower each by itself."""
+        for op in operations(module, {"sparse_gemm.decode_attention"}):
+            tensors = view_as(op, DecodeAttentionOp).tensors()
+            with before(op):
+                operands = [
+                    tensors[role] if role in tensors else none()
+                    for role in ("q", "k", "v", "position", "keep")
+                ]
+                numbers = [constant_float(number_of(op, "scale")), constant_int(int(number_of(op, "window")))]
+                call = runtime_call("decode_attention", [*operands, *numbers], op.results[0].type)
+            replace(op, call)

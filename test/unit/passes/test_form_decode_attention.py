@@ -1,0 +1,71 @@
+"""Steps of every family attend by the operator for few queries, and give what the model gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import zoo
+
+import sparseflow as sf
+from sparseflow.integrations.transformers.argument_names import parameters
+from sparseflow.integrations.transformers.static_caches import whole_cache
+from sparseflow.runtime.decode_attention import decode_attention
+
+SDPA = torch.ops.aten.scaled_dot_product_attention.default
+LENGTH = 32
+FAMILIES = {"llama": 0, "qwen3": 0, "mistral": 8, "gemma3": 8, "phi3": 0, "gpt2": 0}
+
+
+def call(model, ids, cache, first, padding=None):
+    found = {"input_ids": ids, "use_cache": True, zoo.CACHE: cache}
+    if "position_ids" in parameters(model):
+        found["position_ids"] = (
+            torch.arange(first, first + ids.shape[1]).expand(ids.shape[0], -1).contiguous()
+        )
+    return found if padding is None else {**found, "attention_mask": padding}
+
+
+def calls_of(compiled):
+    nodes = compiled.graph().graph.nodes
+    return [n for n in nodes if n.target is decode_attention], [n for n in nodes if n.target is SDPA]
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_step_over_a_static_cache(name, padded):
+    torch.manual_seed(0)
+    model = zoo.text_model(name)
+    padding = torch.ones(2, LENGTH, dtype=torch.long) if padded else None
+    if padding is not None:
+        padding[0, :3] = 0
+    with torch.inference_mode(False):
+        caches = [whole_cache(model, LENGTH, 2) for _ in range(2)]
+    prompt, steps = zoo.tokens(2, 9), [zoo.tokens(2, 1) for _ in range(4)]
+    compiled = None
+    with torch.no_grad():
+        for cache in caches:
+            model(**call(model, prompt, cache, 0, padding))
+        for at, ids in enumerate(steps, start=9):
+            if compiled is None:
+                compiled = sf.compile(
+                    model, skip=("*",), inner="eager", kwargs=call(model, ids, caches[0], at, padding)
+                )
+                decoding, others = calls_of(compiled)
+                assert (len(decoding), others) == (2, [])
+                for node in decoding:
+                    *_, keep, _, window = (*node.args, 0)[:7]
+                    assert (keep is not None, window) == (padded, FAMILIES[name])
+            found = compiled(**call(model, ids, caches[0], at, padding)).logits
+            wanted = model(**call(model, ids, caches[1], at, padding)).logits
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_over_a_cache_that_grows():
+    torch.manual_seed(0)
+    model = zoo.text_model("llama")
+    with torch.no_grad():
+        past = model(zoo.tokens(2, 9), use_cache=True).past_key_values
+        inputs = {"input_ids": zoo.tokens(2, 1), zoo.CACHE: past, "use_cache": True}
+        compiled = sf.compile(model, skip=("*",), inner="eager", kwargs=inputs)
+        decoding, others = calls_of(compiled)
+    assert (len(decoding), len(others)) == (2, 0)
