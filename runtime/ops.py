@@ -27,6 +27,7 @@ prune_2_4 = torch.ops.sparseflow.prune_2_4.default
 pack_2_4 = torch.ops.sparseflow.pack_2_4.default
 unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
 skinny_linear = torch.ops.sparseflow.skinny_linear.default
+dense_rows = torch.ops.sparseflow.dense_rows.default
 
 check: Callable[[bool, Callable[[], str]], None] = torch._check
 """Raises RuntimeError with the message if the condition is false; torch doesn't annotate it."""
@@ -171,6 +172,10 @@ def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int, out_feat
     return x.new_empty((*x.shape[:-1], out_features))
 
 
+def _fake_dense_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _fake_product("dense_rows", x, weight, weight.shape[1], weight.shape[0])
+
+
 def _fake_prune(weight: Tensor) -> Tensor:
     return weight.new_empty(weight.shape)
 
@@ -205,6 +210,7 @@ def _register() -> None:
         pack_2_4: _fake_pack,
         unpack_2_4: _fake_unpack,
         skinny_linear: _fake_skinny,
+        dense_rows: _fake_dense_rows,
     }
     for op, fake in fakes.items():
         register_fake(op, fake)

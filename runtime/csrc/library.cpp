@@ -49,6 +49,8 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "product_fp8(Tensor x, Tensor values, Tensor positions, int in_features, int[] policy, Tensor? dense=None) "
       "-> Tensor");
+  // y = x · Wᵀ + bias for few rows of x, [..., N]; x [..., K], weight [N, K] and bias [N] of one dtype.
+  m.def("dense_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   m.def("prune_2_4(Tensor weight) -> Tensor");
   m.def("pack_2_4(Tensor weight) -> (Tensor values, Tensor positions)");
   m.def("unpack_2_4(Tensor values, Tensor positions, int in_features) -> Tensor");

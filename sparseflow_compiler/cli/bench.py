@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -100,6 +101,8 @@ def generate(
     device: _Device = None,
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
     torch_compile: Annotated[bool, typer.Option(help="Whether torch.compile runs beside.")] = True,
+    peer: Annotated[str | None, typer.Option(help="llama.cpp=PATH of llama-bench, to run it too.")] = None,
+    gguf: Annotated[list[Path] | None, typer.Option(help="A model for the peer; may be repeated.")] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Time greedy decoding, dense and compiled, in turns, beside a read of as many bytes; random weights."""
@@ -109,6 +112,7 @@ def generate(
     option_values.require_positive("--batch or --context", [size for call in calls for size in call])
     where = option_values.device(device)
     kind = option_values.dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
+    binary = _peer(peer, gguf or [], where, calls)
     from sparseflow.bench import generate_rows
     from sparseflow.pruning import prune
     from sparseflow.support.progress import progress_bars
@@ -119,7 +123,40 @@ def generate(
     how: dict[str, Any] = {"inner": "inductor", "policy": policy, "torch_compile": torch_compile}
     with progress_bars(None) as bars:
         rows = generate_rows(model, built, calls, tokens, repeats, bars.stage("bench"), **how)
+    if binary is not None:
+        rows += _peer_rows(binary, gguf or [], calls, tokens, repeats)
     _show(where, rows, as_json)
+
+
+def _peer(
+    peer: str | None, files: Sequence[Path], device: torch.device, calls: Sequence[tuple[int, int]]
+) -> Path | None:
+    """Return the program of a peer, or None; what it can't run is refused before anything is measured."""
+    if peer is None:
+        if files:
+            raise ArgumentError("--gguf", "is for a peer", "give --peer llama.cpp=PATH too")
+        return None
+    name, _, path = peer.partition("=")
+    if name != "llama.cpp" or not path:
+        raise ArgumentError("--peer", f"{peer!r} is not of the form llama.cpp=PATH", "give that")
+    if not files:
+        raise ArgumentError("--peer", "needs a model", "give --gguf FILE")
+    if device.type != "cpu":
+        raise ArgumentError("--peer", f"is measured on a CPU, not on {device}", "give --device cpu")
+    if all(batch != 1 for batch, _ in calls):
+        raise ArgumentError("--peer", "llama-bench decodes one sequence", "give --batch 1")
+    return Path(path)
+
+
+def _peer_rows(
+    binary: Path, files: Sequence[Path], calls: Sequence[tuple[int, int]], tokens: int, repeats: int
+) -> list[dict[str, Any]]:
+    import torch
+
+    from sparseflow.bench import llama_cpp_rows
+
+    contexts = [context for batch, context in calls if batch == 1]
+    return llama_cpp_rows(binary, files, contexts, tokens, repeats, torch.get_num_threads())
 
 
 def _show(device: torch.device, rows: Sequence[dict[str, object]], as_json: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental import _config
 
 from sparseflow.errors import InferenceOnlyError
@@ -95,7 +96,9 @@ def _export(flat: FlatModule, dynamic_shapes: Shapes) -> ExportedProgram:
     def export() -> ExportedProgram:
         shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
         leaves = tuple(apart(flat.call.leaves, flat.model))
-        exported = torch.export.export(flat, leaves, dynamic_shapes=shapes, strict=False)
+        # torch's passes write the Python code of every intermediate graph; nothing here runs it.
+        with _use_lazy_graph_module(True):
+            exported = torch.export.export(flat, leaves, dynamic_shapes=shapes, strict=False)
         program = functional(exported)
         write_fixed_sizes(program.graph)
         drop_slice_assertions(program.graph)

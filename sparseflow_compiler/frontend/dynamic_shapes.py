@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch.export import Dim, ShapesCollection
 
+from sparseflow.frontend.stated_sizes import stated
 from sparseflow.runtime.calling.call_names import leaf_names
 from sparseflow.runtime.calling.structure import Flat
 
@@ -19,12 +20,13 @@ def leaf_shapes(call: Flat, given: Shapes = None) -> tuple[object, ...]:
 
     Args:
         call: the example call.
-        given: None, to let every dimension vary; or a specification for each tensor by the user's name
-            (`{"input_ids": {0: Dim("batch")}, "cache.layers[0].keys": None}`), or a ShapesCollection.
-            Tensors that are not in it keep their sizes.
+        given: None, to let every dimension vary but those that `stated` finds; or a specification for each
+            tensor by the user's name (`{"input_ids": {0: Dim("batch")}, "cache.layers[0].keys": None}`), or
+            a ShapesCollection. Tensors that are not in it keep their sizes.
     """
     if given is None:
-        return tuple(_free_dims(leaf) for leaf in call.leaves)
+        fixed = stated(call)
+        return tuple(_free_dims(leaf, fixed=i in fixed) for i, leaf in enumerate(call.leaves))
     if isinstance(given, ShapesCollection):
         return tuple(given[leaf] or None for leaf in call.leaves)
     names = leaf_names(call)
@@ -35,9 +37,12 @@ def leaf_shapes(call: Flat, given: Shapes = None) -> tuple[object, ...]:
     return tuple(given.get(name) for name in names)
 
 
-def _free_dims(leaf: object) -> object:
-    """Make all dimensions dynamic but sizes 0 and 1, for which models take other code paths."""
+def _free_dims(leaf: object, *, fixed: bool) -> object:
+    """Make dimensions dynamic: the first, and unless they are fixed the others.
+
+    Sizes 0 and 1, for which models take other code paths, are constants, but not a batch of 1.
+    """
     if not isinstance(leaf, torch.Tensor):
         return Dim.AUTO
-    sizes = enumerate(leaf.shape)
+    sizes = enumerate(leaf.shape[:1] if fixed else leaf.shape)
     return {dim: Dim.AUTO for dim, size in sizes if size > 1 or (size == 1 and dim == 0)}

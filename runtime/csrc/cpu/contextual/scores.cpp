@@ -13,18 +13,6 @@ namespace {
 constexpr const char* kOp = "contextual_scores";
 constexpr int64_t kFew = 128 * 1024;  // elements of a weight below which one thread is faster
 
-// out[m, r] = x[m] · matrix[r] + bias[r], for one panel of x after the other; the threads share the rows of the matrix.
-void multiply(const Matrix& matrix, const WideRows& x, const float* bias, float* out, int64_t pitch) {
-  const Kernels& kernel = kernels();
-  const int64_t batches = (matrix.rows + kBatch - 1) / kBatch;
-  const int64_t grain = std::max<int64_t>(1, kFew / std::max<int64_t>(1, matrix.columns * kBatch));
-  for (int64_t m = 0; m < x.all().count; m += kPanel)
-    torch::stable::parallel_for(0, batches, grain, [&](int64_t begin, int64_t end) {
-      kernel.scores(matrix, x.panel(m), bias, out + m * pitch, pitch, begin * kBatch,
-                    std::min(end * kBatch, matrix.rows));
-    });
-}
-
 Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Maybe bias, Maybe a_scale, Maybe b_scale) {
   SF_REQUIRE(x.dim() >= 1, kOp, "x must have at least one dimension");
   const Predictor p = predictor_of(kOp, x.size(x.dim() - 1), a, b, bias, a_scale, b_scale);
@@ -35,6 +23,17 @@ Tensor scores(const Tensor& x, const Tensor& a, const Tensor& b, Maybe bias, May
 }
 
 }  // namespace
+
+void multiply(const Matrix& matrix, const WideRows& x, const float* bias, float* out, int64_t pitch) {
+  const Kernels& kernel = kernels();
+  const int64_t batches = (matrix.rows + kBatch - 1) / kBatch;
+  const int64_t grain = std::max<int64_t>(1, kFew / std::max<int64_t>(1, matrix.columns * kBatch));
+  for (int64_t m = 0; m < x.all().count; m += kPanel)
+    torch::stable::parallel_for(0, batches, grain, [&](int64_t begin, int64_t end) {
+      kernel.scores(matrix, x.panel(m), bias, out + m * pitch, pitch, begin * kBatch,
+                    std::min(end * kBatch, matrix.rows));
+    });
+}
 
 Predictor predictor_of(const char* op, int64_t columns, const Tensor& a, const Tensor& b, const Maybe& bias,
                        const Maybe& a_scale, const Maybe& b_scale) {

@@ -10,7 +10,11 @@ struct Predictor {
   const float* bias;  // or null
 };
 
-// Checks a predictor's tensors against each other and the `columns` of x.
+// out[m, r] = x[m] · matrix[r] + bias[r], `pitch` floats from one m to the next; bias may be null. Panels of x in turn,
+// the threads sharing the rows of the matrix.
+void multiply(const Matrix& matrix, const WideRows& x, const float* bias, float* out, int64_t pitch);
+
+// Checked against each other and x's `columns`.
 Predictor predictor_of(const char* op, int64_t columns, const Tensor& a, const Tensor& b, const Maybe& bias,
                        const Maybe& a_scale, const Maybe& b_scale);
 

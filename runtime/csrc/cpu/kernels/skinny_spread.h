@@ -38,7 +38,7 @@ struct Spread {
   using Dense = vf;
   static constexpr int kStep = 64;
   static constexpr int kParts = kStep / W;
-  static constexpr bool kFar = false;
+  static constexpr bool kFar = true;
   static constexpr int kFew = 12;
   static constexpr int kRows = 12;
   static constexpr int rows_at_once(int m) { return m == 4 ? 3 : 4; }
