@@ -1,8 +1,9 @@
 """Attention of few queries over a cache of keys and values: `torch.ops.sparseflow.decode_attention`.
 
 On a GPU one kernel splits the keys over a cluster of blocks (`csrc/cuda/attention`), and reads the position
-on the device: no mask is made, and nothing beyond the position is read. Elsewhere torch's attention runs, which
-sees the query heads of a group as several queries of one head, so that keys and values are not repeated.
+on the device: no mask is made, and nothing beyond the position is read. Elsewhere torch's attention runs,
+which sees the query heads of a group as several queries of one head, so that keys and values are not
+repeated.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ def portable(
     mask = _mask(k, queries, position, keep, window)
     if mask is not None and queries > 1:
         mask = mask.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(2, 3)
-    rows = q.unflatten(1, (heads, group)).flatten(2, 3)
-    found = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale)
-    return found.unflatten(2, (group, queries)).flatten(1, 2).contiguous()
+    rows = q.reshape(q.shape[0], heads, group * queries, q.shape[3])
+    found: Tensor = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale)
+    return found.reshape(q.shape[0], heads * group, queries, v.shape[3]).contiguous()
 
 
 def _mask(

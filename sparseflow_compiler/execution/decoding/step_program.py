@@ -111,6 +111,8 @@ def inductor_options(tensors: Sequence[object], sampling: Sampling) -> dict[str,
         "fallback_random": sampling.draws,
         # Turning q, turning k and writing it, writing v share no tensor by which inductor would join them.
         "combo_kernels": not _on_cpu(tensors),
+        # What follows a small kernel is launched while it runs: a product then loads its weight meanwhile.
+        "triton.enable_pdl": not _on_cpu(tensors),
     }
 
 
