@@ -1,9 +1,8 @@
 """Attention of few queries over a cache of keys and values: `torch.ops.sparseflow.decode_attention`.
 
-On a GPU one kernel splits the keys over a cluster of blocks (`csrc/cuda/attention`), and reads the position
-on the device: no mask is made, and nothing beyond the position is read. Elsewhere torch's attention runs,
-which sees the query heads of a group as several queries of one head, so that keys and values are not
-repeated.
+On a GPU one kernel splits the keys over a cluster of blocks (`csrc/cuda/attention`) and reads the position on
+the device: no mask is made, and nothing beyond the filled part is used. Elsewhere torch's attention runs,
+which sees the query heads of a group as several queries of one head, so that nothing is repeated.
 """
 
 from __future__ import annotations
