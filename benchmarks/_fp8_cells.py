@@ -1,4 +1,4 @@
-"""The cells of bench_gemm.py in fp8: cuSPARSELt beside torch's dense fp8 and bf16 products."""
+"""The cells of bench_gemm.py in fp8: the best tuned candidate beside torch's dense fp8 and bf16 products."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from _weights import copies_of, pruned, relative_error
 
 from sparseflow.runtime import ops
 from sparseflow.runtime.gpu import DeviceWeight
+from sparseflow.runtime.kernels import Choice, find
 from sparseflow.runtime.tuning import GpuMachine, lookup
 
 E4M3 = torch.float8_e4m3fn
@@ -49,23 +50,11 @@ def fp8_cell(layer: Fp8Layer, m: int, seconds: float) -> dict[str, Any] | None:
             rows, layer.dense[copy].t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=fast
         )
 
+    kernel, choice = find(best.backend), Choice(best.backend, best.algorithm, best.split_k)
+    taken = kernel.taken(x)
+
     def ours(copy: int) -> torch.Tensor:
-        w = layer.packed[copy]
-        y: torch.Tensor = torch.ops.sparseflow.cusparselt_linear(
-            x,
-            w.values,
-            w.positions,
-            None,
-            None,
-            None,
-            layer.k,
-            "none",
-            torch.bfloat16,
-            1.0,
-            best.algorithm,
-            best.split_k,
-        )
-        return y
+        return kernel.run(taken, layer.packed[copy], choice, torch.bfloat16)
 
     sides: dict[str, _sides.Call] = {
         "dense_fast": scaled(True),

@@ -68,9 +68,10 @@ def sparse_layer(layer: Layer, x: Tensor, scales: Tensor, choice: Choice, pool: 
 
     def call(copy: int) -> Tensor:
         w = layer.packed[copy]
-        return fp8.linear_fp8(
+        y: Tensor = fp8.linear_fp8(
             x, w.values, w.positions, scales, None, None, w.in_features, "none", policy, None
         )
+        return y
 
     return Replay(call, layer.copies, pool)
 

@@ -79,6 +79,15 @@ def test_of_an_architecture_that_nobody_measured_the_kernels_are_ranked():
     assert [name for name, _ in model.kernels(Product("float8_e4m3fn", 4096, 4096, 1))] == ["cusparselt"]
 
 
+def test_a_kernel_that_was_not_fitted_in_a_dtype_is_ranked_by_its_points(recorded):
+    """The own kernel in fp8, of which the shipped table has nothing."""
+    point = next(p for p in recorded if (p.dtype, p.n, p.k, p.m) == ("float8_e4m3fn", 4096, 4096, 16))
+    own = Candidate("skinny", 30, 0, 0.6 * point.candidates[0].us, 1e-3)
+    model = CostModel(H200, recorded)
+    model.add([dataclasses.replace(point, candidates=(own, *point.candidates))])
+    assert model.predict(Product("float8_e4m3fn", 4096, 4096, 16)).ways[0].key == ("skinny", 30)
+
+
 def test_a_gpu_with_half_the_bandwidth_takes_twice_as_long_for_few_rows(recorded):
     model = CostModel(H200, recorded)
     slow = CostModel(
