@@ -13,6 +13,7 @@ PASSES = {
     "causal-attention": "sparseflow.passes.causal_attention:CausalAttention",
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
     "keep-dense": "sparseflow.passes.keep_dense:KeepDense",
+    "form-column-linear": "sparseflow.passes.form_column_linear:FormColumnLinear",
     "form-contextual-mlp": "sparseflow.passes.form_contextual_mlp:FormContextualMlp",
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",
     "explain-products": "sparseflow.passes.explain_products:ExplainProducts",
@@ -21,6 +22,7 @@ PASSES = {
     "choose-format": "sparseflow.passes.choose_format:ChooseFormat",
     "fuse-gate": "sparseflow.passes.fuse_gate:FuseGate",
     "apply-policy": "sparseflow.passes.apply_policy:ApplyPolicy",
+    "lower-column-linear": "sparseflow.passes.lower_column_linear:LowerColumnLinear",
     "lower-contextual-mlp": "sparseflow.passes.lower_contextual_mlp:LowerContextualMlp",
     "lower-sparse-gemm": "sparseflow.passes.lower_sparse_gemm:LowerSparseGemm",
 }

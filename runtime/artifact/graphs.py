@@ -10,7 +10,8 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import Argument
 
-import sparseflow.runtime.contextual.by_gate  # noqa: F401  # programs may call these operators
+import sparseflow.runtime.contextual.by_gate
+import sparseflow.runtime.contextual.column  # noqa: F401  # programs may call the operators of both
 from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.class_lookup import ClassLookup
 from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require
