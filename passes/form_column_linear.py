@@ -53,7 +53,9 @@ class FormColumnLinear(Pass):
     name: ClassVar[str] = "form-column-linear"
     table: Table | None = option(None, "path of the table, a JSON object", parse_table)  # noqa: RUF009
     outside_reason: str = option(
-        "", "keep layers that the table doesn't know dense, for this reason; empty: they can become sparse", str
+        "",
+        "keep layers that the table doesn't know dense, for this reason; empty: they can become sparse",
+        str,
     )
 
     def run(self, module: ir.Module) -> None:

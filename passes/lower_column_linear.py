@@ -56,7 +56,9 @@ def _turned(op: ir.Operation, value: ir.Value) -> ir.Value:
     """Return a reference to the transpose of a weight, contiguous."""
     ref, type_ = weight_ref(value), tensor_type(value)
     if ref is None or type_ is None or type_.shape is None:
-        refuse(op, "has a weight that isn't a reference of known rank", "Keep such a layer as torch.aten.linear.")
+        refuse(
+            op, "has a weight that isn't a reference of known rank", "Keep such a layer as torch.aten.linear."
+        )
     turned = TensorType(type_.shape[::-1], type_.dtype)
     if ref.op.name == "sparse_gemm.weight":
         return reoriented(ref.op, turned, transposed=not ref.transposed[0], contiguous=True)

@@ -15,7 +15,7 @@ from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.support.arguments import Memory, PolicyMode, Prune, Tune, require_matches, require_patterns
 
 if TYPE_CHECKING:
-    from sparseflow.contextual import Predictors
+    from sparseflow.contextual import ActivationThresholds, Predictors
 
 
 def compile(  # noqa: A001  # named like torch.compile
@@ -34,7 +34,7 @@ def compile(  # noqa: A001  # named like torch.compile
     inplace: bool = False,
     progress: bool | None = None,
     format: str | None = "2:4",
-    contextual: Predictors | None = None,
+    contextual: Predictors | ActivationThresholds | None = None,
 ) -> CompiledModel:
     """Compile a model: layers with 2:4 weights run on sparse kernels wherever those were measured faster.
 
@@ -81,11 +81,14 @@ def compile(  # noqa: A001  # named like torch.compile
             `compiled.report` states layer by layer. It is fast on GPUs from sm_89 on only; a CPU computes the
             same slowly. A layer that can't have a format is ``"2:4"`` and says why. Formats of your own:
             `sparseflow.runtime.formats.register`.
-            ``None`` makes no weight sparse: MLPs that `contextual` knows are all that is.
+            ``None`` makes no weight sparse: what `contextual` knows is all that is.
         contextual: predictors of `sparseflow.train_predictor`: MLPs read only the neurons that a token needs,
             for as few rows as that was measured to be faster (``policy="sparse"`` measures nothing and
             selects for up to 32 rows); for more they run by their 2:4 weights, if they have such and that is
-            faster, or densely.
+            faster, or densely. Or thresholds of `sparseflow.calibrate_activations`: linear layers leave out the
+            inputs that are smaller, and so the columns of their weights, for one token of each sequence and as
+            few of them as that was measured to be faster; otherwise they run densely over the same weights,
+            which are stored once, K outermost.
 
     Returns:
         A module called like `model`, with `report`, `mlir()`, `graph()`, `warmup()` and `generate()`.
