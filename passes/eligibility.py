@@ -57,7 +57,8 @@ def cast_ref(layer: ir.Operation) -> WeightRef | None:
 def eligible_weights(module: ir.Module, limits: Limits) -> list[str]:
     """Return the parameters whose own properties allow them to be sparse, whatever reads them.
 
-    Parameters of a ``sparse_gemm.contextual_mlp`` or ``column_linear``, which have their own rules, are left out.
+    Parameters of a ``sparse_gemm.contextual_mlp`` or ``column_linear``, which have their own rules, are left
+    out.
     """
     found: dict[str, bool] = {}
     for op in operations(module, {"sparse_gemm.weight"}):

@@ -38,14 +38,14 @@ class ColumnEntry:
 class FormColumnLinear(Pass):
     """Form linear layers that leave out the inputs near zero.
 
-    The table maps the name of a layer to its threshold and to the most rows of which inputs are left out; or to
-    `{"dense": "why"}`.
+    The table maps the name of a layer to its threshold and to the most rows of which inputs are left out; or
+    to `{"dense": "why"}`.
 
     Requires: layers in the form of `canonicalize-linear`; a table whose entries are well-formed.
 
     Ensures: each `torch.aten.linear` over a weight by reference that the table knows is a
-    `sparse_gemm.column_linear`, of which `merge-projections` merges those of one input and threshold. One that
-    can't be, or that the table wants dense, carries the reason as `sparse_gemm.reason`.
+    `sparse_gemm.column_linear`, of which `merge-projections` merges those of one input and threshold. One
+    that can't be, or that the table wants dense, carries the reason as `sparse_gemm.reason`.
 
     Left alone: layers that the table doesn't know, unless `outside-reason` says why they stay dense.
     """

@@ -48,9 +48,10 @@ class MergeProjections(Pass):
 
     Requires: layers in the form of `canonicalize-linear`, sparse or not.
 
-    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and format, or of the
-    same threshold and limit of rows, all with a bias or all without, are one layer over a `sparse_gemm.merged_weight` whose `names` and
-    `sizes` keep the parts recoverable; each result is a `torch.aten.slice.Tensor` of the last dimension.
+    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and format, or
+    of the same threshold and limit of rows, all with a bias or all without, are one layer over a
+    `sparse_gemm.merged_weight` whose `names` and `sizes` keep the parts recoverable; each result is a
+    `torch.aten.slice.Tensor` of the last dimension.
 
     Left alone: layers with a residual, a gate, a computed bias, a weight or bias that something else reads
     too or that is a buffer or constant, or an attribute `sparse_gemm.reason`; and whatever is merged already.

@@ -1,10 +1,10 @@
 """Perplexity of SmolLM2-135M-Instruct when its linear layers leave out the inputs near zero.
 
-Thresholds are what sf.calibrate_activations makes of text that the model writes itself; beside them stand equal shares
-for all layers. Perplexity is over windows of 512 tokens of three texts that nothing was calibrated on, Debian
-packages which apt-get downloads: the Debian Administrator's Handbook, the tutorial of Python's documentation, and
-fortunes. The first four tokens of a window are read in full and not scored, as prompts are when the model is
-compiled.
+Thresholds are what sf.calibrate_activations makes of text that the model writes itself; beside them stand
+equal shares for all layers. Perplexity is over windows of 512 tokens of three texts that nothing was
+calibrated on, Debian packages which apt-get downloads: the Debian Administrator's Handbook, the tutorial of
+Python's documentation, and fortunes. The first four tokens of a window are read in full and not scored, as
+prompts are when the model is compiled.
 
     python benchmarks/quality/activations.py MODEL [--windows 4] [--tokens 4096] [--results FOLDER]
 """
@@ -29,20 +29,20 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from _measure import RESULTS, cpu_name, meta, write  # noqa: E402
+from _measure import RESULTS, cpu_name, meta, write
 
-import sparseflow as sf  # noqa: E402
-from sparseflow.contextual.activations.inputs import (  # noqa: E402
+import sparseflow as sf
+from sparseflow.contextual.activations.inputs import (
     SINKS,
     SharedInput,
     changing,
     shared_inputs,
     without_small,
 )
-from sparseflow.contextual.activations.magnitudes import Magnitudes  # noqa: E402
-from sparseflow.contextual.activations.own_text import own_tokens  # noqa: E402
-from sparseflow.contextual.activations.thresholds import ActivationThresholds  # noqa: E402
-from sparseflow.integrations.transformers.models import from_folder, read_tokenizer  # noqa: E402
+from sparseflow.contextual.activations.magnitudes import Magnitudes
+from sparseflow.contextual.activations.own_text import own_tokens
+from sparseflow.contextual.activations.thresholds import ActivationThresholds
+from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
 
 WINDOW = 512
 RATES = (0.25, 0.3, 0.4, 0.5)
@@ -99,7 +99,9 @@ def with_thresholds(
         return perplexity(model, windows)
 
 
-def magnitudes_of(model: nn.Module, inputs: Sequence[SharedInput], windows: Sequence[Tensor]) -> dict[str, Magnitudes]:
+def magnitudes_of(
+    model: nn.Module, inputs: Sequence[SharedInput], windows: Sequence[Tensor]
+) -> dict[str, Magnitudes]:
     """Return the magnitudes of all inputs."""
     seen = {shared.name: Magnitudes(torch.device("cpu")) for shared in inputs}
 
@@ -143,7 +145,9 @@ def main() -> int:
                 {"method": method, "rate": rate, "text": name, "perplexity": round(found, 4)}
                 | {"dense": round(dense[name], 4), "ratio": round(found / dense[name], 4), **more}
             )
-        rows.append({"method": method, "rate": rate, "text": "mean", "ratio": round(sum(ratios) / 3, 4), **more})
+        rows.append(
+            {"method": method, "rate": rate, "text": "mean", "ratio": round(sum(ratios) / 3, 4), **more}
+        )
         print(rows[-1], [round(ratio, 4) for ratio in ratios], flush=True)
         write("quality_activations", head, rows, arguments.results)
 
@@ -156,7 +160,9 @@ def main() -> int:
         add("calibrated", rate, limits_of(inputs, made), saved=round(made.rate, 4), seconds=seconds)
     seen = magnitudes_of(model, inputs, own)
     for rate in RATES:
-        same = {name: float(magnitudes.quantiles(torch.tensor([rate]))[0]) for name, magnitudes in seen.items()}
+        same = {
+            name: float(magnitudes.quantiles(torch.tensor([rate]))[0]) for name, magnitudes in seen.items()
+        }
         add("equal shares", rate, same, saved=rate)
     return 0
 

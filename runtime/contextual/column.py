@@ -1,8 +1,8 @@
 """Complete the operator ``column_linear``: a linear layer that leaves out the inputs near zero.
 
-M: the product of the leading dimensions of x, K: in features, N: out features. The weight is stored K outermost,
-``[K, N]``, so that an input that is left out saves reading a contiguous row. The method is TEAL's (Liu et al., 2024,
-arXiv 2408.14690).
+M: the product of the leading dimensions of x, K: in features, N: out features. The weight is stored K
+outermost, ``[K, N]``, so that an input that is left out saves reading a contiguous row. The method is TEAL's
+(Liu et al., 2024, arXiv 2408.14690).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ column_linear = torch.ops.sparseflow.column_linear.default
 def selects_inputs(x: Tensor, m_max: int) -> bool:
     """Return whether inputs of x ``[…, K]`` are left out, rather than all of them multiplied.
 
-    They are for at most ``m_max`` rows, and not for ``[…, S, K]`` with S > 1: that is a sequence that is read at
-    once, whose first tokens a model needs exactly (attention sinks).
+    They are for at most ``m_max`` rows, and not for ``[…, S, K]`` with S > 1: that is a sequence that is
+    read at once, whose first tokens a model needs exactly (attention sinks).
     """
     return math.prod(x.shape[:-1]) <= m_max and (x.dim() < 3 or x.shape[-2] == 1)
 

@@ -85,10 +85,10 @@ def compile(  # noqa: A001  # named like torch.compile
         contextual: predictors of `sparseflow.train_predictor`: MLPs read only the neurons that a token needs,
             for as few rows as that was measured to be faster (``policy="sparse"`` measures nothing and
             selects for up to 32 rows); for more they run by their 2:4 weights, if they have such and that is
-            faster, or densely. Or thresholds of `sparseflow.calibrate_activations`: linear layers leave out the
-            inputs that are smaller, and so the columns of their weights, for one token of each sequence and as
-            few of them as that was measured to be faster; otherwise they run densely over the same weights,
-            which are stored once, K outermost.
+            faster, or densely. Or thresholds of `sparseflow.calibrate_activations`: linear layers leave out
+            the inputs that are smaller, and so the columns of their weights, for one token of each sequence
+            and as few of them as that was measured to be faster; otherwise they run densely over the same
+            weights, which are stored once, K outermost.
 
     Returns:
         A module called like `model`, with `report`, `mlir()`, `graph()`, `warmup()` and `generate()`.

@@ -134,9 +134,9 @@ class WeightBank:
         return self._contiguous[key]
 
     def columns(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
-        """Return the transpose ``[K, N]`` of what `dense` returns, contiguous; one copy that all programs share.
+        """Return the contiguous transpose ``[K, N]`` of what `dense` returns.
 
-        If weights are released, the copy replaces the model's own matrices.
+        All programs share one copy. If weights are released, the copy replaces the model's own matrices.
         """
         key = (names, transposed)
         if key not in self._columns:

@@ -101,7 +101,7 @@ def _with_thresholds(
     if not any(name in thresholds for name in names):
         raise ArgumentError(
             "sf.compile(contextual=…)",
-            f"the thresholds are for {_listed(list(thresholds))}, but the model's layers are {_listed(names)}",
+            f"the thresholds are for {_listed(list(thresholds))}, the model's layers are {_listed(names)}",
             "choose thresholds for this model: sf.calibrate_activations",
         )
     return found

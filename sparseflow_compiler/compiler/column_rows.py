@@ -31,7 +31,7 @@ def column_row(decision: LayerDecision, plan: ColumnPlan, dense_bytes: int) -> L
         decision="contextual",
         reason=(
             f"{layer.rate:.1%} of the inputs are left out, those below {layer.threshold:.4g}: a token reads "
-            f"{read / 1e6:.2f} of {dense_bytes / 1e6:.2f} MB, at most {1 / max(1 - layer.rate, 1e-3):.2f}× as fast; "
+            f"{read / 1e6:.2f} of {dense_bytes / 1e6:.2f} MB, at most {1 / (1 - layer.rate):.2f}× as fast; "
             f"{policy.why()}; sequences of several tokens read all{merged}"
         ),
         ranges=(

@@ -51,8 +51,8 @@ class LayerDecision:
         gate: the activation of the gate that is fused into its product; empty without one.
         format: how its weight is stored; empty if it is dense.
         format_refused: why it doesn't have the requested format; empty if it has.
-        product: for a contextual layer the product of its MLP that it is part of: up (with the gate) or down; or
-            column, if it is a layer that leaves inputs out.
+        product: for a contextual layer the product of its MLP that it is part of: up (with the gate) or
+            down; or column, if it is a layer that leaves inputs out.
         keeps_dense: whether its dense weight is kept beside the packed one.
     """
 

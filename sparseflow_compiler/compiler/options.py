@@ -42,8 +42,8 @@ class CompileOptions:
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
         format: how sparse layers store and multiply their weights, where they can; ``None``: none is sparse.
-        contextual: what selects the neurons that MLPs read, or the inputs that layers leave out; ``None``: they
-            read all.
+        contextual: what selects the neurons that MLPs read, or the inputs that layers leave out; ``None``:
+            they read all.
     """
 
     prune: Prune | None = None
@@ -119,6 +119,6 @@ class CompileOptions:
         if self.thresholds is not None and self.prune is not None:
             raise ArgumentError(
                 f"sf.compile(prune={self.prune!r}, contextual=thresholds)",
-                "layers with a threshold read whole weights, so that pruning them would cost quality for nothing",
+                "layers with a threshold read whole weights: pruning them would cost quality for nothing",
                 "leave prune out, or prune the other layers by sf.prune beforehand",
             )

@@ -1,4 +1,4 @@
-"""Contextual sparsity: predictors of the neurons that a token needs, and thresholds of the inputs that it doesn't.
+"""Contextual sparsity: predictors of the neurons that a token needs, thresholds of inputs that it does not.
 
 H: hidden features, I: neurons (the intermediate size) of an MLP.
 """

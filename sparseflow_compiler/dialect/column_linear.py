@@ -14,8 +14,8 @@ from sparseflow.dialect.types import types_by_role
 class ColumnLinearOp(VerifiedOp, name="column_linear", traits=[ext.Pure]):
     """``y = x' · Wᵀ + bias (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
-    x' is x with 0 for what is smaller in magnitude than ``threshold``, whose columns of W aren't read; for more
-    than ``m_max`` rows, and for ``[…, S, K]`` with S > 1, it is x.
+    x' is x with 0 for what is smaller in magnitude than ``threshold``, whose columns of W aren't read; for
+    more than ``m_max`` rows, and for ``[…, S, K]`` with S > 1, it is x.
     """
 
     result: Result

@@ -61,20 +61,22 @@ def calibrate_activations(
 ) -> ActivationThresholds:
     """Choose for each linear layer of a language model the threshold below which it leaves out its inputs.
 
-    Layers that read the same input share its threshold. What leaving inputs out costs is estimated for every layer
-    and share of inputs from one backward pass (`sensitivity`); then the shares are chosen that cost least for the
-    bytes that they save (`rates`). Thresholds are quantiles of the magnitudes that the layers see; no input is kept.
-    The first four tokens of a sequence, on which models park attention, are read in full, as prompts are when the
-    model is compiled. The idea is TEAL's (Liu et al., 2024, arXiv 2408.14690), the estimate another.
+    Layers that read the same input share its threshold. What leaving inputs out costs is estimated for every
+    layer and share of inputs from one backward pass (`sensitivity`); then the shares are chosen that cost
+    least for the bytes that they save (`rates`). Thresholds are quantiles of the magnitudes that the layers
+    see; no input is kept. The first four tokens of a sequence, on which models park attention, are read in
+    full, as prompts are when the model is compiled. The idea is TEAL's (Liu et al., 2024, arXiv 2408.14690),
+    the estimate another.
 
     Args:
         model: a causal language model in evaluation mode, whose call takes token ids and returns logits
             ``[rows, tokens, vocabulary]`` or an object that has them; unchanged.
-        text: to choose on: a text, or several; token ids ``[tokens]`` or ``[rows, tokens]``, or a list of such; or
-            ``"self"``: the model answers some requests in its chat template.
+        text: to choose on: a text, or several; token ids ``[tokens]`` or ``[rows, tokens]``, or a list of
+            such; or ``"self"``: the model answers some requests in its chat template.
         loss: how much the perplexity on the text may rise: 0.02 allows 2%, the default if no rate is given.
         rate: instead of it, the share of the layers' weights that is left out for a token.
-        tokenizer: of texts and of the chat template; None reads it from the folder that the model was loaded from.
+        tokenizer: of texts and of the chat template; None reads it from the folder that the model was loaded
+            from.
         tokens: the most to look at.
         window: the most tokens of one sequence.
         skip: fnmatch patterns over layer names that read every input, besides those of `DEFAULT_SKIP`.
@@ -88,7 +90,8 @@ def calibrate_activations(
     Raises:
         ArgumentError: an option has a wrong value, there is no tokenizer, or no layer to choose for.
         InferenceOnlyError: the model is in training mode.
-        CalibrationError: the model refuses the tokens, returns no logits, or a layer's inputs hold NaN or Inf.
+        CalibrationError: the model refuses the tokens, returns no logits, or a layer's inputs hold NaN or
+            Inf.
     """
     options = _Options(loss, rate, tokens, window, with_defaults(skip, skip_defaults), seed)
     _require_model(model)

@@ -49,7 +49,8 @@ class ColumnPolicy:
 
     Attributes:
         m_max: at most so many; 0: never.
-        measured: the speed-up over the dense layer at each measured number of rows; empty where nothing was measured.
+        measured: the speed-up over the dense layer at each measured number of rows; empty where nothing was
+            measured.
     """
 
     m_max: int
@@ -79,8 +80,8 @@ _MEASURED: dict[ColumnShape, ColumnPolicy] = {}
 def column_policy(shape: ColumnShape) -> ColumnPolicy:
     """Measure the policy of layers of a shape, over random weights, each read cold.
 
-    Each point is measured by `robust.settle`, for rows that leave out independent inputs. It stops at the first
-    number of rows without a gain.
+    Each point is measured by `robust.settle`, for rows that leave out independent inputs. It stops at the
+    first number of rows without a gain.
     """
     if shape not in _MEASURED:
         points: list[tuple[int, float]] = []

@@ -96,7 +96,7 @@ def shared_inputs(model: nn.Module, skip: Sequence[str], run: Callable[[], objec
 
 
 def without_small(x: Tensor, threshold: float) -> Tensor:
-    """Return x ``[…, S, K]`` with 0 for what is smaller in magnitude, but for the first `SINKS` of S tokens."""
+    """Return x ``[…, S, K]`` with 0 for what is smaller, the first `SINKS` of S tokens as they are."""
     small = x.abs() < threshold
     small[..., :SINKS, :] = False
     return x.masked_fill(small, 0)

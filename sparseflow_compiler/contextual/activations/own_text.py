@@ -37,13 +37,13 @@ REQUESTS = (
 def own_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, tokens: int, window: int, seed: int
 ) -> list[Tensor]:
-    """Return windows ``[1, S]`` of what a model answers to `REQUESTS`, sampled at temperature 1, S at most `window`.
+    """Return windows ``[1, S]`` of what a model answers to `REQUESTS`, sampled at temperature 1.
 
     Args:
         model: of transformers.
         tokenizer: with the model's chat template; without one the model writes from its first token.
         tokens: how many together, about.
-        window: the longest.
+        window: the largest S.
         seed: of the sampling.
 
     Raises:
@@ -63,9 +63,7 @@ def own_tokens(
     return _first(written, tokens)
 
 
-def _begin(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, request: str
-) -> Tensor:
+def _begin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, request: str) -> Tensor:
     """Return the token ids ``[tokens]`` that the model goes on from."""
     if tokenizer is not None and tokenizer.chat_template is not None:
         message = [{"role": "user", "content": request}]
@@ -94,7 +92,9 @@ def _written(model: PreTrainedModel, begins: Sequence[Tensor], window: int) -> l
         max_new_tokens=max(window - longest, 1),
         pad_token_id=padding,
     )
-    return [_trimmed(row[longest - len(begin) :], padding)[None] for row, begin in zip(whole, begins, strict=True)]
+    return [
+        _trimmed(row[longest - len(begin) :], padding)[None] for row, begin in zip(whole, begins, strict=True)
+    ]
 
 
 def _trimmed(row: Tensor, padding: int) -> Tensor:

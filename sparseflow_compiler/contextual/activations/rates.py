@@ -1,4 +1,4 @@
-"""Choose the share of inputs that each layer leaves out, so that a model loses least for the bytes that it saves."""
+"""Choose the share of inputs that each layer leaves out, to lose least for the bytes saved."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BISECTIONS = 60
 def cheapest_rates(costs: Tensor, weights: Tensor, rate: float) -> list[int]:
     """Return for each layer the index in `RATES` so that together they save `rate` and cost least.
 
-    A knapsack with one choice a layer, solved by a Lagrange multiplier: for a price of a saved byte each layer
-    chooses by itself; the lowest price at which all together save enough is found by bisection. It is within one
-    step of one layer of the optimum.
+    A knapsack with one choice a layer, solved by a Lagrange multiplier: for a price of a saved byte each
+    layer chooses by itself; the lowest price at which all together save enough is found by bisection. It is
+    within one step of one layer of the optimum.
 
     Args:
         costs: ``[layers, rates]`` of leaving out each share.

@@ -1,9 +1,9 @@
 """How much leaving out a layer's small inputs changes what a language model predicts, from one backward pass.
 
-Leaving out inputs changes a layer's input by δ, and the loss of a text by gᵀδ to first order, g being the loss's
-gradient. For a text whose next tokens are drawn from the model's own predictions, ½ E[(gᵀδ)²] is the KL divergence of the
-predictions to second order (the Fisher information). For every token and layer one pass gives that of every
-threshold: −Σ g_k x_k over the inputs below it.
+Leaving out inputs changes a layer's input by δ, and the loss of a text by gᵀδ to first order, g being the
+loss's gradient. For a text whose next tokens are drawn from the model's own predictions, ½ E[(gᵀδ)²] is the
+KL divergence of the predictions to second order (the Fisher information). For every token and layer one pass
+gives that of every threshold: −Σ g_k x_k over the inputs below it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def costs(
     """
     total = torch.zeros(thresholds.shape, dtype=torch.float64)
     seen = 0
-    with _frozen(model), torch.enable_grad():
+    with _Frozen(model), torch.enable_grad():
         for done, window in enumerate(windows, start=1):
             changes = _changes(inputs, thresholds, window, logits)
             total += 0.5 * changes.double().square().sum(1).cpu()
@@ -50,7 +50,7 @@ def costs(
     return total / max(seen, 1)
 
 
-class _frozen:
+class _Frozen:
     """Parameters that require no gradients for a while."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,7 +68,7 @@ class _frozen:
 def _changes(
     inputs: Sequence[SharedInput], thresholds: Tensor, window: Tensor, logits: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Return the change of the loss by each token's inputs below each threshold: ``[inputs, tokens, rates]``."""
+    """Return how each token's inputs below each threshold change the loss: ``[inputs, tokens, rates]``."""
     rates, tokens = thresholds.shape[1], window.shape[-1]
     sums = torch.zeros(len(inputs), tokens, rates + 1, device=window.device)
     limits = thresholds.to(window.device)

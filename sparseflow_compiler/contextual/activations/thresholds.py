@@ -23,8 +23,8 @@ class LayerThreshold:
     Attributes:
         threshold: inputs smaller in magnitude are left out.
         rate: the share of inputs that it leaves out, on the text that it was chosen on.
-        cost: by how much leaving them out, in this layer and those that share its input alone, was estimated to
-            change the next token's distribution: KL divergence, nats a token.
+        cost: by how much leaving them out, in this layer and those that share its input alone, was estimated
+            to change the next token's distribution: KL divergence, nats a token.
         shape: (N, K).
     """
 

@@ -34,7 +34,7 @@ def operands(k, n, m, dtype=torch.float32, *, stored=None, ending=False, seed=0)
 
 def worst(y, x, weight, threshold, bias, residual, scale):
     """The largest error as a share of what one rounding and the sums in fp32 allow."""
-    k, n = weight.shape
+    k, _ = weight.shape
     inputs = x.reshape(x.shape[:-1].numel(), k)
     rows = torch.where(inputs.float().abs() < threshold, 0, inputs).double()
     matrix = weight.double() if scale is None else weight.double() * scale.double()
