@@ -24,8 +24,9 @@ class LowerColumnLinear(Pass):
     Requires: the weight of each `sparse_gemm.column_linear` is a `sparse_gemm.weight` or `merged_weight`.
 
     Ensures: no `sparse_gemm.column_linear` is left. Each is a
-    `torch.operator "torch.sparseflow.column_linear"` over the weight stored K outermost, so that the column of
-    an input is read in one piece: a `contiguous` reference, or a `turned` merged one. Unused references are gone.
+    `torch.operator "torch.sparseflow.column_linear"` over the weight stored K outermost, so that the column
+    of an input is read in one piece: a `contiguous` reference, or a `turned` merged one. Unused references
+    are gone.
     """
 
     name: ClassVar[str] = "lower-column-linear"

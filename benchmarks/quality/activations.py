@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from _measure import RESULTS, cpu_name, meta, write
 
 import sparseflow as sf
+from sparseflow.contextual.activations.calibrating import ChoiceOptions, ThresholdChoice
 from sparseflow.contextual.activations.inputs import (
     SINKS,
     SharedInput,
@@ -45,7 +46,7 @@ from sparseflow.contextual.activations.thresholds import ActivationThresholds
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
 
 WINDOW = 512
-RATES = (0.25, 0.3, 0.4, 0.5)
+RATES = (0.4, 0.3, 0.5, 0.25)
 PACKAGES = {
     "handbook": ("debian-handbook", "usr/share/doc/debian-handbook/html/en-US/sect.*.html"),
     "tutorial": ("python3.11-doc", "usr/share/doc/python3.11/html/tutorial/*.html"),
@@ -152,11 +153,13 @@ def main() -> int:
         write("quality_activations", head, rows, arguments.results)
 
     own = own_tokens(model, tokenizer, arguments.tokens, WINDOW, seed=0)
+    start = time.perf_counter()
+    options = ChoiceOptions(None, None, arguments.tokens, WINDOW, sf.DEFAULT_SKIP, 0)
+    choice = ThresholdChoice(model, own, options)
+    choice.measure(lambda done: None)
+    seconds = round(time.perf_counter() - start, 1)
     for rate in RATES:
-        start = time.perf_counter()
-        made = sf.calibrate_activations(model, own, rate=rate, tokens=arguments.tokens)
-        seconds = round(time.perf_counter() - start, 1)
-        assert made.chosen is not None
+        made = choice.thresholds(choice.saving(rate), "self")
         add("calibrated", rate, limits_of(inputs, made), saved=round(made.rate, 4), seconds=seconds)
     seen = magnitudes_of(model, inputs, own)
     for rate in RATES:

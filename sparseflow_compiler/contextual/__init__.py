@@ -1,4 +1,4 @@
-"""Contextual sparsity: predictors of the neurons that a token needs, thresholds of inputs that it does not.
+"""Contextual sparsity: predictors of the neurons that a token needs, thresholds of the inputs it doesn't.
 
 H: hidden features, I: neurons (the intermediate size) of an MLP.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,19 +94,19 @@ def calibrate_activations(
         CalibrationError: the model refuses the tokens, returns no logits, or a layer's inputs hold NaN or
             Inf.
     """
-    options = _Options(loss, rate, tokens, window, with_defaults(skip, skip_defaults), seed)
+    options = ChoiceOptions(loss, rate, tokens, window, with_defaults(skip, skip_defaults), seed)
     _require_model(model)
     require_patterns("calibrate_activations", skip)
     with progress_bars(progress) as bars, without_cache(model):
         source, windows = _windows(model, text, tokenizer, options)
-        work = _Work(model, windows, options)
-        step = bars.stage("activations")
-        found = work.thresholds(functools.partial(step, total=len(windows)))
-    return ActivationThresholds(*work.result(found, source))
+        choice = ThresholdChoice(model, windows, options)
+        choice.measure(functools.partial(bars.stage("activations"), total=len(windows)))
+        found = choice.within(0.02 if loss is None else loss) if rate is None else choice.saving(rate)
+        return choice.thresholds(found, source)
 
 
 @dataclass(frozen=True)
-class _Options:
+class ChoiceOptions:
     """The options, checked."""
 
     loss: float | None
@@ -145,7 +146,7 @@ def _windows(
     model: nn.Module,
     text: str | Sequence[str] | Sequence[Tensor] | Tensor,
     tokenizer: PreTrainedTokenizerBase | None,
-    options: _Options,
+    options: ChoiceOptions,
 ) -> tuple[str, list[Tensor]]:
     """Return what the text is, and its windows ``[1, S]`` on the model's device."""
     if isinstance(text, str) and text == SELF:
@@ -168,7 +169,7 @@ def _windows(
     return source, _cut(streams, options, device_of(model))
 
 
-def _cut(streams: Sequence[Tensor], options: _Options, device: torch.device) -> list[Tensor]:
+def _cut(streams: Sequence[Tensor], options: ChoiceOptions, device: torch.device) -> list[Tensor]:
     parts = [part for stream in streams for part in stream.split(options.window)]
     long = [part.to(device)[None] for part in parts if len(part) > 2 * SINKS]
     found: list[Tensor] = []
@@ -187,10 +188,10 @@ def _tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
     return read_tokenizer(Path(folder)) if folder and Path(folder).is_dir() else None
 
 
-class _Work:
+class ThresholdChoice:
     """A model, its windows, and what was seen of its layers' inputs."""
 
-    def __init__(self, model: nn.Module, windows: Sequence[Tensor], options: _Options) -> None:
+    def __init__(self, model: nn.Module, windows: Sequence[Tensor], options: ChoiceOptions) -> None:
         self.model, self.windows, self.options = model, windows, options
         self.inputs = shared_inputs(model, options.skip, lambda: self.logits(windows[0]))
         self.weights = torch.tensor([shared.weights for shared in self.inputs], dtype=torch.float64)
@@ -217,17 +218,35 @@ class _Work:
             )
         return found
 
-    def thresholds(self, step: Callable[[int], None]) -> list[int]:
-        """Return the chosen rate of each input, as an index in `RATES`."""
+    def measure(self, step: Callable[[int], None]) -> None:
+        """See all inputs, and estimate what leaving them out costs.
+
+        Args:
+            step: called with the number of windows that are done.
+        """
         self.dense = self._observe()
         torch.manual_seed(self.options.seed)
         self.costs = costs(self.model, self.inputs, self.limits, self.windows, self.logits, step)
-        if self.options.rate is not None:
-            return cheapest_rates(self.costs, self.weights, self.options.rate)
-        return self._within(torch.log1p(torch.tensor(self.options.loss or 0.02)).item())
 
-    def result(self, chosen: Sequence[int], source: str) -> tuple[dict[str, LayerThreshold], Calibrated]:
-        """Return the thresholds by layer, and how they were chosen."""
+    def saving(self, rate: float) -> list[int]:
+        """Return for each input an index in `RATES`, so that together they save a share of the bytes."""
+        return cheapest_rates(self.costs, self.weights, rate)
+
+    def within(self, rise: float) -> list[int]:
+        """Return the largest rates at which the measured perplexity rises by at most a share."""
+        low, high = 0.0, float(RATES[-1])
+        best = [0] * len(self.inputs)
+        for _ in range(_SEARCHES):
+            middle = (low + high) / 2
+            chosen = self.saving(middle)
+            if self._loss(chosen) - self.dense <= math.log1p(rise):
+                low, best = middle, chosen
+            else:
+                high = middle
+        return best
+
+    def thresholds(self, chosen: Sequence[int], source: str) -> ActivationThresholds:
+        """Return the thresholds of chosen rates; their loss is measured."""
         layers = {
             layer.name: LayerThreshold(
                 float(self.limits[place, index]),
@@ -242,7 +261,7 @@ class _Work:
         rise = self._loss(chosen) - self.dense
         saved = float((self.weights * RATES[chosen]).sum() / self.weights.sum())
         seen = sum(window.shape[1] for window in self.windows)
-        return layers, Calibrated(source, seen, saved, rise, torch.tensor(rise).exp().item())
+        return ActivationThresholds(layers, Calibrated(source, seen, saved, rise, math.exp(rise)))
 
     def _observe(self) -> float:
         """See the magnitudes of all inputs; return the dense loss."""
@@ -277,16 +296,3 @@ class _Work:
             total += F.cross_entropy(predicted, window[0, SINKS + 1 :], reduction="sum").item()
             count += len(predicted)
         return total / max(count, 1)
-
-    def _within(self, rise: float) -> list[int]:
-        """Return the largest rates whose measured loss rises by at most so many nats, by bisection."""
-        low, high = 0.0, float(RATES[-1])
-        best = [0] * len(self.inputs)
-        for _ in range(_SEARCHES):
-            middle = (low + high) / 2
-            chosen = cheapest_rates(self.costs, self.weights, middle)
-            if self._loss(chosen) - self.dense <= rise:
-                low, best = middle, chosen
-            else:
-                high = middle
-        return best
