@@ -22,7 +22,6 @@ from sparseflow.passes.ir_builder import before, none, replace, slice_last, torc
 from sparseflow.passes.weight_uses import WeightUses
 
 _SPARSE, _DENSE, _COLUMN = "sparse_gemm.linear", "torch.aten.linear", "sparse_gemm.column_linear"
-_VIEWS = {_SPARSE: LinearOp, _COLUMN: ColumnLinearOp}
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,17 @@ def _projection(op: ir.Operation, uses: WeightUses) -> _Projection | None:
 
 
 def _bias(op: ir.Operation) -> ir.Value | None:
-    if op.name in _VIEWS:
-        found: ir.Value | None = view_as(op, _VIEWS[op.name]).bias
-        return found
+    if op.name == _SPARSE:
+        return view_as(op, LinearOp).bias
+    if op.name == _COLUMN:
+        return view_as(op, ColumnLinearOp).bias
     return None if is_none(op.operands[2]) else op.operands[2]
 
 
 def _has_residual(op: ir.Operation) -> bool:
-    return op.name in _VIEWS and view_as(op, _VIEWS[op.name]).residual is not None
+    if op.name == _COLUMN:
+        return view_as(op, ColumnLinearOp).residual is not None
+    return op.name == _SPARSE and view_as(op, LinearOp).residual is not None
 
 
 def _is_gated(op: ir.Operation) -> bool:
@@ -148,8 +150,8 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
     if first.op.name == _DENSE:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)
     if first.op.name == _COLUMN:
-        numbers = {"threshold": number_of(first.op, "threshold"), "m_max": int(number_of(first.op, "m_max"))}
-        return column_linear(x, weight, bias, result=result, **numbers).results[0]
+        threshold, m_max = number_of(first.op, "threshold"), int(number_of(first.op, "m_max"))
+        return column_linear(x, weight, bias, threshold=threshold, m_max=m_max, result=result).results[0]
     epilogue = text_of(first.op, "epilogue")
     return linear_like(first.op, x, weight, bias, result=result, epilogue=epilogue).results[0]
 

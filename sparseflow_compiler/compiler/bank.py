@@ -201,7 +201,7 @@ class WeightBank:
 
     def _release_merged(self, key: Key) -> None:
         sizes = [self._oriented(*part).shape[0] for part in _parts(key)]
-        pieces = self._columns[key].split(sizes, dim=1)
+        pieces = torch.split(self._columns[key], sizes, dim=1)
         for (name, transposed), piece in zip(_parts(key), pieces, strict=True):
             if (name, True) not in self._contiguous and (name, False) not in self._contiguous:
                 self._sources[name] = piece if transposed else piece.t()

@@ -170,7 +170,7 @@ def _windows(
 
 
 def _cut(streams: Sequence[Tensor], options: ChoiceOptions, device: torch.device) -> list[Tensor]:
-    parts = [part for stream in streams for part in stream.split(options.window)]
+    parts = [part for stream in streams for part in torch.split(stream, options.window)]
     long = [part.to(device)[None] for part in parts if len(part) > 2 * SINKS]
     found: list[Tensor] = []
     for part in long:

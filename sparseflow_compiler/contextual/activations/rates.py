@@ -33,7 +33,7 @@ def cheapest_rates(costs: Tensor, weights: Tensor, rate: float) -> list[int]:
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         chosen = (steady - math.exp(middle) * saved).argmin(1)
-        if saved.gather(1, chosen[:, None]).sum() < rate:
+        if saved.gather(1, chosen[:, None]).sum() < rate - 1e-9:
             low = middle
         else:
             high, best = middle, chosen

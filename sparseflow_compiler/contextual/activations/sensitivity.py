@@ -84,11 +84,11 @@ def _changes(
             first = torch.bucketize(values.abs(), limits[place], right=True)
             sums[place].scatter_add_(1, first, gradient.float().reshape(tokens, -1) * values)
 
-        read.register_hook(add)
+        read.register_hook(add)  # type: ignore[no-untyped-call]  # torch's annotations are incomplete
         return read
 
     with changing(inputs, follow):
         predicted = logits(window)[0].float()
-        drawn = torch.distributions.Categorical(logits=predicted.detach()).sample()
-        F.cross_entropy(predicted, drawn, reduction="sum").backward()
+        drawn = torch.multinomial(predicted.detach().softmax(-1), 1).flatten()
+        F.cross_entropy(predicted, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
     return sums[:, SINKS:].cumsum(-1)[..., :rates]

@@ -92,7 +92,10 @@ class ActivationThresholds(Mapping[str, LayerThreshold]):
         """Return everything, ready for JSON."""
         return {
             "chosen": None if self.chosen is None else dataclasses.asdict(self.chosen),
-            "layers": {name: dataclasses.asdict(layer) for name, layer in self.layers.items()},
+            "layers": {
+                name: {**dataclasses.asdict(layer), "shape": list(layer.shape)}
+                for name, layer in self.layers.items()
+            },
         }
 
     @classmethod
@@ -179,5 +182,6 @@ class ActivationThresholds(Mapping[str, LayerThreshold]):
 
 
 def _shape(sizes: object) -> tuple[int, int]:
-    n, k = sizes  # type: ignore[misc]  # a wrong form raises what the caller expects
-    return int(n), int(k)
+    if not isinstance(sizes, (list, tuple)) or len(sizes) != 2:
+        raise ValueError(f"a shape is two numbers, not {sizes!r}")
+    return int(sizes[0]), int(sizes[1])

@@ -1,4 +1,4 @@
-"""``sf.compile(model, contextual=thresholds)``: layers that leave out inputs near zero, and what the report says."""
+"""``sf.compile(model, contextual=thresholds)``: layers that leave out inputs near zero, and the report."""
 
 import copy
 import json
@@ -116,7 +116,9 @@ def test_layers_without_a_threshold_stay_dense_and_say_why():
     free = sf.compile(model, (x,), contextual=thresholds, policy="sparse")
     alone = sf.compile(model, (x,), contextual=thresholds, policy="sparse", format=None)
     reasons = {layer.name: layer.reason for layer in alone.report.layers}
-    assert reasons["gate"] == "with format=None only layers with a threshold are sparse, and this one has none"
+    assert (
+        reasons["gate"] == "with format=None only layers with a threshold are sparse, and this one has none"
+    )
     assert {layer.name: layer.decision for layer in free.report.layers}["gate"] == "dense"
 
 
