@@ -24,7 +24,7 @@ from _measure import RESULTS, cpu_name, meta, write
 from torch import Tensor
 
 import sparseflow as sf
-from sparseflow.contextual.activations.thresholds import LayerThreshold
+from sparseflow.contextual.activations.activation_thresholds import LayerThreshold
 from sparseflow.integrations.transformers.models import from_folder
 from sparseflow.runtime.contextual.column import column_linear
 from sparseflow.runtime.robust import settle
@@ -52,8 +52,7 @@ def sides(k: int, n: int, dtype: torch.dtype) -> dict[str, Callable[[int], Tenso
     if dtype == torch.float32:  # torch's product of the other layout is many times slower in 16 bits
         found["dense_columns"] = lambda turn: x @ columns[turn % copies]
     for rate in RATES:
-        limit = left_out(rate)
-        found[f"{rate:.2f}"] = lambda turn, limit=limit: column_linear(x, columns[turn % copies], limit)
+        found[f"{rate:.2f}"] = functools.partial(_columns, x, columns, left_out(rate))
     if dtype == torch.bfloat16:
         bytes_ = [torch.randint(-127, 128, (k, n), dtype=torch.int8) for _ in range(min(64, 2 * copies))]
         scale, limit = torch.rand(n), left_out(0.4)
@@ -61,6 +60,11 @@ def sides(k: int, n: int, dtype: torch.dtype) -> dict[str, Callable[[int], Tenso
             x, bytes_[turn % len(bytes_)], limit, None, None, scale
         )
     return found
+
+
+def _columns(x: Tensor, columns: list[Tensor], limit: float, turn: int) -> Tensor:
+    y: Tensor = column_linear(x, columns[turn % len(columns)], limit)
+    return y
 
 
 def measured(k: int, n: int, dtype: torch.dtype, seconds: float) -> dict[str, Any]:

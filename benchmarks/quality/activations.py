@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from _measure import RESULTS, cpu_name, meta, write
 
 import sparseflow as sf
+from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds
 from sparseflow.contextual.activations.calibrating import ChoiceOptions, ThresholdChoice
 from sparseflow.contextual.activations.inputs import (
     SINKS,
@@ -42,7 +43,6 @@ from sparseflow.contextual.activations.inputs import (
 )
 from sparseflow.contextual.activations.magnitudes import Magnitudes
 from sparseflow.contextual.activations.own_text import own_tokens
-from sparseflow.contextual.activations.thresholds import ActivationThresholds
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
 
 WINDOW = 512

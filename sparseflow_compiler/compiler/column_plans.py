@@ -10,13 +10,13 @@ from torch_mlir import ir
 
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.options import CompileOptions
+from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds, LayerThreshold
 from sparseflow.contextual.activations.column_policies import (
     UNMEASURED,
     ColumnPolicy,
     ColumnShape,
     column_policy,
 )
-from sparseflow.contextual.activations.thresholds import ActivationThresholds, LayerThreshold
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.eligibility import Limits, reason_to_stay

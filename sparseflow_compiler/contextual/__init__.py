@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
+    from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds
     from sparseflow.contextual.activations.calibrating import calibrate_activations
-    from sparseflow.contextual.activations.thresholds import ActivationThresholds
     from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps
     from sparseflow.contextual.predictors import Figures, MlpPredictor, Predictors
     from sparseflow.contextual.training import train_predictor
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ActivationThresholds": "activations.thresholds",
+    "ActivationThresholds": "activations.activation_thresholds",
     "calibrate_activations": "activations.calibrating",
     "Figures": "predictors",
     "MlpPredictor": "predictors",

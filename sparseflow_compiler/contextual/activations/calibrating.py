@@ -13,6 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseflow.contextual.activations.activation_thresholds import (
+    ActivationThresholds,
+    Calibrated,
+    LayerThreshold,
+)
+from sparseflow.contextual.activations.divergence import costs
 from sparseflow.contextual.activations.inputs import (
     SINKS,
     SharedInput,
@@ -23,8 +29,6 @@ from sparseflow.contextual.activations.inputs import (
 from sparseflow.contextual.activations.magnitudes import Magnitudes
 from sparseflow.contextual.activations.own_text import own_tokens
 from sparseflow.contextual.activations.rates import RATES, cheapest_rates
-from sparseflow.contextual.activations.sensitivity import costs
-from sparseflow.contextual.activations.thresholds import ActivationThresholds, Calibrated, LayerThreshold
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError
 from sparseflow.integrations.transformers.models import read_tokenizer
 from sparseflow.integrations.transformers.static_caches import without_cache
@@ -63,7 +67,7 @@ def calibrate_activations(
     """Choose for each linear layer of a language model the threshold below which it leaves out its inputs.
 
     Layers that read the same input share its threshold. What leaving inputs out costs is estimated for every
-    layer and share of inputs from one backward pass (`sensitivity`); then the shares are chosen that cost
+    layer and share of inputs from one backward pass (`divergence`); then the shares are chosen that cost
     least for the bytes that they save (`rates`). Thresholds are quantiles of the magnitudes that the layers
     see; no input is kept. The first four tokens of a sequence, on which models park attention, are read in
     full, as prompts are when the model is compiled. The idea is TEAL's (Liu et al., 2024, arXiv 2408.14690),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparseflow as sf
+from sparseflow.contextual.activations.divergence import costs
 from sparseflow.contextual.activations.inputs import SINKS, changing, shared_inputs, without_small
 from sparseflow.contextual.activations.magnitudes import Magnitudes
 from sparseflow.contextual.activations.rates import RATES, cheapest_rates
-from sparseflow.contextual.activations.sensitivity import costs
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError
 
 

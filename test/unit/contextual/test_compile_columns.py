@@ -9,8 +9,8 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.compiler.options import CompileOptions
+from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds, LayerThreshold
 from sparseflow.contextual.activations.column_policies import ColumnPolicy, ColumnShape, column_policy
-from sparseflow.contextual.activations.thresholds import ActivationThresholds, LayerThreshold
 from sparseflow.errors import ArgumentError
 from sparseflow.runtime.contextual.column import kept_inputs
 
