@@ -6,8 +6,8 @@ disturbed. int8 stands against dense bfloat16.
 
     OMP_NUM_THREADS=2 python benchmarks/bench_columns_cpu.py [--seconds 3] [--model FOLDER]
 
-With --model the tokens a second of its `generate`, compiled with thresholds at a rate of 40%, against the same
-program whose thresholds are 0, which reads every weight.
+With --model the tokens a second of its `generate`, compiled with thresholds at a rate of 40%, against the
+same program whose thresholds are 0, which reads every weight.
 """
 
 from __future__ import annotations
