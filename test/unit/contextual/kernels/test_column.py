@@ -154,7 +154,9 @@ def test_one_token_of_each_sequence_leaves_inputs_out(shape):
 def test_the_portable_version_says_the_same(dtype, rows, stored):
     x, weight, *rest = operands(100, 90, rows, dtype, stored=stored, ending=True)
     y, plain = (each(x, weight, 0.6, *rest, 8) for each in (column_linear, portable_column_linear))
-    torch.testing.assert_close(y.float(), plain.float(), rtol=8 * ROUNDING[dtype], atol=64 * ROUNDING[dtype])
+    torch.testing.assert_close(
+        y.float(), plain.float(), rtol=8 * ROUNDING[dtype], atol=64 * ROUNDING[dtype] + 2e-5
+    )
 
 
 def test_x_may_have_any_strides():
