@@ -126,7 +126,8 @@ def _weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
 
 
 def _merged_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
-    return [builder.graph.get_attr(builder.weights.dense(*_names(op)))]
+    held = builder.weights.columns if "turned" in op.attributes else builder.weights.dense
+    return [builder.graph.get_attr(held(*_names(op)))]
 
 
 def _packed_weight(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:

@@ -41,6 +41,9 @@ class WeightProvider(Protocol):
     def contiguous(self, name: str, transposed: bool) -> torch.Tensor:
         """Return the named matrix, contiguous."""
 
+    def columns(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ...) -> torch.Tensor:
+        """Return the transpose of what `dense` returns, contiguous."""
+
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...], format: str) -> nn.Module:
         """Return the rows of the named tensors in a format, as a module like `Packed`."""
 
@@ -62,6 +65,10 @@ class DenseWeights:
     def contiguous(self, name: str, transposed: bool) -> torch.Tensor:
         """Return the named matrix itself if it is contiguous, else a copy."""
         return self.dense((name,), (transposed,)).contiguous()
+
+    def columns(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> torch.Tensor:
+        """Return the transpose of what `dense` returns, contiguous."""
+        return self.dense(names, transposed).t().contiguous()
 
     def packed(self, names: tuple[str, ...], transposed: tuple[bool, ...], format: str) -> nn.Module:
         """Refuse: plain tensors have no packed form.
@@ -102,6 +109,15 @@ class WeightRegistry:
         if key not in self._attributes:
             attribute = self._unused((name,))
             self._root.register_buffer(attribute, self._weights.contiguous(name, transposed).detach())
+            self._attributes[key] = attribute
+        return self._attributes[key]
+
+    def columns(self, names: tuple[str, ...], transposed: tuple[bool, ...]) -> str:
+        """Return the attribute that holds the contiguous transpose of the dense weight."""
+        key = ("columns", names, transposed)
+        if key not in self._attributes:
+            attribute = self._unused(names)
+            self._root.register_buffer(attribute, self._weights.columns(names, transposed).detach())
             self._attributes[key] = attribute
         return self._attributes[key]
 

@@ -57,13 +57,15 @@ def cast_ref(layer: ir.Operation) -> WeightRef | None:
 def eligible_weights(module: ir.Module, limits: Limits) -> list[str]:
     """Return the parameters whose own properties allow them to be sparse, whatever reads them.
 
-    Parameters of a ``sparse_gemm.contextual_mlp``, which has its own rules, are left out.
+    Parameters of a ``sparse_gemm.contextual_mlp`` or ``column_linear``, which have their own rules, are left
+    out.
     """
     found: dict[str, bool] = {}
     for op in operations(module, {"sparse_gemm.weight"}):
         ref = weight_ref(op.results[0])
         assert ref is not None, "operations() selected weights"
-        contextual = any(user.name == "sparse_gemm.contextual_mlp" for user in users(op.results[0]))
+        own = ("sparse_gemm.contextual_mlp", "sparse_gemm.column_linear")
+        contextual = any(user.name in own for user in users(op.results[0]))
         eligible = not contextual and next(_weight_reasons(ref, limits), None) is None
         found[ref.names[0]] = eligible and found.get(ref.names[0], True)
     return [name for name, eligible in found.items() if eligible]

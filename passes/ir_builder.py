@@ -9,6 +9,7 @@ from torch_mlir import ir
 
 _REMOVABLE = frozenset(
     {
+        "sparse_gemm.column_linear",
         "sparse_gemm.contextual_mlp",
         "sparse_gemm.decode_attention",
         "sparse_gemm.linear",

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.base import text_of, view_as
+from sparseflow.dialect.base import number_of, text_of, view_as
+from sparseflow.dialect.column_linear import ColumnLinearOp, column_linear
 from sparseflow.dialect.linear import GATES, LinearOp, linear_like
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
@@ -20,7 +21,7 @@ from sparseflow.passes.base import Pass, option
 from sparseflow.passes.ir_builder import before, none, replace, slice_last, torch_op
 from sparseflow.passes.weight_uses import WeightUses
 
-_SPARSE, _DENSE = "sparse_gemm.linear", "torch.aten.linear"
+_SPARSE, _DENSE, _COLUMN = "sparse_gemm.linear", "torch.aten.linear", "sparse_gemm.column_linear"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class MergeProjections(Pass):
 
     Requires: layers in the form of `canonicalize-linear`, sparse or not.
 
-    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and format,
-    all with a bias or all without, are one layer over a `sparse_gemm.merged_weight` whose `names` and
-    `sizes` keep the parts recoverable; each result is a `torch.aten.slice.Tensor` of the last dimension.
+    Ensures: layers of one block over the same input, of the same K, dtype, epilogue, policy and format, or
+    of the same threshold and limit of rows, all with a bias or all without, are one layer over a
+    `sparse_gemm.merged_weight` whose `names` and `sizes` keep the parts recoverable; each result is a
+    `torch.aten.slice.Tensor` of the last dimension.
 
     Left alone: layers with a residual, a gate, a computed bias, a weight or bias that something else reads
     too or that is a buffer or constant, or an attribute `sparse_gemm.reason`; and whatever is merged already.
@@ -61,7 +63,7 @@ class MergeProjections(Pass):
         """Form all groups, then merge each; merging one doesn't affect the others."""
         uses = WeightUses(module)
         groups: dict[tuple[object, ...], list[_Projection]] = defaultdict(list)
-        for op in operations(module, {_SPARSE, _DENSE}):
+        for op in operations(module, {_SPARSE, _DENSE, _COLUMN}):
             part = _projection(op, uses)
             if part is not None:
                 groups[_key(part)].append(part)
@@ -91,10 +93,14 @@ def _projection(op: ir.Operation, uses: WeightUses) -> _Projection | None:
 def _bias(op: ir.Operation) -> ir.Value | None:
     if op.name == _SPARSE:
         return view_as(op, LinearOp).bias
+    if op.name == _COLUMN:
+        return view_as(op, ColumnLinearOp).bias
     return None if is_none(op.operands[2]) else op.operands[2]
 
 
 def _has_residual(op: ir.Operation) -> bool:
+    if op.name == _COLUMN:
+        return view_as(op, ColumnLinearOp).residual is not None
     return op.name == _SPARSE and view_as(op, LinearOp).residual is not None
 
 
@@ -114,9 +120,8 @@ def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
 
 def _key(part: _Projection) -> tuple[object, ...]:
     op = part.op
-    attributes = tuple(
-        str(op.attributes[name]) for name in ("epilogue", "policy", "format") if name in op.attributes
-    )
+    alike = ("epilogue", "policy", "format", "threshold", "m_max")
+    attributes = tuple(str(op.attributes[name]) for name in alike if name in op.attributes)
     k, dtype = part.weight_type.dim(1), part.weight_type.dtype
     return op.name, op.operands[0], op.block, k, dtype, part.bias is None, attributes
 
@@ -144,6 +149,9 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
     result = part_type.with_last(n).build()
     if first.op.name == _DENSE:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)
+    if first.op.name == _COLUMN:
+        threshold, m_max = number_of(first.op, "threshold"), int(number_of(first.op, "m_max"))
+        return column_linear(x, weight, bias, threshold=threshold, m_max=m_max, result=result).results[0]
     epilogue = text_of(first.op, "epilogue")
     return linear_like(first.op, x, weight, bias, result=result, epilogue=epilogue).results[0]
 

@@ -21,11 +21,11 @@ T = TypeVar("T")
 PHASES: dict[str, tuple[str, ...]] = {
     "canonical": ("causal-attention", "drop-true-masks", "form-decode-attention", "canonicalize-linear"),
     "marked": ("keep-dense",),
-    "contextual": ("form-contextual-mlp",),
+    "contextual": ("form-contextual-mlp", "form-column-linear"),
     "matched": ("match-sparse-linear", "explain-products"),
     "merged": ("merge-projections", "fuse-epilogue", "choose-format", "fuse-gate", "pack-head"),
     "sparse-gemm": ("apply-policy",),
-    "runtime": ("lower-sparse-gemm", "lower-contextual-mlp", "lower-decode-attention"),
+    "runtime": ("lower-sparse-gemm", "lower-contextual-mlp", "lower-column-linear", "lower-decode-attention"),
 }
 """The passes of each phase, in order. A phase ends where something is decided by looking at the module."""
 
@@ -44,7 +44,8 @@ class PipelineOptions:
     Attributes:
         dense: a table of `keep-dense`.
         contextual: a table of `form-contextual-mlp`.
-        outside_reason: why layers outside those MLPs stay dense; empty if they may become sparse.
+        columns: a table of `form-column-linear`.
+        outside_reason: why layers that neither table knows stay dense; empty if they may become sparse.
         skip: patterns (fnmatch) of layers that stay dense.
         format: how sparse weights are stored and multiplied.
         head: name of the weight of the model's head, where `pack-head` stores it in a format of its own.
@@ -60,8 +61,11 @@ class PipelineOptions:
     contextual: Table | None = _setting(  # noqa: RUF009
         "contextual", None, "predictors of MLPs: path of a table of form-contextual-mlp", parse_table
     )
+    columns: Table | None = _setting(  # noqa: RUF009
+        "contextual", None, "thresholds of layers: path of a table of form-column-linear", parse_table
+    )
     outside_reason: str = _setting(
-        "contextual", "", "why layers outside those MLPs stay dense; empty: they can become sparse", str
+        "contextual", "", "why layers in neither table stay dense; empty: they can become sparse", str
     )
     skip: tuple[str, ...] = _setting("matched", (), "patterns (fnmatch) of layers that stay dense")
     format: str = _setting("merged", "2:4", "how sparse weights are stored, such as 2:4-fp8", format_name)
@@ -143,12 +147,13 @@ def added_settings(phase: str) -> list[Field[object]]:
 
 def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
     """Return the options of each pass that gets any from `PipelineOptions`; None leaves the pass out."""
-    only_reason = options.outside_reason and options.contextual is None
+    only_reason = options.outside_reason and options.contextual is None and options.columns is None
     contextual: Table | None = {} if only_reason else options.contextual
     policies: Table | None = {} if options.memory != "auto" and options.policies is None else options.policies
     return {
         "keep-dense": _table(options.dense),
         "form-contextual-mlp": _table(contextual, outside_reason=options.outside_reason),
+        "form-column-linear": _table(options.columns, outside_reason=options.outside_reason),
         "match-sparse-linear": {"skip": options.skip},
         "choose-format": {"format": options.format},
         "pack-head": {"weight": options.head, "format": options.head_format} if options.head else None,

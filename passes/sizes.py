@@ -228,6 +228,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys((f"torch.aten.{name}" for name in _BROADCASTING.split()), _broadcast),
     **dict.fromkeys(("torch.aten.matmul", "torch.aten.bmm", "torch.aten.mm"), _multiplied),
     "torch.aten.linear": _rows,
+    "sparse_gemm.column_linear": _rows,
     "sparse_gemm.linear": _rows,
     "torch.aten.embedding": _embedding,
     "torch.aten.view": _viewed,

@@ -70,5 +70,5 @@ class WeightUses:
 def _uses(weight: ir.Operation, transposed: bool) -> Iterator[Use]:
     for use in weight.results[0].uses:
         op = use.owner.operation
-        is_layer = op.name in ("torch.aten.linear", "sparse_gemm.linear")
+        is_layer = op.name in ("torch.aten.linear", "sparse_gemm.linear", "sparse_gemm.column_linear")
         yield Use(op, is_layer and use.operand_number == _WEIGHT_OPERAND, transposed)

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from sparseflow.api.compiled import CompiledModel as CompiledModel
     from sparseflow.api.load import load as load
     from sparseflow.api.tune import tune as tune
+    from sparseflow.contextual import ActivationThresholds as ActivationThresholds
     from sparseflow.contextual import Predictors as Predictors
+    from sparseflow.contextual import calibrate_activations as calibrate_activations
     from sparseflow.contextual import train_predictor as train_predictor
     from sparseflow.errors import QualityWarning as QualityWarning
     from sparseflow.errors import SparseFlowError as SparseFlowError
@@ -46,12 +48,14 @@ if TYPE_CHECKING:
     from sparseflow.support.arguments import DEFAULT_SKIP as DEFAULT_SKIP
 
 _EXPORTS = {
+    "ActivationThresholds": "contextual",
     "CompiledModel": "api.compiled",
     "DEFAULT_SKIP": "support.arguments",
     "PackedWeight": "runtime",
     "Predictors": "contextual",
     "QualityWarning": "errors",
     "SparseFlowError": "errors",
+    "calibrate_activations": "contextual",
     "compile": "api.compile",
     "compress_2_4": "runtime",
     "is_24": "runtime",

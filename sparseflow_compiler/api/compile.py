@@ -16,7 +16,7 @@ from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.support.arguments import Memory, PolicyMode, Prune, Tune, require_matches, require_patterns
 
 if TYPE_CHECKING:
-    from sparseflow.contextual import Predictors
+    from sparseflow.contextual import ActivationThresholds, Predictors
 
 
 def compile(  # noqa: A001  # named like torch.compile
@@ -36,7 +36,7 @@ def compile(  # noqa: A001  # named like torch.compile
     progress: bool | None = None,
     format: str | None = "2:4",
     lm_head: str | None = None,
-    contextual: Predictors | None = None,
+    contextual: Predictors | ActivationThresholds | None = None,
 ) -> CompiledModel:
     """Compile a model so that layers with 2:4 weights run on sparse kernels where those were measured faster.
 
@@ -85,8 +85,8 @@ def compile(  # noqa: A001  # named like torch.compile
             each row of W and, computed in each call, for each row of x. It costs more quality, which
             `compiled.report` states for each layer, and is fast only on GPUs from sm_89 on; a CPU computes
             the same slowly. A layer that can't have the format is ``"2:4"``, and the report says why.
-            `sparseflow.runtime.formats.register` adds formats. ``None`` makes no weight sparse, only the MLPs
-            of `contextual`.
+            `sparseflow.runtime.formats.register` adds formats. ``None`` makes no weight sparse, only what
+            `contextual` names.
         lm_head: how to store the head of a language model, which `DEFAULT_SKIP` leaves dense: decoding reads
             all of it for each token. ``"fp8"`` and ``"int8"`` keep it dense in 8 bits with a scale for each
             row; x is not rounded. They are made for up to 8 rows on GPUs, by inductor, and int8 for those of
@@ -96,7 +96,10 @@ def compile(  # noqa: A001  # named like torch.compile
         contextual: predictors from `sparseflow.train_predictor`. MLPs then read only the neurons that a token
             needs, for as few rows as that was measured to be faster (``policy="sparse"`` measures nothing and
             selects for up to 32 rows). For more rows they run by their 2:4 weights if they have such and that
-            is faster, or densely.
+            is faster, or densely. With thresholds from `sparseflow.calibrate_activations`, linear layers
+            leave out inputs of smaller magnitude, and the columns of their weights with them, for one token
+            of each sequence and for as few rows as that was measured to be faster. Otherwise they run densely
+            over the same weight, which is stored once, K outermost.
 
     Returns:
         A module called like `model`, with `report`, `mlir()`, `graph()`, `warmup()` and `generate()`.

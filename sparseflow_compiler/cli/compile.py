@@ -45,6 +45,9 @@ def compile_model(
     tune: Annotated[
         str, typer.Option(help="Measure what no table of the GPU has: quick, full, or off.")
     ] = "quick",
+    thresholds: Annotated[
+        Path | None, typer.Option(help="File of `sparseflow calibrate`: layers leave out smaller inputs.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compile a transformers model into a folder that `sf.load` runs, without the model's code.
@@ -69,6 +72,7 @@ def compile_model(
         inplace=True,
         skip=tuple(skip or ()),
         skip_defaults=skip_defaults,
+        contextual=None if thresholds is None else sf.ActivationThresholds.load(thresholds),
     )
     _serve(compiled, inputs or [str(loaded.main_input_name)])
     compiled.save(out, tokenizer=read_tokenizer(model))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from sparseflow.cli.bench import bench
+from sparseflow.cli.calibrate import calibrate
 from sparseflow.cli.compile import compile_model
 from sparseflow.cli.eval import evaluate
 from sparseflow.cli.info import info
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command("compile")(quietly(compile_model))
 app.command("eval")(quietly(evaluate))
 app.command()(quietly(prune))
+app.command()(quietly(calibrate))
 app.command()(quietly(profile))
 app.command()(quietly(tune))
 app.command()(validate)

@@ -51,7 +51,9 @@ class WeightBank:
         self._dense: dict[Key, Tensor] = {}
         self._packed: dict[Stored, PackedWeight] = {}
         self._contiguous: dict[tuple[str, bool], Tensor] = {}
+        self._columns: dict[Key, Tensor] = {}
         self._copied: list[str] = []
+        self._merged: list[Key] = []
         self._pending: list[Stored] = []
         self._heads: set[str] = set()
         self._read_dense: set[str] = set()
@@ -139,6 +141,18 @@ class WeightBank:
                 self._copied.append(name)
         return self._contiguous[key]
 
+    def columns(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
+        """Return the contiguous transpose ``[K, N]`` of what `dense` returns.
+
+        All programs share one copy. If weights are released, the copy replaces the model's own matrices.
+        """
+        key = (names, transposed)
+        if key not in self._columns:
+            parts = [self._as_chosen(*part).t() for part in _parts(key)]
+            self._columns[key] = torch.cat(parts, dim=1)
+            self._merged.append(key)
+        return self._columns[key]
+
     def packed(
         self,
         names: tuple[str, ...],
@@ -188,6 +202,17 @@ class WeightBank:
         for name in copied if self._release is not None else ():
             if (name, True) in self._contiguous and (name, False) not in self._contiguous:
                 self._sources[name] = self._contiguous[name, True].t()
+                self._release(name)  # type: ignore[misc]  # not None here
+        merged, self._merged = self._merged, []
+        for key in merged if self._release is not None else ():
+            self._release_merged(key)
+
+    def _release_merged(self, key: Key) -> None:
+        sizes = [self._oriented(*part).shape[0] for part in _parts(key)]
+        pieces = torch.split(self._columns[key], sizes, dim=1)
+        for (name, transposed), piece in zip(_parts(key), pieces, strict=True):
+            if (name, True) not in self._contiguous and (name, False) not in self._contiguous:
+                self._sources[name] = piece if transposed else piece.t()
                 self._release(name)  # type: ignore[misc]  # not None here
 
     def relative_error(self, name: str) -> float:
@@ -331,6 +356,10 @@ class ProgramWeights:
             constant = self.constants[name]
             return (constant.t() if transposed else constant).contiguous()
         return self.bank.contiguous(name, transposed)
+
+    def columns(self, names: tuple[str, ...], transposed: tuple[bool, ...] = ()) -> Tensor:
+        """Return what `WeightBank.columns` does."""
+        return self.bank.columns(names, transposed)
 
     def packed(
         self,

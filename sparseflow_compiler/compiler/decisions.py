@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch_mlir import ir
 
+from sparseflow.compiler.column_rows import column_row
 from sparseflow.dialect.base import view_as
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
 from sparseflow.dialect.linear import FORMAT_REFUSED, GATES, HEAD, KEEPS_DENSE, layer_format, product_dtype
@@ -51,7 +52,8 @@ class LayerDecision:
         format: how its weight is stored; empty if it is dense.
         format_refused: why it doesn't have the requested format; empty if it has.
         head: whether it is the model's head in a format of its own.
-        product: for a contextual layer the product of its MLP that it is part of: up (with the gate) or down.
+        product: for a contextual layer the product of its MLP that it is part of: up (with the gate) or
+            down; or column, if it is a layer that leaves inputs out.
         keeps_dense: whether its dense weight is kept beside the packed one.
     """
 
@@ -67,7 +69,7 @@ class LayerDecision:
     format: str = ""
     format_refused: str = ""
     head: bool = False
-    product: Literal["", "up", "down"] = ""
+    product: Literal["", "up", "down", "column"] = ""
     keeps_dense: bool = False
 
 
@@ -89,6 +91,8 @@ def _decisions(op: ir.Operation) -> Iterator[LayerDecision]:
         yield from _sparse(op)
     elif op.name == "sparse_gemm.contextual_mlp":
         yield from _contextual(op)
+    elif op.name == "sparse_gemm.column_linear":
+        yield from _column(op)
     elif "sparse_gemm.reason" in op.attributes:
         yield from _dense(op, ir.StringAttr(op.attributes["sparse_gemm.reason"]).value)
 
@@ -144,6 +148,16 @@ def _contextual(op: ir.Operation) -> Iterator[LayerDecision]:
             )
 
 
+def _column(op: ir.Operation) -> Iterator[LayerDecision]:
+    ref, type_ = weight_ref(op.operands[1]), tensor_type(op.operands[1])
+    assert ref is not None, "made by form-column-linear"
+    n, k = _matrix(type_, kernel=False)
+    merged = ref.layers if len(ref.names) > 1 else ()
+    for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
+        dtype = (type_ and type_.dtype) or "?"
+        yield LayerDecision(name, rows, k, dtype, "contextual", merged=merged, product="column")
+
+
 def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
     views = multiplied_weights(op)
     for view in views:
@@ -194,6 +208,7 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
         "prune": options.prune,
         "memory": options.memory,
         "contextual": options.contextual is not None,
+        "activations": None if options.thresholds is None else options.thresholds.to_dict(),
         "format": options.format,
         "lm_head": options.lm_head,
         "bytes_dense": sum(layer.bytes_dense for layer in layers),
@@ -206,6 +221,10 @@ def make_report(name: str, programs: Sequence[Program], bank: WeightBank, option
 def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: CompileOptions) -> LayerReport:
     sparse = decision.decision == "sparse"
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
+    if decision.product == "column":
+        return column_row(
+            decision, program.phases.columns[decision.weight.removesuffix(".weight")], dense_bytes
+        )
     if decision.decision == "contextual":
         return _contextual_row(decision, program.phases.contextual[decision.policy], bank, options)
     ranges = ranges_of(program.phases.policies.get(decision.policy)) if sparse else ()
@@ -246,8 +265,8 @@ def _why_head(
 def _contextual_row(
     decision: LayerDecision, plan: MlpPlan, bank: WeightBank, options: CompileOptions
 ) -> LayerReport:
-    assert options.contextual is not None, "the layer is contextual"
-    layer, name = options.contextual[decision.policy], decision.weight.removesuffix(".weight")
+    assert options.predictors is not None, "the layer is contextual"
+    layer, name = options.predictors[decision.policy], decision.weight.removesuffix(".weight")
     predictor, selecting = layer.predictor, plan.selecting
     product = plan.products.down if decision.product == "down" else plan.products.up
     speedups = [speedup for m, speedup in selecting.measured if m <= selecting.m_max]

@@ -64,7 +64,7 @@ def plan_contextual(
     Raises:
         ArgumentError: a predictor doesn't have its MLP's size, or no predictor is for an MLP of the model.
     """
-    predictors = options.contextual
+    predictors = options.predictors
     assert predictors is not None, "the caller checked it"
     mlps = _with_predictors(find_mlps(module), predictors)
     if options.format is None:

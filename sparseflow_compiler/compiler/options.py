@@ -20,7 +20,7 @@ from sparseflow.support.arguments import (
 )
 
 if TYPE_CHECKING:
-    from sparseflow.contextual import Predictors
+    from sparseflow.contextual import ActivationThresholds, Predictors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class CompileOptions:
         progress: show progress bars; ``None``: only on a terminal.
         format: how sparse layers store and multiply their weights, where they can; ``None``: none is sparse.
         lm_head: how the model's head is stored; ``None``: as any layer that `skipped` names or doesn't.
-        contextual: what selects the neurons that MLPs read; ``None``: they read all.
+        contextual: what selects the neurons that MLPs read, or the inputs that layers leave out; ``None``:
+            they read all.
     """
 
     prune: Prune | None = None
@@ -59,7 +60,7 @@ class CompileOptions:
     progress: bool | None = None
     format: str | None = "2:4"
     lm_head: str | None = None
-    contextual: Predictors | None = None
+    contextual: Predictors | ActivationThresholds | None = None
 
     def __post_init__(self) -> None:
         require_one_of("compile", "prune", self.prune, (*get_args(Prune), None))
@@ -86,6 +87,20 @@ class CompileOptions:
         return Execution(self.inner, self.mode)
 
     @property
+    def predictors(self) -> Predictors | None:
+        """What selects neurons; None if nothing does."""
+        from sparseflow.contextual import Predictors
+
+        return self.contextual if isinstance(self.contextual, Predictors) else None
+
+    @property
+    def thresholds(self) -> ActivationThresholds | None:
+        """Below which inputs are left out; None if all are read."""
+        from sparseflow.contextual import ActivationThresholds
+
+        return self.contextual if isinstance(self.contextual, ActivationThresholds) else None
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """All patterns of layers that stay dense."""
         return with_defaults(self.skip, self.skip_defaults)
@@ -95,15 +110,19 @@ class CompileOptions:
             if self.format is None and self.lm_head is None:
                 raise ArgumentError(
                     "sf.compile(format=None)",
-                    "without a weight format and without predictors nothing is left to be sparse",
-                    "leave format out, or pass contextual=sf.train_predictor(model, calibration)",
+                    "without a weight format, predictors and thresholds nothing is left to be sparse",
+                    "leave format out, or pass contextual=sf.calibrate_activations(model)",
                 )
             return
-        from sparseflow.contextual import Predictors
-
-        if not isinstance(self.contextual, Predictors):
+        if self.predictors is None and self.thresholds is None:
             raise ArgumentError(
                 f"sf.compile(contextual={type(self.contextual).__name__})",
-                "contextual must be what sf.train_predictor returns",
-                "or what Predictors.load reads",
+                "contextual must be what sf.train_predictor or sf.calibrate_activations returns",
+                "or what Predictors.load or ActivationThresholds.load reads",
+            )
+        if self.thresholds is not None and self.prune is not None:
+            raise ArgumentError(
+                f"sf.compile(prune={self.prune!r}, contextual=thresholds)",
+                "layers with a threshold read whole weights: pruning them would cost quality for nothing",
+                "leave prune out, or prune the other layers by sf.prune beforehand",
             )

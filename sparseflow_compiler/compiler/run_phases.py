@@ -10,6 +10,7 @@ from torch_mlir import ir
 
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.clock import Clock
+from sparseflow.compiler.column_plans import NO_THRESHOLD, ColumnPlan, plan_columns
 from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
 from sparseflow.compiler.dense_marks import dense_marks, is_unpruned, prunable_weights, verdicts
 from sparseflow.compiler.measured_policies import measured_policies
@@ -36,6 +37,7 @@ class PhaseRun:
         decisions: what became of each linear layer.
         policies: the measured policy behind each of them.
         contextual: how each MLP that has a predictor runs, by the name of its up layer.
+        columns: how each layer that has a threshold runs, by name.
         not_contextual: why other layers of MLPs aren't, by their weights' names, where they may be 2:4.
         unpruned: whether it has matrices that pruning would make 2:4, and none that is.
         prunable: the weights that pruning would make 2:4.
@@ -46,6 +48,7 @@ class PhaseRun:
     decisions: tuple[LayerDecision, ...] = ()
     policies: Mapping[str, Policy] = field(default_factory=dict)
     contextual: Mapping[str, MlpPlan] = field(default_factory=dict)
+    columns: Mapping[str, ColumnPlan] = field(default_factory=dict)
     not_contextual: Mapping[str, str] = field(default_factory=dict)
     unpruned: bool = False
     prunable: frozenset[str] = frozenset()
@@ -124,7 +127,13 @@ class _Driver:
         self.made.pipeline = replace(self.made.pipeline, dense=dense_marks(found) or None)
 
     def _plan(self) -> None:
-        if self.options.contextual is not None:
+        if self.options.thresholds is not None:
+            with self.clock.stage("measure") as step:
+                table, columns = plan_columns(self.module, self.weights, self.options, step)
+            reason = NO_THRESHOLD if self.options.format is None else ""
+            self.made.columns = columns
+            self.made.pipeline = replace(self.made.pipeline, columns=table, outside_reason=reason)
+        if self.options.predictors is not None:
             with self.clock.stage("measure") as step:
                 table, plans = plan_contextual(self.module, self.weights, self.options, step)
             reason = OUTSIDE_REASON if self.options.format is None else ""
@@ -132,7 +141,7 @@ class _Driver:
             self.made.pipeline = replace(self.made.pipeline, contextual=table, outside_reason=reason)
 
     def _leave(self) -> None:
-        if self.options.contextual is not None:
+        if self.options.predictors is not None:
             self.made.not_contextual = not_contextual_reasons(self.module)
 
     def _choose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparseflow.dialect.column_linear import ColumnLinearOp
 from sparseflow.dialect.contexts import load
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
 from sparseflow.dialect.decode_attention import DecodeAttentionOp
@@ -13,6 +14,7 @@ from sparseflow.dialect.types import TensorType
 from sparseflow.dialect.weight import WeightOp
 
 __all__ = [
+    "ColumnLinearOp",
     "ContextualMlpOp",
     "DecodeAttentionOp",
     "LinearOp",

@@ -15,7 +15,8 @@ class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):
     """The rows of several named tensors, concatenated in order along dim 0; biases too, 1-d.
 
     Optional attributes: ``transposed`` (an i1 for each name: read that matrix transposed) and ``sizes``
-    (an i64 for each name: the rows that it contributes).
+    (an i64 for each name: the rows that it contributes). With the unit attribute ``turned`` the result is the
+    transpose ``[K, N]`` of the matrix, contiguous.
     """
 
     tensor: ext.Result[Any]
@@ -27,9 +28,14 @@ class MergedWeightOp(VerifiedOp, name="merged_weight", traits=[ext.Pure]):
         if type_ is None or type_.rank not in (None, 1, 2):
             yield f"must return a !torch.vtensor of rank 1 or 2, not '{self.results[0].type}'"
             return
-        yield from broken_list_rules(self, type_.dim(0))
-        if "transposed" in self.attributes and type_.rank == 1:
-            yield "is 'transposed' but of rank 1; only a matrix can be"
+        turned = self.attributes.get("turned")
+        if turned is not None and not isinstance(turned, ir.UnitAttr):
+            yield "'turned' must be a unit attribute"
+        for flag in ("transposed", "turned"):
+            if flag in self.attributes and type_.rank == 1:
+                yield f"is '{flag}' but of rank 1; only a matrix can be"
+                return
+        yield from broken_list_rules(self, type_.dim(0 if turned is None else 1))
 
 
 def merged_weight(
@@ -38,6 +44,7 @@ def merged_weight(
     *,
     transposed: Sequence[bool] = (),
     sizes: Sequence[int] = (),
+    turned: bool = False,
 ) -> ir.Value:
     """Create a reference to several tensors at the current insertion point.
 
@@ -46,9 +53,12 @@ def merged_weight(
         type_: type of the result.
         transposed: for each name whether to read it transposed; empty if none is.
         sizes: the rows that each name contributes; not recorded if empty.
+        turned: refer to the contiguous transpose ``[K, N]`` instead.
     """
     op = MergedWeightOp(type_.build(), string_list(names))
     set_lists(op, transposed, sizes)
+    if turned:
+        op.attributes["turned"] = ir.UnitAttr.get()
     return op.results[0]
 
 

@@ -53,3 +53,20 @@ func.func @gate_up(%x: !torch.vtensor<[3,64],f32>) -> !torch.vtensor<[3,32],f32>
   %y = torch.aten.mul.Tensor %a, %u : !torch.vtensor<[3,32],f32>, !torch.vtensor<[3,32],f32> -> !torch.vtensor<[3,32],f32>
   return %y : !torch.vtensor<[3,32],f32>
 }
+
+// -----
+
+// Layers that leave out inputs merge where they leave out the same.
+// CHECK-LABEL: func.func @columns
+func.func @columns(%x: !torch.vtensor<[?,8],f32>) -> (!torch.vtensor<[?,16],f32>, !torch.vtensor<[?,4],f32>, !torch.vtensor<[?,4],f32>) {
+  // CHECK: %[[W:.*]] = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"], sizes = array<i64: 16, 4>} : () -> !torch.vtensor<[20,8],f32>
+  // CHECK: "sparse_gemm.column_linear"(%arg0, %[[W]]) {m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>, threshold = 5.000000e-01 : f64} : {{.*}} -> !torch.vtensor<[?,20],f32>
+  // CHECK: "sparse_gemm.column_linear"({{.*}}threshold = 7.500000e-01 : f64
+  %g = "sparse_gemm.weight"() {name = "gate.weight"} : () -> !torch.vtensor<[16,8],f32>
+  %u = "sparse_gemm.weight"() {name = "up.weight"} : () -> !torch.vtensor<[4,8],f32>
+  %o = "sparse_gemm.weight"() {name = "other.weight"} : () -> !torch.vtensor<[4,8],f32>
+  %a = "sparse_gemm.column_linear"(%x, %g) {threshold = 0.5 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32>
+  %b = "sparse_gemm.column_linear"(%x, %u) {threshold = 0.5 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[4,8],f32>) -> !torch.vtensor<[?,4],f32>
+  %c = "sparse_gemm.column_linear"(%x, %o) {threshold = 0.75 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[4,8],f32>) -> !torch.vtensor<[?,4],f32>
+  return %a, %b, %c : !torch.vtensor<[?,16],f32>, !torch.vtensor<[?,4],f32>, !torch.vtensor<[?,4],f32>
+}

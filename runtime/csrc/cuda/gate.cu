@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads) gate_eights(Gated p) {
   of.y = p.y;
   for (int64_t m = blockIdx.y; m < p.m; m += gridDim.y) {
     const int64_t gate = 2 * m * p.n + n;
-    skinny::finish_gated<T>(of, load_eight<T>(p.whole, gate), load_eight<T>(p.whole, gate + p.n), static_cast<int>(m),
+    skinny::finish_gated<T, false>(of, load_eight<T>(p.whole, gate), load_eight<T>(p.whole, gate + p.n), static_cast<int>(m),
                             static_cast<int>(n));
   }
 }

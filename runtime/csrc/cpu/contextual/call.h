@@ -32,6 +32,13 @@ struct Mlp {
 constexpr int64_t kPanel = 32;  // rows of x that a kernel takes, at most
 constexpr int64_t kBatch = 8;   // neurons that are worked on together
 
+// What follows the sums of a row of y [n] of `column_linear`: scale [n], bias [n] and residual [n], or null.
+struct Ending {
+  const float* scale;
+  const void *bias, *residual;
+  DType dtype;  // of bias, residual and y
+};
+
 // The kernels of one instruction set.
 struct Kernels {
   void (*widen)(const void* from, DType, int64_t n, int64_t padded, float* to);
@@ -46,6 +53,16 @@ struct Kernels {
   void (*mark_largest)(const float* scores, int64_t n, int64_t k, uint32_t* keys, uint8_t* selected);
   // Lists the places of the ones, ascending, and then zeros; returns how many.
   int32_t (*list)(const uint8_t* selected, int64_t n, int32_t* neurons);
+  // Sets to zero what of x is below the threshold in magnitude; lists the columns, ascending, where any row isn't, in
+  // kept [columns + 1]; returns how many.
+  int64_t (*keep)(const Wide& x, int64_t columns, float threshold, int32_t* kept);
+  // sums[m][n] = the sum of x[m][k] · matrix[k][n] over the listed k, for n in [begin, end).
+  void (*column)(const Matrix&, const Wide& x, const int32_t* kept, int64_t count, const Wide& sums, int64_t begin,
+                 int64_t end);
+  // Columns [begin, end) of a row of a matrix in fp32.
+  void (*widen_stored)(const Matrix&, int64_t row, int64_t begin, int64_t end, float* to);
+  // Columns [begin, end) of a row of y.
+  void (*finish_columns)(const float* sums, const Ending&, int64_t begin, int64_t end, void* y);
 };
 
 // Those of the instruction set that ../isa.h chose; throws likewise.

@@ -34,14 +34,18 @@ const void* vector_of(const char* op, const char* name, const Maybe& t, ScalarTy
   return t->const_data_ptr();
 }
 
-Matrix matrix_of(const char* op, const char* name, const Tensor& t, const Maybe& scale) {
+Matrix rows_in_place(const char* op, const char* name, const Tensor& t) {
   SF_REQUIRE(t.dim() == 2 && t.is_contiguous(), op,
              std::string(name) + " must be a contiguous matrix: its rows are read in place; got " + described(t));
-  const Stored stored = stored_of(op, name, t);
-  SF_REQUIRE(scale.has_value() == (stored == Stored::i8), op,
+  return {t.const_data_ptr(), nullptr, stored_of(op, name, t), t.size(0), t.size(1)};
+}
+
+Matrix matrix_of(const char* op, const char* name, const Tensor& t, const Maybe& scale) {
+  Matrix m = rows_in_place(op, name, t);
+  SF_REQUIRE(scale.has_value() == (m.stored == Stored::i8), op,
              std::string(name) + ": int8 weights have scales, other weights none");
-  const void* scales = vector_of(op, "scale", scale, ScalarType::Float, t.size(0));
-  return {t.const_data_ptr(), static_cast<const float*>(scales), stored, t.size(0), t.size(1)};
+  m.scale = static_cast<const float*>(vector_of(op, "scale", scale, ScalarType::Float, m.rows));
+  return m;
 }
 
 Mlp mlp_of(const char* op, const Tensor& x, const Weights& w, const std::string& activation) {

@@ -26,6 +26,9 @@ Mlp mlp_of(const char* op, const Tensor& x, const Weights& w, const std::string&
 // A contiguous matrix of a floating type or int8, with its scales.
 Matrix matrix_of(const char* op, const char* name, const Tensor& t, const Maybe& scale);
 
+// The same without scales: those of `column_linear` belong to its columns.
+Matrix rows_in_place(const char* op, const char* name, const Tensor& t);
+
 // t's data where there is one: of that type, contiguous, [length].
 const void* vector_of(const char* op, const char* name, const Maybe& t, torch::headeronly::ScalarType, int64_t length);
 

@@ -145,7 +145,7 @@ inline void dot(const Streams<S, R>& s, const contextual::Wide& x, float (*dots)
 }
 
 // y[m] += factors[r][m] · row r, over all r.
-template <class S, int R>
+template <bool kFetch = true, class S, int R>
 inline void spread(const Streams<S, R>& s, const float (*factors)[contextual::kPanel], const contextual::Wide& y) {
   by_blocks<R>(y.count, s.columns, [&](int64_t m0, auto rows, auto fetch, int64_t begin, int64_t end) {
     constexpr int M = decltype(rows)::value;
@@ -153,7 +153,7 @@ inline void spread(const Streams<S, R>& s, const float (*factors)[contextual::kP
     vf f[R][M];
     for (int r = 0; r < R; ++r)
       for (int m = 0; m < M; ++m) f[r][m] = splat(factors[r][m0 + m]);
-    walk<decltype(fetch)::value != 0>(s, begin, end, [&](int64_t k, const vf(&w)[R]) __attribute__((always_inline)) {
+    walk<kFetch && decltype(fetch)::value != 0>(s, begin, end, [&](int64_t k, const vf(&w)[R]) __attribute__((always_inline)) {
       for (int m = 0; m < M; ++m) {
         vf v = load(to + m * y.pitch + k);
         for (int r = 0; r < R; ++r) v += w[r] * f[r][m];

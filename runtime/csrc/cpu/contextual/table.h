@@ -1,6 +1,7 @@
 // The contextual kernels of one instruction set.
 #pragma once
 
+#include "column.h"
 #include "largest.h"
 #include "mlp.h"
 
@@ -58,7 +59,7 @@ inline void finish_sums(const float* rows, int64_t parts, int64_t stride, const 
   });
 }
 
-const contextual::Kernels contextual_kernels = {widen_row,   scores,       mlp,
-                                                  finish_sums, mark_largest, list_selected};
+const contextual::Kernels contextual_kernels = {widen_row, scores, mlp,    finish_sums,  mark_largest,
+                                                list_selected, keep, column, widen_stored, finish_columns};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA

@@ -1,0 +1,66 @@
+"""The pass ``lower-column-linear``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch_mlir import ir
+
+from sparseflow.dialect.base import number_of, view_as
+from sparseflow.dialect.column_linear import ColumnLinearOp
+from sparseflow.dialect.matchers import operations, weight_ref
+from sparseflow.dialect.merged_weight import merged_weight
+from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.dialect.weight import reoriented
+from sparseflow.passes.base import Pass, refuse
+from sparseflow.passes.ir_builder import before, constant_float, constant_int, none, replace, runtime_call
+
+
+@dataclass(frozen=True)
+class LowerColumnLinear(Pass):
+    """Turn layers that leave out inputs near zero into calls of the runtime's operator.
+
+    Requires: the weight of each `sparse_gemm.column_linear` is a `sparse_gemm.weight` or `merged_weight`.
+
+    Ensures: no `sparse_gemm.column_linear` is left. Each is a
+    `torch.operator "torch.sparseflow.column_linear"` over the weight stored K outermost, so that the column
+    of an input is read in one piece: a `contiguous` reference, or a `turned` merged one. Unused references
+    are gone.
+    """
+
+    name: ClassVar[str] = "lower-column-linear"
+
+    def run(self, module: ir.Module) -> None:
+        """Lower each by itself."""
+        for op in operations(module, {"sparse_gemm.column_linear"}):
+            with before(op):
+                call = _call(op)
+            replace(op, call)
+
+
+def _call(op: ir.Operation) -> ir.Value:
+    view = view_as(op, ColumnLinearOp)
+    operands = [
+        view.x,
+        _turned(op, view.weight),
+        constant_float(number_of(op, "threshold")),
+        none() if view.bias is None else view.bias,
+        none() if view.residual is None else view.residual,
+        none(),
+        constant_int(int(number_of(op, "m_max"))),
+    ]
+    return runtime_call("column_linear", operands, op.results[0].type)
+
+
+def _turned(op: ir.Operation, value: ir.Value) -> ir.Value:
+    """Return a reference to the transpose of a weight, contiguous."""
+    ref, type_ = weight_ref(value), tensor_type(value)
+    if ref is None or type_ is None or type_.shape is None:
+        refuse(
+            op, "has a weight that isn't a reference of known rank", "Keep such a layer as torch.aten.linear."
+        )
+    turned = TensorType(type_.shape[::-1], type_.dtype)
+    if ref.op.name == "sparse_gemm.weight":
+        return reoriented(ref.op, turned, transposed=not ref.transposed[0], contiguous=True)
+    return merged_weight(ref.names, turned, transposed=ref.transposed, sizes=ref.sizes or (), turned=True)

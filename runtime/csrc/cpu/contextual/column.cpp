@@ -1,0 +1,157 @@
+// sparseflow::column_linear on CPU.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../finish.h"
+#include "../isa.h"
+#include "common/aten.h"
+#include "operands.h"
+
+namespace sparseflow::cpu::contextual {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+constexpr const char* kOp = "column_linear";
+constexpr int64_t kFew = 64 * 1024;  // elements of the weight that aren't worth waking a thread for
+constexpr int64_t kLine = 64;        // columns at which threads may part
+constexpr int64_t kSegment = 256;    // bytes of a row that a thread reads at least: memory gives shorter ones slowly
+constexpr int64_t kChunk = 8 << 20;  // bytes of widened weight at a time, which stay in the last cache
+
+void check(const Tensor& x, const Matrix& w, const Tensor& weight, const Maybe& bias, const Maybe& residual,
+           double threshold, int64_t m_max) {
+  SF_REQUIRE(x.dim() >= 1 && x.size(x.dim() - 1) == w.rows, kOp,
+             "x must be [..., " + std::to_string(w.rows) + "], got " + shape_of(x));
+  SF_REQUIRE(w.stored == Stored::i8 || weight.scalar_type() == x.scalar_type(), kOp,
+             std::string("x must have the dtype of the weight, ") + torch::headeronly::toString(weight.scalar_type()) +
+                 ", got " + torch::headeronly::toString(x.scalar_type()));
+  SF_REQUIRE(threshold >= 0, kOp, "threshold must be at least 0, got " + std::to_string(threshold));
+  SF_REQUIRE(m_max >= 0 && m_max <= kPanel, kOp,
+             "m_max must be 0 … " + std::to_string(kPanel) + ", got " + std::to_string(m_max));
+  vector_of(kOp, "bias", bias, x.scalar_type(), w.columns);
+  if (!residual) return;
+  const std::vector<int64_t> sizes = sizes_with_last(x, w.columns);
+  const auto given = residual->sizes();
+  SF_REQUIRE(residual->scalar_type() == x.scalar_type() && std::equal(given.begin(), given.end(), sizes.begin(), sizes.end()),
+             kOp, "residual must have the dtype of x and the shape of the result, got " + shape_of(*residual));
+}
+
+// Whether the inputs of x are few enough to be looked at, and no part of a sequence that is read at once.
+bool selects(const Tensor& x, int64_t rows, int64_t m_max) {
+  return rows <= m_max && (x.dim() < 3 || x.size(x.dim() - 2) == 1);
+}
+
+// Rows of y from their sums.
+void finish_rows(const Wide& sums, Ending ending, const char* residual, int64_t n, const Tensor& y) {
+  const int64_t bytes = n * static_cast<int64_t>(y.element_size());
+  auto* to = static_cast<char*>(y.mutable_data_ptr());
+  torch::stable::parallel_for(0, sums.count, std::max<int64_t>(1, kFew / n), [&](int64_t first, int64_t last) {
+    for (int64_t m = first; m < last; ++m) {
+      Ending row = ending;
+      if (residual) row.residual = residual + m * bytes;
+      kernels().finish_columns(sums.data + m * sums.pitch, row, 0, n, to + m * bytes);
+    }
+  });
+}
+
+// Whether torch multiplies a matrix of this type that is stored K outermost as fast as one that isn't: without
+// instructions for bf16 it is several times slower.
+bool multiplies(Stored stored) {
+  return stored == Stored::f32 || (stored == Stored::bf16 && (isa_name() == "amx" || isa_name() == "avx512bf16"));
+}
+
+// Columns [begin, end) of a weight in fp32, in `to` [K, end - begin].
+void widen_columns(const Matrix& w, int64_t begin, int64_t end, float* to) {
+  const int64_t columns = end - begin;
+  torch::stable::parallel_for(0, w.rows, 16, [&](int64_t first, int64_t last) {
+    for (int64_t k = first; k < last; ++k) kernels().widen_stored(w, k, begin, end, to + k * columns);
+  });
+}
+
+// y = x · weight · scale + bias + residual in fp32, the weight widened some columns at a time.
+Tensor every_input_widened(const Tensor& x, const Tensor& weight, const Matrix& w, const Ending& ending,
+                           const char* residual) {
+  const WideRows rows(kOp, x), sums(rows.all().count, w.columns);
+  const Wide &wide = rows.all(), &out = sums.all();
+  const Tensor y = torch::stable::new_empty(x, sizes_with_last(x, w.columns));
+  if (y.numel() == 0) return y;
+  const int64_t chunk = std::max(kLine, kChunk / 4 / std::max<int64_t>(w.rows, 1) / kLine * kLine);
+  const Scratch scratch(std::min(chunk, w.columns) * w.rows * static_cast<int64_t>(sizeof(float)));
+  auto* widened = reinterpret_cast<float*>(scratch.data());
+  const auto matrix = [&](float* data, int64_t m, int64_t n, int64_t pitch) {
+    return torch::stable::from_blob(data, {m, n}, {pitch, 1}, weight.device(), ScalarType::Float);
+  };
+  const Tensor from = matrix(wide.data, wide.count, w.rows, wide.pitch);
+  for (int64_t begin = 0; begin < w.columns; begin += chunk) {
+    const int64_t end = std::min(begin + chunk, w.columns);
+    widen_columns(w, begin, end, widened);
+    call_aten("aten::mm", "out", from, matrix(widened, w.rows, end - begin, end - begin),
+              matrix(out.data + begin, out.count, end - begin, out.pitch));
+  }
+  finish_rows(out, ending, residual, w.columns, y);
+  return y;
+}
+
+// Every input, over the same weight.
+Tensor every_input(const Tensor& x, const Tensor& weight, const Matrix& w, const Ending& ending, const Maybe& bias,
+                   const Maybe& residual) {
+  if (!multiplies(w.stored))
+    return every_input_widened(x, weight, w, ending,
+                               residual ? static_cast<const char*>(residual->const_data_ptr()) : nullptr);
+  const Tensor y = torch::stable::contiguous(call_aten("aten::linear", "", x, call_aten("aten::t", "", weight), bias));
+  finish(y, residual, Activation::none);
+  return y;
+}
+
+Tensor kept_inputs(const Tensor& x, const Matrix& w, const Ending& ending, const char* residual, double threshold) {
+  const WideRows rows(kOp, x);
+  const Wide& wide = rows.all();
+  const Tensor y = torch::stable::new_empty(x, sizes_with_last(x, w.columns));
+  if (y.numel() == 0) return y;
+  const Scratch list((w.rows + 1) * static_cast<int64_t>(sizeof(int32_t)));
+  auto* kept = reinterpret_cast<int32_t*>(list.data());
+  const int64_t count = kernels().keep(wide, w.rows, static_cast<float>(threshold), kept);
+  const WideRows sums(wide.count, w.columns);
+  const int64_t n = w.columns, size = x.element_size(), stored = w.stored == Stored::i8 ? 1 : size;
+  const int64_t parts = std::clamp<int64_t>(std::min(count * n / kFew, n * stored / kSegment), 1,
+                                            torch::stable::get_num_threads());
+  const int64_t lines = (n + kLine - 1) / kLine;
+  auto* to = static_cast<char*>(y.mutable_data_ptr());
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) {
+      const int64_t begin = lines * part / parts * kLine, end = std::min(lines * (part + 1) / parts * kLine, n);
+      if (begin >= end) continue;
+      kernels().column(w, wide, kept, count, sums.all(), begin, end);
+      for (int64_t m = 0; m < wide.count; ++m) {
+        Ending row = ending;
+        if (residual) row.residual = residual + m * n * size;
+        kernels().finish_columns(sums.all().data + m * sums.all().pitch, row, begin, end, to + m * n * size);
+      }
+    }
+  });
+  return y;
+}
+
+Tensor column_linear(const Tensor& x, const Tensor& weight, double threshold, Maybe bias, Maybe residual, Maybe scale,
+                     int64_t m_max) {
+  const Matrix w = rows_in_place(kOp, "weight", weight);
+  SF_REQUIRE(scale.has_value() == (w.stored == Stored::i8), kOp, "int8 weights have scales, other weights none");
+  check(x, w, weight, bias, residual, threshold, m_max);
+  const auto* scales = static_cast<const float*>(vector_of(kOp, "scale", scale, ScalarType::Float, w.columns));
+  int64_t rows = 1;
+  for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
+  if (residual) residual = torch::stable::contiguous(*residual);
+  const Ending ending = {scales, bias ? bias->const_data_ptr() : nullptr, nullptr, dtype_of(kOp, "x", x)};
+  if (!selects(x, rows, m_max)) return every_input(x, weight, w, ending, bias, residual);
+  return kept_inputs(x, w, ending, residual ? static_cast<const char*>(residual->const_data_ptr()) : nullptr, threshold);
+}
+
+}  // namespace
+}  // namespace sparseflow::cpu::contextual
+
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CPU, m) {
+  m.impl("column_linear", TORCH_BOX(&sparseflow::cpu::contextual::column_linear));
+}

@@ -1,0 +1,127 @@
+"""Measure up to how many rows leaving inputs out is faster than reading all of them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseflow.runtime.contextual.column import column_linear
+from sparseflow.runtime.robust import settle
+from sparseflow.runtime.timing import Turns
+
+ROWS = (1, 2, 4, 8)
+"""Rows for which a layer is measured: from there on a mask that they share leaves hardly anything out."""
+
+SECONDS_A_POINT, LEAST_SECONDS, MAX_REPS = 0.3, 0.02, 400
+_COLD_BYTES = 192 << 20
+"""Weights that are rotated through together have so many bytes, so that none lies in a cache."""
+_MOST_COPIES = 64
+
+
+@dataclass(frozen=True)
+class ColumnShape:
+    """What determines how fast a layer is: layers of about the same rate have one policy.
+
+    Attributes:
+        n: out features, of a merged layer those of all parts.
+        k: in features.
+        dtype: of weight and input.
+        device: of the weight.
+        percent: the share of inputs that is left out, %.
+    """
+
+    n: int
+    k: int
+    dtype: torch.dtype
+    device: torch.device
+    percent: int
+
+
+@dataclass(frozen=True)
+class ColumnPolicy:
+    """The numbers of rows for which a layer leaves inputs out.
+
+    Attributes:
+        m_max: at most so many; 0: never.
+        measured: the speed-up over the dense layer at each measured number of rows; empty where nothing was
+            measured.
+    """
+
+    m_max: int
+    measured: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def speedup(self) -> float | None:
+        """The least speed-up among the rows for which inputs are left out; None if not measured."""
+        return min((speedup for m, speedup in self.measured if m <= self.m_max), default=None)
+
+    def why(self) -> str:
+        """Return the decision in a sentence, with its figures."""
+        if not self.measured:
+            return f"for up to {self.m_max} rows, not measured: policy='sparse'"
+        figures = ", ".join(f"M={m} {speedup:.2f}×" for m, speedup in self.measured)
+        if not self.m_max:
+            return f"leaving inputs out is no faster than dense: {figures}"
+        return f"for up to {self.m_max} rows, measured against dense: {figures}"
+
+
+UNMEASURED = ColumnPolicy(ROWS[-1])
+
+_MEASURED: dict[ColumnShape, ColumnPolicy] = {}
+"""What this process measured: a model's second program needs it again."""
+
+
+def column_policy(shape: ColumnShape) -> ColumnPolicy:
+    """Measure the policy of layers of a shape, over random weights, each read cold.
+
+    Each point is measured by `robust.settle`, for rows that leave out independent inputs. It stops at the
+    first number of rows without a gain.
+    """
+    if shape not in _MEASURED:
+        points: list[tuple[int, float]] = []
+        with torch.inference_mode():
+            weights = _weights(shape)
+            for m in ROWS:
+                points.append((m, _speedup(shape, weights, m)))
+                if points[-1][1] < 1:
+                    break
+        winning = itertools.takewhile(lambda point: point[1] >= 1, points)
+        _MEASURED[shape] = ColumnPolicy(max((m for m, _ in winning), default=0), tuple(points))
+    return _MEASURED[shape]
+
+
+def _weights(shape: ColumnShape) -> list[tuple[Tensor, Tensor]]:
+    """Return random weights ``[N, K]``, each with its transpose, contiguous."""
+    each = max(shape.n * shape.k * shape.dtype.itemsize, 1)
+    copies = min(_MOST_COPIES, -(-_COLD_BYTES // each))
+    first = torch.randn(shape.n, shape.k, device=shape.device).to(shape.dtype)
+    return [(first.clone(), first.t().contiguous()) for _ in range(copies)]
+
+
+def _speedup(shape: ColumnShape, weights: list[tuple[Tensor, Tensor]], m: int) -> float:
+    x = torch.randn(m, shape.k, device=shape.device).to(shape.dtype)
+    magnitudes = x.abs().float().flatten().sort().values
+    left = round(shape.percent / 100 * len(magnitudes))
+    threshold = float(magnitudes[min(left, len(magnitudes) - 1)]) if left else 0.0
+    wait = torch.cuda.synchronize if x.is_cuda else None
+
+    def dense(turn: int) -> None:
+        F.linear(x, weights[turn % len(weights)][0])
+
+    def columns(turn: int) -> None:
+        column_linear(x, weights[turn % len(weights)][1], threshold, m_max=m)
+
+    def waited(run: Callable[[int], None], turn: int) -> None:
+        run(turn)
+        if wait is not None:
+            wait()
+
+    sides = [functools.partial(waited, run) for run in (dense, columns)]
+    times = settle(Turns(sides), most=MAX_REPS, enough=LEAST_SECONDS, limit=SECONDS_A_POINT).times
+    return times[0] / times[1]

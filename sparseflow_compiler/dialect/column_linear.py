@@ -1,0 +1,72 @@
+"""``sparse_gemm.column_linear``: a linear layer that leaves out inputs near zero."""
+
+# No `from __future__ import annotations`: ext reads the fields' annotations as types.
+from collections.abc import Iterator
+
+from torch_mlir import ir
+from torch_mlir.dialects import ext
+
+from sparseflow.dialect.base import Operand, Result, VerifiedOp, attribute
+from sparseflow.dialect.linear import broken_type_rules
+from sparseflow.dialect.types import types_by_role
+
+
+class ColumnLinearOp(VerifiedOp, name="column_linear", traits=[ext.Pure]):
+    """``y = x' · Wᵀ + bias (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
+
+    x' is x with 0 for what is smaller in magnitude than ``threshold``, whose columns of W aren't read; for
+    more than ``m_max`` rows, and for ``[…, S, K]`` with S > 1, it is x.
+    """
+
+    result: Result
+    x: Operand
+    weight: Operand
+    threshold: ir.FloatAttr
+    m_max: ir.IntegerAttr
+    bias: Operand | None = None
+    residual: Operand | None = None
+
+    def broken_rules(self) -> Iterator[str]:
+        """Check the threshold and the number of rows, and the dtypes and shapes of all tensors."""
+        threshold, rows = attribute(self, "threshold"), attribute(self, "m_max")
+        if not isinstance(threshold, ir.FloatAttr) or not 0 <= threshold.value < float("inf"):
+            yield "needs a finite float 'threshold' of at least 0"
+        if not isinstance(rows, ir.IntegerAttr) or rows.value < 1:
+            yield "needs an integer 'm_max' of at least 1"
+        types, rule = types_by_role(self.tensors())
+        if rule:
+            yield rule
+            return
+        yield from broken_type_rules(types)
+
+    def tensors(self) -> dict[str, ir.Value]:
+        """Return operands and result by role, without those that are left out."""
+        roles = {"x": self.x, "weight": self.weight, "bias": self.bias, "residual": self.residual}
+        given = {role: value for role, value in roles.items() if value is not None}
+        return given | {"result": self.results[0]}
+
+
+def column_linear(
+    x: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None = None,
+    residual: ir.Value | None = None,
+    *,
+    threshold: float,
+    m_max: int,
+    result: ir.Type,
+) -> ir.Operation:
+    """Create the layer at the current insertion point.
+
+    Args:
+        x: ``[…, K]``.
+        weight: ``[N, K]``.
+        bias: ``[N]``.
+        residual: of the result's type, added last.
+        threshold: inputs smaller in magnitude are left out.
+        m_max: the most rows of x of which inputs are left out.
+        result: type of the result, ``[…, N]``.
+    """
+    numbers = ir.FloatAttr.get_f64(threshold), ir.IntegerAttr.get(ir.IntegerType.get_signless(64), m_max)
+    made: ir.Operation = ColumnLinearOp(result, x, weight, *numbers, bias=bias, residual=residual).operation
+    return made

@@ -1,0 +1,31 @@
+// RUN: sparseflow-opt %s --split-input-file --verify-diagnostics
+
+func.func @f(%x: !torch.vtensor<[?,8],f32>, %w: !torch.vtensor<[16,8],f32>) {
+  // expected-error@+1 {{'sparse_gemm.column_linear' op needs a finite float 'threshold' of at least 0}}
+  %y = "sparse_gemm.column_linear"(%x, %w) {threshold = -1.0 : f64, m_max = 8 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[?,8],f32>, %w: !torch.vtensor<[16,8],f32>) {
+  // expected-error@+1 {{'sparse_gemm.column_linear' op needs an integer 'm_max' of at least 1}}
+  %y = "sparse_gemm.column_linear"(%x, %w) {threshold = 1.0 : f64, m_max = 0 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !torch.vtensor<[?,9],f32>, %w: !torch.vtensor<[16,8],f32>) {
+  // expected-error@+1 {{'sparse_gemm.column_linear' op has K = 9 in x but K = 8 in the weight}}
+  %y = "sparse_gemm.column_linear"(%x, %w) {threshold = 1.0 : f64, m_max = 1 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,9],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32>
+  return
+}
+
+// -----
+
+func.func @f() {
+  // expected-error@+1 {{'sparse_gemm.merged_weight' op is 'turned' but of rank 1; only a matrix can be}}
+  %w = "sparse_gemm.merged_weight"() {names = ["a", "b"], turned} : () -> !torch.vtensor<[16],f32>
+  return
+}

@@ -1,0 +1,7 @@
+// RUN: not sparseflow-opt %s --lower-column-linear 2>&1 | FileCheck %s
+
+// CHECK: has a weight that isn't a reference of known rank
+func.func @computed(%x: !torch.vtensor<[?,8],f32>, %w: !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32> {
+  %y = "sparse_gemm.column_linear"(%x, %w) {threshold = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32>
+  return %y : !torch.vtensor<[?,16],f32>
+}
