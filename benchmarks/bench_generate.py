@@ -1,15 +1,19 @@
 """Greedy decoding beside transformers' and torch.compile's: `python benchmarks/bench_generate.py MODEL`.
 
-MODEL is a folder that transformers reads. All sides run in one process, in turns, over the same 2:4 weights,
-beside a read of as many bytes as a step needs: weights as they are stored, and the cache.
+MODEL is a folder that transformers reads, or the name of a Llama shape with random weights, such as 8b. All
+sides run in one process, in turns, over the same 2:4 weights, beside a read of as many bytes as a step needs:
+weights as they are stored, and the cache. Rows are written after each dtype and head, so that a run that is
+cut keeps those that it has.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import _measure
+import _models
 import torch
 
 import sparseflow as sf
@@ -21,30 +25,39 @@ def main() -> None:
     """Measure and write ``benchmarks/results/decode_<device>.json``."""
     options = _options()
     device = torch.device(options.device)
-    rows = []
+    cuda = device.type == "cuda"
+    name = _measure.gpu_name("decode", torch.cuda.get_device_name()) if cuda else "decode_cpu"
+    title = torch.cuda.get_device_name() if cuda else _measure.cpu_name()
+    calls = [(batch, context) for batch in options.batch for context in options.context]
+    rows: list[dict[str, Any]] = []
     for dtype in options.dtype:
-        model = from_folder(options.model, getattr(torch, dtype)).to(device)
+        model = _model(options.model, getattr(torch, dtype), device)
         with torch.no_grad():
             for layer in _linear(model):
                 layer.weight.copy_(sf.prune_24(layer.weight))
-        calls = [(batch, context) for batch in options.batch for context in options.context]
-        rows += generate_rows(
-            options.name or options.model.name,
-            model,
-            calls,
-            options.tokens,
-            options.repeats,
-            lambda *_: None,
-            torch_compile=not options.no_torch_compile,
-            inner="inductor",
-            policy="sparse",
-        )
-        print(*rows, sep="\n", flush=True)
-    name = (
-        _measure.gpu_name("decode", torch.cuda.get_device_name()) if device.type == "cuda" else "decode_cpu"
-    )
-    title = torch.cuda.get_device_name() if device.type == "cuda" else _measure.cpu_name()
-    print(_measure.write(name, _measure.meta(title), rows, options.out))
+        for head in options.lm_head:
+            rows += generate_rows(
+                options.name or Path(options.model).name,
+                model,
+                calls,
+                options.tokens,
+                options.repeats,
+                lambda *_: None,
+                torch_compile=not options.no_torch_compile and head == options.lm_head[0],
+                inner="inductor",
+                policy="sparse",
+                lm_head=None if head == "dense" else head,
+            )
+            rows[-len(calls) :] = [{**row, "lm_head": head} for row in rows[-len(calls) :]]
+            print(*rows[-len(calls) :], sep="\n", flush=True)
+            print(_measure.write(name, _measure.meta(title), rows, options.out), flush=True)
+
+
+def _model(given: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """Return the model of a folder, or a Llama of a shape with random weights."""
+    if given in _models.LLAMA:
+        return _models.llama(given, _models.Place(device.type, dtype))
+    return from_folder(Path(given), dtype).to(device)
 
 
 def _linear(model: torch.nn.Module) -> list[torch.nn.Linear]:
@@ -55,7 +68,7 @@ def _linear(model: torch.nn.Module) -> list[torch.nn.Linear]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", help=f"a folder, or one of {', '.join(_models.LLAMA)}")
     parser.add_argument("--name", default="", help="of the model, in the rows")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])
@@ -63,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--context", nargs="+", type=int, default=[128])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lm-head", nargs="+", default=["dense"], help="dense, fp8, 2:4 …")
     parser.add_argument("--no-torch-compile", action="store_true")
     parser.add_argument("--out", type=Path, default=_measure.RESULTS)
     return parser.parse_args()
