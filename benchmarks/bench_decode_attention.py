@@ -123,7 +123,8 @@ def microseconds(graphs: dict[str, torch.cuda.CUDAGraph], calls: int) -> dict[st
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for repeat in range(REPEATS + 1):
         for name, graph in graphs.items():
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            cuda: Any = torch.cuda  # torch's own annotations are incomplete here
+            start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
             start.record()
             graph.replay()
             end.record()
@@ -146,13 +147,14 @@ def read_speed() -> float:
 def expected(q: Tensor, k: Tensor, v: Tensor, context: int) -> Tensor:
     """Return the result in fp64."""
     k, v = (t[:, :, :context].double().repeat_interleave(HEADS // KV_HEADS, 1) for t in (k, v))
-    return (q.double() @ k.transpose(2, 3) * SCALE).softmax(-1) @ v
+    found: Tensor = (q.double() @ k.transpose(2, 3) * SCALE).softmax(-1) @ v
+    return found
 
 
 def measure(batch: int, context: int, capacity: int, speed: float) -> dict[str, Any]:
     """Measure a size."""
     layers = inputs(batch, context, capacity)
-    turned = [(q, *(t.transpose(1, 2).contiguous() for t in (k, v))) for q, k, v in layers]
+    turned = [(q, k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()) for q, k, v in layers]
     position = torch.tensor(context - 1, device="cuda")
     q, k, v = layers[0]
     assert why_not_split(q, k) is None, why_not_split(q, k)

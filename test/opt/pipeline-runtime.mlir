@@ -2,8 +2,8 @@
 // What is printed reproduces it.
 // RUN: sparseflow-opt %s --pipeline=runtime --dump-pass-pipeline -o %t.named 2>%t.pipeline
 // RUN: FileCheck %s --check-prefix=DUMP --input-file %t.pipeline
-// DUMP: {{^}}builtin.module(causal-attention,drop-true-masks,canonicalize-linear,match-sparse-linear,explain-products,merge-projections,fuse-epilogue,choose-format,fuse-gate,lower-sparse-gemm,lower-contextual-mlp){{$}}
-// RUN: sparseflow-opt %s --pass-pipeline='builtin.module(causal-attention,drop-true-masks,canonicalize-linear,match-sparse-linear,explain-products,merge-projections,fuse-epilogue,choose-format,fuse-gate,lower-sparse-gemm,lower-contextual-mlp)' -o %t.text
+// DUMP: {{^}}builtin.module(causal-attention,drop-true-masks,form-decode-attention,canonicalize-linear,match-sparse-linear,explain-products,merge-projections,fuse-epilogue,choose-format,fuse-gate,lower-sparse-gemm,lower-contextual-mlp,lower-column-linear,lower-decode-attention){{$}}
+// RUN: sparseflow-opt %s --pass-pipeline='builtin.module(causal-attention,drop-true-masks,form-decode-attention,canonicalize-linear,match-sparse-linear,explain-products,merge-projections,fuse-epilogue,choose-format,fuse-gate,lower-sparse-gemm,lower-contextual-mlp,lower-column-linear,lower-decode-attention)' -o %t.text
 // RUN: diff %t.named %t.text
 
 // An attention block as the frontend makes it: q, k and v merge, o follows, the router stays dense.
