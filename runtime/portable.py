@@ -69,6 +69,6 @@ def unpack_2_4(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     """Return the dense weight ``[N, in_features]`` of a packed one."""
     n, groups = values.shape[0], values.shape[1] // 2
     nibbles = bytes_to_nibbles(positions)[:, :groups]
-    places = torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()
-    dense = values.new_zeros(n, groups, 4).scatter_(2, places, values.reshape(n, groups, 2))
+    columns = torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()
+    dense = values.new_zeros(n, groups, 4).scatter_(2, columns, values.reshape(n, groups, 2))
     return dense.reshape(n, 4 * groups)[:, :in_features].contiguous()

@@ -45,9 +45,9 @@ class Cusparselt(GpuKernel):
         """Multiply by the algorithm, not through ``linear``, which would fall back to the dense product."""
         import torch
 
-        places = weight.values, weight.positions, None, None, None, weight.in_features
+        operands = weight.values, weight.positions, None, None, None, weight.in_features
         y: Tensor = torch.ops.sparseflow.cusparselt_linear(
-            x, *places, "none", out, 1.0, choice.algorithm, choice.split_k
+            x, *operands, "none", out, 1.0, choice.algorithm, choice.split_k
         )
         return y
 

@@ -15,8 +15,8 @@ namespace {
 }  // namespace
 
 bool kernels_built() { return false; }
-void to_device_places(const Layout&, const uint8_t*, uint8_t*, void*) { absent(); }
-void to_portable_places(const Layout&, const uint8_t*, uint8_t*, void*) { absent(); }
+void to_device_positions(const Layout&, const uint8_t*, uint8_t*, void*) { absent(); }
+void to_portable_positions(const Layout&, const uint8_t*, uint8_t*, void*) { absent(); }
 void decompress(const Layout&, const void*, int64_t, const uint8_t*, void*, void*) { absent(); }
 
 }  // namespace sparseflow::cuda

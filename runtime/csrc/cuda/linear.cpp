@@ -102,7 +102,7 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
   constexpr const char* prepare_op = "linear_prepare";
   SF_REQUIRE(values.dim() == 2, prepare_op, "values must be a matrix, got " + words(values));
   const Activation act = epilogue_of(prepare_op, epilogue, values.size(0), residual).before_gate();
-  const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
+  const DeviceWeight weight{values, values, in_features};  // plans don't depend on positions
   PlanCache& cache = PlanCache::instance();
   const bool library = load_cusparselt("").empty();
   int64_t count = 0;

@@ -118,9 +118,9 @@ void DeviceWeight::check(const char* op) const {
     refuse(op, "in_features " + std::to_string(k) + " needs values [N, " + std::to_string((k + 3) / 4 * 2) +
                    "] row by row on CUDA, got " + words(values));
   if (positions.scalar_type() != ScalarType::Byte || positions.dim() != 1 ||
-      positions.numel() != layout().place_bytes() || !positions.is_contiguous() || !positions.is_cuda() ||
+      positions.numel() != layout().position_bytes() || !positions.is_contiguous() || !positions.is_cuda() ||
       positions.get_device_index() != device())
-    refuse(op, "positions must be the " + std::to_string(layout().place_bytes()) +
+    refuse(op, "positions must be the " + std::to_string(layout().position_bytes()) +
                    " bytes of the layout of CUDA on the values' device, got " + words(positions) +
                    "; sparseflow::device_layout(values, positions, in_features) makes them");
 }

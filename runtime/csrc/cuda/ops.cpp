@@ -40,7 +40,7 @@ int64_t algorithms(const Tensor& values, int64_t in_features, int64_t m, std::st
                    bool bias) {
   constexpr const char* op = "cusparselt_algorithms";
   SF_REQUIRE(values.dim() == 2 && m > 0, op, "values must be a matrix and m at least 1");
-  const DeviceWeight weight{values, values, in_features};  // plans aren't tied to places
+  const DeviceWeight weight{values, values, in_features};  // plans don't depend on positions
   const Problem problem = weight.problem(m, out, library_activation(op, epilogue), bias, 0, 0);
   return PlanCache::instance().get(problem)->algorithms();
 }

@@ -66,7 +66,7 @@ Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_f
   const Tensor v = torch::stable::contiguous(values), p = torch::stable::contiguous(positions);
   const Layout layout = DeviceWeight{v, p, in_features}.layout();
   const int64_t bytes = layout.value_bytes();
-  Tensor out = torch::stable::new_empty(p, {bytes + layout.place_bytes()});
+  Tensor out = torch::stable::new_empty(p, {bytes + layout.position_bytes()});
   if (bytes == 0) return out;
   Tensor head = torch::stable::narrow(out, 0, 0, bytes);
   const int64_t row = v.size(1) * size, padded_row = layout.padded_k() / 2 * size;
@@ -75,7 +75,7 @@ Tensor device_layout(const Tensor& values, const Tensor& positions, int64_t in_f
   rows = torch::stable::view(rows, {layout.n, padded_row});
   rows = torch::stable::narrow(rows, 1, 0, row);
   torch::stable::copy_(rows, call_aten("aten::view", "dtype", v, ScalarType::Byte));
-  to_device_places(layout, static_cast<const uint8_t*>(p.const_data_ptr()),
+  to_device_positions(layout, static_cast<const uint8_t*>(p.const_data_ptr()),
                    static_cast<uint8_t*>(out.mutable_data_ptr()) + bytes, stream_of(v.get_device_index()));
   return out;
 }
@@ -86,7 +86,7 @@ Tensor portable_positions(const Tensor& values, const Tensor& positions, int64_t
   const OnDevice guard(weight.device());
   Tensor out = torch::stable::new_empty(positions, {weight.n(), (weight.layout().groups() + 1) / 2});
   if (out.numel() == 0) return out;
-  to_portable_places(weight.layout(), static_cast<const uint8_t*>(positions.const_data_ptr()),
+  to_portable_positions(weight.layout(), static_cast<const uint8_t*>(positions.const_data_ptr()),
                      static_cast<uint8_t*>(out.mutable_data_ptr()), stream_of(values.get_device_index()));
   return out;
 }

@@ -17,7 +17,7 @@ constexpr int kAcrossAtOnce = 8;  // rows of x whose sums fit the registers
 // A transposed step of eight rows of W: for each kept value of a row, a register of values and one of shuffle controls.
 struct Turned {
   alignas(32) float values[kAcrossStep / 2][W];
-  alignas(32) uint8_t places[kAcrossStep / 2][4 * W];
+  alignas(32) uint8_t positions[kAcrossStep / 2][4 * W];
 };
 
 // Transposes four columns of eight rows.
@@ -51,7 +51,7 @@ inline void turn_step(const float* const (&values)[W], const float* const (&posi
         const int place = 2 * (c + i);  // the byte offset of x is four times this
         const __m256i shifted = place < 2 ? _mm256_slli_epi32(word, 2 - place) : _mm256_srli_epi32(word, place - 2);
         const __m256i offset = _mm256_shuffle_epi8(_mm256_and_si256(shifted, _mm256_set1_epi32(12)), first);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(w.places[at]), _mm256_add_epi32(offset, each));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(w.positions[at]), _mm256_add_epi32(offset, each));
       }
     }
 }
@@ -62,14 +62,14 @@ __attribute__((noinline)) void across(const Turned& w, const float* x, float* su
   vf s[M] = {};
   for (int g = 0; g < kAcrossStep / 4; ++g) {
     const vf value0 = load(w.values[2 * g]), value1 = load(w.values[2 * g + 1]);
-    const auto* places = reinterpret_cast<const __m256i*>(w.places[2 * g]);
-    const __m256i place0 = places[0], place1 = places[1];
+    const auto* positions = reinterpret_cast<const __m256i*>(w.positions[2 * g]);
+    const __m256i position0 = positions[0], position1 = positions[1];
 #pragma GCC unroll 8  // otherwise the sums are kept in memory
     for (int m = 0; m < M; ++m) {
       const auto four = reinterpret_cast<__m256i>(
           _mm256_broadcast_ps(reinterpret_cast<const __m128*>(x + m * kAcrossStep + g * 4)));
-      s[m] += value0 * (vf)_mm256_shuffle_epi8(four, place0);
-      s[m] += value1 * (vf)_mm256_shuffle_epi8(four, place1);
+      s[m] += value0 * (vf)_mm256_shuffle_epi8(four, position0);
+      s[m] += value1 * (vf)_mm256_shuffle_epi8(four, position1);
     }
   }
 #pragma GCC unroll 8

@@ -86,15 +86,15 @@ void prepare_tiles(const Plan& p, int64_t begin, int64_t end) {
 // For each byte of positions, the offsets of its entries in the tile, in bytes from the first of the byte's eight
 // columns.
 template <class Kind, int V>
-struct Places {
+struct Offsets {
   alignas(64) uint16_t of[256][4];
-  constexpr Places() : of() {
+  constexpr Offsets() : of() {
     for (int byte = 0; byte < 256; ++byte)
       for (int e = 0; e < Kind::kPerByte; ++e) of[byte][e] = static_cast<uint16_t>(Kind::place(byte, e) * V * W * 4);
   }
 };
 template <class Kind, int V>
-constexpr Places<Kind, V> kPlaces{};
+constexpr Offsets<Kind, V> kOffsets{};
 
 // Rows [row, row + rows) of W over columns [k0, k1), as records: for each k-block, each row's entries of 4 bytes
 // followed by its positions.
@@ -118,11 +118,11 @@ __attribute__((noinline)) void multiply(const char* x, const char* const (&entri
   for (int64_t j = 0; j < bytes; ++j, x += 8 * Kind::tile_bytes(V))
     for (int r = 0; r < R; ++r) {
       uint32_t values[Kind::kPerByte];
-      uint64_t places;
+      uint64_t offsets;
       std::memcpy(values, entries[r] + j * sizeof(values), sizeof(values));
-      std::memcpy(&places, kPlaces<Kind, V>.of[positions[r][j]], sizeof(places));
+      std::memcpy(&offsets, kOffsets<Kind, V>.of[positions[r][j]], sizeof(offsets));
       for (int e = 0; e < Kind::kPerByte; ++e) {
-        const char* from = x + (places >> e * 16 & 0xffff);
+        const char* from = x + (offsets >> e * 16 & 0xffff);
         for (int t = 0; t < V; ++t) s[r][t] = Kind::add(s[r][t], values[e], from + t * W * 4);
       }
     }
@@ -171,7 +171,7 @@ inline void record(const Plan& p, int64_t row, int64_t k0, int64_t k1, char* ent
   constexpr int64_t kValues = Kind::kStep / 2, kBytes = Kind::kStep / 8;
   const int64_t kept = (p.a.k + 3) / 4 * 2, bytes = (kept + 3) / 4;
   const T* values = static_cast<const T*>(p.a.values) + row * kept + k0 / 2;
-  const uint8_t* places = p.a.positions + row * bytes + k0 / 8;
+  const uint8_t* row_positions = p.a.positions + row * bytes + k0 / 8;
   const auto step = [&](const T* from, const uint8_t* at) {
     Kind::convert(from, reinterpret_cast<uint32_t*>(entries));
     std::memcpy(positions, at, kBytes);
@@ -179,13 +179,13 @@ inline void record(const Plan& p, int64_t row, int64_t k0, int64_t k1, char* ent
     positions += kBytes;
   };
   const int64_t count = (k1 - k0) / Kind::kStep, whole = least(count, (kept - k0 / 2) / kValues);
-  for (int64_t i = 0; i < whole; ++i) step(values + i * kValues, places + i * kBytes);
+  for (int64_t i = 0; i < whole; ++i) step(values + i * kValues, row_positions + i * kBytes);
   if (whole == count) return;
   T last[kValues] = {};
-  uint8_t last_places[kBytes] = {};
+  uint8_t last_positions[kBytes] = {};
   std::memcpy(last, values + whole * kValues, (kept - k0 / 2 - whole * kValues) * sizeof(T));
-  std::memcpy(last_places, places + whole * kBytes, bytes - k0 / 8 - whole * kBytes);
-  step(last, last_places);
+  std::memcpy(last_positions, row_positions + whole * kBytes, bytes - k0 / 8 - whole * kBytes);
+  step(last, last_positions);
 }
 
 // Writes the records of a stretch to `buffer`, row by row, because the hardware prefetches only a few rows at a time.

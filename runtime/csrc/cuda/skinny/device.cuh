@@ -72,10 +72,10 @@ __device__ inline void load_matrices(uint32_t (&out)[4], Shared row) {
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"         \
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                              \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),     \
-                 "r"(places), "n"(Selector))
+                 "r"(positions), "n"(Selector))
 
 template <class T, int Selector>
-__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t places) {
+__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t positions) {
   if constexpr (std::is_same_v<T, Bf16>) SPARSEFLOW_MMA_SP("bf16");
   else SPARSEFLOW_MMA_SP("f16");
 }

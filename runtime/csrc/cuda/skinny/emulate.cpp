@@ -23,7 +23,7 @@ float from_e4m3(uint8_t bits) {
 struct Data {
   int n, k, m;
   std::vector<uint16_t> x, bias, residual, y;
-  std::vector<uint8_t> values, places;  // values of 8 or 16 bits
+  std::vector<uint8_t> values, positions;  // values of 8 or 16 bits
   std::vector<float> dense, scales;
 
   Data(int n_, int k_, int m_, bool e4m3) : n(n_), k(k_), m(m_), dense(size_t(n_) * k_) {
@@ -32,13 +32,13 @@ struct Data {
     const auto small = [] { return from_float<Bf16>(static_cast<float>(int(emulated::random_source() % 7) - 3)); };
     values.resize(size_t(n) * k / 2 * size);
     for (int r = 0; e4m3 && r < n; ++r) scales.push_back(std::pow(kScale, static_cast<float>(r % 3)));
-    places.resize(static_cast<size_t>(layout.place_bytes()), 0xee);  // as padding has them
+    positions.resize(static_cast<size_t>(layout.position_bytes()), 0xee);  // as padding has them
     for (int r = 0; r < n; ++r)
       for (int g = 0; g < k / 4; ++g) {
         static const uint8_t legal[] = {4, 8, 12, 9, 13, 14};
         const uint8_t nibble = legal[emulated::random_source() % 6];
         const int64_t at = layout.nibble(r, g);
-        uint8_t& both = places[static_cast<size_t>(at / 2)];
+        uint8_t& both = positions[static_cast<size_t>(at / 2)];
         both = static_cast<uint8_t>(both & 0xf0 >> at % 2 * 4 | nibble << at % 2 * 4);
         for (int j = 0; j < 2; ++j) {
           const size_t place = size_t(r) * k + 4 * g + (j ? nibble >> 2 : nibble & 3), kept = size_t(r) * k / 2 + 2 * g + j;
@@ -83,7 +83,7 @@ void check(int n, int k, int m, int slots, unsigned splits, bool kThroughMemory,
   Data d(n, k, m, S::e4m3);
   std::vector<float> partials(kThroughMemory ? splits * size_t(m) * n : 0, std::nanf(""));
   const Product p{.values = d.values.data(),
-                  .places = d.places.data(),
+                  .positions = d.positions.data(),
                   .x = d.x.data(),
                   .bias = added ? d.bias.data() : nullptr,
                   .residual = added ? d.residual.data() : nullptr,

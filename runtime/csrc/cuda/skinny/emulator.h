@@ -51,7 +51,7 @@ struct Copy {
 
 struct Warp {
   Barrier barrier;
-  uint32_t a[32][4], b[32][4], places[32];
+  uint32_t a[32][4], b[32][4], positions[32];
   const uint8_t* rows[32];
 };
 
@@ -246,21 +246,21 @@ uint32_t multiply_pair(uint32_t a, uint32_t b) {
 }
 
 // PTX ISA, m16n8k32 of 16-bit types, A sparse. A: register 0 row g group t, 1 row g + 8 group t, 2 and 3 the same for
-// group t + 4. B: register i rows 8i + 2t and + 1 of column g. Places: lane 4g + 2 · selector has groups 0 … 3 of
+// group t + 4. B: register i rows 8i + 2t and + 1 of column g. Positions: lane 4g + 2 · selector has groups 0 … 3 of
 // row g in its low half and of row g + 8 in the high one, the next lane groups 4 … 7.
 template <class T, int Selector>
-void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t places) {
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t positions) {
   auto& w = emulated::warp();
   const unsigned lane = threadIdx.x % 32;
   std::memcpy(w.a[lane], a, 16);
   std::memcpy(w.b[lane], b, 16);
-  w.places[lane] = places;
+  w.positions[lane] = positions;
   emulated::wait(w.barrier);
   const auto half = [](uint32_t word, unsigned i) { return to_float<T>(static_cast<uint16_t>(word >> 16 * i)); };
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned g = lane / 4, column = lane % 4 * 2 + i % 2, lower = i / 2;
     for (unsigned group = 0; group < 8; ++group) {
-      const uint32_t nibble = w.places[4 * g + 2 * Selector + group / 4] >> (16 * lower + group % 4 * 4) & 15;
+      const uint32_t nibble = w.positions[4 * g + 2 * Selector + group / 4] >> (16 * lower + group % 4 * 4) & 15;
       if ((nibble & 3) >= nibble >> 2) std::abort();  // the ordered variant's rule
       const uint32_t kept = w.a[4 * g + group % 4][group / 4 * 2 + lower];
       for (unsigned j = 0; j < 2; ++j) {

@@ -41,7 +41,7 @@ __device__ inline void load_fragment(uint32_t (&w)[4], Shared rows, int step) {
   }
 }
 
-// The places of 16 rows, the `quarter`th of the 64 whose 512 bytes for a unit of K lie at `piece`. Lanes 0 and 1 of each
+// The positions of 16 rows, the `quarter`th of the 64 whose 512 bytes for a unit of K lie at `piece`. Lanes 0 and 1 of each
 // four hold those of the unit's first step, 2 and 3 those of its second.
 template <class S>
 __device__ inline uint32_t load_metadata(Shared piece, int quarter) {

@@ -1,4 +1,4 @@
-// The kernel for sm_90: the copy engine brings W, its places and x into a ring in shared memory, wgmma multiplies from
+// The kernel for sm_90: the copy engine brings W, its positions and x into a ring in shared memory, wgmma multiplies from
 // there, W in e4m3 from registers, where it becomes x's type. Rows of W are wgmma's M, rows of x its N.
 //
 // A block multiplies a strip of S::rows rows of W with S::m_rows rows of x over its share of K. Its last warp only
@@ -22,15 +22,15 @@ struct HopperShape {
   static constexpr int row_bytes = (e4m3 ? 32 : 64) * units;  // of values
   static constexpr int value_pitch = row_bytes;
   static constexpr int x_unit_bytes = m_rows * 128;
-  static constexpr int value_bytes = rows * row_bytes, place_bytes = rows * 8 * units, x_bytes = x_unit_bytes * units;
-  static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
+  static constexpr int value_bytes = rows * row_bytes, position_bytes = rows * 8 * units, x_bytes = x_unit_bytes * units;
+  static constexpr int stage_bytes = value_bytes + position_bytes + x_bytes;
   // The sums at the end, as in shape.h. A row has 1 << across_shift groups of eight. After the sums there is a word by
   // which one warp passes its result to the others.
   static constexpr int across_shift = rows == 64 ? 3 : rows == 128 ? 4 : 5;
   static_assert(8 << across_shift == rows);
   static constexpr int sum_pitch = rows + 4;
   static constexpr int sum_bytes = m_rows * sum_pitch * 4;
-  static_assert(stage_bytes % 1024 == 0 && value_bytes % 1024 == 0 && (value_bytes + place_bytes) % 1024 == 0);
+  static_assert(stage_bytes % 1024 == 0 && value_bytes % 1024 == 0 && (value_bytes + position_bytes) % 1024 == 0);
 };
 
 template <class S>
@@ -86,14 +86,14 @@ __device__ inline void load_weight(const HopperCall& c, const Strip& strip, int 
   copy_box(to + S::value_bytes / 2, c.values, stage * 32 * S::units, strip.other, full, policy);
   for_each_piece<S>(p, strip, stage, [&](int i, int row, int piece) {
     const int64_t tile = int64_t(row / 64) * (p.k / 32) + 2 * S::units * stage;
-    copy_bytes(to + S::value_bytes + i * 512 * S::units, static_cast<const uint8_t*>(p.places) + tile * 256, piece, full, policy);
+    copy_bytes(to + S::value_bytes + i * 512 * S::units, static_cast<const uint8_t*>(p.positions) + tile * 256, piece, full, policy);
   });
 }
 
 template <class S>
 __device__ inline void load_rows(const HopperCall& c, const Strip& strip, int stage, const Ring& ring, int slot,
                                  uint64_t policy) {
-  const Shared to = ring.base + slot * S::stage_bytes + S::value_bytes + S::place_bytes, full = ring.full + 8 * slot;
+  const Shared to = ring.base + slot * S::stage_bytes + S::value_bytes + S::position_bytes, full = ring.full + 8 * slot;
 #pragma unroll
   for (int u = 0; u < S::units; ++u)
     copy_box(to + u * S::x_unit_bytes, c.x, (stage * S::units + u) * 64, strip.m, full, policy);
@@ -117,31 +117,31 @@ __device__ inline void produce(const HopperCall& c, const Strip& strip, const Ri
 }
 
 template <class S>
-struct Places {
+struct Positions {
   uint32_t of[S::tiles][S::units];
 };
 
 template <class S>
-__device__ inline void load_places(Places<S>& places, Shared slot) {
+__device__ inline void load_positions(Positions<S>& positions, Shared slot) {
   const int warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
   const Shared from = slot + S::value_bytes + group * S::tiles * S::units * 512;
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t)
 #pragma unroll
-    for (int u = 0; u < S::units; ++u) places.of[t][u] = load_metadata<S>(from + (t * S::units + u) * 512, warp);
+    for (int u = 0; u < S::units; ++u) positions.of[t][u] = load_metadata<S>(from + (t * S::units + u) * 512, warp);
 }
 
 template <class S>
-__device__ inline void keep(const Places<S>& places) {
+__device__ inline void keep(const Positions<S>& positions) {
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t)
 #pragma unroll
-    for (int u = 0; u < S::units; ++u) keep(places.of[t][u]);
+    for (int u = 0; u < S::units; ++u) keep(positions.of[t][u]);
 }
 
 template <class T, class S>
-__device__ inline void begin_stage(float (&sums)[S::tiles][S::m_tiles][4], const Places<S>& places, Shared slot) {
-  const Shared x = slot + S::value_bytes + S::place_bytes;
+__device__ inline void begin_stage(float (&sums)[S::tiles][S::m_tiles][4], const Positions<S>& positions, Shared slot) {
+  const Shared x = slot + S::value_bytes + S::position_bytes;
   begin_wgmma();
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t) {
@@ -150,8 +150,8 @@ __device__ inline void begin_stage(float (&sums)[S::tiles][S::m_tiles][4], const
     for (int u = 0; u < S::units; ++u) {
       const Shared a = w + u * 64, b = x + u * S::x_unit_bytes;
       float* d = &sums[t][0][0];
-      multiply_add_group<T, S::m_rows, 0>(d, matrix_at<S::row_bytes>(a), matrix_at<128>(b), places.of[t][u]);
-      multiply_add_group<T, S::m_rows, 1>(d, matrix_at<S::row_bytes>(a + 32), matrix_at<128>(b + 64), places.of[t][u]);
+      multiply_add_group<T, S::m_rows, 0>(d, matrix_at<S::row_bytes>(a), matrix_at<128>(b), positions.of[t][u]);
+      multiply_add_group<T, S::m_rows, 1>(d, matrix_at<S::row_bytes>(a + 32), matrix_at<128>(b + 64), positions.of[t][u]);
     }
   }
   end_wgmma();
@@ -163,10 +163,10 @@ __device__ inline void consume_from_memory(float (&sums)[S::tiles][S::m_tiles][4
                                const Ring& ring) {
   Slot slot;
   int before = -1;
-  const auto step = [&](Places<S>& mine, const Places<S>& running) {
+  const auto step = [&](Positions<S>& mine, const Positions<S>& running) {
     wait_for(ring.full + 8 * slot.index, slot.parity);
     const Shared at = ring.base + slot.index * S::stage_bytes;
-    load_places<S>(mine, at);
+    load_positions<S>(mine, at);
     begin_stage<T, S>(sums, mine, at);
     wait_for_wgmma<1>();
     keep(running);
@@ -174,7 +174,7 @@ __device__ inline void consume_from_memory(float (&sums)[S::tiles][S::m_tiles][4
     before = slot.index;
     slot.advance(c.slots);
   };
-  Places<S> even{}, odd{};
+  Positions<S> even{}, odd{};
   int stage = strip.first;
   for (; stage + 1 < strip.last; stage += 2) {
     step(even, odd);
@@ -189,17 +189,17 @@ __device__ inline void consume_from_memory(float (&sums)[S::tiles][S::m_tiles][4
 // A unit of a group's W in registers.
 template <class S>
 struct Fragments {
-  uint32_t places[S::tiles], of[S::tiles][2][4];
+  uint32_t positions[S::tiles], of[S::tiles][2][4];
 };
 
 template <class T, class S>
 __device__ inline void load_fragments(Fragments<S>& fragments, Shared slot, int unit) {
   const int warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
-  const Shared places = slot + S::value_bytes + (group * S::tiles * S::units + unit) * 512;
+  const Shared positions = slot + S::value_bytes + (group * S::tiles * S::units + unit) * 512;
   const Shared rows = slot + (group * S::tiles * 64 + warp * 16) * S::row_bytes;
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t) {
-    fragments.places[t] = load_metadata<S>(places + t * S::units * 512, warp);
+    fragments.positions[t] = load_metadata<S>(positions + t * S::units * 512, warp);
 #pragma unroll
     for (int s = 0; s < 2; ++s)
       load_fragment<T, S>(fragments.of[t][s], rows + t * 64 * S::row_bytes, unit * 2 + s);
@@ -210,7 +210,7 @@ template <class S>
 __device__ inline void keep(const Fragments<S>& fragments) {
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t) {
-    keep(fragments.places[t]);
+    keep(fragments.positions[t]);
 #pragma unroll
     for (int i = 0; i < 8; ++i) keep(fragments.of[t][i / 4][i % 4]);
   }
@@ -219,15 +219,15 @@ __device__ inline void keep(const Fragments<S>& fragments) {
 template <class T, class S>
 __device__ inline void begin_unit(float (&sums)[S::tiles][S::m_tiles][4], const Fragments<S>& fragments, Shared slot,
                                   int unit) {
-  const uint64_t x = matrix_at<128>(slot + S::value_bytes + S::place_bytes);
+  const uint64_t x = matrix_at<128>(slot + S::value_bytes + S::position_bytes);
   const int at = unit * S::x_unit_bytes;
   begin_wgmma();
 #pragma unroll
   for (int t = 0; t < S::tiles; ++t) {
     float* d = &sums[t][0][0];
     const auto& w = fragments.of[t];
-    multiply_add_group<T, S::m_rows, 0>(d, w[0], matrix_behind(x, at), fragments.places[t]);
-    multiply_add_group<T, S::m_rows, 1>(d, w[1], matrix_behind(x, at + 64), fragments.places[t]);
+    multiply_add_group<T, S::m_rows, 0>(d, w[0], matrix_behind(x, at), fragments.positions[t]);
+    multiply_add_group<T, S::m_rows, 1>(d, w[1], matrix_behind(x, at + 64), fragments.positions[t]);
   }
   end_wgmma();
 }

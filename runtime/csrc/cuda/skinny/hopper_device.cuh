@@ -133,7 +133,7 @@ __device__ inline uint64_t matrix_behind(uint64_t matrix, int bytes) {
                type "." type " {" regs "}, " SPARSEFLOW_A_##where(a, a1, a2, a3) ", " b ", " e ", " s      \
                ", p, 1, 1, " SPARSEFLOW_TRANSPOSED_##where "0;\n}"                                         \
                : __VA_ARGS__                                                                               \
-               : "l"(b_matrix), "r"(places), "n"(Selector), SPARSEFLOW_FROM_##where)
+               : "l"(b_matrix), "r"(positions), "n"(Selector), SPARSEFLOW_FROM_##where)
 #define SPARSEFLOW_TRANSPOSED_MEMORY "0, "  // only in memory W could be
 #define SPARSEFLOW_TRANSPOSED_REGISTERS ""
 #define SPARSEFLOW_R8 "%0, %1, %2, %3, %4, %5, %6, %7"
@@ -170,7 +170,7 @@ __device__ inline uint64_t matrix_behind(uint64_t matrix, int bytes) {
                      SPARSEFLOW_F32(0), SPARSEFLOW_F32(32), SPARSEFLOW_F32(64), SPARSEFLOW_F32(96))
 
 template <class T, int N, int Selector>
-__device__ inline void multiply_add_group(float* d, uint64_t a_matrix, uint64_t b_matrix, uint32_t places) {
+__device__ inline void multiply_add_group(float* d, uint64_t a_matrix, uint64_t b_matrix, uint32_t positions) {
   static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
   if constexpr (std::is_same_v<T, Bf16>) {
     SPARSEFLOW_WGMMAS(MEMORY, "bf16");
@@ -181,7 +181,7 @@ __device__ inline void multiply_add_group(float* d, uint64_t a_matrix, uint64_t 
 
 // With a lane's part of a as m16n8k32 has it, the warp's 16 of the 64 rows.
 template <class T, int N, int Selector>
-__device__ inline void multiply_add_group(float* d, const uint32_t (&w)[4], uint64_t b_matrix, uint32_t places) {
+__device__ inline void multiply_add_group(float* d, const uint32_t (&w)[4], uint64_t b_matrix, uint32_t positions) {
   static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128);
   if constexpr (std::is_same_v<T, Bf16>) {
     SPARSEFLOW_WGMMAS(REGISTERS, "bf16");

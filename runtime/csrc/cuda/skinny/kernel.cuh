@@ -39,15 +39,15 @@ __device__ inline void load_values(const Product& p, const Span& span, int unit,
 }
 
 template <class S>
-__device__ inline void load_places(const Product& p, const Span& span, int unit, int units, Shared to,
+__device__ inline void load_positions(const Product& p, const Span& span, int unit, int units, Shared to,
                                    uint64_t policy) {
   constexpr int across = 32 * S::blocks;  // pieces of a strip of 64 rows
 #pragma unroll
-  for (int i = threadIdx.x; i < S::place_bytes / 16; i += S::threads) {
+  for (int i = threadIdx.x; i < S::position_bytes / 16; i += S::threads) {
     const int strip = i / across, c = i % across;
     if (c / 32 >= units || span.row + 64 * strip >= p.n) continue;
     const int64_t tile = int64_t(span.row / 64 + strip) * (p.k / 32) + 2 * unit;
-    copy(to + i * 16, static_cast<const uint8_t*>(p.places) + tile * 256 + c * 16, policy);
+    copy(to + i * 16, static_cast<const uint8_t*>(p.positions) + tile * 256 + c * 16, policy);
   }
 }
 
@@ -69,8 +69,8 @@ __device__ inline void load_stage(const Product& p, const Span& span, int stage,
   const int unit = span.first + stage * S::blocks, units = units_in<S>(span, stage);
   if (units > 0) {
     load_values<S>(p, span, unit, units, slot, policy);
-    load_places<S>(p, span, unit, units, slot + S::value_bytes, policy);
-    load_x<S>(p, span, unit, units, slot + S::value_bytes + S::place_bytes);
+    load_positions<S>(p, span, unit, units, slot + S::value_bytes, policy);
+    load_x<S>(p, span, unit, units, slot + S::value_bytes + S::position_bytes);
   }
   commit();  // even if the group is empty, so that the number of groups is that of stages
 }
@@ -79,13 +79,13 @@ __device__ inline void load_stage(const Product& p, const Span& span, int stage,
 template <class T, class S>
 __device__ inline void multiply_unit(float (&sums)[S::tiles][S::m_tiles][4], Shared slot, int unit, int top) {
   const int lane = threadIdx.x % 32;
-  uint32_t places[S::tiles];
+  uint32_t positions[S::tiles];
 #pragma unroll
   for (int r = 0; r < S::tiles; ++r) {
     const int row = top + 16 * r;
-    places[r] = load_metadata<S>(slot + S::value_bytes + (row / 64 * S::blocks + unit) * 512, row / 16 % 4);
+    positions[r] = load_metadata<S>(slot + S::value_bytes + (row / 64 * S::blocks + unit) * 512, row / 16 % 4);
   }
-  const Shared xs = slot + S::value_bytes + S::place_bytes + lane % 8 * S::x_pitch;
+  const Shared xs = slot + S::value_bytes + S::position_bytes + lane % 8 * S::x_pitch;
   // Lanes 2 and 3 of each four hold the positions of the second step.
   auto step = [&](auto selector) {
     constexpr int s = decltype(selector)::value;
@@ -98,7 +98,7 @@ __device__ inline void multiply_unit(float (&sums)[S::tiles][S::m_tiles][4], Sha
       uint32_t w[4];
       load_fragment<T, S>(w, slot + (top + 16 * r) * S::value_pitch, unit * 2 + s);
 #pragma unroll
-      for (int j = 0; j < S::m_tiles; ++j) multiply_add<T, s>(sums[r][j], w, x[j], places[r]);
+      for (int j = 0; j < S::m_tiles; ++j) multiply_add<T, s>(sums[r][j], w, x[j], positions[r]);
     }
   };
   step(std::integral_constant<int, 0>{});

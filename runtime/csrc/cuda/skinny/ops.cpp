@@ -66,7 +66,7 @@ Tensor product(const Call& c, Activation activation, int64_t variant, bool gated
   if (residual) residual = padded(*residual, m, n, m, p.n);
   Tensor y = torch::stable::new_empty(c.x, out == padded_out ? sizes : std::vector<int64_t>{m, padded_out});
   p.values = c.weight.values.const_data_ptr();
-  p.places = c.weight.positions.const_data_ptr();
+  p.positions = c.weight.positions.const_data_ptr();
   p.x = x.const_data_ptr();
   p.bias = pointer(bias);
   p.scales = static_cast<const float*>(pointer(scale));

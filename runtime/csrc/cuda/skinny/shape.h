@@ -1,8 +1,8 @@
 // How a thread block divides its work, for host and device.
 //
-// The unit of K is a block of 64: of a row of W 32 kept values, of 64 rows 512 bytes of places (layout.h), of a row
+// The unit of K is a block of 64: of a row of W 32 kept values, of 64 rows 512 bytes of positions (layout.h), of a row
 // of x 128 bytes. A stage is what the pipeline loads at once: `blocks` such units of `rows` rows of W, their
-// places, and of 8 · m_tiles rows of x.
+// positions, and of 8 · m_tiles rows of x.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +27,9 @@ struct Shape {
   static constexpr int value_pitch = unit_bytes * blocks;  // bytes of a row in a stage
   static constexpr int x_pitch = 128 * blocks;
   static constexpr int value_bytes = rows * value_pitch;
-  static constexpr int place_bytes = rows / 64 * blocks * 512;
+  static constexpr int position_bytes = rows / 64 * blocks * 512;
   static constexpr int x_bytes = m_rows * x_pitch;
-  static constexpr int stage_bytes = value_bytes + place_bytes + x_bytes;
+  static constexpr int stage_bytes = value_bytes + position_bytes + x_bytes;
 
   // At the end, shared memory holds the sums as [k_warps][m_rows][sum_pitch] floats; the 4 puts the lanes of a quad on
   // different banks.

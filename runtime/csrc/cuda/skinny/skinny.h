@@ -12,11 +12,11 @@
 namespace sparseflow::cuda::skinny {
 
 // y = activation(x · Wᵀ + bias) + residual, or with `gated` y = activation(g) ⊙ u, [M, N/2], for the halves g and u of
-// x · Wᵀ + bias. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and places as in layout.h; x [M, K],
+// x · Wᵀ + bias. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and positions as in layout.h; x [M, K],
 // y and residual [M, N], bias [N], all contiguous and of one dtype. Values in e4m3 must be finite.
 struct Product {
   const void* values;
-  const void* places;
+  const void* positions;
   const void* x;
   const void* bias;      // or null
   const void* residual;  // or null; null where gated
