@@ -213,8 +213,9 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             found = weight
         else:
             found = packed.pack(weight.unpack(), format, name=self.name)
-        if not get_current_vllm_config().model_config.enable_sleep_mode:
-            found.settle()  # memory of its own, which vLLM couldn't take back in its sleep
+        model = get_current_vllm_config().model_config
+        if model is None or not model.enable_sleep_mode:
+            found.settle()  # into memory of its own, which vLLM couldn't take back in its sleep
         return found
 
     def _hold(self, layer: nn.Module, weight: PackedWeight) -> None:
