@@ -107,7 +107,7 @@ class ServedLayers:
                 self._settle(entry, found[entry.shape])
             _build_plans([entry for entry in group if entry.method.name in self.sparse], self.sparse, config)
         if vllm.envs.VLLM_BATCH_INVARIANT:
-            _require_one_path(self.sparse)
+            _require_variance(self.sparse)
         self._enter_hash(config)
         for line in self.lines():
             logger.info("%s", line)
@@ -181,15 +181,17 @@ def _why_dense(policy: Policy) -> str:
     return policy.why() if policy.measured and not policy.pays else ""
 
 
-def _require_one_path(sparse: dict[str, Policy]) -> None:
+def _require_variance(sparse: dict[str, Policy]) -> None:
+    """Refuse batch invariance: no sparse kernel gives a row the same bits whatever rows are beside it.
+
+    Policies take other kernels at other M's, and the CPU's kernel sums in another order where M is small.
+    """
     for name, policy in sparse.items():
-        if len(policy.ranges) != 1:
-            how = str(policy) or "kernels that the sparse product chooses by M"
-            raise ArgumentError(
-                f"VLLM_BATCH_INVARIANT: layer {name}",
-                f"its rows would depend on how many tokens a batch has: it runs {how}",
-                "unset VLLM_BATCH_INVARIANT, or serve the dense model",
-            )
+        raise ArgumentError(
+            f"VLLM_BATCH_INVARIANT: layer {name}",
+            f"how a row is summed depends on the tokens beside it: it runs {str(policy) or 'sparse'}",
+            "unset VLLM_BATCH_INVARIANT, or serve the dense model",
+        )
 
 
 def _build_plans(layers: list[_Packed], policies: dict[str, Policy], config: VllmConfig) -> None:

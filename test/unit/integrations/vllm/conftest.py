@@ -1,4 +1,4 @@
-"""Tests of the vLLM plugin: `make test-vllm` installs vLLM for CPUs and runs them; elsewhere they are skipped."""
+"""Tests of the vLLM plugin: `make test-vllm` installs vLLM for CPUs; without it they are skipped."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ HERE = Path(__file__).parent
 WITHOUT_VLLM = ("test_registration.py",)
 REASON = "vLLM isn't installed: make test-vllm"
 
-# Read by vLLM when it is imported: one process, a small cache, nothing from the network.
-os.environ |= {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "HF_HUB_OFFLINE": "1",
-}
-
 
 def has_vllm() -> bool:
     found = importlib.util.find_spec("vllm")
     return found is not None and found.origin is not None
+
+
+if has_vllm():
+    # Read by vLLM when it is imported: one process, a small cache, nothing from the network.
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,5 +40,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def measured_here(tmp_path_factory):
-    """vLLM's cache of compiled graphs, new for each run."""
-    os.environ["VLLM_CACHE_ROOT"] = str(tmp_path_factory.mktemp("vllm-cache"))
+    """vLLM's cache of compiled graphs, new for each run unless one is named."""
+    os.environ.setdefault("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("vllm-cache")))
