@@ -140,7 +140,7 @@ def _rows(layer: nn.Module, shard: Shard) -> int | None:
         }
         found = sum(heads.values()) if shard is None else heads.get(str(shard))
         return None if found is None else int(found)
-    sizes: list[int] = getattr(layer, "output_sizes", None) or [layer.output_size]  # type: ignore[list-item]
+    sizes: list[int] = getattr(layer, "output_sizes", None) or [layer.output_size]
     if shard is None:
         return sum(sizes)
     return sum(sizes[i] for i in (shard if isinstance(shard, tuple) else (shard,)) if isinstance(i, int))
