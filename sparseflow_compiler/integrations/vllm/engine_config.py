@@ -14,7 +14,6 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from sparseflow.errors import ArgumentError, CheckpointError
 from sparseflow.integrations.vllm.engine_versions import warn_if_untested
 from sparseflow.integrations.vllm.packed_layers import PackedLayers, is_bitmask
-from sparseflow.integrations.vllm.registration import METHOD
 from sparseflow.integrations.vllm.serving_options import KEY, ServingOptions
 from sparseflow.support.documents import Document
 
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from vllm.model_executor.models.utils import WeightsMapper
 
     from sparseflow.integrations.vllm.served_layers import ServedLayers
+
+METHOD = "sparseflow"
+"""The name of the method: ``quant_method`` in config.json, and what ``--quantization`` takes."""
 
 _IN_FOLDERS = ("quant_method", "format_version", "pattern", "layers")
 """What stands beside the options in config.json of a packed folder."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 
-METHOD = "sparseflow"
-"""The name of the method: ``quant_method`` in config.json, and what ``--quantization`` takes."""
-
 
 def register() -> None:
     """Make the method known to vLLM, which calls this in each of its processes, maybe more than once.
@@ -27,5 +24,6 @@ def register() -> None:
         text = "sparseflow serves with vLLM %s; this one lacks what it needs: %s"
         logging.getLogger("vllm.sparseflow").warning(text, SUPPORTED, error)
         return
-    if METHOD not in QUANTIZATION_METHODS:
-        register_quantization_config(METHOD)(SparseFlowEngineConfig)
+    method = SparseFlowEngineConfig.get_name()
+    if method not in QUANTIZATION_METHODS:
+        register_quantization_config(method)(SparseFlowEngineConfig)
