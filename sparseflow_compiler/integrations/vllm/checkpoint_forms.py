@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -253,7 +252,7 @@ def _parameter(
     return made
 
 
-def _unloaded(loader: Callable[..., None]) -> nn.Parameter:
+def _unloaded(loader: Loader) -> nn.Parameter:
     """Return a parameter without data, for a tensor that is read and not kept."""
     found = nn.Parameter(torch.empty(0, dtype=torch.int64), requires_grad=False)
     found.weight_loader = loader  # type: ignore[attr-defined]  # where vLLM looks for it

@@ -64,7 +64,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         self._sizes: list[int] = []
         self._form: Form | None = None
         self._dense: LinearMethodBase | None = None  # what runs the layer if it is dense
-        self._k = 0
+        self._k, self._dtype = 0, torch.float32
         format = find(layers.options.format)
         self._op = format.op
         self._names = (_PACKED, *(f"weight_{part}" for part in format.part_names[1:]))
@@ -87,7 +87,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         **extra_weight_attrs: Loader,
     ) -> None:
         """Create what the layer loads; the arguments are those of every linear method."""
-        n, self._k = sum(output_partition_sizes), input_size_per_partition
+        n, self._k, self._dtype = sum(output_partition_sizes), input_size_per_partition, params_dtype
         self._sizes, self._parts.count = output_partition_sizes, len(output_partition_sizes)
         reason = None if any(self._packed) else self._why_not(n, self._k, params_dtype)
         if reason is not None:
@@ -157,9 +157,8 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
 
     def dequantize_weight(self, layer: nn.Module) -> Tensor:
         """Return the dense weight ``[N, K]``, of a packed layer unpacked, for what reads it in vLLM."""
-        k = self._k
-        eye = torch.eye(k, dtype=layer.params_dtype, device=next(layer.parameters()).device)
-        return self.apply(layer, eye).t()
+        place = next(layer.parameters()).device
+        return self.apply(layer, torch.eye(self._k, dtype=self._dtype, device=place)).t()
 
     def _form_of(self, n: int, k: int, whole_k: int, dtype: torch.dtype) -> Form:
         if not any(self._packed):

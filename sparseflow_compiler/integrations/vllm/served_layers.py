@@ -147,8 +147,8 @@ class ServedLayers:
                 "which vLLM keeps compiled graphs",
                 "pass a JSON object to --additional-config",
             )
-        choices = [__version__, sorted(self.dense)]
-        choices.append([[name, p.to_ints(), p.keeps_dense] for name, p in sorted(self.sparse.items())])
+        policies = [[name, p.to_ints(), p.keeps_dense] for name, p in sorted(self.sparse.items())]
+        choices = [__version__, sorted(self.dense), policies]
         config.additional_config[CHOICES] = hashlib.sha256(json.dumps(choices).encode()).hexdigest()
 
     def lines(self) -> Iterator[str]:
