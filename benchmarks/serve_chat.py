@@ -34,6 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="folder of a transformers model with a chat template")
     parser.add_argument("--pruned", type=Path, help="where the pruned model is, or is to be put")
     parser.add_argument("--method", default="magnitude", help="of pruning")
+    parser.add_argument("--calibration", type=Path, help="text that the method looks at")
     parser.add_argument("--policy", choices=("auto", "sparse"), default="auto", help="of our layers")
     parser.add_argument("--tokens", type=int, default=24, help="to answer with at most")
     parser.add_argument("--limit", type=int, default=600, help="seconds to wait for the server")
@@ -41,11 +42,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def prune(model: Path, pruned: Path, method: str) -> None:
+def prune(model: Path, pruned: Path, method: str, calibration: Path | None) -> None:
     """Run `sparseflow prune`, unless the folder is there."""
-    if not (pruned / "config.json").exists():
-        command = [sys.executable, "-m", "sparseflow.cli", "prune", str(model), str(pruned)]
-        subprocess.run([*command, "--method", method], check=True, stdout=subprocess.DEVNULL)
+    if (pruned / "config.json").exists():
+        return
+    command = [sys.executable, "-m", "sparseflow.cli", "prune", str(model), str(pruned), "--method", method]
+    if calibration is not None:
+        command += ["--calibration", str(calibration), "--samples", "32", "--length", "256"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def free_port() -> int:
@@ -122,7 +126,7 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     with tempfile.TemporaryDirectory() as work:
         pruned = args.pruned or Path(work) / "pruned"
-        prune(args.model, pruned, args.method)
+        prune(args.model, pruned, args.method, args.calibration)
         text, wanted = expected(pruned, args.tokens)
         port, log = free_port(), Path(work) / "log"
         start = time.monotonic()
