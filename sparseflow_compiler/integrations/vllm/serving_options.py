@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.formats import names
+from sparseflow.runtime.formats import find, names
 from sparseflow.support.arguments import (
     MEMORY_MODES,
     Memory,
@@ -60,7 +60,7 @@ class ServingOptions:
             ("prune", (*get_args(Prune), None)),
             ("policy", get_args(PolicyMode)),
             ("memory", MEMORY_MODES),
-            ("format", names()),
+            ("format", [name for name in names() if find(name).pattern == "2:4"]),
             ("tune", get_args(Tune)),
         ):
             require_one_of("integrations.vllm", name, getattr(self, name), allowed)
