@@ -33,6 +33,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of a transformers model with a chat template")
     parser.add_argument("--pruned", type=Path, help="where the pruned model is, or is to be put")
+    parser.add_argument("--name", help="of the model in the result file; by default the folder's")
     parser.add_argument("--method", default="magnitude", help="of pruning")
     parser.add_argument("--calibration", type=Path, help="text that the method looks at")
     parser.add_argument("--policy", choices=("auto", "sparse"), default="auto", help="of our layers")
@@ -142,7 +143,7 @@ def main(argv: list[str]) -> int:
             line.split("sparseflow: ")[-1] for line in log.read_text().splitlines() if "] sparseflow:" in line
         ]
     row: dict[str, Any] = {
-        "model": args.model.name,
+        "model": args.name or args.model.name,
         "method": args.method,
         "same_tokens": tokens == wanted,
         "tokens": len(tokens),
