@@ -17,10 +17,10 @@ TESTER := $(VENV)-transformers-$(TRANSFORMERS)/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: always help env lock build demo test lit pytest check format docs site source notebook fuzz sanitize bench clean
+.PHONY: always help env lock build demo test lit pytest test-vllm check format docs site source notebook fuzz sanitize bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt tools/requirements.py
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,13 @@ lit: build ## Run the lit/FileCheck tests
 
 pytest: build $(TESTER:/bin/python=/.dependencies) ## Run the Python tests: JOBS=1 for one process, TRANSFORMERS=newest or oldest
 	$(if $(filter 1,$(JOBS)),,OMP_NUM_THREADS=1) $(TESTER) -m pytest -q $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile)
+
+$(VENV)-vllm/.dependencies: $(VENV)/.installed tools/vllm_overlay.sh tools/vllm-requirements.txt
+	tools/vllm_overlay.sh $(VENV) $(@D)
+	@touch $@
+
+test-vllm: build $(VENV)-vllm/.dependencies ## Install vLLM for CPUs over the environment (650 MB) and test the plugin
+	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -q -m vllm test/unit/integrations/vllm
 
 check: build source ## The one gate: format, lint, types, layers, generated docs
 	$(VENV)/bin/ruff format --check .

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
-    from sparseflow.integrations.compressed_tensors.bitmask import from_bitmask, to_bitmask
+    from sparseflow.integrations.compressed_tensors.bitmask import (
+        from_bitmask,
+        positions_of_bitmask,
+        to_bitmask,
+    )
 
-__all__ = ["from_bitmask", "to_bitmask"]
+__all__ = ["from_bitmask", "positions_of_bitmask", "to_bitmask"]
 
 __getattr__, __dir__ = lazy.names(globals(), dict.fromkeys(__all__, "bitmask"))

@@ -53,6 +53,22 @@ def from_bitmask(values: Tensor, mask: Tensor, in_features: int, *, name: str = 
         ArgumentError: K is not divisible by 4, or a shape or dtype doesn't fit.
         WeightError: a group doesn't keep exactly two, or a value is NaN or Inf.
     """
+    positions = positions_of_bitmask(mask, in_features, name=name)
+    return PackedWeight((values, positions), in_features, name=name)
+
+
+def positions_of_bitmask(mask: Tensor, in_features: int, *, name: str = "weight") -> Tensor:
+    """Return the positions of a packed weight, ``[N, ceil(K/8)]`` uint8, given its mask of the same shape.
+
+    Args:
+        mask: as in `from_bitmask`.
+        in_features: K, divisible by 4.
+        name: how errors call the weight.
+
+    Raises:
+        ArgumentError: K is not divisible by 4, or the mask is no matrix of bytes.
+        WeightError: a group doesn't keep exactly two.
+    """
     _require_fours(in_features, name)
     mask = checks.require_matrix(mask, f"{name}.bitmask")
     checks.require_dtype(mask, (torch.uint8,), f"{name}.bitmask")
@@ -62,7 +78,7 @@ def from_bitmask(values: Tensor, mask: Tensor, in_features: int, *, name: str = 
         whole[:, -1] |= 0b0011_0000  # a valid pair in the unused half, as the table has none without
     positions = _translated(whole, _pairs())
     _require_pairs(positions, name)
-    return PackedWeight((values, positions), in_features, name=name)
+    return positions
 
 
 def _require_fours(in_features: int, name: str) -> None:

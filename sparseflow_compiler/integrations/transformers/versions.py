@@ -8,6 +8,7 @@ from importlib import metadata
 from types import ModuleType
 
 from sparseflow.errors import ArgumentError, UntestedVersionWarning
+from sparseflow.support.releases import release
 from sparseflow.support.user_warnings import warn
 
 INSTALL = "pip install 'sparseflow[transformers]'"
@@ -60,15 +61,10 @@ def warn_if_untested(version: str) -> None:
 
 def _outside(version: str, bounds: str) -> str | None:
     """Return "older" or "newer" for a version outside a range of ``>=`` and ``<``, None inside it."""
-    found = _release(version)
+    found = release(version)
     for operator, bound in re.findall(r"(>=|<)\s*([\d.]+)", bounds):
-        if operator == ">=" and found < _release(bound):
+        if operator == ">=" and found < release(bound):
             return "older"
-        if operator == "<" and found >= _release(bound):
+        if operator == "<" and found >= release(bound):
             return "newer"
     return None
-
-
-def _release(version: str) -> tuple[int, ...]:
-    digits = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, digits[0].split("."))) if digits else ()

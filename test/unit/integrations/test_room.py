@@ -14,7 +14,7 @@ SOURCES = [
     for folder in ("sparseflow_compiler", "passes", "lowering", "runtime")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-ROOMS = ("transformers", "peft")
+ROOMS = ("transformers", "peft", "vllm")
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -1,0 +1,78 @@
+"""Which layers of a checkpoint are packed, as its config.json says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sparseflow.checkpoints.forms import BITMASK, PACKED, require_layers, require_version
+from sparseflow.errors import CheckpointError
+from sparseflow.support.documents import Document
+
+_SUBJECT = "quantization_config"
+_LINEAR = "Linear"
+"""compressed-tensors names layers by their class, too."""
+
+
+@dataclass
+class PackedLayers:
+    """The packed layers of a checkpoint.
+
+    Attributes:
+        form: theirs, as `checkpoints.forms` calls it; ``"dense"``: there are none.
+        targets: names; of compressed-tensors also patterns ``re:…``, and ``Linear``: every linear layer.
+        ignored: as `targets`, of layers that are not packed.
+    """
+
+    form: str = "dense"
+    targets: set[str] = field(default_factory=set)
+    ignored: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, declared: Document) -> PackedLayers:
+        """Read the ``quantization_config`` of a config.json.
+
+        Raises:
+            CheckpointError: it is malformed, or of another version.
+        """
+        if is_bitmask(declared):
+            sparsity = declared["sparsity_config"]
+            targets, ignored = (sparsity.get(key) or [] for key in ("targets", "ignore"))
+            return cls(BITMASK.name, set(_names(targets) or [_LINEAR]), set(_names(ignored)))
+        if "layers" not in declared:
+            return cls()
+        require_version(declared.get("format_version"), _SUBJECT)
+        return cls(PACKED.name, set(require_layers(declared["layers"], _SUBJECT)))
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Add names by which vLLM knows the targets; patterns and the checkpoint's own stay."""
+        self.targets.update(names)
+
+    def holds(self, name: str) -> bool:
+        """Return whether a linear layer is packed."""
+        return _matches(name, self.targets) and not _matches(name, self.ignored)
+
+
+def is_bitmask(declared: Document) -> bool:
+    """Return whether a checkpoint is compressed-tensors' ``sparse-24-bitmask``, and not quantised too."""
+    sparsity = declared.get("sparsity_config")
+    sparse = isinstance(sparsity, dict) and sparsity.get("format") == BITMASK.name
+    return (
+        sparse and declared.get("quant_method") == "compressed-tensors" and not declared.get("config_groups")
+    )
+
+
+def _names(found: object) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise CheckpointError(
+            _SUBJECT, "targets and ignore must be lists of names", "get a complete copy of the checkpoint"
+        )
+    return found
+
+
+def _matches(name: str, targets: Iterable[str]) -> bool:
+    return any(
+        target in (name, _LINEAR) or (target.startswith("re:") and re.match(target[3:], name) is not None)
+        for target in targets
+    )
