@@ -115,7 +115,7 @@ def test_the_lowered_graph_copies_nothing() -> None:
 
 def test_one_token_attends_to_grouped_heads_where_the_cache_holds_them() -> None:
     _, compiled = compiled_pair("llama")
-    attends = torch.ops.aten.scaled_dot_product_attention.default
+    attends = torch.ops.sparseflow.decode_attention.default
     attention = [node for node in compiled.graph(program=1).graph.nodes if node.target is attends]
     read = [str(tensor.target) for node in attention for tensor in node.args[1:3]]
     assert read == ["aten.index_copy_.default"] * 4

@@ -114,7 +114,7 @@ def test_a_saved_contextual_model_gives_the_same(tmp_path):
     [
         ({"format": None}, "nothing is left to be sparse"),
         ({"format": "3:4"}, "format must be one of"),
-        ({"format": None, "contextual": {}}, "train_predictor returns"),
+        ({"format": None, "contextual": {}}, "train_predictor or sf.calibrate_activations returns"),
         ({"format": None, "contextual": Predictors({})}, "train predictors for this model"),
     ],
 )
