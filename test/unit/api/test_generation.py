@@ -123,7 +123,7 @@ def test_one_token_attends_to_grouped_heads_where_the_cache_holds_them() -> None
 
 def viewed(node: torch.fx.Node) -> torch.fx.Node:
     """Return what a chain of views shows."""
-    views = {torch.ops.aten.select.int, torch.ops.aten.unsqueeze.default, torch.ops.aten.slice.Tensor}
-    while node.target in views:
+    aten = torch.ops.aten
+    while node.target in {aten.select.int, aten.expand.default, aten.unsqueeze.default, aten.slice.Tensor}:
         node = node.args[0]
     return node

@@ -128,10 +128,13 @@ def test_every_option_belongs_to_a_phase_and_changes_its_passes_only():
         f.name for f in fields(PipelineOptions)
     ]
     values = {"memory": "fast", "format": "2:4-fp8", "skip": ("a",), "outside_reason": "why"}
+    values |= {"head": "lm_head.weight", "head_format": "fp8"}
     for option in fields(PipelineOptions):
-        value = values.get(option.name, {"entry": "dense"})
-        changed = phases(replace(PipelineOptions(), **{option.name: value}))
-        assert [p.name for p in changed if p != plain[p.name]] == [option.metadata["phase"]]
+        # Without a head its format is nobody's.
+        base = PipelineOptions(head="w") if option.name == "head_format" else PipelineOptions()
+        before = {phase.name: phase for phase in phases(base)}
+        changed = phases(replace(base, **{option.name: values.get(option.name, {"entry": "dense"})}))
+        assert [p.name for p in changed if p != before[p.name]] == [option.metadata["phase"]]
 
 
 def test_a_pipeline_holds_all_phases_up_to_its_own():
