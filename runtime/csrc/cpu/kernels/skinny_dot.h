@@ -33,8 +33,8 @@ struct Dot {
     constexpr words kWord = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                              16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
     constexpr words shift = kWord * 2, base = (kWord >> 1) * 4;
-    const auto positions = (words)_mm512_multishift_epi64_epi8((__m512i)shift, _mm512_set1_epi64(word));
-    return {_mm512_loadu_si512(values), (__m512i)((positions & 3) | base)};
+    const auto each_position = (words)_mm512_multishift_epi64_epi8((__m512i)shift, _mm512_set1_epi64(word));
+    return {_mm512_loadu_si512(values), (__m512i)((each_position & 3) | base)};
   }
   static Dense dense(const uint16_t* x, int) { return {_mm512_loadu_si512(x), _mm512_loadu_si512(x + 32)}; }
   static void add(vf& s, const Kept& w, const Dense& d) {
