@@ -31,13 +31,13 @@ CONFIGS = {
 }
 
 
-def adapted(kind: str) -> nn.Module:
+def adapted(kind: str, **options) -> nn.Module:
     torch.manual_seed(0)
     try:
         config = CONFIGS[kind]()
     except AttributeError:
         pytest.skip(f"this PEFT has no {kind}")
-    model = peft.get_peft_model(llama(), config).eval()
+    model = peft.get_peft_model(llama(**options), config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -65,7 +65,7 @@ def test_the_layers_below_are_pruned_and_the_adapters_are_not(kind):
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "Peanut"])  # whose product is no layer
 @torch.no_grad()
 def test_nor_are_they_when_compiling_prunes(kind):
-    model = adapted(kind)
+    model = adapted(kind, num_hidden_layers=1)
     compiled = sf.compile(model, prune="magnitude", policy="sparse")
     compiled(IDS)
     sparse = [layer.name for layer in compiled.report.layers if layer.decision == "sparse"]

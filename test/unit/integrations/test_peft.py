@@ -21,14 +21,14 @@ TARGETS = ["q_proj", "v_proj", "down_proj"]
 LORA = {"r": 4, "lora_alpha": 6, "target_modules": TARGETS}
 
 
-def packed(dtype: torch.dtype = torch.float32) -> nn.Module:
-    model = llama(dtype)
+def packed(dtype: torch.dtype = torch.float32, **options) -> nn.Module:
+    model = llama(dtype, **options)
     sf.nn.sparsify(model, policy="sparse")
     return model
 
 
-def dense(dtype: torch.dtype = torch.float32) -> nn.Module:
-    model = llama(dtype)
+def dense(dtype: torch.dtype = torch.float32, **options) -> nn.Module:
+    model = llama(dtype, **options)
     sf.prune(model, progress=False)
     return model
 
@@ -199,7 +199,7 @@ def test_whichever_is_imported_first(imports, tmp_path):
 @pytest.mark.parametrize("base", [dense, packed], ids=["dense", "packed"])
 @torch.no_grad()
 def test_a_compiled_model_follows_every_change_of_its_adapters(base):
-    model = adapted(base(), peft.LoraConfig(**LORA, task_type="CAUSAL_LM"))
+    model = adapted(base(num_hidden_layers=1), peft.LoraConfig(**LORA, task_type="CAUSAL_LM"))
     model.add_adapter("other", peft.LoraConfig(r=3, target_modules=["q_proj", "up_proj"]))
     randomised(model)
     model.eval()
