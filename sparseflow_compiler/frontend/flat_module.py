@@ -48,6 +48,7 @@ class FlatModule(nn.Module):
         args, kwargs = decoder.unflatten(self.call.structure)
         objects = decoder.objects
         before = [_state(value, objects) for value in objects]
+        self._record.layouts.begin(leaves)
         given = Given(args, {k: v for k, v in kwargs.items() if k != STATE}, objects)
         try:
             with self._record.watch.run(kwargs.pop(STATE, None)), self._record.layouts:
@@ -59,6 +60,9 @@ class FlatModule(nn.Module):
         given.require_unchanged(self.model)
         encoder = Encoder(objects=list(objects), given=leaves)
         structure = encoder.flatten(output)
+        returned = Encoder(objects=list(objects))
+        returned.flatten(output)
+        self._record.layouts.end(returned.leaves)
         updates = []
         for ordinal, value in enumerate(objects):
             after = _state(value, objects)

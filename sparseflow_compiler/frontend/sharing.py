@@ -17,18 +17,19 @@ def apart(leaves: Sequence[object], model: nn.Module) -> list[object]:
 
     torch.export treats tensors of one storage as the same, which only holds for this call.
     """
-    own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    uses = Counter(_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    own = {storage_of(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    uses = Counter(storage_of(leaf) for leaf in leaves if isinstance(leaf, Tensor))
     return [
         _copy(leaf) if isinstance(leaf, Tensor) and _is_shared(leaf, uses, own) else leaf for leaf in leaves
     ]
 
 
 def _is_shared(leaf: Tensor, uses: Mapping[int, int], own: set[int]) -> bool:
-    return uses[_storage(leaf)] > 1 or _storage(leaf) in own
+    return uses[storage_of(leaf)] > 1 or storage_of(leaf) in own
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """Return what identifies a tensor's storage while that lives."""
     return int(tensor.untyped_storage()._cdata)
 
 

@@ -248,3 +248,42 @@ def test_a_static_cache_whose_layers_share_memory_is_refused() -> None:
         shared.layers[1].keys = shared.layers[0].keys[:]
         with pytest.raises(ArgumentError, match="overlaps"):
             compiled(input_ids=ids, **{zoo.CACHE: shared})
+
+
+ONES_THAT_MAY_COPY = {
+    "contiguous": lambda x: x.contiguous(),
+    "a part of contiguous": lambda x: x.contiguous()[0],
+    "beside another": lambda x: (x.contiguous(), x + 1),
+    "channels last": lambda x: x[None, None].contiguous(memory_format=torch.channels_last),
+    "to a memory format": lambda x: x.to(torch.float32, memory_format=torch.contiguous_format),
+    "transposed": lambda x: x.mT.contiguous(),
+    "reshape": lambda x: x.reshape(-1),
+    "ravel": lambda x: x.ravel(),
+}
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("strided", [(False, True, False), (True, False, True)], ids=["whole", "strided"])
+@pytest.mark.parametrize("function", ONES_THAT_MAY_COPY.values(), ids=ONES_THAT_MAY_COPY)
+def test_a_result_is_its_input_where_it_is_in_eager(function, strided):
+    model = Function(function).eval()
+    compiled = sf.compile(model, inner="eager")
+    for every_other in strided:
+        x = torch.rand(12, 16)[::2] if every_other else torch.rand(6, 16)
+        found, expected = compiled(x), model(x)
+        if isinstance(expected, tuple):
+            found, expected = found[0], expected[0]
+        assert torch.equal(found, expected)
+        assert (found is x) == (expected is x)
+        assert found.stride() == expected.stride()
+        assert (found.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()) == (
+            expected.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        )
