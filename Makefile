@@ -77,17 +77,17 @@ check: build source ## The one gate: format, lint, types, layers, generated docs
 	MYPYPATH=build/source $(VENV)/bin/mypy -p sparseflow
 	MYPYPATH=build/source:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
 	$(VENV)/bin/python tools/layers.py build/source
-	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/*.md
+	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/reference/passes.md
+	$(VENV)/bin/python tools/readme_tables.py --check README.md docs
 	$(MAKE) site
 
 format: env ## Rewrite the sources in the house's format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-docs: build ## Regenerate docs/passes.md and the documents' tables, and build the site
-	$(VENV)/bin/python -m sparseflow.tools.passes_doc docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py README.md docs/*.md
+docs: build ## Regenerate docs/reference/passes.md and the documents' tables, and build the site
+	$(VENV)/bin/python -m sparseflow.tools.passes_doc docs/reference/passes.md
+	$(VENV)/bin/python tools/readme_tables.py README.md docs
 	$(MAKE) site
 
 site: source ## Build the documentation into build/site
