@@ -20,6 +20,8 @@ from typing import Any
 
 import figures
 from tables import TABLES
+from tables_choice import NAME as CHOICE
+from tables_choice import which_sparsity
 from tables_default import NAMES as MAY_LACK
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -34,6 +36,8 @@ def render(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         start, table_name, end = match.groups()
+        if table_name == CHOICE:
+            return f"{start}{which_sparsity(RESULTS)}{end}"
         name, _, full = table_name.partition(".")
         if name in MAY_LACK and not (RESULTS / f"{name}.json").exists():
             return f"{start}\nNot measured yet.\n\n{end}"
