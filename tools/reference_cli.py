@@ -16,8 +16,8 @@ _HEAD = """# Command line
 
 <!-- Made from the commands by `make docs`; `make check` compares. -->
 
-`sparseflow COMMAND --help` says the same in the terminal, `sparseflow --install-completion` sets up the shell's completion. `sparseflow-opt`
-drives the [passes](passes.md). A command exits with
+`sparseflow COMMAND --help` says the same in the terminal, `sparseflow --install-completion` sets up the
+shell's completion. `sparseflow-opt` drives the [passes](passes.md). A command exits with
 """
 
 
@@ -87,5 +87,3 @@ def _declared(hint: object) -> typer.models.ParameterInfo | None:
     if get_origin(hint) is not Annotated:
         return None
     return next((each for each in get_args(hint) if isinstance(each, typer.models.ParameterInfo)), None)
-
-

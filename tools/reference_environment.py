@@ -17,8 +17,9 @@ _READ = re.compile(
 _HEAD = """# Environment variables
 
 <!-- Made by `make docs`, which finds the variables in the sources; `make check` compares. -->"""
-_TAIL = """Of others' variables SparseFlow heeds `OMP_NUM_THREADS` (threads of CPU kernels, through torch), `CUDA_VISIBLE_DEVICES`, `TORCH_LOGS` and
-`TRANSFORMERS_VERBOSITY` (where set, these libraries' messages are left alone)."""
+_TAIL = """Of others' variables SparseFlow heeds `OMP_NUM_THREADS` (threads of CPU kernels, through torch),
+`CUDA_VISIBLE_DEVICES`, `TORCH_LOGS` and `TRANSFORMERS_VERBOSITY` (where set, these libraries' messages are
+left alone)."""
 
 ABOUT: Mapping[str, str] = {
     "SPARSEFLOW_CACHE_DIR": "The folder of measured tables; by default the user's cache folder.",
@@ -39,7 +40,9 @@ def page() -> str:
     """
     found = variables()
     if unlike := set(found) ^ set(ABOUT):
-        raise KeyError(f"tools/reference_environment.py and the sources differ in {', '.join(sorted(unlike))}")
+        raise KeyError(
+            f"tools/reference_environment.py and the sources differ in {', '.join(sorted(unlike))}"
+        )
     rows = [[f"`{name}`", ABOUT[name], f"`{place}`"] for name, place in sorted(found.items())]
     return "\n\n".join([_HEAD, table(["variable", "", "read in"], rows), _TAIL]) + "\n"
 

@@ -16,9 +16,10 @@ _HEAD = """# Errors
 
 <!-- Made from the sources by `make docs`; `make check` compares. -->
 
-Every error that SparseFlow raises on purpose is a `sparseflow.errors.SparseFlowError` and says three things: what it is about (`subject`), what was
-required and what was found instead (`rule`), and the way out (`remedy`). The tables list rules and remedies; … stands for what a message fills
-in. The commands print the same and exit with 1."""
+Every error that SparseFlow raises on purpose is a `sparseflow.errors.SparseFlowError` and says three
+things: what it is about (`subject`), what was required and what was found instead (`rule`), and the way
+out (`remedy`). The tables list rules and remedies; … stands for what a message fills in. The commands
+print the same and exit with 1."""
 
 
 def page() -> str:

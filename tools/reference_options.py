@@ -17,8 +17,9 @@ _HEAD = """# Options
 
 <!-- Made from signatures and docstrings by `make docs`; `make check` compares. -->
 
-The keyword options of the functions that have most of them, with their defaults. [API](api.md) has the rest of each function. What
-`torch.compile(model, backend="sparseflow", options={…})` takes is what `sf.compile` does, but for `inplace`."""
+The keyword options of the functions that have most of them, with their defaults. [API](api.md) has the
+rest of each function. `torch.compile(model, backend="sparseflow", options={…})` takes those of `sf.compile`
+but `inplace`."""
 
 _FUNCTIONS: Mapping[str, Callable[..., object]] = {
     "sf.compile": sf.compile,

@@ -97,7 +97,9 @@ def _group(group: Group, row: Mapping[str, Any], top: int, style: Style) -> Iter
         y, length = top + place * LINE, BAR * milliseconds / longest
         weight = ' font-weight="600"' if place else ""
         yield f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end" fill="{style.quiet}">{name}</text>'
-        yield f'<rect x="{LEFT}" y="{y + 2}" width="{length:.1f}" height="{LINE - 5}" rx="2" fill="{colour}"/>'
+        yield (
+            f'<rect x="{LEFT}" y="{y + 2}" width="{length:.1f}" height="{LINE - 5}" rx="2" fill="{colour}"/>'
+        )
         yield f'<text x="{LEFT + length + 8:.1f}" y="{y + 14}" fill="{style.text}"{weight}>{label}</text>'
 
 

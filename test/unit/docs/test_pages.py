@@ -80,7 +80,9 @@ def test_every_path_that_the_sources_name_is_there():
     named = re.compile(r"docs/[\w/-]+\.(?:md|svg)")
     lost = set()
     for name in tracked.stdout.split("\0"):
-        if name.endswith((".py", ".md", ".h", ".cpp", ".cu", ".cuh", ".yml", ".toml", ".sh", "Makefile", ".ipynb")):
+        if name.endswith(
+            (".py", ".md", ".h", ".cpp", ".cu", ".cuh", ".yml", ".toml", ".sh", "Makefile", ".ipynb")
+        ):
             path = ROOT / name
             found = named.findall(path.read_text()) if path.is_file() else []
             lost |= {(name, each) for each in found if not (ROOT / each).exists()}
