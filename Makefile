@@ -77,17 +77,21 @@ check: build source ## The one gate: format, lint, types, layers, generated docs
 	MYPYPATH=build/source $(VENV)/bin/mypy -p sparseflow
 	MYPYPATH=build/source:benchmarks:demo $(VENV)/bin/mypy --strict tools benchmarks demo
 	$(VENV)/bin/python tools/layers.py build/source
-	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/*.md
+	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/reference/passes.md
+	$(VENV)/bin/python tools/readme_tables.py --check README.md docs
+	$(VENV)/bin/python tools/speed_chart.py --check docs/assets
+	$(VENV)/bin/python tools/reference_pages.py --check docs/reference
 	$(MAKE) site
 
 format: env ## Rewrite the sources in the house's format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-docs: build ## Regenerate docs/passes.md and the documents' tables, and build the site
-	$(VENV)/bin/python -m sparseflow.tools.passes_doc docs/passes.md
-	$(VENV)/bin/python tools/readme_tables.py README.md docs/*.md
+docs: build ## Regenerate the reference pages, the documents' tables and the chart, and build the site
+	$(VENV)/bin/python -m sparseflow.tools.passes_doc docs/reference/passes.md
+	$(VENV)/bin/python tools/readme_tables.py README.md docs
+	$(VENV)/bin/python tools/speed_chart.py docs/assets
+	$(VENV)/bin/python tools/reference_pages.py docs/reference
 	$(MAKE) site
 
 site: source ## Build the documentation into build/site

@@ -217,7 +217,7 @@ def _flag(d: Draft) -> None:
 
 
 def _grad_mode(d: Draft) -> None:
-    # torch.is_grad_enabled() is false in a captured forward: docs/limits.md.
+    # torch.is_grad_enabled() is false in a captured forward: docs/reference/limits.md.
     if d.rng.random() < 0.5:
         return _branch(d, "self.training")
     mode = d.rng.choice(["torch.no_grad()", "torch.enable_grad()", "torch.set_grad_enabled(False)"])

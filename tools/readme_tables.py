@@ -1,9 +1,11 @@
-"""Write the documents' tables from benchmarks/results/*.json, or check that they are current.
+"""Write the documents' tables and figures from benchmarks/results/*.json, or check that they are current.
 
-Usage: readme_tables.py [--check] FILE…
+Usage: readme_tables.py [--check] PATH…
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a result file without its suffix,
-or NAME.full for all of its columns. A figure in a document is therefore one that a script measured.
+A PATH is a Markdown file, or a folder whose Markdown files at any depth are meant. A table stands between
+`<!-- table: NAME -->` and `<!-- end -->`; NAME is a result file without its suffix, or NAME.full for all of
+its columns. A single figure stands between `<!-- figure: QUERY -->` and `<!-- end -->` (figures.py). What a
+document says in numbers is therefore what a script measured.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import figures
 from tables import TABLES
+from tables_choice import NAME as CHOICE
+from tables_choice import which_sparsity
 from tables_default import NAMES as MAY_LACK
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -26,10 +32,12 @@ SOME_M = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
 def render(text: str) -> str:
-    """`text` with every marked table rewritten from its result file."""
+    """`text` with every marked table and figure rewritten from its result file."""
 
     def table(match: re.Match[str]) -> str:
         start, table_name, end = match.groups()
+        if table_name == CHOICE:
+            return f"{start}{which_sparsity(RESULTS)}{end}"
         name, _, full = table_name.partition(".")
         if name in MAY_LACK and not (RESULTS / f"{name}.json").exists():
             return f"{start}\nNot measured yet.\n\n{end}"
@@ -39,7 +47,7 @@ def render(text: str) -> str:
             rows = [row for row in rows if row.get("M", 1) in SOME_M or "N" not in row]
         return f"{start}\n{meta['device']}, {_commands(name, meta)}\n{TABLES[name](rows)}{end}"
 
-    return MARKED.sub(table, text)
+    return figures.render(MARKED.sub(table, text), RESULTS)
 
 
 def _commands(name: str, meta: dict[str, Any]) -> str:
@@ -59,10 +67,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    return max(refresh(path, check=options.check) for path in options.files)
+    return max(refresh(page, check=options.check) for page in pages(options.paths))
+
+
+def pages(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among `paths`, and the Markdown files in their folders at any depth."""
+    for path in paths:
+        yield from sorted(path.rglob("*.md")) if path.is_dir() else (path,)
 
 
 def refresh(path: Path, *, check: bool) -> int:

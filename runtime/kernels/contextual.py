@@ -1,4 +1,4 @@
-"""The kernels of contextual MLPs, which run whole MLPs and appear in no policy (docs/contextual.md)."""
+"""The kernels of contextual MLPs, which run whole MLPs and appear in no policy (docs/design/kernels-contextual.md)."""
 
 from __future__ import annotations
 

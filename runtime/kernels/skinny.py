@@ -1,4 +1,4 @@
-"""SparseFlow's GPU kernel for few rows of x, in several variants (docs/kernels.md)."""
+"""SparseFlow's GPU kernel for few rows of x, in several variants (docs/design/kernels.md)."""
 
 from __future__ import annotations
 

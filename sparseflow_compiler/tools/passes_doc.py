@@ -1,6 +1,6 @@
 """Generate documentation of the passes from their docstrings and fields.
 
-``python -m sparseflow.tools.passes_doc docs/passes.md`` writes the file, with ``--check`` it compares.
+``python -m sparseflow.tools.passes_doc docs/reference/passes.md`` writes the file, with ``--check`` it compares.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pipelines_as_text() -> str:
 
 
 def as_markdown() -> str:
-    """Return the contents of ``docs/passes.md``."""
+    """Return the contents of ``docs/reference/passes.md``."""
     parts = [
         "# Passes",
         "<!-- Made from the passes' docstrings by `make docs`; `make check` compares. -->",

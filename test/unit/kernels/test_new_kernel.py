@@ -1,6 +1,6 @@
 """A kernel that SparseFlow doesn't ship, registered by this file alone: measured, dispatched and shown.
 
-`docs/writing-a-kernel.md` explains each step.
+`docs/design/writing-a-kernel.md` explains each step.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_an_unknown_name_suggests_a_close_one():
 
 
 def test_the_documentation_is_current():
-    assert passes_doc.main(["--check", str(ROOT / "docs" / "passes.md")]) == 0
+    assert passes_doc.main(["--check", str(ROOT / "docs" / "reference" / "passes.md")]) == 0
 
 
 def test_the_check_of_the_documentation_can_fail(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""docs/writing-a-pass.md, followed to the letter: the pass that it shows runs wherever passes run."""
+"""docs/design/writing-a-pass.md, followed to the letter: the pass that it shows runs wherever passes run."""
 
 import ast
 import importlib
@@ -19,7 +19,7 @@ from sparseflow.passes.phases import PHASES
 from sparseflow.passes.registry import PASSES
 from sparseflow.tools.opt import main
 
-PAGE = (Path(__file__).parents[3] / "docs" / "writing-a-pass.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "design" / "writing-a-pass.md").read_text()
 REASON = "has 8192 weights, fewer than 1048576"
 
 
