@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.cli.saved_models import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
@@ -57,7 +57,7 @@ def evaluate(
             _encoder(report, folder, model, reference, text, most)
     if plot is not None:
         _plot(report, plot)
-    print(json.dumps(report.to_dict()) if as_json else report.table())
+    answer(report.to_dict(), report.table, as_json=as_json)
 
 
 class Windows(TypedDict):

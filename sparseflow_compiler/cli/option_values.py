@@ -1,8 +1,7 @@
-"""Shared parsing of the commands' options: devices, dtypes, sizes, output files, JSON."""
+"""Shared parsing of the commands' options: devices, dtypes, sizes, output files."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -124,8 +123,3 @@ def require_folder(file: Path | None) -> None:
         raise ArgumentError(f"file {file}", f"there is no folder {file.parent}", "make it first")
     if file is not None and file.is_dir():
         raise ArgumentError(f"file {file}", "is a folder", "name a file")
-
-
-def print_json(data: object) -> None:
-    """Print data as the single JSON document of ``--json``."""
-    print(json.dumps(data))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.cli.named_models import named_model, require_phase
 from sparseflow.errors import ArgumentError
 
@@ -64,10 +65,7 @@ def profile(
         ) from None
     if chart is not None:
         result.chart(chart)
-    if as_json:
-        option_values.print_json(result.to_dict())
-    else:
-        print(result.table(), end="")
+    answer(result.to_dict(), result.table, as_json=as_json)
 
 
 def _run(

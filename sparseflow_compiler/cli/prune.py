@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.cli.saved_models import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
@@ -77,7 +78,7 @@ def prune(
         from sparseflow.evaluation.plots import error_by_layer
 
         error_by_layer({method: report}, plot)
-    print(json.dumps(report.to_dict()) if as_json else f"{report.table()}\nsaved to {out}")
+    answer(report.to_dict(), report.table, as_json=as_json, saved=out)
 
 
 def _batches(
