@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
+
+Dark = Annotated[
+    bool,
+    typer.Option(
+        "--dark", help="Draw a picture on dark ground; .svg and .html follow their reader's setting."
+    ),
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 

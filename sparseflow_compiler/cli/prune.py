@@ -55,6 +55,7 @@ def prune(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
     device: Annotated[str, typer.Option(help="Where to prune.")] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Draw the error by layer into this file.")] = None,
+    dark: option_values.Dark = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Prune a transformers model to 2:4 and save it."""
@@ -75,9 +76,9 @@ def prune(
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
     _save(loaded, tokenizer, out, report.to_dict())
     if plot is not None:
-        from sparseflow.evaluation.plots import error_by_layer
+        from sparseflow.evaluation.layer_plot import error_by_layer
 
-        error_by_layer({method: report}, plot)
+        error_by_layer({method: report}, plot, dark=dark)
     answer(report.to_dict(), report.table, as_json=as_json, saved=out)
 
 

@@ -31,6 +31,7 @@ def report(
     ],
     html: Annotated[Path | None, typer.Option(help="Write one HTML page that needs nothing else.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
+    dark: option_values.Dark = False,
     md: Annotated[Path | None, typer.Option(help="Write Markdown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is reported as JSON.")] = False,
 ) -> None:
@@ -47,7 +48,7 @@ def report(
     page = page_of(sources)
     written = {form: file for form, file in forms.items() if file is not None}
     for form, file in written.items():
-        write(page, file, form)
+        write(page, file, form, dark=dark)
     data = sources[0].data if len(sources) == 1 else [source.data for source in sources]
     if written and not as_json:
         if verbosity() is not Verbosity.QUIET:

@@ -118,11 +118,12 @@ class Profile:
             f"{value}" if key == "model" else f"{key} {value}" for key, value in self.meta.items()
         )
 
-    def chart(self, path: Path | str) -> None:
+    def chart(self, path: Path | str, *, dark: bool = False) -> None:
         """Draw both sides' kernel time by kind.
 
         Args:
             path: the file; its suffix, such as ``.png`` or ``.svg``, chooses the format.
+            dark: whether to draw on dark ground; an .svg follows its reader's setting instead.
 
         Raises:
             MissingDependencyError: matplotlib is missing.
@@ -131,7 +132,7 @@ class Profile:
         from sparseflow.profiling.chart import draw
 
         figures = f"GEMM {self.gemm_speedup:.2f}×, ceiling {self.ceiling:.2f}×, reached {self.reached:.2f}×"
-        draw((self.compiled, self.dense), f"{self.title}\n{figures}", Path(path))
+        draw((self.compiled, self.dense), f"{self.title}\n{figures}", Path(path), dark=dark)
 
     def _cells(self, kind: Kind) -> tuple[str, ...]:
         before, after = self.dense.us_by_kind[kind], self.compiled.us_by_kind[kind]

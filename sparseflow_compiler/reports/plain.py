@@ -28,9 +28,9 @@ def _cells(piece: Piece) -> tuple[Sequence[Column], Sequence[Sequence[str]]]:
             return facts, [(value, name, note) for name, value, note in items]
         case Bars(items=bars):
             return (("", "left"), ("", "right")), [(label, text) for label, _, text in bars]
-        case HeatMap(rows=names, columns=ms, cells=cells):
+        case HeatMap(columns=ms, cells=cells):
             heat: list[Column] = [("×", "left"), *((f"M={m}", "right") for m in ms)]
-            lines = zip(names, cells, strict=True)
+            lines = zip(piece.labels, cells, strict=True)
             return heat, [(name, *(cell.text for cell in line)) for name, line in lines]
         case Pies(pies=pies):
             rings: list[Column] = [("%", "left"), *((pie.title, "right") for pie in pies)]

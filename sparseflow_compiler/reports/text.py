@@ -32,7 +32,7 @@ def report_table(report: Report, width: int, *, expand: bool) -> str:
     found = groups(report.layers)
     shown = sorted(found, key=lambda group: -group.bytes_dense)[:MOST_GROUPS]
     lines = body(_GROUPED, [_grouped(group) for group in found if group in shown], width)
-    notes = "".join(f"{textwrap.shorten(note, width, placeholder=' …')}\n" for note in _notes(shown))
+    notes = "".join(f"{textwrap.shorten(note, width, placeholder=' …')}\n" for note in dense_notes(shown))
     left = len(found) - len(shown)
     more = f"… and {left} smaller groups: report.table(expand=True) has every layer\n" if left else ""
     return f"{head}\n{lines}{more}{notes}"
@@ -61,9 +61,9 @@ def _head(report: Report) -> Iterable[str]:
     dense, now = sum(layer.bytes_dense for layer in layers), sum(layer.bytes for layer in layers)
     if dense:
         yield f"weights of these layers: {megabytes(dense)} dense, {megabytes(now)} now, {now / dense:.3f}×"
-    gains = [(m, gain) for m in ROWS if (gain := expected(layers, m)) is not None]
-    if sparse and gains:
-        yield "expected of these layers together: " + ", ".join(f"{gain:.2f}× at M={m}" for m, gain in gains)
+    found = [(m, gain) for m in ROWS if (gain := expected(layers, m)) is not None]
+    if sparse and found:
+        yield "expected of these layers together: " + ", ".join(f"{gain:.2f}× at M={m}" for m, gain in found)
     yield from _measured(report.model)
 
 
@@ -103,7 +103,7 @@ def _grouped(group: Group) -> tuple[str, ...]:
         group.first.decision,
         f"{group.bytes / 1e6:.1f}",
         f"{group.rel_err:.2f}" if group.rel_err else "",
-        _gains(group.ranges),
+        gains(group.ranges),
     )
 
 
@@ -132,7 +132,7 @@ def _expanded(layer: LayerReport) -> tuple[str, ...]:
     )
 
 
-def _notes(found: Sequence[Group]) -> Iterable[str]:
+def dense_notes(found: Sequence[Group]) -> Iterable[str]:
     """Yield the reasons why layers are dense, each once."""
     reasons: dict[str, list[str]] = {}
     for group in found:
@@ -148,7 +148,7 @@ def span(first: int, last: int | None) -> str:
     return f"{first}…" if last is None else f"{first}–{last}" if last != first else f"{first}"
 
 
-def _gains(ranges: Sequence[Range]) -> str:
+def gains(ranges: Sequence[Range]) -> str:
     """Return the least and largest measured speed-up of the sparse ranges as text."""
     found = [r.speedup for r in ranges if r.speedup is not None and r.backend != "dense"]
     if not found:
