@@ -11,7 +11,6 @@ half the epsilon of y's dtype, to which the sum is rounded once, and t its small
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from sparseflow.runtime.device_weight import DeviceWeight
 from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
 from sparseflow.runtime.packed import PackedWeight
 from sparseflow.runtime.products import which
+from sparseflow.support.text_table import Column, text_table
 
 if TYPE_CHECKING:
     from sparseflow.support.progress import Step
@@ -93,6 +93,15 @@ class Check:
         return {**upper, **fields, "ok": self.ok}
 
 
+_COLUMNS: tuple[Column, ...] = (
+    ("M×N×K", "left"),
+    ("dtype", "left"),
+    ("runs", "left"),
+    ("rel. err", "right"),
+    ("of bound", "right"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Validation:
     """The result of a validation.
@@ -121,31 +130,22 @@ class Validation:
 
     def table(self, width: int = 110) -> str:
         """Return the result as text, one line a product."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=self.device, title_justify="left", show_edge=False, pad_edge=False)
-        for heading in ("", "M", "N", "K"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for heading in ("dtype", "runs"):
-            table.add_column(heading)
-        for heading in ("rel. err", "of bound"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for check in self.checks:
-            what = check.runs if check.ok else f"{check.runs}: {check.why}".removeprefix(": ")
-            sign = "✓" if check.ok else "✗"
-            figures = (f"{check.rel_err:.1e}", f"{check.of_bound:.3f}")
-            table.add_row(sign, str(check.m), str(check.n), str(check.k), check.dtype, what, *figures)
-        text = io.StringIO()
-        console = Console(file=text, width=width, markup=False)  # reasons contain brackets
-        console.print(table)
-        console.print(self._summary(), highlight=False)
-        return text.getvalue()
+        rows = [
+            (
+                f"{'✓' if check.ok else '✗'} {check.m}×{check.n}×{check.k}",
+                check.dtype,
+                check.runs if check.ok else f"{check.runs}: {check.why}".removeprefix(": "),
+                f"{check.rel_err:.1e}",
+                f"{check.of_bound:.3f}",
+            )
+            for check in self.checks
+        ]
+        return text_table(self.device, _COLUMNS, rows, ("", self._summary()), width)
 
     def _summary(self) -> str:
         right = sum(check.ok for check in self.checks)
         part = f"up to {self.sample} rows and {self.sample} columns of each" if self.sample else "every entry"
-        return f"\n{right} of {len(self.checks)} products are right; compared with fp64: {part}."
+        return f"{right} of {len(self.checks)} products are right; compared with fp64: {part}."
 
 
 def validate(

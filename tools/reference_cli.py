@@ -7,23 +7,25 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import typer.models
-from docstrings import section, table
+from docstrings import table
 from typer import Typer
 
 from sparseflow.cli import main as command_line
+from sparseflow.cli.exit_codes import EXIT_CODES
 
 _HEAD = """# Command line
 
 <!-- Made from the commands by `make docs`; `make check` compares. -->
 
-`sparseflow COMMAND --help` says the same in the terminal, `sparseflow --install-completion` sets up the
-shell's completion. `sparseflow-opt` drives the [passes](passes.md). A command exits with
+`sparseflow COMMAND --help` says the same in the terminal; [the guide](../guides/command-line.md) has what
+commands share. `sparseflow-opt` drives the [passes](passes.md). A command exits with
+
 """
 
 
 def page() -> str:
     """Return the contents of docs/reference/cli.md."""
-    codes = section(command_line.main.__doc__ or "", "Returns")
+    codes = table(["code", "means"], [[str(code), meaning] for code, meaning in EXIT_CODES.items()])
     return "\n\n".join([_HEAD + codes, *_commands(command_line.app, "sparseflow")]) + "\n"
 
 

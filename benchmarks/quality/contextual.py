@@ -36,6 +36,7 @@ from sentences import docstring_sentences  # noqa: E402
 from sparseflow.contextual import ModelMlp, Predictors, find_model_mlps, train_predictor  # noqa: E402
 from sparseflow.contextual.judging import selected  # noqa: E402
 from sparseflow.contextual.selection import top  # noqa: E402
+from sparseflow.reports.charts import chart  # noqa: E402
 from sparseflow.runtime.contextual import Predictor  # noqa: E402
 
 RATES = (0.5, 0.3, 0.2, 0.75, 0.4, 0.1, 1.0)
@@ -94,19 +95,15 @@ def figures(predictors: Predictors) -> dict[str, Any]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw cosine against the active rate, a line a way to choose."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name in dict.fromkeys(row["neurons"] for row in rows):
-        points = sorted((100 * row["active"], row["cosine"]) for row in rows if row["neurons"] == name)
-        axes.plot(*zip(*points, strict=True), marker=".", label=name)
-    axes.set_xlabel("active neurons, % of each token's")
-    axes.set_ylabel("cosine to the dense embedding")
-    axes.invert_xaxis()
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    with chart(path, 7, 4) as figure:
+        axes = figure.subplots()
+        for name in dict.fromkeys(row["neurons"] for row in rows):
+            points = sorted((100 * row["active"], row["cosine"]) for row in rows if row["neurons"] == name)
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set_xlabel("active neurons, % of each token's")
+        axes.set_title("cosine to the dense embedding")
+        axes.invert_xaxis()
+        axes.legend()
 
 
 def main() -> int:

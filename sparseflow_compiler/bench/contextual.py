@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from sparseflow.pruning import prune
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.support.documents import Document
 from sparseflow.support.progress import Step
+from sparseflow.support.text_table import Column, text_table
 
 if TYPE_CHECKING:
     from sparseflow.integrations.transformers.types import ModelOutput, PreTrainedModel
@@ -282,15 +282,11 @@ def _memory(device: torch.device) -> int:
 
 
 def table(result: Document, width: int = 130) -> str:
-    """Return the rows of a result as text."""
-    from rich.console import Console
-    from rich.table import Table
-
-    made = Table(show_edge=False, pad_edge=False)
-    for heading in result["rows"][0]:
-        made.add_column(heading.replace("_", " "), justify="left" if heading == "side" else "right")
-    for row in result["rows"]:
-        made.add_row(*map(str, row.values()))
-    text = io.StringIO()
-    Console(file=text, width=width, markup=False).print(made)
-    return text.getvalue()
+    """Return the rows of a result as text, and why they ran so."""
+    names = list(result["rows"][0])
+    columns: list[Column] = [
+        (name.replace("_", " "), "left" if name == "side" else "right") for name in names
+    ]
+    return text_table(
+        "", columns, [list(map(str, row.values())) for row in result["rows"]], result["policy"], width
+    )

@@ -12,8 +12,9 @@ from importlib import metadata
 import torch
 
 from sparseflow.profiling.measure_model import device_name
+from sparseflow.support.version import __version__
 
-_PACKAGES = ("torch", "sparseflow", "torch-mlir", "transformers", "numpy")
+_PACKAGES = ("torch", "torch-mlir", "transformers", "numpy")
 
 
 def result(device: torch.device, rows: Sequence[dict[str, object]]) -> dict[str, object]:
@@ -29,7 +30,7 @@ def run_meta(device: str, command: str) -> dict[str, object]:
         device: the name of the measured device.
         command: the command that repeats it.
     """
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "sparseflow": __version__}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -9,22 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.cli.bench_contextual import contextual
 from sparseflow.cli.named_models import named_model, require_phase
 from sparseflow.cli.quiet_output import quietly
+from sparseflow.cli.report import page_text
+from sparseflow.cli.verbosity import spoken
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
 
 bench = typer.Typer(help="Measure dense beside ours on this device.", no_args_is_help=True)
-bench.command()(quietly(contextual))
+bench.command()(spoken(quietly(contextual)))
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for `sparseflow report`.")]
 _Device = Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")]
 
 
 @bench.command()
+@spoken
 def gemm(
     shape: Annotated[list[str], typer.Option(help="A layer, NxK; may be repeated.")],
     m: Annotated[list[int] | None, typer.Option(help="Rows of x; by default 1, 16, 256 and 1024.")] = None,
@@ -49,6 +53,7 @@ def gemm(
 
 
 @bench.command()
+@spoken
 @quietly
 def model(
     model: Annotated[str, typer.Argument(help="A built-in shape, or the folder of a transformers model.")],
@@ -90,6 +95,8 @@ def model(
 
 
 @bench.command()
+@spoken
+@quietly
 def generate(
     model: Annotated[str, typer.Argument(help="A built-in shape, or the folder of a transformers model.")],
     batch: Annotated[list[int] | None, typer.Option(help="Sequences; may be repeated. By default 1.")] = None,
@@ -161,10 +168,7 @@ def _peer_rows(
 
 def _show(device: torch.device, rows: Sequence[dict[str, object]], as_json: bool) -> None:
     from sparseflow.bench import result
-    from sparseflow.reports import WRITERS, Source, page_of
+    from sparseflow.reports import Source, page_of
 
     found = result(device, rows)
-    if as_json:
-        option_values.print_json(found)
-    else:
-        print(WRITERS["md"](page_of([Source("bench", found)])).decode())
+    answer(found, page_text(page_of([Source("bench", found)])), as_json=as_json)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.errors import ArgumentError
 
 
@@ -68,10 +69,7 @@ def contextual(
     where = option_values.device(device)
     with progress_bars(None) as bars:
         result = bench_contextual(checked, where, bars.stage("bench"))
-    if as_json:
-        option_values.print_json(result)
-    else:
-        print(table(result), *(f"{reason}\n" for reason in result["policy"]), sep="", end="")
+    answer(result, lambda width: table(result, width), as_json=as_json)
 
 
 def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> list[object] | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sparseflow.cli.answer import answer
 from sparseflow.cli.saved_models import load_model
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import read_tokenizer
@@ -59,4 +59,4 @@ def calibrate(
         seed=seed,
     )
     found.save(out)
-    print(json.dumps(found.to_dict()) if as_json else f"{found.table()}saved to {out}")
+    answer(found.to_dict(), found.table, as_json=as_json, saved=out)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparseflow.cli.answer import answer
+from sparseflow.cli.report import report_text
 from sparseflow.cli.saved_models import load_model
 from sparseflow.integrations.transformers.models import read_tokenizer
 
@@ -77,7 +78,7 @@ def compile_model(
     _serve(compiled, inputs or [str(loaded.main_input_name)])
     compiled.save(out, tokenizer=read_tokenizer(model))
     report = compiled.report
-    print(json.dumps(report.to_dict()) if as_json else f"{report.table()}saved to {out}")
+    answer(report.to_dict(), report_text(report), as_json=as_json, saved=out)
 
 
 def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:

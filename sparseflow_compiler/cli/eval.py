@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.cli.saved_models import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
@@ -36,6 +36,7 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Draw perplexity, or overlap, by model here.")] = None,
+    dark: option_values.Dark = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Measure perplexity, agreement with a dense model, or how an encoder's embeddings moved.
@@ -56,8 +57,8 @@ def evaluate(
         else:
             _encoder(report, folder, model, reference, text, most)
     if plot is not None:
-        _plot(report, plot)
-    print(json.dumps(report.to_dict()) if as_json else report.table())
+        _plot(report, plot, dark)
+    answer(report.to_dict(), report.table, as_json=as_json)
 
 
 class Windows(TypedDict):
@@ -119,8 +120,8 @@ def _encoder(
     report.add(folder.name, **{f"top-{k} overlap": scores.pop("overlap")}, **scores)
 
 
-def _plot(report: EvaluationReport, path: Path) -> None:
+def _plot(report: EvaluationReport, path: Path, dark: bool) -> None:
     from sparseflow.evaluation.plots import by_method
 
     figure = next(name for name in report.rows[0] if name == "perplexity" or "overlap" in name)
-    by_method({str(row["name"]): [row[figure]] for row in report.rows}, path, figure)
+    by_method({str(row["name"]): [row[figure]] for row in report.rows}, path, figure, dark=dark)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import os
 import platform
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparseflow.cli.answer import answer
 from sparseflow.support.version import __version__
 
 if TYPE_CHECKING:
@@ -40,12 +41,20 @@ def info(
 ) -> None:
     """Show what this machine can run, and why not the rest."""
     findings = look()
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-        return
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        print(f"{'✓' if finding.ok else '✗'} {finding.name:<{width}}  {finding.text}")
+    answer([asdict(finding) for finding in findings], lambda width: _text(findings, width), as_json=as_json)
+
+
+def _text(findings: Sequence[Finding], width: int) -> str:
+    indent = 4 + max(len(finding.name) for finding in findings)
+    lines = [
+        f"{'✓' if finding.ok else '✗'} {finding.name:<{indent - 2}}{finding.text}" for finding in findings
+    ]
+    # On a narrow terminal a hanging indent as deep as the names would leave no room for the text.
+    hanging = " " * (indent if width >= 2 * indent else 4)
+    return "\n".join(
+        textwrap.fill(line, max(width, 5), subsequent_indent=hanging, break_on_hyphens=False)
+        for line in lines
+    )
 
 
 def look() -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -12,6 +13,7 @@ from sparseflow.cli.bench import bench
 from sparseflow.cli.calibrate import calibrate
 from sparseflow.cli.compile import compile_model
 from sparseflow.cli.eval import evaluate
+from sparseflow.cli.exit_codes import EPILOG, FAILED, INTERRUPTED, MISUSED, SUCCESS
 from sparseflow.cli.info import info
 from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
@@ -20,33 +22,53 @@ from sparseflow.cli.report import report
 from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
 from sparseflow.cli.validate import validate
+from sparseflow.cli.verbosity import Quiet, Verbose, chosen, speaking, spoken
 from sparseflow.errors import SparseFlowError
+from sparseflow.support.version import __version__
 
 app = typer.Typer(
     name="sparseflow",
     help="Make PyTorch models faster with structured sparsity.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("compile")(quietly(compile_model))
-app.command("eval")(quietly(evaluate))
-app.command()(quietly(prune))
-app.command()(quietly(calibrate))
-app.command()(quietly(profile))
-app.command()(quietly(tune))
-app.command()(validate)
-app.command()(report)
-app.command()(info)
+app.command("compile")(spoken(quietly(compile_model)))
+app.command("eval")(spoken(quietly(evaluate)))
+app.command()(spoken(quietly(prune)))
+app.command()(spoken(quietly(calibrate)))
+app.command()(spoken(quietly(profile)))
+app.command()(spoken(quietly(tune)))
+app.command()(spoken(validate))
+app.command()(spoken(report))
+app.command()(spoken(info))
 app.add_typer(roi, name="roi")
 app.add_typer(bench, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sparseflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    context.with_resource(speaking(chosen(quiet, verbose)))
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 on success; 1 on an error, with a message on stderr, or a failed check; 2 on wrong usage; 3 if a
-        deadline left something undone; 130 on interruption.
+        One of `EXIT_CODES`.
     """
     try:
         result = app(args=None if args is None else list(args), standalone_mode=False)
@@ -57,11 +79,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return int(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         print("sparseflow: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader has closed the pipe, as `| head` does; avoid another flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return FAILED
     except OSError as error:
         return _failed(error)
     except Exception as error:
@@ -71,13 +93,13 @@ def main(args: Sequence[str] | None = None) -> int:
         if show is None:
             raise
         show()
-        return int(getattr(error, "exit_code", 2))
-    return result if isinstance(result, int) else 0
+        return int(getattr(error, "exit_code", MISUSED))
+    return result if isinstance(result, int) else SUCCESS
 
 
 def _failed(why: object) -> int:
     print(f"sparseflow: error: {why}", file=sys.stderr)
-    return 1
+    return FAILED
 
 
 def console_main() -> None:

@@ -1,17 +1,25 @@
-"""Shared parsing of the commands' options: devices, dtypes, sizes, output files, JSON."""
+"""Shared parsing of the commands' options: devices, dtypes, sizes, output files."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
+
+Dark = Annotated[
+    bool,
+    typer.Option(
+        "--dark", help="Draw a picture on dark ground; .svg and .html follow their reader's setting."
+    ),
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -124,8 +132,3 @@ def require_folder(file: Path | None) -> None:
         raise ArgumentError(f"file {file}", f"there is no folder {file.parent}", "make it first")
     if file is not None and file.is_dir():
         raise ArgumentError(f"file {file}", "is a folder", "name a file")
-
-
-def print_json(data: object) -> None:
-    """Print data as the single JSON document of ``--json``."""
-    print(json.dumps(data))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.cli.named_models import named_model, require_phase
 from sparseflow.errors import ArgumentError
 
@@ -32,6 +33,7 @@ def profile(
     calls: Annotated[int, typer.Option(help="Calls in each profile.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Draw them to this .png, .svg or .pdf file.")] = None,
+    dark: option_values.Dark = False,
 ) -> None:
     """Show where a model's time goes, dense and compiled, and what sparse kernels can gain at most.
 
@@ -63,11 +65,8 @@ def profile(
             f"model {model}", f"doesn't fit {where} twice, dense and compiled", "profile fewer --layers"
         ) from None
     if chart is not None:
-        result.chart(chart)
-    if as_json:
-        option_values.print_json(result.to_dict())
-    else:
-        print(result.table(), end="")
+        result.chart(chart, dark=dark)
+    answer(result.to_dict(), result.table, as_json=as_json)
 
 
 def _run(

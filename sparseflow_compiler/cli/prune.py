@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
 from sparseflow.cli.saved_models import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
@@ -54,6 +55,7 @@ def prune(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
     device: Annotated[str, typer.Option(help="Where to prune.")] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Draw the error by layer into this file.")] = None,
+    dark: option_values.Dark = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Prune a transformers model to 2:4 and save it."""
@@ -74,10 +76,10 @@ def prune(
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
     _save(loaded, tokenizer, out, report.to_dict())
     if plot is not None:
-        from sparseflow.evaluation.plots import error_by_layer
+        from sparseflow.evaluation.layer_plot import error_by_layer
 
-        error_by_layer({method: report}, plot)
-    print(json.dumps(report.to_dict()) if as_json else f"{report.table()}\nsaved to {out}")
+        error_by_layer({method: report}, plot, dark=dark)
+    answer(report.to_dict(), report.table, as_json=as_json, saved=out)
 
 
 def _batches(

@@ -7,9 +7,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import ParamSpec, TypeVar
 
+from sparseflow.cli.verbosity import Verbosity, verbosity
 from sparseflow.errors import SparseFlowWarning
 
 P = ParamSpec("P")
@@ -39,11 +40,11 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def quietly(command: Callable[P, R]) -> Callable[P, R]:
-    """Make a command run within `quiet_libraries`."""
+    """Make a command run within `quiet_libraries`, unless -v asks what libraries say."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with quiet_libraries():
+        with nullcontext() if verbosity() is Verbosity.VERBOSE else quiet_libraries():
             return command(*args, **kwargs)
 
     return run
@@ -54,5 +55,6 @@ def _own_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
-            warnings.simplefilter("default", SparseFlowWarning)
+            if verbosity() is not Verbosity.QUIET:
+                warnings.simplefilter("default", SparseFlowWarning)
         yield

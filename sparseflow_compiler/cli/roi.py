@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparseflow.cli.answer import answer
+from sparseflow.cli.verbosity import spoken
 from sparseflow.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ def _group() -> None:
 
 
 @roi.command()
+@spoken
 def throughput(
     tokens_per_day: Annotated[float, typer.Option(help="Tokens that the service handles in a day.")],
     tokens_per_request: Annotated[float, typer.Option(help="Tokens of one request.")],
@@ -59,7 +62,7 @@ def throughput(
     )
     saving = workload.saving()
     result = {"speedup": factor, **saving.to_dict()}
-    print(json.dumps(result) if as_json else _text(workload, saving))
+    answer(result, lambda _: _text(workload, saving), as_json=as_json)
 
 
 def measured_speedup(file: Path) -> float:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
+from sparseflow.cli.exit_codes import UNFINISHED
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import from_config, read_config
 
@@ -70,12 +72,9 @@ def tune(
         force=force,
         deadline=deadline,
     )
-    if as_json:
-        option_values.print_json(result.to_dict())
-    else:
-        print(_text(result))
+    answer(result.to_dict(), lambda _: _text(result), as_json=as_json, saved=result.path)
     if result.remaining:
-        raise typer.Exit(3)
+        raise typer.Exit(UNFINISHED)
 
 
 def read_shapes(path: Path) -> list[tuple[int, int]]:
@@ -117,7 +116,7 @@ def _text(result: TuneResult) -> str:
         f"{point.n}×{point.k} {point.dtype}, M={point.m}: {point.figures()}" for point in result.measured
     ]
     lines += [f"{task}: left out, {why}" for task, why in result.skipped]
-    lines.append(f"{len(result.measured)} points measured, {len(result.known)} known before: {result.path}")
+    lines.append(f"{len(result.measured)} points measured, {len(result.known)} known before")
     if result.failed:
         lines.append(f"{len(result.failed)} candidates failed; the table says which and why")
     if result.remaining:

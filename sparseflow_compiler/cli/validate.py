@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from sparseflow.cli import option_values
+from sparseflow.cli.answer import answer
+from sparseflow.cli.exit_codes import FAILED
 
 
 def validate(
@@ -53,9 +55,6 @@ def validate(
         result = validation.validate(
             products, dtypes, where, sample=sample or None, seed=seed, progress=bars.stage("validate")
         )
-    if as_json:
-        option_values.print_json(result.to_dict())
-    else:
-        print(result.table(), end="")
+    answer(result.to_dict(), result.table, as_json=as_json)
     if not result.ok:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

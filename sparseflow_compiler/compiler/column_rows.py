@@ -41,4 +41,5 @@ def column_row(decision: LayerDecision, plan: ColumnPlan, dense_bytes: int) -> L
         bytes_dense=dense_bytes,
         bytes=dense_bytes,
         rel_err=0.0,
+        measured=tuple(point for point in policy.measured if point[0] <= policy.m_max),
     )

@@ -227,7 +227,8 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         )
     if decision.decision == "contextual":
         return _contextual_row(decision, program.phases.contextual[decision.policy], bank, options)
-    ranges = ranges_of(program.phases.policies.get(decision.policy)) if sparse else ()
+    policy = program.phases.policies.get(decision.policy) if sparse else None
+    ranges = ranges_of(policy) if sparse else ()
     error = bank.relative_error(decision.weight)
     format_error = _format_error(decision, program, bank)
     reason = _why_sparse(decision, program, error, format_error, options) if sparse else decision.reason
@@ -249,6 +250,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
         rel_err=error,
         format=decision.format,
         format_err=format_error,
+        measured=() if policy is None else policy.measured,
     )
 
 
@@ -269,7 +271,7 @@ def _contextual_row(
     layer, name = options.predictors[decision.policy], decision.weight.removesuffix(".weight")
     predictor, selecting = layer.predictor, plan.selecting
     product = plan.products.down if decision.product == "down" else plan.products.up
-    speedups = [speedup for m, speedup in selecting.measured if m <= selecting.m_max]
+    selected = tuple((m, speedup) for m, speedup in selecting.measured if m <= selecting.m_max)
     found = layer.figures
     quality = (
         ""
@@ -290,13 +292,14 @@ def _contextual_row(
         decision="contextual",
         reason=reason + _for_more_rows(product, selecting.m_max, error, options),
         ranges=(
-            Range(1, selecting.m_max, "contextual", min(speedups, default=None)),
+            Range(1, selecting.m_max, "contextual", min((speedup for _, speedup in selected), default=None)),
             *_ranges_above(product, selecting.m_max),
         ),
         bytes_dense=dense_bytes,
         bytes=dense_bytes + packed_bytes + (predictor.nbytes if name == decision.policy else 0),
         rel_err=error,
         format=EXACT if product.policy is not None else "",
+        measured=(*selected, *_measured_above(product, selecting.m_max)),
     )
 
 
@@ -307,6 +310,11 @@ def _ranges_above(product: Product, m: int) -> tuple[Range, ...]:
     if not ranges:
         return (Range(m + 1, None, str(Policy().choice(1)), None),)
     return tuple(Range(r.m_min, r.m_max, str(r.choice), r.speedup) for r in ranges)
+
+
+def _measured_above(product: Product, m: int) -> tuple[tuple[int, float], ...]:
+    found = () if product.policy is None else product.policy.measured
+    return tuple(point for point in found if point[0] > m)
 
 
 def _for_more_rows(product: Product, m: int, error: float, options: CompileOptions) -> str:

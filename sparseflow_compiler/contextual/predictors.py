@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.runtime.contextual.by_gate import RULE, GateThreshold
 from sparseflow.support.documents import Document
+from sparseflow.support.text_table import Column, text_table
 
 _FORMAT, _VERSION = "sparseflow-predictors", 1
 _PARTS = {
@@ -165,36 +165,30 @@ class Predictors(Mapping[str, MlpPredictor]):
 
     def table(self, width: int = 130) -> str:
         """Return the predictors as text, one line an MLP."""
-        from rich.console import Console
-        from rich.table import Table
+        rows = [(name, *_cells(layer)) for name, layer in self.layers.items()]
+        return text_table("", _COLUMNS, rows, (), width)
 
-        table = Table(show_edge=False, pad_edge=False)
-        table.add_column("MLP", overflow="fold")
-        for heading in (
-            "rank",
-            "rule",
-            "rate",
-            "active",
-            "precision",
-            "recall",
-            "coverage",
-            "of oracle",
-            "out. err",
-            "oracle",
-        ):
-            table.add_column(heading, justify="right")
-        for name, layer in self.layers.items():
-            table.add_row(name, *_cells(layer))
-        text = io.StringIO()
-        Console(file=text, width=width, markup=False).print(table)
-        return text.getvalue()
+
+_FIGURES = (
+    "rank",
+    "rule",
+    "rate",
+    "active",
+    "precision",
+    "recall",
+    "coverage",
+    "of oracle",
+    "out. err",
+    "oracle",
+)
+_COLUMNS: tuple[Column, ...] = (("MLP", "left"), *((heading, "right") for heading in _FIGURES))
 
 
 def _cells(layer: MlpPredictor) -> list[str]:
     found = [str(layer.predictor.rank), layer.predictor.rule, f"{layer.rate:.3f}"]
     figures = layer.figures
     if figures is None:
-        return found
+        return [*found, *[""] * (len(_FIGURES) - len(found))]
     return found + [
         f"{value:.3f}"
         for value in (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sparseflow.support.text_table import Column, text_table
 
 
 @dataclass
@@ -35,20 +36,11 @@ class EvaluationReport:
 
     def table(self, width: int = 130) -> str:
         """Return the report as text, one line a row, with shared properties on top."""
-        from rich.console import Console
-        from rich.table import Table
-
         title = ", ".join(f"{key} {value}" for key, value in self.about.items())
-        table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        for column in columns:
-            justify = "left" if column == "name" else "right"
-            table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for row in self.rows:
-            table.add_row(*(_cell(row.get(column)) for column in columns))
-        text = io.StringIO()
-        Console(file=text, width=width, markup=False, force_jupyter=False).print(table)
-        return text.getvalue()
+        names = list(dict.fromkeys(key for row in self.rows for key in row))
+        columns: list[Column] = [(name, "left" if name == "name" else "right") for name in names]
+        rows = [[_cell(row.get(name)) for name in names] for row in self.rows]
+        return text_table(title, columns, rows, (), width)
 
 
 def _cell(value: object) -> str:

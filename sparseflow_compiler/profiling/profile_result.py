@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from sparseflow.profiling.kernel_kinds import KINDS, Kind
 from sparseflow.profiling.kernels import Kernel
+from sparseflow.support.text_table import Column, text_table
 
 
 @dataclass(frozen=True)
@@ -96,29 +96,20 @@ class Profile:
 
     def table(self, width: int = 100) -> str:
         """Return the figures as text."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=self.title, title_justify="left", show_edge=False, pad_edge=False)
-        table.add_column("kernel time")
-        for heading in (f"{self.dense.title}, ms", "%", f"{self.compiled.title}, ms", "%", "speed-up"):
-            table.add_column(heading, justify="right")
-        for kind in KINDS:
-            table.add_row(kind, *self._cells(kind))
-        table.add_section()
-        table.add_row("all kernels", *self._totals())
+        headings = (f"{self.dense.title}, ms", "%", f"{self.compiled.title}, ms", "%", "speed-up")
+        columns: list[Column] = [("kernel time", "left"), *((heading, "right") for heading in headings)]
         before, after = self.dense.seconds, self.compiled.seconds
-        table.add_row("one call", f"{before * 1e3:.3f}", "", f"{after * 1e3:.3f}", "", _times(self.reached))
-        text = io.StringIO()
-        console = Console(file=text, width=width, markup=False, force_jupyter=False)
-        console.print(table)
-        console.print(
-            f"\nGEMMs are {self.dense.shares['GEMM']:.1f} % of the kernel time and became "
+        rows = [
+            *((kind, *self._cells(kind)) for kind in KINDS),
+            ("all kernels", *self._totals()),
+            ("one call", f"{before * 1e3:.3f}", "", f"{after * 1e3:.3f}", "", _times(self.reached)),
+        ]
+        note = (
+            f"GEMMs are {self.dense.shares['GEMM']:.1f} % of the kernel time and became "
             f"{_times(self.gemm_speedup)} as fast: ceiling {_times(self.ceiling)}; "
-            f"reached {_times(self.reached)} by the clock, {_times(self.reached_in_kernels)} in kernels.",
-            highlight=False,
+            f"reached {_times(self.reached)} by the clock, {_times(self.reached_in_kernels)} in kernels."
         )
-        return text.getvalue()
+        return text_table(self.title, columns, rows, ("", note), width)
 
     @property
     def title(self) -> str:
@@ -127,11 +118,12 @@ class Profile:
             f"{value}" if key == "model" else f"{key} {value}" for key, value in self.meta.items()
         )
 
-    def chart(self, path: Path | str) -> None:
+    def chart(self, path: Path | str, *, dark: bool = False) -> None:
         """Draw both sides' kernel time by kind.
 
         Args:
             path: the file; its suffix, such as ``.png`` or ``.svg``, chooses the format.
+            dark: whether to draw on dark ground; an .svg follows its reader's setting instead.
 
         Raises:
             MissingDependencyError: matplotlib is missing.
@@ -140,7 +132,7 @@ class Profile:
         from sparseflow.profiling.chart import draw
 
         figures = f"GEMM {self.gemm_speedup:.2f}×, ceiling {self.ceiling:.2f}×, reached {self.reached:.2f}×"
-        draw((self.compiled, self.dense), f"{self.title}\n{figures}", Path(path))
+        draw((self.compiled, self.dense), f"{self.title}\n{figures}", Path(path), dark=dark)
 
     def _cells(self, kind: Kind) -> tuple[str, ...]:
         before, after = self.dense.us_by_kind[kind], self.compiled.us_by_kind[kind]

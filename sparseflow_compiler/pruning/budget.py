@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from glob import escape
@@ -17,6 +16,7 @@ from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
 from sparseflow.pruning.savings import Savings, savings
 from sparseflow.pruning.sensitivity import Switchboard, state_of
 from sparseflow.support.progress import progress_bars
+from sparseflow.support.text_table import Column, text_table
 
 DEFAULT_MAX_LOSS = 0.05
 """What ``skip="auto"`` allows: nats a token, or 1 − cosine of the output."""
@@ -82,25 +82,23 @@ class BudgetReport(PruneReport):
 
     def table(self, width: int = 130) -> str:
         """Return the report as text: the layers, then the candidates, most harmful first."""
-        from rich.console import Console
-        from rich.table import Table
-
         at = f" at M = {', '.join(map(str, self.ms))}" if self.saved_unit == "µs" else ""
         title = f"loss {self.loss:.4f} of {self.max_loss:.4f} {self.unit}; all pruned: {self.loss_all:.4f}"
-        table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-        for heading in ("layer", "loss alone", f"{self.saved_unit} saved{at}", ""):
-            table.add_column(
-                heading, justify="left" if heading in ("layer", "") else "right", overflow="fold"
-            )
-        for choice in sorted(self.choices, key=lambda choice: -choice.loss):
-            what = "pruned" if choice.pruned else "dense"
-            table.add_row(choice.name, f"{choice.loss:.5f}", f"{choice.saved:.4g}", what)
-        text = io.StringIO()
-        console = Console(file=text, width=width, markup=False, force_jupyter=False)
-        console.print(table)
-        for dense, loss, saved in self.curve:
-            console.print(f"{dense} layers dense: loss {loss:.4f}, {saved:.4g} {self.saved_unit} saved")
-        return super().table(width) + "\n" + text.getvalue()
+        columns: tuple[Column, ...] = (
+            ("layer", "left"),
+            ("loss alone", "right"),
+            (f"{self.saved_unit} saved{at}", "right"),
+            ("", "left"),
+        )
+        rows = [
+            (choice.name, f"{choice.loss:.5f}", f"{choice.saved:.4g}", "pruned" if choice.pruned else "dense")
+            for choice in sorted(self.choices, key=lambda choice: -choice.loss)
+        ]
+        notes = [
+            f"{dense} layers dense: loss {loss:.4f}, {saved:.4g} {self.saved_unit} saved"
+            for dense, loss, saved in self.curve
+        ]
+        return super().table(width) + "\n" + text_table(title, columns, rows, notes, width)
 
 
 def prune_within(

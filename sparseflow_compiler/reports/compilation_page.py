@@ -5,22 +5,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from sparseflow.reports.grouping import groups
+from sparseflow.reports.grouping import expected, groups
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
 from sparseflow.reports.report import LayerReport, Range, Report
-from sparseflow.reports.text import measured_calls, span
+from sparseflow.reports.text import ROWS, measured_calls, span
 from sparseflow.reports.unpruned import unpruned_line
 from sparseflow.support.documents import Document
-
-_LARGEST_M = 16384
 
 
 def compiled_page(data: Mapping[str, object]) -> Page:
     """Make the page of `Report.to_dict()`, with an artifact's manifest under ``artifact``, if any."""
     report = Report.from_dict(data)
     sparse = [layer for layer in report.layers if layer.decision != "dense"]
-    pieces: list[Piece] = [_facts(report, sparse)]
-    if any(entry.speedup for layer in sparse for entry in layer.ranges):
+    pieces: list[Piece] = [key_figures(report)]
+    if any(layer.measured for layer in sparse):
         pieces.append(_speedups(sparse))
     if calls := measured_calls(report.model):
         pieces.append(_calls(calls))
@@ -36,7 +34,10 @@ def compiled_page(data: Mapping[str, object]) -> Page:
 def _about(data: Document) -> tuple[str, ...]:
     model, artifact = data["model"], data.get("artifact")
     options = {name: model[name] for name in ("prune", "memory", "format") if model.get(name)}
-    lines = [unpruned_line(model) or "", ", ".join(f"{name} {value}" for name, value in options.items())]
+    programs = model.get("programs", 0)
+    how = [f"{programs} program{'' if programs == 1 else 's'} captured"]
+    how += [f"{name} {value}" for name, value in options.items()]
+    lines = [unpruned_line(model) or "", ", ".join(how)]
     if artifact is not None:
         versions = ", ".join(f"{name} {version}" for name, version in artifact["versions"].items())
         lines.append(f"saved for {artifact['device']} with {versions}")
@@ -45,17 +46,50 @@ def _about(data: Document) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def _facts(report: Report, sparse: Sequence[LayerReport]) -> Facts:
-    dense, now = (sum(getattr(layer, key) for layer in report.layers) for key in ("bytes_dense", "bytes"))
-    speedups = [entry.speedup for layer in sparse for entry in layer.ranges if entry.speedup]
-    items = [
-        ("sparse layers", f"{len(sparse)} of {len(report.layers)}", "that multiply by a weight"),
-        ("weights", f"{now / dense:.3f}×" if dense else "–", "of dense, all layers"),
-        ("programs", str(report.model.get("programs", 0)), "captured"),
-    ]
-    if speedups:
-        items.insert(1, ("best speed-up", f"{max(speedups):.2f}×", "the least in its range of M"))
-    return Facts("", tuple(items))
+def key_figures(report: Report) -> Facts:
+    """Return three figures for a reader who knows no layers: how fast, how large, how much is sparse."""
+    return Facts("", (_speed(report), _size(report.layers), _share(report.layers)))
+
+
+def _speed(report: Report) -> tuple[str, str, str]:
+    if calls := measured_calls(report.model):
+        gains = [gain for *_, gain in calls]
+        least, most = (f"{pick(gains):.2f}×" for pick in (min, max))
+        _, dense, ours, _ = calls[0]
+        what = f"{figure(dense)} → {figure(ours)} ms" if len(calls) == 1 else f"{len(calls)} calls"
+        value = least if least == most else f"{least[:-1]}–{most}"
+        return "as fast as before", value, f"the whole model, measured: {what}"
+    gains_by_m = [(gain, m) for m in ROWS if (gain := expected(report.layers, m)) is not None]
+    if report.layers and any(layer.ranges for layer in report.layers) and gains_by_m:
+        gain, m = max(gains_by_m)
+        return "as fast as before", f"{gain:.2f}×", f"expected of these layers at M={m}; no call was measured"
+    return "as fast as before", "–", "not measured"
+
+
+def _size(layers: Sequence[LayerReport]) -> tuple[str, str, str]:
+    dense, now = (sum(getattr(layer, key) for layer in layers) for key in ("bytes_dense", "bytes"))
+    if not dense:
+        return "memory for weights", "–", "no layer multiplies by a weight"
+    saved = 1 - now / dense
+    value = "as before" if now == dense else f"{abs(saved):.0%} {'less' if saved > 0 else 'more'}"
+    return "memory for weights", value, f"{megabytes(dense)} → {megabytes(now)}, {now / dense:.3f}×"
+
+
+def _share(layers: Sequence[LayerReport]) -> tuple[str, str, str]:
+    sparse = [layer for layer in layers if layer.decision != "dense"]
+    whole, held = (sum(layer.N * layer.K for layer in some) for some in (layers, sparse))
+    changed = sum(layer.rel_err > 0 for layer in layers)
+    cost = (
+        f"pruning changed {changed}: sparseflow eval says what it costs"
+        if changed
+        else "no weight was pruned"
+    )
+    part = f"{held / whole:.0%} of the weights; " if whole else ""
+    return (
+        "layers run sparse",
+        f"{len(sparse)} of {len(layers)}",
+        part + (cost if changed else "no weight was pruned"),
+    )
 
 
 def _calls(calls: Sequence[tuple[str, float, float, float]]) -> Table:
@@ -70,30 +104,39 @@ def _calls(calls: Sequence[tuple[str, float, float, float]]) -> Table:
 
 
 def _speedups(layers: Sequence[LayerReport]) -> HeatMap:
-    """Make one row for each shape and its ranges; merged layers share the ranges of their product."""
-    groups: dict[tuple[str, tuple[Range, ...]], list[str]] = {}
+    """Make one row for the layers with the same measured points: those of a shape, or of a merged product."""
+    alike: dict[tuple[object, ...], list[LayerReport]] = {}
     for layer in layers:
-        groups.setdefault((f"{layer.N}×{layer.K}", layer.ranges), []).append(layer.name)
-    last = max(entry.m_min for _, ranges in groups for entry in ranges)
-    ms = [1 << i for i in range(_LARGEST_M.bit_length()) if 1 << i <= max(1024, 2 * last)]
+        if layer.measured:
+            alike.setdefault((layer.dtype, layer.format, layer.ranges, layer.measured), []).append(layer)
+    ms = sorted({m for layer in layers for m, _ in layer.measured})
+    rows = list(alike.values())
     return HeatMap(
-        "Speed-up over dense, by layer shape and rows of x",
-        tuple(f"{shape} {_kinds(names)}" for (shape, _), names in groups.items()),
+        "Measured speed-up over dense, by layer and rows of x",
+        tuple(f"{_kinds(row)} ×{len(row)}" if len(row) > 1 else _kinds(row) for row in rows),
         tuple(map(str, ms)),
-        tuple(tuple(_cell(ranges, m) for m in ms) for _, ranges in groups),
-        "N×K, and M along the top. Of each range of M the least speed-up that was measured in it; what runs "
-        "is in the table of layers. Projections that were merged share the figures of their product.",
+        tuple(tuple(_cells(row[0], ms)) for row in rows),
+        "Along the top M, the rows of x: tokens times sequences. Each figure was measured at that M, of what "
+        "runs there; 1.00 where that is dense. Layers that were merged share the figures of their product.",
+        tuple(_shapes(row) for row in rows),
     )
 
 
-def _kinds(names: Iterable[str]) -> str:
-    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+def _kinds(layers: Iterable[LayerReport]) -> str:
+    kinds = list(dict.fromkeys(layer.name.rpartition(".")[2] for layer in layers))
     return ", ".join(kinds[:3]) + ("…" if len(kinds) > 3 else "")
 
 
-def _cell(ranges: Sequence[Range], m: int) -> Cell:
-    found = [r for r in ranges if r.m_min <= m and (r.m_max is None or m <= r.m_max)]
-    return Cell(found[-1].speedup, found[-1].backend) if found else Cell(None)
+def _shapes(layers: Iterable[LayerReport]) -> str:
+    shapes = list(dict.fromkeys(f"{layer.N}×{layer.K}" for layer in layers))
+    return ", ".join(shapes[:3]) + ("…" if len(shapes) > 3 else "")
+
+
+def _cells(layer: LayerReport, ms: Iterable[int]) -> Iterable[Cell]:
+    measured = dict(layer.measured)
+    for m in ms:
+        backend = next((r.backend for r in reversed(layer.ranges) if r.m_min <= m), "")
+        yield Cell(measured[m], backend) if m in measured else Cell(None)
 
 
 def _memory(layers: Sequence[LayerReport]) -> Bars:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sparseflow.reports.report import LayerReport, Range
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 """A component of a name that is a number: the index of a block, of an expert, or in an ``nn.Sequential``."""
 
 
@@ -80,14 +80,14 @@ def _likeness(layer: LayerReport) -> object:
     ranges = tuple((entry.m_min, entry.m_max, entry.backend) for entry in layer.ranges)
     # Figures such as errors differ between layers; the rest of the reason must be equal.
     reason = _NUMBER.sub("#", layer.reason)
-    return _INDEX.sub("#", layer.name), layer.N, layer.K, layer.dtype, layer.decision, ranges, reason
+    return INDEX.sub("#", layer.name), layer.N, layer.K, layer.dtype, layer.decision, ranges, reason
 
 
 def joined(names: Sequence[str]) -> str:
     """Join names that differ only in indices into one, such as ``layers.{0–31}.q_proj``."""
-    indices = [[int(index) for index in _INDEX.findall(name)] for name in names]
+    indices = [[int(index) for index in INDEX.findall(name)] for name in names]
     sets = iter([sorted(set(column)) for column in zip(*indices, strict=True)])
-    return _INDEX.sub(lambda _: _spelled(next(sets)), names[0])
+    return INDEX.sub(lambda _: _spelled(next(sets)), names[0])
 
 
 def _spelled(numbers: Sequence[int]) -> str:

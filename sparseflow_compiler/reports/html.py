@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparseflow.reports.page import HeatMap, Page, Pie
+from sparseflow.reports.colours import DARK, LIGHT
+from sparseflow.reports.page import Page, Pie
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-CELL = (54, 30)
-"""Width and height of a heat map's cell, in CSS pixels."""
 
 _RADIUS, _HOLE = 80.0, 46.0
 
 
 def html(page: Page) -> str:
     """Return the page as HTML in UTF-8, light or dark by the reader's system setting."""
-    return _environment().get_template("page.html.jinja").render(page=page, cell=CELL)
+    return environment().get_template("page.html.jinja").render(page=page, light=LIGHT, dark=DARK)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders the templates of this folder, escaping every value."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -33,17 +32,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "kind": lambda piece: type(piece).__name__,
-        "arcs": _arcs,
-        "label_width": _label_width,
-    }
+    environment.filters |= {"kind": lambda piece: type(piece).__name__, "arcs": _arcs}
     return environment
-
-
-def _label_width(piece: HeatMap) -> int:
-    """Return the approximate width of the longest row label, in CSS pixels."""
-    return 18 + 8 * max((len(row) for row in piece.rows), default=0)
 
 
 @dataclass(frozen=True)

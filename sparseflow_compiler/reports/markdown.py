@@ -28,8 +28,9 @@ def _body(piece: Piece) -> str:
             return "".join(f"- **{value}** {name}, {note}\n" for name, value, note in items)
         case Bars(items=items):
             return _table((Column(""), Column("", True)), ((label, text) for label, _, text in items))
-        case HeatMap(rows=rows, columns=columns, cells=cells):
-            body = ((row, *(cell.text for cell in line)) for row, line in zip(rows, cells, strict=True))
+        case HeatMap(columns=columns, cells=cells):
+            lines = zip(piece.labels, cells, strict=True)
+            body = ((label, *(cell.text for cell in line)) for label, line in lines)
             return _table((Column("N×K"), *(Column(f"M={m}", True) for m in columns)), body)
         case Pies(pies=pies):
             columns_of_pies = (Column(""), *(Column(pie.title, True) for pie in pies))

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Sequence
 
-from sparseflow.reports.page import Cell, Column, HeatMap, Page, Piece, Table, figure, one_line
+from sparseflow.reports.page import Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, one_line
 from sparseflow.support.documents import Document
 
 Row = Document
 
 _TIMES = ("dense_us", "ours_us")
+_EQUAL = 0.98
+"""A speed-up that counts as equal: repeated measurements differ by as much."""
+
+_PLACE = (
+    "model",
+    "phase",
+    "side",
+    "batch",
+    "seq",
+    "context",
+    "prompt",
+    "N",
+    "K",
+    "M",
+    "dtype",
+    "epilogue",
+    "mode",
+)
+"""Fields that say what a row measured, rather than what came out."""
 _WHAT = ("dtype", "epilogue", "mode")
 """Fields that may differ between rows of the same shape and M; each combination gets a heat map."""
 
@@ -17,19 +38,63 @@ _WHAT = ("dtype", "epilogue", "mode")
 def rows_page(title: str, data: Document) -> Page:
     """Make the page of a result file: ``{"meta": {…}, "rows": […]}``."""
     meta, rows = data.get("meta") or data.get("about") or {}, data["rows"]
-    pieces: list[Piece] = heat_maps(rows)
-    pieces.append(rows_table("Rows", rows))
+    pieces: list[Piece] = [*headline(rows), *heat_maps(rows), rows_table("Rows", rows)]
     return Page(title, _about(meta), tuple(pieces))
 
 
 def points_page(title: str, data: Document, points: Iterable[Row]) -> Page:
     """Make the page of tuned or calibrated points."""
     rows = [_timed(point) for point in points]
-    pieces: list[Piece] = [*heat_maps(rows), rows_table("Points", rows)]
+    pieces: list[Piece] = [*headline(rows), *heat_maps(rows), rows_table("Points", rows)]
     for part in ("skipped", "remaining"):
         if entries := data.get(part):
             pieces.append(rows_table(part, [e if isinstance(e, dict) else {"point": e} for e in entries]))
     return Page(title, _about(data.get("machine") or {}), tuple(pieces))
+
+
+def headline(rows: Sequence[Row]) -> list[Piece]:
+    """Return what the rows come to: the median speed-up, the best, and how many are no slower than dense."""
+    gains = [(gain, row) for row in rows if (gain := _speedup(row)) is not None]
+    if not gains:
+        return []
+    speeds = [gain for gain, _ in gains]
+    best, where = max(gains, key=lambda entry: entry[0])
+    kept = sum(speed >= _EQUAL for speed in speeds)
+    items = (
+        (
+            "as fast as dense, median",
+            f"{statistics.median(speeds):.2f}×",
+            f"of {len(speeds)} measurements",
+        ),
+        ("as fast at best", f"{best:.2f}×", _where(where, rows)),
+        ("no slower than dense", f"{kept} of {len(speeds)}", f"within 2 %; the least is {min(speeds):.2f}×"),
+    )
+    return [Facts("", items)]
+
+
+def _speedup(row: Row) -> float | None:
+    """Return a row's speed-up over dense: the one that it states, else that of its times or rates."""
+    if (stated := _positive(row.get("speedup"))) is not None:
+        return stated
+    pairs = (("dense_us", "ours_us"), ("dense_ms", "ours_ms"), ("tokens_s", "dense_tokens_s"))
+    for slow, fast in pairs:
+        over, under = _positive(row.get(slow)), _positive(row.get(fast))
+        if over is not None and under is not None:
+            return over / under
+    return None
+
+
+def _positive(value: object) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and 0 < value < math.inf else None  # type: ignore[arg-type, operator]
+
+
+def _where(row: Row, rows: Sequence[Row]) -> str:
+    """Return in which of the rows something was measured, by the names that tell them apart."""
+    told = [name for name in _PLACE if name in row and len({str(one.get(name)) for one in rows}) > 1]
+    shape = f"{row['N']}×{row['K']}" if {"N", "K"} <= set(told) else ""
+    others = [f"{name} {figure(row[name])}" for name in told if not (shape and name in ("N", "K"))]
+    return ", ".join(filter(None, (shape, *others)))
 
 
 def heat_maps(rows: Sequence[Row]) -> list[Piece]:

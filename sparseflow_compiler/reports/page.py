@@ -76,13 +76,29 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Speed-ups over dense by shape and M; a row's name is its shape and the layers of that shape."""
+    """Speed-ups over dense, by layers and M.
+
+    Attributes:
+        title: above it.
+        rows: the layers or shapes from top to bottom.
+        columns: the M's from left to right.
+        cells: one for each row and column.
+        note: a sentence below it.
+        details: more about each row; empty if there is no more.
+    """
 
     title: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    details: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Each row with its details, in one text."""
+        details = self.details or ("",) * len(self.rows)
+        return tuple(f"{row} {detail}".rstrip() for row, detail in zip(self.rows, details, strict=True))
 
 
 @dataclass(frozen=True)

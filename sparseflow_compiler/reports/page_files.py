@@ -20,18 +20,20 @@ WRITERS: dict[str, Callable[[Page], bytes]] = {"html": _text(html), "md": _text(
 """The function that renders a page to bytes, by form."""
 
 
-def write(page: Page, path: Path, form: str) -> None:
+def write(page: Page, path: Path, form: str, *, dark: bool = False) -> None:
     """Write a page.
 
     Args:
         page: the page.
         path: of the file.
         form: ``"html"``, ``"md"`` or ``"png"``.
+        dark: whether a picture has dark ground; a page follows its reader's setting.
 
     Raises:
-        ArgumentError: the file can't be written, or a package that the form needs is missing.
+        MissingDependencyError: a picture needs matplotlib, which is missing.
+        ArgumentError: the file can't be written.
     """
-    content = WRITERS[form](page)
+    content = png(page, dark=dark) if form == "png" else WRITERS[form](page)
     try:
         path.write_bytes(content)
     except OSError as error:

@@ -59,6 +59,8 @@ class LayerReport:
         decision: how it runs.
         reason: why, in a sentence.
         ranges: which backend runs which M, for a sparse layer.
+        measured: each M that was measured, with the speed-up over dense of what runs there; of a merged layer
+            that of its product. Empty if nothing was measured.
         bytes_dense: bytes of its weight before.
         bytes: bytes of its weight now; with an MLP's up layer, those of its predictor.
         rel_err: ‖W − pruned W‖ / ‖W‖ in the Frobenius norm; 0 if the weight is unchanged.
@@ -78,6 +80,7 @@ class LayerReport:
     rel_err: float
     format: str = ""
     format_err: FormatError | None = None
+    measured: tuple[tuple[int, float], ...] = ()
 
     def table(self) -> str:
         """Return the layer as text: what runs for which M, the speed-ups, and the reason."""
@@ -136,19 +139,33 @@ class Report:
         """Write the report as Markdown; see `to_html`."""
         self._write("md", path, others)
 
-    def to_png(self, path: str | os.PathLike[str], *others: Reported) -> None:
+    def to_png(self, path: str | os.PathLike[str], *others: Reported, dark: bool = False) -> None:
         """Write the report's charts and the first rows of its tables as a PNG; see `to_html`.
 
-        Raises:
-            ArgumentError: matplotlib is missing, or the file can't be written.
-        """
-        self._write("png", path, others)
+        Args:
+            path: the file.
+            others: see `to_html`.
+            dark: whether to draw on dark ground.
 
-    def _write(self, form: str, path: str | os.PathLike[str], others: Iterable[Reported]) -> None:
+        Raises:
+            MissingDependencyError: matplotlib is missing.
+            ArgumentError: the file can't be written.
+        """
+        self._write("png", path, others, dark=dark)
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook: its figures, and a line for each group of layers."""
+        from sparseflow.reports import notebook_html
+
+        return notebook_html(self)
+
+    def _write(
+        self, form: str, path: str | os.PathLike[str], others: Iterable[Reported], *, dark: bool = False
+    ) -> None:
         from sparseflow.reports import Source, page_of, write
 
         whole = [Source(type(part).__name__, part.to_dict()) for part in (self, *others)]
-        write(page_of(whole), Path(path), form)
+        write(page_of(whole), Path(path), form, dark=dark)
 
     def layer(self, name: str) -> LayerReport:
         """Return the report of one layer; its `table` shows what runs for which M.
@@ -185,4 +202,5 @@ def _layer(data: Document) -> LayerReport:
     lost = data["format_err"]
     ranges = tuple(Range(**found) for found in data["ranges"])
     error = None if lost is None else FormatError(**lost)
-    return LayerReport(**{**data, "ranges": ranges, "format_err": error})
+    measured = tuple((int(m), float(speedup)) for m, speedup in data.get("measured", ()))
+    return LayerReport(**{**data, "ranges": ranges, "format_err": error, "measured": measured})

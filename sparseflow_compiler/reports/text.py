@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sparseflow.reports.grouping import Group, expected, groups
 from sparseflow.reports.page import megabytes
 from sparseflow.reports.unpruned import unpruned_line
+from sparseflow.support.text_table import Column, body, fill
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sparseflow.reports.report import LayerReport, Range, Report
 
 ROWS = (1, 16, 256, 2048)
@@ -25,29 +23,27 @@ MOST_GROUPS = 24
 MOST_CALLS = 4
 """The most calls that are shown with their figures; further ones are counted."""
 
-_Justify = Literal["left", "right"]
-
 
 def report_table(report: Report, width: int, *, expand: bool) -> str:
     """Return the whole report as text; see `Report.table`."""
-    head = "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in _head(report))
+    head = "\n".join(fill(line, width) for line in _head(report))
     if expand:
-        return f"{head}\n{_text(_expanded(report.layers), width)}"
+        return f"{head}\n{body(_EXPANDED, map(_expanded, report.layers), width)}"
     found = groups(report.layers)
     shown = sorted(found, key=lambda group: -group.bytes_dense)[:MOST_GROUPS]
-    body = _text(_grouped([group for group in found if group in shown]), width)
-    notes = "".join(f"{textwrap.shorten(note, width, placeholder=' …')}\n" for note in _notes(shown))
+    lines = body(_GROUPED, [_grouped(group) for group in found if group in shown], width)
+    notes = "".join(f"{textwrap.shorten(note, width, placeholder=' …')}\n" for note in dense_notes(shown))
     left = len(found) - len(shown)
     more = f"… and {left} smaller groups: report.table(expand=True) has every layer\n" if left else ""
-    return f"{head}\n{body}{more}{notes}"
+    return f"{head}\n{lines}{more}{notes}"
 
 
 def layer_table(layer: LayerReport) -> str:
     """Return one layer as text; see `LayerReport.table`."""
     rows = [(span(r.m_min, r.m_max), r.backend, _gain(r.speedup)) for r in layer.ranges]
-    table = _table([("M", "left"), ("runs", "left"), ("least gain", "right")], rows)
+    columns: tuple[Column, ...] = (("M", "left"), ("runs", "left"), ("least gain", "right"))
     head = f"{layer.name}: {layer.N}×{layer.K} {layer.dtype}, {layer.decision}"
-    return f"{head}\n{_text(table, 100) if rows else ''}{layer.reason}\n"
+    return f"{head}\n{body(columns, rows, 100) if rows else ''}{layer.reason}\n"
 
 
 def _head(report: Report) -> Iterable[str]:
@@ -65,9 +61,9 @@ def _head(report: Report) -> Iterable[str]:
     dense, now = sum(layer.bytes_dense for layer in layers), sum(layer.bytes for layer in layers)
     if dense:
         yield f"weights of these layers: {megabytes(dense)} dense, {megabytes(now)} now, {now / dense:.3f}×"
-    gains = [(m, gain) for m in ROWS if (gain := expected(layers, m)) is not None]
-    if sparse and gains:
-        yield "expected of these layers together: " + ", ".join(f"{gain:.2f}× at M={m}" for m, gain in gains)
+    found = [(m, gain) for m in ROWS if (gain := expected(layers, m)) is not None]
+    if sparse and found:
+        yield "expected of these layers together: " + ", ".join(f"{gain:.2f}× at M={m}" for m, gain in found)
     yield from _measured(report.model)
 
 
@@ -88,59 +84,55 @@ def measured_calls(model: Mapping[str, Any]) -> list[tuple[str, float, float, fl
     return sorted(((*one, one[1] / one[2]) for one in found), key=lambda one: one[3])
 
 
-def _grouped(found: Sequence[Group]) -> Table:
-    columns: list[tuple[str, _Justify]] = [
-        ("layers", "left"),
-        ("N×K", "right"),
-        ("dtype", "left"),
-        ("runs", "left"),
-        ("MB", "right"),
-        ("error", "right"),
-        ("gain", "right"),
-    ]
-    rows = [
-        (
-            group.title,
-            f"{group.first.N}×{group.first.K}",
-            group.first.dtype,
-            group.first.decision,
-            f"{group.bytes / 1e6:.1f}",
-            f"{group.rel_err:.2f}" if group.rel_err else "",
-            _gains(group.ranges),
-        )
-        for group in found
-    ]
-    return _table(columns, rows)
+_GROUPED: tuple[Column, ...] = (
+    ("layers", "left"),
+    ("N×K", "right"),
+    ("dtype", "left"),
+    ("runs", "left"),
+    ("MB", "right"),
+    ("error", "right"),
+    ("gain", "right"),
+)
 
 
-def _expanded(layers: Sequence[LayerReport]) -> Table:
-    columns: list[tuple[str, _Justify]] = [
-        ("layer", "left"),
-        ("N×K", "right"),
-        ("dtype", "left"),
-        ("runs", "left"),
-        ("MB dense", "right"),
-        ("MB now", "right"),
-        ("rel. err", "right"),
-        ("reason", "left"),
-    ]
-    rows = [
-        (
-            layer.name,
-            f"{layer.N}×{layer.K}",
-            layer.dtype,
-            layer.decision,
-            f"{layer.bytes_dense / 1e6:.2f}",
-            f"{layer.bytes / 1e6:.2f}",
-            f"{layer.rel_err:.3f}",
-            layer.reason,
-        )
-        for layer in layers
-    ]
-    return _table(columns, rows)
+def _grouped(group: Group) -> tuple[str, ...]:
+    return (
+        group.title,
+        f"{group.first.N}×{group.first.K}",
+        group.first.dtype,
+        group.first.decision,
+        f"{group.bytes / 1e6:.1f}",
+        f"{group.rel_err:.2f}" if group.rel_err else "",
+        gains(group.ranges),
+    )
 
 
-def _notes(found: Sequence[Group]) -> Iterable[str]:
+_EXPANDED: tuple[Column, ...] = (
+    ("layer", "left"),
+    ("N×K", "right"),
+    ("dtype", "left"),
+    ("runs", "left"),
+    ("MB dense", "right"),
+    ("MB now", "right"),
+    ("rel. err", "right"),
+    ("reason", "left"),
+)
+
+
+def _expanded(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        layer.name,
+        f"{layer.N}×{layer.K}",
+        layer.dtype,
+        layer.decision,
+        f"{layer.bytes_dense / 1e6:.2f}",
+        f"{layer.bytes / 1e6:.2f}",
+        f"{layer.rel_err:.3f}",
+        layer.reason,
+    )
+
+
+def dense_notes(found: Sequence[Group]) -> Iterable[str]:
     """Yield the reasons why layers are dense, each once."""
     reasons: dict[str, list[str]] = {}
     for group in found:
@@ -151,33 +143,12 @@ def _notes(found: Sequence[Group]) -> Iterable[str]:
         yield f"dense: {', '.join(names[:2])}{more}: {reason}"
 
 
-def _table(columns: Sequence[tuple[str, _Justify]], rows: Iterable[Sequence[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    for heading, justify in columns:
-        long = heading == "reason"
-        table.add_column(heading, justify=justify, no_wrap=not long, overflow="fold" if long else "ellipsis")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _text(table: Table, width: int) -> str:
-    from rich.console import Console
-
-    text = io.StringIO()
-    Console(file=text, width=width, markup=False, force_jupyter=False).print(table)
-    return text.getvalue()
-
-
 def span(first: int, last: int | None) -> str:
     """Return the M's of a range as text: ``1–64``, ``65…``, ``7``."""
     return f"{first}…" if last is None else f"{first}–{last}" if last != first else f"{first}"
 
 
-def _gains(ranges: Sequence[Range]) -> str:
+def gains(ranges: Sequence[Range]) -> str:
     """Return the least and largest measured speed-up of the sparse ranges as text."""
     found = [r.speedup for r in ranges if r.speedup is not None and r.backend != "dense"]
     if not found:

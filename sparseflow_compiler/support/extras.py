@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sparseflow.errors import MissingDependencyError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def require_compiler(subject: str) -> None:
@@ -27,21 +22,18 @@ def require_compiler(subject: str) -> None:
         ) from None
 
 
-def new_figure(subject: str, width: float, height: float) -> Figure:
-    """Return an empty matplotlib figure without a window.
+def require_plots(subject: str) -> None:
+    """Refuse to draw without matplotlib.
 
     Args:
         subject: what to draw, for the error.
-        width: inches.
-        height: inches.
 
     Raises:
         MissingDependencyError: it isn't installed; the error names the extra.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             subject, f"drawing needs matplotlib: {error}", 'pip install "sparseflow[plots]"'
         ) from None
-    return Figure(figsize=(width, height), layout="constrained")

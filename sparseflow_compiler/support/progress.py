@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -37,14 +38,27 @@ def _ignore(done: int, total: int, what: str = "") -> None:
     pass
 
 
+_WANTED = ContextVar("bars_wanted", default=True)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no bars within a `with` block, except where somebody asks for them by ``True``."""
+    token = _WANTED.set(False)
+    try:
+        yield
+    finally:
+        _WANTED.reset(token)
+
+
 @contextmanager
 def progress_bars(show: bool | None) -> Iterator[Progress]:
     """Show progress within a `with` block.
 
     Args:
-        show: ``True`` or ``False``; ``None``: only when stderr is a terminal.
+        show: ``True`` or ``False``; ``None``: only when stderr is a terminal, and not within `without_bars`.
     """
-    if not (sys.stderr.isatty() if show is None else show):
+    if not (_WANTED.get() and sys.stderr.isatty() if show is None else show):
         yield _Silent()
         return
     from rich import progress

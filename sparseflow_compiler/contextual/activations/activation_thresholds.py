@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,17 @@ from pathlib import Path
 
 from sparseflow.errors import ArgumentError
 from sparseflow.support.documents import Document
+from sparseflow.support.text_table import Column, text_table
 
 _FORMAT, _VERSION = "sparseflow-activation-thresholds", 1
+_COLUMNS: tuple[Column, ...] = (
+    ("layer", "left"),
+    ("N", "right"),
+    ("K", "right"),
+    ("threshold", "right"),
+    ("left out", "right"),
+    ("KL, nats", "right"),
+)
 
 
 @dataclass(frozen=True)
@@ -157,27 +165,19 @@ class ActivationThresholds(Mapping[str, LayerThreshold]):
 
     def table(self, width: int = 110) -> str:
         """Return the thresholds as text, one line a layer."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(show_edge=False, pad_edge=False)
-        table.add_column("layer", overflow="fold")
-        for heading in ("N", "K", "threshold", "left out", "KL, nats"):
-            table.add_column(heading, justify="right")
-        for name, layer in self.layers.items():
-            n, k = map(str, layer.shape)
-            table.add_row(name, n, k, f"{layer.threshold:.4g}", f"{layer.rate:.1%}", f"{layer.cost:.2e}")
-        text = io.StringIO()
-        Console(file=text, width=width, markup=False).print(table)
-        return text.getvalue() + self._summary()
+        rows = [
+            (name, *map(str, layer.shape), f"{layer.threshold:.4g}", f"{layer.rate:.1%}", f"{layer.cost:.2e}")
+            for name, layer in self.layers.items()
+        ]
+        return text_table("", _COLUMNS, rows, (self._summary(),), width)
 
     def _summary(self) -> str:
         left = f"{self.rate:.1%} of the weights are left out for a token"
         if self.chosen is None:
-            return f"{left}.\n"
+            return f"{left}."
         return (
             f"{left}; perplexity {self.chosen.perplexity:.4f}× the dense model's over "
-            f"{self.chosen.tokens} tokens ({self.chosen.source}).\n"
+            f"{self.chosen.tokens} tokens ({self.chosen.source})."
         )
 
 

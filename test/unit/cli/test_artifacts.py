@@ -62,7 +62,7 @@ def test_the_report_of_an_artifact_is_that_of_its_compilation(tmp_path: Path, ca
     )
     compiled.save(tmp_path / "artifact")
     assert main(["report", str(tmp_path / "artifact")]) == 0
-    assert capsys.readouterr().out.startswith(compiled.report.table())
+    assert capsys.readouterr().out.startswith(compiled.report.table(10_000))
     assert main(["report", str(tmp_path / "artifact"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["layers"] == json.loads(json.dumps(compiled.report.to_dict()))["layers"]

@@ -12,6 +12,7 @@ import zoo
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, EvaluationError, MissingDependencyError
 from sparseflow.evaluation import EvaluationReport, compare_embeddings, embed, plots
+from sparseflow.evaluation.layer_plot import error_by_layer
 
 
 def test_overlap_counts_shared_neighbours_by_brute_force():
@@ -72,7 +73,7 @@ def test_plots_are_written_and_name_what_is_missing(tmp_path, monkeypatch):
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
     report = sf.prune(model)
     drawn = [
-        plots.error_by_layer({"magnitude": report}, tmp_path / "a.svg"),
+        error_by_layer({"magnitude": report}, tmp_path / "a.svg"),
         plots.by_method({"dense": [3.0], "wanda": [4.0, 4.5]}, tmp_path / "b.svg"),
         plots.curve([(0, 1.0), (1, 0.5)], tmp_path / "c.svg", "dense layers", "loss"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -11,20 +12,35 @@ import pytest
 
 from sparseflow.cli.main import main
 from sparseflow.errors import ArgumentError
-from sparseflow.reports import WRITERS, Source, page_of, read
-from sparseflow.reports.page import Cell, HeatMap, Pies, Table
+from sparseflow.reports import WRITERS, Source, page_of, plain, read
+from sparseflow.reports.page import Cell, Facts, HeatMap, Pies, Table
 from sparseflow.reports.report import FormatError, LayerReport, Range, Report
 
 ROOT = Path(__file__).parents[3]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 RANGES = (Range(1, 15, "cpu", 1.75), Range(16, None, "dense", 0.93))
+MEASURED = ((1, 1.9), (16, 1.0), (4096, 0.93))
 LOST = FormatError(0.02, None)
 REPORT = Report(
     [
         LayerReport(
-            "block.q", 64, 32, "f32", "sparse", "pruned; merged", RANGES, 8192, 4608, 0.31, "2:4-fp8", LOST
-        ),
-        LayerReport("block.k", 64, 32, "f32", "sparse", "pruned; merged", RANGES, 8192, 4608, 0.35, "2:4"),
+            name,
+            64,
+            32,
+            "f32",
+            "sparse",
+            "pruned; merged",
+            RANGES,
+            8192,
+            4608,
+            error,
+            "2:4-fp8",
+            LOST,
+            MEASURED,
+        )
+        for name, error in (("block.q", 0.31), ("block.k", 0.35))
+    ]
+    + [
         LayerReport("<b>head</b>", 9, 32, "f32", "dense", "left out by 'skip' | so", (), 1152, 1152, 0.0),
     ],
     {
@@ -98,12 +114,22 @@ def test_every_result_file_becomes_a_page_that_asks_nobody_for_anything(file):
     assert WRITERS["md"](page_of([read(file)])).startswith(b"# ")
 
 
-def test_a_heat_map_shows_the_speedup_of_the_range_that_each_m_falls_into():
+def test_a_heat_map_shows_what_was_measured_at_each_m_and_nothing_between():
     heat = piece(compiled(), HeatMap)
-    assert heat.rows == ("64×32 q, k",)
-    texts = dict(zip(heat.columns, (cell.text for cell in heat.cells[0]), strict=True))
-    assert (texts["1"], texts["8"], texts["16"], texts["1024"]) == ("1.75", "1.75", "0.93", "0.93")
+    assert (heat.rows, heat.details) == (("q, k ×2",), ("64×32",))
+    assert heat.columns == ("1", "16", "4096")
+    assert [(cell.text, cell.how) for cell in heat.cells[0]] == [
+        ("1.90", "cpu"),
+        ("1.00", "dense"),
+        ("0.93", "dense"),
+    ]
     assert [Cell(v).strength for v in (2.0, 4.0, 1.0, 0.5, None)] == [1, 1, 0, -1, 0]
+
+
+def test_layers_that_were_not_measured_have_no_heat_map():
+    plain = [dataclasses.replace(layer, measured=()) for layer in REPORT.layers]
+    page = page_of([Source("report", Report(plain, REPORT.model).to_dict())])
+    assert not any(isinstance(found, HeatMap) for found in page.pieces)
 
 
 def test_a_compilation_shows_memory_quality_and_every_layer():
@@ -113,6 +139,78 @@ def test_a_compilation_shows_memory_quality_and_every_layer():
     assert text.count("<p>pruned; merged</p>") == 2
     # As a layer, and where the error is largest.
     assert len(re.findall("<(?:td|p)[^>]*>block.k</", text)) == 2
+
+
+def key_figures(report):
+    (first, *_) = page_of([Source("report", report.to_dict())]).pieces
+    assert isinstance(first, Facts)
+    return first.items
+
+
+def test_a_page_opens_with_speed_memory_and_share():
+    speed, size, share = key_figures(REPORT)
+    # 1 / ((4096 / 1.75 + 288) / 4384): two layers of 2048 weights, and one of 288 that is dense.
+    assert speed[1:] == ("1.67×", "expected of these layers at M=1; no call was measured")
+    assert size[1:] == ("41% less", "0.02 MB → 0.01 MB, 0.591×")
+    assert share[1:] == (
+        "2 of 3",
+        "93% of the weights; pruning changed 2: sparseflow eval says what it costs",
+    )
+    call = {"call": "x", "dense_ms": 3.0, "compiled_ms": 2.0}
+    one = Report(REPORT.layers, {**REPORT.model, "measured": [call]})
+    assert key_figures(one)[0][1:] == ("1.50×", "the whole model, measured: 3 → 2 ms")
+    two = Report(REPORT.layers, {"measured": [call, {**call, "compiled_ms": 6.0}]})
+    assert key_figures(two)[0][1:] == ("0.50–1.50×", "the whole model, measured: 2 calls")
+    dense = Report([dataclasses.replace(REPORT.layers[2], bytes=2304)], {})
+    assert [value for _, value, _ in key_figures(dense)] == ["–", "100% more", "0 of 1"]
+    assert [value for _, value, _ in key_figures(Report([], {}))] == ["–", "–", "0 of 0"]
+
+
+def test_measurements_open_with_a_headline():
+    rows = [
+        {"N": 8, "K": 4, "M": m, "dtype": "f32", "dense_us": dense, "ours_us": 2.0}
+        for m, dense in ((1, 4.0), (2, 1.97), (3, 1.0))
+    ]
+    (first, *_) = page_of([Source("x", {"rows": rows})]).pieces
+    assert [(value, note) for _, value, note in first.items] == [
+        ("0.98×", "of 3 measurements"),
+        ("2.00×", "M 1"),
+        ("2 of 3", "within 2 %; the least is 0.50×"),
+    ]
+    decoded = [{"model": "a", "tokens_s": 30.0, "dense_tokens_s": 20.0}, {"model": "b", "tokens_s": 1.0}]
+    (first, *_) = page_of([Source("x", {"rows": decoded})]).pieces
+    assert [value for _, value, _ in first.items] == ["1.50×", "1.50×", "1 of 1"]
+    for silent in ({"a": 1}, {"speedup": float("nan")}, {"speedup": None}, {"dense_us": 1, "ours_us": "?"}):
+        assert not isinstance(page_of([Source("x", {"rows": [silent]})]).pieces[0], Facts)
+
+
+def test_a_notebook_shows_a_small_fragment_that_is_escaped_and_complete_in_itself():
+    text = REPORT._repr_html_()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert not re.search(r"url\(|@import|<script|https?://|<html|<body| src=| href=", text)
+    assert "Tiny &amp; &lt;script&gt;" in text
+    assert "&lt;b&gt;head" in text
+    assert "41% less" in text
+    # Every rule holds within the fragment alone.
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    assert all(line.startswith(".sparseflow-report") for line in style.split("\n") if line)
+    many = [
+        dataclasses.replace(REPORT.layers[0], name=f"layers.{i}.{name}")
+        for i in range(80)
+        for name in ("q", "k", "v", "o", "gate", "up", "down")
+    ]
+    assert len(Report(many, REPORT.model)._repr_html_()) < 6000
+
+
+@pytest.mark.parametrize("width", [30, 80, 10_000])
+def test_a_page_is_text_in_any_width(width):
+    page = page_of([Source("report", REPORT.to_dict()), Source("profile", PROFILE)])
+    text = plain(page, width)
+    assert all(len(line) <= width for line in text.splitlines())
+    for shown in ("block.k", "41% less", "1.90", "75.0", "capture"):
+        assert shown in text
 
 
 def test_names_cannot_become_markup():
