@@ -11,6 +11,10 @@ TRANSFORMERS ?= locked
 JOBS   ?= $(shell nproc)
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
+INSTALL := $(PIP) install --no-build-isolation --no-deps -e . --config-settings=cmake.define.SPARSEFLOW_CUDA
+# What `make demo` builds: the CUDA kernels, which take most of a build's time, where a GPU can run them or where
+# they were compiled before. GPU= or GPU=1 says it by hand.
+GPU    ?= $(wildcard /dev/nvidia0 /dev/dxg)
 TESTER := $(VENV)/bin/python
 ifneq ($(TRANSFORMERS),locked)
 TESTER := $(VENV)-transformers-$(TRANSFORMERS)/bin/python
@@ -37,7 +41,12 @@ $(VENV)-transformers-%/.dependencies: $(VENV)/.dependencies tools/transformers_o
 $(VENV)-transformers-newest/.dependencies: always
 
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
-	$(PIP) install --no-build-isolation --no-deps -e .
+	$(INSTALL)=AUTO
+	@touch $@ $(VENV)/.installed-cpu
+
+$(VENV)/.installed-cpu: $(VENV)/.dependencies $(NATIVE)
+	@echo "No GPU here: the native library is built without its CUDA kernels (minutes). make build adds them."
+	$(INSTALL)=OFF
 	@touch $@
 
 env: $(VENV)/.dependencies ## Create the environment in .venv
@@ -51,9 +60,9 @@ lock: ## Renew constraints.txt: every version that a new environment gets today
 	{ sed '/^[^#]/d' constraints.txt; build/lock/bin/python -m pip freeze | grep -vE '^(torch|triton|(nvidia|cuda)-.*)==' ; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
-build: $(VENV)/.installed ## Build the native library and install the package, editable
+build: $(VENV)/.installed ## Build the native library, with CUDA where nvcc is, and install the package, editable
 
-demo: build ## Compile a pretrained sentence encoder and a Llama-shaped decoder, and report
+demo: $(if $(GPU)$(wildcard $(VENV)/.installed),build,$(VENV)/.installed-cpu) ## Compile a pretrained sentence encoder and a Llama-shaped decoder, and report
 	$(VENV)/bin/python demo/demo.py
 
 test: build lit pytest ## Build and run all tests

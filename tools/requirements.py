@@ -1,4 +1,4 @@
-"""Print what the environment needs, from pyproject.toml: build requirements, dependencies and every extra.
+"""Print what the environment needs, from pyproject.toml: build requirements, dependencies and extras.
 
 Usage: requirements.py PYPROJECT
 
@@ -13,6 +13,10 @@ import tomllib
 from pathlib import Path
 
 
+APART = ("release", "vllm")
+"""Extras of gigabytes, which have environments of their own."""
+
+
 def requirements(pyproject: dict[str, dict[str, object]]) -> list[str]:
     """The requirements of a checkout, in the order of pyproject.toml."""
     build = pyproject["build-system"]["requires"]
@@ -22,7 +26,8 @@ def requirements(pyproject: dict[str, dict[str, object]]) -> list[str]:
     assert isinstance(extras, dict)
     dependencies = project["dependencies"]
     assert isinstance(dependencies, list)
-    return [*build, "cmake", "ninja", *dependencies, *(item for extra in extras.values() for item in extra)]
+    chosen = (items for extra, items in extras.items() if extra not in APART)
+    return [*build, "cmake", "ninja", *dependencies, *(item for items in chosen for item in items)]
 
 
 def main() -> int:

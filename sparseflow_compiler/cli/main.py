@@ -21,6 +21,7 @@ from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
 from sparseflow.cli.validate import validate
 from sparseflow.errors import SparseFlowError
+from sparseflow.support.extras import refusal
 
 app = typer.Typer(
     name="sparseflow",
@@ -64,6 +65,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _failed(error)
+    except ImportError as error:
+        if (refused := refusal("sparseflow", error)) is None:
+            raise
+        return _failed(refused)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's class, which isn't imported just to name it
             return _failed(str(error).partition(". ")[0])

@@ -6,9 +6,9 @@ import io
 import textwrap
 from typing import TYPE_CHECKING
 
-from sparseflow.errors import ArgumentError
 from sparseflow.reports.colours import COLOURS
 from sparseflow.reports.page import Bars, Cell, Facts, HeatMap, Page, Piece, Pies, Table
+from sparseflow.support.extras import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,17 +28,13 @@ def png(page: Page) -> bytes:
     """Return the page as a PNG: all charts and the first rows of long tables.
 
     Raises:
-        ArgumentError: matplotlib is missing.
+        MissingDependencyError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ArgumentError("--png", "needs matplotlib", "pip install matplotlib, or write --html") from None
     heights = [_height(piece) for piece in page.pieces]
     about = [part for line in page.about for part in textwrap.wrap(line, 150)]
     head = 0.6 + 0.17 * len(about)
     whole = head + sum(heights)
-    picture = Figure(figsize=(_WIDTH, whole))
+    picture = new_figure("--png", _WIDTH, whole, layout=None)
     picture.text(0.03, 1 - 0.15 / whole, page.title, fontsize=15, fontweight="bold", va="top")
     picture.text(0.03, 1 - 0.45 / whole, "\n".join(about), fontsize=7.5, color=_QUIET, va="top")
     top = 1 - head / whole
