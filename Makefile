@@ -21,7 +21,7 @@ TESTER := $(VENV)-transformers-$(TRANSFORMERS)/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: always help env lock build demo test lit pytest test-vllm check format docs site source notebook fuzz sanitize bench clean
+.PHONY: always help env lock build demo test lit pytest test-vllm check format docs site source notebook fuzz sanitize wheels bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,7 @@ check: build source ## The one gate: format, lint, types, layers, generated docs
 	$(VENV)/bin/python tools/layers.py build/source
 	$(VENV)/bin/python -m sparseflow.tools.passes_doc --check docs/passes.md
 	$(VENV)/bin/python tools/readme_tables.py --check README.md docs/*.md
+	$(VENV)/bin/python tools/result_ages.py
 	$(MAKE) site
 
 format: env ## Rewrite the sources in the house's format
@@ -116,9 +117,15 @@ fuzz: build ## Feed sparseflow-opt and sf.load with 50,000 mutated inputs each, 
 	$(VENV)/bin/python tools/fuzz.py load --count 50000 --jobs $$(nproc)
 	$(VENV)/bin/python tools/fuzz.py compile --count 2000 --jobs $$(nproc)
 
+WHEELS ?= cpu cuda
 SANITIZER ?= address,undefined
 sanitize: build ## Run the native tests under sanitizers, without CUDA; SANITIZER=thread: calls from several threads
 	tools/sanitize.sh $(VENV)/bin/python $(SANITIZER)
+
+wheels: env ## Build the wheels that are published into dist, and try the one for CPUs; WHEELS="cpu cuda", ARCHITECTURES="80-real;90"
+	$(PIP) install $$($(VENV)/bin/python tools/requirements.py pyproject.toml --only release)
+	for variant in $(WHEELS); do $(VENV)/bin/python tools/wheels.py $$variant $(if $(ARCHITECTURES),--architectures "$(ARCHITECTURES)") || exit 1; done
+	tools/try_wheel.sh dist/sparseflow-*+cpu-py3-none-manylinux_2_28_x86_64.whl $(PYTHON) "$(TORCH)"
 
 bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables
 	$(VENV)/bin/python benchmarks/bench_gemm_cpu.py

@@ -1,6 +1,6 @@
 """Print what the environment needs, from pyproject.toml: build requirements, dependencies and extras.
 
-Usage: requirements.py PYPROJECT
+Usage: requirements.py PYPROJECT [--only EXTRA]
 
 `pip install -e .[all]` would resolve the same list only while building the package, which needs
 the list's own contents (torch, scikit-build-core, cmake) to be there first.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import tomllib
 from pathlib import Path
-
 
 APART = ("release", "vllm")
 """Extras of gigabytes, which have environments of their own."""
@@ -33,6 +32,9 @@ def requirements(pyproject: dict[str, dict[str, object]]) -> list[str]:
 def main() -> int:
     """Print one requirement a line."""
     pyproject = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    if sys.argv[2:3] == ["--only"]:
+        print("\n".join(pyproject["project"]["optional-dependencies"][sys.argv[3]]))
+        return 0
     print("\n".join(requirements(pyproject)))
     return 0
 

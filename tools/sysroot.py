@@ -4,9 +4,9 @@ Usage: sysroot.py [--glibc 2.28] [--libstdcxx 3.4.24] FOLDER
 
 The headers and the lists of glibc's symbols are those of the package `ziglang`, which must be installed. From
 the lists this makes libraries without code that hold every symbol in its version up to the one named: what
-links with them runs on every Linux with that glibc or a later one. C++ has its headers from gcc and its symbols
-from gcc's libstdc++.so up to the version named; what is younger is linked from libstdc++.a, as the toolsets of
-RHEL do it, from which the manylinux images are made.
+links with them runs on every Linux with that glibc or a later one. C++ has its headers from gcc, and its
+symbols from gcc's libstdc++.so up to the version named; what is younger is linked from libstdc++.a, as it is
+by the toolsets of RHEL, from which the manylinux images are made.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ class Symbol:
         version: the name of its version, as GLIBC_2.2.5.
         name: the mangled name.
         size: bytes, where it is an object; 0 for a function.
+        of_thread: each thread has its own.
     """
 
     version: str
     name: str
     size: int = 0
+    of_thread: bool = False
 
 
 @dataclass
@@ -142,14 +144,17 @@ def read_libstdcxx(path: Path, newest: tuple[int, ...]) -> list[Symbol]:
     for line in listing.splitlines():
         # 00000000001d1b20 g    DO .data.rel.ro  0000000000000028  GLIBCXX_3.4.21 _ZTV…
         found = re.match(
-            r"[0-9a-f]+ .{6}([FO ]) \.\S+\s+([0-9a-f]+)\s+((?:GLIBCXX|CXXABI)_([\d.]+))\s+(\S+)$", line
+            r"[0-9a-f]+ .{6}([FO ]) (\.\S+)\s+([0-9a-f]+)\s+((?:GLIBCXX|CXXABI)_([\d.]+))\s+(\S+)$", line
         )
         if found:
-            kind, size, version, numbers, name = found.groups()
+            kind, section, size, version, numbers, name = found.groups()
+            of_thread = section in (".tbss", ".tdata")
             # GLIBCXX_3.4.24 and CXXABI_1.3.11 are of gcc 7 and 8.
             limit = newest if version.startswith("GLIBCXX") else (1, 3, 11)
             if tuple(map(int, numbers.split("."))) <= limit:
-                symbols.append(Symbol(version, name, int(size, 16) if kind == "O" else 0))
+                symbols.append(
+                    Symbol(version, name, int(size, 16) if kind == "O" or of_thread else 0, of_thread)
+                )
     return sorted(symbols)
 
 
@@ -157,9 +162,12 @@ def stub_source(symbols: list[Symbol]) -> str:
     """Return the assembly of a library that defines the symbols, without what they do."""
     lines = []
     for number, symbol in enumerate(symbols):
-        own, kind = f"stub_{number}", "object" if symbol.size else "function"
+        own = f"stub_{number}"
+        kind, section = ("object", ".data") if symbol.size else ("function", ".text")
+        if symbol.of_thread:
+            kind, section = "tls_object", '.section .tbss,"awT",@nobits'
         lines += [
-            ".data" if symbol.size else ".text",
+            section,
             f".globl {own}",
             f".type {own}, %{kind}",
             f".size {own}, {symbol.size or 1}",
@@ -180,11 +188,8 @@ def make_stub(folder: Path, soname: str, symbols: list[Symbol], gcc: str) -> Non
     source, script = folder / f"{soname}.s", folder / f"{soname}.map"
     source.write_text(stub_source(symbols))
     script.write_text(version_script(symbols))
-    subprocess.run(
-        [gcc, "-shared", "-nostdlib", f"-Wl,-soname,{soname},--version-script,{script}", "-o"]
-        + [folder / soname, source],
-        check=True,
-    )
+    link = f"-Wl,-soname,{soname},--version-script,{script}"
+    subprocess.run([gcc, "-shared", "-nostdlib", link, "-o", folder / soname, source], check=True)
     source.unlink()
     script.unlink()
 
@@ -218,7 +223,7 @@ def make_sysroot(
         make_stub(libraries, soname, lists.up_to(library, glibc), gcc)
         if library not in ("c", "ld"):
             (libraries / f"lib{library}.so").symlink_to(soname)
-    # What glibc links statically, and the start of a library, come from this machine: neither names a version.
+    # What glibc links statically, and the start of a library, are this machine's: neither names a version.
     for name in ("libc_nonshared.a", "crti.o", "crtn.o", "Scrt1.o", "crt1.o"):
         shutil.copy(_gcc_file(gcc, name), libraries)
     (libraries / "libc.so").write_text(f"GROUP ( libc.so.6 libc_nonshared.a AS_NEEDED ( {LOADER} ) )\n")
