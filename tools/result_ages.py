@@ -1,4 +1,4 @@
-"""Refuse a result of benchmarks/results that is older than what it measures, unless a note says why it stands.
+"""Refuse a benchmark result that is older than what it measures, unless a note says why it stands.
 
 Usage: result_ages.py [--list]
 

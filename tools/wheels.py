@@ -98,7 +98,8 @@ def repair(wheel: Path, folder: Path) -> Path:
     """
     with tempfile.TemporaryDirectory() as place:
         audit = [sys.executable, "-m", "auditwheel"]
-        _run([*audit, "repair", "--plat", PLATFORM, "--exclude", "libtorch_cpu.so", "-w", place, wheel])
+        options = ["--plat", PLATFORM, "--only-plat", "--exclude", "libtorch_cpu.so", "-w", place]
+        _run([*audit, "repair", *options, wheel])
         (made,) = Path(place).glob("*.whl")
         if any("libs/" in name for name in _names(made)):
             raise SystemExit(f"{made.name} would bring libraries of its own: {_names(made)}")

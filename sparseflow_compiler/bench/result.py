@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import sys
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
