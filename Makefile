@@ -11,13 +11,17 @@ TRANSFORMERS ?= locked
 JOBS   ?= $(shell nproc)
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
+INSTALL := $(PIP) install --no-build-isolation --no-deps -e . --config-settings=cmake.define.SPARSEFLOW_CUDA
+# What `make demo` builds: the CUDA kernels, which take most of a build's time, where a GPU can run them or where
+# they were compiled before. GPU= or GPU=1 says it by hand.
+GPU    ?= $(wildcard /dev/nvidia0 /dev/dxg)
 TESTER := $(VENV)/bin/python
 ifneq ($(TRANSFORMERS),locked)
 TESTER := $(VENV)-transformers-$(TRANSFORMERS)/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: always help env lock build demo test lit pytest test-vllm check format docs site source notebook fuzz sanitize bench clean
+.PHONY: always help env lock build demo test lit pytest test-vllm check format docs site source notebook fuzz sanitize wheels bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +41,12 @@ $(VENV)-transformers-%/.dependencies: $(VENV)/.dependencies tools/transformers_o
 $(VENV)-transformers-newest/.dependencies: always
 
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
-	$(PIP) install --no-build-isolation --no-deps -e .
+	$(INSTALL)=AUTO
+	@touch $@ $(VENV)/.installed-cpu
+
+$(VENV)/.installed-cpu: $(VENV)/.dependencies $(NATIVE)
+	@echo "No GPU here: the native library is built without its CUDA kernels (minutes). make build adds them."
+	$(INSTALL)=OFF
 	@touch $@
 
 env: $(VENV)/.dependencies ## Create the environment in .venv
@@ -51,9 +60,9 @@ lock: ## Renew constraints.txt: every version that a new environment gets today
 	{ sed '/^[^#]/d' constraints.txt; build/lock/bin/python -m pip freeze | grep -vE '^(torch|triton|(nvidia|cuda)-.*)==' ; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
-build: $(VENV)/.installed ## Build the native library and install the package, editable
+build: $(VENV)/.installed ## Build the native library, with CUDA where nvcc is, and install the package, editable
 
-demo: build ## Compile a pretrained sentence encoder and a Llama-shaped decoder, and report
+demo: $(if $(GPU)$(wildcard $(VENV)/.installed),build,$(VENV)/.installed-cpu) ## Compile a pretrained sentence encoder and a Llama-shaped decoder, and report
 	$(VENV)/bin/python demo/demo.py
 
 test: build lit pytest ## Build and run all tests
@@ -81,6 +90,7 @@ check: build source ## The one gate: format, lint, types, layers, generated docs
 	$(VENV)/bin/python tools/readme_tables.py --check README.md docs
 	$(VENV)/bin/python tools/speed_chart.py --check docs/assets
 	$(VENV)/bin/python tools/reference_pages.py --check docs/reference
+	$(VENV)/bin/python tools/result_ages.py
 	$(MAKE) site
 
 format: env ## Rewrite the sources in the house's format
@@ -111,9 +121,15 @@ fuzz: build ## Feed sparseflow-opt and sf.load with 50,000 mutated inputs each, 
 	$(VENV)/bin/python tools/fuzz.py load --count 50000 --jobs $$(nproc)
 	$(VENV)/bin/python tools/fuzz.py compile --count 2000 --jobs $$(nproc)
 
+WHEELS ?= cpu cuda
 SANITIZER ?= address,undefined
 sanitize: build ## Run the native tests under sanitizers, without CUDA; SANITIZER=thread: calls from several threads
 	tools/sanitize.sh $(VENV)/bin/python $(SANITIZER)
+
+wheels: env ## Build the wheels that are published into dist, and try the one for CPUs; WHEELS="cpu cuda", ARCHITECTURES="80-real;90"
+	$(PIP) install $$($(VENV)/bin/python tools/requirements.py pyproject.toml --only release)
+	for variant in $(WHEELS); do $(VENV)/bin/python tools/wheels.py $$variant $(if $(ARCHITECTURES),--architectures "$(ARCHITECTURES)") || exit 1; done
+	tools/try_wheel.sh dist/sparseflow-*+cpu-py3-none-manylinux_2_28_x86_64.whl $(PYTHON) "$(TORCH)"
 
 bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables
 	$(VENV)/bin/python benchmarks/bench_gemm_cpu.py

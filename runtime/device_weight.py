@@ -61,8 +61,8 @@ class DeviceWeight:
     @classmethod
     def of_buffer(cls, buffer: Tensor, n: int, k: int, dtype: torch.dtype) -> DeviceWeight:
         """Split a buffer into the padded values ``[N, Kp/2]`` of `dtype` and their positions."""
-        # The skinny kernel prefetches weights while earlier work in the stream still runs (docs/design/kernels.md),
-        # so the buffer must be complete now.
+        # The skinny kernel prefetches weights while earlier work in the stream still runs
+        # (docs/design/kernels.md), so the buffer must be complete now.
         if not torch.cuda.is_current_stream_capturing():
             torch.cuda.current_stream(buffer.device).synchronize()
         rows, pitch = _padded(n), _padded(k) // 2

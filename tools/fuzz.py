@@ -117,21 +117,26 @@ def _run_worker(
             tally.outcomes[entry["outcome"]] += 1
             started = None
         if entry.get("finding"):
-            _keep(target, entry["input"], entry["finding"], out, tally)
+            _keep(target, entry["input"], entry["finding"], out, seed, tally)
     if code == 0:
         return inputs.stop
     if started is None:
         raise RuntimeError(f"the worker ended with {code} before an input:\n{errors.read_text()[-3000:]}")
     tally.outcomes["died"] += 1
     reason = f"the process ended with {code}\n{errors.read_text(errors='replace')[-6000:]}"
-    _keep(target, started, reason, out, tally)
+    _keep(target, started, reason, out, seed, tally)
     return started + 1
 
 
-def _keep(target: str, number: int, reason: str, out: Path, tally: Tally) -> None:
+def again(target: str, number: int, seed: int) -> str:
+    """Return the command that tries one input again."""
+    return f"python tools/fuzz.py {target} --seed {seed} --first {number} --count 1"
+
+
+def _keep(target: str, number: int, reason: str, out: Path, seed: int, tally: Tally) -> None:
     tally.findings[number] = reason
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{target}-{number}.txt").write_text(reason)
+    (out / f"{target}-{seed}-{number}.txt").write_text(f"{again(target, number, seed)}\n\n{reason}")
 
 
 def record(path: Path, row: dict[str, Any]) -> None:
@@ -174,11 +179,14 @@ def main() -> int:
     options = parser.parse_args()
     target, seed, inputs = options.target, options.seed, range(options.first, options.first + options.count)
     memory, start = Path("/dev/shm"), time.monotonic()
+    print(f"{target}: inputs {inputs.start} to {inputs.stop - 1} of seed {seed}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
         limit = start + options.deadline
         tally = fuzz(target, inputs, seed, options.out, Path(scratch), jobs=options.jobs, deadline=limit)
     found = {"inputs": tally.inputs, "findings": sorted(tally.findings)}
-    print(json.dumps({**found, **tally.outcomes}))
+    print(json.dumps({"seed": seed, **found, **tally.outcomes}))
+    for number in sorted(tally.findings):
+        print(f"again: {again(target, number, seed)}", file=sys.stderr)
     if options.results:
         run = {"target": target, "seed": seed, "first": inputs.start}
         cost = {"seconds": round(time.monotonic() - start), "jobs": options.jobs}

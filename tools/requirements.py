@@ -1,6 +1,6 @@
-"""Print what the environment needs, from pyproject.toml: build requirements, dependencies and every extra.
+"""Print what the environment needs, from pyproject.toml: build requirements, dependencies and extras.
 
-Usage: requirements.py PYPROJECT
+Usage: requirements.py PYPROJECT [--only EXTRA]
 
 `pip install -e .[all]` would resolve the same list only while building the package, which needs
 the list's own contents (torch, scikit-build-core, cmake) to be there first.
@@ -12,6 +12,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+APART = ("release", "vllm")
+"""Extras of gigabytes, which have environments of their own."""
+
 
 def requirements(pyproject: dict[str, dict[str, object]]) -> list[str]:
     """The requirements of a checkout, in the order of pyproject.toml."""
@@ -22,12 +25,16 @@ def requirements(pyproject: dict[str, dict[str, object]]) -> list[str]:
     assert isinstance(extras, dict)
     dependencies = project["dependencies"]
     assert isinstance(dependencies, list)
-    return [*build, "cmake", "ninja", *dependencies, *(item for extra in extras.values() for item in extra)]
+    chosen = (items for extra, items in extras.items() if extra not in APART)
+    return [*build, "cmake", "ninja", *dependencies, *(item for items in chosen for item in items)]
 
 
 def main() -> int:
     """Print one requirement a line."""
     pyproject = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    if sys.argv[2:3] == ["--only"]:
+        print("\n".join(pyproject["project"]["optional-dependencies"][sys.argv[3]]))
+        return 0
     print("\n".join(requirements(pyproject)))
     return 0
 

@@ -9,7 +9,7 @@ build=build/sanitize-${sanitizer%%,*}
 flags="-fsanitize=$sanitizer -fno-omit-frame-pointer -g1"
 [[ $sanitizer != *undefined* ]] || flags+=" -fno-sanitize-recover=undefined"
 
-cmake -S . -B "$build" $(command -v ninja >/dev/null && echo "-G Ninja") -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CUDA_COMPILER=NOTFOUND \
+cmake -S . -B "$build" $(command -v ninja >/dev/null && echo "-G Ninja") -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSPARSEFLOW_CUDA=OFF \
   -DPython_EXECUTABLE="$python" -DCMAKE_CXX_FLAGS="$flags" >/dev/null
 cmake --build "$build" --parallel "${JOBS:-$(nproc)}"
 

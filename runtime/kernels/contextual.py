@@ -1,4 +1,7 @@
-"""The kernels of contextual MLPs, which run whole MLPs and appear in no policy (docs/design/kernels-contextual.md)."""
+"""The kernels of contextual MLPs, which run whole MLPs and appear in no policy.
+
+docs/design/kernels-contextual.md describes them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SparseFlow's CPU kernels: AMX, AVX-512, AVX2 or plain C++, as the CPU supports (docs/design/kernels-cpu.md)."""
+"""SparseFlow's CPU kernels: AMX, AVX-512, AVX2 or plain C++ (docs/design/kernels-cpu.md)."""
 
 from __future__ import annotations
 

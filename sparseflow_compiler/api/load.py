@@ -39,8 +39,9 @@ class LoadedModel(artifact.LoadedModel):
         """Run transformers' `generate`, with every forward run by the artifact's programs.
 
         Raises:
-            ArgumentError: the model doesn't generate or is an encoder-decoder, transformers is missing, or a
-                call is of another kind than those that were captured before it was saved.
+            ArgumentError: the model doesn't generate or is an encoder-decoder, or a call is of another kind
+                than those that were captured before it was saved.
+            MissingDependencyError: transformers is missing.
         """
         if self._generator is None:
             self._generator = self._make_generator()
@@ -51,7 +52,7 @@ class LoadedModel(artifact.LoadedModel):
         """The tokenizer that was saved with the model; None without one.
 
         Raises:
-            ArgumentError: transformers is missing.
+            MissingDependencyError: transformers is missing.
         """
         from sparseflow.integrations.transformers.models import read_tokenizer
 
@@ -62,7 +63,7 @@ class LoadedModel(artifact.LoadedModel):
         """The configuration of a transformers model; None for other models.
 
         Raises:
-            ArgumentError: transformers is missing.
+            MissingDependencyError: transformers is missing.
         """
         from sparseflow.integrations.transformers.saved import config_of
 

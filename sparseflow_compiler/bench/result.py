@@ -5,14 +5,19 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
 from sparseflow.profiling.measure_model import device_name
 from sparseflow.support.version import __version__
+
+COMMIT = "SPARSEFLOW_COMMIT"
+"""The environment variable with the commit, for machines that have the files without their history."""
 
 _PACKAGES = ("torch", "torch-mlir", "transformers", "numpy")
 
@@ -40,6 +45,27 @@ def run_meta(device: str, command: str) -> dict[str, object]:
         "device": device,
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": checkout_commit(),
         "versions": versions,
         "load": [round(value, 2) for value in os.getloadavg()],
     }
+
+
+def checkout_commit() -> str:
+    """Return the commit of the checkout that this is imported from, with a ``+`` if tracked files differ.
+
+    It is what the environment says, and ``unknown`` for an installed package or without git.
+    """
+    if said := os.environ.get(COMMIT):
+        return said
+    own = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", own.parent, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", own.name)  # an environment may lie in somebody's own repository
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

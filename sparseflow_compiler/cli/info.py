@@ -128,7 +128,7 @@ def _cuda_kernels() -> str:
 
     _native()
     if not torch.ops.sparseflow.cuda_kernels_built():
-        raise Missing("this build has none: no nvcc was found when it was built")
+        raise Missing("this build has none: it was built without nvcc, or for CPUs alone")
     return "built"
 
 

@@ -24,6 +24,7 @@ from sparseflow.cli.tune import tune
 from sparseflow.cli.validate import validate
 from sparseflow.cli.verbosity import Quiet, Verbose, chosen, speaking, spoken
 from sparseflow.errors import SparseFlowError
+from sparseflow.support.extras import refusal
 from sparseflow.support.version import __version__
 
 app = typer.Typer(
@@ -86,6 +87,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         return _failed(error)
+    except ImportError as error:
+        if (refused := refusal("sparseflow", error)) is None:
+            raise
+        return _failed(refused)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's class, which isn't imported just to name it
             return _failed(str(error).partition(". ")[0])

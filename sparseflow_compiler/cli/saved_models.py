@@ -27,7 +27,8 @@ def load_model(
         compiled: whether it may be one that `sparseflow compile` wrote.
 
     Raises:
-        ArgumentError: transformers is missing, the folder can't be read, or dtype or device don't exist.
+        ArgumentError: the folder can't be read, or dtype or device don't exist.
+        MissingDependencyError: transformers is missing.
     """
     kind = None if dtype is None else option_values.dtype(dtype)
     where = option_values.device(device)

@@ -88,7 +88,8 @@ def shape_config(name: str) -> PretrainedConfig:
     """Return the configuration of a built-in shape.
 
     Raises:
-        ArgumentError: there is no such shape, or transformers is missing.
+        ArgumentError: there is no such shape.
+        MissingDependencyError: transformers is missing.
     """
     if name not in SHAPES:
         raise ArgumentError(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping
+from types import ModuleType
+
+from sparseflow.support.extras import refusal
 
 
 def names(
@@ -20,9 +23,18 @@ def names(
 
     def get(name: str) -> object:
         if name in packages:
-            return importlib.import_module(f".{name}", package)
+            return _load(f".{name}", package, name)
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f".{home[name]}", package), name)
+        return getattr(_load(f".{home[name]}", package, name), name)
 
     return get, lambda: sorted({*namespace, *home, *packages})
+
+
+def _load(module: str, package: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module, package)
+    except ImportError as error:
+        if (refused := refusal(f"{package}.{name}", error)) is not None:
+            raise refused from None
+        raise

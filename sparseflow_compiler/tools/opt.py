@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparseflow.errors import ArgumentError, SparseFlowError
+from sparseflow.support.extras import refusal
 from sparseflow.tools.command_line import Arguments, parse_arguments
 from sparseflow.tools.limits import Limits, guarded, input_size
 
@@ -37,6 +38,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except MemoryError:
         return _report("out of memory", _FAILED)
+    except ImportError as error:
+        missing = refusal("sparseflow-opt", error)
+        return _report(str(missing or f"internal error, please report it: {error}"), _FAILED)
     except Exception as error:  # a traceback helps no user
         return _report(f"internal error, please report it: {type(error).__name__}: {error}", _FAILED)
 

@@ -1,6 +1,6 @@
 """Generate documentation of the passes from their docstrings and fields.
 
-``python -m sparseflow.tools.passes_doc docs/reference/passes.md`` writes the file, with ``--check`` it compares.
+``python -m sparseflow.tools.passes_doc docs/reference/passes.md`` writes the file; ``--check`` compares it.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ def test_crashes_hangs_and_tracebacks_are_found_and_cost_one_input_each(
     assert sorted(tally.findings) == [3, 5, 7]
     assert (tally.inputs, tally.outcomes["died"]) == (10, 2)
     assert "in run" in tally.findings[5]
-    assert (tmp_path / "out" / "opt-7.txt").read_text() == "a traceback"
+    assert (tmp_path / "out" / "opt-0-7.txt").read_text() == (
+        "python tools/fuzz.py opt --seed 0 --first 7 --count 1\n\na traceback"
+    )
 
 
 def test_after_the_deadline_no_worker_is_started(faulty, tmp_path):

@@ -8,7 +8,7 @@ namespace {
 
 [[noreturn]] void absent() {
   throw std::runtime_error(
-      "sparseflow: built without CUDA kernels, because no nvcc was found; "
+      "sparseflow: built without CUDA kernels, for want of nvcc or for CPUs alone; "
       "install the CUDA toolkit and build again: pip install --no-build-isolation .");
 }
 

@@ -62,7 +62,8 @@ def from_folder(folder: Path, dtype: torch.dtype | None) -> nn.Module:
         dtype: of its weights; None keeps that of the files.
 
     Raises:
-        ArgumentError: transformers is missing, or the folder can't be read.
+        ArgumentError: the folder can't be read.
+        MissingDependencyError: transformers is missing.
         CheckpointError: a weight is missing, which transformers would initialise at random, has another
             shape, or belongs to another model.
     """

@@ -78,7 +78,8 @@ def shell_of(folder: Path, device: Callable[[], torch.device]) -> PreTrainedMode
         device: returns the device of the loaded model.
 
     Raises:
-        ArgumentError: transformers is missing, or the saved model can't generate.
+        ArgumentError: the saved model can't generate.
+        MissingDependencyError: transformers is missing.
     """
     transformers = require_transformers(f"{folder}: generate")
     with malformed_as_error(folder):
@@ -132,7 +133,7 @@ def config_of(folder: Path) -> PreTrainedConfig | None:
     """Read the configuration of a saved model; None if it isn't a transformers model.
 
     Raises:
-        ArgumentError: transformers is missing.
+        MissingDependencyError: transformers is missing.
     """
     transformers = require_transformers(f"{folder}: its configuration")
     if not (folder / _CONFIG).exists():

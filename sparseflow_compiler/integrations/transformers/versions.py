@@ -7,11 +7,12 @@ import re
 from importlib import metadata
 from types import ModuleType
 
-from sparseflow.errors import ArgumentError, UntestedVersionWarning
+from sparseflow.errors import MissingDependencyError, UntestedVersionWarning
+from sparseflow.support.extras import install
 from sparseflow.support.releases import release
 from sparseflow.support.user_warnings import warn
 
-INSTALL = "pip install 'sparseflow[transformers]'"
+INSTALL = install("transformers")
 
 
 def require_transformers(subject: str) -> ModuleType:
@@ -21,7 +22,7 @@ def require_transformers(subject: str) -> ModuleType:
         subject: what needs it, for the error.
 
     Raises:
-        ArgumentError: transformers is missing or fails to import.
+        MissingDependencyError: transformers is missing or fails to import.
     """
     try:
         import transformers
@@ -32,9 +33,9 @@ def require_transformers(subject: str) -> ModuleType:
     return found
 
 
-def import_refusal(subject: str, error: ImportError) -> ArgumentError:
+def import_refusal(subject: str, error: ImportError) -> MissingDependencyError:
     """Return the error for a failed import of transformers or of a part of it."""
-    return ArgumentError(subject, f"needs transformers {supported()}: {error}", INSTALL)
+    return MissingDependencyError(subject, f"needs transformers {supported()}: {error}", INSTALL)
 
 
 @functools.cache

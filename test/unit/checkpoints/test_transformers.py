@@ -208,13 +208,13 @@ def test_foreign_layers_versions_and_options_are_refused(packed_folder):
 
 def test_without_transformers_the_rest_works_and_the_config_says_what_is_missing(tmp_path):
     code = """
-    from sparseflow.errors import ArgumentError
+    from sparseflow.errors import MissingDependencyError
     from sparseflow.checkpoints import Checkpoint
     from sparseflow.integrations.compressed_tensors import to_bitmask
     from sparseflow.integrations.torch import to_semi_structured
     try:
         from sparseflow.integrations.transformers import SparseFlowConfig
-    except ArgumentError as error:
+    except MissingDependencyError as error:
         print(error)
     """
     said = python(BLOCK + textwrap.dedent(code), tmp_path).stdout

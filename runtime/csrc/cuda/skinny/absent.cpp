@@ -5,7 +5,7 @@
 
 namespace sparseflow::cuda::skinny {
 
-std::string refusal(int, const Product&, int) { return "built without CUDA kernels, because no nvcc was found"; }
+std::string refusal(int, const Product&, int) { return "built without CUDA kernels, for want of nvcc or for CPUs alone"; }
 int default_variant(const Product&, int) { return 0; }
 int64_t partial_count(const Product&, int, int) { return 0; }
 void forget_devices() {}

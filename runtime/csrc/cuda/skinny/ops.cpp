@@ -24,7 +24,7 @@ std::string refused_shape(const DeviceWeight& w, int64_t m, bool gated) {
   if (w.k == 0) return "takes no weights without columns";
   if (gated && w.n() % 128) return "needs N to be a multiple of 128 for a gate, got N=" + std::to_string(w.n());
   if (w.n() > kLargest || w.k > kLargest || m > kLargest) return "takes sizes up to " + std::to_string(kLargest);
-  if (!kernels_built()) return "is not in this build, because no nvcc was found when it was built";
+  if (!kernels_built()) return "is not in this build, which was made without nvcc, or for CPUs alone";
   return "";
 }
 
