@@ -29,7 +29,9 @@ def test_the_version_stands_in_one_place():
     assert re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == __version__
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda f: f.stem
+)
 def test_issue_templates_are_forms(file):
     form = yaml.safe_load(file.read_text())
     if file.stem == "config":
@@ -44,7 +46,9 @@ def test_issue_templates_are_forms(file):
 
 
 def test_make_has_every_target_that_contributing_names():
-    spans = re.findall(r"`make ([^`]*)`", CONTRIBUTING) + re.findall(r"^    make ([a-z ]+?)  ", CONTRIBUTING, re.M)
+    spans = re.findall(r"`make ([^`]*)`", CONTRIBUTING) + re.findall(
+        r"^    make ([a-z ]+?)  ", CONTRIBUTING, re.M
+    )
     named = {word for words in spans for word in words.split() if "=" not in word}
     found = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"env", "build", "check", "test", "fuzz", "lock", "sanitize"} <= named
@@ -52,8 +56,10 @@ def test_make_has_every_target_that_contributing_names():
 
 
 def test_contributing_names_files_and_options_that_exist():
-    paths = set(re.findall(r"`((?:tools|test|docs|stubs|passes|runtime|benchmarks|\.github)/[\w./-]*)", CONTRIBUTING))
-    paths |= {path for path in re.findall(r"\]\(([\w./-]+)\)", CONTRIBUTING)}
+    paths = set(
+        re.findall(r"`((?:tools|test|docs|stubs|passes|runtime|benchmarks|\.github)/[\w./-]*)", CONTRIBUTING)
+    )
+    paths |= set(re.findall(r"\]\(([\w./-]+)\)", CONTRIBUTING))
     made = ("benchmarks/results/fuzz.json",)
     assert [path for path in sorted(paths) if path not in made and not (ROOT / path).exists()] == []
     for script, options in re.findall(r"`(tools/\w+\.py)([^`]*)`", CONTRIBUTING):
@@ -75,7 +81,9 @@ def test_the_page_of_the_command_has_every_command_and_exit_code():
 
     def leaves(command, words):
         inner = getattr(command, "commands", {})
-        return [name for key, one in inner.items() for name in leaves(one, [*words, key])] or [" ".join(words)]
+        return [name for key, one in inner.items() for name in leaves(one, [*words, key])] or [
+            " ".join(words)
+        ]
 
     page = COMMAND.read_text()
     assert [name for name in leaves(typer.main.get_command(app), []) if f"`{name}`" not in page] == []
