@@ -64,6 +64,7 @@ def test_fast_keeps_a_dense_copy_only_where_some_m_runs_densely() -> None:
     assert layers["winner"].bytes == weights[64].nbytes < layers["winner"].bytes_dense
     assert [(r.m_min, r.backend) for r in layers["mixed"].ranges] == [(1, "cpu"), (4, "dense")]
     assert layers["mixed"].ranges[1].speedup == 1.0
+    assert layers["mixed"].measured == ((1, 2.0), (8, 1.0))
     assert compiled.report.model["memory"] == "fast"
 
 

@@ -151,6 +151,7 @@ def test_a_product_that_loses_for_many_rows_runs_densely_and_is_pruned_all_the_s
         (64, None, "cpu"),
     ]
     assert up.ranges[-1].speedup == 1.5
+    assert up.measured == ((1, 3.0), (4, 2.0), (64, 1.5))
     assert "no faster than dense at any measured M from 64 to 64: at best 0.90×" in down.reason
     assert down.rel_err > 0
     assert "pruned by magnitude; for more rows dense" in down.reason
