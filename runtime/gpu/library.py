@@ -85,7 +85,7 @@ def _unusable(index: int, variable: str | None) -> str | None:
     if reason := torch.ops.sparseflow.cusparselt_open(str(path)):
         return f"{reason}; {INSTALL}"
     if not torch.ops.sparseflow.cuda_kernels_built():
-        return "this build of SparseFlow has no CUDA kernels, because it was built without nvcc, or for CPUs alone"
+        return "this build of SparseFlow has no CUDA kernels, for want of nvcc, or built for CPUs alone"
     return _foreign_layout(index)
 
 

@@ -51,7 +51,7 @@ def run_meta(device: str, command: str) -> dict[str, object]:
 
 
 def checkout_commit() -> str:
-    """Return the commit of the checkout that this is imported from, with a ``+`` if tracked files differ from it.
+    """Return the commit of the checkout that this is imported from, with ``+`` where tracked files differ.
 
     It is what the environment says, and ``unknown`` for an installed package or without git.
     """
