@@ -126,10 +126,10 @@ SANITIZER ?= address,undefined
 sanitize: build ## Run the native tests under sanitizers, without CUDA; SANITIZER=thread: calls from several threads
 	tools/sanitize.sh $(VENV)/bin/python $(SANITIZER)
 
-wheels: env ## Build the wheels that are published into dist, and try the one for CPUs; WHEELS="cpu cuda", ARCHITECTURES="80-real;90"
+wheels: env ## Build the wheels that are published into dist, and try them; WHEELS="cpu cuda", ARCHITECTURES="80-real;90"
 	$(PIP) install $$($(VENV)/bin/python tools/requirements.py pyproject.toml --only release)
 	for variant in $(WHEELS); do $(VENV)/bin/python tools/wheels.py $$variant $(if $(ARCHITECTURES),--architectures "$(ARCHITECTURES)") || exit 1; done
-	tools/try_wheel.sh dist/sparseflow-*+cpu-py3-none-manylinux_2_28_x86_64.whl $(PYTHON) "$(TORCH)"
+	for wheel in dist/*-manylinux_2_28_x86_64.whl; do tools/try_wheel.sh $$wheel $(PYTHON) "$(TORCH)" || exit 1; done
 
 bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables
 	$(VENV)/bin/python benchmarks/bench_gemm_cpu.py

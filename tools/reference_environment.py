@@ -23,8 +23,8 @@ left alone)."""
 
 ABOUT: Mapping[str, str] = {
     "SPARSEFLOW_CACHE_DIR": "The folder of measured tables; by default the user's cache folder.",
-    "SPARSEFLOW_COMMIT": "The commit that results of benchmarks name, on machines that have the files without "
-    "their history.",
+    "SPARSEFLOW_COMMIT": "The commit that results of benchmarks name, where the files are without their "
+    "history.",
     "SPARSEFLOW_CPU_ISA": "The instruction set of the CPU kernels, if a lower one than the machine's is "
     "wanted: `plain`, `avx2`, `avx512`, `avx512bf16` or `amx`.",
     "SPARSEFLOW_CUSPARSELT": "The path of libcusparseLt.so.0; by default that of NVIDIA's wheel. Set it "

@@ -85,8 +85,16 @@ def build_wheel(variant: str, work: Path, architectures: str, jobs: int) -> Path
     settings = [f"-Cbuild-dir={work / 'objects'}", *(f"-Ccmake.define.{k}={v}" for k, v in defines.items())]
     shutil.rmtree(work / "raw", ignore_errors=True)
     environment = os.environ | {"SPARSEFLOW_SYSROOT": str(sysroot), "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs)}
-    words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", work / "raw", *settings]
-    _run([*words, work / "source"], environment)
+    words: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        work / "raw",
+    ]
+    _run([*words, *settings, work / "source"], environment)
     (made,) = (work / "raw").glob("*.whl")
     return made
 

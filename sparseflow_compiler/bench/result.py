@@ -61,7 +61,7 @@ def checkout_commit() -> str:
     own = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        command = ["git", "-C", own.parent, *words]
+        command = ["git", "-C", str(own.parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
