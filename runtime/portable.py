@@ -1,4 +1,4 @@
-"""The 2:4 operators in plain torch, for devices and dtypes that the native library doesn't support.
+"""The operators of patterns in plain torch, for devices and dtypes that the native library doesn't support.
 
 Results are bit-identical to those of the native CPU operators (``runtime/csrc``).
 """
@@ -12,30 +12,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _groups(weight: Tensor, padding: float) -> Tensor:
-    """Reshape ``[N, K]`` to groups ``[N, Kp/4, 4]``; pad the last one with ``padding``."""
+def _groups(weight: Tensor, padding: float, size: int = 4) -> Tensor:
+    """Reshape ``[N, K]`` to groups ``[N, Kp/size, size]``; pad the last one with ``padding``."""
     n, k = weight.shape
-    return F.pad(weight, (0, -k % 4), value=padding).reshape(n, (k + 3) // 4, 4)
+    return F.pad(weight, (0, -k % size), value=padding).reshape(n, -(-k // size), size)
 
 
-def keep_mask(weight: Tensor) -> Tensor:
-    """Return which entries are among the two largest magnitudes of their group; ties keep the earlier.
+def keep_mask(weight: Tensor, keep: int = 2, size: int = 4) -> Tensor:
+    """Return which entries are among the largest magnitudes of their group; ties keep the earlier.
 
     Args:
         weight: ``[N, K]`` without NaN, of a floating dtype that torch can compare.
+        keep: how many entries of a group are kept.
+        size: entries in a group.
 
     Returns:
-        bool, ``[N, ceil(K/4), 4]``, two entries true in each group.
+        bool, ``[N, ceil(K/size), size]``, `keep` entries true in each group; true ones may lie beyond K.
     """
-    magnitude = _groups(weight.abs(), padding=-1.0)
-    # An entry's rank is the number of larger ones. Six comparisons a group replace a sort, whose order of
+    magnitude = _groups(weight.abs(), -1.0, size)
+    # An entry's rank is the number of larger ones. Comparisons of all pairs replace a sort, whose order of
     # ties would differ between devices.
     rank = torch.zeros_like(magnitude, dtype=torch.uint8)
-    for i, j in itertools.combinations(range(4), 2):
+    for i, j in itertools.combinations(range(size), 2):
         earlier_wins = magnitude[..., i] >= magnitude[..., j]
         rank[..., j] += earlier_wins
         rank[..., i] += ~earlier_wins
-    return rank < 2
+    return rank < keep
 
 
 def prune_2_4(weight: Tensor) -> Tensor:
