@@ -92,8 +92,9 @@ class Pattern:
         checks.require_dtype(weight, (*checks.NATIVE_DTYPES, torch.float64), name)
         checks.require_finite(weight, name)
         weight = weight.contiguous()
-        if self == TWO_OF_FOUR and weight.dtype != torch.float64:
-            pruned: Tensor = ops.prune_2_4(weight)
+        if weight.dtype != torch.float64 and self in PATTERNS:
+            two_of_four = self == TWO_OF_FOUR
+            pruned: Tensor = ops.prune_2_4(weight) if two_of_four else ops.prune_blocks(weight, self.block)
             return pruned
         return weight.where(self.mask(weight), torch.zeros((), dtype=weight.dtype, device=weight.device))
 
@@ -120,7 +121,9 @@ class Pattern:
         scan = checks.native_scan("first_not_2_4", weight) if self == TWO_OF_FOUR else None
         if scan is not None:
             return scan(weight)
-        for start, chunk in checks.row_chunks(weight) if weight.numel() else ():
+        # A dense weight shows it in its first rows, so that checking for several patterns costs little.
+        few = [(0, weight[:8])] if weight.numel() else []
+        for start, chunk in (*few, *(checks.row_chunks(weight) if few else ())):
             crowded = _nonzeros_by_block(chunk, self.block) > self.keep
             if crowded.any():
                 row, block = crowded.nonzero()[0].tolist()

@@ -144,7 +144,7 @@ def prune_within(
     board = Switchboard(data, layers, dense)
     with progress_bars(progress) as bars:
         alone = board.alone(bars.stage("weigh"))
-        saved = savings(layers, ms, bars.stage("measure"))
+        saved = savings(layers, ms, bars.stage("measure"), first.pattern)
     scales = _Scales(board, alone, saved, max_loss)
     chosen = scales.choose()
     loss, final = scales.loss, first
