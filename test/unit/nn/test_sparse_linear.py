@@ -151,7 +151,7 @@ def test_memory_fast_keeps_a_dense_weight_where_the_policy_wants_it(model, x):
 def recorded(monkeypatch):
     """Measurements by which every layer loses with 8 rows or more unless its dense weight is kept."""
 
-    def calibrate(shapes, dtype, *, progress, memory):
+    def calibrate(shapes, dtype, *, progress, memory, format):
         assert dtype == torch.float32
         return {(n, k): choose([times(n, k, 1, 5.0), times(n, k, 8, 18.0)], memory) for n, k in shapes}
 

@@ -9,9 +9,6 @@
 
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
-typedef float v8 __attribute__((vector_size(32)));
-typedef float v8_any __attribute__((vector_size(32), aligned(4), may_alias));
-
 template <int B>
 struct Blocks {
   static_assert(B == 6 || B == 8);

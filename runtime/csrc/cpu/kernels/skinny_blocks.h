@@ -17,8 +17,20 @@ constexpr int block_rows(int m) { return m <= 2 ? 4 : m <= 4 ? 2 : 1; }
 #if defined(__AVX512F__)
 typedef __m512 Columns;
 constexpr int kTogether = 2;  // blocks in a register
+#elif defined(__AVX2__)
+typedef vf Columns;
+constexpr int kTogether = 1;
 #else
-typedef v8 Columns;
+struct Columns {
+  float lane[8];
+};
+inline Columns operator*(Columns a, const Columns& b) {
+  for (int i = 0; i < 8; ++i) a.lane[i] *= b.lane[i];
+  return a;
+}
+inline void operator+=(Columns& a, const Columns& b) {
+  for (int i = 0; i < 8; ++i) a.lane[i] += b.lane[i];
+}
 constexpr int kTogether = 1;
 #endif
 constexpr int kColumns = 8 * kTogether;
@@ -34,17 +46,17 @@ inline Columns expand(const typename D::T* values, uint64_t codes) {
 #elif defined(__AVX2__)
   const auto code = static_cast<uint32_t>(codes & kMask);
   if constexpr (sizeof(typename D::T) == 4) {
-    return (v8)expand_bits<B>(reinterpret_cast<const uint32_t*>(values), code);
+    return (vf)expand_bits<B>(reinterpret_cast<const uint32_t*>(values), code);
   } else {
     const __m128i columns = expand_bits<B>(values, code);
-    if constexpr (__is_same(D, BF16)) return (v8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(columns), 16);
-    else return (v8)_mm256_cvtph_ps(columns);
+    if constexpr (__is_same(D, BF16)) return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(columns), 16);
+    else return (vf)_mm256_cvtph_ps(columns);
   }
 #else
-  v8 columns = {};
+  Columns columns = {};
   const uint32_t kept = P::tables.kept[codes & kMask];
   for (int i = 0; i < B; ++i)
-    if (kept >> i & 1) columns[i] = D::get(values++);
+    if (kept >> i & 1) columns.lane[i] = D::get(values++);
   return columns;
 #endif
 }
@@ -52,14 +64,22 @@ inline Columns expand(const typename D::T* values, uint64_t codes) {
 inline Columns columns_of(const float* x) {
 #if defined(__AVX512F__)
   return _mm512_loadu_ps(x);
+#elif defined(__AVX2__)
+  return load(x);
 #else
-  return *reinterpret_cast<const v8_any*>(x);
+  Columns columns;
+  std::memcpy(&columns, x, sizeof(columns));
+  return columns;
 #endif
 }
 
 inline float sum_of_columns(Columns v) {
   float s = 0;
+#if defined(__AVX2__)
   for (int i = 0; i < kColumns; ++i) s += v[i];
+#else
+  for (float lane : v.lane) s += lane;
+#endif
   return s;
 }
 
@@ -70,10 +90,16 @@ struct BlockRows {
   const uint8_t* codes[R];
 };
 
-// Adds the products of `steps` steps of R rows of W and M rows of x. `skip` is the bytes of values from the end of a
-// row to where its stream goes on, for prefetching; negative: don't.
+// What is prefetched meanwhile, into the second-level cache (see fetch_step): values of the next rows, as bytes from
+// one step and from one row to the next; null: nothing.
+struct Ahead {
+  const char* values = nullptr;
+  int64_t step = 0, row = 0;
+};
+
+// Adds the products of `steps` steps of R rows of W and M rows of x.
 template <class D, int B, int R, int M>
-inline void block_steps(const BlockRows<D, B, R>& w, const float* x, int64_t x_pitch, int64_t steps, int64_t skip,
+inline void block_steps(const BlockRows<D, B, R>& w, const float* x, int64_t x_pitch, int64_t steps, Ahead ahead,
                         Columns (&s)[R][M]) {
   using P = Blocks<B>;
   constexpr int64_t kBytes = P::kStep * P::kKeep * sizeof(typename D::T);
@@ -82,10 +108,9 @@ inline void block_steps(const BlockRows<D, B, R>& w, const float* x, int64_t x_p
     for (int r = 0; r < R; ++r) {
       codes[r] = 0;
       std::memcpy(&codes[r], w.codes[r] + i * P::kStepBytes, P::kStepBytes);
-      if (skip >= 0)
+      if (ahead.values)
         for (int64_t line = 0; line < kBytes; line += 64)
-          fetch(reinterpret_cast<const char*>(w.values[r]) + i * kBytes + line, kValuesAhead,
-                (steps - i) * kBytes - line, skip);
+          __builtin_prefetch(ahead.values + i * ahead.step + r * ahead.row + line, 0, 2);
     }
 #pragma GCC unroll 8
     for (int j = 0; j < P::kStep; j += kTogether)
@@ -114,7 +139,14 @@ void block_rows_of(const Plan& p, int64_t row, int64_t m0, int64_t step0, int64_
   const bool followed = (p.a.n - row - R) * kept >= 8;
   const int64_t whole = most(0, least(step1, (followed ? blocks : blocks - 2) / P::kStep) - step0);
   Columns s[R][M] = {};
-  block_steps<D, B, R, M>(w, x, p.k_padded, whole, m0 == 0 ? (R - 1) * kept * static_cast<int64_t>(sizeof(T)) : -1, s);
+  Ahead ahead;
+  if (m0 == 0) {
+    constexpr int64_t kBytes = P::kStep * P::kKeep * sizeof(T);
+    const bool one_stream = step0 == 0 && step1 * P::kStep >= blocks;  // whole rows follow each other in memory
+    ahead = {reinterpret_cast<const char*>(w.values[0] + R * kept), one_stream ? R * kBytes : kBytes,
+             one_stream ? kBytes : kept * static_cast<int64_t>(sizeof(T))};
+  }
+  block_steps<D, B, R, M>(w, x, p.k_padded, whole, ahead, s);
   const int64_t done = (step0 + whole) * P::kStep, left = least(blocks, step1 * P::kStep) - done;
   if (left > 0) {
     constexpr int kSteps = 2;
@@ -127,7 +159,7 @@ void block_rows_of(const Plan& p, int64_t row, int64_t m0, int64_t step0, int64_
       last.values[r] = values[r];
       last.codes[r] = codes[r];
     }
-    block_steps<D, B, R, M>(last, x + whole * P::kStep * 8, p.k_padded, (left + P::kStep - 1) / P::kStep, -1, s);
+    block_steps<D, B, R, M>(last, x + whole * P::kStep * 8, p.k_padded, (left + P::kStep - 1) / P::kStep, {}, s);
   }
   for (int r = 0; r < R; ++r)
     for (int m = 0; m < M; ++m) sums[(m0 + m) * kBlockPitch + r] += sum_of_columns(s[r][m]);
