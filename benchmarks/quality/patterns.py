@@ -38,7 +38,8 @@ def require_pattern(model: nn.Module, report: sf.pruning.PruneReport) -> int:
     pattern = sf.Pattern.of(report.pattern)
     pruned = [layer.name for layer in report.layers if layer.method is not None]
     for name in pruned:
-        assert pattern.holds(model.get_submodule(name).weight), f"{name} is not {pattern}"
+        weight = model.get_parameter(f"{name}.weight")
+        assert pattern.holds(weight), f"{name} is not {pattern}"
     return len(pruned)
 
 

@@ -15,7 +15,7 @@
 // FP8: "sparse_gemm.linear"{{.*}}format = "2:4-fp8"
 // BOTH: "sparse_gemm.linear"{{.*}}format = "6:8"
 // BOTH: "sparse_gemm.linear"{{.*}}format = "6:8"
-// UNKNOWN: entry 'a.weight' is none of the formats 2:4, 4:6, 6:8, 2:4-fp8: '1:4'
+// UNKNOWN: entry 'a.weight': is none of the formats 2:4, 4:6, 6:8, 2:4-fp8: '1:4'
 func.func @main(%x: !torch.vtensor<[?,64],bf16>) -> !torch.vtensor<[?,128],bf16> {
   %none = torch.constant.none
   %a = "sparse_gemm.weight"() {name = "a.weight"} : () -> !torch.vtensor<[64,64],bf16>

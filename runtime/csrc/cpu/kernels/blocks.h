@@ -24,6 +24,7 @@ struct Blocks {
     uint8_t kept[32] = {};                   // a bit for each column
     alignas(32) int32_t lanes[32][8] = {};   // the kept value of each column; kKeep, which must hold a zero, elsewhere
     alignas(16) uint8_t bytes[32][16] = {};  // the same for values of two bytes; 0x80 makes a zero
+    alignas(32) uint8_t highs[32][32] = {};  // the same into the upper halves of lanes, where a bf16 is an fp32
 
     constexpr Tables() {
       for (int c = 0; c < 32; ++c) {
@@ -38,8 +39,12 @@ struct Blocks {
           const bool keep = second && column < B && column != first && column != second;
           kept[c] = static_cast<uint8_t>(kept[c] | keep << column);
           lanes[c][column] = keep ? value : kKeep;
-          for (int b = 0; b < 2; ++b)
-            bytes[c][2 * column + b] = static_cast<uint8_t>(keep ? 2 * value + b : 0x80);
+          for (int b = 0; b < 2; ++b) {
+            const auto from = static_cast<uint8_t>(keep ? 2 * value + b : 0x80);
+            bytes[c][2 * column + b] = from;
+            highs[c][4 * column + b] = 0x80;
+            highs[c][4 * column + 2 + b] = from;
+          }
           value += keep;
         }
       }

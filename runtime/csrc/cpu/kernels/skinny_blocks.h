@@ -47,10 +47,11 @@ inline Columns expand(const typename D::T* values, uint64_t codes) {
   const auto code = static_cast<uint32_t>(codes & kMask);
   if constexpr (sizeof(typename D::T) == 4) {
     return (vf)expand_bits<B>(reinterpret_cast<const uint32_t*>(values), code);
+  } else if constexpr (__is_same(D, BF16)) {
+    const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+    return (vf)_mm256_shuffle_epi8(both, *reinterpret_cast<const __m256i*>(P::tables.highs[code]));
   } else {
-    const __m128i columns = expand_bits<B>(values, code);
-    if constexpr (__is_same(D, BF16)) return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(columns), 16);
-    else return (vf)_mm256_cvtph_ps(columns);
+    return (vf)_mm256_cvtph_ps(expand_bits<B>(values, code));
   }
 #else
   Columns columns = {};
@@ -90,6 +91,15 @@ struct BlockRows {
   const uint8_t* codes[R];
 };
 
+// Loads the codes of a step: of several bytes stored to memory and loaded as one word, the load would wait.
+template <int B>
+inline uint64_t step_codes(const uint8_t* codes) {
+  uint32_t low;
+  std::memcpy(&low, codes, 4);
+  if constexpr (Blocks<B>::kStepBytes == 4) return low;
+  return low | static_cast<uint64_t>(codes[4]) << 32;
+}
+
 // What is prefetched meanwhile, into the second-level cache (see fetch_step): values of the next rows, as bytes from
 // one step and from one row to the next; null: nothing.
 struct Ahead {
@@ -106,8 +116,7 @@ inline void block_steps(const BlockRows<D, B, R>& w, const float* x, int64_t x_p
   for (int64_t i = 0; i < steps; ++i) {
     uint64_t codes[R];
     for (int r = 0; r < R; ++r) {
-      codes[r] = 0;
-      std::memcpy(&codes[r], w.codes[r] + i * P::kStepBytes, P::kStepBytes);
+      codes[r] = step_codes<B>(w.codes[r] + i * P::kStepBytes);
       if (ahead.values)
         for (int64_t line = 0; line < kBytes; line += 64)
           __builtin_prefetch(ahead.values + i * ahead.step + r * ahead.row + line, 0, 2);
