@@ -222,7 +222,7 @@ def test_bad_arguments_and_bad_weights_are_refused(model, x):
         sparsify(model, tune=False)
     with pytest.raises(ArgumentError, match="prune must be one of"):
         sparsify(model, prune="wanda")
-    with pytest.raises(ArgumentError, match="format must be one of '2:4', '2:4-fp8'"):
+    with pytest.raises(ArgumentError, match="format must be one of '2:4', '4:6', '6:8', '2:4-fp8'"):
         sparsify(model, format="int4")
     with pytest.raises(ArgumentError, match="no 2:4 kernels for device meta"):
         prepare(model.to("meta"))
