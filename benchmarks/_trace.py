@@ -46,7 +46,7 @@ def record(passes: int, seconds: float) -> Trace:
     """Pass after pass over all points, so that each has rounds of several moments."""
     points: Trace = {}
     with torch.inference_mode():
-        layers = {shape: measure_cpu._Weights.random(*shape, torch.float32) for shape in SHAPES}
+        layers = {shape: measure_cpu._Weights.random(*shape, torch.float32, "2:4") for shape in SHAPES}
         for step in range(passes):
             for (n, k), weights in layers.items():
                 for m in MEASURED_M:

@@ -1,4 +1,6 @@
-"""2:4 times x on the CPU against F.linear on the same pruned weight: `python benchmarks/bench_gemm_cpu.py`.
+"""Packed weights times x on the CPU against F.linear on the same pruned weight, for one or more formats.
+
+    python benchmarks/bench_gemm_cpu.py [--formats 4:6 6:8]
 
 Both sides run in turns in one process with the same threads, on weights rotated past the caches; medians.
 Each mode (what the machine has; what an AVX2 machine has) is a child process, since torch's libraries choose
@@ -21,6 +23,7 @@ import _measure
 from sparseflow.runtime.dispatch import Policy, calibrate
 from sparseflow.runtime.formats import find
 from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
+from sparseflow.runtime.pattern import Pattern
 from sparseflow.runtime.timing import interleaved, once
 
 MODES = {
@@ -40,8 +43,10 @@ NEVER_SLOWER = 0.98
 ROTATED_BYTES = 192 << 20  # several times the last-level cache
 
 
-def target(dtype: str, m: int) -> float | None:
+def target(format: str, dtype: str, m: int) -> float | None:
     """The speed-up that the kernels were asked to reach; None where only not losing was asked."""
+    if format != "2:4":
+        return {"4:6": 1.3, "6:8": 1.2}[format] if m == 1 else None
     if dtype == "float32":
         return {1: 1.6, 4: 2.0, 8: 2.0, 12: 2.0, 16: 2.0, 64: 1.3, 256: 1.15}.get(m)
     if m == 1:
@@ -49,35 +54,33 @@ def target(dtype: str, m: int) -> float | None:
     return 3.0 if 4 <= m <= 256 else None
 
 
-def weights(n: int, k: int, dtype: Any) -> list[tuple[Any, Any, Any]]:
+def weights(format: str, n: int, k: int, dtype: Any) -> list[tuple[Any, ...]]:
     """Pruned weights, dense and packed, enough to outgrow the caches."""
     import torch
 
     count = max(2, -(-ROTATED_BYTES // (n * k * dtype.itemsize)))
-    ops = torch.ops.sparseflow
-    out = []
+    stored, out = find(format), []
     for _ in range(count):
-        dense = ops.prune_2_4(torch.randn(n, k).to(dtype))
-        out.append((dense, *ops.pack_2_4(dense)))
+        dense = Pattern.of(stored.pattern).prune(torch.randn(n, k).to(dtype))
+        out.append((dense, *stored.pack(dense)))
     return out
 
 
 def measure(
-    n: int, k: int, m: int, packs: list[tuple[Any, Any, Any]], policy: Policy, seconds: float
+    format: str, k: int, m: int, packs: list[tuple[Any, ...]], policy: Policy, seconds: float
 ) -> dict[str, Any]:
     """One row: dense, our kernel, what dispatch runs, and the relative error of our kernel against fp64."""
     import torch
     import torch.nn.functional as F
 
     x = torch.randn(m, k).to(packs[0][0].dtype)
-    linear = torch.ops.sparseflow.linear
+    stored = find(format)
 
     def dense(i: int) -> Any:
         return F.linear(x, packs[i % len(packs)][0])
 
     def packed(i: int, ranges: list[int]) -> Any:
-        _, values, positions = packs[i % len(packs)]
-        return linear(x, values, positions, None, None, k, "none", ranges)
+        return stored.op(x, *packs[i % len(packs)][1:], None, None, k, "none", ranges)
 
     kernel = policy.kernel(m)
     sides = [dense, lambda i: packed(i, [])]
@@ -111,9 +114,9 @@ def read_bandwidth() -> float:
     return float(data.nbytes / best / 1e9)
 
 
-def gigabytes(n: int, k: int, dtype: Any) -> float:
+def gigabytes(format: str, n: int, k: int, dtype: Any) -> float:
     """Of a packed weight."""
-    return find("2:4").nbytes(n, k, ELEMENT_TYPES[dtype]) / 1e9
+    return find(format).nbytes(n, k, ELEMENT_TYPES[dtype]) / 1e9
 
 
 def child(mode: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -124,14 +127,23 @@ def child(mode: str, args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     bandwidth = read_bandwidth()
     rows = []
-    for (n, k), name in itertools.product(args.shapes, args.dtypes):
+    for format, (n, k), name in itertools.product(args.formats, args.shapes, args.dtypes):
         dtype = getattr(torch, name)
-        policy = calibrate([(n, k)], dtype)[n, k]
-        packs = weights(n, k, dtype)
+        policy = calibrate([(n, k)], dtype, format=format)[n, k]
+        packs = weights(format, n, k, dtype)
         for m in args.rows:
-            row = {"N": n, "K": k, "M": m, "dtype": name, "mode": mode, **_instruction_sets()}
-            row |= {"threads": args.threads, **measure(n, k, m, packs, policy, args.seconds)}
-            row["gb_per_s"] = round(gigabytes(n, k, dtype) / row["ours_us"] * 1e6, 2)
+            row = {
+                "format": format,
+                "N": n,
+                "K": k,
+                "M": m,
+                "dtype": name,
+                "mode": mode,
+                **_instruction_sets(),
+            }
+            row |= {"threads": args.threads, "load": round(os.getloadavg()[0], 1)}
+            row |= measure(format, k, m, packs, policy, args.seconds)
+            row["gb_per_s"] = round(gigabytes(format, n, k, dtype) / row["ours_us"] * 1e6, 2)
             rows.append(judged(row))
             show(row)
     return {"bandwidth": {mode: round(bandwidth, 1)}, "rows": rows}
@@ -148,7 +160,7 @@ def _instruction_sets() -> dict[str, str]:
 
 def judged(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its targets: of the kernel, and of never losing with dispatch on."""
-    row["target"] = target(row["dtype"], row["M"])
+    row["target"] = target(row["format"], row["dtype"], row["M"])
     row["met"] = row["target"] is None or row["speedup"] >= row["target"]
     row["never_slower"] = row["speedup_dispatched"] >= NEVER_SLOWER
     return row
@@ -158,7 +170,7 @@ def show(row: dict[str, Any]) -> None:
     """One line of the table, to stderr."""
     asked = "" if row["target"] is None else f"≥ {row['target']:.2f} {'met' if row['met'] else 'MISSED'}"
     print(
-        f"{row['mode']:>6} {row['N']:>6}×{row['K']:<6} {row['dtype']:>8} M={row['M']:<5}"
+        f"{row['mode']:>6} {row['format']} {row['N']:>6}×{row['K']:<6} {row['dtype']:>8} M={row['M']:<5}"
         f"{row['dense_us'] / 1e3:>9.3f} ms {row['ours_us'] / 1e3:>8.3f} ms {row['speedup']:>6.2f}×"
         f" {asked:<14} dispatched {row['speedup_dispatched']:>5.2f}×"
         f" {'' if row['never_slower'] else 'LOSES':<6}{row['gb_per_s']:>6.1f} GB/s err {row['rel_err']:.1e}",
@@ -178,6 +190,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one shape, fewer M, shorter")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--formats", nargs="+", choices=["2:4", "4:6", "6:8"], default=["2:4"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rows", nargs="+", type=int, help="the M to measure")
     parser.add_argument("--shapes", nargs="+", type=lambda s: tuple(map(int, s.split("x"))), help="NxK")
@@ -205,7 +218,8 @@ def main(argv: list[str]) -> int:
     print(f"{sum(row['never_slower'] for row in rows)} of {len(rows)} rows are never slower with dispatch on")
     if not args.no_write:
         head = _measure.meta(_measure.cpu_name(), read_gb_per_s=bandwidth)
-        print(f"wrote {_measure.write('gemm_cpu', head, rows)}")
+        name = "gemm_cpu" if args.formats == ["2:4"] else "gemm_cpu_patterns"
+        print(f"wrote {_measure.write(name, head, rows)}")
     return 0
 
 

@@ -18,6 +18,7 @@ from sparseflow.passes.densify import dense_layer
 from sparseflow.passes.ir_builder import before, replace
 from sparseflow.passes.option_text import Table, one_of, parse_table, read_table
 from sparseflow.runtime.dispatch.policy import Policy
+from sparseflow.runtime.formats import Format
 from sparseflow.support.arguments import MEMORY_MODES, Memory
 
 _DENSE, _POLICY = "dense", "policy"
@@ -33,7 +34,8 @@ class ApplyPolicy(Pass):
     """Set which kernel runs each sparse layer for how many rows, from measurements.
 
     The table maps `dtype:NxK` (the dtype that is multiplied, `f8E4M3FN` in the format `2:4-fp8`; a merged
-    layer counts as one, with the sum of its N) to a policy such as `"1:cpu,512:dense"`, to `"dense"`, or to
+    layer counts as one, with the sum of its N; with `@6:8` after it in the formats of other patterns than
+    2:4) to a policy such as `"1:cpu,512:dense"`, to `"dense"`, or to
     `{"dense": "why"}`. With `"policy": "1:dense"` beside that reason, layers in lossy formats take this
     policy instead: what a layer computes doesn't depend on measurements. `{"policy": "1:cpu,512:dense",
     "keeps_dense": true}` also keeps the dense weight beside the packed one, for the M's that run densely.
@@ -136,16 +138,17 @@ def _policy(key: str, text: str, kept: bool = False) -> str:
     return text
 
 
-def policy_key(dtype: str | None, n: int | None, k: int | None) -> str:
+def policy_key(dtype: str | None, n: int | None, k: int | None, stored: Format) -> str:
     """Return the key of a policy, which has all that determines a product's time; dtype as MLIR spells it."""
-    return f"{dtype}:{n}x{k}"
+    pattern = "" if stored.pattern in ("2:4", "dense") else f"@{stored.name}"
+    return f"{dtype}:{n}x{k}{pattern}"
 
 
 def _key(op: ir.Operation) -> str:
     type_ = tensor_type(op.operands[1])
     assert type_ is not None, "the verifier checked it"
     n, k = type_.shape or (None, None)
-    return policy_key(product_dtype(op), n, k)
+    return policy_key(product_dtype(op), n, k, layer_format(op))
 
 
 def _stays(op: ir.Operation) -> bool:

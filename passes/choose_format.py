@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import FORMAT_REFUSED
+from sparseflow.dialect.linear import FORMAT_REFUSED, layer_format
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.base import Pass, option
@@ -24,7 +24,8 @@ class ChooseFormat(Pass):
     yet (`apply-policy` looks it up by what a layer multiplies).
 
     Ensures: each `sparse_gemm.linear` over a weight by reference that the format is eligible for has that
-    `format`. Each other one keeps its own and has `sparse_gemm.format_refused`, the reason.
+    `format`. Each other one keeps its own and has `sparse_gemm.format_refused`, the reason. `2:4`, which
+    stands for the exact formats, changes no layer in the format of another pattern.
     """
 
     name: ClassVar[str] = "choose-format"
@@ -36,6 +37,8 @@ class ChooseFormat(Pass):
     def run(self, module: ir.Module) -> None:
         """Decide for each layer by itself."""
         for op in operations(module, {"sparse_gemm.linear"}):
+            if self.format == "2:4" and layer_format(op).pattern != "2:4":
+                continue  # it is the exact format of its weight's pattern, which nobody refused
             reason = self._reason(op)
             if reason is None:
                 op.attributes["format"] = ir.StringAttr.get(self.format)
@@ -50,7 +53,10 @@ class ChooseFormat(Pass):
         for pattern in self.skip:
             if any(fnmatchcase(name, pattern) for name in ref.layers):
                 return f"skipped by the pattern '{pattern}'"
+        stored, wanted = layer_format(layer), find(self.format)
+        if stored.pattern not in ("2:4", wanted.pattern):  # what is 2:4 has every pattern
+            return f"its weight is {stored.pattern}, not {wanted.pattern}"
         n, k = type_.shape or (None, None)
         if n is None or k is None or type_.dtype is None:
             return "the type of its weight isn't known when compiling"
-        return find(self.format).why_not(n, k, type_.dtype, ir.StringAttr(layer.attributes["epilogue"]).value)
+        return wanted.why_not(n, k, type_.dtype, ir.StringAttr(layer.attributes["epilogue"]).value)

@@ -8,8 +8,10 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.linear import linear
 from sparseflow.dialect.matchers import is_none, operations, weight_ref
+from sparseflow.dialect.weight import PATTERN
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.eligibility import Limits, reason_to_stay
 from sparseflow.passes.ir_builder import before, explain, replace
@@ -23,7 +25,8 @@ class MatchSparseLinear(Pass):
     Requires: layers in the form of `canonicalize-linear`.
 
     Ensures: each `torch.aten.linear` over a weight by reference that is eligible is a
-    `sparse_gemm.linear`; buffers and constants aren't weights. Layers that share a weight become sparse
+    `sparse_gemm.linear`, in the format that its weight's `sparse_gemm.pattern` names, or 2:4; buffers and
+    constants aren't weights. Layers that share a weight become sparse
     together or not at all. Each layer that stays carries the attribute `sparse_gemm.reason`; one that carries
     it already stays dense. `explain-products` does the same for other products.
     """
@@ -75,6 +78,9 @@ class MatchSparseLinear(Pass):
 
 def _make_sparse(op: ir.Operation) -> None:
     x, weight, bias = op.operands
+    ref = weight_ref(weight)
+    marked = ref is not None and PATTERN in ref.op.attributes
+    format = text_of(ref.op, PATTERN) if ref is not None and marked else "2:4"
     with before(op):
-        layer = linear(x, weight, None if is_none(bias) else bias, result=op.results[0].type)
+        layer = linear(x, weight, None if is_none(bias) else bias, result=op.results[0].type, format=format)
     replace(op, layer.results[0])

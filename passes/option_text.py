@@ -121,8 +121,8 @@ def one_of(choices: Sequence[T]) -> Callable[[str], T]:
 
 
 def format_name(text: str) -> str:
-    """Parse an option that is the name of a format of 2:4 weights."""
-    return one_of(formats.names("2:4"))(text)
+    """Parse an option that is the name of a format of sparse weights."""
+    return one_of(formats.sparse_names())(text)
 
 
 def head_format(text: str) -> str:

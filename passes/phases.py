@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 PHASES: dict[str, tuple[str, ...]] = {
     "canonical": ("causal-attention", "drop-true-masks", "form-decode-attention", "canonicalize-linear"),
-    "marked": ("keep-dense",),
+    "marked": ("keep-dense", "mark-patterns"),
     "contextual": ("form-contextual-mlp", "form-column-linear"),
     "matched": ("match-sparse-linear", "explain-products"),
     "merged": ("merge-projections", "fuse-epilogue", "choose-format", "fuse-gate", "pack-head"),
@@ -43,6 +43,7 @@ class PipelineOptions:
 
     Attributes:
         dense: a table of `keep-dense`.
+        patterns: a table of `mark-patterns`.
         contextual: a table of `form-contextual-mlp`.
         columns: a table of `form-column-linear`.
         outside_reason: why layers that neither table knows stay dense; empty if they may become sparse.
@@ -57,6 +58,9 @@ class PipelineOptions:
 
     dense: Table | None = _setting(  # noqa: RUF009
         "marked", None, "weights that stay dense: path of a JSON object from names to reasons", parse_table
+    )
+    patterns: Table | None = _setting(  # noqa: RUF009
+        "marked", None, "patterns of weights that aren't 2:4: path of a table of mark-patterns", parse_table
     )
     contextual: Table | None = _setting(  # noqa: RUF009
         "contextual", None, "predictors of MLPs: path of a table of form-contextual-mlp", parse_table
@@ -152,6 +156,7 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
     policies: Table | None = {} if options.memory != "auto" and options.policies is None else options.policies
     return {
         "keep-dense": _table(options.dense),
+        "mark-patterns": _table(options.patterns),
         "form-contextual-mlp": _table(contextual, outside_reason=options.outside_reason),
         "form-column-linear": _table(options.columns, outside_reason=options.outside_reason),
         "match-sparse-linear": {"skip": options.skip},

@@ -14,6 +14,7 @@ PASSES = {
     "form-decode-attention": "sparseflow.passes.form_decode_attention:FormDecodeAttention",
     "canonicalize-linear": "sparseflow.passes.canonicalize_linear:CanonicalizeLinear",
     "keep-dense": "sparseflow.passes.keep_dense:KeepDense",
+    "mark-patterns": "sparseflow.passes.mark_patterns:MarkPatterns",
     "form-column-linear": "sparseflow.passes.form_column_linear:FormColumnLinear",
     "form-contextual-mlp": "sparseflow.passes.form_contextual_mlp:FormContextualMlp",
     "match-sparse-linear": "sparseflow.passes.match_sparse_linear:MatchSparseLinear",

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._C import DispatchKeySet
 from torch._ops import OpOverload
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError
-from sparseflow.runtime import native, portable
+from sparseflow.runtime import epilogues, native, portable
 
 native.load()
 
@@ -26,6 +27,12 @@ linear = torch.ops.sparseflow.linear.default
 prune_2_4 = torch.ops.sparseflow.prune_2_4.default
 pack_2_4 = torch.ops.sparseflow.pack_2_4.default
 unpack_2_4 = torch.ops.sparseflow.unpack_2_4.default
+prune_blocks = torch.ops.sparseflow.prune_blocks.default
+pack_blocks = torch.ops.sparseflow.pack_blocks.default
+unpack_blocks = torch.ops.sparseflow.unpack_blocks.default
+LINEAR_BLOCKS = {6: torch.ops.sparseflow.linear_4_6.default, 8: torch.ops.sparseflow.linear_6_8.default}
+"""The operators over weights that keep all but two of each block, by its columns."""
+
 skinny_linear = torch.ops.sparseflow.skinny_linear.default
 dense_rows = torch.ops.sparseflow.dense_rows.default
 
@@ -80,12 +87,12 @@ def _below_autograd(op: OpOverload, keyset: DispatchKeySet, *args: object) -> ob
         return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 
-def _autocast_linear(device_type: str, keyset: object, *args: object) -> Tensor:
+def _autocast_linear(op: OpOverload, device_type: str, keyset: object, *args: object) -> Tensor:
     """Cast all floating tensors except float64 to the autocast dtype, as torch does for ``F.linear``."""
     dtype = torch.get_autocast_dtype(device_type)
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-        result: Tensor = linear(*(autocast(arg, device_type, dtype) for arg in args))
+        result: Tensor = op(*(autocast(arg, device_type, dtype) for arg in args))
     return result
 
 
@@ -146,6 +153,23 @@ def _fake_linear(
     return _fake_product("linear", x, values, in_features, n // 2 if gated else n)
 
 
+def _unpacked_linear(
+    block: int,
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    """Run a layer by torch's product over the unpacked weight, where no kernel reads its format."""
+    weight = portable.unpack_blocks(values, positions, in_features, block) if dense is None else dense
+    return epilogues.finish(F.linear(x, weight), bias, epilogue, residual)
+
+
 def _fake_skinny(
     x: Tensor,
     values: Tensor,
@@ -190,6 +214,21 @@ def _fake_unpack(values: Tensor, positions: Tensor, in_features: int) -> Tensor:
     return values.new_empty(values.shape[0], in_features)
 
 
+def _fake_prune_blocks(weight: Tensor, block: int) -> Tensor:
+    return weight.new_empty(weight.shape)
+
+
+def _fake_pack_blocks(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    n, k = weight.shape
+    blocks, bits = (k + block - 1) // block, 4 if block == 6 else 5
+    codes = weight.new_empty(n, (blocks * bits + 7) // 8, dtype=torch.uint8)
+    return weight.new_empty(n, blocks * (block - 2)), codes
+
+
+def _fake_unpack_blocks(values: Tensor, positions: Tensor, in_features: int, block: int) -> Tensor:
+    return _fake_unpack(values, positions, in_features)
+
+
 def register_fake(op: OpOverload, fake: Callable[..., object]) -> None:
     """Register an operator's fake implementation, and the errors for gradients and ONNX."""
 
@@ -209,17 +248,24 @@ def _register() -> None:
         prune_2_4: _fake_prune,
         pack_2_4: _fake_pack,
         unpack_2_4: _fake_unpack,
+        prune_blocks: _fake_prune_blocks,
+        pack_blocks: _fake_pack_blocks,
+        unpack_blocks: _fake_unpack_blocks,
+        **dict.fromkeys(LINEAR_BLOCKS.values(), _fake_linear),
         skinny_linear: _fake_skinny,
         dense_rows: _fake_dense_rows,
     }
     for op, fake in fakes.items():
         register_fake(op, fake)
-    for device_type in ("cpu", "cuda"):
-        cast = functools.partial(_autocast_linear, device_type)
-        LIBRARY.impl("linear", cast, f"Autocast{device_type.upper()}", with_keyset=True)
+    for op in (linear, *LINEAR_BLOCKS.values()):
+        for device_type in ("cpu", "cuda"):
+            cast = functools.partial(_autocast_linear, op, device_type)
+            LIBRARY.impl(op._opname, cast, f"Autocast{device_type.upper()}", with_keyset=True)
+    for block, op in LINEAR_BLOCKS.items():
+        LIBRARY.impl(op._opname, functools.partial(_unpacked_linear, block), "CUDA")
     LIBRARY.impl("linear_registered", _linear_registered, "CompositeExplicitAutograd")
     LIBRARY.impl("registered_failure", _registered_failure, "CompositeExplicitAutograd")
-    for name in ("prune_2_4", "pack_2_4", "unpack_2_4"):
+    for name in ("prune_2_4", "pack_2_4", "unpack_2_4", "prune_blocks", "pack_blocks", "unpack_blocks"):
         LIBRARY.impl(name, getattr(portable, name), "CUDA")
 
 

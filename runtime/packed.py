@@ -12,7 +12,7 @@ from sparseflow.runtime import checks
 from sparseflow.runtime.checks import NATIVE_DTYPES
 from sparseflow.runtime.formats import Format, find
 from sparseflow.runtime.formats.tensors import ELEMENT_TYPES, TORCH_DTYPES, empty_parts
-from sparseflow.runtime.pattern import first_violation
+from sparseflow.runtime.pattern import Pattern
 
 
 class PackedWeight(nn.Module):
@@ -306,20 +306,21 @@ def packed_tensors(w: Tensor, stored: Format, name: str) -> tuple[Tensor, ...]:
     if weight.is_meta:
         n, k = weight.shape
         return empty_parts(stored.parts(n, k, ELEMENT_TYPES[weight.dtype]), weight.device)
-    if stored.pattern == "2:4":
-        _require_24(weight, name)
+    if stored.pattern != "dense":
+        _require_pattern(weight, Pattern.of(stored.pattern), name)
     return stored.pack(weight.contiguous())
 
 
-def _require_24(weight: Tensor, name: str) -> None:
-    bad = first_violation(weight, name=name)
+def _require_pattern(weight: Tensor, pattern: Pattern, name: str) -> None:
+    bad = pattern.first_violation(weight, name=name)
     if bad is None:
         return
     row, group = bad
-    columns = weight[row, 4 * group : 4 * group + 4]
+    first = pattern.block * group
+    columns = weight[row, first : first + pattern.block]
     raise WeightError(
         name,
-        f"not 2:4: row {row}, group {group} (columns {4 * group}…{4 * group + columns.numel() - 1}) holds "
-        f"{int((columns != 0).sum())} nonzeros, at most 2 are allowed",
-        "prune it first: sparseflow.prune_24(w)",
+        f"not {pattern}: row {row}, group {group} (columns {first}…{first + columns.numel() - 1}) holds "
+        f"{int((columns != 0).sum())} nonzeros, at most {pattern.keep} are allowed",
+        f"prune it first: sparseflow.Pattern.of('{pattern}').prune(w)",
     )

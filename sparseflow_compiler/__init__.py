@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from sparseflow.profiling import profile as profile
     from sparseflow.pruning import prune as prune
     from sparseflow.runtime import PackedWeight as PackedWeight
+    from sparseflow.runtime import Pattern as Pattern
     from sparseflow.runtime import compress_2_4 as compress_2_4
     from sparseflow.runtime import is_24 as is_24
+    from sparseflow.runtime import pattern_of as pattern_of
     from sparseflow.runtime import prune_24 as prune_24
     from sparseflow.runtime import sparse_mm as sparse_mm
     from sparseflow.support.arguments import DEFAULT_SKIP as DEFAULT_SKIP
@@ -52,6 +54,7 @@ _EXPORTS = {
     "CompiledModel": "api.compiled",
     "DEFAULT_SKIP": "support.arguments",
     "PackedWeight": "runtime",
+    "Pattern": "runtime",
     "Predictors": "contextual",
     "QualityWarning": "errors",
     "SparseFlowError": "errors",
@@ -60,6 +63,7 @@ _EXPORTS = {
     "compress_2_4": "runtime",
     "is_24": "runtime",
     "load": "api.load",
+    "pattern_of": "runtime",
     "profile": "profiling",
     "prune": "pruning",
     "prune_24": "runtime",

@@ -32,6 +32,16 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  // The same for weights that keep all but two of each block of B columns, B = 6 or 8:
+  //   values     [N, (B-2)·b]       b = ceil(K/B): the kept values of every block, in order of position
+  //   positions  [N, ceil(b·c/8)]   uint8: a code of c = 4 (B = 6) or 5 bits for each block, without gaps, low bits first:
+  //                                 the rank of its pair of dropped columns (i, j), i < j, in lexicographic order
+  m.def(
+      "linear_4_6(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
+      "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  m.def(
+      "linear_6_8(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
+      "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
   // Runs linear() by a kernel that was registered from Python, given its code (runtime/kernels/registry.py).
   m.def(
       "linear_registered(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, "
@@ -54,6 +64,10 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def("prune_2_4(Tensor weight) -> Tensor");
   m.def("pack_2_4(Tensor weight) -> (Tensor values, Tensor positions)");
   m.def("unpack_2_4(Tensor values, Tensor positions, int in_features) -> Tensor");
+  // The same for blocks of 6 or 8 columns.
+  m.def("prune_blocks(Tensor weight, int block) -> Tensor");
+  m.def("pack_blocks(Tensor weight, int block) -> (Tensor values, Tensor positions)");
+  m.def("unpack_blocks(Tensor values, Tensor positions, int in_features, int block) -> Tensor");
   // The first row that isn't 2:4, or isn't finite, and its first bad group of four or column; (-1, -1) if there is
   // none.
   m.def("first_not_2_4(Tensor weight) -> (int row, int group)");

@@ -15,7 +15,7 @@ __all__ = ["DispatchTableWarning", "Table", "cache_dir"]
 
 
 class Table(Store[Measurement]):
-    """Measurements by (dtype, N, K, M) for one machine's processor.
+    """Measurements by (dtype, N, K, M) for one machine's processor and one weight format.
 
     Attributes:
         machine: what the measurements hold for.
@@ -24,9 +24,13 @@ class Table(Store[Measurement]):
     format = "sparseflow.dispatch"
     version = 3
 
-    def __init__(self, machine: Machine | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, machine: Machine | None = None, folder: Path | None = None, format: str = "2:4"
+    ) -> None:
         self.machine = machine or Machine.here()
-        super().__init__(self.machine, (folder or cache_dir()) / f"dispatch-{self.machine.digest()}.json")
+        kind = "" if format == "2:4" else "-" + format.replace(":", "of")
+        name = f"dispatch-{self.machine.digest()}{kind}.json"
+        super().__init__(self.machine, (folder or cache_dir()) / name)
 
     def policy(self, dtype: str, n: int, k: int) -> Policy | None:
         """Return the policy that the measurements of a layer justify, or None without any."""

@@ -34,6 +34,7 @@ def calibrate(
     progress: Progress | None = None,
     table: Table | None = None,
     memory: Memory = "auto",
+    format: str = "2:4",
 ) -> dict[tuple[int, int], Policy]:
     """Return the policy of each layer shape on this machine, measuring only what its table lacks.
 
@@ -48,6 +49,7 @@ def calibrate(
         progress: called with (points done, points in all, text) before and after each measured point.
         table: where measurements are kept; the machine's own table by default.
         memory: whether packed layers keep their dense weight, as in `choose`.
+        format: the name of the packed weights' format.
 
     Returns:
         A policy for each distinct shape, with its measurements and speed-ups.
@@ -55,13 +57,13 @@ def calibrate(
     Raises:
         ArgumentError: a size is below 1, or the dtype is another one.
     """
-    table = Table() if table is None else table
+    table = Table(format=format) if table is None else table
     name = dtype_name(dtype)
     wanted = list(dict.fromkeys((int(n), int(k)) for n, k in shapes))
     meter = LoadMeter()
     crowd = _still_crowded([row for shape in wanted for row in table.layer(name, *shape)], meter)
-    missing = {shape: _missing(table, dtype, *shape, crowd) for shape in wanted}
-    bench = _Calibration(table, dtype, meter, _Counter(sum(map(len, missing.values())), progress))
+    missing = {shape: _missing(table, dtype, *shape, crowd, format) for shape in wanted}
+    bench = _Calibration(table, dtype, format, meter, _Counter(sum(map(len, missing.values())), progress))
     for shape, ms in missing.items():
         bench.measure(shape, ms)
     for shape, ms in missing.items():
@@ -84,7 +86,7 @@ def _still_crowded(rows: Iterable[Measurement], meter: LoadMeter) -> bool:
     return meter.crowded(torch.get_num_threads())
 
 
-def _missing(table: Table, dtype: torch.dtype, n: int, k: int, crowd: bool) -> list[int]:
+def _missing(table: Table, dtype: torch.dtype, n: int, k: int, crowd: bool, format: str) -> list[int]:
     """Return the M's at which some kernel has no time, and those that deserve another measurement."""
     rows = table.layer(dtype_name(dtype), n, k)
     known = {row.m: set(row.ways()) for row in rows}
@@ -92,7 +94,7 @@ def _missing(table: Table, dtype: torch.dtype, n: int, k: int, crowd: bool) -> l
     return [
         m
         for m in MEASURED_M
-        if m in again or m not in known or not known[m].issuperset(sparse_ways(n, k, dtype, m))
+        if m in again or m not in known or not known[m].issuperset(sparse_ways(n, k, dtype, m, format))
     ]
 
 
@@ -111,6 +113,7 @@ def _warn(rows: Sequence[Measurement]) -> None:
 class _Calibration:
     table: Table
     dtype: torch.dtype
+    format: str
     meter: LoadMeter
     counter: _Counter
 
@@ -129,6 +132,7 @@ class _Calibration:
             on_point=self.counter.advance,
             known=self.table.layer(name, n, k),
             meter=self.meter,
+            format=self.format,
         )
         _MEASURED_HERE.update(rows)
         self.table.add(rows)

@@ -22,12 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime import checks, ops, pattern
+from sparseflow.runtime import checks
 from sparseflow.runtime.dispatch.cpu_identity import last_level_cache_bytes
 from sparseflow.runtime.dispatch.doubt import better, doubtful
 from sparseflow.runtime.dispatch.measurement import DENSE, MEASURED_M, Measurement
 from sparseflow.runtime.dispatch.processor_load import LoadMeter
+from sparseflow.runtime.formats import Format, find
 from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
+from sparseflow.runtime.pattern import Pattern
 from sparseflow.runtime.robust import Settled, settle
 from sparseflow.runtime.timing import Turns
 
@@ -53,19 +55,22 @@ _Side = Callable[[int], Tensor]
 class _Weights:
     """Copies of one random pruned weight, dense and packed, which together exceed the last-level cache."""
 
+    stored: Format
     dense: Sequence[Tensor]
-    packed: Sequence[tuple[Tensor, Tensor]]
+    packed: Sequence[tuple[Tensor, ...]]
 
     @classmethod
-    def random(cls, rows: int, k: int, dtype: torch.dtype) -> _Weights:
-        weight = pattern.prune_24(torch.randn(rows, k, dtype=torch.float32).to(dtype))
-        values, positions = ops.pack_2_4(weight)
+    def random(cls, rows: int, k: int, dtype: torch.dtype, format: str) -> _Weights:
+        stored = find(format)
+        weight = Pattern.of(stored.pattern).prune(torch.randn(rows, k, dtype=torch.float32).to(dtype))
+        parts = stored.pack(weight)
         # Each side must evict its own copies, so the smaller, packed form determines their number.
-        needed = 2 * last_level_cache_bytes() // max(1, values.nbytes + positions.nbytes) + 1
+        needed = 2 * last_level_cache_bytes() // max(1, sum(part.nbytes for part in parts)) + 1
         copies = max(2, min(MAX_COPIES, needed))
         return cls(
+            stored,
             [weight.clone() for _ in range(copies)],
-            [(values.clone(), positions.clone()) for _ in range(copies)],
+            [tuple(part.clone() for part in parts) for _ in range(copies)],
         )
 
     def sides(self, x: Tensor, rows: int, sparse: Sequence[Choice]) -> list[_Side]:
@@ -73,10 +78,8 @@ class _Weights:
         copies, k = len(self.dense), x.shape[1]
 
         def packed(turn: int, choice: Choice) -> Tensor:
-            values, positions = self.packed[turn % copies]
-            policy = [1, choice.code]
-            y: Tensor = ops.linear(x, values[:rows], positions[:rows], None, None, k, "none", policy)
-            return y
+            parts = (part[:rows] for part in self.packed[turn % copies])
+            return self.stored.op(x, *parts, None, None, k, "none", [1, choice.code])
 
         return [
             lambda turn: F.linear(x, self.dense[turn % copies][:rows]),
@@ -84,9 +87,9 @@ class _Weights:
         ]
 
 
-def sparse_ways(n: int, k: int, dtype: torch.dtype, m: int) -> tuple[Choice, ...]:
+def sparse_ways(n: int, k: int, dtype: torch.dtype, m: int, format: str = "2:4") -> tuple[Choice, ...]:
     """Return every sparse way in which this machine's CPU can run a layer ``[N, K]`` with m rows of x."""
-    problem = Problem(checks.dtype_name(dtype), n, k, m=m)
+    problem = Problem(checks.dtype_name(dtype), n, k, m=m, format=format)
     able = (kernel for kernel in sparse_kernels("cpu") if kernel.can_implement(problem) is None)
     return tuple(choice for kernel in able for choice in kernel.candidates(problem))
 
@@ -100,6 +103,7 @@ def measure_layer(
     on_point: Callable[[int], None] = lambda m: None,
     known: Sequence[Measurement] = (),
     meter: LoadMeter | None = None,
+    format: str = "2:4",
 ) -> list[Measurement]:
     """Measure a layer ``[N, K]`` at each M; at the end, measure doubtful points once more.
 
@@ -114,6 +118,7 @@ def measure_layer(
         on_point: called with M after each point.
         known: earlier measurements of the layer; for a point in ``ms`` the better measurement is returned.
         meter: watches other processes; it has been running since before the first point.
+        format: the name of the packed weight's format.
 
     Raises:
         ArgumentError: a size is below 1, or the dtype is another one.
@@ -127,7 +132,7 @@ def measure_layer(
     size = max(MIN_ROWS, min(MAX_ROWS, MAX_WEIGHT_BYTES // (k * dtype.itemsize)))
     rows = {row.m: row for row in known}
     with torch.inference_mode():
-        bench = _Bench(_Weights.random(min(n, size), k, dtype), n, meter)
+        bench = _Bench(_Weights.random(min(n, size), k, dtype, format), n, meter)
         for m in ms:
             rows[m] = _better(rows.get(m), bench.measure(m))
             on_point(m)
@@ -161,7 +166,7 @@ class _Bench:
         settled, threads = self._settle_where_free(m)
         scale = 1e6 * self.n / self.rows(m) * threads / wanted
         dense_us, unpacked_us, *us = (scale * time for time in settled.times)
-        sparse = sparse_ways(self.n, weight.shape[1], weight.dtype, m)
+        sparse = sparse_ways(self.n, weight.shape[1], weight.dtype, m, self.weights.stored.name)
         return Measurement(
             checks.dtype_name(weight.dtype),
             self.n,
@@ -194,7 +199,8 @@ class _Bench:
         weight = self.weights.dense[0]
         k = weight.shape[1]
         x = torch.randn(m, k, dtype=torch.float32).to(weight.dtype)
-        sides = self.weights.sides(x, self.rows(m), sparse_ways(self.n, k, weight.dtype, m))
+        ways = sparse_ways(self.n, k, weight.dtype, m, self.weights.stored.name)
+        sides = self.weights.sides(x, self.rows(m), ways)
         with _threads(threads):
             turns = Turns(sides, clock(threads))
             return settle(turns, most=MAX_REPS, enough=LEAST_SECONDS, limit=SECONDS_A_POINT)

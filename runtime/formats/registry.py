@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SHIPPED = {
     "2:4": "sparseflow.runtime.formats.sparse24:Sparse24",
+    "4:6": "sparseflow.runtime.formats.sparse46:Sparse46",
+    "6:8": "sparseflow.runtime.formats.sparse68:Sparse68",
     "2:4-fp8": "sparseflow.runtime.formats.sparse24_fp8:Sparse24Fp8",
     "fp8": "sparseflow.runtime.formats.dense_fp8:DenseFp8",
     "int8": "sparseflow.runtime.formats.dense_int8:DenseInt8",
@@ -25,6 +27,11 @@ def names(pattern: str | None = None) -> tuple[str, ...]:
     """Return the names of all known formats, or of those that store weights of a sparsity pattern."""
     known = dict.fromkeys((*SHIPPED, *_known))
     return tuple(name for name in known if pattern in (None, find(name).pattern))
+
+
+def sparse_names() -> tuple[str, ...]:
+    """Return the names of the formats that store weights of any sparsity pattern."""
+    return tuple(name for name in names() if find(name).pattern != "dense")
 
 
 def find(name: str) -> Format:

@@ -10,4 +10,5 @@ CPU = Kernel(
     device_type="cpu",
     dtypes=("float32", "bfloat16", "float16"),
     about="SparseFlow's kernels for CPUs",
+    formats=("2:4", "4:6", "6:8"),
 )

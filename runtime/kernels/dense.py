@@ -33,6 +33,6 @@ DENSE = Dense(
     device_type="",
     dtypes=("float32", "bfloat16", "float16", "float8_e4m3fn", "float64"),
     about="torch's dense product, with the dense weight or the packed one decompressed",
-    formats=("2:4", "2:4-fp8"),
+    formats=("2:4", "4:6", "6:8", "2:4-fp8"),
     dense=True,
 )

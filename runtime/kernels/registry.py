@@ -121,6 +121,8 @@ def refusal(problem: Problem, *, anywhere: bool = False) -> str | None:
     dense, sparse = find("dense"), sparse_kernels(problem.device_type)
     if not sparse:
         return f"there are no 2:4 kernels for device {problem.device}"
+    if not any(problem.format in kernel.formats for kernel in sparse):
+        return f"no kernel for {problem.device_type} reads weights in {problem.format}"
     if why := dense.unsuited(problem) if anywhere else dense.can_implement(problem):
         return why
     reasons = [k.unsuited(problem) if anywhere else k.can_implement(problem) for k in sparse]

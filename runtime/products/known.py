@@ -50,13 +50,13 @@ def known_policies(
             found[shape] = reason
     if able:
         in_tables = _on_gpu if device.type == "cuda" else _on_cpu
-        policies = in_tables(able, dtype, device, memory)
+        policies = in_tables(able, dtype, device, memory, format)
         found |= settled(policies, count, dtype, device, format) if memory == "auto" else policies
     return found
 
 
 def _on_gpu(
-    shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, memory: Memory
+    shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, memory: Memory, format: str
 ) -> dict[Shape, Policy | str]:
     from sparseflow.runtime.dispatch.thresholds import choose_by_thresholds
     from sparseflow.runtime.tuning.gpu_identity import GpuMachine
@@ -71,8 +71,8 @@ def _on_gpu(
 
 
 def _on_cpu(
-    shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, memory: Memory
+    shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, memory: Memory, format: str
 ) -> dict[Shape, Policy | str]:
-    table, name = Table(), dtype_name(dtype)
+    table, name = Table(format=format), dtype_name(dtype)
     rows = {shape: table.layer(name, *shape) for shape in shapes}
     return {shape: choose(found, memory, call_us=call_us()) for shape, found in rows.items() if found}

@@ -14,6 +14,7 @@ from sparseflow.runtime.dispatch import fill_cpu_table
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.formats import find
 from sparseflow.runtime.kernels import Problem, sparse_kernels
+from sparseflow.runtime.kernels.registry import kernels as all_kernels
 from sparseflow.runtime.products.copies import Room, settle
 from sparseflow.support.arguments import Memory, PolicyMode, Tune
 
@@ -73,7 +74,7 @@ def policies(
 
         found |= tuned_policies(able, dtype, device, memory=memory, tune=tune, mode=mode, progress=progress)
     elif able:
-        found |= _on_cpu(able, dtype, mode, memory, progress)
+        found |= _on_cpu(able, dtype, mode, memory, progress, format)
     if memory == "auto":
         found = settled(found, count, dtype, device, format, packed=packed, room=room)
     return {shape: reasons[shape] or found[shape] for shape in wanted}
@@ -107,14 +108,17 @@ def settled(
 
 
 def has_one_way(format: str, device_type: str) -> bool:
-    """Return whether no kernel of a device reads a format, so that its operator needs no policy.
+    """Return whether a format's operator is the only way to run it on a device, so that it needs no policy.
 
     On the meta device this is always so, because nothing runs there.
     """
     if device_type == "meta":
         return True
     found = sparse_kernels(device_type)
-    return bool(found) and not any(format in kernel.formats for kernel in found)
+    if not found or any(format in kernel.formats for kernel in found):
+        return False
+    # Without rounding, a layer may be dense instead, as one that kernels of another device read must be here.
+    return find(format).lossy or not any(format in kernel.formats for kernel in all_kernels())
 
 
 def runnable(found: Policy | str, *, copied: bool = False) -> Policy:
@@ -129,8 +133,13 @@ def runnable(found: Policy | str, *, copied: bool = False) -> Policy:
 
 
 def _on_cpu(
-    shapes: Sequence[Shape], dtype: torch.dtype, mode: PolicyMode, memory: Memory, progress: Progress | None
+    shapes: Sequence[Shape],
+    dtype: torch.dtype,
+    mode: PolicyMode,
+    memory: Memory,
+    progress: Progress | None,
+    format: str,
 ) -> dict[Shape, Policy]:
     if mode == "sparse":
         return dict.fromkeys(shapes, Policy())
-    return fill_cpu_table.calibrate(shapes, dtype, progress=progress, memory=memory)
+    return fill_cpu_table.calibrate(shapes, dtype, progress=progress, memory=memory, format=format)

@@ -128,7 +128,10 @@ class Programs:
     def _new_bank(self) -> WeightBank:
         release = functools.partial(release_parameter, self._model) if self._options.inplace else None
         prunable = functools.partial(Prunable.of, self._model)
-        return WeightBank(prune=self._options.prune is not None, release=release, prunable=prunable)
+        options = self._options
+        return WeightBank(
+            prune=options.prune is not None, pattern=options.pattern, release=release, prunable=prunable
+        )
 
     def _program(self, call: Flat, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Program:
         for program in self.all:

@@ -27,6 +27,7 @@ def prune(
     model: Annotated[Path, typer.Argument(help="Folder of a transformers model.")],
     out: Annotated[Path, typer.Argument(help="Folder to write: safetensors, tokenizer and the report.")],
     method: Annotated[str, typer.Option(help="magnitude, wanda, sparsegpt, …: as sf.prune.")] = "magnitude",
+    pattern: Annotated[str, typer.Option(help="2:4, or what costs less quality: 4:6, 6:8.")] = "2:4",
     calibration: Annotated[
         Path | None, typer.Option(help="Text, or token ids in .npy, .pt or .safetensors.")
     ] = None,
@@ -58,7 +59,7 @@ def prune(
     dark: option_values.Dark = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Prune a transformers model to 2:4 and save it."""
+    """Prune a transformers model to 2:4, 4:6 or 6:8 and save it."""
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ArgumentError(str(out), "exists and is not an empty folder", "name a new folder")
     option_values.require_folder(plot)
@@ -70,7 +71,7 @@ def prune(
         batches = _batches(loaded, tokenizer, calibration, samples, length, seed)
     import sparseflow as sf
 
-    how: dict[str, object] = {"max_loss": max_loss, "seed": seed}
+    how: dict[str, object] = {"max_loss": max_loss, "seed": seed, "pattern": pattern}
     how |= {"reconstruct": reconstruct, "permute": permute, "checkpoint": checkpoint}
     how |= {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from sparseflow.errors import WeightError
 from sparseflow.pruning.prunable import Prunable
-from sparseflow.runtime import PackedWeight, prune_24
+from sparseflow.runtime import PackedWeight
 from sparseflow.runtime.checks import require_finite
 from sparseflow.runtime.dispatch.policy import Policy
 from sparseflow.runtime.formats import Format
 from sparseflow.runtime.packed import packed_tensors
-from sparseflow.runtime.pattern import relative_difference
+from sparseflow.runtime.pattern import TWO_OF_FOUR, Pattern, relative_difference
 from sparseflow.support.progress import Step
 
 Key = tuple[tuple[str, ...], tuple[bool, ...]]
@@ -31,8 +31,9 @@ class WeightBank:
     so that the way in which a layer runs doesn't change what it computes.
 
     Args:
-        prune: prune chosen weights that aren't 2:4 yet, by magnitude. Without it no weight changes, and one
-            that isn't 2:4 can't be packed.
+        prune: prune chosen weights that don't have the pattern yet, by magnitude. Without it no weight
+            changes, and one that doesn't have a format's pattern can't be packed in it.
+        pattern: what weights are pruned to.
         release: called with a name once its weight is packed and its dense bytes are no longer needed.
         prunable: returns how pruning treats the weights, as far as their model is known.
     """
@@ -41,10 +42,12 @@ class WeightBank:
         self,
         *,
         prune: bool,
+        pattern: Pattern = TWO_OF_FOUR,
         release: Callable[[str], None] | None = None,
         prunable: Callable[[], Prunable] = Prunable,
     ) -> None:
         self._prune = prune
+        self._pattern = pattern
         self._release = release
         self._prunable = prunable
         self._sources: dict[str, Tensor] = {}
@@ -233,9 +236,12 @@ class WeightBank:
         for name, transposed in _parts(key):
             yield name, self._to_pack(name, transposed, packed.format)
 
-    def was_packed(self, name: str) -> bool:
-        """Return whether a packed form of the weight exists; its dense bytes may be released."""
-        return name in self._packed_names
+    def pattern_of(self, name: str) -> str:
+        """Return the pattern of a weight of which a packed form exists, whose dense bytes may be released."""
+        if name not in self._packed_names:
+            return ""
+        forms = (held.format.pattern for ((names, _), _), held in self._packed.items() if name in names)
+        return next((pattern for pattern in forms if pattern != "dense"), "")
 
     def _as_chosen(self, name: str, transposed: bool) -> Tensor:
         """Return a tensor as dense products read it, pruned if it was chosen before its first reader."""
@@ -318,13 +324,13 @@ class WeightBank:
         """Return what a format stores of a weight; a head's is pruned where the format needs it."""
         weight = self._oriented(name, transposed)
         if name not in self._heads:
-            return self._pruned(weight)
+            return self._pruned(weight) if stored.pattern == self._pattern.name else weight
         if stored.pattern == "dense":
             return self._pruned(weight) if name in self._chosen else weight
-        return prune_24(weight)
+        return Pattern.of(stored.pattern).prune(weight)
 
     def _pruned(self, weight: Tensor) -> Tensor:
-        return prune_24(weight) if self._prune else weight
+        return self._pattern.prune(weight) if self._prune else weight
 
 
 @dataclass(frozen=True)

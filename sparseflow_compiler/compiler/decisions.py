@@ -105,10 +105,11 @@ def _sparse(op: ir.Operation) -> Iterator[LayerDecision]:
     assert n is not None
     assert k is not None
     assert dtype is not None
-    key = policy_key(product_dtype(op), n, k) if ir.StringAttr(op.attributes["policy"]).value else ""
     refusal = op.attributes.get(FORMAT_REFUSED)
     refused = refusal.value if isinstance(refusal, ir.StringAttr) else ""
     merged, stored = ref.layers if len(ref.names) > 1 else (), layer_format(op)
+    measured = bool(ir.StringAttr(op.attributes["policy"]).value)
+    key = policy_key(product_dtype(op), n, k, stored) if measured else ""
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
         yield LayerDecision(
             name,
@@ -235,7 +236,7 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     if decision.head:
         reason = _why_head(decision, reason, format_error, options)
     if error and not sparse:
-        reason = f"{_origin(error, options)}; {reason}"
+        reason = f"{_origin(error, options, EXACT)}; {reason}"
     not_contextual = program.phases.not_contextual.get(decision.weight)
     return LayerReport(
         name=decision.weight.removesuffix(".weight"),
@@ -320,20 +321,20 @@ def _measured_above(product: Product, m: int) -> tuple[tuple[int, float], ...]:
 def _for_more_rows(product: Product, m: int, error: float, options: CompileOptions) -> str:
     """Describe how a contextual layer runs for more than m rows, for the report."""
     if product.policy is None:
-        pruned = f"; {_origin(error, options)}" if error else ""
+        pruned = f"; {_origin(error, options, EXACT)}" if error else ""
         return f"{pruned}; for more rows dense: {product.reason}" if product.reason else pruned
     timed = product.policy.why(m) if product.policy.measured else "not measured: policy='sparse'"
     other = (
         f"; not in {options.format}: its kernels read {EXACT}" if options.format not in (EXACT, None) else ""
     )
-    return f"; {_origin(error, options)}, for more rows 2:4, {timed}{other}"
+    return f"; {_origin(error, options, EXACT)}, for more rows 2:4, {timed}{other}"
 
 
-def _origin(error: float, options: CompileOptions, *, head: bool = False) -> str:
-    """Say why a weight is 2:4."""
+def _origin(error: float, options: CompileOptions, pattern: str, *, head: bool = False) -> str:
+    """Say why a weight has its pattern."""
     if head and error:
         return "pruned by magnitude"
-    return f"pruned by {options.prune}" if error else "already 2:4"
+    return f"pruned by {options.prune}" if error else f"already {pattern}"
 
 
 def _itemsize(dtype: str) -> int:
@@ -378,7 +379,8 @@ def _why_sparse(
     elif decision.format_refused:
         timed = f"not in {options.format}: {decision.format_refused}; {timed}"
     gate = f"; its {decision.gate} gate is part of it" if decision.gate else ""
-    return f"{_origin(error, options, head=decision.head)}; {timed}{_copy(decision, policy)}{merged}{gate}"
+    origin = _origin(error, options, find(decision.format).pattern, head=decision.head)
+    return f"{origin}; {timed}{_copy(decision, policy)}{merged}{gate}"
 
 
 def _copy(decision: LayerDecision, policy: Policy | None) -> str:

@@ -13,7 +13,11 @@ from sparseflow.compiler.options import CompileOptions
 from sparseflow.dialect.matchers import operations
 from sparseflow.dialect.weight import KIND
 from sparseflow.pruning.prunable import Prunable
-from sparseflow.runtime import first_violation
+from sparseflow.runtime.formats import find
+from sparseflow.runtime.pattern import Pattern, pattern_of
+
+EXACT = "2:4"
+"""The pattern that needs no mark."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,14 @@ class Verdict:
         reason: why it must stay dense; empty if it may become sparse.
         matrix: whether its values were checked, because it is a matrix that won't be pruned.
         prunable: whether it is not 2:4 only because pruning is off.
+        pattern: the pattern that a weight has that may become sparse.
     """
 
     name: str
     reason: str
     matrix: bool = False
     prunable: bool = False
+    pattern: str = "2:4"
 
 
 def verdicts(
@@ -45,28 +51,42 @@ def verdicts(
         bank: knows in which forms other programs have the weights.
     """
     prunable, pruned = bank.prunable(), options.prune is not None
+    wanted = Pattern.of(find(options.format or EXACT).pattern)
     found: list[Verdict] = []
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value
         why = _why_unpruned(op, name, prunable) if pruned else "pruning is off"
         if why is None or KIND in op.attributes:
             unpruned = bank.is_read_unpruned(name)
-            found.append(Verdict(name, "an earlier program reads its weight unpruned" if unpruned else ""))
-        elif bank.was_packed(name):  # so it was 2:4; its dense bytes may be released
-            found.append(Verdict(name, ""))
+            found.append(
+                Verdict(
+                    name,
+                    "an earlier program reads its weight unpruned" if unpruned else "",
+                    pattern=wanted.name if KIND not in op.attributes else EXACT,
+                )
+            )
+        elif stored := bank.pattern_of(name):  # its dense bytes may be released
+            found.append(Verdict(name, "", pattern=stored))
         else:
             tensor = tensors[name].detach()
             read = tensor.t() if "transposed" in op.attributes else tensor
             matrix = tensor.dim() == 2 and tensor.is_floating_point()
-            reason = _not_24(read, name, why, pruned) if matrix else ""
+            has, reason = _pattern(read, name, why, pruned, wanted) if matrix else (EXACT, "")
             would = bool(reason) and not pruned and _why_unpruned(op, name, prunable) is None
-            found.append(Verdict(name, reason, matrix, would))
+            found.append(Verdict(name, reason, matrix, would, has))
     return tuple(found)
 
 
 def dense_marks(found: Iterable[Verdict]) -> dict[str, str]:
     """Return the table of `keep-dense`: the reasons why weights stay dense, by name."""
     return {verdict.name: verdict.reason for verdict in found if verdict.reason}
+
+
+def pattern_marks(found: Iterable[Verdict]) -> dict[str, str]:
+    """Return the table of `mark-patterns`: the patterns of weights that aren't 2:4, by name."""
+    return {
+        verdict.name: verdict.pattern for verdict in found if not verdict.reason and verdict.pattern != EXACT
+    }
 
 
 def is_unpruned(found: Iterable[Verdict]) -> bool:
@@ -90,8 +110,13 @@ def _why_unpruned(op: ir.Operation, name: str, prunable: Prunable) -> str | None
     return None
 
 
-def _not_24(tensor: torch.Tensor, name: str, why: str, pruned: bool) -> str:
+def _pattern(tensor: torch.Tensor, name: str, why: str, pruned: bool, wanted: Pattern) -> tuple[str, str]:
+    """Return the sparsest pattern that a weight has, and why it must stay dense if it has none."""
     if tensor.is_meta and pruned:
-        return f"its weight is on the meta device, and {why}"
-    bad = first_violation(tensor, name=name)
-    return f"its weight is not 2:4 (row {bad[0]}, group {bad[1]}), and {why}" if bad else ""
+        return EXACT, f"its weight is on the meta device, and {why}"
+    found = pattern_of(tensor)
+    if found is not None:
+        return found.name, ""
+    bad = wanted.first_violation(tensor, name=name)
+    assert bad is not None, "a pattern with a format is among those that weights are checked for"
+    return EXACT, f"its weight is not {wanted} (row {bad[0]}, group {bad[1]}), and {why}"

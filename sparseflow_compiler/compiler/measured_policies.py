@@ -15,6 +15,7 @@ from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError
 from sparseflow.passes.apply_policy import policy_key
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.formats import find
 from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 from sparseflow.runtime.products import which
 from sparseflow.runtime.products.copies import Room
@@ -46,7 +47,7 @@ def measured_policies(module: ir.Module, bank: WeightBank, options: CompileOptio
         if missing:
             known |= shape_policies(missing, TORCH_DTYPES[dtype], where, options, step, format_, room)
         for shape in dict.fromkeys(shapes):
-            key, found = policy_key(dtype, *shape), known.get(shape, Policy())
+            key, found = policy_key(dtype, *shape, find(format_)), known.get(shape, Policy())
             if isinstance(found, str):
                 dense[key] = found
             elif found.ranges:

@@ -13,8 +13,10 @@ from torch_mlir import ir
 from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.measured_policies import Shape, shape_policies
 from sparseflow.compiler.options import CompileOptions
+from sparseflow.dialect.base import text_of
 from sparseflow.dialect.matchers import weights_of
 from sparseflow.dialect.types import tensor_type
+from sparseflow.dialect.weight import PATTERN
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.mlps import Mlp
 from sparseflow.passes.weight_uses import WeightUses
@@ -93,7 +95,7 @@ def measured_products(
     layers = [layer for mlp in mlps for layer in mlp.layers]
     found = MatchSparseLinear(skip=options.skipped).reasons(layers, uses)
     reasons = {layer: reason for layer, reason in zip(layers, found, strict=True) if reason is not None}
-    reasons = _shared_reasons(mlps) | reasons
+    reasons = _shared_reasons(mlps) | _pattern_reasons(mlps) | reasons
     weights.bank.choose(weights_of(layer for layer in layers if layer not in reasons))
     parts = {
         (mlp.name, part): _Part.of(mlp, part, reasons, weights) for mlp in mlps for part in ("up", "down")
@@ -110,6 +112,16 @@ def measured_products(
         total = up.elements + down.elements
         made[mlp.name] = Products(product(up), product(down), (up.elements / total, down.elements / total))
     return made
+
+
+def _pattern_reasons(mlps: Sequence[Mlp]) -> dict[ir.Operation, str]:
+    """Return the layers whose weight is 4:6 or 6:8: the products of MLPs that select neurons read 2:4."""
+    ops = {layer: mlp.ref(layer).op for mlp in mlps for layer in mlp.layers}
+    return {
+        layer: f"its weight is {text_of(op, PATTERN)}, and an MLP that selects neurons reads 2:4"
+        for layer, op in ops.items()
+        if PATTERN in op.attributes
+    }
 
 
 def _shared_reasons(mlps: Sequence[Mlp]) -> dict[ir.Operation, str]:

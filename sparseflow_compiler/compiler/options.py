@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, get_args
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Execution, Inner, Mode
-from sparseflow.runtime.formats import names
+from sparseflow.runtime.formats import find, names, sparse_names
+from sparseflow.runtime.pattern import Pattern
 from sparseflow.support.arguments import (
     MEMORY_MODES,
     Memory,
@@ -68,7 +69,7 @@ class CompileOptions:
         require_one_of("compile", "memory", self.memory, MEMORY_MODES)
         require_one_of("compile", "tune", self.tune, get_args(Tune))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
-        require_one_of("compile", "format", self.format, (*names("2:4"), None))
+        require_one_of("compile", "format", self.format, (*sparse_names(), None))
         require_one_of("compile", "lm_head", self.lm_head, (*names(), None))
         self._require_something_sparse()
         require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))
@@ -99,6 +100,11 @@ class CompileOptions:
         from sparseflow.contextual import ActivationThresholds
 
         return self.contextual if isinstance(self.contextual, ActivationThresholds) else None
+
+    @property
+    def pattern(self) -> Pattern:
+        """What `prune` prunes to."""
+        return Pattern.of(find(self.format or "2:4").pattern)
 
     @property
     def skipped(self) -> tuple[str, ...]:

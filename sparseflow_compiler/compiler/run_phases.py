@@ -12,7 +12,13 @@ from sparseflow.compiler.bank import ProgramWeights
 from sparseflow.compiler.clock import Clock
 from sparseflow.compiler.column_plans import NO_THRESHOLD, ColumnPlan, plan_columns
 from sparseflow.compiler.decisions import EXACT, LayerDecision, decide
-from sparseflow.compiler.dense_marks import dense_marks, is_unpruned, prunable_weights, verdicts
+from sparseflow.compiler.dense_marks import (
+    dense_marks,
+    is_unpruned,
+    pattern_marks,
+    prunable_weights,
+    verdicts,
+)
 from sparseflow.compiler.measured_policies import measured_policies
 from sparseflow.compiler.mlp_plans import OUTSIDE_REASON, MlpPlan, not_contextual_reasons, plan_contextual
 from sparseflow.compiler.options import CompileOptions
@@ -124,7 +130,11 @@ class _Driver:
             found = verdicts(self.module, self.tensors, self.options, self.weights.bank)
         if self.options.prune is None and self.options.contextual is None:
             self.made.unpruned, self.made.prunable = is_unpruned(found), prunable_weights(found)
-        self.made.pipeline = replace(self.made.pipeline, dense=dense_marks(found) or None)
+        self.made.pipeline = replace(
+            self.made.pipeline,
+            dense=dense_marks(found) or None,
+            patterns=pattern_marks(found) or None,
+        )
 
     def _plan(self) -> None:
         if self.options.thresholds is not None:

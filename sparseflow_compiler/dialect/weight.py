@@ -9,9 +9,13 @@ from torch_mlir.dialects import ext
 
 from sparseflow.dialect.base import VerifiedOp, string_attribute, text_of
 from sparseflow.dialect.types import TensorType, tensor_type
+from sparseflow.runtime.formats import sparse_names
 
 KIND = "sparse_gemm.kind"
 """Discardable attribute of a reference to a tensor that isn't a parameter: one of `KINDS`."""
+
+PATTERN = "sparse_gemm.pattern"
+"""Discardable attribute: the sparsity pattern of a weight that isn't 2:4."""
 
 KINDS = ("buffer", "constant")
 """A buffer of the model, which forward may write; or another tensor, such as a plain attribute."""
@@ -22,7 +26,8 @@ class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):
 
     With the unit attribute ``transposed`` the result is the named matrix with its two dimensions
     exchanged; with ``contiguous`` it is contiguous, copied if the tensor isn't. The discardable attribute
-    ``sparse_gemm.dense`` says why layers that read it stay dense. ``sparse_gemm.kind`` marks a ``buffer`` or
+    ``sparse_gemm.dense`` says why layers that read it stay dense, ``sparse_gemm.pattern`` names its sparsity
+    pattern, as its exact format is called, if that isn't 2:4. ``sparse_gemm.kind`` marks a ``buffer`` or
     ``constant``: only parameters are weights, which can be pruned, packed and merged.
     """
 
@@ -42,6 +47,8 @@ class WeightOp(VerifiedOp, name="weight", traits=[ext.Pure]):
                     yield from self._broken_unit(name, type_)
         if "sparse_gemm.dense" in self.attributes and not string_attribute(self, "sparse_gemm.dense"):
             yield "'sparse_gemm.dense' must be a string that says why"
+        if PATTERN in self.attributes and string_attribute(self, PATTERN) not in sparse_names():
+            yield f"'{PATTERN}' must be one of {', '.join(sparse_names())}"
         if KIND in self.attributes and string_attribute(self, KIND) not in KINDS:
             yield f"'{KIND}' must be one of {', '.join(KINDS)}"
 
@@ -86,7 +93,7 @@ def reoriented(
         contiguous: as in `weight`.
     """
     made = weight(text_of(op, "name"), type_, transposed=transposed, contiguous=contiguous)
-    for name in (KIND, "sparse_gemm.dense"):
+    for name in (KIND, PATTERN, "sparse_gemm.dense"):
         if name in op.attributes:
             made.owner.attributes[name] = op.attributes[name]
     return made

@@ -13,17 +13,17 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.linear_layers import Layer, find_layers
-from sparseflow.runtime import is_24, portable
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.runtime.pattern import pattern_of
 
 _Hook = Callable[[Tensor], Tensor]
 
 
 class Masks:
-    """The positions of a model's 2:4 weights that training must keep at zero.
+    """The positions of a model's pruned weights that training must keep at zero.
 
     Args:
-        layers: layers with 2:4 weights, by name.
+        layers: layers whose weights have a pattern, by name.
 
     Attributes:
         layers: names of the masked layers, in the order of the model's modules.
@@ -35,23 +35,24 @@ class Masks:
 
     @classmethod
     def of(cls, model: nn.Module) -> Masks:
-        """Make masks of every linear layer whose weight is 2:4 already.
+        """Make masks of every linear layer whose weight is 2:4, 4:6 or 6:8 already.
 
-        Each group of four along K keeps two positions: its nonzeros and, if fewer than two, the first zeros,
-        which may become nonzero in training. Layers that are not 2:4, or all zero, train freely.
+        Of the sparsest pattern that a weight has, each block along K keeps as many positions: its nonzeros
+        and, if they are fewer, the first zeros, which may become nonzero in training. Layers without a
+        pattern, or all zero, train freely.
 
         Raises:
-            ArgumentError: no layer of the model is 2:4.
+            ArgumentError: no layer of the model has a pattern.
         """
         if not isinstance(model, nn.Module):
             rule = f"model must be a torch.nn.Module, not {type(model).__name__}"
             raise ArgumentError("sf.finetune.masked(model)", rule, "pass the pruned model")
         require_uncompiled(model, "sf.finetune.masked(model)")
-        found = layers_24(model)
+        found = pruned_layers(model)
         if not found:
             raise ArgumentError(
                 "sf.finetune.masked(model)",
-                f"none of the linear layers of this {type(model).__name__} is 2:4",
+                f"none of the linear layers of this {type(model).__name__} is 2:4, 4:6 or 6:8",
                 "prune it first: sf.prune(model, …)",
             )
         return cls(found)
@@ -103,10 +104,11 @@ class Masks:
 
 @contextmanager
 def masked(model: nn.Module) -> Iterator[Masks]:
-    """Keep 2:4 weights 2:4 within the block, for any loop and `torch.optim` optimiser.
+    """Keep pruned weights in their pattern within the block, for any loop and `torch.optim` optimiser.
 
-    The masks are fixed. Gradients at dropped positions are zero; after each optimiser step weights and
-    moments there are set to exact zeros, so that weight decay, momentum and earlier moments change nothing.
+    That is the sparsest of 2:4, 4:6 and 6:8 that a weight has. The masks are fixed. Gradients at dropped
+    positions are zero; after each optimiser step weights and moments there are set to exact zeros, so that
+    weight decay, momentum and earlier moments change nothing.
 
         with sf.finetune.masked(model):
             for batch in batches:
@@ -118,20 +120,20 @@ def masked(model: nn.Module) -> Iterator[Masks]:
         model: pruned; parameters must stay the same objects within the block, on whatever device.
 
     Raises:
-        ArgumentError: no layer of the model is 2:4.
+        ArgumentError: no layer of the model has a pattern.
     """
     with Masks.of(model).held() as masks:
         yield masks
 
 
-def layers_24(model: nn.Module) -> dict[str, Layer]:
-    """Return by name the linear layers whose weights are 2:4 and not all zero."""
+def pruned_layers(model: nn.Module) -> dict[str, Layer]:
+    """Return by name the linear layers whose weights have a pattern and are not all zero."""
     return {layer.name: layer for layer in find_layers(model, ()) if _is_masked(layer)}
 
 
 def _is_masked(layer: Layer) -> bool:
     usable = layer.dense is None and not layer.weight.is_meta
-    return usable and is_24(layer.weight) and bool(layer.weight.any())
+    return usable and pattern_of(layer.weight) is not None and bool(layer.weight.any())
 
 
 def _parameter(layer: Layer) -> nn.Parameter:
@@ -142,6 +144,7 @@ def _parameter(layer: Layer) -> nn.Parameter:
 
 def dropped(layer: Layer) -> Tensor:
     """Return a bool tensor of the parameter's shape, true where the weight stays zero."""
-    n, k = layer.shape
-    places = ~portable.keep_mask(layer.weight).reshape(n, -1)[:, :k]
+    pattern = pattern_of(layer.weight)
+    assert pattern is not None, "only layers of `pruned_layers` are masked"
+    places = ~pattern.mask(layer.weight)
     return (places.t() if layer.transposed else places).contiguous()

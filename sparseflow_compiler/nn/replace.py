@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from sparseflow.nn.linear import SparseLinear, prepare
 from sparseflow.nn.sparsify_report import SparsifiedLayer, SparsifyReport, warn_of_format
 from sparseflow.pruning.linear_layers import Layer, find_layers
-from sparseflow.runtime import PackedWeight, checks, is_24, packed, prune_24
+from sparseflow.runtime import PackedWeight, checks, packed
 from sparseflow.runtime.calling.frozen import require_uncompiled
-from sparseflow.runtime.formats import find, names
+from sparseflow.runtime.formats import find, sparse_names
 from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
+from sparseflow.runtime.pattern import Pattern, pattern_of
 from sparseflow.support.arguments import (
     Memory,
     PolicyMode,
@@ -52,8 +53,9 @@ def sparsify(
 
     Args:
         model: its packed weights are frozen afterwards; gradients still flow through them to adapters.
-        prune: ``"magnitude"`` keeps the two largest of every four entries in weights that aren't 2:4. With
-            ``None`` such layers stay dense.
+        prune: ``"magnitude"`` prunes weights to the format's pattern, two of every four entries in
+            ``"2:4"``. With ``None`` weights stay as they are: layers whose weight is 4:6 or 6:8 are packed in
+            the format of that name, and those without a pattern stay dense.
         skip: fnmatch patterns of layer names that stay dense, in addition to `DEFAULT_SKIP`.
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
         policy: as in `SparseLinear`.
@@ -73,7 +75,7 @@ def sparsify(
     """
     require_one_of("nn.sparsify", "prune", prune, (*get_args(Prune), None))
     require_one_of("nn.sparsify", "tune", tune, get_args(Tune))
-    require_one_of("nn.sparsify", "format", format, names("2:4"))
+    require_one_of("nn.sparsify", "format", format, sparse_names())
     require_patterns("nn.sparsify", skip)
     require_matches("nn.sparsify", skip, model)
     require_uncompiled(model, "sf.nn.sparsify(model)")
@@ -81,15 +83,16 @@ def sparsify(
         host.before_packing(model)
     outcomes = []
     for layer, reason in choices(model, with_defaults(skip, skip_defaults), format):
+        weight: PackedWeight | None = None
         if reason is None:
             assert isinstance(layer.module, nn.Linear), "no other layer is eligible"
             weight = pack(layer.module.weight, prune, layer.name, format)
             if weight is None:
-                reason = "its weight is not 2:4, and prune=None"
+                reason = f"its weight is not {find(format).pattern}, and prune=None"
             else:
                 sparse = SparseLinear(weight, layer.module.bias, policy=policy, memory=memory)
                 replace_module(model, layer.name, sparse)
-        stored = format if reason is None else None
+        stored = None if weight is None else weight.format.name
         outcomes.append(SparsifiedLayer(layer.name, *layer.shape, stored, reason or ""))
     report = SparsifyReport(tuple(outcomes))
     if tune != "off":
@@ -100,7 +103,8 @@ def sparsify(
         "skip_defaults": skip_defaults,
         "policy": policy,
         "memory": memory,
-        "format": format,
+        # What is packed in the format of its own pattern isn't what a checkpoint in 2:4 holds.
+        "format": next((o.format for o in outcomes if o.format not in (None, "2:4")), format),
     }
     for host in HOSTS:
         host.after_packing(model, options)
@@ -189,17 +193,23 @@ def _why_not_in(format: str, weight: Tensor) -> str | None:
 
 @torch.no_grad()
 def pack(weight: Tensor, prune: Prune | None, name: str, format: str = "2:4") -> PackedWeight | None:
-    """Prune a weight if `prune` says so, and pack it in a format.
+    """Prune a weight if `prune` says so, and pack it in a format, or in the exact one of its own pattern.
 
     Returns:
-        The packed weight, or None if it isn't 2:4 and isn't pruned.
+        The packed weight, or None if it has no pattern and isn't pruned.
 
     Raises:
         WeightError: it holds NaN or Inf.
     """
+    pattern = Pattern.of(find(format).pattern)
     if prune is not None:
-        weight = prune_24(weight, name=name)
-    return packed.pack(weight, format, name=name) if is_24(weight) else None
+        weight = pattern.prune(weight, name=name)
+    elif not pattern.holds(weight):
+        found = pattern_of(weight)
+        if found is None:
+            return None
+        format = found.name
+    return packed.pack(weight, format, name=name)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

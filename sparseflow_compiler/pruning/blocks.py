@@ -15,17 +15,20 @@ from sparseflow.pruning.prune_options import PruneOptions
 from sparseflow.pruning.refinement import Refinement
 from sparseflow.pruning.stacks import Visit
 from sparseflow.pruning.statistics import Gathering, Statistics, gather, watching
+from sparseflow.runtime.pattern import Pattern
 
 
-def permute_block(visit: Visit, readers: Sequence[Layer], layers: Sequence[Layer]) -> list[str]:
+def permute_block(
+    visit: Visit, readers: Sequence[Layer], layers: Sequence[Layer], pattern: Pattern
+) -> list[str]:
     """Permute the input channels of `readers` where `layers` can compensate; return their names."""
     inside = set(visit.block.modules())
     groups = by_input(visit, [layer for layer in layers if layer.module in inside])
-    folds = find_folds(visit, readers, groups)
+    folds = find_folds(visit, readers, groups, pattern.block)
     permuted = [fold.reader for fold in folds]
     statistics = gather(permuted, visit.run, len(visit.frames), gram=False)
     folds = [fold for fold in folds if statistics[fold.reader.name].rows]
-    fold_channels(folds, {name: gathered.norms() for name, gathered in statistics.items()})
+    fold_channels(folds, {name: gathered.norms() for name, gathered in statistics.items()}, pattern)
     return [fold.reader.name for fold in folds]
 
 

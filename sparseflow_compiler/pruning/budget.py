@@ -138,11 +138,11 @@ def prune_within(
     done = {entry.name for entry in first.layers if entry.method is not None}
     layers = [layer for layer in layers if layer.name in done]
     if not layers:
-        return BudgetReport(first.layers, first.notes, max_loss=max_loss, ms=tuple(ms))
+        return BudgetReport(first.layers, first.notes, first.pattern, max_loss=max_loss, ms=tuple(ms))
     board = Switchboard(data, layers, dense)
     with progress_bars(progress) as bars:
         alone = board.alone(bars.stage("weigh"))
-        saved = savings(layers, ms, bars.stage("measure"))
+        saved = savings(layers, ms, bars.stage("measure"), first.pattern)
     scales = _Scales(board, alone, saved, max_loss)
     chosen = scales.choose()
     loss, final = scales.loss, first
@@ -154,6 +154,7 @@ def prune_within(
     return BudgetReport(
         tuple(entries),
         (*final.notes, *([saved.note] if saved.note else [])),
+        final.pattern,
         tuple(LayerChoice(name, alone[name], saved.by_layer[name], name in chosen) for name in alone),
         max_loss,
         loss,

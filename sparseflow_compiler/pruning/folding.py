@@ -20,6 +20,7 @@ from sparseflow.pruning.offload import device_of
 from sparseflow.pruning.permutation import channel_order
 from sparseflow.pruning.ria import ria_scores
 from sparseflow.pruning.stacks import ATTENTION, Visit, floats
+from sparseflow.runtime.pattern import Pattern
 
 _T = TypeVar("_T")
 
@@ -47,10 +48,11 @@ class Fold:
     repeats: int
     width: int
 
-    def order(self, scores: Tensor) -> Tensor:
+    def order(self, scores: Tensor, pattern: Pattern) -> Tensor:
         """Return the best order within each head, ``[heads, width]``, by scores ``[N, K]``."""
         split = scores.reshape(-1, self.heads, self.repeats, self.width)
-        return torch.stack([channel_order(split[:, head].flatten(0, 1)) for head in range(self.heads)])
+        heads = (split[:, head].flatten(0, 1) for head in range(self.heads))
+        return torch.stack([channel_order(s, pattern) for s in heads])
 
     def apply(self, order: Tensor) -> None:
         """Permute the reader's columns and the writers' rows, biases too, in place."""
@@ -78,7 +80,9 @@ class Fold:
         return replace(self, reader=counterpart(self.reader), writers=writers)
 
 
-def find_folds(visit: Visit, readers: Sequence[Layer], groups: Sequence[Sequence[Layer]]) -> list[Fold]:
+def find_folds(
+    visit: Visit, readers: Sequence[Layer], groups: Sequence[Sequence[Layer]], unit: int
+) -> list[Fold]:
     """Find verified folds for the layers of a block whose input channels can be permuted.
 
     Args:
@@ -86,23 +90,24 @@ def find_folds(visit: Visit, readers: Sequence[Layer], groups: Sequence[Sequence
         readers: layers to permute the inputs of.
         groups: layers of the block that may be permuted, in the order in which it runs them, those with the
             same input together.
+        unit: the columns of a block, which must divide the channels of a head.
     """
     rank = {layer.name: place for place, group in enumerate(groups) for layer in group}
     probe = _Probe(visit)
     found = []
     for reader in readers:
         earlier = [layer for group in groups[: rank.get(reader.name, 0)] for layer in group]
-        proved = (fold for fold in _guesses(visit, reader, earlier) if probe.proves(fold))
+        proved = (fold for fold in _guesses(visit, reader, earlier, unit) if probe.proves(fold))
         fold = next(proved, None)
         if fold is not None:
             found.append(fold)
     return found
 
 
-def fold_channels(folds: Sequence[Fold], norms: dict[str, Tensor]) -> None:
+def fold_channels(folds: Sequence[Fold], norms: dict[str, Tensor], pattern: Pattern) -> None:
     """Permute by RIA's scores, given the L2 norms ``[K]`` of inputs by reader name."""
     for fold in folds:
-        fold.apply(fold.order(ria_scores(fold.reader.weight, norms[fold.reader.name])))
+        fold.apply(fold.order(ria_scores(fold.reader.weight, norms[fold.reader.name]), pattern))
 
 
 class _Probe:
@@ -137,11 +142,11 @@ class _Probe:
             return None  # Not every block runs in float64; this one can't be verified.
 
 
-def _guesses(visit: Visit, reader: Layer, earlier: Sequence[Layer]) -> Iterator[Fold]:
+def _guesses(visit: Visit, reader: Layer, earlier: Sequence[Layer], unit: int) -> Iterator[Fold]:
     k = reader.shape[1]
     names = {module: name for name, module in visit.block.named_modules()}
     attention = {layer.name for layer in earlier if ATTENTION.search(names[layer.module])}
-    if k % 4:
+    if k % unit:
         return
     if not ATTENTION.search(names[reader.module]):
         outside = [layer for layer in earlier if layer.name not in attention]
@@ -153,7 +158,7 @@ def _guesses(visit: Visit, reader: Layer, earlier: Sequence[Layer]) -> Iterator[
                 yield Fold(reader, ((layer, 0), (layer, k)), 1, 1, k)
         return
     width = _head_size(visit.block)
-    if width is None or width % 4:
+    if width is None or width % unit:
         return
     for layer in reversed(earlier):  # values come last as a rule
         # The values are a layer of their own, or the last rows of queries, keys and values in one.

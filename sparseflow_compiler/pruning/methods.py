@@ -12,7 +12,7 @@ from sparseflow.pruning.ria import ria
 from sparseflow.pruning.sparsegpt import sparsegpt
 from sparseflow.pruning.statistics import Statistics
 from sparseflow.pruning.wanda import wanda
-from sparseflow.runtime import prune_24
+from sparseflow.runtime.pattern import Pattern
 
 Needs = Literal["nothing", "norms", "gram"]
 
@@ -25,6 +25,7 @@ class LayerInputs:
         name: of the layer.
         statistics: of the inputs that reached it; None if none were gathered, and the method needs none.
         gram: ``XᵀX`` of them, ``[K, K]``; None if it wasn't gathered. A method may overwrite it.
+        pattern: how many entries of how many are kept.
         damping: the option of `sparseflow.prune`.
         block: likewise.
     """
@@ -32,6 +33,7 @@ class LayerInputs:
     name: str
     statistics: Statistics | None
     gram: Tensor | None
+    pattern: Pattern
     damping: float
     block: int
 
@@ -47,7 +49,7 @@ class PruningMethod:
 
     Attributes:
         needs: of the layer's inputs: nothing, the norm of each feature, or the Gram matrix.
-        prune: takes a weight ``[N, K]`` and what is known of the layer; returns a new 2:4 one.
+        prune: takes a weight ``[N, K]`` and what is known of the layer; returns a new one of the pattern.
     """
 
     needs: Needs
@@ -55,21 +57,28 @@ class PruningMethod:
 
 
 def _magnitude(weight: Tensor, inputs: LayerInputs) -> Tensor:
-    return prune_24(weight, name=f"layer {inputs.name}")
+    return inputs.pattern.prune(weight, name=f"layer {inputs.name}")
 
 
 def _wanda(weight: Tensor, inputs: LayerInputs) -> Tensor:
-    return wanda(weight, inputs.norms())
+    return wanda(weight, inputs.norms(), inputs.pattern)
 
 
 def _ria(weight: Tensor, inputs: LayerInputs) -> Tensor:
-    return ria(weight, inputs.norms())
+    return ria(weight, inputs.norms(), inputs.pattern)
 
 
 def _sparsegpt(weight: Tensor, inputs: LayerInputs) -> Tensor:
     if inputs.gram is None:
         return _magnitude(weight, inputs)
-    return sparsegpt(weight, inputs.gram, damping=inputs.damping, block=inputs.block, name=inputs.name)
+    return sparsegpt(
+        weight,
+        inputs.gram,
+        pattern=inputs.pattern,
+        damping=inputs.damping,
+        block=inputs.block,
+        name=inputs.name,
+    )
 
 
 METHODS: dict[str, PruningMethod] = {

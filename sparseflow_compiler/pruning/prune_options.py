@@ -12,10 +12,10 @@ import torch
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.methods import METHODS
+from sparseflow.runtime.pattern import Pattern
 from sparseflow.support.arguments import require_one_of, require_patterns, with_defaults
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt"]
-Pattern = Literal["2:4"]
 Reconstruct = Literal["layer", "attention", "mlp", "block"]
 Unreached = Literal["dense", "magnitude"]
 
@@ -27,7 +27,7 @@ class PruneOptions:
     method: Method = "magnitude"
     skip: Sequence[str] = ()
     skip_defaults: bool = True
-    pattern: Pattern = "2:4"
+    pattern: str = "2:4"
     damping: float = 0.01
     block: int = 128
     reconstruct: Reconstruct | None = None
@@ -40,7 +40,7 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         require_one_of("prune", "method", self.method, tuple(METHODS))
-        require_one_of("prune", "pattern", self.pattern, get_args(Pattern))
+        Pattern.of(self.pattern)
         require_one_of("prune", "reconstruct", self.reconstruct, (*get_args(Reconstruct), None))
         require_one_of("prune", "permute", self.permute, (True, False))
         require_one_of("prune", "unreached", self.unreached, get_args(Unreached))
@@ -60,6 +60,11 @@ class PruneOptions:
     def skipped(self) -> tuple[str, ...]:
         """All patterns of layers to keep dense."""
         return with_defaults(self.skip, self.skip_defaults)
+
+    @property
+    def kept(self) -> Pattern:
+        """How many entries of how many are kept."""
+        return Pattern.of(self.pattern)
 
     @property
     def gram(self) -> bool:

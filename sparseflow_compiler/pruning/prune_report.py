@@ -42,19 +42,22 @@ class PruneReport:
     Attributes:
         layers: every linear layer, in the order of the model's modules.
         notes: further remarks for the caller, in full sentences.
+        pattern: the name of the pattern that the layers were pruned to.
     """
 
     layers: tuple[PrunedLayer, ...]
     notes: tuple[str, ...] = ()
+    pattern: str = "2:4"
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain dictionaries and lists, ready for JSON."""
-        return {"layers": [asdict(layer) for layer in self.layers], "notes": list(self.notes)}
+        layers = [asdict(layer) for layer in self.layers]
+        return {"pattern": self.pattern, "layers": layers, "notes": list(self.notes)}
 
     def table(self, width: int = 130) -> str:
         """Return the report as text, one line a layer."""
         pruned = sum(layer.method is not None for layer in self.layers)
-        title = f"{pruned} of {len(self.layers)} linear layers pruned to 2:4"
+        title = f"{pruned} of {len(self.layers)} linear layers pruned to {self.pattern}"
         return text_table(title, _COLUMNS, map(_cells, self.layers), self.notes, width)
 
 

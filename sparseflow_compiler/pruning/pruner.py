@@ -57,7 +57,7 @@ class Pruner:
         options = self._options
         method = options.method if METHODS[options.method].needs == "nothing" else "magnitude"
         before = layer.weight.clone()
-        inputs = LayerInputs(layer.name, None, None, options.damping, options.block)
+        inputs = LayerInputs(layer.name, None, None, options.kept, options.damping, options.block)
         self._write(layer, METHODS[method].prune(before, inputs))
         self._note(_entry(layer, before, None, method))
 
@@ -94,7 +94,9 @@ class Pruner:
         """
 
         def work() -> None:
-            permuted = permute_block(visit, layers, self._free) if self._options.permute else []
+            permuted = (
+                permute_block(visit, layers, self._free, self._options.kept) if self._options.permute else []
+            )
             if self._options.reconstruct is None:
                 self._prune_group(layers, self._gathering(visit.run, len(visit.frames)), permuted)
             else:
@@ -182,9 +184,9 @@ class Pruner:
         return problem.on_support(self._masked(layer, problem.dense(), gathered, gram)).to(layer.weight.dtype)
 
     def _masked(self, layer: Layer, weight: Tensor, gathered: Statistics, gram: Tensor | None) -> Tensor:
-        """Return `weight` masked to 2:4 by the method."""
+        """Return `weight` masked to the pattern by the method."""
         options = self._options
-        inputs = LayerInputs(layer.name, gathered, gram, options.damping, options.block)
+        inputs = LayerInputs(layer.name, gathered, gram, options.kept, options.damping, options.block)
         return METHODS[options.method].prune(weight, inputs)
 
     def _write(self, layer: Layer, pruned: Tensor) -> None:

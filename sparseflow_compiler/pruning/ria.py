@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseflow.runtime import portable
+from sparseflow.runtime.pattern import TWO_OF_FOUR, Pattern
 
 
-def ria(weight: Tensor, norms: Tensor) -> Tensor:
-    """Keep two of each four entries along K by `ria_scores`; ties keep the earlier.
+def ria(weight: Tensor, norms: Tensor, pattern: Pattern = TWO_OF_FOUR) -> Tensor:
+    """Keep the entries of a pattern along K by `ria_scores`; ties keep the earlier.
 
     Args:
         weight: ``[N, K]``, finite, of any floating dtype; it is not changed.
         norms: ``[K]``, float32 or float64: the L2 norm of each input feature over the calibration rows.
+        pattern: how many entries of how many are kept.
 
     Returns:
-        A new tensor like `weight`. A shorter last group keeps at most two too.
+        A new tensor like `weight`. A shorter last block keeps as many at most.
     """
-    keep = portable.keep_mask(ria_scores(weight, norms))
-    return weight.where(keep.flatten(1)[:, : weight.shape[1]], torch.zeros_like(weight))
+    return weight.where(pattern.mask(ria_scores(weight, norms)), torch.zeros_like(weight))
 
 
 def ria_scores(weight: Tensor, norms: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.runtime import checks
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.formats import names
+from sparseflow.runtime.pattern import Pattern
 from sparseflow.runtime.products import which
 from sparseflow.support.progress import Step
 
@@ -32,7 +34,7 @@ class Savings:
     note: str
 
 
-def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings:
+def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step, pattern: str = "2:4") -> Savings:
     """Return the layers' savings by this machine's tables; CPUs are measured if they lack a shape.
 
     GPUs aren't: the model takes their memory while it is pruned, and `sparseflow.tune` can be called before.
@@ -41,6 +43,7 @@ def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings
         layers: on one device.
         rows: the M's at which the layers will run; the nearest measured M stands for each.
         step: called while measuring.
+        pattern: the name of the layers' pattern, which is that of its exact format.
     """
     found: dict[tuple[torch.dtype, torch.device], list[Shape]] = {}
     for layer in layers:
@@ -48,22 +51,25 @@ def savings(layers: Sequence[Layer], rows: Sequence[int], step: Step) -> Savings
         shapes += [layer.shape] if layer.shape not in shapes else []
     saved: dict[tuple[torch.dtype, Shape], float] = {}
     for (dtype, device), shapes in found.items():
-        for shape, policy in which.policies(shapes, dtype, device, tune="off", progress=step).items():
-            times = _dense_us(shape, dtype, device)
+        if pattern not in names():
+            continue
+        policies = which.policies(shapes, dtype, device, format=pattern, tune="off", progress=step)
+        for shape, policy in policies.items():
+            times = _dense_us(shape, dtype, device, pattern)
             if isinstance(policy, Policy) and policy.pays and times:
                 saved[dtype, shape] = sum(_saved_us(policy, times, m) for m in rows)
     by_layer = {layer.name: saved.get((layer.weight.dtype, layer.shape), 0.0) for layer in layers}
     if any(by_layer.values()):
         return Savings(by_layer, "µs", "")
     return Savings(
-        {layer.name: layer.weight.numel() / 2 for layer in layers},
+        {layer.name: layer.weight.numel() * (1 - Pattern.of(pattern).density) for layer in layers},
         "weights",
         "No layer was measured to be faster sparse on this machine: layers are weighed by the weights that "
         "pruning drops instead.",
     )
 
 
-def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device) -> dict[int, float]:
+def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device, format: str) -> dict[int, float]:
     """Return the dense layer's time at each measured M."""
     name = checks.dtype_name(dtype)
     if device.type == "cuda":
@@ -73,7 +79,7 @@ def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device) -> dict[in
         return {point.m: point.dense_us for point in lookup(name, *shape, GpuMachine.here(device))}
     from sparseflow.runtime.dispatch import Table
 
-    return {row.m: row.dense_us for row in Table().layer(name, *shape)}
+    return {row.m: row.dense_us for row in Table(format=format).layer(name, *shape)}
 
 
 def _saved_us(policy: Policy, dense_us: Mapping[int, float], m: int) -> float:

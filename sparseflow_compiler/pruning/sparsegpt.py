@@ -6,28 +6,36 @@ import torch
 from torch import Tensor
 
 from sparseflow.errors import CalibrationError
-from sparseflow.runtime import portable
+from sparseflow.runtime.pattern import TWO_OF_FOUR, Pattern
 
 
 def sparsegpt(
-    weight: Tensor, gram: Tensor, *, damping: float = 0.01, block: int = 128, name: str = "weight"
+    weight: Tensor,
+    gram: Tensor,
+    *,
+    pattern: Pattern = TWO_OF_FOUR,
+    damping: float = 0.01,
+    block: int = 128,
+    name: str = "weight",
 ) -> Tensor:
-    """Prune to 2:4 and update the kept weights so that the layer's outputs change least.
+    """Prune to a pattern and update the kept weights so that the layer's outputs change least.
 
-    With U the upper Cholesky factor of the damped, inverted Gram matrix, each group of four columns keeps the
-    two entries with the largest ``w² / U_jj²`` at the time it is reached; ties keep the earlier. The error of
+    With U the upper Cholesky factor of the damped, inverted Gram matrix, each block of the pattern keeps the
+    entries with the largest ``w² / U_jj²`` at the time it is reached; ties keep the earlier. The error of
     a pruned entry is spread over the columns after it: at once inside its block, after it for the others.
 
     Args:
         weight: ``[N, K]``, finite, of any floating dtype; it is not changed.
         gram: ``[K, K]``, ``XᵀX`` of the calibration rows up to a factor, in the dtype to compute in (float32
             or float64). It is overwritten.
+        pattern: how many entries of how many are kept.
         damping: what is added to the diagonal, as a share of the diagonal's mean.
-        block: columns between two updates of all columns after them; a multiple of 4.
+        block: columns between two updates of all columns after them, rounded down to whole blocks of the
+            pattern.
         name: how errors call the layer.
 
     Returns:
-        A new tensor of `weight`'s dtype. A shorter last group keeps at most two too. Columns of features that
+        A new tensor of `weight`'s dtype. A shorter last block keeps as many at most. Columns of features that
         were always zero become zero.
 
     Raises:
@@ -37,9 +45,10 @@ def sparsegpt(
     dead = gram.diagonal() == 0
     work[:, dead] = 0
     upper = _inverse_factor(gram, dead, damping, name)
-    for start in range(0, work.shape[1], block):
-        end = min(start + block, work.shape[1])
-        errors = _prune_columns(work[:, start:end], upper[start:end, start:end])
+    stride = max(1, block // pattern.block) * pattern.block
+    for start in range(0, work.shape[1], stride):
+        end = min(start + stride, work.shape[1])
+        errors = _prune_columns(work[:, start:end], upper[start:end, start:end], pattern)
         work[:, end:].addmm_(errors, upper[start:end, end:], alpha=-1)
     return work.to(weight.dtype)
 
@@ -63,16 +72,16 @@ def _inverse_factor(gram: Tensor, dead: Tensor, damping: float, name: str) -> Te
     return upper
 
 
-def _prune_columns(work: Tensor, upper: Tensor) -> Tensor:
-    """Prune one block of columns in place; return each column's scaled errors ``[N, columns]``."""
+def _prune_columns(work: Tensor, upper: Tensor, pattern: Pattern) -> Tensor:
+    """Prune columns from a block's first on, in place; return their scaled errors ``[N, columns]``."""
     errors = torch.empty_like(work)
     diagonal = upper.diagonal()
     for column in range(work.shape[1]):
-        place = column % 4
+        place = column % pattern.block
         if place == 0:
             # |w|/U orders as w²/U² does and can't overflow.
-            group = slice(column, column + 4)
-            keep = portable.keep_mask(work[:, group] / diagonal[group])[:, 0]
+            group = slice(column, column + pattern.block)
+            keep = pattern.mask(work[:, group] / diagonal[group])
         w = work[:, column]
         pruned = w.masked_fill(~keep[:, place], 0)
         error = (w - pruned) / diagonal[column]

@@ -16,7 +16,7 @@ from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.pruning.methods import METHODS
 from sparseflow.pruning.permutation import assignment_available
-from sparseflow.pruning.prune_options import Method, Pattern, PruneOptions, Reconstruct, Unreached
+from sparseflow.pruning.prune_options import Method, PruneOptions, Reconstruct, Unreached
 from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
 from sparseflow.pruning.pruner import Pruner
 from sparseflow.pruning.resuming import Checkpoint, fingerprint
@@ -40,7 +40,7 @@ def prune(
     skip_defaults: bool = True,
     max_loss: float | None = None,
     ms: Sequence[int] = DEFAULT_MS,
-    pattern: Pattern = "2:4",
+    pattern: str = "2:4",
     damping: float = 0.01,
     block: int = 128,
     reconstruct: Reconstruct | None = None,
@@ -52,7 +52,7 @@ def prune(
     seed: int = 0,
     progress: bool | None = None,
 ) -> PruneReport:
-    """Prune a model's linear layers in place: at most two of every four weights along K stay nonzero.
+    """Prune a model's linear layers in place: at most k of every n weights along K stay nonzero.
 
     `nn.Linear`, transformers' Conv1D and `out_proj` of `nn.MultiheadAttention` are pruned. `in_proj_weight`
     and weights that several modules share aren't. With calibration data the layers of a block, such as a
@@ -76,11 +76,13 @@ def prune(
             in nats per token for a model with logits, else 1 − cosine of its output. Layers with the highest
             loss for the time that they save stay dense. Returns a `BudgetReport`.
         ms: the numbers of rows M (tokens in a call) at which the saved time counts.
-        pattern: ``"2:4"`` is the only one.
+        pattern: ``"2:4"`` keeps two of every four weights along K; ``"4:6"`` four of six and ``"6:8"`` six of
+            eight, which cost the model less and save less. Further ones keep all but two of an even number
+            up to 32, for which there is no packed format. A last, shorter block keeps as many at most.
         damping: SparseGPT adds this share of the mean diagonal of XᵀX to its diagonal; a reconstruction adds
             at least as much.
-        block: for SparseGPT the number of columns after which the remaining columns are updated; a multiple
-            of 4.
+        block: for SparseGPT the number of columns after which the remaining columns are updated, rounded
+            down to whole blocks of the pattern; a multiple of 4.
         reconstruct: ``"layer"`` prunes the layers of a block one after the other. By least squares, before
             and after the method chooses which weights to keep, each layer's output in the pruned model is
             fitted to its output in the dense model. ``"attention"``, ``"mlp"`` (all but attention) and
@@ -181,7 +183,8 @@ def _pruned(
     scarce = _scarce(outcomes, options)
     for note in scarce:
         warn(note, QualityWarning)
-    return PruneReport(outcomes, (*notes, *scarce, *_shortcomings(outcomes, options, pruner.undrifted)))
+    remarks = (*notes, *scarce, *_shortcomings(outcomes, options, pruner.undrifted))
+    return PruneReport(outcomes, remarks, options.pattern)
 
 
 def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]:
@@ -212,7 +215,8 @@ def _shortcomings(
     if options.permute and kept:
         notes.append(
             f"The input channels of {len(kept)} layers stay in their order, for want of proof that other "
-            f"layers can make up for another: {_some(kept)}."
+            f"layers can make up for another, or as blocks of {options.pattern} don't divide them: "
+            f"{_some(kept)}."
         )
     if options.permute and not assignment_available():
         notes.append("Channels were permuted without assignments, which need scipy: pip install scipy.")

@@ -1,7 +1,7 @@
 // RUN: sparseflow-opt %s --split-input-file --verify-diagnostics
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '2:4-fp8', 'fp8', 'int8', not '4:8'}}
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '4:6', '6:8', '2:4-fp8', 'fp8', 'int8', not '4:8'}}
   %y = "sparse_gemm.linear"(%x, %w) {format = "4:8", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
@@ -9,7 +9,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '2:4-fp8', 'fp8', 'int8', not none}}
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '4:6', '6:8', '2:4-fp8', 'fp8', 'int8', not none}}
   %y = "sparse_gemm.linear"(%x, %w) {epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],f32>, !torch.vtensor<[8,64],f32>) -> !torch.vtensor<[4,8],f32>
   return
 }
@@ -212,7 +212,7 @@ func.func @f(%x: !torch.vtensor<[4,64],f32>, %w: !torch.vtensor<[8,64],f32>, %r:
 // -----
 
 func.func @f(%x: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[8,64],bf16>) {
-  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '2:4-fp8', 'fp8', 'int8', not '2:4-int4'}}
+  // expected-error@+1 {{'sparse_gemm.linear' op needs a 'format' that is one of '2:4', '4:6', '6:8', '2:4-fp8', 'fp8', 'int8', not '2:4-int4'}}
   %y = "sparse_gemm.linear"(%x, %w) {format = "2:4-int4", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[4,64],bf16>, !torch.vtensor<[8,64],bf16>) -> !torch.vtensor<[4,8],bf16>
   return
 }

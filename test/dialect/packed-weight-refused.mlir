@@ -1,11 +1,11 @@
 // RUN: sparseflow-opt %s --split-input-file --verify-diagnostics
 
-// expected-error@+1 {{'sparse_gemm.packed_weight' op needs a 'format' that is one of '2:4', '2:4-fp8', 'fp8', 'int8', not '1:4'}}
+// expected-error@+1 {{'sparse_gemm.packed_weight' op needs a 'format' that is one of '2:4', '4:6', '6:8', '2:4-fp8', 'fp8', 'int8', not '1:4'}}
 %0 = "sparse_gemm.packed_weight"() {names = ["a"], format = "1:4", weight = !torch.vtensor<[8,8],f32>} : () -> !torch.tuple<vtensor<[8,4],f32>, vtensor<[8,1],ui8>>
 
 // -----
 
-// expected-error@+1 {{'sparse_gemm.packed_weight' op needs a 'format' that is one of '2:4', '2:4-fp8', 'fp8', 'int8', not none}}
+// expected-error@+1 {{'sparse_gemm.packed_weight' op needs a 'format' that is one of '2:4', '4:6', '6:8', '2:4-fp8', 'fp8', 'int8', not none}}
 %0 = "sparse_gemm.packed_weight"() {names = ["a"], weight = !torch.vtensor<[8,8],f32>} : () -> !torch.tuple<vtensor<[8,4],f32>, vtensor<[8,1],ui8>>
 
 // -----

@@ -1,6 +1,6 @@
 // RUN: sparseflow-opt %s --split-input-file --verify-diagnostics
 
-// expected-error@+1 {{'sparse_gemm.pruned_weight' op needs a 'format' that is one of '2:4', '2:4-fp8', 'fp8', 'int8', not '1:4'}}
+// expected-error@+1 {{'sparse_gemm.pruned_weight' op needs a 'format' that is one of '2:4', '4:6', '6:8', '2:4-fp8', 'fp8', 'int8', not '1:4'}}
 %0 = "sparse_gemm.pruned_weight"() {names = ["a"], format = "1:4"} : () -> !torch.vtensor<[8,4],f32>
 
 // -----

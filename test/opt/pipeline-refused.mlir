@@ -19,7 +19,7 @@
 // VALUE: pipeline 'runtime', option 'memory': must be one of auto, compressed, fast, not 'small'
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{format=int4}' 2>&1 | FileCheck %s --check-prefix=QUANTIZE
-// QUANTIZE: pipeline 'runtime', option 'format': must be one of 2:4, 2:4-fp8, not 'int4'
+// QUANTIZE: pipeline 'runtime', option 'format': must be one of 2:4, 4:6, 6:8, 2:4-fp8, not 'int4'
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{memory=fast memory=fast}' 2>&1 | FileCheck %s --check-prefix=TWICE
 // TWICE: pipeline 'runtime': option 'memory' is given twice

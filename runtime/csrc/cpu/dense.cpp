@@ -20,8 +20,9 @@ Tensor aten_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>
 }
 
 // Decompresses rows [row, row + rows) of W into `scratch`.
-Tensor unpack_rows(const Tensor& values, const Tensor& positions, int64_t k, int64_t row, int64_t rows, char* scratch) {
-  const Weight w = {rows, k, scratch, static_cast<int64_t>(values.element_size())};
+Tensor unpack_rows(const Tensor& values, const Tensor& positions, int64_t k, int64_t block, int64_t row, int64_t rows,
+                   char* scratch) {
+  const Weight w = {rows, k, scratch, static_cast<int64_t>(values.element_size()), block};
   const char* v = static_cast<const char*>(values.const_data_ptr()) + row * values.size(1) * w.element_size;
   const auto* p = static_cast<const uint8_t*>(positions.const_data_ptr()) + row * positions.size(1);
   const Kernels& kernel = kernels();
@@ -39,11 +40,11 @@ Tensor columns_of(const Tensor& t, int64_t n, int64_t row, int64_t rows) {
 
 // Returns x · Wᵀ + bias. W is decompressed in chunks of rows, and each chunk's product is written to its columns of y.
 Tensor unpacked_linear(const Tensor& x_, const Tensor& values, const Tensor& positions,
-                       const std::optional<Tensor>& bias, int64_t k) {
+                       const std::optional<Tensor>& bias, int64_t k, int64_t block) {
   const int64_t n = values.size(0), row_bytes = std::max<int64_t>(1, k * values.element_size());
   const int64_t chunk = std::min(std::max<int64_t>(n, 1), std::max<int64_t>(64, kChunkBytes / row_bytes / 64 * 64));
   const Scratch scratch(chunk * row_bytes);
-  if (chunk >= n) return aten_linear(x_, unpack_rows(values, positions, k, 0, n, scratch.data()), bias);
+  if (chunk >= n) return aten_linear(x_, unpack_rows(values, positions, k, block, 0, n, scratch.data()), bias);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
   if (y.numel() == 0) return y;
   const Tensor contiguous = torch::stable::contiguous(x_), x = columns_of(contiguous, k, 0, k);
@@ -51,7 +52,7 @@ Tensor unpacked_linear(const Tensor& x_, const Tensor& values, const Tensor& pos
     const int64_t rows = std::min(chunk, n - row);
     std::optional<Tensor> part;
     if (bias) part = torch::stable::narrow(const_cast<Tensor&>(*bias), 0, row, rows);
-    call_aten("aten::linear", "out", x, unpack_rows(values, positions, k, row, rows, scratch.data()), part,
+    call_aten("aten::linear", "out", x, unpack_rows(values, positions, k, block, row, rows, scratch.data()), part,
               columns_of(y, n, row, rows));
   }
   return y;
@@ -61,9 +62,9 @@ Tensor unpacked_linear(const Tensor& x_, const Tensor& values, const Tensor& pos
 
 Tensor dense_linear(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
                     const std::optional<Tensor>& residual, int64_t k, Activation activation,
-                    const std::optional<Tensor>& dense) {
+                    const std::optional<Tensor>& dense, int64_t block) {
   const Tensor y = torch::stable::contiguous(dense ? aten_linear(x, *dense, bias)
-                                                   : unpacked_linear(x, values, positions, bias, k));
+                                                   : unpacked_linear(x, values, positions, bias, k, block));
   finish(y, residual, activation);
   return y;
 }

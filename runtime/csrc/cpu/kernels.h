@@ -22,6 +22,7 @@ struct Linear {
   void* y;
   DType dtype;
   Activation activation;
+  int64_t block = 4;  // columns of a block of W, of which all but two are kept: 4, 6 or 8
 };
 
 // The plan for one panel of rows of x: first `prepare` runs for every prepare task, then `run` for every run task.
@@ -39,11 +40,12 @@ struct Plan {
   void (*run)(const Plan&, int64_t begin, int64_t end, char* local);
 };
 
-// A contiguous weight [n, k] as raw bits, in elements of 2 or 4 bytes.
+// A contiguous weight [n, k] as raw bits, in elements of 2 or 4 bytes, and the columns of its blocks as above.
 struct Weight {
   int64_t n, k;
   const void* data;
   int64_t element_size;
+  int64_t block = 4;
 };
 
 // The kernels of one instruction set.

@@ -18,11 +18,11 @@ using torch::headeronly::ScalarType;
 // The fewest rows for a thread, so that starting it pays.
 int64_t grain(int64_t k) { return std::max<int64_t>(1, 65536 / std::max<int64_t>(k, 1)); }
 
-Tensor prune_2_4(const Tensor& weight) {
-  const Tensor w = weight_of("prune_2_4", weight);
+Tensor pruned(const char* op, const Tensor& weight, int64_t block) {
+  const Tensor w = weight_of(op, weight);
   Tensor out = torch::stable::new_empty(w, {w.size(0), w.size(1)});
   const Kernels& k = kernels();
-  const Weight bits = bits_of(w);
+  const Weight bits = bits_of(w, block);
   void* to = out.mutable_data_ptr();
   torch::stable::parallel_for(0, bits.n, grain(bits.k), [&](int64_t begin, int64_t end) {
     k.prune(bits, to, begin, end);
@@ -30,13 +30,13 @@ Tensor prune_2_4(const Tensor& weight) {
   return out;
 }
 
-std::tuple<Tensor, Tensor> pack_2_4(const Tensor& weight) {
-  const Tensor w = weight_of("pack_2_4", weight);
-  const int64_t groups = (w.size(1) + 3) / 4;
-  Tensor values = torch::stable::new_empty(w, {w.size(0), 2 * groups});
-  Tensor positions = torch::stable::new_empty(w, {w.size(0), (groups + 1) / 2}, ScalarType::Byte);
+std::tuple<Tensor, Tensor> packed(const char* op, const Tensor& weight, int64_t block) {
+  const Tensor w = weight_of(op, weight);
+  const PackedRow row = packed_row(w.size(1), block);
+  Tensor values = torch::stable::new_empty(w, {w.size(0), row.kept});
+  Tensor positions = torch::stable::new_empty(w, {w.size(0), row.bytes}, ScalarType::Byte);
   const Kernels& k = kernels();
-  const Weight bits = bits_of(w);
+  const Weight bits = bits_of(w, block);
   void* v = values.mutable_data_ptr();
   auto* p = static_cast<uint8_t*>(positions.mutable_data_ptr());
   torch::stable::parallel_for(0, bits.n, grain(bits.k), [&](int64_t begin, int64_t end) {
@@ -45,12 +45,12 @@ std::tuple<Tensor, Tensor> pack_2_4(const Tensor& weight) {
   return {values, positions};
 }
 
-Tensor unpack_2_4(const Tensor& values_, const Tensor& positions_, int64_t in_features) {
-  check_packed("unpack_2_4", values_, positions_, in_features);
+Tensor unpacked(const char* op, const Tensor& values_, const Tensor& positions_, int64_t in_features, int64_t block) {
+  check_packed(op, values_, positions_, in_features, block);
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   Tensor out = torch::stable::new_empty(values, {values.size(0), in_features});
   const Kernels& k = kernels();
-  const Weight bits = bits_of(out);
+  const Weight bits = bits_of(out, block);
   const void* v = values.const_data_ptr();
   const auto* p = static_cast<const uint8_t*>(positions.const_data_ptr());
   auto* to = static_cast<char*>(out.mutable_data_ptr());
@@ -58,6 +58,28 @@ Tensor unpack_2_4(const Tensor& values_, const Tensor& positions_, int64_t in_fe
     k.unpack(v, p, bits, to + begin * bits.k * bits.element_size, begin, end);
   });
   return out;
+}
+
+Tensor prune_2_4(const Tensor& weight) { return pruned("prune_2_4", weight, 4); }
+std::tuple<Tensor, Tensor> pack_2_4(const Tensor& weight) { return packed("pack_2_4", weight, 4); }
+Tensor unpack_2_4(const Tensor& values, const Tensor& positions, int64_t in_features) {
+  return unpacked("unpack_2_4", values, positions, in_features, 4);
+}
+
+void require_block(const char* op, int64_t block) {
+  SF_REQUIRE(block == 6 || block == 8, op, "block must be 6 or 8, got " + std::to_string(block));
+}
+Tensor prune_blocks(const Tensor& weight, int64_t block) {
+  require_block("prune_blocks", block);
+  return pruned("prune_blocks", weight, block);
+}
+std::tuple<Tensor, Tensor> pack_blocks(const Tensor& weight, int64_t block) {
+  require_block("pack_blocks", block);
+  return packed("pack_blocks", weight, block);
+}
+Tensor unpack_blocks(const Tensor& values, const Tensor& positions, int64_t in_features, int64_t block) {
+  require_block("unpack_blocks", block);
+  return unpacked("unpack_blocks", values, positions, in_features, block);
 }
 
 // Returns the first row that fails `check` and its first bad column, or (-1, -1).
@@ -103,6 +125,9 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CPU, m) {
   m.impl("prune_2_4", TORCH_BOX(&prune_2_4));
   m.impl("pack_2_4", TORCH_BOX(&pack_2_4));
   m.impl("unpack_2_4", TORCH_BOX(&unpack_2_4));
+  m.impl("prune_blocks", TORCH_BOX(&prune_blocks));
+  m.impl("pack_blocks", TORCH_BOX(&pack_blocks));
+  m.impl("unpack_blocks", TORCH_BOX(&unpack_blocks));
   m.impl("first_not_2_4", TORCH_BOX(&first_not_2_4));
   m.impl("first_not_finite", TORCH_BOX(&first_not_finite));
 }

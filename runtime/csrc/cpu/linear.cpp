@@ -16,17 +16,17 @@
 namespace sparseflow::cpu {
 namespace {
 
-constexpr const char* kOp = "linear";
 constexpr int64_t kSmall = 128 * 1024;  // elements of x
 
-void check(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& bias,
-           const std::optional<Tensor>& residual, const std::optional<Tensor>& dense, int64_t k) {
-  check_packed(kOp, values, positions, k);
-  SF_REQUIRE(x.dim() >= 1 && x.size(x.dim() - 1) == k, kOp,
+void check(const char* op, int64_t block, const Tensor& x, const Tensor& values, const Tensor& positions,
+           const std::optional<Tensor>& bias, const std::optional<Tensor>& residual, const std::optional<Tensor>& dense,
+           int64_t k) {
+  check_packed(op, values, positions, k, block);
+  SF_REQUIRE(x.dim() >= 1 && x.size(x.dim() - 1) == k, op,
              "x must be [..., " + std::to_string(k) + "], got " + shape_of(x));
   const int64_t n = values.size(0);
   const auto same = [&](const Tensor& t, const char* what) {
-    SF_REQUIRE(t.scalar_type() == values.scalar_type(), kOp,
+    SF_REQUIRE(t.scalar_type() == values.scalar_type(), op,
                std::string(what) + " must have the dtype of the weight, " +
                    torch::headeronly::toString(values.scalar_type()) + ", got " +
                    torch::headeronly::toString(t.scalar_type()));
@@ -34,21 +34,21 @@ void check(const Tensor& x, const Tensor& values, const Tensor& positions, const
   same(x, "x");
   if (bias) {
     same(*bias, "bias");
-    SF_REQUIRE(bias->dim() == 1 && bias->size(0) == n, kOp,
+    SF_REQUIRE(bias->dim() == 1 && bias->size(0) == n, op,
                "bias must be [" + std::to_string(n) + "], got " + shape_of(*bias));
   }
   if (residual) {
     same(*residual, "residual");
     bool equal = residual->dim() == x.dim() && residual->size(x.dim() - 1) == n;
     for (int64_t d = 0; equal && d + 1 < x.dim(); ++d) equal = residual->size(d) == x.size(d);
-    SF_REQUIRE(equal, kOp,
+    SF_REQUIRE(equal, op,
                "residual must have the shape of the result, got " + shape_of(*residual) + " for x " + shape_of(x) +
                    " and N " + std::to_string(n));
   }
   if (dense) {
     same(*dense, "dense");
     SF_REQUIRE(
-        dense->dim() == 2 && dense->size(0) == n && dense->size(1) == k, kOp,
+        dense->dim() == 2 && dense->size(0) == n && dense->size(1) == k, op,
         "dense must be the weight [" + std::to_string(n) + ", " + std::to_string(k) + "], got " + shape_of(*dense));
   }
 }
@@ -80,32 +80,39 @@ void multiply(const Linear& whole) {
   }
 }
 
+// An operator over a weight that keeps all but two of each `Block` columns.
+template <int Block>
 Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_, std::optional<Tensor> bias,
               std::optional<Tensor> residual, int64_t k, std::string epilogue, std::vector<int64_t> policy,
               std::optional<Tensor> dense) {
-  check(x_, values_, positions_, bias, residual, dense, k);
-  const Epilogue ending = epilogue_of(kOp, epilogue, values_.size(0), residual.has_value());
+  constexpr const char* op = Block == 4 ? "linear" : Block == 6 ? "linear_4_6" : "linear_6_8";
+  check(op, Block, x_, values_, positions_, bias, residual, dense, k);
+  const Epilogue ending = epilogue_of(op, epilogue, values_.size(0), residual.has_value());
   const Activation act = ending.before_gate();
   const Rows x = rows_of(x_);
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   if (bias) bias = torch::stable::contiguous(*bias);
   if (residual) residual = torch::stable::contiguous(*residual);
   const auto ended = [&](const Tensor& y) { return ending.gated ? gated(y, ending.activation) : y; };
-  const Choice choice = choice_for(kOp, policy, x.count, Device::cpu);
+  const Choice choice = choice_for(op, policy, x.count, Device::cpu);
   if (choice.kernel == Kernel::dense)
-    return ended(dense_linear(x_, values, positions, bias, residual, k, act, dense));
+    return ended(dense_linear(x_, values, positions, bias, residual, k, act, dense, Block));
   if (choice.kernel == Kernel::registered)
     return run_registered(x_, values, positions, bias, residual, k, epilogue, choice);
   const int64_t n = values.size(0);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
   multiply({x.count, n, k, x.tensor.const_data_ptr(), x.stride, values.const_data_ptr(),
             static_cast<const uint8_t*>(positions.const_data_ptr()), bias ? bias->const_data_ptr() : nullptr,
-            residual ? residual->const_data_ptr() : nullptr, y.mutable_data_ptr(), dtype_of(kOp, "x", x_),
-            act});
+            residual ? residual->const_data_ptr() : nullptr, y.mutable_data_ptr(), dtype_of(op, "x", x_),
+            act, Block});
   return ended(y);
 }
 
 }  // namespace
 }  // namespace sparseflow::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(sparseflow, CPU, m) { m.impl("linear", TORCH_BOX(&sparseflow::cpu::linear)); }
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CPU, m) {
+  m.impl("linear", TORCH_BOX(&sparseflow::cpu::linear<4>));
+  m.impl("linear_4_6", TORCH_BOX(&sparseflow::cpu::linear<6>));
+  m.impl("linear_6_8", TORCH_BOX(&sparseflow::cpu::linear<8>));
+}

@@ -39,7 +39,9 @@ class Shared:
         self.title = title
         self.prunable = Prunable()
         """How pruning treats the weights, as far as their model is known."""
-        self.bank = WeightBank(prune=options.prune is not None, prunable=lambda: self.prunable)
+        self.bank = WeightBank(
+            prune=options.prune is not None, pattern=options.pattern, prunable=lambda: self.prunable
+        )
         self._known: MutableMapping[Tensor, tuple[str, Stamp]] = WeakTensorKeyDictionary()
         self._names: set[str] = set()
         self._graphs: list[weakref.ref[CompiledModel]] = []

@@ -121,7 +121,7 @@ def test_auto_on_a_cpu_runs_fp8_where_it_was_asked_for_and_says_it_is_not_fast(m
 
 
 def test_an_unknown_format_and_a_nan_weight_are_refused(mlp: Mlp) -> None:
-    with pytest.raises(ArgumentError, match="format must be one of '2:4', '2:4-fp8'"):
+    with pytest.raises(ArgumentError, match="format must be one of '2:4', '4:6', '6:8', '2:4-fp8'"):
         sf.compile(mlp, prune="magnitude", format="2:4-int4")
     with torch.no_grad():
         mlp.down.weight[3, 5] = float("nan")

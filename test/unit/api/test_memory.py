@@ -41,7 +41,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
         (64, 128): [row(64, 128, 1, 10.0, 5.0), row(64, 128, 8, 10.0, 5.0)],
     }
 
-    def calibrate(shapes, dtype, *, progress, memory):
+    def calibrate(shapes, dtype, *, progress, memory, format):
         return {shape: choose(rows[shape], memory) for shape in shapes}
 
     monkeypatch.setattr("sparseflow.runtime.dispatch.fill_cpu_table.calibrate", calibrate)

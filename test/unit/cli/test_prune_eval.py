@@ -49,9 +49,10 @@ def run(capsys, *args):
 
 def test_a_pruned_decoder_is_saved_and_evaluated_against_the_dense_one(folder, capsys):
     options = ["--method", "sparsegpt", "--calibration", folder / "text.txt", "--length", 16, "--json"]
-    code, out, _ = run(capsys, "prune", folder / "llama", folder / "out", *options)
+    code, out, _ = run(capsys, "prune", folder / "llama", folder / "out", "--pattern", "6:8", *options)
     assert code == 0
     report = json.loads(out)
+    assert report["pattern"] == "6:8"
     assert report == json.loads((folder / "out" / "sparseflow_prune.json").read_text())
     loaded = sf.finetune.Masks.of(zoo.TEXT["llama"][0].from_pretrained(folder / "out"))
     assert set(loaded.layers) == {layer["name"] for layer in report["layers"] if layer["method"]}

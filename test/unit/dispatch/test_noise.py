@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparseflow.runtime import formats
 from sparseflow.runtime.dispatch import (
     MEASURED_M,
     Measurement,
@@ -67,9 +68,11 @@ def simulate(monkeypatch, traces, tmp_path):
     monkeypatch.setattr(LoadMeter, "free", lambda self, threads: min(threads, chosen["free"]))
     monkeypatch.setattr(LoadMeter, "crowded", lambda self, threads: self.free(threads) < threads)
     for module in (measure_cpu, fill_cpu_table):
-        monkeypatch.setattr(module, "sparse_ways", lambda n, k, dtype, m: (Choice("cpu"),))
+        monkeypatch.setattr(module, "sparse_ways", lambda n, k, dtype, m, format: (Choice("cpu"),))
     weights = types.SimpleNamespace(
-        random=lambda n, k, dtype: types.SimpleNamespace(dense=[torch.empty(n, k)])
+        random=lambda n, k, dtype, format: types.SimpleNamespace(
+            dense=[torch.empty(n, k)], stored=formats.find(format)
+        )
     )
     monkeypatch.setattr(measure_cpu, "_Weights", weights)
 

@@ -120,7 +120,9 @@ def test_frozen_layers_conv1d_and_odd_widths_are_masked():
 
 
 def test_a_model_without_24_layers_is_refused():
-    with pytest.raises(ArgumentError, match=r"none of the linear layers of this Sequential is 2:4"):
+    with pytest.raises(
+        ArgumentError, match=r"none of the linear layers of this Sequential is 2:4, 4:6 or 6:8"
+    ):
         sf.finetune.Masks.of(network())
 
 

@@ -215,7 +215,7 @@ REFUSED = {
     "not pruned": (
         lambda: adapted(llama()),
         ArgumentError,
-        "none of the 8 adapted layers is 2:4.*\n.*sf.prune",
+        "none of the 8 adapted layers is 2:4, 4:6 or 6:8.*\n.*sf.prune",
     ),
     "merged": (
         already_merged,

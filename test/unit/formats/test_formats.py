@@ -77,7 +77,8 @@ def test_shards_of_n_are_the_packed_rows(name, world, n, k):
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 9))
 def test_shards_of_k_stand_for_the_columns(name, world, n, groups):
     """Odd groups too: two share a byte of positions. What there is a row stays that of the whole row."""
-    stored, k = formats.find(name), 4 * groups
+    stored = formats.find(name)
+    k = max(4, stored.k_unit) * groups
     weight = weight_of(n, world * k)
     tensors = portable(name, weight)
     whole = stored.unpack(tensors, world * k)
@@ -160,12 +161,16 @@ def test_every_part_of_another_shape_dtype_or_content_is_refused(name):
 
 ELIGIBLE = {
     "2:4": [(7, 5, "f32", "silu_gated"), (64, 64, "bf16", "none"), (1, 1, "f16", "relu")],
+    "4:6": [(7, 5, "f32", "silu_gated"), (64, 64, "bf16", "none"), (1, 1, "f16", "relu")],
+    "6:8": [(7, 5, "f32", "silu_gated"), (64, 64, "bf16", "none"), (1, 1, "f16", "relu")],
     "2:4-fp8": [(64, 128, "bf16", "none"), (192, 64, "f16", "silu")],
     "fp8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu"), (1, 1, "f16", "relu")],
     "int8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu"), (1, 1, "f16", "relu")],
 }
 REASONS = {
     "2:4": [(64, 64, "f64", "none", "it is f64; 2:4 stores f32, f16, bf16")],
+    "4:6": [(64, 64, "f64", "none", "it is f64; 4:6 stores f32, f16, bf16")],
+    "6:8": [(64, 64, "f64", "none", "it is f64; 6:8 stores f32, f16, bf16")],
     "2:4-fp8": [
         (64, 64, "f32", "none", "it is f32; fp8 replaces f16, bf16"),
         (72, 64, "bf16", "none", "N and K must be multiples of 64, got N=72, K=64"),
@@ -189,12 +194,16 @@ def test_why_not(name):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
-    with pytest.raises(ArgumentError, match="the known formats are '2:4', '2:4-fp8', 'fp8', 'int8'"):
+    with pytest.raises(
+        ArgumentError, match="the known formats are '2:4', '4:6', '6:8', '2:4-fp8', 'fp8', 'int8'"
+    ):
         formats.find("1:4")
 
 
 def test_names_are_listed_by_pattern():
-    assert set(formats.names("2:4")) | set(formats.names("dense")) == set(formats.names())
+    patterns = ("2:4", "4:6", "6:8", "dense")
+    assert {name for pattern in patterns for name in formats.names(pattern)} == set(formats.names())
+    assert formats.sparse_names() == ("2:4", "4:6", "6:8", "2:4-fp8")
     assert formats.names("dense") == ("fp8", "int8")
 
 

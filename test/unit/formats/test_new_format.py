@@ -274,5 +274,5 @@ def test_shards_add_up_to_the_whole(toy, dim):
 
 def test_without_registering_it_is_unknown(model):
     formats.unregister("toy")
-    with pytest.raises(ArgumentError, match="format must be one of '2:4', '2:4-fp8', None\n"):
+    with pytest.raises(ArgumentError, match="format must be one of '2:4', '4:6', '6:8', '2:4-fp8', None\n"):
         sf.compile(model, format="toy")

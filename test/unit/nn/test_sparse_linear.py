@@ -151,7 +151,7 @@ def test_memory_fast_keeps_a_dense_weight_where_the_policy_wants_it(model, x):
 def recorded(monkeypatch):
     """Measurements by which every layer loses with 8 rows or more unless its dense weight is kept."""
 
-    def calibrate(shapes, dtype, *, progress, memory):
+    def calibrate(shapes, dtype, *, progress, memory, format):
         assert dtype == torch.float32
         return {(n, k): choose([times(n, k, 1, 5.0), times(n, k, 8, 18.0)], memory) for n, k in shapes}
 
@@ -222,7 +222,7 @@ def test_bad_arguments_and_bad_weights_are_refused(model, x):
         sparsify(model, tune=False)
     with pytest.raises(ArgumentError, match="prune must be one of"):
         sparsify(model, prune="wanda")
-    with pytest.raises(ArgumentError, match="format must be one of '2:4', '2:4-fp8'"):
+    with pytest.raises(ArgumentError, match="format must be one of '2:4', '4:6', '6:8', '2:4-fp8'"):
         sparsify(model, format="int4")
     with pytest.raises(ArgumentError, match="no 2:4 kernels for device meta"):
         prepare(model.to("meta"))

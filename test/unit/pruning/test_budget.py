@@ -72,7 +72,7 @@ def measured(monkeypatch):
 
     table = SimpleNamespace(layer=lambda dtype, n, k: [row(dtype, n, k, m) for m in (1, 512)])
     monkeypatch.setattr("sparseflow.runtime.dispatch.fill_cpu_table.calibrate", calibrate)
-    monkeypatch.setattr("sparseflow.runtime.dispatch.Table", lambda: table, raising=False)
+    monkeypatch.setattr("sparseflow.runtime.dispatch.Table", lambda **_: table, raising=False)
 
 
 def calibrated(name="llama"):

@@ -281,7 +281,8 @@ def refused(error, match, model=None, method="wanda", calibration=None, **option
 
 def test_wrong_options_are_refused():
     refused(ArgumentError, "method must be one of 'magnitude', 'wanda', 'ria', 'sparsegpt'", method="best")
-    refused(ArgumentError, "pattern must be one of '2:4'", pattern="1:4")
+    refused(ArgumentError, "pattern 1:4: must keep all but two", pattern="1:4")
+    refused(ArgumentError, "pattern '2x4': must be a text such as '2:4'", pattern="2x4")
     refused(ArgumentError, "damping=-1.*finite number", damping=-1)
     refused(ArgumentError, "block=6.*multiple of 4", block=6)
     refused(ArgumentError, "skip must be a sequence", skip="lm_head")

@@ -83,8 +83,9 @@ def test_a_large_layer_is_measured_on_a_slice_and_says_so(monkeypatch):
     assert [dict(row.sparse_us)["cpu"] for row in rows] == pytest.approx([10, 20, 40, 80])
 
 
-def test_all_sides_compute_the_same_product():
-    weights = measure_cpu._Weights.random(40, 50, torch.float32)
+@pytest.mark.parametrize("format", ["2:4", "4:6", "6:8"])
+def test_all_sides_compute_the_same_product(format):
+    weights = measure_cpu._Weights.random(40, 50, torch.float32, format)
     x = torch.randn(7, 50)
     for turn in range(4):
         dense, unpacked, cpu = (side(turn) for side in weights.sides(x, 24, [Choice("cpu")]))
@@ -96,7 +97,7 @@ def test_all_sides_compute_the_same_product():
 def test_copies_exceed_the_last_level_cache_together(monkeypatch):
     monkeypatch.setattr(measure_cpu, "last_level_cache_bytes", lambda: 50_000)
     monkeypatch.setattr(measure_cpu, "MAX_COPIES", 64)
-    weights = measure_cpu._Weights.random(64, 128, torch.float16)
+    weights = measure_cpu._Weights.random(64, 128, torch.float16, "2:4")
     assert sum(values.nbytes + positions.nbytes for values, positions in weights.packed) > 2 * 50_000
     assert len({values.data_ptr() for values, _ in weights.packed}) == len(weights.dense)
 
@@ -120,6 +121,15 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(fill_cpu_table, "measure_layer", measure_layer)
     return seen
+
+
+def test_each_format_has_a_table_of_its_own(calls, idle):
+    for format in ("6:8", "2:4", "6:8"):
+        calibrate([(24, 16)], torch.float32, format=format)
+    assert len(calls) == 2
+    for format in ("6:8", "2:4"):
+        assert len(Table(format=format).layer("float32", 24, 16)) == len(MEASURED_M)
+    assert Table(format="4:6").layer("float32", 24, 16) == []
 
 
 def test_calibration_measures_only_what_the_table_lacks(calls, idle):

@@ -4,6 +4,7 @@
 #include "layout.h"
 #include "skinny.h"
 #include "skinny_across.h"
+#include "skinny_blocks.h"
 #include "skinny_dot.h"
 #include "skinny_spread.h"
 #include "tile.h"
@@ -55,6 +56,8 @@ struct Choice<F16> {
 inline void plan(const Linear& a, int threads, Plan& p) {
   with_type(a.dtype, [&](auto d) {
     using C = Choice<decltype(d)>;
+    if (a.block == 6) return plan_blocks<decltype(d), 6>(a, threads, p);
+    if (a.block == 8) return plan_blocks<decltype(d), 8>(a, threads, p);
 #if defined(__AMX_BF16__)
     if constexpr (!__is_same(decltype(d), F32))
       if (a.m > Bf16Parts<decltype(d)>::kFew) return plan_amx<decltype(d)>(a, threads, p);
@@ -96,16 +99,28 @@ inline auto with_bits(const Weight& w, const F& f) {
 }
 
 inline void prune(const Weight& w, void* out, int64_t begin, int64_t end) {
-  with_bits(w, [&](auto t) { prune_rows<decltype(t)>(w, out, begin, end); });
+  with_bits(w, [&](auto t) {
+    if (w.block == 6) prune_blocks<6, decltype(t)>(w, out, begin, end);
+    else if (w.block == 8) prune_blocks<8, decltype(t)>(w, out, begin, end);
+    else prune_rows<decltype(t)>(w, out, begin, end);
+  });
 }
 
 inline void pack(const Weight& w, void* values, uint8_t* positions, int64_t begin, int64_t end) {
-  with_bits(w, [&](auto t) { pack_rows<decltype(t)>(w, values, positions, begin, end); });
+  with_bits(w, [&](auto t) {
+    if (w.block == 6) pack_blocks<6, decltype(t)>(w, values, positions, begin, end);
+    else if (w.block == 8) pack_blocks<8, decltype(t)>(w, values, positions, begin, end);
+    else pack_rows<decltype(t)>(w, values, positions, begin, end);
+  });
 }
 
 inline void unpack(const void* values, const uint8_t* positions, const Weight& w, void* dst, int64_t begin,
                    int64_t end) {
-  with_bits(w, [&](auto t) { unpack_rows<decltype(t)>(values, positions, w, dst, begin, end); });
+  with_bits(w, [&](auto t) {
+    if (w.block == 6) unpack_blocks<6, decltype(t)>(values, positions, w, dst, begin, end);
+    else if (w.block == 8) unpack_blocks<8, decltype(t)>(values, positions, w, dst, begin, end);
+    else unpack_rows<decltype(t)>(values, positions, w, dst, begin, end);
+  });
 }
 
 inline int64_t row_not_2_4(const Weight& w, int64_t row) {

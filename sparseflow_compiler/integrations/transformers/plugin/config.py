@@ -11,7 +11,7 @@ from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     QuantizationConfigMixin,
 )
-from sparseflow.runtime.formats import names
+from sparseflow.runtime.formats import sparse_names
 from sparseflow.support.arguments import (
     MEMORY_MODES,
     Memory,
@@ -66,7 +66,7 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         require_one_of(_SUBJECT, "prune", prune, (*get_args(Prune), None))
         require_one_of(_SUBJECT, "policy", policy, get_args(PolicyMode))
         require_one_of(_SUBJECT, "memory", memory, MEMORY_MODES)
-        require_one_of(_SUBJECT, "format", format, names("2:4"))
+        require_one_of(_SUBJECT, "format", format, sparse_names())
         require_one_of(_SUBJECT, "pattern", pattern, ("2:4",))
         require_patterns(_SUBJECT, skip)
         self.quant_method = METHOD

@@ -111,7 +111,11 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
                 _settle(name, layer, self.shapes[name])
             if layer.bias is not None and not _was_loaded(layer.bias):
                 raise _missing(f"{name}.bias")
-        self.quantization_config.layers = [name for name, _ in _sparse_layers(model)]
+        packed = list(_sparse_layers(model))
+        self.quantization_config.layers = [name for name, _ in packed]
+        # Of a checkpoint that is 4:6 or 6:8 the layers have another format than the one that was asked for.
+        formats = [layer.weight.format.name for _, layer in packed if layer.weight.format.name != "2:4"]
+        self.quantization_config.format = next(iter(formats), self.quantization_config.format)
         model.requires_grad_(False)
         prepare(model)
         return model
