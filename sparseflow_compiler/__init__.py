@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sparseflow.contextual import train_predictor as train_predictor
     from sparseflow.errors import QualityWarning as QualityWarning
     from sparseflow.errors import SparseFlowError as SparseFlowError
+    from sparseflow.finetune import recover as recover
     from sparseflow.profiling import profile as profile
     from sparseflow.pruning import prune as prune
     from sparseflow.runtime import PackedWeight as PackedWeight
@@ -63,6 +64,7 @@ _EXPORTS = {
     "profile": "profiling",
     "prune": "pruning",
     "prune_24": "runtime",
+    "recover": "finetune",
     "sparse_mm": "runtime",
     "train_predictor": "contextual",
     "tune": "api.tune",
