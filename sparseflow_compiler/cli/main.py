@@ -16,6 +16,7 @@ from sparseflow.cli.info import info
 from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
 from sparseflow.cli.quiet_output import quietly
+from sparseflow.cli.recover import recover
 from sparseflow.cli.report import report
 from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("compile")(quietly(compile_model))
 app.command("eval")(quietly(evaluate))
 app.command()(quietly(prune))
+app.command()(quietly(recover))
 app.command()(quietly(calibrate))
 app.command()(quietly(profile))
 app.command()(quietly(tune))
