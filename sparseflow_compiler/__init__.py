@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sparseflow.api.compile import compile as compile  # noqa: A004
     from sparseflow.api.compiled import CompiledModel as CompiledModel
     from sparseflow.api.load import load as load
+    from sparseflow.api.sparsify import sparsify as sparsify
     from sparseflow.api.tune import tune as tune
     from sparseflow.contextual import ActivationThresholds as ActivationThresholds
     from sparseflow.contextual import Predictors as Predictors
@@ -66,6 +67,7 @@ _EXPORTS = {
     "prune_24": "runtime",
     "recover": "finetune",
     "sparse_mm": "runtime",
+    "sparsify": "api.sparsify",
     "train_predictor": "contextual",
     "tune": "api.tune",
 }

@@ -137,7 +137,7 @@ class Recovery:
         """Do some steps; look and save where it is time."""
         begun, first = time.monotonic(), self.at.step
         losses = []
-        for _ in range(CHECK_EVERY):
+        for _ in range(CHECK_EVERY if first else 1):
             if self.at.step == self.steps or (share := self._share()) >= 1:
                 break
             losses.append(self._step(warmup_cosine(share)))
