@@ -37,8 +37,10 @@ HOPED = 2.0
 CALIBRATION_TOKENS = 16_384
 _CALIBRATING = 0.15
 """The share of the minutes in which text to calibrate on is written."""
-_FIRST = 0.6
-"""The share of what is left that a first recovery gets, where a second may be needed."""
+TRIES = 3
+"""How often layers are chosen for a loss; all recoveries but the last get half of the minutes left."""
+_CAUTION = 0.8
+"""The share of what a recovered loss allows that the next choice of layers uses."""
 _TURNS = 5
 
 
@@ -106,8 +108,7 @@ def sparsify(
     packed ones, and trains nothing.)
 
     With `max_loss`, layers are pruned for twice as much at first, as recovery often halves a loss; if the
-    recovered model exceeds `max_loss` on held-out text, they are pruned anew, within `max_loss` before any
-    recovery. With `target_speedup`, those are pruned that lose least among the ones that save enough time.
+    recovered model exceeds `max_loss` on held-out text, fewer are pruned, twice at most. With `target_speedup`, those are pruned that lose least among the ones that save enough time.
 
     Args:
         model: dense, in evaluation mode. Memory holds it twice, and the training's state.
@@ -133,8 +134,8 @@ def sparsify(
         not.
 
     Raises:
-        ArgumentError: an option has a wrong value, or all layers together don't save enough: the model is
-            dense then, and the error says how much they save.
+        ArgumentError: an option has a wrong value; all layers together don't save enough, and the error says
+            how much they save; or no layer can be pruned within the loss. The model is dense then.
         SparseFlowError: as `sparseflow.prune` and `sparseflow.recover` raise.
     """
     asked = _asked(target_speedup, max_loss, minutes, ms)
@@ -204,22 +205,34 @@ class _Job:
     ) -> SparsificationReport:
         """Prune within a loss."""
         notes: list[str] = []
-        pruned = self._prune(batches, self.skip, max_loss=HOPED * max_loss, ms=ms)
-        recovery = self._recover(_FIRST)
-        bounded = recovery.unit == "nats a token"
-        if recovery.after > max_loss or not bounded:
-            if bounded:
-                notes.append(
-                    f"Pruned for a loss of {HOPED * max_loss:.4g} the model was recovered to "
-                    f"{recovery.after:.4f} only: fewer layers were pruned instead."
-                )
-            self._load_dense()
-            pruned = self._prune(batches, self.skip, max_loss=max_loss, ms=ms)
-            recovery = self._recover(1.0)
-        reached = recovery.after <= max_loss or not bounded
+        bounded = self._has_logits(batches[0])
         if not bounded:
             notes.append("The loss of this model is bounded before recovery, on the calibration batches.")
+        budget = HOPED * max_loss if bounded else max_loss
+        for left in reversed(range(TRIES if bounded else 1)):
+            pruned = self._prune(batches, self.skip, max_loss=budget, ms=ms)
+            if not any(layer.method for layer in pruned.layers):
+                raise ArgumentError(
+                    f"sf.sparsify(max_loss={max_loss!r})",
+                    f"no layer can be pruned for a loss of {budget:.3g}; the model is dense",
+                    "allow more, or more minutes",
+                )
+            recovery = self._recover(0.5 if left else 1.0)
+            if recovery.after <= max_loss or not left:
+                break
+            notes.append(
+                f"Layers were pruned for a loss of {budget:.3g}, and recovered to {recovery.after:.4f}: too "
+                "much, so fewer were pruned."
+            )
+            self._load_dense()
+            budget *= _CAUTION * max_loss / recovery.after
+        reached = recovery.after <= max_loss or not bounded
         return self._report(asked, reached, pruned, recovery, None, None, ms, notes)
+
+    @torch.no_grad()
+    def _has_logits(self, batch: object) -> bool:
+        args, kwargs = moved(Calibration.of(self.dense, [batch]).calls[0], device_of(self.dense))
+        return hasattr(self.dense(*args, **kwargs), "logits")
 
     def faster(
         self, batches: list[object], asked: tuple[str, float], target: float, ms: Sequence[int]
