@@ -108,7 +108,8 @@ def sparsify(
     packed ones, and trains nothing.)
 
     With `max_loss`, layers are pruned for twice as much at first, as recovery often halves a loss; if the
-    recovered model exceeds `max_loss` on held-out text, fewer are pruned, twice at most. With `target_speedup`, those are pruned that lose least among the ones that save enough time.
+    recovered model exceeds `max_loss` on held-out text, fewer are pruned, twice at most. With
+    `target_speedup`, those are pruned that lose least among the ones that save enough time.
 
     Args:
         model: dense, in evaluation mode. Memory holds it twice, and the training's state.
