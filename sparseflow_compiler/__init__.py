@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sparseflow.api.compile import compile as compile  # noqa: A004
     from sparseflow.api.compiled import CompiledModel as CompiledModel
     from sparseflow.api.load import load as load
+    from sparseflow.api.sparsify import sparsify as sparsify
     from sparseflow.api.tune import tune as tune
     from sparseflow.contextual import ActivationThresholds as ActivationThresholds
     from sparseflow.contextual import Predictors as Predictors
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sparseflow.contextual import train_predictor as train_predictor
     from sparseflow.errors import QualityWarning as QualityWarning
     from sparseflow.errors import SparseFlowError as SparseFlowError
+    from sparseflow.finetune import recover as recover
     from sparseflow.profiling import profile as profile
     from sparseflow.pruning import prune as prune
     from sparseflow.runtime import PackedWeight as PackedWeight
@@ -67,7 +69,9 @@ _EXPORTS = {
     "profile": "profiling",
     "prune": "pruning",
     "prune_24": "runtime",
+    "recover": "finetune",
     "sparse_mm": "runtime",
+    "sparsify": "api.sparsify",
     "train_predictor": "contextual",
     "tune": "api.tune",
 }

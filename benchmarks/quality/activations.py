@@ -42,8 +42,8 @@ from sparseflow.contextual.activations.inputs import (
     without_small,
 )
 from sparseflow.contextual.activations.magnitudes import Magnitudes
-from sparseflow.contextual.activations.own_text import own_tokens
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
+from sparseflow.integrations.transformers.own_text import own_tokens
 
 WINDOW = 512
 RATES = (0.4, 0.3, 0.5, 0.25)

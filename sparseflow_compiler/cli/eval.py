@@ -9,6 +9,7 @@ import typer
 
 from sparseflow.cli import option_values
 from sparseflow.cli.answer import answer
+from sparseflow.cli.audit_folder import audit_folder
 from sparseflow.cli.saved_models import load_model, read_lines, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
@@ -24,8 +25,19 @@ def evaluate(
         list[Path], typer.Argument(help="Folders of transformers models, or of compiled ones.")
     ],
     text: Annotated[
-        Path, typer.Option(help="Text, or token ids in .npy, .pt or .safetensors; an encoder reads lines.")
-    ],
+        list[Path] | None,
+        typer.Option(
+            help="Text, or token ids in .npy, .pt or .safetensors; an encoder reads lines. "
+            "An audit takes several, and without any reads three that come with Python."
+        ),
+    ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit",
+            help="Check one model's weights; measure perplexity, agreement and answers.",
+        ),
+    ] = False,
     dense: Annotated[
         Path | None, typer.Option(help="Folder of the dense model to compare with; encoders need it.")
     ] = None,
@@ -37,25 +49,39 @@ def evaluate(
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Draw perplexity, or overlap, by model here.")] = None,
     dark: option_values.Dark = False,
+    windows: Annotated[int, typer.Option(help="Audit: windows of each text, at most.")] = 16,
+    prompts: Annotated[int, typer.Option(help="Audit: of 200 prompts and 100 questions, at most.")] = 200,
+    new_tokens: Annotated[int, typer.Option(help="Audit: of an answer, at most.")] = 64,
+    seed: Annotated[int, typer.Option(help="Audit: of the resampling that intervals are made by.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Audit: write the page here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Measure perplexity, agreement with a dense model, or how an encoder's embeddings moved.
 
     Which tokens are scored: window i begins at token i × stride; scored are the tokens that no window before
-    held and that have one before them in their window.
+    held and that have one before them in their window. An audit scores `--windows` windows, spread over each
+    text, and exits with 1 if a weight isn't what the model's report claims.
     """
     option_values.require_folder(plot)
+    option_values.require_folder(html)
+    if audit:
+        how = {"windows": windows, "prompts": prompts, "new_tokens": new_tokens, "batch": batch, "seed": seed}
+        audit_folder(models, dense, text or [], how | {"window": window}, dtype, device, html, as_json)
+        return
+    if text is None or len(text) != 1 or html is not None:
+        rule = "needs one --text, and writes no --html" if html is None else "writes no --html"
+        raise ArgumentError("sparseflow eval", rule, "give one, or ask for an --audit")
     import sparseflow as sf
 
-    report = sf.evaluation.EvaluationReport({"text": str(text)})
+    report = sf.evaluation.EvaluationReport({"text": str(text[0])})
     reference = None if dense is None else load_model(dense, dtype, device, compiled=True)
     for folder in [*([] if dense is None else [dense]), *models]:
         model = load_model(folder, dtype, device, compiled=True)
         if is_causal(model):
-            how: Windows = {"window": window, "stride": stride, "batch": batch}
-            _language(report, folder, model, reference if folder != dense else None, text, most, how)
+            cut: Windows = {"window": window, "stride": stride, "batch": batch}
+            _language(report, folder, model, reference if folder != dense else None, text[0], most, cut)
         else:
-            _encoder(report, folder, model, reference, text, most)
+            _encoder(report, folder, model, reference, text[0], most)
     if plot is not None:
         _plot(report, plot, dark)
     answer(report.to_dict(), report.table, as_json=as_json)

@@ -18,6 +18,7 @@ from sparseflow.cli.info import info
 from sparseflow.cli.profile import profile
 from sparseflow.cli.prune import prune
 from sparseflow.cli.quiet_output import quietly
+from sparseflow.cli.recover import recover
 from sparseflow.cli.report import report
 from sparseflow.cli.roi import roi
 from sparseflow.cli.tune import tune
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("compile")(spoken(quietly(compile_model)))
 app.command("eval")(spoken(quietly(evaluate)))
 app.command()(spoken(quietly(prune)))
+app.command()(spoken(quietly(recover)))
 app.command()(spoken(quietly(calibrate)))
 app.command()(spoken(quietly(profile)))
 app.command()(spoken(quietly(tune)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from sparseflow.cli import option_values
 from sparseflow.cli.answer import answer
-from sparseflow.cli.saved_models import load_model, read_lines, text_batches
+from sparseflow.cli.saved_models import load_model, read_lines, require_new, save_model, text_batches
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import is_causal, read_tokenizer
 
@@ -60,8 +59,7 @@ def prune(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Prune a transformers model to 2:4, 4:6 or 6:8 and save it."""
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise ArgumentError(str(out), "exists and is not an empty folder", "name a new folder")
+    require_new(out)
     option_values.require_folder(plot)
     if samples < 1 or length < 2:
         raise ArgumentError(f"--samples {samples} --length {length}", "must be at least 1 and 2")
@@ -75,7 +73,7 @@ def prune(
     how |= {"reconstruct": reconstruct, "permute": permute, "checkpoint": checkpoint}
     how |= {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
-    _save(loaded, tokenizer, out, report.to_dict())
+    save_model(loaded, tokenizer, out, {REPORT: report.to_dict()})
     if plot is not None:
         from sparseflow.evaluation.layer_plot import error_by_layer
 
@@ -108,19 +106,3 @@ def _batches(
         )
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:samples]
     return [row.unsqueeze(0) for row in tokens[: rows * length].view(rows, length)[order]]
-
-
-def _save(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, out: Path, report: dict[str, object]
-) -> None:
-    from sparseflow.runtime.artifact.replacing import replacing
-
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as new:
-            model.save_pretrained(new)  # type: ignore[operator]
-            if tokenizer is not None:
-                tokenizer.save_pretrained(new)
-            (new / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ArgumentError(str(out), f"can't be written: {error}", "name a folder that can") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,41 @@ def load_model(
     import sparseflow as sf
 
     return sf.load(folder, device=where)
+
+
+def require_new(folder: Path) -> None:
+    """Refuse a folder to write that isn't new or empty.
+
+    Raises:
+        ArgumentError: it holds something.
+    """
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise ArgumentError(str(folder), "exists and is not an empty folder", "name a new folder")
+
+
+def save_model(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    out: Path,
+    reports: Mapping[str, Mapping[str, object]],
+) -> None:
+    """Write a model's folder in one step: safetensors, tokenizer, and reports as JSON, by their files' names.
+
+    Raises:
+        ArgumentError: it can't be written.
+    """
+    from sparseflow.runtime.artifact.replacing import replacing
+
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as new:
+            model.save_pretrained(new)  # type: ignore[operator]
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
+            for name, report in reports.items():
+                (new / name).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(str(out), f"can't be written: {error}", "name a folder that can") from None
 
 
 def text_batches(

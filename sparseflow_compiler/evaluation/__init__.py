@@ -1,5 +1,6 @@
 """Evaluate the cost of pruning: perplexity, agreement with the dense model, embeddings."""
 
+from sparseflow.evaluation.audit import AuditOptions, AuditReport, audit
 from sparseflow.evaluation.embeddings import EmbeddingScores, compare_embeddings, embed
 from sparseflow.evaluation.evaluation_report import EvaluationReport
 from sparseflow.evaluation.language import Agreement, Perplexity, agreement, perplexity
@@ -7,12 +8,15 @@ from sparseflow.evaluation.windows import Window, as_tokens, read_tokens, window
 
 __all__ = [
     "Agreement",
+    "AuditOptions",
+    "AuditReport",
     "EmbeddingScores",
     "EvaluationReport",
     "Perplexity",
     "Window",
     "agreement",
     "as_tokens",
+    "audit",
     "compare_embeddings",
     "embed",
     "perplexity",

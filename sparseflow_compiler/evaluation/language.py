@@ -146,7 +146,7 @@ def _predictions(
         while start < len(parts):
             group = [w for w in parts[start : start + batch] if _length(w) == _length(parts[start])]
             ids = torch.stack([stream[w.start : w.end] for w in group])
-            every = [_logits(model, ids, autocast) for model in models]
+            every = [logits_of(model, ids, autocast) for model in models]
             for row, part in enumerate(group):
                 first = part.scored - part.start
                 step = max(1, _LOGITS_AT_ONCE // every[0].shape[-1])
@@ -162,7 +162,13 @@ def _length(window: Window) -> int:
     return window.end - window.start
 
 
-def _logits(model: nn.Module, ids: Tensor, autocast: torch.dtype | None) -> Tensor:
+def logits_of(model: nn.Module, ids: Tensor, autocast: torch.dtype | None) -> Tensor:
+    """Return a model's logits ``[batch, tokens, classes]`` for token ids ``[batch, tokens]``.
+
+    Raises:
+        ArgumentError: the model doesn't know a token.
+        EvaluationError: it fails, or its logits are missing or not finite.
+    """
     device = device_of(model)
     _require_vocabulary(model, ids)
     try:

@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from sparseflow.errors import ArgumentError, FinetuneError
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
+from sparseflow.finetune.student import Pair
 from sparseflow.pruning.calibration import Call, as_call, moved, require_batches
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.support.progress import Step, progress_bars
@@ -109,7 +109,7 @@ def distill(
         fused=device.type == "cuda",
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step / steps))
-    run = _Run(model, teacher, objective, autocast, device, optimizer, schedule, clip)
+    run = _Run(Pair(model, teacher, objective, autocast), optimizer, schedule, clip)
     losses: list[Tensor] = []
     cuda = [device] if device.type == "cuda" else []
     with masks.held(), torch.random.fork_rng(cuda), progress_bars(progress) as bars:
@@ -122,8 +122,8 @@ def distill(
         optimizer.zero_grad(set_to_none=True)
         values = tuple(torch.stack(losses).tolist())
         seconds = time.perf_counter() - started
-    assert run.objective is not None, "the first batch settled it"
-    return DistillReport(values, masks.layers, seconds, run.objective, lr, seed)
+    assert run.pair.objective is not None, "the first batch settled it"
+    return DistillReport(values, masks.layers, seconds, run.pair.objective, lr, seed)
 
 
 def warmup_cosine(progress: float) -> float:
@@ -137,42 +137,21 @@ def warmup_cosine(progress: float) -> float:
 class _Run:
     """Student and teacher on one batch after the other."""
 
-    model: nn.Module
-    teacher: nn.Module | None
-    objective: Objective | None
-    autocast: torch.dtype | None
-    device: torch.device
+    pair: Pair
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     clip: float | None
 
     def step(self, call: Call) -> Tensor:
         """Update the student and return the loss before."""
-        loss = self.loss(call)
+        loss = self.pair.loss(call)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            nn.utils.clip_grad_norm_(self.pair.student.parameters(), self.clip)
         self.optimizer.step()
         self.schedule.step()
         return loss.detach()
-
-    def loss(self, call: Call) -> Tensor:
-        args, kwargs = call
-        options = self.objective.options if self.objective else {"output_hidden_states": True}
-        taught = self.objective is None or self.objective.needs_teacher
-        theirs = None
-        with self._precision():
-            if taught and self.teacher is not None:
-                with torch.no_grad():
-                    theirs = self.teacher(*args, **kwargs, **options)
-            if self.objective is None:
-                self.objective = Objective.fitting(theirs)
-            mine = self.model(*args, **kwargs, **self.objective.options)
-        return self.objective(mine, theirs, kwargs)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
 def _watch(losses: Sequence[Tensor], steps: int, bar: Step) -> None:

@@ -57,6 +57,43 @@ class Masks:
             )
         return cls(found)
 
+    @classmethod
+    def of_zeros(cls, model: nn.Module, dense: nn.Module) -> Masks:
+        """Make masks of every zero of the parameters that pruning changed, in whatever pattern.
+
+        Those are the parameters of two or more dimensions with a zero where the dense model has none; one
+        that several modules share is masked once. `layers` then holds the parameters' names.
+
+        Raises:
+            ArgumentError: the models' parameters differ in names or shapes, or no zero was made.
+        """
+        masks = cls({})
+        theirs = dict(dense.named_parameters())
+        mine = dict(model.named_parameters())
+        if {name: p.shape for name, p in mine.items()} != {name: p.shape for name, p in theirs.items()}:
+            raise ArgumentError(
+                "sf.recover(dense)",
+                f"its parameters aren't those of the pruned {type(model).__name__}",
+                "pass the model as it was before sf.prune: copy.deepcopy(model)",
+            )
+        for name, parameter in mine.items():
+            zero = parameter.detach() == 0
+            if parameter.dim() > 1 and bool((zero & (theirs[name].detach().to(zero.device) != 0)).any()):
+                masks._dropped[parameter] = zero
+        masks.layers = tuple(name for name, parameter in mine.items() if parameter in masks._dropped)
+        if not masks.layers:
+            raise ArgumentError(
+                "sf.recover(model)",
+                f"no weight of this {type(model).__name__} has a zero that the dense model lacks",
+                "prune it first: sf.prune(model, …)",
+            )
+        return masks
+
+    @property
+    def zeros(self) -> int:
+        """How many weights stay zero."""
+        return sum(int(mask.sum()) for mask in self._dropped.values())
+
     @torch.no_grad()
     def apply(self) -> None:
         """Set the dropped positions of all weights and their gradients to zero."""
@@ -89,7 +126,9 @@ class Masks:
                     self._clear(parameter, parameter)
                     for value in optimizer.state.get(parameter, {}).values():
                         # Moments from before the masks, or of an optimiser that adds to them by itself.
-                        if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        # Those of 8-bit optimisers are codes, of which 0 isn't the value 0.
+                        floats = isinstance(value, Tensor) and value.is_floating_point()
+                        if floats and value.shape == parameter.shape:
                             self._clear(parameter, value)
 
     def _clear(self, parameter: nn.Parameter, values: Tensor) -> None:

@@ -47,6 +47,7 @@ def sparsify(
 
     A module is replaced if its type is ``nn.Linear`` itself, N and K are at least 16, K is divisible by 4,
     the dtype is float32, bfloat16 or float16, no other module shares the weight, and the format can store it.
+    Nothing is trained: `sparseflow.sparsify`, another thing, chooses, prunes and recovers a dense model.
     `sparseflow.compile` also merges and fuses layers, and leaves layers dense that are never faster sparse.
 
     ``save_pretrained`` of a transformers model writes layers in ``"2:4"``, which SparseFlow can load again.

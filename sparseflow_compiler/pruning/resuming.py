@@ -90,13 +90,14 @@ def fingerprint(
     digest.update(repr([(layer.name, layer.dense) for layer in layers]).encode())
     for name, p in model.named_parameters():
         digest.update(name.encode())
-        digest.update(_bytes(p))
+        digest.update(sampled_bytes(p))
     for leaf in pytree.tree_leaves(list(calibration.calls)):
-        digest.update(_bytes(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
+        digest.update(sampled_bytes(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
     return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def sampled_bytes(tensor: Tensor) -> bytes:
+    """Return shape, dtype and evenly sampled values of a tensor, for a fingerprint."""
     flat = tensor.detach().reshape(-1)
     sample = flat[:: -(-flat.numel() // _SAMPLE) or 1].cpu().contiguous()
     head: object = (tuple(tensor.shape), tensor.dtype)

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -27,10 +26,10 @@ from sparseflow.contextual.activations.inputs import (
     without_small,
 )
 from sparseflow.contextual.activations.magnitudes import Magnitudes
-from sparseflow.contextual.activations.own_text import own_tokens
 from sparseflow.contextual.activations.rates import RATES, cheapest_rates
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError
-from sparseflow.integrations.transformers.models import read_tokenizer
+from sparseflow.integrations.transformers.models import own_tokenizer
+from sparseflow.integrations.transformers.own_text import own_tokens
 from sparseflow.integrations.transformers.static_caches import without_cache
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.statistics import nonfinite_inputs
@@ -156,7 +155,7 @@ def _windows(
     if isinstance(text, str) and text == SELF:
         written = own_tokens(
             cast("PreTrainedModel", model),
-            tokenizer or _tokenizer_of(model),
+            tokenizer or own_tokenizer(model),
             options.tokens,
             options.window,
             options.seed,
@@ -166,7 +165,7 @@ def _windows(
     ids = [part for part in parts if isinstance(part, Tensor)]
     source, streams = "tokens", [row for part in ids for row in part.reshape(-1, part.shape[-1])]
     if len(ids) != len(parts):
-        tokenizer = tokenizer or _tokenizer_of(model)
+        tokenizer = tokenizer or own_tokenizer(model)
         if ids or tokenizer is None:
             raise _wrong("tokenizer", None, "is needed for text: pass it, or token ids instead of text")
         source, streams = "text", [torch.as_tensor(tokenizer(part)["input_ids"]) for part in parts]
@@ -185,11 +184,6 @@ def _cut(streams: Sequence[Tensor], options: ChoiceOptions, device: torch.device
             "sf.calibrate_activations(text)", f"has fewer than {_FEWEST} tokens", "give some thousands"
         )
     return found
-
-
-def _tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
-    folder = getattr(getattr(model, "config", None), "_name_or_path", "")
-    return read_tokenizer(Path(folder)) if folder and Path(folder).is_dir() else None
 
 
 class ThresholdChoice:

@@ -120,6 +120,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
 
 
+def own_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase | None:
+    """Read the tokenizer in the folder that a model was loaded from; None if it was loaded from none."""
+    folder = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return read_tokenizer(Path(folder)) if folder and Path(folder).is_dir() else None
+
+
 def is_causal(model: nn.Module) -> bool:
     """Return whether a model predicts next tokens."""
     from sparseflow.runtime.artifact import LoadedModel

@@ -1,0 +1,262 @@
+"""What recovery without data wins back: perplexity and answers of a small chat model, in every pattern.
+
+For each pattern that sf.prune has, and each method: one-shot, calibrated on text that the model wrote, and
+after some seconds of sf.recover on the same text. The text is written once, and its seconds are stated once.
+Perplexity is over windows of 512 tokens of three texts of different kinds that nothing was calibrated on;
+of the methods that --audit names also what the model still answers, and the page of an audit.
+
+    python benchmarks/quality/recover.py prepare TEXTS.json [--windows 16]
+    python benchmarks/quality/recover.py run MODEL TEXTS.json [--deadline 520] [--results FOLDER]
+
+`prepare` needs apt-get and no model; `run` needs no network. MODEL is a folder of transformers, or a file of
+llama.cpp (.gguf). Recoveries share what the deadline leaves, so that everything ends within it; what was left
+out for lack of time is printed and missing in the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from _measure import RESULTS, cpu_name, gpu_name, meta, write
+from activations import PACKAGES, WINDOW, text_of
+
+import sparseflow as sf
+from sparseflow.evaluation.audit.answers import Answers
+from sparseflow.finetune.objective import Objective
+from sparseflow.finetune.recovery_text import Rows, Sources
+from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
+from sparseflow.pruning.prune_options import Pattern
+from sparseflow.reports.audit_page import audit_page
+from sparseflow.reports.page_files import write as write_page
+
+LEAST_SECONDS = 10.0
+"""A recovery shorter than this is left out."""
+RESERVE = 15.0
+"""Seconds for what follows a recovery: measuring and writing."""
+
+
+def prepare(path: Path, windows: int) -> None:
+    """Write parts of three texts, spread over each and long enough for a window, as JSON."""
+    found: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (package, files) in PACKAGES.items():
+            text = text_of(package, files, Path(folder))
+            each = len(text) // windows
+            found[name] = [text[i * each : i * each + 12 * WINDOW] for i in range(windows)]
+    path.write_text(json.dumps(found))
+
+
+def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return a model in evaluation mode, and its tokenizer."""
+    if path.suffix != ".gguf":
+        return from_folder(path, dtype).eval(), read_tokenizer(path)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    return model.eval(), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+@dataclass
+class Run:
+    """All measurements of one model."""
+
+    options: argparse.Namespace
+    started: float
+
+    def __post_init__(self) -> None:
+        self.device = torch.device(self.options.device)
+        on_gpu = self.device.type == "cuda"
+        dtype = getattr(torch, self.options.dtype or ("bfloat16" if on_gpu else "float32"))
+        torch.set_float32_matmul_precision("high")
+        self.dense, self.tokenizer = load(self.options.model, dtype)
+        self.dense.to(self.device)
+        parts: dict[str, list[str]] = json.loads(self.options.texts.read_text())
+        self.windows = {name: self._windows(texts) for name, texts in parts.items()}
+        self.perplexities = {name: self._perplexity(self.dense, w) for name, w in self.windows.items()}
+        self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else cpu_name()
+        self.rows: list[dict[str, Any]] = []
+        print(f"dense {self.perplexities}, {self._spent():.0f} s", flush=True)
+
+    def write_text(self) -> None:
+        """Let the dense model write what everything is calibrated and trained on."""
+        options, begun = self.options, time.monotonic()
+        sources = Sources(self.dense, self.tokenizer, None, 0.5, options.length, None)
+        torch.manual_seed(options.seed)
+        found = sources.collect(
+            options.tokens, lambda: options.writing - (time.monotonic() - begun), lambda *_: None
+        )
+        assert isinstance(found, Rows)
+        self.text = found.rows
+        self.writing = {"tokens": found.written, "seconds": round(time.monotonic() - begun, 1)}
+        print(f"written {self.writing}, {self._spent():.0f} s", flush=True)
+
+    def measure(self) -> None:
+        """Prune and recover in every pattern by every method."""
+        known = get_args(Pattern)
+        patterns = [pattern for pattern in self.options.patterns if pattern in known]
+        for missing in set(self.options.patterns) - set(known):
+            print(f"left out: sf.prune has no pattern {missing}", flush=True)
+        cases = [(pattern, method) for method in self.options.methods for pattern in patterns]
+        for done, (pattern, method) in enumerate(cases):
+            model = copy.deepcopy(self.dense)
+            begun = time.monotonic()
+            calibration = (
+                None if method == "magnitude" else [row[None] for row in self.text[: self.options.samples]]
+            )
+            sf.prune(model, method, calibration, pattern=pattern, progress=False)
+            self._add(model, pattern, method, 0.0, time.monotonic() - begun, {})
+            left = self.options.deadline - self._spent() - RESERVE * (len(cases) - done)
+            seconds = min(self.options.seconds, left / (len(cases) - done))
+            if seconds < LEAST_SECONDS:
+                print(f"left out: {pattern} {method} recovered: {seconds:.0f} s are left", flush=True)
+                continue
+            self._recovered(model, pattern, method, seconds)
+
+    def _recovered(self, model: nn.Module, pattern: str, method: str, seconds: float) -> None:
+        options = self.options
+        report = sf.recover(
+            model,
+            self.dense,
+            seconds / 60,
+            self.text,
+            text_share=1.0,
+            length=options.length,
+            batch=options.batch,
+            lr=options.lr,
+            objective=Objective(kl=1.0, hidden=options.hidden),
+            seed=options.seed,
+            progress=False,
+        )
+        more = {
+            "steps": report.steps,
+            "tokens_trained": report.tokens_trained,
+            "kl_before": round(report.before, 5),
+            "kl_after": round(report.after, 5),
+            "lr": report.lr,
+            "stopped": report.stopped,
+        }
+        self._add(model, pattern, method, seconds, 60 * report.minutes, more)
+
+    def _add(
+        self,
+        model: nn.Module,
+        pattern: str,
+        method: str,
+        recovered: float,
+        seconds: float,
+        more: dict[str, Any],
+    ) -> None:
+        """Measure a model, add its rows, and write what there is."""
+        case = {"pattern": pattern, "method": method, "recovered_s": round(recovered, 1)}
+        case |= {"hidden": self.options.hidden, "seed": self.options.seed, "seconds": round(seconds, 1)}
+        ratios = []
+        for name, windows in self.windows.items():
+            found, dense = self._perplexity(model, windows), self.perplexities[name]
+            ratios.append(found / dense)
+            self.rows.append(
+                {**case, "text": name, "perplexity": round(found, 4), "dense": round(dense, 4)}
+                | {"ratio": round(found / dense, 4)}
+            )
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        answers = self._audit(model, case) if method in self.options.audit else {}
+        self.rows.append({**case, "text": "mean", "ratio": round(mean, 4), **more, **answers})
+        print(self.rows[-1], f"{self._spent():.0f} s", flush=True)
+        head = meta(
+            self.device_name,
+            model=self.options.model.name,
+            window=WINDOW,
+            windows={name: len(windows) for name, windows in self.windows.items()},
+            written=self.writing,
+        )
+        name = (
+            gpu_name("quality_smollm2", self.device_name)
+            if self.device.type == "cuda"
+            else "quality_smollm2_cpu"
+        )
+        write(name, head, self.rows, self.options.results)
+
+    def _audit(self, model: nn.Module, case: dict[str, Any]) -> dict[str, Any]:
+        """Return what the model still answers; of a recovered one, also write the page."""
+        options = sf.evaluation.AuditOptions(
+            windows=4, batch=self.options.audit_batch, prompts=self.options.prompts, seed=self.options.seed
+        )
+        texts = {name: windows.flatten() for name, windows in self.windows.items()}
+        report = sf.evaluation.audit(
+            model, self.tokenizer, self.dense, texts=texts, options=options, about=case, progress=False
+        )
+        answers: Answers = report.answers
+        if case["recovered_s"]:
+            name = f"audit_{case['pattern'].replace(':', '_')}_{case['method']}.html"
+            self.options.results.mkdir(exist_ok=True, parents=True)
+            title = f"SmolLM2, {case['pattern']} by {case['method']}, recovered"
+            write_page(audit_page(title, report.to_dict()), self.options.results / name, "html")
+        return {"answers": answers.summary(), "audit_minutes": round(sum(report.minutes.values()), 2)}
+
+    def _windows(self, texts: list[str]) -> Tensor:
+        ids = [torch.tensor(self.tokenizer(text)["input_ids"][:WINDOW]) for text in texts]
+        return torch.stack([one for one in ids if len(one) == WINDOW][: self.options.windows])
+
+    def _perplexity(self, model: nn.Module, windows: Tensor) -> float:
+        flat = windows.flatten()
+        found = sf.evaluation.perplexity(model, flat, window=WINDOW, stride=WINDOW, batch=8, progress=False)
+        return found.perplexity
+
+    def _spent(self) -> float:
+        return time.monotonic() - self.started
+
+
+def main() -> int:
+    """Prepare texts, or measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("prepare")
+    making.add_argument("texts", type=Path)
+    making.add_argument("--windows", type=int, default=16, help="of each text")
+    running = commands.add_parser("run")
+    running.add_argument("model", type=Path)
+    running.add_argument("texts", type=Path, help="what prepare wrote")
+    running.add_argument("--device", default="cuda")
+    running.add_argument("--dtype", help="bfloat16 on a GPU, float32 on a CPU")
+    running.add_argument("--patterns", nargs="+", default=["2:4", "4:6", "6:8"])
+    running.add_argument("--methods", nargs="+", default=["sparsegpt", "magnitude"])
+    running.add_argument("--seconds", type=float, default=45.0, help="of each recovery, at most")
+    running.add_argument("--writing", type=float, default=75.0, help="seconds in which text is written")
+    running.add_argument("--tokens", type=int, help="to write; as many as the seconds allow")
+    running.add_argument("--deadline", type=float, default=520.0, help="seconds for everything")
+    running.add_argument("--length", type=int, default=512, help="tokens in a row of own text")
+    running.add_argument("--samples", type=int, default=128, help="rows to calibrate on")
+    running.add_argument("--windows", type=int, default=16, help="of each text")
+    running.add_argument("--batch", type=int, help="rows a step")
+    running.add_argument("--lr", type=float)
+    running.add_argument("--hidden", type=float, default=0.0, help="weight of the hidden states")
+    running.add_argument("--audit", nargs="*", default=["sparsegpt"], help="methods whose answers are read")
+    running.add_argument("--audit-batch", type=int, default=100)
+    running.add_argument("--prompts", type=int, default=200)
+    running.add_argument("--seed", type=int, default=0)
+    running.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.command == "prepare":
+        prepare(options.texts, options.windows)
+        return 0
+    run = Run(options, time.monotonic())
+    run.write_text()
+    run.measure()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

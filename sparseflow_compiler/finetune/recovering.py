@@ -1,0 +1,283 @@
+"""`sparseflow.recover`: win back what pruning took, without data."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast, get_args
+
+import torch
+from torch import nn
+
+from sparseflow.errors import ArgumentError, InferenceOnlyError
+from sparseflow.finetune.masks import Masks
+from sparseflow.finetune.objective import Objective
+from sparseflow.finetune.optimizers import Kind, make_optimizer
+from sparseflow.finetune.recovery_checkpoint import RecoveryFile, fingerprint
+from sparseflow.finetune.recovery_report import RecoverReport, Stop
+from sparseflow.finetune.recovery_run import Clock, Recovery, full_precision, saved_rows
+from sparseflow.finetune.recovery_text import Batches, Data, Sources, Text
+from sparseflow.finetune.student import Pair
+from sparseflow.integrations.transformers.models import own_tokenizer
+from sparseflow.integrations.transformers.own_text import Generate
+from sparseflow.integrations.transformers.recomputing import recomputed_layers
+from sparseflow.integrations.transformers.static_caches import without_cache
+from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.runtime.calling.inference import device_of
+from sparseflow.support.arguments import require_one_of
+from sparseflow.support.progress import progress_bars
+from sparseflow.support.training_mode import trained_part
+
+if TYPE_CHECKING:
+    from sparseflow.integrations.transformers.types import PreTrainedTokenizerBase
+
+WRITING = 0.3
+"""The share of the minutes in which text is written, unless a number of tokens is."""
+_LOGITS_COPIES = 8
+"""Copies of a batch's logits in float32 that a step holds at a time."""
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """How a model is recovered; `recover` says what each option means."""
+
+    minutes: float = 20.0
+    text_share: float = 0.5
+    tokens: int | None = None
+    length: int = 512
+    steps: int | None = None
+    batch: int | None = None
+    micro: int | None = None
+    lr: float | None = None
+    objective: Objective | None = None
+    optimizer: Kind = "adamw"
+    masters: bool = True
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_one_of("recover", "optimizer", self.optimizer, get_args(Kind))
+        if not self.minutes > 0:
+            raise _wrong("minutes", self.minutes, "must be a number above 0")
+        if not 0 < self.text_share <= 1:
+            raise _wrong("text_share", self.text_share, "must be above 0 and at most 1")
+        if self.lr is not None and not self.lr > 0:
+            raise _wrong("lr", self.lr, "must be above 0")
+        for name, least in {"tokens": 2, "length": 8, "steps": 1, "batch": 1, "micro": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise _wrong(name, value, f"must be a whole number of at least {least}")
+        if self.batch and self.micro and self.batch % self.micro:
+            raise _wrong("micro", self.micro, f"must divide batch={self.batch}")
+
+
+def _wrong(name: str, value: object, rule: str) -> ArgumentError:
+    return ArgumentError(f"sf.recover({name}={value!r})", rule)
+
+
+def recover(
+    model: nn.Module,
+    dense: nn.Module,
+    minutes: float = 20.0,
+    text: Text | None = None,
+    *,
+    text_share: float = 0.5,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokens: int | None = None,
+    length: int = 512,
+    steps: int | None = None,
+    batch: int | None = None,
+    micro: int | None = None,
+    lr: float | None = None,
+    objective: Objective | None = None,
+    optimizer: Kind = "adamw",
+    masters: bool = True,
+    gradient_checkpointing: bool = False,
+    generate: Generate | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> RecoverReport:
+    """Train a pruned model in place to predict what the dense one does, on text that the dense one writes.
+
+    No data is needed. A causal language model answers messages that it writes itself in its chat template,
+    and goes on from common first words; an encoder draws sentences from its masked-language-model head, or
+    words from its vocabulary. Then the pruned model is distilled: KL from the dense model's predictions for a
+    model with logits, hidden states and embeddings for an encoder. Every zero that pruning made stays zero,
+    in whatever pattern it is. The model ends with the weights of the lowest held-out loss, that before the
+    training included, so on held-out text it is never worse than it was.
+
+    Args:
+        model: pruned, in evaluation mode; in 16 or 32 bits.
+        dense: the model as it was, on the same device, in evaluation mode; unchanged.
+        minutes: wall time for everything: writing, training, measuring. The last step and measurement are
+            begun only if they will end within it, as far as the ones before tell.
+        text: the user's own, to mix in: a text, a `pathlib.Path` to one, 1-d token ids, or a list of these
+            (for an encoder one sentence each). Or batches as for `sparseflow.prune`, of any input: then
+            nothing is written. They make a step each.
+        text_share: the share of rows that come from `text`; with 1 nothing is written.
+        tokenizer: the dense model's; None reads it from the folder that the model was loaded from.
+        tokens: how many to write; None: as many as 30% of the minutes allow.
+        length: tokens in a row, and the most of a text.
+        steps: the most updates; None: as many as the minutes allow. With `tokens` and `steps`, and minutes
+            enough for both, results repeat with a seed on the same machine.
+        batch: rows a step; None: 32 on a GPU, 4 on a CPU.
+        micro: rows at once, whose gradients add up to a step; divides `batch`. None: as many as a quarter of
+            the GPU's memory holds the logits of.
+        lr: the highest learning rate, after a linear warm-up and before a cosine to zero; None: 3e-4 for up
+            to 200M parameters, falling with the square root of their number.
+        objective: what is minimised; None: as above.
+        optimizer: ``"adamw"``; for big models ``"adamw-8bit"`` (bitsandbytes or torchao) or
+            ``"adamw-offload"`` (torchao), on GPUs and if the library is installed.
+        masters: train weights in 16 bits as float32, and round them at the end; without, small updates
+            vanish, but memory is saved.
+        gradient_checkpointing: recompute layers in the backward pass instead of keeping their activations.
+        generate: writes in place of ``dense.generate``, with its arguments: ``compiled.generate`` of a
+            compiled dense model where that is faster.
+        checkpoint: a file that is written every two minutes: weights, optimiser, text and position. After an
+            interruption the same call on the same models goes on from it, and its minutes go on too. A
+            finished run is restored as it ended. Delete it when the model is saved.
+        seed: of writing and of the order of rows.
+        progress: progress bars on stderr; ``None``: only on a terminal.
+
+    Returns:
+        The held-out loss before and after, what was written and trained, and why it stopped.
+
+    Raises:
+        ArgumentError: an option has a wrong value, the models don't belong together, nothing is pruned, or
+            the text can't be read or written.
+        InferenceOnlyError: a model is in training mode.
+        MissingDependencyError: the optimiser's library isn't installed.
+        FinetuneError: the loss is not finite, or there is too little text for the minutes.
+        CheckpointError: the checkpoint can't be read or written.
+    """
+    options = RecoverOptions(
+        minutes=minutes,
+        text_share=text_share,
+        tokens=tokens,
+        length=length,
+        steps=steps,
+        batch=batch,
+        micro=micro,
+        lr=lr,
+        objective=objective,
+        optimizer=optimizer,
+        masters=masters,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    clock = Clock(minutes)
+    _require_models(model, dense)
+    masks = Masks.of_zeros(model, dense)
+    file = RecoveryFile(checkpoint, fingerprint(model, dense, options)) if checkpoint is not None else None
+    saved = file.read() if file is not None else None
+    sources = Sources(dense, tokenizer or own_tokenizer(dense), text, text_share, length, generate)
+    cuda = [device_of(model)] if device_of(model).type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(cuda))
+        bars = stack.enter_context(progress_bars(progress))
+        torch.manual_seed(seed)
+        data: Data | None = saved_rows(saved) if saved else None
+        if data is None:
+            data = sources.collect(tokens, lambda: WRITING * clock.allowed - clock.spent, bars.stage("write"))
+        for context in (without_cache(model), without_cache(dense), masks.held()):
+            stack.enter_context(context)
+        if masters:
+            stack.enter_context(full_precision(model))
+        stack.enter_context(recomputed_layers(model, gradient_checkpointing))
+        run = _run(model, dense, masks, data, clock, options, file)
+        if saved:
+            run.restore(saved)
+        else:
+            run.at.writing = clock.spent / 60
+            run.save_text()
+        run.train(bars.stage("recover"))
+    return _report(run, options)
+
+
+def _run(
+    model: nn.Module,
+    dense: nn.Module,
+    masks: Masks,
+    data: Data,
+    clock: Clock,
+    options: RecoverOptions,
+    file: RecoveryFile | None,
+) -> Recovery:
+    """Return the training, with what the options leave open chosen."""
+    device = device_of(model)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not learning:
+        raise ArgumentError("sf.recover(model)", "no parameter requires gradients", "requires_grad_(True)")
+    size = sum(parameter.numel() for parameter in learning)
+    lr = options.lr or 3e-4 * min(1.0, (2e8 / size) ** 0.5)
+    batch, micro = _sizes(model, data, options)
+    autocast = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    pair = Pair(model, dense, options.objective, autocast)
+    made = make_optimizer(options.optimizer, learning, lr)
+    return Recovery(pair, masks, data, made, clock, batch, micro, options.steps, options.seed, file)
+
+
+def _sizes(model: nn.Module, data: Data, options: RecoverOptions) -> tuple[int, int]:
+    """Return rows a step and rows at once."""
+    if isinstance(data, Batches):
+        return options.batch or 1, 1
+    device = device_of(model)
+    batch = options.batch or options.micro or (32 if device.type == "cuda" else 4)
+    if options.micro is not None:
+        return batch, options.micro
+    vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 0))
+    row = max(1, options.length * vocabulary * 4 * _LOGITS_COPIES)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 << 30
+    most = max(1, free // 4 // row)
+    return batch, max(part for part in range(1, batch + 1) if batch % part == 0 and part <= most)
+
+
+def _require_models(model: object, dense: object) -> None:
+    for name, one in (("model", model), ("dense", dense)):
+        require_uncompiled(one, f"sf.recover({name})")
+        if not isinstance(one, nn.Module):
+            raise ArgumentError(f"sf.recover({name})", f"must be a torch.nn.Module, not {type(one).__name__}")
+        if (part := trained_part(one)) is not None:
+            rule = f"{part or 'it'} is in training mode"
+            raise InferenceOnlyError(f"sf.recover({name})", rule, f"{name}.eval()")
+    mine, theirs = cast(nn.Module, model), cast(nn.Module, dense)
+    if mine is theirs or next(mine.parameters(), None) is next(theirs.parameters(), None):
+        raise ArgumentError(
+            "sf.recover(dense)", "shares its weights with the pruned model", "copy.deepcopy(model) before"
+        )
+    if device_of(mine) != device_of(theirs):
+        raise ArgumentError(
+            "sf.recover(dense)", f"is on {device_of(theirs)}, the model on {device_of(mine)}", "move it"
+        )
+
+
+def _report(run: Recovery, options: RecoverOptions) -> RecoverReport:
+    at, objective, data = run.at, run.pair.objective, run.data
+    assert objective is not None, "the first look settled it"
+    notes = list(data.notes)
+    if at.best >= at.looks[0].loss:
+        notes.append("Training gained nothing on held-out text: the model has the weights that it had.")
+    return RecoverReport(
+        before=at.looks[0].loss,
+        after=at.best,
+        unit="nats a token" if objective.kl else "objective",
+        looks=tuple(at.looks),
+        tokens_written=data.written,
+        tokens_given=data.given,
+        tokens_trained=at.tokens,
+        held_out=data.held,
+        steps=at.step,
+        minutes=run.clock.spent / 60,
+        minutes_writing=at.writing,
+        stopped=cast(Stop, at.stopped),
+        masked=run.masks.layers,
+        zeros=run.masks.zeros,
+        objective=objective,
+        lr=max(run.lrs),
+        batch=run.batch,
+        micro=run.micro,
+        seed=options.seed,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,147 @@
+"""Text that a language model writes itself, to calibrate and to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sparseflow.errors import ArgumentError
+from sparseflow.runtime.calling.inference import device_of
+
+if TYPE_CHECKING:
+    from sparseflow.integrations.transformers.types import PreTrainedModel, PreTrainedTokenizerBase
+
+Generate = Callable[..., Tensor]
+"""`generate` of a transformers model, or of a compiled one."""
+
+REQUESTS = (
+    "Write a short story about a fisherman who finds a letter.",
+    "Explain how a bicycle stays upright.",
+    "What causes inflation, and what can a central bank do?",
+    "Write a Python function that merges two sorted lists, and explain it.",
+    "Give advice to somebody who leads a team for the first time.",
+    "Describe the water cycle for a child.",
+    "Write a letter to a friend about a journey by train.",
+    "Summarize the history of the printing press.",
+    "How do I set up a firewall on a Linux server?",
+    "Compare solar and wind power in a table.",
+    "What is the difference between a virus and a bacterium?",
+    "Write a recipe for a vegetable soup for four.",
+    "Prove that the square root of two is irrational.",
+    "Draft an email that politely declines an invitation.",
+    "Name ten proverbs and say what they mean.",
+    "Tell me about the moons of Jupiter.",
+)
+
+
+def own_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, tokens: int, window: int, seed: int
+) -> list[Tensor]:
+    """Return windows ``[1, S]`` of what a model answers to `REQUESTS`, sampled at temperature 1.
+
+    Args:
+        model: of transformers.
+        tokenizer: with the model's chat template; without one the model writes from its first token.
+        tokens: how many together, about.
+        window: the largest S.
+        seed: of the sampling.
+
+    Raises:
+        ArgumentError: the model can't generate.
+    """
+    if not callable(getattr(model, "generate", None)):
+        raise ArgumentError(
+            "sf.calibrate_activations(text='self')",
+            f"{type(model).__name__} can't generate",
+            "pass text or token ids",
+        )
+    count = min(len(REQUESTS), max(1, -(-2 * tokens // window)))  # an answer fills about half a window
+    begins = [_begin(model, tokenizer, request) for request in REQUESTS[:count]]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        written = continued(model, begins, max(window - max(map(len, begins)), 1))
+    return _first([row[None] for row in written], tokens)
+
+
+def chat_begin(tokenizer: PreTrainedTokenizerBase, request: str) -> Tensor:
+    """Return the token ids ``[tokens]`` of a user's message, up to where the answer begins."""
+    message = [{"role": "user", "content": request}]
+    made = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)
+    return torch.tensor(made["input_ids"])
+
+
+def first_token(model: PreTrainedModel) -> int:
+    """Return the token that a model's texts begin with; 0 if its configuration names none."""
+    first = getattr(model.config, "bos_token_id", None)
+    return first if isinstance(first, int) else 0
+
+
+def end_tokens(model: PreTrainedModel) -> list[int]:
+    """Return the tokens that end a text."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
+
+def _begin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, request: str) -> Tensor:
+    """Return the token ids ``[tokens]`` that the model goes on from."""
+    if tokenizer is not None and tokenizer.chat_template is not None:
+        return chat_begin(tokenizer, request)
+    return torch.tensor([first_token(model)])
+
+
+@torch.no_grad()
+def continued(
+    model: PreTrainedModel,
+    begins: Sequence[Tensor],
+    new_tokens: int,
+    *,
+    draws: bool = True,
+    seconds: float | None = None,
+    keeps_end: bool = False,
+    generate: Generate | None = None,
+) -> list[Tensor]:
+    """Return each beginning with what a model writes after it, ``[S]`` on the CPU.
+
+    All are written together, padded on the left.
+
+    Args:
+        model: of transformers.
+        begins: token ids ``[tokens]`` each, at least one.
+        new_tokens: the most that follow a beginning.
+        draws: sample at temperature 1 from all tokens, by torch's generator; else take the likeliest.
+        seconds: stop after the token during which they are over; None: no limit.
+        keeps_end: whether the token that ends a text belongs to it.
+        generate: writes in place of ``model.generate``, with the same arguments: that of a compiled model.
+    """
+    longest, device = max(map(len, begins)), device_of(model)
+    ends = end_tokens(model)
+    padding = ends[0] if ends else 0
+    batch = torch.full((len(begins), longest), padding)
+    mask = torch.zeros_like(batch)
+    for row, begin in enumerate(begins):
+        batch[row, longest - len(begin) :], mask[row, longest - len(begin) :] = begin, 1
+    how: dict[str, object] = {"do_sample": draws, "max_new_tokens": new_tokens, "pad_token_id": padding}
+    if draws:
+        how |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    if seconds is not None:
+        how["max_time"] = seconds
+    whole = (generate or model.generate)(batch.to(device), attention_mask=mask.to(device), **how).cpu()
+    written = (_up_to_end(row[longest:], ends, keeps_end) for row in whole)
+    return [torch.cat(pair) for pair in zip(begins, written, strict=True)]
+
+
+def _up_to_end(row: Tensor, ends: Sequence[int], keeps_end: bool) -> Tensor:
+    """Return the tokens up to the first that ends a text."""
+    found = torch.isin(row, torch.tensor(ends, dtype=row.dtype)).nonzero().flatten()
+    return row[: int(found[0]) + keeps_end] if len(found) else row
+
+
+def _first(written: Sequence[Tensor], tokens: int) -> list[Tensor]:
+    found: list[Tensor] = []
+    for part in written:
+        if sum(one.shape[1] for one in found) < tokens:
+            found.append(part)
+    return found

@@ -1,0 +1,42 @@
+"""`sf.recover` on a GPU: bf16 weights, autocast, a fused optimiser, text in large batches."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import zoo
+
+import sparseflow as sf
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("masters", [True, False])
+def test_a_bf16_model_writes_and_comes_closer(masters, tmp_path):
+    torch.manual_seed(0)
+    dense = zoo.text_model("llama")
+    with torch.no_grad():
+        for parameter in dense.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+    dense = dense.to("cuda", torch.bfloat16)
+    model = copy.deepcopy(dense)
+    sf.prune(model)
+    zeros = {name: p == 0 for name, p in model.named_parameters()}
+    report = sf.recover(
+        model,
+        dense,
+        minutes=1,
+        tokens=2000,
+        steps=40,
+        length=32,
+        lr=3e-3,
+        masters=masters,
+        checkpoint=tmp_path / "run",
+        progress=False,
+    )
+    assert report.after < report.before
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(p == 0, zeros[n]) for n, p in model.named_parameters() if n in report.masked)
