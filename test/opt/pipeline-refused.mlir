@@ -5,7 +5,7 @@
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{nope=1}' 2>&1 | FileCheck %s --check-prefix=OPTION
 // OPTION: pipeline 'runtime': has no option 'nope'
-// OPTION-NEXT: Its options are dense, contextual, columns, outside-reason, skip, format, head, head-format, policies, memory.
+// OPTION-NEXT: Its options are dense, patterns, contextual, columns, outside-reason, skip, format, head, head-format, policies, memory.
 
 // An option of a later phase does nothing, so it is refused.
 // RUN: not sparseflow-opt %s --pipeline='merged{memory=fast}' 2>&1 | FileCheck %s --check-prefix=LATER
