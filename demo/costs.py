@@ -1,4 +1,4 @@
-"""What sparsity costs a language model: perplexity, and how often it still names the dense model's next token."""
+"""What sparsity costs a language model: perplexity, and changed next tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Cost:
 
 
 class LeavingOut(nn.Module):
-    """An eager model whose layers read every token as compiled ones do when they decode: without small inputs.
+    """An eager model whose layers leave out small inputs of every token, as compiled ones do in decoding.
 
     Compiled programs read prompts in full, so that they can't be scored on a text that is read at once.
 
@@ -80,7 +80,7 @@ def cost(sparse: nn.Module, dense: nn.Module, tokens: Tensor) -> Cost:
 
 
 def pruned_at_once(model: nn.Module, windows: Sequence[Tensor]) -> nn.Module:
-    """Return a copy of a model that Wanda made 2:4 from calibration windows `[1, tokens]`, nothing recovered."""
+    """Return a copy of a model that Wanda made 2:4 on windows `[1, tokens]`, without any recovery."""
     pruned = copy.deepcopy(model)
     sf.prune(pruned, "wanda", windows, progress=False)
     return pruned

@@ -14,15 +14,15 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")  # of transformers, while it reads a GGUF file
 
 import torch
 from encoder_part import encoder_result
-from keeping import demo_dir, forget, kept_bytes, results_dir
+from keeping import Say, demo_dir, forget, kept_bytes, results_dir
 from language_part import Language
 from page import WIDTH, RunFigures, show
 from rich.console import Console
@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class _Progress(AbstractContextManager[Callable[[str], None]]):
+class _Progress(AbstractContextManager[Say]):
     """What is going on: a line that is replaced on a terminal, else one line for each step."""
 
     def __init__(self, start: float) -> None:
@@ -76,7 +76,7 @@ class _Progress(AbstractContextManager[Callable[[str], None]]):
         self._console = Console(stderr=True, highlight=False)
         self._status = Status("starting …", console=self._console)
 
-    def __enter__(self) -> Callable[[str], None]:
+    def __enter__(self) -> Say:
         self._status.start()
         return self._say
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from keeping import keep
+from keeping import Say, keep
 from models import Encoder, load_encoder
 from sentences import docstring_sentences
 
@@ -20,7 +19,6 @@ from sparseflow.runtime.timing import medians
 SENTENCES = 256
 """To calibrate on, and as many others to test on."""
 BATCH = 32
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,14 @@ def encoder_result(folder: Path, say: Say) -> EncoderResult:
     compiled = sf.load(path)
     say("comparing the encoder's embeddings and times")
     ours, theirs = (sf.evaluation.embed(model, test) for model in (compiled, encoder.model))
-    layers = compiled.report.layers
+    report = compiled.report
     return EncoderResult(
         sf.evaluation.compare_embeddings(ours, theirs),
         [_pace(encoder, compiled, inputs) for inputs in (batch, single)],
-        len(layers),
-        sum(layer.decision == "sparse" for layer in layers),
-        compiled.report.model["bytes"],
-        compiled.report.model["bytes_dense"],
+        len(report["layers"]),
+        sum(layer["decision"] == "sparse" for layer in report["layers"]),
+        report["model"]["bytes"],
+        report["model"]["bytes_dense"],
     )
 
 

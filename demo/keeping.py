@@ -1,4 +1,4 @@
-"""What the demo keeps between its runs: the converted model, thresholds, compiled models and measured costs."""
+"""What the demo keeps between its runs: the converted model, compiled models, what was measured."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 
 from sparseflow.runtime.dispatch.cpu_identity import Machine
 from sparseflow.runtime.dispatch.store import cache_dir
+
+Say = Callable[[str], None]
+"""Tells the user which step is going on."""
 
 _PACKAGES = ("sparseflow", "sparseflow.passes", "sparseflow.lowering", "sparseflow.runtime")
 

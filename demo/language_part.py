@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import torch
 from answers import Answer, answer, answers, prompt_ids
 from costs import Cost, LeavingOut, cost, pruned_at_once
-from keeping import demo_dir, keep, keep_json
+from keeping import Say, demo_dir, keep, keep_json
 from prose import language_reference
 from smollm2 import make_folder
-from torch import Tensor, nn
+from torch import Tensor
 
 import sparseflow as sf
 from sparseflow.contextual.activations.own_text import own_tokens
@@ -35,8 +34,6 @@ CALIBRATION, OWN_WINDOW = 1024, 256
 """Tokens that the model writes to choose thresholds on, and the most of one answer."""
 TEST = 1024
 """Tokens of text to score."""
-Say = Callable[[str], None]
-"""Tells what is going on."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +95,8 @@ class Language:
         """Make or load everything, and let all sides answer."""
         written = self._written()
         thresholds = self._thresholds(written)
-        dense = self._compiled("dense", sf.compile(self.model, progress=False))
-        sparse = self._compiled(
-            "sparse", sf.compile(self.model, contextual=thresholds, format=None, progress=False)
-        )
+        dense = self._compiled("dense")
+        sparse = self._compiled("sparse", contextual=thresholds, format=None)
         lost = self._costs(thresholds, written)
         self._say(f"answering {len(PROMPTS)} prompts, three ways in turns")
         given = answers(
@@ -150,12 +145,13 @@ class Language:
         keep(path, choose)
         return sf.ActivationThresholds.load(path)
 
-    def _compiled(self, name: str, compiled: sf.CompiledModel) -> Any:
-        """Return a loaded model that generates."""
+    def _compiled(self, name: str, **options: Any) -> Any:
+        """Return a compiled model that generates, from its artifact; what compiling held is released."""
         path = self._folder / f"smollm2-{name}"
 
         def make(part: Path) -> None:
             self._say(f"compiling the model, {name}")
+            compiled = sf.compile(self.model, progress=False, **options)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnprunedWarning)  # the dense side is meant to be
                 compiled.generate(prompt_ids(self.tokenizer, PROMPTS[0]), max_new_tokens=3, do_sample=False)

