@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.contextual.activations.inputs import (
+    SINKS,
     SharedInput,
     changing,
     shared_inputs,
@@ -18,7 +22,7 @@ from sparseflow.contextual.activations.inputs import (
 )
 
 WINDOW = 256
-"""Tokens that are read at once; each is scored once, with at least half a window of context."""
+"""Tokens that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,38 @@ class LeavingOut(nn.Module):
         return without_small(x, self._thresholds[shared.name].threshold)
 
 
-def cost(sparse: nn.Module, dense: nn.Module, tokens: Tensor) -> Cost:
-    """Measure what a sparse form of a model costs on tokens `[tokens]`."""
-    options: dict[str, Any] = {"window": WINDOW, "batch": 2, "progress": False}
-    theirs, ours = (sf.evaluation.perplexity(model, tokens, **options) for model in (dense, sparse))
-    agreed = sf.evaluation.agreement(sparse, dense, tokens, **options)
-    return Cost(ours.perplexity, theirs.perplexity, agreed.top1, ours.tokens)
+@dataclass(frozen=True)
+class Predicted:
+    """What a model predicts of a text.
+
+    Attributes:
+        nats: the mean negative log-likelihood of the scored tokens.
+        likeliest: the most likely token in the place of each, `[tokens]`.
+    """
+
+    nats: float
+    likeliest: Tensor
+
+
+@torch.no_grad()
+def predicted(model: nn.Module, tokens: Tensor) -> Predicted:
+    """Return what a model predicts of tokens `[tokens]`, in windows of which the first few aren't scored.
+
+    Those are read in full, and have little context. Perplexity and agreement come from the same pass here;
+    `sparseflow.evaluation` has both for a longer text.
+    """
+    losses, likeliest = [], []
+    for window in tokens.split(WINDOW):
+        logits = model(window[None]).logits[0, SINKS:-1].float()
+        losses.append(F.cross_entropy(logits, window[SINKS + 1 :], reduction="none"))
+        likeliest.append(logits.argmax(-1))
+    return Predicted(float(torch.cat(losses).mean()), torch.cat(likeliest))
+
+
+def cost(sparse: Predicted, dense: Predicted) -> Cost:
+    """Return what a sparse form of a model costs, by what both predict of a text."""
+    same = float((sparse.likeliest == dense.likeliest).float().mean())
+    return Cost(math.exp(sparse.nats), math.exp(dense.nats), same, len(dense.likeliest))
 
 
 def pruned_at_once(model: nn.Module, windows: Sequence[Tensor]) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from answers import Answer, answer, answers, prompt_ids
-from costs import Cost, LeavingOut, cost, pruned_at_once
+from costs import Cost, LeavingOut, cost, predicted, pruned_at_once
 from keeping import Say, demo_dir, keep, keep_json
 from prose import language_reference
 from smollm2 import make_folder
@@ -165,10 +165,11 @@ class Language:
             self._say("measuring what sparsity costs on other text")
             ids = self.tokenizer(language_reference(8 * TEST), return_tensors="pt")["input_ids"][0, :TEST]
             sparse = LeavingOut(self.model, thresholds, ids[None, :64])
-            found = {"sparse": dataclasses.asdict(cost(sparse, self.model, ids))}
+            dense = predicted(self.model, ids)
+            found = {"sparse": dataclasses.asdict(cost(predicted(sparse, ids), dense))}
             self._say("pruning a copy to 2:4 in one shot, to see what that costs")
             pruned: Any = pruned_at_once(self.model, written)
-            found["at_once"] = dataclasses.asdict(cost(pruned, self.model, ids))
+            found["at_once"] = dataclasses.asdict(cost(predicted(pruned, ids), dense))
             return {**found, "babble": self._babble(pruned)}
 
         return keep_json(self._folder / "costs.json", measure)

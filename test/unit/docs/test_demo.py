@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import sys
 import zipfile
 from pathlib import Path
@@ -143,12 +144,22 @@ def test_an_answer_ends_where_the_model_ends_it_and_its_pace_counts_all_tokens()
 
 def test_a_model_of_which_nothing_is_left_out_costs_nothing(model):
     tokens = torch.randint(97, (300,))
-    same = costs.cost(model, model, tokens)
-    assert (same.rise, same.same, same.tokens) == (0, 1, 299)
+    dense = costs.predicted(model, tokens)
+    same = costs.cost(dense, dense)
+    assert (same.rise, same.same, same.tokens) == (0, 1, 300 - 2 * 5)
+    first, last = tokens[:256], tokens[256:]  # the two windows
+    with torch.no_grad():
+        nats = [torch.log_softmax(model(part[None]).logits[0], -1) for part in (first, last)]
+    scored = [
+        -float(part[place - 1, window[place]])
+        for part, window in zip(nats, (first, last), strict=True)
+        for place in range(5, len(window))
+    ]
+    assert same.perplexity == pytest.approx(math.exp(sum(scored) / len(scored)), rel=1e-5)
     thresholds = sf.calibrate_activations(model, torch.randint(97, (4, 64)), rate=0.5)
     none = {name: dataclasses.replace(one, threshold=0.0) for name, one in thresholds.items()}
     nothing = costs.LeavingOut(model, sf.ActivationThresholds(none), tokens[None, :8])
-    assert costs.cost(nothing, model, tokens) == same
+    assert costs.cost(costs.predicted(nothing, tokens), dense) == same
 
 
 @torch.no_grad()
