@@ -96,7 +96,7 @@ def predicted(model: nn.Module, tokens: Tensor) -> Predicted:
     `sparseflow.evaluation` has both for a longer text.
     """
     losses, likeliest = [], []
-    for window in tokens.split(WINDOW):
+    for window in torch.split(tokens, WINDOW):
         logits = model(window[None]).logits[0, SINKS:-1].float()
         losses.append(F.cross_entropy(logits, window[SINKS + 1 :], reduction="none"))
         likeliest.append(logits.argmax(-1))

@@ -95,5 +95,5 @@ def encoder_result(folder: Path, say: Say) -> EncoderResult:
 def _pace(encoder: Encoder, compiled: Any, inputs: dict[str, torch.Tensor]) -> Pace:
     count, length = inputs["input_ids"].shape
     what = f"{count} sentences of {length} tokens" if count > 1 else f"one sentence of {length} tokens"
-    dense, ours = medians([lambda _: encoder.model(**inputs), lambda _: compiled(**inputs)], seconds=4)
+    dense, ours = medians([lambda _: encoder.model(**inputs), lambda _: compiled(**inputs)], seconds=2)
     return Pace(what, dense, ours)

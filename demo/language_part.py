@@ -26,7 +26,7 @@ PROMPTS = (
     "What does a compiler do? Answer in one sentence.",
     "Give me two tips for sleeping well.",
 )
-RATE = 0.4
+RATE = 0.3
 """The share of the weights that a token doesn't read."""
 TOKENS = 40
 """Tokens of an answer."""
