@@ -62,7 +62,7 @@ def _headline(encoder: EncoderResult | None, language: LanguageResult | None) ->
         )
     assert encoder is not None
     return (
-        f"all-MiniLM-L6-v2 with half of its weights, {encoder.held / encoder.dense:.0%} of the bytes: its "
+        f"all-MiniLM-L6-v2 with 2:4 weights takes {encoder.held / encoder.dense:.0%} of the bytes; its "
         f"embeddings keep a cosine of {encoder.scores.cosine:.2f} to the dense ones."
     )
 
@@ -117,10 +117,11 @@ def _answers(found: LanguageResult) -> Table:
 
 
 def _show_encoder(console: Console, found: EncoderResult) -> None:
-    _title(console, "An encoder with half of its weights: all-MiniLM-L6-v2, 2:4")
+    _title(console, "An encoder with half of its weights in most layers: all-MiniLM-L6-v2, 2:4")
     scores = found.scores
     console.print(
-        "SparseGPT chose the weights that stay and least squares fitted them to the dense layers' outputs. "
+        "SparseGPT chose the weights that stay, least squares fitted them to the dense layers' outputs; the "
+        "second layer of each MLP stays dense. "
         f"On {scores.texts} other sentences the mean cosine to the dense embedding is {scores.cosine:.3f}, "
         f"the lowest {scores.cosine_min:.3f}; {scores.overlap:.0%} of the {scores.k} nearest neighbours stay."
     )
