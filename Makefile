@@ -62,7 +62,7 @@ lock: ## Renew constraints.txt: every version that a new environment gets today
 
 build: $(VENV)/.installed ## Build the native library, with CUDA where nvcc is, and install the package, editable
 
-demo: $(if $(GPU)$(wildcard $(VENV)/.installed),build,$(VENV)/.installed-cpu) ## Compile a pretrained sentence encoder and a Llama-shaped decoder, and report
+demo: $(if $(GPU)$(wildcard $(VENV)/.installed),build,$(VENV)/.installed-cpu) ## Let a pretrained language model and a sentence encoder run dense and sparse (minutes once, 93 MB)
 	$(VENV)/bin/python demo/demo.py
 
 test: build lit pytest ## Build and run all tests

@@ -26,7 +26,7 @@ MOST_EXTRA_S = 20.0
 FEWEST_SPARSE = 28
 MOST_LAYERS = 12
 _CACHE = 1024
-_DEMO_PROMPT = 128
+_SMALL_PROMPT = 128
 
 
 def fresh_caches(folder: Path) -> None:
@@ -75,14 +75,14 @@ def _first_output_apart(tune: str, caches: dict[str, str]) -> float:
 
 
 def _llama(bench: Bench) -> tuple[str, Any]:
-    """Four layers of an 8B Llama on a GPU, the demo's decoder on a CPU."""
+    """Four layers of an 8B Llama on a GPU, a small decoder on a CPU."""
     if bench.on_gpu or bench.tiny:
         return llama_4(bench)
-    return "the demo's decoder", _models.llama("demo", bench.place)
+    return "Llama of 4 layers, hidden 1024", _models.llama("small", bench.place)
 
 
 def _prompt(bench: Bench, model: Any) -> dict[str, Any]:
-    length = 2048 if bench.on_gpu else 32 if bench.tiny else _DEMO_PROMPT
+    length = 2048 if bench.on_gpu else 32 if bench.tiny else _SMALL_PROMPT
     ids = _models.tokens(1, length, model.config.vocab_size, bench.place.device)
     return {"input_ids": ids, "use_cache": False, "logits_to_keep": 1}
 
@@ -105,7 +105,7 @@ def _prefill(bench: Bench, name: str, model: Any, extra: float | None) -> None:
 
 def _decode(bench: Bench, name: str, model: Any) -> None:
     mode = "reduce-overhead" if bench.on_gpu else None
-    length = _CACHE if bench.on_gpu else 64 if bench.tiny else 2 * _DEMO_PROMPT
+    length = _CACHE if bench.on_gpu else 64 if bench.tiny else 2 * _SMALL_PROMPT
     compiled = sf.compile(model, mode=mode)  # type: ignore[arg-type]  # one of its modes
     torch.manual_seed(1)
     theirs = _models.Decoding(model, by_torch(bench, model, mode), 1, length)

@@ -31,7 +31,7 @@ LLAMA: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
         "vocab_size": 128256,
     },
-    "demo": {
+    "small": {
         "hidden_size": 1024,
         "intermediate_size": 2816,
         "num_hidden_layers": 4,

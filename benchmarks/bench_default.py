@@ -4,7 +4,7 @@ The caches are empty at the start, models have 2:4 weights, and `sf.compile(mode
 has ``mode="reduce-overhead"``). Both sides run in one process, in turn; each row is written at once.
 
 - llama: Llama-3-8B's shape of 4 layers: layers sparse, seconds that choosing adds to the first output,
-  prefill and decoding over torch.compile. On a CPU the demo's decoder over eager.
+  prefill and decoding over torch.compile. On a CPU a decoder of 4 layers, hidden size 1024, over eager.
 - models: small models at several batch sizes, over the better of eager and torch.compile.
 - layers: their distinct layers, M = 1 … 8192, by device time over dense (GPUs only).
 - quick (``--quick-against-full``): what quick tuning chooses beside what full tuning does (GPUs only).

@@ -1,4 +1,4 @@
-"""The demo's models: one with real weights, one with the shape of a Llama."""
+"""The demo's sentence encoder, with real weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,3 @@ def embed(encoder: Encoder, model: torch.nn.Module, sentences: Sequence[str], ba
         mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         parts.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1))
     return torch.cat(parts)
-
-
-def llama_shaped() -> LlamaForCausalLM:
-    """A Llama of 4 layers, hidden size 1024, random weights in fp32."""
-    config = LlamaConfig(
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=4,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        vocab_size=32000,
-    )
-    return LlamaForCausalLM(config).eval()
