@@ -71,7 +71,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        One of `EXIT_CODES`.
+        0 on success; 1 on an error, with a message on stderr, or a failed check; 2 on wrong usage; 3 if a
+        deadline left something undone; 130 on interruption.
     """
     try:
         result = app(args=None if args is None else list(args), standalone_mode=False)
