@@ -62,7 +62,7 @@ def encoder_result(folder: Path, say: Say) -> EncoderResult:
     """
     encoder = load_encoder()
     sentences = docstring_sentences(2 * SENTENCES)
-    calibration, test = (encoder.batches(part) for part in (sentences[:SENTENCES], sentences[SENTENCES:]))
+    calibration, test = (encoder.batches(part) for part in (sentences[::2], sentences[1::2]))
     batch, single = encoder.tokenize(sentences[:BATCH]), encoder.tokenize(sentences[:1])
 
     def make(part: Path) -> None:
