@@ -17,9 +17,9 @@ from smollm2 import make_folder
 from torch import Tensor
 
 import sparseflow as sf
-from sparseflow.contextual.activations.own_text import own_tokens
 from sparseflow.errors import UnprunedWarning
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
+from sparseflow.integrations.transformers.own_text import own_tokens
 
 PROMPTS = (
     "What is the capital of France?",

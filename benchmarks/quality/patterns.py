@@ -26,8 +26,8 @@ from _measure import RESULTS, cpu_name, meta, write
 from activations import WINDOW, held_out, perplexity
 
 import sparseflow as sf
-from sparseflow.contextual.activations.own_text import own_tokens
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
+from sparseflow.integrations.transformers.own_text import own_tokens
 
 PATTERNS = ("2:4", "4:6", "6:8")
 METHODS = ("magnitude", "wanda", "ria", "sparsegpt")

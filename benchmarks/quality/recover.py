@@ -24,7 +24,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,9 @@ from sparseflow.evaluation.audit.answers import Answers
 from sparseflow.finetune.objective import Objective
 from sparseflow.finetune.recovery_text import Rows, Sources
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
-from sparseflow.pruning.prune_options import Pattern
 from sparseflow.reports.audit_page import audit_page
 from sparseflow.reports.page_files import write as write_page
+from sparseflow.runtime.pattern import PATTERNS
 
 LEAST_SECONDS = 10.0
 """A recovery shorter than this is left out."""
@@ -106,10 +106,10 @@ class Run:
 
     def measure(self) -> None:
         """Prune and recover in every pattern by every method."""
-        known = get_args(Pattern)
+        known = [pattern.name for pattern in PATTERNS]
         patterns = [pattern for pattern in self.options.patterns if pattern in known]
         for missing in set(self.options.patterns) - set(known):
-            print(f"left out: sf.prune has no pattern {missing}", flush=True)
+            print(f"left out: no format stores {missing}", flush=True)
         cases = [(pattern, method) for method in self.options.methods for pattern in patterns]
         for done, (pattern, method) in enumerate(cases):
             model = copy.deepcopy(self.dense)
