@@ -52,7 +52,7 @@ def unpack(sdist: Path, source: Path, variant: str) -> None:
             archive.extractall(place, filter="data")
         (fresh,) = Path(place).iterdir()
         if variant == "cpu":
-            _set_local_version(fresh / "pyproject.toml", "cpu")
+            _set_local_version(fresh / "sparseflow_compiler" / "support" / "version.py", "cpu")
         for old in [path for path in source.rglob("*") if path.is_file()]:
             if not (fresh / old.relative_to(source)).exists():
                 old.unlink()
@@ -64,11 +64,12 @@ def unpack(sdist: Path, source: Path, variant: str) -> None:
                 shutil.copymode(new, kept)
 
 
-def _set_local_version(pyproject: Path, local: str) -> None:
-    text, changed = re.subn(r'(?m)^version = "([^"+]+)"$', rf'version = "\1+{local}"', pyproject.read_text())
+def _set_local_version(file: Path, local: str) -> None:
+    old = re.compile(r'^__version__ = "([^"+]+)"$', re.MULTILINE)
+    text, changed = old.subn(rf'__version__ = "\1+{local}"', file.read_text())
     if changed != 1:
-        raise SystemExit(f"{pyproject} has {changed} lines with a version, not one")
-    pyproject.write_text(text)
+        raise SystemExit(f"{file} has {changed} lines with a version, not one")
+    file.write_text(text)
 
 
 def build_wheel(variant: str, work: Path, architectures: str, jobs: int) -> Path:

@@ -8,6 +8,8 @@ from torch import Tensor
 _DROPPED_BITS = 17
 """Of a float32's mantissa; the 6 that stay make 64 bins of an octave, each at most 1.6% wide."""
 
+_ROUNDING = 2.0**-23
+
 _BINS = 1 << (31 - _DROPPED_BITS)
 
 
@@ -42,7 +44,8 @@ class Magnitudes:
         """
         counts = self._counts.cpu().double()
         below = counts.cumsum(0)
-        wanted = shares.double() * below[-1]
+        # A share such as 1/3 of three values is one of them, though float32 rounds the share up.
+        wanted = shares.double() * (1 - _ROUNDING) * below[-1]
         at = torch.searchsorted(below, wanted).clamp(max=_BINS - 1)
         inside = (wanted - (below[at] - counts[at])) / counts[at].clamp(min=1)
         low, high = _edge(at).double(), _edge(at + 1).double()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -27,6 +29,17 @@ def test_the_version_stands_in_one_place():
     assert f'__version__ = "{__version__}"' in (ROOT / read["input"]).read_text()
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
     assert re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == __version__
+
+
+def test_the_wheel_for_cpus_has_a_version_of_its_own(tmp_path):
+    spec = importlib.util.spec_from_file_location("wheels", ROOT / "tools" / "wheels.py")
+    wheels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(wheels)
+    copy = Path(shutil.copy(ROOT / "sparseflow_compiler" / "support" / "version.py", tmp_path))
+    wheels._set_local_version(copy, "cpu")
+    assert f'__version__ = "{__version__}+cpu"' in copy.read_text()
+    with pytest.raises(SystemExit):
+        wheels._set_local_version(copy, "cpu")
 
 
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
