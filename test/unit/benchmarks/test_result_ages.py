@@ -59,7 +59,7 @@ def test_a_result_stands_until_its_sources_change(tool, history):
     root, commit = history
     commit("csrc/kernel.cpp", "one")
     commit("benchmarks/results/speed.json", result())
-    commit("docs/page.md", "text")
+    commit("pages/page.md", "text")
     assert tool.problems(root, SOURCES, {}) == []
     commit("csrc/kernel.cpp", "two")
     (said,) = tool.problems(root, SOURCES, {})
