@@ -195,7 +195,7 @@ def _require_shown(compiled: Any, folder: Path) -> None:
     table = "".join(report.table(400).split())
     assert all("".join(layer.reason.split()) in table for layer in report.layers)
     assert json.loads(json.dumps(report.to_dict()))["layers"] == [
-        vars(layer) | {"ranges": []} for layer in report.layers
+        vars(layer) | {"ranges": [], "measured": []} for layer in report.layers
     ]
     report.to_html(folder / "report.html")
     report.to_markdown(folder / "report.md")
