@@ -88,7 +88,7 @@ def _share(layers: Sequence[LayerReport]) -> tuple[str, str, str]:
     return (
         "layers run sparse",
         f"{len(sparse)} of {len(layers)}",
-        part + (cost if changed else "no weight was pruned"),
+        part + cost,
     )
 
 

@@ -75,7 +75,7 @@ def test_the_first_line_says_what_prunes_and_what_tables_promise(tmp_path):
     assert (tmp_path / "r.md").read_text().splitlines()[1].strip() == line
     report.to_html(tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert page.index("no weight of Attention is 2:4") < page.index("sparse layers")
+    assert page.index("no weight of Attention is 2:4") < page.index("layers run sparse")
 
 
 def test_the_promise_is_kept_after_pruning():

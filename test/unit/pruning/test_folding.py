@@ -12,6 +12,7 @@ import zoo
 import sparseflow as sf
 from sparseflow.pruning import folding, permutation
 from sparseflow.pruning.permutation import channel_order
+from sparseflow.runtime.pattern import TWO_OF_FOUR
 
 
 def kept(scores):
@@ -21,7 +22,7 @@ def kept(scores):
 def test_an_order_comes_close_to_the_best_one_and_is_never_worse_than_none():
     for seed in range(6):
         scores = torch.rand(5, 8, generator=torch.Generator().manual_seed(seed)) ** 3
-        order = channel_order(scores)
+        order = channel_order(scores, TWO_OF_FOUR)
         assert sorted(order.tolist()) == list(range(8))
         splits = (
             [*half, *(c for c in range(8) if c not in half)] for half in itertools.combinations(range(8), 4)
@@ -34,7 +35,7 @@ def test_an_order_comes_close_to_the_best_one_and_is_never_worse_than_none():
 def test_without_scipy_channels_are_dealt_and_the_report_says_so(monkeypatch):
     monkeypatch.setattr(permutation, "assignment_available", lambda: False)
     scores = torch.tensor([[8.0, 7, 6, 5, 4, 3, 2, 1]]).repeat(3, 1)
-    assert kept(scores[:, channel_order(scores)]) == 3 * (8 + 7 + 6 + 5)
+    assert kept(scores[:, channel_order(scores, TWO_OF_FOUR)]) == 3 * (8 + 7 + 6 + 5)
 
 
 def folded(name, monkeypatch):
@@ -47,7 +48,7 @@ def folded(name, monkeypatch):
             p += 0.1 * torch.randn_like(p)  # biases are zeros else
     model = copy.deepcopy(dense)
     batches = [kwargs or args for args, kwargs in calls]
-    monkeypatch.setattr("sparseflow.pruning.methods.ria", lambda weight, norms: weight)
+    monkeypatch.setattr("sparseflow.pruning.methods.ria", lambda weight, norms, pattern: weight)
     return model, sf.prune(model, "ria", batches, permute=True), dense, calls
 
 
@@ -83,8 +84,8 @@ def test_a_fold_that_changes_outputs_is_not_taken(monkeypatch):
     guesses = folding._guesses
     seen = []
 
-    def only_queries(visit, reader, earlier):
-        found = [g for g in guesses(visit, reader, earlier) if "query" in g.writers[0][0].name]
+    def only_queries(visit, reader, earlier, unit):
+        found = [g for g in guesses(visit, reader, earlier, unit) if "query" in g.writers[0][0].name]
         seen.extend(found)
         return iter(found)
 
