@@ -87,9 +87,15 @@ def _show_language(console: Console, found: LanguageResult) -> None:
     console.print(
         "[bold]Why not simply prune?[/] With two of every four weights gone in one shot (2:4 by Wanda, same "
         f"calibration) the perplexity is {once.perplexity:.0f}, {once.same:.0%} of the next tokens stay, and "
-        f"asked for the capital of France it writes: [italic]{escape(_short(found.babble, 110))}[/] 2:4 "
-        "needs recovery, or a layer budget; a large model loses less."
+        f"asked for the capital of France it {_said(found.babble)} 2:4 needs recovery, or a layer budget; a "
+        "large model loses less."
     )
+
+
+def _said(babble: str) -> str:
+    """Return what a model wrote, which may be the end of its answer alone."""
+    text = babble.strip()
+    return f"writes: [italic]{escape(_short(text, 110))}[/]" if text else "ends its answer before a word."
 
 
 def _paces(found: LanguageResult) -> Table:

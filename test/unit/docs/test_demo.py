@@ -209,3 +209,7 @@ def test_the_page_begins_with_its_headline_and_fits_two_screens():
     assert len(lines) <= 2 * 40
     assert sum("[/bold]" in line for line in lines)  # what a model writes is no markup
     assert "keep a cosine of 0.95" in " ".join(shown(encoder, None)[:3])
+
+
+def test_an_answer_without_a_word_is_said_to_be_one():
+    assert "ends its answer before a word" in " ".join(" ".join(shown(*results("\n"))).split())
