@@ -166,10 +166,11 @@ def measure(batch: int, context: int, capacity: int, speed: float) -> dict[str, 
         "flex": (lambda: flex(position, batch, capacity), layers),
     }
     graphs: dict[str, torch.cuda.CUDAGraph] = {}
+    calls: list[Call] = []  # a graph reads the tensors that its calls hold, as often as it is replayed
     errors: dict[str, float] = {}
     for name, (make, of) in sides.items():
         try:
-            call = make()
+            calls.append(call := make())
             errors[name] = float((call(*of[0]) - wanted).norm() / wanted.norm())
             graphs[name] = graph_of(call, of)
         except Exception as error:  # an opponent may not be in this torch, or fail in any way

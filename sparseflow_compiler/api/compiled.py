@@ -267,9 +267,13 @@ class CompiledModel(Inspected):
 
     def _see_changes(self) -> None:
         """Start over if the user replaced or wrote tensors that the programs have copies of."""
-        if (changed := self._programs.changed()) is not None:
-            self._programs.require_originals(f"{changed} was changed")
-            self.refresh()
+        if self._programs.changed() is None:
+            return
+        with COMPILING:
+            # Another thread may have started over while this one waited.
+            if (changed := self._programs.changed()) is not None:
+                self._programs.require_originals(f"{changed} was changed")
+                self.refresh()
 
     def _inlined(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
         """Return the eager model's result while another model that calls this one is captured.

@@ -101,9 +101,8 @@ class Programs:
 
     def changed(self) -> str | None:
         """Return which tensors the user replaced or wrote that the programs have copies of, or None."""
-        if self._held is None or self._held.is_as_it_was():
-            return None
-        return self._held.what_changed()
+        held = self._held  # another thread may forget the programs meanwhile
+        return None if held is None or held.is_as_it_was() else held.what_changed()
 
     def forget(self) -> None:
         """Drop all captured programs."""
