@@ -14,6 +14,7 @@ import torch
 from fuzz_calls import make_case
 from fuzz_case import Case
 from fuzz_worlds import Verdict, run_case
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 MOST_SHORTENING = 12.0
 """Seconds of the processor for shortening one finding."""
@@ -30,6 +31,9 @@ class CompileTarget:
     def __init__(self, seed: int, scratch: Path) -> None:
         self._seed, self._folder = seed, scratch
         torch.set_num_threads(1)
+        # CUDA's driver dies when it starts under the limit of memory that the worker sets later.
+        with FakeTensorMode():
+            pass
 
     def case(self, number: int) -> Case:
         """The case of a number."""

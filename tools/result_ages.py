@@ -33,6 +33,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "contextual_h200": GPU,
     "contextual_model_cpu_float32": CPU,
     "cost_model_h200": TUNER,
+    "decode_attention_h200": ("runtime/csrc/cuda/attention",),
+    "decode_h200": (*GPU, "sparseflow_compiler/execution"),
     "default_h200": (*GPU, *TUNER),
     "fuzz": (),  # counts what was tried, by its date
     "gemm_cpu": CPU,
@@ -50,6 +52,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "quality_encoder_finetune_h200": ("sparseflow_compiler/pruning", "sparseflow_compiler/finetune"),
     "quality_lm_h200": ("sparseflow_compiler/pruning",),
     "quality_lm_train_h200": (),  # a dense model of its own, trained once
+    "quality_smollm2_h200": ("sparseflow_compiler/pruning", "sparseflow_compiler/finetune"),
     "quick_tuning_h200": TUNER,
     "same_tokens_cpu": CPU,
     "serve_chat": (),  # what a server answered, no speed

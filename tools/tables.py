@@ -9,6 +9,7 @@ from typing import Any
 
 from _table import Rows, grouped, markdown, times
 from tables_contextual import contextual_cpu, contextual_h200, contextual_model
+from tables_decode import decode, decode_attention
 from tables_default import NAMES, default
 from tables_models import model_h200, models_beside_dense
 from tables_quality import (
@@ -18,6 +19,7 @@ from tables_quality import (
     quality_lm,
     quality_lm_train,
 )
+from tables_recovery import quality_patterns
 from tables_tuning import cost_model
 
 
@@ -194,6 +196,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "contextual_h200": contextual_h200,
     "contextual_model_cpu_float32": contextual_model,
     "cost_model_h200": cost_model,
+    "decode_h200": decode,
+    "decode_attention_h200": decode_attention,
     "fuzz": fuzz,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,
@@ -206,6 +210,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "quality_encoder": quality_encoder,
     "quality_encoder_finetune_h200": quality_encoder_finetune,
     "quality_lm_h200": quality_lm,
+    "quality_smollm2_h200": quality_patterns,
     "quality_lm_train_h200": quality_lm_train,
     "skinny_h200": skinny_h200,
 }
