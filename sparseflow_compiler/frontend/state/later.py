@@ -101,10 +101,13 @@ class Held:
         return [first.dtype, first.device, *map(torch.Tensor.data_ptr, self._parameters)]
 
     def _has_its_hooks(self) -> bool:
-        if RemovableHandle.next_id == self._next_hook:  # no hook was registered at all
+        next_hook = RemovableHandle.next_id
+        if next_hook == self._next_hook:  # no hook was registered at all
             return all(self._hooked)
-        self._next_hook = RemovableHandle.next_id
-        return list(map(len, self._hooks)) == self._hook_counts
+        if list(map(len, self._hooks)) != self._hook_counts:
+            return False
+        self._next_hook = next_hook
+        return True
 
 
 class _Grouped:
