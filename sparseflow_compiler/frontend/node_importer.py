@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch.fx.experimental.symbolic_shapes import cast_symbool_to_symint_guardless
 from torch_mlir import ir
 from torch_mlir.extras import fx_importer
 
@@ -101,6 +102,8 @@ class NodeImporter(fx_importer.GraphNodeImporter):
                 self._emit(loc, node, "torch.aten.Bool.Tensor", target._schema)
             elif target is torch.sym_sum:
                 self._import_sum(loc, node)
+            elif target is cast_symbool_to_symint_guardless:  # torch 2.11 has it where 2.13 has sym_ite
+                self.bind_node_value(node, self._operand(loc, node.args[0], torch.IntType.get()), 0)
             elif isinstance(target, torch._ops.OpOverload):
                 self._import_overload(loc, node, target)
             elif callable(target) and getattr(target, "__name__", "") == "getitem":

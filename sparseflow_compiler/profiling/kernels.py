@@ -20,7 +20,7 @@ from sparseflow.support.native_lines import native_lines_without
 _OPERATOR = re.compile(r"\w+::\w")
 _COMPILED = re.compile(r"## Call CompiledFxGraph")
 """The event of a compiled graph; its own time is that of inductor's C++ kernels, which have no events."""
-_OWN_NEWS = r"(USDT|STAGE):"
+_OWN_NEWS = r"(USDT|STAGE):|ERROR:.* DeviceProperties\.cpp:\d+\] gpuGetDeviceCount failed"
 """Messages of torch's profiler about itself on stderr."""
 _ATTEMPTS = 4
 _MARGIN = 0.01
