@@ -71,7 +71,7 @@ lit: build ## Run the lit/FileCheck tests
 	$(VENV)/bin/lit -q test
 
 pytest: build $(TESTER:/bin/python=/.dependencies) ## Run the Python tests: JOBS=1 for one process, TRANSFORMERS=newest or oldest
-	$(if $(filter 1,$(JOBS)),,OMP_NUM_THREADS=1) $(TESTER) -m pytest -q $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile)
+	$(if $(filter 1,$(JOBS)),,OMP_NUM_THREADS=1) $(TESTER) -m pytest -q $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 $(VENV)-vllm/.dependencies: $(VENV)/.installed tools/vllm_overlay.sh tools/vllm-requirements.txt
 	tools/vllm_overlay.sh $(VENV) $(@D)

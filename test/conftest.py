@@ -1,8 +1,31 @@
-"""What all tests share: the collector of garbage looks less often at what is imported."""
+"""What all tests share: the collector of garbage looks less often at what is imported, long files run first."""
 
 from __future__ import annotations
 
 import gc
+from pathlib import Path
+
+import pytest
+
+LONG = (
+    *("fuzz/test_compile.py", "unit/api/test_decoding.py", "unit/api/test_transformers.py"),
+    *("unit/api/test_generation.py", "unit/integrations/test_peft.py", "unit/docs/test_code_blocks.py"),
+    *("unit/benchmarks/test_default_script.py", "unit/cli/test_quiet.py", "unit/test_extras.py"),
+    *("unit/integrations/torch/test_eager_graphs.py", "unit/integrations/torch/test_torch_compile.py"),
+    *("unit/api/test_ambient.py", "unit/docs/test_notebook.py", "unit/api/test_inner.py"),
+    *("unit/runtime/test_ops.py", "fuzz/test_fuzz.py"),
+)
+"""Files that take a core for half a minute and more, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files: one that begins last leaves the other processes without work.
+
+    pytest-xdist keeps this order with ``--no-loadscope-reorder``; by itself it begins with files of many tests.
+    """
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 def pytest_collection_finish() -> None:
