@@ -1,4 +1,4 @@
-"""What all tests share: the collector of garbage looks less often at what is imported, long files run first."""
+"""What all tests share: garbage is not looked for among imported modules, and long files run first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files: one that begins last leaves the other processes without work.
 
-    pytest-xdist keeps this order with ``--no-loadscope-reorder``; by itself it begins with files of many tests.
+    pytest-xdist keeps this order with ``--no-loadscope-reorder``; else it begins with files of many tests.
     """
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONG)}

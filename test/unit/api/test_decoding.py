@@ -29,7 +29,7 @@ DRAWS = [
 @functools.cache
 def pair(name: str) -> tuple[nn.Module, sf.CompiledModel]:
     torch.manual_seed(0)
-    model = zoo.text_model(name)
+    model = zoo.text_model(name, zoo.fewest(name))
     compiled = sf.compile(model, prune="magnitude", policy="sparse", inner="eager")
     compiled.capture(input_ids=zoo.tokens(2, 5))
     return zoo.pruned_as(model, compiled.report), compiled
