@@ -1,4 +1,4 @@
-"""What all tests share: garbage is not looked for among imported modules, and long files run first."""
+"""What all tests share: nothing that only costs time in small models, and long files run first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 from pathlib import Path
 
 import pytest
+import torch._dynamo.config
 
 LONG = (
     *("fuzz/test_compile.py", "unit/api/test_decoding.py", "unit/api/test_transformers.py"),
@@ -16,6 +17,11 @@ LONG = (
     *("unit/runtime/test_ops.py", "fuzz/test_fuzz.py"),
 )
 """Files that take a core for half a minute and more, the longest first."""
+
+
+# torch keeps what an operation on fake tensors gave, for equal ones later. That pays from about five equal layers
+# on; models of tests have two at most, and are traced a fifth to a third faster without. Child processes keep it.
+torch._dynamo.config.fake_tensor_cache_enabled = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
