@@ -13,14 +13,16 @@ LONG = (
     *("unit/api/test_generation.py", "unit/integrations/test_peft.py", "unit/docs/test_code_blocks.py"),
     *("unit/benchmarks/test_default_script.py", "unit/cli/test_quiet.py", "unit/test_extras.py"),
     *("unit/integrations/torch/test_eager_graphs.py", "unit/integrations/torch/test_torch_compile.py"),
+    *("unit/api/test_one_rule.py", "unit/api/test_head.py", "unit/passes/test_form_decode_attention.py"),
     *("unit/api/test_ambient.py", "unit/docs/test_notebook.py", "unit/api/test_inner.py"),
     *("unit/runtime/test_ops.py", "fuzz/test_fuzz.py"),
 )
 """Files that take a core for half a minute and more, the longest first."""
 
 
-# torch keeps what an operation on fake tensors gave, for equal ones later. That pays from about five equal layers
-# on; models of tests have two at most, and are traced a fifth to a third faster without. Child processes keep it.
+# torch keeps what an operation on fake tensors gave, for equal ones later. That pays from about five equal
+# layers on; models of tests have two at most, and are traced a fifth to a third faster without. Child processes
+# keep it.
 torch._dynamo.config.fake_tensor_cache_enabled = False
 
 
