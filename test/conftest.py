@@ -21,8 +21,8 @@ LONG = (
 
 
 # torch keeps what an operation on fake tensors gave, for equal ones later. That pays from about five equal
-# layers on; models of tests have two at most, and are traced a fifth to a third faster without. Processes that
-# tests start keep it.
+# layers on; models of tests have two at most, and are traced a fifth to a third faster without. Processes
+# that tests start have it.
 torch._dynamo.config.fake_tensor_cache_enabled = False
 
 
