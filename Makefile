@@ -7,7 +7,8 @@ TORCH  ?= torch==2.13.0
 # Which transformers `make test` runs with: locked as constraints.txt has it, or the newest or the oldest that
 # pyproject.toml allows. The latter two lie over the environment, in a folder of their own.
 TRANSFORMERS ?= locked
-# Processes of `make pytest`; each computes with one thread where there are several.
+# Processes of `make pytest`; each computes with one thread where there are several. The commands that tests run
+# find our modules compiled, whatever the caller's environment says of that.
 JOBS   ?= $(shell nproc)
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
@@ -28,9 +29,11 @@ help: ## List the targets
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt tools/requirements.py
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt "$(TORCH)"
+	$(PIP) install --no-compile -c constraints.txt "$(TORCH)"
 	$(VENV)/bin/python tools/requirements.py pyproject.toml > $(VENV)/requirements.txt
-	$(PIP) install -c constraints.txt -r $(VENV)/requirements.txt
+	$(PIP) install --no-compile -c constraints.txt -r $(VENV)/requirements.txt
+	@# pip would compile these 280 MB of Python in one process. Templates among them are no Python, hence `true`.
+	$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $@
 
 $(VENV)-transformers-%/.dependencies: $(VENV)/.dependencies tools/transformers_overlay.sh
@@ -71,7 +74,7 @@ lit: build ## Run the lit/FileCheck tests
 	$(VENV)/bin/lit -q test
 
 pytest: build $(TESTER:/bin/python=/.dependencies) ## Run the Python tests: JOBS=1 for one process, TRANSFORMERS=newest or oldest
-	$(if $(filter 1,$(JOBS)),,OMP_NUM_THREADS=1) $(TESTER) -m pytest -q $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile)
+	PYTHONDONTWRITEBYTECODE= $(if $(filter 1,$(JOBS)),,OMP_NUM_THREADS=1) $(TESTER) -m pytest -q $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 $(VENV)-vllm/.dependencies: $(VENV)/.installed tools/vllm_overlay.sh tools/vllm-requirements.txt
 	tools/vllm_overlay.sh $(VENV) $(@D)

@@ -19,7 +19,7 @@ namespace {
 std::vector<std::string> kernels() {
   std::vector<std::string> found;
   for (const KernelEntry& kernel : kKernels)
-    found.push_back(kernel.name + ("=" + std::to_string(static_cast<int64_t>(kernel.code))));
+    found.push_back(std::string(kernel.name) + '=' + std::to_string(static_cast<int64_t>(kernel.code)));
   return found;
 }
 

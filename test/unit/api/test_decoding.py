@@ -29,7 +29,7 @@ DRAWS = [
 @functools.cache
 def pair(name: str) -> tuple[nn.Module, sf.CompiledModel]:
     torch.manual_seed(0)
-    model = zoo.text_model(name)
+    model = zoo.text_model(name, zoo.fewest(name))
     compiled = sf.compile(model, prune="magnitude", policy="sparse", inner="eager")
     compiled.capture(input_ids=zoo.tokens(2, 5))
     return zoo.pruned_as(model, compiled.report), compiled
@@ -204,7 +204,7 @@ def test_a_model_whose_static_cache_cannot_be_captured_goes_to_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    compiled = sf.compile(zoo.text_model("qwen3"), policy="sparse", inner="eager")
+    compiled = sf.compile(zoo.text_model("qwen3", 1), policy="sparse", inner="eager")
 
     def refused(*_: object, **__: object) -> None:
         raise CaptureError("qwen3", "no static cache today", "none")
@@ -220,7 +220,7 @@ def test_a_model_whose_static_cache_cannot_be_captured_goes_to_transformers(
 
 def test_weights_that_change_are_seen() -> None:
     torch.manual_seed(0)
-    model = zoo.text_model("llama")
+    model = zoo.text_model("llama", 1)
     compiled = sf.compile(model, policy="sparse", inner="eager")
     call = {**prompt(2, 6, padded=False), **OPTIONS}
     before = compiled.generate(**call)
@@ -239,7 +239,7 @@ def pays_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("options", [{}, DRAWS[2]], ids=["greedy", "drawn"])
 def test_a_compiled_step_gives_the_same_tokens(pays_at_once: None, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = zoo.text_model("gemma3")
+    model = zoo.text_model("gemma3", 1)
     compiled = sf.compile(model, prune="magnitude", policy="sparse")
     for _ in range(2):
         call = {**prompt(1, 9, padded=False), **OPTIONS, **options}
@@ -254,7 +254,7 @@ def test_a_step_that_inductor_refuses_runs_by_torch_fx(
     pays_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    model = zoo.text_model("llama")
+    model = zoo.text_model("llama", 1)
     compiled = sf.compile(model, policy="sparse")
     tried = []
 

@@ -21,7 +21,7 @@ Pair = tuple[nn.Module, sf.CompiledModel]
 def compiled_pair(name: str, dtype: torch.dtype = torch.float32) -> Pair:
     """The pruned eager model and the compiled one, which has every program of a static cache already."""
     torch.manual_seed(0)
-    model = zoo.text_model(name).to(dtype)
+    model = zoo.text_model(name, zoo.fewest(name)).to(dtype)
     compiled = sf.compile(model, prune="magnitude", policy="sparse")
     compiled.warmup(batch=3, seq=6, padded=True, generate={**OPTIONS, "cache_implementation": "static"})
     return zoo.pruned_as(model, compiled.report), compiled

@@ -161,7 +161,7 @@ def test_the_backend_of_torch_compile_keeps_to_it_too(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_both_prune_the_same_layers_of_a_transformers_model(name: str) -> None:
     torch.manual_seed(0)
-    model, calls = zoo.model_and_calls(name)
+    model, calls = zoo.model_and_calls(name, zoo.fewest(name))
     expected = copy.deepcopy(model)
     pruned = {layer.name for layer in sf.prune(expected).layers if layer.method}
     compiled = sf.compile(model, prune="magnitude", policy="sparse")
