@@ -17,47 +17,59 @@ import sparseflow as sf
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning import knapsack
 from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.knapsack import best_within
+from sparseflow.pruning.knapsack import Front
 from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.pruning.savings import savings
-from sparseflow.pruning.sensitivity import Switchboard, state_of
+from sparseflow.pruning.sensitivity import Switchboard
 from sparseflow.runtime.dispatch import Measurement, choose
 
 
-def brute_force(costs, worths, budget):
-    sets = itertools.chain.from_iterable(
-        itertools.combinations(range(len(costs)), n) for n in range(len(costs) + 1)
-    )
-    return max(sum(worths[i] for i in s) for s in sets if sum(costs[i] for i in s) <= budget)
+def brute_force(items, budget):
+    choices = itertools.product(*(range(len(options)) for options in items))
+    sums = [
+        tuple(map(sum, zip(*(o[i] for o, i in zip(items, c, strict=True)), strict=True))) for c in choices
+    ]
+    return max((worth for cost, worth in sums if cost <= budget), default=None)
+
+
+def totals(items, chosen):
+    return tuple(map(sum, zip(*(o[i] for o, i in zip(items, chosen, strict=True)), strict=True)))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_knapsack_is_worth_what_brute_force_finds(seed, monkeypatch):
     rng = random.Random(seed)
-    costs = [rng.expovariate(1) for _ in range(11)]
-    worths = [rng.choice([0.0, rng.random(), 1.0]) for _ in costs]
-    budget = rng.random() * sum(costs)
-    best = brute_force(costs, worths, budget)
-    chosen = best_within(costs, worths, budget)
-    assert sum(worths[i] for i in chosen) == pytest.approx(best)
-    assert all(worths[i] > 0 for i in chosen)
+    items = [
+        [(rng.expovariate(1), rng.choice([-1.0, 0.0, rng.random(), 1.0])) for _ in range(rng.randint(1, 4))]
+        for _ in range(6)
+    ]
+    limit = rng.random() * 12
+    front = Front(items, limit)
+    for budget in (limit, limit / 2, 0.0):
+        best, chosen = brute_force(items, budget), front.within(budget)
+        assert (best is None) == (chosen is None)
+        if chosen is not None:
+            cost, worth = totals(items, chosen)
+            assert cost <= budget + 1e-9
+            assert worth == pytest.approx(best)
     monkeypatch.setattr(knapsack, "MOST_STATES", 24)
-    chosen = best_within(costs, worths, budget)
-    assert sum(costs[i] for i in chosen) <= budget
-    assert sum(worths[i] for i in chosen) >= 0.8 * best
+    chosen = Front(items, limit).within(limit)
+    assert chosen is None or totals(items, chosen)[0] <= limit
 
 
-def test_the_knapsack_takes_free_items_and_survives_hundreds():
-    assert best_within([0.0, 1.0, 0.0], [1.0, 9.0, 0.0], 0.0) == {0}
+def test_the_knapsack_takes_the_first_of_equals_and_survives_hundreds():
+    assert Front([[(0.0, 0.0), (0.0, 0.0)], [(0.0, 0.0), (0.0, 1.0)]], 0.0).within(0.0) == [0, 1]
+    assert Front([], 1.0).within(0.5) == []
     rng = random.Random(1)
-    costs, worths = [rng.random() for _ in range(400)], [rng.random() for _ in range(400)]
-    chosen = best_within(costs, worths, 50.0)
-    greedy = 0.0
-    room = 50.0
-    for i in sorted(range(400), key=lambda i: costs[i] / worths[i]):
-        if costs[i] <= room:
-            room, greedy = room - costs[i], greedy + worths[i]
-    assert sum(worths[i] for i in chosen) >= 0.999 * greedy
+    items = [[(0.0, 0.0), (rng.random(), rng.random())] for _ in range(400)]
+    chosen = Front(items, 50.0).within(50.0)
+    cost, worth = totals(items, chosen)
+    greedy, room = 0.0, 50.0
+    for _, (each, gain) in sorted(items, key=lambda options: options[1][0] / options[1][1]):
+        if each <= room:
+            room, greedy = room - each, greedy + gain
+    assert cost <= 50.0
+    assert worth >= 0.999 * greedy
 
 
 @pytest.fixture
@@ -99,21 +111,25 @@ def test_the_loss_stays_within_the_budget_and_is_what_the_report_says(measured, 
     sf.prune(everything, method, batches)
     loss_all = kl_of(everything, dense, batches)
     report = sf.prune(model, method, batches, max_loss=loss_all / 3)
-    assert report.loss_all == pytest.approx(loss_all, rel=1e-3)
+    assert report.loss_all == {"2:4": pytest.approx(loss_all, rel=1e-3)}
     assert report.loss == pytest.approx(kl_of(model, dense, batches), rel=1e-3)
     assert 0 < report.loss <= loss_all / 3
-    chosen = {choice.name for choice in report.choices if choice.pruned}
+    chosen = {choice.name for choice in report.choices if choice.pattern == "2:4"}
     assert 0 < len(chosen) < len(report.choices) == 14
     assert {layer.name for layer in report.layers if layer.method} == chosen
     for layer, other in zip(find_layers(model, ()), find_layers(dense, ()), strict=True):
         assert sf.is_24(layer.weight) == (layer.name in chosen)
         assert torch.equal(layer.weight, other.weight) == (layer.name not in chosen)
-    assert all(loss >= 0 and saved >= 0 for _, loss, saved in report.curve)
-    assert report.curve[-1][:2] == (14, 0.0)
+    assert all(point.loss >= 0 for point in report.frontier)
+    assert [point.saved for point in report.frontier] == sorted(point.saved for point in report.frontier)
+    assert (report.frontier[0].loss, report.frontier[0].layers) == (0.0, {"dense": 14})
+    assert report.frontier[-1].loss == pytest.approx(loss_all, rel=1e-3)
     assert (report.saved_unit, report.unit) == ("µs", "nats a token")
     shown = report.table()
     assert "µs saved at M = 1, 512" in shown
-    assert "nats a token alone and saves" in shown.replace("\n", " ")
+    left = next(layer for layer in report.layers if not layer.method and layer.name != "lm_head")
+    assert "nats a token alone and saves" in left.reason
+    assert "2:4 costs 0." in left.reason
     assert report.to_dict()["budget"]["choices"][0]["name"] == report.choices[0].name
 
 
@@ -133,15 +149,15 @@ def test_losses_alone_are_those_of_a_model_with_one_layer_pruned():
     model, batches = calibrated()
     dense = copy.deepcopy(model)
     layers = find_layers(model, ("lm_head",))
-    states = {layer.name: state_of(layer) for layer in layers}
+    board = Switchboard(Calibration.of(model, batches), layers)
     sf.prune(model)
-    board = Switchboard(Calibration.of(model, batches), layers, states)
+    board.keep("2:4", [layer.name for layer in layers if layer.dense is None])
     alone = board.alone(lambda *_: None)
     name = "model.layers.1.mlp.down_proj"
     twin = copy.deepcopy(dense)
     layer = twin.get_submodule(name)
     layer.weight.data = sf.prune_24(layer.weight.data)
-    assert alone[name] == pytest.approx(kl_of(twin, dense, batches), rel=1e-3)
+    assert alone[name] == {"2:4": pytest.approx(kl_of(twin, dense, batches), rel=1e-3)}
 
 
 class Encoder(nn.Module):
@@ -161,14 +177,14 @@ def test_an_encoder_is_held_to_the_cosine_of_its_output_and_unmeasured_layers_to
     cosine = F.cosine_similarity(dense(torch.cat(batches)), model(torch.cat(batches))).mean().item()
     assert report.loss == pytest.approx(1 - cosine, abs=1e-6)
     assert report.loss <= 0.05 == report.max_loss
-    assert report.saved_unit == "weights"
-    assert "No layer was measured to be faster sparse" in report.notes[-1]
+    assert report.saved_unit == "bytes"
+    assert "No measurement of 2:4 exists" in report.notes[-1]
 
 
 def test_savings_count_the_nearest_measured_rows(measured):
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
     found = savings(find_layers(model, ()), (1, 300), lambda *_: None)
-    assert found.by_layer == {"0": pytest.approx(2 * 32.0), "1": pytest.approx(2 * 16.0)}
+    assert found.by_layer == {"0": {"2:4": pytest.approx(2 * 32.0)}, "1": {"2:4": pytest.approx(2 * 16.0)}}
 
 
 def test_wrong_budgets_are_refused_before_anything_changes():
