@@ -18,9 +18,10 @@ from sparseflow.pruning.linear_layers import Layer
 from sparseflow.support.progress import Step
 
 MEASURED_BATCHES = 8
-"""Batches that a loss is measured on, at most: it is measured once for each layer."""
-MEASURED_ROWS = 512
-"""Rows (tokens) of each of them, at most, evenly sampled: those of the dense model are kept."""
+"""Batches that a loss is measured on, at most: it is measured once for each layer and pattern."""
+MEASURED_SEQUENCES, MEASURED_ROWS = 8, 512
+"""Sequences of a batch that count, at most, and rows (tokens) of each, evenly sampled: those of the dense
+model are kept. Further batches aren't run once all these are there."""
 
 State = dict[str, Tensor]
 """A layer's parameters, on the CPU."""
@@ -117,6 +118,8 @@ class Switchboard:
             for call in self._calibration.calls[:MEASURED_BATCHES]:
                 args, kwargs = moved(call, device)
                 found.append(_Output.of(model(*args, **kwargs), padding_mask(kwargs)))
+                if sum(len(one.rows) for one in found) >= MEASURED_SEQUENCES * MEASURED_ROWS:
+                    break
         return found
 
 
@@ -133,10 +136,12 @@ class _Output:
         logits = getattr(output, "logits", None)
         tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         values = logits if logits is not None else getattr(output, "last_hidden_state", tensors[0])
+        sequences = max(1, len(values)) if values.dim() > 2 else 1
         if mask is not None and mask.shape == values.shape[:-1]:
             values = values[mask.bool()]
         rows = values.reshape(-1, values.shape[-1])
-        return cls(rows[:: -(-len(rows) // MEASURED_ROWS)].clone(), logits is not None)
+        most = MEASURED_ROWS * min(sequences, MEASURED_SEQUENCES)
+        return cls(rows[:: -(-len(rows) // most)].clone(), logits is not None)
 
     def losses(self, found: _Output) -> Tensor:
         """Return the loss of each row, ``[rows]``."""
