@@ -116,7 +116,9 @@ def prune_within(
     """
     budget.require(calibration)
     batches = list(calibration or ())
-    found = weigh(model, batches, budget.patterns, skip, budget.ms, progress, prune)
+    # Within bytes nothing is chosen by time, and a CPU would have to measure it.
+    ms = budget.ms if budget.max_bytes is None else None
+    found = weigh(model, batches, budget.patterns, skip, ms, progress, prune)
     limit = _bytes_allowed(found, budget)
     chosen, loss = _within_loss(found, budget) if limit is None else _within_bytes(found, limit)
     frontier = _frontier(found)
@@ -138,7 +140,7 @@ def prune_within(
         found.savings.unit,
         sum(option.nbytes for option in options),
         found.bytes_dense,
-        budget.ms,
+        ms or (),
         frontier,
     )
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from sparseflow.pruning.candidates import Option
 from sparseflow.pruning.prune_options import DENSE
 from sparseflow.pruning.prune_report import PruneReport
-from sparseflow.reports.page import megabytes
+from sparseflow.reports.frontier_page import frontier_page
+from sparseflow.reports.page import Page, megabytes
+from sparseflow.reports.page_files import write
 from sparseflow.support.text_table import Column, text_table
 
 
@@ -115,6 +119,31 @@ class BudgetReport(PruneReport):
     def _saved_in(self) -> str:
         at = f" at M = {', '.join(map(str, self.ms))}" if self.saved_unit == "µs" else ""
         return f"{self.saved_unit} saved{at}"
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a page with the frontier and all layers, self-contained.
+
+        Raises:
+            ArgumentError: the file can't be written.
+        """
+        write(self._page, Path(path), "html")
+
+    def to_png(self, path: str | os.PathLike[str], *, dark: bool = False) -> None:
+        """Write the same as a picture, without most layers.
+
+        Args:
+            path: the file.
+            dark: whether to draw on dark ground.
+
+        Raises:
+            MissingDependencyError: matplotlib is missing.
+            ArgumentError: the file can't be written.
+        """
+        write(self._page, Path(path), "png", dark=dark)
+
+    @property
+    def _page(self) -> Page:
+        return frontier_page("Pruning within a budget", self.to_dict())
 
     def _candidates(self, width: int) -> str:
         columns: list[Column] = [("layer", "left"), ("chosen", "left")]

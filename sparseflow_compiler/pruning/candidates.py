@@ -13,7 +13,7 @@ from sparseflow.pruning.knapsack import Front
 from sparseflow.pruning.linear_layers import Layer, find_layers
 from sparseflow.pruning.prune_options import DENSE
 from sparseflow.pruning.prune_report import PruneReport
-from sparseflow.pruning.savings import Savings, dense_bytes, packed_bytes, savings
+from sparseflow.pruning.savings import Savings, bytes_saved, dense_bytes, packed_bytes, savings
 from sparseflow.pruning.sensitivity import Switchboard
 from sparseflow.support.progress import progress_bars
 
@@ -131,7 +131,7 @@ def weigh(
     batches: Sequence[object],
     patterns: Sequence[str],
     skip: Sequence[str],
-    ms: Sequence[int],
+    ms: Sequence[int] | None,
     progress: bool | None,
     prune: PruneAgain,
     require: Callable[[Savings], None] = lambda saved: None,
@@ -146,7 +146,7 @@ def weigh(
         batches: as for `sparseflow.prune`.
         patterns: names of patterns; "dense" means that layers may stay dense.
         skip: patterns of names of layers that stay dense in any case.
-        ms: the numbers of rows M at which the savings count.
+        ms: the numbers of rows M at which the saved time counts; None: bytes count.
         progress: as for `sparseflow.prune`.
         prune: prunes the model.
         require: given the savings, raises an error if they don't do; called before losses are measured.
@@ -163,7 +163,9 @@ def weigh(
         board.keep(pattern, pruned)
     layers = [layer for layer in layers if layer.name in pruned]
     with progress_bars(progress) as bars:
-        saved = savings(layers, ms, bars.stage("measure"), sparse)
+        saved = (
+            bytes_saved(layers, sparse) if ms is None else savings(layers, ms, bars.stage("measure"), sparse)
+        )
         require(saved)
         alone = board.alone(bars.stage("weigh"))
     losses = {pattern: board.loss_of(dict.fromkeys(alone, pattern)) for pattern in sparse}

@@ -68,16 +68,18 @@ def savings(
     }
     if not unmeasured and any(any(saved.values()) for saved in by_layer.values()):
         return Savings(by_layer, "µs", "")
-    return Savings(
-        {
-            layer.name: {
-                pattern: float(dense_bytes(layer) - packed_bytes(layer, pattern)) for pattern in patterns
-            }
-            for layer in layers
-        },
-        "bytes",
-        _why_bytes(unmeasured),
-    )
+    return bytes_saved(layers, patterns, _why_bytes(unmeasured))
+
+
+def bytes_saved(layers: Sequence[Layer], patterns: Sequence[str], note: str = "") -> Savings:
+    """Return the bytes that packing saves of each layer."""
+    by_layer = {
+        layer.name: {
+            pattern: float(max(0, dense_bytes(layer) - packed_bytes(layer, pattern))) for pattern in patterns
+        }
+        for layer in layers
+    }
+    return Savings(by_layer, "bytes", note)
 
 
 def dense_bytes(layer: Layer) -> int:
