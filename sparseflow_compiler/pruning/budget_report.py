@@ -102,9 +102,9 @@ class BudgetReport(PruneReport):
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain dictionaries and lists, ready for JSON."""
-        plain = ("max_loss", "max_bytes", "recovery", "loss", "expected_loss", "unit")
-        plain += ("saved", "saved_most", "saved_unit", "nbytes", "bytes_dense")
-        budget: dict[str, object] = {name: getattr(self, name) for name in plain}
+        asked = ("max_loss", "max_bytes", "recovery", "loss", "expected_loss", "unit")
+        got = ("saved", "saved_most", "saved_unit", "nbytes", "bytes_dense")
+        budget: dict[str, object] = {name: getattr(self, name) for name in (*asked, *got)}
         budget["loss_all"] = dict(self.loss_all)
         budget["ms"] = list(self.ms)
         budget["choices"] = [asdict(choice) for choice in self.choices]
