@@ -1,7 +1,8 @@
 """What recovery without data wins back: perplexity and answers of a small chat model, in every pattern.
 
-For each pattern that sf.prune has, and each method: one-shot, calibrated on text that the model wrote, and
-after some seconds of sf.recover on the same text. The text is written once, and its seconds are stated once.
+For 2:4, 4:6, 6:8 and a mixture of them at the bytes of 4:6, and each method: one-shot, calibrated on text
+that the model wrote, and after some seconds of sf.recover on the same text. The text is written once, and its
+seconds are stated once.
 Perplexity is over windows of 512 tokens of three texts of different kinds that nothing was calibrated on;
 of the methods that --audit names also what the model still answers, and the page of an audit.
 
@@ -10,7 +11,8 @@ of the methods that --audit names also what the model still answers, and the pag
 
 `prepare` needs apt-get and no model; `run` needs no network. MODEL is a folder of transformers, or a file of
 llama.cpp (.gguf). Recoveries share what the deadline leaves, so that everything ends within it; what was left
-out for lack of time is printed and missing in the rows.
+out for lack of time is printed and missing in the rows. Rows are written as they are made; a run whose result
+is there adds to it what it lacks, and recoveries that are longer than those.
 """
 
 from __future__ import annotations
@@ -31,22 +33,23 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from _measure import RESULTS, cpu_name, gpu_name, meta, write
+from _measure import RESULTS, meta, write
 from activations import PACKAGES, WINDOW, text_of
+from chat_model import device_name, load, result_name, windows_of, written
+from patterns import CHOICES, MIXED, PATTERNS, require_patterns
 
 import sparseflow as sf
 from sparseflow.evaluation.audit.answers import Answers
 from sparseflow.finetune.objective import Objective
-from sparseflow.finetune.recovery_text import Rows, Sources
-from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
 from sparseflow.reports.audit_page import audit_page
 from sparseflow.reports.page_files import write as write_page
-from sparseflow.runtime.pattern import PATTERNS
 
 LEAST_SECONDS = 10.0
 """A recovery shorter than this is left out."""
-RESERVE = 15.0
-"""Seconds for what follows a recovery: measuring and writing."""
+RESERVE = 30.0
+"""Seconds for what surrounds a recovery: pruning, measuring and writing."""
+LONGER = 1.25
+"""A recovery is made again only if it would be longer by this."""
 
 
 def prepare(path: Path, windows: int) -> None:
@@ -58,16 +61,6 @@ def prepare(path: Path, windows: int) -> None:
             each = len(text) // windows
             found[name] = [text[i * each : i * each + 12 * WINDOW] for i in range(windows)]
     path.write_text(json.dumps(found))
-
-
-def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Return a model in evaluation mode, and its tokenizer."""
-    if path.suffix != ".gguf":
-        return from_folder(path, dtype).eval(), read_tokenizer(path)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    return model.eval(), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 @dataclass
@@ -84,49 +77,66 @@ class Run:
         torch.set_float32_matmul_precision("high")
         self.dense, self.tokenizer = load(self.options.model, dtype)
         self.dense.to(self.device)
-        parts: dict[str, list[str]] = json.loads(self.options.texts.read_text())
-        self.windows = {name: self._windows(texts) for name, texts in parts.items()}
+        self.windows = windows_of(self.options.texts, self.tokenizer, WINDOW, self.options.windows)
         self.perplexities = {name: self._perplexity(self.dense, w) for name, w in self.windows.items()}
-        self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else cpu_name()
-        self.rows: list[dict[str, Any]] = []
+        self.name = result_name("quality_smollm2", self.device)
+        self.rows = self._earlier_rows()
         print(f"dense {self.perplexities}, {self._spent():.0f} s", flush=True)
 
     def write_text(self) -> None:
         """Let the dense model write what everything is calibrated and trained on."""
-        options, begun = self.options, time.monotonic()
-        sources = Sources(self.dense, self.tokenizer, None, 0.5, options.length, None)
-        torch.manual_seed(options.seed)
-        found = sources.collect(
-            options.tokens, lambda: options.writing - (time.monotonic() - begun), lambda *_: None
+        options = self.options
+        self.text, self.writing = written(
+            self.dense, self.tokenizer, options.length, options.tokens, options.writing, options.seed
         )
-        assert isinstance(found, Rows)
-        self.text = found.rows
-        self.writing = {"tokens": found.written, "seconds": round(time.monotonic() - begun, 1)}
         print(f"written {self.writing}, {self._spent():.0f} s", flush=True)
 
     def measure(self) -> None:
         """Prune and recover in every pattern by every method."""
-        known = [pattern.name for pattern in PATTERNS]
-        patterns = [pattern for pattern in self.options.patterns if pattern in known]
-        for missing in set(self.options.patterns) - set(known):
-            print(f"left out: no format stores {missing}", flush=True)
-        cases = [(pattern, method) for method in self.options.methods for pattern in patterns]
+        options = self.options
+        cases = [(pattern, method) for method in options.methods for pattern in options.patterns]
+        cases = [(pattern, method) for pattern, method in cases if pattern != MIXED or method != "magnitude"]
         for done, (pattern, method) in enumerate(cases):
-            model = copy.deepcopy(self.dense)
-            begun = time.monotonic()
-            calibration = (
-                None if method == "magnitude" else [row[None] for row in self.text[: self.options.samples]]
-            )
-            sf.prune(model, method, calibration, pattern=pattern, progress=False)
-            self._add(model, pattern, method, 0.0, time.monotonic() - begun, {})
-            left = self.options.deadline - self._spent() - RESERVE * (len(cases) - done)
-            seconds = min(self.options.seconds, left / (len(cases) - done))
+            model, begun = copy.deepcopy(self.dense), time.monotonic()
+            about = self._prune(model, pattern, method)
+            if self._longest(pattern, method) is None:
+                self._add(model, pattern, method, 0.0, time.monotonic() - begun, about)
+            left = options.deadline - self._spent() - RESERVE * (len(cases) - done)
+            seconds = min(options.seconds, left / (len(cases) - done))
             if seconds < LEAST_SECONDS:
                 print(f"left out: {pattern} {method} recovered: {seconds:.0f} s are left", flush=True)
-                continue
-            self._recovered(model, pattern, method, seconds)
+            elif seconds <= LONGER * (self._longest(pattern, method) or 0.0):
+                print(f"{pattern} {method} recovered is there", flush=True)
+            else:
+                self._recovered(model, pattern, method, seconds, about)
 
-    def _recovered(self, model: nn.Module, pattern: str, method: str, seconds: float) -> None:
+    def _prune(self, model: nn.Module, pattern: str, method: Any) -> dict[str, Any]:
+        """Prune a model in place; return what its rows say beside the case."""
+        options = self.options
+        batches = list(torch.stack(self.text[: options.samples]).split(options.prune_batch))
+        how: dict[str, Any] = {"pattern": pattern}
+        if pattern == MIXED and options.mixed is not None:
+            how = {"pattern": json.loads(options.mixed.read_text())}
+        elif pattern == MIXED:
+            how = {"max_bytes": "4:6", "patterns": CHOICES}
+        given = None if method == "magnitude" else batches
+        report = sf.prune(model, method, given, progress=False, **how)
+        return {"layers": require_patterns(model, report)}
+
+    def _longest(self, pattern: str, method: str) -> float | None:
+        """Return how long this case was recovered at most; None if it wasn't measured at all."""
+        same = {
+            "pattern": pattern,
+            "method": method,
+            "seed": self.options.seed,
+            "hidden": self.options.hidden,
+        }
+        found = [row["recovered_s"] for row in self.rows if same.items() <= row.items()]
+        return max(found, default=None)
+
+    def _recovered(
+        self, model: nn.Module, pattern: str, method: str, seconds: float, about: dict[str, Any]
+    ) -> None:
         options = self.options
         report = sf.recover(
             model,
@@ -141,7 +151,7 @@ class Run:
             seed=options.seed,
             progress=False,
         )
-        more = {
+        more = about | {
             "steps": report.steps,
             "tokens_trained": report.tokens_trained,
             "kl_before": round(report.before, 5),
@@ -176,18 +186,24 @@ class Run:
         self.rows.append({**case, "text": "mean", "ratio": round(mean, 4), **more, **answers})
         print(self.rows[-1], f"{self._spent():.0f} s", flush=True)
         head = meta(
-            self.device_name,
+            device_name(self.device),
             model=self.options.model.name,
             window=WINDOW,
             windows={name: len(windows) for name, windows in self.windows.items()},
             written=self.writing,
         )
-        name = (
-            gpu_name("quality_smollm2", self.device_name)
-            if self.device.type == "cuda"
-            else "quality_smollm2_cpu"
-        )
-        write(name, head, self.rows, self.options.results)
+        write(self.name, head, self.rows, self.options.results)
+
+    def _earlier_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of an earlier run over the same windows."""
+        path = self.options.results / f"{self.name}.json"
+        if not path.exists():
+            return []
+        found = json.loads(path.read_text())
+        if found["meta"]["windows"] != {name: len(windows) for name, windows in self.windows.items()}:
+            raise SystemExit(f"{path} is of other windows: name another --results")
+        rows: list[dict[str, Any]] = found["rows"]
+        return rows
 
     def _audit(self, model: nn.Module, case: dict[str, Any]) -> dict[str, Any]:
         """Return what the model still answers; of a recovered one, also write the page."""
@@ -205,10 +221,6 @@ class Run:
             title = f"SmolLM2, {case['pattern']} by {case['method']}, recovered"
             write_page(audit_page(title, report.to_dict()), self.options.results / name, "html")
         return {"answers": answers.summary(), "audit_minutes": round(sum(report.minutes.values()), 2)}
-
-    def _windows(self, texts: list[str]) -> Tensor:
-        ids = [torch.tensor(self.tokenizer(text)["input_ids"][:WINDOW]) for text in texts]
-        return torch.stack([one for one in ids if len(one) == WINDOW][: self.options.windows])
 
     def _perplexity(self, model: nn.Module, windows: Tensor) -> float:
         flat = windows.flatten()
@@ -231,14 +243,16 @@ def main() -> int:
     running.add_argument("texts", type=Path, help="what prepare wrote")
     running.add_argument("--device", default="cuda")
     running.add_argument("--dtype", help="bfloat16 on a GPU, float32 on a CPU")
-    running.add_argument("--patterns", nargs="+", default=["2:4", "4:6", "6:8"])
-    running.add_argument("--methods", nargs="+", default=["sparsegpt", "magnitude"])
-    running.add_argument("--seconds", type=float, default=45.0, help="of each recovery, at most")
+    running.add_argument("--patterns", nargs="+", default=PATTERNS, choices=PATTERNS)
+    running.add_argument("--methods", nargs="+", default=["sparsegpt"])
+    running.add_argument("--seconds", type=float, default=90.0, help="of each recovery, at most")
     running.add_argument("--writing", type=float, default=75.0, help="seconds in which text is written")
     running.add_argument("--tokens", type=int, help="to write; as many as the seconds allow")
     running.add_argument("--deadline", type=float, default=520.0, help="seconds for everything")
     running.add_argument("--length", type=int, default=512, help="tokens in a row of own text")
     running.add_argument("--samples", type=int, default=128, help="rows to calibrate on")
+    running.add_argument("--prune-batch", type=int, default=8, help="rows in a batch of calibration")
+    running.add_argument("--mixed", type=Path, help="patterns that patterns.py chose, instead of choosing")
     running.add_argument("--windows", type=int, default=16, help="of each text")
     running.add_argument("--batch", type=int, help="rows a step")
     running.add_argument("--lr", type=float)

@@ -21,6 +21,7 @@ from sparseflow.finetune.recovery_text import Rows, Sources, Text
 from sparseflow.integrations.transformers.models import own_tokenizer
 from sparseflow.pruning import PruneReport, prune
 from sparseflow.pruning.calibration import Calibration, moved
+from sparseflow.pruning.candidates import Chosen
 from sparseflow.pruning.prune_options import Method
 from sparseflow.pruning.speed_target import prune_for_speed
 from sparseflow.runtime.calling.inference import device_of
@@ -90,6 +91,7 @@ def sparsify(
     target_speedup: float | None = None,
     max_loss: float | None = None,
     method: Method = "sparsegpt",
+    patterns: Sequence[str] = ("2:4", "dense"),
     minutes: float = 20.0,
     ms: Sequence[int] = (1,),
     skip: Sequence[str] = (),
@@ -119,6 +121,8 @@ def sparsify(
             model without logits it bounds the loss before recovery: 1 − cosine of the output. Exactly one of
             both.
         method: as for `sparseflow.prune`.
+        patterns: what is chosen from for each layer, as for `sparseflow.prune`: add ``"4:6"`` and ``"6:8"``
+            where they are faster than dense.
         minutes: for writing, training and its measurements; what pruning takes is counted too, but not cut
             short, and recovery gets at least a quarter of them.
         ms: the numbers of rows M (tokens in a call) whose time counts.
@@ -142,7 +146,8 @@ def sparsify(
     asked = _asked(target_speedup, max_loss, minutes, ms)
     require_patterns("sparsify", skip)
     require_matches("sparsify", skip, model)
-    job = _Job(model, copy.deepcopy(model), Clock(minutes), method, with_defaults(skip, skip_defaults))
+    skipped = with_defaults(skip, skip_defaults)
+    job = _Job(model, copy.deepcopy(model), Clock(minutes), method, tuple(patterns), skipped)
     job.text, job.tokenizer, job.length, job.seed, job.progress = text, tokenizer, length, seed, progress
     batches = job.own_batches() if calibration is None or calibration is SELF else list(calibration)
     if max_loss is not None:
@@ -177,6 +182,7 @@ class _Job:
     dense: nn.Module
     clock: Clock
     method: Method
+    patterns: tuple[str, ...]
     skip: tuple[str, ...]
     text: Text | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -211,7 +217,7 @@ class _Job:
             notes.append("The loss of this model is bounded before recovery, on the calibration batches.")
         budget = HOPED * max_loss if bounded else max_loss
         for left in reversed(range(TRIES if bounded else 1)):
-            pruned = self._prune(batches, self.skip, max_loss=budget, ms=ms)
+            pruned = self._prune(batches, self.skip, max_loss=budget, patterns=self.patterns, ms=ms)
             if not any(layer.method for layer in pruned.layers):
                 raise ArgumentError(
                     f"sf.sparsify(max_loss={max_loss!r})",
@@ -247,7 +253,9 @@ class _Job:
             dense_us = sum(_seconds([self.dense], call)[0] for call in calls) * 1e6
             return dense_us * (1 - 1 / target)
 
-        choice = prune_for_speed(self.model, batches, needed, self.skip, ms, self.progress, self._prune)
+        choice = prune_for_speed(
+            self.model, batches, needed, self.patterns, self.skip, ms, self.progress, self._prune_to
+        )
         recovery = self._recover(1.0)
         compiled = sparseflow_compile(copy.deepcopy(self.model))
         times = [_seconds([self.dense, compiled], call) for call in calls]
@@ -258,6 +266,9 @@ class _Job:
     def _prune(self, batches: Sequence[object], skip: Sequence[str], **budget: object) -> PruneReport:
         how = {"skip": tuple(skip), "skip_defaults": False, "seed": self.seed, "progress": self.progress}
         return prune(self.model, self.method, batches, **(how | budget))  # type: ignore[arg-type]
+
+    def _prune_to(self, batches: Sequence[object], skip: Sequence[str], pattern: str | Chosen) -> PruneReport:
+        return self._prune(batches, skip, pattern=pattern)
 
     def _recover(self, share: float) -> RecoverReport:
         minutes = max(self.clock.left * share, self.clock.allowed / 4) / 60

@@ -111,6 +111,23 @@ def sizes(option: str, text: str, form: str) -> tuple[int, ...]:
     return numbers
 
 
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Parse positive numbers written like ``1,512``.
+
+    Args:
+        option: the option's name, for the error.
+        text: the value.
+
+    Raises:
+        ArgumentError: it is not of that form, or a number is 0.
+    """
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text, re.ASCII):
+        raise ArgumentError(f"{option} {text}", "is not numbers with commas", f"write {option} 1,512")
+    found = tuple(map(int, text.split(",")))
+    require_positive(option, found)
+    return found
+
+
 def require_positive(option: str, values: Iterable[int]) -> None:
     """Refuse numbers below 1.
 

@@ -39,7 +39,22 @@ def prune(
         bool, typer.Option(help="Keep heads, embeddings and adapters dense, besides what --skip names.")
     ] = True,
     max_loss: Annotated[
-        float | None, typer.Option(help="Leave harmful layers dense until pruning costs at most so much.")
+        float | None, typer.Option(help="Choose each layer's pattern so that pruning costs at most so much.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Or so that weights take so many bytes: a number, or a pattern: 4:6.")
+    ] = None,
+    patterns: Annotated[
+        str | None, typer.Option(help="What is chosen from, as 2:4,4:6,6:8,dense; else --pattern or dense.")
+    ] = None,
+    recovery: Annotated[
+        float, typer.Option(help="By what later recovery is expected to divide the loss, for --max-loss.")
+    ] = 1.0,
+    ms: Annotated[
+        str, typer.Option(help="Numbers of rows at which the saved time counts, for --max-loss.")
+    ] = "1,512",
+    frontier: Annotated[
+        Path | None, typer.Option(help="Write the frontier of loss and saving into this .html or .png.")
     ] = None,
     reconstruct: Annotated[
         str | None, typer.Option(help="Win back what is lost: layer, attention, mlp or block.")
@@ -61,6 +76,8 @@ def prune(
     """Prune a transformers model to 2:4, 4:6 or 6:8 and save it."""
     require_new(out)
     option_values.require_folder(plot)
+    budgeted = max_loss is not None or max_bytes is not None
+    _require_frontier(frontier, budgeted=budgeted)
     if samples < 1 or length < 2:
         raise ArgumentError(f"--samples {samples} --length {length}", "must be at least 1 and 2")
     loaded, tokenizer = load_model(model, dtype, device), read_tokenizer(model)
@@ -70,15 +87,30 @@ def prune(
     import sparseflow as sf
 
     how: dict[str, object] = {"max_loss": max_loss, "seed": seed, "pattern": pattern}
+    how |= {"max_bytes": int(max_bytes) if max_bytes and max_bytes.isdecimal() else max_bytes}
+    how |= {"patterns": None if patterns is None else tuple(patterns.split(",")), "recovery": recovery}
+    how |= {"ms": option_values.numbers("--ms", ms)}
     how |= {"reconstruct": reconstruct, "permute": permute, "checkpoint": checkpoint}
     how |= {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
     save_model(loaded, tokenizer, out, {REPORT: report.to_dict()})
+    if isinstance(report, sf.pruning.BudgetReport) and frontier is not None:
+        report.to_html(frontier) if frontier.suffix == ".html" else report.to_png(frontier, dark=dark)
     if plot is not None:
         from sparseflow.evaluation.layer_plot import error_by_layer
 
         error_by_layer({method: report}, plot, dark=dark)
     answer(report.to_dict(), report.table, as_json=as_json, saved=out)
+
+
+def _require_frontier(path: Path | None, *, budgeted: bool) -> None:
+    option_values.require_folder(path)
+    if path is None:
+        return
+    if not budgeted:
+        raise ArgumentError(f"--frontier {path}", "is of a budget", "give --max-loss or --max-bytes too")
+    if path.suffix not in (".html", ".png"):
+        raise ArgumentError(f"--frontier {path}", "must end in .html or .png")
 
 
 def _batches(

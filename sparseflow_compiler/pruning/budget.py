@@ -1,266 +1,266 @@
-"""Prune within a budget of quality: layers with the highest loss for their savings stay dense."""
+"""Prune within a budget of loss or bytes: each layer gets the pattern by which the model gains most."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from glob import escape
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from sparseflow.errors import ArgumentError
-from sparseflow.pruning.calibration import Calibration
-from sparseflow.pruning.knapsack import best_within
-from sparseflow.pruning.linear_layers import find_layers
+from sparseflow.pruning.budget_report import BudgetReport, FrontierPoint, LayerChoice
+from sparseflow.pruning.candidates import Candidates, Chosen, PruneAgain, weigh
+from sparseflow.pruning.prune_options import DENSE
 from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
-from sparseflow.pruning.savings import Savings, savings
-from sparseflow.pruning.sensitivity import Switchboard, state_of
-from sparseflow.support.progress import progress_bars
-from sparseflow.support.text_table import Column, text_table
+from sparseflow.runtime.pattern import Pattern
 
 DEFAULT_MAX_LOSS = 0.05
 """What ``skip="auto"`` allows: nats a token, or 1 − cosine of the output."""
 DEFAULT_MS = (1, 512)
-CURVE_POINTS = 9
+FRONTIER_POINTS = 9
 TRIES = 6
 
-PruneAgain = Callable[[Sequence[object], Sequence[str]], PruneReport]
-"""Prunes the model in place, given the batches and the patterns of layers to skip."""
-
 
 @dataclass(frozen=True)
-class LayerChoice:
-    """One candidate layer.
+class Budget:
+    """What pruning may cost; `sparseflow.prune` says what each option means."""
 
-    Attributes:
-        name: the layer's name in the model.
-        loss: the model's loss if it alone is pruned.
-        saved: the saving of running it sparse.
-        pruned: whether the budget prunes it.
-    """
+    max_loss: float | None
+    max_bytes: int | str | None
+    patterns: tuple[str, ...]
+    recovery: float = 1.0
+    ms: tuple[int, ...] = DEFAULT_MS
 
-    name: str
-    loss: float
-    saved: float
-    pruned: bool
+    def require(self, calibration: object) -> None:
+        """Refuse a budget that isn't one, or that nothing can be measured for.
 
+        Raises:
+            ArgumentError: it, `ms` or `patterns` is wrong, or calibration data is missing.
+        """
+        given = self.max_loss if self.max_bytes is None else self.max_bytes
+        name = "max_loss" if self.max_bytes is None else "max_bytes"
+        if self.max_loss is not None and self.max_bytes is not None:
+            rule = "can't both be given: one is met, and the other is what it is met by"
+            raise ArgumentError("sf.prune(max_loss=…, max_bytes=…)", rule, "leave one out")
+        if calibration is None:
+            raise ArgumentError(
+                f"sf.prune({name}={given!r})",
+                "needs calibration data to measure losses on, and calibration is None",
+                "pass calibration=[…], some tens of typical batches",
+            )
+        if self.max_loss is not None and not _is_number(self.max_loss, at_least=0):
+            subject = f"sf.prune(max_loss={self.max_loss!r})"
+            raise ArgumentError(subject, "must be a finite number ≥ 0", "try 0.05")
+        if not _is_number(self.recovery, at_least=1):
+            subject = f"sf.prune(recovery={self.recovery!r})"
+            raise ArgumentError(subject, "must be a finite number ≥ 1", "2 is what sf.sparsify hopes for")
+        if not self.ms or not all(isinstance(m, int) and m > 0 for m in self.ms):
+            rule = "must be positive whole numbers"
+            raise ArgumentError(f"sf.prune(ms={self.ms!r})", rule, "try ms=(1, 512)")
+        self._require_patterns()
+        self._require_bytes()
 
-@dataclass(frozen=True)
-class BudgetReport(PruneReport):
-    """The report of `sparseflow.prune` with a budget.
+    def _require_patterns(self) -> None:
+        for pattern in self.patterns:
+            if pattern != DENSE:
+                Pattern.of(pattern)
+        if not set(self.patterns) - {DENSE} or len(set(self.patterns)) < len(self.patterns):
+            subject = f"sf.prune(patterns={self.patterns!r})"
+            rule = "must name at least one sparsity pattern, and none twice"
+            raise ArgumentError(subject, rule, 'for example ("2:4", "4:6", "6:8", "dense")')
 
-    Attributes:
-        choices: every layer that could be pruned, with its loss and its saving.
-        max_loss: the budget.
-        loss: of the resulting model; at most `max_loss`.
-        loss_all: of the model with all of `choices` pruned.
-        unit: of losses.
-        saved_unit: of savings; "µs" in total over the calls of `ms` rows, or "weights".
-        ms: the numbers of rows M at which savings were measured.
-        curve: how many of the layers with the most loss for their saving are dense, the measured loss, and
-            what the others save.
-    """
+    def _require_bytes(self) -> None:
+        if isinstance(self.max_bytes, str):
+            Pattern.of(self.max_bytes)
+        elif self.max_bytes is not None and not (isinstance(self.max_bytes, int) and self.max_bytes > 0):
+            subject, rule = (
+                f"sf.prune(max_bytes={self.max_bytes!r})",
+                "must be bytes > 0, or a pattern's name",
+            )
+            raise ArgumentError(subject, rule, 'for example "4:6", the bytes of all layers in that pattern')
 
-    choices: tuple[LayerChoice, ...] = ()
-    max_loss: float = 0.0
-    loss: float = 0.0
-    loss_all: float = 0.0
-    unit: str = ""
-    saved_unit: str = ""
-    ms: tuple[int, ...] = ()
-    curve: tuple[tuple[int, float, float], ...] = ()
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the report as plain dictionaries and lists, ready for JSON."""
-        names = ("max_loss", "loss", "loss_all", "unit", "saved_unit")
-        budget: dict[str, object] = {name: getattr(self, name) for name in names}
-        budget["ms"] = list(self.ms)
-        budget["choices"] = [asdict(choice) for choice in self.choices]
-        fields = ("dense_layers", "loss", "saved")
-        budget["curve"] = [dict(zip(fields, point, strict=True)) for point in self.curve]
-        return super().to_dict() | {"budget": budget}
-
-    def table(self, width: int = 130) -> str:
-        """Return the report as text: the layers, then the candidates, most harmful first."""
-        at = f" at M = {', '.join(map(str, self.ms))}" if self.saved_unit == "µs" else ""
-        title = f"loss {self.loss:.4f} of {self.max_loss:.4f} {self.unit}; all pruned: {self.loss_all:.4f}"
-        columns: tuple[Column, ...] = (
-            ("layer", "left"),
-            ("loss alone", "right"),
-            (f"{self.saved_unit} saved{at}", "right"),
-            ("", "left"),
-        )
-        rows = [
-            (choice.name, f"{choice.loss:.5f}", f"{choice.saved:.4g}", "pruned" if choice.pruned else "dense")
-            for choice in sorted(self.choices, key=lambda choice: -choice.loss)
-        ]
-        notes = [
-            f"{dense} layers dense: loss {loss:.4f}, {saved:.4g} {self.saved_unit} saved"
-            for dense, loss, saved in self.curve
-        ]
-        return super().table(width) + "\n" + text_table(title, columns, rows, notes, width)
+    @property
+    def allowed(self) -> float:
+        """The greatest loss before recovery."""
+        return math.inf if self.max_loss is None else self.max_loss * self.recovery
 
 
 def prune_within(
     model: nn.Module,
     calibration: Iterable[object] | None,
-    max_loss: float,
+    budget: Budget,
     skip: Sequence[str],
-    ms: Sequence[int],
     progress: bool | None,
     prune: PruneAgain,
 ) -> BudgetReport:
-    """Prune the layers that save most within a budget of loss.
+    """Prune each layer to the pattern that the model gains most by, within a budget.
 
-    All layers are pruned once; then each one's loss is measured with the others dense. Losses are assumed to
-    add up, scaled to the loss of pruning all of them, and a knapsack chooses those that save most
-    within the budget. The choice is measured, and repeated with a smaller budget if it exceeds it.
-    Then the chosen layers are pruned anew, from the activations of the resulting model.
+    All layers are pruned to each pattern; then each one's loss in it is measured with the others dense. A
+    knapsack chooses a pattern for each, as if losses added up, scaled to the loss of pruning all of them:
+    within a loss the patterns that save most, within bytes those that lose least. Within a loss, the choice
+    is measured, and repeated with a smaller budget if it exceeds it. Then the layers are pruned anew to
+    their patterns, from the activations of the resulting model.
 
     Args:
         model: dense.
         calibration: as for `sparseflow.prune`; needed.
-        max_loss: the greatest loss (`Switchboard.loss`) on the calibration batches.
-        skip: patterns of layers that stay dense in any case.
-        ms: the numbers of rows M at which the savings count.
+        budget: what pruning may cost.
+        skip: patterns of names of layers that stay dense in any case.
         progress: as for `sparseflow.prune`.
-        prune: prunes the model in place, given the batches and patterns to skip.
+        prune: prunes the model in place.
 
     Raises:
-        ArgumentError: the budget or `ms` is wrong, or calibration data is missing.
+        ArgumentError: the budget is wrong, calibration data is missing, or no choice is within the budget;
+            the model is dense then.
     """
-    _check(calibration, max_loss, ms)
+    budget.require(calibration)
     batches = list(calibration or ())
-    data = Calibration.of(model, batches)
-    layers = [layer for layer in find_layers(model, skip) if layer.dense is None]
-    dense = {layer.name: state_of(layer) for layer in layers}
-    first = prune(batches, skip)
-    done = {entry.name for entry in first.layers if entry.method is not None}
-    layers = [layer for layer in layers if layer.name in done]
-    if not layers:
-        return BudgetReport(first.layers, first.notes, first.pattern, max_loss=max_loss, ms=tuple(ms))
-    board = Switchboard(data, layers, dense)
-    with progress_bars(progress) as bars:
-        alone = board.alone(bars.stage("weigh"))
-        saved = savings(layers, ms, bars.stage("measure"), first.pattern)
-    scales = _Scales(board, alone, saved, max_loss)
-    chosen = scales.choose()
-    loss, final = scales.loss, first
-    if chosen != done:
-        loss, final = _prune_chosen(
-            board, chosen, scales, [*skip, *map(escape, done - chosen)], batches, prune
-        )
-    entries = [scales.explained(entry) if entry.name in done - chosen else entry for entry in final.layers]
+    # Within bytes nothing is chosen by time, and a CPU would have to measure it.
+    ms = budget.ms if budget.max_bytes is None else None
+    found = weigh(model, batches, budget.patterns, skip, ms, progress, prune)
+    limit = _bytes_allowed(found, budget)
+    chosen, loss = _within_loss(found, budget) if limit is None else _within_bytes(found, limit)
+    frontier = _frontier(found)
+    loss, final = _pruned_anew(found, chosen, loss, budget, skip, batches, prune)
+    options = found.of(chosen)
     return BudgetReport(
-        tuple(entries),
-        (*final.notes, *([saved.note] if saved.note else [])),
+        tuple(_explained(found, chosen, entry) for entry in final.layers),
+        (*final.notes, *([found.savings.note] if found.savings.note else [])),
         final.pattern,
-        tuple(LayerChoice(name, alone[name], saved.by_layer[name], name in chosen) for name in alone),
-        max_loss,
+        tuple(LayerChoice(name, chosen.get(name, DENSE), found.options[name]) for name in found.options),
+        budget.max_loss,
+        limit,
+        budget.recovery,
         loss,
-        scales.loss_all,
-        board.unit,
-        saved.unit,
-        tuple(ms),
-        scales.curve,
+        found.losses,
+        found.board.unit,
+        sum(option.saved for option in options),
+        found.most_saved,
+        found.savings.unit,
+        sum(option.nbytes for option in options),
+        found.bytes_dense,
+        ms or (),
+        frontier,
     )
 
 
-def _prune_chosen(
-    board: Switchboard,
-    chosen: set[str],
-    scales: _Scales,
+def _bytes_allowed(found: Candidates, budget: Budget) -> int | None:
+    """Return the budget in bytes; None for one of loss."""
+    if isinstance(budget.max_bytes, str):
+        return found.bytes_in(budget.max_bytes)
+    return budget.max_bytes
+
+
+def _within_bytes(found: Candidates, limit: int) -> tuple[Chosen, float]:
+    """Return the choice that is expected to lose least within bytes, and its measured loss."""
+    chosen = found.picked(found.by_bytes(limit).within(limit))
+    if chosen is None:
+        least = sum(min(option.nbytes for option in options) for options in found.options.values())
+        subject, rule = f"sf.prune(max_bytes={limit})", f"the layers take {least} bytes at least"
+        raise ArgumentError(subject, rule, "allow more, or add a pattern that keeps fewer weights")
+    return chosen, found.board.loss_of(chosen)
+
+
+def _within_loss(found: Candidates, budget: Budget) -> tuple[Chosen, float]:
+    """Return the choice that saves most, measured to be within the budget, and its loss."""
+    allowed = limit = budget.allowed
+    front = found.by_loss(limit)
+    chosen = found.picked(front.within(limit))
+    for _ in range(TRIES):
+        if chosen is None:
+            break
+        loss = found.board.loss_of(chosen)
+        if loss <= allowed:
+            return chosen, loss
+        limit = 0.97 * sum(option.expected for option in found.of(chosen)) * allowed / loss
+        chosen = found.picked(front.within(limit))
+    return _gentler(found, chosen, allowed)
+
+
+def _gentler(found: Candidates, chosen: Chosen | None, allowed: float) -> tuple[Chosen, float]:
+    """Return a choice within a loss where losses aren't additive: the most harmful layers made gentlest.
+
+    Raises:
+        ArgumentError: layers can't be dense, and their gentlest patterns exceed the loss; the model is dense.
+    """
+    gentlest = {name: min(options, key=lambda o: o.expected) for name, options in found.options.items()}
+    mine = {
+        name: option.pattern if chosen is None else chosen.get(name, DENSE)
+        for name, option in gentlest.items()
+    }
+    worst_first = sorted(found.options, key=lambda name: found.harm(name, mine[name]), reverse=True)
+    for name in ("", *worst_first):
+        if name:
+            mine[name] = gentlest[name].pattern
+        now = {layer: pattern for layer, pattern in mine.items() if pattern != DENSE}
+        loss = found.board.loss_of(now)
+        if loss <= allowed:
+            return now, loss
+    found.board.apply({})
+    raise ArgumentError(
+        f"sf.prune(max_loss={allowed:g})",
+        f"the gentlest of the patterns cost {loss:.4g} {found.board.unit}",
+        'allow more, or add a pattern that keeps more weights, or "dense"',
+    )
+
+
+def _pruned_anew(
+    found: Candidates,
+    chosen: Chosen,
+    loss: float,
+    budget: Budget,
     skip: Sequence[str],
     batches: Sequence[object],
     prune: PruneAgain,
 ) -> tuple[float, PruneReport]:
-    """Prune the chosen layers of the dense model; on exceeding the budget, keep the measured weights."""
-    board.prune_only(())
-    board.released()
-    report = prune(batches, skip)
-    loss = board.loss()
-    if loss > scales.max_loss:
-        board.prune_only(chosen)
-        note = (
-            "The layers keep what pruning all of them gave, which keeps within the budget; anew they did not."
+    """Prune the dense model to a choice; on exceeding the budget, keep the weights that were measured."""
+    patterns = set(chosen.values())
+    if len(patterns) <= 1 and len(chosen) in (0, len(found.options)):
+        found.board.apply(chosen)
+        return loss, found.reports[patterns.pop() if patterns else next(iter(found.reports))]
+    found.board.apply({})
+    found.board.released()
+    report = prune(batches, skip, chosen)
+    anew = found.board.loss()
+    if anew <= budget.allowed:
+        return anew, report
+    found.board.apply(chosen)
+    note = "The layers keep what pruning all of them gave, which keeps within the budget; anew they did not."
+    return loss, replace(report, notes=(*report.notes, note))
+
+
+def _frontier(found: Candidates) -> tuple[FrontierPoint, ...]:
+    """Return measured points, evenly spaced in what they save at least, the slowest model first."""
+    front, most, points = found.by_saving(), found.most_saved, {}
+    for place in range(FRONTIER_POINTS):
+        forgone = most * (1 - place / (FRONTIER_POINTS - 1))
+        chosen = found.picked(front.within(forgone))
+        if chosen is not None:
+            points[tuple(chosen.items())] = chosen
+    return tuple(_point(found, chosen) for chosen in points.values())
+
+
+def _point(found: Candidates, chosen: Chosen) -> FrontierPoint:
+    options = found.of(chosen)
+    saved, nbytes = sum(option.saved for option in options), sum(option.nbytes for option in options)
+    return FrontierPoint(found.board.loss_of(chosen), saved, nbytes, found.count(chosen))
+
+
+def _explained(found: Candidates, chosen: Chosen, entry: PrunedLayer) -> PrunedLayer:
+    """Return the report entry of a layer, with the reason if the budget leaves it dense."""
+    if entry.name in chosen or entry.name not in found.options:
+        return entry
+    sparse = [option for option in found.options[entry.name] if option.pattern != DENSE]
+    unit, saved_unit = found.board.unit, found.savings.unit
+    reason = "sparse it was measured to be no faster"
+    if any(option.saved for option in sparse):
+        least = min((option for option in sparse if option.saved), key=lambda option: option.loss)
+        reason = (
+            f"{least.pattern} costs {least.loss:.4f} {unit} alone and saves {least.saved:.4g} {saved_unit}"
         )
-        return scales.loss, replace(report, notes=(*report.notes, note))
-    return loss, report
+    return replace(entry, method=None, rows=0, rel_err=None, output_err=None, reason=reason, pattern=None)
 
 
-class _Scales:
-    """Choose layers by losses and savings.
-
-    Attributes:
-        loss: of the choice, measured.
-        loss_all: of all layers.
-        curve: see `BudgetReport`.
-    """
-
-    def __init__(self, board: Switchboard, alone: dict[str, float], saved: Savings, max_loss: float) -> None:
-        self._board, self._alone, self._saved, self.max_loss = board, alone, saved, max_loss
-        self._worst_first = sorted(alone, key=self._harm, reverse=True)
-        self.curve = tuple(self._point(dense) for dense in self._dense_counts())
-        self.loss_all = self.curve[0][1]
-        self.loss = self.loss_all
-
-    def choose(self) -> set[str]:
-        """Return the layers to prune, measured to be within the budget."""
-        names = list(self._alone)
-        together = sum(self._alone.values())
-        share = self.loss_all / together if together else 1.0
-        costs = [self._alone[name] * share for name in names]
-        worths = [self._saved.by_layer[name] for name in names]
-        budget = self.max_loss
-        for _ in range(TRIES):
-            chosen = {names[item] for item in best_within(costs, worths, budget)}
-            self.loss = self._measured(chosen)
-            if self.loss <= self.max_loss:
-                return chosen
-            predicted = sum(cost for name, cost in zip(names, costs, strict=True) if name in chosen)
-            budget = 0.97 * predicted * self.max_loss / self.loss
-        # Not additive at all: drop the most harmful until within budget; pruning nothing has no loss.
-        for name in self._worst_first:
-            if name in chosen:
-                chosen.discard(name)
-                self.loss = self._measured(chosen)
-                if self.loss <= self.max_loss:
-                    break
-        return chosen
-
-    def explained(self, entry: PrunedLayer) -> PrunedLayer:
-        """Return the report entry of a layer that the budget leaves dense."""
-        loss, saved = self._alone[entry.name], self._saved.by_layer[entry.name]
-        reason = f"costs {loss:.4f} {self._board.unit} alone and saves {saved:.4g} {self._saved.unit}"
-        if not saved:
-            reason = "sparse it was measured to be no faster"
-        return replace(entry, method=None, rows=0, rel_err=None, output_err=None, reason=reason)
-
-    def _harm(self, name: str) -> float:
-        saved = self._saved.by_layer[name]
-        return self._alone[name] / saved if saved else float("inf")
-
-    def _dense_counts(self) -> list[int]:
-        every = len(self._alone)
-        return sorted({round(every * place / (CURVE_POINTS - 1)) for place in range(CURVE_POINTS)})
-
-    def _point(self, dense: int) -> tuple[int, float, float]:
-        pruned = set(self._worst_first[dense:])
-        return dense, self._measured(pruned), sum(self._saved.by_layer[name] for name in pruned)
-
-    def _measured(self, pruned: set[str]) -> float:
-        self._board.prune_only(pruned)
-        return self._board.loss()
-
-
-def _check(calibration: object, max_loss: float, ms: Sequence[int]) -> None:
-    if calibration is None:
-        raise ArgumentError(
-            f"sf.prune(max_loss={max_loss!r})",
-            "needs calibration data to measure losses on, and calibration is None",
-            "pass calibration=[…], some tens of typical batches",
-        )
-    if not (isinstance(max_loss, (int, float)) and 0 <= max_loss < float("inf")):
-        raise ArgumentError(f"sf.prune(max_loss={max_loss!r})", "must be a finite number ≥ 0", "try 0.05")
-    if not ms or not all(isinstance(m, int) and m > 0 for m in ms):
-        raise ArgumentError(f"sf.prune(ms={ms!r})", "must be positive whole numbers", "try ms=(1, 512)")
+def _is_number(value: object, *, at_least: float) -> bool:
+    return isinstance(value, (int, float)) and at_least <= value < math.inf

@@ -1,51 +1,75 @@
-"""Solve the 0/1 knapsack problem over real numbers."""
+"""Solve the multiple-choice knapsack problem over real numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 MOST_STATES = 4096
-"""Sets of items that no other beats in both cost and worth, kept at a time; with more, only the best of each
-small step in cost."""
+"""Sets of choices that no other beats in both cost and worth, kept at a time; with more, only the best of
+each small step in cost."""
 
-_Set = tuple[float, float, int]
-"""Cost, worth, and the items as bits."""
+Option = tuple[float, float]
+"""Cost and worth."""
 
 
-def best_within(costs: Sequence[float], worths: Sequence[float], budget: float) -> set[int]:
-    """Return the items of greatest total worth whose total cost is at most `budget`.
+class Front:
+    """For every budget up to a limit, the choice of one option an item that is worth most.
 
-    Exact for up to `MOST_STATES` undominated sets; beyond, worth may be lost, but the budget is never
-    exceeded. Items without worth are not taken.
+    By dynamic programming over the sets of choices that no other beats. Exact for up to `MOST_STATES` of
+    them; beyond, worth may be lost, but a budget is never exceeded.
 
     Args:
-        costs: ≥ 0 each.
-        worths: of the same items.
-        budget: ≥ 0.
-
-    Returns:
-        Their indices.
+        items: the options of each item; costs ≥ 0, worths of any sign.
+        limit: the greatest budget that is asked for.
     """
-    front: list[_Set] = [(0.0, 0.0, 0)]
-    for item, (cost, worth) in enumerate(zip(costs, worths, strict=True)):
-        if worth <= 0 or cost > budget:
-            continue
-        more = [(c + cost, w + worth, bits | 1 << item) for c, w, bits in front if c + cost <= budget]
-        front = _thinned(_undominated(sorted(front + more, key=lambda entry: (entry[0], -entry[1]))), budget)
-    bits = max(front, key=lambda entry: entry[1])[2]
-    return {item for item in range(len(costs)) if bits >> item & 1}
+
+    def __init__(self, items: Sequence[Sequence[Option]], limit: float) -> None:
+        self._cost = self._worth = torch.zeros(1, dtype=torch.float64)
+        self._steps: list[tuple[Tensor, Tensor]] = []
+        for options in items:
+            self._extend(options, limit)
+
+    def within(self, budget: float) -> list[int] | None:
+        """Return the index of each item's option, the dearest of all within a budget; None if none is."""
+        fits = int((self._cost <= budget).sum())
+        if not fits:
+            return None
+        state, chosen = fits - 1, []  # worth rises with cost along the front
+        for option, parent in reversed(self._steps):
+            chosen.append(int(option[state]))
+            state = int(parent[state])
+        return chosen[::-1]
+
+    def _extend(self, options: Sequence[Option], limit: float) -> None:
+        added = torch.tensor(options, dtype=torch.float64).reshape(-1, 2)
+        cost = (self._cost[None] + added[:, :1]).flatten()
+        worth = (self._worth[None] + added[:, 1:]).flatten()
+        order = torch.argsort(worth, descending=True, stable=True)
+        order = order[torch.argsort(cost[order], stable=True)]
+        order = order[cost[order] <= limit]
+        order = order[_undominated(worth[order])]
+        order = order[_thinned(cost[order], limit)]
+        states = len(self._cost)
+        self._steps.append((order // states, order % states))
+        self._cost, self._worth = cost[order], worth[order]
 
 
-def _undominated(ordered: Sequence[_Set]) -> list[_Set]:
-    kept: list[_Set] = []
-    for entry in ordered:
-        if not kept or entry[1] > kept[-1][1]:
-            kept.append(entry)
-    return kept
+def _undominated(worth: Tensor) -> Tensor:
+    """Return which states, ordered by cost, are worth more than all before them, bool ``[states]``."""
+    before = torch.full_like(worth, -torch.inf)
+    if len(worth) > 1:
+        before[1:] = worth.cummax(0).values[:-1]
+    return worth > before
 
 
-def _thinned(front: list[_Set], budget: float) -> list[_Set]:
-    if len(front) <= MOST_STATES:
-        return front
-    # Worth rises with cost along the front: the last of a step in cost is its best.
-    return list({int(entry[0] / budget * (MOST_STATES - 1)): entry for entry in front}.values())
+def _thinned(cost: Tensor, limit: float) -> Tensor:
+    """Return the indices of at most `MOST_STATES` states: the last, and so best, of each step in cost."""
+    if len(cost) <= MOST_STATES:
+        return torch.arange(len(cost))
+    step = (cost / limit * (MOST_STATES - 1)).long()
+    last = torch.ones(len(cost), dtype=torch.bool)
+    last[:-1] = step[1:] != step[:-1]
+    return last.nonzero().flatten()

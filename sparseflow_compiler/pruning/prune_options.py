@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from sparseflow.errors import ArgumentError
+from sparseflow.pruning.linear_layers import Layer, find_layers
 from sparseflow.pruning.methods import METHODS
 from sparseflow.runtime.pattern import Pattern
 from sparseflow.support.arguments import require_one_of, require_patterns, with_defaults
@@ -18,6 +21,12 @@ from sparseflow.support.arguments import require_one_of, require_patterns, with_
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt"]
 Reconstruct = Literal["layer", "attention", "mlp", "block"]
 Unreached = Literal["dense", "magnitude"]
+Patterns = str | Mapping[str, str]
+"""A pattern for all layers, or one for each fnmatch pattern of layer names."""
+
+DENSE = "dense"
+"""What stands for a pattern where a layer keeps all its weights."""
+_UNNAMED = "`pattern` names none for it"
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class PruneOptions:
     method: Method = "magnitude"
     skip: Sequence[str] = ()
     skip_defaults: bool = True
-    pattern: str = "2:4"
+    pattern: Patterns = "2:4"
     damping: float = 0.01
     block: int = 128
     reconstruct: Reconstruct | None = None
@@ -40,9 +49,12 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         require_one_of("prune", "method", self.method, tuple(METHODS))
-        Pattern.of(self.pattern)
+        _require_pattern(self.pattern)
         require_one_of("prune", "reconstruct", self.reconstruct, (*get_args(Reconstruct), None))
         require_one_of("prune", "permute", self.permute, (True, False))
+        if self.permute and not isinstance(self.pattern, str):
+            rule = "moves channels in blocks of one pattern, and several are given"
+            raise _wrong("permute", self.permute, rule, "leave permute out, or give one pattern")
         require_one_of("prune", "unreached", self.unreached, get_args(Unreached))
         require_patterns("prune", self.skip)
         if not (isinstance(self.damping, (int, float)) and math.isfinite(self.damping) and self.damping >= 0):
@@ -61,10 +73,34 @@ class PruneOptions:
         """All patterns of layers to keep dense."""
         return with_defaults(self.skip, self.skip_defaults)
 
+    def kept(self, layer: str) -> Pattern:
+        """Return how many entries of how many a layer keeps that isn't dense."""
+        return Pattern.of(self._pattern_of(layer))
+
     @property
-    def kept(self) -> Pattern:
-        """How many entries of how many are kept."""
-        return Pattern.of(self.pattern)
+    def named(self) -> str:
+        """What a report calls the pattern of all layers: its name, or "mixed"."""
+        if isinstance(self.pattern, str):
+            return self.pattern
+        names = set(self.pattern.values()) - {DENSE}
+        return names.pop() if len(names) == 1 else "mixed"
+
+    def layers(self, model: nn.Module) -> list[Layer]:
+        """Return every linear layer of a model, in the order of its modules, and why some stay dense."""
+        return [self._with_reason(layer) for layer in find_layers(model, self.skipped)]
+
+    def _with_reason(self, layer: Layer) -> Layer:
+        if layer.dense is None and self._pattern_of(layer.name) == DENSE:
+            return replace(layer, dense=_UNNAMED)
+        return layer
+
+    def _pattern_of(self, layer: str) -> str:
+        if isinstance(self.pattern, str):
+            return self.pattern
+        if layer in self.pattern:
+            return self.pattern[layer]
+        matching = (name for key, name in self.pattern.items() if fnmatchcase(layer, key))
+        return next(matching, DENSE)
 
     @property
     def gram(self) -> bool:
@@ -87,16 +123,42 @@ class PruneOptions:
                 raise _wrong(name, value, "needs calibration data, and calibration is None", remedy)
 
     def require_budgetable(self) -> None:
-        """Refuse options incompatible with a budget, which restores single layers.
+        """Refuse options incompatible with a budget, which restores single layers and chooses their patterns.
 
         Raises:
             ArgumentError: there is one; the error names it.
         """
+        if not isinstance(self.pattern, str):
+            rule = "can't be combined with a budget, which chooses the patterns"
+            raise _wrong("pattern", self.pattern, rule, "pass patterns=(…) to choose from")
         for name in ("permute", "checkpoint"):
             value = getattr(self, name)
             if value:
-                rule = "can't be combined with max_loss: a budget puts single dense layers back"
+                rule = "can't be combined with a budget, which puts single dense layers back"
                 raise _wrong(name, value, rule, f"leave {name} out, or choose the layers by skip=")
+
+    def require_no_choice(self, patterns: object, recovery: float) -> None:
+        """Refuse options of a budget where there is none.
+
+        Raises:
+            ArgumentError: there is one; the error names it.
+        """
+        for name, value, usual in (("patterns", patterns, None), ("recovery", recovery, 1.0)):
+            if value != usual:
+                rule = "says how a budget is met, and there is none"
+                raise _wrong(name, value, rule, "pass max_loss=… or max_bytes=… too")
+
+
+def _require_pattern(pattern: object) -> None:
+    if not isinstance(pattern, Mapping):
+        Pattern.of(pattern)
+        return
+    if not pattern or not all(isinstance(key, str) for key in pattern):
+        rule = "must be a pattern's name, or a mapping from fnmatch patterns of layer names to such names"
+        raise _wrong("pattern", pattern, rule, "for example {'*.down_proj': '6:8', '*': '4:6'}")
+    for name in pattern.values():
+        if name != DENSE:
+            Pattern.of(name)
 
 
 def _require_device(device: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 from sparseflow.support.text_table import Column, text_table
@@ -22,6 +23,7 @@ class PrunedLayer:
             arrive with all earlier blocks pruned; None without calibration.
         reason: why it stayed dense; empty if it was pruned.
         permuted: whether its input channels, and the layers that write them, were permuted.
+        pattern: the name of the pattern that it was pruned to; None if it stayed dense.
     """
 
     name: str
@@ -33,6 +35,7 @@ class PrunedLayer:
     output_err: float | None
     reason: str
     permuted: bool = False
+    pattern: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class PruneReport:
     Attributes:
         layers: every linear layer, in the order of the model's modules.
         notes: further remarks for the caller, in full sentences.
-        pattern: the name of the pattern that the layers were pruned to.
+        pattern: the name of the pattern that the layers were pruned to, or "mixed".
     """
 
     layers: tuple[PrunedLayer, ...]
@@ -56,8 +59,10 @@ class PruneReport:
 
     def table(self, width: int = 130) -> str:
         """Return the report as text, one line a layer."""
-        pruned = sum(layer.method is not None for layer in self.layers)
-        title = f"{pruned} of {len(self.layers)} linear layers pruned to {self.pattern}"
+        counts = Counter(layer.pattern for layer in self.layers if layer.pattern)
+        each = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+        to = each if self.pattern == "mixed" and each else self.pattern
+        title = f"{counts.total()} of {len(self.layers)} linear layers pruned to {to}"
         return text_table(title, _COLUMNS, map(_cells, self.layers), self.notes, width)
 
 
@@ -65,6 +70,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("layer", "left"),
     ("N×K", "right"),
     ("method", "left"),
+    ("pattern", "left"),
     ("rows", "right"),
     ("weight err", "right"),
     ("output err", "right"),
@@ -77,6 +83,7 @@ def _cells(layer: PrunedLayer) -> tuple[str, ...]:
         layer.name,
         f"{layer.N}×{layer.K}",
         (layer.method or "dense") + (", permuted" if layer.permuted else ""),
+        layer.pattern or "",
         str(layer.rows),
         _figure(layer.rel_err),
         _figure(layer.output_err),

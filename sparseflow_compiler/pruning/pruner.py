@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from sparseflow.pruning.resuming import Checkpoint
 from sparseflow.pruning.stacks import Visit
 from sparseflow.pruning.statistics import Gathering, Statistics, gather
 from sparseflow.runtime import checks
-from sparseflow.runtime.pattern import relative_difference
+from sparseflow.runtime.pattern import Pattern, relative_difference
 from sparseflow.support.progress import Step
 
 _UNREACHED = "no calibration batch reached it"
@@ -57,7 +58,7 @@ class Pruner:
         options = self._options
         method = options.method if METHODS[options.method].needs == "nothing" else "magnitude"
         before = layer.weight.clone()
-        inputs = LayerInputs(layer.name, None, None, options.kept, options.damping, options.block)
+        inputs = LayerInputs(layer.name, None, None, options.kept(layer.name), options.damping, options.block)
         self._write(layer, METHODS[method].prune(before, inputs))
         self._note(_entry(layer, before, None, method))
 
@@ -94,9 +95,9 @@ class Pruner:
         """
 
         def work() -> None:
-            permuted = (
-                permute_block(visit, layers, self._free, self._options.kept) if self._options.permute else []
-            )
+            permuted: Sequence[str] = ()
+            if self._options.permute:
+                permuted = permute_block(visit, layers, self._free, Pattern.of(self._options.named))
             if self._options.reconstruct is None:
                 self._prune_group(layers, self._gathering(visit.run, len(visit.frames)), permuted)
             else:
@@ -186,7 +187,8 @@ class Pruner:
     def _masked(self, layer: Layer, weight: Tensor, gathered: Statistics, gram: Tensor | None) -> Tensor:
         """Return `weight` masked to the pattern by the method."""
         options = self._options
-        inputs = LayerInputs(layer.name, gathered, gram, options.kept, options.damping, options.block)
+        kept = options.kept(layer.name)
+        inputs = LayerInputs(layer.name, gathered, gram, kept, options.damping, options.block)
         return METHODS[options.method].prune(weight, inputs)
 
     def _write(self, layer: Layer, pruned: Tensor) -> None:
@@ -198,6 +200,8 @@ class Pruner:
         layer.write(pruned)
 
     def _note(self, entry: PrunedLayer) -> None:
+        if entry.method is not None:
+            entry = replace(entry, pattern=self._options.kept(entry.name).name)
         self._outcomes[entry.name] = entry
         self._step(len(self._outcomes), self._total, entry.name)
 

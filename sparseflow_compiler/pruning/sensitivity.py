@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,10 @@ from sparseflow.pruning.linear_layers import Layer
 from sparseflow.support.progress import Step
 
 MEASURED_BATCHES = 8
-"""Batches that a loss is measured on, at most: it is measured once for each layer."""
-MEASURED_ROWS = 512
-"""Rows (tokens) of each of them, at most, evenly sampled: those of the dense model are kept."""
+"""Batches that a loss is measured on, at most: it is measured once for each layer and pattern."""
+MEASURED_SEQUENCES, MEASURED_ROWS = 8, 512
+"""Sequences of a batch that count, at most, and rows (tokens) of each, evenly sampled: those of the dense
+model are kept. Further batches aren't run once all these are there."""
 
 State = dict[str, Tensor]
 """A layer's parameters, on the CPU."""
@@ -33,40 +34,51 @@ def state_of(layer: Layer) -> State:
 
 
 class Switchboard:
-    """A model whose layers can each be dense or pruned.
+    """A model whose layers can each be dense, or pruned to one of several patterns.
 
     Args:
-        calibration: the model and its batches.
-        layers: the pruned layers, whose pruned weights the model holds.
-        dense: their original parameters, by name.
+        calibration: the dense model and its batches.
+        layers: those that can be pruned.
 
     Attributes:
         unit: of the losses.
     """
 
-    def __init__(self, calibration: Calibration, layers: Sequence[Layer], dense: Mapping[str, State]) -> None:
+    def __init__(self, calibration: Calibration, layers: Sequence[Layer]) -> None:
         self._calibration = calibration
         self._layers = {layer.name: layer for layer in layers}
-        self._dense = dense
-        self._pruned = {layer.name: state_of(layer) for layer in layers}
-        self._now: set[str] | None = None
-        self.prune_only(())
+        self._dense = {layer.name: state_of(layer) for layer in layers}
+        self._pruned: dict[str, dict[str, State]] = {}
+        self._now: dict[str, str] | None = {}
         self._expected = self._outputs()
         self.unit = "nats a token" if self._expected[0].is_logits else "1 − cosine of the output"
 
+    def keep(self, pattern: str, names: Sequence[str]) -> None:
+        """Store the parameters of these layers, which were pruned to a pattern, and make the model dense."""
+        self._pruned[pattern] = {name: state_of(self._layers[name]) for name in names}
+        self.released()
+        self.apply({})
+
     @torch.no_grad()
-    def prune_only(self, names: Collection[str]) -> None:
-        """Set these layers to their pruned parameters, all others to the dense ones."""
-        changed = self._layers if self._now is None else self._now.symmetric_difference(names)
-        for name in changed:
-            state = self._pruned[name] if name in names else self._dense[name]
+    def apply(self, patterns: Mapping[str, str]) -> None:
+        """Set these layers to their parameters in a pattern that was kept, all others to the dense ones."""
+        for name, layer in self._layers.items():
+            pattern = patterns.get(name)
+            if self._now is not None and self._now.get(name) == pattern:
+                continue
+            state = self._dense[name] if pattern is None else self._pruned[pattern][name]
             for parameter, values in state.items():
-                self._layers[name].module.get_parameter(parameter).copy_(values)
-        self._now = set(names)
+                layer.module.get_parameter(parameter).copy_(values)
+        self._now = dict(patterns)
 
     def released(self) -> None:
-        """Note that others modify the layers' parameters until the next `prune_only`."""
+        """Note that others modify the layers' parameters until the next `apply`."""
         self._now = None
+
+    def loss_of(self, patterns: Mapping[str, str]) -> float:
+        """Return the loss with these layers in their patterns and all others dense."""
+        self.apply(patterns)
+        return self.loss()
 
     def loss(self) -> float:
         """Return the loss with the model's current weights.
@@ -87,13 +99,14 @@ class Switchboard:
             )
         return max(mean, 0.0)
 
-    def alone(self, step: Step) -> dict[str, float]:
-        """Return for each layer the loss with only that layer pruned."""
-        found = {}
-        for done, name in enumerate(self._layers, start=1):
-            self.prune_only([name])
-            found[name] = self.loss()
-            step(done, len(self._layers), name)
+    def alone(self, step: Step) -> dict[str, dict[str, float]]:
+        """Return for each layer and pattern the loss with only that layer pruned, to that pattern."""
+        found: dict[str, dict[str, float]] = {}
+        total = sum(map(len, self._pruned.values()))
+        for pattern, states in self._pruned.items():
+            for name in states:
+                found.setdefault(name, {})[pattern] = self.loss_of({name: pattern})
+                step(sum(map(len, found.values())), total, f"{name} {pattern}")
         return found
 
     @torch.no_grad()
@@ -105,6 +118,8 @@ class Switchboard:
             for call in self._calibration.calls[:MEASURED_BATCHES]:
                 args, kwargs = moved(call, device)
                 found.append(_Output.of(model(*args, **kwargs), padding_mask(kwargs)))
+                if sum(len(one.rows) for one in found) >= MEASURED_SEQUENCES * MEASURED_ROWS:
+                    break
         return found
 
 
@@ -121,10 +136,12 @@ class _Output:
         logits = getattr(output, "logits", None)
         tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         values = logits if logits is not None else getattr(output, "last_hidden_state", tensors[0])
+        sequences = max(1, len(values)) if values.dim() > 2 else 1
         if mask is not None and mask.shape == values.shape[:-1]:
             values = values[mask.bool()]
         rows = values.reshape(-1, values.shape[-1])
-        return cls(rows[:: -(-len(rows) // MEASURED_ROWS)].clone(), logits is not None)
+        most = MEASURED_ROWS * min(sequences, MEASURED_SEQUENCES)
+        return cls(rows[:: -(-len(rows) // most)].clone(), logits is not None)
 
     def losses(self, found: _Output) -> Tensor:
         """Return the loss of each row, ``[rows]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Literal
 
@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError, QualityWarning
-from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_MS, prune_within
+from sparseflow.pruning.budget import DEFAULT_MAX_LOSS, DEFAULT_MS, Budget, prune_within
 from sparseflow.pruning.calibration import Calibration
+from sparseflow.pruning.candidates import Chosen
 from sparseflow.pruning.linear_layers import find_layers
 from sparseflow.pruning.methods import METHODS
 from sparseflow.pruning.permutation import assignment_available
-from sparseflow.pruning.prune_options import Method, PruneOptions, Reconstruct, Unreached
+from sparseflow.pruning.prune_options import DENSE, Method, Patterns, PruneOptions, Reconstruct, Unreached
 from sparseflow.pruning.prune_report import PrunedLayer, PruneReport
 from sparseflow.pruning.pruner import Pruner
 from sparseflow.pruning.resuming import Checkpoint, fingerprint
@@ -39,8 +40,11 @@ def prune(
     skip: Sequence[str] | Literal["auto"] = (),
     skip_defaults: bool = True,
     max_loss: float | None = None,
+    max_bytes: int | str | None = None,
+    patterns: Sequence[str] | None = None,
+    recovery: float = 1.0,
     ms: Sequence[int] = DEFAULT_MS,
-    pattern: str = "2:4",
+    pattern: Patterns = "2:4",
     damping: float = 0.01,
     block: int = 128,
     reconstruct: Reconstruct | None = None,
@@ -73,12 +77,21 @@ def prune(
             stands for `DEFAULT_SKIP` and, unless `max_loss` is given, ``max_loss=0.05``.
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
         max_loss: the greatest loss that pruning may cost on the calibration batches: KL from the dense model
-            in nats per token for a model with logits, else 1 − cosine of its output. Layers with the highest
-            loss for the time that they save stay dense. Returns a `BudgetReport`.
+            in nats per token for a model with logits, else 1 − cosine of its output. Each layer gets the
+            pattern by which all together save most time within it. Returns a `BudgetReport`.
+        max_bytes: the greatest size of the pruned layers' packed weights instead; each layer gets the pattern
+            by which the model loses least within it. A pattern's name, such as ``"4:6"``, stands for the size
+            of all of them in that pattern.
+        patterns: what a budget chooses from for each layer; with ``"dense"`` a layer may also stay dense.
+            ``None``: `pattern` and ``"dense"``.
+        recovery: by what `sparseflow.recover` is expected to divide the loss afterwards; `max_loss` bounds
+            what is left then.
         ms: the numbers of rows M (tokens in a call) at which the saved time counts.
         pattern: ``"2:4"`` keeps two of every four weights along K; ``"4:6"`` four of six and ``"6:8"`` six of
             eight, which cost the model less and save less. Further ones keep all but two of an even number
-            up to 32, for which there is no packed format. A last, shorter block keeps as many at most.
+            up to 32, for which there is no packed format. A last, shorter block keeps as many at most. Or a
+            mapping from fnmatch patterns of layer names to patterns or ``"dense"``: a layer's own name counts
+            first, then the first that matches it; layers that none matches stay dense.
         damping: SparseGPT adds this share of the mean diagonal of XᵀX to its diagonal; a reconstruction adds
             at least as much.
         block: for SparseGPT the number of columns after which the remaining columns are updated, rounded
@@ -134,25 +147,26 @@ def prune(
         checkpoint,
         seed,
     )
-    if max_loss is not None or skip == "auto":
-        options.require_budgetable()
-        again = {
-            f.name: getattr(options, f.name)
-            for f in fields(options)
-            if f.name not in ("method", "skip", "skip_defaults")
-        }
-        return prune_within(
-            model,
-            calibration,
-            DEFAULT_MAX_LOSS if max_loss is None else max_loss,
-            options.skipped,
-            ms,
-            progress,
-            lambda batches, skipped: prune(
-                model, method, batches, skip=skipped, skip_defaults=False, progress=progress, **again
-            ),
-        )
-    return _pruned(model, calibration, options, progress)
+    if isinstance(pattern, Mapping):
+        require_matches("prune", pattern, model, option="pattern")
+    if max_loss is None and max_bytes is None and skip == "auto":
+        max_loss = DEFAULT_MAX_LOSS
+    if max_loss is None and max_bytes is None:
+        options.require_no_choice(patterns, recovery)
+        return _pruned(model, calibration, options, progress)
+    options.require_budgetable()
+    again = {
+        f.name: getattr(options, f.name)
+        for f in fields(options)
+        if f.name not in ("method", "skip", "skip_defaults", "pattern")
+    }
+    budget = Budget(max_loss, max_bytes, tuple(patterns or (str(pattern), DENSE)), recovery, tuple(ms))
+
+    def prune_again(batches: Sequence[object], skipped: Sequence[str], given: str | Chosen) -> PruneReport:
+        how = {"skip": skipped, "skip_defaults": False, "pattern": given, "progress": progress}
+        return prune(model, method, batches, **how, **again)  # type: ignore[arg-type]
+
+    return prune_within(model, calibration, budget, options.skipped, progress, prune_again)
 
 
 def _pruned(
@@ -161,7 +175,7 @@ def _pruned(
     """Prune every layer that the options don't skip."""
     if calibration is None:
         options.require_calibration()
-    layers = find_layers(model, options.skipped)
+    layers = options.layers(model)
     chosen = [layer for layer in layers if layer.dense is None]
     for layer in chosen:
         checks.require_data(layer.weight, f"layer {layer.name}")
@@ -184,7 +198,7 @@ def _pruned(
     for note in scarce:
         warn(note, QualityWarning)
     remarks = (*notes, *scarce, *_shortcomings(outcomes, options, pruner.undrifted))
-    return PruneReport(outcomes, remarks, options.pattern)
+    return PruneReport(outcomes, remarks, options.named)
 
 
 def _scarce(outcomes: Sequence[PrunedLayer], options: PruneOptions) -> list[str]:
@@ -215,7 +229,7 @@ def _shortcomings(
     if options.permute and kept:
         notes.append(
             f"The input channels of {len(kept)} layers stay in their order, for want of proof that other "
-            f"layers can make up for another, or as blocks of {options.pattern} don't divide them: "
+            f"layers can make up for another, or as blocks of {options.named} don't divide them: "
             f"{_some(kept)}."
         )
     if options.permute and not assignment_available():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparseflow.reports.colours import DARK, LIGHT
+from sparseflow.reports.curve_drawing import HEIGHT, WIDTH, drawn
 from sparseflow.reports.page import Page, Pie
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"kind": lambda piece: type(piece).__name__, "arcs": _arcs}
+    environment.filters |= {"kind": lambda piece: type(piece).__name__, "arcs": _arcs, "drawn": drawn}
+    environment.globals |= {"curve_width": WIDTH, "curve_height": HEIGHT}
     return environment
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sparseflow.reports.page import Bars, Column, Facts, HeatMap, Page, Piece, Pies, Table
+from sparseflow.reports.page import Bars, Column, Curve, Facts, HeatMap, Page, Piece, Pies, Table
 
 _PADDED = 40
 """The most characters that a cell is padded to."""
@@ -39,6 +39,9 @@ def _body(piece: Piece) -> str:
                 columns_of_pies,
                 ((label, *(f"{dict(pie.slices)[label]:.1f} %" for pie in pies)) for label in labels),
             )
+        case Curve(x=x, y=y, points=points, marked=marked):
+            shown = ((f"{left:.4g}", f"{up:.4g}", text) for left, up, text in (*points, *marked))
+            return _table((Column(x, True), Column(y, True), Column("")), shown)
         case Table(columns=table_columns, rows=table_rows):
             return _table(table_columns, table_rows)
 

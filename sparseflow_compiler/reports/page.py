@@ -118,7 +118,28 @@ class Pies:
     note: str = ""
 
 
-Piece = Table | Facts | Bars | HeatMap | Pies
+@dataclass(frozen=True)
+class Curve:
+    """Points joined by a line, and some beside it: each x, y and what it is.
+
+    Attributes:
+        title: above it.
+        x: what is along the lower edge.
+        y: what is along the left edge.
+        points: from left to right.
+        marked: those beside the line.
+        note: a sentence below it.
+    """
+
+    title: str
+    x: str
+    y: str
+    points: tuple[tuple[float, float, str], ...]
+    marked: tuple[tuple[float, float, str], ...] = ()
+    note: str = ""
+
+
+Piece = Table | Facts | Bars | HeatMap | Pies | Curve
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparseflow.reports.page import Bars, Facts, HeatMap, Page, Piece, Pies, Table
+from sparseflow.reports.page import Bars, Curve, Facts, HeatMap, Page, Piece, Pies, Table
 from sparseflow.support.text_table import Column, body, fill
 
 
@@ -36,6 +36,9 @@ def _cells(piece: Piece) -> tuple[Sequence[Column], Sequence[Sequence[str]]]:
             rings: list[Column] = [("%", "left"), *((pie.title, "right") for pie in pies)]
             labels = [label for label, _ in pies[0].slices] if pies else []
             return rings, [(label, *(f"{dict(pie.slices)[label]:.1f}" for pie in pies)) for label in labels]
+        case Curve(x=x, y=y, points=points, marked=marked):
+            axes: Sequence[Column] = ((x, "right"), (y, "right"), ("", "left"))
+            return axes, [(f"{left:.4g}", f"{up:.4g}", text) for left, up, text in (*points, *marked)]
         case Table(columns=table_columns, rows=rows):
             aligned: list[Column] = [
                 (column.heading, "right" if column.right else "left") for column in table_columns

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparseflow.reports.charts import styled
 from sparseflow.reports.colours import DARK, LIGHT, Palette
-from sparseflow.reports.page import Bars, Cell, Facts, HeatMap, Page, Piece, Pies, Table
+from sparseflow.reports.page import Bars, Cell, Curve, Facts, HeatMap, Page, Piece, Pies, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,6 +66,8 @@ def _height(piece: Piece) -> float:
             return 1.1 + 0.26 * len(rows)
         case Pies():
             return 2.9
+        case Curve():
+            return 3.4
         case Table(rows=table_rows):
             return 0.9 + 0.2 * min(len(table_rows), _ROWS + 1)
 
@@ -81,6 +83,8 @@ def _draw(picture: Figure, piece: Piece, room: Room, palette: Palette) -> None:
             _heat(_axes(picture, room, left=0.006 * labels + 0.02), piece, palette)
         case Pies():
             _pies(picture, piece, room, palette)
+        case Curve():
+            _curve(_axes(picture, room, left=0.06), piece, palette)
         case Table():
             _table(picture, piece, room, palette)
 
@@ -150,6 +154,16 @@ def _pies(picture: Figure, piece: Pies, room: Room, palette: Palette) -> None:
         axes.set_title(pie.title, fontsize=8)
         labels = [f"{label}  {percent:.1f} %" for label, percent in pie.slices]
         axes.legend(labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+
+
+def _curve(axes: Axes, piece: Curve, palette: Palette) -> None:
+    axes.grid(visible=True, axis="y", color=palette.line)
+    axes.plot([x for x, _, _ in piece.points], [y for _, y, _ in piece.points], marker="o")
+    for x, y, text in piece.marked:
+        axes.plot([x], [y], marker="o", markersize=8, color=palette.series[1])
+        axes.annotate(text, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontweight="bold")
+    axes.set_xlabel(piece.x, loc="right")
+    axes.set_title(piece.y, fontsize=8, color=palette.quiet)
 
 
 def _table(picture: Figure, piece: Table, room: Room, palette: Palette) -> None:

@@ -76,8 +76,8 @@ def with_defaults(skip: Sequence[str], skip_defaults: bool) -> tuple[str, ...]:
     return (*DEFAULT_SKIP, *skip) if skip_defaults else tuple(skip)
 
 
-def require_matches(function: str, skip: Iterable[str], model: nn.Module) -> None:
-    """Refuse a pattern of the option `skip` of ``sf.<function>`` that matches no layer of a model.
+def require_matches(function: str, skip: Iterable[str], model: nn.Module, *, option: str = "skip") -> None:
+    """Refuse a pattern of `option` of ``sf.<function>`` that matches no layer of a model.
 
     Those of `DEFAULT_SKIP` need not match: few models have all of these layers.
 
@@ -92,7 +92,7 @@ def require_matches(function: str, skip: Iterable[str], model: nn.Module) -> Non
         plain = pattern.strip("*.")
         near = difflib.get_close_matches(plain, names, n=3, cutoff=0.5) or [n for n in names if n][:3]
         raise ArgumentError(
-            f"sf.{function}(skip=({pattern!r},))",
+            f"sf.{function}({option}=({pattern!r},))",
             f"{pattern!r} matches no layer of {type(model).__name__}; it has {', '.join(near)}, …",
             "patterns are those of fnmatch, over whole names: '*.down_proj'",
         )

@@ -9,7 +9,7 @@ import zoo
 import sparseflow as sf
 from sparseflow.api import sparsify as sparsifying
 from sparseflow.errors import ArgumentError, QualityWarning
-from sparseflow.pruning import speed_target
+from sparseflow.pruning import candidates
 from sparseflow.pruning.savings import Savings
 
 QUICK = {"length": 16, "minutes": 0.1, "method": "magnitude", "progress": False}
@@ -31,8 +31,11 @@ def batches():
 
 
 def saving(us):
-    def measured(layers, rows, step):
-        return Savings({layer.name: us for layer in layers}, "µs" if us else "weights", "")
+    def measured(layers, rows, step, patterns):
+        note = "" if us else "No layer was measured to be faster sparse: bytes count."
+        return Savings(
+            {layer.name: dict.fromkeys(patterns, us) for layer in layers}, "µs" if us else "bytes", note
+        )
 
     return measured
 
@@ -64,7 +67,7 @@ def test_a_loss_that_is_not_reached_is_a_warning_and_in_the_report(monkeypatch):
 
 
 def test_the_layers_that_lose_least_are_pruned_for_a_speed(monkeypatch):
-    monkeypatch.setattr(speed_target, "savings", saving(100.0))
+    monkeypatch.setattr(candidates, "savings", saving(100.0))
     times = iter([[700e-6], [1e-3, 0.5e-3]])
     monkeypatch.setattr(sparsifying, "_seconds", lambda models, call: next(times))
     model = dense_model()
@@ -79,7 +82,7 @@ def test_the_layers_that_lose_least_are_pruned_for_a_speed(monkeypatch):
     ("us", "says"), [(1.0, "all layers together save 14 µs"), (0.0, "no layer was measured")]
 )
 def test_a_speed_that_no_layers_give_is_an_error_and_the_model_stays_dense(monkeypatch, us, says):
-    monkeypatch.setattr(speed_target, "savings", saving(us))
+    monkeypatch.setattr(candidates, "savings", saving(us))
     monkeypatch.setattr(sparsifying, "_seconds", lambda models, call: [1e-3])
     model = dense_model()
     before = [p.clone() for p in model.parameters()]

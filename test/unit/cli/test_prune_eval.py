@@ -119,6 +119,9 @@ def test_bad_input_is_a_message_and_nothing_is_written(folder, capsys):
         (["prune", llama, folder / "out", "--dtype", "int8"], "must be one of float32"),
         (["prune", llama, folder / "out", "--device", "abacus"], "--device abacus: can't be used"),
         (["prune", llama, folder / "out", "--max-loss", "0.1"], "needs calibration data to measure"),
+        (["prune", llama, folder / "out", "--frontier", folder / "f.html"], "give --max-loss or --max-bytes"),
+        (["prune", llama, folder / "out", "--max-loss", "1", "--frontier", folder / "f.odd"], "must end in"),
+        (["prune", llama, folder / "out", "--ms", "1;2"], "is not numbers with commas"),
         (["eval", folder / "bert", "--text", text], "give --dense"),
         (["eval", llama, "--text", folder / "none.txt"], "can't be read as text"),
         (["eval", llama, "--text", text, "--stride", 2000], "1 ≤ stride ≤ window"),
@@ -130,12 +133,28 @@ def test_bad_input_is_a_message_and_nothing_is_written(folder, capsys):
     assert not (folder / "out").exists()
 
 
+def test_layers_get_patterns_within_bytes_on_the_command_line(folder, capsys):
+    options = ["--calibration", folder / "text.txt", "--length", 16, "--max-bytes", "4:6", "--json"]
+    options += ["--patterns", "2:4,6:8,dense", "--frontier", folder / "frontier.html"]
+    code, out, _ = run(capsys, "prune", folder / "llama", folder / "mixed", *options)
+    assert code == 0
+    budget = json.loads(out)["budget"]
+    assert budget["nbytes"] <= budget["max_bytes"]
+    assert {choice["pattern"] for choice in budget["choices"]} <= {"2:4", "6:8", "dense"}
+    assert "Loss against saving" in (folder / "frontier.html").read_text()
+    claims = {layer["name"]: layer["pattern"] for layer in json.loads(out)["layers"]}
+    assert claims == {
+        layer["name"]: layer["pattern"]
+        for layer in json.loads((folder / "mixed" / "sparseflow_prune.json").read_text())["layers"]
+    }
+
+
 def test_a_budget_is_given_on_the_command_line(folder, capsys, monkeypatch):
     monkeypatch.setattr("sparseflow.runtime.products.which.policies", lambda *_, **__: {})
     options = ["--calibration", folder / "text.txt", "--length", 16, "--max-loss", 1e9, "--json"]
     code, out, _ = run(capsys, "prune", folder / "llama", folder / "out", *options)
     assert code == 0
     budget = json.loads(out)["budget"]
-    assert (budget["max_loss"], budget["saved_unit"]) == (1e9, "weights")
+    assert (budget["max_loss"], budget["saved_unit"]) == (1e9, "bytes")
     assert len(budget["choices"]) == 14
-    assert all(choice["pruned"] for choice in budget["choices"])
+    assert all(choice["pattern"] == "2:4" for choice in budget["choices"])

@@ -80,12 +80,12 @@ def test_a_budgets_own_runs_say_so_too(monkeypatch):
     from sparseflow.pruning.sensitivity import Switchboard
 
     model, batches = case()
-    prune_only = Switchboard.prune_only
+    apply = Switchboard.apply
 
-    def crowded(self, names):
-        prune_only(self, names)
+    def crowded(self, patterns):
+        apply(self, patterns)
         model.lm_head.register_forward_pre_hook(lambda *_: full())
 
-    monkeypatch.setattr(Switchboard, "prune_only", crowded)
+    monkeypatch.setattr(Switchboard, "apply", crowded)
     with pytest.raises(CalibrationError, match=ADVICE):
         sf.prune(model, "wanda", batches, max_loss=0.1)

@@ -42,9 +42,9 @@ def eager(mode):
 
 
 def pruning(asked):
-    weight = SimpleNamespace(dtype=DTYPE, device=DEVICE, numel=lambda: N * K)
+    weight = SimpleNamespace(dtype=DTYPE, device=DEVICE, numel=lambda: N * K, element_size=lambda: 2)
     found = savings.savings([SimpleNamespace(name="a", shape=(N, K), weight=weight)], [1], quiet)
-    assert found.unit == "weights"
+    assert found.unit == "bytes"
     return asked.pop()
 
 
