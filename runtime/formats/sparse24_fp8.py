@@ -41,9 +41,7 @@ class Sparse24Fp8(TwoOfFour):
         return "f8E4M3FN"
 
     def why_not(self, n: int, k: int, dtype: str, epilogue: str = "none") -> str | None:
-        """Return why the kernels can't run a layer: a gate, its element type, or sizes that need padding."""
-        if epilogue.endswith("_gated"):
-            return "it has a gate, which fp8 products can't have"
+        """Return why the kernels can't run a layer: its element type, or sizes that need padding."""
         if dtype not in REPLACED_DTYPES:
             return f"it is {dtype}; fp8 replaces {', '.join(REPLACED_DTYPES)}"
         if n % TILE or k % TILE:

@@ -55,20 +55,31 @@ __global__ void __launch_bounds__(Threads) quantize(Fp8Rows p) {
   }
 }
 
+// Eight adjacent elements of row m of the product from column n on, scaled back, with their bias.
+template <class T>
+__device__ Eight scaled_back(const Rescaled& p, int64_t m, int64_t n, float x_scale) {
+  const Eight w_scale = skinny::load_floats(p.w_scale + n);
+  Eight y = load_eight<Bf16>(p.raw, m * p.n + n);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) y.v[j] = y.v[j] * w_scale.v[j] * x_scale;
+  return p.bias ? y + load_eight<T>(p.bias, n) : y;
+}
+
 // A thread computes eight adjacent elements of y at a time.
 template <class T>
 __global__ void __launch_bounds__(kThreads) finish(Rescaled p) {
-  const int64_t across = p.n / 8;
+  const int64_t ns = p.gated ? p.n / 2 : p.n, across = ns / 8;
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < p.m * across; i += int64_t(gridDim.x) * kThreads) {
-    const int64_t n = i % across * 8;
-    const float x_scale = p.x_scale[i / across];
-    const Eight w_scale = skinny::load_floats(p.w_scale + n);
-    Eight y = load_eight<Bf16>(p.raw, 8 * i);
+    const int64_t m = i / across, n = i % across * 8;
+    const float x_scale = p.x_scale[m];
+    Eight y = skinny::activated(scaled_back<T>(p, m, n, x_scale), p.activation);
+    if (p.gated) {
+      const Eight up = scaled_back<T>(p, m, ns + n, x_scale);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) y.v[j] = y.v[j] * w_scale.v[j] * x_scale;
-    if (p.bias) y = y + load_eight<T>(p.bias, n);
-    y = skinny::activated(y, p.activation);
-    if (p.residual) y = y + load_eight<T>(p.residual, 8 * i);
+      for (int j = 0; j < 8; ++j) y.v[j] *= up.v[j];
+    } else if (p.residual) {
+      y = y + load_eight<T>(p.residual, 8 * i);
+    }
     skinny::store_eight<T>(p.y, 8 * i, y);
   }
 }
@@ -90,7 +101,7 @@ void quantize_rows(const Fp8Rows& p, void* stream) {
 }
 
 void rescale(const Rescaled& p, void* stream) {
-  const int64_t blocks = (p.m * (p.n / 8) + kThreads - 1) / kThreads;
+  const int64_t blocks = (p.m * (p.n / (p.gated ? 16 : 8)) + kThreads - 1) / kThreads;
   launch(p.half ? finish<Fp16> : finish<Bf16>, std::min<int64_t>(blocks, 1 << 20), kThreads, p, stream);
 }
 
