@@ -144,6 +144,41 @@ def test_rows_of_any_magnitude_keep_their_relative_precision(x_power, w_power, s
     assert ((x8.double() * scale.double() - x.double()).abs() <= bound).all()
 
 
+@pytest.mark.parametrize("k", [8, 576, 2304])
+@pytest.mark.parametrize("scale", [1.0, 3e-3, 7e19, 1e-25])
+def test_a_weight_that_is_in_e4m3_already_keeps_its_numbers(scale, k):
+    torch.manual_seed(4)
+    for rows in (torch.randn(16, k), torch.randn(16, k) * torch.logspace(-2, 2, 16)[:, None]):
+        numbers = (rows * (100 / rows.abs().max())).to(fp8.E4M3)  # by one scale of the whole matrix
+        for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 2**-8)):
+            weight = (numbers.float() * scale).to(dtype)
+            again, scales = fp8.quantize_weight(weight)
+            found, exact = again.double() * scales.double(), numbers.double() * scale
+            assert ((found - exact).abs() <= bound * exact.abs()).all()
+
+
+def test_searched_scales_lose_less_than_those_of_the_largest_magnitude():
+    torch.manual_seed(5)
+    weight = torch.randn(64, 512)
+
+    def lost(values, scales):
+        return (values.double() * scales.double() - weight.double()).square().sum(-1)
+
+    plain, searched = lost(*fp8.quantize_rows(weight)), lost(*fp8.quantize_weight(weight))
+    assert (searched <= plain).all()
+    assert searched.sum() < 0.95 * plain.sum()
+
+
+def test_searching_a_scale_keeps_rows_of_zeros_nan_and_infinity():
+    weight = torch.randn(4, 32)
+    weight[0], weight[1, 3], weight[2, 4] = 0, float("nan"), -float("inf")
+    values, scales = fp8.quantize_weight(weight)
+    assert (values[0].float() == 0).all()
+    assert scales[0] == fp8.SMALLEST_SCALE
+    assert scales[1:3].isnan().all()
+    assert scales[3].isfinite()
+
+
 @pytest.mark.parametrize("magnitude", [3e38, 1e-30, 1e-38, 1e-40])
 def test_the_ends_of_the_range_neither_overflow_nor_become_nan(magnitude):
     weight = quantize(packed_of(scale=0.01))
