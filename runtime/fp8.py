@@ -74,8 +74,8 @@ def quantize_rows(t: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_weight(t: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise each row with the scale, of one for each of `MAXIMA`, that loses least in the mean square.
 
-    It takes a few times as long as `quantize_rows`, and is for weights. Of normal values the error is 2 to 6 %
-    smaller; rows that were dequantised from e4m3 with one scale a row or a matrix lose nothing.
+    It takes a few times as long as `quantize_rows`, and is for weights. Of normal values the error is 2 to
+    6 % smaller; rows that were dequantised from e4m3 with one scale a row or a matrix lose nothing.
 
     Args:
         t: ``[…, K]`` with K ≥ 1, of a floating dtype.
