@@ -46,10 +46,6 @@ def _linear(
         x.dim() >= 1 and x.shape[-1] == in_features == values.shape[-1],
         lambda: f"sparseflow::linear_weight_only: x must be [..., {values.shape[-1]}], got {list(x.shape)}",
     )
-    ops.check(
-        not epilogue.endswith("_gated"),
-        lambda: f"sparseflow::linear_weight_only: no gate, such as {epilogue}, is known",
-    )
     rows = x.reshape(-1, in_features)
     y = _product(rows, values, scales).reshape(*x.shape[:-1], values.shape[0])
     return epilogues.finish(y, bias, epilogue, residual).to(x.dtype)

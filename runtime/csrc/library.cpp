@@ -51,7 +51,8 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   // The kernels of this library, each as "name=code".
   m.def("kernels() -> str[]");
   // y = act((x8 · W8ᵀ) · x_scale · scales + bias) (+ residual) in the dtype of x, where x8 is x quantised row by row to
-  // e4m3; values are those of W8 in e4m3, scales are [N] float32, and dense is W8 stored densely.
+  // e4m3; values are those of W8 in e4m3, scales are [N] float32, and dense is W8 stored densely. Gated epilogues as in
+  // linear.
   m.def(
       "linear_fp8(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");

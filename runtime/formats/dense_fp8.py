@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenseFp8(RowScaled):
-    """Each row scaled so that its largest magnitude is 448; small weights keep their relative precision."""
+    """Each row scaled as loses least (`runtime.fp8.quantize_weight`); small weights keep their precision."""
 
     name: ClassVar[str] = "fp8"
     element: ClassVar[str] = "f8E4M3FN"
 
     def rounded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows in e4m3, rounded to nearest even."""
-        from sparseflow.runtime.fp8 import quantize_rows
+        from sparseflow.runtime.fp8 import quantize_weight
 
-        values, scales = quantize_rows(rows)
+        values, scales = quantize_weight(rows)
         return values, scales.squeeze(1)

@@ -39,12 +39,6 @@ class RowScaled(Format):
         """Return the element type of the values, which are dense already."""
         return self.element
 
-    def why_not(self, n: int, k: int, dtype: str, epilogue: str = "none") -> str | None:
-        """Return why a layer can't have the format: a gate, or its element type."""
-        if epilogue.endswith("_gated"):
-            return f"it has a gate, which {self.name} products can't have"
-        return super().why_not(n, k, dtype, epilogue)
-
     def load(self) -> None:
         """Import the Python module that registers the operator."""
         import sparseflow.runtime.weight_only  # noqa: F401  registers linear_weight_only

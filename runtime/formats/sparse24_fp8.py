@@ -21,7 +21,7 @@ REPLACED_DTYPES = ("f16", "bf16")
 
 @dataclass(frozen=True)
 class Sparse24Fp8(TwoOfFour):
-    """Each row scaled so that its largest magnitude is 448; ``linear_fp8`` scales the rows of x likewise."""
+    """Each row scaled as loses least (`runtime.fp8.quantize_weight`); ``linear_fp8`` scales the rows of x."""
 
     name: ClassVar[str] = "2:4-fp8"
     operator: ClassVar[str] = "linear_fp8"
@@ -41,9 +41,7 @@ class Sparse24Fp8(TwoOfFour):
         return "f8E4M3FN"
 
     def why_not(self, n: int, k: int, dtype: str, epilogue: str = "none") -> str | None:
-        """Return why the kernels can't run a layer: a gate, its element type, or sizes that need padding."""
-        if epilogue.endswith("_gated"):
-            return "it has a gate, which fp8 products can't have"
+        """Return why the kernels can't run a layer: its element type, or sizes that need padding."""
         if dtype not in REPLACED_DTYPES:
             return f"it is {dtype}; fp8 replaces {', '.join(REPLACED_DTYPES)}"
         if n % TILE or k % TILE:
@@ -63,7 +61,7 @@ class Sparse24Fp8(TwoOfFour):
 
         values, positions = ops.pack_2_4(weight)
         # In chunks of rows: the whole weight in float32 would take twice the memory of the dense one.
-        pieces = [fp8.quantize_rows(rows) for _, rows in row_chunks(values)]
+        pieces = [fp8.quantize_weight(rows) for _, rows in row_chunks(values)]
         quantized, scales = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         return quantized, positions, scales.squeeze(1)
 

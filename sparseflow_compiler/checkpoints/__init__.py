@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 from sparseflow.support import lazy
 
 if TYPE_CHECKING:
-    from sparseflow.checkpoints.checkpoint import Checkpoint, CheckpointLayer, convert_checkpoint
+    from sparseflow.checkpoints.checkpoint import (
+        Checkpoint,
+        CheckpointLayer,
+        convert_checkpoint,
+        is_fp8,
+    )
 
-__all__ = ["Checkpoint", "CheckpointLayer", "convert_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointLayer", "convert_checkpoint", "is_fp8"]
 
 __getattr__, __dir__ = lazy.names(globals(), dict.fromkeys(__all__, "checkpoint"))

@@ -16,6 +16,15 @@ from typing import get_args
 from torch import Tensor
 
 from sparseflow.checkpoints.forms import FORMATS, Format, FormatName, declared_in, format_of
+from sparseflow.checkpoints.fp8_weights import (
+    Fp8Name,
+    Fp8Weights,
+    declared_fp8,
+    dequantized,
+    fp8_weights,
+    from_mask,
+    model_names,
+)
 from sparseflow.checkpoints.shards import CONFIG, INDEX, SHARD_BYTES, ShardReader, ShardWriter, read_json
 from sparseflow.errors import CheckpointError
 from sparseflow.runtime import PackedWeight, compress_2_4, is_24
@@ -51,7 +60,7 @@ class Checkpoint:
     """A folder of safetensors with config.json; each weight is read on access.
 
     Args:
-        folder: written by ``save_pretrained`` or llm-compressor.
+        folder: written by ``save_pretrained`` or llm-compressor; its weights may be in fp8 (`fp8_weights`).
 
     Raises:
         CheckpointError: it is incomplete or malformed, or its weights have an unsupported format.
@@ -61,32 +70,52 @@ class Checkpoint:
         self.folder = Path(folder)
         self._tensors = ShardReader(self.folder)
         config = read_json(self.folder, CONFIG) if (self.folder / CONFIG).exists() else {}
-        self._format = format_of(config, self._subject)
-        self._packed = {} if self._format is None else self._parts(self._format, declared_in(config))
+        declared = declared_in(config)
+        self._fp8: Fp8Weights | None = None
+        if isinstance(declared, Mapping) and declared_fp8(declared) is not None:
+            tensors = self._tensors
+            self._fp8 = fp8_weights(config, declared, tensors.dtypes(), tensors.metadata(), self._subject)
+        self._format = None if self._fp8 is not None else format_of(config, self._subject)
+        self._packed = {} if self._format is None else self._parts(self._format, declared)
 
     @property
-    def format(self) -> FormatName:
-        """The form of its 2:4 weights."""
+    def format(self) -> FormatName | Fp8Name:
+        """The form of its weights: of 2:4 ones, or of those in fp8."""
+        if self._fp8 is not None:
+            return self._fp8.name
         return "dense" if self._format is None else self._format.name
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all tensors as in the model; a packed layer's is ``<layer>.weight``."""
+        if self._fp8 is not None:
+            return tuple(model_names(self._tensors.names, self._fp8))
         parts = {part: name for name, found in self._packed.items() for part in found}
         return tuple(dict.fromkeys(parts.get(name, name) for name in self._tensors.names))
 
     def weight(self, name: str) -> Tensor | PackedWeight:
         """Read a tensor by its name in the model, to the CPU; packed if it is packed in the checkpoint.
 
+        Weights in fp8 come dequantised, in the dtype that config.json gives the model, and dense.
+
         Raises:
-            CheckpointError: there is no such tensor.
+            CheckpointError: there is no such tensor, or scales don't fit their weight.
             ArgumentError, WeightError: a packed weight's tensors don't fit together, or hold NaN or Inf.
         """
+        if self._fp8 is not None and name in self._fp8.weights:
+            return self._dequantized(name, self._fp8)
         if name not in self._packed:
             return self._tensors.tensor(name)
         assert self._format is not None, "only formats pack"
         tensors = [self._tensors.tensor(part) for part in self._packed[name]]
         return self._format.decode(name.removesuffix(_WEIGHT), tensors)
+
+    def _dequantized(self, name: str, form: Fp8Weights) -> Tensor:
+        weight = form.weights[name]
+        values, scale = self._tensors.tensor(weight.values), self._tensors.tensor(weight.scale)
+        if weight.mask is not None:
+            values = from_mask(values, self._tensors.tensor(weight.mask), name.removesuffix(_WEIGHT))
+        return dequantized(values, scale, form.block, form.dtype, f"{self._subject}, {name}")
 
     def dense(self, name: str) -> Tensor:
         """Read a tensor by its name in the model, unpacked if it is packed.
@@ -109,13 +138,19 @@ class Checkpoint:
         return [found for name in self.names if (found := self._layer(name)) is not None]
 
     def _layer(self, name: str) -> CheckpointLayer | None:
-        if not name.endswith(_WEIGHT) or (name not in self._packed and len(self._tensors.shape(name)) != 2):
+        if not name.endswith(_WEIGHT) or not self._is_matrix(name):
             return None
         weight = self.weight(name)
         packed = isinstance(weight, PackedWeight)
         n, k = weight.shape
         sparse = True if isinstance(weight, PackedWeight) else is_24(weight)
         return CheckpointLayer(name.removesuffix(_WEIGHT), n, k, dtype_name(weight.dtype), packed, sparse)
+
+    def _is_matrix(self, name: str) -> bool:
+        if name in self._packed:
+            return True
+        scaled = self._fp8.weights.get(name) if self._fp8 is not None else None
+        return len(self._tensors.shape(name if scaled is None else scaled.values)) == 2
 
     def _parts(self, form: Format, declared: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
         """Return the names of each packed weight's tensors, by the weight's name."""
@@ -133,6 +168,17 @@ class Checkpoint:
         return f"checkpoint {self.folder}"
 
 
+def is_fp8(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a checkpoint's config.json declares weights in fp8; False without one.
+
+    Raises:
+        CheckpointError: config.json can't be read.
+    """
+    path = Path(folder)
+    declared = declared_in(read_json(path, CONFIG)) if (path / CONFIG).exists() else {}
+    return isinstance(declared, Mapping) and declared_fp8(declared) is not None
+
+
 def convert_checkpoint(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -144,7 +190,9 @@ def convert_checkpoint(
 ) -> list[str]:
     """Convert a checkpoint to another form, and copy its other files. Nothing is pruned.
 
-    At most a shard and one weight are in memory. The folder appears once it is complete.
+    At most a shard and one weight are in memory. The folder appears once it is complete. Weights in fp8 are
+    dequantised, whatever the target: ``sf.compile(format="2:4-fp8")`` finds the same numbers again where a
+    scale was of a matrix or a row.
 
     Args:
         source: a checkpoint in any of the forms.

@@ -180,12 +180,6 @@ def require_version(version: object, subject: str) -> None:
 def _compressed(declared: Mapping[str, object], subject: str) -> Format | None:
     sparsity = declared.get("sparsity_config") or {}
     form = sparsity.get("format") if isinstance(sparsity, dict) else sparsity
-    if declared.get("config_groups"):
-        raise CheckpointError(
-            subject,
-            f"its weights are quantised too ({declared.get('format')!r:.40})",
-            "give a checkpoint that is only sparse; sf.compile(format='2:4-fp8') quantises it",
-        )
     if form in (None, "dense"):
         return None
     if form != BITMASK.name:

@@ -79,6 +79,17 @@ class ShardReader:
         """
         return tuple(self._of(name).get_slice(name).get_shape())
 
+    def dtypes(self) -> dict[str, str]:
+        """Return the element type of every tensor as safetensors spells it, without reading any."""
+        return {name: self._of(name).get_slice(name).get_dtype() for name in self._home}
+
+    def metadata(self) -> dict[str, str]:
+        """Return what the files say beside their tensors, all together."""
+        found: dict[str, str] = {}
+        for file in dict.fromkeys(self._home.values()):
+            found |= self._open(file).metadata() or {}
+        return found
+
     def tensor(self, name: str) -> Tensor:
         """Read a tensor by name, to the CPU.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sparseflow.cli import option_values
@@ -12,6 +13,7 @@ from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.models import from_folder
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from sparseflow.integrations.transformers.types import PreTrainedTokenizerBase
@@ -30,6 +32,7 @@ def load_model(
 
     Raises:
         ArgumentError: the folder can't be read, or dtype or device don't exist.
+        CheckpointError: its weights are quantised in a way that isn't read.
         MissingDependencyError: transformers is missing.
     """
     kind = None if dtype is None else option_values.dtype(dtype)
@@ -39,13 +42,25 @@ def load_model(
     from sparseflow.runtime.artifact import manifest
 
     if not (folder / manifest.NAME).is_file():
-        return from_folder(folder, kind).to(where).eval()
+        return _loaded(folder, kind).to(where).eval()
     if not compiled or kind is not None:
         rule = "is compiled already" if not compiled else f"is compiled: its weights can't become {dtype}"
         raise ArgumentError(f"model {folder}", rule, "name the folder that save_pretrained wrote")
     import sparseflow as sf
 
     return sf.load(folder, device=where)
+
+
+def _loaded(folder: Path, dtype: torch.dtype | None) -> nn.Module:
+    """Load a folder with its weights; those in fp8 dequantised, through a copy in the temporary folder."""
+    from sparseflow.checkpoints import convert_checkpoint, is_fp8
+
+    if not is_fp8(folder):
+        return from_folder(folder, dtype)
+    with TemporaryDirectory() as work:
+        dense = Path(work) / "dense"
+        convert_checkpoint(folder, dense, "dense")
+        return from_folder(dense, dtype)
 
 
 def require_new(folder: Path) -> None:

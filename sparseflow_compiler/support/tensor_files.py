@@ -14,6 +14,9 @@ class UnreadTensor(Protocol):
     def get_shape(self) -> list[int]:
         """Return its shape."""
 
+    def get_dtype(self) -> str:
+        """Return its element type as the format spells it, such as ``"F8_E4M3"``."""
+
 
 class TensorFile(Protocol):
     """What `safetensors.safe_open` returns."""
@@ -23,6 +26,9 @@ class TensorFile(Protocol):
 
     def get_tensor(self, name: str) -> Tensor:
         """Read a tensor."""
+
+    def metadata(self) -> dict[str, str] | None:
+        """Return what the file says beside its tensors."""
 
     def get_slice(self, name: str) -> UnreadTensor:
         """Return a tensor without reading it."""

@@ -102,6 +102,41 @@ def test_quantises_rows_as_torch_does(dtype):
         assert torch.equal(ways[1], ways[2])
 
 
+GATES = {
+    "skinny, variant 30; the gate is part of it": [1, Choice("skinny", 30).code],
+    "skinny, variant 0; the gate follows in a kernel of its own": [1, Choice("skinny", 0).code],
+    "cusparselt, algorithm 3; the gate follows in a kernel of its own": [1, Choice("cusparselt", 3).code],
+    "dense: the policy says so; the gate follows in a kernel of its own": [1, 0],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("path", GATES)
+def test_a_gated_layer_on_every_path(path, dtype):
+    if "30" in path and torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("the variant is for sm_90")
+    weight, policy, rows = weight_of(1408, 1088, dtype), GATES[path], (1, 2, 16, 33, 64, 65, 200)
+    device = prepare(weight, rows, policy) if "cusparselt" in path else None
+    device = device or gpu.DeviceWeight(weight.values, weight.positions, weight.in_features)
+    bias = inputs(1, 1408, dtype, seed=2)[0]
+    for m in rows:
+        x = inputs(m, 1088, dtype, seed=m)
+        for activation in ("silu", "gelu_tanh"):
+            gate, up = reference(x, weight, bias).chunk(2, -1)
+            y = run(x, weight, bias, epilogue=f"{activation}_gated", policy=policy)
+            assert (y.dtype, y.shape, y.is_contiguous()) == (dtype, (m, 704), True)
+            assert error(y, ACTIVATIONS[activation](gate) * up) < BOUND, m
+        assert gpu.path(device, m, policy, bias=True, epilogue="silu_gated") == path
+
+
+def test_a_gated_layer_refuses_a_residual_and_empty_batches_stay_empty():
+    weight = weight_of(ms=(4,))
+    with pytest.raises(RuntimeError, match="takes no residual"):
+        run(inputs(4, K, torch.bfloat16), weight, None, inputs(4, N // 2, torch.bfloat16), "silu_gated")
+    y = run(torch.empty(2, 0, K, device="cuda", dtype=torch.bfloat16), weight, epilogue="silu_gated")
+    assert y.shape == (2, 0, N // 2)
+
+
 def test_zero_nan_and_infinite_rows():
     weight = weight_of(ms=(5, 64))
     bias = inputs(1, N, torch.bfloat16)[0]

@@ -50,22 +50,6 @@ func.func @activation_read_again(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.v
   return %p, %a : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16>
 }
 
-// fp8 products have no gate.
-func.func @fp8(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
-  %m1 = torch.constant.int -1
-  %0 = torch.constant.int 0
-  %1 = torch.constant.int 1
-  %half = torch.constant.int 32
-  %n = torch.constant.int 64
-  %w = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64,64],bf16>
-  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4-fp8", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
-  %first = torch.aten.slice.Tensor %y, %m1, %0, %half, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
-  %second = torch.aten.slice.Tensor %y, %m1, %half, %n, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
-  %a = torch.aten.silu %first : !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
-  %p = torch.aten.mul.Tensor %a, %second : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
-  return %p : !torch.vtensor<[?,?,32],bf16>
-}
-
 // The layer has an activation already.
 func.func @activated(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
   %m1 = torch.constant.int -1

@@ -94,6 +94,27 @@ func.func @chunks(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32]
 
 // -----
 
+// A layer in fp8 keeps its format.
+// CHECK-LABEL: func.func @fp8
+func.func @fp8(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
+  // CHECK: "sparse_gemm.linear"({{.*}}) {epilogue = "silu_gated", format = "2:4-fp8"
+  // CHECK-NOT: torch.aten
+  %m1 = torch.constant.int -1
+  %0 = torch.constant.int 0
+  %1 = torch.constant.int 1
+  %half = torch.constant.int 32
+  %n = torch.constant.int 64
+  %w = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64,64],bf16>
+  %y = "sparse_gemm.linear"(%x, %w) {format = "2:4-fp8", epilogue = "none", policy = "", operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %first = torch.aten.slice.Tensor %y, %m1, %0, %half, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
+  %second = torch.aten.slice.Tensor %y, %m1, %half, %n, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
+  %a = torch.aten.silu %first : !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
+  %p = torch.aten.mul.Tensor %a, %second : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
+  return %p : !torch.vtensor<[?,?,32],bf16>
+}
+
+// -----
+
 // What the report says of a layer goes with it.
 // CHECK-LABEL: func.func @not_in_fp8
 func.func @not_in_fp8(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {

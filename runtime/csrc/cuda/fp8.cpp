@@ -1,16 +1,17 @@
 // sparseflow::linear_fp8_fused and product_fp8 on CUDA: the own kernel for few rows, cuSPARSELt by a plan, or cuBLAS by
 // torch, as the policy says.
 //
-// The own kernel takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, and x loses
-// nothing. The others multiply x in e4m3. cuSPARSELt scales fp8 products by one number only, so both scales are applied to its result: in bfloat16, whose
-// range holds 448² · K and which the tuned tables measured. Beside W, x and y that moves 3·M·K bytes for the rows of
-// x and reads and writes 4·M·N for the result.
+// The own kernel takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, gate included,
+// and x loses nothing. The others multiply x in e4m3. cuSPARSELt scales fp8 products by one number only, so both scales
+// are applied to its result: in bfloat16, whose range holds 448² · K and which the tuned tables measured. Beside W, x and
+// y that moves 3·M·K bytes for the rows of x and reads and writes 4·M·N for the result, 3·M·N with a gate.
 #include "fp8.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include "common/epilogue.h"
 #include "driver.h"
+#include "gated.h"
 #include "route.h"
 #include "skinny/call.h"
 
@@ -32,8 +33,9 @@ void require_e4m3(const char* op, const DeviceWeight& weight, const std::optiona
   if (dense) check_tensor(op, "dense", *dense, e4m3, {weight.n(), weight.k}, weight.device());
 }
 
-Route route_of(const char* op, const DeviceWeight& weight, const std::vector<int64_t>& policy, int64_t m) {
-  Route chosen = route(weight, {Activation::none, policy, false, false, m}, true);
+Route route_of(const char* op, const DeviceWeight& weight, const std::vector<int64_t>& policy, int64_t m,
+               bool gated = false) {
+  Route chosen = route(weight, {Activation::none, policy, false, false, m, gated}, true);
   SF_REQUIRE(chosen.way != Way::registered, op, "policy names a kernel that was registered from Python, and none does fp8");
   return chosen;
 }
@@ -62,14 +64,16 @@ Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& position
                          Activation::none, chosen.variant);
 }
 
-// The layer in one launch.
+// The layer in one launch; in two, if it has a gate and the route's variant can't apply it.
 Tensor whole_by_skinny(const char* op, const Tensor& rows, const DeviceWeight& weight, const Tensor& scales,
-                       std::optional<Tensor> bias, std::optional<Tensor> residual, Activation activation,
-                       int64_t variant) {
+                       std::optional<Tensor> bias, std::optional<Tensor> residual, const Epilogue& ending,
+                       const Route& chosen) {
   const ScalarType dtype = rows.scalar_type();
   Call c(op, rows, weight, std::move(bias), std::move(residual), dtype, dtype);
   c.scale = usable(scales);
-  return skinny::product(c, activation, variant);
+  const bool inside = chosen.gate == Gate::inside;
+  const Tensor y = skinny::product(c, inside ? ending.activation : ending.before_gate(), chosen.variant, inside);
+  return ending.gated && !inside ? gated(op, y, c.m, ending.activation) : y;
 }
 
 // Returns x [..., K] as the kernels need it: of 16 bits, contiguous and aligned.
@@ -87,21 +91,22 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
                   std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t in_features, std::string epilogue,
                   std::vector<int64_t> policy, std::optional<Tensor> dense) {
   constexpr const char* op = "linear_fp8";
-  const Activation act = activation_of(op, epilogue);
   const OnDevice guard(x.get_device_index());
   const Tensor rows = rows_of(op, x, in_features);
   const int device = rows.get_device_index();
   const int64_t m = rows.numel() / in_features, n = values.size(0);
-  SF_REQUIRE(n % 8 == 0, op, "N must be a multiple of 8, got " + words(values));
+  const Epilogue ending = epilogue_of(op, epilogue, n, residual.has_value());
+  const int64_t unit = ending.gated ? 16 : 8, out = ending.gated ? n / 2 : n;
+  SF_REQUIRE(n % unit == 0, op, "N must be a multiple of " + std::to_string(unit) + ", got " + words(values));
   check_tensor(op, "scales", scales, ScalarType::Float, {n}, device);
   if (bias) check_tensor(op, "bias", *bias, x.scalar_type(), {n}, device);
   if (residual) check_tensor(op, "residual", *residual, x.scalar_type(), sizes_with_last(x, n), device);
   const DeviceWeight weight{values, positions, in_features};
   weight.check(op);
   require_e4m3(op, weight, dense);
-  const Route chosen = route_of(op, weight, policy, m);
+  const Route chosen = route_of(op, weight, policy, m, ending.gated);
   if (by_skinny(chosen))
-    return whole_by_skinny(op, rows, weight, scales, std::move(bias), std::move(residual), act, chosen.variant);
+    return whole_by_skinny(op, rows, weight, scales, std::move(bias), std::move(residual), ending, chosen);
   const Tensor x8 = torch::stable::new_empty(rows, rows.sizes(), ScalarType::Float8_e4m3fn);
   const Tensor x_scale = torch::stable::new_empty(rows, {m}, ScalarType::Float);
   const bool half = x.scalar_type() == ScalarType::Half;
@@ -110,13 +115,13 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
                  static_cast<float*>(x_scale.mutable_data_ptr())},
                 stream);
   const Tensor raw = product_of(Call(op, x8, weight, std::nullopt, std::nullopt, ScalarType::BFloat16), chosen, dense);
-  const Tensor y = torch::stable::new_empty(rows, sizes_with_last(rows, n));
+  const Tensor y = torch::stable::new_empty(rows, sizes_with_last(rows, out));
   const Tensor w_scale = usable(scales);
   if (bias) bias = usable(*bias);
   if (residual) residual = usable(*residual);
   rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(x_scale.const_data_ptr()),
            static_cast<const float*>(w_scale.const_data_ptr()), skinny::pointer(bias), skinny::pointer(residual), half,
-           y.mutable_data_ptr(), act},
+           y.mutable_data_ptr(), ending.activation, ending.gated},
           stream);
   return y;
 }

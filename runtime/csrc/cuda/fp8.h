@@ -20,6 +20,8 @@ struct Fp8Rows {
 void quantize_rows(const Fp8Rows& rows, void* stream);
 
 // y [m, n] = activation(raw · w_scale[n] · x_scale[m] + bias[n]) + residual; raw is bf16, the others are bf16 or fp16.
+// With `gated` y is [m, n / 2], activation(g) ⊙ u for the halves g and u of what is activated otherwise: n is then a
+// multiple of 16, and there is no residual.
 struct Rescaled {
   int64_t m, n;
   const void* raw;
@@ -28,6 +30,7 @@ struct Rescaled {
   bool half;
   void* y;
   Activation activation;
+  bool gated = false;
 };
 void rescale(const Rescaled& rescaled, void* stream);
 

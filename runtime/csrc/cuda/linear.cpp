@@ -5,8 +5,7 @@
 #include "common/epilogue.h"
 #include "common/registered.h"
 #include "cpu/args.h"
-#include "driver.h"
-#include "gate.h"
+#include "gated.h"
 #include "route.h"
 #include "skinny/call.h"
 
@@ -51,17 +50,6 @@ Tensor run(Call& c, const Want& want, const Route& route, const std::optional<Te
   return route.plan ? run_sparse(c, want, route) : run_dense(c, want.activation, dense);
 }
 
-// activation(g) ⊙ u for the halves g and u of the m rows of `product`.
-Tensor gated(const Tensor& product, int64_t m, Activation activation) {
-  const Tensor whole = usable(product);
-  const int64_t n = whole.size(whole.dim() - 1) / 2;
-  const Tensor y = torch::stable::new_empty(whole, sizes_with_last(whole, n));
-  apply_gate({m, n, whole.const_data_ptr(), cpu::dtype_of(kOp, "y", y), y.mutable_data_ptr(),
-              activation},
-             stream_of(whole.get_device_index()));
-  return y;
-}
-
 Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
               std::optional<Tensor> residual, int64_t in_features, std::string epilogue, std::vector<int64_t> policy,
               std::optional<Tensor> dense) {
@@ -78,10 +66,10 @@ Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, st
     return run_registered(c.x, values, positions, c.bias, c.residual, in_features, epilogue, chosen.choice);
   if (chosen.gate == Gate::inside) return skinny::product(c, ending.activation, chosen.variant, true);
   const Tensor y = run(c, want, chosen, dense);
-  return ending.gated ? gated(y, c.m, ending.activation) : y;
+  return ending.gated ? gated(kOp, y, c.m, ending.activation) : y;
 }
 
-// Returns a sentence about what linear, or product_fp8 for a weight in e4m3, would run now for m rows.
+// Returns a sentence about what linear, or linear_fp8 for a weight in e4m3, would run now for m rows.
 std::string path(const Tensor& values, const Tensor& positions, int64_t in_features, std::string epilogue,
                  std::vector<int64_t> policy, bool bias, bool residual, int64_t m) {
   constexpr const char* path_op = "linear_path";
@@ -90,8 +78,8 @@ std::string path(const Tensor& values, const Tensor& positions, int64_t in_featu
   SF_REQUIRE(m >= 0, path_op, "m must not be negative, got " + std::to_string(m));
   const DeviceWeight weight{values, positions, in_features};
   weight.check(path_op);
-  const Epilogue ending = fp8 ? Epilogue{activation_of(path_op, epilogue)}
-                              : epilogue_of(path_op, epilogue, weight.n(), residual);
+  const Epilogue ending = epilogue_of(path_op, epilogue, weight.n(), residual);
+  if (fp8) return sentence(route(weight, {Activation::none, policy, false, false, m, ending.gated}, false));
   return sentence(route(weight, {ending.before_gate(), policy, bias, residual, m, ending.gated}, false));
 }
 
@@ -101,7 +89,10 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
                 bool residual, std::vector<int64_t> ms, bool wait) {
   constexpr const char* prepare_op = "linear_prepare";
   SF_REQUIRE(values.dim() == 2, prepare_op, "values must be a matrix, got " + words(values));
-  const Activation act = epilogue_of(prepare_op, epilogue, values.size(0), residual).before_gate();
+  // Of a layer in fp8 the plans multiply only: bias, activation and residual follow the scales.
+  const bool fp8 = values.scalar_type() == ScalarType::Float8_e4m3fn;
+  const Epilogue ending = epilogue_of(prepare_op, epilogue, values.size(0), residual);
+  const Activation act = fp8 ? Activation::none : ending.before_gate();
   const DeviceWeight weight{values, values, in_features};  // plans don't depend on positions
   PlanCache& cache = PlanCache::instance();
   const bool library = load_cusparselt("").empty();
@@ -111,7 +102,7 @@ int64_t prepare(const Tensor& values, bool bias, int64_t in_features, std::strin
     const bool planned = choice.kernel == Kernel::cusparselt;  // the other sparse kernels need no plan
     count += !planned && choice.kernel != Kernel::dense && m > 0;
     if (!planned || !library) continue;
-    const Problem problem = problem_of(weight, {act, policy, bias, residual, m}, choice);
+    const Problem problem = problem_of(weight, {act, policy, bias && !fp8, residual && !fp8, m}, choice);
     if (m <= 0 || !refusal(problem).empty()) continue;
     cache.request(problem);
     ++count;

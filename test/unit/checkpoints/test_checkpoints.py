@@ -125,7 +125,7 @@ def test_foreign_and_newer_formats_are_refused(pruned_folder, tmp_path):
                 "config_groups": {"group_0": {}},
                 "format": "float-quantized",
             },
-            "too",
+            "name no form of weights",
         ),
         (
             {"quant_method": "sparseflow", "format_version": 3},

@@ -163,9 +163,9 @@ ELIGIBLE = {
     "2:4": [(7, 5, "f32", "silu_gated"), (64, 64, "bf16", "none"), (1, 1, "f16", "relu")],
     "4:6": [(7, 5, "f32", "silu_gated"), (64, 64, "bf16", "none"), (1, 1, "f16", "relu")],
     "6:8": [(7, 5, "f32", "silu_gated"), (64, 64, "bf16", "none"), (1, 1, "f16", "relu")],
-    "2:4-fp8": [(64, 128, "bf16", "none"), (192, 64, "f16", "silu")],
-    "fp8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu"), (1, 1, "f16", "relu")],
-    "int8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu"), (1, 1, "f16", "relu")],
+    "2:4-fp8": [(64, 128, "bf16", "none"), (192, 64, "f16", "silu"), (64, 64, "bf16", "gelu_gated")],
+    "fp8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu_gated"), (1, 1, "f16", "relu")],
+    "int8": [(7, 5, "f32", "none"), (64, 64, "bf16", "silu_gated"), (1, 1, "f16", "relu")],
 }
 REASONS = {
     "2:4": [(64, 64, "f64", "none", "it is f64; 2:4 stores f32, f16, bf16")],
@@ -175,13 +175,9 @@ REASONS = {
         (64, 64, "f32", "none", "it is f32; fp8 replaces f16, bf16"),
         (72, 64, "bf16", "none", "N and K must be multiples of 64, got N=72, K=64"),
         (64, 96, "bf16", "none", "N and K must be multiples of 64, got N=64, K=96"),
-        (64, 64, "bf16", "gelu_gated", "it has a gate, which fp8 products can't have"),
     ],
-    "fp8": [
-        (64, 64, "f64", "none", "it is f64; fp8 stores f32, f16, bf16"),
-        (64, 64, "bf16", "gelu_gated", "it has a gate, which fp8 products can't have"),
-    ],
-    "int8": [(64, 64, "bf16", "silu_gated", "it has a gate, which int8 products can't have")],
+    "fp8": [(64, 64, "f64", "none", "it is f64; fp8 stores f32, f16, bf16")],
+    "int8": [(64, 64, "f64", "none", "it is f64; int8 stores f32, f16, bf16")],
 }
 
 

@@ -87,6 +87,29 @@ def test_is_the_product_of_the_dequantised_operands(lead, epilogue, dtype):
         assert error(y, reference(x, weight, *extra, epilogue)) < BOUND
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "none"])
+@pytest.mark.parametrize("lead", [(1,), (2, 33), (), (0,)])
+def test_a_gate_is_the_product_of_both_halves(lead, activation, dtype):
+    torch.manual_seed(2)
+    weight = quantize(packed_of(dtype=dtype))
+    x, bias = torch.randn(*lead, K).to(dtype), torch.randn(N).to(dtype)
+    for extra in (None, bias):
+        gate, up = reference(x, weight, extra).chunk(2, dim=-1)
+        y = run(x, weight, extra, epilogue=f"{activation}_gated")
+        assert y.dtype == dtype
+        # Both halves are rounded to bfloat16.
+        assert error(y, ACTIVATIONS[activation](gate) * up) < 1.5 * BOUND
+
+
+def test_a_gate_without_halves_or_with_a_residual_is_refused():
+    x, weight = torch.randn(2, K).bfloat16(), quantize(packed_of())
+    with pytest.raises(RuntimeError, match="silu_gated takes no residual"):
+        run(x, weight, None, torch.zeros(2, N // 2).bfloat16(), "silu_gated")
+    with pytest.raises(RuntimeError, match="silu_gated needs an even N, got 63"):
+        run(x, quantize(packed_of(63)), epilogue="silu_gated")
+
+
 def test_is_near_the_product_that_was_not_quantised():
     packed = packed_of(256, 512)
     x = torch.randn(40, 512).bfloat16()
@@ -119,6 +142,41 @@ def test_rows_of_any_magnitude_keep_their_relative_precision(x_power, w_power, s
     # Half a step of e4m3: 2^-4 of the value, or of the smallest normal's.
     bound = torch.maximum(x.double().abs() * 2.0**-4, scale.double() * 2.0**-10) * 1.001
     assert ((x8.double() * scale.double() - x.double()).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("k", [8, 576, 2304])
+@pytest.mark.parametrize("scale", [1.0, 3e-3, 7e19, 1e-25])
+def test_a_weight_that_is_in_e4m3_already_keeps_its_numbers(scale, k):
+    torch.manual_seed(4)
+    for rows in (torch.randn(16, k), torch.randn(16, k) * torch.logspace(-2, 2, 16)[:, None]):
+        numbers = (rows * (100 / rows.abs().max())).to(fp8.E4M3)  # by one scale of the whole matrix
+        for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 2**-8)):
+            weight = (numbers.float() * scale).to(dtype)
+            again, scales = fp8.quantize_weight(weight)
+            found, exact = again.double() * scales.double(), numbers.double() * scale
+            assert ((found - exact).abs() <= bound * exact.abs()).all()
+
+
+def test_searched_scales_lose_less_than_those_of_the_largest_magnitude():
+    torch.manual_seed(5)
+    weight = torch.randn(64, 512)
+
+    def lost(values, scales):
+        return (values.double() * scales.double() - weight.double()).square().sum(-1)
+
+    plain, searched = lost(*fp8.quantize_rows(weight)), lost(*fp8.quantize_weight(weight))
+    assert (searched <= plain).all()
+    assert searched.sum() < 0.95 * plain.sum()
+
+
+def test_searching_a_scale_keeps_rows_of_zeros_nan_and_infinity():
+    weight = torch.randn(4, 32)
+    weight[0], weight[1, 3], weight[2, 4] = 0, float("nan"), -float("inf")
+    values, scales = fp8.quantize_weight(weight)
+    assert (values[0].float() == 0).all()
+    assert scales[0] == fp8.SMALLEST_SCALE
+    assert scales[1:3].isnan().all()
+    assert scales[3].isfinite()
 
 
 @pytest.mark.parametrize("magnitude", [3e38, 1e-30, 1e-38, 1e-40])
@@ -233,12 +291,19 @@ def test_tracing_leaves_only_the_product_opaque(device):
 def test_tracing_leaves_the_layer_whole_where_one_kernel_runs_it(device, policy, rows, left):
     x, values, positions = (1, rows, K), (N, K // 2), (N * K // 8,)
     shapes = [(x, torch.bfloat16), (values, fp8.E4M3), (positions, torch.uint8)]
-    with FakeTensorMode():
-        args = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
-        scales, codes = torch.empty(N, device=device), Policy.parse(policy).to_ints()
-        graph = make_fx(lambda *a: fp8.linear_fp8(*a, scales, None, None, K, "silu", codes))(*args)
-    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    assert [name for name in called if "sparseflow" in name] == [f"sparseflow.{left}.default"]
+    for epilogue, n in (("silu", N), ("silu_gated", N // 2)):
+        with FakeTensorMode():
+            args = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+            scales, codes = torch.empty(N, device=device), Policy.parse(policy).to_ints()
+
+            def layer(*a, scales=scales, codes=codes, epilogue=epilogue):
+                return fp8.linear_fp8(*a, scales, None, None, K, epilogue, codes)
+
+            graph = make_fx(layer)(*args)
+        called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        assert [name for name in called if "sparseflow" in name] == [f"sparseflow.{left}.default"]
+        (result,) = graph.graph.output_node().args
+        assert result.meta["val"].shape == (1, rows, n)
 
 
 def test_the_code_of_the_own_kernel_is_the_one_in_the_table():
