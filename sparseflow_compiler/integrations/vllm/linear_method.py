@@ -157,8 +157,11 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
 
     def dequantize_weight(self, layer: nn.Module) -> Tensor:
         """Return the dense weight ``[N, K]``, of a packed layer unpacked, for what reads it in vLLM."""
-        place = next(layer.parameters()).device
-        return self.apply(layer, torch.eye(self._k, dtype=self._dtype, device=place)).t()
+        if self._dense is not None:
+            place = next(layer.parameters()).device
+            return self.apply(layer, torch.eye(self._k, dtype=self._dtype, device=place)).t()
+        tensors = [getattr(layer, name).data for name in self._names]
+        return PackedWeight(tensors, self._k, self._options.format, self._dtype, trusted=True).unpack()
 
     def _form_of(self, n: int, k: int, whole_k: int, dtype: torch.dtype) -> Form:
         if not any(self._packed):
