@@ -65,9 +65,9 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         self._form: Form | None = None
         self._dense: LinearMethodBase | None = None  # what runs the layer if it is dense
         self._k, self._dtype = 0, torch.float32
-        format = find(layers.options.format)
-        self._op = format.op
-        self._names = (_PACKED, *(f"weight_{part}" for part in format.part_names[1:]))
+        self._format = find(layers.options.format)
+        self._op = self._format.op
+        self._names = (_PACKED, *(f"weight_{part}" for part in self._format.part_names[1:]))
         self._codes: list[int] | None = None
         self._keeps_dense = False
 
@@ -161,7 +161,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             place = next(layer.parameters()).device
             return self.apply(layer, torch.eye(self._k, dtype=self._dtype, device=place)).t()
         tensors = [getattr(layer, name).data for name in self._names]
-        return PackedWeight(tensors, self._k, self._options.format, self._dtype, trusted=True).unpack()
+        return PackedWeight(tensors, self._k, self._format.name, self._dtype, trusted=True).unpack()
 
     def _form_of(self, n: int, k: int, whole_k: int, dtype: torch.dtype) -> Form:
         if not any(self._packed):
@@ -176,7 +176,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             return f"K = {k} is not divisible by 4"
         if dtype not in NATIVE_DTYPES:
             return f"its weight is {dtype_name(dtype)}"
-        return find(self._options.format).why_not(n, k, ELEMENT_TYPES[dtype])
+        return self._format.why_not(n, k, ELEMENT_TYPES[dtype])
 
     def _arrive(self, layer: nn.Module, weight: Tensor | PackedWeight) -> None:
         """Take the weight of a first loading."""
@@ -208,19 +208,18 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         return self._options.prune is not None and not any(self._packed)
 
     def _packed_weight(self, weight: Tensor | PackedWeight) -> PackedWeight:
-        format = self._options.format
-        if isinstance(weight, Tensor):
-            found = packed.pack(weight, format, name=self.name)
-        elif weight.format is find(format):
+        if isinstance(weight, PackedWeight) and weight.format is self._format:
             found = weight
         else:
-            found = packed.pack(weight.unpack(), format, name=self.name)
+            dense = weight.unpack() if isinstance(weight, PackedWeight) else weight
+            found = packed.pack(dense, self._format.name, name=self.name)
         model = get_current_vllm_config().model_config
         if model is None or not model.enable_sleep_mode:
             found.settle()  # into memory of its own, which vLLM couldn't take back in its sleep
         return found
 
     def _hold(self, layer: nn.Module, weight: PackedWeight) -> None:
+        self._op = self._format.opaque_op(weight.device.type)
         for name, tensor in zip(self._names, weight.tensors, strict=True):
             _register(layer, name, tensor)
         if weight.dense is not None:

@@ -205,12 +205,14 @@ def _build_plans(layers: list[_Packed], policies: dict[str, Policy], config: Vll
     for entry in layers:
         weight, bias = entry.weight, getattr(entry.layer, "bias", None) is not None
         key = (entry.shape, bias)
-        if weight.device.type != "cuda" or weight.format.operator != "linear" or key in done:
+        if weight.device.type != "cuda" or weight.format.pattern != "2:4" or key in done:
             continue
         done.add(key)
-        values, positions = weight.tensors
+        values, positions = weight.tensors[:2]
         device = DeviceWeight(values, positions, weight.in_features)
-        plans.prepare(device, sizes, policies[entry.method.name].to_ints(), bias=bias)
+        # Products in fp8 add the bias after the scales, in a kernel of their own.
+        fused = bias and weight.multiplied == weight.dtype
+        plans.prepare(device, sizes, policies[entry.method.name].to_ints(), bias=fused)
 
 
 def _log_progress(done: int, total: int, text: str) -> None:
