@@ -150,7 +150,8 @@ def serve_table(rows: Sequence[dict[str, Any]], width: int = 130) -> str:
             cells = [f"{row[name]:.{decimals}f}" for name, (_, decimals) in _FIGURES.items()]
             lines.append([at, side, *cells])
         if len(here) == 2:
-            lines.append(["", "better by", *(f"{_gain(*here.values(), name):.2f}×" for name in _FIGURES)])
+            dense, sparse = here.values()
+            lines.append(["", "better by", *(f"{_gain(dense, sparse, name):.2f}×" for name in _FIGURES)])
     first = {row["side"]: row for row in reversed(rows)}
     notes = [
         f"{side}: first answer {row['start_s']:.0f} s after its start"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
 
+from sparseflow.checkpoints.forms import PATTERNS_KEY
 from sparseflow.errors import ArgumentError, CheckpointError
 from sparseflow.integrations.vllm.engine_versions import warn_if_untested
 from sparseflow.integrations.vllm.packed_layers import PackedLayers, is_bitmask
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 METHOD = "sparseflow"
 """The name of the method: ``quant_method`` in config.json, and what ``--quantization`` takes."""
 
-_IN_FOLDERS = ("quant_method", "format_version", "pattern", "layers")
+_IN_FOLDERS = ("quant_method", "format_version", "layers", PATTERNS_KEY)
 """What stands beside the options in config.json of a packed folder."""
 
 _EXPERTS = "experts stay dense: there are no 2:4 kernels for vLLM's fused experts"
@@ -97,7 +98,8 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: WeightsMapper) -> None:
         """Learn the names that vLLM has for packed layers; parts of merged ones keep theirs."""
         renaming = dataclasses.replace(hf_to_vllm_mapper, orig_to_new_stacked={})
-        self.packed.rename(renaming.apply_list(sorted(self.packed.targets)))
+        kinds = renaming.apply_dict(self.packed.kinds)
+        self.packed.rename(renaming.apply_list(sorted(self.packed.targets)), kinds)
 
     @property
     def layers(self) -> ServedLayers:
@@ -149,12 +151,11 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
         from sparseflow.integrations.vllm.part_loaders import Parts
 
         parts = self._parts(prefix)
-        packed = tuple(self.packed.holds(part) for part in parts)
-        reason = None if any(packed) else self._why_dense(parts)
+        reason = None if any(map(self.packed.holds, parts)) else self._why_dense(parts)
         if reason is not None:
             self.layers.stays_dense(prefix, reason)
             return UnquantizedLinearMethod()
-        return SparseFlowLinearMethod(prefix, Parts(parts), packed, self.packed.form, self.layers)
+        return SparseFlowLinearMethod(prefix, Parts(parts), self.packed, self.layers)
 
     def _parts(self, prefix: str) -> tuple[str, ...]:
         parent, _, last = prefix.rpartition(".")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sparseflow.checkpoints.forms import BITMASK, PACKED, require_layers, require_version
+from sparseflow.checkpoints.forms import (
+    BITMASK,
+    PACKED,
+    PATTERNS_KEY,
+    Kind,
+    require_layers,
+    require_patterns_of,
+    require_version,
+)
 from sparseflow.errors import CheckpointError
 from sparseflow.support.documents import Document
 
@@ -23,11 +31,13 @@ class PackedLayers:
         form: theirs, as `checkpoints.forms` calls it; ``"dense"``: there are none.
         targets: names; of compressed-tensors also patterns ``re:…``, and ``Linear``: every linear layer.
         ignored: as `targets`, of layers that are not packed.
+        kinds: of layers that aren't 2:4, by name.
     """
 
     form: str = "dense"
     targets: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
+    kinds: dict[str, Kind] = field(default_factory=dict)
 
     @classmethod
     def of(cls, declared: Document) -> PackedLayers:
@@ -43,11 +53,28 @@ class PackedLayers:
         if "layers" not in declared:
             return cls()
         require_version(declared.get("format_version"), _SUBJECT)
-        return cls(PACKED.name, set(require_layers(declared["layers"], _SUBJECT)))
+        kinds = require_patterns_of(declared.get(PATTERNS_KEY, {}), _SUBJECT)
+        return cls(PACKED.name, set(require_layers(declared["layers"], _SUBJECT)), kinds=kinds)
 
-    def rename(self, names: Sequence[str]) -> None:
+    def rename(self, names: Sequence[str], kinds: Mapping[str, Kind]) -> None:
         """Add names by which vLLM knows the targets; patterns and the checkpoint's own stay."""
         self.targets.update(names)
+        self.kinds.update(kinds)
+
+    def kind(self, name: str, in_features: int) -> Kind:
+        """Return the kind of a packed layer.
+
+        Raises:
+            CheckpointError: it has other in features than the model's.
+        """
+        found = self.kinds.get(name, Kind("2:4", in_features))
+        if found.in_features != in_features:
+            raise CheckpointError(
+                f"layer {name}",
+                f"it has {found.in_features} in features in the checkpoint; the model needs {in_features}",
+                "use the checkpoint of this model",
+            )
+        return found
 
     def holds(self, name: str) -> bool:
         """Return whether a linear layer is packed."""

@@ -16,10 +16,12 @@ from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.logger import init_logger
 
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.vllm.gated_mlps import Parents, gate_after, remove_gate
 from sparseflow.integrations.vllm.serving_options import ServingOptions
 from sparseflow.runtime import PackedWeight, Policy
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.device_weight import DeviceWeight
+from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
 from sparseflow.runtime.gpu import plans
 from sparseflow.runtime.products import which
 from sparseflow.support.version import __version__
@@ -46,6 +48,9 @@ class Method(Protocol):
     def run_dense(self, layer: nn.Module, weight: Tensor) -> None:
         """Run the layer over a dense weight."""
 
+    def run_gated(self, epilogue: str) -> None:
+        """Have the layer's product end with a gate."""
+
 
 @dataclass(frozen=True)
 class _Packed:
@@ -67,12 +72,15 @@ class ServedLayers:
     Attributes:
         dense: why layers are dense, by their names in vLLM.
         sparse: the policies of the others.
+        gated: the epilogues of those that gate their product.
     """
 
     def __init__(self, options: ServingOptions) -> None:
         self.options = options
         self.dense: dict[str, str] = {}
         self.sparse: dict[str, Policy] = {}
+        self.gated: dict[str, str] = {}
+        self._parents = Parents()
         self._expected: dict[str, weakref.ref[nn.Module]] = {}
         self._packed: list[_Packed] = []
         self._shapes: dict[tuple[Shape, str], list[str]] = {}
@@ -84,6 +92,7 @@ class ServedLayers:
     def expect(self, method: Method, layer: nn.Module) -> None:
         """Wait for a layer before anything is decided."""
         self._expected[method.name] = weakref.ref(layer)
+        self._parents.watch(layer)
 
     def arrived(self, method: Method, layer: nn.Module, weight: PackedWeight | str) -> None:
         """Take a layer that is loaded: the packed weight that it holds, or why it is dense.
@@ -101,10 +110,13 @@ class ServedLayers:
 
     def _decide(self, config: VllmConfig) -> None:
         layers, self._packed = self._packed, []
+        self._parents.end()
         for group in _grouped(layers):
             found = self._policies(group)
             for entry in group:
                 self._settle(entry, found[entry.shape])
+                if entry.method.name in self.sparse and config.lora_config is None:
+                    self._gate(entry)
             _build_plans([entry for entry in group if entry.method.name in self.sparse], self.sparse, config)
         if vllm.envs.VLLM_BATCH_INVARIANT:
             _require_variance(self.sparse)
@@ -138,6 +150,19 @@ class ServedLayers:
         kind = f"{dtype_name(entry.weight.dtype)}, {entry.weight.format.name}"
         self._shapes.setdefault((entry.shape, kind), []).append(entry.method.name)
 
+    def _gate(self, entry: _Packed) -> None:
+        """Have a layer's product gate its result, if its MLP does nothing else with it.
+
+        Not with LoRA, whose adapters add to the product before the gate.
+        """
+        weight, parent = entry.weight, self._parents.parent(entry.layer)
+        epilogue, element = gate_after(entry.layer, parent), ELEMENT_TYPES[weight.dtype]
+        if parent is None or epilogue is None or weight.format.why_not(*weight.shape, element, epilogue):
+            return
+        remove_gate(parent)
+        entry.method.run_gated(epilogue)
+        self.gated[entry.method.name] = epilogue
+
     def _enter_hash(self, config: VllmConfig) -> None:
         """Make our choices part of the hash by which vLLM keeps compiled graphs: they are constants there."""
         if not isinstance(config.additional_config, dict):
@@ -148,7 +173,7 @@ class ServedLayers:
                 "pass a JSON object to --additional-config",
             )
         policies = [[name, p.to_ints(), p.keeps_dense] for name, p in sorted(self.sparse.items())]
-        choices = [__version__, sorted(self.dense), policies]
+        choices = [__version__, sorted(self.dense), policies, self.gated]
         config.additional_config[CHOICES] = hashlib.sha256(json.dumps(choices).encode()).hexdigest()
 
     def lines(self) -> Iterator[str]:
@@ -159,6 +184,8 @@ class ServedLayers:
             policy = self.sparse[names[0]]
             ranges = ", ".join(map(str, policy.ranges)) or "the sparse kernel at every M"
             yield f"sparseflow: {len(names)} layers {shape[0]}×{shape[1]} ({kind}): {ranges}"
+        if self.gated:
+            yield f"sparseflow: {len(self.gated)} MLPs gate in the product of gate and up"
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.dense.items():
             by_reason.setdefault(reason, []).append(name)
