@@ -21,6 +21,8 @@ from sparseflow.support.documents import Document
 if TYPE_CHECKING:
     from vllm.model_executor.models.utils import WeightsMapper
 
+    from sparseflow.contextual.activations.activation_thresholds import LayerThreshold
+    from sparseflow.integrations.vllm.part_loaders import Parts
     from sparseflow.integrations.vllm.served_layers import ServedLayers
 
 METHOD = "sparseflow"
@@ -45,6 +47,7 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
         self.packed = packed or PackedLayers()
         self._options = options or ServingOptions()
         self._layers: ServedLayers | None = None
+        self._thresholds: Mapping[str, LayerThreshold] | None = None
 
     @classmethod
     def get_name(cls) -> str:
@@ -151,11 +154,35 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
         from sparseflow.integrations.vllm.part_loaders import Parts
 
         parts = self._parts(prefix)
+        if not any(map(self.packed.holds, parts)) and (found := self._by_columns(prefix, Parts(parts))):
+            return found
         reason = None if any(map(self.packed.holds, parts)) else self._why_dense(parts)
         if reason is not None:
             self.layers.stays_dense(prefix, reason)
             return UnquantizedLinearMethod()
         return SparseFlowLinearMethod(prefix, Parts(parts), self.packed, self.layers)
+
+    def _by_columns(self, prefix: str, parts: Parts) -> QuantizeMethodBase | None:
+        """Return what leaves out inputs of a layer; None if no thresholds are for it, or for this engine."""
+        from vllm.config import get_current_vllm_config
+
+        from sparseflow.integrations.vllm.column_method import (
+            ColumnLinearMethod,
+            threshold_of,
+            thresholds_of,
+            too_many,
+        )
+
+        config = get_current_vllm_config()
+        if self._thresholds is None:
+            self._thresholds = thresholds_of(config, self.layers.options.thresholds) or {}
+        threshold = threshold_of(self._thresholds, parts)
+        if threshold is None or not threshold.threshold:
+            return None
+        self.layers.no_columns = too_many(config) or ""
+        if self.layers.no_columns:
+            return None
+        return ColumnLinearMethod(prefix, parts, threshold, self.layers)
 
     def _parts(self, prefix: str) -> tuple[str, ...]:
         parent, _, last = prefix.rpartition(".")

@@ -105,7 +105,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             )
             return
         self._form = self._form_of(n, self._k, input_size, params_dtype)
-        self._layers.expect(self, layer)
+        self._layers.expect(self.name, layer)
         self._form.create(layer, extra_weight_attrs["weight_loader"])
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:

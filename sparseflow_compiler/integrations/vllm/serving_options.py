@@ -42,6 +42,9 @@ class ServingOptions:
             of tokens. ``"auto"`` and ``"compressed"`` never do: what memory is free is for vLLM's KV cache.
         format: how weights are stored and multiplied; those of a checkpoint whose pattern it can't store
             have the format of their pattern.
+        thresholds: a file of `sparseflow calibrate`: for up to eight sequences the layers that it names leave
+            out inputs near zero, over dense weights. By default ``sparseflow_thresholds.json`` in the model's
+            folder, if it is there.
         tune: what is measured of a GPU while a model is loaded, for layers that no table has.
 
     Raises:
@@ -54,6 +57,7 @@ class ServingOptions:
     policy: PolicyMode = "auto"
     memory: Memory = "auto"
     format: str = "2:4"
+    thresholds: str | None = None
     tune: Tune = "quick"
 
     def __post_init__(self) -> None:
@@ -66,6 +70,8 @@ class ServingOptions:
         ):
             require_one_of("integrations.vllm", name, getattr(self, name), allowed)
         require_patterns("integrations.vllm", self.skip)
+        if not isinstance(self.thresholds, str | None):
+            raise ArgumentError("integrations.vllm: thresholds", "must be the path of a file")
 
     def updated(self, options: Mapping[str, object], source: str) -> ServingOptions:
         """Return these options with others in place.

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from vllm_rank import one_rank
 
 import sparseflow as sf
 
@@ -14,20 +15,8 @@ HIDDEN, INNER = 64, 96
 
 @pytest.fixture
 def engine():
-    """vLLM's configuration and one rank, as when a model is loaded."""
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, initialize_model_parallel
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-    from vllm.utils.network_utils import get_open_port
-
-    config = VllmConfig()
-    config.additional_config = {"sparseflow": {"policy": "sparse"}}
-    with set_current_vllm_config(config):
-        address = f"tcp://127.0.0.1:{get_open_port()}"
-        init_distributed_environment(1, 0, address, 0, "gloo")
-        initialize_model_parallel(1, 1)
+    with one_rank(policy="sparse") as config:
         yield config
-    cleanup_dist_env_and_memory()
 
 
 def method():

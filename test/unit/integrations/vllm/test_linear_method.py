@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from vllm_rank import one_rank
 
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, CheckpointError, WeightError
@@ -23,19 +24,8 @@ NAMES = {part: f"model.layers.0.self_attn.{part}_proj" for part in "qkv"}
 
 @pytest.fixture
 def engine():
-    """vLLM's configuration and one rank, as when a model is loaded."""
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, initialize_model_parallel
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-    from vllm.utils.network_utils import get_open_port
-
-    config = VllmConfig()
-    with set_current_vllm_config(config):
-        address = f"tcp://127.0.0.1:{get_open_port()}"
-        init_distributed_environment(1, 0, address, 0, "gloo")
-        initialize_model_parallel(1, 1)
+    with one_rank() as config:
         yield config
-    cleanup_dist_env_and_memory()
 
 
 def method(declared: dict, **options):
