@@ -223,7 +223,8 @@ def memory(args: argparse.Namespace, llm: Any) -> dict[str, Any]:
     (weights,) = llm.apply_model(weight_bytes)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    prompt_ms(llm, *max(args.prompts, key=lambda shape: shape[0] * shape[1]), 1)
+    batch, length = max(args.prompts, key=lambda shape: int(shape[0] * shape[1]))
+    prompt_ms(llm, batch, length, 1)
     activations = torch.cuda.max_memory_allocated() - before
     total = torch.cuda.get_device_properties(0).total_memory
     left = UTILIZATION * total - weights - activations
@@ -236,7 +237,7 @@ def memory(args: argparse.Namespace, llm: Any) -> dict[str, Any]:
 
 def start(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Any]]:
     """Start the engine; return it, and what is to be said of it before anything is timed."""
-    began, loading = time.perf_counter(), []
+    began, loading = time.perf_counter(), list[float]()
     with timed_loading(folder / "loading", loading):
         llm = engine(args, folder)
     config = llm.llm_engine.vllm_config
