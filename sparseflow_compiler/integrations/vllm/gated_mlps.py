@@ -113,8 +113,17 @@ def _calls_in_turn(kind: type[nn.Module]) -> bool:
 
 
 def _called_with(call: ast.expr, name: str) -> str:
-    """Return X of ``self.X(name)``; empty for all else."""
+    """Return X of ``self.X(name)``; empty for all else.
+
+    ``maybe_fused_act_quant(self.X, name, …)`` of newer versions of vLLM is the same for a layer of ours.
+    """
     match call:
+        case ast.Call(
+            func=ast.Name(id="maybe_fused_act_quant"),
+            args=[ast.Attribute(value=ast.Name(id="self"), attr=attr), ast.Name(id=given), _],
+            keywords=[],
+        ) if given == name:
+            return attr
         case ast.Call(
             func=ast.Attribute(value=ast.Name(id="self"), attr=attr), args=[ast.Name(id=given)], keywords=[]
         ) if given == name:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,11 +52,11 @@ def require_output(mlp, weights) -> None:
         torch.testing.assert_close(mlp(x), exact.float(), atol=2e-3, rtol=1e-4)
 
 
-def test_the_product_gates(engine) -> None:
-    from vllm.model_executor.models.llama import LlamaMLP
-
+@pytest.mark.parametrize("module", ["llama", "qwen2"])
+def test_the_product_gates(engine, module) -> None:
+    found = importlib.import_module(f"vllm.model_executor.models.{module}")
     config = method()
-    mlp, weights = built(LlamaMLP, config)
+    mlp, weights = built(getattr(found, f"{module.capitalize()}MLP"), config)
     assert config.layers.gated == {"model.layers.0.mlp.gate_up_proj": "silu_gated"}
     assert isinstance(mlp.act_fn, nn.Identity)
     assert mlp.gate_up_proj(torch.randn(3, HIDDEN))[0].shape == (3, INNER)
