@@ -90,7 +90,7 @@ class DenseForm(Form):
 
     def take(self, layer: nn.Module, name: str) -> Tensor:
         """Return the weight; vLLM refuses tensors of other shapes itself."""
-        return _taken(layer, VALUES)
+        return taken(layer, VALUES)
 
 
 class PackedForm(Form):
@@ -133,9 +133,9 @@ class PackedForm(Form):
 
     def take(self, layer: nn.Module, name: str) -> PackedWeight:
         """Return the packed weight, its tensors checked."""
-        if not _is_dummy():
+        if not is_dummy():
             self.parts.require(self.tensor_names)
-        values, positions = (_taken(layer, name) for name in (self.values_name, self.positions_name))
+        values, positions = (taken(layer, name) for name in (self.values_name, self.positions_name))
         if self._by_block:
             two_of_four = self.pattern == TWO_OF_FOUR  # whose padding must be positions, too
             positions = nibbles_to_bytes(positions) if two_of_four else codes_to_bytes(positions, self._bits)
@@ -182,7 +182,7 @@ class BitmaskForm(PackedForm):
     def create(self, layer: nn.Module, loader: Loader) -> None:
         """Create the tensors of a packed weight, and what reads the shape."""
         super().create(layer, loader)
-        layer.register_parameter("shape", _unloaded(self.read_shape))
+        layer.register_parameter("shape", unloaded(self.read_shape))
 
     def take(self, layer: nn.Module, name: str) -> PackedWeight:
         """Return the packed weight, its tensors checked."""
@@ -223,15 +223,15 @@ class MixedForm(Form):
         own = self._receiver(layer, VALUES, loader)
         layer.register_parameter(VALUES, _parameter(self.n, self.k, self.dtype, own))
         for suffix in self._others():
-            layer.register_parameter(suffix, _unloaded(self._receiver(layer, suffix, loader)))
+            layer.register_parameter(suffix, unloaded(self._receiver(layer, suffix, loader)))
 
     def take(self, layer: nn.Module, name: str) -> Tensor:
         """Return the weight of all parts, dense."""
-        if not _is_dummy():
+        if not is_dummy():
             self.parts.require((VALUES,))
         for suffix in self._others():
             delattr(layer, suffix)
-        return _taken(layer, VALUES)
+        return taken(layer, VALUES)
 
     def _others(self) -> list[str]:
         shape = ["shape"] if isinstance(self._packed, BitmaskForm) else []
@@ -291,14 +291,14 @@ def _parameter(
     return made
 
 
-def _unloaded(loader: Loader) -> nn.Parameter:
+def unloaded(loader: Loader) -> nn.Parameter:
     """Return a parameter without data, for a tensor that is read and not kept."""
     found = nn.Parameter(torch.empty(0, dtype=torch.int64), requires_grad=False)
     found.weight_loader = loader  # type: ignore[attr-defined]  # where vLLM looks for it
     return found
 
 
-def _taken(layer: nn.Module, name: str) -> Tensor:
+def taken(layer: nn.Module, name: str) -> Tensor:
     """Remove a parameter from a layer and return its data."""
     data: Tensor = getattr(layer, name).data
     delattr(layer, name)
@@ -314,7 +314,7 @@ def _require_bytes(tensor: Tensor, width: int, name: str) -> Tensor:
     return tensor
 
 
-def _is_dummy() -> bool:
+def is_dummy() -> bool:
     """Return whether vLLM makes weights up instead of loading them (``--load-format dummy``)."""
     from vllm.config import get_current_vllm_config
 

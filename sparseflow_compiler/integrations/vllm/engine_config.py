@@ -14,7 +14,7 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from sparseflow.checkpoints.forms import PATTERNS_KEY
 from sparseflow.errors import ArgumentError, CheckpointError
 from sparseflow.integrations.vllm.engine_versions import warn_if_untested
-from sparseflow.integrations.vllm.packed_layers import PackedLayers, is_bitmask
+from sparseflow.integrations.vllm.packed_layers import PackedLayers, is_bitmask, is_fp8
 from sparseflow.integrations.vllm.serving_options import KEY, ServingOptions
 from sparseflow.support.documents import Document
 
@@ -78,7 +78,7 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
             CheckpointError: what it says of packed layers is malformed, or of another version.
         """
         packed = PackedLayers.of(config)
-        if is_bitmask(config):
+        if is_bitmask(config) or is_fp8(config):
             return cls(packed=packed)
         options = {name: value for name, value in config.items() if name not in _IN_FOLDERS}
         return cls(ServingOptions().updated(options, "quantization_config"), packed)
@@ -87,9 +87,14 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
     def override_quantization_method(
         cls, hf_quant_cfg: Document, user_quant: str | None, hf_config: object = None
     ) -> str | None:
-        """Return the method for a ``sparse-24-bitmask`` checkpoint, which vLLM refuses; None for all else."""
-        ours = user_quant in (None, METHOD) and is_bitmask(hf_quant_cfg or {})
-        return METHOD if ours else None
+        """Return the method for what it claims; None for all else.
+
+        That is a ``sparse-24-bitmask`` checkpoint, which vLLM refuses, and where the user asks for the method
+        one of fp8.
+        """
+        declared = hf_quant_cfg or {}
+        asked = user_quant == METHOD and is_fp8(declared)
+        return METHOD if asked or (user_quant in (None, METHOD) and is_bitmask(declared)) else None
 
     def get_cache_scale_mapper(self) -> WeightsMapper:
         """Return vLLM's renaming of tensors, and that of ``weight.positions``: parameters have no dots."""

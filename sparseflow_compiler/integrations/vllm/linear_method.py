@@ -14,9 +14,10 @@ from vllm.model_executor.layers.linear import (
     register_weight_loader_v2_supported_method,
 )
 
-from sparseflow.errors import WeightError
+from sparseflow.errors import CheckpointError, WeightError
 from sparseflow.integrations.vllm.checkpoint_forms import DenseForm, Form, MixedForm, packed_form
-from sparseflow.integrations.vllm.packed_layers import PackedLayers
+from sparseflow.integrations.vllm.fp8_form import Fp8Form
+from sparseflow.integrations.vllm.packed_layers import FP8, PackedLayers
 from sparseflow.integrations.vllm.part_loaders import Loader, Parts
 from sparseflow.integrations.vllm.served_layers import ServedLayers
 from sparseflow.nn import replace
@@ -175,6 +176,9 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         size = (self._parts, n, k, whole_k, dtype)
         if not any(self._packed):
             return DenseForm(*size)
+        if self._source.form == FP8:
+            self._require_whole()
+            return Fp8Form(size, prunes=self._options.prune is not None)
         kinds = [
             self._source.kind(part, whole_k) if packed else None
             for part, packed in zip(self._parts.names, self._packed, strict=True)
@@ -182,6 +186,14 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         patterns = [kind.pattern if kind is not None else None for kind in kinds]
         forms = [packed_form(self._source.form, size, pattern) for pattern in patterns]
         return forms[0] if forms[0] is not None and len(set(patterns)) == 1 else MixedForm(forms)
+
+    def _require_whole(self) -> None:
+        if not all(self._packed):
+            raise CheckpointError(
+                f"layer {self.name}",
+                f"of its parts {', '.join(self._parts.names)} some are fp8 in the checkpoint, some not",
+                "quantise all of them, or none",
+            )
 
     def _why_not(self, n: int, k: int, dtype: torch.dtype) -> str | None:
         if min(n, k) < replace.MIN_FEATURES:
@@ -215,8 +227,8 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         wanted = find(self._options.format)
         if isinstance(weight, PackedWeight):
             n, k = weight.shape
-            fits = wanted.pattern == weight.format.pattern and wanted is not weight.format
-            if not fits or wanted.why_not(n, k, ELEMENT_TYPES[weight.dtype]) is not None:
+            keeps = wanted is weight.format or wanted.pattern != weight.format.pattern or weight.format.lossy
+            if keeps or wanted.why_not(n, k, ELEMENT_TYPES[weight.dtype]) is not None:
                 return weight
             return packed.pack(weight.unpack(), wanted.name, name=self.name)
         return replace.pack(weight, self._prunes, self.name, wanted.name)

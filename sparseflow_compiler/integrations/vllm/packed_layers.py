@@ -19,6 +19,9 @@ from sparseflow.errors import CheckpointError
 from sparseflow.support.documents import Document
 
 _SUBJECT = "quantization_config"
+FP8 = "fp8"
+"""The form of checkpoints whose weights are e4m3 with scales: `fp8_form`."""
+
 _LINEAR = "Linear"
 """compressed-tensors names layers by their class, too."""
 
@@ -28,7 +31,7 @@ class PackedLayers:
     """The packed layers of a checkpoint.
 
     Attributes:
-        form: theirs, as `checkpoints.forms` calls it; ``"dense"``: there are none.
+        form: theirs, as `checkpoints.forms` calls it, or `FP8`; ``"dense"``: there are none.
         targets: names; of compressed-tensors also patterns ``re:…``, and ``Linear``: every linear layer.
         ignored: as `targets`, of layers that are not packed.
         kinds: of layers that aren't 2:4, by name.
@@ -50,6 +53,9 @@ class PackedLayers:
             sparsity = declared["sparsity_config"]
             targets, ignored = (sparsity.get(key) or [] for key in ("targets", "ignore"))
             return cls(BITMASK.name, set(_names(targets) or [_LINEAR]), set(_names(ignored)))
+        if is_fp8(declared):
+            ignored = _names(declared.get("ignored_layers") or declared.get("ignore") or [])
+            return cls(FP8, {_LINEAR}, set(ignored))
         if "layers" not in declared:
             return cls()
         require_version(declared.get("format_version"), _SUBJECT)
@@ -88,6 +94,28 @@ def is_bitmask(declared: Document) -> bool:
     return (
         sparse and declared.get("quant_method") == "compressed-tensors" and not declared.get("config_groups")
     )
+
+
+def is_fp8(declared: Document) -> bool:
+    """Return whether a checkpoint's weights are e4m3 with a scale each, or one for each row.
+
+    Such are those of vLLM's method ``fp8`` without blocks, and compressed-tensors' ``float-quantized``.
+    """
+    method = declared.get("quant_method")
+    if method == "fp8":
+        return not declared.get("weight_block_size")
+    groups = declared.get("config_groups")
+    if method != "compressed-tensors" or not isinstance(groups, dict) or declared.get("sparsity_config"):
+        return False
+    return bool(groups) and all(_is_e4m3(group) for group in groups.values())
+
+
+def _is_e4m3(group: object) -> bool:
+    weights = group.get("weights") if isinstance(group, dict) else None
+    if not isinstance(group, dict) or not isinstance(weights, dict) or group.get("targets") != [_LINEAR]:
+        return False
+    kind = weights.get("type"), weights.get("num_bits")
+    return kind == ("float", 8) and weights.get("strategy") in ("tensor", "channel")
 
 
 def _names(found: object) -> list[str]:
