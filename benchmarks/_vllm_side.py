@@ -68,8 +68,9 @@ def kv_bytes_per_token(shape: dict[str, Any], itemsize: int) -> int:
 
 def most_tokens(args: argparse.Namespace) -> int:
     """Return how many tokens are in the cache at most, in blocks of 16."""
-    decode = max(args.batches) * (args.context + args.steps + 17)
-    return int(max(decode, *(n * (length + 17) for n, length in args.prompts)))
+    return int(
+        max(max(args.batches) * (decoded(args) + 16), *(n * (length + 17) for n, length in args.prompts))
+    )
 
 
 def engine(args: argparse.Namespace, folder: Path) -> Any:
@@ -79,7 +80,7 @@ def engine(args: argparse.Namespace, folder: Path) -> Any:
     from sparseflow.integrations.vllm import registration
 
     registration.register()  # whether or not the package is installed with its entry point
-    prompt = max(args.context + args.steps + 1, *(length for _, length in args.prompts))
+    longest = max(decoded(args), *(length for _, length in args.prompts))
     options: dict[str, Any] = {"quantization": QUANTIZATION[args.side]}
     if options["quantization"] == "sparseflow":
         ours = {"prune": "magnitude", "policy": args.policy, "format": args.side}
@@ -100,9 +101,9 @@ def engine(args: argparse.Namespace, folder: Path) -> Any:
         dtype="float32" if args.tiny else "bfloat16",
         skip_tokenizer_init=True,
         enable_prefix_caching=False,
-        max_model_len=prompt + 1,
+        max_model_len=longest + 1,
         max_num_seqs=max(args.batches),
-        max_num_batched_tokens=max(prompt, *(n * length for n, length in args.prompts)),
+        max_num_batched_tokens=max(budget(args), longest),
         **options,
     )
 
@@ -150,11 +151,37 @@ def prompts(batch: int, length: int) -> list[dict[str, list[int]]]:
     return [{"prompt_token_ids": [(7 * i + 13 * j) % 90 + 3 for i in range(length)]} for j in range(batch)]
 
 
-def step_ms(llm: Any, batch: int, context: int, steps: int) -> float:
-    """Return the median milliseconds of a step in which every sequence gets a token, after the first ones."""
+def budget(args: argparse.Namespace) -> int:
+    """Return the tokens of the largest step."""
+    return int(max(args.context, *(n * length for n, length in args.prompts)))
+
+
+def steps_before(args: argparse.Namespace, batch: int) -> int:
+    """Return how many steps it takes at most until every prompt of a batch has been read.
+
+    The sequences whose prompts are read first decode meanwhile: each takes a token of a step's budget.
+    """
+    return -(-batch * args.context // (budget(args) - batch)) + 2
+
+
+def decoded(args: argparse.Namespace) -> int:
+    """Return the tokens of the longest sequence that is decoded."""
+    return int(args.context + args.steps + steps_before(args, max(args.batches)) + 1)
+
+
+def step_times(llm: Any, batch: int, context: int, steps: int, before: int) -> list[float]:
+    """Return the seconds of each step in which every sequence gets a token, at least so many.
+
+    Args:
+        llm: the engine.
+        batch: sequences.
+        context: tokens of each prompt.
+        steps: to time.
+        before: steps until every prompt was read: the first sequences decode so many tokens before.
+    """
     ran = llm.llm_engine
     for number, prompt in enumerate(prompts(batch, context)):
-        ran.add_request(str(number), prompt, sampling(steps + 1))
+        ran.add_request(str(number), prompt, sampling(steps + before + 1))
     begun: set[str] = set()
     times, whole = [], True
     while ran.has_unfinished_requests():
@@ -166,8 +193,14 @@ def step_ms(llm: Any, batch: int, context: int, steps: int) -> float:
             whole = whole and not out.finished
         if ready:
             times.append(time.perf_counter() - start)
+    return times
+
+
+def step_ms(llm: Any, batch: int, context: int, steps: int, before: int) -> float:
+    """Return the median milliseconds of the steps that `step_times` times."""
+    times = step_times(llm, batch, context, steps, before)
     # The first steps fill the pipeline of a scheduler that runs ahead, the last empty it.
-    return 1e3 * statistics.median(times[2:-2] or times)
+    return 1e3 * statistics.median(times[2:-2])
 
 
 def prompt_ms(llm: Any, batch: int, length: int, repeats: int) -> float:
@@ -256,7 +289,7 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Any]]:
         if found["error"] > limit:
             raise RuntimeError(f"largest error {found['error']:.2e}, over {limit:.0e}: nothing is timed")
     for batch in args.batches:
-        step_ms(llm, batch, args.context, 4)
+        step_times(llm, batch, args.context, 4, 0)
     for batch, length in args.prompts:
         prompt_ms(llm, batch, length, 1)
     return llm, found
@@ -265,7 +298,10 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Any]]:
 def measure(args: argparse.Namespace, llm: Any) -> dict[str, Any]:
     """Time decode steps, then prompts: ``[batch, length, ms]`` each."""
     return {
-        "decode": [(n, args.context, step_ms(llm, n, args.context, args.steps)) for n in args.batches],
+        "decode": [
+            (n, args.context, step_ms(llm, n, args.context, args.steps, steps_before(args, n)))
+            for n in args.batches
+        ],
         "prefill": [(n, length, prompt_ms(llm, n, length, args.repeats)) for n, length in args.prompts],
     }
 

@@ -71,7 +71,7 @@ def gate_after(layer: nn.Module, parent: nn.Module | None) -> str | None:
     sizes = getattr(layer, "output_sizes", None)
     if parent is None or sizes is None or len(sizes) != 2 or sizes[0] != sizes[1]:
         return None
-    if getattr(parent, "gate_up_proj", None) is not layer or not _calls_in_turn(type(parent)):
+    if getattr(parent, "gate_up_proj", None) is not layer or not _calls_in_turn(type(parent).forward):
         return None
     return _epilogue_of(getattr(parent, "act_fn", None))
 
@@ -87,15 +87,16 @@ def _epilogue_of(activation: object) -> str | None:
     if type(activation) is SiluAndMul:
         return "silu_gated"
     if type(activation) is GeluAndMul:
-        return {"none": "gelu_gated", "tanh": "gelu_tanh_gated"}.get(activation.approximate)
+        approximate = getattr(activation, "approximate", "")
+        return {"none": "gelu_gated", "tanh": "gelu_tanh_gated"}.get(approximate)
     return None
 
 
 @functools.cache
-def _calls_in_turn(kind: type[nn.Module]) -> bool:
-    """Return whether a class's ``forward`` calls `_IN_TURN` one after the other and does nothing else."""
+def _calls_in_turn(forward: Callable[..., object]) -> bool:
+    """Return whether an MLP's ``forward`` calls `_IN_TURN` one after the other and does nothing else."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
     except (OSError, TypeError, SyntaxError):
         return False
     function = tree.body[0]

@@ -173,7 +173,7 @@ class ServedLayers:
         """
         weight, parent = entry.weight, self._parents.parent(entry.layer)
         epilogue, element = gate_after(entry.layer, parent), ELEMENT_TYPES[weight.dtype]
-        if parent is None or epilogue is None or weight.format.why_not(*weight.shape, element, epilogue):
+        if parent is None or epilogue is None or weight.format.why_not(*entry.shape, element, epilogue):
             return
         remove_gate(parent)
         entry.method.run_gated(epilogue)
