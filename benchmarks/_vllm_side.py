@@ -161,7 +161,7 @@ def steps_before(args: argparse.Namespace, batch: int) -> int:
 
     The sequences whose prompts are read first decode meanwhile: each takes a token of a step's budget.
     """
-    return -(-batch * args.context // (budget(args) - batch)) + 2
+    return 2 - int(-batch * args.context // (budget(args) - batch))
 
 
 def decoded(args: argparse.Namespace) -> int:

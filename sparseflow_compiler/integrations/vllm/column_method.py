@@ -57,11 +57,16 @@ def threshold_of(found: Mapping[str, LayerThreshold], parts: Parts) -> LayerThre
     return min(own, key=lambda each: each.threshold) if len(own) == len(parts.names) else None
 
 
-def too_many(config: VllmConfig) -> str | None:
-    """Return why an engine leaves no inputs out: steps of many sequences have hardly any in common."""
+def why_not_columns(config: VllmConfig) -> str:
+    """Return why an engine leaves no inputs out; empty if it does.
+
+    Steps of many sequences have hardly any in common. vLLM's LoRA looks for weights by names that it knows.
+    """
+    if config.lora_config is not None:
+        return "LoRA is on"
     count = config.scheduler_config.max_num_seqs
     if count <= ROWS[-1]:
-        return None
+        return ""
     return f"thresholds pay for up to {ROWS[-1]} sequences, and the engine has up to {count}: --max-num-seqs"
 
 

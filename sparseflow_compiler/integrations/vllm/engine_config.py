@@ -175,7 +175,7 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
             ColumnLinearMethod,
             threshold_of,
             thresholds_of,
-            too_many,
+            why_not_columns,
         )
 
         config = get_current_vllm_config()
@@ -184,7 +184,7 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
         threshold = threshold_of(self._thresholds, parts)
         if threshold is None or not threshold.threshold:
             return None
-        self.layers.no_columns = too_many(config) or ""
+        self.layers.no_columns = why_not_columns(config)
         if self.layers.no_columns:
             return None
         return ColumnLinearMethod(prefix, parts, threshold, self.layers)
