@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import json
 import os
 import statistics
@@ -50,7 +51,16 @@ ENVIRONMENT = {
     "VLLM_HOST_IP": "127.0.0.1",
     "HF_HUB_OFFLINE": "1",
 }
-QUANTIZATION = {"dense": None, "dense-fp8": "fp8", "2:4": "sparseflow", "2:4-fp8": "sparseflow"}
+COLUMNS, RATE, MOST_ROWS = "columns", 0.4, 8
+"""The engine that leaves out inputs near zero, the share that it does, and for how many sequences."""
+
+QUANTIZATION = {
+    "dense": None,
+    "dense-fp8": "fp8",
+    "2:4": "sparseflow",
+    "2:4-fp8": "sparseflow",
+    COLUMNS: "sparseflow",
+}
 """The engines, and what vLLM calls their quantization."""
 
 LARGEST_ERROR = {"float32": 1e-4, "2:4": 1e-2, "2:4-fp8": 6e-2}
@@ -75,16 +85,28 @@ def most_tokens(args: argparse.Namespace) -> int:
 
 def engine(args: argparse.Namespace, folder: Path) -> Any:
     """Start an engine of made-up weights over the shape in a folder."""
-    from vllm import LLM
-
     from sparseflow.integrations.vllm import registration
 
     registration.register()  # whether or not the package is installed with its entry point
-    longest = max(decoded(args), *(length for _, length in args.prompts))
     options: dict[str, Any] = {"quantization": QUANTIZATION[args.side]}
-    if options["quantization"] == "sparseflow":
+    if args.side == COLUMNS:
+        from _vllm_thresholds import write_thresholds
+
+        path = folder / "thresholds.json"
+        write_thresholds(functools.partial(started, args, folder), path, RATE)
+        options["additional_config"] = {"sparseflow": {"policy": args.policy, "thresholds": str(path)}}
+    elif options["quantization"] == "sparseflow":
         ours = {"prune": "magnitude", "policy": args.policy, "format": args.side}
         options["additional_config"] = {"sparseflow": ours}
+    return started(args, folder, **options)
+
+
+def started(args: argparse.Namespace, folder: Path, **given: Any) -> Any:
+    """Start an engine with further options."""
+    from vllm import LLM
+
+    options: dict[str, Any] = {}
+    longest = max(decoded(args), *(length for _, length in args.prompts))
     if args.tiny:
         options["enforce_eager"] = True
     else:
@@ -102,9 +124,8 @@ def engine(args: argparse.Namespace, folder: Path) -> Any:
         skip_tokenizer_init=True,
         enable_prefix_caching=False,
         max_model_len=longest + 1,
-        max_num_seqs=max(args.batches),
         max_num_batched_tokens=max(budget(args), longest),
-        **options,
+        **{"max_num_seqs": max(args.batches), **options, **given},
     )
 
 
@@ -277,7 +298,7 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Any]]:
     blocks, size = config.cache_config.num_gpu_blocks, config.cache_config.block_size
     found: dict[str, Any] = {
         "start_s": time.perf_counter() - began,
-        "load_s": sum(loading),
+        "load_s": loading[-1],
         "engine_kv_tokens": blocks * size,
     }
     if not args.tiny:
@@ -285,7 +306,7 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Any]]:
     if QUANTIZATION[args.side] == "sparseflow":
         (found["error"],) = llm.apply_model(largest_error)
         found["layers"] = list(config.quant_config.layers.lines())
-        limit = LARGEST_ERROR["float32" if args.tiny else args.side]
+        limit = LARGEST_ERROR["float32" if args.tiny else args.side.replace(COLUMNS, "2:4")]
         if found["error"] > limit:
             raise RuntimeError(f"largest error {found['error']:.2e}, over {limit:.0e}: nothing is timed")
     for batch in args.batches:
@@ -322,6 +343,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("options", type=json.loads, help="what bench_vllm.py gives")
     args = argparse.Namespace(**parser.parse_args(argv).options)
+    if args.side == COLUMNS:
+        args.batches = [batch for batch in args.batches if batch <= MOST_ROWS]
     answer = answers()
     os.environ.update(ENVIRONMENT, VLLM_CACHE_ROOT=str(Path(args.folder) / f"cache-{args.side}"))
     llm, found = start(args, Path(args.folder))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import _measure
-from _vllm_side import LLAMA_8B, QUANTIZATION, TINY, UTILIZATION
+from _vllm_side import COLUMNS, LLAMA_8B, QUANTIZATION, TINY, UTILIZATION
 
 Found = dict[str, Any]
 
@@ -97,7 +97,9 @@ class Side:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sides", nargs="+", choices=list(QUANTIZATION), help="engines; dense is needed")
+    parser.add_argument(
+        "--sides", nargs="+", choices=list(QUANTIZATION), help="engines; all but columns by default"
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 64], help="of decode")
     parser.add_argument("--context", type=int, default=1024, help="tokens before the decoded ones")
     parser.add_argument("--steps", type=int, default=64, help="decode steps for each figure of a round")
@@ -117,7 +119,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args.prompts = [tuple(map(int, text.split("x"))) for text in args.prompts]
     if args.tiny:
         args.batches, args.context, args.prompts, args.steps = [1, 2], 16, [(1, 32), (2, 32)], 8
-    args.sides = args.sides or (["dense", "2:4"] if args.tiny else list(QUANTIZATION))
+    args.sides = args.sides or (
+        ["dense", "2:4"] if args.tiny else [name for name in QUANTIZATION if name != COLUMNS]
+    )
     return args
 
 
@@ -155,9 +159,10 @@ def run(args: argparse.Namespace, folder: Path) -> Iterator[list[Side]]:
                     break
 
 
-def figures(side: Side | None, phase: str, place: int) -> list[float]:
-    """Return the milliseconds of each round."""
-    return [found[phase][place][2] for found in side.rounds] if side is not None else []
+def figures(side: Side | None, phase: str, batch: int, seq: int) -> list[float]:
+    """Return the milliseconds of each round; none of what a side doesn't measure."""
+    rounds = side.rounds if side is not None else []
+    return [ms for found in rounds for n, length, ms in found[phase] if (n, length) == (batch, seq)]
 
 
 def middle(values: list[float]) -> float | None:
@@ -169,13 +174,13 @@ def rows_of(sides: list[Side], args: argparse.Namespace) -> list[dict[str, Any]]
     by_name = {side.name: side for side in sides}
     dense = by_name.get("dense")
     rows = []
-    for name in (name for name in by_name if name.startswith("2:4")):
+    for name in (name for name in by_name if QUANTIZATION[name] == "sparseflow"):
         ours = by_name[name]
         same = by_name.get("dense-fp8") if name == "2:4-fp8" else None
-        shapes = [("decode", i, n, args.context) for i, n in enumerate(args.batches)]
-        shapes += [("prefill", i, n, length) for i, (n, length) in enumerate(args.prompts)]
-        for phase, place, batch, seq in shapes:
-            each = [figures(side, phase, place) for side in (dense, same, ours)]
+        shapes = [("decode", n, args.context) for n in args.batches]
+        shapes += [("prefill", n, length) for n, length in args.prompts]
+        for phase, batch, seq in shapes:
+            each = [figures(side, phase, batch, seq) for side in (dense, same, ours)]
             row = {"format": name, "phase": phase, "batch": batch, "seq": seq}
             row |= zip(("dense_ms", "dense_same_ms", "ours_ms"), map(middle, each), strict=True)
             row |= zip(("dense_each", "dense_same_each", "ours_each"), each, strict=True)
