@@ -10,23 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import _measure
 
+from sparseflow.bench.vllm_server import NAME, server
+
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-NAME = "model"
-"""Under which the model is served."""
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -53,42 +48,11 @@ def prune(model: Path, pruned: Path, method: str, calibration: Path | None) -> N
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-@contextmanager
-def server(folder: Path, port: int, log: Path, policy: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `vllm serve` over a folder, with the log in a file."""
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder)]
-    command += ["--quantization", "sparseflow", "--served-model-name", NAME, "--dtype", "float32"]
-    command += ["--additional-config", json.dumps({"sparseflow": {"policy": policy}})]
-    command += ["--port", str(port), "--max-model-len", "256", "--max-num-seqs", "2", "--enforce-eager"]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def wait(process: subprocess.Popen[bytes], port: int, seconds: int) -> None:
-    """Return once the server answers."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    raise RuntimeError("the server ended" if process.poll() is not None else f"no answer in {seconds} s")
+def options(policy: str) -> list[str]:
+    """Return what `vllm serve` is given beside the model."""
+    ours = json.dumps({"sparseflow": {"policy": policy}})
+    size = ["--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "2", "--enforce-eager"]
+    return ["--quantization", "sparseflow", "--additional-config", ours, *size]
 
 
 def ask(port: int, tokens: int) -> tuple[str, list[int]]:
@@ -129,13 +93,11 @@ def main(argv: list[str]) -> int:
         pruned = args.pruned or Path(work) / "pruned"
         prune(args.model, pruned, args.method, args.calibration)
         text, wanted = expected(pruned, args.tokens)
-        port, log = free_port(), Path(work) / "log"
-        start = time.monotonic()
-        with server(pruned, port, log, args.policy) as process:
+        log = Path(work) / "log"
+        os.environ.update(ENVIRONMENT)
+        with server(pruned, options(args.policy), log, args.limit) as running:
             try:
-                wait(process, port, args.limit)
-                startup = time.monotonic() - start
-                answer, tokens = ask(port, args.tokens)
+                answer, tokens = ask(running.port, args.tokens)
             except Exception:
                 print(log.read_text(errors="replace")[-6000:], file=sys.stderr)
                 raise
@@ -149,7 +111,7 @@ def main(argv: list[str]) -> int:
         "tokens": len(tokens),
         "answer": answer,
         "transformers": text,
-        "startup_s": startup,
+        "startup_s": running.start_s,
         "layers": lines,
     }
     import vllm

@@ -45,9 +45,35 @@ def save_forms(name: str, folder: Path) -> dict[str, Path]:
     return folders
 
 
-def expected(name: str, folder: Path) -> list[list[int]]:
-    """The tokens that transformers gives in float32."""
+def save_pattern(name: str, pattern: str, folder: Path) -> None:
+    """Save a model pruned to a pattern as it is, in ``pruned``, and packed, in ``packed``."""
+    dense = model(name)
+    sf.prune(dense, pattern=pattern, progress=False)
+    dense.save_pretrained(folder / "pruned")
+    assert convert_checkpoint(folder / "pruned", folder / "packed", "sparseflow")
+
+
+def save_adapter(folder: Path, target: Path) -> None:
+    """Save a LoRA adapter of all projections of a Llama, with weights that change what it says."""
+    from peft import LoraConfig, get_peft_model
+
+    base = zoo.TEXT["llama"][0].from_pretrained(folder, dtype=torch.float32)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    torch.manual_seed(1)
+    adapted = get_peft_model(base, LoraConfig(r=8, lora_alpha=32, target_modules=names))
+    for parameter_name, parameter in adapted.named_parameters():
+        if "lora_" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(target)
+
+
+def expected(name: str, folder: Path, adapter: Path | None = None) -> list[list[int]]:
+    """The tokens that transformers gives in float32, with a LoRA adapter if one is given."""
     loaded = zoo.TEXT[name][0].from_pretrained(folder, dtype=torch.float32).eval()
+    if adapter is not None:
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(loaded, adapter).eval()
     lengths = {"max_new_tokens": NEW, "min_new_tokens": NEW}
     # Without an end, which transformers forbids and vLLM ignores.
     out = [loaded.generate(torch.tensor([p]), do_sample=False, eos_token_id=None, **lengths) for p in PROMPTS]
@@ -78,13 +104,13 @@ def engine(folder: Path, **options: Any) -> Iterator[Any]:
         cleanup_dist_env_and_memory()
 
 
-def tokens(llm: Any) -> list[list[int]]:
-    """The tokens that an engine gives for the prompts."""
+def tokens(llm: Any, **options: Any) -> list[list[int]]:
+    """The tokens that an engine gives for the prompts, with further options of its `generate`."""
     from vllm import SamplingParams
 
     params = SamplingParams(temperature=0, max_tokens=NEW, detokenize=False, ignore_eos=True)
     prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
-    found = llm.generate(prompts, params, use_tqdm=False)
+    found = llm.generate(prompts, params, use_tqdm=False, **options)
     return [list(out.outputs[0].token_ids) for out in found]
 
 

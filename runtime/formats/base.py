@@ -105,6 +105,13 @@ class Format(ABC):
         """The operator; the first access imports the module that registers it."""
         return _operator(self)
 
+    def opaque_op(self, device_type: str) -> Callable[..., Tensor]:
+        """Return the operator that torch.compile leaves whole on a device, so that it dispatches each call.
+
+        A program for every M needs it where `op` decomposes while it is traced.
+        """
+        return self.op
+
     def load(self) -> None:
         """Import the module that registers the operator."""
         import sparseflow.runtime.ops  # noqa: F401  registers torch.ops.sparseflow.*

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from sparseflow.runtime.formats.two_of_four import TwoOfFour
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from sparseflow.runtime.formats.base import Tensors
@@ -51,6 +53,12 @@ class Sparse24Fp8(TwoOfFour):
     def load(self) -> None:
         """Import the Python module that registers the operator."""
         import sparseflow.runtime.fp8  # noqa: F401  registers linear_fp8
+
+    def opaque_op(self, device_type: str) -> Callable[..., Tensor]:
+        """Return ``linear_fp8_fused`` on CUDA, where few rows have a kernel that takes them in 16 bits."""
+        from sparseflow.runtime import fp8
+
+        return fp8.linear_fp8_fused if device_type == "cuda" else fp8.linear_fp8
 
     def pack(self, weight: Tensor) -> Tensors:
         """Pack, then quantise each row; N and K are at least 1."""

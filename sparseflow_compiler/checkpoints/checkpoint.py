@@ -1,4 +1,4 @@
-"""Read checkpoints of transformers models by layer, in every form of 2:4 weights, and convert them."""
+"""Read checkpoints of transformers models by layer, in every form of packed weights, and convert them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,7 +15,7 @@ from typing import get_args
 
 from torch import Tensor
 
-from sparseflow.checkpoints.forms import FORMATS, Format, FormatName, declared_in, format_of
+from sparseflow.checkpoints.forms import FORMATS, Format, FormatName, Kind, declared_in, format_of
 from sparseflow.checkpoints.fp8_weights import (
     Fp8Name,
     Fp8Weights,
@@ -27,8 +27,10 @@ from sparseflow.checkpoints.fp8_weights import (
 )
 from sparseflow.checkpoints.shards import CONFIG, INDEX, SHARD_BYTES, ShardReader, ShardWriter, read_json
 from sparseflow.errors import CheckpointError
-from sparseflow.runtime import PackedWeight, compress_2_4, is_24
+from sparseflow.runtime import PackedWeight, is_24
 from sparseflow.runtime.checks import NATIVE_DTYPES, dtype_name
+from sparseflow.runtime.packed import pack
+from sparseflow.runtime.pattern import pattern_of
 from sparseflow.support.arguments import require_one_of, require_patterns, with_defaults
 
 _WEIGHT = ".weight"
@@ -70,13 +72,13 @@ class Checkpoint:
         self.folder = Path(folder)
         self._tensors = ShardReader(self.folder)
         config = read_json(self.folder, CONFIG) if (self.folder / CONFIG).exists() else {}
-        declared = declared_in(config)
+        self._declared = declared = declared_in(config)
         self._fp8: Fp8Weights | None = None
         if isinstance(declared, Mapping) and declared_fp8(declared) is not None:
             tensors = self._tensors
             self._fp8 = fp8_weights(config, declared, tensors.dtypes(), tensors.metadata(), self._subject)
         self._format = None if self._fp8 is not None else format_of(config, self._subject)
-        self._packed = {} if self._format is None else self._parts(self._format, declared)
+        self._packed = {} if self._format is None else self._parts(self._format)
 
     @property
     def format(self) -> FormatName | Fp8Name:
@@ -108,7 +110,7 @@ class Checkpoint:
             return self._tensors.tensor(name)
         assert self._format is not None, "only formats pack"
         tensors = [self._tensors.tensor(part) for part in self._packed[name]]
-        return self._format.decode(name.removesuffix(_WEIGHT), tensors)
+        return self._format.decode(name.removesuffix(_WEIGHT), tensors, self._declared)
 
     def _dequantized(self, name: str, form: Fp8Weights) -> Tensor:
         weight = form.weights[name]
@@ -143,7 +145,7 @@ class Checkpoint:
         weight = self.weight(name)
         packed = isinstance(weight, PackedWeight)
         n, k = weight.shape
-        sparse = True if isinstance(weight, PackedWeight) else is_24(weight)
+        sparse = weight.format.name == "2:4" if isinstance(weight, PackedWeight) else is_24(weight)
         return CheckpointLayer(name.removesuffix(_WEIGHT), n, k, dtype_name(weight.dtype), packed, sparse)
 
     def _is_matrix(self, name: str) -> bool:
@@ -152,10 +154,10 @@ class Checkpoint:
         scaled = self._fp8.weights.get(name) if self._fp8 is not None else None
         return len(self._tensors.shape(name if scaled is None else scaled.values)) == 2
 
-    def _parts(self, form: Format, declared: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+    def _parts(self, form: Format) -> dict[str, tuple[str, ...]]:
         """Return the names of each packed weight's tensors, by the weight's name."""
         names = set(self._tensors.names)
-        layers = sorted(form.packed(declared, names))
+        layers = sorted(form.packed(self._declared, names))
         found = {layer + _WEIGHT: tuple(layer + suffix for suffix in form.suffixes) for layer in layers}
         for parts in found.values():
             for part in parts:
@@ -200,7 +202,7 @@ def convert_checkpoint(
         format: ``"dense"``: plain tensors with zeros. ``"sparse-24-bitmask"``: the form of
             compressed-tensors. ``"sparseflow"``: the form that transformers loads packed with
             `SparseFlowConfig`. In the latter two every 2:4 matrix ``….weight`` in float32, bfloat16 or
-            float16 with K divisible by 4 is packed.
+            float16 with K divisible by 4 is packed, in the last every 4:6 and 6:8 one, too.
         skip: fnmatch patterns of layer names that aren't packed, in addition to `DEFAULT_SKIP`; layers that
             are packed in the source stay packed.
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
@@ -221,40 +223,50 @@ def convert_checkpoint(
     form = FORMATS.get(format)
     with _new_folder(Path(target)) as folder:
         writer = ShardWriter(folder, shard_bytes)
-        layers: dict[str, int] = {}
-        total = 0
+        layers: dict[str, Kind] = {}
+        total = packed = 0
         for name in checkpoint.names:
-            weight = checkpoint.weight(name)
-            tensors, packed = _stored(name, weight, form, skip)
-            writer.add(tensors)
-            total += weight.shape.numel()
-            layers |= {name.removesuffix(_WEIGHT): weight.shape.numel()} if packed else {}
+            stored = _in_form(name, checkpoint.weight(name), form, skip)
+            total += stored.shape.numel()
+            if isinstance(stored, PackedWeight):
+                assert form is not None, "only forms pack"
+                layer = name.removesuffix(_WEIGHT)
+                writer.add(_tensors(layer, stored, form))
+                packed += stored.shape.numel()
+                layers[layer] = Kind.of(stored)
+            else:
+                writer.add({name: stored})
         writer.finish()
         _copy_others(checkpoint.folder, folder)
-        declared = form.config(list(layers), sum(layers.values()) / max(1, total)) if form else None
+        declared = form.config(layers, packed / max(1, total)) if form else None
         _write_config(checkpoint.folder, folder, declared)
     return list(layers)
 
 
-def _stored(
+def _in_form(
     name: str, weight: Tensor | PackedWeight, form: Format | None, skip: Sequence[str]
-) -> tuple[dict[str, Tensor], bool]:
-    """Return the tensors of a weight in a form, and whether it is packed."""
-    if form is not None and isinstance(weight, Tensor) and _packable(name, weight, skip):
-        weight = compress_2_4(weight, name=name.removesuffix(_WEIGHT))
-    if isinstance(weight, Tensor):
-        return {name: weight}, False
-    if form is None:
-        return {name: weight.unpack()}, False
-    layer = name.removesuffix(_WEIGHT)
-    return {layer + suffix: t for suffix, t in zip(form.suffixes, form.encode(weight), strict=True)}, True
+) -> Tensor | PackedWeight:
+    """Return a weight as a form has it: packed, if that stores its pattern."""
+    patterns = () if form is None else form.patterns
+    if isinstance(weight, PackedWeight):
+        return weight if weight.format.name in patterns else weight.unpack()
+    if not patterns or not _packable(name, weight, skip):
+        return weight
+    found = pattern_of(weight)
+    if found is None or found.name not in patterns:
+        return weight
+    return pack(weight, found.name, name=name.removesuffix(_WEIGHT))
+
+
+def _tensors(layer: str, weight: PackedWeight, form: Format) -> dict[str, Tensor]:
+    return {layer + suffix: t for suffix, t in zip(form.suffixes, form.encode(weight), strict=True)}
 
 
 def _packable(name: str, weight: Tensor, skip: Sequence[str]) -> bool:
+    """Return whether a tensor is a matrix that may be packed if it has a pattern."""
     is_matrix = name.endswith(_WEIGHT) and weight.dim() == 2 and weight.dtype in NATIVE_DTYPES
-    if not is_matrix or weight.shape[1] % 4 or any(fnmatchcase(name.removesuffix(_WEIGHT), p) for p in skip):
-        return False
-    return is_24(weight)
+    skipped = any(fnmatchcase(name.removesuffix(_WEIGHT), pattern) for pattern in skip)
+    return is_matrix and weight.shape[1] % 4 == 0 and not skipped
 
 
 def _copy_others(source: Path, folder: Path) -> None:

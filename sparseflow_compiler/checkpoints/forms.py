@@ -1,10 +1,10 @@
-"""The forms in which checkpoints hold 2:4 weights."""
+"""The forms in which checkpoints hold weights of a sparsity pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from sparseflow.errors import CheckpointError
 from sparseflow.integrations.compressed_tensors.bitmask import from_bitmask, to_bitmask
 from sparseflow.nn.linear import VALUES
 from sparseflow.runtime import PackedWeight
+from sparseflow.runtime.pattern import PATTERNS
 from sparseflow.support.documents import Document
 
 FormatName = Literal["dense", "sparse-24-bitmask", "sparseflow"]
@@ -20,8 +21,30 @@ FormatName = Literal["dense", "sparse-24-bitmask", "sparseflow"]
 FORMAT_VERSION = 2
 """The version of the form ``sparseflow``."""
 
+PATTERNS_KEY = "patterns"
+"""The entry of config.json about layers whose pattern isn't 2:4: ``{name: [pattern, in features]}``."""
+
+_OTHERS = tuple(pattern.name for pattern in PATTERNS if pattern.name != "2:4")
+
 WRITTEN_AS = "0.13.0"
 """The version of compressed-tensors that is declared; later versions dropped ``sparse-24-bitmask``."""
+
+
+class Kind(NamedTuple):
+    """What the tensors of a packed weight don't say themselves.
+
+    Attributes:
+        pattern: its pattern, which is the name of its format.
+        in_features: K.
+    """
+
+    pattern: str
+    in_features: int
+
+    @classmethod
+    def of(cls, packed: PackedWeight) -> Kind:
+        """Return that of a weight."""
+        return cls(packed.format.name, packed.in_features)
 
 
 @dataclass(frozen=True)
@@ -33,17 +56,19 @@ class Format:
         suffixes: the names of the weight's tensors, after the layer's name.
         packed: returns the packed layers, given the declaration in config.json and the names of all tensors.
         encode: returns the weight's tensors, in order.
-        decode: returns the weight, given the layer's name and those tensors.
+        decode: returns the weight, given the layer's name, those tensors and the declaration.
         config: returns the ``quantization_config`` of config.json, given the layers and their share of all
             entries.
+        patterns: those whose weights it stores.
     """
 
     name: FormatName
     suffixes: tuple[str, ...]
     packed: Callable[[Mapping[str, object], Iterable[str]], list[str]]
     encode: Callable[[PackedWeight], tuple[Tensor, ...]]
-    decode: Callable[[str, Sequence[Tensor]], PackedWeight]
-    config: Callable[[Sequence[str], float], dict[str, object]]
+    decode: Callable[[str, Sequence[Tensor], Document], PackedWeight]
+    config: Callable[[Mapping[str, Kind], float], dict[str, object]]
+    patterns: tuple[str, ...] = ("2:4",)
 
 
 def _with_a_mask(declared: Mapping[str, object], tensors: Iterable[str]) -> list[str]:
@@ -67,11 +92,39 @@ def require_layers(layers: object, subject: str) -> list[str]:
     return layers
 
 
+def require_patterns_of(found: object, subject: str) -> dict[str, Kind]:
+    """Return the layers whose pattern isn't 2:4, as a config.json lists them: ``{name: [pattern, K]}``.
+
+    Raises:
+        CheckpointError: it lists something else.
+    """
+    if not isinstance(found, dict):
+        raise _not_patterns(subject)
+    kinds = {}
+    for name, kind in found.items():
+        if not isinstance(kind, list | tuple) or len(kind) != 2:
+            raise _not_patterns(subject)
+        pattern, in_features = kind
+        if pattern not in _OTHERS or type(in_features) is not int or in_features < 1:
+            raise _not_patterns(subject)
+        kinds[name] = Kind(pattern, in_features)
+    return kinds
+
+
+def _not_patterns(subject: str) -> CheckpointError:
+    known = " or ".join(_OTHERS)
+    return CheckpointError(
+        subject,
+        f'patterns must give each layer that it names {known} and its in features, as in ["6:8", 4096]',
+        "get a complete copy of the checkpoint",
+    )
+
+
 def _encode_bitmask(packed: PackedWeight) -> tuple[Tensor, ...]:
     return (*to_bitmask(packed), torch.tensor(packed.shape).reshape(-1, 1))
 
 
-def _decode_bitmask(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
+def _decode_bitmask(layer: str, tensors: Sequence[Tensor], declared: Document) -> PackedWeight:
     values, mask, shape = tensors
     sizes = shape.flatten().tolist()
     if (
@@ -89,7 +142,7 @@ def _decode_bitmask(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
     return from_bitmask(values, mask, sizes[1], name=layer)
 
 
-def _bitmask_config(layers: Sequence[str], share: float) -> dict[str, object]:
+def _bitmask_config(layers: Mapping[str, Kind], share: float) -> dict[str, object]:
     sparsity = {
         "format": "sparse-24-bitmask",
         "global_sparsity": share / 2,
@@ -101,18 +154,20 @@ def _bitmask_config(layers: Sequence[str], share: float) -> dict[str, object]:
     return {"quant_method": "compressed-tensors", "sparsity_config": sparsity, "version": WRITTEN_AS}
 
 
-def _decode_packed(layer: str, tensors: Sequence[Tensor]) -> PackedWeight:
+def _decode_packed(layer: str, tensors: Sequence[Tensor], declared: Document) -> PackedWeight:
     values = tensors[0]
-    return PackedWeight(tensors, 2 * values.shape[-1] if values.dim() else 0, name=layer)
+    kinds = require_patterns_of(declared.get(PATTERNS_KEY, {}), "config.json")
+    kind = kinds.get(layer) or Kind("2:4", 2 * values.shape[-1] if values.dim() else 0)
+    return PackedWeight(tensors, kind.in_features, kind.pattern, name=layer)
 
 
-def packed_config(layers: Sequence[str], share: float = 0.0) -> dict[str, object]:
+def packed_config(layers: Mapping[str, Kind], share: float = 0.0) -> dict[str, object]:
     """Return the declaration of packed layers in config.json; `SparseFlowConfig` adds its options."""
     return {
         "quant_method": "sparseflow",
         "format_version": FORMAT_VERSION,
-        "pattern": "2:4",
         "layers": list(layers),
+        PATTERNS_KEY: {name: list(kind) for name, kind in layers.items() if kind.pattern in _OTHERS},
     }
 
 
@@ -131,6 +186,7 @@ PACKED = Format(
     lambda packed: packed.portable(),
     _decode_packed,
     packed_config,
+    tuple(pattern.name for pattern in PATTERNS),
 )
 FORMATS: dict[str, Format] = {form.name: form for form in (BITMASK, PACKED)}
 

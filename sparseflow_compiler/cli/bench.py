@@ -11,6 +11,7 @@ import typer
 from sparseflow.cli import option_values
 from sparseflow.cli.answer import answer
 from sparseflow.cli.bench_contextual import contextual
+from sparseflow.cli.bench_serve import serve
 from sparseflow.cli.named_models import named_model, require_phase
 from sparseflow.cli.quiet_output import quietly
 from sparseflow.cli.report import page_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(help="Measure dense beside ours on this device.", no_args_is_help=True)
 bench.command()(spoken(quietly(contextual)))
+bench.command()(spoken(serve))
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for `sparseflow report`.")]
 _Device = Annotated[str | None, typer.Option(help="By default the GPU, if there is one.")]

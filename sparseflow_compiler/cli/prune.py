@@ -69,6 +69,9 @@ def prune(
     seed: Annotated[int, typer.Option(help="Of the places in the text, and of training.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as saved.")] = None,
     device: Annotated[str, typer.Option(help="Where to prune.")] = "cpu",
+    save_packed: Annotated[
+        bool, typer.Option("--save-packed", help="Save pruned layers packed; sparseflow and vLLM load them.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the error by layer into this file.")] = None,
     dark: option_values.Dark = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -93,6 +96,8 @@ def prune(
     how |= {"reconstruct": reconstruct, "permute": permute, "checkpoint": checkpoint}
     how |= {"skip": tuple(skip or ()), "skip_defaults": skip_defaults}
     report = sf.prune(loaded, method, batches, **how)  # type: ignore[arg-type]
+    if save_packed:
+        sf.nn.sparsify(loaded, prune=None, skip=tuple(skip or ()), skip_defaults=skip_defaults, tune="off")
     save_model(loaded, tokenizer, out, {REPORT: report.to_dict()})
     if isinstance(report, sf.pruning.BudgetReport) and frontier is not None:
         report.to_html(frontier) if frontier.suffix == ".html" else report.to_png(frontier, dark=dark)

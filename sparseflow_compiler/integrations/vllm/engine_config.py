@@ -11,21 +11,24 @@ import torch
 from torch import nn
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
 
+from sparseflow.checkpoints.forms import PATTERNS_KEY
 from sparseflow.errors import ArgumentError, CheckpointError
 from sparseflow.integrations.vllm.engine_versions import warn_if_untested
-from sparseflow.integrations.vllm.packed_layers import PackedLayers, is_bitmask
+from sparseflow.integrations.vllm.packed_layers import PackedLayers, is_bitmask, is_fp8
 from sparseflow.integrations.vllm.serving_options import KEY, ServingOptions
 from sparseflow.support.documents import Document
 
 if TYPE_CHECKING:
     from vllm.model_executor.models.utils import WeightsMapper
 
+    from sparseflow.contextual.activations.activation_thresholds import LayerThreshold
+    from sparseflow.integrations.vllm.part_loaders import Parts
     from sparseflow.integrations.vllm.served_layers import ServedLayers
 
 METHOD = "sparseflow"
 """The name of the method: ``quant_method`` in config.json, and what ``--quantization`` takes."""
 
-_IN_FOLDERS = ("quant_method", "format_version", "pattern", "layers")
+_IN_FOLDERS = ("quant_method", "format_version", "layers", PATTERNS_KEY)
 """What stands beside the options in config.json of a packed folder."""
 
 _EXPERTS = "experts stay dense: there are no 2:4 kernels for vLLM's fused experts"
@@ -44,6 +47,7 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
         self.packed = packed or PackedLayers()
         self._options = options or ServingOptions()
         self._layers: ServedLayers | None = None
+        self._thresholds: Mapping[str, LayerThreshold] | None = None
 
     @classmethod
     def get_name(cls) -> str:
@@ -74,7 +78,7 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
             CheckpointError: what it says of packed layers is malformed, or of another version.
         """
         packed = PackedLayers.of(config)
-        if is_bitmask(config):
+        if is_bitmask(config) or is_fp8(config):
             return cls(packed=packed)
         options = {name: value for name, value in config.items() if name not in _IN_FOLDERS}
         return cls(ServingOptions().updated(options, "quantization_config"), packed)
@@ -83,9 +87,14 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
     def override_quantization_method(
         cls, hf_quant_cfg: Document, user_quant: str | None, hf_config: object = None
     ) -> str | None:
-        """Return the method for a ``sparse-24-bitmask`` checkpoint, which vLLM refuses; None for all else."""
-        ours = user_quant in (None, METHOD) and is_bitmask(hf_quant_cfg or {})
-        return METHOD if ours else None
+        """Return the method for what it claims; None for all else.
+
+        That is a ``sparse-24-bitmask`` checkpoint, which vLLM refuses, and where the user asks for the method
+        one of fp8.
+        """
+        declared = hf_quant_cfg or {}
+        asked = user_quant == METHOD and is_fp8(declared)
+        return METHOD if asked or (user_quant in (None, METHOD) and is_bitmask(declared)) else None
 
     def get_cache_scale_mapper(self) -> WeightsMapper:
         """Return vLLM's renaming of tensors, and that of ``weight.positions``: parameters have no dots."""
@@ -97,7 +106,8 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: WeightsMapper) -> None:
         """Learn the names that vLLM has for packed layers; parts of merged ones keep theirs."""
         renaming = dataclasses.replace(hf_to_vllm_mapper, orig_to_new_stacked={})
-        self.packed.rename(renaming.apply_list(sorted(self.packed.targets)))
+        kinds = renaming.apply_dict(self.packed.kinds)
+        self.packed.rename(renaming.apply_list(sorted(self.packed.targets)), kinds)
 
     @property
     def layers(self) -> ServedLayers:
@@ -149,12 +159,35 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
         from sparseflow.integrations.vllm.part_loaders import Parts
 
         parts = self._parts(prefix)
-        packed = tuple(self.packed.holds(part) for part in parts)
-        reason = None if any(packed) else self._why_dense(parts)
+        if not any(map(self.packed.holds, parts)) and (found := self._by_columns(prefix, Parts(parts))):
+            return found
+        reason = None if any(map(self.packed.holds, parts)) else self._why_dense(parts)
         if reason is not None:
             self.layers.stays_dense(prefix, reason)
             return UnquantizedLinearMethod()
-        return SparseFlowLinearMethod(prefix, Parts(parts), packed, self.packed.form, self.layers)
+        return SparseFlowLinearMethod(prefix, Parts(parts), self.packed, self.layers)
+
+    def _by_columns(self, prefix: str, parts: Parts) -> QuantizeMethodBase | None:
+        """Return what leaves out inputs of a layer; None if no thresholds are for it, or for this engine."""
+        from vllm.config import get_current_vllm_config
+
+        from sparseflow.integrations.vllm.column_method import (
+            ColumnLinearMethod,
+            threshold_of,
+            thresholds_of,
+            why_not_columns,
+        )
+
+        config = get_current_vllm_config()
+        if self._thresholds is None:
+            self._thresholds = thresholds_of(config, self.layers.options.thresholds) or {}
+        threshold = threshold_of(self._thresholds, parts)
+        if threshold is None or not threshold.threshold:
+            return None
+        self.layers.no_columns = why_not_columns(config)
+        if self.layers.no_columns:
+            return None
+        return ColumnLinearMethod(prefix, parts, threshold, self.layers)
 
     def _parts(self, prefix: str) -> tuple[str, ...]:
         parent, _, last = prefix.rpartition(".")

@@ -14,16 +14,20 @@ from vllm.model_executor.layers.linear import (
     register_weight_loader_v2_supported_method,
 )
 
-from sparseflow.errors import WeightError
-from sparseflow.integrations.vllm.checkpoint_forms import PACKED_FORMS, DenseForm, Form, MixedForm
+from sparseflow.errors import CheckpointError, WeightError
+from sparseflow.integrations.vllm.checkpoint_forms import DenseForm, Form, MixedForm, packed_form
+from sparseflow.integrations.vllm.fp8_form import Fp8Form
+from sparseflow.integrations.vllm.packed_layers import FP8, PackedLayers
 from sparseflow.integrations.vllm.part_loaders import Loader, Parts
 from sparseflow.integrations.vllm.served_layers import ServedLayers
+from sparseflow.nn import replace
 from sparseflow.nn.linear import VALUES
-from sparseflow.nn.replace import MIN_FEATURES
-from sparseflow.runtime import PackedWeight, Policy, is_24, packed, prune_24
+from sparseflow.runtime import PackedWeight, Policy, packed
 from sparseflow.runtime.checks import NATIVE_DTYPES, dtype_name
-from sparseflow.runtime.formats import find
+from sparseflow.runtime.formats import Format, find
 from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
+from sparseflow.runtime.pattern import PATTERNS, Pattern, pattern_of
+from sparseflow.support.arguments import Prune
 
 _PROCESSED = "_already_called_process_weights_after_loading"
 """The mark of vLLM's own methods: what loads a layer again removes it."""
@@ -45,8 +49,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
     Args:
         name: of the layer in vLLM.
         parts: its names in the checkpoint.
-        packed: of each part whether it is packed there.
-        form: of packed parts, a key of `PACKED_FORMS`.
+        packed: the layers that are packed there.
         layers: all layers of the engine, which are decided about together, and the options.
     """
 
@@ -54,21 +57,20 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         self,
         name: str,
         parts: Parts,
-        packed: tuple[bool, ...],
-        form: str,
+        packed: PackedLayers,
         layers: ServedLayers,
     ) -> None:
         self.name = name
-        self._parts, self._packed, self._kind = parts, packed, form
+        self._parts, self._source = parts, packed
+        self._packed = tuple(packed.holds(part) for part in parts.names)
         self._options, self._layers = layers.options, layers
         self._sizes: list[int] = []
         self._form: Form | None = None
         self._dense: LinearMethodBase | None = None  # what runs the layer if it is dense
         self._k, self._dtype = 0, torch.float32
-        format = find(layers.options.format)
-        self._op = format.op
-        self._names = (_PACKED, *(f"weight_{part}" for part in format.part_names[1:]))
+        self._use(find(layers.options.format), "meta")
         self._codes: list[int] | None = None
+        self._epilogue = "none"
         self._keeps_dense = False
 
     @property
@@ -104,7 +106,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             )
             return
         self._form = self._form_of(n, self._k, input_size, params_dtype)
-        self._layers.expect(self, layer)
+        self._layers.expect(self.name, layer)
         self._form.create(layer, extra_weight_attrs["weight_loader"])
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
@@ -130,13 +132,16 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             self._arrive(layer, weight)
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return ``x · Wᵀ + bias``, ``[…, N]`` for x ``[…, K]``; the operator dispatches by x's rows."""
+        """Return ``x · Wᵀ + bias``, ``[…, N]`` for x ``[…, K]``; the operator dispatches by x's rows.
+
+        A layer that gates returns ``act(g) * u``, ``[…, N/2]``, for the halves of that.
+        """
         if self._dense is not None:
             dense: Tensor = self._dense.apply(layer, x, bias)
             return dense
         tensors = [getattr(layer, name) for name in self._names]
         kept = getattr(layer, _KEPT) if self._keeps_dense else None
-        y: Tensor = self._op(x, *tensors, bias, None, self._k, "none", self._codes, kept)
+        y: Tensor = self._op(x, *tensors, bias, None, self._k, self._epilogue, self._codes, kept)
         return y
 
     def run_sparse(self, layer: nn.Module, weight: PackedWeight, policy: Policy) -> None:
@@ -155,67 +160,107 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
                 delattr(layer, name)
         self._hold_dense(layer, weight)
 
+    def run_gated(self, epilogue: str) -> None:
+        """Return the gated product from now on."""
+        self._epilogue = epilogue
+
     def dequantize_weight(self, layer: nn.Module) -> Tensor:
         """Return the dense weight ``[N, K]``, of a packed layer unpacked, for what reads it in vLLM."""
-        place = next(layer.parameters()).device
-        return self.apply(layer, torch.eye(self._k, dtype=self._dtype, device=place)).t()
+        if self._dense is not None:
+            place = next(layer.parameters()).device
+            return self.apply(layer, torch.eye(self._k, dtype=self._dtype, device=place)).t()
+        tensors = [getattr(layer, name).data for name in self._names]
+        return PackedWeight(tensors, self._k, self._format.name, self._dtype, trusted=True).unpack()
 
     def _form_of(self, n: int, k: int, whole_k: int, dtype: torch.dtype) -> Form:
+        size = (self._parts, n, k, whole_k, dtype)
         if not any(self._packed):
-            return DenseForm(self._parts, n, k, whole_k, dtype)
-        form = PACKED_FORMS[self._kind](self._parts, n, k, whole_k, dtype)
-        return form if all(self._packed) else MixedForm(form, self._packed)
+            return DenseForm(*size)
+        if self._source.form == FP8:
+            self._require_whole()
+            return Fp8Form(size, prunes=self._options.prune is not None)
+        kinds = [
+            self._source.kind(part, whole_k) if packed else None
+            for part, packed in zip(self._parts.names, self._packed, strict=True)
+        ]
+        patterns = [kind.pattern if kind is not None else None for kind in kinds]
+        forms = [packed_form(self._source.form, size, pattern) for pattern in patterns]
+        return forms[0] if forms[0] is not None and len(set(patterns)) == 1 else MixedForm(forms)
+
+    def _require_whole(self) -> None:
+        if not all(self._packed):
+            raise CheckpointError(
+                f"layer {self.name}",
+                f"of its parts {', '.join(self._parts.names)} some are fp8 in the checkpoint, some not",
+                "quantise all of them, or none",
+            )
 
     def _why_not(self, n: int, k: int, dtype: torch.dtype) -> str | None:
-        if min(n, k) < MIN_FEATURES:
-            return f"{n}×{k} is below {MIN_FEATURES} features"
+        if min(n, k) < replace.MIN_FEATURES:
+            return f"{n}×{k} is below {replace.MIN_FEATURES} features"
         if k % 4:
             return f"K = {k} is not divisible by 4"
         if dtype not in NATIVE_DTYPES:
             return f"its weight is {dtype_name(dtype)}"
-        return find(self._options.format).why_not(n, k, ELEMENT_TYPES[dtype])
+        return self._format.why_not(n, k, ELEMENT_TYPES[dtype])
 
     def _arrive(self, layer: nn.Module, weight: Tensor | PackedWeight) -> None:
         """Take the weight of a first loading."""
-        if isinstance(weight, Tensor) and self._prunes:
-            weight = prune_24(weight, name=self.name)
-        if isinstance(weight, Tensor) and not is_24(weight):
-            reason = not_24(weight, self._sizes, self._parts.names)
+        found = self._in_format(weight)
+        if found is None:
+            assert isinstance(weight, Tensor), "what is packed has a format"
             self.run_dense(layer, weight)
-            self._layers.arrived(self, layer, reason)
+            self._layers.arrived(self, layer, no_pattern(weight, self._sizes, self._parts.names))
             return
-        found = self._packed_weight(weight)
+        self._use(found.format, found.device.type)
+        self._settle(found)
         self._hold(layer, found)
         self._layers.arrived(self, layer, found)
 
+    def _use(self, format: Format, device_type: str) -> None:
+        """Multiply by weights in a format from now on."""
+        self._format, self._op = format, format.opaque_op(device_type)
+        self._names = (_PACKED, *(f"weight_{part}" for part in format.part_names[1:]))
+
+    def _in_format(self, weight: Tensor | PackedWeight) -> PackedWeight | None:
+        """Return a weight in the format that is asked for, or of its own pattern; None if it has none."""
+        wanted = find(self._options.format)
+        if isinstance(weight, PackedWeight):
+            n, k = weight.shape
+            keeps = wanted is weight.format or wanted.pattern != weight.format.pattern or weight.format.lossy
+            if keeps or wanted.why_not(n, k, ELEMENT_TYPES[weight.dtype]) is not None:
+                return weight
+            return packed.pack(weight.unpack(), wanted.name, name=self.name)
+        return replace.pack(weight, self._prunes, self.name, wanted.name)
+
     def _repacked(self, weight: Tensor | PackedWeight) -> PackedWeight:
         """Return the weight of a later loading: how the layer runs was decided, and is in captured graphs."""
-        if isinstance(weight, Tensor) and self._prunes:
-            weight = prune_24(weight, name=self.name)
-        if isinstance(weight, Tensor) and not is_24(weight):
-            rule = "the layer runs 2:4, but what was loaded in place of its weight is not 2:4"
-            raise WeightError(f"layer {self.name}", rule, "prune it, or start the engine anew")
-        found = self._packed_weight(weight)
+        if isinstance(weight, PackedWeight) and weight.format is self._format:
+            found = weight
+        else:
+            dense = weight.unpack() if isinstance(weight, PackedWeight) else weight
+            pattern = Pattern.of(self._format.pattern)
+            if self._prunes is None and not pattern.holds(dense):
+                rule = (
+                    f"the layer runs {pattern}, but what was loaded in place of its weight is not {pattern}"
+                )
+                raise WeightError(f"layer {self.name}", rule, "prune it, or start the engine anew")
+            dense = dense if self._prunes is None else pattern.prune(dense, name=self.name)
+            found = packed.pack(dense, self._format.name, name=self.name)
+        self._settle(found)
         if self._keeps_dense:
             found.keep_dense()
         return found
 
     @property
-    def _prunes(self) -> bool:
-        return self._options.prune is not None and not any(self._packed)
+    def _prunes(self) -> Prune | None:
+        return None if any(self._packed) else self._options.prune
 
-    def _packed_weight(self, weight: Tensor | PackedWeight) -> PackedWeight:
-        format = self._options.format
-        if isinstance(weight, Tensor):
-            found = packed.pack(weight, format, name=self.name)
-        elif weight.format is find(format):
-            found = weight
-        else:
-            found = packed.pack(weight.unpack(), format, name=self.name)
+    def _settle(self, weight: PackedWeight) -> None:
+        """Move a weight into memory of its own, which vLLM couldn't take back in its sleep."""
         model = get_current_vllm_config().model_config
         if model is None or not model.enable_sleep_mode:
-            found.settle()  # into memory of its own, which vLLM couldn't take back in its sleep
-        return found
+            weight.settle()
 
     def _hold(self, layer: nn.Module, weight: PackedWeight) -> None:
         for name, tensor in zip(self._names, weight.tensors, strict=True):
@@ -229,24 +274,25 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         self._dense.process_weights_after_loading(layer)
 
 
-def not_24(weight: Tensor, sizes: Sequence[int], names: Sequence[str]) -> str:
-    """Return why a weight stays dense that isn't 2:4: of a merged one, which of its parts are not.
+def no_pattern(weight: Tensor, sizes: Sequence[int], names: Sequence[str]) -> str:
+    """Return why a weight stays dense that has no pattern: of a merged one, which of its parts have none.
 
     Args:
         weight: ``[N, K]``.
         sizes: the rows of each part.
         names: of the parts.
     """
+    known = " or ".join((", ".join(p.name for p in PATTERNS[:-1]), PATTERNS[-1].name))
     remedy = "sparseflow prune makes a model 2:4, and the option prune='magnitude' prunes while it loads"
     if len(sizes) != len(names) or len(names) == 1:
-        return f"its weight is not 2:4; {remedy}"
+        return f"its weight is not {known}; {remedy}"
     starts = itertools.accumulate(sizes, initial=0)
     rows = [weight[start : start + size] for start, size in zip(starts, sizes, strict=False)]
     last = [name.rpartition(".")[2] for name in names]
-    bad = [name for name, part in zip(last, rows, strict=True) if not is_24(part)]
+    bad = [name for name, part in zip(last, rows, strict=True) if pattern_of(part) is None]
     if len(bad) == len(names):
-        return f"its weight is not 2:4; {remedy}"
-    return f"of its parts {', '.join(last)}, which vLLM multiplies as one, {', '.join(bad)} is not 2:4"
+        return f"its weight is not {known}; {remedy}"
+    return f"of its parts {', '.join(last)}, which vLLM multiplies as one, {', '.join(bad)} is not {known}"
 
 
 def _register(layer: nn.Module, name: str, tensor: Tensor | None) -> None:

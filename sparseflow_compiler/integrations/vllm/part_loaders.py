@@ -105,7 +105,7 @@ def require_rows(layer: nn.Module, tensor: Tensor, shard: Shard, name: str) -> N
     Raises:
         CheckpointError: it hasn't.
     """
-    rows = _rows(layer, shard)
+    rows = rows_of(layer, shard)
     if tensor.dim() != 2 or (rows is not None and tensor.shape[0] != rows):
         wanted = "a matrix" if rows is None else f"a matrix of {rows} rows"
         raise CheckpointError(
@@ -129,7 +129,7 @@ def require_columns(tensor: Tensor, columns: int, name: str) -> None:
         )
 
 
-def _rows(layer: nn.Module, shard: Shard) -> int | None:
+def rows_of(layer: nn.Module, shard: Shard) -> int | None:
     """Return the rows of a part in the checkpoint, before it is cut for ranks; None if it isn't known."""
     if isinstance(layer, QKVParallelLinear):
         v_size = getattr(layer, "v_head_size", layer.head_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,11 +16,15 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.logger import init_logger
 
+from sparseflow.contextual.activations.column_policies import ColumnPolicy
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.vllm.gated_mlps import Parents, gate_after, remove_gate
 from sparseflow.integrations.vllm.serving_options import ServingOptions
 from sparseflow.runtime import PackedWeight, Policy
 from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.device_weight import DeviceWeight
+from sparseflow.runtime.formats import find
+from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
 from sparseflow.runtime.gpu import plans
 from sparseflow.runtime.products import which
 from sparseflow.support.version import __version__
@@ -46,6 +51,9 @@ class Method(Protocol):
     def run_dense(self, layer: nn.Module, weight: Tensor) -> None:
         """Run the layer over a dense weight."""
 
+    def run_gated(self, epilogue: str) -> None:
+        """Have the layer's product end with a gate."""
+
 
 @dataclass(frozen=True)
 class _Packed:
@@ -67,12 +75,19 @@ class ServedLayers:
     Attributes:
         dense: why layers are dense, by their names in vLLM.
         sparse: the policies of the others.
+        gated: the epilogues of those that gate their product.
+        by_columns: the threshold and the policy of dense layers that leave out inputs near zero.
+        no_columns: why thresholds that there are aren't used; empty if they are, or there are none.
     """
 
     def __init__(self, options: ServingOptions) -> None:
         self.options = options
         self.dense: dict[str, str] = {}
         self.sparse: dict[str, Policy] = {}
+        self.gated: dict[str, str] = {}
+        self.by_columns: dict[str, tuple[float, ColumnPolicy]] = {}
+        self.no_columns = ""
+        self._parents = Parents()
         self._expected: dict[str, weakref.ref[nn.Module]] = {}
         self._packed: list[_Packed] = []
         self._shapes: dict[tuple[Shape, str], list[str]] = {}
@@ -81,9 +96,10 @@ class ServedLayers:
         """Note why a layer is dense, whatever its weight is."""
         self.dense[name] = reason
 
-    def expect(self, method: Method, layer: nn.Module) -> None:
+    def expect(self, name: str, layer: nn.Module) -> None:
         """Wait for a layer before anything is decided."""
-        self._expected[method.name] = weakref.ref(layer)
+        self._expected[name] = weakref.ref(layer)
+        self._parents.watch(layer)
 
     def arrived(self, method: Method, layer: nn.Module, weight: PackedWeight | str) -> None:
         """Take a layer that is loaded: the packed weight that it holds, or why it is dense.
@@ -91,23 +107,35 @@ class ServedLayers:
         Raises:
             ArgumentError: vLLM's settings don't go with how layers would run.
         """
-        self._expected.pop(method.name, None)
         if isinstance(weight, str):
             self.dense[method.name] = weight
         else:
             self._packed.append(_Packed(method, layer, weight))
+        self.settled(method.name)
+
+    def settled(self, name: str) -> None:
+        """Note that a layer is loaded; with the last one, decide.
+
+        Raises:
+            ArgumentError: vLLM's settings don't go with how layers would run.
+        """
+        self._expected.pop(name, None)
         if not any(ref() is not None for ref in self._expected.values()):
             self._decide(get_current_vllm_config())
 
     def _decide(self, config: VllmConfig) -> None:
         layers, self._packed = self._packed, []
+        self._parents.end()
         for group in _grouped(layers):
             found = self._policies(group)
             for entry in group:
                 self._settle(entry, found[entry.shape])
+                if entry.method.name in self.sparse and config.lora_config is None:
+                    self._gate(entry)
             _build_plans([entry for entry in group if entry.method.name in self.sparse], self.sparse, config)
         if vllm.envs.VLLM_BATCH_INVARIANT:
-            _require_variance(self.sparse)
+            _require_variance({name: str(policy) for name, policy in self.sparse.items()})
+            _require_variance(dict.fromkeys(self.by_columns, "without inputs near zero where rows are few"))
         self._enter_hash(config)
         for line in self.lines():
             logger.info("%s", line)
@@ -138,6 +166,19 @@ class ServedLayers:
         kind = f"{dtype_name(entry.weight.dtype)}, {entry.weight.format.name}"
         self._shapes.setdefault((entry.shape, kind), []).append(entry.method.name)
 
+    def _gate(self, entry: _Packed) -> None:
+        """Have a layer's product gate its result, if its MLP does nothing else with it.
+
+        Not with LoRA, whose adapters add to the product before the gate.
+        """
+        weight, parent = entry.weight, self._parents.parent(entry.layer)
+        epilogue, element = gate_after(entry.layer, parent), ELEMENT_TYPES[weight.dtype]
+        if parent is None or epilogue is None or weight.format.why_not(*entry.shape, element, epilogue):
+            return
+        remove_gate(parent)
+        entry.method.run_gated(epilogue)
+        self.gated[entry.method.name] = epilogue
+
     def _enter_hash(self, config: VllmConfig) -> None:
         """Make our choices part of the hash by which vLLM keeps compiled graphs: they are constants there."""
         if not isinstance(config.additional_config, dict):
@@ -148,23 +189,34 @@ class ServedLayers:
                 "pass a JSON object to --additional-config",
             )
         policies = [[name, p.to_ints(), p.keeps_dense] for name, p in sorted(self.sparse.items())]
-        choices = [__version__, sorted(self.dense), policies]
+        columns = [[name, threshold, p.m_max] for name, (threshold, p) in sorted(self.by_columns.items())]
+        choices = [__version__, sorted(self.dense), policies, self.gated, columns]
         config.additional_config[CHOICES] = hashlib.sha256(json.dumps(choices).encode()).hexdigest()
 
     def lines(self) -> Iterator[str]:
         """Yield what the log says: how many layers are sparse, by which kernels, and why others are not."""
-        total = len(self.sparse) + len(self.dense)
-        yield f"sparseflow: {len(self.sparse)} of {total} linear layers run 2:4"
+        total = len(self.sparse) + len(self.dense) + len(self.by_columns)
+        yield f"sparseflow: {len(self.sparse)} of {total} linear layers run {self._patterns()}"
         for (shape, kind), names in self._shapes.items():
             policy = self.sparse[names[0]]
             ranges = ", ".join(map(str, policy.ranges)) or "the sparse kernel at every M"
             yield f"sparseflow: {len(names)} layers {shape[0]}×{shape[1]} ({kind}): {ranges}"
+        for why, count in Counter(policy.why() for _, policy in self.by_columns.values()).items():
+            yield f"sparseflow: {count} layers leave out inputs near zero, {why}"
+        if self.no_columns:
+            yield f"sparseflow: no inputs are left out: {self.no_columns}"
+        if self.gated:
+            yield f"sparseflow: {len(self.gated)} MLPs gate in the product of gate and up"
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.dense.items():
             by_reason.setdefault(reason, []).append(name)
         for reason, names in by_reason.items():
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"sparseflow: dense: {names[0]}{others}: {reason}"
+
+    def _patterns(self) -> str:
+        found = {kind.rpartition(", ")[2] for _, kind in self._shapes}
+        return ", ".join(sorted(find(name).pattern for name in found)) or "sparse"
 
 
 def _grouped(layers: Iterable[_Packed]) -> list[list[_Packed]]:
@@ -181,15 +233,15 @@ def _why_dense(policy: Policy) -> str:
     return policy.why() if policy.measured and not policy.pays else ""
 
 
-def _require_variance(sparse: dict[str, Policy]) -> None:
+def _require_variance(sparse: dict[str, str]) -> None:
     """Refuse batch invariance: no sparse kernel gives a row the same bits whatever rows are beside it.
 
     Policies take other kernels at other M's, and the CPU's kernel sums in another order where M is small.
     """
-    for name, policy in sparse.items():
+    for name, how in sparse.items():
         raise ArgumentError(
             f"VLLM_BATCH_INVARIANT: layer {name}",
-            f"how a row is summed depends on the tokens beside it: it runs {str(policy) or 'sparse'}",
+            f"how a row is summed depends on the tokens beside it: it runs {how or 'sparse'}",
             "unset VLLM_BATCH_INVARIANT, or serve the dense model",
         )
 
@@ -205,12 +257,14 @@ def _build_plans(layers: list[_Packed], policies: dict[str, Policy], config: Vll
     for entry in layers:
         weight, bias = entry.weight, getattr(entry.layer, "bias", None) is not None
         key = (entry.shape, bias)
-        if weight.device.type != "cuda" or weight.format.operator != "linear" or key in done:
+        if weight.device.type != "cuda" or weight.format.pattern != "2:4" or key in done:
             continue
         done.add(key)
-        values, positions = weight.tensors
+        values, positions = weight.tensors[:2]
         device = DeviceWeight(values, positions, weight.in_features)
-        plans.prepare(device, sizes, policies[entry.method.name].to_ints(), bias=bias)
+        # Products in fp8 add the bias after the scales, in a kernel of their own.
+        fused = bias and weight.multiplied == weight.dtype
+        plans.prepare(device, sizes, policies[entry.method.name].to_ints(), bias=fused)
 
 
 def _log_progress(done: int, total: int, text: str) -> None:

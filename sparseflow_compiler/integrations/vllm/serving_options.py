@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from sparseflow.errors import ArgumentError
-from sparseflow.runtime.formats import find, names
+from sparseflow.runtime.formats import sparse_names
 from sparseflow.support.arguments import (
     MEMORY_MODES,
     Memory,
@@ -31,8 +31,8 @@ class ServingOptions:
     '{"sparseflow": {…}}'``, which goes before.
 
     Attributes:
-        prune: ``"magnitude"`` keeps the two largest of every four entries of dense weights as they are
-            loaded. ``None``: layers that aren't 2:4 stay dense.
+        prune: ``"magnitude"`` prunes dense weights to the format's pattern as they are loaded, such as to the
+            two largest of every four entries. ``None``: layers that are 2:4, 4:6 or 6:8 run so, others dense.
         skip: fnmatch patterns of layers that stay dense, in addition to `DEFAULT_SKIP`; names as in the
             checkpoint, so ``*.k_proj`` keeps the whole merged ``qkv_proj`` dense.
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
@@ -40,7 +40,11 @@ class ServingOptions:
             sparse.
         memory: ``"fast"`` keeps the dense weight beside the packed one where dense is faster for some number
             of tokens. ``"auto"`` and ``"compressed"`` never do: what memory is free is for vLLM's KV cache.
-        format: how weights are stored and multiplied.
+        format: how weights are stored and multiplied; those of a checkpoint whose pattern it can't store
+            have the format of their pattern.
+        thresholds: a file of `sparseflow calibrate`: for up to eight sequences the layers that it names leave
+            out inputs near zero, over dense weights. By default ``sparseflow_thresholds.json`` in the model's
+            folder, if it is there.
         tune: what is measured of a GPU while a model is loaded, for layers that no table has.
 
     Raises:
@@ -53,6 +57,7 @@ class ServingOptions:
     policy: PolicyMode = "auto"
     memory: Memory = "auto"
     format: str = "2:4"
+    thresholds: str | None = None
     tune: Tune = "quick"
 
     def __post_init__(self) -> None:
@@ -60,11 +65,13 @@ class ServingOptions:
             ("prune", (*get_args(Prune), None)),
             ("policy", get_args(PolicyMode)),
             ("memory", MEMORY_MODES),
-            ("format", [name for name in names() if find(name).pattern == "2:4"]),
+            ("format", sparse_names()),
             ("tune", get_args(Tune)),
         ):
             require_one_of("integrations.vllm", name, getattr(self, name), allowed)
         require_patterns("integrations.vllm", self.skip)
+        if not isinstance(self.thresholds, str | None):
+            raise ArgumentError("integrations.vllm: thresholds", "must be the path of a file")
 
     def updated(self, options: Mapping[str, object], source: str) -> ServingOptions:
         """Return these options with others in place.

@@ -63,6 +63,21 @@ def test_a_packed_folder_is_compiled_as_it_is(folders, tmp_path):
     )
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "6:8"])
+def test_prune_saves_packed(tmp_path, pattern):
+    llama().save_pretrained(tmp_path / "dense")
+    done = run("prune", tmp_path / "dense", tmp_path / "packed", "--pattern", pattern, "--save-packed")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "packed" / "sparseflow_prune.json").exists()
+    loaded = load_model(tmp_path / "packed")
+    layers = {name: m.weight for name, m in loaded.named_modules() if isinstance(m, SparseLinear)}
+    assert len(layers) == LAYERS
+    assert {weight.format.name for weight in layers.values()} == {pattern}
+    name, weight = next(iter(layers.items()))
+    dense = load_model(tmp_path / "dense").get_submodule(name).weight
+    assert torch.equal(weight.unpack(), sf.Pattern.of(pattern).prune(dense))
+
+
 def test_the_loader_finds_the_packed_layers(folders):
     model = load_model(folders / "packed")
     assert sum(isinstance(module, SparseLinear) for module in model.modules()) == LAYERS

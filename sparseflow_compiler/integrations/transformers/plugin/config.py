@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from sparseflow.checkpoints.forms import FORMAT_VERSION, packed_config, require_layers, require_version
+from torch import nn
+
+from sparseflow.checkpoints.forms import (
+    FORMAT_VERSION,
+    PATTERNS_KEY,
+    Kind,
+    packed_config,
+    require_layers,
+    require_patterns_of,
+    require_version,
+)
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     QuantizationConfigMixin,
 )
+from sparseflow.nn.linear import SparseLinear
 from sparseflow.runtime.formats import sparse_names
 from sparseflow.support.arguments import (
     MEMORY_MODES,
@@ -41,10 +52,9 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         policy: ``"auto"`` or ``"sparse"``, as in `sparseflow.nn.SparseLinear`.
         memory: ``"auto"``, ``"compressed"`` or ``"fast"``, as in `sparseflow.nn.SparseLinear`.
         format: the format of weights that are packed while they are loaded, as in `sparseflow.nn.sparsify`.
-            Only ``"2:4"`` can be saved.
-        pattern: ``"2:4"`` is the only one.
+            ``"2:4"``, ``"4:6"`` and ``"6:8"`` can be saved.
         saved: further entries in config.json of a packed checkpoint: ``layers``, its packed layers,
-            ``format_version`` and ``quant_method``.
+            ``patterns``, those of them that aren't 2:4, ``format_version`` and ``quant_method``.
 
     Raises:
         ArgumentError: an option is unknown or has a wrong value.
@@ -60,21 +70,25 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         policy: PolicyMode = "auto",
         memory: Memory = "auto",
         format: str = "2:4",
-        pattern: str = "2:4",
         **saved: object,
     ) -> None:
         require_one_of(_SUBJECT, "prune", prune, (*get_args(Prune), None))
         require_one_of(_SUBJECT, "policy", policy, get_args(PolicyMode))
         require_one_of(_SUBJECT, "memory", memory, MEMORY_MODES)
         require_one_of(_SUBJECT, "format", format, sparse_names())
-        require_one_of(_SUBJECT, "pattern", pattern, ("2:4",))
         require_patterns(_SUBJECT, skip)
         self.quant_method = METHOD
         self.prune, self.skip, self.policy, self.memory = prune, list(skip), policy, memory
         self.skip_defaults = skip_defaults
         self.format = format
-        self.pattern = pattern
         self.layers: list[str] = _layers(saved)
+        self.patterns: dict[str, Kind] = require_patterns_of(saved.get(PATTERNS_KEY, {}), _SUBJECT)
+
+    def note_layers(self, model: nn.Module) -> None:
+        """Note which layers of a model are packed, and in which format."""
+        found = {name: m.weight for name, m in model.named_modules() if isinstance(m, SparseLinear)}
+        self.layers = list(found)
+        self.patterns = {name: Kind.of(w) for name, w in found.items() if w.format.name != "2:4"}
 
     def to_dict(self) -> dict[str, object]:
         """Return the entry of config.json."""
@@ -85,11 +99,12 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
             "policy": self.policy,
             "memory": self.memory,
         }
-        return {**packed_config(self.layers), **options}
+        kinds = {name: self.patterns.get(name, Kind("2:4", 0)) for name in self.layers}
+        return {**packed_config(kinds), **options}
 
 
 def _layers(saved: Mapping[str, object]) -> list[str]:
-    unknown = sorted(saved.keys() - packed_config(()).keys())
+    unknown = sorted(saved.keys() - packed_config({}).keys())
     if unknown:
         raise ArgumentError(
             f"sf.{_SUBJECT}", f"there is no option {unknown[0]!r:.40}", "see help(SparseFlowConfig)"

@@ -24,7 +24,7 @@ def require_unquantised(model: nn.Module) -> None:
         if getattr(module, "hf_quantizer", None) is not None and method != METHOD:
             raise ArgumentError(
                 f"{type(module).__name__}",
-                f"it was quantised by {str(method)!r}, which can't save packed 2:4 layers",
+                f"it was quantised by {str(method)!r}, which can't save packed layers",
                 "load the model in 16 or 32 bits",
             )
 
@@ -37,8 +37,7 @@ def attach_quantizer(model: nn.Module, options: Mapping[str, Any]) -> None:
         options: of `SparseFlowConfig`.
     """
     for module in _pretrained(model):
-        layers = [name for name, part in module.named_modules() if isinstance(part, SparseLinear)]
-        if not layers:
+        if not any(isinstance(part, SparseLinear) for part in module.modules()):
             continue
         # Imported late: it needs transformers, which only such a model has imported.
         from sparseflow.integrations.transformers.plugin.quantizer import (
@@ -47,7 +46,7 @@ def attach_quantizer(model: nn.Module, options: Mapping[str, Any]) -> None:
         )
 
         config = SparseFlowConfig(**options)
-        config.layers = layers
+        config.note_layers(module)
         module.hf_quantizer = SparseFlowQuantizer(config, pre_quantized=True)
         module.quantization_method = METHOD  # type: ignore[assignment]
         module.config.quantization_config = module.hf_quantizer.quantization_config  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from sparseflow.checkpoints.forms import PACKED, Kind
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.plugin.config import METHOD, SparseFlowConfig
 from sparseflow.integrations.transformers.plugin.packed_names import PackedNames, local_name
@@ -58,9 +59,10 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
             self.chosen = frozenset(eligible(model, skip, config.format)) - names
             return
         self.saved_as = frozenset(config.layers)
-        for name in (local_name(model, name) for name in config.layers):
+        for saved in config.layers:
+            name = local_name(model, saved)
             linear = _linear(model, name)
-            weight = PackedWeight.empty(linear.out_features, linear.in_features, linear.weight.dtype, "meta")
+            weight = _empty(linear, config.patterns.get(saved), name)
             self.shapes[name] = weight.shape
             self._replace(model, name, linear, weight)
 
@@ -111,18 +113,15 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
                 _settle(name, layer, self.shapes[name])
             if layer.bias is not None and not _was_loaded(layer.bias):
                 raise _missing(f"{name}.bias")
-        packed = list(_sparse_layers(model))
-        self.quantization_config.layers = [name for name, _ in packed]
-        # Of a checkpoint that is 4:6 or 6:8 the layers have another format than the one that was asked for.
-        formats = [layer.weight.format.name for _, layer in packed if layer.weight.format.name != "2:4"]
-        self.quantization_config.format = next(iter(formats), self.quantization_config.format)
+        self.quantization_config.note_layers(model)
         model.requires_grad_(False)
         prepare(model)
         return model
 
     def is_serializable(self) -> bool:
-        """Return whether ``save_pretrained`` works: packed checkpoints hold layers in ``"2:4"`` only."""
-        return self.quantization_config.format == "2:4"
+        """Return whether ``save_pretrained`` works: packed checkpoints hold formats that round nothing."""
+        kinds = self.quantization_config.patterns.values()
+        return all(kind.pattern in PACKED.patterns for kind in kinds)
 
     @property
     def is_trainable(self) -> bool:
@@ -197,6 +196,18 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
     return module
 
 
+def _empty(linear: nn.Linear, kind: Kind | None, name: str) -> PackedWeight:
+    """Return the weight, without data, into which a saved layer is loaded; None as its kind is 2:4."""
+    n, k = linear.out_features, linear.in_features
+    if kind is not None and kind.in_features != k:
+        raise CheckpointError(
+            f"layer {name}",
+            f"it has {kind.in_features} in features in the checkpoint; the model needs {k}",
+            "use the checkpoint of this model",
+        )
+    return PackedWeight.empty(n, k, linear.weight.dtype, "meta", kind.pattern if kind else "2:4")
+
+
 def _sparse_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
     yield from ((name, m) for name, m in model.named_modules() if isinstance(m, SparseLinear))
 
@@ -222,7 +233,7 @@ def _settle(name: str, layer: SparseLinear, shape: torch.Size) -> None:
             "use the checkpoint of this model",
         )
     layer.is_loading = False
-    layer.weight = PackedWeight(weight.tensors, shape[1], name=f"layer {name}")
+    layer.weight = PackedWeight(weight.tensors, shape[1], weight.format.name, name=f"layer {name}")
     layer.weight.settle()
 
 

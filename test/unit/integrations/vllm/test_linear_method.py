@@ -7,10 +7,12 @@ import re
 import pytest
 import torch
 from torch import nn
+from vllm_rank import one_rank
 
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, CheckpointError, WeightError
 from sparseflow.integrations.compressed_tensors import to_bitmask
+from sparseflow.runtime import packed
 
 HIDDEN, HEAD, HEADS, KV_HEADS = 72, 16, 4, 2
 ROWS = {"q": HEADS * HEAD, "k": KV_HEADS * HEAD, "v": KV_HEADS * HEAD}
@@ -22,19 +24,8 @@ NAMES = {part: f"model.layers.0.self_attn.{part}_proj" for part in "qkv"}
 
 @pytest.fixture
 def engine():
-    """vLLM's configuration and one rank, as when a model is loaded."""
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, initialize_model_parallel
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-    from vllm.utils.network_utils import get_open_port
-
-    config = VllmConfig()
-    with set_current_vllm_config(config):
-        address = f"tcp://127.0.0.1:{get_open_port()}"
-        init_distributed_environment(1, 0, address, 0, "gloo")
-        initialize_model_parallel(1, 1)
+    with one_rank() as config:
         yield config
-    cleanup_dist_env_and_memory()
 
 
 def method(declared: dict, **options):
@@ -48,8 +39,9 @@ def method(declared: dict, **options):
     return config
 
 
-def packed_folder(*layers: str) -> dict:
-    return {"quant_method": "sparseflow", "format_version": 2, "layers": list(layers)}
+def packed_folder(*layers: str, **patterns: list) -> dict:
+    found = {"quant_method": "sparseflow", "format_version": 2, "layers": list(layers)}
+    return {**found, "patterns": {NAMES[part]: kind for part, kind in patterns.items()}}
 
 
 def bitmask_folder() -> dict:
@@ -74,9 +66,9 @@ def load(layer, name: str, tensor: torch.Tensor, *shard) -> None:
     param.weight_loader(param, tensor, *shard)
 
 
-def load_packed(layer, dense: dict[str, torch.Tensor]) -> None:
+def load_packed(layer, dense: dict[str, torch.Tensor], **formats: str) -> None:
     for part, w in dense.items():
-        values, positions = sf.compress_2_4(w).portable()
+        values, positions = packed.pack(w, formats.get(part, "2:4")).portable()
         load(layer, "weight", values, part)
         load(layer, "positions", positions, part)
 
@@ -116,6 +108,80 @@ def test_a_packed_folder(engine) -> None:
     require_product(layer, torch.cat(list(dense.values())), torch.randn(sum(ROWS.values())))
 
 
+def pruned(pattern: str, weight: torch.Tensor) -> torch.Tensor:
+    return sf.Pattern.of(pattern).prune(weight)
+
+
+@pytest.mark.parametrize("pattern", ["4:6", "6:8"])
+def test_a_packed_folder_of_another_pattern(engine, pattern) -> None:
+    config = method(packed_folder(*NAMES.values(), **{part: [pattern, HIDDEN] for part in "qkv"}))
+    dense = {part: pruned(pattern, w) for part, w in weights("").items()}
+    layer = qkv(config)
+    load_packed(layer, dense, **dict.fromkeys("qkv", pattern))
+    process(layer)
+    assert names(layer) == {"weight_packed", "weight_positions"}
+    assert list(config.layers.sparse) == [QKV]
+    assert any(f"float32, {pattern})" in line for line in config.layers.lines())
+    require_product(layer, torch.cat(list(dense.values())))
+    torch.testing.assert_close(layer.quant_method.dequantize_weight(layer), torch.cat(list(dense.values())))
+
+
+def test_parts_of_several_patterns_have_that_of_the_densest(engine) -> None:
+    config = method(packed_folder(NAMES["q"], NAMES["k"], k=["6:8", HIDDEN]))
+    found = weights("")
+    dense = {"q": sf.prune_24(found["q"]), "k": pruned("6:8", found["k"]), "v": pruned("6:8", found["v"])}
+    layer = qkv(config)
+    load_packed(layer, {part: dense[part] for part in "qk"}, k="6:8")
+    load(layer, "weight", dense["v"], "v")
+    process(layer)
+    assert any("float32, 6:8)" in line for line in config.layers.lines())
+    require_product(layer, torch.cat(list(dense.values())))
+
+
+@pytest.mark.parametrize("prune", [None, "magnitude"])
+@pytest.mark.parametrize("pattern", ["4:6", "6:8"])
+def test_dense_weights_of_another_pattern(engine, pattern, prune) -> None:
+    options = {"prune": prune, "format": pattern} if prune else {}
+    config = method({"quant_method": "sparseflow"}, **options)
+    layer = qkv(config)
+    dense = weights("")
+    if not prune:
+        dense = {part: pruned(pattern, w) for part, w in dense.items()}
+    for part, w in dense.items():
+        load(layer, "weight", w, part)
+    assert list(config.layers.sparse) == [QKV]
+    require_product(layer, torch.cat([pruned(pattern, w) for w in dense.values()]))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("pattern", "k"), [("4:6", 72), ("4:6", 36), ("6:8", 80), ("6:8", 128)])
+def test_columns_of_another_pattern_are_cut_for_ranks(engine, monkeypatch, pattern, k, rank) -> None:
+    from vllm.model_executor import parameter
+    from vllm.model_executor.layers import linear
+
+    for module in (linear, parameter):
+        monkeypatch.setattr(module, "get_tensor_model_parallel_world_size", lambda: 2)
+        monkeypatch.setattr(module, "get_tensor_model_parallel_rank", lambda: rank)
+    declared = packed_folder(O_PROJ)
+    declared["patterns"] = {O_PROJ: [pattern, k]}
+    layer = linear.RowParallelLinear(
+        k, 48, bias=False, quant_config=method(declared), prefix=O_PROJ, params_dtype=torch.float32
+    )
+    dense = pruned(pattern, torch.randn(48, k))
+    values, positions = packed.pack(dense, pattern).portable()
+    load(layer, "weight", values)
+    load(layer, "positions", positions)
+    process(layer)
+    require_product(layer, dense[:, k // 2 * rank :][:, : k // 2])
+
+
+def test_what_a_folder_says_of_patterns_must_fit_the_model(engine) -> None:
+    with pytest.raises(CheckpointError, match="80 in features in the checkpoint; the model needs 72"):
+        qkv(method(packed_folder(*NAMES.values(), k=["6:8", 80])))
+    with pytest.raises(CheckpointError, match="patterns must give each layer"):
+        method(packed_folder(*NAMES.values(), k=["3:5", 72]))
+
+
 def test_a_bitmask(engine) -> None:
     config, dense = method(bitmask_folder()), weights()
     layer = qkv(config)
@@ -147,8 +213,8 @@ def test_the_options_of_a_folder_are_those_of_the_user_where_he_gives_them(engin
 @pytest.mark.parametrize(
     ("sparse", "reason"),
     [
-        ("", "its weight is not 2:4"),
-        ("qk", "of its parts q_proj, k_proj, v_proj, which vLLM multiplies as one, v_proj is not 2:4"),
+        ("", "its weight is not 2:4, 4:6 or 6:8"),
+        ("qk", "of its parts q_proj, k_proj, v_proj, which vLLM multiplies as one, v_proj is not 2:4, 4:6"),
     ],
 )
 def test_weights_that_are_not_24_stay_dense(engine, sparse, reason) -> None:
@@ -178,7 +244,7 @@ def test_a_merged_layer_of_packed_and_dense_parts_is_decided_about_as_a_whole(en
     if sparse == "qkv":
         assert list(config.layers.sparse) == [QKV]
     else:
-        assert config.layers.dense[QKV].endswith("v_proj is not 2:4")
+        assert config.layers.dense[QKV].endswith("v_proj is not 2:4, 4:6 or 6:8")
     require_product(layer, whole)
 
 
@@ -342,6 +408,8 @@ def test_only_bitmask_checkpoints_are_claimed(engine) -> None:
         {},
     ):
         assert claim(declared, None) is None
+    assert claim({"quant_method": "fp8"}, "sparseflow") == "sparseflow"
+    assert claim({"quant_method": "fp8", "weight_block_size": [128, 128]}, "sparseflow") is None
     assert claim(bitmask_folder(), "compressed-tensors") is None
 
 

@@ -30,6 +30,8 @@ FORMS = {
 }
 """The options for each form: without a flag where config.json says it."""
 
+PATTERNS = ("4:6", "6:8")
+
 CASES = [
     *(("llama", form) for form in FORMS),
     *((name, form) for name in NAMES[1:] for form in ("dense", "saved", "sparse-24-bitmask")),
@@ -54,7 +56,17 @@ def test_tokens_are_those_of_transformers(folders, name, form) -> None:
     with engines.engine(folders(name)[form], **FORMS[form]) as llm:
         assert len(engines.served(llm).sparse) == LAYERS
         assert engines.served(llm).dense == {}
+        assert len(engines.served(llm).gated) == 2
         assert engines.tokens(llm) == engines.expected(name, folders(name)["2:4"])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_packed_folders_of_other_patterns(tmp_path, pattern) -> None:
+    engines.save_pattern("llama", pattern, tmp_path)
+    with engines.engine(tmp_path / "packed", **method()) as llm:
+        assert len(engines.served(llm).sparse) == LAYERS
+        assert any(f", {pattern})" in line for line in engines.served(llm).lines())
+        assert engines.tokens(llm) == engines.expected("llama", tmp_path / "pruned")
 
 
 def test_what_is_not_24_stays_dense_and_measured_policies_run(folders) -> None:
@@ -76,6 +88,23 @@ def test_compiled_graphs_of_other_choices_are_not_taken(folders) -> None:
         options = {"additional_config": {"sparseflow": {"policy": policy}}, "enforce_eager": False}
         with engines.engine(folders("llama")["saved"], **options) as llm:
             assert engines.tokens(llm) == expected
+
+
+def test_lora_over_packed_layers(folders, tmp_path) -> None:
+    """An adapter of every projection, which changes the tokens: those of PEFT over the pruned model."""
+    from vllm.lora.request import LoRARequest
+
+    pruned, adapter = folders("llama")["2:4"], tmp_path / "adapter"
+    engines.save_adapter(pruned, adapter)
+    expected = engines.expected("llama", pruned, adapter)
+    assert expected != engines.expected("llama", pruned)
+    options = {**FORMS["saved"], "enable_lora": True, "max_lora_rank": 8, "max_loras": 1}
+    with engines.engine(folders("llama")["saved"], **options) as llm:
+        assert len(engines.served(llm).sparse) == LAYERS
+        assert engines.served(llm).gated == {}
+        request = LoRARequest("adapter", 1, str(adapter))
+        assert engines.tokens(llm, lora_request=request) == expected
+        assert engines.tokens(llm) == engines.expected("llama", pruned)
 
 
 def test_two_ranks(folders, tmp_path) -> None:

@@ -1,0 +1,110 @@
+"""vLLM's server on a Llama-3-8B shape, dense and 2:4: `python benchmarks/bench_serve.py`.
+
+It is `sparseflow bench serve` over made-up weights, with a made-up tokenizer: prompts are token ids. Requests
+come all at once and at shares of what the dense server can do. `--tiny` runs a small shape on the CPU, as a
+test of the script. Where the package is on the path without being installed, its entry point, by which
+vLLM's processes find the method, is put there too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import _measure
+from _vllm_side import ENVIRONMENT, LLAMA_8B, TINY
+
+from sparseflow.bench.completions_client import Requests
+from sparseflow.bench.serve import Contender, Plan, serve_chart, serve_rows, serve_table
+
+GROUP, ENTRY = "vllm.general_plugins", "sparseflow.integrations.vllm.registration:register"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--requests", type=int, default=128, help="at each rate, and all at once")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of each prompt")
+    parser.add_argument("--answer", type=int, default=256, help="tokens of each answer")
+    parser.add_argument("--sequences", type=int, default=64, help="at a time in a server, at most")
+    parser.add_argument("--rate", nargs="+", type=float, default=[], help="requests a second")
+    parser.add_argument("--format", choices=("2:4", "2:4-fp8"), default="2:4", help="of our layers")
+    parser.add_argument("--rounds", type=int, default=1, help="starts of each server")
+    parser.add_argument("--policy", choices=("auto", "sparse"), default="auto", help="of our layers")
+    parser.add_argument("--limit", type=int, default=240, help="seconds that a server may take to start")
+    parser.add_argument("--logs", type=Path, help="folder for the servers' logs; they are not kept otherwise")
+    parser.add_argument("--plot", type=Path, help="draw throughput and waiting into this file")
+    parser.add_argument("--tiny", action="store_true", help="a small shape on the CPU")
+    parser.add_argument("--results", type=Path, default=_measure.RESULTS, help="folder for the JSON file")
+    args = parser.parse_args(argv)
+    if args.tiny:
+        args.requests, args.prompt, args.answer, args.sequences = 4, 16, 8, 4
+    return args
+
+
+def write_model(folder: Path, shape: dict[str, object]) -> None:
+    """Write the configuration of a shape, and a tokenizer of as many words as its vocabulary has."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"w{number}": number for number in range(int(str(shape["vocab_size"])))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0", bos_token="w1", eos_token="w2")
+    fast.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(shape))
+
+
+def provide_entry_point(folder: Path) -> None:
+    """Put the package's entry point on the path of all processes, if none is there."""
+    if "sparseflow" in {entry.name for entry in importlib.metadata.entry_points(group=GROUP)}:
+        return
+    about = folder / "sparseflow-0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sparseflow\nVersion: 0\n")
+    (about / "entry_points.txt").write_text(f"[{GROUP}]\nsparseflow = {ENTRY}\n")
+    sys.path.append(str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)]))
+
+
+def options(args: argparse.Namespace) -> list[str]:
+    """Return what both servers are given."""
+    size = ["--max-model-len", str(args.prompt + args.answer + 16), "--max-num-seqs", str(args.sequences)]
+    kind = ["--dtype", "float32", "--enforce-eager"] if args.tiny else ["--dtype", "bfloat16"]
+    # Without prefix caching every round reads its prompts.
+    return ["--load-format", "dummy", "--no-enable-prefix-caching", *size, *kind]
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if "MULTIPROCESSING" not in name})
+    shape = TINY if args.tiny else LLAMA_8B
+    with tempfile.TemporaryDirectory() as work:
+        folder, logs = Path(work) / "model", args.logs or Path(work)
+        folder.mkdir()
+        logs.mkdir(parents=True, exist_ok=True)
+        write_model(folder, shape)
+        provide_entry_point(Path(work) / "path")
+        ours = {"policy": args.policy, "format": args.format, "prune": "magnitude"}
+        sides = (Contender("dense", folder, options(args)), Contender("sparse", folder, options(args), ours))
+        asked = Requests(args.requests, args.prompt, args.answer, min(90, int(str(shape["vocab_size"]))))
+        rows = serve_rows(*sides, Plan(asked, list(args.rate), args.rounds, args.limit, logs))
+    import torch
+    import vllm
+
+    device = _measure.cpu_name() if args.tiny else torch.cuda.get_device_name()
+    name = "serve_tiny" if args.tiny else _measure.gpu_name("serve", device)
+    head = _measure.meta(device, vllm=vllm.__version__, format=args.format, sequences=args.sequences)
+    path = _measure.write(name, head, rows, args.results)
+    if args.plot is not None:
+        serve_chart(rows, args.plot)
+    print(serve_table(rows), path, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,163 @@
+"""`sparseflow bench serve` against a stand-in for vLLM's server: what is sent, timed, said and refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from sparseflow.bench import vllm_server
+from sparseflow.bench.completions_client import Answer, Requests, figures
+from sparseflow.bench.serve import Contender, serve_table
+from sparseflow.errors import ArgumentError, MissingDependencyError
+
+SERVER = '''
+"""Speaks as vLLM's server does: each token an event, usage in the last one."""
+import http.server, json, sys, time
+
+OPTIONS = sys.argv[1:]
+if "--break-at-start" in OPTIONS:
+    sys.exit("no such model")
+SPARSE = "--quantization" in OPTIONS
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        cache = 'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0'
+        self.answer(200, ("# HELP\\n" + cache + "\\n").encode())
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert body["ignore_eos"] and body["model"] == "model" and min(body["prompt"]) >= 3
+        if "--refuse" in OPTIONS:
+            return self.answer(400, b"too long")
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(body["max_tokens"]):
+            time.sleep(0.001 if SPARSE else 0.004)
+            self.event({"choices": [{"text": "x"}]})
+        if "--break-off" not in OPTIONS:
+            self.event({"choices": [], "usage": {"completion_tokens": body["max_tokens"]}})
+            self.wfile.write(b"data: [DONE]\\n\\n")
+
+    def answer(self, status, data):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def event(self, found):
+        self.wfile.write(b"2a\\r\\ndata: " + json.dumps(found).encode() + b"\\n\\n\\r\\n")
+
+    def log_message(self, *args):
+        pass
+
+
+port = int(OPTIONS[OPTIONS.index("--port") + 1])
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+'''
+
+
+@pytest.fixture
+def vllm(tmp_path: Path, monkeypatch) -> None:
+    """A package of vLLM's name for the processes that are started."""
+    folder = tmp_path / "path" / "vllm" / "entrypoints" / "cli"
+    folder.mkdir(parents=True)
+    (folder / "main.py").write_text(SERVER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: SimpleNamespace() if n == "vllm" else find(n)
+    )
+    entry = SimpleNamespace(name="sparseflow")
+    monkeypatch.setattr(vllm_server.importlib.metadata, "entry_points", lambda group: [entry])
+
+
+def run(*options: str):
+    from sparseflow.cli.bench import bench
+
+    return CliRunner().invoke(bench, ["serve", "models/dense", *options], catch_exceptions=True)
+
+
+@pytest.mark.usefixtures("vllm")
+def test_both_sides_are_measured_at_every_rate(tmp_path) -> None:
+    found = run(
+        "--requests", "6", "--answer", "5", "--prompt", "8", "--json", "--plot", str(tmp_path / "c.svg")
+    )
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout)["rows"]
+    assert [row["side"] for row in rows] == ["dense"] * 4 + ["sparse"] * 4
+    rates = [row["rate"] for row in rows]
+    assert rates[:4] == rates[4:]
+    most = rows[0]["requests_s"]
+    assert rates[1:4] == [pytest.approx(share * most, rel=0.06) for share in (0.25, 0.5, 0.75)]
+    dense, sparse = rows[0], rows[4]
+    assert rates[0] is None
+    assert 4 <= dense["tpot_p50_ms"] < 40
+    assert sparse["tpot_p50_ms"] < dense["tpot_p50_ms"]
+    assert (dense["kv_tokens"], dense["requests"], dense["answer"]) == (1600, 6, 5)
+    assert (tmp_path / "c.svg").read_text().startswith("<?xml")
+    text = serve_table(rows)
+    assert "better by" in text
+    assert "all at once" in text
+    assert "1600 tokens in the cache" in text
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [("--break-at-start", "no such model"), ("--refuse", "400"), ("--break-off", "how many tokens")],
+)
+def test_what_a_server_refuses_is_said(options, text) -> None:
+    found = run("--requests", "2", "--answer", "2", "--prompt", "4", "--vllm", options)
+    assert found.exit_code != 0
+    assert isinstance(found.exception, ArgumentError)
+    assert text in str(found.exception)
+
+
+def test_without_vllm_its_extra_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *a: None)
+    with pytest.raises(MissingDependencyError, match=r"sparseflow\[vllm\]"):
+        vllm_server.require_vllm(plugin=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *a: SimpleNamespace())
+    monkeypatch.setattr(vllm_server.importlib.metadata, "entry_points", lambda group: [])
+    with pytest.raises(ArgumentError, match="no entry point of sparseflow"):
+        vllm_server.require_vllm(plugin=True)
+    vllm_server.require_vllm(plugin=False)
+
+
+@pytest.mark.parametrize("option", [("--rate", "0"), ("--requests", "0"), ("--vocabulary", "3")])
+def test_wrong_options_are_refused(option) -> None:
+    found = run(*option)
+    assert isinstance(found.exception, ArgumentError)
+
+
+def test_requests_are_the_same_each_time_and_have_their_rate() -> None:
+    asked = Requests(400, 4, 4)
+    assert asked.prompts() == asked.prompts()
+    assert len({tuple(prompt) for prompt in asked.prompts()}) == 400
+    starts = asked.starts(10.0)
+    assert starts == asked.starts(10.0) == sorted(starts)
+    assert 30 < starts[-1] < 50
+    assert set(asked.starts(math.inf)) == {0.0}
+
+
+def test_figures() -> None:
+    answers = [Answer(i, i + 0.5, i + 2.5, 11) for i in range(5)]
+    found = figures(answers)
+    assert found["requests_s"] == pytest.approx(5 / 6.5)
+    assert found["tokens_s"] == pytest.approx(55 / 6.5)
+    assert found["ttft_p50_ms"] == pytest.approx(500)
+    assert found["tpot_p99_ms"] == pytest.approx(200)
+    assert figures(answers[:1])["tpot_p50_ms"] == pytest.approx(200)
+
+
+def test_the_sparse_side_is_served_by_our_method() -> None:
+    options = Contender("sparse", Path("m"), ["--x"], {"prune": "magnitude"}).arguments()
+    assert options[:2] == ["--quantization", "sparseflow"]
+    assert json.loads(options[3]) == {"sparseflow": {"prune": "magnitude"}}
+    assert Contender("dense", Path("m"), ["--x"]).arguments() == ["--x"]
