@@ -1,9 +1,11 @@
-"""Trace an operator once for all calls of it with tensors of the same sizes, as the layers of a model make them."""
+"""Trace an operator once for all its calls with tensors of the same sizes, as a model's layers make them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental import proxy_tensor
 from torch.utils import _pytree as pytree
 
-from sparseflow.frontend.sharing import storage_of
+from sparseflow.frontend.sharing import stand_on, storage_of
 
 _SYMBOLIC = (SymInt, SymFloat, SymBool)
 _PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -23,13 +25,7 @@ _OF_THE_PLACE = frozenset(
 )
 """What torch notes of where in the model a node was made, for each node anew."""
 
-_MORE_THAN_SIZES = frozenset(
-    {
-        torch.Tag.data_dependent_output,
-        torch.Tag.dynamic_output_shape,
-        torch.Tag.nondeterministic_seeded,
-    }
-)
+_READS_VALUES = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 
 
 @contextmanager
@@ -37,10 +33,9 @@ def repeated_operators() -> Iterator[None]:
     """Let the trace that runs reuse, in a `with` block, what an operator gave for arguments of the same kind.
 
     torch computes the sizes and strides of each result anew with symbols, through every operator that it is
-    made of: some ten milliseconds for each of the 2000 operators of a model of 30 layers. An operator's node
-    follows from the sizes, strides and dtypes of its arguments alone, so that a second one is the first one's
-    with other operands. What depends on more is traced as ever: operators that write or draw random numbers,
-    read values, or return a view of an input or an argument itself.
+    made of: some ten milliseconds for each of the 2000 operators of a model of 30 layers. What it notes of a
+    result follows from the sizes, strides and dtypes of the arguments alone, so that a second one's node is
+    the first one's with other operands. Operators for which that isn't so are traced as ever.
     """
     mode = proxy_tensor.get_proxy_mode()
     if not isinstance(mode, proxy_tensor.ProxyTorchDispatchMode):
@@ -54,8 +49,33 @@ def repeated_operators() -> Iterator[None]:
         del vars(mode)["__torch_dispatch__"]
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What an operator gave.
+
+    Attributes:
+        meta: what torch noted of the result at its node.
+        itself: which of the arguments it returned; None for a new tensor.
+        viewed: the argument of which the new tensor is a view; None if it has its own memory.
+    """
+
+    meta: Mapping[str, Any]
+    itself: int | None
+    viewed: int | None
+
+
 def _repeatable(func: OpOverload) -> bool:
-    return not func._schema.is_mutable and _MORE_THAN_SIZES.isdisjoint(func.tags)
+    """Return whether what is noted of an operator's result follows from the kinds of its arguments.
+
+    It reads no values for that, and writes at most its first argument, which it returns.
+    """
+    if not _READS_VALUES.isdisjoint(func.tags):
+        return False
+    schema = func._schema
+    if not schema.is_mutable:
+        return True
+    writes = [place for place, a in enumerate(schema.arguments) if a.alias_info and a.alias_info.is_write]
+    return writes == [0] and schema.name.endswith("_") and len(schema.returns) == 1
 
 
 def _transformed() -> bool:
@@ -75,17 +95,13 @@ def _surroundings() -> Hashable:
 
 
 class _Repeated:
-    """The dispatch of a trace, with what operators gave before.
-
-    Intermediate results that are made from the same earlier one stand on one storage in the trace, which
-    nothing asks for: of inputs, parameters and buffers, whose storages matter, no view is made so.
-    """
+    """The dispatch of a trace, with what operators gave before."""
 
     def __init__(self, mode: proxy_tensor.ProxyTorchDispatchMode) -> None:
         self._dispatch: Callable[..., object] = mode.__torch_dispatch__
         self._tracer: Any = mode.tracer
-        self._given = {storage_of(tensor) for tensor in self._tracer.tensor_tracker}
-        self._made: dict[Hashable, Mapping[str, object] | None] = {}
+        self._made: dict[Hashable, _Made | None] = {}
+        self._memory = itertools.count(-1, -1)
 
     def __call__(
         self,
@@ -107,19 +123,25 @@ class _Repeated:
         last = self._last()
         result = self._dispatch(func, types, args, kwargs)
         if key not in self._made:
-            self._made[key] = self._meta(func, leaves, result, last)
+            # An operator in place that changed its argument's sizes is made anew each time.
+            same = not func._schema.is_mutable or self._kinds(leaves) == kinds
+            self._made[key] = self._what(func, leaves, result, last) if same else None
         return result
 
-    def _again(
-        self, func: OpOverload, leaves: list[Any], spec: pytree.TreeSpec, made: Mapping[str, Any]
-    ) -> object:
+    def _again(self, func: OpOverload, leaves: list[Any], spec: pytree.TreeSpec, made: _Made) -> object:
         """Add a node with other operands, and return its result."""
         args, kwargs = pytree.tree_unflatten([self._operand(leaf) for leaf in leaves], spec)
         name = self._tracer.graph._target_to_str(func.overloadpacket.__name__)
         with proxy_tensor.set_original_aten_op(func):
             proxy = self._tracer.create_proxy("call_function", func, args, kwargs, name=name)
-        proxy.node.meta.update(made)
-        result = proxy_tensor.snapshot_fake(made["val"])
+        proxy.node.meta.update(made.meta)
+        if made.itself is not None:
+            result = leaves[made.itself]
+        else:
+            # On the first result's storage, which is not its own: it says what is.
+            result = proxy_tensor.snapshot_fake(made.meta["val"])
+            memory = next(self._memory) if made.viewed is None else storage_of(leaves[made.viewed])
+            stand_on(result, memory)
         proxy_tensor.set_proxy_slot(result, self._tracer, proxy_tensor._ProxyTensor(proxy, None))
         return result
 
@@ -128,13 +150,11 @@ class _Repeated:
             return self._tracer.tensor_tracker[leaf].proxy
         return proxy_tensor.fetch_sym_proxy(self._tracer)(leaf) if isinstance(leaf, _SYMBOLIC) else leaf
 
-    def _meta(
+    def _what(
         self, func: OpOverload, leaves: list[object], result: object, last: torch.fx.Node
-    ) -> Mapping[str, object] | None:
-        """Return what torch noted of the node that a call added; None if it can't stand for others."""
-        if type(result) is not FakeTensor or any(result is leaf for leaf in leaves):
-            return None
-        if result.requires_grad or storage_of(result) in self._given:
+    ) -> _Made | None:
+        """Return what a call gave; None if it can't stand for others."""
+        if type(result) is not FakeTensor or result.requires_grad:
             return None
         node, tracked = self._last(), self._tracer.tensor_tracker.get(result)
         if tracked is None or tracked.constant is not None or tracked.proxy.node is not node:
@@ -146,7 +166,12 @@ class _Repeated:
             if isinstance(before.meta.get("val"), Tensor):
                 return None
             before = before.prev
-        return {name: node.meta[name] for name in _REUSED if name in node.meta}
+        meta = {name: node.meta[name] for name in _REUSED if name in node.meta}
+        tensors = [(place, leaf) for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        itself = next((place for place, leaf in tensors if leaf is result), None)
+        memory = storage_of(result)
+        viewed = next((place for place, leaf in tensors if storage_of(leaf) == memory), None)
+        return _Made(meta, itself, viewed)
 
     def _last(self) -> torch.fx.Node:
         node: torch.fx.Node = self._tracer.graph._root.prev
@@ -173,12 +198,14 @@ class _Repeated:
 
     def _kind(self, tensor: Tensor) -> Hashable:
         slot = self._tracer.tensor_tracker.get(tensor)
-        if not isinstance(tensor, FakeTensor) or slot is None or slot.constant is not None:
+        if not isinstance(tensor, FakeTensor) or tensor.constant is not None:
+            return None
+        if slot is None or slot.constant is not None:
             return None
         if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
             return None
         sizes = (*tensor.shape, *tensor.stride(), tensor.storage_offset())
         return (
             tuple(size.node.expr if isinstance(size, SymInt) else size for size in sizes),
-            *(tensor.dtype, tensor.device, tensor.requires_grad, storage_of(tensor) in self._given),
+            *(tensor.dtype, tensor.device, tensor.requires_grad),
         )
