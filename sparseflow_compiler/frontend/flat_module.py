@@ -54,7 +54,7 @@ class FlatModule(nn.Module):
         try:
             with self._record.watch.run(kwargs.pop(STATE, None)), self._record.layouts:
                 buffers = Buffers.of(self.model)
-                with repeated_operators():
+                with repeated_operators(FlatModule.forward.__code__):
                     output = self.model(*args, **kwargs)
                 buffers.write_assigned()
         except Exception as error:

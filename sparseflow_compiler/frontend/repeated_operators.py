@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental import proxy_tensor
 from torch.utils import _pytree as pytree
 
+from sparseflow.frontend.library_files import is_library_file
 from sparseflow.frontend.sharing import stand_on, storage_of
 
 _SYMBOLIC = (SymInt, SymFloat, SymBool)
@@ -29,20 +32,23 @@ _READS_VALUES = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_ou
 
 
 @contextmanager
-def repeated_operators() -> Iterator[None]:
+def repeated_operators(caller: CodeType) -> Iterator[None]:
     """Let the trace that runs reuse, in a `with` block, what an operator gave for arguments of the same kind.
 
     torch computes the sizes and strides of each result anew with symbols, through every operator that it is
     made of: some ten milliseconds for each of the 2000 operators of a model of 30 layers. What it notes of a
     result follows from the sizes, strides and dtypes of the arguments alone, so that a second one's node is
     the first one's with other operands. Operators for which that isn't so are traced as ever.
+
+    Args:
+        caller: the function that calls the model; what called it is not looked at for a node's source line.
     """
     mode = proxy_tensor.get_proxy_mode()
     if not isinstance(mode, proxy_tensor.ProxyTorchDispatchMode):
         yield
         return
     # On the instance, where torch looks it up: other traces go on as they do.
-    vars(mode)["__torch_dispatch__"] = _Repeated(mode)
+    vars(mode)["__torch_dispatch__"] = _Repeated(mode, caller)
     try:
         yield
     finally:
@@ -97,10 +103,11 @@ def _surroundings() -> Hashable:
 class _Repeated:
     """The dispatch of a trace, with what operators gave before."""
 
-    def __init__(self, mode: proxy_tensor.ProxyTorchDispatchMode) -> None:
+    def __init__(self, mode: proxy_tensor.ProxyTorchDispatchMode, caller: CodeType) -> None:
         self._dispatch: Callable[..., object] = mode.__torch_dispatch__
         self._tracer: Any = mode.tracer
         self._made: dict[Hashable, _Made | None] = {}
+        self._caller = caller
         self._memory = itertools.count(-1, -1)
 
     def __call__(
@@ -132,9 +139,9 @@ class _Repeated:
         """Add a node with other operands, and return its result."""
         args, kwargs = pytree.tree_unflatten([self._operand(leaf) for leaf in leaves], spec)
         name = self._tracer.graph._target_to_str(func.overloadpacket.__name__)
-        with proxy_tensor.set_original_aten_op(func):
+        with proxy_tensor.set_original_aten_op(func), self._without_stack():
             proxy = self._tracer.create_proxy("call_function", func, args, kwargs, name=name)
-        proxy.node.meta.update(made.meta)
+        proxy.node.meta.update(made.meta, stack_trace=self._line())
         if made.itself is not None:
             result = leaves[made.itself]
         else:
@@ -144,6 +151,25 @@ class _Repeated:
             stand_on(result, memory)
         proxy_tensor.set_proxy_slot(result, self._tracer, proxy_tensor._ProxyTensor(proxy, None))
         return result
+
+    @contextmanager
+    def _without_stack(self) -> Iterator[None]:
+        """Keep torch from writing out the hundred calls that led here, which takes as long as the rest."""
+        recorded, self._tracer.record_stack_traces = self._tracer.record_stack_traces, False
+        try:
+            yield
+        finally:
+            self._tracer.record_stack_traces = recorded
+
+    def _line(self) -> str:
+        """Return the innermost line of the model's own code as stack traces have it, empty without one."""
+        frame = sys._getframe(1)
+        while frame.f_code is not self._caller and is_library_file(frame.f_code.co_filename):
+            if frame.f_back is None:
+                return ""
+            frame = frame.f_back
+        code = frame.f_code
+        return "" if code is self._caller else f'File "{code.co_filename}", line {frame.f_lineno}'
 
     def _operand(self, leaf: Any) -> object:
         if isinstance(leaf, Tensor):
