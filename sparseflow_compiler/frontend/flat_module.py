@@ -7,6 +7,7 @@ from torch import nn
 from sparseflow.frontend.given import Given
 from sparseflow.frontend.layouts import LayoutWatch
 from sparseflow.frontend.module_state import Buffers
+from sparseflow.frontend.repeated_operators import repeated_operators
 from sparseflow.frontend.state.watch import Watch
 from sparseflow.runtime.calling.carried import STATE
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
@@ -53,7 +54,8 @@ class FlatModule(nn.Module):
         try:
             with self._record.watch.run(kwargs.pop(STATE, None)), self._record.layouts:
                 buffers = Buffers.of(self.model)
-                output = self.model(*args, **kwargs)
+                with repeated_operators(FlatModule.forward.__code__):
+                    output = self.model(*args, **kwargs)
                 buffers.write_assigned()
         except Exception as error:
             raise ModelFailure from error

@@ -8,7 +8,7 @@ import torch
 from torch_mlir import ir
 
 from sparseflow.frontend.flat_module import PREFIX
-from sparseflow.frontend.refusals import is_library_file
+from sparseflow.frontend.library_files import is_library_file
 
 _FRAME = re.compile(r'File "([^"]+)", line ([0-9]+)')
 

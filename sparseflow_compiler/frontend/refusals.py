@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from sparseflow.errors import CaptureError, SparseFlowError
 from sparseflow.frontend.flat_module import ModelFailure
+from sparseflow.frontend.library_files import is_library_file
 
-_STDLIB = sysconfig.get_path("stdlib")
-_SPARSEFLOW = str(Path(__file__).parent.parent)
 _REMEDIES = (
     (
         r"data-dependent|Could not guard|GuardOnDataDependent",
@@ -104,10 +101,3 @@ def _user_line(error: Exception, text: str) -> str | None:
         if not is_library_file(frame.filename):
             return f"{frame.filename}:{frame.lineno}: {frame.line}"
     return None
-
-
-def is_library_file(filename: str) -> bool:
-    """Return whether a file belongs to torch, Python or SparseFlow, or isn't a file at all."""
-    if filename.startswith(("<", torch.__path__[0], _SPARSEFLOW)):
-        return True
-    return filename.startswith(_STDLIB) and "site-packages" not in filename

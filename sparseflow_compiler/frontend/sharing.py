@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from sparseflow.errors import CaptureError
 from sparseflow.runtime.calling.overlap import share_memory
 
+_STANDS_ON = "_sparseflow_stands_on"
+
 
 def apart(leaves: Sequence[object], model: nn.Module) -> list[object]:
     """Return the leaves of a call, with copies of those that share storage with others or the model.
@@ -30,7 +32,13 @@ def _is_shared(leaf: Tensor, uses: Mapping[int, int], own: set[int]) -> bool:
 
 def storage_of(tensor: Tensor) -> int:
     """Return what identifies a tensor's storage while that lives."""
-    return int(tensor.untyped_storage()._cdata)
+    stands_on: int | None = getattr(tensor, _STANDS_ON, None)
+    return int(tensor.untyped_storage()._cdata) if stands_on is None else stands_on
+
+
+def stand_on(tensor: Tensor, storage: int) -> None:
+    """Let `storage_of` return this for a tensor of a trace, whatever storage it has."""
+    setattr(tensor, _STANDS_ON, storage)
 
 
 def _copy(leaf: Tensor) -> Tensor:
