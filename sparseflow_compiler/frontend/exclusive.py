@@ -68,5 +68,5 @@ def _in_this_thread(flag: Callable[[], bool], thread: int) -> Callable[[], bool]
     def is_set() -> bool:
         return threading.get_ident() == thread and flag()
 
-    found: Callable[[], bool] = assume_constant_result(is_set)
+    found: Callable[[], bool] = assume_constant_result(is_set)  # type: ignore[no-untyped-call]
     return found
