@@ -5,8 +5,7 @@
 #include "common/epilogue.h"
 #include "common/registered.h"
 #include "cpu/args.h"
-#include "driver.h"
-#include "gate.h"
+#include "ending.h"
 #include "route.h"
 #include "skinny/call.h"
 
@@ -14,23 +13,6 @@ namespace sparseflow::cuda {
 namespace {
 
 constexpr const char* kOp = "linear";
-
-// Applies an activation in place.
-Tensor activated(const Tensor& y, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return call_aten("aten::relu_", "", y);
-    case Activation::silu: return call_aten("aten::silu_", "", y);
-    case Activation::gelu: return call_aten("aten::gelu_", "", y, std::string("none"));
-    case Activation::gelu_tanh: return call_aten("aten::gelu_", "", y, std::string("tanh"));
-    case Activation::none:
-    case Activation::relu2: break;
-  }
-  return y;
-}
-
-Tensor added(const Tensor& y, const std::optional<Tensor>& residual) {
-  return residual ? torch::stable::subtract(y, *residual, -1.0) : y;  // the stable ABI has no add()
-}
 
 Tensor run_dense(const Call& c, Activation activation, const std::optional<Tensor>& dense) {
   const Tensor weight = dense ? *dense : dense_of(c.weight);
@@ -49,17 +31,6 @@ Tensor run(Call& c, const Want& want, const Route& route, const std::optional<Te
   if (route.way == Way::skinny || route.way == Way::stand_in_skinny)
     return skinny::product(c, want.activation, route.variant);
   return route.plan ? run_sparse(c, want, route) : run_dense(c, want.activation, dense);
-}
-
-// activation(g) ⊙ u for the halves g and u of the m rows of `product`.
-Tensor gated(const Tensor& product, int64_t m, Activation activation) {
-  const Tensor whole = usable(product);
-  const int64_t n = whole.size(whole.dim() - 1) / 2;
-  const Tensor y = torch::stable::new_empty(whole, sizes_with_last(whole, n));
-  apply_gate({m, n, whole.const_data_ptr(), cpu::dtype_of(kOp, "y", y), y.mutable_data_ptr(),
-              activation},
-             stream_of(whole.get_device_index()));
-  return y;
 }
 
 Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,

@@ -1,0 +1,483 @@
+// y [M, N] = x [M, K] · Wᵀ for few rows of x and W in tiles (tile.h).
+//
+// The work is a line of stages, each a unit of K of a strip of S::rows rows of W: all units of the first strip, and so
+// on. Every block takes an equal stretch of the line, so that all read equally much for any N and K, and reads on while
+// it finishes a strip. Its last warp fills a ring in shared memory; each other warp multiplies S::tiles × 16 rows of W
+// and finishes them alone. A strip that several blocks share is added up through memory by the warp that is last.
+#pragma once
+
+#include "copies.cuh"
+#include "decode_kernels.h"
+#include "tile.h"
+//
+#include "../skinny/kernel.cuh"
+
+namespace sparseflow::cuda::patterns {
+
+using skinny::Eight;
+using skinny::load4;
+
+template <int Block, int Tiles, int RowWarps, int PerSm, int MTiles, bool Idle = false>
+struct DecodeShape {
+  using P = Pattern<Block>;
+  static constexpr bool idle = Idle;
+  static constexpr int tiles = Tiles, row_warps = RowWarps, per_sm = PerSm, m_tiles = MTiles;
+  static constexpr int slabs = Tiles * RowWarps, rows = 16 * slabs, m_rows = 8 * MTiles;
+  static constexpr int threads = 32 * RowWarps + 32;
+  // Beside each unit of a row of x 16 bytes are left out, so that eight rows lie on different banks.
+  static constexpr int x_pitch = P::unit * 2 + 16;
+  static constexpr int w_bytes = rows / 64 * P::tile_bytes, x_bytes = m_rows * x_pitch;
+  static constexpr int stage_bytes = w_bytes + x_bytes;
+  static constexpr int table_bytes = P::table_entries * 4;
+  static constexpr int sum_pitch = 16 * Tiles + 4, sum_bytes = 8 * sum_pitch * 4;  // of a warp
+  static constexpr int other_bytes = table_bytes + row_warps * sum_bytes;
+  static constexpr int partial_floats = tiles * m_tiles * 128;  // of a warp
+  static_assert(rows % 64 == 0 && stage_bytes % 16 == 0);
+};
+
+// Shared memory: the ring's slots, the table of positions, the warps' sums, and two barriers for each slot.
+struct Room {
+  Shared ring, table, sums, full, empty;
+};
+
+template <class S>
+__device__ inline Room room_of(const DecodeCall& c) {
+  const Shared ring = skinny::shared_address(skinny::shared_memory()), table = ring + c.slots * S::stage_bytes;
+  const Shared full = table + S::other_bytes;
+  return {ring, table, table + S::table_bytes, full, full + 8 * c.slots};
+}
+
+struct Turn {
+  int slot = 0;
+  uint32_t parity = 0;
+
+  __device__ void advance(int slots) {
+    if (++slot == slots) slot = 0, parity ^= 1;
+  }
+};
+
+struct Stretch {
+  int first, last;  // stages
+};
+
+__device__ inline int first_stage(const DecodeCall& c, int block) {
+  return static_cast<int>(int64_t(c.strips) * c.units * block / gridDim.x);
+}
+
+__device__ inline Stretch stretch_of(const DecodeCall& c) {
+  return {first_stage(c, blockIdx.x), first_stage(c, blockIdx.x + 1)};
+}
+
+// The block whose stretch has a stage.
+__device__ inline int block_of(const DecodeCall& c, int stage) {
+  return static_cast<int>((int64_t(stage + 1) * gridDim.x - 1) / (int64_t(c.strips) * c.units));
+}
+
+// The first of W's rows of a slab of a strip. Of a gated product the first half of a strip's slabs are the gate's.
+template <class S>
+__device__ inline int row_of(const skinny::Product& p, int strip, int slab) {
+  if (!p.gated) return strip * S::rows + slab * 16;
+  const int half = S::slabs / 2, side = slab / half;
+  return side * (p.n / 2) + strip * (S::rows / 2) + (slab - side * half) * 16;
+}
+
+template <class S>
+__device__ inline void load_weight(const DecodeCall& c, int stage, Shared to, Shared full, uint64_t policy) {
+  using P = typename S::P;
+  const int strip = stage / c.units, unit = stage % c.units;
+  const auto* tiles = static_cast<const uint8_t*>(c.p.values);
+#pragma unroll
+  for (int i = 0; i < S::rows / 64; ++i) {
+    const int row = row_of<S>(c.p, strip, 4 * i);
+    if (row >= c.p.n) continue;
+    copy_piece(to + i * P::tile_bytes, tiles + (int64_t(row / 64) * c.units + unit) * P::tile_bytes, P::tile_bytes, full, policy);
+  }
+}
+
+template <class S>
+__device__ inline int weight_bytes_of(const DecodeCall& c, int stage) {
+  int bytes = 0;
+#pragma unroll
+  for (int i = 0; i < S::rows / 64; ++i)
+    bytes += row_of<S>(c.p, stage / c.units, 4 * i) < c.p.n ? S::P::tile_bytes : 0;
+  return bytes;
+}
+
+// The rows of x that this block multiplies, and how many bytes of each a unit has: the last one may have fewer.
+template <class S>
+struct Rows {
+  const uint8_t* first;
+  int count;
+
+  __device__ explicit Rows(const DecodeCall& c)
+      : first(static_cast<const uint8_t*>(c.p.x) + int64_t(blockIdx.y) * S::m_rows * c.p.k * 2),
+        count(min(c.p.m - static_cast<int>(blockIdx.y) * S::m_rows, S::m_rows)) {}
+
+  __device__ int bytes(const DecodeCall& c, int unit) const { return min(S::P::unit, c.p.k - unit * S::P::unit) * 2; }
+};
+
+// Zeros what a short unit leaves out of the rows, because nothing times NaN would be NaN.
+template <class S>
+__device__ inline void clear_end(const Rows<S>& rows, int bytes, Shared x) {
+  if (bytes == S::P::unit * 2) return;
+  for (int r = threadIdx.x % 32; r < rows.count; r += 32)
+    for (int at = bytes; at < S::P::unit * 2; at += 16)
+      asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(x + r * S::x_pitch + at), "r"(0) : "memory");
+}
+
+template <class S>
+__device__ inline void begin(const DecodeCall& c, const Rows<S>& rows, int stage, Shared slot, Shared full) {
+  const int bytes = rows.bytes(c, stage % c.units);
+  clear_end<S>(rows, bytes, slot + S::w_bytes);
+  begin_slot(full, weight_bytes_of<S>(c, stage) + rows.count * bytes);
+}
+
+template <class S>
+__device__ inline void load_rows(const DecodeCall& c, const Rows<S>& rows, int stage, Shared x, Shared full, uint64_t policy) {
+  const int unit = stage % c.units, bytes = rows.bytes(c, unit);
+  const uint8_t* from = rows.first + int64_t(unit) * S::P::unit * 2;
+  for (int r = threadIdx.x % 32; r < rows.count; r += 32)
+    copy_row(x + r * S::x_pitch, from + int64_t(r) * c.p.k * 2, bytes, full, policy);
+}
+
+// W is constant, so its first stages are loaded while the previous kernel still runs.
+template <class S>
+__device__ inline void produce(const DecodeCall& c, const Room& room) {
+  constexpr int kEarly = 4;  // more keeps the first rows of x waiting
+  const Stretch work = stretch_of(c);
+  const Rows<S> rows(c);
+  const uint64_t once = skinny::read_once(), often = keep_in_l2();
+  const int early = min(work.last - work.first, min(kEarly, c.slots));
+  for (int s = 0; s < early; ++s) {
+    begin<S>(c, rows, work.first + s, room.ring + s * S::stage_bytes, room.full + 8 * s);
+    load_weight<S>(c, work.first + s, room.ring + s * S::stage_bytes, room.full + 8 * s, once);
+  }
+  wait_for_previous_kernel();
+  for (int s = 0; s < early; ++s) {
+    load_rows<S>(c, rows, work.first + s, room.ring + s * S::stage_bytes + S::w_bytes, room.full + 8 * s, often);
+    end_slot(room.full + 8 * s);
+  }
+  Turn turn{.slot = early == c.slots ? 0 : early, .parity = early == c.slots ? 0u : 1u};
+  for (int stage = work.first + early; stage < work.last; ++stage) {
+    const Shared slot = room.ring + turn.slot * S::stage_bytes, full = room.full + 8 * turn.slot;
+    wait_until(room.empty + 8 * turn.slot, turn.parity);
+    begin<S>(c, rows, stage, slot, full);
+    load_weight<S>(c, stage, slot, full, once);
+    load_rows<S>(c, rows, stage, slot + S::w_bytes, full, often);
+    end_slot(full);
+    turn.advance(c.slots);
+  }
+}
+
+// Spreads the positions of a block's windows to every second nibble.
+template <int Block>
+__device__ inline uint32_t spread_positions(int code, int rotation) {
+  const Slots slots = slots_of<Block>(min(code, Pattern<Block>::codes - 1), rotation);
+  uint32_t out = 0;
+  for (int w = 0; w < Pattern<Block>::windows; ++w) out |= uint32_t(slots.nibble[w]) << 8 * w;
+  return out;
+}
+
+// Fills the table: of the codes of two blocks beside each other their positions, a byte for each window, the even
+// group's in the low nibble. To be called by all threads; `scratch` has room for 64 words.
+template <class S>
+__device__ inline void fill_table(uint32_t* table, uint32_t* scratch) {
+  using P = typename S::P;
+  constexpr int single = 1 << P::code_bits;
+  for (int i = threadIdx.x; i < 2 * single; i += S::threads)
+    scratch[i] = spread_positions<P::block>(i % single, P::block == 8 && i >= single ? 4 : 0);
+  __syncthreads();
+  for (int i = threadIdx.x; i < P::table_entries; i += S::threads)
+    table[i] = scratch[i % single] | scratch[single + i / single] << 4;
+}
+
+__device__ inline uint32_t load1(Shared from) {
+  uint32_t v;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+  return v;
+}
+
+__device__ inline void load16(uint32_t (&v)[4], Shared from) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(from)
+               : "memory");
+}
+
+// A lane's metadata for two sets of steps: those of even lanes' pairs, selector 0, and those of odd ones, selector 1.
+template <int Block>
+struct Metadata {
+  uint32_t of[Block == 8 ? 3 : 2];
+};
+
+__device__ inline void load_metadata(Metadata<8>& out, Shared codes, Shared table) {
+  const int lane = threadIdx.x % 32;
+  const uint32_t low = load4(codes + lane * 4), high = load1(codes + 128 + lane);
+  uint32_t found[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t of_low = i == 0 ? low << 2 : low >> (8 * i - 2);
+    found[i] = load4(table + ((of_low & 0x3fc) | (high << (10 - 2 * i) & 0xc00)));
+  }
+  // Each found word has three bytes; rows g are in found[0] and [1], rows g + 8 in [2] and [3].
+  out.of[0] = skinny::byte_permute(found[0], found[2], 0x5410);
+  out.of[1] = skinny::byte_permute(skinny::byte_permute(found[0], found[1], 0x0042), skinny::byte_permute(found[2], found[3], 0x0042), 0x5410);
+  out.of[2] = skinny::byte_permute(found[1], found[3], 0x6521);
+}
+
+__device__ inline void load_metadata(Metadata<6>& out, Shared codes, Shared table) {
+  const uint32_t low = load4(codes + threadIdx.x % 32 * 4);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t upper = load4(table + ((i == 0 ? low << 2 : low >> 14) & 0x3fc));
+    const uint32_t lower = load4(table + (low >> (16 * i + 6) & 0x3fc));
+    out.of[i] = skinny::byte_permute(upper, lower, 0x5410);
+  }
+}
+
+// Where a lane reads the pairs of x of its windows.
+template <class S>
+struct Gather {
+  Shared a, b;
+
+  __device__ explicit Gather(Shared x) {
+    const int lane = threadIdx.x % 32, odd_group = lane / 2 % 2, odd_lane = lane % 2;
+    const Shared row = x + lane / 4 * S::x_pitch;
+    if constexpr (S::P::block == 8) {
+      a = row + 4 * (16 * odd_group + odd_lane + 2 * odd_group);
+      b = row + 4 * (16 * odd_group + odd_lane + 2 - 2 * odd_group);
+    } else {
+      a = row + 4 * (6 * odd_group + odd_lane);
+      b = row + 4 * (6 * odd_group + 2 - odd_lane);
+    }
+  }
+};
+
+template <class T, class S, int Step>
+__device__ inline void multiply_step(float (&sums)[S::tiles][S::m_tiles][4], Shared slabs, const uint32_t (&x)[S::m_tiles][4],
+                                     const Metadata<S::P::block> (&metadata)[S::tiles]) {
+  constexpr int selector = S::P::block == 8 ? Step / 3 : Step % 2, word = S::P::block == 8 ? Step % 3 : Step / 2;
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t) {
+    uint32_t w[4];
+    load16(w, slabs + t * S::row_warps * S::P::slab_bytes + Step * 512);
+#pragma unroll
+    for (int j = 0; j < S::m_tiles; ++j) skinny::multiply_add<T, selector>(sums[t][j], w, x[j], metadata[t].of[word]);
+  }
+}
+
+template <class T, class S, int Step>
+__device__ inline void multiply_six(float (&sums)[S::tiles][S::m_tiles][4], Shared slabs, const Gather<S>& x,
+                                    const Metadata<6> (&metadata)[S::tiles]) {
+  uint32_t pairs[S::m_tiles][4];
+#pragma unroll
+  for (int j = 0; j < S::m_tiles; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      pairs[j][i] = load4((i % 2 ? x.b : x.a) + j * 8 * S::x_pitch + 4 * (12 * Step + 3 * (i / 2)));
+  multiply_step<T, S, Step>(sums, slabs, pairs, metadata);
+}
+
+// Half a unit: the three steps that share 64 columns.
+template <class T, class S, int Half>
+__device__ inline void multiply_eight(float (&sums)[S::tiles][S::m_tiles][4], Shared slabs, const Gather<S>& x,
+                                      const Metadata<8> (&metadata)[S::tiles]) {
+  uint32_t of[S::m_tiles][4][3];  // the pairs of each block's windows
+  const bool odd = threadIdx.x % 2;
+#pragma unroll
+  for (int j = 0; j < S::m_tiles; ++j)
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      const int at = j * 8 * S::x_pitch + 4 * (32 * Half + 4 * b);
+      of[j][b][0] = load4(x.a + at);
+      of[j][b][2] = load4(x.b + at);
+      of[j][b][1] = odd ? of[j][b][0] : of[j][b][2];
+    }
+  const auto step = [&](auto number) {
+    constexpr int s = decltype(number)::value;
+    uint32_t pairs[S::m_tiles][4];
+#pragma unroll
+    for (int j = 0; j < S::m_tiles; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int u = 2 * s + i % 2;
+        pairs[j][i] = of[j][i / 2 * 2 + u / 3][u % 3];
+      }
+    multiply_step<T, S, 3 * Half + s>(sums, slabs, pairs, metadata);
+  };
+  step(std::integral_constant<int, 0>{});
+  step(std::integral_constant<int, 1>{});
+  step(std::integral_constant<int, 2>{});
+}
+
+template <class T, class S>
+__device__ inline void multiply_stage(float (&sums)[S::tiles][S::m_tiles][4], Shared slot, Shared table) {
+  using P = typename S::P;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const Shared slabs = slot + warp * P::slab_bytes;
+  Metadata<P::block> metadata[S::tiles];
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t)
+    load_metadata(metadata[t], slabs + t * S::row_warps * P::slab_bytes + P::value_bytes, table);
+  const Gather<S> x(slot + S::w_bytes);
+  const Shared mine = slabs + lane * 16;
+  if constexpr (P::block == 8) {
+    multiply_eight<T, S, 0>(sums, mine, x, metadata);
+    multiply_eight<T, S, 1>(sums, mine, x, metadata);
+  } else {
+    multiply_six<T, S, 0>(sums, mine, x, metadata);
+    multiply_six<T, S, 1>(sums, mine, x, metadata);
+    multiply_six<T, S, 2>(sums, mine, x, metadata);
+    multiply_six<T, S, 3>(sums, mine, x, metadata);
+  }
+}
+
+// Adds up the shares that several blocks have of a strip's sums. Returns whether this warp is the last: then it has all.
+// No warp waits for another, because the kernels of two streams may each have only some of their blocks on the GPU.
+template <class S>
+__device__ inline bool meet_others(const DecodeCall& c, float (&sums)[S::tiles][S::m_tiles][4], int strip, int first, int last) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  // A block has a share of the strip that its stretch begins with, and of the one that it ends with.
+  const auto share_of = [&](int block) {
+    const bool begins = first_stage(c, block) / c.units == strip;
+    const int64_t at = ((int64_t(blockIdx.y) * gridDim.x + block) * 2 + !begins) * S::row_warps + warp;
+    return reinterpret_cast<float4*>(c.p.partials + at * S::partial_floats) + lane;
+  };
+  float4* mine = share_of(blockIdx.x);
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+    for (int j = 0; j < S::m_tiles; ++j) {
+      const float* s = sums[t][j];
+      mine[(t * S::m_tiles + j) * 32] = {s[0], s[1], s[2], s[3]};
+    }
+  __threadfence();
+  __syncwarp();
+  bool is_last = false;
+  if (lane == 0) {
+    uint64_t* counter = c.counters + (int64_t(blockIdx.y) * c.strips + strip) * S::row_warps + warp;
+    const uint64_t seen = skinny::load_acquiring(counter);
+    if ((seen ^ c.tag) >> 8) skinny::replace(counter, seen, c.tag);
+    is_last = skinny::count(counter) == c.tag + (last - first);
+    if (is_last) *counter = c.tag;  // for the next launch
+  }
+  if (!__shfl_sync(~0u, is_last, 0)) return false;
+  __threadfence();
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+    for (int j = 0; j < S::m_tiles; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[t][j][i] = 0;
+  for (int block = first; block <= last; ++block) {
+    const float4* theirs = share_of(block);
+    float4 part[S::tiles][S::m_tiles];
+#pragma unroll
+    for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+      for (int j = 0; j < S::m_tiles; ++j) part[t][j] = __ldcg(theirs + (t * S::m_tiles + j) * 32);
+#pragma unroll
+    for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+      for (int j = 0; j < S::m_tiles; ++j) {
+        sums[t][j][0] += part[t][j].x, sums[t][j][1] += part[t][j].y;
+        sums[t][j][2] += part[t][j].z, sums[t][j][3] += part[t][j].w;
+      }
+  }
+  return true;
+}
+
+// From a warp's whole sums to y, eight rows of x at a time.
+template <class T, class S>
+__device__ inline void finish_rows(const DecodeCall& c, const float (&sums)[S::tiles][S::m_tiles][4], int strip, float* staged) {
+  const skinny::Product& p = c.p;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, ns = p.gated ? p.n / 2 : p.n;
+#pragma unroll
+  for (int j = 0; j < S::m_tiles; ++j) {
+#pragma unroll
+    for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        staged[(lane % 4 * 2 + i % 2) * S::sum_pitch + 16 * t + lane / 4 + i / 2 * 8] = sums[t][j][i];
+    __syncwarp();
+    const int across = p.gated ? S::tiles : 2 * S::tiles;
+    for (int item = lane; item < 8 * across; item += 32) {
+      const int row = item / across, eight = item % across, m = blockIdx.y * S::m_rows + 8 * j + row;
+      const int n = row_of<S>(p, strip, eight / 2 * S::row_warps + warp) + eight % 2 * 8;
+      if (m >= p.m || n >= ns) continue;
+      const float* from = staged + row * S::sum_pitch + 8 * eight;
+      const Eight sum = skinny::load_floats(from);
+      if (p.gated) skinny::finish_gated<T, false>(p, sum, skinny::load_floats(from + S::sum_pitch / 2 - 2), m, n);
+      else skinny::finish<T, false>(p, sum, m, n);
+    }
+    __syncwarp();
+  }
+}
+
+template <class T, class S>
+__device__ inline void end_strip(const DecodeCall& c, float (&sums)[S::tiles][S::m_tiles][4], int strip) {
+  const int first = block_of(c, strip * c.units), last = block_of(c, strip * c.units + c.units - 1);
+  wait_for_previous_kernel();  // it may still read what y and the shares overwrite
+  if (first == last || meet_others<S>(c, sums, strip, first, last)) {
+    auto* staged = reinterpret_cast<float*>(skinny::shared_memory() + c.slots * S::stage_bytes + S::table_bytes);
+    finish_rows<T, S>(c, sums, strip, staged + threadIdx.x / 32 * (S::sum_bytes / 4));
+  }
+#pragma unroll
+  for (int t = 0; t < S::tiles; ++t)
+#pragma unroll
+    for (int j = 0; j < S::m_tiles; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[t][j][i] = 0;
+}
+
+template <class T, class S>
+__device__ inline void consume(const DecodeCall& c, const Room& room) {
+  const Stretch work = stretch_of(c);
+  const int warp = threadIdx.x / 32;
+  float sums[S::tiles][S::m_tiles][4] = {};
+  Turn turn;
+  int strip = work.first / c.units, unit = work.first % c.units;
+  for (int stage = work.first; stage < work.last; ++stage) {
+    wait_until(room.full + 8 * turn.slot, turn.parity);
+    // A strip at the end may have fewer rows, and an idle warp reads none of what was not loaded.
+    if (!S::idle && row_of<S>(c.p, strip, warp) < c.p.n) multiply_stage<T, S>(sums, room.ring + turn.slot * S::stage_bytes, room.table);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) skinny::arrive(room.empty + 8 * turn.slot);
+    turn.advance(c.slots);
+    if (++unit == c.units || stage + 1 == work.last) {
+      end_strip<T, S>(c, sums, strip);
+      unit = 0, ++strip;
+    }
+  }
+}
+
+// Grid: blocks that each take a stretch × groups of S::m_rows rows of x.
+template <class T, class S>
+__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_blocks(const DecodeCall c) {
+  const Room room = room_of<S>(c);
+  let_next_kernel_start();
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < c.slots; ++s) {
+      skinny::init_barrier(room.full + 8 * s, kFullArrivals);
+      skinny::init_barrier(room.empty + 8 * s, S::row_warps);
+    }
+#if __CUDA_ARCH__ >= 900
+    skinny::publish_barriers();
+#endif
+  }
+  __syncthreads();
+  auto* bytes = skinny::shared_memory();
+  // Rows of x that there are not stay zero.
+  const int rows = Rows<S>(c).count;
+  for (int s = 0; rows < S::m_rows && s < c.slots; ++s) {
+    auto* from = reinterpret_cast<uint4*>(bytes + s * S::stage_bytes + S::w_bytes + rows * S::x_pitch);
+    for (int i = threadIdx.x; i < (S::m_rows - rows) * S::x_pitch / 16; i += S::threads) from[i] = uint4{};
+  }
+  auto* table = reinterpret_cast<uint32_t*>(bytes + c.slots * S::stage_bytes);
+  fill_table<S>(table, table + S::table_bytes / 4);
+  __syncthreads();
+  if (threadIdx.x >= 32 * S::row_warps) produce<S>(c, room);
+  else consume<T, S>(c, room);
+}
+
+}  // namespace sparseflow::cuda::patterns
