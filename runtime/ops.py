@@ -13,13 +13,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._C import DispatchKeySet
 from torch._ops import OpOverload
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError
-from sparseflow.runtime import epilogues, native, portable
+from sparseflow.runtime import native, portable
 
 native.load()
 

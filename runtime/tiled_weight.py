@@ -16,7 +16,7 @@ from sparseflow.runtime.device_weight import alone
 class TiledWeight:
     """A weight ``[N, K]`` of 4:6 or 6:8 as the GPU kernel reads it: two views of one buffer.
 
-    The buffer holds tiles of 64 rows and 16 blocks, N and K padded with zeros (``csrc/cuda/patterns/tile.h``).
+    The buffer holds tiles of 64 rows × 16 blocks, N and K padded with zeros (``csrc/cuda/patterns/tile.h``).
 
     Attributes:
         values: ``[N, W]`` of the weight's dtype: the tiles of N rows, in N equal shares of their bytes.

@@ -24,8 +24,8 @@ class AllButTwo(Format):
 
     A block's code is the rank of its pair of dropped columns (i, j), i < j, in lexicographic order. The codes
     of a row follow each other without gaps, low bits first, which is within 4% (6:8) and 2% (4:6) of the
-    pattern's entropy. On CUDA a weight of 16 bits is stored as tiles, which its kernel reads, and positions are
-    1-d (``TiledWeight``).
+    pattern's entropy. On CUDA a weight of 16 bits is stored as tiles, which its kernel reads, and positions
+    are 1-d (``TiledWeight``).
 
     Attributes:
         block: the columns of a block.

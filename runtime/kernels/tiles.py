@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 128
 """The most rows of x that it is tried with; it can run more."""
 
+
 @dataclass(frozen=True)
 class Tiles(GpuKernel):
     """Made for 1 to 64 rows, where reading the weight is all the time there is."""
