@@ -2,8 +2,8 @@
 //
 // The work is a line of stages, each a unit of K of a strip of S::rows rows of W: all units of the first strip, and so
 // on. Every block takes an equal stretch of the line, so that all read equally much for any N and K, and reads on while
-// it finishes a strip. Its last warp fills a ring in shared memory; each other warp multiplies S::tiles × 16 rows of W
-// and finishes them alone. A strip that several blocks share is added up through memory by the warp that is last.
+// it finishes a strip. Its last two warps fill a ring in shared memory, one with W and one with x; each other warp
+// multiplies S::tiles × 16 rows of W and finishes them alone. A strip that several blocks share is added up through memory by the warp that is last.
 #pragma once
 
 #include "copies.cuh"
@@ -23,7 +23,7 @@ struct DecodeShape {
   static constexpr bool idle = Idle;
   static constexpr int tiles = Tiles, row_warps = RowWarps, per_sm = PerSm, m_tiles = MTiles;
   static constexpr int slabs = Tiles * RowWarps, rows = 16 * slabs, m_rows = 8 * MTiles;
-  static constexpr int threads = 32 * RowWarps + 32;
+  static constexpr int threads = 32 * RowWarps + 64;
   // Beside each unit of a row of x 16 bytes are left out, so that eight rows lie on different banks.
   static constexpr int x_pitch = P::unit * 2 + 16;
   static constexpr int w_bytes = rows / 64 * P::tile_bytes, x_bytes = m_rows * x_pitch;
@@ -60,8 +60,9 @@ struct Stretch {
   int first, last;  // stages
 };
 
+// The products of stages and blocks fit 32 bits (decode_launch.cu).
 __device__ inline int first_stage(const DecodeCall& c, int block) {
-  return static_cast<int>(int64_t(c.strips) * c.units * block / gridDim.x);
+  return static_cast<int>(uint32_t(c.strips * c.units) * uint32_t(block) / gridDim.x);
 }
 
 __device__ inline Stretch stretch_of(const DecodeCall& c) {
@@ -70,7 +71,7 @@ __device__ inline Stretch stretch_of(const DecodeCall& c) {
 
 // The block whose stretch has a stage.
 __device__ inline int block_of(const DecodeCall& c, int stage) {
-  return static_cast<int>((int64_t(stage + 1) * gridDim.x - 1) / (int64_t(c.strips) * c.units));
+  return static_cast<int>((uint32_t(stage + 1) * gridDim.x - 1) / uint32_t(c.strips * c.units));
 }
 
 // The first of W's rows of a slab of a strip. Of a gated product the first half of a strip's slabs are the gate's.
@@ -81,90 +82,73 @@ __device__ inline int row_of(const skinny::Product& p, int strip, int slab) {
   return side * (p.n / 2) + strip * (S::rows / 2) + (slab - side * half) * 16;
 }
 
-template <class S>
-__device__ inline void load_weight(const DecodeCall& c, int stage, Shared to, Shared full, uint64_t policy) {
-  using P = typename S::P;
-  const int strip = stage / c.units, unit = stage % c.units;
-  const auto* tiles = static_cast<const uint8_t*>(c.p.values);
-#pragma unroll
-  for (int i = 0; i < S::rows / 64; ++i) {
-    const int row = row_of<S>(c.p, strip, 4 * i);
-    if (row >= c.p.n) continue;
-    copy_piece(to + i * P::tile_bytes, tiles + (int64_t(row / 64) * c.units + unit) * P::tile_bytes, P::tile_bytes, full, policy);
+// A walk along a block's stretch.
+struct Walk {
+  int strip, unit, left;
+
+  __device__ Walk(const DecodeCall& c, const Stretch& work)
+      : strip(work.first / c.units), unit(work.first % c.units), left(work.last - work.first) {}
+
+  // Whether this stage begins what the block has of a strip, or ends it.
+  __device__ bool ends(const DecodeCall& c) const { return unit + 1 == c.units || left == 1; }
+
+  __device__ void advance(const DecodeCall& c) {
+    --left;
+    if (++unit == c.units) unit = 0, ++strip;
   }
-}
-
-template <class S>
-__device__ inline int weight_bytes_of(const DecodeCall& c, int stage) {
-  int bytes = 0;
-#pragma unroll
-  for (int i = 0; i < S::rows / 64; ++i)
-    bytes += row_of<S>(c.p, stage / c.units, 4 * i) < c.p.n ? S::P::tile_bytes : 0;
-  return bytes;
-}
-
-// The rows of x that this block multiplies, and how many bytes of each a unit has: the last one may have fewer.
-template <class S>
-struct Rows {
-  const uint8_t* first;
-  int count;
-
-  __device__ explicit Rows(const DecodeCall& c)
-      : first(static_cast<const uint8_t*>(c.p.x) + int64_t(blockIdx.y) * S::m_rows * c.p.k * 2),
-        count(min(c.p.m - static_cast<int>(blockIdx.y) * S::m_rows, S::m_rows)) {}
-
-  __device__ int bytes(const DecodeCall& c, int unit) const { return min(S::P::unit, c.p.k - unit * S::P::unit) * 2; }
 };
 
-// Zeros what a short unit leaves out of the rows, because nothing times NaN would be NaN.
+// Loads W. It is constant, so this doesn't wait for the previous kernel.
 template <class S>
-__device__ inline void clear_end(const Rows<S>& rows, int bytes, Shared x) {
-  if (bytes == S::P::unit * 2) return;
-  for (int r = threadIdx.x % 32; r < rows.count; r += 32)
-    for (int at = bytes; at < S::P::unit * 2; at += 16)
-      asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(x + r * S::x_pitch + at), "r"(0) : "memory");
-}
-
-template <class S>
-__device__ inline void begin(const DecodeCall& c, const Rows<S>& rows, int stage, Shared slot, Shared full) {
-  const int bytes = rows.bytes(c, stage % c.units);
-  clear_end<S>(rows, bytes, slot + S::w_bytes);
-  begin_slot(full, weight_bytes_of<S>(c, stage) + rows.count * bytes);
-}
-
-template <class S>
-__device__ inline void load_rows(const DecodeCall& c, const Rows<S>& rows, int stage, Shared x, Shared full, uint64_t policy) {
-  const int unit = stage % c.units, bytes = rows.bytes(c, unit);
-  const uint8_t* from = rows.first + int64_t(unit) * S::P::unit * 2;
-  for (int r = threadIdx.x % 32; r < rows.count; r += 32)
-    copy_row(x + r * S::x_pitch, from + int64_t(r) * c.p.k * 2, bytes, full, policy);
-}
-
-// W is constant, so its first stages are loaded while the previous kernel still runs.
-template <class S>
-__device__ inline void produce(const DecodeCall& c, const Room& room) {
-  constexpr int kEarly = 4;  // more keeps the first rows of x waiting
-  const Stretch work = stretch_of(c);
-  const Rows<S> rows(c);
-  const uint64_t once = skinny::read_once(), often = keep_in_l2();
-  const int early = min(work.last - work.first, min(kEarly, c.slots));
-  for (int s = 0; s < early; ++s) {
-    begin<S>(c, rows, work.first + s, room.ring + s * S::stage_bytes, room.full + 8 * s);
-    load_weight<S>(c, work.first + s, room.ring + s * S::stage_bytes, room.full + 8 * s, once);
-  }
-  wait_for_previous_kernel();
-  for (int s = 0; s < early; ++s) {
-    load_rows<S>(c, rows, work.first + s, room.ring + s * S::stage_bytes + S::w_bytes, room.full + 8 * s, often);
-    end_slot(room.full + 8 * s);
-  }
-  Turn turn{.slot = early == c.slots ? 0 : early, .parity = early == c.slots ? 0u : 1u};
-  for (int stage = work.first + early; stage < work.last; ++stage) {
-    const Shared slot = room.ring + turn.slot * S::stage_bytes, full = room.full + 8 * turn.slot;
+__device__ inline void produce_weight(const DecodeCall& c, const Room& room) {
+  using P = typename S::P;
+  constexpr int pieces = S::rows / 64;
+  if (threadIdx.x % 32 >= kWeightLanes) return;
+  const uint64_t once = skinny::read_once();
+  const uint8_t* from[pieces] = {};
+  int count = 0;
+  Walk walk(c, stretch_of(c));
+  Turn turn{.slot = 0, .parity = 1};
+  for (bool begins = true; walk.left > 0; walk.advance(c)) {
+    if (begins) {
+      count = 0;
+#pragma unroll
+      for (int i = 0; i < pieces; ++i) {
+        const int row = row_of<S>(c.p, walk.strip, 4 * i);
+        count += row < c.p.n;  // of the last strip's tiles, or of its halves', those at the end may be missing
+        from[i] = static_cast<const uint8_t*>(c.p.values) + (int64_t(min(row, c.p.n - 1) / 64) * c.units + walk.unit) * P::tile_bytes;
+      }
+    }
     wait_until(room.empty + 8 * turn.slot, turn.parity);
-    begin<S>(c, rows, stage, slot, full);
-    load_weight<S>(c, stage, slot, full, once);
-    load_rows<S>(c, rows, stage, slot + S::w_bytes, full, often);
-    end_slot(full);
+    copy_weight(room.ring + turn.slot * S::stage_bytes, from, count, P::tile_bytes, room.full + 8 * turn.slot, once);
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) from[i] += P::tile_bytes;
+    begins = walk.unit + 1 == c.units;
+    turn.advance(c.slots);
+  }
+}
+
+// Loads x; what isn't there becomes zero.
+template <class S>
+__device__ inline void produce_rows(const DecodeCall& c, const Room& room) {
+  constexpr int across = S::P::unit * 2 / 16, pieces = S::m_rows * across / 32;
+  static_assert(S::m_rows * across % 32 == 0);
+  const int lane = threadIdx.x % 32, rows = c.p.m - static_cast<int>(blockIdx.y) * S::m_rows;
+  const auto* x = static_cast<const uint8_t*>(c.p.x) + int64_t(blockIdx.y) * S::m_rows * c.p.k * 2;
+  wait_for_previous_kernel();
+  Walk walk(c, stretch_of(c));
+  Turn turn{.slot = 0, .parity = 1};
+  for (; walk.left > 0; walk.advance(c)) {
+    const Shared to = room.ring + turn.slot * S::stage_bytes + S::w_bytes, full = room.full + 8 * turn.slot;
+    const int first = walk.unit * S::P::unit;
+    wait_until(room.empty + 8 * turn.slot, turn.parity);
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      const int row = (lane + 32 * i) / across, column = (lane + 32 * i) % across * 8;
+      const bool inside = row < rows && first + column < c.p.k;
+      skinny::copy_or_zero(to + row * S::x_pitch + column * 2, inside ? x + (int64_t(row) * c.p.k + first + column) * 2 : x, inside);
+    }
+    arrive_after_copies(full);
     turn.advance(c.slots);
   }
 }
@@ -178,17 +162,24 @@ __device__ inline uint32_t spread_positions(int code, int rotation) {
   return out;
 }
 
+template <class S>
+__device__ inline void sync_multipliers() {
+  asm volatile("bar.sync 1, %0;" ::"n"(32 * S::row_warps) : "memory");
+}
+
 // Fills the table: of the codes of two blocks beside each other their positions, a byte for each window, the even
-// group's in the low nibble. To be called by all threads; `scratch` has room for 64 words.
+// group's in the low nibble. To be called by the warps that multiply; `scratch` has room for 64 words.
 template <class S>
 __device__ inline void fill_table(uint32_t* table, uint32_t* scratch) {
   using P = typename S::P;
   constexpr int single = 1 << P::code_bits;
-  for (int i = threadIdx.x; i < 2 * single; i += S::threads)
+  constexpr int threads = 32 * S::row_warps;
+  for (int i = threadIdx.x; i < 2 * single; i += threads)
     scratch[i] = spread_positions<P::block>(i % single, P::block == 8 && i >= single ? 4 : 0);
-  __syncthreads();
-  for (int i = threadIdx.x; i < P::table_entries; i += S::threads)
+  sync_multipliers<S>();
+  for (int i = threadIdx.x; i < P::table_entries; i += threads)
     table[i] = scratch[i % single] | scratch[single + i / single] << 4;
+  sync_multipliers<S>();
 }
 
 __device__ inline uint32_t load1(Shared from) {
@@ -415,10 +406,11 @@ __device__ inline void finish_rows(const DecodeCall& c, const float (&sums)[S::t
 }
 
 template <class T, class S>
-__device__ inline void end_strip(const DecodeCall& c, float (&sums)[S::tiles][S::m_tiles][4], int strip) {
-  const int first = block_of(c, strip * c.units), last = block_of(c, strip * c.units + c.units - 1);
+__device__ inline void end_strip(const DecodeCall& c, float (&sums)[S::tiles][S::m_tiles][4], const Stretch& work, int strip) {
+  const int begin = strip * c.units, end = begin + c.units;
   wait_for_previous_kernel();  // it may still read what y and the shares overwrite
-  if (first == last || meet_others<S>(c, sums, strip, first, last)) {
+  if ((work.first <= begin && end <= work.last) ||
+      meet_others<S>(c, sums, strip, block_of(c, begin), block_of(c, end - 1))) {
     auto* staged = reinterpret_cast<float*>(skinny::shared_memory() + c.slots * S::stage_bytes + S::table_bytes);
     finish_rows<T, S>(c, sums, strip, staged + threadIdx.x / 32 * (S::sum_bytes / 4));
   }
@@ -436,29 +428,27 @@ __device__ inline void consume(const DecodeCall& c, const Room& room) {
   const int warp = threadIdx.x / 32;
   float sums[S::tiles][S::m_tiles][4] = {};
   Turn turn;
-  int strip = work.first / c.units, unit = work.first % c.units;
-  for (int stage = work.first; stage < work.last; ++stage) {
+  for (Walk walk(c, work); walk.left > 0; walk.advance(c)) {
     wait_until(room.full + 8 * turn.slot, turn.parity);
-    // A strip at the end may have fewer rows, and an idle warp reads none of what was not loaded.
-    if (!S::idle && row_of<S>(c.p, strip, warp) < c.p.n) multiply_stage<T, S>(sums, room.ring + turn.slot * S::stage_bytes, room.table);
+    // A strip at the end may have fewer rows, and a warp without any reads none of what was not loaded.
+    if (!S::idle && row_of<S>(c.p, walk.strip, warp) < c.p.n)
+      multiply_stage<T, S>(sums, room.ring + turn.slot * S::stage_bytes, room.table);
     __syncwarp();
     if (threadIdx.x % 32 == 0) skinny::arrive(room.empty + 8 * turn.slot);
     turn.advance(c.slots);
-    if (++unit == c.units || stage + 1 == work.last) {
-      end_strip<T, S>(c, sums, strip);
-      unit = 0, ++strip;
-    }
+    if (walk.ends(c)) end_strip<T, S>(c, sums, work, walk.strip);
   }
 }
 
 // Grid: blocks that each take a stretch × groups of S::m_rows rows of x.
 template <class T, class S>
-__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_blocks(const DecodeCall c) {
+__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_blocks(const __grid_constant__ DecodeCall c) {
   const Room room = room_of<S>(c);
+  const int warp = threadIdx.x / 32;
   let_next_kernel_start();
   if (threadIdx.x == 0) {
     for (int s = 0; s < c.slots; ++s) {
-      skinny::init_barrier(room.full + 8 * s, kFullArrivals);
+      skinny::init_barrier(room.full + 8 * s, kWeightLanes + 32);
       skinny::init_barrier(room.empty + 8 * s, S::row_warps);
     }
 #if __CUDA_ARCH__ >= 900
@@ -466,18 +456,13 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_blocks(const D
 #endif
   }
   __syncthreads();
-  auto* bytes = skinny::shared_memory();
-  // Rows of x that there are not stay zero.
-  const int rows = Rows<S>(c).count;
-  for (int s = 0; rows < S::m_rows && s < c.slots; ++s) {
-    auto* from = reinterpret_cast<uint4*>(bytes + s * S::stage_bytes + S::w_bytes + rows * S::x_pitch);
-    for (int i = threadIdx.x; i < (S::m_rows - rows) * S::x_pitch / 16; i += S::threads) from[i] = uint4{};
+  if (warp == S::row_warps) produce_weight<S>(c, room);
+  else if (warp > S::row_warps) produce_rows<S>(c, room);
+  else {
+    auto* table = reinterpret_cast<uint32_t*>(skinny::shared_memory() + c.slots * S::stage_bytes);
+    fill_table<S>(table, table + S::table_bytes / 4);
+    consume<T, S>(c, room);
   }
-  auto* table = reinterpret_cast<uint32_t*>(bytes + c.slots * S::stage_bytes);
-  fill_table<S>(table, table + S::table_bytes / 4);
-  __syncthreads();
-  if (threadIdx.x >= 32 * S::row_warps) produce<S>(c, room);
-  else consume<T, S>(c, room);
 }
 
 }  // namespace sparseflow::cuda::patterns

@@ -69,6 +69,8 @@ std::string refusal(int variant, const Product& p, int block, int device) {
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "needs sparse tensor cores, which GPUs have from sm_80 on";
   const DecodeKernel& kernel = kernel_for(variant, p, block, false);
   if (p.gated && kernel.rows < 256) return "has no gate in variant " + std::to_string(variant);
+  const Grid g = grid_of(kernel, p, device);
+  if (int64_t(g.strips) * g.units * g.blocks > INT32_MAX) return "takes no weight of so many elements";
   if (slots_for(kernel, device) < 2)
     return "needs in variant " + std::to_string(variant) + " more shared memory than this GPU has";
   return "";

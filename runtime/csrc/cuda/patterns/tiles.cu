@@ -8,9 +8,9 @@
 namespace sparseflow::cuda::patterns {
 namespace {
 
-constexpr int kThreads = 256;  // one for each block of a slab
+constexpr int kThreads = 256;  // one for each block of a slab of 16 rows
 
-// Calls what(row, block, r, b) for a thread's block of a slab, by its row and block of the weight and of the slab.
+// A thread's block: its row and place in the weight, and in a slab.
 template <int Block>
 struct Where {
   int64_t row, block;
@@ -108,48 +108,87 @@ __global__ void __launch_bounds__(kThreads) scatter_codes(Extent e, const uint8_
   codes[i] = static_cast<uint8_t>(byte);
 }
 
-// Reads slabs by whole vectors into shared memory, and writes blocks as words of two columns where K is even.
+// How the columns of a block come from its windows: those of pair p are bytes of the words low(p) and high(p), as
+// `prmt` selects them, with zeros where the mask has some.
+template <int Block>
+struct Expansion {
+  uint32_t selectors[2];  // of two pairs each
+  uint32_t masks[4];
+  uint32_t unused[2];
+
+  static __host__ __device__ constexpr int low(int p) { return p == 0 ? 0 : p - 1; }
+  static __host__ __device__ constexpr int high(int p) { return p < Pattern<Block>::windows ? p : p - 1; }
+};
+
+template <int Block>
+struct Expansions {
+  Expansion<Block> of[2][32];  // rotated or not, by code
+};
+
+template <int Block>
+constexpr Expansions<Block> expansions() {
+  using P = Pattern<Block>;
+  Expansions<Block> out{};
+  for (int turned = 0; turned < 2; ++turned)
+    for (int code = 0; code < P::codes; ++code) {
+      const int rotation = Block == 8 && turned ? 4 : 0;
+      const Slots slots = slots_of<Block>(code, rotation);
+      Expansion<Block>& e = out.of[turned][code];
+      for (int s = 0; s < P::kept; ++s) {
+        const int column = (slots.column[s] - rotation + Block) % Block, p = column / 2, half = column % 2;
+        const int byte = (s / 2 == Expansion<Block>::low(p) ? 0 : 4) + s % 2 * 2;
+        e.selectors[p / 2] |= uint32_t(byte | (byte + 1) << 4) << (16 * (p % 2) + 8 * half);
+        e.masks[p] |= 0xffffu << 16 * half;
+      }
+    }
+  return out;
+}
+
+__device__ const Expansions<6> expansions_6 = expansions<6>();
+__device__ const Expansions<8> expansions_8 = expansions<8>();
+
+// Expands a tile through shared memory, so that both sides are read and written in whole vectors (where K is a multiple
+// of 8).
 template <int Block>
 __global__ void __launch_bounds__(kThreads) expand_tiles(Extent e, const uint8_t* tiles, uint16_t* dense) {
   using P = Pattern<Block>;
-  __shared__ __align__(16) uint8_t slab[P::slab_bytes];
-  const Where<Block> at(e);
-  const auto* from = reinterpret_cast<const uint4*>(tiles + at.slab);
-  for (int i = threadIdx.x; i < P::slab_bytes / 16; i += kThreads) reinterpret_cast<uint4*>(slab)[i] = from[i];
+  using E = Expansion<Block>;
+  constexpr int vectors = P::unit / 8, pitch = P::unit / 2 + 4;  // of a row of the tile: vectors, and words with padding
+  __shared__ __align__(16) uint8_t tile[P::tile_bytes];
+  __shared__ __align__(16) E table[2][32];
+  __shared__ __align__(16) uint32_t out[64 * pitch];
+  const int64_t unit = blockIdx.x, strip = blockIdx.y;
+  const auto* from = reinterpret_cast<const uint4*>(tiles + (strip * e.units() + unit) * P::tile_bytes);
+  for (int i = threadIdx.x; i < P::tile_bytes / 16; i += kThreads) reinterpret_cast<uint4*>(tile)[i] = __ldcs(from + i);
+  const auto* known = reinterpret_cast<const uint4*>(Block == 8 ? static_cast<const void*>(&expansions_8) : &expansions_6);
+  for (int i = threadIdx.x; i < static_cast<int>(sizeof table / 16); i += kThreads) reinterpret_cast<uint4*>(table)[i] = known[i];
   __syncthreads();
-  if (!at.inside(e)) return;
-  int first = 0, second = 0;
-  P::dropped(code_in<Block>(slab, at.r, at.b), first, second);
-  const int rotation = P::rotation(at.b);
-  // Every value in the order of its windows; where window 1 has its pairs the other way round, one of two is behind.
-  uint32_t windows[P::windows];
+  const int r = threadIdx.x / 16, b = threadIdx.x % 16, turned = P::rotation(b) / 4;
 #pragma unroll
-  for (int w = 0; w < P::windows; ++w) windows[w] = *reinterpret_cast<const uint32_t*>(slab + P::value_at(at.r, at.b, w));
-  const auto kept_at = [&](int c) { return (c + rotation) % Block != first && (c + rotation) % Block != second; };
-  uint32_t out[Block / 2] = {};
-  int rank = 0;
+  for (int slab = 0; slab < 4; ++slab) {
+    const uint8_t* at = tile + slab * P::slab_bytes;
+    const E& expansion = table[turned][code_in<Block>(at, r, b)];
+    uint32_t windows[P::windows];
 #pragma unroll
-  for (int c = 0; c < Block; ++c) {
-    if (!kept_at(c)) continue;
-    // The second window's values are swapped if its first is of columns 2, 3 and its second of 4, 5.
-    int slot = rank++;
-    if (slot / 2 == 1) {
-      const bool low = kept_at(2) + kept_at(3) - (2 - kept_at(0) - kept_at(1)) == 1;  // one of columns 2, 3
-      if (low) slot ^= 1;
+    for (int w = 0; w < P::windows; ++w) windows[w] = *reinterpret_cast<const uint32_t*>(at + P::value_at(r, b, w));
+#pragma unroll
+    for (int p = 0; p < Block / 2; ++p) {
+      const uint32_t selector = expansion.selectors[p / 2] >> 16 * (p % 2);
+      const uint32_t pair = __byte_perm(windows[E::low(p)], windows[E::high(p)], selector) & expansion.masks[p];
+      out[(slab * 16 + r) * pitch + b * (Block / 2) + (p + 2 * turned) % (Block / 2)] = pair;
     }
-    const uint32_t value = windows[slot / 2] >> slot % 2 * 16 & 0xffff;
-    out[c / 2] |= value << c % 2 * 16;
   }
-  uint16_t* to = dense + at.row * e.k + at.block * Block;
-  const int64_t left = e.k - at.block * Block;
-#pragma unroll
-  for (int pair = 0; pair < Block / 2; ++pair) {
-    const int column = (2 * pair + rotation) % Block;
-    if (e.k % 2 == 0 && column + 1 < left) {
-      *reinterpret_cast<uint32_t*>(to + column) = out[pair];
+  __syncthreads();
+  for (int i = threadIdx.x; i < 64 * vectors; i += kThreads) {
+    const int64_t row = strip * 64 + i / vectors, column = unit * P::unit + i % vectors * 8;
+    if (row >= e.n || column >= e.k) continue;
+    const uint4 eight = *reinterpret_cast<const uint4*>(out + i / vectors * pitch + i % vectors * 4);
+    uint16_t* to = dense + row * e.k + column;
+    if (e.k % 8 == 0) {
+      *reinterpret_cast<uint4*>(to) = eight;
     } else {
-      if (column < left) to[column] = static_cast<uint16_t>(out[pair]);
-      if (column + 1 < left) to[column + 1] = static_cast<uint16_t>(out[pair] >> 16);
+      const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+      for (int c = 0; c < 8 && column + c < e.k; ++c) to[c] = static_cast<uint16_t>(words[c / 2] >> c % 2 * 16);
     }
   }
 }
@@ -181,7 +220,7 @@ void to_portable(const Extent& e, const uint8_t* tiles, uint16_t* values, uint8_
 
 void to_dense(const Extent& e, const uint8_t* tiles, uint16_t* dense, void* stream) {
   const auto kernel = e.block == 8 ? expand_tiles<8> : expand_tiles<6>;
-  kernel<<<slabs_of(e), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(e, tiles, dense);
+  kernel<<<dim3(static_cast<unsigned>(e.units()), static_cast<unsigned>(e.strips())), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(e, tiles, dense);
   check_launch();
 }
 
