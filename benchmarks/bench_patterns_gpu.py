@@ -1,9 +1,9 @@
 """Products with 4:6 and 6:8 weights on a GPU beside dense: `python benchmarks/bench_patterns_gpu.py`.
 
 For each cell, in one process and in turn: dense F.linear with the same pruned weight by both of torch's
-libraries (the faster counts), the decompression with the dense product, and every variant of the kernel for few
-rows. From these times the policies of memory modes fast and compressed are chosen as the tuner does. Device
-time by CUDA-graph replay over weights that rotate past the L2 cache.
+libraries (the faster counts), the decompression with the dense product, and every variant of the kernel for
+few rows. From these times the policies of memory modes fast and compressed are chosen as the tuner does.
+Device time by CUDA-graph replay over weights that rotate past the L2 cache.
 """
 
 from __future__ import annotations
