@@ -72,7 +72,7 @@ def layer_rows(n: int, k: int, pattern: str, dtype: torch.dtype, ms: list[int]) 
     rows = []
     for m, point, rel_err in found:
         best = point.best()
-        row = {
+        row: dict[str, Any] = {
             "N": n,
             "K": k,
             "M": m,

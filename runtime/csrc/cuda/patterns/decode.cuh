@@ -153,14 +153,28 @@ __device__ inline void produce_rows(const DecodeCall& c, const Room& room) {
   }
 }
 
-// Spreads the positions of a block's windows to every second nibble.
+// The positions of a block's windows by its code, a byte for each window, in the low nibble: of blocks that aren't rotated,
+// and of those beside them in odd groups.
 template <int Block>
-__device__ inline uint32_t spread_positions(int code, int rotation) {
-  const Slots slots = slots_of<Block>(min(code, Pattern<Block>::codes - 1), rotation);
-  uint32_t out = 0;
-  for (int w = 0; w < Pattern<Block>::windows; ++w) out |= uint32_t(slots.nibble[w]) << 8 * w;
+struct Positions {
+  uint32_t of[2][1 << Pattern<Block>::code_bits];
+};
+
+template <int Block>
+constexpr Positions<Block> positions_by_code() {
+  using P = Pattern<Block>;
+  Positions<Block> out{};
+  for (int odd = 0; odd < 2; ++odd)
+    for (int code = 0; code < 1 << P::code_bits; ++code) {
+      // What was not loaded may have any code, but mma.sp wants positions in order.
+      const Slots slots = slots_of<Block>(code < P::codes ? code : 0, Block == 8 && odd ? 4 : 0);
+      for (int w = 0; w < P::windows; ++w) out.of[odd][code] |= uint32_t(slots.nibble[w]) << 8 * w;
+    }
   return out;
 }
+
+static __device__ const Positions<6> positions_6 = positions_by_code<6>();
+static __device__ const Positions<8> positions_8 = positions_by_code<8>();
 
 template <class S>
 __device__ inline void sync_multipliers() {
@@ -168,17 +182,18 @@ __device__ inline void sync_multipliers() {
 }
 
 // Fills the table: of the codes of two blocks beside each other their positions, a byte for each window, the even
-// group's in the low nibble. To be called by the warps that multiply; `scratch` has room for 64 words.
+// group's in the low nibble. To be called by the warps that multiply.
 template <class S>
-__device__ inline void fill_table(uint32_t* table, uint32_t* scratch) {
+__device__ inline void fill_table(uint32_t* table) {
   using P = typename S::P;
   constexpr int single = 1 << P::code_bits;
-  constexpr int threads = 32 * S::row_warps;
-  for (int i = threadIdx.x; i < 2 * single; i += threads)
-    scratch[i] = spread_positions<P::block>(i % single, P::block == 8 && i >= single ? 4 : 0);
-  sync_multipliers<S>();
-  for (int i = threadIdx.x; i < P::table_entries; i += threads)
-    table[i] = scratch[i % single] | scratch[single + i / single] << 4;
+  const auto& known = [] -> const auto& {
+    if constexpr (P::block == 8) return positions_8;
+    else return positions_6;
+  }();
+#pragma unroll
+  for (int i = threadIdx.x; i < P::table_entries; i += 32 * S::row_warps)
+    table[i] = __ldg(&known.of[0][i % single]) | __ldg(&known.of[1][i / single]) << 4;
   sync_multipliers<S>();
 }
 
@@ -460,7 +475,7 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_blocks(const _
   else if (warp > S::row_warps) produce_rows<S>(c, room);
   else {
     auto* table = reinterpret_cast<uint32_t*>(skinny::shared_memory() + c.slots * S::stage_bytes);
-    fill_table<S>(table, table + S::table_bytes / 4);
+    fill_table<S>(table);
     consume<T, S>(c, room);
   }
 }

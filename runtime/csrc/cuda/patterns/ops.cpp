@@ -225,7 +225,9 @@ Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, st
   const OnDevice guard(c.weight.device());
   const int64_t variant = choice.kernel == Kernel::tiles ? choice.algorithm : kDefault;
   const bool sparse = choice.kernel != Kernel::dense;
-  if (sparse && ending.gated && refused(c, variant, true).empty()) return product(c, ending.activation, variant, true);
+  // The variant that is best without a gate may have strips of too few rows for one.
+  for (const int64_t v : {variant, kDefault})
+    if (sparse && ending.gated && refused(c, v, true).empty()) return product(c, ending.activation, v, true);
   const Activation before = ending.before_gate();
   const Tensor y = sparse && refused(c, variant, false).empty() ? product(c, before, variant, false) : dense_product(c, before, dense);
   return ending.gated ? gated(y, c.m, ending.activation) : y;
