@@ -47,15 +47,9 @@ class DeviceWeight:
     def settled(self) -> DeviceWeight:
         """Return a copy that shares no segment of torch's allocator with freed temporaries.
 
-        torch returns whole segments only. A large buffer is therefore allocated in a memory pool of its own,
-        which is dropped at once: its segment holds nothing else and is freed together with the weight.
+        It is in memory of its own, as `alone` says.
         """
-        buffer = torch.empty(0, dtype=torch.uint8, device=self.values.device).set_(
-            self.values.untyped_storage()
-        )
-        alone = buffer.nbytes >= _LARGE
-        with torch.cuda.use_mem_pool(torch.cuda.MemPool(), buffer.device) if alone else nullcontext():
-            buffer = buffer.clone()
+        buffer = alone(self.values)
         return self.of_buffer(buffer, self.values.shape[0], self.in_features, self.values.dtype)
 
     @classmethod
@@ -87,6 +81,18 @@ class DeviceWeight:
         """The size of the buffer in bytes, padding included."""
         padded = _padded(self.values.shape[0]) * _padded(self.in_features) // 2
         return padded * self.values.itemsize + self.positions.nbytes
+
+
+def alone(view: Tensor) -> Tensor:
+    """Return a copy of the whole storage of a view, as bytes, that shares its segment with nothing.
+
+    torch's allocator returns whole segments only. A large copy is therefore allocated in a memory pool of its
+    own, which is dropped at once: its segment holds nothing else and is freed together with the weight.
+    """
+    buffer = torch.empty(0, dtype=torch.uint8, device=view.device).set_(view.untyped_storage())
+    large = buffer.nbytes >= _LARGE
+    with torch.cuda.use_mem_pool(torch.cuda.MemPool(), buffer.device) if large else nullcontext():
+        return buffer.clone()
 
 
 def _padded(size: int) -> int:

@@ -13,13 +13,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._C import DispatchKeySet
 from torch._ops import OpOverload
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError
-from sparseflow.runtime import epilogues, native, portable
+from sparseflow.runtime import native, portable
 
 native.load()
 
@@ -153,23 +152,6 @@ def _fake_linear(
     return _fake_product("linear", x, values, in_features, n // 2 if gated else n)
 
 
-def _unpacked_linear(
-    block: int,
-    x: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    in_features: int,
-    epilogue: str,
-    policy: list[int],
-    dense: Tensor | None = None,
-) -> Tensor:
-    """Run a layer by torch's product over the unpacked weight, where no kernel reads its format."""
-    weight = portable.unpack_blocks(values, positions, in_features, block) if dense is None else dense
-    return epilogues.finish(F.linear(x, weight), bias, epilogue, residual)
-
-
 def _fake_skinny(
     x: Tensor,
     values: Tensor,
@@ -261,8 +243,6 @@ def _register() -> None:
         for device_type in ("cpu", "cuda"):
             cast = functools.partial(_autocast_linear, op, device_type)
             LIBRARY.impl(op._opname, cast, f"Autocast{device_type.upper()}", with_keyset=True)
-    for block, op in LINEAR_BLOCKS.items():
-        LIBRARY.impl(op._opname, functools.partial(_unpacked_linear, block), "CUDA")
     LIBRARY.impl("linear_registered", _linear_registered, "CompositeExplicitAutograd")
     LIBRARY.impl("registered_failure", _registered_failure, "CompositeExplicitAutograd")
     for name in ("prune_2_4", "pack_2_4", "unpack_2_4", "prune_blocks", "pack_blocks", "unpack_blocks"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from sparseflow.runtime.device_weight import DeviceWeight
+if TYPE_CHECKING:
+    from sparseflow.runtime.kernels.base import Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class PlanStats:
 
 
 def prepare(
-    weight: DeviceWeight,
+    weight: Weight,
     ms: Iterable[int],
     policy: Sequence[int] = (),
     *,
@@ -68,7 +70,7 @@ def prepare(
 
 
 def path(
-    weight: DeviceWeight,
+    weight: Weight,
     m: int,
     policy: Sequence[int] = (),
     *,

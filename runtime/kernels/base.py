@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sparseflow.runtime.kernels.codes import FIRST_REGISTERED
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from sparseflow.runtime.device_weight import DeviceWeight
     from sparseflow.runtime.kernels.choice import Choice
+    from sparseflow.runtime.tiled_weight import TiledWeight
+
+    Weight: TypeAlias = DeviceWeight | TiledWeight
+    """A weight in the layout of the GPU kernels."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Kernel:
         """Return why this kernel can't run on a device of this machine, or None."""
         return None
 
-    def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
+    def candidates(self, problem: Problem, weight: Weight | None = None) -> tuple[Choice, ...]:
         """Return the choices to time for a problem that it can implement.
 
         Args:
@@ -108,14 +112,14 @@ class Kernel:
 
         return (Choice(self.name),)
 
-    def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
+    def prepare(self, weight: Weight, m: int, choice: Choice) -> None:
         """Have worker threads build what calls of a choice with m rows need; by default, do nothing."""
 
     def taken(self, x: Tensor) -> Tensor:
         """Return x ``[M, K]`` of a problem's dtype as `run` takes it; the tuner doesn't time this."""
         return x
 
-    def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
+    def run(self, x: Tensor, weight: Weight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` on a GPU, for the tuner.
 
         The tuner measures in a process that imports SparseFlow alone, so kernels that other packages register

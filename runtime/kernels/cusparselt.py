@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from sparseflow.runtime.device_weight import DeviceWeight
+    from sparseflow.runtime.kernels.base import Weight
 
 
 @dataclass(frozen=True)
 class Cusparselt(GpuKernel):
     """NVIDIA's library."""
 
-    def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
+    def candidates(self, problem: Problem, weight: Weight | None = None) -> tuple[Choice, ...]:
         """Return every algorithm that the library has for the product."""
         import torch
 
@@ -33,7 +33,7 @@ class Cusparselt(GpuKernel):
         )
         return tuple(Choice(self.name, algorithm) for algorithm in range(count))
 
-    def prepare(self, weight: DeviceWeight, m: int, choice: Choice) -> None:
+    def prepare(self, weight: Weight, m: int, choice: Choice) -> None:
         """Have worker threads build the plan; for 16-bit dtypes only, as the operator supports no others."""
         if weight.values.itemsize == 1:
             return
@@ -41,7 +41,7 @@ class Cusparselt(GpuKernel):
 
         gpu.prepare(weight, [m], [1, choice.code], wait=False)
 
-    def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
+    def run(self, x: Tensor, weight: Weight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply by the algorithm, not through ``linear``, which would fall back to the dense product."""
         import torch
 

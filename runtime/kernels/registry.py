@@ -17,6 +17,7 @@ SHIPPED = {
     "cpu": "sparseflow.runtime.kernels.cpu:CPU",
     "cusparselt": "sparseflow.runtime.kernels.cusparselt:CUSPARSELT",
     "skinny": "sparseflow.runtime.kernels.skinny:SKINNY",
+    "tiles": "sparseflow.runtime.kernels.tiles:TILES",
     "contextual": "sparseflow.runtime.kernels.contextual:CONTEXTUAL",
 }
 """The module and attribute of each descriptor. ``csrc/common/kernels.h`` has the same codes."""
@@ -121,7 +122,8 @@ def refusal(problem: Problem, *, anywhere: bool = False) -> str | None:
     dense, sparse = find("dense"), sparse_kernels(problem.device_type)
     if not sparse:
         return f"there are no 2:4 kernels for device {problem.device}"
-    if not any(problem.format in kernel.formats for kernel in sparse):
+    sparse = tuple(kernel for kernel in sparse if problem.format in kernel.formats)
+    if not sparse:
         return f"no kernel for {problem.device_type} reads weights in {problem.format}"
     if why := dense.unsuited(problem) if anywhere else dense.can_implement(problem):
         return why

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from sparseflow.runtime.device_weight import DeviceWeight
+    from sparseflow.runtime.kernels.base import Weight
 
 MOST_ROWS = 256
 """The most rows of x that it is tried with; it can run more."""
@@ -26,7 +26,7 @@ class Skinny(GpuKernel):
     Of fp8 it reads the weight only: x stays in 16 bits, and nothing is scaled but the rows of the result.
     """
 
-    def candidates(self, problem: Problem, weight: DeviceWeight | None = None) -> tuple[Choice, ...]:
+    def candidates(self, problem: Problem, weight: Weight | None = None) -> tuple[Choice, ...]:
         """Return every variant; none for more than `MOST_ROWS` rows."""
         if problem.m is None or problem.m > MOST_ROWS:
             return ()
@@ -41,7 +41,7 @@ class Skinny(GpuKernel):
 
         return x.to(torch.bfloat16) if x.itemsize == 1 else x
 
-    def run(self, x: Tensor, weight: DeviceWeight, choice: Choice, out: torch.dtype) -> Tensor:
+    def run(self, x: Tensor, weight: Weight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` by a variant."""
         import torch
 

@@ -12,6 +12,7 @@ from sparseflow.runtime.checks import dtype_name
 from sparseflow.runtime.dispatch import Policy, Table
 from sparseflow.runtime.dispatch.call import call_us
 from sparseflow.runtime.dispatch.crossing import choose
+from sparseflow.runtime.formats import find
 from sparseflow.runtime.kernels import Problem
 from sparseflow.runtime.products.which import has_one_way, settled
 from sparseflow.support.arguments import Memory
@@ -64,7 +65,8 @@ def _on_gpu(
     from sparseflow.runtime.tuning.policies import timed  # here, because it imports the tuner
 
     machine, name = GpuMachine.here(device), dtype_name(dtype)
-    points = {shape: lookup(name, *shape, machine) for shape in shapes}
+    pattern = find(format).pattern
+    points = {shape: lookup(name, *shape, machine, pattern=pattern) for shape in shapes}
     return {
         shape: choose_by_thresholds(map(timed, found), memory) for shape, found in points.items() if found
     }

@@ -72,7 +72,16 @@ def policies(
     if able and device.type == "cuda":
         from sparseflow.runtime.tuning.policies import tuned_policies  # here, because it imports the tuner
 
-        found |= tuned_policies(able, dtype, device, memory=memory, tune=tune, mode=mode, progress=progress)
+        found |= tuned_policies(
+            able,
+            dtype,
+            device,
+            memory=memory,
+            tune=tune,
+            mode=mode,
+            progress=progress,
+            pattern=find(format).pattern,
+        )
     elif able:
         found |= _on_cpu(able, dtype, mode, memory, progress, format)
     if memory == "auto":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparseflow.runtime import ops
 from sparseflow.runtime.kernels import Choice
+from sparseflow.runtime.tiled_weight import TiledWeight
 from sparseflow.runtime.tuning.layers import Layer
 from sparseflow.runtime.tuning.replay import CALLS, Pool, Replay
 
@@ -41,7 +42,8 @@ def _unpack(layer: Layer, x: Tensor, copy: int) -> Tensor:
     if layer.bf16:
         return weight.dense()
     policy = [1, Choice("dense").code]
-    y: Tensor = ops.linear(x, weight.values, weight.positions, None, None, weight.in_features, "none", policy)
+    linear = ops.LINEAR_BLOCKS[weight.block] if isinstance(weight, TiledWeight) else ops.linear
+    y: Tensor = linear(x, weight.values, weight.positions, None, None, weight.in_features, "none", policy)
     return y
 
 

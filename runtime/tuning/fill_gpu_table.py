@@ -126,7 +126,7 @@ def measure(
     """Measure points that the table lacks, as `tune` does.
 
     Args:
-        tasks: the points, in the order in which they are measured.
+        tasks: the points, in the order in which they are measured, of weights of one pattern.
         effort: as in `tune`.
         device: a CUDA device; the current one by default.
         table: where points are kept; the user's own table of the device by default.
@@ -143,7 +143,8 @@ def measure(
     if patience is not None and patience <= 0:
         raise ArgumentError("patience", f"must be positive, got {patience}")
     index = None if table is not None and command else device_index(device)
-    table = TunedTable(GpuMachine.here(device)) if table is None else table
+    pattern = tasks[0].pattern if tasks else "2:4"
+    table = TunedTable(GpuMachine.here(device), pattern=pattern) if table is None else table
     run = _Run(table, progress, effort=effort, force=force)
     if not run.lacking(tasks):
         return run.result([])
@@ -152,7 +153,7 @@ def measure(
         missing = run.lacking(tasks)
         if not mine or not missing:
             return run.result(missing)
-        if effort == "quick":
+        if effort == "quick" and pattern == "2:4":  # of other patterns all candidates are tried
             run.plan = plan or Plan.of(run.table, Hardware.here(index))
         supervisor = _supervisor(command or child_command(index), run.table, patience, effort)
         with supervisor:
@@ -190,7 +191,7 @@ class _Run:
 
     def lacking(self, tasks: Sequence[Task]) -> list[Task]:
         """Return the tasks to measure; skip those that can't be, with the reason."""
-        refused = {task: why for task in tasks if (why := refusal(task.n, task.k, task.dtype))}
+        refused = {task: why for task in tasks if (why := _refusal(task))}
         had = {task: point for task in tasks if not self.force and (point := self._find(task))}
         self.skipped, self.known = list(refused.items()), list(had.values())
         missing = [task for task in tasks if task not in had and task not in refused]
@@ -213,7 +214,9 @@ class _Run:
     def measure(self, supervisor: Supervisor, task: Task, then: int | None) -> None:
         """Measure a point and keep it."""
         self.progress(self.done, self.total, str(task))
-        asked = Request(task.dtype, task.n, task.k, task.m, then=then)
+        asked = Request(
+            task.dtype, task.n, task.k, task.m, then=then, effort=self.effort, pattern=task.pattern
+        )
         outcome = supervisor.measure(self.plan.request(task) if self.plan else asked)
         if isinstance(outcome, str):
             self.skipped.append((task, outcome))
@@ -240,6 +243,10 @@ class _Run:
             self.table.path,
             self.saved,
         )
+
+
+def _refusal(task: Task) -> str | None:
+    return refusal(task.n, task.k, task.dtype, task.pattern)
 
 
 def _names(dtypes: Iterable[object]) -> list[str]:

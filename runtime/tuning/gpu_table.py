@@ -23,7 +23,7 @@ SHIPPED = Path(__file__).parent / "tables"
 
 
 class TunedTable(Store[TunedPoint]):
-    """Tuned points by (dtype, N, K, M) for one GPU and its software.
+    """Tuned points by (dtype, N, K, M) for one GPU and its software, and for one pattern of weights.
 
     Attributes:
         machine: the machine that the points hold for; of a shipped table, where they were tuned.
@@ -34,9 +34,11 @@ class TunedTable(Store[TunedPoint]):
     format = "sparseflow.tuned"
     version = 2  # 2 added the effort of a point
 
-    def __init__(self, machine: GpuMachine | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, machine: GpuMachine | None = None, folder: Path | None = None, pattern: str = "2:4"
+    ) -> None:
         self.machine = machine or GpuMachine.here()
-        super().__init__(self.machine, (folder or cache_dir()) / f"tuned-{self.machine.digest()}.json")
+        super().__init__(self.machine, (folder or cache_dir()) / _name(self.machine, pattern))
 
     @classmethod
     def shipped(cls, machine: GpuMachine) -> TunedTable | None:
@@ -102,7 +104,7 @@ def borrowed(machine: GpuMachine) -> tuple[TunedTable, ...]:
 
 
 def lookup(
-    dtype: str, n: int, k: int, machine: GpuMachine, *, folder: Path | None = None
+    dtype: str, n: int, k: int, machine: GpuMachine, *, folder: Path | None = None, pattern: str = "2:4"
 ) -> list[TunedPoint]:
     """Return the tuned points of a layer: the user's own, and shipped ones for M's that those lack.
 
@@ -114,14 +116,15 @@ def lookup(
         k: in features.
         machine: the GPU to run on.
         folder: the folder of the user's table; the cache folder by default.
+        pattern: the weights' pattern; only tables of 2:4 are shipped.
 
     Returns:
         The points, ascending in M.
     """
-    shipped = trusted(machine)
+    shipped = trusted(machine) if pattern == "2:4" else None
     found = {point.m: point for point in (shipped.layer(dtype, n, k) if shipped else ())}
     folder = folder or cache_dir()
-    own = _own(machine, folder, stamp(folder / f"tuned-{machine.digest()}.json"))
+    own = _own(machine, folder, pattern, stamp(folder / _name(machine, pattern)))
     found |= {point.m: point for point in own.layer(dtype, n, k)}
     return [found[m] for m in sorted(found)]
 
@@ -140,5 +143,10 @@ def _borrowed(machine: GpuMachine, folder: Path) -> tuple[TunedTable, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _own(machine: GpuMachine, folder: Path, stamp: object) -> TunedTable:
-    return TunedTable(machine, folder)
+def _own(machine: GpuMachine, folder: Path, pattern: str, stamp: object) -> TunedTable:
+    return TunedTable(machine, folder, pattern)
+
+
+def _name(machine: GpuMachine, pattern: str) -> str:
+    kind = "" if pattern == "2:4" else "-" + pattern.replace(":", "of")
+    return f"tuned-{machine.digest()}{kind}.json"

@@ -4,44 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sparseflow.runtime import ops
 from sparseflow.runtime.checks import row_chunks
-from sparseflow.runtime.device_weight import DeviceWeight
 from sparseflow.runtime.gpu import compress
+from sparseflow.runtime.pattern import Pattern
+from sparseflow.runtime.tiled_weight import TiledWeight
+
+if TYPE_CHECKING:
+    from sparseflow.runtime.kernels.base import Weight
 
 MAX_COPIES = 512  # a layer whose 512 copies fit in the cache is read from it in a model too
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Copies of one weight ``[N, K]``, all 2:4 at the same positions.
+    """Copies of one weight ``[N, K]``, all of one pattern at the same positions.
 
     Attributes:
         dense: ``[N, K]`` with its zeros, one tensor for each copy.
-        packed: the compressed copies, as cuSPARSELt reads them.
+        packed: the compressed copies, in the layout of the GPU kernels.
         bf16: for fp8, the same weight in bfloat16; else empty.
     """
 
     dense: Sequence[Tensor]
-    packed: Sequence[DeviceWeight]
+    packed: Sequence[Weight]
     bf16: Sequence[Tensor]
 
     @classmethod
-    def random(cls, n: int, k: int, dtype: torch.dtype) -> Layer:
+    def random(cls, n: int, k: int, dtype: torch.dtype, pattern: str = "2:4") -> Layer:
         """Return a random layer on the current device."""
-        weight = _pruned(n, k, dtype)
-        packed = compress(weight)
+        weight = _pruned(n, k, dtype, pattern)
+        packed = _packed(weight, pattern)
         cache = torch.cuda.get_device_properties(weight.device).L2_cache_size
         # Each side must evict its own copies, so the smallest form, the packed one, determines their number.
         others = range(max(2, min(MAX_COPIES, 2 * cache // packed.nbytes + 1)) - 1)
         one_byte = dtype.itemsize == 1
         return cls(
             [weight, *(weight.clone() for _ in others)],
-            [packed, *(compress(weight) for _ in others)],
+            [packed, *(_packed(weight, pattern) for _ in others)],
             [weight.to(torch.bfloat16) for _ in (0, *others)] if one_byte else [],
         )
 
@@ -73,8 +78,15 @@ def relative_error(y: Tensor, expected: Tensor) -> float:
     return float((wrong / whole).sqrt())
 
 
-def _pruned(n: int, k: int, dtype: torch.dtype) -> Tensor:
+def _packed(weight: Tensor, pattern: str) -> Weight:
+    if pattern == "2:4":
+        return compress(weight)
+    return TiledWeight.of_dense(weight, Pattern.of(pattern).block)
+
+
+def _pruned(n: int, k: int, dtype: torch.dtype, pattern: str) -> Tensor:
     weight = torch.randn(n, k, device="cuda")
+    block = Pattern.of(pattern).block
     for _, rows in row_chunks(weight):
-        rows.copy_(ops.prune_2_4(rows))
+        rows.copy_(ops.prune_2_4(rows) if pattern == "2:4" else ops.prune_blocks(rows, block))
     return (weight + 0.0).to(dtype)

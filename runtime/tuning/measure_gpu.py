@@ -34,6 +34,7 @@ from sparseflow.runtime.tuning.protocol import (
     Trying,
 )
 from sparseflow.runtime.tuning.replay import Replay, Spoilt, alive, first_line, in_turns
+from sparseflow.runtime.tuning.sweep import format_of
 
 # The least number of rounds at any pace: the first calls of a process load what they need.
 FEWEST = 2
@@ -53,7 +54,7 @@ class Bench:
 
     def __init__(self, say: Say) -> None:
         self._say = say
-        self._layer: tuple[tuple[str, int, int], Layer] | None = None
+        self._layer: tuple[tuple[str, int, int, str], Layer] | None = None
 
     def measure(self, request: Request) -> None:
         """Measure a point; send the result, or why there is none.
@@ -72,13 +73,14 @@ class Bench:
         torch.cuda.empty_cache()
 
     def _layer_of(self, request: Request) -> Layer:
-        name = request.dtype, request.n, request.k
+        name = request.dtype, request.n, request.k, request.pattern
         if self._layer is None or self._layer[0] != name:
             self._layer = None
             # Plans that a graph used are never evicted, so they are dropped after each layer.
             gpu.reset()
             torch.cuda.empty_cache()
-            self._layer = name, Layer.random(request.n, request.k, getattr(torch, request.dtype))
+            dtype = getattr(torch, request.dtype)
+            self._layer = name, Layer.random(request.n, request.k, dtype, request.pattern)
         return self._layer[1]
 
 
@@ -113,7 +115,7 @@ class _Point:
     def _candidates(self) -> dict[str, list[Key]]:
         """Return the candidates of each kernel that can run the point."""
         request = self.request
-        format = "2:4-fp8" if self.layer.bf16 else "2:4"
+        format = format_of(request.dtype, request.pattern)
         problem = Problem(request.dtype, request.n, request.k, str(self.x.device), request.m, format)
         able = [kernel for kernel in sparse_kernels("cuda") if kernel.can_implement(problem) is None]
         found = {kernel.name: kernel.candidates(problem, self.layer.packed[0]) for kernel in able}

@@ -30,7 +30,12 @@ _REFUSED: defaultdict[GpuMachine, dict[Task, str]] = defaultdict(dict)
 
 
 def measure_all(
-    shapes: Sequence[Shape], dtype: str, device: torch.device, machine: GpuMachine, progress: Progress | None
+    shapes: Sequence[Shape],
+    dtype: str,
+    device: torch.device,
+    machine: GpuMachine,
+    progress: Progress | None,
+    pattern: str = "2:4",
 ) -> dict[Shape, str]:
     """Tune the points that weren't tuned fully, however long it takes.
 
@@ -40,7 +45,7 @@ def measure_all(
     Raises:
         TuningError: the measuring process can't be kept alive.
     """
-    tasks = lacking(shapes, dtype, machine, "full")
+    tasks = lacking(shapes, dtype, machine, "full", pattern)
     if not tasks:
         return {}
     result = fill_gpu_table.measure(tasks, device=device, progress=progress)
@@ -48,7 +53,12 @@ def measure_all(
 
 
 def measure_quickly(
-    shapes: Sequence[Shape], dtype: str, device: torch.device, machine: GpuMachine, progress: Progress | None
+    shapes: Sequence[Shape],
+    dtype: str,
+    device: torch.device,
+    machine: GpuMachine,
+    progress: Progress | None,
+    pattern: str = "2:4",
 ) -> dict[Shape, str]:
     """Tune the points that tables lack, trying the candidates that the cost model ranks first.
 
@@ -59,8 +69,9 @@ def measure_quickly(
         The shapes with points that weren't measured, and why.
     """
     refused = _REFUSED[machine]
-    tasks = [task for task in lacking(shapes, dtype, machine, "quick") if task not in refused]
-    known = _by_shape({task: why for task, why in refused.items() if task.dtype == dtype})
+    tasks = [task for task in lacking(shapes, dtype, machine, "quick", pattern) if task not in refused]
+    alike = {task: why for task, why in refused.items() if (task.dtype, task.pattern) == (dtype, pattern)}
+    known = _by_shape(alike)
     if not tasks:
         return known
     if machine not in _LOST:
@@ -90,16 +101,18 @@ def _measure(
     return _by_shape(dict(result.skipped) | dict.fromkeys(result.remaining, left))
 
 
-def lacking(shapes: Iterable[Shape], dtype: str, machine: GpuMachine, effort: Effort) -> list[Task]:
+def lacking(
+    shapes: Iterable[Shape], dtype: str, machine: GpuMachine, effort: Effort, pattern: str = "2:4"
+) -> list[Task]:
     """Return the points that tuning must measure for layers, in the order of measuring.
 
     A fully tuned point stands for all M's up to `REACH` times larger or smaller.
     """
     wanted = DEFAULT_M if effort == "full" else QUICK_M
     tasks = [
-        Task(dtype, *shape, m)
+        Task(dtype, *shape, m, pattern)
         for shape in shapes
-        for points in [lookup(dtype, *shape, machine)]
+        for points in [lookup(dtype, *shape, machine, pattern=pattern)]
         for m in wanted
         if not any(_stands_for(point, m, effort) for point in points)
     ]

@@ -29,6 +29,7 @@ def tuned_policies(
     tune: Tune = "quick",
     mode: PolicyMode = "auto",
     progress: Progress | None = None,
+    pattern: str = "2:4",
 ) -> dict[Shape, Policy | str]:
     """Return the measured policy of each layer shape on this GPU, or why such layers stay dense.
 
@@ -40,9 +41,10 @@ def tuned_policies(
         device: a CUDA device on which the kernels are usable.
         memory: whether packed layers keep their dense weight, as in `choose_by_thresholds`.
         tune: how to measure points that neither the user's table nor a shipped one has.
-        mode: ``"sparse"`` runs every shape sparse at every M, by the best known candidate or by cuSPARSELt's
-            first algorithm; it measures only with ``tune="full"``.
+        mode: ``"sparse"`` runs every shape sparse at every M, by the best known candidate or by the first
+            algorithm of cuSPARSELt, or of other patterns' kernel; it measures only with ``tune="full"``.
         progress: called with (points done, points in all, text) while tuning.
+        pattern: the weights' pattern.
 
     Raises:
         TuningError: ``tune="full"`` can't keep the measuring process alive. For quick tuning that is the
@@ -51,12 +53,13 @@ def tuned_policies(
     machine, name = GpuMachine.here(device), dtype_name(dtype)
     left: Mapping[Shape, str] = {}
     if tune == "full":
-        left = missing.measure_all(shapes, name, device, machine, progress)
+        left = missing.measure_all(shapes, name, device, machine, progress, pattern)
     elif tune == "quick" and mode == "auto":
-        left = missing.measure_quickly(shapes, name, device, machine, progress)
-    points = {shape: lookup(name, *shape, machine) for shape in shapes}
+        left = missing.measure_quickly(shapes, name, device, machine, progress, pattern)
+    points = {shape: lookup(name, *shape, machine, pattern=pattern) for shape in shapes}
     if mode == "sparse":
-        return {shape: _sparse_everywhere(found) for shape, found in points.items()}
+        usual = Choice("cusparselt" if pattern == "2:4" else "tiles")
+        return {shape: _sparse_everywhere(found, usual) for shape, found in points.items()}
     return {
         shape: choose_by_thresholds(map(timed, found), memory)
         if found
@@ -81,10 +84,10 @@ def timed(point: TunedPoint) -> Timed:
     return Timed(point.m, point.dense_us, point.unpacked_us, ways)
 
 
-def _sparse_everywhere(points: Sequence[TunedPoint]) -> Policy:
+def _sparse_everywhere(points: Sequence[TunedPoint], usual: Choice) -> Policy:
     by_m = {point.m: timed(point) for point in sorted(points, key=lambda point: point.m)}
     best = [(m, way[0]) for m, point in by_m.items() if (way := point.best())]
-    first = best[0][1] if best else Choice("cusparselt")
+    first = best[0][1] if best else usual
     starts = [(1, first), *((m, choice) for m, choice in best if m > 1)]
 
     def speedup(m: int, choice: Choice) -> float:

@@ -37,6 +37,7 @@ class Request:
         effort: ``"quick"`` runs fewer rounds and doesn't vary split-k.
         only: the candidates to try; empty for all.
         kernels: the kernels whose candidates to try; all if it is empty, or none of them can run the point.
+        pattern: the pattern of W.
     """
 
     dtype: str
@@ -50,6 +51,7 @@ class Request:
     effort: Effort = "full"
     only: tuple[Key, ...] = ()
     kernels: tuple[str, ...] = ()
+    pattern: str = "2:4"
 
     def replace(self, **changes: Any) -> Request:
         """Return a copy with some fields changed."""

@@ -23,7 +23,12 @@ DTYPES = ("bfloat16", "float16", "float8_e4m3fn")
 """torch's names of the dtypes that can be tuned."""
 
 
-def refusal(n: int, k: int, dtype: str) -> str | None:
+def format_of(dtype: str, pattern: str) -> str:
+    """Return the name of the format that is tuned for a dtype of x and a pattern of the weight."""
+    return "2:4-fp8" if dtype == "float8_e4m3fn" and pattern == "2:4" else pattern
+
+
+def refusal(n: int, k: int, dtype: str, pattern: str = "2:4") -> str | None:
     """Return why a weight ``[N, K]`` can't be tuned, or None if it can."""
-    format = "2:4-fp8" if dtype == "float8_e4m3fn" else "2:4"
+    format = format_of(dtype, pattern)
     return kernels.refusal(kernels.Problem(dtype, n, k, "cuda", format=format), anywhere=True)

@@ -137,7 +137,8 @@ def _dense_us(shape: Shape, dtype: torch.dtype, device: torch.device, format: st
         from sparseflow.runtime.tuning.gpu_identity import GpuMachine
         from sparseflow.runtime.tuning.gpu_table import lookup
 
-        return {point.m: point.dense_us for point in lookup(name, *shape, GpuMachine.here(device))}
+        found = lookup(name, *shape, GpuMachine.here(device), pattern=format)
+        return {point.m: point.dense_us for point in found}
     from sparseflow.runtime.dispatch import Table
 
     return {row.m: row.dense_us for row in Table(format=format).layer(name, *shape)}

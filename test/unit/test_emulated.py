@@ -11,7 +11,9 @@ KERNELS = Path(__file__).parents[2] / "runtime/csrc/cuda"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-@pytest.mark.parametrize(("folder", "cases", "timeout"), [("skinny", 10, 120), ("contextual", 60, 300)])
+@pytest.mark.parametrize(
+    ("folder", "cases", "timeout"), [("skinny", 10, 120), ("contextual", 60, 300), ("patterns", 15, 20)]
+)
 def test_the_kernels_compute_exactly_what_plain_loops_do(folder, cases, timeout, tmp_path):
     program = tmp_path / "emulate"
     source = KERNELS / folder / "emulate.cpp"

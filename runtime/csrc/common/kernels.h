@@ -13,6 +13,7 @@ enum class Kernel : int64_t {
   cpu = 1,
   cusparselt = 2,
   skinny = 3,
+  tiles = 4,
   registered = 64,  // from here on, kernels registered from Python, which sparseflow::linear_registered runs
 };
 
@@ -30,6 +31,7 @@ constexpr std::array kKernels{
     KernelEntry{Kernel::cpu, "cpu", Device::cpu, 0},
     KernelEntry{Kernel::cusparselt, "cusparselt", Device::cuda, 24},
     KernelEntry{Kernel::skinny, "skinny", Device::cuda, 16},
+    KernelEntry{Kernel::tiles, "tiles", Device::cuda, 16},
 };
 constexpr KernelEntry kRegistered{Kernel::registered, "registered", Device::any, 24};
 

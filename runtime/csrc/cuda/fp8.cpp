@@ -11,7 +11,7 @@
 
 #include "common/epilogue.h"
 #include "driver.h"
-#include "gated.h"
+#include "ending.h"
 #include "route.h"
 #include "skinny/call.h"
 

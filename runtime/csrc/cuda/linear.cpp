@@ -5,7 +5,7 @@
 #include "common/epilogue.h"
 #include "common/registered.h"
 #include "cpu/args.h"
-#include "gated.h"
+#include "ending.h"
 #include "route.h"
 #include "skinny/call.h"
 
@@ -13,23 +13,6 @@ namespace sparseflow::cuda {
 namespace {
 
 constexpr const char* kOp = "linear";
-
-// Applies an activation in place.
-Tensor activated(const Tensor& y, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return call_aten("aten::relu_", "", y);
-    case Activation::silu: return call_aten("aten::silu_", "", y);
-    case Activation::gelu: return call_aten("aten::gelu_", "", y, std::string("none"));
-    case Activation::gelu_tanh: return call_aten("aten::gelu_", "", y, std::string("tanh"));
-    case Activation::none:
-    case Activation::relu2: break;
-  }
-  return y;
-}
-
-Tensor added(const Tensor& y, const std::optional<Tensor>& residual) {
-  return residual ? torch::stable::subtract(y, *residual, -1.0) : y;  // the stable ABI has no add()
-}
 
 Tensor run_dense(const Call& c, Activation activation, const std::optional<Tensor>& dense) {
   const Tensor weight = dense ? *dense : dense_of(c.weight);

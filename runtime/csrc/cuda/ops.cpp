@@ -6,6 +6,7 @@
 
 #include "cache.h"
 #include "multiply.h"
+#include "patterns/decode.h"
 #include "skinny/skinny.h"
 
 namespace sparseflow::cuda {
@@ -67,6 +68,7 @@ void reset(bool device_was_reset) {
   if (!device_was_reset) return;
   forget_handles();
   skinny::forget_devices();
+  patterns::forget_devices();
 }
 
 }  // namespace

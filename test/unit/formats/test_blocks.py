@@ -165,5 +165,6 @@ def test_operators_pass_torchs_checks(name):
 def test_a_layer_says_why_a_gpu_has_no_kernel_for_it(name):
     from sparseflow.runtime.kernels import Problem, refusal
 
-    problem = Problem("bfloat16", 64, 64, device="cuda:0", format=name)
-    assert refusal(problem, anywhere=True) == f"no kernel for cuda reads weights in {name}"
+    assert refusal(Problem("bfloat16", 64, 64, device="cuda:0", format=name), anywhere=True) is None
+    wide = Problem("float32", 64, 64, device="cuda:0", format=name)
+    assert refusal(wide, anywhere=True) == "on GPUs sparse layers are bfloat16 or float16, not float32"

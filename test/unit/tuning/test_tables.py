@@ -49,6 +49,17 @@ def test_points_are_kept_by_layer_ascending_in_m(machine, point, cache):
     assert len(own.path.read_text().splitlines()) == 5
 
 
+def test_each_pattern_has_a_table_of_its_own_and_none_is_shipped(machine, point, ship):
+    ship(machine, at(point, 64))
+    own = TunedTable(machine, pattern="6:8")
+    own.add([point])
+    assert own.save()
+    assert own.path.name.endswith("-6of8.json")
+    assert lookup("bfloat16", 4096, 4096, machine, pattern="6:8") == [point]
+    assert lookup("bfloat16", 4096, 4096, machine, pattern="4:6") == []
+    assert lookup("bfloat16", 4096, 4096, machine) == [at(point, 64)]
+
+
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(GpuMachine)])
 def test_another_machine_has_another_table(machine, point, field):
     saved(machine, point)
