@@ -12,11 +12,17 @@ KERNELS = Path(__file__).parents[2] / "runtime/csrc/cuda"
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 @pytest.mark.parametrize(
-    ("folder", "cases", "timeout"), [("skinny", 10, 120), ("contextual", 60, 300), ("patterns", 15, 20)]
+    ("source", "cases", "timeout"),
+    [
+        ("skinny/emulate.cpp", 10, 120),
+        ("contextual/emulate.cpp", 60, 300),
+        ("contextual/emulate_columns.cpp", 20, 120),
+        ("patterns/emulate.cpp", 15, 20),
+    ],
 )
-def test_the_kernels_compute_exactly_what_plain_loops_do(folder, cases, timeout, tmp_path):
+def test_the_kernels_compute_exactly_what_plain_loops_do(source, cases, timeout, tmp_path):
     program = tmp_path / "emulate"
-    source = KERNELS / folder / "emulate.cpp"
+    source = KERNELS / source
     flags = os.environ.get("CXXFLAGS", "").split()  # of a sanitizer, see tools/sanitize.sh
     subprocess.run(["g++", "-std=c++20", "-O1", "-w", *flags, source, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=timeout)

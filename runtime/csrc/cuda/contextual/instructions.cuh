@@ -37,6 +37,21 @@ __device__ inline void let_next_start() {
 #endif
 }
 
+// All threads of the cluster meet, in two steps; orders shared memory among them.
+__device__ inline void arrive_at_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// The place of `mine` in the shared memory of block `rank` of the cluster.
+__device__ inline float* peer_of(float* mine, int rank) { return const_cast<float*>(skinny::peer(mine, rank)); }
+
 // Whether this block is the last of `blocks` to arrive here; the others' writes to global memory are then visible.
 __device__ inline bool last_to_come(uint32_t* ticket, uint32_t blocks) {
   __shared__ bool last;

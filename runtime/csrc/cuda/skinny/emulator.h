@@ -53,6 +53,7 @@ struct Warp {
   Barrier barrier;
   uint32_t a[32][4], b[32][4], positions[32];
   const uint8_t* rows[32];
+  uint64_t mail[32];  // what lanes exchange
 };
 
 struct Block {

@@ -27,6 +27,10 @@ std::string refusal(int variant, const Product& p, int device);
 int default_variant(const Product& p, int device);
 int64_t partial_count(const Product& p, int variant, int device);
 void forget_devices();
+
+// The tag of counters in uninitialised memory (hopper_shares.cuh), whose low byte is 0.
+uint64_t counter_tag();
+
 void run(const Product& p, bool half, int variant, int device, void* stream);
 
 }  // namespace hopper

@@ -1,0 +1,145 @@
+"""Linear layers that leave out inputs near zero against the best dense product, on a GPU.
+
+    python benchmarks/bench_columns_gpu.py [--seconds 0.25] [--autotune] [--results FOLDER]
+
+Device time of calls in a CUDA graph, everything included: threshold, list of the kept inputs, product.
+Weights rotate through more bytes than the L2 cache holds; all sides of a shape are replayed in turns. Dense
+is the fastest of x · Wᵀ over [N, K], x · W over [K, N], and with --autotune both compiled by inductor's
+max-autotune, which takes minutes. x is normal; the threshold leaves out the given share of its inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from _measure import RESULTS, gpu_name, meta, write
+from _sides import Call, device_us
+from torch import Tensor
+
+from sparseflow.runtime.contextual.column import column_linear
+
+SHAPES = (
+    (4096, 4096),
+    (6144, 4096),
+    (28672, 4096),
+    (4096, 14336),
+    (10240, 8192),
+    (8192, 8192),
+    (57344, 8192),
+    (8192, 28672),
+)
+"""N and K of the layers of Llama-3-8B and -70B."""
+RATES = (0.25, 0.4, 0.5)
+SMALL = {(4096, 4096), (6144, 4096)}
+ASKED = {0.25: 1.2, 0.4: 1.42, 0.5: 1.65}
+ASKED_OF_SMALL = {0.25: 1.05, 0.4: 1.2, 0.5: 1.35}
+"""The least speed-up over dense that issue 21 asks for at each rate."""
+ROWS = (2, 4)
+"""Further numbers of rows, in the shape of `ROWS_SHAPE`, each leaving out its own inputs."""
+ROWS_SHAPE = (28672, 4096)
+BYTES = 300 << 20
+
+
+def weights(n: int, k: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Return copies of a random weight, ``[N, K]`` and ``[K, N]`` each."""
+    copies = max(2, -(-BYTES // (n * k * dtype.itemsize)))
+    first = torch.empty(n, k, device="cuda", dtype=dtype).normal_(std=k**-0.5)
+    return [(first.clone(), first.t().contiguous()) for _ in range(copies)]
+
+
+def dense_sides(x: Tensor, held: list[tuple[Tensor, Tensor]], autotune: bool) -> dict[str, Call]:
+    """Return the dense products by name."""
+    rows: Any = F.linear
+    columns: Any = torch.matmul
+    sides: dict[str, Call] = {
+        "dense_us": lambda copy: rows(x, held[copy][0]),
+        "dense_columns_us": lambda copy: columns(x, held[copy][1]),
+    }
+    if autotune:
+        torch.compiler.reset()
+        options = {"mode": "max-autotune-no-cudagraphs", "dynamic": False}
+        tuned_rows, tuned_columns = (torch.compile(function, **options) for function in (rows, columns))
+        sides["dense_autotuned_us"] = lambda copy: tuned_rows(x, held[copy][0])
+        sides["dense_columns_autotuned_us"] = lambda copy: tuned_columns(x, held[copy][1])
+    return sides
+
+
+def limit_of(x: Tensor, rate: float) -> float:
+    """Return the threshold below which that share of x lies."""
+    magnitudes = x.abs().float().flatten().sort().values
+    return float(magnitudes[round(rate * len(magnitudes))])
+
+
+def error(x: Tensor, weight: Tensor, limit: float) -> float:
+    """Return the relative error of a result against the product of the kept inputs in fp64."""
+    y = column_linear(x, weight, limit).double()
+    expected = torch.where(x.abs() < limit, 0, x).double() @ weight.double()
+    return float((y - expected).norm() / expected.norm())
+
+
+def measured(
+    n: int, k: int, m: int, held: list[tuple[Tensor, Tensor]], seconds: float, autotune: bool
+) -> list[dict[str, Any]]:
+    """Return the rows of one shape and number of rows of x, one for each rate."""
+    x = torch.randn(m, k, device="cuda").to(held[0][0].dtype)
+    limits = {rate: limit_of(x, rate) for rate in RATES}
+    errors = {rate: error(x, held[0][1], limit) for rate, limit in limits.items()}
+    dense = dense_sides(x, held, autotune)
+    sides = dict(dense)
+    for rate, limit in limits.items():
+        sides[f"{rate}"] = functools.partial(_columns, x, held, limit)
+    us = device_us(sides, {}, len(held), seconds)
+    best = min(us[name] for name in dense)
+    asked = (ASKED_OF_SMALL if (n, k) in SMALL else ASKED) if m == 1 else {}
+    found: list[dict[str, Any]] = []
+    for rate, limit in limits.items():
+        read = int((x.abs() >= limit).any(0).sum()) * n * x.dtype.itemsize
+        row: dict[str, Any] = {"N": n, "K": k, "dtype": str(x.dtype).removeprefix("torch."), "M": m}
+        row |= {"rate": rate, **{name: round(us[name], 2) for name in dense}}
+        row |= {"columns_us": round(us[f"{rate}"], 2), "gb_per_s": round(read / us[f"{rate}"] / 1e3)}
+        speedup, target = best / us[f"{rate}"], asked.get(rate)
+        row |= {"speedup": round(speedup, 3), "target": target, "met": target is None or speedup >= target}
+        found.append(row | {"rel_err": errors[rate]})
+        print(found[-1], file=sys.stderr, flush=True)
+    return found
+
+
+def _columns(x: Tensor, held: list[tuple[Tensor, Tensor]], limit: float, copy: int) -> Tensor:
+    y: Tensor = column_linear(x, held[copy][1], limit)
+    return y
+
+
+def main() -> int:
+    """Measure, print, and write columns_<device>.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=0.25, help="for each shape")
+    parser.add_argument("--autotune", action="store_true", help="compare with inductor's max-autotune too")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("no CUDA device")
+    torch.manual_seed(0)
+    gpu = torch.cuda.get_device_name()
+    rows: list[dict[str, Any]] = []
+    stream: Any = torch.cuda.stream(torch.cuda.Stream())
+    with torch.inference_mode(), stream:
+        for n, k in SHAPES:
+            held = weights(n, k, torch.bfloat16)
+            for m in (1, *(ROWS if (n, k) == ROWS_SHAPE else ())):
+                rows += measured(n, k, m, held, arguments.seconds, arguments.autotune)
+            del held
+            torch.cuda.empty_cache()
+            path = write(gpu_name("columns", gpu), meta(gpu), rows, arguments.results)
+    met = [row["met"] for row in rows if row["target"] is not None]
+    print(f"{sum(met)} of {len(met)} targets met; wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+// Linear layers on the GPU that leave out inputs near zero: the interface between operator and kernels. Pointers are on the
+// device, tensors contiguous. Kernels are launched on `stream` and not waited for; a failing launch throws
+// std::runtime_error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../../common/types.h"
+
+namespace sparseflow::cuda::contextual {
+
+constexpr int kMostColumnRows = 4;          // of x
+constexpr int kMostColumnInputs = 1 << 16;  // K
+
+// y [m, n] = x' [m, k] · weight [k, n] + bias + residual, x' being x with 0 for what is smaller in magnitude than the
+// threshold; all of one 16-bit dtype, n a multiple of 8, x and the weight aligned to 16 bytes. Rows of the weight are read
+// for inputs that any row of x keeps. Sums are in fp32, in an order that depends on which these are, and on nothing else.
+struct Columns {
+  const void* x;  // [m, pieces · 8], the columns behind k unused
+  const void* weight;
+  const void *bias, *residual;  // [n], [m, n], or null
+  void* y;
+  uint32_t limit;  // the bits of the least magnitude that is kept, twice
+  int m, k, n, pieces;
+  float* partials = nullptr;  // column_scratch() bytes
+  // Set at the launch.
+  int width = 0, tiles = 0;      // columns of a tile, tiles of a slab
+  int room = 0;                  // for inputs in a block's list
+  uint64_t* counters = nullptr;  // behind the partials
+  uint64_t tag = 0;              // of the counters; its low byte is 0
+};
+
+// The bits of the least magnitude of a dtype that isn't below a threshold, twice.
+uint32_t limit_for(float threshold, bool half);
+
+// Whether there is a kernel for this device that this product fits; only its sizes are read.
+bool takes(const Columns& p, int device);
+
+// Returns the bytes that run() needs in `partials`; 0 from sm_90 on.
+int64_t column_scratch(const Columns& p, int device);
+
+void run(const Columns& p, bool half, int device, void* stream);
+
+// From sm_90 on: blocks in clusters.
+namespace clusters {
+bool takes(const Columns& p, int device);
+void run(const Columns& p, bool half, int device, void* stream);
+}  // namespace clusters
+
+// y = x with 0 for what is smaller in magnitude than the threshold.
+struct Mask {
+  const void* x;
+  void* y;
+  int64_t size;
+  float threshold;
+};
+
+void mask(const Mask& p, Stored x, int device, void* stream);
+
+}  // namespace sparseflow::cuda::contextual
