@@ -4,8 +4,8 @@ Without a folder: small random models of six architectures, with random prompts 
 them left-padded. With one: a real model over its 2:4 weights, with questions. Both sides run in float32; what
 differs is kept in the row with how far apart the two tokens' logits were, which tells a tie from an error.
 
-A real model's row is written after every prompt. A run that is cut, or whose deadline passes, goes on where it
-stopped: the same command asks the questions that are left, until `unanswered` is 0.
+A real model's row is written after every prompt. A run that is cut, or whose deadline passes, goes on where
+it stopped: the same command asks the questions that are left, until `unanswered` is 0.
 """
 
 from __future__ import annotations
