@@ -6,8 +6,11 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sparseflow.bench.result import run_meta
 
@@ -17,11 +20,19 @@ PAGES = "GLIBC_TUNABLES"
 
 
 def cpu_name() -> str:
-    """The processor as it calls itself."""
+    """The processor as it calls itself, and the cores that this process may use."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0]}, {os.cpu_count()} cores" if named else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{named[0]}, {cores} cores" if named else platform.processor() or platform.machine()
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Run on these cores alone, one thread on each."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(len(cores))
 
 
 def meta(device: str, **more: Any) -> dict[str, Any]:

@@ -1,15 +1,17 @@
-"""The models of bench_model.py: shapes with random weights, made where they run."""
+"""The models of benchmarks: shapes with random weights, made where they run, and real ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as tf
 
 from sparseflow.integrations.transformers.argument_names import with_cache
+from sparseflow.integrations.transformers.models import from_folder
 from sparseflow.integrations.transformers.static_caches import static_cache
 
 Inputs = Callable[[int], dict[str, Any]]
@@ -78,6 +80,14 @@ def llama(size: str, place: Place, layers: int | None = None) -> Any:
         shape["num_hidden_layers"] = layers
     config = tf.LlamaConfig(rope_theta=500000.0, max_position_embeddings=8192, **shape)
     return make(tf.LlamaForCausalLM, config, place)
+
+
+def real(path: Path, dtype: torch.dtype) -> Any:
+    """The causal language model of a folder that transformers reads, or of a GGUF file, dequantised."""
+    if path.suffix != ".gguf":
+        return from_folder(path, dtype)
+    model = tf.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    return model.eval()
 
 
 def tokens(batch: int, length: int, vocabulary: int, device: str) -> torch.Tensor:
