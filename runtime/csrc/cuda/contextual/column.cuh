@@ -11,11 +11,11 @@ constexpr int kColumnThreads = 512, kColumnWarps = kColumnThreads / 32;
 constexpr int kTile = 256;  // columns: eight of a lane
 
 // The row pieces that a warp has under way, for so many rows of x: as many as registers allow for two blocks.
-constexpr int pieces_ahead(int rows) { return rows == 1 ? 7 : rows == 2 ? 6 : 4; }
+SPARSEFLOW_BOTH constexpr int pieces_ahead(int rows) { return rows == 1 ? 7 : rows == 2 ? 6 : 4; }
 
 // Shared memory: sums of the warps, boxes for those of the cluster's blocks, the list, and at first x.
 constexpr int kSumBytes = kColumnWarps * kTile * 4;
-constexpr int box_bytes(int rows) { return rows * kTile * 4; }
+SPARSEFLOW_BOTH constexpr int box_bytes(int rows) { return rows * kTile * 4; }
 
 template <int Rows>
 struct Sums {

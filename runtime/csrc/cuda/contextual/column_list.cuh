@@ -29,7 +29,7 @@ struct KeptList {
 
 // Up to a multiple of 16.
 template <int Rows>
-constexpr int list_bytes(int room) { return (room * 2 * (Rows + 1) + 15) / 16 * 16; }
+SPARSEFLOW_BOTH constexpr int list_bytes(int room) { return (room * 2 * (Rows + 1) + 15) / 16 * 16; }
 
 // Returns a bit for each of eight inputs that is kept: bit i for input 2i, bit 16 + i for input 2i + 1. The magnitudes of
 // 16-bit floats are ordered as their bits are, NaN above all.
