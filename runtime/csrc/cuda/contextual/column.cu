@@ -2,18 +2,42 @@
 //
 #include "../skinny/hopper_device.cuh"
 //
-#include "column_launch.cuh"
+#include <algorithm>
+#include <atomic>
+#include <type_traits>
+
+#include "column.cuh"
+#include "launch.cuh"
 
 namespace sparseflow::cuda::contextual {
 namespace {
 
 constexpr int kMaskThreads = 256;
+constexpr int kMostTiles = 65535;
+constexpr int kMostShares = 8;  // larger clusters don't fit everywhere
 
-// The first kernels that run anywhere from sm_80 on.
+int capability(int device) { return skinny::attribute(cudaDevAttrComputeCapabilityMajor, device); }
+
+bool in_clusters(int device) { return capability(device) >= 9; }
+
+int tiles_of(const Columns& p) { return (p.n + kTile - 1) / kTile; }
+
+// As many blocks as run at once, two a multiprocessor.
+int shares_of(const Columns& p, int device) {
+  int shares = kMostShares;
+  while (shares > 1 && shares * tiles_of(p) > 2 * processors(device)) shares /= 2;
+  return shares;
+}
+
+int room_of(const Columns& p, int device) {
+  const int shares = shares_of(p, device);
+  return (p.k + shares - 1) / shares;
+}
+
 template <int Rows>
-using Shape = ColumnShape<512, 1, 8, Rows>;
-
-bool in_clusters(int device) { return skinny::attribute(cudaDevAttrComputeCapabilityMajor, device) >= 9; }
+int shared_bytes(const Columns& p, int device) {
+  return kSumBytes + box_bytes(Rows) + list_bytes<Rows>(room_of(p, device)) + p.m * p.pieces * 16;
+}
 
 template <class F>
 auto with_rows(int m, F what) {
@@ -22,8 +46,35 @@ auto with_rows(int m, F what) {
   return what(std::integral_constant<int, kMostColumnRows>());
 }
 
-int64_t partial_floats(const Columns& p, int rows, int tile) {
-  return int64_t(kShares) * slabs_of(p) * p.tiles * rows * tile;
+int64_t partial_floats(const Columns& p, int rows, int device) {
+  return int64_t(shares_of(p, device)) * tiles_of(p) * rows * kTile;
+}
+
+template <class T, int Rows, bool Cluster>
+void launch_columns(const Columns& p, int device, void* stream) {
+  static std::atomic<uint64_t> allowed{0};
+  const auto kernel = multiply_columns<T, Rows, Cluster>;
+  skinny::allow_shared_memory(reinterpret_cast<const void*>(kernel), allowed, skinny::shared_memory_of(1, device), device);
+  const auto shares = static_cast<unsigned>(shares_of(p, device));
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(shares, static_cast<unsigned>(tiles_of(p)));
+  config.blockDim = dim3(kColumnThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes<Rows>(p, device));
+  config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {shares, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = Cluster ? 2 : 0;
+  check_launch(cudaLaunchKernelEx(&config, kernel, p));
+}
+
+template <class T, int Rows>
+void launch_for(const Columns& p, int device, void* stream) {
+  if (in_clusters(device)) launch_columns<T, Rows, true>(p, device, stream);
+  else launch_columns<T, Rows, false>(p, device, stream);
 }
 
 template <class T>
@@ -45,30 +96,25 @@ uint32_t limit_for(float threshold, bool half) {
 }
 
 bool takes(const Columns& p, int device) {
-  if (in_clusters(device)) return clusters::takes(p, device);
-  if (skinny::attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return false;
-  return with_rows(p.m, [&](auto rows) { return fits<Shape<rows()>>(p, device); });
+  if (capability(device) < 8 || tiles_of(p) > kMostTiles) return false;
+  return with_rows(p.m, [&](auto rows) { return shared_bytes<rows()>(p, device) <= skinny::shared_memory_of(1, device); });
 }
 
-int64_t column_scratch(const Columns& sizes, int device) {
+int64_t column_scratch(const Columns& p, int device) {
   if (in_clusters(device)) return 0;
-  return with_rows(sizes.m, [&](auto rows) {
-    Columns p = sizes;
-    cut(p, Shape<rows()>::tile, device);
-    return partial_floats(p, rows(), Shape<rows()>::tile) * 4 + int64_t(slabs_of(p)) * p.tiles * 8;
-  });
+  return with_rows(p.m, [&](auto rows) { return partial_floats(p, rows(), device) * 4 + int64_t(tiles_of(p)) * 8; });
 }
 
 void run(const Columns& whole, bool half, int device, void* stream) {
-  if (in_clusters(device)) return clusters::run(whole, half, device, stream);
-  with_rows(whole.m, [&](auto rows) {
-    using S = Shape<rows()>;
-    Columns p = whole;
-    cut(p, S::tile, device);
-    p.counters = reinterpret_cast<uint64_t*>(p.partials + partial_floats(p, rows(), S::tile));
-    p.tag = skinny::hopper::counter_tag();
-    if (half) launch_columns<Fp16, S, CopyStream, false>(p, device, stream);
-    else launch_columns<Bf16, S, CopyStream, false>(p, device, stream);
+  Columns p = whole;
+  p.room = room_of(p, device);
+  with_rows(p.m, [&](auto rows) {
+    if (!in_clusters(device)) {
+      p.counters = reinterpret_cast<uint64_t*>(p.partials + partial_floats(p, rows(), device));
+      p.tag = skinny::hopper::counter_tag();
+    }
+    if (half) launch_for<Fp16, rows()>(p, device, stream);
+    else launch_for<Bf16, rows()>(p, device, stream);
   });
 }
 

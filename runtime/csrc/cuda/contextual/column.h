@@ -25,7 +25,6 @@ struct Columns {
   int m, k, n, pieces;
   float* partials = nullptr;  // column_scratch() bytes
   // Set at the launch.
-  int width = 0, tiles = 0;      // columns of a tile, tiles of a slab
   int room = 0;                  // for inputs in a block's list
   uint64_t* counters = nullptr;  // behind the partials
   uint64_t tag = 0;              // of the counters; its low byte is 0
@@ -34,19 +33,13 @@ struct Columns {
 // The bits of the least magnitude of a dtype that isn't below a threshold, twice.
 uint32_t limit_for(float threshold, bool half);
 
-// Whether there is a kernel for this device that this product fits; only its sizes are read.
+// Whether the kernel runs on this device and its shared memory has room for this product; only its sizes are read.
 bool takes(const Columns& p, int device);
 
 // Returns the bytes that run() needs in `partials`; 0 from sm_90 on.
 int64_t column_scratch(const Columns& p, int device);
 
 void run(const Columns& p, bool half, int device, void* stream);
-
-// From sm_90 on: blocks in clusters.
-namespace clusters {
-bool takes(const Columns& p, int device);
-void run(const Columns& p, bool half, int device, void* stream);
-}  // namespace clusters
 
 // y = x with 0 for what is smaller in magnitude than the threshold.
 struct Mask {

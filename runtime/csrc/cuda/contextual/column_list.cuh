@@ -27,8 +27,9 @@ struct KeptList {
       : values(reinterpret_cast<uint16_t*>(memory)), inputs(values + room * Rows) {}
 };
 
+// Up to a multiple of 16.
 template <int Rows>
-constexpr int list_bytes(int room) { return room * 2 * (Rows + 1); }
+SPARSEFLOW_BOTH constexpr int list_bytes(int room) { return (room * 2 * (Rows + 1) + 15) / 16 * 16; }
 
 // Returns a bit for each of eight inputs that is kept: bit i for input 2i, bit 16 + i for input 2i + 1. The magnitudes of
 // 16-bit floats are ordered as their bits are, NaN above all.
@@ -79,6 +80,10 @@ __device__ inline int list_kept(const Columns& p, const KeptList<Rows>& list, ui
 #pragma unroll 1
   for (int piece = begin; piece < end; ++piece) {
     const uint32_t kept = staged.kept(piece);
+    if (at + __popc(kept) <= 0 || at >= share.length) {  // of other blocks
+      at += __popc(kept);
+      continue;
+    }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const bool keeps = kept >> (i / 2 + i % 2 * 16) & 1;

@@ -53,37 +53,10 @@ T atomicAdd(T* to, T v) { return std::exchange(*to, *to + v); }
 
 inline void __threadfence() {}
 
-inline void __syncwarp() { emulated::wait(emulated::warp().barrier); }
-
 inline int __popc(uint32_t v) { return std::popcount(v); }
 inline int __ffs(int v) { return v ? std::countr_zero(static_cast<uint32_t>(v)) + 1 : 0; }
 inline float __uint_as_float(uint32_t v) { return std::bit_cast<float>(v); }
 inline uint32_t __float_as_uint(float v) { return std::bit_cast<uint32_t>(v); }
-
-namespace emulated {
-
-// A barrier of the copy engine, in the 8 bytes of shared memory that the device has for it.
-struct CopyBarrier {
-  uint16_t phase;
-  bool armed;
-  int32_t bytes;
-};
-static_assert(sizeof(CopyBarrier) == 8);
-
-struct BulkCopy {
-  uint8_t* to;
-  const void* from;
-  int bytes;
-  CopyBarrier* barrier;
-};
-inline std::vector<BulkCopy> flying;
-
-inline void land(const BulkCopy& c) {
-  std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
-  c.barrier->bytes -= c.bytes;
-}
-
-}  // namespace emulated
 
 namespace sparseflow::cuda::skinny {
 
@@ -91,32 +64,6 @@ inline uint64_t load_acquiring(const uint64_t* from) { return *from; }
 inline uint64_t count(uint64_t* counter) { return (*counter)++; }
 inline void replace(uint64_t* word, uint64_t old, uint64_t by) {
   if (*word == old) *word = by;
-}
-
-inline emulated::CopyBarrier& barrier_at(Shared bar) { return *reinterpret_cast<emulated::CopyBarrier*>(at(bar)); }
-inline void init_barrier(Shared bar, int) { barrier_at(bar) = {}; }
-inline void publish() {}
-inline void publish_barriers() {}
-inline void arrive_expecting(Shared bar, int bytes) {
-  if (barrier_at(bar).armed) std::abort();
-  barrier_at(bar).armed = true, barrier_at(bar).bytes += bytes;
-}
-
-// As an asynchronous copy of a thread, it happens between its start and the wait for it.
-inline void copy_bytes(Shared to, const void* from, int bytes, Shared bar, uint64_t) {
-  if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16 || bytes <= 0) std::abort();
-  const emulated::BulkCopy copy{at(to), from, bytes, &barrier_at(bar)};
-  if (emulated::random_source() & 1) emulated::land(copy);
-  else emulated::flying.push_back(copy);
-}
-
-// Lanes come one after the other: the first completes the phase.
-inline void wait_for(Shared bar, uint32_t parity) {
-  auto& barrier = barrier_at(bar);
-  if ((barrier.phase & 1) != parity) return;
-  std::erase_if(emulated::flying, [&](const auto& copy) { return copy.barrier == &barrier && (emulated::land(copy), true); });
-  if (!barrier.armed || barrier.bytes) std::abort();
-  barrier.armed = false, ++barrier.phase;
 }
 
 }  // namespace sparseflow::cuda::skinny
