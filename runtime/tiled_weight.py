@@ -11,6 +11,9 @@ from sparseflow.runtime import ops as _operators
 from sparseflow.runtime.checks import row_chunks
 from sparseflow.runtime.device_weight import alone
 
+_TILE_BYTES = {6: 8704, 8: 12928}
+"""The bytes of 64 rows and 16 blocks, by the columns of a block."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TiledWeight:
@@ -57,8 +60,7 @@ class TiledWeight:
         # complete now.
         if not torch.cuda.is_current_stream_capturing():
             torch.cuda.current_stream(buffer.device).synchronize()
-        rows = (n + 63) // 64 * 64
-        pitch = buffer.numel() // rows if rows else 0
+        pitch = -(-k // (16 * block)) * _TILE_BYTES[block] // 64
         return cls(buffer[: n * pitch].view(dtype).view(n, pitch // 2), buffer[n * pitch :], k, block)
 
     def settled(self) -> TiledWeight:

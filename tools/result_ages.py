@@ -46,6 +46,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "model_h200": (*GPU, *TUNER),
     "model_small_tuned_h200": (*GPU, *TUNER),
     "noise_cpu": ("runtime/dispatch",),
+    "patterns_h200": ("runtime/csrc/cuda/patterns",),
     "prune_speed_h200": ("sparseflow_compiler/pruning",),
     "quality_contextual": ("sparseflow_compiler/contextual",),
     "quality_encoder": ("sparseflow_compiler/pruning",),

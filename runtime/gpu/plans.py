@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sparseflow.runtime.tiled_weight import TiledWeight
+
 if TYPE_CHECKING:
     from sparseflow.runtime.kernels.base import Weight
 
@@ -78,7 +80,7 @@ def path(
     residual: bool = False,
     epilogue: str = "none",
 ) -> str:
-    """Return what ``sparseflow::linear`` would run now for M rows and, if that is dense, why.
+    """Return what the weight's operator would run now for M rows and, if that is dense, why.
 
     It changes nothing: a missing plan isn't built.
 
@@ -95,9 +97,11 @@ def path(
         ``"skinny for now: its plan is being built"``. With a gated epilogue it ends with where the gate is
         applied: ``"; the gate is part of it"`` or ``"; the gate follows in a kernel of its own"``.
     """
-    sentence: str = torch.ops.sparseflow.linear_path(
-        weight.values, weight.positions, weight.in_features, epilogue, list(policy), bias, residual, m
-    )
+    tensors = weight.values, weight.positions, weight.in_features
+    if isinstance(weight, TiledWeight):
+        tiled: str = torch.ops.sparseflow.pattern_path(*tensors, epilogue, list(policy), weight.block, m)
+        return tiled
+    sentence: str = torch.ops.sparseflow.linear_path(*tensors, epilogue, list(policy), bias, residual, m)
     return sentence
 
 

@@ -71,12 +71,13 @@ def sparse_mm(
 def _sparse_codes(packed: PackedWeight) -> list[int]:
     if packed.device.type != "cuda":
         return []
-    return list(_cuda_codes(packed.out_features, packed.in_features, packed.multiplied, packed.device))
+    shape = packed.out_features, packed.in_features
+    return list(_cuda_codes(*shape, packed.multiplied, packed.device, packed.format.name))
 
 
 @functools.cache
-def _cuda_codes(n: int, k: int, dtype: torch.dtype, device: torch.device) -> tuple[int, ...]:
-    found = which.policies([(n, k)], dtype, device, mode="sparse", tune="off")[n, k]
+def _cuda_codes(n: int, k: int, dtype: torch.dtype, device: torch.device, format: str) -> tuple[int, ...]:
+    found = which.policies([(n, k)], dtype, device, mode="sparse", format=format, tune="off")[n, k]
     return tuple(which.runnable(found).to_ints())
 
 

@@ -9,6 +9,7 @@ from gpu_weights import ACTIVATIONS, TOLERANCE, error, inputs, reference
 from torch import nn
 
 import sparseflow as sf
+from sparseflow.runtime import gpu
 from sparseflow.runtime.formats import find
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.packed import pack
@@ -153,6 +154,20 @@ def test_the_operator_runs_what_the_policy_says(pattern):
         found = linear(x, packed, policy=[1, Choice("tiles", variant).code])
         assert torch.equal(found, product(x, tiled(weight, pattern), variant=variant))
         assert error(found, expected) < TOLERANCE[torch.bfloat16]
+
+
+@EACH
+def test_it_says_what_runs_and_why_not(pattern):
+    tiles = tiled(pruned(256, 1024, pattern), pattern)
+    assert gpu.path(tiles, 8, [1, Choice("tiles", 1).code]) == "tiles, variant 1"
+    assert gpu.path(tiles, 8, [1, Choice("dense").code]) == "dense: the policy says so"
+    assert gpu.path(tiles, 8, [1, Choice("tiles", 2).code], epilogue="silu_gated") == (
+        "tiles, the default variant; the gate is part of it"
+    )
+    assert gpu.path(tiles, 8, [1, Choice("tiles", 9).code]).startswith(
+        "dense: the kernel for few rows has no variant 9"
+    )
+    assert gpu.path(tiles, 0) == "nothing: the result is empty"
 
 
 @EACH

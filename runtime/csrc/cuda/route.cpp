@@ -78,6 +78,7 @@ Route route_of_product(const DeviceWeight& weight, const Want& want, bool act) {
   if (want.m == 0 || weight.n() == 0) return {Way::nothing, choice};
   if (choice.kernel == Kernel::dense) return {Way::dense, choice};
   if (choice.kernel == Kernel::registered) return {Way::registered, choice};
+  SF_REQUIRE(choice.kernel != Kernel::tiles, "linear", "policy names the kernel tiles, which reads weights of 4:6 and 6:8");
   if (!weight.joined()) return refused(choice, Refusal::apart);
   if (!weight.aligned()) return refused(choice, Refusal::unaligned);
   if (choice.kernel == Kernel::skinny) return by_skinny(weight, want, choice, Way::skinny, choice.algorithm);

@@ -17,10 +17,9 @@ namespace sparseflow::cuda::patterns {
 using skinny::Eight;
 using skinny::load4;
 
-template <int Block, int Tiles, int RowWarps, int PerSm, int MTiles, bool Idle = false>
+template <int Block, int Tiles, int RowWarps, int PerSm, int MTiles>
 struct DecodeShape {
   using P = Pattern<Block>;
-  static constexpr bool idle = Idle;
   static constexpr int tiles = Tiles, row_warps = RowWarps, per_sm = PerSm, m_tiles = MTiles;
   static constexpr int slabs = Tiles * RowWarps, rows = 16 * slabs, m_rows = 8 * MTiles;
   static constexpr int threads = 32 * RowWarps + 64;
@@ -187,7 +186,7 @@ template <class S>
 __device__ inline void fill_table(uint32_t* table) {
   using P = typename S::P;
   constexpr int single = 1 << P::code_bits;
-  const auto& known = [] -> const auto& {
+  const auto& known = []() -> const auto& {
     if constexpr (P::block == 8) return positions_8;
     else return positions_6;
   }();
@@ -446,7 +445,7 @@ __device__ inline void consume(const DecodeCall& c, const Room& room) {
   for (Walk walk(c, work); walk.left > 0; walk.advance(c)) {
     wait_until(room.full + 8 * turn.slot, turn.parity);
     // A strip at the end may have fewer rows, and a warp without any reads none of what was not loaded.
-    if (!S::idle && row_of<S>(c.p, walk.strip, warp) < c.p.n)
+    if (row_of<S>(c.p, walk.strip, warp) < c.p.n)
       multiply_stage<T, S>(sums, room.ring + turn.slot * S::stage_bytes, room.table);
     __syncwarp();
     if (threadIdx.x % 32 == 0) skinny::arrive(room.empty + 8 * turn.slot);

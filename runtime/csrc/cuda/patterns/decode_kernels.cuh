@@ -17,18 +17,21 @@ template <class T, int Block, int Tiles, int RowWarps, int PerSm>
 constexpr void fill(DecodeKernel (&row)[DecodeKernels::widths]) {
   row[0] = decode_kernel<T, DecodeShape<Block, Tiles, RowWarps, PerSm, 1>>();
   row[1] = decode_kernel<T, DecodeShape<Block, Tiles, RowWarps, PerSm, 2>>();
-  // More rows of x are read from shared memory for each 32 rows of W, else that would take longer than reading W.
-  row[2] = decode_kernel<T, DecodeShape<Block, 2, 8, 1, 4>>();
-  row[3] = decode_kernel<T, DecodeShape<Block, 2, 8, 1, 8>>();
+  // More rows of x must be read from shared memory for 32 rows of W at a time, else that would take longer than W does.
+  if constexpr (Tiles > 1) {
+    row[2] = decode_kernel<T, DecodeShape<Block, Tiles, RowWarps, PerSm, 4>>();
+    row[3] = decode_kernel<T, DecodeShape<Block, Tiles, RowWarps, PerSm, 8>>();
+  }
 }
 
-// Small strips are shared by fewer blocks, large ones read x less often.
+// Strips of 256 rows read x less often, those of 128 are shared by fewer blocks (measured on an H200: up to 16 rows of x
+// the first are the fastest of nearly all products, the others of some; strips of 64 rows of none).
 template <class T, int Block>
 constexpr DecodeKernels decode_kernels_of() {
   DecodeKernels out{};
-  fill<T, Block, 1, 4, 2>(out.kernel[0]);
-  fill<T, Block, 1, 8, 1>(out.kernel[1]);
-  fill<T, Block, 2, 8, 1>(out.kernel[2]);
+  fill<T, Block, 2, 8, 1>(out.kernel[0]);
+  fill<T, Block, 2, 4, 2>(out.kernel[1]);
+  fill<T, Block, 1, 8, 1>(out.kernel[2]);
   return out;
 }
 

@@ -28,7 +28,8 @@ struct DecodeKernel {
 
 struct DecodeKernels {
   static constexpr int widths = 4;
-  DecodeKernel kernel[kVariants][widths];  // by m_rows = 8, 16, 32, 64
+  // By m_rows = 8, 16, 32, 64; empty where it isn't useful.
+  DecodeKernel kernel[kVariants][widths];
 };
 
 extern const DecodeKernels bf16_kernels_6, bf16_kernels_8, fp16_kernels_6, fp16_kernels_8;

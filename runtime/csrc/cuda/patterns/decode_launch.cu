@@ -19,8 +19,10 @@ const DecodeKernels& kernels_of(int block, bool half) {
 }
 
 const DecodeKernel& kernel_for(int variant, const Product& p, int block, bool half) {
-  const int width = p.m <= 8 ? 0 : p.m <= 16 ? 1 : p.m <= 32 ? 2 : 3;
-  return kernels_of(block, half).kernel[variant][width];
+  const auto& row = kernels_of(block, half).kernel[variant];
+  int width = 0;
+  while (width < DecodeKernels::widths - 1 && 8 << width < p.m && row[width + 1].multiply) ++width;
+  return row[width];
 }
 
 // Returns the number of stages that fit; fewer than two aren't enough.
@@ -68,7 +70,8 @@ std::string refusal(int variant, const Product& p, int block, int device) {
     return "has the variants 0 to " + std::to_string(kVariants - 1) + ", got " + std::to_string(variant);
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "needs sparse tensor cores, which GPUs have from sm_80 on";
   const DecodeKernel& kernel = kernel_for(variant, p, block, false);
-  if (p.gated && kernel.rows < 256) return "has no gate in variant " + std::to_string(variant);
+  // A warp needs rows of the gate and those that they gate.
+  if (p.gated && kernel.rows / kernel.row_warps < 32) return "has no gate in variant " + std::to_string(variant);
   const Grid g = grid_of(kernel, p, device);
   if (int64_t(g.strips) * g.units * g.blocks > INT32_MAX) return "takes no weight of so many elements";
   if (slots_for(kernel, device) < 2)
@@ -76,12 +79,11 @@ std::string refusal(int variant, const Product& p, int block, int device) {
   return "";
 }
 
-// Strips of 256 rows read x less often; of fewer, they are shared by fewer blocks.
+// The first that fits the GPU's shared memory.
 int default_variant(const Product& p, int block, int device) {
-  if (p.gated || p.m > 16) return refusal(2, p, block, device).empty() ? 2 : 0;
-  const int64_t strips = (p.n + 127) / 128;
-  const int preferred = strips >= 2 * attribute(cudaDevAttrMultiProcessorCount, device) ? 1 : 0;
-  return refusal(preferred, p, block, device).empty() ? preferred : 0;
+  for (int variant = 0; variant < kVariants; ++variant)
+    if (refusal(variant, p, block, device).empty()) return variant;
+  return 0;
 }
 
 int64_t scratch_bytes(int variant, const Product& p, int block, int device) {
@@ -93,7 +95,8 @@ int64_t scratch_bytes(int variant, const Product& p, int block, int device) {
 void forget_devices() {
   for (const DecodeKernels* kernels : {&bf16_kernels_6, &bf16_kernels_8, &fp16_kernels_6, &fp16_kernels_8})
     for (const auto& row : kernels->kernel)
-      for (const DecodeKernel& kernel : row) *kernel.ready = 0;
+      for (const DecodeKernel& kernel : row)
+        if (kernel.ready) *kernel.ready = 0;
   tag() = random_tag();
 }
 

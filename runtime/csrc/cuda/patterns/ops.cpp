@@ -154,25 +154,24 @@ struct Call {
   }
 };
 
-Product sizes_of(const Call& c, bool gated) {
+Product sizes_of(const Weight& w, int64_t m, bool gated) {
   Product p{};
-  p.n = static_cast<int>((c.weight.n() + 7) / 8 * 8);
-  p.k = static_cast<int>((c.weight.k + 7) / 8 * 8);
-  p.m = static_cast<int>(c.m);
+  p.n = static_cast<int>((w.n() + 7) / 8 * 8);
+  p.k = static_cast<int>((w.k + 7) / 8 * 8);
+  p.m = static_cast<int>(m);
   p.gated = gated;
   return p;
 }
 
-// Why the kernel for few rows doesn't take a call in this variant, or "".
-std::string refused(const Call& c, int64_t variant, bool gated) {
-  const Weight& w = c.weight;
+// Why the kernel for few rows doesn't take m rows of x in this variant, or "".
+std::string refused(const Weight& w, int64_t m, int64_t variant, bool gated) {
   if (!w.tiled()) return "takes tiles, not the portable form, in which weights of float32 and of builds without nvcc are";
   if (!w.whole()) return "takes tiles that lie in one buffer, aligned to 16 bytes";
   if (w.k == 0) return "takes no weights without columns";
-  if (w.n() > kLargest || w.k > kLargest || c.m > kLargest) return "takes sizes up to " + std::to_string(kLargest);
+  if (w.n() > kLargest || w.k > kLargest || m > kLargest) return "takes sizes up to " + std::to_string(kLargest);
   if (gated && w.n() % 128) return "needs N to be a multiple of 128 for a gate, got N=" + std::to_string(w.n());
   if (variant < kDefault || variant >= kVariants) return "has no variant " + std::to_string(variant);
-  const Product sizes = sizes_of(c, gated);
+  const Product sizes = sizes_of(w, m, gated);
   return refusal(variant == kDefault ? default_variant(sizes, w.block, w.device()) : static_cast<int>(variant), sizes,
                  w.block, w.device());
 }
@@ -182,7 +181,7 @@ const void* pointer(const std::optional<Tensor>& t) { return t ? t->const_data_p
 // y of a call that refused() takes, of at least one row.
 Tensor product(const Call& c, Activation activation, int64_t variant, bool gated) {
   const Weight& w = c.weight;
-  Product p = sizes_of(c, gated);
+  Product p = sizes_of(w, c.m, gated);
   const int64_t out = gated ? w.n() / 2 : w.n(), padded_out = gated ? out : p.n;
   const std::vector<int64_t> sizes = sizes_with_last(c.x, out);
   const Tensor x = padded(usable(c.x), c.m, w.k, c.m, p.k);
@@ -209,6 +208,24 @@ Tensor dense_product(const Call& c, Activation activation, const std::optional<T
   return added(activated(call_aten("aten::linear", "", c.x, weight, c.bias), activation), c.residual);
 }
 
+// What runs a product: the kernel for few rows, or, for a reason, the dense product.
+struct Route {
+  bool sparse, gate_inside;
+  int64_t variant;
+  std::string why;
+};
+
+Route route_of(const Weight& w, int64_t m, const Choice& choice, bool gated) {
+  if (choice.kernel == Kernel::dense) return {false, false, 0, "the policy says so"};
+  const int64_t variant = choice.kernel == Kernel::tiles ? choice.algorithm : kDefault;
+  // The variant that is best without a gate may have strips of too few rows for one.
+  for (const int64_t v : {variant, kDefault})
+    if (gated && refused(w, m, v, true).empty()) return {true, true, v, ""};
+  std::string why = refused(w, m, variant, false);
+  if (!why.empty()) return {false, false, 0, "the kernel for few rows " + std::move(why)};
+  return {true, false, variant, ""};
+}
+
 template <int Block>
 Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, std::optional<Tensor> bias,
               std::optional<Tensor> residual, int64_t in_features, std::string epilogue, std::vector<int64_t> policy,
@@ -223,14 +240,30 @@ Tensor linear(const Tensor& x, const Tensor& values, const Tensor& positions, st
   if (choice.kernel == Kernel::registered)
     return run_registered(x, values, positions, bias, residual, in_features, epilogue, choice);
   const OnDevice guard(c.weight.device());
-  const int64_t variant = choice.kernel == Kernel::tiles ? choice.algorithm : kDefault;
-  const bool sparse = choice.kernel != Kernel::dense;
-  // The variant that is best without a gate may have strips of too few rows for one.
-  for (const int64_t v : {variant, kDefault})
-    if (sparse && ending.gated && refused(c, v, true).empty()) return product(c, ending.activation, v, true);
+  const Route route = route_of(c.weight, c.m, choice, ending.gated);
+  if (route.sparse && route.gate_inside) return product(c, ending.activation, route.variant, true);
   const Activation before = ending.before_gate();
-  const Tensor y = sparse && refused(c, variant, false).empty() ? product(c, before, variant, false) : dense_product(c, before, dense);
+  const Tensor y = route.sparse ? product(c, before, route.variant, false) : dense_product(c, before, dense);
   return ending.gated ? gated(op, y, c.m, ending.activation) : y;
+}
+
+// Returns a sentence about what the product of m rows would run.
+std::string pattern_path(const Tensor& values, const Tensor& positions, int64_t in_features, std::string epilogue,
+                         std::vector<int64_t> policy, int64_t block, int64_t m) {
+  constexpr const char* op = "pattern_path";
+  SF_REQUIRE(block == 6 || block == 8, op, "block must be 6 or 8, got " + std::to_string(block));
+  const Weight w{values, positions, in_features, static_cast<int>(block)};
+  w.check(op);
+  const Choice choice = choice_for(op, policy, m, Device::cuda);
+  const bool gate = epilogue_of(op, epilogue, w.n(), false).gated;
+  if (m <= 0 || w.n() == 0) return "nothing: the result is empty";
+  if (choice.kernel == Kernel::registered) return "kernel " + std::to_string(choice.code & 255) + ", registered from Python";
+  const Route route = route_of(w, m, choice, gate);
+  const std::string product = !route.sparse         ? "dense: " + route.why
+                              : route.variant < 0 ? "tiles, the default variant"
+                                                  : "tiles, variant " + std::to_string(route.variant);
+  if (!gate) return product;
+  return product + (route.gate_inside ? "; the gate is part of it" : "; the gate follows in a kernel of its own");
 }
 
 // Multiplies by a variant of the kernel, or throws.
@@ -240,7 +273,7 @@ Tensor pattern_linear(const Tensor& x, const Tensor& values, const Tensor& posit
   const Call c(op, x, checked_tiles(op, values, positions, in_features, block), bias, residual);
   const Epilogue ending = epilogue_of(op, epilogue, c.weight.n(), residual.has_value());
   const OnDevice guard(c.weight.device());
-  const std::string why = refused(c, variant, ending.gated);
+  const std::string why = refused(c.weight, c.m, variant, ending.gated);
   SF_REQUIRE(why.empty(), op, "the kernel for few rows " + why);
   if (c.m == 0 || c.weight.n() == 0)
     return torch::stable::new_empty(x, sizes_with_last(x, ending.gated ? c.weight.n() / 2 : c.weight.n()));
@@ -262,6 +295,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "pattern_linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, int in_features, "
       "str epilogue, int block, int variant) -> Tensor");
+  m.def(
+      "pattern_path(Tensor values, Tensor positions, int in_features, str epilogue, int[] policy, int block, int m) -> str");
   m.def("pattern_variants(int n, int k, int m) -> int");
 }
 
@@ -271,6 +306,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   m.impl("pattern_portable", TORCH_BOX(&pattern_portable));
   m.impl("pattern_dense", TORCH_BOX(&pattern_dense));
   m.impl("pattern_linear", TORCH_BOX(&pattern_linear));
+  m.impl("pattern_path", TORCH_BOX(&pattern_path));
   m.impl("linear_4_6", TORCH_BOX(&linear<6>));
   m.impl("linear_6_8", TORCH_BOX(&linear<8>));
 }
