@@ -1,10 +1,11 @@
 """What numbers in fp8 cost: perplexity of a small chat model in {bf16, fp8} × {dense, 2:4}.
 
 Weights in e4m3 have a scale for each row (sparseflow.runtime.fp8.quantize_weight). With "fp8 x fp8" the rows
-of x are in e4m3 too, as linear_fp8 multiplies many rows; with "weights" they stay as they are, as it multiplies
-few. Products are of the dequantised numbers in float32, so that a figure is of the numbers and of no kernel. 2:4
-is pruned once, by SparseGPT, calibrated on text that the model writes itself. Perplexity is over windows of 512
-tokens, from their fifth on, of texts that nothing was calibrated on; the head stays in the model's dtype.
+of x are in e4m3 too, as linear_fp8 multiplies many rows; with "weights" they stay as they are, as it
+multiplies few. Products are of the dequantised numbers in float32, so that a figure is of the numbers and of
+no kernel. 2:4 is pruned once, by SparseGPT, calibrated on text that the model writes itself. Perplexity is
+over windows of 512 tokens, from their fifth on, of texts that nothing was calibrated on; the head stays in
+the model's dtype.
 
     python benchmarks/quality/fp8_numbers.py MODEL TEXTS.json [--device cuda] [--results FOLDER]
 
