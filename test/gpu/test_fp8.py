@@ -110,6 +110,12 @@ GATES = {
 }
 
 
+def whole(x, weight, bias):
+    """The product with x as it is."""
+    dense = weight.format.dense(weight.tensors, weight.in_features)
+    return x.double() @ (dense.double() * weight.scales.double()[:, None]).T + bias.double()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("path", GATES)
 def test_a_gated_layer_on_every_path(path, dtype):
@@ -122,10 +128,12 @@ def test_a_gated_layer_on_every_path(path, dtype):
     for m in rows:
         x = inputs(m, 1088, dtype, seed=m)
         for activation in ("silu", "gelu_tanh"):
-            gate, up = reference(x, weight, bias).chunk(2, -1)
+            # The kernel for few rows leaves x in 16 bits.
+            exact = whole(x, weight, bias) if "skinny" in path else reference(x, weight, bias)
+            gate, up = exact.chunk(2, -1)
             y = run(x, weight, bias, epilogue=f"{activation}_gated", policy=policy)
             assert (y.dtype, y.shape, y.is_contiguous()) == (dtype, (m, 704), True)
-            assert error(y, ACTIVATIONS[activation](gate) * up) < BOUND, m
+            assert error(y, ACTIVATIONS[activation](gate) * up) < (SAME if "skinny" in path else BOUND), m
         assert gpu.path(device, m, policy, bias=True, epilogue="silu_gated") == path
 
 
