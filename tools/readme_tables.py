@@ -22,11 +22,15 @@ import figures
 from tables import TABLES
 from tables_choice import NAME as CHOICE
 from tables_choice import which_sparsity
-from tables_default import NAMES as MAY_LACK
+from tables_default import NAMES as DEFAULTS
+from tables_serving import NAMES as SERVED
+
+MAY_LACK = (*DEFAULTS, *SERVED)
+"""Files that are not there where their measurement was not made."""
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FOLDER = re.compile(r" --(results|limit|deadline|out) \S+")
+FOLDER = re.compile(r" --(results|limit|deadline|out|logs) \S+")
 MOST_NAMED = 2
 SOME_M = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 

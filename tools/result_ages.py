@@ -57,7 +57,10 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "quick_tuning_h200": TUNER,
     "same_tokens_cpu": CPU,
     "serve_chat": (),  # what a server answered, no speed
+    "serve_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
     "skinny_h200": GPU,
+    "vllm_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
+    "vllm_load_h200": ("sparseflow_compiler/integrations/vllm",),
 }
 """The folders whose change makes a result too old."""
 

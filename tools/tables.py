@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import tables_serving
 from _table import Rows, grouped, markdown, times
 from tables_contextual import contextual_cpu, contextual_h200, contextual_model
 from tables_decode import decode, decode_attention
@@ -212,5 +213,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "quality_lm_h200": quality_lm,
     "quality_smollm2_h200": quality_patterns,
     "quality_lm_train_h200": quality_lm_train,
+    "serve_h200": tables_serving.serve,
     "skinny_h200": skinny_h200,
+    "vllm_h200": tables_serving.vllm,
+    "vllm_load_h200": tables_serving.load,
 }

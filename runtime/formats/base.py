@@ -105,10 +105,15 @@ class Format(ABC):
         """The operator; the first access imports the module that registers it."""
         return _operator(self)
 
-    def opaque_op(self, device_type: str) -> Callable[..., Tensor]:
-        """Return the operator that torch.compile leaves whole on a device, so that it dispatches each call.
+    def traced_op(self, device_type: str, policy: Sequence[int]) -> Callable[..., Tensor]:
+        """Return the operator for a program that torch.compile makes for every M at once.
 
-        A program for every M needs it where `op` decomposes while it is traced.
+        It differs from `op` where that decomposes while it is traced, and a policy has for few rows what only
+        the whole operator can call.
+
+        Args:
+            device_type: where it runs.
+            policy: the operator's argument.
         """
         return self.op
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sparseflow.runtime.formats.two_of_four import TwoOfFour
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -54,11 +54,15 @@ class Sparse24Fp8(TwoOfFour):
         """Import the Python module that registers the operator."""
         import sparseflow.runtime.fp8  # noqa: F401  registers linear_fp8
 
-    def opaque_op(self, device_type: str) -> Callable[..., Tensor]:
-        """Return ``linear_fp8_fused`` on CUDA, where few rows have a kernel that takes them in 16 bits."""
+    def traced_op(self, device_type: str, policy: Sequence[int]) -> Callable[..., Tensor]:
+        """Return ``linear_fp8_fused`` on CUDA if the policy has the kernel that takes few rows in 16 bits.
+
+        Otherwise the scaling of rows is better left to inductor, which fuses it with the layers around.
+        """
         from sparseflow.runtime import fp8
 
-        return fp8.linear_fp8_fused if device_type == "cuda" else fp8.linear_fp8
+        few = any(code & 255 == fp8.SKINNY for code in policy[1::2])
+        return fp8.linear_fp8_fused if few and device_type == "cuda" else fp8.linear_fp8
 
     def pack(self, weight: Tensor) -> Tensors:
         """Pack, then quantise each row; N and K are at least 1."""

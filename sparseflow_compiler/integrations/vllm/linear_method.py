@@ -68,7 +68,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
         self._form: Form | None = None
         self._dense: LinearMethodBase | None = None  # what runs the layer if it is dense
         self._k, self._dtype = 0, torch.float32
-        self._use(find(layers.options.format), "meta")
+        self._use(find(layers.options.format))
         self._codes: list[int] | None = None
         self._epilogue = "none"
         self._keeps_dense = False
@@ -147,6 +147,7 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
     def run_sparse(self, layer: nn.Module, weight: PackedWeight, policy: Policy) -> None:
         """Run a layer by a policy from now on; the weight is the one that it holds."""
         self._codes = policy.to_ints()
+        self._op = weight.format.traced_op(weight.device.type, self._codes)
         if policy.keeps_dense:
             self._keeps_dense = True
             weight.keep_dense()
@@ -212,14 +213,14 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             self.run_dense(layer, weight)
             self._layers.arrived(self, layer, no_pattern(weight, self._sizes, self._parts.names))
             return
-        self._use(found.format, found.device.type)
+        self._use(found.format)
         self._settle(found)
         self._hold(layer, found)
         self._layers.arrived(self, layer, found)
 
-    def _use(self, format: Format, device_type: str) -> None:
+    def _use(self, format: Format) -> None:
         """Multiply by weights in a format from now on."""
-        self._format, self._op = format, format.opaque_op(device_type)
+        self._format, self._op = format, format.op
         self._names = (_PACKED, *(f"weight_{part}" for part in format.part_names[1:]))
 
     def _in_format(self, weight: Tensor | PackedWeight) -> PackedWeight | None:
