@@ -203,7 +203,7 @@ def _block_of(name: str) -> int:
 
 
 def note(path: Path) -> str:
-    """Return the results of a file as a table in Markdown: geometric means over the layers that have all forms."""
+    """Return a result as a table in Markdown: geometric means over the layers that have all forms."""
     rows = json.loads(path.read_text())["rows"]
     forms = list(dict.fromkeys((row["form"], row["block"]) for row in rows))
     by_layer: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
