@@ -173,7 +173,7 @@ class Measuring:
         rows, about = written(self.model, self.tokenizer, length, options.tokens, seconds, seed)
         print(f"seed {seed}: written {about}, {self._spent():.0f} s", flush=True)
         kept = torch.stack(rows[: max(1, options.tokens // length)])
-        return list(kept.split(options.batch))
+        return list(torch.split(kept, options.batch))
 
     def _kind(self, pattern: str, method: str, reconstruct: str) -> tuple[str, str]:
         """Return what decides how long a case takes."""

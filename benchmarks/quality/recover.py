@@ -113,7 +113,7 @@ class Run:
     def _prune(self, model: nn.Module, pattern: str, method: Any) -> dict[str, Any]:
         """Prune a model in place; return what its rows say beside the case."""
         options = self.options
-        batches = list(torch.stack(self.text[: options.samples]).split(options.prune_batch))
+        batches = list(torch.split(torch.stack(self.text[: options.samples]), options.prune_batch))
         how: dict[str, Any] = {"pattern": pattern}
         if pattern == MIXED and options.mixed is not None:
             how = {"pattern": json.loads(options.mixed.read_text())}

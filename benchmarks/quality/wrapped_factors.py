@@ -132,14 +132,15 @@ class Factors:
         the best one of the block alone.
         """
         spread = self._right(self._right(self.gram, self._transposed(self.b)).mT, self._transposed(self.b))
-        core = spread.unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        groups = len(spread) // 4
+        core = spread.reshape(groups, 4, groups, 4).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         scales = self.a.square().sum(1).flatten()
         losses = self._block_losses(self.a, self.s)
         for _ in range(swaps):
             best, gains = self._best_masks(core, scales)
             many, one = self._chosen(gains, CHUNKS), self._chosen(gains, 1)
             for chosen in (many, one):
-                changed = torch.where(chosen[:, :, None], best, self.s.unflatten(1, (-1, 4))).flatten(1)
+                changed = torch.where(chosen[:, :, None], best, _groups(self.s)).flatten(1)
                 after = self._block_losses(self.a, changed)
                 better = after < losses
                 self.s = torch.where(better.repeat_interleave(self.block)[:, None], changed, self.s)
@@ -147,10 +148,10 @@ class Factors:
 
     def _best_masks(self, core: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
         """Return each group's best entries under any mask ``[N, K/4, 4]``, and what the loss falls by."""
-        entries = self.s.unflatten(1, (-1, 4))
+        entries = _groups(self.s)
         curvature = core[None] * scales[:, None, None, None]
         bent = (curvature @ entries[..., None]).squeeze(-1)
-        pull = self._pull().unflatten(1, (-1, 4)) + bent
+        pull = _groups(self._pull()) + bent
         now = (2 * pull - bent).mul_(entries).sum(-1)
         best, gains = torch.zeros_like(entries), torch.full_like(now, -torch.inf)
         for i, j in itertools.combinations(range(4), 2):
@@ -170,11 +171,11 @@ class Factors:
         """Return bool ``[N, K/4]``: the best group in each block of rows and chunk of columns."""
         groups = gains.shape[1]
         chunks = next(count for count in range(min(chunks, groups), 0, -1) if groups % count == 0)
-        pieces = gains.unflatten(0, (-1, self.block)).unflatten(2, (chunks, -1)).transpose(1, 2).flatten(2)
+        width = groups // chunks
+        pieces = gains.reshape(-1, self.block, chunks, width).transpose(1, 2).flatten(2)
         chosen = torch.zeros_like(pieces, dtype=torch.bool)
         chosen.scatter_(2, pieces.argmax(2, keepdim=True), True)
-        width = groups // chunks
-        return chosen.unflatten(2, (self.block, width)).transpose(1, 2).flatten(2).flatten(0, 1)
+        return chosen.reshape(-1, chunks, self.block, width).transpose(1, 2).reshape(-1, groups)
 
     def _update_values(self, steps: int) -> None:
         """Fit the nonzeros of S by conjugate gradients, which lower the loss with every step."""
@@ -198,10 +199,10 @@ class Factors:
     def _block_losses(self, a: Tensor, s: Tensor) -> Tensor:
         """Return the loss of each block of rows, ``[N/block]``."""
         difference = self.weight - self._left(a, self._right(s, self.b))
-        return _rows_loss(difference, self.gram).unflatten(0, (-1, self.block)).sum(1)
+        return _rows_loss(difference, self.gram).reshape(-1, self.block).sum(1)
 
     def _row_blocks(self, matrix: Tensor) -> Tensor:
-        return matrix.unflatten(0, (-1, self.block))
+        return matrix.reshape(-1, self.block, matrix.shape[1])
 
     def _left(self, a: Tensor, matrix: Tensor) -> Tensor:
         """Multiply by a block-diagonal matrix from the left."""
@@ -209,12 +210,17 @@ class Factors:
 
     def _right(self, matrix: Tensor, b: Tensor) -> Tensor:
         """Multiply by a block-diagonal matrix from the right."""
-        blocks = matrix.unflatten(1, (-1, self.block)).transpose(0, 1)
+        blocks = matrix.reshape(len(matrix), -1, self.block).transpose(0, 1)
         return (blocks @ b).transpose(0, 1).flatten(1)
 
     @staticmethod
     def _transposed(blocks: Tensor) -> Tensor:
         return blocks.mT.contiguous()
+
+
+def _groups(matrix: Tensor) -> Tensor:
+    """Return a matrix ``[N, K]`` as its groups of four, ``[N, K/4, 4]``."""
+    return matrix.reshape(len(matrix), -1, 4)
 
 
 def _rows_loss(difference: Tensor, gram: Tensor) -> Tensor:

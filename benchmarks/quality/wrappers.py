@@ -6,16 +6,19 @@ dense, A and B counted in 16 bits, and the proxy loss tr(ΔHΔᵀ) over tr(WHW�
 and with that of text that it wasn't made by. With --own, H is of text that the model writes, and every form
 is put into the whole model for its perplexity; without, H is of half of the windows.
 
-    python benchmarks/quality/wrappers.py MODEL TEXTS.json [--device cuda --own] [--blocks 0 15 29]
+    python benchmarks/quality/wrappers.py run MODEL TEXTS.json [--device cuda --own] [--blocks 0 15 29]
         [--deadline 540] [--results FOLDER]
+    python benchmarks/quality/wrappers.py note RESULT.json
 
-TEXTS is what `recover.py prepare` wrote. Rows are written as they are made.
+TEXTS is what `recover.py prepare` wrote. Rows are written as they are made. `note` prints the table for
+docs/design/lab-notes.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import sys
 import time
@@ -59,8 +62,9 @@ def grams_of(model: nn.Module, layers: list[Layer], windows: Tensor) -> dict[str
         return lambda module, args: see(name, args[0])
 
     handles = [layer.module.register_forward_pre_hook(hook(layer.name)) for layer in layers]
+    body = getattr(model, "base_model", model)  # without the head, which reads no layer's input
     for window in windows:
-        model(window[None])
+        body(window[None])
     for handle in handles:
         handle.remove()
     return found
@@ -96,6 +100,7 @@ class Study:
         self.layers = [layer for layer in find_layers(self.model, sf.DEFAULT_SKIP) if layer.dense is None]
         if not options.own:
             self.layers = [layer for layer in self.layers if _block_of(layer.name) in options.blocks]
+            del self.model.base_model.layers[max(options.blocks) + 1 :]
         self.head = meta(
             device_name(self.device),
             model="SmolLM2-135M-Instruct",
@@ -197,9 +202,43 @@ def _block_of(name: str) -> int:
     return next((int(part) for part in name.split(".") if part.isdecimal()), -1)
 
 
+def note(path: Path) -> str:
+    """Return a result as a table in Markdown: geometric means over the layers that have all forms."""
+    rows = json.loads(path.read_text())["rows"]
+    forms = list(dict.fromkeys((row["form"], row["block"]) for row in rows))
+    by_layer: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
+    for row in rows:
+        by_layer.setdefault(row["layer"], {})[row["form"], row["block"]] = row
+    whole = by_layer.pop("all", {})
+    layers = [found for found in by_layer.values() if len(found) == len(forms)]
+    heads = ("bytes over dense", "loss over 2:4's", "on other text", "perplexity over dense")
+    lines = [f"| {len(layers)} layers | {' | '.join(heads)} |", "|---|---|---|---|---|"]
+    for form in forms:
+        weights = [found[form]["N"] * found[form]["K"] for found in layers]
+        size = sum(w * found[form]["bytes_over_dense"] for w, found in zip(weights, layers, strict=True))
+        losses = [_mean_ratio(layers, form, key) for key in ("proxy", "proxy_held_out")]
+        ratio = f"{whole[form]['ratio']:.3f}" if form in whole else "–"
+        name = f"A·S·B, blocks of {form[1]}" if form[1] else form[0]
+        lines.append(f"| {name} | {size / sum(weights):.3f} | {losses[0]:.3f} | {losses[1]:.3f} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _mean_ratio(
+    layers: list[dict[tuple[str, int], dict[str, Any]]], form: tuple[str, int], key: str
+) -> float:
+    """Return the geometric mean of a form's losses over those of 2:4."""
+    logs = [math.log(found[form][key] / found["2:4", 0][key]) for found in layers]
+    return math.exp(sum(logs) / len(logs))
+
+
 def parse() -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    main_parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = main_parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("note").add_argument("result", type=Path, help="what run wrote")
+    parser = commands.add_parser("run")
     parser.add_argument("model", type=Path, help="folder or .gguf of the model")
     parser.add_argument("texts", type=Path, help="what recover.py prepare wrote")
     parser.add_argument("--own", action="store_true", help="H of own text, all layers, and perplexity")
@@ -218,12 +257,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, default=math.inf, help="seconds for everything")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    return parser.parse_args()
+    return main_parser.parse_args()
 
 
 def main() -> int:
-    """Measure, and write quality_wrappers_<device>.json."""
-    Study(parse(), time.monotonic()).run()
+    """Measure and write quality_wrappers_<device>.json, or print what is in it."""
+    options = parse()
+    if options.command == "note":
+        print(note(options.result))
+    else:
+        Study(options, time.monotonic()).run()
     return 0
 
 

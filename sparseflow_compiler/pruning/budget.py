@@ -232,6 +232,8 @@ def _pruned_anew(
 
 def _frontier(found: Candidates) -> tuple[FrontierPoint, ...]:
     """Return measured points, evenly spaced in what they save at least, the slowest model first."""
+    if not found.options:
+        return ()
     front, most, points = found.by_saving(), found.most_saved, {}
     for place in range(FRONTIER_POINTS):
         forgone = most * (1 - place / (FRONTIER_POINTS - 1))

@@ -68,7 +68,7 @@ def savings(
     }
     if not unmeasured and any(any(saved.values()) for saved in by_layer.values()):
         return Savings(by_layer, "µs", "")
-    return bytes_saved(layers, patterns, _why_bytes(unmeasured))
+    return bytes_saved(layers, patterns, _why_bytes(unmeasured) if layers else "")
 
 
 def bytes_saved(layers: Sequence[Layer], patterns: Sequence[str], note: str = "") -> Savings:

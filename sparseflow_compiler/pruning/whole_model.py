@@ -74,7 +74,7 @@ def prune(
             all of them, are held in memory on the model's device. With ``"magnitude"`` they are only used to
             report output errors.
         skip: fnmatch patterns of layer names that stay dense, in addition to `DEFAULT_SKIP`. ``"auto"``
-            stands for `DEFAULT_SKIP` and, unless `max_loss` is given, ``max_loss=0.05``.
+            stands for `DEFAULT_SKIP` and, without a budget, ``max_loss=0.05``.
         skip_defaults: ``False`` ignores `DEFAULT_SKIP`.
         max_loss: the greatest loss that pruning may cost on the calibration batches: KL from the dense model
             in nats per token for a model with logits, else 1 − cosine of its output. Each layer gets the

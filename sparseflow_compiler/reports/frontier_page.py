@@ -79,7 +79,8 @@ def _patterns(budget: Document) -> Bars:
     counts: dict[str, int] = {}
     for choice in budget["choices"]:
         counts[choice["pattern"]] = counts.get(choice["pattern"], 0) + 1
-    bars = tuple((pattern, float(count), f"{count} layers") for pattern, count in sorted(counts.items()))
+    order = sorted(counts, key=lambda pattern: (pattern != _DENSE, pattern))
+    bars = tuple((pattern, float(counts[pattern]), f"{counts[pattern]} layers") for pattern in order)
     return Bars("Layers by chosen pattern", bars)
 
 

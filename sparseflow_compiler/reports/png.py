@@ -45,7 +45,9 @@ def png(page: Page, *, dark: bool = False) -> bytes:
         picture.text(0.03, 1 - 0.45 / whole, "\n".join(about), fontsize=7.5, color=palette.quiet, va="top")
         top = 1 - head / whole
         for piece, height in zip(page.pieces, heights, strict=True):
-            above = 0.75 if isinstance(piece, HeatMap | Pies) else 0.55  # these have their own headings
+            above = (
+                0.75 if isinstance(piece, Curve | HeatMap | Pies) else 0.55
+            )  # these have their own headings
             room = (0.03, top - (height - 0.2) / whole, 0.94, (height - above) / whole)
             picture.text(0.03, top - 0.1 / whole, piece.title, fontsize=10, fontweight="bold", va="top")
             _draw(picture, piece, room, palette)
@@ -67,7 +69,7 @@ def _height(piece: Piece) -> float:
         case Pies():
             return 2.9
         case Curve():
-            return 3.4
+            return 3.9
         case Table(rows=table_rows):
             return 0.9 + 0.2 * min(len(table_rows), _ROWS + 1)
 
@@ -84,7 +86,9 @@ def _draw(picture: Figure, piece: Piece, room: Room, palette: Palette) -> None:
         case Pies():
             _pies(picture, piece, room, palette)
         case Curve():
-            _curve(_axes(picture, room, left=0.06), piece, palette)
+            below = 0.18 * room[3]  # for the numbers and the name of the lower axis
+            higher = (room[0], room[1] + below, room[2], room[3] - below)
+            _curve(_axes(picture, higher, left=0.06), piece, palette)
         case Table():
             _table(picture, piece, room, palette)
 

@@ -161,6 +161,24 @@ def test_losses_alone_are_those_of_a_model_with_one_layer_pruned():
     assert alone[name] == {"2:4": pytest.approx(kl_of(twin, dense, batches), rel=1e-3)}
 
 
+@pytest.mark.parametrize(("shape", "count", "runs"), [((2, 16), 9, 8), ((8, 512), 2, 1), ((4, 300), 3, 3)])
+def test_losses_are_measured_on_eight_sequences_or_eight_batches(shape, count, runs):
+    ran = []
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)).eval()
+    model.register_forward_hook(lambda *_: ran.append(1))
+    batches = [torch.randint(5, shape) for _ in range(count)]
+    board = Switchboard(Calibration.of(model, batches), find_layers(model, ()))
+    assert len(ran) == runs
+    assert board.loss() == pytest.approx(0, abs=1e-6)
+    assert len(ran) == 2 * runs
+
+
+def test_a_budget_for_a_model_without_layers_is_no_error():
+    model = nn.Sequential(nn.Embedding(5, 4)).eval()
+    report = sf.prune(model, "magnitude", [torch.randint(5, (2, 3))], max_loss=0.1, progress=False)
+    assert (report.choices, report.frontier, report.notes, report.loss) == ((), (), (), 0.0)
+
+
 class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
