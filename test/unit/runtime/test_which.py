@@ -49,7 +49,7 @@ def pruning(asked):
 
 
 def product():
-    return Policy.from_ints(matmul._cuda_codes.__wrapped__(N, K, DTYPE, DEVICE))
+    return Policy.from_ints(matmul._cuda_codes.__wrapped__(N, K, DTYPE, DEVICE, "2:4"))
 
 
 def bench(asked):
