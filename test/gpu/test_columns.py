@@ -46,7 +46,7 @@ def worst(y, x, weight, threshold, bias=None, residual=None):
     [(1, 8), (7, 64), (576, 192), (2051, 1032), (4096, 4096), (14336, 4096), (28672, 512), (8192, 28672)],
 )
 def test_shapes_and_numbers_of_rows(k, n, dtype, ending):
-    for m in range(1, 9) if k * n < 1 << 22 else (1, 2, 4):
+    for m in range(1, 5) if k < 1 << 14 else (1, 2):
         x, weight, *rest = operands(k, n, m, dtype, ending=ending, seed=m)
         for threshold in (0.0, 0.7, 2.5):
             y = column_linear(x, weight, threshold, *rest)
@@ -55,11 +55,11 @@ def test_shapes_and_numbers_of_rows(k, n, dtype, ending):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("k", "n"), [(5, 7), (37, 129), (301, 2311), (0, 16), (16, 0), (70000, 8)])
+@pytest.mark.parametrize(("k", "n"), [(5, 7), (37, 129), (301, 2311), (0, 16), (16, 0), (70000, 8), (64, 64)])
 def test_what_the_kernel_does_not_take_reads_every_input(k, n, dtype):
     if dtype == torch.float32:
         pytest.skip("torch multiplies float32 in tf32 or not, as it is set")
-    for m in (0, 1, 3, 8):
+    for m in (0, 1, 3, 8, 9):
         x, weight, bias, residual = operands(k, n, m, dtype, ending=True, seed=m)
         y = column_linear(x, weight, 0.7, bias, residual)
         assert y.shape == (m, n)
@@ -70,7 +70,7 @@ def test_what_the_kernel_does_not_take_reads_every_input(k, n, dtype):
 def test_random_thresholds_and_shapes():
     generator = torch.Generator().manual_seed(3)
     for seed in range(60):
-        k, n, m = (int(torch.randint(1, most, (), generator=generator)) for most in (3000, 300, 9))
+        k, n, m = (int(torch.randint(1, most, (), generator=generator)) for most in (3000, 300, 5))
         threshold = float(3 * torch.rand((), generator=generator))
         x, weight, *rest = operands(k, 8 * n, m, ending=seed % 2 == 0, seed=seed)
         assert worst(column_linear(x, weight, threshold, *rest), x, weight, threshold, *rest) <= 1
@@ -186,11 +186,9 @@ def test_a_large_layer_is_measured_to_pay():
 def test_compiled_on_the_gpu_one_token_leaves_inputs_out():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256)).cuda().bfloat16().eval()
-    layers = {
-        name: (layer.out_features, layer.in_features) for name, layer in model.named_modules() if name in "02"
-    }
+    shapes = {"0": (512, 256), "2": (256, 512)}
     thresholds = ActivationThresholds(
-        {name: LayerThreshold(0.3, 0.4, 0.0, shape) for name, shape in layers.items()}
+        {name: LayerThreshold(0.3, 0.4, 0.0, shape) for name, shape in shapes.items()}
     )
     compiled = sf.compile(model, contextual=thresholds, policy="sparse")
     x = torch.randn(1, 1, 256, device="cuda").bfloat16()
