@@ -26,7 +26,9 @@ def folder(tmp_path: Path) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     fast.chat_template = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
     fast.save_pretrained(tmp_path / "chat")
-    engines.model("llama").save_pretrained(tmp_path / "chat")
+    model = engines.model("llama")
+    model.config.max_position_embeddings = 256  # what the server is started for
+    model.save_pretrained(tmp_path / "chat")
     return tmp_path / "chat"
 
 
