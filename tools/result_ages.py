@@ -55,6 +55,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "quality_lm_h200": ("sparseflow_compiler/pruning",),
     "quality_lm_train_h200": (),  # a dense model of its own, trained once
     "quality_smollm2_h200": ("sparseflow_compiler/pruning", "sparseflow_compiler/finetune"),
+    "quality_wrappers_cpu": (),  # a study of a form that nothing is stored in
+    "quality_wrappers_cpu_long": (),
     "quick_tuning_h200": TUNER,
     "same_tokens_cpu": CPU,
     "serve_chat": (),  # what a server answered, no speed

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,11 @@ class Study:
         self.texts = {name: ids.to(self.device) for name, ids in texts.items()}
         self.layers = [layer for layer in find_layers(self.model, sf.DEFAULT_SKIP) if layer.dense is None]
         if not options.own:
-            self.layers = [layer for layer in self.layers if _block_of(layer.name) in options.blocks]
+            self.layers = [
+                layer
+                for layer in self.layers
+                if _block_of(layer.name) in options.blocks and fnmatchcase(layer.name, options.layers)
+            ]
             del self.model.base_model.layers[max(options.blocks) + 1 :]
         self.head = meta(
             device_name(self.device),
@@ -245,6 +250,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--blocks", nargs="+", type=int, default=[0, 15, 29], help="of the model, without --own"
     )
+    parser.add_argument("--layers", default="*", help="fnmatch pattern of their names, without --own")
     parser.add_argument(
         "--wrappers", nargs="+", type=int, default=[16, 32, 64], help="sizes of A's, B's blocks"
     )

@@ -144,8 +144,13 @@ class _Output:
         return cls(rows[:: -(-len(rows) // most)].clone(), logits is not None)
 
     def losses(self, found: _Output) -> Tensor:
-        """Return the loss of each row, ``[rows]``."""
-        dense, other = self.rows.float(), found.rows.float()
+        """Return the loss of each row, ``[rows]``; some at a time, as all logits in float32 are large."""
+        pieces = zip(
+            torch.split(self.rows, MEASURED_ROWS), torch.split(found.rows, MEASURED_ROWS), strict=True
+        )
+        return torch.cat([self._losses(dense.float(), other.float()) for dense, other in pieces])
+
+    def _losses(self, dense: Tensor, other: Tensor) -> Tensor:
         if not self.is_logits:
             return 1 - F.cosine_similarity(dense, other)
         return F.kl_div(other.log_softmax(-1), dense.log_softmax(-1), reduction="none", log_target=True).sum(
