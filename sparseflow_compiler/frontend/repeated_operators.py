@@ -147,6 +147,7 @@ class _Repeated:
         else:
             # On the first result's storage, which is not its own: it says what is.
             result = proxy_tensor.snapshot_fake(made.meta["val"])
+            assert result is not None, "a fake tensor has a snapshot"
             memory = next(self._memory) if made.viewed is None else storage_of(leaves[made.viewed])
             stand_on(result, memory)
         proxy_tensor.set_proxy_slot(result, self._tracer, proxy_tensor._ProxyTensor(proxy, None))
