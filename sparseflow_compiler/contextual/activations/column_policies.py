@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,8 @@ def _speedup(shape: ColumnShape, weights: list[tuple[Tensor, Tensor]], m: int) -
         return F.linear(x, weights[turn % len(weights)][0])
 
     def columns(turn: int) -> Tensor:
-        return column_linear(x, weights[turn % len(weights)][1], threshold, m_max=m)
+        y: Tensor = column_linear(x, weights[turn % len(weights)][1], threshold, m_max=m)
+        return y
 
     if x.is_cuda:
         times = _device_times((dense, columns), len(weights), x.device)
@@ -130,7 +132,8 @@ def _device_times(
     sides: Sequence[Callable[[int], Tensor]], copies: int, device: torch.device
 ) -> Sequence[float]:
     """Return the device time of each side, µs: what the host adds is hidden in generating."""
-    torch.cuda.synchronize(device)
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
-        pool = torch.cuda.graph_pool_handle()
+    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
+    cuda.synchronize(device)
+    with cuda.device(device), cuda.stream(cuda.Stream(device)):
+        pool = cuda.graph_pool_handle()
         return in_turns([Replay(side, copies, pool) for side in sides], ROUNDS, lambda side: None)
