@@ -63,10 +63,8 @@ def dense_sides(x: Tensor, held: list[tuple[Tensor, Tensor]], autotune: bool) ->
     }
     if autotune:
         torch.compiler.reset()
-        tuned_rows, tuned_columns = (
-            torch.compile(function, mode="max-autotune-no-cudagraphs", dynamic=False)
-            for function in (rows, columns)
-        )
+        tuned_rows: Any = torch.compile(rows, mode="max-autotune-no-cudagraphs", dynamic=False)
+        tuned_columns: Any = torch.compile(columns, mode="max-autotune-no-cudagraphs", dynamic=False)
         sides["dense_autotuned_us"] = lambda copy: tuned_rows(x, held[copy][0])
         sides["dense_columns_autotuned_us"] = lambda copy: tuned_columns(x, held[copy][1])
     return sides
