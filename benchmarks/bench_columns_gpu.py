@@ -63,8 +63,8 @@ def dense_sides(x: Tensor, held: list[tuple[Tensor, Tensor]], autotune: bool) ->
     }
     if autotune:
         torch.compiler.reset()
-        options = {"mode": "max-autotune-no-cudagraphs", "dynamic": False}
-        tuned_rows, tuned_columns = (torch.compile(function, **options) for function in (rows, columns))
+        tuned_rows: Any = torch.compile(rows, mode="max-autotune-no-cudagraphs", dynamic=False)
+        tuned_columns: Any = torch.compile(columns, mode="max-autotune-no-cudagraphs", dynamic=False)
         sides["dense_autotuned_us"] = lambda copy: tuned_rows(x, held[copy][0])
         sides["dense_columns_autotuned_us"] = lambda copy: tuned_columns(x, held[copy][1])
     return sides
@@ -127,8 +127,8 @@ def main() -> int:
     torch.manual_seed(0)
     gpu = torch.cuda.get_device_name()
     rows: list[dict[str, Any]] = []
-    stream: Any = torch.cuda.stream(torch.cuda.Stream())
-    with torch.inference_mode(), stream:
+    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
+    with torch.inference_mode(), cuda.stream(cuda.Stream()):
         for n, k in SHAPES:
             held = weights(n, k, torch.bfloat16)
             for m in (1, *(ROWS if (n, k) == ROWS_SHAPE else ())):

@@ -16,7 +16,7 @@ KERNELS = Path(__file__).parents[2] / "runtime/csrc/cuda"
     [
         ("skinny/emulate.cpp", 10, 120),
         ("contextual/emulate.cpp", 60, 300),
-        ("contextual/emulate_columns.cpp", 20, 120),
+        ("contextual/emulate_columns.cpp", 15, 120),
         ("patterns/emulate.cpp", 15, 20),
     ],
 )

@@ -117,8 +117,8 @@ def _speedup(shape: ColumnShape, weights: list[tuple[Tensor, Tensor]], m: int) -
         return F.linear(x, weights[turn % len(weights)][0])
 
     def columns(turn: int) -> Tensor:
-        found: Tensor = column_linear(x, weights[turn % len(weights)][1], threshold, m_max=m)
-        return found
+        y: Tensor = column_linear(x, weights[turn % len(weights)][1], threshold, m_max=m)
+        return y
 
     if x.is_cuda:
         times = _device_times((dense, columns), len(weights), x.device)
@@ -135,5 +135,5 @@ def _device_times(
     cuda: Any = torch.cuda  # torch's own annotations are incomplete here
     cuda.synchronize(device)
     with cuda.device(device), cuda.stream(cuda.Stream(device)):
-        pool = torch.cuda.graph_pool_handle()
+        pool = cuda.graph_pool_handle()
         return in_turns([Replay(side, copies, pool) for side in sides], ROUNDS, lambda side: None)
