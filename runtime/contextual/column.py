@@ -32,7 +32,12 @@ def selects_inputs(x: Tensor, m_max: int) -> bool:
 
 def kept_inputs(x: Tensor, threshold: float) -> Tensor:
     """Return x with 0 for what is smaller in magnitude than the threshold; NaN and Inf stay."""
-    return x.masked_fill(x.abs() < threshold, 0)
+    return x.masked_fill(is_small(x, threshold), 0)
+
+
+def is_small(x: Tensor, threshold: float) -> Tensor:
+    """Return where x is smaller in magnitude than the threshold, which isn't rounded to the dtype of x."""
+    return x.abs().float() < threshold
 
 
 def portable_column_linear(

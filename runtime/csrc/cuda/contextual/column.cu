@@ -15,6 +15,10 @@ namespace {
 constexpr int kMaskThreads = 256;
 constexpr int kMostTiles = 65535;
 constexpr int kMostShares = 8;  // larger clusters don't fit everywhere
+constexpr int kDeclared = 1024;  // bytes of shared memory that the kernel declares itself, at most
+
+// The dynamic shared memory that a block can have.
+int most_shared(int device) { return skinny::shared_memory_of(1, device) - kDeclared; }
 
 int capability(int device) { return skinny::attribute(cudaDevAttrComputeCapabilityMajor, device); }
 
@@ -54,7 +58,7 @@ template <class T, int Rows, bool Cluster>
 void launch_columns(const Columns& p, int device, void* stream) {
   static std::atomic<uint64_t> allowed{0};
   const auto kernel = multiply_columns<T, Rows, Cluster>;
-  skinny::allow_shared_memory(reinterpret_cast<const void*>(kernel), allowed, skinny::shared_memory_of(1, device), device);
+  skinny::allow_shared_memory(reinterpret_cast<const void*>(kernel), allowed, most_shared(device), device);
   const auto shares = static_cast<unsigned>(shares_of(p, device));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(shares, static_cast<unsigned>(tiles_of(p)));
@@ -97,7 +101,7 @@ uint32_t limit_for(float threshold, bool half) {
 
 bool takes(const Columns& p, int device) {
   if (capability(device) < 8 || tiles_of(p) > kMostTiles) return false;
-  return with_rows(p.m, [&](auto rows) { return shared_bytes<rows()>(p, device) <= skinny::shared_memory_of(1, device); });
+  return with_rows(p.m, [&](auto rows) { return shared_bytes<rows()>(p, device) <= most_shared(device); });
 }
 
 int64_t column_scratch(const Columns& p, int device) {

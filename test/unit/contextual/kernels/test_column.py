@@ -222,3 +222,14 @@ def test_other_instruction_sets(isa):
     if "this machine can run" in done.stderr:
         pytest.skip(f"no {isa} here")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_threshold_is_not_rounded_to_the_dtype_of_the_inputs(dtype):
+    """The greatest number of the dtype below 0.7 is left out, though 0.7 in that dtype is no larger."""
+    number = torch.tensor(0.7).to(dtype)
+    below = number if number < 0.7 else number.view(torch.int16).sub(1).view(dtype)
+    x, weight = below.expand(1, 8).contiguous(), torch.ones(8, 16, dtype=dtype)
+    assert not column_linear(x, weight, 0.7).any()
+    assert not portable_column_linear(x, weight, 0.7).any()
+    assert column_linear(x, weight, float(below)).all()
