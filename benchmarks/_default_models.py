@@ -131,6 +131,7 @@ def _model(bench: Bench, name: str, make: Any, inputs: _models.Inputs) -> None:
     compiled, opponents = sf.compile(model), {"eager": model}
     if bench.on_gpu:
         opponents["torch_compile"] = by_torch(bench, model, None)
+        opponents["torch_compile_graphs"] = by_torch(bench, model, "reduce-overhead")
     layers = model.config.num_hidden_layers
     for batch in bench.batches:
         call = inputs(batch)
