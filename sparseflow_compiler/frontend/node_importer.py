@@ -102,14 +102,14 @@ class NodeImporter(fx_importer.GraphNodeImporter):
                 self._emit(loc, node, "torch.aten.Bool.Tensor", target._schema)
             elif target is torch.sym_sum:
                 self._import_sum(loc, node)
-            elif target is cast_symbool_to_symint_guardless:  # torch 2.11 has it where 2.13 has sym_ite
-                self.bind_node_value(node, self._operand(loc, node.args[0], torch.IntType.get()), 0)
+            elif target is cast_symbool_to_symint_guardless:  # of torch 2.11; 2.13 has sym_ite there
+                self._import_scalar(loc, node, "sym_ite", (node.args[0], 1, 0))
             elif isinstance(target, torch._ops.OpOverload):
                 self._import_overload(loc, node, target)
             elif callable(target) and getattr(target, "__name__", "") == "getitem":
                 self._import_getitem(loc, node)
             elif (name := scalar_operator_name(target)) is not None:
-                self._import_scalar(loc, node, name)
+                self._import_scalar(loc, node, name, node.args)
             else:
                 raise NotImplementedError(f"{target} has no form in the Torch dialect")
 
@@ -184,8 +184,10 @@ class NodeImporter(fx_importer.GraphNodeImporter):
         asm = fx_importer.TORCH_DTYPE_TO_MLIR_TYPE_ASM[torch.tensor(kind).dtype]
         return self._one("torch.prim.NumToTensor.Scalar", f"!torch.vtensor<[],{asm}>", [value], loc)
 
-    def _import_scalar(self, loc: ir.Location, node: torch.fx.Node, name: str) -> None:
-        values = [self._operand(loc, arg, None) for arg in node.args]
+    def _import_scalar(
+        self, loc: ir.Location, node: torch.fx.Node, name: str, args: Sequence[object]
+    ) -> None:
+        values = [self._operand(loc, arg, None) for arg in args]
         result = str(self._cc.of(node.meta["val"]))
         if name in NATIVE_INT_OPERATORS and all(str(v.type) == "!torch.int" for v in values):
             self.bind_node_value(node, self._one(f"torch.aten.{name}.int", result, values, loc))

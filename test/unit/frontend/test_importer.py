@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import cast_symbool_to_symint_guardless
 from torch_mlir import ir
 
 from sparseflow import dialect
@@ -120,3 +121,23 @@ def test_what_has_no_form_in_the_dialect_is_named_with_its_line(model, words):
         imported(model, torch.randn(2, 3))
     for word in words:
         assert word in str(caught.value)
+
+
+class Checking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 16)
+
+    def forward(self, x):
+        torch._check((x < 10).all().item())
+        return self.fc(x)
+
+
+def test_a_bool_as_a_number_is_one_or_zero_in_each_torch():
+    """Torch 2.11 and 2.13 export it by different functions."""
+    captured = capture(Checking().eval(), (torch.rand(2, 16),))
+    for node in captured.exported.graph.nodes:
+        if node.target is torch.sym_ite:
+            node.target, node.args = cast_symbool_to_symint_guardless, node.args[:1]
+    text = str(import_program(captured, context()).module)
+    assert text.count('torch.operator "torch.sym.sym_ite"') == 1
