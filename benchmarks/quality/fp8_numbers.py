@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, cpu_name, gpu_name, meta, write
 from activations import WINDOW, perplexity
-from recover import load
+from chat_model import load
 
 import sparseflow as sf
 from sparseflow.integrations.transformers.own_text import own_tokens
