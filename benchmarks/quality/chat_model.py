@@ -39,11 +39,17 @@ def windows_of(path: Path, tokenizer: Any, window: int, count: int) -> dict[str,
 
 
 def written(
-    model: nn.Module, tokenizer: Any, length: int, tokens: int | None, seconds: float, seed: int
+    model: nn.Module,
+    tokenizer: Any,
+    length: int,
+    tokens: int | None,
+    seconds: float,
+    seed: int,
+    generate: Any = None,
 ) -> tuple[list[Tensor], dict[str, Any]]:
-    """Return rows ``[length]`` that the model writes, and their tokens and seconds."""
+    """Return rows ``[length]`` that the model writes, and their tokens and seconds; `generate` may be another than its own."""
     begun = time.monotonic()
-    sources = Sources(model, tokenizer, None, 0.5, length, None)
+    sources = Sources(model, tokenizer, None, 0.5, length, generate)
     torch.manual_seed(seed)
     found = sources.collect(tokens, lambda: seconds - (time.monotonic() - begun), lambda *_: None)
     assert isinstance(found, Rows)

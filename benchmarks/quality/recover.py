@@ -7,12 +7,14 @@ Perplexity is over windows of 512 tokens of three texts of different kinds that 
 of the methods that --audit names also what the model still answers, and the page of an audit.
 
     python benchmarks/quality/recover.py prepare TEXTS.json [--windows 16]
-    python benchmarks/quality/recover.py run MODEL TEXTS.json [--deadline 520] [--results FOLDER]
+    python benchmarks/quality/recover.py write MODEL OWN.pt [--seconds 60]
+    python benchmarks/quality/recover.py run MODEL TEXTS.json [--own OWN.pt] [--deadline 520] [--results DIR]
 
-`prepare` needs apt-get and no model; `run` needs no network. MODEL is a folder of transformers, or a file of
-llama.cpp (.gguf). Recoveries share what the deadline leaves, so that everything ends within it; what was left
-out for lack of time is printed and missing in the rows. Rows are written as they are made; a run whose result
-is there adds to it what it lacks, and recoveries that are longer than those.
+`prepare` needs apt-get and no model; the others need no network. `write` lets the compiled model write what
+several runs share, by SparseFlow's decode loop; without it each run writes its own. MODEL is a folder of
+transformers, or a file of llama.cpp (.gguf). Recoveries share what the deadline leaves, so that everything
+ends within it; what was left out for lack of time is printed and missing in the rows. Rows are written as
+they are made; a run whose result is there adds to it what it lacks, and recoveries that are longer than those.
 """
 
 from __future__ import annotations
@@ -63,6 +65,32 @@ def prepare(path: Path, windows: int) -> None:
     path.write_text(json.dumps(found))
 
 
+def write_own(options: argparse.Namespace) -> None:
+    """Let the model write text in SparseFlow's decode loop, and keep it in a file.
+
+    The first round has no limit: during it programs are compiled.
+    """
+    model, tokenizer = load(options.model, torch.bfloat16 if options.device == "cuda" else torch.float32)
+    compiled = sf.compile(model.to(options.device), prune=None)
+    rows, tokens, seconds = [], 0, []
+    for limit in (math.inf, options.seconds):
+        more, about = written(
+            model,
+            tokenizer,
+            options.length,
+            1 if limit == math.inf else options.tokens,
+            limit,
+            options.seed + len(seconds),
+            compiled.generate,
+        )
+        rows += more
+        tokens += about["tokens"]
+        seconds.append(about["seconds"])
+        print(about, compiled.report.model["generate"], flush=True)
+    writing = {"tokens": tokens, "seconds": round(sum(seconds), 1), "first_round_seconds": seconds[0]}
+    torch.save({"rows": rows, "writing": writing}, options.own)
+
+
 @dataclass
 class Run:
     """All measurements of one model."""
@@ -86,9 +114,13 @@ class Run:
     def write_text(self) -> None:
         """Let the dense model write what everything is calibrated and trained on."""
         options = self.options
-        self.text, self.writing = written(
-            self.dense, self.tokenizer, options.length, options.tokens, options.writing, options.seed
-        )
+        if options.own is not None:
+            own = torch.load(options.own)
+            self.text, self.writing = own["rows"], own["writing"]
+        else:
+            self.text, self.writing = written(
+                self.dense, self.tokenizer, options.length, options.tokens, options.writing, options.seed
+            )
         print(f"written {self.writing}, {self._spent():.0f} s", flush=True)
 
     def measure(self) -> None:
@@ -239,8 +271,17 @@ def main() -> int:
     making.add_argument("texts", type=Path)
     making.add_argument("--windows", type=int, default=16, help="of each text")
     running = commands.add_parser("run")
+    writing = commands.add_parser("write")
+    writing.add_argument("model", type=Path)
+    writing.add_argument("own", type=Path)
+    writing.add_argument("--device", default="cuda")
+    writing.add_argument("--seconds", type=float, default=60.0, help="in which text is written")
+    writing.add_argument("--tokens", type=int, help="to write; as many as the seconds allow")
+    writing.add_argument("--length", type=int, default=512, help="tokens in a row")
+    writing.add_argument("--seed", type=int, default=0)
     running.add_argument("model", type=Path)
     running.add_argument("texts", type=Path, help="what prepare wrote")
+    running.add_argument("--own", type=Path, help="what write wrote")
     running.add_argument("--device", default="cuda")
     running.add_argument("--dtype", help="bfloat16 on a GPU, float32 on a CPU")
     running.add_argument("--patterns", nargs="+", default=PATTERNS, choices=PATTERNS)
@@ -265,6 +306,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.command == "prepare":
         prepare(options.texts, options.windows)
+        return 0
+    if options.command == "write":
+        write_own(options)
         return 0
     run = Run(options, time.monotonic())
     run.write_text()

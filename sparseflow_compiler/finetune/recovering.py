@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 WRITING = 0.3
 """The share of the minutes in which text is written, unless a number of tokens is."""
-_LOGITS_COPIES = 8
+_LOGITS_COPIES = 4
 """Copies of a batch's logits in float32 that a step holds at a time."""
 
 
@@ -229,9 +229,17 @@ def _sizes(model: nn.Module, data: Data, options: RecoverOptions) -> tuple[int, 
         return batch, options.micro
     vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 0))
     row = max(1, options.length * vocabulary * 4 * _LOGITS_COPIES)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 << 30
+    free = _free_memory(device)
     most = max(1, free // 4 // row)
     return batch, max(part for part in range(1, batch + 1) if batch % part == 0 and part <= most)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return a GPU's free bytes, those included that torch keeps for later; of a CPU, a sensible share."""
+    if device.type != "cuda":
+        return 4 << 30
+    torch.cuda.empty_cache()  # pruning and writing left it full
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def _require_models(model: object, dense: object) -> None:
