@@ -217,9 +217,18 @@ class ThresholdChoice:
         Args:
             step: called with the number of windows that are done.
         """
-        self.dense = self._observe()
+        self.observe()
         torch.manual_seed(self.options.seed)
         self.costs = costs(self.model, self.inputs, self.limits, self.windows, self.logits, step)
+
+    def observe(self) -> None:
+        """See all inputs, without an estimate of what leaving them out costs: equal shares need none."""
+        self.dense = self._observe()
+        self.costs = torch.zeros_like(self.limits)
+
+    def equal(self, rate: float) -> list[int]:
+        """Return the index of the nearest share in `RATES` for every input."""
+        return [min(round(rate / STEP), len(RATES) - 1)] * len(self.inputs)
 
     def chosen(self) -> list[int]:
         """Return for each input an index in `RATES`, as the options say."""
