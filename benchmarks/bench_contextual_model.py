@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from _measure import RESULTS, cpu_name, meta, write
 
-from sparseflow.bench.contextual import BenchConfig, bench_contextual, table
+from sparseflow.bench.contextual import bench_contextual, table
+from sparseflow.bench.contextual_config import BenchConfig
 from sparseflow.support.progress import progress_bars
 
 LAYERS, VOCAB = 28, 128256

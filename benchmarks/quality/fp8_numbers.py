@@ -30,8 +30,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, cpu_name, gpu_name, meta, write
-from activations import WINDOW, perplexity
 from chat_model import load
+from other_texts import WINDOW, perplexity
 
 import sparseflow as sf
 from sparseflow.integrations.transformers.own_text import own_tokens

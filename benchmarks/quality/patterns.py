@@ -1,7 +1,7 @@
 """Perplexity of SmolLM2-135M-Instruct pruned in one shot to 2:4, 4:6, 6:8 and a mixture, by every method.
 
 Methods are calibrated on text that the model writes itself. Perplexity is over windows of 512 tokens of three
-texts that nothing was calibrated on, as in activations.py. Weights are checked to be in their pattern. A
+texts that nothing was calibrated on, as in other_texts.py. Weights are checked to be in their pattern. A
 mixture is sf.prune(max_bytes="4:6"): the pattern of each layer, dense included, by which the model loses
 least within the bytes of 4:6.
 
@@ -35,8 +35,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, meta, write
-from activations import WINDOW, held_out, perplexity
 from chat_model import device_name, load, result_name, windows_of, written
+from other_texts import WINDOW, held_out, perplexity
 
 import sparseflow as sf
 

@@ -24,7 +24,6 @@ import copy
 import json
 import math
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, meta, write
-from activations import PACKAGES, WINDOW, text_of
 from chat_model import device_name, load, result_name, windows_of, written
+from other_texts import WINDOW, parts_of_texts
 from patterns import CHOICES, MIXED, PATTERNS, require_patterns
 
 import sparseflow as sf
@@ -56,13 +55,7 @@ LONGER = 1.25
 
 def prepare(path: Path, windows: int) -> None:
     """Write parts of three texts, spread over each and long enough for a window, as JSON."""
-    found: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (package, files) in PACKAGES.items():
-            text = text_of(package, files, Path(folder))
-            each = len(text) // windows
-            found[name] = [text[i * each : i * each + 12 * WINDOW] for i in range(windows)]
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(parts_of_texts(windows)))
 
 
 def write_own(options: argparse.Namespace) -> None:

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, meta, write
-from activations import WINDOW, perplexity
 from chat_model import device_name, load, result_name, windows_of, written
+from other_texts import WINDOW, perplexity
 from wrapped_factors import Factors, loss_of, on_support
 
 import sparseflow as sf

@@ -17,6 +17,8 @@ from sparseflow.runtime import ops
 
 MOST_ROWS = 32
 """The largest ``m_max``."""
+SINKS = 4
+"""Tokens at the beginning of a sequence of which every input is read: models park attention on them."""
 
 column_linear = torch.ops.sparseflow.column_linear.default
 
@@ -33,6 +35,13 @@ def selects_inputs(x: Tensor, m_max: int) -> bool:
 def kept_inputs(x: Tensor, threshold: float) -> Tensor:
     """Return x with 0 for what is smaller in magnitude than the threshold; NaN and Inf stay."""
     return x.masked_fill(is_small(x, threshold), 0)
+
+
+def without_small(x: Tensor, threshold: float) -> Tensor:
+    """Return x ``[…, S, K]`` with 0 for what is smaller, the first `SINKS` of S tokens as they are."""
+    small = is_small(x, threshold)
+    small[..., :SINKS, :] = False
+    return x.masked_fill(small, 0)
 
 
 def is_small(x: Tensor, threshold: float) -> Tensor:

@@ -7,23 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sparseflow.api.compile import compile as compile_model
 from sparseflow.api.compiled import CompiledModel
+from sparseflow.bench.contextual_config import ACTIVATIONS, FORMATS, BenchConfig
+from sparseflow.bench.floor import Floor
+from sparseflow.contextual.activations.calibrating import ChoiceOptions, ThresholdChoice
 from sparseflow.contextual.model_mlps import ModelMlp, find_model_mlps
 from sparseflow.contextual.predictors import MlpPredictor, Predictors
 from sparseflow.contextual.selection import count_of
 from sparseflow.contextual.training import usual_rank
-from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.argument_names import with_cache
 from sparseflow.integrations.transformers.models import from_config, make_config
 from sparseflow.integrations.transformers.static_caches import static_cache
 from sparseflow.pruning import prune
 from sparseflow.runtime.contextual import Predictor
+from sparseflow.support.arguments import DEFAULT_SKIP
 from sparseflow.support.documents import Document
 from sparseflow.support.progress import Step
 from sparseflow.support.text_table import Column, text_table
@@ -31,98 +34,9 @@ from sparseflow.support.text_table import Column, text_table
 if TYPE_CHECKING:
     from sparseflow.integrations.transformers.types import ModelOutput, PreTrainedModel
 
-_FORMATS: dict[str, str | None] = {"contextual": None, "contextual+2:4": "2:4"}
-"""The sparse sides of the benchmark, with the weight format of each."""
 _PAGE_FILE = Path("/proc/self/statm")
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """The configuration of the benchmark.
-
-    Attributes:
-        hidden: H.
-        intermediate: I.
-        layers: the number of decoder layers.
-        heads: attention heads; kv_heads are those of keys and values.
-        vocab: the size of the vocabulary.
-        rates: the share of active neurons in each layer, or one for all.
-        rank: the predictors' rank; None: 4% of the neurons.
-        dtype: the model's dtype: float32, bfloat16 or float16.
-        prompts: the number of tokens of each prompt.
-        tokens: tokens decoded after each prompt.
-        repeats: repetitions of each prompt on each side.
-        sparsity: the sides beside dense: contextual, or contextual+2:4.
-    """
-
-    hidden: int = 3072
-    intermediate: int = 8192
-    layers: int = 4
-    heads: int = 24
-    kv_heads: int = 8
-    vocab: int = 128256
-    rates: tuple[float, ...] = (0.25,)
-    rank: int | None = None
-    dtype: str = "float32"
-    prompts: tuple[int, ...] = (50, 200, 500)
-    tokens: int = 16
-    repeats: int = 3
-    sparsity: tuple[str, ...] = ("contextual",)
-
-    def __post_init__(self) -> None:
-        counts = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab", "tokens", "repeats")
-        for name in counts:
-            if not _is_count(getattr(self, name)):
-                raise _wrong(name, getattr(self, name), "must be a whole number of at least 1")
-        if self.rank is not None and not _is_count(self.rank):
-            raise _wrong("rank", self.rank, "must be a whole number of at least 1")
-        if not self.prompts or not all(map(_is_count, self.prompts)):
-            raise _wrong("prompts", self.prompts, "must be numbers of tokens")
-        shares = isinstance(self.rates, tuple) and all(
-            isinstance(rate, (int, float)) and 0 < rate <= 1 for rate in self.rates
-        )
-        if not shares or len(self.rates) not in (1, self.layers):
-            rule = f"must be shares above 0 and at most 1: one, or one for each of {self.layers} layers"
-            raise _wrong("rates", self.rates, rule)
-        if not self.sparsity or not set(self.sparsity) <= set(_FORMATS):
-            raise _wrong("sparsity", self.sparsity, f"must be some of {', '.join(_FORMATS)}")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise _wrong("dtype", self.dtype, "must be float32, bfloat16 or float16")
-        if self.hidden % self.heads or self.heads % self.kv_heads:
-            raise _wrong(
-                "heads", self.heads, f"must divide hidden {self.hidden}, and kv_heads must divide it"
-            )
-
-    @property
-    def layer_rates(self) -> tuple[float, ...]:
-        """The rate of each layer."""
-        return self.rates if len(self.rates) > 1 else self.rates * self.layers
-
-    @classmethod
-    def of(cls, values: Mapping[str, object]) -> BenchConfig:
-        """Build a configuration from the plain values of a file, with lists for tuples.
-
-        Raises:
-            ArgumentError: an unknown name or a wrong value.
-        """
-        known = cls.__dataclass_fields__
-        for name in values:
-            if name not in known:
-                raise ArgumentError(
-                    f"bench configuration, {name}", f"is unknown; known are {', '.join(known)}"
-                )
-        lists: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        if isinstance(lists.get("rates"), (int, float)):
-            lists["rates"] = (lists["rates"],)
-        return cls(**lists)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _wrong(name: str, value: object, rule: str) -> ArgumentError:
-    return ArgumentError(f"bench configuration, {name}={value!r}", rule)
+CALIBRATION = 256
+"""Random tokens whose inputs thresholds are taken from."""
 
 
 def random_predictors(mlps: Sequence[ModelMlp], rates: Sequence[float], rank: int | None) -> Predictors:
@@ -170,6 +84,19 @@ class Side:
         return seconds[0], seconds[1:]
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled side.
+
+    Attributes:
+        model: what answers.
+        read: the bytes of weights that a token needs.
+    """
+
+    model: CompiledModel
+    read: int
+
+
 @torch.no_grad()
 def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> Document:
     """Measure a Llama with random weights, dense eager beside contextual, prompt by prompt in turns.
@@ -180,30 +107,21 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> D
         step: called after each answer.
 
     Returns:
-        ``config``; ``rows``, one a prompt and side, times in milliseconds with 50th and 90th percentiles; and
-        ``policy``: what the compiler measured for the MLPs, once for each different one.
+        ``config``; ``rows``, one a prompt and side, times in milliseconds with 50th and 90th percentiles;
+        and ``policy``: what the compiler measured for the layers, once for each different one. ``floor_ms``
+        is the time of reading what a token needs: the weights that aren't left out, and the prompt's cache.
     """
     model = _llama(config, device)
-    length = max(config.prompts) + config.tokens + 1
     ids = torch.randint(0, config.vocab, (1, max(config.prompts)), device=device)
-    mlps = find_model_mlps(model, (ids[:, :4],), {})
-    prune(model, progress=False)
-    predictors = random_predictors(mlps, config.layer_rates, config.rank)
-    compiled: dict[str, CompiledModel] = {
-        name: compile_model(
-            model,
-            contextual=predictors,
-            inner="eager",
-            progress=False,
-            format=_FORMATS[name],
-        )
-        for name in config.sparsity
-    }
-    sides = [Side(name, run, model, length) for name, run in [("dense", model), *compiled.items()]]
-    dense_bytes = sum(tensor.nbytes for tensor in model.parameters())
+    stored = sum(tensor.nbytes for tensor in model.parameters())
+    make = _by_thresholds if config.method == ACTIVATIONS else _by_predictors
+    compiled = make(config, model, ids, stored)
+    length = max(config.prompts) + config.tokens + 1
+    named = [("dense", model), *((name, side.model) for name, side in compiled.items())]
+    sides = [Side(name, run, model, length) for name, run in named]
     total = len(config.prompts) * config.repeats * len(sides)
     rows: list[dict[str, object]] = []
-    done = 0
+    floor, done = Floor(device), 0
     for tokens in config.prompts:
         prompt = ids[:, :tokens]
         for side in sides:
@@ -214,11 +132,63 @@ def bench_contextual(config: BenchConfig, device: torch.device, step: Step) -> D
                 answers[side.name].append(side.answer(prompt, config.tokens))
                 done += 1
                 step(done, total, f"{side.name}, {tokens} tokens")
-        weights = {name: dense_bytes + _added(side) for name, side in compiled.items()}
-        rows += _rows(tokens, answers, {"dense": dense_bytes, **weights}, device)
-    reports = [layer for side in compiled.values() for layer in side.report.layers]
+        weights = {"dense": stored} | {name: stored + _added(s.model) for name, s in compiled.items()}
+        read = {"dense": stored} | {name: side.read for name, side in compiled.items()}
+        cache = tokens * config.cache_bytes
+        floors = {name: floor.seconds(size + cache) for name, size in read.items()}
+        rows += _rows(tokens, answers, weights, floors, device)
+    reports = [layer for side in compiled.values() for layer in side.model.report.layers]
     policies = {layer.reason: None for layer in reports if layer.decision != "dense"}
     return {"config": asdict(config), "rows": rows, "policy": list(policies)}
+
+
+def _by_predictors(
+    config: BenchConfig, model: PreTrainedModel, ids: Tensor, stored: int
+) -> dict[str, Compiled]:
+    """Return the sides whose MLPs read the neurons that random predictors select."""
+    mlps = find_model_mlps(model, (ids[:, :4],), {})
+    prune(model, progress=False)
+    predictors = random_predictors(mlps, config.layer_rates, config.rank)
+    found = {}
+    for name in config.sparsity:
+        compiled = compile_model(
+            model, contextual=predictors, inner="eager", progress=False, format=FORMATS[name]
+        )
+        compiled(ids[:, :1])
+        shares = zip(mlps, config.layer_rates, strict=True)
+        skipped = sum((1 - rate) * _mlp_bytes(mlp) for mlp, rate in shares) * _kept_share(compiled)
+        found[name] = Compiled(compiled, stored + _added(compiled) - round(skipped))
+    return found
+
+
+def _kept_share(side: CompiledModel) -> float:
+    """Return the bytes of the contextual layers over those of the dense ones."""
+    layers = [layer for layer in side.report.layers if layer.decision == "contextual"]
+    return sum(layer.bytes for layer in layers) / max(sum(layer.bytes_dense for layer in layers), 1)
+
+
+def _mlp_bytes(mlp: ModelMlp) -> int:
+    layers = [weight for weight in (mlp.gate, mlp.up, mlp.down) if weight is not None]
+    return sum(weight.nbytes for weight in layers)
+
+
+def _by_thresholds(
+    config: BenchConfig, model: PreTrainedModel, ids: Tensor, stored: int
+) -> dict[str, Compiled]:
+    """Return the sides whose linear layers leave out equal shares of their inputs."""
+    window = torch.randint(0, config.vocab, (1, CALIBRATION), device=ids.device)
+    options = ChoiceOptions(None, None, CALIBRATION, CALIBRATION, DEFAULT_SKIP, 0)
+    choice = ThresholdChoice(model, [window], options)
+    choice.observe()
+    size = next(model.parameters()).itemsize
+    found = {}
+    for share in config.left_out:
+        thresholds = choice.thresholds(choice.equal(share), "tokens")
+        compiled = compile_model(model, contextual=thresholds, inner="eager", progress=False, format=None)
+        compiled(ids[:, :1])
+        skipped = share * float(choice.weights.sum()) * size
+        found[f"{share:.0%} left out"] = Compiled(compiled, stored - round(skipped))
+    return found
 
 
 def _added(side: CompiledModel) -> int:
@@ -245,6 +215,7 @@ def _rows(
     tokens: int,
     answers: Mapping[str, list[tuple[float, list[float]]]],
     weights: Mapping[str, int],
+    floors: Mapping[str, float],
     device: torch.device,
 ) -> Iterator[dict[str, object]]:
     medians: dict[str, tuple[float, float]] = {}
@@ -256,6 +227,7 @@ def _rows(
             "side": name,
             **_percentiles("ttft_ms", firsts),
             **_percentiles("token_ms", steps),
+            "floor_ms": round(1e3 * floors[name], 3),
             "tokens_per_second": round(1 / medians[name][1], 2),
             "ttft_speedup": round(medians["dense"][0] / medians[name][0], 3),
             "speedup": round(medians["dense"][1] / medians[name][1], 3),

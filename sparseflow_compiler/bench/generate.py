@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.api.compile import compile as sparseflow_compile
+from sparseflow.bench.floor import Floor
 from sparseflow.integrations.transformers.argument_names import example_input
-from sparseflow.profiling.measure_model import Bench
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.checks import dtype_name
 
@@ -145,23 +145,18 @@ class _Steps:
 
     def __init__(self, generator: Generator, context: int, tokens: int) -> None:
         self._generator, self._context, self._tokens = generator, context, tokens
-        self._read: Tensor | None = None
+        self._floor = Floor(generator.device)
         self.times: list[float] = []
         self.floors: list[float] = []
 
     def measure(self, size: int) -> None:
         """Time both once more."""
-        device = self._generator.device
-        bench = Bench(device, lambda: None)
-        if self._read is None or self._read.nbytes < size - 4:
-            self._read = torch.randn(size // 4, device=device)
-        read = self._read
-        self.floors.append(min(bench.medians([read.sum], 0.2)))
+        self.floors.append(self._floor.seconds(size))
         repeat = self._generator.again(self._context)
         start = time.perf_counter()
         for _ in range(self._tokens - 1):
             repeat()
-        _wait(device)
+        _wait(self._generator.device)
         self.times.append((time.perf_counter() - start) / (self._tokens - 1))
 
 

@@ -17,6 +17,12 @@ def contextual(
     config: Annotated[
         Path | None, typer.Option(help="A .json or .toml file with the options below by their names.")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="predictors: neurons of MLPs; activations: inputs of all linear layers; predictors."
+        ),
+    ] = None,
     hidden: Annotated[int | None, typer.Option(help="Hidden features; 3072.")] = None,
     intermediate: Annotated[int | None, typer.Option(help="Neurons of each MLP; 8192.")] = None,
     layers: Annotated[int | None, typer.Option(help="Decoder layers; 4.")] = None,
@@ -35,15 +41,21 @@ def contextual(
     sparsity: Annotated[
         str | None, typer.Option(help="Beside dense: contextual, contextual+2:4, or both with a comma.")
     ] = None,
+    left_out: Annotated[
+        str | None,
+        typer.Option(help="With activations: shares of inputs left out, a side each; 0.25,0.4,0.5."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Time a Llama whose MLPs read only the neurons that a token needs, beside the dense one.
+    """Time a Llama that reads only the weights that a token needs, beside the dense one.
 
-    Weights and predictors are random: which neurons they select means nothing, how many is as the rates say.
-    Prints time to first token, output tokens a second, and memory.
+    Weights are random, and so are predictors: which neurons they select means nothing, how many is as the
+    rates say. Prints time to first token, output tokens a second, the time that reading the weights takes at
+    least, and memory.
     """
     given = {
+        "method": method,
         "hidden": hidden,
         "intermediate": intermediate,
         "layers": layers,
@@ -56,11 +68,12 @@ def contextual(
         "prompts": _numbers("--prompts", prompts, int),
         "tokens": tokens,
         "repeats": repeats,
+        "left_out": _numbers("--left-out", left_out, float),
         "sparsity": None if sparsity is None else sparsity.split(","),
     }
     values = {} if config is None else _read(config)
     values |= {name: value for name, value in given.items() if value is not None}
-    from sparseflow.bench.contextual import BenchConfig
+    from sparseflow.bench.contextual_config import BenchConfig
 
     checked = BenchConfig.of(values)
     from sparseflow.bench.contextual import bench_contextual, table

@@ -58,14 +58,15 @@ class Masks:
         return cls(found)
 
     @classmethod
-    def of_zeros(cls, model: nn.Module, dense: nn.Module) -> Masks:
+    def of_zeros(cls, model: nn.Module, dense: nn.Module, *, required: bool = True) -> Masks:
         """Make masks of every zero of the parameters that pruning changed, in whatever pattern.
 
         Those are the parameters of two or more dimensions with a zero where the dense model has none; one
         that several modules share is masked once. `layers` then holds the parameters' names.
 
         Raises:
-            ArgumentError: the models' parameters differ in names or shapes, or no zero was made.
+            ArgumentError: the models' parameters differ in names or shapes, or no zero was made, though one
+                is required.
         """
         masks = cls({})
         theirs = dict(dense.named_parameters())
@@ -81,11 +82,11 @@ class Masks:
             if parameter.dim() > 1 and bool((zero & (theirs[name].detach().to(zero.device) != 0)).any()):
                 masks._dropped[parameter] = zero
         masks.layers = tuple(name for name, parameter in mine.items() if parameter in masks._dropped)
-        if not masks.layers:
+        if required and not masks.layers:
             raise ArgumentError(
                 "sf.recover(model)",
                 f"no weight of this {type(model).__name__} has a zero that the dense model lacks",
-                "prune it first: sf.prune(model, …)",
+                "prune it first: sf.prune(model, …), or pass activations=…",
             )
         return masks
 

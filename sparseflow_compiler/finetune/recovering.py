@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError
+from sparseflow.finetune.left_out import LeftOut
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
 from sparseflow.finetune.optimizers import Kind, make_optimizer
@@ -30,6 +31,7 @@ from sparseflow.support.progress import progress_bars
 from sparseflow.support.training_mode import trained_part
 
 if TYPE_CHECKING:
+    from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds
     from sparseflow.integrations.transformers.types import PreTrainedTokenizerBase
 
 WRITING = 0.3
@@ -82,6 +84,7 @@ def recover(
     minutes: float = 20.0,
     text: Text | None = None,
     *,
+    activations: ActivationThresholds | None = None,
     text_share: float = 0.5,
     tokenizer: PreTrainedTokenizerBase | None = None,
     tokens: int | None = None,
@@ -99,23 +102,26 @@ def recover(
     seed: int = 0,
     progress: bool | None = None,
 ) -> RecoverReport:
-    """Train a pruned model in place to predict what the dense one does, on text that the dense one writes.
+    """Train a sparse model in place to predict what the dense one does, on text that the dense one writes.
 
     No data is needed. A causal language model answers messages that it writes itself in its chat template,
     and goes on from common first words; an encoder draws sentences from its masked-language-model head, or
     words from its vocabulary. Then the pruned model is distilled: KL from the dense model's predictions for a
     model with logits, hidden states and embeddings for an encoder. Every zero that pruning made stays zero,
-    in whatever pattern it is. The model ends with the weights of the lowest held-out loss, that before the
+    in whatever pattern it is; inputs below the thresholds of `activations` are left out while it learns. The
+    model ends with the weights of the lowest held-out loss, that before the
     training included, so on held-out text it is never worse than it was.
 
     Args:
-        model: pruned, in evaluation mode; in 16 or 32 bits.
+        model: pruned, or with thresholds, in evaluation mode; in 16 or 32 bits.
         dense: the model as it was, on the same device, in evaluation mode; unchanged.
         minutes: wall time for everything: writing, training, measuring. The last step and measurement are
             begun only if they will end within it, as far as the ones before tell.
         text: the user's own, to mix in: a text, a `pathlib.Path` to one, 1-d token ids, or a list of these
             (for an encoder one sentence each). Or batches as for `sparseflow.prune`, of any input: then
             nothing is written. They make a step each.
+        activations: thresholds of the model's layers, which then needn't be pruned. Gradients pass as if
+            every input were read.
         text_share: the share of rows that come from `text`; with 1 nothing is written.
         tokenizer: the dense model's; None reads it from the folder that the model was loaded from.
         tokens: how many to write; None: as many as 30% of the minutes allow.
@@ -169,8 +175,9 @@ def recover(
     )
     clock = Clock(minutes)
     _require_models(model, dense)
-    masks = Masks.of_zeros(model, dense)
-    file = RecoveryFile(checkpoint, fingerprint(model, dense, options)) if checkpoint is not None else None
+    masks, left_out = Masks.of_zeros(model, dense, required=not activations), LeftOut(model, activations)
+    mark = fingerprint(model, dense, (options, left_out.thresholds))
+    file = RecoveryFile(checkpoint, mark) if checkpoint is not None else None
     saved = file.read() if file is not None else None
     sources = Sources(dense, tokenizer or own_tokenizer(dense), text, text_share, length, generate)
     cuda = [device_of(model)] if device_of(model).type == "cuda" else []
@@ -181,7 +188,7 @@ def recover(
         data: Data | None = saved_rows(saved) if saved else None
         if data is None:
             data = sources.collect(tokens, lambda: WRITING * clock.allowed - clock.spent, bars.stage("write"))
-        for context in (without_cache(model), without_cache(dense), masks.held()):
+        for context in (without_cache(model), without_cache(dense), masks.held(), left_out.held()):
             stack.enter_context(context)
         if masters:
             stack.enter_context(full_precision(model))
@@ -193,7 +200,7 @@ def recover(
             run.at.writing = clock.spent / 60
             run.save_text()
         run.train(bars.stage("recover"))
-    return _report(run, options)
+    return _report(run, options, len(left_out))
 
 
 def _run(
@@ -261,7 +268,7 @@ def _require_models(model: object, dense: object) -> None:
         )
 
 
-def _report(run: Recovery, options: RecoverOptions) -> RecoverReport:
+def _report(run: Recovery, options: RecoverOptions, left_out: int) -> RecoverReport:
     at, objective, data = run.at, run.pair.objective, run.data
     assert objective is not None, "the first look settled it"
     notes = list(data.notes)
@@ -282,6 +289,7 @@ def _report(run: Recovery, options: RecoverOptions) -> RecoverReport:
         stopped=cast(Stop, at.stopped),
         masked=run.masks.layers,
         zeros=run.masks.zeros,
+        left_out=left_out,
         objective=objective,
         lr=max(run.lrs),
         batch=run.batch,

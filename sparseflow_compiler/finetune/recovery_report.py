@@ -51,6 +51,7 @@ class RecoverReport:
         stopped: why; `WHY` has the sentences.
         masked: the parameters whose zeros were kept.
         zeros: how many weights those are.
+        left_out: how many layers left out inputs.
         objective: what was minimised.
         lr: the highest learning rate.
         batch: rows a step.
@@ -73,6 +74,7 @@ class RecoverReport:
     stopped: Stop
     masked: tuple[str, ...]
     zeros: int
+    left_out: int
     objective: Objective
     lr: float
     batch: int
@@ -93,4 +95,6 @@ class RecoverReport:
             f"given; {self.minutes:.1f} minutes, {self.minutes_writing:.1f} of them writing; stopped because "
             f"{WHY[self.stopped]}; {self.zeros:,} zeros kept in {len(self.masked)} weights"
         )
+        if self.left_out:
+            text += f"; {self.left_out} layers leave out inputs near zero"
         return "\n".join((text, *self.notes))

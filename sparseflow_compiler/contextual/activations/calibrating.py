@@ -18,15 +18,9 @@ from sparseflow.contextual.activations.activation_thresholds import (
     LayerThreshold,
 )
 from sparseflow.contextual.activations.divergence import costs
-from sparseflow.contextual.activations.inputs import (
-    SINKS,
-    SharedInput,
-    changing,
-    shared_inputs,
-    without_small,
-)
+from sparseflow.contextual.activations.inputs import SharedInput, changing, shared_inputs
 from sparseflow.contextual.activations.magnitudes import Magnitudes
-from sparseflow.contextual.activations.rates import RATES, cheapest_rates
+from sparseflow.contextual.activations.rates import RATES, STEP, cheapest_rates
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError
 from sparseflow.integrations.transformers.models import own_tokenizer
 from sparseflow.integrations.transformers.own_text import own_tokens
@@ -35,6 +29,7 @@ from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.statistics import nonfinite_inputs
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.calling.inference import device_of
+from sparseflow.runtime.contextual.column import SINKS, without_small
 from sparseflow.support.arguments import require_patterns, with_defaults
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.training_mode import trained_part
@@ -54,7 +49,7 @@ def calibrate_activations(
     text: str | Sequence[str] | Sequence[Tensor] | Tensor = SELF,
     *,
     loss: float | None = None,
-    rate: float | None = None,
+    rate: float | ActivationThresholds | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     tokens: int = 4096,
     window: int = 512,
@@ -78,7 +73,8 @@ def calibrate_activations(
         text: to choose on: a text, or several; token ids ``[tokens]`` or ``[rows, tokens]``, or a list of
             such; or ``"self"``: the model answers some requests in its chat template.
         loss: how much the perplexity on the text may rise: 0.02 allows 2%, the default if no rate is given.
-        rate: instead of it, the share of the layers' weights that is left out for a token.
+        rate: instead of it, the share of the layers' weights that is left out for a token. Or thresholds, of
+            which each layer keeps its share: for a model that was recovered with them.
         tokenizer: of texts and of the chat template; None reads it from the folder that the model was loaded
             from.
         tokens: the most to look at.
@@ -104,8 +100,7 @@ def calibrate_activations(
         source, windows = _windows(model, text, tokenizer, options)
         choice = ThresholdChoice(model, windows, options)
         choice.measure(functools.partial(bars.stage("activations"), total=len(windows)))
-        found = choice.within(0.02 if loss is None else loss) if rate is None else choice.saving(rate)
-        return choice.thresholds(found, source)
+        return choice.thresholds(choice.chosen(), source)
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,7 @@ class ChoiceOptions:
     """The options, checked."""
 
     loss: float | None
-    rate: float | None
+    rate: float | ActivationThresholds | None
     tokens: int
     window: int
     skip: tuple[str, ...]
@@ -124,7 +119,7 @@ class ChoiceOptions:
             raise _wrong("loss", self.loss, "can't be given along with rate: one follows from the other")
         if self.loss is not None and not 0 < self.loss < 10:
             raise _wrong("loss", self.loss, "must be a rise of the perplexity above 0, such as 0.02")
-        if self.rate is not None and not 0 < self.rate <= float(RATES[-1]):
+        if isinstance(self.rate, (int, float)) and not 0 < self.rate <= float(RATES[-1]):
             raise _wrong("rate", self.rate, f"must be a share above 0 and at most {float(RATES[-1]):.2f}")
         if self.window <= 2 * SINKS or self.tokens < _FEWEST:
             raise _wrong("tokens", self.tokens, f"needs tokens ≥ {_FEWEST} and window > {2 * SINKS}")
@@ -222,9 +217,34 @@ class ThresholdChoice:
         Args:
             step: called with the number of windows that are done.
         """
-        self.dense = self._observe()
+        self.observe()
         torch.manual_seed(self.options.seed)
         self.costs = costs(self.model, self.inputs, self.limits, self.windows, self.logits, step)
+
+    def observe(self) -> None:
+        """See all inputs, without an estimate of what leaving them out costs: equal shares need none."""
+        self.dense = self._observe()
+        self.costs = torch.zeros_like(self.limits)
+
+    def equal(self, rate: float) -> list[int]:
+        """Return the index of the nearest share in `RATES` for every input."""
+        return [min(round(rate / STEP), len(RATES) - 1)] * len(self.inputs)
+
+    def chosen(self) -> list[int]:
+        """Return for each input an index in `RATES`, as the options say."""
+        options = self.options
+        if isinstance(options.rate, ActivationThresholds):
+            return self.keeping(options.rate)
+        if options.rate is not None:
+            return self.saving(options.rate)
+        return self.within(0.02 if options.loss is None else options.loss)
+
+    def keeping(self, thresholds: ActivationThresholds) -> list[int]:
+        """Return the index of the share in `RATES` that each input has in thresholds; 0 if it has none."""
+        shares = [
+            thresholds[shared.name].rate if shared.name in thresholds else 0.0 for shared in self.inputs
+        ]
+        return [min(round(share / STEP), len(RATES) - 1) for share in shares]
 
     def saving(self, rate: float) -> list[int]:
         """Return for each input an index in `RATES`, so that together they save a share of the bytes."""

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseflow.contextual.activations.inputs import SINKS, SharedInput, changing
+from sparseflow.contextual.activations.inputs import SharedInput, changing
 from sparseflow.pruning.linear_layers import Layer
+from sparseflow.runtime.contextual.column import SINKS
 
 
 def costs(

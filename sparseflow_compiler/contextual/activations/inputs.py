@@ -11,10 +11,6 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.linear_layers import Layer, find_layers
-from sparseflow.runtime.contextual.column import is_small
-
-SINKS = 4
-"""Tokens at the beginning of a sequence of which every input is read: models park attention on them."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +90,3 @@ def shared_inputs(model: nn.Module, skip: Sequence[str], run: Callable[[], objec
             "sf.calibrate_activations(model)", "reaches no linear layer that isn't skipped", "leave skip out"
         )
     return [SharedInput(tuple(group)) for group in groups.values()]
-
-
-def without_small(x: Tensor, threshold: float) -> Tensor:
-    """Return x ``[…, S, K]`` with 0 for what is smaller, the first `SINKS` of S tokens as they are."""
-    small = is_small(x, threshold)
-    small[..., :SINKS, :] = False
-    return x.masked_fill(small, 0)

@@ -26,9 +26,28 @@ def test_both_sides_are_measured_for_every_prompt(tmp_path, capsys):
         assert row["weights_mb"] > 0
 
 
+def test_activations_are_measured_beside_the_floor(tmp_path, capsys):
+    shape = {name: value for name, value in SMALL.items() if name != "rates"}
+    (tmp_path / "bench.json").write_text(json.dumps(shape))
+    command = ["bench", "contextual", "--config", str(tmp_path / "bench.json"), "--method", "activations"]
+    assert main([*command, "--left-out", "0.25,0.5", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    sides = [(row["prompt"], row["side"]) for row in result["rows"]]
+    names = ["dense", "25% left out", "50% left out"]
+    assert sides == [(prompt, name) for prompt in (5, 9) for name in names]
+    assert all(row["floor_ms"] > 0 and row["speedup"] > 0 for row in result["rows"])
+    assert main([*command, "--left-out", "0.25"]) == 0
+    assert "floor ms" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["--method", "guesses"], "must be predictors or activations"),
+        (["--method", "activations", "--rates", "0.5"], "belongs to method='predictors'"),
+        (["--left-out", "0.4"], "belongs to method='activations'"),
+        (["--method", "activations", "--left-out", "0.33"], "steps of 0.05"),
+        (["--method", "activations", "--left-out", "1"], "up to 0.90"),
         (["--layers", "0"], "layers"),
         (["--rates", "0.5,2"], "shares above 0"),
         (["--layers", "3", "--rates", "0.5,0.2"], "one for each of 3 layers"),

@@ -14,10 +14,11 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.contextual.activations.divergence import costs
-from sparseflow.contextual.activations.inputs import SINKS, changing, shared_inputs, without_small
+from sparseflow.contextual.activations.inputs import changing, shared_inputs
 from sparseflow.contextual.activations.magnitudes import Magnitudes
 from sparseflow.contextual.activations.rates import RATES, cheapest_rates
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError
+from sparseflow.runtime.contextual.column import SINKS, without_small
 
 
 class Language(nn.Module):
@@ -74,6 +75,18 @@ def test_layers_of_one_input_share_a_threshold(model):
     thresholds = sf.calibrate_activations(model, torch.randint(0, 50, (256,)), rate=0.4)
     assert thresholds["gate"] == thresholds["up"]
     assert set(thresholds) == {"gate", "up", "down"}
+
+
+def test_a_changed_model_keeps_the_shares_of_its_layers(model):
+    ids = torch.randint(0, 50, (512,))
+    first = sf.calibrate_activations(model, ids, rate=0.4)
+    with torch.no_grad():
+        model.embed.weight.mul_(3)
+    again = sf.calibrate_activations(model, ids, rate=first)
+    assert {name: layer.rate for name, layer in again.items()} == {
+        name: layer.rate for name, layer in first.items()
+    }
+    assert again["up"].threshold == pytest.approx(3 * first["up"].threshold, rel=0.03)
 
 
 def test_a_threshold_leaves_out_the_share_it_says(model):

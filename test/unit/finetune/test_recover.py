@@ -12,6 +12,7 @@ import torch
 import zoo
 
 import sparseflow as sf
+from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds, LayerThreshold
 from sparseflow.errors import (
     ArgumentError,
     CheckpointError,
@@ -20,6 +21,7 @@ from sparseflow.errors import (
     MissingDependencyError,
 )
 from sparseflow.finetune import recovery_run
+from sparseflow.finetune.left_out import LeftOut
 from sparseflow.finetune.recovery_checkpoint import RecoveryFile
 
 QUICK = {"minutes": 5.0, "length": 16, "lr": 3e-3, "batch": 4, "progress": False}
@@ -107,6 +109,77 @@ def test_a_tied_weight_is_masked_once_and_stays_tied():
     assert report.masked == ("model.embed_tokens.weight",)
     assert not weight[:, ::2].any()
     assert not torch.equal(weight[:, 1::2], dense.lm_head.weight[:, 1::2])
+
+
+def thresholds_of(dense, rate=0.6):
+    return sf.calibrate_activations(dense, ids(256), rate=rate, window=32, progress=False)
+
+
+def left_out_loss(model, dense, thresholds):
+    """KL of a model that leaves inputs out, from the dense one, by hooks of its own."""
+    x, hooks = ids(64).view(4, 16), []
+    for name, layer in thresholds.items():
+
+        def hook(module, args, limit=layer.threshold):
+            kept = (args[0].abs() >= limit) | (torch.arange(args[0].shape[1]) < 4)[:, None]
+            return (args[0] * kept,)
+
+        hooks.append(model.get_submodule(name).register_forward_pre_hook(hook))
+    with torch.no_grad():
+        mine, theirs = (one(x).logits.log_softmax(-1) for one in (model, dense))
+    for one in hooks:
+        one.remove()
+    return float(torch.nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean"))
+
+
+def test_a_dense_model_learns_to_leave_inputs_out():
+    torch.manual_seed(0)
+    dense = sharp(zoo.text_model("llama"))
+    model, thresholds = copy.deepcopy(dense), thresholds_of(dense, 0.85)
+    before = left_out_loss(model, dense, thresholds)
+    report = sf.recover(model, dense, activations=thresholds, **given(text=ids(1280), steps=24))
+    assert report.after < 0.9 * report.before
+    assert left_out_loss(model, dense, thresholds) < 0.9 * before
+    assert (report.masked, report.zeros, report.left_out) == ((), 0, len(thresholds))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert "leave out inputs" in str(report)
+
+
+def test_a_pruned_model_learns_to_leave_inputs_out_and_keeps_its_zeros():
+    model, dense = pair()
+    zeros = {name: p == 0 for name, p in model.named_parameters()}
+    report = sf.recover(model, dense, activations=thresholds_of(dense), **given())
+    assert report.masked
+    assert report.left_out
+    assert all(torch.equal(p == 0, zeros[n]) for n, p in model.named_parameters() if n in report.masked)
+
+
+def test_gradients_pass_as_if_no_input_were_left_out():
+    torch.manual_seed(0)
+    dense = zoo.text_model("llama")
+    name = "model.layers.0.mlp.down_proj"
+    layer = dense.get_submodule(name)
+    limits = ActivationThresholds({name: LayerThreshold(1e9, 1.0, 0.0, tuple(layer.weight.shape))})
+    x = torch.randn(1, 6, layer.in_features, requires_grad=True)
+    with LeftOut(dense, limits).held():
+        y = layer(x)
+    assert torch.equal(y[:, 4:], torch.zeros_like(y[:, 4:]))
+    assert torch.equal(y[:, :4], layer(x)[:, :4])
+    y.sum().backward()
+    through = x.grad.clone()
+    x.grad = None
+    layer(x).sum().backward()
+    assert torch.equal(through, x.grad)
+
+
+def test_thresholds_of_another_model_are_refused():
+    torch.manual_seed(0)
+    dense = sharp(zoo.text_model("llama"))
+    shape = (3, 5)
+    for name in ("model.layers.0.mlp.down_proj", "nowhere"):
+        limits = ActivationThresholds({name: LayerThreshold(0.1, 0.5, 0.0, shape)})
+        with pytest.raises(ArgumentError, match=name):
+            sf.recover(copy.deepcopy(dense), dense, activations=limits, **given())
 
 
 def test_16_bit_weights_are_trained_in_32_and_given_back():

@@ -1,0 +1,28 @@
+"""The time that reading the bytes of a step takes, which no kernel can go below."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparseflow.profiling.measure_model import Bench
+
+
+class Floor:
+    """Reads of as many bytes as a step reads.
+
+    Args:
+        device: whose memory is read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._read: Tensor | None = None
+
+    def seconds(self, size: int) -> float:
+        """Return how long a sum over so many bytes takes, measured anew."""
+        count = max(size // 4, 1)
+        if self._read is None or len(self._read) < count:
+            self._read = torch.randn(count, device=self._device)
+        bench = Bench(self._device, lambda: None)
+        return min(bench.medians([self._read[:count].sum], 0.2))
