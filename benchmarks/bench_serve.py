@@ -36,7 +36,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--answer", type=int, default=256, help="tokens of each answer")
     parser.add_argument("--sequences", type=int, default=64, help="at a time in a server, at most")
     parser.add_argument("--rate", nargs="+", type=float, default=[], help="requests a second")
-    parser.add_argument("--format", choices=("2:4", "2:4-fp8"), default="2:4", help="of our layers")
+    parser.add_argument(
+        "--format", choices=("2:4", "2:4-fp8"), default="2:4", help="of our layers; dense has its bits"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="of every rate; on one GPU also of starts")
     parser.add_argument("--sending", type=float, default=10.0, help="seconds of requests at a rate, at most")
     parser.add_argument("--seconds", type=float, default=250.0, help="on two GPUs no rate would end later")
@@ -101,7 +103,8 @@ def contenders(args: argparse.Namespace, folder: Path) -> tuple[Contender, Conte
     """Return both sides, each with a GPU of its own where there are several."""
     gpus = [] if args.tiny or args.one_gpu else visible_gpus()
     ours = {"policy": args.policy, "format": args.format, "prune": "magnitude"}
-    dense = Contender("dense", folder, options(args), gpu=gpu_of(0, gpus))
+    same = ["--quantization", "fp8"] if args.format == "2:4-fp8" else []
+    dense = Contender("dense", folder, [*options(args), *same], gpu=gpu_of(0, gpus))
     return dense, Contender("sparse", folder, options(args), ours, gpu=gpu_of(1, gpus))
 
 
@@ -123,7 +126,8 @@ def write(rows: list[dict[str, Any]], sides: tuple[Contender, Contender], plan: 
         ],
         left_out=plan.left_out,
     )
-    name = "serve_tiny" if args.tiny else _measure.gpu_name("serve", device)
+    bench = "serve_fp8" if args.format == "2:4-fp8" else "serve"
+    name = f"{bench}_tiny" if args.tiny else _measure.gpu_name(bench, device)
     return _measure.write(name, head, rows, args.results)
 
 

@@ -189,8 +189,10 @@ def rows_of(sides: list[Side], args: argparse.Namespace) -> list[dict[str, Any]]
             row = {"format": name, "phase": phase, "batch": batch, "seq": seq}
             row |= zip(("dense_ms", "dense_same_ms", "ours_ms"), map(middle, each), strict=True)
             row |= zip(("dense_each", "dense_same_each", "ours_each"), each, strict=True)
-            row["load_s"] = ours.about.get("load_s")
-            row["dense_load_s"] = dense.about.get("load_s") if dense is not None else None
+            for figure in ("load_s", "weight_bytes", "kv_tokens"):
+                row[figure] = ours.about.get(figure)
+                row[f"dense_{figure}"] = dense.about.get(figure) if dense is not None else None
+            row["own_gpus"] = dense is not None and dense.gpu != ours.gpu
             rows.append(row)
     return rows
 
@@ -240,7 +242,9 @@ def write(sides: list[Side], args: argparse.Namespace) -> Path:
         engines={side.name: side.about for side in sides},
         failed={side.name: side.failure for side in sides if side.failure},
     )
-    name = "vllm_tiny" if args.tiny else _measure.gpu_name("vllm", device)
+    columns = COLUMNS in args.sides and not {"2:4", "2:4-fp8"} & set(args.sides)
+    bench = "vllm_columns" if columns else "vllm"
+    name = f"{bench}_tiny" if args.tiny else _measure.gpu_name(bench, device)
     return _measure.write(name, head, rows_of(sides, args), args.results)
 
 

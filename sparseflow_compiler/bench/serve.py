@@ -123,7 +123,8 @@ def serve_rows(dense: Contender, sparse: Contender, plan: Plan) -> Iterator[list
     for _ in measuring((dense, sparse), plan):
         rates = sorted({rate for _, rate in plan.done}, key=lambda rate: (rate != SATURATED, rate))
         places = [(each.side, rate) for each in (dense, sparse) for rate in rates]
-        yield [_row(*place, plan.done[place], plan.asked(place[1])) for place in places if place in plan.done]
+        rows = [_row(*place, plan) for place in places if place in plan.done]
+        yield [{**row, "own_gpus": on_own_gpus(dense, sparse)} for row in rows]
 
 
 def on_own_gpus(dense: Contender, sparse: Contender) -> bool:
@@ -200,7 +201,8 @@ def _measure_at(rate: float, side: str, running: Running, plan: Plan) -> None:
     plan.done.setdefault((side, rate), []).append(found)
 
 
-def _row(side: str, rate: float, rounds: Sequence[dict[str, float]], requests: Requests) -> dict[str, Any]:
+def _row(side: str, rate: float, plan: Plan) -> dict[str, Any]:
+    rounds, requests = plan.done[side, rate], plan.asked(rate)
     middle = {name: _median([found[name] for found in rounds]) for name in rounds[0]}
     tokens = middle.pop("kv_tokens")
     return {
@@ -250,6 +252,8 @@ def serve_table(rows: Sequence[dict[str, Any]], width: int = 130) -> str:
         + (f", {row['kv_tokens']} tokens in the cache" if row["kv_tokens"] is not None else "")
         for side, row in first.items()
     ]
+    if rows[0]["own_gpus"]:
+        notes.append("Each server had a GPU of its own; only one worked at a time.")
     notes.append("TTFT: from a request to its first token. TPOT: from one token to the next.")
     return text_table("", columns, lines, notes, width)
 
