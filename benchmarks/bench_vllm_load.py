@@ -61,7 +61,7 @@ def write_folders(folder: Path, shape: dict[str, Any], device: str) -> None:
         torch.set_default_dtype(before)
     sf.prune(model, progress=False)
     model.save_pretrained(folder / PRUNED)
-    sf.nn.sparsify(model, policy="sparse")
+    sf.nn.sparsify(model, policy="sparse", tune="off")
     model.save_pretrained(folder / PACKED)
     del model
     if device == "cuda":
