@@ -256,6 +256,28 @@ def largest_error(model: Any) -> float:
     return worst
 
 
+def largest_column_error(model: Any) -> float:
+    """Return the largest relative error of our layers that leave out inputs, one layer of each shape."""
+    import torch
+
+    from sparseflow.runtime.contextual.column import kept_inputs
+
+    worst, seen = 0.0, set()
+    for layer in model.modules():
+        weight = getattr(layer, "weight_turned", None)
+        if weight is None or weight.shape in seen:
+            continue
+        seen.add(weight.shape)
+        method = layer.quant_method
+        for m in (1, 2, 8, 33, 300):
+            x = torch.randn(m, weight.shape[0], dtype=weight.dtype, device=weight.device) * method.threshold
+            kept = kept_inputs(x, method.threshold) if m <= method.m_max else x
+            exact = kept.double() @ weight.double()
+            error = (method.apply(layer, x).double() - exact).abs().max() / exact.abs().max()
+            worst = max(worst, float(error))
+    return worst
+
+
 def weight_bytes(model: Any) -> int:
     """Return the bytes of memory that parameters and buffers lie in, each byte once."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -304,7 +326,7 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Any]]:
     if not args.tiny:
         found |= memory(args, llm)
     if QUANTIZATION[args.side] == "sparseflow":
-        (found["error"],) = llm.apply_model(largest_error)
+        (found["error"],) = llm.apply_model(largest_column_error if args.side == COLUMNS else largest_error)
         found["layers"] = list(config.quant_config.layers.lines())
         limit = LARGEST_ERROR["float32" if args.tiny else args.side.replace(COLUMNS, "2:4")]
         if found["error"] > limit:
@@ -346,6 +368,8 @@ def main(argv: list[str]) -> int:
     if args.side == COLUMNS:
         args.batches = [batch for batch in args.batches if batch <= MOST_ROWS]
     answer = answers()
+    if args.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu
     os.environ.update(ENVIRONMENT, VLLM_CACHE_ROOT=str(Path(args.folder) / f"cache-{args.side}"))
     llm, found = start(args, Path(args.folder))
     answer(found)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TOKENS = 16
-"""Decoded to look at the layers' inputs."""
+PROMPT, TOKENS = 8, 16
+"""Tokens that are read, and that are decoded to look at the layers' inputs."""
 
 
 def write_thresholds(start: Callable[..., Any], path: Path, rate: float) -> None:
@@ -18,6 +18,9 @@ def write_thresholds(start: Callable[..., Any], path: Path, rate: float) -> None
         start: returns vLLM's engine, given further options.
         path: of the file to write.
         rate: the share.
+
+    Raises:
+        RuntimeError: no step of one token was seen.
     """
     import gc
 
@@ -26,11 +29,13 @@ def write_thresholds(start: Callable[..., Any], path: Path, rate: float) -> None
 
     llm = start(enforce_eager=True, max_num_seqs=1)
     llm.apply_model(functools.partial(_watch, rate=rate))
-    llm.generate(prompts(1, 32), sampling(TOKENS), use_tqdm=False)
+    llm.generate(prompts(1, PROMPT), sampling(TOKENS), use_tqdm=False)
     (found,) = llm.apply_model(_thresholds)
     del llm
     gc.collect()
     cleanup_dist_env_and_memory()
+    if not found:
+        raise RuntimeError("no layer was called with one token: there is nothing to set thresholds by")
     _save(found, path, rate)
 
 

@@ -1,9 +1,10 @@
 """vLLM's server on a Llama-3-8B shape, dense and 2:4: `python benchmarks/bench_serve.py`.
 
 It is `sparseflow bench serve` over made-up weights, with a made-up tokenizer: prompts are token ids. Requests
-come all at once and at shares of what the dense server can do. `--tiny` runs a small shape on the CPU, as a
-test of the script. Where the package is on the path without being installed, its entry point, by which
-vLLM's processes find the method, is put there too.
+come all at once and at shares of what the dense server can do. Where two GPUs are visible, each server has
+its own; both start at once, and each rate is sent to one, then to the other. `--tiny` runs a small shape on
+the CPU, as a test of the script. The file is written after every rate. Where the package is on the path
+without being installed, its entry point, by which vLLM's processes find the method, is put there too.
 """
 
 from __future__ import annotations
@@ -14,26 +15,35 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import _measure
+from _gpus import gpu_of, visible_gpus
 from _vllm_side import ENVIRONMENT, LLAMA_8B, TINY
 
 from sparseflow.bench.completions_client import Requests
-from sparseflow.bench.serve import Contender, Plan, serve_chart, serve_rows, serve_table
+from sparseflow.bench.serve import Contender, Plan, on_own_gpus, serve_chart, serve_rows, serve_table
 
 GROUP, ENTRY = "vllm.general_plugins", "sparseflow.integrations.vllm.registration:register"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--requests", type=int, default=128, help="at each rate, and all at once")
+    parser.add_argument("--requests", type=int, default=128, help="all at once, and at a rate at most")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of each prompt")
     parser.add_argument("--answer", type=int, default=256, help="tokens of each answer")
     parser.add_argument("--sequences", type=int, default=64, help="at a time in a server, at most")
     parser.add_argument("--rate", nargs="+", type=float, default=[], help="requests a second")
-    parser.add_argument("--format", choices=("2:4", "2:4-fp8"), default="2:4", help="of our layers")
-    parser.add_argument("--rounds", type=int, default=1, help="starts of each server")
+    parser.add_argument(
+        "--format", choices=("2:4", "2:4-fp8"), default="2:4", help="of our layers; dense has its bits"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="of every rate; on one GPU also of starts")
+    parser.add_argument("--sending", type=float, default=10.0, help="seconds of requests at a rate, at most")
+    parser.add_argument("--seconds", type=float, default=250.0, help="on two GPUs no rate would end later")
+    parser.add_argument("--one-gpu", action="store_true", help="one server after the other on the first GPU")
+    parser.add_argument("--interval", type=int, default=8, help="tokens of an event in vLLM's stream")
     parser.add_argument("--policy", choices=("auto", "sparse"), default="auto", help="of our layers")
     parser.add_argument("--limit", type=int, default=240, help="seconds that a server may take to start")
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs; they are not kept otherwise")
@@ -74,13 +84,56 @@ def provide_entry_point(folder: Path) -> None:
 def options(args: argparse.Namespace) -> list[str]:
     """Return what both servers are given."""
     size = ["--max-model-len", str(args.prompt + args.answer + 16), "--max-num-seqs", str(args.sequences)]
-    kind = ["--dtype", "float32", "--enforce-eager"] if args.tiny else ["--dtype", "bfloat16"]
-    # Without prefix caching every round reads its prompts.
+    kind = (
+        ["--dtype", "float32", "--enforce-eager"] if args.tiny else ["--dtype", "bfloat16", *captured(args)]
+    )
+    # Without prefix caching every round reads its prompts. An event for every token keeps the server's HTTP
+    # process busier than the GPU.
+    size += ["--stream-interval", str(args.interval)]
     return ["--load-format", "dummy", "--no-enable-prefix-caching", *size, *kind]
+
+
+def captured(args: argparse.Namespace) -> list[str]:
+    """Return the option with the sizes of CUDA graphs: as vLLM's own, but none beyond the sequences."""
+    sizes = [1, 2, 4, *range(8, args.sequences + 1, 8)]
+    return ["--compilation-config", json.dumps({"cudagraph_capture_sizes": sizes})]
+
+
+def contenders(args: argparse.Namespace, folder: Path) -> tuple[Contender, Contender]:
+    """Return both sides, each with a GPU of its own where there are several."""
+    gpus = [] if args.tiny or args.one_gpu else visible_gpus()
+    ours = {"policy": args.policy, "format": args.format, "prune": "magnitude"}
+    same = ["--quantization", "fp8"] if args.format == "2:4-fp8" else []
+    dense = Contender("dense", folder, [*options(args), *same], gpu=gpu_of(0, gpus))
+    return dense, Contender("sparse", folder, options(args), ours, gpu=gpu_of(1, gpus))
+
+
+def write(rows: list[dict[str, Any]], sides: tuple[Contender, Contender], plan: Plan, args: Any) -> Path:
+    """Write the result file."""
+    import torch
+
+    device = _measure.cpu_name() if args.tiny else torch.cuda.get_device_name()
+    head = _measure.meta(
+        device,
+        vllm=importlib.metadata.version("vllm"),
+        format=args.format,
+        sequences=args.sequences,
+        stream_interval=args.interval,
+        gpus={each.side: each.gpu for each in sides},
+        servers="at once, measured in turn" if on_own_gpus(*sides) else "one after the other",
+        each=[
+            {"side": side, "rate": str(rate), "rounds": found} for (side, rate), found in plan.done.items()
+        ],
+        left_out=plan.left_out,
+    )
+    bench = "serve_fp8" if args.format == "2:4-fp8" else "serve"
+    name = f"{bench}_tiny" if args.tiny else _measure.gpu_name(bench, device)
+    return _measure.write(name, head, rows, args.results)
 
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
+    deadline = time.monotonic() + args.seconds
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if "MULTIPROCESSING" not in name})
     shape = TINY if args.tiny else LLAMA_8B
     with tempfile.TemporaryDirectory() as work:
@@ -89,20 +142,16 @@ def main(argv: list[str]) -> int:
         logs.mkdir(parents=True, exist_ok=True)
         write_model(folder, shape)
         provide_entry_point(Path(work) / "path")
-        ours = {"policy": args.policy, "format": args.format, "prune": "magnitude"}
-        sides = (Contender("dense", folder, options(args)), Contender("sparse", folder, options(args), ours))
+        os.environ["VLLM_CACHE_ROOT"] = str(Path(work) / "cache")  # nothing that an earlier run compiled
+        sides = contenders(args, folder)
         asked = Requests(args.requests, args.prompt, args.answer, min(90, int(str(shape["vocab_size"]))))
-        rows = serve_rows(*sides, Plan(asked, list(args.rate), args.rounds, args.limit, logs))
-    import torch
-    import vllm
-
-    device = _measure.cpu_name() if args.tiny else torch.cuda.get_device_name()
-    name = "serve_tiny" if args.tiny else _measure.gpu_name("serve", device)
-    head = _measure.meta(device, vllm=vllm.__version__, format=args.format, sequences=args.sequences)
-    path = _measure.write(name, head, rows, args.results)
+        plan = Plan(asked, list(args.rate), args.rounds, args.limit, logs, args.sending, deadline)
+        rows: list[dict[str, Any]] = []
+        for rows in serve_rows(*sides, plan):
+            path = write(rows, sides, plan, args)
     if args.plot is not None:
         serve_chart(rows, args.plot)
-    print(serve_table(rows), path, sep="\n")
+    print(serve_table(rows), *plan.left_out, path, sep="\n")
     return 0
 
 

@@ -1,10 +1,11 @@
 """vLLM's engine on a Llama-3-8B shape, dense and 2:4, in bfloat16 and fp8: `python benchmarks/bench_vllm.py`.
 
 The weights are made up. Every engine is a process of its own. All start at once and stay; then they measure
-one after the other, in turn for every round, and rows have the medians of the rounds. `--apart` has one
-engine at a time, with all of the GPU's memory. Sparse engines first compare their layers' products with
-float64. An engine that fails is named in the file, with the end of its log, and the others go on; the file
-is written after every round. `--tiny` runs a small shape on the CPU, as a test of the script.
+one after the other, in turn for every round, and rows have the medians of the rounds. Where several GPUs are
+visible the engines are dealt to them in turn: bfloat16's to the first of two, fp8's to the second. `--apart`
+has one engine at a time, with all of the GPU's memory. Sparse engines first compare their layers' products
+with float64. An engine that fails is named in the file, with the end of its log, and the others go on; the
+file is written after every round. `--tiny` runs a small shape on the CPU, as a test of the script.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import _measure
+from _gpus import gpu_of, visible_gpus
 from _vllm_side import COLUMNS, LLAMA_8B, QUANTIZATION, TINY, UTILIZATION
 
 Found = dict[str, Any]
@@ -33,16 +35,18 @@ class Side:
 
     Attributes:
         name: a key of `QUANTIZATION`.
+        gpu: the only one that it sees, if there are several.
         about: what it said when it had started.
         rounds: what it measured in each.
         failure: why it does no more; empty while it does.
     """
 
-    def __init__(self, name: str, args: argparse.Namespace, folder: Path) -> None:
-        self.name, self.about, self.failure = name, dict[str, Any](), ""
+    def __init__(self, name: str, args: argparse.Namespace, folder: Path, gpu: str | None) -> None:
+        self.name, self.gpu, self.about, self.failure = name, gpu, dict[str, Any](), ""
         self.rounds: list[Found] = []
         self._log = (args.logs or folder) / f"{name.replace(':', '')}.log"
-        options = {**vars(args), "side": name, "folder": str(folder), "results": None, "logs": None}
+        options = {**vars(args), "side": name, "folder": str(folder), "gpu": gpu, "results": None}
+        options["logs"] = None
         script = Path(__file__).with_name("_vllm_side.py")
         self._process = subprocess.Popen(
             [sys.executable, str(script), json.dumps(options)],
@@ -130,7 +134,8 @@ def started(names: Sequence[str], args: argparse.Namespace, folder: Path) -> Ite
     """Run engines side by side."""
     sides: list[Side] = []
     try:
-        sides += [Side(name, args, folder) for name in names]
+        gpus = [] if args.tiny or args.apart else visible_gpus()
+        sides += [Side(name, args, folder, gpu_of(place, gpus)) for place, name in enumerate(names)]
         end = time.monotonic() + args.limit
         for side in sides:
             side.wait(end - time.monotonic())
@@ -184,8 +189,10 @@ def rows_of(sides: list[Side], args: argparse.Namespace) -> list[dict[str, Any]]
             row = {"format": name, "phase": phase, "batch": batch, "seq": seq}
             row |= zip(("dense_ms", "dense_same_ms", "ours_ms"), map(middle, each), strict=True)
             row |= zip(("dense_each", "dense_same_each", "ours_each"), each, strict=True)
-            row["load_s"] = ours.about.get("load_s")
-            row["dense_load_s"] = dense.about.get("load_s") if dense is not None else None
+            for figure in ("load_s", "weight_bytes", "kv_tokens"):
+                row[figure] = ours.about.get(figure)
+                row[f"dense_{figure}"] = dense.about.get(figure) if dense is not None else None
+            row["own_gpus"] = dense is not None and dense.gpu != ours.gpu
             rows.append(row)
     return rows
 
@@ -229,12 +236,15 @@ def write(sides: list[Side], args: argparse.Namespace) -> Path:
         device,
         vllm=vllm.__version__,
         together=not args.apart,
+        gpus={side.name: side.gpu for side in sides},
         rounds={side.name: len(side.rounds) for side in sides},
         utilization=UTILIZATION,
         engines={side.name: side.about for side in sides},
         failed={side.name: side.failure for side in sides if side.failure},
     )
-    name = "vllm_tiny" if args.tiny else _measure.gpu_name("vllm", device)
+    columns = COLUMNS in args.sides and not {"2:4", "2:4-fp8"} & set(args.sides)
+    bench = "vllm_columns" if columns else "vllm"
+    name = f"{bench}_tiny" if args.tiny else _measure.gpu_name(bench, device)
     return _measure.write(name, head, rows_of(sides, args), args.results)
 
 

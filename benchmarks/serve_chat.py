@@ -18,7 +18,7 @@ from typing import Any
 
 import _measure
 
-from sparseflow.bench.vllm_server import NAME, server
+from sparseflow.bench.vllm_server import NAME, Server
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
@@ -95,7 +95,8 @@ def main(argv: list[str]) -> int:
         text, wanted = expected(pruned, args.tokens)
         log = Path(work) / "log"
         os.environ.update(ENVIRONMENT)
-        with server(pruned, options(args.policy), log, args.limit) as running:
+        with Server(pruned, options(args.policy), log) as server:
+            running = server.wait(args.limit)
             try:
                 answer, tokens = ask(running.port, args.tokens)
             except Exception:

@@ -60,8 +60,10 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "quick_tuning_h200": TUNER,
     "same_tokens_cpu": CPU,
     "serve_chat": (),  # what a server answered, no speed
+    "serve_fp8_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
     "serve_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
     "skinny_h200": GPU,
+    "vllm_columns_h200": ("runtime/csrc/cuda", "sparseflow_compiler/integrations/vllm"),
     "vllm_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
     "vllm_load_h200": ("sparseflow_compiler/integrations/vllm",),
 }

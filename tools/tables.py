@@ -213,8 +213,10 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "quality_lm_h200": quality_lm,
     "quality_smollm2_h200": quality_patterns,
     "quality_lm_train_h200": quality_lm_train,
+    "serve_fp8_h200": tables_serving.serve,
     "serve_h200": tables_serving.serve,
     "skinny_h200": skinny_h200,
+    "vllm_columns_h200": tables_serving.vllm,
     "vllm_h200": tables_serving.vllm,
     "vllm_load_h200": tables_serving.load,
 }

@@ -12,8 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,37 +59,54 @@ def require_vllm(*, plugin: bool) -> None:
         )
 
 
-@contextmanager
-def server(model: Path, options: Sequence[str], log: Path, seconds: float) -> Iterator[Running]:
-    """Serve a model until the block ends.
+class Server:
+    """vLLM's server over a model, from its start until the block ends.
+
+        with Server(model, options, log) as server:
+            running = server.wait(600)
 
     Args:
         model: its folder.
         options: further ones of ``vllm serve``.
         log: file for what it prints.
-        seconds: to wait for its first answer.
-
-    Raises:
-        ArgumentError: it ended, or didn't answer in time; the error has the end of the log.
+        gpu: the only one that it sees, as CUDA_VISIBLE_DEVICES names it; None: all that this process sees.
     """
-    port = _free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
-    command += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port), *options]
-    start = time.monotonic()
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
-        )
-    try:
-        _wait(process, port, log, seconds)
-        yield Running(port, time.monotonic() - start, _kv_tokens(port))
-    finally:
-        process.terminate()
+
+    def __init__(self, model: Path, options: Sequence[str], log: Path, gpu: str | None = None) -> None:
+        self._log, self._port, self._began = log, _free_port(), time.monotonic()
+        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
+        command += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(self._port), *options]
+        places = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "VLLM_NO_USAGE_STATS": "1", **places},
+            )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.terminate()
         try:
-            process.wait(30)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
+
+    def wait(self, seconds: float) -> Running:
+        """Return once it answers.
+
+        Args:
+            seconds: from its start until its first answer, at most.
+
+        Raises:
+            ArgumentError: it ended, or didn't answer in time; the error has the end of the log.
+        """
+        _wait(self._process, self._port, self._log, self._began + seconds)
+        return Running(self._port, time.monotonic() - self._began, _kv_tokens(self._port))
 
 
 def _free_port() -> int:
@@ -100,8 +116,8 @@ def _free_port() -> int:
     return port
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float) -> None:
-    end = time.monotonic() + seconds
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path, end: float) -> None:
+    begun = time.monotonic()
     while time.monotonic() < end and process.poll() is None:
         try:
             _get(port, "health")
@@ -109,7 +125,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     ended = process.poll() is not None
-    reason = f"it ended with {process.returncode}" if ended else f"no answer in {seconds:.0f} s"
+    reason = f"it ended with {process.returncode}" if ended else f"no answer in {end - begun:.0f} s"
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise ArgumentError("bench serve: vllm serve", f"{reason}; its log ends:\n{tail}", "see the whole: --log")
 

@@ -109,17 +109,44 @@ def fp8_weights(
     """
     name = declared_fp8(declared)
     assert name is not None, "the caller asked"
-    block = None
-    if name == "float-quantized":
-        _require_known_sparsity(declared, subject)
-        block = _require_float8(declared, subject)
-    elif name == "fp8":
-        block = _block_of(declared.get("weight_block_size"), subject)
+    block = declared_block(declared, subject)
     found = _of_torchao(metadata, dtypes, subject) if name == "torchao" else _by_suffix(dtypes, subject)
     parts = {part for weight in found.values() for part in weight.parts}
     shapes = {weight.mask.removesuffix(_MASK) + ".shape" for weight in found.values() if weight.mask}
     spare = ({other for other in dtypes if _OF_INPUTS.search(other)} | shapes) - parts
     return Fp8Weights(name, found, frozenset(spare), block, _dtype_of(config))
+
+
+def declared_block(declared: Document, subject: str) -> tuple[int, int] | None:
+    """Return the rows and columns of the blocks that have a scale each; None: the grid of scales says it.
+
+    Args:
+        declared: the entry about quantisation, for which `declared_fp8` has a name.
+        subject: how errors call the checkpoint.
+
+    Raises:
+        CheckpointError: weights are quantised in another way than to 8-bit floats.
+    """
+    name = declared_fp8(declared)
+    if name == "float-quantized":
+        _require_known_sparsity(declared, subject)
+        return _require_float8(declared, subject)
+    if name == "torchao":
+        _require_torchao_float8(declared, subject)
+        return None
+    return _block_of(declared.get("weight_block_size"), subject)
+
+
+def scale_factors(scale: Tensor, subject: str) -> Tensor:
+    """Return scales in float32; bytes e stand for 2**e with a bias of 127.
+
+    Raises:
+        CheckpointError: one is NaN or Inf.
+    """
+    factors = (scale.float() - 127).exp2() if scale.dtype == torch.uint8 else scale.float()
+    if not bool(factors.isfinite().all()):
+        raise CheckpointError(subject, "a scale is NaN or Inf", _WHOLE)
+    return factors
 
 
 def dequantized(
@@ -138,9 +165,7 @@ def dequantized(
     Raises:
         CheckpointError: the scales don't fit the values, or one is NaN or Inf.
     """
-    factors = (scale.float() - 127).exp2() if scale.dtype == torch.uint8 else scale.float()
-    if not bool(factors.isfinite().all()):
-        raise CheckpointError(subject, "a scale is NaN or Inf", _WHOLE)
+    factors = scale_factors(scale, subject)
     if factors.numel() == 1:
         factors = factors.reshape((1,) * values.dim())
     elif factors.dim() == 1 == values.dim() - 1 and len(factors) == len(values):
@@ -202,18 +227,28 @@ def _require_float8(declared: Document, subject: str) -> tuple[int, int] | None:
     """Check that every group of weights is in 8-bit floats, symmetric; return the size of their blocks."""
     groups = declared.get("config_groups")
     blocks: set[tuple[int, int] | None] = set()
-    for group in (groups if isinstance(groups, Mapping) else {}).values():
-        weights = group.get("weights") if isinstance(group, Mapping) else None
+    for scheme in (groups if isinstance(groups, Mapping) else {}).values():
+        weights = scheme.get("weights") if isinstance(scheme, Mapping) else None
         if not isinstance(weights, Mapping):
             raise CheckpointError(subject, "its config_groups name no form of weights", _WHOLE)
         kind = f"{weights.get('num_bits')}-bit {weights.get('type')}, {weights.get('strategy')}"
         eight = weights.get("num_bits") == 8 and weights.get("type") == "float"
         if not eight or not weights.get("symmetric", True) or weights.get("strategy") not in _STRATEGIES:
             raise CheckpointError(subject, f"its weights are quantised as {kind:.60}", _GET_OTHER)
-        blocks.add(_block_of(weights.get("block_structure"), subject))
+        group = [1, weights.get("group_size")] if weights.get("strategy") == "group" else None
+        blocks.add(_block_of(group or weights.get("block_structure"), subject))
     if len(blocks) > 1:
         raise CheckpointError(subject, "its groups have blocks of several sizes", _GET_OTHER)
     return blocks.pop() if blocks else None
+
+
+def _require_torchao_float8(declared: Document, subject: str) -> None:
+    """Check that torchao's configuration, where config.json has it, is one of 8-bit floats."""
+    kinds = declared.get("quant_type")
+    for kind in (kinds if isinstance(kinds, Mapping) else {}).values():
+        name = kind.get("_type") if isinstance(kind, Mapping) else kind
+        if not str(name).startswith("Float8"):
+            raise CheckpointError(subject, f"its weights are torchao's {name!r:.40}", _GET_OTHER)
 
 
 def _block_of(size: object, subject: str) -> tuple[int, int] | None:

@@ -32,19 +32,25 @@ def serve(
     format: Annotated[str, typer.Option(help="2:4 or 2:4-fp8.")] = "2:4",
     vocabulary: Annotated[int, typer.Option(help="Prompts are of token ids below this.")] = 1000,
     vllm: Annotated[str, typer.Option(help='More options of both servers: "--max-num-seqs 64".')] = "",
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(help="Two of them: each server runs on its own, and both start at once."),
+    ] = None,
     limit: Annotated[float, typer.Option(help="Seconds that a server may take to start.")] = 600.0,
     log: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw throughput and waiting into this file.")] = None,
     dark: option_values.Dark = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Serve a model with vLLM, dense, then sparse, and send both the same requests at several rates.
+    """Serve a model with vLLM, dense and sparse, and send both the same requests at several rates.
 
     Prints throughput, time to the first token (TTFT), time per token (TPOT), and the size of the KV cache.
     """
     sizes = (requests, prompt, answer_tokens, rounds, vocabulary - 3)
     option_values.require_positive("--requests, --prompt, --answer, --rounds or --vocabulary", sizes)
     option_values.require_folder(plot)
+    if gpu and (len(gpu) != 2 or gpu[0] == gpu[1]):
+        raise ArgumentError(f"--gpu {' '.join(gpu)}", "one is needed for each server", "--gpu 0 --gpu 1")
     if any(each <= 0 for each in rate or []):
         raise ArgumentError("--rate", "must be above 0", "leave it out for shares of what dense can do")
     from sparseflow.bench.completions_client import Requests
@@ -54,12 +60,16 @@ def serve(
     ours: dict[str, object] = {"policy": policy, "format": format}
     if sparse is None:
         ours["prune"] = "magnitude"
-    contenders = (Contender("dense", model, shared), Contender("sparse", sparse or model, shared, ours))
+    places = gpu or (None, None)
+    contenders = (
+        Contender("dense", model, shared, gpu=places[0]),
+        Contender("sparse", sparse or model, shared, ours, gpu=places[1]),
+    )
     asked = Requests(requests, prompt, answer_tokens, vocabulary)
     with tempfile.TemporaryDirectory() as work:
         if log is not None:
             log.mkdir(parents=True, exist_ok=True)
-        rows = serve_rows(*contenders, Plan(asked, list(rate or []), rounds, limit, log or Path(work)))
+        *_, rows = serve_rows(*contenders, Plan(asked, list(rate or []), rounds, limit, log or Path(work)))
     if plot is not None:
         serve_chart(rows, plot, dark=dark)
     from sparseflow.bench import result

@@ -135,11 +135,15 @@ class PackedForm(Form):
         """Return the packed weight, its tensors checked."""
         if not is_dummy():
             self.parts.require(self.tensor_names)
+        return PackedWeight(self.take_tensors(layer), self.k, self.pattern.name, name=name)
+
+    def take_tensors(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """Remove the parameters; return the kept values and their positions as packed weights have them."""
         values, positions = (taken(layer, name) for name in (self.values_name, self.positions_name))
         if self._by_block:
             two_of_four = self.pattern == TWO_OF_FOUR  # whose padding must be positions, too
             positions = nibbles_to_bytes(positions) if two_of_four else codes_to_bytes(positions, self._bits)
-        return PackedWeight((values, positions), self.k, self.pattern.name, name=name)
+        return values, positions
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
@@ -184,11 +188,10 @@ class BitmaskForm(PackedForm):
         super().create(layer, loader)
         layer.register_parameter("shape", unloaded(self.read_shape))
 
-    def take(self, layer: nn.Module, name: str) -> PackedWeight:
-        """Return the packed weight, its tensors checked."""
-        found = super().take(layer, name)
+    def take_tensors(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """Remove the parameters; return the kept values and their positions as packed weights have them."""
         del layer.shape
-        return found
+        return super().take_tensors(layer)
 
     def read_shape(self, param: Tensor, loaded_weight: Tensor, loaded_shard_id: Shard = None) -> None:
         """Check the ``shape`` of a part, ``[N, K]``."""

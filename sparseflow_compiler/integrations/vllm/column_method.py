@@ -79,6 +79,9 @@ class ColumnLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is not
         parts: its names in the checkpoint.
         threshold: of its input.
         layers: all layers of the engine.
+
+    Attributes:
+        m_max: for how many rows inputs are left out; 0 before it is decided, and where the layer is dense.
     """
 
     uses_meta_device = True
@@ -87,7 +90,12 @@ class ColumnLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is not
         self.name, self._parts, self._threshold, self._layers = name, parts, threshold, layers
         self._form: DenseForm | None = None
         self._dense: LinearMethodBase | None = None
-        self._m_max = 0
+        self.m_max = 0
+
+    @property
+    def threshold(self) -> float:
+        """The size of the inputs that are left out below it."""
+        return self._threshold.threshold
 
     def create_weights(
         self,
@@ -118,7 +126,7 @@ class ColumnLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is not
             return
         setattr(layer, _PROCESSED, True)
         weight = self._form.take(layer, self.name)
-        loaded_again = self._dense is not None or self._m_max > 0
+        loaded_again = self._dense is not None or self.m_max > 0
         if not loaded_again:
             self._decide(weight)
         if self._dense is not None:
@@ -135,14 +143,14 @@ class ColumnLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is not
             dense: Tensor = self._dense.apply(layer, x, bias)
             return dense
         weight = getattr(layer, _TURNED)
-        y: Tensor = column_linear(x, weight, self._threshold.threshold, bias, None, None, self._m_max)
+        y: Tensor = column_linear(x, weight, self.threshold, bias, None, None, self.m_max)
         return y
 
     def _decide(self, weight: Tensor) -> None:
         policy = self._policy(weight)
-        self._m_max = policy.m_max
+        self.m_max = policy.m_max
         if policy.m_max:
-            self._layers.by_columns[self.name] = (self._threshold.threshold, policy)
+            self._layers.by_columns[self.name] = (self.threshold, policy)
             return
         self._dense = UnquantizedLinearMethod()
         self._layers.stays_dense(self.name, policy.why())

@@ -14,7 +14,13 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from sparseflow.checkpoints.forms import PATTERNS_KEY
 from sparseflow.errors import ArgumentError, CheckpointError
 from sparseflow.integrations.vllm.engine_versions import warn_if_untested
-from sparseflow.integrations.vllm.packed_layers import PackedLayers, is_bitmask, is_fp8
+from sparseflow.integrations.vllm.packed_layers import (
+    FP8,
+    FP8_NAMES,
+    PackedLayers,
+    is_bitmask,
+    is_fp8,
+)
 from sparseflow.integrations.vllm.serving_options import KEY, ServingOptions
 from sparseflow.support.documents import Document
 
@@ -97,11 +103,15 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
         return METHOD if asked or (user_quant in (None, METHOD) and is_bitmask(declared)) else None
 
     def get_cache_scale_mapper(self) -> WeightsMapper:
-        """Return vLLM's renaming of tensors, and that of ``weight.positions``: parameters have no dots."""
+        """Return vLLM's renaming of tensors, and ours of those that parameters are named otherwise for.
+
+        Parameters have no dots, and those of fp8 weights one name, whoever wrote the checkpoint.
+        """
         from vllm.model_executor.models.utils import WeightsMapper
 
         found = super().get_cache_scale_mapper()
-        return found | WeightsMapper(orig_to_new_suffix={".weight.positions": ".positions"})
+        ours = FP8_NAMES if self.packed.form == FP8 else {".weight.positions": ".positions"}
+        return found | WeightsMapper(orig_to_new_suffix=ours)
 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: WeightsMapper) -> None:
         """Learn the names that vLLM has for packed layers; parts of merged ones keep theirs."""
@@ -136,7 +146,7 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
             prefix: its name.
 
         Raises:
-            CheckpointError: it is packed in the checkpoint, and is no linear layer of vLLM.
+            CheckpointError: it is packed or in fp8 in the checkpoint, and is no linear layer of vLLM.
         """
         from vllm.model_executor.layers.linear import LinearBase
 
@@ -149,6 +159,12 @@ class SparseFlowEngineConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM 
                 "save the model again with skip_defaults=True, or with the layer in skip",
             )
         if "Experts" in type(layer).__name__ or "MoE" in type(layer).__name__:
+            if self.packed.form == FP8:
+                raise CheckpointError(
+                    f"layer {prefix}",
+                    "its experts are fp8 in the checkpoint; ours stay dense, and are read in 16 or 32 bits",
+                    "serve it without --quantization sparseflow, or dequantise it: convert_checkpoint",
+                )
             self.layers.stays_dense(prefix, _EXPERTS)
         return None
 

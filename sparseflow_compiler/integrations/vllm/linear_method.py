@@ -179,7 +179,8 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
             return DenseForm(*size)
         if self._source.form == FP8:
             self._require_whole()
-            return Fp8Form(size, prunes=self._options.prune is not None)
+            source, prunes = self._source, self._options.prune is not None
+            return Fp8Form(size, prunes=prunes, block=source.block, masked=source.masked)
         kinds = [
             self._source.kind(part, whole_k) if packed else None
             for part, packed in zip(self._parts.names, self._packed, strict=True)

@@ -15,12 +15,24 @@ from sparseflow.checkpoints.forms import (
     require_patterns_of,
     require_version,
 )
+from sparseflow.checkpoints.fp8_weights import declared_block, declared_fp8
 from sparseflow.errors import CheckpointError
 from sparseflow.support.documents import Document
 
 _SUBJECT = "quantization_config"
 FP8 = "fp8"
 """The form of checkpoints whose weights are e4m3 with scales: `fp8_form`."""
+
+FP8_NAMES = {
+    ".weight_scale_inv": ".weight_scale",
+    "._weight_qdata": ".weight",
+    "._weight_scale": ".weight_scale",
+    ".activation_scale": ".input_scale",
+}
+"""Suffixes of tensors of fp8 layers, and what `fp8_form` calls them: transformers' and torchao's."""
+
+_IGNORED = ("ignore", "ignored_layers", "modules_to_not_convert")
+"""Where the writers of fp8 name layers that aren't: llm-compressor, vLLM, transformers."""
 
 _LINEAR = "Linear"
 """compressed-tensors names layers by their class, too."""
@@ -35,12 +47,16 @@ class PackedLayers:
         targets: names; of compressed-tensors also patterns ``re:…``, and ``Linear``: every linear layer.
         ignored: as `targets`, of layers that are not packed.
         kinds: of layers that aren't 2:4, by name.
+        block: of fp8, the rows and columns that share a scale; None: all of a weight, or of a row.
+        masked: of fp8, whether the kept values are stored with bitmasks.
     """
 
     form: str = "dense"
     targets: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
     kinds: dict[str, Kind] = field(default_factory=dict)
+    block: tuple[int, int] | None = None
+    masked: bool = False
 
     @classmethod
     def of(cls, declared: Document) -> PackedLayers:
@@ -54,8 +70,7 @@ class PackedLayers:
             targets, ignored = (sparsity.get(key) or [] for key in ("targets", "ignore"))
             return cls(BITMASK.name, set(_names(targets) or [_LINEAR]), set(_names(ignored)))
         if is_fp8(declared):
-            ignored = _names(declared.get("ignored_layers") or declared.get("ignore") or [])
-            return cls(FP8, {_LINEAR}, set(ignored))
+            return _fp8_layers(declared)
         if "layers" not in declared:
             return cls()
         require_version(declared.get("format_version"), _SUBJECT)
@@ -97,25 +112,28 @@ def is_bitmask(declared: Document) -> bool:
 
 
 def is_fp8(declared: Document) -> bool:
-    """Return whether a checkpoint's weights are e4m3 with a scale each, or one for each row.
+    """Return whether a checkpoint's weights are in fp8, or in another form of a method that also has fp8.
 
-    Such are those of vLLM's method ``fp8`` without blocks, and compressed-tensors' ``float-quantized``.
+    What `checkpoints.fp8_weights` can't read of these is refused when the engine's config is made.
     """
-    method = declared.get("quant_method")
-    if method == "fp8":
-        return not declared.get("weight_block_size")
-    groups = declared.get("config_groups")
-    if method != "compressed-tensors" or not isinstance(groups, dict) or declared.get("sparsity_config"):
-        return False
-    return bool(groups) and all(_is_e4m3(group) for group in groups.values())
+    return not is_bitmask(declared) and declared_fp8(declared) is not None
 
 
-def _is_e4m3(group: object) -> bool:
-    weights = group.get("weights") if isinstance(group, dict) else None
-    if not isinstance(group, dict) or not isinstance(weights, dict) or group.get("targets") != [_LINEAR]:
-        return False
-    kind = weights.get("type"), weights.get("num_bits")
-    return kind == ("float", 8) and weights.get("strategy") in ("tensor", "channel")
+def _fp8_layers(declared: Document) -> PackedLayers:
+    """Return the layers of a checkpoint in fp8.
+
+    Raises:
+        CheckpointError: it can't be read.
+    """
+    block = declared_block(declared, _SUBJECT)
+    groups = declared.get("config_groups") or {}
+    targets = {name for group in groups.values() for name in _names(group.get("targets") or [_LINEAR])}
+    ignored: set[str] = set()
+    for key in _IGNORED:
+        ignored.update(_names(declared.get(key) or []))
+    sparsity = declared.get("sparsity_config") or {}
+    masked = isinstance(sparsity, dict) and sparsity.get("format") == BITMASK.name
+    return PackedLayers(FP8, targets or {_LINEAR}, ignored, block=block, masked=masked)
 
 
 def _names(found: object) -> list[str]:
@@ -128,6 +146,8 @@ def _names(found: object) -> list[str]:
 
 def _matches(name: str, targets: Iterable[str]) -> bool:
     return any(
-        target in (name, _LINEAR) or (target.startswith("re:") and re.match(target[3:], name) is not None)
+        target in (name, _LINEAR)
+        or name.startswith(f"{target}.")
+        or (target.startswith("re:") and re.match(target[3:], name) is not None)
         for target in targets
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -77,6 +78,7 @@ class ServedLayers:
         sparse: the policies of the others.
         gated: the epilogues of those that gate their product.
         by_columns: the threshold and the policy of dense layers that leave out inputs near zero.
+        decided_s: seconds from the last weight until it was decided how layers run, and plans were built.
         no_columns: why thresholds that there are aren't used; empty if they are, or there are none.
     """
 
@@ -87,6 +89,7 @@ class ServedLayers:
         self.gated: dict[str, str] = {}
         self.by_columns: dict[str, tuple[float, ColumnPolicy]] = {}
         self.no_columns = ""
+        self.decided_s = 0.0
         self._parents = Parents()
         self._expected: dict[str, weakref.ref[nn.Module]] = {}
         self._packed: list[_Packed] = []
@@ -124,7 +127,7 @@ class ServedLayers:
             self._decide(get_current_vllm_config())
 
     def _decide(self, config: VllmConfig) -> None:
-        layers, self._packed = self._packed, []
+        layers, self._packed, begun = self._packed, [], time.perf_counter()
         self._parents.end()
         for group in _grouped(layers):
             found = self._policies(group)
@@ -137,6 +140,7 @@ class ServedLayers:
             _require_variance({name: str(policy) for name, policy in self.sparse.items()})
             _require_variance(dict.fromkeys(self.by_columns, "without inputs near zero where rows are few"))
         self._enter_hash(config)
+        self.decided_s += time.perf_counter() - begun
         for line in self.lines():
             logger.info("%s", line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +14,18 @@ from typer.testing import CliRunner
 
 from sparseflow.bench import vllm_server
 from sparseflow.bench.completions_client import Answer, Requests, figures
-from sparseflow.bench.serve import Contender, serve_table
+from sparseflow.bench.serve import Contender, Plan, serve_rows, serve_table
 from sparseflow.errors import ArgumentError, MissingDependencyError
 
 SERVER = '''
 """Speaks as vLLM's server does: each token an event, usage in the last one."""
-import http.server, json, sys, time
+import http.server, json, os, sys, time
 
 OPTIONS = sys.argv[1:]
+if "--slow" in OPTIONS:
+    print("gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    print("started", time.time(), flush=True)
+    time.sleep(0.5)
 if "--break-at-start" in OPTIONS:
     sys.exit("no such model")
 SPARSE = "--quantization" in OPTIONS
@@ -33,6 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        print("post", time.time(), flush=True)
         assert body["ignore_eos"] and body["model"] == "model" and min(body["prompt"]) >= 3
         if "--refuse" in OPTIONS:
             return self.answer(400, b"too long")
@@ -90,12 +96,12 @@ def test_both_sides_are_measured_at_every_rate(tmp_path) -> None:
     )
     assert found.exit_code == 0, found.output
     rows = json.loads(found.stdout)["rows"]
-    assert [row["side"] for row in rows] == ["dense"] * 4 + ["sparse"] * 4
+    assert [row["side"] for row in rows] == ["dense"] * 5 + ["sparse"] * 5
     rates = [row["rate"] for row in rows]
-    assert rates[:4] == rates[4:]
+    assert rates[:5] == rates[5:]
     most = rows[0]["requests_s"]
-    assert rates[1:4] == [pytest.approx(share * most, rel=0.06) for share in (0.25, 0.5, 0.75)]
-    dense, sparse = rows[0], rows[4]
+    assert rates[1:5] == [pytest.approx(share * most, rel=0.06) for share in (0.25, 0.5, 0.75, 1.0)]
+    dense, sparse = rows[0], rows[5]
     assert rates[0] is None
     assert 4 <= dense["tpot_p50_ms"] < 40
     assert sparse["tpot_p50_ms"] < dense["tpot_p50_ms"]
@@ -105,6 +111,43 @@ def test_both_sides_are_measured_at_every_rate(tmp_path) -> None:
     assert "better by" in text
     assert "all at once" in text
     assert "1600 tokens in the cache" in text
+
+
+@pytest.mark.usefixtures("vllm")
+def test_servers_on_two_gpus_start_at_once_and_are_measured_in_turn(tmp_path) -> None:
+    """The stand-in takes half a second to start; the file that each wrote says which GPU it saw."""
+    options = ["--vllm", "--slow", "--gpu", "3", "--gpu", "1", "--rate", "200", "--rate", "50"]
+    found = run(
+        "--requests", "4", "--answer", "3", "--prompt", "4", "--json", *options, "--log", str(tmp_path)
+    )
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout)["rows"]
+    assert [(row["side"], row["rate"]) for row in rows] == [
+        (side, rate) for side in ("dense", "sparse") for rate in (None, 50, 200)
+    ]
+    said = {side: (tmp_path / f"{side}.log").read_text().splitlines() for side in ("dense", "sparse")}
+    assert [said[side][0] for side in said] == ["gpu 3", "gpu 1"]
+    times = {side: [float(line.split()[1]) for line in said[side][1:]] for side in said}
+    begun = {side: times[side][0] for side in said}
+    assert abs(begun["dense"] - begun["sparse"]) < 0.45
+    # Warming up, then four requests all at once and at each rate: a side's are over before the other's come.
+    posts = sorted((at, side) for side in said for at in times[side][1:])
+    assert [side for _, side in posts] == (["dense"] * 4 + ["sparse"] * 4) * 4
+
+
+@pytest.mark.usefixtures("vllm")
+def test_the_deadline_leaves_out_rates_and_says_so(tmp_path) -> None:
+    plan = Plan(Requests(4, 4, 3), [100.0, 0.1], 1, 60, tmp_path, deadline=time.monotonic() + 20)
+    sides = Contender("dense", Path("m"), gpu="0"), Contender("sparse", Path("m"), serving={}, gpu="1")
+    *_, rows = serve_rows(*sides, plan)
+    assert {row["rate"] for row in rows} == {None, 100.0}
+    (line,) = plan.left_out
+    assert line.startswith("round 1, 0.1/s: it would take")
+
+
+def test_fewer_requests_are_sent_where_the_rate_is_low(tmp_path) -> None:
+    plan = Plan(Requests(100, 4, 4), [], 1, 60, tmp_path, sending=10.0)
+    assert [plan.asked(rate).count for rate in (0.1, 2.0, 50.0, math.inf)] == [8, 20, 100, 100]
 
 
 @pytest.mark.usefixtures("vllm")
@@ -130,7 +173,9 @@ def test_without_vllm_its_extra_is_named(monkeypatch) -> None:
     vllm_server.require_vllm(plugin=False)
 
 
-@pytest.mark.parametrize("option", [("--rate", "0"), ("--requests", "0"), ("--vocabulary", "3")])
+@pytest.mark.parametrize(
+    "option", [("--rate", "0"), ("--requests", "0"), ("--vocabulary", "3"), ("--gpu", "0")]
+)
 def test_wrong_options_are_refused(option) -> None:
     found = run(*option)
     assert isinstance(found.exception, ArgumentError)

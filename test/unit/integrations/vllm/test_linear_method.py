@@ -409,7 +409,7 @@ def test_only_bitmask_checkpoints_are_claimed(engine) -> None:
     ):
         assert claim(declared, None) is None
     assert claim({"quant_method": "fp8"}, "sparseflow") == "sparseflow"
-    assert claim({"quant_method": "fp8", "weight_block_size": [128, 128]}, "sparseflow") is None
+    assert claim({"quant_method": "fp8", "weight_block_size": [128, 128]}, "sparseflow") == "sparseflow"
     assert claim(bitmask_folder(), "compressed-tensors") is None
 
 
