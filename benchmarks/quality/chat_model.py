@@ -47,7 +47,7 @@ def written(
     seed: int,
     generate: Any = None,
 ) -> tuple[list[Tensor], dict[str, Any]]:
-    """Return rows ``[length]`` that the model writes, and their tokens and seconds; `generate` may be another than its own."""
+    """Return rows ``[length]`` that the model writes (by `generate` or its own), their tokens and seconds."""
     begun = time.monotonic()
     sources = Sources(model, tokenizer, None, 0.5, length, generate)
     torch.manual_seed(seed)

@@ -14,7 +14,7 @@ of the methods that --audit names also what the model still answers, and the pag
 several runs share, by SparseFlow's decode loop; without it each run writes its own. MODEL is a folder of
 transformers, or a file of llama.cpp (.gguf). Recoveries share what the deadline leaves, so that everything
 ends within it; what was left out for lack of time is printed and missing in the rows. Rows are written as
-they are made; a run whose result is there adds to it what it lacks, and recoveries that are longer than those.
+they are made; a run whose result is there adds to it what it lacks, and recoveries that are longer.
 """
 
 from __future__ import annotations

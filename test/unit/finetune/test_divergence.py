@@ -28,7 +28,7 @@ def test_value_and_gradient_do_not_depend_on_the_parts(shape, dtype, monkeypatch
     weights = torch.rand(shape[:-1], generator=generator)
     found, grad = value_and_gradient(objective.kl, student, teacher, weights, 1.7)
     expected, right = value_and_gradient(plain, student, teacher, weights, 1.7)
-    assert found.dtype == torch.float32 and grad.dtype == dtype
+    assert (found.dtype, grad.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(grad, right, atol=1e-7, rtol=1e-5 if dtype == torch.float32 else 2**-7)
 
