@@ -8,7 +8,7 @@ of the methods that --audit names also what the model still answers, and the pag
 
     python benchmarks/quality/recover.py prepare TEXTS.json [--windows 16]
     python benchmarks/quality/recover.py write MODEL OWN.pt [--seconds 60]
-    python benchmarks/quality/recover.py run MODEL TEXTS.json [--own OWN.pt] [--deadline 520] [--results DIR]
+    python benchmarks/quality/recover.py run MODEL TEXTS.json [--own OWN.pt …] [--deadline 520] [--results DIR]
 
 `prepare` needs apt-get and no model; the others need no network. `write` lets the compiled model write what
 several runs share, by SparseFlow's decode loop; without it each run writes its own. MODEL is a folder of
@@ -59,14 +59,15 @@ def prepare(path: Path, windows: int) -> None:
 
 
 def write_own(options: argparse.Namespace) -> None:
-    """Let the model write text in SparseFlow's decode loop, and keep it in a file.
+    """Let the model write text, and keep it in a file.
 
-    The first round has no limit: during it programs are compiled.
+    In SparseFlow's decode loop the first round has no limit: during it programs are compiled.
     """
     model, tokenizer = load(options.model, torch.bfloat16 if options.device == "cuda" else torch.float32)
-    compiled = sf.compile(model.to(options.device), prune=None)
+    model.to(options.device)
+    compiled = sf.compile(model, prune=None) if options.loop == "sparseflow" else None
     rows, tokens, seconds = [], 0, []
-    for limit in (math.inf, options.seconds):
+    for limit in (math.inf, options.seconds) if compiled is not None else (options.seconds,):
         more, about = written(
             model,
             tokenizer,
@@ -74,13 +75,13 @@ def write_own(options: argparse.Namespace) -> None:
             1 if limit == math.inf else options.tokens,
             limit,
             options.seed + len(seconds),
-            compiled.generate,
+            None if compiled is None else compiled.generate,
         )
         rows += more
         tokens += about["tokens"]
         seconds.append(about["seconds"])
-        print(about, compiled.report.model["generate"], flush=True)
-    writing = {"tokens": tokens, "seconds": round(sum(seconds), 1), "first_round_seconds": seconds[0]}
+        print(about, None if compiled is None else compiled.report.model["generate"], flush=True)
+    writing = {"loop": options.loop, "tokens": tokens, "seconds": round(sum(seconds), 1), "each": seconds}
     torch.save({"rows": rows, "writing": writing}, options.own)
 
 
@@ -108,8 +109,9 @@ class Run:
         """Let the dense model write what everything is calibrated and trained on."""
         options = self.options
         if options.own is not None:
-            own = torch.load(options.own)
-            self.text, self.writing = own["rows"], own["writing"]
+            files = [torch.load(path) for path in options.own]
+            self.text = [row for own in files for row in own["rows"]]
+            self.writing = {"files": [own["writing"] for own in files]}
         else:
             self.text, self.writing = written(
                 self.dense, self.tokenizer, options.length, options.tokens, options.writing, options.seed
@@ -172,6 +174,7 @@ class Run:
             length=options.length,
             batch=options.batch,
             lr=options.lr,
+            compile_layers=options.compile_layers,
             objective=Objective(kl=1.0, hidden=options.hidden),
             seed=options.seed,
             progress=False,
@@ -268,13 +271,14 @@ def main() -> int:
     writing.add_argument("model", type=Path)
     writing.add_argument("own", type=Path)
     writing.add_argument("--device", default="cuda")
+    writing.add_argument("--loop", choices=["sparseflow", "transformers"], default="sparseflow")
     writing.add_argument("--seconds", type=float, default=60.0, help="in which text is written")
     writing.add_argument("--tokens", type=int, help="to write; as many as the seconds allow")
     writing.add_argument("--length", type=int, default=512, help="tokens in a row")
     writing.add_argument("--seed", type=int, default=0)
     running.add_argument("model", type=Path)
     running.add_argument("texts", type=Path, help="what prepare wrote")
-    running.add_argument("--own", type=Path, help="what write wrote")
+    running.add_argument("--own", type=Path, nargs="+", help="what write wrote")
     running.add_argument("--device", default="cuda")
     running.add_argument("--dtype", help="bfloat16 on a GPU, float32 on a CPU")
     running.add_argument("--patterns", nargs="+", default=PATTERNS, choices=PATTERNS)
@@ -290,6 +294,7 @@ def main() -> int:
     running.add_argument("--windows", type=int, default=16, help="of each text")
     running.add_argument("--batch", type=int, help="rows a step")
     running.add_argument("--lr", type=float)
+    running.add_argument("--compile-layers", action="store_true", default=None)
     running.add_argument("--hidden", type=float, default=0.0, help="weight of the hidden states")
     running.add_argument("--audit", nargs="*", default=["sparsegpt"], help="methods whose answers are read")
     running.add_argument("--audit-batch", type=int, default=100)
