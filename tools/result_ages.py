@@ -34,6 +34,9 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "contextual_model_cpu_float32": CPU,
     "cost_model_h200": TUNER,
     "decode_attention_h200": ("runtime/csrc/cuda/attention",),
+    "columns_cpu": CPU,
+    "columns_h200": ("runtime/csrc/cuda/contextual",),
+    "decode_cpu": (*CPU, "sparseflow_compiler/execution"),
     "decode_h200": (*GPU, "sparseflow_compiler/execution"),
     "default_h200": (*GPU, *TUNER),
     "fuzz": (),  # counts what was tried, by its date
@@ -59,6 +62,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "quality_wrappers_cpu_long": (),
     "quick_tuning_h200": TUNER,
     "same_tokens_cpu": CPU,
+    "same_tokens_smollm2_cpu": CPU,
     "serve_chat": (),  # what a server answered, no speed
     "serve_fp8_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
     "serve_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),

@@ -13,6 +13,7 @@ from tables_contextual import contextual_cpu, contextual_h200, contextual_model
 from tables_decode import decode, decode_attention
 from tables_default import NAMES, default
 from tables_models import model_h200, models_beside_dense
+from tables_patterns import patterns_gpu, same_tokens
 from tables_quality import (
     prune_speed,
     quality_encoder,
@@ -197,6 +198,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "contextual_h200": contextual_h200,
     "contextual_model_cpu_float32": contextual_model,
     "cost_model_h200": cost_model,
+    "decode_cpu": decode,
     "decode_h200": decode,
     "decode_attention_h200": decode_attention,
     "fuzz": fuzz,
@@ -206,6 +208,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "memory_h200": memory_h200,
     "model_h200": model_h200,
     "noise_cpu": noise_cpu,
+    "patterns_h200": patterns_gpu,
     "model_small_tuned_h200": models_beside_dense,
     "prune_speed_h200": prune_speed,
     "quality_encoder": quality_encoder,
@@ -213,6 +216,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "quality_lm_h200": quality_lm,
     "quality_smollm2_h200": quality_patterns,
     "quality_lm_train_h200": quality_lm_train,
+    "same_tokens_cpu": same_tokens,
+    "same_tokens_smollm2_cpu": same_tokens,
     "serve_fp8_h200": tables_serving.serve,
     "serve_h200": tables_serving.serve,
     "skinny_h200": skinny_h200,

@@ -25,6 +25,7 @@ def quality_patterns(rows: Rows) -> str:
                 *(f"{ratios[text]:.3f}" for text in texts),
                 _share(row, "kept"),
                 _mean(row, "repetition"),
+                _mean(row, "dense_repetition"),
             ]
         )
     headings = [
@@ -35,6 +36,7 @@ def quality_patterns(rows: Rows) -> str:
         *texts,
         "answers kept",
         "repetition",
+        "of dense",
     ]
     return "\n" + markdown(headings, body) + "\n"
 

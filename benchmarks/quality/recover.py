@@ -8,7 +8,7 @@ of the methods that --audit names also what the model still answers, and the pag
 
     python benchmarks/quality/recover.py prepare TEXTS.json [--windows 16]
     python benchmarks/quality/recover.py write MODEL OWN.pt [--seconds 60]
-    python benchmarks/quality/recover.py run MODEL TEXTS.json [--own OWN.pt …] [--deadline 520] [--results DIR]
+    python benchmarks/quality/recover.py run MODEL TEXTS.json [--own OWN.pt] [--deadline 520] [--results DIR]
 
 `prepare` needs apt-get and no model; the others need no network. `write` lets the compiled model write what
 several runs share, by SparseFlow's decode loop; without it each run writes its own. MODEL is a folder of
