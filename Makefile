@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 # Which transformers `make test` runs with: locked as constraints.txt has it, or the newest or the oldest that
 # pyproject.toml allows. The latter two lie over the environment, in a folder of their own.
 TRANSFORMERS ?= locked
-# Processes of `make pytest`; each computes with one thread where there are several. The commands that tests run
+# Processes of `make pytest` and `make wheels`; of the first each computes with one thread where there are several. The commands that tests run
 # find our modules compiled, whatever the caller's environment says of that.
 JOBS   ?= $(shell nproc)
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
@@ -131,7 +131,7 @@ sanitize: build ## Run the native tests under sanitizers, without CUDA; SANITIZE
 
 wheels: env ## Build the wheels that are published into dist, and try them; WHEELS="cpu cuda", ARCHITECTURES="80-real;90"
 	$(PIP) install $$($(VENV)/bin/python tools/requirements.py pyproject.toml --only release)
-	for variant in $(WHEELS); do $(VENV)/bin/python tools/wheels.py $$variant $(if $(ARCHITECTURES),--architectures "$(ARCHITECTURES)") || exit 1; done
+	for variant in $(WHEELS); do $(VENV)/bin/python tools/wheels.py $$variant --jobs $(JOBS) $(if $(ARCHITECTURES),--architectures "$(ARCHITECTURES)") || exit 1; done
 	for wheel in dist/*-manylinux_2_28_x86_64.whl; do tools/try_wheel.sh $$wheel $(PYTHON) "$(TORCH)" || exit 1; done
 
 bench: build ## Run the CPU benchmarks (minutes) and regenerate the tables

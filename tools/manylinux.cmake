@@ -14,3 +14,5 @@ set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE NEVER)
 # from libstdc++.a stays in the library, so that torch's own copy is not disturbed.
 set(CMAKE_SHARED_LINKER_FLAGS_INIT "-L${CMAKE_SYSROOT}/usr/lib -Wl,--exclude-libs,ALL -Wl,-z,defs")
 set(CMAKE_EXE_LINKER_FLAGS_INIT "-L${CMAKE_SYSROOT}/usr/lib")
+# CUDA's runtime calls shm_open, which was in librt until glibc 2.34; this machine's librt may be empty.
+set(CUDAToolkit_rt_LIBRARY "${CMAKE_SYSROOT}/usr/lib/librt.so" CACHE FILEPATH "librt of the sysroot")

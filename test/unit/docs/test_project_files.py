@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -31,10 +32,46 @@ def test_the_version_stands_in_one_place():
     assert re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == __version__
 
 
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_release_is_refused_whose_tag_is_not_the_version():
+    steps = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]["build"]["steps"]
+    (check,) = (step["run"] for step in steps if "version.py" in step.get("run", ""))
+    for tag, wanted in ((f"v{__version__}", 0), (f"v{__version__}.1", 1), (__version__, 1)):
+        done = subprocess.run(["bash", "-ec", check], cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag})
+        assert done.returncode == wanted, tag
+
+
+def test_a_release_names_the_repository_that_it_is_made_in():
+    links, home = tool("repository_links"), "https://example.org/a/b"
+    source = (ROOT / "pyproject.toml").read_text()
+    assert "urls" not in tomllib.loads(source)["project"]
+    made = links.with_urls(source, home, "v1")
+    project = tomllib.loads(made)["project"]
+    assert project["urls"]["Changelog"] == f"{home}/blob/v1/CHANGELOG.md"
+    assert {name: value for name, value in project.items() if name != "urls"} == tomllib.loads(source)[
+        "project"
+    ]
+    with pytest.raises(SystemExit):
+        links.with_urls(made, home, "v1")
+
+    page = links.with_absolute_links((ROOT / "README.md").read_text(), home, "v1")
+    targets = re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", page)
+    assert len(targets) > 20
+    for target in map("".join, targets):
+        assert target.startswith("https://")
+        kept = re.fullmatch(rf"{home}/(?:blob|raw)/v1/([^#]+)(#.*)?", target)
+        assert kept, target
+        assert (ROOT / kept[1]).exists()
+
+
 def test_the_wheel_for_cpus_has_a_version_of_its_own(tmp_path):
-    spec = importlib.util.spec_from_file_location("wheels", ROOT / "tools" / "wheels.py")
-    wheels = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(wheels)
+    wheels = tool("wheels")
     copy = Path(shutil.copy(ROOT / "sparseflow_compiler" / "support" / "version.py", tmp_path))
     wheels._set_local_version(copy, "cpu")
     assert f'__version__ = "{__version__}+cpu"' in copy.read_text()
