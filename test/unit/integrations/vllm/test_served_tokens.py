@@ -107,13 +107,24 @@ def test_lora_over_packed_layers(folders, tmp_path) -> None:
         assert engines.tokens(llm) == engines.expected("llama", pruned)
 
 
-def test_two_ranks(folders, tmp_path) -> None:
+def test_an_engine_loads_other_weights(folders, tmp_path) -> None:
+    """`reload_weights` from another folder, into layers that gate."""
+    other = engines.save_others("llama", tmp_path)
+    with engines.engine(folders("llama")["sparseflow"], **FORMS["sparseflow"]) as llm:
+        assert engines.tokens(llm) == engines.expected("llama", folders("llama")["2:4"])
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": str(tmp_path / "sparseflow")})
+        assert engines.tokens(llm) == engines.expected("llama", other)
+        assert len(engines.served(llm).gated) == 2
+
+
+@pytest.mark.parametrize("kind", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_two_ranks(folders, tmp_path, kind) -> None:
     """In a process of its own, because vLLM starts one for each rank."""
     script = (
         "import pathlib, sys, vllm_engines as engines\n"
         "if __name__ == '__main__':\n"
         "    options = {'additional_config': {'sparseflow': {'policy': 'sparse'}}}\n"
-        "    two = {'tensor_parallel_size': 2, 'distributed_executor_backend': 'mp'}\n"
+        "    two = {sys.argv[2]: 2, 'distributed_executor_backend': 'mp'}\n"
         "    with engines.engine(pathlib.Path(sys.argv[1]), **options, **two) as llm:\n"
         "        print('tokens', engines.tokens(llm))\n"
     )
@@ -123,7 +134,7 @@ def test_two_ranks(folders, tmp_path) -> None:
     cores = {"VLLM_CPU_OMP_THREADS_BIND": "0|1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
     environment = {**os.environ, **cores, "PYTHONPATH": str(ROOT / "test"), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, str(file), str(folders("llama")["saved"])],
+        [sys.executable, str(file), str(folders("llama")["saved"]), kind],
         env=environment,
         capture_output=True,
         text=True,
