@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import zoo
 
 import sparseflow as sf
-from sparseflow.checkpoints import convert_checkpoint
+from sparseflow.checkpoints import Checkpoint, convert_checkpoint
 from sparseflow.integrations.transformers import SparseFlowConfig
 
 PROMPTS = [[5, 6, 7, 8, 9], [90, 20, 30], list(range(3, 40))]
@@ -52,6 +53,16 @@ def save_others(name: str, folder: Path) -> Path:
     dense.save_pretrained(folder / "2:4")
     convert_checkpoint(folder / "2:4", folder / "sparseflow", "sparseflow")
     return folder / "2:4"
+
+
+def save_dequantised(name: str, folder: Path, target: Path) -> None:
+    """Save the weights that a folder in fp8 stands for, in float32 and pruned."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
+    dense = model(name)
+    dense.load_state_dict(Checkpoint(folder).state_dict())
+    sf.prune(dense, progress=False)
+    dense.save_pretrained(target)
 
 
 def save_pattern(name: str, pattern: str, folder: Path) -> None:

@@ -3,14 +3,6 @@
 import json
 
 import torch
-from compressed_tensors.compressors import ModelCompressor
-from compressed_tensors.config import Sparse24BitMaskConfig
-from compressed_tensors.quantization import (
-    QuantizationArgs,
-    QuantizationConfig,
-    QuantizationScheme,
-    apply_quantization_config,
-)
 from safetensors.torch import save_file
 
 from sparseflow.runtime import fp8
@@ -31,6 +23,16 @@ def scale_of(weight, strategy, block):
 
 def save_as_llm_compressor(model, folder, strategy, static=False, sparse=False):
     """As llm-compressor saves a quantised model; returns the weights that it stands for."""
+    # The versions that vLLM takes have no sparse forms any more.
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.config import Sparse24BitMaskConfig
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+    )
+
     block = (16, 32) if strategy == "block" else None
     weights = QuantizationArgs(
         num_bits=8, type="float", strategy=strategy, symmetric=True, block_structure=block and list(block)

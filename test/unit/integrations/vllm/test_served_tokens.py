@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import vllm_engines as engines
+from unit.checkpoints.fp8_folders import blocked, save_as_torchao
 
 ROOT = Path(__file__).parents[4]
 NAMES = ("llama", "qwen3", "gemma3", "mistral")
@@ -66,6 +67,20 @@ def test_packed_folders_of_other_patterns(tmp_path, pattern) -> None:
     with engines.engine(tmp_path / "packed", **method()) as llm:
         assert len(engines.served(llm).sparse) == LAYERS
         assert any(f", {pattern})" in line for line in engines.served(llm).lines())
+        assert engines.tokens(llm) == engines.expected("llama", tmp_path / "pruned")
+
+
+@pytest.mark.parametrize("writer", ["transformers", "torchao"])
+def test_folders_in_fp8_of_others(tmp_path, writer) -> None:
+    """Dequantised, pruned while they load, and in float32 multiplied as 2:4: as the checkpoint reads."""
+    theirs, model = tmp_path / "theirs", engines.model("llama")
+    if writer == "transformers":
+        blocked(theirs, model, (32, 32))
+    else:
+        save_as_torchao(model, theirs)
+    engines.save_dequantised("llama", theirs, tmp_path / "pruned")
+    with engines.engine(theirs, quantization="sparseflow", **method(prune="magnitude")) as llm:
+        assert len(engines.served(llm).sparse) == LAYERS
         assert engines.tokens(llm) == engines.expected("llama", tmp_path / "pruned")
 
 
