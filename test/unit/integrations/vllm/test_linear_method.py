@@ -474,6 +474,18 @@ def test_weights_that_are_loaded_again_come_to_where_graphs_read_them(engine, fo
             loading(weights(""))
 
 
+def test_a_stage_decides_about_its_own_layers(engine) -> None:
+    """Pipeline parallel: a rank makes and loads the layers of its stage alone, whatever config.json names."""
+    other = [name.replace("layers.0", "layers.1") for name in NAMES.values()]
+    config, dense = method(packed_folder(*NAMES.values(), *other)), weights()
+    layer = qkv(config, prefix=QKV.replace("layers.0", "layers.1"))
+    load_packed(layer, dense)
+    process(layer)
+    assert list(config.layers.sparse) == [QKV.replace("layers.0", "layers.1")]
+    assert not config.layers.dense
+    require_product(layer, torch.cat(list(dense.values())))
+
+
 @pytest.mark.parametrize("form", ["dense", "sparseflow"])
 def test_a_layer_sleeps_and_wakes(engine, monkeypatch, form) -> None:
     """As vLLM's sleep does: level 1 keeps a copy of what the parameters lie in, level 2 loads it again."""
