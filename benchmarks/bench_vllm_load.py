@@ -3,15 +3,19 @@
 A Llama-3-8B shape is made up, pruned, and saved as dense tensors and packed. Three ways of loading from files
 that were just written: vLLM's own of the dense tensors, ours of them, which packs while it loads, and ours of
 the packed folder. Every engine is a process of its own. All start at once and wait; then one after the other
-loads and ends, so that only one works at a time. `--tiny` runs a small shape on the CPU.
+loads and ends, so that only one works at a time. A last engine loads the packed folder under cProfile, and
+the file says where the time went. `--tiny` runs a small shape on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import importlib.metadata
+import io
 import json
 import os
+import pstats
 import select
 import statistics
 import subprocess
@@ -32,6 +36,8 @@ WAYS = {"dense": (PRUNED, None), "packing": (PRUNED, "sparseflow"), PACKED: (PAC
 """Each way of loading: its folder, and what vLLM calls the quantization."""
 
 READY = {"ready": True}
+PROFILE = "profile"
+"""What follows the way of the engine that is profiled."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -40,7 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="engines of each way")
     parser.add_argument("--limit", type=int, default=150, help="seconds for all engines to start")
     parser.add_argument("--tiny", action="store_true", help="a small shape on the CPU")
-    parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)  # what this starts itself with
+    parser.add_argument("--load", nargs="+", help=argparse.SUPPRESS)  # what this starts itself with
     parser.add_argument("--results", type=Path, default=_measure.RESULTS, help="folder for the JSON file")
     return parser.parse_args(argv)
 
@@ -72,7 +78,7 @@ class Loaded(Exception):  # noqa: N818  # no error: it leaves vLLM once the mode
     """Says that the model is loaded, and nothing more is wanted of its engine."""
 
 
-def load(folder: Path, quantization: str | None, *, tiny: bool) -> None:
+def load(folder: Path, quantization: str | None, *, tiny: bool, profiled: bool) -> None:
     """Start an engine up to its model, load that when a line comes, and answer what it took."""
     from vllm import LLM
     from vllm.config import get_current_vllm_config
@@ -86,10 +92,13 @@ def load(folder: Path, quantization: str | None, *, tiny: bool) -> None:
     def load_model(self: object, *args: object, **options: object) -> None:
         answer(READY)
         sys.stdin.readline()
+        profile = cProfile.Profile()
         start = time.perf_counter()
-        model = whole(self, *args, **options)
+        model = profile.runcall(whole, self, *args, **options) if profiled else whole(self, *args, **options)
         synchronize()
         found: dict[str, Any] = {"load_s": time.perf_counter() - start, "weight_bytes": weight_bytes(model)}
+        if profiled:
+            found[PROFILE] = longest(profile)
         if quantization is not None:
             layers = get_current_vllm_config().quant_config.layers
             found |= {"layers": list(layers.lines()), "decided_s": layers.decided_s}
@@ -112,9 +121,19 @@ def load(folder: Path, quantization: str | None, *, tiny: bool) -> None:
     )
 
 
-def engine(way: str, folder: Path, args: argparse.Namespace) -> subprocess.Popen[bytes]:
+def longest(profile: cProfile.Profile) -> list[str]:
+    """Return a line for each function that takes the most time itself: calls, seconds, place."""
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
+    return [line.strip() for line in text.getvalue().splitlines() if line.strip()]
+
+
+def engine(
+    way: str, folder: Path, args: argparse.Namespace, *, profiled: bool = False
+) -> subprocess.Popen[bytes]:
     """Start an engine that will load one way."""
-    command = [sys.executable, __file__, "--load", way, str(folder), *(["--tiny"] if args.tiny else [])]
+    command = [sys.executable, __file__, "--load", way, str(folder)]
+    command += [*([PROFILE] if profiled else []), *(["--tiny"] if args.tiny else [])]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -133,7 +152,8 @@ def measured(ways: Sequence[str], folder: Path, args: argparse.Namespace) -> dic
     """Start all engines, and let one after the other load."""
     end = time.monotonic() + args.limit
     engines = [(way, engine(way, folder, args)) for way in ways]
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    engines.append((PROFILE, engine(PACKED, folder, args, profiled=True)))
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in (*WAYS, PROFILE)}
     try:
         for _, process in engines:
             answer_of(process, end)
@@ -168,7 +188,8 @@ def main(argv: list[str]) -> int:
         folder, quantization = WAYS[args.load[0]]
         os.environ.update(ENVIRONMENT)
         try:
-            load(Path(args.load[1]) / folder, quantization, tiny=args.tiny)
+            profiled = PROFILE in args.load
+            load(Path(args.load[1]) / folder, quantization, tiny=args.tiny, profiled=profiled)
         except Loaded:
             sys.stderr.flush()
             os._exit(0)  # the way out of an engine that was never finished is long
@@ -185,8 +206,9 @@ def main(argv: list[str]) -> int:
 
     device = _measure.cpu_name() if args.tiny else torch.cuda.get_device_name()
     name = "vllm_load_tiny" if args.tiny else _measure.gpu_name("vllm_load", device)
-    runs = {way: found[-1].get("layers") for way, found in each.items()}
-    head = _measure.meta(device, vllm=importlib.metadata.version("vllm"), runs=runs)
+    runs = {way: found[-1].get("layers") for way, found in each.items() if way != PROFILE}
+    profile = each[PROFILE][-1][PROFILE]
+    head = _measure.meta(device, vllm=importlib.metadata.version("vllm"), runs=runs, profile=profile)
     print(json.dumps(row, indent=1), _measure.write(name, head, [row], args.results), sep="\n")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import zoo
 
 import sparseflow as sf
-from sparseflow.checkpoints import convert_checkpoint
+from sparseflow.checkpoints import Checkpoint, convert_checkpoint
 from sparseflow.integrations.transformers import SparseFlowConfig
 
 PROMPTS = [[5, 6, 7, 8, 9], [90, 20, 30], list(range(3, 40))]
@@ -21,13 +22,13 @@ LARGER = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
 """What vLLM's attention on a CPU takes: heads of 32."""
 
 
-def model(name: str) -> torch.nn.Module:
+def model(name: str, seed: int = 0) -> torch.nn.Module:
     """A decoder of the zoo, with heads that vLLM's attention takes."""
     model_class, configuration = zoo.TEXT[name]
     config = configuration()
     for key, value in LARGER.items():
         setattr(config, key, value)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return model_class(config).eval()
 
 
@@ -43,6 +44,25 @@ def save_forms(name: str, folder: Path) -> dict[str, Path]:
     packed = type(dense).from_pretrained(folders["2:4"], quantization_config=SparseFlowConfig())
     packed.save_pretrained(folders["saved"])
     return folders
+
+
+def save_others(name: str, folder: Path) -> Path:
+    """Save a model of other weights than `save_forms`, pruned and packed; returns the dense 2:4 folder."""
+    dense = model(name, seed=1)
+    sf.prune(dense, progress=False)
+    dense.save_pretrained(folder / "2:4")
+    convert_checkpoint(folder / "2:4", folder / "sparseflow", "sparseflow")
+    return folder / "2:4"
+
+
+def save_dequantised(name: str, folder: Path, target: Path) -> None:
+    """Save the weights that a folder in fp8 stands for, in float32 and pruned."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
+    dense = model(name)
+    dense.load_state_dict(Checkpoint(folder).state_dict())
+    sf.prune(dense, progress=False)
+    dense.save_pretrained(target)
 
 
 def save_pattern(name: str, pattern: str, folder: Path) -> None:

@@ -138,10 +138,12 @@ def _one_after_the_other(contenders: Sequence[Contender], plan: Plan) -> Iterato
             with contender.server(plan.log / f"{contender.side}-{number + 1}.log") as server:
                 running = server.wait(plan.limit)
                 _warm_up(running, plan)
-                yield _measure_at(SATURATED, contender.side, running, plan)
+                _measure_at(SATURATED, contender.side, running, plan)
+                yield
                 _choose_rates(contender.side, plan)
                 for rate in plan.rates:
-                    yield _measure_at(rate, contender.side, running, plan)
+                    _measure_at(rate, contender.side, running, plan)
+                    yield
 
 
 def _at_once(contenders: Sequence[Contender], plan: Plan) -> Iterator[None]:
@@ -171,7 +173,8 @@ def _measure_both(
         plan.left_out.append(f"round {number + 1}, {at}: it would take {seconds:.0f} s, past the deadline")
         return
     for side, running in sides:
-        yield _measure_at(rate, side, running, plan)
+        _measure_at(rate, side, running, plan)
+        yield
 
 
 def _warm_up(running: Running, plan: Plan) -> None:

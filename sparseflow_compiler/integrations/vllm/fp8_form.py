@@ -1,7 +1,7 @@
 """The form of checkpoints whose weights are fp8 already: e4m3 ``weight`` and ``weight_scale``.
 
-Where a scale is of a row or of the whole weight, values that are 2:4 keep their bits and their scales: nothing
-is rounded a second time. Where it is of a block, weights are dequantised, and quantised again by rows.
+Where a scale is of a row or of the whole weight, values that are 2:4 keep their bits and their scales:
+nothing is rounded a second time. Where it is of a block, weights are dequantised and quantised again by rows.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Fp8Form(Form):
         raise CheckpointError(
             name,
             f"it is {list(scale.shape)} in the checkpoint; {wanted}",
-            "use the checkpoint of this model, with scales by tensor, by channel or by blocks that it declares",
+            "use the checkpoint of this model, with scales by tensor, by row or by blocks that it declares",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -16,6 +17,7 @@ from sparseflow.checkpoints.forms import (
     require_patterns_of,
     require_version,
 )
+from sparseflow.checkpoints.fp8_weights import declared_block, declared_fp8
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -41,7 +43,8 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
     The layers become `sparseflow.nn.SparseLinear`. ``save_pretrained`` writes them packed, with this
     configuration in config.json. ``from_pretrained`` then reads the folder without this argument, but only
-    after ``sparseflow`` was imported.
+    after ``sparseflow`` was imported. The weights may be in fp8: they are dequantised one by one, then pruned
+    and packed.
 
     Args:
         prune: ``"magnitude"`` prunes each weight as it is loaded. With ``None``, layers that aren't 2:4 in
@@ -82,7 +85,24 @@ class SparseFlowConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.skip_defaults = skip_defaults
         self.format = format
         self.layers: list[str] = _layers(saved)
+        self.source: Mapping[str, object] | None = None
         self.patterns: dict[str, Kind] = require_patterns_of(saved.get(PATTERNS_KEY, {}), _SUBJECT)
+
+    def over(self, declared: object) -> SparseFlowConfig | None:
+        """Return this configuration for a folder whose weights are in fp8; None if they aren't.
+
+        Args:
+            declared: the folder's own entry about quantisation, as config.json has it.
+
+        Raises:
+            CheckpointError: its method has fp8 too, but its weights are quantised in another way.
+        """
+        if not isinstance(declared, Mapping) or declared_fp8(declared) is None:
+            return None
+        declared_block(declared, "config.json")
+        found = copy.copy(self)
+        found.source = declared
+        return found
 
     def note_layers(self, model: nn.Module) -> None:
         """Note which layers of a model are packed, and in which format."""

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.checkpoints.forms import PACKED, Kind
+from sparseflow.checkpoints.fp8_weights import declared_block
 from sparseflow.errors import ArgumentError, CheckpointError, SparseFlowError
 from sparseflow.integrations.transformers.plugin.config import METHOD, SparseFlowConfig
+from sparseflow.integrations.transformers.plugin.fp8_tensors import Fp8Tensors
 from sparseflow.integrations.transformers.plugin.packed_names import PackedNames, local_name
 from sparseflow.integrations.transformers.plugin.quantizer_api import (
     AUTO_QUANTIZER_MAPPING,
     ConversionOps,
     HfQuantizer,
+    WeightConverter,
 )
 from sparseflow.nn.linear import VALUES, SparseLinear, prepare
 from sparseflow.nn.replace import densify, eligible, is_packable, pack, replace_module
@@ -41,6 +44,15 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         self.shapes: dict[str, torch.Size] = {}
         self.saved_as: frozenset[str] = frozenset()
         self.failure: SparseFlowError | None = None
+        source = self.quantization_config.source
+        self.block = None if source is None else declared_block(source, "config.json")
+        if source is not None:
+            _require_uncast()
+
+    @property
+    def _reads_packed(self) -> bool:
+        """Whether the folder has packed weights, rather than some to be packed."""
+        return bool(self.pre_quantized) and self.quantization_config.source is None
 
     def validate_environment(self, *args: object, device_map: object = None, **others: object) -> None:
         """Refuse a device map that moves weights while the model runs.
@@ -52,7 +64,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_before_weight_loading(self, model: nn.Module, **others: object) -> None:
         config = self.quantization_config
-        if not self.pre_quantized:
+        if not self._reads_packed:
             tied = getattr(model, "all_tied_weights_keys", {})
             names = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
             skip = with_defaults(config.skip, config.skip_defaults)
@@ -77,8 +89,20 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def update_weight_conversions(self, weight_conversions: list[object], *model: nn.Module) -> list[object]:
         """Append the renaming of packed layers' values, after all other renaming."""
-        names = [PackedNames(self.saved_as | self.shapes.keys())] if self.pre_quantized else []
-        return [*super().update_weight_conversions(weight_conversions, *model), *names]
+        found = [*super().update_weight_conversions(weight_conversions, *model)]
+        if self.quantization_config.source is not None:
+            _require_whole_weights(found)
+            return [*found, Fp8Tensors(self)]
+        return [*found, PackedNames(self.saved_as | self.shapes.keys())] if self._reads_packed else found
+
+    def get_new_dtype(
+        self, converter: object, param: object, dtype: torch.dtype | None
+    ) -> torch.dtype | None:
+        """Return the dtype that a tensor of the checkpoint is cast to when it is read; None: its own."""
+        if isinstance(converter, Fp8Tensors):
+            return None
+        found: torch.dtype | None = super().get_new_dtype(converter, param, dtype)
+        return found
 
     def get_quantize_ops(self) -> PackWeight:
         """Return the operation that packs a weight while it is loaded."""
@@ -99,7 +123,7 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         layer = SparseLinear(weight, linear.bias, policy=config.policy, memory=config.memory)
         if layer.bias is not None and _was_loaded(linear.bias):
             layer.bias._is_hf_initialized = True  # type: ignore[attr-defined]
-        layer.is_loading = self.pre_quantized
+        layer.is_loading = self._reads_packed
         for module in layer.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]  # else transformers would initialise it
         replace_module(model, name, layer)
@@ -109,10 +133,11 @@ class SparseFlowQuantizer(HfQuantizer):  # type: ignore[misc]
         if self.failure is not None:
             raise self.failure
         for name, layer in _sparse_layers(model):
-            if self.pre_quantized:
+            if self._reads_packed:
                 _settle(name, layer, self.shapes[name])
             if layer.bias is not None and not _was_loaded(layer.bias):
                 raise _missing(f"{name}.bias")
+        _forget_fp8(model)
         self.quantization_config.note_layers(model)
         model.requires_grad_(False)
         prepare(model)
@@ -170,6 +195,33 @@ class PackWeight(ConversionOps):  # type: ignore[misc]
             return {full_layer_name: dense}
         missing_keys.discard(full_layer_name)
         return {}
+
+
+def _require_uncast() -> None:
+    """Refuse a transformers that casts what it reads before we see it: a missing scale would go unseen."""
+    if not hasattr(HfQuantizer, "get_new_dtype"):
+        raise ArgumentError(
+            "from_pretrained(quantization_config=SparseFlowConfig(…))",
+            "this version of transformers casts weights in fp8 before they are scaled",
+            'install a newer one, or dequantise the folder: checkpoints.convert_checkpoint(…, "dense")',
+        )
+
+
+def _require_whole_weights(conversions: list[object]) -> None:
+    """Refuse models whose weights transformers merges or splits while it loads them, such as experts."""
+    if any(isinstance(found, WeightConverter) for found in conversions):
+        raise CheckpointError(
+            "checkpoint",
+            "transformers merges some of its weights while loading, and they are in fp8",
+            'dequantise the folder: checkpoints.convert_checkpoint(…, "dense")',
+        )
+
+
+def _forget_fp8(model: nn.Module) -> None:
+    """Keep transformers from writing the tensors of fp8 again when it saves the model."""
+    used = getattr(model, "_weight_conversions", None)
+    if used is not None:
+        model._weight_conversions = [each for each in used if not isinstance(each, Fp8Tensors)]  # type: ignore[assignment]
 
 
 def _require_resident(device_map: object) -> None:

@@ -8,7 +8,7 @@ _SUBJECT = "SparseFlowConfig"
 
 require_transformers(_SUBJECT)
 try:
-    from transformers.core_model_loading import ConversionOps, WeightRenaming
+    from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
     from transformers.quantizers.base import HfQuantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -21,5 +21,6 @@ __all__ = [
     "ConversionOps",
     "HfQuantizer",
     "QuantizationConfigMixin",
+    "WeightConverter",
     "WeightRenaming",
 ]

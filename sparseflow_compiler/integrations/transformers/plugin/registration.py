@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparseflow.support.hosts import HOSTS
 
@@ -23,6 +23,9 @@ METHOD = "sparseflow"
 
 _REGISTRY = "transformers.quantizers.auto"
 _REAL = "sparseflow.integrations.transformers.plugin.quantizer"
+_WRAPPED = "_sparseflow"
+"""The mark of what was replaced in transformers."""
+
 _PACKED = "sparseflow.integrations.transformers.plugin.packed_models"
 
 
@@ -66,3 +69,23 @@ def _add_stand_ins(registry: ModuleType) -> None:
         ("AUTO_QUANTIZER_MAPPING", _quantizer),
     ):
         getattr(registry, table, {}).setdefault(METHOD, stand_in)
+    if hasattr(registry, "AutoHfQuantizer"):
+        _let_ours_read_fp8(registry.AutoHfQuantizer)
+
+
+def _let_ours_read_fp8(quantizers: Any) -> None:
+    """Let `SparseFlowConfig` load folders that another method quantised to fp8.
+
+    transformers refuses a configuration of another class than the folder's. What isn't ours goes its way.
+    """
+    theirs = quantizers.merge_quantization_configs
+    if hasattr(theirs, _WRAPPED):
+        return
+
+    def merge(declared: object, given: object) -> object:
+        over = getattr(given, "over", None) if getattr(given, "quant_method", None) == METHOD else None
+        found = over(declared) if over is not None else None
+        return theirs(declared, given) if found is None else found
+
+    setattr(merge, _WRAPPED, True)
+    quantizers.merge_quantization_configs = staticmethod(merge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from vllm_rank import one_rank
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, CheckpointError, WeightError
 from sparseflow.integrations.compressed_tensors import to_bitmask
-from sparseflow.runtime import packed
+from sparseflow.runtime import PackedWeight, packed
 
 HIDDEN, HEAD, HEADS, KV_HEADS = 72, 16, 4, 2
 ROWS = {"q": HEADS * HEAD, "k": KV_HEADS * HEAD, "v": KV_HEADS * HEAD}
@@ -471,6 +472,62 @@ def test_weights_that_are_loaded_again_come_to_where_graphs_read_them(engine, fo
         initialize_layerwise_reload(model)
         with pytest.raises(WeightError, match="the layer runs 2:4"):
             loading(weights(""))
+
+
+def test_a_stage_decides_about_its_own_layers(engine) -> None:
+    """Pipeline parallel: a rank makes and loads the layers of its stage alone, whatever config.json names."""
+    other = [name.replace("layers.0", "layers.1") for name in NAMES.values()]
+    config, dense = method(packed_folder(*NAMES.values(), *other)), weights()
+    layer = qkv(config, prefix=QKV.replace("layers.0", "layers.1"))
+    load_packed(layer, dense)
+    process(layer)
+    assert list(config.layers.sparse) == [QKV.replace("layers.0", "layers.1")]
+    assert not config.layers.dense
+    require_product(layer, torch.cat(list(dense.values())))
+
+
+@pytest.mark.parametrize("form", ["dense", "sparseflow"])
+def test_a_layer_sleeps_and_wakes(engine, monkeypatch, form) -> None:
+    """As vLLM's sleep does: level 1 keeps a copy of what the parameters lie in, level 2 loads it again."""
+    from vllm.model_executor.model_loader.reload import (
+        finalize_layerwise_reload,
+        initialize_layerwise_reload,
+        record_metadata_for_reloading,
+    )
+
+    engine.model_config = SimpleNamespace(enable_sleep_mode=True, model="none")
+    # Memory of its own is out of the reach of vLLM's pool.
+    monkeypatch.setattr(PackedWeight, "settle", lambda self: pytest.fail("vLLM can't take this memory back"))
+    declared = packed_folder(*NAMES.values()) if form == "sparseflow" else {"quant_method": "sparseflow"}
+    model = nn.Module()
+    model.qkv_proj = layer = qkv(method(declared))
+    record_metadata_for_reloading(model)
+    first, second = weights(), weights()
+
+    def loading(dense: dict[str, torch.Tensor]) -> None:
+        if form == "sparseflow":
+            load_packed(layer, dense)
+        for part, w in dense.items() if form == "dense" else ():
+            load(layer, "weight", w, part)
+
+    loading(first)
+    process(layer)
+    x = torch.randn(3, HIDDEN)
+    asleep = {name: param.detach().clone() for name, param in layer.named_parameters()}
+    before = layer.quant_method.apply(layer, x)
+    for param in layer.parameters():
+        param.data.zero_()
+    assert not torch.equal(layer.quant_method.apply(layer, x), before)
+    for name, param in layer.named_parameters():
+        param.data.copy_(asleep[name])
+    assert torch.equal(layer.quant_method.apply(layer, x), before)
+    require_product(layer, torch.cat(list(first.values())))
+    for param in layer.parameters():
+        param.data.zero_()
+    initialize_layerwise_reload(model)
+    loading(second)
+    finalize_layerwise_reload(model, None)
+    require_product(layer, torch.cat(list(second.values())))
 
 
 def test_lora_and_the_weight_itself(engine) -> None:

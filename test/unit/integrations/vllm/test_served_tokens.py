@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import vllm_engines as engines
+from unit.checkpoints.fp8_folders import blocked, save_as_torchao
 
 ROOT = Path(__file__).parents[4]
 NAMES = ("llama", "qwen3", "gemma3", "mistral")
@@ -69,6 +70,20 @@ def test_packed_folders_of_other_patterns(tmp_path, pattern) -> None:
         assert engines.tokens(llm) == engines.expected("llama", tmp_path / "pruned")
 
 
+@pytest.mark.parametrize("writer", ["transformers", "torchao"])
+def test_folders_in_fp8_of_others(tmp_path, writer) -> None:
+    """Dequantised, pruned while they load, and in float32 multiplied as 2:4: as the checkpoint reads."""
+    theirs, model = tmp_path / "theirs", engines.model("llama")
+    if writer == "transformers":
+        blocked(theirs, model, (32, 32))
+    else:
+        save_as_torchao(model, theirs)
+    engines.save_dequantised("llama", theirs, tmp_path / "pruned")
+    with engines.engine(theirs, quantization="sparseflow", **method(prune="magnitude")) as llm:
+        assert len(engines.served(llm).sparse) == LAYERS
+        assert engines.tokens(llm) == engines.expected("llama", tmp_path / "pruned")
+
+
 def test_what_is_not_24_stays_dense_and_measured_policies_run(folders) -> None:
     with engines.engine(folders("llama")["dense"], quantization="sparseflow") as llm:
         assert len(engines.served(llm).dense) == LAYERS
@@ -107,8 +122,21 @@ def test_lora_over_packed_layers(folders, tmp_path) -> None:
         assert engines.tokens(llm) == engines.expected("llama", pruned)
 
 
+def test_an_engine_loads_other_weights(folders, tmp_path) -> None:
+    """`reload_weights` from another folder, into layers that gate."""
+    other = engines.save_others("llama", tmp_path)
+    with engines.engine(folders("llama")["sparseflow"], **FORMS["sparseflow"]) as llm:
+        assert engines.tokens(llm) == engines.expected("llama", folders("llama")["2:4"])
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": str(tmp_path / "sparseflow")})
+        assert engines.tokens(llm) == engines.expected("llama", other)
+        assert len(engines.served(llm).gated) == 2
+
+
 def test_two_ranks(folders, tmp_path) -> None:
-    """In a process of its own, because vLLM starts one for each rank."""
+    """In a process of its own, because vLLM starts one for each rank.
+
+    Tensor parallel: pipeline parallel ends in vLLM's own scheduler on a CPU (0.32, dense models too).
+    """
     script = (
         "import pathlib, sys, vllm_engines as engines\n"
         "if __name__ == '__main__':\n"
