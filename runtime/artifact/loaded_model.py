@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -66,6 +66,7 @@ class LoadedModel(InferenceModule):
         folder: of the artifact.
         programs: in order of capture; the first that accepts a call runs it.
         make_runner: makes what runs a program.
+        parts: the programs of functions that are called beside forward, by name.
     """
 
     def __init__(
@@ -74,8 +75,13 @@ class LoadedModel(InferenceModule):
         folder: Path,
         programs: Sequence[LoadedProgram],
         make_runner: MakeRunner = plain_runner,
+        parts: Mapping[str, Sequence[LoadedProgram]] | None = None,
     ) -> None:
         super().__init__(f"loaded {name}")
+        self._parts = {
+            part: LoadedModel(f"{name}.{part}", folder, own, make_runner)
+            for part, own in (parts or {}).items()
+        }
         self._name, self._folder, self._programs = name, folder, tuple(programs)
         self._runs: list[Executable] = []
         self._repeated = RepeatedCalls()
@@ -124,6 +130,10 @@ class LoadedModel(InferenceModule):
     def device(self) -> torch.device:
         """The model's device."""
         return self._programs[0].device
+
+    def part(self, name: str) -> LoadedModel | None:
+        """Return a function that is called beside forward, such as an encoder; None if it wasn't saved."""
+        return self._parts.get(name)
 
     @property
     def name(self) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
 
 from sparseflow.frontend.given import Given
+from sparseflow.frontend.gradient_reads import GradientReads
 from sparseflow.frontend.layouts import LayoutWatch
 from sparseflow.frontend.module_state import Buffers
 from sparseflow.frontend.repeated_operators import repeated_operators
 from sparseflow.frontend.state.watch import Watch
+from sparseflow.runtime.calling.call_names import leaf_names
 from sparseflow.runtime.calling.carried import STATE
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
@@ -20,12 +24,12 @@ PREFIX = "model."
 class FlatModule(nn.Module):
     """Call a copy of a model with the tensors of `call` replaced, and record the output's structure."""
 
-    def __init__(self, watch: Watch, call: Flat) -> None:
+    def __init__(self, watch: Watch, call: Flat, gradients: GradientReads) -> None:
         super().__init__()
         self.model = watch.model
         self.training = watch.model.training
         self.call = call
-        self._record = _Record(watch, call)
+        self._record = _Record(watch, call, gradients)
 
     @property
     def outputs(self) -> Outputs:
@@ -54,7 +58,8 @@ class FlatModule(nn.Module):
         try:
             with self._record.watch.run(kwargs.pop(STATE, None)), self._record.layouts:
                 buffers = Buffers.of(self.model)
-                with repeated_operators(FlatModule.forward.__code__):
+                watching = self._record.gradients.watching(self._tensors(leaves))
+                with repeated_operators(FlatModule.forward.__code__), watching:
                     output = self.model(*args, **kwargs)
                 buffers.write_assigned()
         except Exception as error:
@@ -74,6 +79,13 @@ class FlatModule(nn.Module):
         self._record.outputs = Outputs(structure, tuple(updates))
         return tuple(encoder.leaves)
 
+    def _tensors(self, leaves: Sequence[object]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of the trace that are the caller's, named as errors do."""
+        yield from self.model.named_parameters(type(self.model).__name__)
+        for name, leaf in zip(self._record.names, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                yield f"{type(self.model).__name__}, argument {name!r}", leaf
+
 
 class ModelFailure(Exception):  # noqa: N818  # the cause is the error
     """The model itself raised. torch.export prints the partial graph for any other exception."""
@@ -91,8 +103,9 @@ class ModelFailure(Exception):  # noqa: N818  # the cause is the error
 class _Record:
     """Hide state from torch.export, which would take it for changed module attributes."""
 
-    def __init__(self, watch: Watch, call: Flat) -> None:
-        self.watch = watch
+    def __init__(self, watch: Watch, call: Flat, gradients: GradientReads) -> None:
+        self.watch, self.gradients = watch, gradients
+        self.names = tuple(leaf_names(call))
         self.layouts = LayoutWatch(call.leaves)
         self.outputs: Outputs | None = None
         self.counters: set[tuple[type, str]] = set()

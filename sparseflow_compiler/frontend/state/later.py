@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseflow.frontend.state.kinds import ATOMS, OF_TORCH, is_module, is_plain_class
 from sparseflow.frontend.state.nodes import TABLES
+from sparseflow.runtime.calling.gradients import TensorGradients
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _MOST = 1000
@@ -33,9 +34,12 @@ class Held:
     Args:
         model: as it was captured.
         carried: attributes that calls change, as (id of the module, name).
+        gradients: whether what its tensors say of their gradients matters.
     """
 
-    def __init__(self, model: nn.Module, carried: Collection[tuple[int, str]] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, carried: Collection[tuple[int, str]] = (), *, gradients: bool = False
+    ) -> None:
         self._model = model
         modules = list(model.named_modules(remove_duplicate=False))
         tables = [(path, vars(module)[name]) for path, module in modules for name in TABLES]
@@ -62,6 +66,8 @@ class Held:
         self._parameters, self._parameter_names = list(parameters.values()), list(parameters)
         self._versions = list(map(_VERSION, self._parameters))
         self._memory = self._where()
+        self._asked = [*model.parameters(), *model.buffers()] if gradients else []
+        self._gradients = list(map(TensorGradients.of, self._asked))
         self._hooks = [vars(module)[name] for _, module in modules for name in _HOOKS]
         self._hook_counts = list(map(len, self._hooks))
         self._hooked = [table for table in self._hooks if table]
@@ -75,6 +81,7 @@ class Held:
             and self._single.are_as_they_were()
             and _equal(list(map(dict.get, self._container_tables, self._container_keys)), self._contents)
             and self._where() == self._memory
+            and list(map(TensorGradients.of, self._asked)) == self._gradients
             and self._has_its_hooks()
         )
 
@@ -91,6 +98,8 @@ class Held:
         ):
             if parameter._version != version:
                 return name
+        if list(map(TensorGradients.of, self._asked)) != self._gradients:
+            return "what its tensors say of their gradients"
         return "its weights' memory" if self._where() != self._memory else "its hooks"
 
     def _where(self) -> list[object]:
