@@ -105,10 +105,11 @@ class LoadedModel(InferenceModule):
             return known.run(values, leaves)
         call = self._programs[0].contract.flatten(args, kwargs)
         self.require_no_gradients(call.leaves)
-        executable = self._serving(call)
+        program, executable = self._serving(call)
         results = executable.results(call)
         output = executable.output(results, call)
-        self._repeated.learn(args, kwargs, call, executable, results, output)
+        if program.contract.ambient.gradients is None:  # else more than arguments decide
+            self._repeated.learn(args, kwargs, call, executable, results, output)
         return output
 
     def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
@@ -118,8 +119,7 @@ class LoadedModel(InferenceModule):
             ArgumentError: no program accepts the call, or it replaces tensors of its arguments.
         """
         call = self._programs[0].contract.flatten(args, kwargs)
-        executable = self._serving(call)
-        program = self._programs[self._runs.index(executable)]
+        program, executable = self._serving(call)
         if program.grows:
             raise ArgumentError(
                 self._subject, "the call replaces tensors of its arguments", "pass a static cache"
@@ -195,12 +195,12 @@ class LoadedModel(InferenceModule):
         """Return the model's class and the number of programs, for `repr`."""
         return f"{self._name}, programs={len(self._programs)}"
 
-    def _serving(self, call: Flat) -> Executable:
+    def _serving(self, call: Flat) -> tuple[LoadedProgram, Executable]:
         refusal = ""
         for program, run in zip(self._programs, self._runs, strict=True):
             refused = program.contract.accepts_flat(call)
             if refused is None:
-                return run
+                return program, run
             refusal = refused
         raise ArgumentError(
             self._subject,

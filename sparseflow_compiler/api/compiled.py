@@ -72,7 +72,7 @@ class CompiledModel(Inspected):
         output = program.executable.output(results, call)
         if state is not None:
             self._programs.carried.write(state)
-        else:
+        elif program.captured.ambient.gradients is None:  # else more than arguments decide
             self._programs.repeated.learn(args, kwargs, call, program.executable, results, output)
         return output
 

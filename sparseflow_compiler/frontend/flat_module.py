@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from sparseflow.frontend.given import Given
 from sparseflow.frontend.gradient_reads import GradientReads
@@ -13,7 +15,7 @@ from sparseflow.frontend.module_state import Buffers
 from sparseflow.frontend.repeated_operators import repeated_operators
 from sparseflow.frontend.state.watch import Watch
 from sparseflow.runtime.calling.call_names import leaf_names
-from sparseflow.runtime.calling.carried import STATE
+from sparseflow.runtime.calling.carried import STATE, State
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
 
@@ -56,12 +58,15 @@ class FlatModule(nn.Module):
         self._record.layouts.begin(leaves)
         given = Given(args, {k: v for k, v in kwargs.items() if k != STATE}, objects)
         try:
-            with self._record.watch.run(kwargs.pop(STATE, None)), self._record.layouts:
+            state = cast("State | None", kwargs.pop(STATE, None))
+            with self._record.watch.run(state), self._record.layouts:
                 buffers = Buffers.of(self.model)
                 watching = self._record.gradients.watching(self._tensors(leaves))
                 with repeated_operators(FlatModule.forward.__code__), watching:
                     output = self.model(*args, **kwargs)
+                self._record.gradients.require_no_history(self.model.named_buffers())
                 buffers.write_assigned()
+            self._record.gradients.require_no_history(_kept(state))
         except Exception as error:
             raise ModelFailure from error
         given.require_unchanged(self.model)
@@ -109,6 +114,12 @@ class _Record:
         self.layouts = LayoutWatch(call.leaves)
         self.outputs: Outputs | None = None
         self.counters: set[tuple[type, str]] = set()
+
+
+def _kept(state: State | None) -> Iterator[tuple[str, object]]:
+    """Yield what the attributes hold that a call passes on, by their paths."""
+    for path, value in vars(state).items() if state is not None else ():
+        yield from ((path, leaf) for leaf in pytree.tree_leaves(value))
 
 
 def _state(value: object, objects: list[object]) -> tuple[Container, list[object]]:

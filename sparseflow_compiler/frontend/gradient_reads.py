@@ -34,10 +34,9 @@ WAY_OUT = "call it under torch.no_grad()"
 class GradientReads:
     """What the traces of one capture have seen the model ask for.
 
-    A trace runs without recording gradients, because `with torch.no_grad()` in a model would otherwise become
-    a region of its own. That is right as long as nobody looks. Where the model's own code does, it is traced
-    again as it was called, and the program serves only calls in that mode. What torch and transformers read
-    doesn't count: they choose among equal implementations by it.
+    A trace runs without recording gradients, which is right as long as nobody looks. Where the model's own
+    code does, it is traced again as it was called, and the program serves only calls in that mode. What torch
+    and transformers read doesn't count: they choose among equal implementations by it.
 
     Args:
         mode: that of the call to capture.
@@ -87,6 +86,24 @@ class GradientReads:
                     "forward sets whether it requires gradients, which a captured program can't do to the "
                     "caller's tensor",
                     "do so before the call, or to x.detach()",
+                )
+
+    def require_no_history(self, kept: Iterable[tuple[str, object]]) -> None:
+        """Refuse a forward that keeps results for the next call, where those would require gradients.
+
+        Args:
+            kept: what the model holds after the trace, by name.
+
+        Raises:
+            CaptureError: one of them would.
+        """
+        for name, value in kept if self.records else ():
+            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
+                raise CaptureError(
+                    name,
+                    "forward asks for gradients, and keeps a result that would require them; a captured "
+                    "program's are without",
+                    f"keep result.detach(), or {WAY_OUT}",
                 )
 
     def note(self, func: object, answer: object) -> None:

@@ -23,7 +23,8 @@ class _Refused(torch.autograd.Function):
     def forward(ctx: Any, subject: str, anchor: Tensor, *results: Tensor) -> tuple[Tensor, ...]:
         ctx.subject = subject
         # Neither arguments nor views of them: those can't be written in place, as the model's results can.
-        return tuple(torch.empty(0, dtype=r.dtype, device=r.device).set_(r) for r in results)
+        plain = (result.resolve_conj().resolve_neg() for result in results)
+        return tuple(torch.empty(0, dtype=r.dtype, device=r.device).set_(r) for r in plain)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
