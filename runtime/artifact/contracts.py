@@ -157,18 +157,19 @@ def _encode_spec(spec: TensorSpec | None) -> object:
         return None
     layout = None if spec.layout is None else list(spec.layout)
     gradients = None if spec.gradients is None else list(spec.gradients)
-    return [encode(spec.dtype), spec.rank, encode(spec.device), layout, gradients]
+    return [encode(spec.dtype), spec.rank, encode(spec.device), layout, spec.parameter, gradients]
 
 
 def _decode_spec(data: object, values: Decoder) -> TensorSpec | None:
     if data is None:
         return None
-    dtype, rank, device, layout, gradients = require(data, list)
+    dtype, rank, device, layout, parameter, gradients = require(data, list)
     return TensorSpec(
         require(values.decode(dtype), torch.dtype),
         require(rank, int),
         require(values.decode(device), torch.device),
         None if layout is None else tuple(require(stride, int) for stride in require(layout, list)),
+        require(parameter, bool),
         None if gradients is None else _tensor_gradients(require(gradients, list)),
     )
 

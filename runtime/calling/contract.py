@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.call_names import explain_difference
@@ -25,6 +26,8 @@ class TensorSpec:
     device: torch.device
     layout: tuple[int, ...] | None = None
     """As `layout_of` has it, where the program depends on it; None for any."""
+    parameter: bool = False
+    """Whether it is an `nn.Parameter`, which forward may tell from other tensors."""
     gradients: TensorGradients | None = None
     """What the tensor says of its gradients, where the program depends on it; None for any."""
 
@@ -40,7 +43,9 @@ class TensorSpec:
         if not isinstance(leaf, torch.Tensor):
             return None
         of_gradients = TensorGradients.of(leaf) if gradients else None
-        return cls(leaf.dtype, leaf.ndim, leaf.device, layout_of(leaf) if layout else None, of_gradients)
+        of_layout = layout_of(leaf) if layout else None
+        parameter = type(leaf) is nn.Parameter
+        return cls(leaf.dtype, leaf.ndim, leaf.device, of_layout, parameter, of_gradients)
 
     def violation(self, leaf: object) -> str | None:
         """Return how a leaf violates this, or None."""
@@ -51,6 +56,8 @@ class TensorSpec:
             return f"{found}, not {self.rank}-d {self.dtype} on {self.device}"
         if self.layout is not None and layout_of(leaf) != self.layout:
             return f"of strides {list(leaf.stride())}, and the program was captured with others"
+        if (type(leaf) is nn.Parameter) != self.parameter:
+            return "a tensor, not a parameter" if self.parameter else "a parameter, not a tensor"
         return None if self.gradients is None else self.gradients.violation(TensorGradients.of(leaf))
 
 

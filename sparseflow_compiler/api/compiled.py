@@ -62,7 +62,8 @@ class CompiledModel(Inspected):
         """
         if is_tracing():
             return self._inlined(args, kwargs)
-        self._see_changes()
+        if not self._model.training:  # else the call is refused, and the programs are for when that is over
+            self._see_changes()
         repeated = None if self._model.training else self._programs.repeated.find(args, kwargs)
         if repeated is not None:
             known, values, leaves = repeated

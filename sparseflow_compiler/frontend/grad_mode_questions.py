@@ -18,6 +18,7 @@ from sparseflow.frontend.state.kinds import library_of
 from sparseflow.frontend.state.surroundings import names_of
 
 _LIBRARIES = ("torch", "transformers", "sparseflow")
+_DISPATCHING = ("torch.overrides", "torch._tensor")
 _QUESTIONS = (torch.is_grad_enabled, torch.is_inference_mode_enabled)
 
 
@@ -56,10 +57,10 @@ def mode_questions_noted(note: Callable[[], None]) -> Iterator[None]:
 
 
 def asked_by_the_model(frame: FrameType | None) -> bool:
-    """Return whether a frame, or the first around it that isn't ours, is the model's own code."""
-    while frame is not None and _package(frame) == "sparseflow":
+    """Return whether a frame is of the model's own code, or one of torch's methods that this calls."""
+    while frame is not None and frame.f_globals.get("__name__") in _DISPATCHING:
         frame = frame.f_back
-    if frame is None or _package(frame) in _LIBRARIES:
+    if frame is None or str(frame.f_globals.get("__name__", "")).split(".")[0] in _LIBRARIES:
         return False
     file = frame.f_code.co_filename
     return file.startswith("<") or not is_library_file(file)
@@ -90,7 +91,3 @@ def _reads_needs_input_grad(function: type[torch.autograd.Function]) -> bool:
     return library_of(function) not in _LIBRARIES and any(
         "needs_input_grad" in names_of(code) for code in codes if code is not None
     )
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).split(".")[0]

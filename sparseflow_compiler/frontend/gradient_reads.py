@@ -27,6 +27,14 @@ _QUESTIONS = frozenset(
         *(Tensor.is_leaf.__get__, Tensor.retains_grad.__get__),  # type: ignore[attr-defined]
     }
 )
+_OF_MEMORY = frozenset(
+    {
+        *(Tensor._is_view, Tensor.data_ptr, Tensor.untyped_storage, Tensor.storage),
+        *(Tensor._version.__get__, Tensor._base.__get__),  # type: ignore[attr-defined]
+    }
+)
+"""Questions whose answers differ from call to call."""
+
 _DIFFERENTIATES = frozenset({Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 WAY_OUT = "call it under torch.no_grad()"
 
@@ -149,6 +157,13 @@ class _Watch(TorchFunctionMode):
                 "Tensor.backward" if func is Tensor.backward else f"torch.autograd.{func.__name__}",
                 "forward differentiates, and a captured program computes forward alone",
                 f"compile the part that is differentiated no more, or use {BACKEND}",
+            )
+        if func in _OF_MEMORY and asked_by_the_model(sys._getframe(1)):
+            name = getattr(func, "__self__", func).__name__  # type: ignore[attr-defined]
+            raise CaptureError(
+                f"Tensor.{name}",
+                "forward asks for a tensor's memory, which is another one in each call",
+                f"pass what it decides as an argument, or use {BACKEND}",
             )
         asks = func in _QUESTIONS and asked_by_the_model(sys._getframe(1))
         if asks and func in _NEEDS_RECORDS:

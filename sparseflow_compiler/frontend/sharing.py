@@ -48,6 +48,8 @@ def _copy(leaf: Tensor) -> Tensor:
     else:
         copy = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
         copy.copy_(leaf.detach())
+    if type(leaf) is nn.Parameter:
+        return nn.Parameter(copy, leaf.requires_grad)
     copy.requires_grad_(leaf.requires_grad)
     with torch.enable_grad():
         return copy if leaf.is_leaf else copy.view_as(copy)

@@ -15,8 +15,12 @@ from torch.utils.hooks import RemovableHandle
 from sparseflow.frontend.state.kinds import ATOMS, OF_TORCH, is_module, is_plain_class
 from sparseflow.frontend.state.nodes import TABLES
 from sparseflow.runtime.calling.gradients import TensorGradients
+from sparseflow.support.training_mode import differs_in_training
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_PLAIN_LAYERS = (nn.Linear, nn.ModuleList, nn.ModuleDict, nn.Sequential)
+"""Torch's modules that are frequent, and whose numbers and flags say nothing that forward reads."""
+
 _MOST = 1000
 """Entries of a container that are compared in every call."""
 _VERSION = operator.attrgetter("_version")
@@ -27,9 +31,9 @@ class Held:
 
     Checked in every call, so it looks at as little as it can: the identity of objects, the versions of
     parameters and where their memory is, whether any hook was registered or removed, and numbers,
-    flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's
-    and of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is
-    written in place through ``.data``, isn't detected.
+    flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules and of objects that
+    those hold, such as a configuration; among them the training mode of submodules for which it matters.
+    What is deeper in lists and dicts, and what is written in place through ``.data``, isn't detected.
 
     Args:
         model: as it was captured.
@@ -164,7 +168,7 @@ def _settings(
     """Yield atoms and containers of atoms in attributes of modules and their plain objects, once each."""
     seen: set[int] = set()
     pending: list[tuple[str, object]] = [
-        (path, module) for path, module in modules if not type(module).__module__.startswith("torch.")
+        (path, module) for path, module in modules if is_module(module) and type(module) not in _PLAIN_LAYERS
     ]
     while pending:
         path, owner = pending.pop()
@@ -172,6 +176,8 @@ def _settings(
             continue
         seen.add(id(owner))
         for key, value in vars(owner).items():
+            if key == "training" and path and isinstance(owner, nn.Module) and differs_in_training(owner):
+                yield vars(owner), key, value, f"{path}.{key}"
             if key in OF_TORCH or (id(owner), key) in carried:
                 continue
             if type(value) in ATOMS or _holds_atoms(value):
