@@ -173,8 +173,10 @@ def test_what_forward_asked_is_saved(tmp_path) -> None:
 REFUSED = {
     "differentiates, and": lambda model, x, y: torch.autograd.grad(y.sum(), model.fc.weight),
     "differentiates": lambda model, x, y: y.sum().backward(),
-    "argument 'x': forward sets whether it requires gradients": lambda model, x, y: x.requires_grad_(),
-    r"fc\.weight: forward sets": lambda model, x, y: model.fc.weight.requires_grad_(False),
+    "argument 'x': forward sets whether it requires gradients": lambda model, x, y: (
+        x.requires_grad_() is None
+    ),
+    r"fc\.weight: forward sets": lambda model, x, y: model.fc.weight.requires_grad_(False) is None,
 }
 
 

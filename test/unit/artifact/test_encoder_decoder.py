@@ -17,7 +17,7 @@ SMALL = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 64,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
 }  # fmt: skip
-OPTIONS = {"max_new_tokens": 5, "do_sample": False}
+OPTIONS = {"min_new_tokens": 5, "max_new_tokens": 5, "do_sample": False}
 
 
 def t5() -> nn.Module:
