@@ -12,6 +12,8 @@ from torch import is_grad_enabled as grads_are_on
 import sparseflow as sf
 from sparseflow.errors import ArgumentError, CaptureError, InferenceOnlyError
 
+pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.errors.UnprunedWarning")
+
 WIDTH = 16
 MODES = {"on": torch.enable_grad, "off": torch.no_grad, "inference": torch.inference_mode}
 
