@@ -156,6 +156,7 @@ _INPUTS = (
     ),
     *("rand(6, 16)[::2]", "rand(16, 3).T", "rand(1, 16).expand(3, 16)", "rand(16)", "rand(3, 32)[:, ::2]"),
     *("rand(3, 16).double()", "rand(3, 16).bfloat16()", "rand(2, 16).requires_grad_()", "rand(3, 16) * 10"),
+    "rand(2, 16).requires_grad_() * 1",
 )
 _USUAL = 7
 """Of `_INPUTS` those that most calls have."""
@@ -218,6 +219,9 @@ def _between(rng: random.Random, draft: Draft, how: str) -> str:
             "model.fc0.register_forward_hook(lambda module, args, result: result * 2)",
             "model.fc0.bias.data = model.fc0.bias.data * 3",
             "model.register_forward_pre_hook(lambda module, args: None)",
+            "model.fc0.requires_grad_(not model.fc0.weight.requires_grad)",
+            "model.fc0.weight.grad = torch.ones(16, 16)",
+            "model.zero_grad()",
         ]
     for line in draft.fields:
         if line.startswith("self.register_buffer"):

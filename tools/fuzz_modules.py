@@ -217,11 +217,20 @@ def _flag(d: Draft) -> None:
 
 
 def _grad_mode(d: Draft) -> None:
-    # torch.is_grad_enabled() is false in a captured forward: docs/reference/limits.md.
-    if d.rng.random() < 0.5:
-        return _branch(d, "self.training")
-    mode = d.rng.choice(["torch.no_grad()", "torch.enable_grad()", "torch.set_grad_enabled(False)"])
-    return _block(d, f"with {mode}:")
+    modes = ["torch.no_grad()", "torch.enable_grad()", "torch.set_grad_enabled(False)"]
+    _block(d, f"with {d.rng.choice(modes)}:")
+
+
+def _gradients(d: Draft) -> None:
+    """What forward may ask of gradients: of a result, an input, a parameter, or torch."""
+    row, weight = d.row(), f"{d.linear()}.weight"
+    conditions = (
+        *(f"{row}.requires_grad", f"{row}.requires_grad", "x.requires_grad", f"{weight}.requires_grad"),
+        *(f"{row}.is_leaf", f"{weight}.T.is_leaf", f"{row}.grad_fn is not None", f"{weight}.grad is None"),
+        *("torch.is_grad_enabled()", "torch.is_grad_enabled()", "torch.is_inference_mode_enabled()"),
+        *(f"{row}.is_inference()", f"not {row}.detach().requires_grad", "x.grad_fn is None", "self.training"),
+    )
+    _branch(d, d.rng.choice(conditions))
 
 
 def _autocast(d: Draft) -> None:
@@ -251,7 +260,6 @@ def _condition(d: Draft) -> None:
         *(f"{row}.shape[0] > 2", f"{row}.dim() == 3", f"{row}.dtype == torch.float32", f"{row}.numel() > 64"),
         *(f"{row} is x", "x.is_contiguous()", "x.stride(-1) == 1", f"torch.is_tensor({row})"),
         *(
-            "x.requires_grad",
             "x.device.type == 'cpu'",
             "torch.is_autocast_enabled('cpu')",
         ),
@@ -280,6 +288,14 @@ def _scalar(d: Draft) -> None:
 _PURE: tuple[Statement, ...] = (_layer, _layer, _layer, _pointwise, _pointwise, _view, _product, _residual)
 STATEMENTS: tuple[tuple[Statement, int], ...] = (
     *((_layer, 10), (_pointwise, 8), (_view, 6), (_product, 6), (_residual, 4), (_in_place, 7), (_buffer, 4)),
-    *((_attribute, 3), (_flag, 2), (_grad_mode, 2), (_autocast, 2), (_condition, 3), (_check, 2)),
+    *(
+        (_attribute, 3),
+        (_flag, 2),
+        (_grad_mode, 2),
+        (_gradients, 3),
+        (_autocast, 2),
+        (_condition, 3),
+        (_check, 2),
+    ),
     *((_scalar, 1), (_derived, 2), (_gated, 2), (_siblings, 3)),
 )

@@ -19,6 +19,7 @@ from sparseflow.runtime.artifact.values import Decoder, encode, identifier, requ
 from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.contract import Contract, TensorSpec
+from sparseflow.runtime.calling.gradients import GradientMode, TensorGradients
 from sparseflow.runtime.calling.guards import DimRange, Place, ShapeGuards
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs, Result, ResultKind, Signature
 from sparseflow.runtime.calling.structure import COUNTERS, Container, Structure
@@ -51,7 +52,7 @@ def encode_contract(contract: Contract, signature: Signature) -> dict[str, objec
     return {
         "names": list(contract.names),
         "parameters": list(contract.call_signature.names),
-        "ambient": list(map(encode, contract.ambient)),
+        "ambient": _encode_ambient(contract.ambient),
         "positional": contract.call_signature.positional,
         "aliases": sorted(contract.call_signature.aliases),
         "tensors": [_encode_spec(spec) for spec in contract.tensors],
@@ -98,12 +99,19 @@ def decode_contract(data: Document, kinds: ClassLookup, devices: Callable[[str],
     return Contract(call, signature, tensors, guards, tuple(names), _ambient(data["ambient"], values))
 
 
+def _encode_ambient(ambient: Ambient) -> list[object]:
+    dtypes = (ambient.cpu, ambient.cuda, ambient.default)
+    mode = ambient.gradients
+    return [*map(encode, dtypes), None if mode is None else mode.name]
+
+
 def _ambient(data: list[object], values: Decoder) -> Ambient:
-    cpu, cuda, default = (values.decode(dtype) for dtype in data)
+    cpu, cuda, default = (values.decode(dtype) for dtype in data[:3])
     kinds = (torch.dtype, type(None))
     if not (isinstance(cpu, kinds) and isinstance(cuda, kinds) and isinstance(default, torch.dtype)):
         raise TypeError("the ambient state isn't made of dtypes")
-    return Ambient(cpu, cuda, default)
+    (mode,) = data[3:]
+    return Ambient(cpu, cuda, default, None if mode is None else GradientMode[require(mode, str)])
 
 
 def require_arithmetic(text: str, symbols: Iterable[str]) -> str:
@@ -147,22 +155,27 @@ def _is_arithmetic(node: ast.AST, symbols: frozenset[str]) -> bool:
 def _encode_spec(spec: TensorSpec | None) -> object:
     if spec is None:
         return None
-    layout = [] if spec.layout is None else [list(spec.layout)]
-    return [encode(spec.dtype), spec.rank, encode(spec.device), *layout]
+    layout = None if spec.layout is None else list(spec.layout)
+    gradients = None if spec.gradients is None else list(spec.gradients)
+    return [encode(spec.dtype), spec.rank, encode(spec.device), layout, spec.parameter, gradients]
 
 
 def _decode_spec(data: object, values: Decoder) -> TensorSpec | None:
     if data is None:
         return None
-    dtype, rank, device, *layout = require(data, list)
-    if len(layout) > 1:
-        raise ValueError("a tensor has one layout")
+    dtype, rank, device, layout, parameter, gradients = require(data, list)
     return TensorSpec(
         require(values.decode(dtype), torch.dtype),
         require(rank, int),
         require(values.decode(device), torch.device),
-        tuple(require(stride, int) for stride in require(layout[0], list)) if layout else None,
+        None if layout is None else tuple(require(stride, int) for stride in require(layout, list)),
+        require(parameter, bool),
+        None if gradients is None else _tensor_gradients(require(gradients, list)),
     )
+
+
+def _tensor_gradients(data: list[object]) -> TensorGradients:
+    return TensorGradients(*(require(answer, bool) for answer in data))
 
 
 def _encode_counters(structures: Iterable[Structure]) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -66,6 +66,7 @@ class LoadedModel(InferenceModule):
         folder: of the artifact.
         programs: in order of capture; the first that accepts a call runs it.
         make_runner: makes what runs a program.
+        parts: the programs of functions that are called beside forward, by name.
     """
 
     def __init__(
@@ -74,8 +75,13 @@ class LoadedModel(InferenceModule):
         folder: Path,
         programs: Sequence[LoadedProgram],
         make_runner: MakeRunner = plain_runner,
+        parts: Mapping[str, Sequence[LoadedProgram]] | None = None,
     ) -> None:
         super().__init__(f"loaded {name}")
+        self._parts = {
+            part: LoadedModel(f"{name}.{part}", folder, own, make_runner)
+            for part, own in (parts or {}).items()
+        }
         self._name, self._folder, self._programs = name, folder, tuple(programs)
         self._runs: list[Executable] = []
         self._repeated = RepeatedCalls()
@@ -99,10 +105,11 @@ class LoadedModel(InferenceModule):
             return known.run(values, leaves)
         call = self._programs[0].contract.flatten(args, kwargs)
         self.require_no_gradients(call.leaves)
-        executable = self._serving(call)
+        program, executable = self._serving(call)
         results = executable.results(call)
         output = executable.output(results, call)
-        self._repeated.learn(args, kwargs, call, executable, results, output)
+        if program.contract.ambient.gradients is None:  # else more than arguments decide
+            self._repeated.learn(args, kwargs, call, executable, results, output)
         return output
 
     def lowered(self, *args: object, **kwargs: object) -> LoweredCall:
@@ -112,8 +119,7 @@ class LoadedModel(InferenceModule):
             ArgumentError: no program accepts the call, or it replaces tensors of its arguments.
         """
         call = self._programs[0].contract.flatten(args, kwargs)
-        executable = self._serving(call)
-        program = self._programs[self._runs.index(executable)]
+        program, executable = self._serving(call)
         if program.grows:
             raise ArgumentError(
                 self._subject, "the call replaces tensors of its arguments", "pass a static cache"
@@ -124,6 +130,10 @@ class LoadedModel(InferenceModule):
     def device(self) -> torch.device:
         """The model's device."""
         return self._programs[0].device
+
+    def part(self, name: str) -> LoadedModel | None:
+        """Return a function that is called beside forward, such as an encoder; None if it wasn't saved."""
+        return self._parts.get(name)
 
     @property
     def name(self) -> str:
@@ -185,12 +195,12 @@ class LoadedModel(InferenceModule):
         """Return the model's class and the number of programs, for `repr`."""
         return f"{self._name}, programs={len(self._programs)}"
 
-    def _serving(self, call: Flat) -> Executable:
+    def _serving(self, call: Flat) -> tuple[LoadedProgram, Executable]:
         refusal = ""
         for program, run in zip(self._programs, self._runs, strict=True):
             refused = program.contract.accepts_flat(call)
             if refused is None:
-                return run
+                return program, run
             refusal = refused
         raise ArgumentError(
             self._subject,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,8 +61,8 @@ def load(
     if machine is not None:
         _require_same_gpu(folder, machine, GpuMachine.here(devices(str(saved))))
     with malformed_as_error(folder):
-        programs = _programs(folder, manifest, ClassLookup(classes), devices)
-    return kind(name, folder, programs, make_runner)
+        programs, parts = _programs(folder, manifest, ClassLookup(classes), devices)
+    return kind(name, folder, programs, make_runner, parts)
 
 
 @contextmanager
@@ -93,18 +94,22 @@ def read_report(path: str | os.PathLike[str]) -> tuple[Document, Document]:
 
 def _programs(
     folder: Path, manifest: Document, kinds: ClassLookup, devices: Callable[[str], torch.device]
-) -> list[LoadedProgram]:
+) -> tuple[list[LoadedProgram], dict[str, list[LoadedProgram]]]:
+    """Read the programs of the model, and those of its parts by name."""
     weights = WeightReader(folder, _listed(folder, manifest, "weights.json"), manifest["files"], devices)
+    parts = {require(name, str): require(n, int) for name, n in require(manifest["parts"], dict).items()}
+    counts = [require(manifest["programs"], int), *parts.values()]
+    if min(counts) < 1:
+        raise ValueError("it has no program")
     programs = []
-    for i in range(require(manifest["programs"], int)):
+    for i in range(sum(counts)):
         data = _listed(folder, manifest, f"program-{i}.json")
         contract = decode_contract(data["contract"], kinds, devices)
         graph = decode_graph(data["graph"], kinds, devices, weights.resolve)
         written = frozenset(require(leaf, int) for leaf in data["written"])
         programs.append(LoadedProgram(contract, graph, written, devices(manifest["device"])))
-    if not programs:
-        raise ValueError("it has no program")
-    return programs
+    rest = iter(programs[counts[0] :])
+    return programs[: counts[0]], {name: list(islice(rest, count)) for name, count in parts.items()}
 
 
 def _listed(folder: Path, manifest: Document, name: str) -> Document:

@@ -15,7 +15,7 @@ from sparseflow.support.documents import Document
 
 NAME = "manifest.json"
 FORMAT = "sparseflow-artifact"
-VERSION = 3
+VERSION = 4
 HASH = "blake3"
 """The hash function. BLAKE3 is as hard to forge as SHA-256, and as fast as reading."""
 _AGAIN = "save it again, or get a complete copy"

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from torch import fx
@@ -45,6 +46,7 @@ def write(
     manifest: Mapping[str, object],
     documents: Mapping[str, object],
     files: Mapping[str, bytes] | None = None,
+    parts: Mapping[str, Sequence[SavedProgram]] | None = None,
 ) -> None:
     """Write an artifact, replacing an existing one.
 
@@ -54,18 +56,21 @@ def write(
         manifest: the model's ``name`` and ``device``, the ``machine`` it was tuned for, and ``versions``.
         documents: further files by name, as JSON.
         files: further files, copied as they are.
+        parts: the programs of functions that are called beside the model's forward, by name.
 
     Raises:
         ArtifactError: the path exists and isn't an artifact, or the model can't be saved.
     """
     folder = Path(path)
     require_free(folder)
+    parts = parts or {}
+    counts = {name: len(found) for name, found in parts.items()}
     try:
         with replacing(folder) as new:
-            _write(new, programs, documents)
+            _write(new, [*programs, *chain.from_iterable(parts.values())], documents)
             for name, content in (files or {}).items():
                 (new / name).write_bytes(content)
-            seal(new, {**manifest, "programs": len(programs)})
+            seal(new, {**manifest, "programs": len(programs), "parts": counts})
     except OSError as error:
         raise ArtifactError(f"artifact {folder}", f"it can't be written: {error.strerror}") from error
 

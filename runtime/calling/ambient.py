@@ -1,7 +1,8 @@
-"""Ambient state that changes what a model computes: autocast and the default dtype.
+"""Ambient state that changes what a model computes: autocast, the default dtype, whether gradients are on.
 
 A program's graph has the casts of the autocast under which it was captured: it serves calls under an equal
-autocast state, and runs with autocast off.
+autocast state, and runs with autocast off. It never records gradients: whether they are on matters to what
+forward asked when it was captured, and to nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
+
+from sparseflow.runtime.calling.gradients import GradientMode
 
 _DEVICES = ("cpu", "cuda")
 
@@ -22,25 +25,29 @@ class Ambient(NamedTuple):
         cpu: the dtype of autocast on the CPU; None where it is off.
         cuda: the same on GPUs.
         default: torch's default dtype.
+        gradients: whether gradients are on; None where forward didn't ask.
     """
 
     cpu: torch.dtype | None = None
     cuda: torch.dtype | None = None
     default: torch.dtype = torch.float32
+    gradients: GradientMode | None = None
 
     @classmethod
     def now(cls) -> Ambient:
         """Return the current ambient state."""
-        return cls(_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype())
+        return cls(_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype(), GradientMode.now())
 
     def violation(self, now: Ambient) -> str | None:
         """Return how another ambient state differs from this one, or None."""
         for device, ours, theirs in zip(_DEVICES, self, now, strict=False):
             if ours != theirs:
                 return f"autocast on {device} is {_word(theirs)}, not {_word(ours)}"
-        return (
-            None if self.default == now.default else f"the default dtype is {now.default}, not {self.default}"
-        )
+        if self.default != now.default:
+            return f"the default dtype is {now.default}, not {self.default}"
+        if self.gradients not in (None, now.gradients) and now.gradients is not None:
+            return f"gradients are {now.gradients.value}, not {self.gradients.value}, and forward asks"
+        return None
 
 
 def _autocast(device: str) -> torch.dtype | None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.call_names import explain_difference
 from sparseflow.runtime.calling.calls import CallSignature
+from sparseflow.runtime.calling.gradients import TensorGradients
 from sparseflow.runtime.calling.guards import ShapeGuards
 from sparseflow.runtime.calling.signature import Signature
 from sparseflow.runtime.calling.structure import Flat
@@ -24,18 +26,26 @@ class TensorSpec:
     device: torch.device
     layout: tuple[int, ...] | None = None
     """As `layout_of` has it, where the program depends on it; None for any."""
+    parameter: bool = False
+    """Whether it is an `nn.Parameter`, which forward may tell from other tensors."""
+    gradients: TensorGradients | None = None
+    """What the tensor says of its gradients, where the program depends on it; None for any."""
 
     @classmethod
-    def of(cls, leaf: object, *, layout: bool = False) -> TensorSpec | None:
+    def of(cls, leaf: object, *, layout: bool = False, gradients: bool = False) -> TensorSpec | None:
         """Return the specification of a tensor, or None for a counter.
 
         Args:
             leaf: a leaf of the captured call.
             layout: whether the program is for tensors of that layout alone.
+            gradients: whether it is for tensors alone that say the same of their gradients.
         """
         if not isinstance(leaf, torch.Tensor):
             return None
-        return cls(leaf.dtype, leaf.ndim, leaf.device, layout_of(leaf) if layout else None)
+        of_gradients = TensorGradients.of(leaf) if gradients else None
+        of_layout = layout_of(leaf) if layout else None
+        parameter = type(leaf) is nn.Parameter
+        return cls(leaf.dtype, leaf.ndim, leaf.device, of_layout, parameter, of_gradients)
 
     def violation(self, leaf: object) -> str | None:
         """Return how a leaf violates this, or None."""
@@ -46,7 +56,9 @@ class TensorSpec:
             return f"{found}, not {self.rank}-d {self.dtype} on {self.device}"
         if self.layout is not None and layout_of(leaf) != self.layout:
             return f"of strides {list(leaf.stride())}, and the program was captured with others"
-        return None
+        if (type(leaf) is nn.Parameter) != self.parameter:
+            return "a tensor, not a parameter" if self.parameter else "a parameter, not a tensor"
+        return None if self.gradients is None else self.gradients.violation(TensorGradients.of(leaf))
 
 
 def layout_of(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -97,8 +109,8 @@ class Contract:
         """Like `accepts`, for a flattened call."""
         if call.structure != self.signature.inputs:
             return explain_difference(call, self.signature.inputs)
-        if (now := Ambient.now()) != self.ambient:
-            return self.ambient.violation(now)
+        if (reason := self.ambient.violation(Ambient.now())) is not None:
+            return reason
         for i, (leaf, spec) in enumerate(zip(call.leaves, self.tensors, strict=True)):
             if spec is not None and (reason := spec.violation(leaf)) is not None:
                 return f"{self.names[i]} is {reason}"

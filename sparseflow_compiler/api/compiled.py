@@ -62,7 +62,8 @@ class CompiledModel(Inspected):
         """
         if is_tracing():
             return self._inlined(args, kwargs)
-        self._see_changes()
+        if not self._model.training:  # else the call is refused, and the programs are for when that is over
+            self._see_changes()
         repeated = None if self._model.training else self._programs.repeated.find(args, kwargs)
         if repeated is not None:
             known, values, leaves = repeated
@@ -72,7 +73,7 @@ class CompiledModel(Inspected):
         output = program.executable.output(results, call)
         if state is not None:
             self._programs.carried.write(state)
-        else:
+        elif program.captured.ambient.gradients is None:  # else more than arguments decide
             self._programs.repeated.learn(args, kwargs, call, program.executable, results, output)
         return output
 
@@ -224,8 +225,9 @@ class CompiledModel(Inspected):
         """Write all programs captured so far to a folder, for `sparseflow.load`.
 
         The folder holds the MLIR, the torch.fx programs as data, the packed weights as safetensors, the
-        report and the policies; for a transformers model that generates, also its configuration and that of
-        `generate`. An artifact that is already there is replaced.
+        report and the policies; for a transformers model that generates, also its configuration, that of
+        `generate` and, if `generate` was called, the programs of its encoder. An artifact that is already
+        there is replaced.
 
         Args:
             path: the folder; its parent must exist.
@@ -239,17 +241,28 @@ class CompiledModel(Inspected):
         """
         from sparseflow.api.save import save
         from sparseflow.integrations.transformers import saved
+        from sparseflow.integrations.transformers.encoders import encoder_path
 
         self._programs.captured(0)
+        documents, files = saved.documents(self._model), saved.tokenizer_files(tokenizer)
+        encoder = self._parts.get(encoder_path(self._model))
+        parts = {} if encoder is None else {encoder_path(self._model): encoder._savable()}
+        name = type(self._model).__name__
+        save(path, name, self.device, self._savable(), self.report, documents, files, parts)
+
+    def _savable(self) -> list[Program]:
+        """Return the programs, which hold no state.
+
+        Raises:
+            ArtifactError: forward keeps something for the next call.
+        """
         if places := self._programs.carried.places:
             raise ArtifactError(
                 self._subject,
                 f"forward keeps {places[0].path} for the next call; artifacts hold no state",
                 "keep it in a buffer, or pass it as an argument and return it",
             )
-        documents, files = saved.documents(self._model), saved.tokenizer_files(tokenizer)
-        name = type(self._model).__name__
-        save(path, name, self.device, self._programs.all, self.report, documents, files)
+        return self._programs.all
 
     def part(self, name: str, function: Callable[..., object]) -> CompiledModel:
         """Return a function of the model, compiled beside its forward over the same weights."""

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,8 +39,8 @@ class LoadedModel(artifact.LoadedModel):
         """Run transformers' `generate`, with every forward run by the artifact's programs.
 
         Raises:
-            ArgumentError: the model doesn't generate or is an encoder-decoder, or a call is of another kind
-                than those that were captured before it was saved.
+            ArgumentError: the model doesn't generate, or a call is of another kind than those that were
+                captured before it was saved.
             MissingDependencyError: transformers is missing.
         """
         if self._generator is None:
@@ -83,11 +83,15 @@ class LoadedModel(artifact.LoadedModel):
         if not self._knows_caches:  # its programs were given stand-ins for transformers' caches and outputs
             other = self._again()
             self._programs, self._runs, self._repeated = other._programs, other._runs, other._repeated
-            self._knows_caches = True
-        return Generator(shell, self._no_part, self.forward, self.lowered, self._execution)
+            self._parts, self._knows_caches = other._parts, True
+        return Generator(shell, self._saved_part, self.forward, self.lowered, self._execution)
 
-    def _no_part(self, name: str, function: Callable[..., object]) -> NoReturn:
-        self._refuse(f"generate() over {name}", "its programs are not saved", self._way_out)
+    def _saved_part(self, name: str, function: Callable[..., object]) -> Callable[..., object]:
+        """Return what runs a part of the model in place of a function of the shell."""
+        if (part := self.part(name)) is None:
+            rule = f"generate() calls {name}, of which no program was captured before the model was saved"
+            self._refuse("generate()", rule, "call compiled.generate once before compiled.save")
+        return part.forward
 
 
 def load(

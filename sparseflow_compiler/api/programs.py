@@ -169,6 +169,7 @@ class Programs:
             self.all, self.captures, self.repeated = [], [], RepeatedCalls()
         self.all.append(program)
         carried = {(id(place.module), place.name) for place in self.carried.places}
-        self._held = None if self._shares_bank else Held(self._model, carried)
+        asks = any(program.captured.ambient.gradients is not None for program in self.all)
+        self._held = None if self._shares_bank else Held(self._model, carried, gradients=asks)
         self.captures.append("first call" if refusal is None else f"the program before it refused: {refusal}")
         return program

@@ -29,6 +29,7 @@ def save(
     report: Report,
     documents: Mapping[str, object],
     files: Mapping[str, bytes],
+    parts: Mapping[str, Sequence[Program]],
 ) -> None:
     """Write an artifact; see `CompiledModel.save`."""
     content: dict[str, object] = {
@@ -42,7 +43,8 @@ def save(
         },
     }
     documents = {**documents, "report.json": report.to_dict(), "policies.json": _policies(programs)}
-    write(path, [_saved(program) for program in programs], content, documents, files)
+    saved = {part: [_saved(program) for program in own] for part, own in parts.items()}
+    write(path, [_saved(program) for program in programs], content, documents, files, saved)
 
 
 def _machine(device: torch.device) -> dict[str, str] | None:

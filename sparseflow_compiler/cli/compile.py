@@ -95,9 +95,11 @@ def _serve(compiled: CompiledModel, names: Sequence[str]) -> None:
 
     with torch.no_grad():
         for call in warmup.calls(compiled, _BATCHES, _TOKENS, names):
+            if generates(compiled) and compiled.config.is_encoder_decoder:
+                compiled.generate(**call, do_sample=False, eos_token_id=None, max_new_tokens=3)
+                continue
             output = compiled(**call)
             if generates(compiled):
                 following = {name: next_input(name, value) for name, value in call.items()}
                 compiled(**following, **with_cache(compiled, returned_cache(output)))
-                if not compiled.config.is_encoder_decoder:
-                    warmup.generate_calls(compiled.generate, call, {}, padded=False)
+                warmup.generate_calls(compiled.generate, call, {}, padded=False)

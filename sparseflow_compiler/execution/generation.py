@@ -21,6 +21,7 @@ from sparseflow.execution.inner import Execution
 from sparseflow.execution.routing import compiled_forward, with_compiled
 from sparseflow.integrations.transformers.argument_names import returned_cache, with_cache
 from sparseflow.integrations.transformers.decoding import Sampled, replace_sampling
+from sparseflow.integrations.transformers.encoders import encoder_path
 from sparseflow.integrations.transformers.static_caches import (
     rewind,
     static_cache,
@@ -193,12 +194,8 @@ class Generator:
 
     def _route_encoder(self, routed: PreTrainedModel) -> None:
         """Compile the encoder of an encoder-decoder too, which `generate` calls directly."""
-        if not getattr(routed.config, "is_encoder_decoder", False):
-            return
-        encoder = routed.get_encoder()
-        path = next((name for name, module in self._model.named_modules() if module is encoder), "")
-        if path:
-            with_compiled(routed, path, self._part(path, encoder.forward))
+        if path := encoder_path(self._model):
+            with_compiled(routed, path, self._part(path, self._model.get_submodule(path).forward))
 
     def _slot(self, batch: int, length: int) -> Slot:
         """Return the shortest free slot for a batch size and at least a length, emptied."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from sparseflow.frontend.exclusive import tracing
 from sparseflow.frontend.fixed_sizes import write_fixed_sizes
 from sparseflow.frontend.flat_module import FlatModule
 from sparseflow.frontend.functional import functional
+from sparseflow.frontend.gradient_reads import GradientReads
 from sparseflow.frontend.hooks import no_hooks_left
 from sparseflow.frontend.program import CapturedProgram, describe
 from sparseflow.frontend.quiet_torch import quiet
@@ -25,6 +27,7 @@ from sparseflow.frontend.slice_sizes import drop_slice_assertions
 from sparseflow.frontend.state.watch import Watch
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried, Place
+from sparseflow.runtime.calling.gradients import GradientMode
 from sparseflow.runtime.calling.structure import COUNTERS
 from sparseflow.support.training_mode import trained_part
 
@@ -53,17 +56,40 @@ def capture(
         CaptureError: torch.export can't capture the model; the message says why, where and what to do.
     """
     _require_inference(model)
+    gradients = GradientReads(GradientMode.now())
     try:
-        with tracing(model), no_hooks_left(), torch.no_grad(), quiet():
+        with tracing(model), no_hooks_left(), quiet():
             carried = Carried() if carried is None else carried
             while True:
-                places = carried.places
-                program, found = _trace(model, args, kwargs or {}, dynamic_shapes, places)
+                traced = _trace_as_asked(model, args, kwargs or {}, dynamic_shapes, carried.places, gradients)
+                if traced is None:
+                    continue
+                program, found = traced
                 if not found:
                     return program
                 carried.add(found)
     except Exception as error:
-        raise capture_error(model, error, lambda: runs(model, args, kwargs or {})) from error
+        does_run = functools.partial(runs, model, args, kwargs or {})
+        raise capture_error(model, error, does_run, records=gradients.records) from error
+
+
+def _trace_as_asked(
+    model: nn.Module,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    dynamic_shapes: Shapes,
+    places: Sequence[Place],
+    gradients: GradientReads,
+) -> tuple[CapturedProgram, list[Place]] | None:
+    """Trace; return None if the model asked for gradients and has to be traced with them."""
+    try:
+        with gradients.recording():
+            traced = _trace(model, args, kwargs, dynamic_shapes, places, gradients)
+    except Exception:
+        if gradients.needs_another_trace():  # it may have failed of the wrong answer
+            return None
+        raise
+    return None if gradients.needs_another_trace() else traced
 
 
 def _trace(
@@ -72,22 +98,23 @@ def _trace(
     kwargs: Mapping[str, object],
     dynamic_shapes: Shapes,
     places: Sequence[Place],
+    gradients: GradientReads,
 ) -> tuple[CapturedProgram, list[Place]]:
     """Trace a copy of the model; return the program and further attributes that it has to carry."""
     watch = Watch(model, places)
     signature = CallSignature.of(watch.model.forward)
     state = Carried(places).read() if places else None
-    flat = FlatModule(watch, signature.flatten(args, kwargs, state))
+    flat = FlatModule(watch, signature.flatten(args, kwargs, state), gradients)
     exported = _export(flat, dynamic_shapes)
     if not flat.counters <= COUNTERS:
         COUNTERS.update(flat.counters)
         call = signature.flatten(args, kwargs, state)
         if call.structure != flat.call.structure:
-            flat = FlatModule(watch, call)
+            flat = FlatModule(watch, call, gradients)
             exported = _export(flat, dynamic_shapes)
     known = {(id(place.module), place.name) for place in places}
     found = [place for place in watch.found if (id(place.module), place.name) not in known]
-    return describe(exported, signature, flat), found
+    return describe(exported, signature, flat, gradients.mode), found
 
 
 def _export(flat: FlatModule, dynamic_shapes: Shapes) -> ExportedProgram:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from sparseflow.frontend.given import Given
+from sparseflow.frontend.gradient_reads import GradientReads
 from sparseflow.frontend.layouts import LayoutWatch
 from sparseflow.frontend.module_state import Buffers
 from sparseflow.frontend.repeated_operators import repeated_operators
 from sparseflow.frontend.state.watch import Watch
-from sparseflow.runtime.calling.carried import STATE
+from sparseflow.runtime.calling.call_names import leaf_names
+from sparseflow.runtime.calling.carried import STATE, State
 from sparseflow.runtime.calling.signature import ObjectUpdate, Outputs
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Encoder, Flat
 
@@ -20,12 +26,12 @@ PREFIX = "model."
 class FlatModule(nn.Module):
     """Call a copy of a model with the tensors of `call` replaced, and record the output's structure."""
 
-    def __init__(self, watch: Watch, call: Flat) -> None:
+    def __init__(self, watch: Watch, call: Flat, gradients: GradientReads) -> None:
         super().__init__()
         self.model = watch.model
         self.training = watch.model.training
         self.call = call
-        self._record = _Record(watch, call)
+        self._record = _Record(watch, call, gradients)
 
     @property
     def outputs(self) -> Outputs:
@@ -52,11 +58,15 @@ class FlatModule(nn.Module):
         self._record.layouts.begin(leaves)
         given = Given(args, {k: v for k, v in kwargs.items() if k != STATE}, objects)
         try:
-            with self._record.watch.run(kwargs.pop(STATE, None)), self._record.layouts:
+            state = cast("State | None", kwargs.pop(STATE, None))
+            with self._record.watch.run(state), self._record.layouts:
                 buffers = Buffers.of(self.model)
-                with repeated_operators(FlatModule.forward.__code__):
+                watching = self._record.gradients.watching(self._tensors(leaves))
+                with repeated_operators(FlatModule.forward.__code__), watching:
                     output = self.model(*args, **kwargs)
+                self._record.gradients.require_no_history(self.model.named_buffers())
                 buffers.write_assigned()
+            self._record.gradients.require_no_history(_kept(state))
         except Exception as error:
             raise ModelFailure from error
         given.require_unchanged(self.model)
@@ -73,6 +83,13 @@ class FlatModule(nn.Module):
                 self._record.counters |= _changed_numbers(before[ordinal][0], after[0])
         self._record.outputs = Outputs(structure, tuple(updates))
         return tuple(encoder.leaves)
+
+    def _tensors(self, leaves: Sequence[object]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of the trace that are the caller's, named as errors do."""
+        yield from self.model.named_parameters(type(self.model).__name__)
+        for name, leaf in zip(self._record.names, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                yield f"{type(self.model).__name__}, argument {name!r}", leaf
 
 
 class ModelFailure(Exception):  # noqa: N818  # the cause is the error
@@ -91,11 +108,18 @@ class ModelFailure(Exception):  # noqa: N818  # the cause is the error
 class _Record:
     """Hide state from torch.export, which would take it for changed module attributes."""
 
-    def __init__(self, watch: Watch, call: Flat) -> None:
-        self.watch = watch
+    def __init__(self, watch: Watch, call: Flat, gradients: GradientReads) -> None:
+        self.watch, self.gradients = watch, gradients
+        self.names = tuple(leaf_names(call))
         self.layouts = LayoutWatch(call.leaves)
         self.outputs: Outputs | None = None
         self.counters: set[tuple[type, str]] = set()
+
+
+def _kept(state: State | None) -> Iterator[tuple[str, object]]:
+    """Yield what the attributes hold that a call passes on, by their paths."""
+    for path, value in vars(state).items() if state is not None else ():
+        yield from ((path, leaf) for leaf in pytree.tree_leaves(value))
 
 
 def _state(value: object, objects: list[object]) -> tuple[Container, list[object]]:

@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 
 from sparseflow.errors import CaptureError
 from sparseflow.frontend.functional_writes import replace_writes
+from sparseflow.frontend.gradient_regions import dissolve_gradient_regions
 from sparseflow.frontend.in_place import replace_in_place
 from sparseflow.runtime.calling.ambient import autocast_is_on
 
@@ -34,6 +35,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     Raises:
         CaptureError: an operator computes with products that autocast casts.
     """
+    dissolve_gradient_regions(exported)
     for node in exported.graph.nodes:
         if node.target is _ATEN.detach_.default:
             node.target = _ATEN.detach.default

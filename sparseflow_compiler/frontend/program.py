@@ -15,6 +15,7 @@ from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.call_names import leaf_names
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.contract import Contract, TensorSpec
+from sparseflow.runtime.calling.gradients import GradientMode
 from sparseflow.runtime.calling.signature import Result, ResultKind, Signature
 
 
@@ -35,18 +36,32 @@ class CapturedProgram(Contract):
         return constraints
 
 
-def describe(exported: ExportedProgram, call_signature: CallSignature, flat: FlatModule) -> CapturedProgram:
-    """Wrap a program that was exported from `flat`."""
+def describe(
+    exported: ExportedProgram,
+    call_signature: CallSignature,
+    flat: FlatModule,
+    gradients: GradientMode | None,
+) -> CapturedProgram:
+    """Wrap a program that was exported from `flat`.
+
+    Args:
+        exported: the program.
+        call_signature: of the model.
+        flat: what was exported.
+        gradients: the mode that the trace depends on; None for any.
+    """
     call = flat.call
     results = _results(exported)
     written = {result.target for result in results if result.kind is ResultKind.INPUT}
     specs = tuple(
-        TensorSpec.of(leaf, layout=flat.layouts_matter or i in written) for i, leaf in enumerate(call.leaves)
+        TensorSpec.of(leaf, layout=flat.layouts_matter or i in written, gradients=gradients is not None)
+        for i, leaf in enumerate(call.leaves)
     )
     guards = build_guards(_fake_inputs(exported), exported.range_constraints, _conditions(exported))
     signature = Signature(call.structure, results, flat.outputs)
     names = tuple(leaf_names(call))
-    return CapturedProgram(call_signature, signature, specs, guards, names, Ambient.now(), exported)
+    ambient = Ambient.now()._replace(gradients=gradients)
+    return CapturedProgram(call_signature, signature, specs, guards, names, ambient, exported)
 
 
 def _input_names(exported: ExportedProgram) -> list[str]:

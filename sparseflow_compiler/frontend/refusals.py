@@ -38,13 +38,16 @@ _REMEDIES = (
 _FALLBACK = "make the model exportable: torch.export.export(model, args, strict=False) shows the full report"
 
 
-def capture_error(model: nn.Module, error: Exception, does_run: Callable[[], bool]) -> SparseFlowError:
+def capture_error(
+    model: nn.Module, error: Exception, does_run: Callable[[], bool], *, records: bool = False
+) -> SparseFlowError:
     """Turn an exception of torch.export into a CaptureError.
 
     Args:
         model: the model to capture.
         error: of torch.export.
         does_run: returns whether the model runs eagerly; only called if the remedy depends on it.
+        records: whether gradients were recorded, because forward asks whether they are.
     """
     while isinstance(error, ModelFailure) and isinstance(error.__cause__, Exception):
         error = error.__cause__
@@ -61,6 +64,9 @@ def capture_error(model: nn.Module, error: Exception, does_run: Callable[[], boo
     remedy = next(matching, _FALLBACK)
     if remedy == _MUST_RUN and does_run():
         remedy = _FALLBACK
+    if records:
+        rule += "; gradients were on, because forward asks for them"
+        remedy = f"call it under torch.no_grad(); else {remedy}"
     return CaptureError(type(model).__name__, rule, remedy)
 
 

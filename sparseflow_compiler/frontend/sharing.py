@@ -42,8 +42,17 @@ def stand_on(tensor: Tensor, storage: int) -> None:
 
 
 def _copy(leaf: Tensor) -> Tensor:
-    copy = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
-    return copy.copy_(leaf) if not any(stride == 0 for stride in leaf.stride()) else leaf.detach().clone()
+    """Return a copy of the same layout that says the same of its gradients."""
+    if any(stride == 0 for stride in leaf.stride()):
+        copy = leaf.detach().clone()
+    else:
+        copy = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
+        copy.copy_(leaf.detach())
+    if type(leaf) is nn.Parameter:
+        return nn.Parameter(copy, leaf.requires_grad)
+    copy.requires_grad_(leaf.requires_grad)
+    with torch.enable_grad():
+        return copy if leaf.is_leaf else copy.view_as(copy)
 
 
 def require_own_memory(changed: Iterable[str], tensors: Mapping[str, Tensor]) -> None:

@@ -25,12 +25,13 @@ def trained_part(model: nn.Module) -> str | None:
         Empty for the model itself, None if there is none.
     """
     for name, module in model.named_modules():
-        if module.training and (not name or _differs(module)):
+        if module.training and (not name or differs_in_training(module)):
             return str(name)
     return None
 
 
-def _differs(module: nn.Module) -> bool:
+def differs_in_training(module: nn.Module) -> bool:
+    """Return whether a module's own code may compute something else in training mode."""
     if isinstance(module, _DropoutNd):
         return module.p > 0
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):

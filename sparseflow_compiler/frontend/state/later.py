@@ -14,8 +14,13 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseflow.frontend.state.kinds import ATOMS, OF_TORCH, is_module, is_plain_class
 from sparseflow.frontend.state.nodes import TABLES
+from sparseflow.runtime.calling.gradients import TensorGradients
+from sparseflow.support.training_mode import differs_in_training
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_PLAIN_LAYERS = (nn.Linear, nn.ModuleList, nn.ModuleDict, nn.Sequential)
+"""Torch's modules that are frequent, and whose numbers and flags say nothing that forward reads."""
+
 _MOST = 1000
 """Entries of a container that are compared in every call."""
 _VERSION = operator.attrgetter("_version")
@@ -26,16 +31,19 @@ class Held:
 
     Checked in every call, so it looks at as little as it can: the identity of objects, the versions of
     parameters and where their memory is, whether any hook was registered or removed, and numbers,
-    flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules that aren't torch's
-    and of objects that those hold, such as a configuration. What is deeper in lists and dicts, and what is
-    written in place through ``.data``, isn't detected.
+    flags and texts, or lists, tuples, sets and dicts of them, in attributes of modules and of objects that
+    those hold, such as a configuration; among them the training mode of submodules for which it matters.
+    What is deeper in lists and dicts, and what is written in place through ``.data``, isn't detected.
 
     Args:
         model: as it was captured.
         carried: attributes that calls change, as (id of the module, name).
+        gradients: whether what its tensors say of their gradients matters.
     """
 
-    def __init__(self, model: nn.Module, carried: Collection[tuple[int, str]] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, carried: Collection[tuple[int, str]] = (), *, gradients: bool = False
+    ) -> None:
         self._model = model
         modules = list(model.named_modules(remove_duplicate=False))
         tables = [(path, vars(module)[name]) for path, module in modules for name in TABLES]
@@ -62,6 +70,8 @@ class Held:
         self._parameters, self._parameter_names = list(parameters.values()), list(parameters)
         self._versions = list(map(_VERSION, self._parameters))
         self._memory = self._where()
+        self._asked = [*model.parameters(), *model.buffers()] if gradients else []
+        self._gradients = list(map(TensorGradients.of, self._asked))
         self._hooks = [vars(module)[name] for _, module in modules for name in _HOOKS]
         self._hook_counts = list(map(len, self._hooks))
         self._hooked = [table for table in self._hooks if table]
@@ -75,6 +85,7 @@ class Held:
             and self._single.are_as_they_were()
             and _equal(list(map(dict.get, self._container_tables, self._container_keys)), self._contents)
             and self._where() == self._memory
+            and list(map(TensorGradients.of, self._asked)) == self._gradients
             and self._has_its_hooks()
         )
 
@@ -91,6 +102,8 @@ class Held:
         ):
             if parameter._version != version:
                 return name
+        if list(map(TensorGradients.of, self._asked)) != self._gradients:
+            return "what its tensors say of their gradients"
         return "its weights' memory" if self._where() != self._memory else "its hooks"
 
     def _where(self) -> list[object]:
@@ -155,7 +168,7 @@ def _settings(
     """Yield atoms and containers of atoms in attributes of modules and their plain objects, once each."""
     seen: set[int] = set()
     pending: list[tuple[str, object]] = [
-        (path, module) for path, module in modules if not type(module).__module__.startswith("torch.")
+        (path, module) for path, module in modules if is_module(module) and type(module) not in _PLAIN_LAYERS
     ]
     while pending:
         path, owner = pending.pop()
@@ -163,6 +176,8 @@ def _settings(
             continue
         seen.add(id(owner))
         for key, value in vars(owner).items():
+            if key == "training" and path and isinstance(owner, nn.Module) and differs_in_training(owner):
+                yield vars(owner), key, value, f"{path}.{key}"
             if key in OF_TORCH or (id(owner), key) in carried:
                 continue
             if type(value) in ATOMS or _holds_atoms(value):

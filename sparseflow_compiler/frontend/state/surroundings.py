@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import random
 import types
 from collections import deque
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from sparseflow.frontend.state.changes import same
 from sparseflow.frontend.state.clone import Clone
@@ -14,6 +17,12 @@ from sparseflow.frontend.state.contents import Content, content, refill
 from sparseflow.frontend.state.kinds import cell_content, function_cells, is_library, library_of
 
 _CONTAINERS = (list, dict, set, deque)
+
+STREAMS_OF_LIBRARIES = {
+    "random.random()": random._inst,  # type: ignore[attr-defined]  # behind the functions of the module
+    "numpy.random": np.random.mtrand._rand,
+}
+"""Random numbers that a program would draw once, when it is captured; torch's are drawn in each call."""
 
 
 @dataclass
@@ -82,6 +91,7 @@ class Surroundings:
                 self._watch_class(base)
         for function in clone.functions:
             self._watch_function(function)
+        self._watched += [Watched(name, stream, None) for name, stream in STREAMS_OF_LIBRARIES.items()]
         self._misses: list[int] = []
 
     def snapshot(self) -> None:

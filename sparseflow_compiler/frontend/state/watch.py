@@ -12,7 +12,7 @@ from sparseflow.frontend.state.changes import BACKEND, places_of_changes
 from sparseflow.frontend.state.clone import Clone
 from sparseflow.frontend.state.contents import copied
 from sparseflow.frontend.state.plain_tensors import PlainTensors
-from sparseflow.frontend.state.surroundings import Surroundings
+from sparseflow.frontend.state.surroundings import STREAMS_OF_LIBRARIES, Surroundings
 from sparseflow.runtime.calling.carried import Carried, Place, State
 
 
@@ -64,6 +64,12 @@ class Watch:
             plain.restore()
             changed += self._surroundings.restore()
             self._clone.restore()
+        if drawn := STREAMS_OF_LIBRARIES.keys() & set(changed):
+            raise CaptureError(
+                min(drawn),
+                "forward draws a number there, and a captured program would have the same in each call",
+                f"draw with torch.rand and its like, or use {BACKEND}",
+            )
         if changed:
             raise CaptureError(
                 changed[0],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import traceback
 
+from sparseflow.integrations.torch.refused_backward import without_history
 from sparseflow.runtime.calling.structure import COUNTERS
 
 
@@ -45,6 +46,7 @@ class Graph:
         sizes: the placeholders that are sizes of others.
         inputs: all other placeholders.
         returned: for each result the placeholder that it returns unchanged, or None if it is computed.
+        required: for each computed result whether it would require gradients.
     """
 
     module: fx.GraphModule
@@ -53,6 +55,7 @@ class Graph:
     sizes: Mapping[int, SizeOf]
     inputs: tuple[int, ...]
     returned: tuple[int | None, ...]
+    required: tuple[bool, ...]
 
     @classmethod
     def of(cls, module: fx.GraphModule) -> Graph:
@@ -65,15 +68,19 @@ class Graph:
         tensors = {id(value): i for i, value in enumerate(values) if isinstance(value, Tensor)}
         results = module.graph.output_node().args[0]
         assert isinstance(results, Sequence), "a graph of torch.compile returns a tuple"
-        returned = tuple(
-            tensors.get(id(node.meta.get("example_value"))) if isinstance(node, fx.Node) else None
-            for node in results
+        found = [node.meta.get("example_value") if isinstance(node, fx.Node) else None for node in results]
+        returned = tuple(tensors.get(id(value)) for value in found)
+        required = tuple(
+            isinstance(value, Tensor) and value.requires_grad
+            for value, place in zip(found, returned, strict=True)
+            if place is None
         )
-        return cls(module, weights, tuple(_source(nodes[i]) for i in weights), sizes, inputs, returned)
+        sources = tuple(_source(nodes[i]) for i in weights)
+        return cls(module, weights, sources, sizes, inputs, returned, required)
 
     def call(self, args: Sequence[object]) -> list[object]:
         """Return the inputs among the graph's arguments, as a `BoundGraph` takes them."""
-        picked = (args[i] for i in self.inputs)
+        picked = (without_history(args[i]) for i in self.inputs)
         return [Number(value) if type(value) is int else value for value in picked]
 
     def results(self, args: Sequence[object], computed: Sequence[object]) -> tuple[object, ...]:

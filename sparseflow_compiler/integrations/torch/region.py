@@ -16,6 +16,7 @@ from sparseflow.compiler.options import CompileOptions
 from sparseflow.integrations.torch.eager import GRAPH_ERRORS, EagerGraph
 from sparseflow.integrations.torch.graph import BoundGraph, Graph
 from sparseflow.integrations.torch.owner import find_owner, require_inference
+from sparseflow.integrations.torch.refused_backward import with_refused_backward
 from sparseflow.integrations.torch.shared import Shared, Stamp, shared_weights, stamp
 from sparseflow.support.arguments import require_matches
 
@@ -75,6 +76,8 @@ class Region:
             try:
                 computed = bound.compiled.forward(*self._graph.call(args))
                 assert isinstance(computed, Sequence), "a graph returns a tuple"
+                if any(self._graph.required):
+                    computed = with_refused_backward(bound.shared.title, computed, self._graph.required)
                 return self._graph.results(args, computed)
             except GRAPH_ERRORS as error:
                 bound.eager = EagerGraph.of(error, dict(zip(bound.names, weights, strict=True)))

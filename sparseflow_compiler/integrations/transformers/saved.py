@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,6 +14,12 @@ from torch import nn
 
 from sparseflow.errors import ArgumentError
 from sparseflow.integrations.transformers.argument_names import generates
+from sparseflow.integrations.transformers.encoders import (
+    add_encoder_shell,
+    encoder_document,
+    function_with,
+    parameters_of,
+)
 from sparseflow.integrations.transformers.versions import require_transformers
 from sparseflow.runtime.artifact.loading import malformed_as_error
 from sparseflow.support.documents import Document
@@ -39,14 +44,13 @@ def documents(model: nn.Module) -> dict[str, object]:
     if not generates(model):
         return {_CONFIG: values}
     generation = model.generation_config
-    parameters = inspect.signature(model.forward).parameters.values()
     shell = {
         "class": type(model).__name__,
         "attention": getattr(config, "_attn_implementation", None),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "encoder_decoder": bool(getattr(config, "is_encoder_decoder", False)),
+        "encoder": encoder_document(model),
         "flags": {name: value for name in dir(type(model)) if (value := _flag(model, name)) is not None},
-        "parameters": [[parameter.name, int(parameter.kind)] for parameter in parameters],
+        "parameters": parameters_of(model.forward),
     }
     return {_CONFIG: values, _GENERATION: _plain(generation.to_dict()), SHELL: shell}  # type: ignore[union-attr,operator]
 
@@ -78,21 +82,12 @@ def shell_of(folder: Path, device: Callable[[], torch.device]) -> PreTrainedMode
         device: returns the device of the loaded model.
 
     Raises:
-        ArgumentError: the saved model can't generate.
+        ArtifactError: what was saved is malformed.
         MissingDependencyError: transformers is missing.
     """
     transformers = require_transformers(f"{folder}: generate")
     with malformed_as_error(folder):
-        saved = _read(folder, SHELL)
-        has_encoder = bool(saved["encoder_decoder"])
-    if has_encoder:
-        raise ArgumentError(
-            f"artifact {folder}",
-            f"{saved['class']} generates with an encoder, whose programs aren't saved",
-            "load the model with transformers, compile it and call its generate",
-        )
-    with malformed_as_error(folder):
-        return _shell(transformers, folder, saved, device)
+        return _shell(transformers, folder, _read(folder, SHELL), device)
 
 
 def _shell(
@@ -109,6 +104,9 @@ def _shell(
         "get_output_embeddings": lambda self: None,
         "can_generate": lambda self: True,
     }
+    if saved["encoder"] is not None:
+        path = saved["encoder"]["path"]
+        members["get_encoder"] = lambda self, modality=None: self.get_submodule(path)
     kind: type[PreTrainedModel] = type(saved["class"], bases, members)
     shell: PreTrainedModel = object.__new__(kind)
     nn.Module.__init__(shell)
@@ -117,7 +115,9 @@ def _shell(
     shell.config._attn_implementation = saved["attention"]  # decides whether generate makes masks
     shell.generation_config = transformers.GenerationConfig.from_dict(_read(folder, _GENERATION))
     if known is None:
-        shell.forward = _forward(saved["parameters"])
+        shell.forward = function_with(saved["parameters"])
+    if saved["encoder"] is not None:
+        add_encoder_shell(shell, saved["encoder"])
     return shell
 
 
@@ -143,23 +143,6 @@ def config_of(folder: Path) -> PreTrainedConfig | None:
     if kind in transformers.CONFIG_MAPPING:
         return transformers.AutoConfig.for_model(kind, **values)
     return transformers.PreTrainedConfig.from_dict(values)
-
-
-def _forward(parameters: list[tuple[str, int]]) -> Callable[..., object]:
-    """Return a function with the signature of the model's forward, which `generate` inspects."""
-
-    def forward(*args: object, **kwargs: object) -> object:
-        raise NotImplementedError("only the loaded model's forward is called")
-
-    kinds = {int(kind): kind for kind in (inspect.Parameter.POSITIONAL_ONLY, *_kinds())}
-    found = [inspect.Parameter(name, kinds[kind]) for name, kind in parameters if name != "self"]
-    forward.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
-    return forward
-
-
-def _kinds() -> tuple[inspect._ParameterKind, ...]:
-    p = inspect.Parameter
-    return (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL, p.KEYWORD_ONLY, p.VAR_KEYWORD)
 
 
 def _flag(model: nn.Module, name: str) -> bool | str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
 from collections.abc import Callable
@@ -196,3 +197,34 @@ def test_tokens_of_a_tokenizer_like_object() -> None:
     with torch.no_grad():
         found, expected = compiled(**batch), model(**batch)
     torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
+
+
+def test_a_parameter_is_told_from_a_tensor() -> None:
+    class Tells(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (2 if isinstance(x, nn.Parameter) else 1)
+
+    model, tensor = Tells(WIDTH, WIDTH).eval(), x()
+    compiled = sf.compile(model, inner="eager")
+    for given in (tensor, nn.Parameter(tensor, requires_grad=False), tensor):
+        torch.testing.assert_close(compiled(given), model(given))
+    assert compiled.report.model["programs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("subject", "asks"),
+    [
+        ("Tensor._version", lambda x: x._version > 0),
+        ("Tensor._is_view", lambda x: x._is_view()),
+        ("Tensor.untyped_storage", lambda x: x.untyped_storage().nbytes() > 0),
+        (r"random\.random\(\)", lambda x: random.choice([1, 2, 3])),
+        (r"numpy\.random", lambda x: float(np.random.rand())),
+    ],
+)
+def test_what_differs_in_each_call_is_refused(subject: str, asks: Callable[[Tensor], float]) -> None:
+    class Asks(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * asks(x)
+
+    with pytest.raises(CaptureError, match=f"^{subject}"):
+        sf.compile(Asks(WIDTH, WIDTH).eval(), inner="eager")(x())

@@ -190,6 +190,40 @@ def test_training_mode_is_refused_and_evaluation_mode_goes_on() -> None:
     assert compiled.report.model["programs"] == 1
 
 
+class OfTorch(nn.Module):
+    """Torch's own modules, whose settings the user may change too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.act = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()
+        self.soft, self.drop = nn.Softmax(-1), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.soft(self.act(self.norm(self.fc(self.drop(x)))))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"), [("norm", "eps", 3.0), ("act", "approximate", "tanh"), ("soft", "dim", 0)]
+)
+def test_settings_of_torchs_modules_are_seen(module: str, name: str, value: object) -> None:
+    torch.manual_seed(0)
+    model, x = OfTorch().eval(), torch.randn(3, WIDTH)
+    compiled = sf.compile(model, (x,), inner="eager")
+    setattr(model.get_submodule(module), name, value)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
+    assert compiled.report.model["captures"] == ["first call"], "it was captured anew"
+
+
+def test_a_part_in_training_mode_is_refused_after_a_capture_too() -> None:
+    model, x = OfTorch().eval(), torch.randn(3, WIDTH)
+    compiled = sf.compile(model, (x,), inner="eager")
+    model.drop.train()
+    with pytest.raises(InferenceOnlyError, match=r"OfTorch\.drop"):
+        compiled(x)
+    model.eval()
+    torch.testing.assert_close(compiled(x), model(x))
+
+
 def test_what_did_not_change_captures_nothing_anew() -> None:
     model, x = Model().eval(), torch.randn(3, WIDTH)
     compiled = sf.compile(model)

@@ -90,8 +90,8 @@ def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 4}, "its format version is 4; this SparseFlow reads version 3"),
-        ({"version": 2}, "its format version is 2; this SparseFlow reads version 3"),
+        ({"version": 5}, "its format version is 5; this SparseFlow reads version 4"),
+        ({"version": 3}, "its format version is 3; this SparseFlow reads version 4"),
         ({"version": True}, "its format version is True"),
         ({"format": "gguf"}, "wasn't written by SparseFlow"),
         ({"name": "Other"}, "was changed after it was written"),

@@ -1,0 +1,93 @@
+"""Notice a model's own code that asks torch whether gradients are recorded."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch._dynamo import assume_constant_result
+
+from sparseflow.frontend.library_files import is_library_file
+from sparseflow.frontend.state.kinds import library_of
+from sparseflow.frontend.state.surroundings import names_of
+
+_LIBRARIES = ("torch", "transformers", "sparseflow")
+_DISPATCHING = ("torch.overrides", "torch._tensor")
+_QUESTIONS = (torch.is_grad_enabled, torch.is_inference_mode_enabled)
+
+
+@contextmanager
+def mode_questions_noted(note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` in a `with` block for each question of the model's own code in this thread.
+
+    The questions are no functions of a tensor, which a TorchFunctionMode would see: they are replaced in
+    torch and in every module that has imported them, under whatever name. So is the `apply` of
+    differentiable functions, whose forward may look at ``ctx.needs_input_grad``.
+    """
+    thread = threading.get_ident()
+    function = torch.autograd.Function
+    apply = vars(function)["apply"]
+    replaced = [
+        (table, name, real, _noting(real, thread, note))
+        for real in _QUESTIONS
+        for table, name in _holders(real)
+    ]
+
+    @functools.wraps(apply.__func__)
+    def noting_apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread and _reads_needs_input_grad(cls):
+            note()
+        return apply.__func__(cls, *args, **kwargs)
+
+    try:
+        for table, name, _, noting in replaced:
+            table[name] = noting
+        setattr(function, "apply", classmethod(noting_apply))  # noqa: B010  # mypy takes it for a method
+        yield
+    finally:
+        setattr(function, "apply", apply)  # noqa: B010
+        for table, name, real, _ in replaced:
+            table[name] = real
+
+
+def asked_by_the_model(frame: FrameType | None) -> bool:
+    """Return whether a frame is of the model's own code, or one of torch's methods that this calls."""
+    while frame is not None and frame.f_globals.get("__name__") in _DISPATCHING:
+        frame = frame.f_back
+    if frame is None or str(frame.f_globals.get("__name__", "")).split(".")[0] in _LIBRARIES:
+        return False
+    file = frame.f_code.co_filename
+    return file.startswith("<") or not is_library_file(file)
+
+
+def _noting(real: Callable[[], bool], thread: int, note: Callable[[], None]) -> Callable[[], bool]:
+    def answer() -> bool:
+        if threading.get_ident() == thread and asked_by_the_model(sys._getframe(1)):
+            note()
+        return real()
+
+    found: Callable[[], bool] = assume_constant_result(answer)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _holders(value: object) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the namespaces of torch and of others' modules that hold a function, and its name there."""
+    for module_name, module in list(sys.modules.items()):
+        if module is torch or module_name.split(".")[0] not in _LIBRARIES:
+            table = getattr(module, "__dict__", {})
+            yield from ((table, name) for name, held in list(table.items()) if held is value)
+
+
+def _reads_needs_input_grad(function: type[torch.autograd.Function]) -> bool:
+    """Return whether the forward of a differentiable function of the model's own reads it."""
+    written = (getattr(function, name, None) for name in ("forward", "setup_context"))
+    codes = (getattr(part, "__code__", None) for part in written)
+    return library_of(function) not in _LIBRARIES and any(
+        "needs_input_grad" in names_of(code) for code in codes if code is not None
+    )
