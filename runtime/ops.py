@@ -35,8 +35,18 @@ LINEAR_BLOCKS = {6: torch.ops.sparseflow.linear_4_6.default, 8: torch.ops.sparse
 skinny_linear = torch.ops.sparseflow.skinny_linear.default
 dense_rows = torch.ops.sparseflow.dense_rows.default
 
-check: Callable[[bool, Callable[[], str]], None] = torch._check
-"""Raises RuntimeError with the message if the condition is false; torch doesn't annotate it."""
+
+def check(condition: bool, message: Callable[[], str]) -> None:
+    """Raise RuntimeError with a message if a condition is false, as `torch._check` does.
+
+    That imports sympy when it is first called, which takes longer than loading a model; only conditions on
+    symbolic sizes need it.
+    """
+    if condition is True:
+        return
+    if condition is False:
+        raise RuntimeError(message())
+    torch._check(condition, message)  # type: ignore[no-untyped-call]
 
 
 class OperatorLibrary(Protocol):

@@ -17,6 +17,7 @@ from sparseflow.runtime import artifact
 
 if TYPE_CHECKING:
     from sparseflow.execution.generation import Generator
+    from sparseflow.execution.saved_generation import SavedGenerator
     from sparseflow.integrations.transformers.types import PreTrainedConfig, PreTrainedTokenizerBase
 
 
@@ -34,15 +35,26 @@ class LoadedModel(artifact.LoadedModel):
         self._again, self._execution = again, execution
         self._knows_caches = "transformers.generation.utils" in sys.modules
         self._generator: Generator | None = None
+        self._plain: SavedGenerator | None = None
 
     def generate(self, *args: object, **kwargs: object) -> Any:
-        """Run transformers' `generate`, with every forward run by the artifact's programs.
+        """Run the saved model's `generate`, with every forward run by the artifact's programs.
+
+        A call that passes nothing but tokens and the usual options runs without transformers, if a program
+        for it and for its next tokens was saved: importing that takes longer than loading. Every other call
+        runs in transformers' `generate`.
 
         Raises:
             ArgumentError: the model doesn't generate, or a call is of another kind than those that were
                 captured before it was saved.
             MissingDependencyError: transformers is missing.
         """
+        self._require_generation()
+        if self._plain is None:
+            self._plain = self._make_plain()
+        found = self._plain.generate(*args, **kwargs)
+        if found is not None:
+            return found
         if self._generator is None:
             self._generator = self._make_generator()
         return self._generator.generate(*args, **kwargs)
@@ -69,9 +81,8 @@ class LoadedModel(artifact.LoadedModel):
 
         return config_of(self._folder)
 
-    def _make_generator(self) -> Generator:
-        from sparseflow.execution.generation import Generator
-        from sparseflow.integrations.transformers.saved import SHELL, shell_of
+    def _require_generation(self) -> None:
+        from sparseflow.integrations.transformers.saved import SHELL
 
         if not (self._folder / SHELL).exists():
             raise ArgumentError(
@@ -79,11 +90,30 @@ class LoadedModel(artifact.LoadedModel):
                 "the model that was saved doesn't generate, or a SparseFlow that didn't keep that saved it",
                 "call it directly, or save it again",
             )
+
+    def _make_plain(self) -> SavedGenerator:
+        from sparseflow.execution.saved_generation import SavedGenerator
+        from sparseflow.integrations.transformers.saved import plain_generation
+
+        return SavedGenerator(
+            plain_generation(self._folder),
+            [program.contract for program in self._programs],
+            self.device,
+            self.forward,
+            self.lowered,
+            self._execution,
+        )
+
+    def _make_generator(self) -> Generator:
+        from sparseflow.execution.generation import Generator
+        from sparseflow.integrations.transformers.saved import shell_of
+
         shell = shell_of(self._folder, lambda: self.device)
         if not self._knows_caches:  # its programs were given stand-ins for transformers' caches and outputs
             other = self._again()
             self._programs, self._runs, self._repeated = other._programs, other._runs, other._repeated
-            self._parts, self._knows_caches = other._parts, True
+            self._parts = other._parts
+            self._knows_caches, self._plain = True, None  # what was made for stand-ins serves no other
         return Generator(shell, self._saved_part, self.forward, self.lowered, self._execution)
 
     def _saved_part(self, name: str, function: Callable[..., object]) -> Callable[..., object]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from threading import Lock
 
 from torch_mlir import ir
 from torch_mlir.dialects import torch as torch_dialect
 
 from sparseflow.dialect.base import SparseGemm
+
+# The bindings look for this module at each operation that they make or visit, on the disk if there is none.
+_MODULE = f"torch_mlir.dialects.{SparseGemm.DIALECT_NAMESPACE}"
 
 # Loading registers Python classes in tables that all contexts share.
 _lock = Lock()
@@ -26,3 +30,4 @@ def load(context: ir.Context) -> None:
         if not context.is_dialect_loaded(SparseGemm.DIALECT_NAMESPACE):
             torch_dialect.register_dialect(context)
             SparseGemm.load()
+            sys.modules.setdefault(_MODULE, sys.modules[__name__])

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError, SparseFlowError
-from sparseflow.execution.decoding.loop import Decoder, Lower, Slot
+from sparseflow.execution.decoding.loop import Decoder, Lower
 from sparseflow.execution.decoding.request import Request
 from sparseflow.execution.decoding.sampling import Knobs, Sampling
+from sparseflow.execution.decoding.slots import KEPT, Slot, Slots
 from sparseflow.execution.decoding.state import State
 from sparseflow.execution.decoding.step import Step
 from sparseflow.execution.inner import Execution
@@ -42,12 +43,6 @@ LEAST, DOUBLED_TO = 256, 4096
 """Our caches hold so many tokens or twice, four times … as many, and beyond the second a multiple of it: each
 length is a program of its own, and a conversation that grows should not meet a new one every few answers."""
 
-LONGER = 4
-"""A kept cache serves a call if it is at most so many times as long as one that would be made for it."""
-
-KEPT = 4
-"""Static caches that are kept."""
-
 
 class Generator:
     """Run a model's `generate` with a compiled forward.
@@ -74,7 +69,7 @@ class Generator:
     ) -> None:
         self._model, self._part, self._forward = model, part, forward
         self._free: list[tuple[int, int, StaticCache]] = []
-        self._slots: list[Slot] = []
+        self._slots = Slots()
         self._lock = threading.Lock()
         self._decoder = (
             None
@@ -105,15 +100,15 @@ class Generator:
         with self._lock:
             self._free += [entry for entry in lent if entry[2] is not given_away]
             del self._free[:-KEPT]
-            self._slots = [slot for slot in self._slots if slot.cache is not given_away]
+        self._slots.drop(given_away)
         return result
 
     def forget(self) -> None:
         """Forget what was made for programs that the model has forgotten."""
         if self._decoder is not None:
             self._decoder.forget()
-        with self._lock:
-            self._slots, self._refusal = [], None
+        self._slots.clear()
+        self._refusal = None
 
     @property
     def device(self) -> torch.device:
@@ -184,8 +179,7 @@ class Generator:
             return None
         result = decoder.decode(ready)
         self._note("sparseflow", "")
-        with self._lock:
-            self._slots = [*self._slots, slot][-KEPT:]
+        self._slots.keep(slot)
         return result, slot.cache
 
     def _note(self, loop: str, reason: str) -> None:
@@ -198,21 +192,9 @@ class Generator:
             with_compiled(routed, path, self._part(path, self._model.get_submodule(path).forward))
 
     def _slot(self, batch: int, length: int) -> Slot:
-        """Return the shortest free slot for a batch size and at least a length, emptied."""
-        rounded = rounded_length(length)
-        with self._lock:
-            fits = range(length, LONGER * rounded + 1)
-            fitting = [slot for slot in self._slots if slot.batch == batch and slot.length in fits]
-            found = min(fitting, key=lambda slot: slot.length, default=None)
-            self._slots = [slot for slot in self._slots if slot is not found]
-        if found is not None:
-            found.cache.reset()
-            return found
-        # A tensor created in inference mode could not be written outside of it.
-        with torch.inference_mode(False):
-            cache = whole_cache(self._model, rounded, batch)
-            mask = torch.ones(batch, rounded, dtype=torch.int64, device=cache.layers[0].keys.device)
-        return Slot(batch, rounded, cache, mask)
+        """Return a slot for a batch size and at least a length, emptied."""
+        made = rounded_length(length)
+        return self._slots.take(batch, length, made, lambda: whole_cache(self._model, made, batch))
 
     def _cache(self, batch: int, length: int) -> tuple[int, int, StaticCache]:
         """Return the shortest free static cache for a batch size and at least a length, emptied."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from torch._dynamo import config
 from torch.export import ExportedProgram
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental import _config
@@ -25,6 +26,7 @@ from sparseflow.frontend.refusals import capture_error, runs
 from sparseflow.frontend.sharing import apart
 from sparseflow.frontend.slice_sizes import drop_slice_assertions
 from sparseflow.frontend.state.watch import Watch
+from sparseflow.runtime.calling.ambient import autocast_is_on
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried, Place
 from sparseflow.runtime.calling.gradients import GradientMode
@@ -123,8 +125,11 @@ def _export(flat: FlatModule, dynamic_shapes: Shapes) -> ExportedProgram:
     def export() -> ExportedProgram:
         shapes = (leaf_shapes(flat.call, dynamic_shapes),) if flat.call.leaves else None
         leaves = tuple(apart(flat.call.leaves, flat.model))
-        # torch's passes write the Python code of every intermediate graph; nothing here runs it.
-        with _use_lazy_graph_module(True):
+        # torch's passes write the Python code of every intermediate graph; nothing here runs it. And it keeps
+        # what an operator gives for fake tensors, which takes longer than computing it: what is repeated is
+        # known by repeated_operators, except under autocast.
+        cached = config.patch(fake_tensor_cache_enabled=autocast_is_on())  # type: ignore[attr-defined]
+        with _use_lazy_graph_module(True), cached:
             exported = torch.export.export(flat, leaves, dynamic_shapes=shapes, strict=False)
         program = functional(exported)
         write_fixed_sizes(program.graph)

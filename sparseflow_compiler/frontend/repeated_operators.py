@@ -47,11 +47,15 @@ def repeated_operators(caller: CodeType) -> Iterator[None]:
     if not isinstance(mode, proxy_tensor.ProxyTorchDispatchMode):
         yield
         return
+    tracer: Any = mode.tracer
     # On the instance, where torch looks it up: other traces go on as they do.
     vars(mode)["__torch_dispatch__"] = _Repeated(mode, caller)
+    # torch writes out the hundred calls that led to each node, which takes as long as the rest.
+    recorded, tracer.record_stack_traces = tracer.record_stack_traces, False
     try:
         yield
     finally:
+        tracer.record_stack_traces = recorded
         del vars(mode)["__torch_dispatch__"]
 
 
@@ -119,27 +123,43 @@ class _Repeated:
     ) -> object:
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload) or not _repeatable(func) or _transformed():
-            return self._dispatch(func, types, args, kwargs)
+            return self._first(func, types, args, kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         kinds = self._kinds(leaves)
         if kinds is None:
-            return self._dispatch(func, types, args, kwargs)
+            return self._first(func, types, args, kwargs)
         key = (func, spec, kinds, _surroundings())
         if made := self._made.get(key):
             return self._again(func, leaves, spec, made)
         last = self._last()
-        result = self._dispatch(func, types, args, kwargs)
+        result = self._first(func, types, args, kwargs)
         if key not in self._made:
             # An operator in place that changed its argument's sizes is made anew each time.
             same = not func._schema.is_mutable or self._kinds(leaves) == kinds
             self._made[key] = self._what(func, leaves, result, last) if same else None
         return result
 
+    def _first(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
+        """Trace a call as torch does, and note its source line."""
+        last = self._last()
+        result = self._dispatch(func, types, args, kwargs)
+        node, line = self._last(), self._line()
+        while node is not last:
+            node.meta.setdefault("stack_trace", line)
+            node = node.prev
+        return result
+
     def _again(self, func: OpOverload, leaves: list[Any], spec: pytree.TreeSpec, made: _Made) -> object:
         """Add a node with other operands, and return its result."""
         args, kwargs = pytree.tree_unflatten([self._operand(leaf) for leaf in leaves], spec)
         name = self._tracer.graph._target_to_str(func.overloadpacket.__name__)
-        with proxy_tensor.set_original_aten_op(func), self._without_stack():
+        with proxy_tensor.set_original_aten_op(func):
             proxy = self._tracer.create_proxy("call_function", func, args, kwargs, name=name)
         proxy.node.meta.update(made.meta, stack_trace=self._line())
         if made.itself is not None:
@@ -152,15 +172,6 @@ class _Repeated:
             stand_on(result, memory)
         proxy_tensor.set_proxy_slot(result, self._tracer, proxy_tensor._ProxyTensor(proxy, None))
         return result
-
-    @contextmanager
-    def _without_stack(self) -> Iterator[None]:
-        """Keep torch from writing out the hundred calls that led here, which takes as long as the rest."""
-        recorded, self._tracer.record_stack_traces = self._tracer.record_stack_traces, False
-        try:
-            yield
-        finally:
-            self._tracer.record_stack_traces = recorded
 
     def _line(self) -> str:
         """Return the innermost line of the model's own code as stack traces have it, empty without one."""

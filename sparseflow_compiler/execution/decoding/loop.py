@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from sparseflow.execution.decoding.finish import Watch
 from sparseflow.execution.decoding.request import Request
 from sparseflow.execution.decoding.sampling import Sampling
+from sparseflow.execution.decoding.slots import Slot
 from sparseflow.execution.decoding.state import State, advance
 from sparseflow.execution.decoding.step import Step
 from sparseflow.execution.decoding.step_program import (
@@ -31,27 +32,6 @@ Lower = Callable[..., LoweredCall]
 
 PAYS_AFTER = 256
 """Steps from which compiling one pays on a CPU, where it takes ten seconds; a GPU's are always compiled."""
-
-
-@dataclass
-class Slot:
-    """A static cache with what was made for it.
-
-    Attributes:
-        batch: sequences that it holds.
-        length: tokens of each.
-        cache: transformers' object.
-        mask: which tokens are no padding, int64 `[batch, length]`.
-        states: of the ways to choose a token that were used.
-        steps: bound to the cache and one of those states; the key says too whether there is padding.
-    """
-
-    batch: int
-    length: int
-    cache: Any
-    mask: Tensor
-    states: dict[object, State] = field(default_factory=dict)
-    steps: dict[object, Step] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from sparseflow.integrations.transformers.encoders import (
     function_with,
     parameters_of,
 )
+from sparseflow.integrations.transformers.plain_calls import OPTIONS
+from sparseflow.integrations.transformers.static_caches import why_not_whole
 from sparseflow.integrations.transformers.versions import require_transformers
 from sparseflow.runtime.artifact.loading import malformed_as_error
 from sparseflow.support.documents import Document
@@ -32,6 +35,8 @@ SHELL = "generation.json"
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 _FLAGS = ("_supports", "_is_stateful", "_can_compile", "main_input_name", "base_model_prefix")
+_HARMLESS = frozenset({*OPTIONS, "bos_token_id", "transformers_version", "_from_model_config"})
+"""What a generation configuration may set without `generate` reading calls otherwise than `read_plain`."""
 _NOT_SAVED = ("quantization_config", "_name_or_path")
 
 
@@ -51,8 +56,44 @@ def documents(model: nn.Module) -> dict[str, object]:
         "encoder": encoder_document(model),
         "flags": {name: value for name in dir(type(model)) if (value := _flag(model, name)) is not None},
         "parameters": parameters_of(model.forward),
+        "plain": _plain(_plain_generation(model)),
     }
     return {_CONFIG: values, _GENERATION: _plain(generation.to_dict()), SHELL: shell}  # type: ignore[union-attr,operator]
+
+
+def plain_generation(folder: Path) -> Document:
+    """Return how a saved model's `generate` reads plain calls, as `_plain_generation` wrote it."""
+    with malformed_as_error(folder):
+        plain: Document = _read(folder, SHELL)["plain"]
+        return plain
+
+
+def _plain_generation(model: nn.Module) -> dict[str, object]:
+    """Return how the model's `generate` reads a call that passes tokens and the usual options.
+
+    Returns:
+        ``"refused"``: why only transformers can read any call, empty if `read_plain` can too; and
+        ``"defaults"``: the options where a call doesn't give them.
+    """
+    transformers = require_transformers(f"{type(model).__name__}.generate")
+    usual = transformers.GenerationConfig()
+    known = usual.to_dict() | getattr(usual, "_get_default_generation_params", dict)()
+    set_ = {n: v for n, v in model.generation_config.to_dict().items() if v is not None}  # type: ignore[union-attr,operator]
+    refused = why_not_whole(model) if hasattr(model, "config") else "it has no configuration"  # type: ignore[arg-type]
+    if not _is_usual_generate(model, transformers.GenerationMixin):
+        refused = f"{type(model).__name__} generates in a way of its own"
+    others = [n for n, v in set_.items() if n not in _HARMLESS and v and v != known.get(n)]
+    if others or set_.get("use_cache") is False:
+        refused = f"the model's generation configuration sets {(*others, 'use_cache')[0]}"
+    return {"refused": refused, "defaults": {name: set_.get(name, known.get(name)) for name in OPTIONS}}
+
+
+def _is_usual_generate(model: nn.Module, mixin: type) -> bool:
+    """Return whether a model generates by what transformers' mixin has, and by nothing else."""
+    names = [name for name, value in vars(mixin).items() if not name.startswith("__") and callable(value)]
+    own = any(name in vars(model) for name in names)
+    static = inspect.getattr_static
+    return not own and all(static(type(model), name, None) is vars(mixin)[name] for name in names)
 
 
 def tokenizer_files(tokenizer: object) -> dict[str, bytes]:

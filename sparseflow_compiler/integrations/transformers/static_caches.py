@@ -89,6 +89,14 @@ def rewind(cache: StaticCache, length: int) -> None:
         layer.cumulative_length.fill_(length)
 
 
+def empty(cache: StaticCache) -> None:
+    """Make a `whole_cache`, or what stands for one, as it was made: without tokens, of zeros."""
+    for layer in cache.layers:
+        layer.keys.zero_()
+        layer.values.zero_()
+    rewind(cache, 0)
+
+
 def supply_static_caches(routed: PreTrainedModel, make: MakeCache) -> None:
     """Make `generate` of a model take its static caches from `make`.
 

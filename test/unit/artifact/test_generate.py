@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,26 @@ from unit.checkpoints.tiny import llama
 import sparseflow as sf
 from sparseflow.cli.main import app
 from sparseflow.errors import ArgumentError, ArtifactError
+from sparseflow.execution.decoding.saved_caches import SavedCache
+from sparseflow.integrations.transformers.saved import _plain_generation
+from sparseflow.runtime.artifact.class_lookup import standing_object
+from sparseflow.runtime.calling.contract import Contract
+from sparseflow.runtime.calling.structure import Constant, Container, Structure
 
 OPTIONS = {"max_new_tokens": 7, "do_sample": False, "pad_token_id": 0}
+
+
+class Heard:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.tokens = []
+
+    def put(self, value):
+        self.tokens.append(value.reshape(-1))
+
+    def end(self):
+        pass
 
 
 class Own(transformers.LlamaForCausalLM):
@@ -107,11 +127,90 @@ def test_in_a_process_that_imports_transformers_only_then(saved, tmp_path):
         loaded = sf.load({str(folder)!r})
         assert "transformers" not in sys.modules
         ids, expected = torch.load("expected.pt")
-        assert torch.equal(loaded.generate(ids, **{OPTIONS!r}), expected)
+        assert torch.equal(loaded.generate(ids, use_cache=True, **{OPTIONS!r}), expected)
+        assert "transformers" in sys.modules
         assert not [name for name in sys.modules if name.startswith(("torch_mlir", "sparseflow.frontend"))]
     """
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_plain_calls_need_no_transformers(saved, tmp_path):
+    compiled, folder = saved
+    ids = torch.randint(3, 96, (2, 5))
+    torch.save((ids, compiled.generate(ids, **OPTIONS)), tmp_path / "expected.pt")
+    code = f"""
+        import torch, sparseflow as sf
+        loaded = sf.load({str(folder)!r})
+        ids, expected = torch.load("expected.pt")
+        for _ in range(2):  # the second one in the slot of the first
+            found = loaded.generate(ids, attention_mask=torch.ones_like(ids), **{OPTIONS!r})
+            assert torch.equal(found, expected)
+        slow = ("sympy", "torch._dynamo", "torch._inductor", "torch_mlir", "transformers")
+        assert not [name for name in slow if name in sys.modules]
+    """
+    done = python(BLOCK + textwrap.dedent(code), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_plain_calls_draw_and_stream_the_same_tokens(saved):
+    compiled, folder = saved
+    loaded, ids = sf.load(folder), torch.randint(3, 96, (1, 6))
+    how = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "max_new_tokens": 6}
+    found, heard = [], []
+    for model in (compiled, loaded):
+        torch.manual_seed(4)
+        streamer = Heard()
+        found.append(model.generate(ids, streamer=streamer, eos_token_id=None, **how))
+        heard.append(torch.cat(streamer.tokens))
+    assert torch.equal(*found)
+    assert torch.equal(*heard)
+    assert torch.equal(heard[0], found[0][0])
+    assert loaded._generator is None
+
+
+def test_what_a_saved_model_generates_in_its_own_way_is_left_to_transformers(tmp_path):
+    class Biased(transformers.LlamaForCausalLM):
+        def _get_logits_processor(self, *args, **kwargs):
+            return transformers.LogitsProcessorList([transformers.TemperatureLogitsWarper(2.0)])
+
+    model = llama()
+    assert _plain_generation(model)["refused"] == ""
+    model.generation_config.num_beams = 2
+    assert "num_beams" in _plain_generation(model)["refused"]
+    model.__class__ = Biased
+    model.generation_config.num_beams = None
+    assert "Biased" in _plain_generation(model)["refused"]
+
+
+def test_only_programs_over_static_caches_that_hold_every_token_give_caches(saved):
+    _, folder = saved
+    contract = sf.load(folder)._programs[0].contract
+    cache = SavedCache.of(contract)
+    made = cache.make(2)
+    assert cache.length == 256
+    assert [layer.keys.shape for layer in made.layers] == [(2, 2, 256, 16)] * 2
+    spec, slots = contract.signature.inputs
+
+    def with_slots(change) -> Contract:
+        inputs = Structure(spec, tuple(map(change, slots)))
+        return dataclasses.replace(contract, signature=dataclasses.replace(contract.signature, inputs=inputs))
+
+    def sliding(slot):
+        if not isinstance(slot, Container):
+            return slot
+        kind = standing_object("transformers.cache_utils:StaticSlidingWindowLayer")
+        layers = slot.children[0]
+        changed = layers._replace(children=tuple(layer._replace(kind=kind) for layer in layers.children))
+        return slot._replace(children=(changed, *slot.children[1:]))
+
+    assert SavedCache.of(with_slots(lambda slot: slot)) == cache
+    assert SavedCache.of(with_slots(sliding)) is None
+    assert (
+        SavedCache.of(with_slots(lambda s: Constant(bool, False) if s == Constant(bool, True) else s)) is None
+    )
+    loose = dataclasses.replace(contract.guards, ranges=[])
+    assert SavedCache.of(dataclasses.replace(contract, guards=loose)) is None
 
 
 def test_without_transformers_it_says_what_to_install(saved, tmp_path):

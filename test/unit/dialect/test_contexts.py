@@ -33,6 +33,20 @@ def parsed_ops(context):
     return module, list(function.body.blocks[0].operations)
 
 
+def test_the_bindings_look_for_no_file_at_each_operation(monkeypatch):
+    asked = []
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            asked.append(name)
+
+    context = new_context()
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    _module, operations = parsed_ops(context)
+    assert [type(operation).__name__ for operation in operations[:2]] == ["WeightOp", "LinearOp"]
+    assert not [name for name in asked if "sparse_gemm" in name]
+
+
 def test_loading_twice_changes_nothing():
     context = new_context()
     module, _ = parsed_ops(context)
