@@ -5,9 +5,13 @@ from __future__ import annotations
 from threading import Lock
 
 from torch_mlir import ir
+from torch_mlir._mlir_libs import _mlir
 from torch_mlir.dialects import torch as torch_dialect
 
-from sparseflow.dialect.base import SparseGemm
+from sparseflow.dialect.sparse_gemm import SparseGemm
+
+# The bindings search for a dialect's module at every access to one of its operations, until they find it.
+_mlir.globals.append_dialect_search_prefix("sparseflow.dialect")
 
 # Loading registers Python classes in tables that all contexts share.
 _lock = Lock()

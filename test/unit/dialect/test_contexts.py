@@ -33,6 +33,26 @@ def parsed_ops(context):
     return module, list(function.body.blocks[0].operations)
 
 
+class Searches:
+    """Stands among Python's finders and notes what they are asked for."""
+
+    def __init__(self):
+        self.names = []
+
+    def find_spec(self, name, path=None, target=None):
+        self.names.append(name)
+
+
+def test_the_dialects_module_is_found_once(monkeypatch):
+    parsed_ops(new_context())
+    searches = Searches()
+    monkeypatch.setattr(sys, "meta_path", [searches, *sys.meta_path])
+    module, ops = parsed_ops(new_context())
+    assert module.operation.verify()
+    assert isinstance(ops[1], LinearOp)
+    assert searches.names == []
+
+
 def test_loading_twice_changes_nothing():
     context = new_context()
     module, _ = parsed_ops(context)
