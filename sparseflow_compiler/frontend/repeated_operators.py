@@ -48,11 +48,51 @@ def repeated_operators(caller: CodeType) -> Iterator[None]:
         yield
         return
     # On the instance, where torch looks it up: other traces go on as they do.
-    vars(mode)["__torch_dispatch__"] = _Repeated(mode, caller)
+    vars(mode)["__torch_dispatch__"] = _Repeated(mode)
+    try:
+        with _lines_alone(mode.tracer, caller):
+            yield
+    finally:
+        del vars(mode)["__torch_dispatch__"]
+
+
+@contextmanager
+def _lines_alone(tracer: Any, caller: CodeType) -> Iterator[None]:
+    """Note at each node the innermost line of the model's own code, in a `with` block.
+
+    torch writes out the hundred calls that led to a node, with the source of each, to keep those in
+    `forward`. That is a tenth of a trace.
+
+    Args:
+        tracer: the trace's.
+        caller: the function that calls the model; what called it is not looked at.
+    """
+    create: Callable[..., torch.fx.Node] = tracer.create_node
+
+    def create_node(*args: object, **kwargs: object) -> torch.fx.Node:
+        node = create(*args, **kwargs)
+        if not node.stack_trace:
+            node.stack_trace = _line(caller)
+        return node
+
+    recorded, tracer.record_stack_traces = tracer.record_stack_traces, False
+    tracer.create_node = create_node
     try:
         yield
     finally:
-        del vars(mode)["__torch_dispatch__"]
+        del tracer.create_node
+        tracer.record_stack_traces = recorded
+
+
+def _line(caller: CodeType) -> str:
+    """Return the innermost line of the model's own code as stack traces have it, empty without one."""
+    frame = sys._getframe(1)
+    while frame.f_code is not caller and is_library_file(frame.f_code.co_filename):
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    code = frame.f_code
+    return "" if code is caller else f'File "{code.co_filename}", line {frame.f_lineno}'
 
 
 @dataclass(frozen=True)
@@ -103,11 +143,10 @@ def _surroundings() -> Hashable:
 class _Repeated:
     """The dispatch of a trace, with what operators gave before."""
 
-    def __init__(self, mode: proxy_tensor.ProxyTorchDispatchMode, caller: CodeType) -> None:
+    def __init__(self, mode: proxy_tensor.ProxyTorchDispatchMode) -> None:
         self._dispatch: Callable[..., object] = mode.__torch_dispatch__
         self._tracer: Any = mode.tracer
         self._made: dict[Hashable, _Made | None] = {}
-        self._caller = caller
         self._memory = itertools.count(-1, -1)
 
     def __call__(
@@ -139,9 +178,9 @@ class _Repeated:
         """Add a node with other operands, and return its result."""
         args, kwargs = pytree.tree_unflatten([self._operand(leaf) for leaf in leaves], spec)
         name = self._tracer.graph._target_to_str(func.overloadpacket.__name__)
-        with proxy_tensor.set_original_aten_op(func), self._without_stack():
+        with proxy_tensor.set_original_aten_op(func):
             proxy = self._tracer.create_proxy("call_function", func, args, kwargs, name=name)
-        proxy.node.meta.update(made.meta, stack_trace=self._line())
+        proxy.node.meta.update(made.meta)
         if made.itself is not None:
             result = leaves[made.itself]
         else:
@@ -152,25 +191,6 @@ class _Repeated:
             stand_on(result, memory)
         proxy_tensor.set_proxy_slot(result, self._tracer, proxy_tensor._ProxyTensor(proxy, None))
         return result
-
-    @contextmanager
-    def _without_stack(self) -> Iterator[None]:
-        """Keep torch from writing out the hundred calls that led here, which takes as long as the rest."""
-        recorded, self._tracer.record_stack_traces = self._tracer.record_stack_traces, False
-        try:
-            yield
-        finally:
-            self._tracer.record_stack_traces = recorded
-
-    def _line(self) -> str:
-        """Return the innermost line of the model's own code as stack traces have it, empty without one."""
-        frame = sys._getframe(1)
-        while frame.f_code is not self._caller and is_library_file(frame.f_code.co_filename):
-            if frame.f_back is None:
-                return ""
-            frame = frame.f_back
-        code = frame.f_code
-        return "" if code is self._caller else f'File "{code.co_filename}", line {frame.f_lineno}'
 
     def _operand(self, leaf: Any) -> object:
         if isinstance(leaf, Tensor):
