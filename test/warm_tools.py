@@ -2,7 +2,8 @@
 
 lit starts ``sparseflow-opt`` and ``FileCheck`` four hundred times; most of that time were imports.
 `start` starts the server; ``python -IS warm_tools.py SOCKET SCRIPT ARGUMENT…`` is a call. A script runs as it
-does alone, with the caller's arguments, folder, environment and streams, in a process of its own.
+does alone, with the caller's arguments, folder, environment and streams, in a process of its own. Python's
+``-c CODE`` and ``-m MODULE`` may stand for a script.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ DIED = 70
 
 
 def call(address: str, words: list[str]) -> int:
-    """Run a script in the server, and return its exit code."""
+    """Run a program in the server, and return its exit code."""
     import _socket  # the module around it takes as long to import as the rest of a call
 
     request = marshal.dumps((words, os.getcwd(), dict(os.environ)))
@@ -72,9 +73,12 @@ def serve(number: int, address: str, modules: list[str]) -> None:
     listener = socket.socket(fileno=number)
     owner = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    gc.disable()
     for name in modules:
         importlib.import_module(name)
-    gc.freeze()  # a collection in a child would copy all that was imported
+    # A collection in a child would copy all that was imported.
+    gc.freeze()
+    gc.enable()
     while owner not in select.select([listener, owner], [], [])[0]:
         caller, _ = listener.accept()
         if os.fork() == 0:
@@ -121,22 +125,39 @@ def _answer(caller) -> None:
 
 
 def _run(words: list[str]) -> int:
-    """Run a script as Python does, and return its exit code."""
-    import runpy
+    """Run what the words name as Python does, and return its exit code."""
     import traceback
 
-    sys.argv[:] = words
     code = 0
     try:
-        runpy.run_path(words[0], run_name="__main__")
+        _main_module(words)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
     return code
+
+
+def _main_module(words: list[str]) -> None:
+    import runpy
+    import types
+
+    kind = words[0] if words[0] in ("-c", "-m") else ""
+    sys.argv[:] = [kind, *words[2:]] if kind else words
+    sys.path[0] = {"-c": "", "-m": os.getcwd()}.get(kind, os.path.dirname(os.path.abspath(words[0])))
+    if kind == "-c":
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(words[1], "<string>", "exec"), vars(main))
+    elif kind == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")
 
 
 if __name__ == "__main__":
