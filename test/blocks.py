@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from isolated import warm_path
+
 _PART = re.compile(
     r"^<!-- setup\n(?P<setup>.*?)^-->$"
     r"|^<!-- skip: (?P<skip>[^\n]+) -->$"
@@ -62,7 +64,7 @@ def run_blocks(page: Path) -> int:
 
 
 def run_bash(code):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join((str(warm_path()), str(Path(sys.executable).parent), os.environ["PATH"]))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code],
         env={**os.environ, "PATH": path},

@@ -6,7 +6,6 @@ import gc
 from pathlib import Path
 
 import pytest
-import torch._dynamo.config
 
 LONG = (
     *("fuzz/test_compile.py", "unit/api/test_decoding.py", "unit/api/test_transformers.py"),
@@ -20,10 +19,8 @@ LONG = (
 """Files that take a core for half a minute and more, the longest first."""
 
 
-# torch keeps what an operation on fake tensors gave, for equal ones later. That pays from about five equal
-# layers on; models of tests have two at most, and are traced a fifth to a third faster without. Processes
-# that tests start have it.
-torch._dynamo.config.fake_tensor_cache_enabled = False
+# Collections of what is being imported took a fifth of the imports.
+gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,7 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave imported modules out of collections: these took a tenth of the suite's time."""
+    """Prepare a process that runs tests; the one that deals them out collects none and does without torch."""
+    import torch._dynamo.config
+
+    # torch keeps what an operation on fake tensors gave, for equal ones later. That pays from about five
+    # equal layers on; models of tests have two at most, and are traced a fifth to a third faster without.
+    # Processes that tests start have it.
+    torch._dynamo.config.fake_tensor_cache_enabled = False
+    # Collections leave imported modules out: these took a tenth of the suite's time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+    gc.enable()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+
+import warm_tools
 
 BLOCK = """
 import sys
@@ -23,3 +28,42 @@ def python(code, cwd):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True, timeout=300
     )
+
+
+TORCH = ("torch", "torch._dynamo", "torch.export")
+TRANSFORMERS = (
+    *TORCH,
+    "transformers",
+    "transformers.modeling_utils",
+    "transformers.models.llama.modeling_llama",
+)
+"""What a warm interpreter has imported: neither SparseFlow nor torch-mlir."""
+
+
+@functools.cache
+def warm(modules=TORCH):
+    """The words of a command that stands for ``python``: an interpreter that has imported these modules.
+
+    The first call takes as long as they do; each has a process of its own. For code that is about something
+    else than these imports.
+    """
+    return [sys.executable, "-IS", warm_tools.__file__, warm_tools.start(list(modules))]
+
+
+def warm_python(code, cwd, modules=TORCH):
+    """`python` in an interpreter that has imported these modules, see `warm`."""
+    words = [*warm(modules), "-c", textwrap.dedent(code)]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@functools.cache
+def warm_path():
+    """A folder of programs that stand for ``python`` and ``sparseflow``, to go first in PATH; see `warm`."""
+    command = warm(TRANSFORMERS)
+    folder = Path(command[-1]).parent  # the server removes it
+    script = str(Path(sys.executable).with_name("sparseflow"))
+    for name, words in {"python": command, "sparseflow": [*command, script]}.items():
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        path.chmod(0o755)
+    return folder

@@ -31,6 +31,13 @@ def has_gpu() -> bool:
 
 
 root = Path(__file__).parent
+sys.path.insert(0, str(root))
+import warm_tools  # noqa: E402 - a file beside this one
+
+# The scripts themselves, which run in a process that has imported their modules.
+modules = ["sparseflow.tools.opt", "sparseflow.tools.driver", "sparseflow.tools.passes_doc", "filecheck.main"]
+warm = f"{sys.executable} -IS {warm_tools.__file__} {warm_tools.start(modules)}"
+
 config.name = "sparseflow"
 config.test_format = lit.formats.ShTest(execute_external=False)
 config.suffixes = [".mlir"]
@@ -38,8 +45,8 @@ config.excludes = ["unit", "gpu", "data"]
 config.test_source_root = str(root)
 config.test_exec_root = str(root.parent / "build" / "lit")
 config.substitutions += [
-    (r"\bsparseflow-opt\b", tool("sparseflow-opt")),
-    (r"\bFileCheck\b", tool("filecheck")),
+    (r"\bsparseflow-opt\b", f"{warm} {tool('sparseflow-opt')}"),
+    (r"\bFileCheck\b", f"{warm} {tool('filecheck')}"),
 ]
 if importlib.util.find_spec("torch") is not None:
     config.available_features.add("torch")

@@ -1,4 +1,4 @@
-"""The dialect, the base class of its operations, and access to attributes shared by their verifiers."""
+"""The base class of the dialect's operations, and access to attributes shared by their verifiers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
+from sparseflow.dialect.sparse_gemm import SparseGemm
 from sparseflow.runtime import formats
 
 Op = ir.Operation | ir.OpView
@@ -20,10 +21,6 @@ Result = ext.Result[Any]
 """A field of an operation: a result whose type is checked by the verifier instead of ext."""
 
 _View = TypeVar("_View", bound=ir.OpView)
-
-
-class SparseGemm(ext.Dialect, name="sparse_gemm"):
-    """Structured-sparse matrix products over weights by reference."""
 
 
 class VerifiedOp(SparseGemm.Operation):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from threading import Lock
 
 from torch_mlir import ir
+from torch_mlir._mlir_libs import _mlir
 from torch_mlir.dialects import torch as torch_dialect
 
-from sparseflow.dialect.base import SparseGemm
+from sparseflow.dialect.sparse_gemm import SparseGemm
 
-# The bindings look for this module at each operation that they make or visit, on the disk if there is none.
-_MODULE = f"torch_mlir.dialects.{SparseGemm.DIALECT_NAMESPACE}"
+# The bindings search for a dialect's module at every access to one of its operations, until they find it.
+_mlir.globals.append_dialect_search_prefix("sparseflow.dialect")
 
 # Loading registers Python classes in tables that all contexts share.
 _lock = Lock()
@@ -30,4 +30,3 @@ def load(context: ir.Context) -> None:
         if not context.is_dialect_loaded(SparseGemm.DIALECT_NAMESPACE):
             torch_dialect.register_dialect(context)
             SparseGemm.load()
-            sys.modules.setdefault(_MODULE, sys.modules[__name__])

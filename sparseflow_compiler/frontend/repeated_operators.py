@@ -47,16 +47,52 @@ def repeated_operators(caller: CodeType) -> Iterator[None]:
     if not isinstance(mode, proxy_tensor.ProxyTorchDispatchMode):
         yield
         return
-    tracer: Any = mode.tracer
     # On the instance, where torch looks it up: other traces go on as they do.
-    vars(mode)["__torch_dispatch__"] = _Repeated(mode, caller)
-    # torch writes out the hundred calls that led to each node, which takes as long as the rest.
+    vars(mode)["__torch_dispatch__"] = _Repeated(mode)
+    try:
+        with _lines_alone(mode.tracer, caller):
+            yield
+    finally:
+        del vars(mode)["__torch_dispatch__"]
+
+
+@contextmanager
+def _lines_alone(tracer: Any, caller: CodeType) -> Iterator[None]:
+    """Note at each node the innermost line of the model's own code, in a `with` block.
+
+    torch writes out the hundred calls that led to a node, with the source of each, to keep those in
+    `forward`. That is a tenth of a trace.
+
+    Args:
+        tracer: the trace's.
+        caller: the function that calls the model; what called it is not looked at.
+    """
+    create: Callable[..., torch.fx.Node] = tracer.create_node
+
+    def create_node(*args: object, **kwargs: object) -> torch.fx.Node:
+        node = create(*args, **kwargs)
+        if not node.stack_trace:
+            node.stack_trace = _line(caller)
+        return node
+
     recorded, tracer.record_stack_traces = tracer.record_stack_traces, False
+    tracer.create_node = create_node
     try:
         yield
     finally:
+        del tracer.create_node
         tracer.record_stack_traces = recorded
-        del vars(mode)["__torch_dispatch__"]
+
+
+def _line(caller: CodeType) -> str:
+    """Return the innermost line of the model's own code as stack traces have it, empty without one."""
+    frame = sys._getframe(1)
+    while frame.f_code is not caller and is_library_file(frame.f_code.co_filename):
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    code = frame.f_code
+    return "" if code is caller else f'File "{code.co_filename}", line {frame.f_lineno}'
 
 
 @dataclass(frozen=True)
@@ -107,11 +143,10 @@ def _surroundings() -> Hashable:
 class _Repeated:
     """The dispatch of a trace, with what operators gave before."""
 
-    def __init__(self, mode: proxy_tensor.ProxyTorchDispatchMode, caller: CodeType) -> None:
+    def __init__(self, mode: proxy_tensor.ProxyTorchDispatchMode) -> None:
         self._dispatch: Callable[..., object] = mode.__torch_dispatch__
         self._tracer: Any = mode.tracer
         self._made: dict[Hashable, _Made | None] = {}
-        self._caller = caller
         self._memory = itertools.count(-1, -1)
 
     def __call__(
@@ -123,36 +158,20 @@ class _Repeated:
     ) -> object:
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload) or not _repeatable(func) or _transformed():
-            return self._first(func, types, args, kwargs)
+            return self._dispatch(func, types, args, kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         kinds = self._kinds(leaves)
         if kinds is None:
-            return self._first(func, types, args, kwargs)
+            return self._dispatch(func, types, args, kwargs)
         key = (func, spec, kinds, _surroundings())
         if made := self._made.get(key):
             return self._again(func, leaves, spec, made)
         last = self._last()
-        result = self._first(func, types, args, kwargs)
+        result = self._dispatch(func, types, args, kwargs)
         if key not in self._made:
             # An operator in place that changed its argument's sizes is made anew each time.
             same = not func._schema.is_mutable or self._kinds(leaves) == kinds
             self._made[key] = self._what(func, leaves, result, last) if same else None
-        return result
-
-    def _first(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> object:
-        """Trace a call as torch does, and note its source line."""
-        last = self._last()
-        result = self._dispatch(func, types, args, kwargs)
-        node, line = self._last(), self._line()
-        while node is not last:
-            node.meta.setdefault("stack_trace", line)
-            node = node.prev
         return result
 
     def _again(self, func: OpOverload, leaves: list[Any], spec: pytree.TreeSpec, made: _Made) -> object:
@@ -161,7 +180,7 @@ class _Repeated:
         name = self._tracer.graph._target_to_str(func.overloadpacket.__name__)
         with proxy_tensor.set_original_aten_op(func):
             proxy = self._tracer.create_proxy("call_function", func, args, kwargs, name=name)
-        proxy.node.meta.update(made.meta, stack_trace=self._line())
+        proxy.node.meta.update(made.meta)
         if made.itself is not None:
             result = leaves[made.itself]
         else:
@@ -172,16 +191,6 @@ class _Repeated:
             stand_on(result, memory)
         proxy_tensor.set_proxy_slot(result, self._tracer, proxy_tensor._ProxyTensor(proxy, None))
         return result
-
-    def _line(self) -> str:
-        """Return the innermost line of the model's own code as stack traces have it, empty without one."""
-        frame = sys._getframe(1)
-        while frame.f_code is not self._caller and is_library_file(frame.f_code.co_filename):
-            if frame.f_back is None:
-                return ""
-            frame = frame.f_back
-        code = frame.f_code
-        return "" if code is self._caller else f'File "{code.co_filename}", line {frame.f_lineno}'
 
     def _operand(self, leaf: Any) -> object:
         if isinstance(leaf, Tensor):
