@@ -45,7 +45,9 @@ class SavedCache:
     def of(cls, contract: Contract) -> SavedCache | None:
         """Return the cache of a program that continues prompts without padding; None if it isn't one."""
         args, passed = pytree.tree_unflatten(_boxed(contract), contract.signature.inputs.spec)
-        found = {name: box.slot for name, box in passed.items()} if isinstance(passed, dict) else {}
+        if not isinstance(passed, dict) or not all(isinstance(box, _Box) for box in passed.values()):
+            return None  # it takes containers besides, such as an encoder's outputs
+        found = {name: box.slot for name, box in passed.items()}
         names = [name for name in CACHE_NAMES if isinstance(found.get(name), Container)]
         inputs = [name for name in found if name in _INPUTS and found[name] is Leaf.LEAF]
         options = {name: slot.value for name, slot in found.items() if isinstance(slot, Constant)}
