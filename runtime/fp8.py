@@ -7,13 +7,14 @@ kernel for few rows, that kernel runs alone and leaves x as it is:
 
     y = act((x · W8ᵀ) · w_scale + bias) (+ residual)
 
-For other policies it runs as three kernels. On a CPU, and while torch.compile traces it for many rows, it
+Where it names the kernel for many rows, x is quantised by a kernel of its own, and that kernel applies both
+scales and the rest. For other policies it runs as three kernels. On a CPU, and while torch.compile traces it for many rows, it
 decomposes into torch's operators around ``sparseflow::product_fp8``, so that inductor fuses the scaling with
 neighbouring operators. The product leaves the scales to them, because cuSPARSELt supports only one scale for
 a whole matrix.
 
 An epilogue ``"<act>_gated"`` gives ``act(g) * u`` for the halves g and u of what the parentheses hold: inside
-of the kernel for few rows if its variant can, else in the last of the three kernels.
+of an own kernel if its variant can, else in the last kernel.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ SAMPLED = 1024
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 """The least scale of a row, whose reciprocal is finite: rows of zeros have it."""
 
-SKINNY = 3
-"""The code of the own kernel for few rows in policies (csrc/common/kernels.h)."""
+SKINNY, WIDE = 3, 5
+"""The codes of the own kernels for few and for many rows in policies (csrc/common/kernels.h)."""
 
 linear_fp8 = torch.ops.sparseflow.linear_fp8.default
 product_fp8 = torch.ops.sparseflow.product_fp8.default
@@ -159,12 +160,12 @@ def _linear(
 
 
 def _runs_whole(x: Tensor, in_features: int, policy: list[int]) -> bool:
-    """Return whether one kernel runs the layer for these rows; False where tracing leaves M open."""
+    """Return whether an own kernel runs the layer for these rows; False where tracing leaves M open."""
     rows = math.prod(x.shape[:-1])
     if not isinstance(rows, int):
         return False
     codes = [code for first, code in zip(policy[::2], policy[1::2], strict=True) if first <= rows]
-    return bool(codes) and codes[-1] & 255 == SKINNY
+    return bool(codes) and codes[-1] & 255 in (SKINNY, WIDE)
 
 
 def _product(

@@ -1,8 +1,9 @@
-// sparseflow::linear_fp8_fused and product_fp8 on CUDA: the own kernel for few rows, cuSPARSELt by a plan, or cuBLAS by
-// torch, as the policy says.
+// sparseflow::linear_fp8_fused and product_fp8 on CUDA: the own kernels for few and for many rows, cuSPARSELt by a plan, or
+// cuBLAS by torch, as the policy says.
 //
-// The own kernel takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, gate included,
-// and x loses nothing. The others multiply x in e4m3. cuSPARSELt scales fp8 products by one number only, so both scales
+// The kernel for few rows takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, gate included,
+// and x loses nothing. The others multiply x in e4m3: the kernel for many rows applies both scales, and
+// what follows them, in its end. cuSPARSELt scales fp8 products by one number only, so both scales
 // are applied to its result: in bfloat16, whose range holds 448² · K and which the tuned tables measured. Beside W, x and
 // y that moves 3·M·K bytes for the rows of x and reads and writes 4·M·N for the result, 3·M·N with a gate.
 #include "fp8.h"
@@ -14,6 +15,7 @@
 #include "ending.h"
 #include "route.h"
 #include "skinny/call.h"
+#include "wide/call.h"
 
 namespace sparseflow::cuda {
 namespace {
@@ -58,6 +60,7 @@ Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& position
   require_e4m3(op, weight, dense);
   const Call c(op, x, weight, std::nullopt, std::nullopt, ScalarType::BFloat16);
   const Route chosen = route_of(op, weight, policy, c.m);
+  if (chosen.way == Way::wide) return wide::product(weight, c.x, c.m, {}, ScalarType::BFloat16, chosen.variant);
   if (!by_skinny(chosen)) return product_of(c, chosen, dense);
   const Tensor wide = torch::stable::to(c.x, std::optional(ScalarType::BFloat16));
   return skinny::product(Call(op, wide, weight, std::nullopt, std::nullopt, ScalarType::BFloat16, ScalarType::BFloat16),
@@ -74,6 +77,32 @@ Tensor whole_by_skinny(const char* op, const Tensor& rows, const DeviceWeight& w
   const bool inside = chosen.gate == Gate::inside;
   const Tensor y = skinny::product(c, inside ? ending.activation : ending.before_gate(), chosen.variant, inside);
   return ending.gated && !inside ? gated(op, y, c.m, ending.activation) : y;
+}
+
+// x in e4m3 and the scales of its rows.
+struct Quantized {
+  Tensor x8, scale;
+};
+
+Quantized quantized(const Tensor& rows, int64_t m, int64_t k) {
+  Quantized out{torch::stable::new_empty(rows, rows.sizes(), ScalarType::Float8_e4m3fn),
+                torch::stable::new_empty(rows, {m}, ScalarType::Float)};
+  quantize_rows({m, k, rows.const_data_ptr(), rows.scalar_type() == ScalarType::Half, out.x8.mutable_data_ptr(),
+                 static_cast<float*>(out.scale.mutable_data_ptr())},
+                stream_of(rows.get_device_index()));
+  return out;
+}
+
+// The layer in two launches; in three, if it has a gate and the route's variant can't apply it.
+Tensor by_wide(const char* op, const Tensor& rows, const DeviceWeight& weight, int64_t m, const Tensor& scales,
+               const std::optional<Tensor>& bias, const std::optional<Tensor>& residual, const Epilogue& ending,
+               const Route& chosen) {
+  const Quantized x = quantized(rows, m, weight.k);
+  const bool inside = chosen.gate == Gate::inside;
+  const wide::End end{usable(scales), x.scale, usable(bias), usable(residual),
+                      inside ? ending.activation : ending.before_gate(), inside};
+  const Tensor y = wide::product(weight, x.x8, m, end, rows.scalar_type(), chosen.variant);
+  return ending.gated && !inside ? gated(op, y, m, ending.activation) : y;
 }
 
 // Returns x [..., K] as the kernels need it: of 16 bits, contiguous and aligned.
@@ -107,22 +136,34 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
   const Route chosen = route_of(op, weight, policy, m, ending.gated);
   if (by_skinny(chosen))
     return whole_by_skinny(op, rows, weight, scales, std::move(bias), std::move(residual), ending, chosen);
-  const Tensor x8 = torch::stable::new_empty(rows, rows.sizes(), ScalarType::Float8_e4m3fn);
-  const Tensor x_scale = torch::stable::new_empty(rows, {m}, ScalarType::Float);
-  const bool half = x.scalar_type() == ScalarType::Half;
-  void* stream = stream_of(device);
-  quantize_rows({m, in_features, rows.const_data_ptr(), half, x8.mutable_data_ptr(),
-                 static_cast<float*>(x_scale.mutable_data_ptr())},
-                stream);
+  if (chosen.way == Way::wide) return by_wide(op, rows, weight, m, scales, bias, residual, ending, chosen);
+  const auto [x8, x_scale] = quantized(rows, m, in_features);
   const Tensor raw = product_of(Call(op, x8, weight, std::nullopt, std::nullopt, ScalarType::BFloat16), chosen, dense);
   const Tensor y = torch::stable::new_empty(rows, sizes_with_last(rows, out));
   const Tensor w_scale = usable(scales);
   if (bias) bias = usable(*bias);
   if (residual) residual = usable(*residual);
   rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(x_scale.const_data_ptr()),
-           static_cast<const float*>(w_scale.const_data_ptr()), skinny::pointer(bias), skinny::pointer(residual), half,
-           y.mutable_data_ptr(), ending.activation, ending.gated},
-          stream);
+           static_cast<const float*>(w_scale.const_data_ptr()), skinny::pointer(bias), skinny::pointer(residual),
+           rows.scalar_type() == ScalarType::Half, y.mutable_data_ptr(), ending.activation, ending.gated},
+          stream_of(device));
+  return y;
+}
+
+// raw [..., N] · w_scale [N] · x_scale [M], all rows of raw: what a layer does after cuSPARSELt's product, for the tuner.
+Tensor rescale_fp8(const Tensor& raw, const Tensor& x_scale, const Tensor& w_scale) {
+  constexpr const char* op = "rescale_fp8";
+  const int device = raw.get_device_index();
+  const int64_t n = raw.dim() ? raw.size(raw.dim() - 1) : 0, m = n ? raw.numel() / n : 0;
+  SF_REQUIRE(raw.scalar_type() == ScalarType::BFloat16 && raw.is_contiguous() && n % 8 == 0 && n > 0, op,
+             "raw must be contiguous bfloat16 [..., N] with N a multiple of 8, got " + words(raw));
+  check_tensor(op, "x_scale", x_scale, ScalarType::Float, {m}, device);
+  check_tensor(op, "w_scale", w_scale, ScalarType::Float, {n}, device);
+  const OnDevice guard(device);
+  const Tensor y = torch::stable::new_empty(raw, raw.sizes()), of_x = usable(x_scale), of_w = usable(w_scale);
+  rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(of_x.const_data_ptr()),
+           static_cast<const float*>(of_w.const_data_ptr()), nullptr, nullptr, false, y.mutable_data_ptr(), Activation::none},
+          stream_of(device));
   return y;
 }
 
@@ -133,10 +174,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "linear_fp8_fused(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  m.def("rescale_fp8(Tensor raw, Tensor x_scale, Tensor w_scale) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   using namespace sparseflow::cuda;
   m.impl("product_fp8", TORCH_BOX(&product_fp8));
   m.impl("linear_fp8_fused", TORCH_BOX(&linear_fp8));
+  m.impl("rescale_fp8", TORCH_BOX(&rescale_fp8));
 }

@@ -11,12 +11,9 @@
 #include "tile.h"
 #include "wgmma.cuh"
 
-namespace sparseflow::cuda::fp8_tiles {
+namespace sparseflow::cuda::wide {
 
 using skinny::Bf16, skinny::Fp16, skinny::Shared, skinny::Eight;
-
-constexpr int kStageK = 128;
-constexpr int kChunk = 32;  // rows of y that are laid out at a time
 
 template <int Groups, int Columns, int PerSm, int AlongW, int AlongX, int Shares>
 struct TileShape {
@@ -24,7 +21,10 @@ struct TileShape {
   static constexpr int along_w = AlongW, along_x = AlongX, shares = Shares;
   static constexpr int cluster = AlongW * AlongX * Shares;
   static_assert(Shares == 1 || AlongW * AlongX == 1);
-  static constexpr int rows = 64 * Groups, threads = 128 * Groups + 128;
+  static constexpr int rows = 64 * Groups, sums = Columns / 2;
+  // Where registers are scarce one warp copies, instead of a group that gives most of its registers away.
+  static constexpr bool capped = Groups > 1 && (PerSm > 1 ? sums > 32 : Groups * sums >= 256);
+  static constexpr int threads = 128 * Groups + (capped ? 32 : 128), cap = 65536 / PerSm / threads / 8 * 8;
   // Registers a thread: as launched, then of the copying and of the multiplying groups.
   static constexpr int registers = 65536 / PerSm / threads / 8 * 8 < 168 ? 65536 / PerSm / threads / 8 * 8 : 168;
   static constexpr int few = Groups > 2 || PerSm > 2 ? 32 : 40, room = (registers * threads - few * 128) / (128 * Groups) / 8 * 8;
@@ -32,7 +32,9 @@ struct TileShape {
   static constexpr int value_bytes = rows * kStageK / 2, x_bytes = columns * kStageK;
   static constexpr int position_bytes = rows * kStageK / 8;
   static constexpr int stage_bytes = value_bytes + x_bytes + position_bytes;
-  static constexpr int chunk_bytes = kChunk * 128, staging_bytes = Groups * 2 * chunk_bytes;
+  // Of a group for its end: for each warp kChunk rows of y by 32 bytes, then the scales of x, those of W's rows and the bias.
+  static constexpr int warp_bytes = kChunk * 32, end_bytes = 4 * warp_bytes + Columns * 4 + 64 * 8;
+  static constexpr int staging_bytes = Groups * end_bytes;
   static constexpr int sum_bytes = Shares > 1 ? rows * columns * 4 : 0;
 };
 
@@ -45,20 +47,9 @@ __device__ inline uint32_t cluster_rank() {
 __device__ inline void arrive_at(Shared bar, int rank) {
   asm volatile(
       "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(bar),
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(bar),
       "r"(rank)
       : "memory");
-}
-
-__device__ inline void wait_for_cluster(Shared bar, uint32_t parity) {
-  uint32_t done = 0;
-  while (!done)
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(bar), "r"(parity)
-        : "memory");
 }
 
 template <bool Multicast>
@@ -98,19 +89,6 @@ __device__ inline void copy_linear(Shared to, const void* from, int bytes, Share
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
       "r"(bytes), "r"(bar)
       : "memory");
-}
-
-__device__ inline void store_box(const CUtensorMap& map, int column, int row, Shared from) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n"
-      "cp.async.bulk.commit_group;" ::"l"(&map),
-      "r"(column), "r"(row), "r"(from)
-      : "memory");
-}
-
-template <int Pending>
-__device__ inline void wait_for_reads() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
 }
 
 __device__ inline void store_transposed(Shared row, const uint32_t (&v)[4]) {
@@ -186,7 +164,7 @@ __device__ inline Place place_of(const TileCall& c, const Work<S>& work, int til
   return {within / width * S::along_w + work.along_w(), (band * c.band + within % width) * S::along_x + work.along_x()};
 }
 
-template <class S, bool Gated>
+template <class S>
 __device__ inline void copy_w(const TileCall& c, const Work<S>& work, const Place& at, int stage, Shared slot, Shared bar) {
   constexpr int part = S::rows / S::along_x;
   const uint16_t mask = ((1u << S::along_x * S::along_w) - 1) / ((1u << S::along_w) - 1) << work.along_w();
@@ -198,7 +176,7 @@ __device__ inline void copy_w(const TileCall& c, const Work<S>& work, const Plac
 #pragma unroll
   for (int g = 0; g < S::groups; ++g) {
     int strip = at.w * S::groups + g;
-    if constexpr (Gated) strip = at.w * (S::groups / 2) + g % (S::groups / 2) + (g >= S::groups / 2 ? c.up_strip : 0);
+    if (c.gated) strip = at.w * (S::groups / 2) + (g < S::groups / 2 ? g : g - S::groups / 2 + c.up_strip);
     strip = min(strip, c.strips - 1);
     copy_linear(slot + S::value_bytes + S::x_bytes + g * bytes, c.positions + strip * c.strip_bytes + first, take, bar);
   }
@@ -219,7 +197,7 @@ __device__ inline int bytes_of(const TileCall& c, int stage) {
 }
 
 // The first stages of W are loaded before the previous kernel is done, which may still write x.
-template <class S, bool Gated>
+template <class S>
 __device__ inline void produce(const TileCall& c, const Work<S>& work, const Ring& ring) {
   const int tiles = c.w_tiles * c.x_tiles;
   const int early = min(c.slots, work.last_stage - work.first_stage);
@@ -231,16 +209,16 @@ __device__ inline void produce(const TileCall& c, const Work<S>& work, const Rin
       for (int s = 0; s < early; ++s) {
         const Shared bar = ring.full + 8 * s;
         skinny::arrive_expecting(bar, bytes_of<S>(c, work.first_stage + s));
-        copy_w<S, Gated>(c, work, at, work.first_stage + s, ring.base + s * S::stage_bytes, bar);
+        copy_w<S>(c, work, at, work.first_stage + s, ring.base + s * S::stage_bytes, bar);
       }
       skinny::wait_for_previous();
     }
     for (int stage = work.first_stage; stage < work.last_stage; ++stage) {
       const Shared bar = ring.full + 8 * slot.index, to = ring.base + slot.index * S::stage_bytes;
       if (!first || stage - work.first_stage >= early) {
-        wait_for_cluster(ring.empty + 8 * slot.index, slot.parity ^ 1);
+        skinny::wait_for(ring.empty + 8 * slot.index, slot.parity ^ 1);
         skinny::arrive_expecting(bar, bytes_of<S>(c, stage));
-        copy_w<S, Gated>(c, work, at, stage, to, bar);
+        copy_w<S>(c, work, at, stage, to, bar);
       }
       copy_x(c, work, at, stage, to, bar);
       slot.advance(c.slots);
@@ -254,12 +232,12 @@ struct Positions {
   uint32_t selector;
 };
 
-template <class S, bool Gated>
-__device__ inline Positions positions_of(int group) {
+template <class S>
+__device__ inline Positions positions_of(bool gated, int group) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, low = lane >> 2, half = lane >> 1 & 1, odd = lane & 1;
   constexpr int strip_bytes = kStageK * 8;
   int strip = group, row = warp * 16 + odd * 8;
-  if constexpr (Gated) {
+  if (gated) {
     row = group * 32 + warp * 8;
     strip = row / 64 + odd * (S::groups / 2);
     row %= 64;
@@ -291,7 +269,7 @@ __device__ inline void release(const Work<S>& work, Shared bar) {
   }
 }
 
-template <class S, bool Gated>
+template <class S>
 __device__ inline void consume(float (&d)[S::columns / 2], const TileCall& c, const Work<S>& work, const Ring& ring, Slot& slot,
                                const Positions& mine, int group) {
   uint32_t even[2] = {}, odd[2] = {};
@@ -351,136 +329,210 @@ __device__ inline void meet(float (&d)[S::columns / 2], const Work<S>& work, Sha
   }
 }
 
-template <class T>
-__device__ inline float read(const void* from, int at, bool inside) {
-  return inside ? skinny::to_float<T>(static_cast<const uint16_t*>(from)[at]) : 0.f;
+__device__ inline float widened(uint16_t bits, bool half) {
+  return half ? skinny::to_float<Fp16>(bits) : skinny::to_float<Bf16>(bits);
 }
 
-template <class T>
-__device__ inline uint32_t pair(float a, float b) {
-  return skinny::from_float<T>(a) | uint32_t(skinny::from_float<T>(b)) << 16;
+__device__ inline uint32_t narrowed(float a, float b, bool half) {
+  uint32_t pair;
+  if (half) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+  else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+  return pair;
 }
 
+// SiLU by the approximate division and exponential, whose errors 16 bits don't show.
 __device__ inline Eight activated(const Eight& y, Activation activation) {
   if (activation != Activation::silu) return skinny::activated(y, activation);
   return skinny::each(y, [](float v) { return __fdividef(v, 1 + __expf(-v)); });
 }
 
-// Copies the residual of a chunk to where its part of y will lie.
-__device__ inline void stage_residual(const TileCall& c, Shared to, int n, int m) {
-  const int thread = threadIdx.x % 128;
+__device__ inline void store_float(Shared to, float v) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
+}
+
+__device__ inline float load_float(Shared from) { return __uint_as_float(skinny::load4(from)); }
+
+__device__ inline uint4 load16(Shared from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
+  return v;
+}
+
+__device__ inline void store16(Shared to, const uint4& v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+// The part of y that a group writes, and its shared memory: S::end_bytes.
+template <class S, int Columns>
+struct End {
+  int n, m;  // its first column and row in y
+  Shared staging;
+
+  __device__ Shared scales_of_x() const { return staging + 4 * S::warp_bytes; }
+  __device__ Shared scales() const { return scales_of_x() + S::columns * 4; }
+  __device__ Shared bias() const { return scales() + 64 * 4; }
+};
+
+// Brings the scales and the bias to shared memory, so that the end doesn't wait for them.
+template <class S, int Columns>
+__device__ inline void load_factors(const TileCall& c, const End<S, Columns>& end, int group) {
+  const int thread = threadIdx.x % 128, local = thread % 64, low = local & 7, odd = local >> 3 & 1, warp = local >> 4;
+  sync_group(group);  // no warp reads those of the tile before any more
+  for (int i = thread; i < Columns; i += 128) {
+    const int m = end.m + i;
+    store_float(end.scales_of_x() + i * 4, m >= c.m ? 0.f : c.x_scale ? c.x_scale[m] : 1.f);
+  }
+  const int column = end.n + (c.gated ? warp * 8 + low : local), row = column + (c.gated && odd ? c.n : 0);
+  float v = 0;
+  if (column < c.n && thread < 64) v = c.w_scale ? c.w_scale[row] : 1.f;
+  if (column < c.n && thread >= 64 && c.bias) v = widened(static_cast<const uint16_t*>(c.bias)[row], c.half);
+  store_float(end.scales() + thread * 4, v);
+}
+
+// What the sums of a row of W are multiplied by, and what is added to them then.
+struct OfRow {
+  float scale, bias;
+};
+
+template <class S, int Columns>
+__device__ inline OfRow of_row(const End<S, Columns>& end, int odd) {
+  const int local = threadIdx.x / 32 % 4 * 16 + odd * 8 + threadIdx.x % 32 / 4;
+  return {load_float(end.scales() + local * 4), load_float(end.bias() + local * 4)};
+}
+
+// A lane's eight results of 16 rows of y, two tiles of 8 with four each as m16n8 has them.
+__device__ inline Eight scaled(const float* sums, Shared of_x, const OfRow& low, const OfRow& high) {
+  Eight y;
 #pragma unroll
-  for (int i = thread; i < kChunk * 8; i += 128) {
-    const int row = i / 8, piece = i % 8;
-    uint4 v{};
-    if (m + row < c.m && n + piece * 8 < c.n)
-      v = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(c.residual) + int64_t(m + row) * c.n + n + piece * 8);
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + row * 128 + ((piece ^ (row & 7)) << 4)), "r"(v.x),
-                 "r"(v.y), "r"(v.z), "r"(v.w)
-                 : "memory");
+  for (int tile = 0; tile < 2; ++tile) {
+    const uint2 words = skinny::load8(of_x + (tile * 8 + threadIdx.x % 4 * 2) * 4);
+    const float x[2] = {__uint_as_float(words.x), __uint_as_float(words.y)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const OfRow& row = i < 2 ? low : high;
+      y.v[tile * 4 + i] = sums[tile * 4 + i] * row.scale * x[i % 2] + row.bias;
+    }
+  }
+  return y;
+}
+
+// Where a warp keeps 16 bytes of a row of y: rows of 32 bytes, swizzled so that eight rows' same pieces, and whole rows,
+// lie in different banks. With a gate a row has 16 bytes only.
+__device__ inline Shared piece_of(Shared mine, bool gated, int row, int piece) {
+  return mine + (gated ? row * 16 : row * 32 + ((piece ^ (row >> 2 & 1)) << 4));
+}
+
+// Rows of y in a warp's memory from a lane's results of two times 16 rows.
+template <int Rows>
+__device__ inline void lay_out(const float* sums, const TileCall& c, Shared mine, Shared of_x, const OfRow& low, const OfRow& high) {
+  const int lane = threadIdx.x % 32, matrix = lane / 8;
+#pragma unroll
+  for (int j = 0; j < Rows; j += 16) {
+    Eight y = activated(scaled(sums + j / 2, of_x + j * 4, low, high), c.activation);
+    const Shared at = piece_of(mine, false, j + matrix / 2 * 8 + lane % 8, matrix % 2);
+    if (c.residual) {
+      uint32_t r[4];
+      load_transposed(r, at);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) y.v[i] += widened(static_cast<uint16_t>(r[i / 2] >> 16 * (i % 2)), c.half);
+    }
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = narrowed(y.v[2 * i], y.v[2 * i + 1], c.half);
+    store_transposed(at, words);
   }
 }
 
-// Writes the columns of a group's tile, `Columns` of them; n and m are the first column and row of y.
-template <class T, class S, bool Gated, int Columns>
-__device__ inline void finish(const TileCall& c, const float* d, Shared staging, int n, int m, int group) {
+// With a gate: a lane's pairs are those of the gate and of the other half in turns.
+template <int Rows>
+__device__ inline void lay_out_gated(const float* sums, const TileCall& c, Shared mine, Shared of_x, const OfRow& gate, const OfRow& up) {
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    // Of 16 rows the other two matrices aren't written.
+    const int from = i * 8 < Rows ? i * 8 : 0;
+    const Eight y = scaled(sums + from / 2, of_x + from * 4, gate, up);
+    Eight g;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) g.v[e] = y.v[e / 4 * 4 + e % 2];
+    g = activated(g, c.activation);
+    words[i] = narrowed(g.v[0] * y.v[2], g.v[1] * y.v[3], c.half);
+    words[i + 1] = narrowed(g.v[4] * y.v[6], g.v[5] * y.v[7], c.half);
+  }
+  store_transposed(piece_of(mine, true, threadIdx.x % 32, 0), words);
+}
+
+// Calls visit(where in the warp's memory, index in y) for the pieces of 16 bytes of a warp's rows of y.
+template <int Rows, class Visit>
+__device__ inline void for_pieces(const TileCall& c, Shared mine, int n, int m, Visit visit) {
+  const int lane = threadIdx.x % 32, pieces = c.gated ? 1 : 2;
+#pragma unroll
+  for (int i = 0; i < Rows * 2; i += 32) {
+    const int at = i + lane, row = c.gated ? at : at / 2, piece = c.gated ? 0 : at % 2;
+    if (at < Rows * pieces && m + row < c.m && n + piece * 8 < c.n)
+      visit(piece_of(mine, c.gated, row, piece), int64_t(m + row) * c.n + n + piece * 8);
+  }
+}
+
+// Writes a group's part of y, each warp 8 or 16 columns of it.
+template <class S, int Columns>
+__device__ inline void finish(const TileCall& c, const float* d, const End<S, Columns>& end, int group) {
   static_assert(Columns % 16 == 0);
-  constexpr int chunk = Columns < kChunk ? Columns : kChunk;
-  constexpr int pending = Columns / chunk % 2 ? 0 : 1;  // stores that may still read the other buffer
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  const int row = n + warp * (Gated ? 8 : 16) + lane / 4, other = Gated ? row : row + 8, shift = Gated ? c.n : 0;
-  const float scale0 = row < c.n ? c.w_scale[row] : 0.f, scale1 = other < c.n ? c.w_scale[other + shift] : 0.f;
-  const float bias0 = c.bias ? read<T>(c.bias, row, row < c.n) : 0.f;
-  const float bias1 = c.bias ? read<T>(c.bias, other + shift, other < c.n) : 0.f;
+  sync_group(group);  // the factors are there
+  const int warp = threadIdx.x / 32 % 4, n = end.n + warp * (c.gated ? 8 : 16);
+  const Shared mine = end.staging + warp * S::warp_bytes;
+  const OfRow low = of_row(end, 0), high = of_row(end, 1);
 #pragma unroll
-  for (int first = 0; first < Columns; first += chunk) {
-    const Shared buffer = staging + (first / chunk % 2) * S::chunk_bytes;
-    if (threadIdx.x % 128 == 0) wait_for_reads<pending>();
-    sync_group(group);
-    if (!Gated && c.residual) {
-      stage_residual(c, buffer, n, m + first);
-      sync_group(group);
-    }
-    uint32_t left[2];
-#pragma unroll
-    for (int j = 0; j < chunk; j += 16) {
-      const float* v = d + (first + j) / 2;
-      float xs[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at = m + first + j + i / 2 * 8 + lane % 4 * 2 + i % 2;
-        xs[i] = at < c.m ? c.x_scale[at] : 0.f;
+  for (int first = 0; first < Columns; first += kChunk) {
+    constexpr int last = Columns % kChunk;
+    const auto chunk = [&](auto rows) {
+      constexpr int count = decltype(rows)::value;
+      const int m = end.m + first;
+      const Shared of_x = end.scales_of_x() + first * 4;
+      __syncwarp();
+      if (c.residual) {
+        for_pieces<count>(c, mine, n, m, [&](Shared at, int64_t index) {
+          store16(at, *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(c.residual) + index));
+        });
+        __syncwarp();
       }
-      // Of tile i / 4 of 8 columns the element i % 4, as the sums have it.
-      Eight y;
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-        y.v[i] = v[i] * (i % 4 < 2 ? scale0 : scale1) * xs[i / 4 * 2 + i % 2] + (i % 4 < 2 ? bias0 : bias1);
-      const int matrix = lane / 8, q = lane % 8;
-      if constexpr (Gated) {
-        Eight gate;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) gate.v[i] = y.v[i / 4 * 4 + i % 2];
-        gate = activated(gate, c.activation);
-        const uint32_t words[2] = {pair<T>(gate.v[0] * y.v[2], gate.v[1] * y.v[3]),
-                                   pair<T>(gate.v[4] * y.v[6], gate.v[5] * y.v[7])};
-        if (j % 32 == 0 && chunk > 16) {
-          left[0] = words[0], left[1] = words[1];
-        } else {
-          const int first_j = chunk > 16 ? j - 16 : j, line = first_j + matrix * 8 + q;
-          const uint32_t four[4] = {chunk > 16 ? left[0] : words[0], chunk > 16 ? left[1] : words[1], words[0], words[1]};
-          // With 16 columns the other two matrices fall into rows that aren't stored.
-          store_transposed(buffer + line * 64 + ((warp ^ (line >> 1 & 3)) << 4), four);
-        }
-      } else {
-        y = activated(y, c.activation);
-        const int line = j + matrix / 2 * 8 + q;
-        const Shared at = buffer + line * 128 + (((warp * 2 + matrix % 2) ^ (line & 7)) << 4);
-        if (c.residual) {
-          uint32_t r[4];
-          load_transposed(r, at);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            y.v[2 * i] += skinny::to_float<T>(r[i] & 0xffff);
-            y.v[2 * i + 1] += skinny::to_float<T>(r[i] >> 16);
-          }
-        }
-        const uint32_t words[4] = {pair<T>(y.v[0], y.v[1]), pair<T>(y.v[2], y.v[3]), pair<T>(y.v[4], y.v[5]),
-                                   pair<T>(y.v[6], y.v[7])};
-        store_transposed(at, words);
-      }
-    }
-    skinny::publish();
-    sync_group(group);
-    if (threadIdx.x % 128 == 0) store_box(c.y, n, m + first, buffer);
+      if (c.gated) lay_out_gated<count>(d + first / 2, c, mine, of_x, low, high);
+      else lay_out<count>(d + first / 2, c, mine, of_x, low, high);
+      __syncwarp();
+      for_pieces<count>(c, mine, n, m, [&](Shared at, int64_t index) {
+        *reinterpret_cast<uint4*>(static_cast<uint16_t*>(c.y) + index) = load16(at);
+      });
+    };
+    if (first + kChunk <= Columns) chunk(std::integral_constant<int, kChunk>());
+    else if constexpr (last > 0) chunk(std::integral_constant<int, last>());
   }
 }
 
-template <class T, class S, bool Gated>
+template <class S>
 __device__ inline void multiply(const TileCall& c, const Work<S>& work, const Ring& ring, int group) {
-  constexpr int out_rows = Gated ? 32 : 64, each = S::columns / S::shares;
-  const Shared staging = ring.staging + group * 2 * S::chunk_bytes;
-  const Positions mine = positions_of<S, Gated>(group);
+  constexpr int each = S::columns / S::shares;
+  const Positions mine = positions_of<S>(c.gated, group);
   const int tiles = c.w_tiles * c.x_tiles;
+  skinny::wait_for_previous();
   Slot slot;
   for (int tile = work.tile; tile < tiles; tile += work.step) {
     float d[S::columns / 2];
     const Place at = place_of(c, work, tile);
-    consume<S, Gated>(d, c, work, ring, slot, mine, group);
+    const End<S, each> end{(at.w * S::groups + group) * (c.gated ? 32 : 64),
+                           at.x * S::columns + (S::shares > 1 ? work.rank * each : 0), ring.staging + group * S::end_bytes};
+    load_factors(c, end, group);
+    consume<S>(d, c, work, ring, slot, mine, group);
     if constexpr (S::shares > 1) {
       asm volatile("bar.sync 15, %0;" ::"n"(128 * S::groups) : "memory");  // no group reads the ring any more
       meet<S>(d, work, ring.base);
     }
-    if (tile == work.tile) skinny::wait_for_previous();
-    finish<T, S, Gated, each>(c, d, staging, (at.w * S::groups + group) * out_rows,
-                              at.x * S::columns + (S::shares > 1 ? work.rank * each : 0), group);
+    finish(c, d, end, group);
   }
-  if (threadIdx.x % 128 == 0) wait_for_reads<0>();
 }
 
 // With shares a cluster multiplies one tile only: its sums lie where the ring was.
-template <class T, class S, bool Gated>
-__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __grid_constant__ TileCall c) {
+template <class S>
+__device__ inline void multiply_all(const TileCall& c) {
   const Ring ring = ring_of<S>(c);
   const Work<S> work(c);
   const int group = threadIdx.x / 128;
@@ -488,7 +540,6 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __
   if (threadIdx.x == 0) {
     skinny::prefetch_map(c.values);
     skinny::prefetch_map(c.x);
-    skinny::prefetch_map(c.y);
     for (int s = 0; s < c.slots; ++s) {
       skinny::init_barrier(ring.full + 8 * s, 1);
       skinny::init_barrier(ring.empty + 8 * s, 4 * S::groups * (S::along_w + S::along_x - 1));
@@ -499,15 +550,26 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __
   else __syncthreads();
   // The groups' paths share no code, because they have different numbers of registers.
   if (group == S::groups) {
-    give_registers<S::few>();
-    if (threadIdx.x % 128 == 0) produce<S, Gated>(c, work, ring);
+    if constexpr (!S::capped) give_registers<S::few>();
+    if (threadIdx.x % 128 == 0) produce<S>(c, work, ring);
     __syncwarp();
     if constexpr (S::shares > 1) skinny::sync_cluster();  // of meet
   } else {
-    take_registers<S::many>();
-    multiply<T, S, Gated>(c, work, ring, group);
+    if constexpr (!S::capped) take_registers<S::many>();
+    multiply<S>(c, work, ring, group);
   }
   if constexpr (S::cluster > 1) skinny::sync_cluster();  // no block exits while others write or read its memory
 }
 
-}  // namespace sparseflow::cuda::fp8_tiles
+template <class S>
+__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __grid_constant__ TileCall c) {
+  multiply_all<S>(c);
+}
+
+// ptxas rounds the threads of launch bounds up to groups of four warps, and would give each too few registers.
+template <class S>
+__global__ void __maxnreg__(S::cap) multiply_tiles_capped(const __grid_constant__ TileCall c) {
+  multiply_all<S>(c);
+}
+
+}  // namespace sparseflow::cuda::wide
