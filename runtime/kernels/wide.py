@@ -39,6 +39,12 @@ class Wide(GpuKernel):
         major, minor = torch.cuda.get_device_capability(torch.device(problem.device))
         if (major, minor) != HOPPER:
             return f"{self.name} runs on sm_90 only, and this GPU is sm_{major}{minor}"
+        return None
+
+    def unsuited(self, problem: Problem) -> str | None:
+        """Return why this kernel can't run a problem on any machine, or None."""
+        if why := super().unsuited(problem):
+            return why
         if problem.k % UNIT or problem.n % 8:
             return (
                 f"{self.name} needs K to be a multiple of {UNIT} and N of 8, got N={problem.n}, K={problem.k}"

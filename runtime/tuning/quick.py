@@ -88,9 +88,7 @@ def unrecorded(product: Product, ways: Sequence[Way]) -> tuple[Key, ...]:
     """
     if any(way.key[0] == WIDE.name for way in ways):
         return ()
-    problem = Problem(
-        product.dtype, product.n, product.k, "cuda", product.m, format_of(product.dtype, "2:4")
-    )
+    problem = Problem(product.dtype, product.n, product.k, "cuda", product.m, format_of(product.dtype, "2:4"))
     if WIDE.unsuited(problem) is not None:
         return ()
     return tuple((choice.kernel, choice.algorithm, 0) for choice in WIDE.candidates(problem))

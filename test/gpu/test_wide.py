@@ -108,6 +108,26 @@ def test_the_product_alone_and_its_operator():
     torch.library.opcheck(ops.wide_linear, (x, weight.values, weight.positions, 512, 0))
 
 
+@pytest.mark.parametrize("policy", [policy_of(0), [1, Choice("skinny").code], [1, 0]])
+def test_quantised_rows_take_every_route(policy):
+    weight = pack(pruned(256, 512, torch.float16), "2:4-fp8")
+    x, bias = inputs(70, 512, torch.float16), inputs(1, 256, torch.float16)[0]
+    x8, scale = fp8.quantize_rows(x)
+    args = (x8, scale, weight.values, weight.positions, weight.scales, bias, None, 512, "silu_gated")
+    y = fp8.linear_fp8_quantized(*args, torch.float16, policy)
+    assert (y.dtype, y.shape) == (torch.float16, (70, 128))
+    # The other routes round the product to bfloat16.
+    assert error(y, reference(x, weight, bias, epilogue="silu_gated")) < 2 * BOUND
+    torch.library.opcheck(fp8.linear_fp8_quantized, (*args, torch.float16, policy))
+
+
+def test_a_compiled_layer_fuses_the_quantising():
+    weight = pack(pruned(256, 512, torch.bfloat16), "2:4-fp8")
+    x = inputs(96, 512, torch.bfloat16)
+    compiled = torch.compile(lambda x: run(x * 2, weight, 0, epilogue="silu") + 1, fullgraph=True)
+    assert error(compiled(x), reference(x * 2, weight, epilogue="silu") + 1) < BOUND
+
+
 def test_refusals_say_why():
     ragged = pack(pruned(256, 520, torch.bfloat16), "2:4-fp8")
     path = gpu.path(device_of(ragged), 64, policy_of(0))
