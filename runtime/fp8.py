@@ -9,8 +9,8 @@ kernel for few rows, that kernel runs alone and leaves x as it is:
 
 Where it names the kernel for many rows, x is quantised first, and that kernel applies both scales and the
 rest; for other policies scaling the result is a third kernel. On a CPU, and while torch.compile traces it for
-many rows, the layer decomposes into torch's operators around ``sparseflow::product_fp8``, or for the kernel for
-many rows ``sparseflow::linear_fp8_quantized``, so that inductor fuses the scaling with neighbouring operators.
+many rows, the layer decomposes into torch's operators around ``sparseflow::product_fp8``, or for that kernel
+``sparseflow::linear_fp8_quantized``, so that inductor fuses the scaling with neighbouring operators.
 ``product_fp8`` leaves the scales to them, because cuSPARSELt supports only one scale for a whole matrix.
 
 An epilogue ``"<act>_gated"`` gives ``act(g) * u`` for the halves g and u of what the parentheses hold: inside

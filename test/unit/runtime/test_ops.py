@@ -195,7 +195,7 @@ def test_the_kernel_for_many_rows_has_a_fake():
     assert (y.shape, y.dtype) == ((3, 2, 128), torch.bfloat16)
     with pytest.raises(RuntimeError, match="wide_linear: x has 64 features, the weight 60"):
         ops.wide_linear(x, values, places, 60, 0)
-    with pytest.raises(RuntimeError, match="wide_linear: x is torch.bfloat16, weight torch.float8_e4m3fn"):
+    with pytest.raises(RuntimeError, match=r"wide_linear: x is torch\.bfloat16, weight torch\.float8_e4m3fn"):
         ops.wide_linear(x.to(torch.bfloat16), values, places, 64, 0)
 
 

@@ -1,9 +1,9 @@
 // y = activation(x8 · W8ᵀ ∘ scales + bias) + residual by sparse wgmma in e4m3, for many rows of x.
 //
 // Rows of W are wgmma's M, rows of x its N: a block computes tiles of S::rows × S::columns, each group of four warps 64
-// rows of them. A thread of the last group only issues copies of stages of 128 in K to a ring. Blocks of a cluster that need the same
-// rows of x, or of W, load a part of them each, for all of them. Or the blocks of a cluster share out K, and add their
-// sums through each other's memory.
+// rows of them. A thread of the last group only issues copies of stages of 128 in K to a ring. The blocks of a cluster
+// multiply the same rows of x, of which each loads a part for all of them; or they share out K, and add their sums
+// through each other's memory.
 #pragma once
 
 #include "../skinny/hopper_device.cuh"
@@ -15,16 +15,14 @@ namespace sparseflow::cuda::wide {
 
 using skinny::Bf16, skinny::Fp16, skinny::Shared, skinny::Eight;
 
-template <int Groups, int Columns, int PerSm, int AlongW, int AlongX, int Shares>
+// `Loading` blocks of a cluster load x for each other, or `Shares` of them share out K.
+template <int Groups, int Columns, int PerSm, int Loading, int Shares>
 struct TileShape {
   static constexpr int groups = Groups, columns = Columns, per_sm = PerSm;
-  static constexpr int along_w = AlongW, along_x = AlongX, shares = Shares;
-  static constexpr int cluster = AlongW * AlongX * Shares;
-  static_assert(Shares == 1 || AlongW * AlongX == 1);
-  static constexpr int rows = 64 * Groups, sums = Columns / 2;
-  // Where registers are scarce one warp copies, instead of a group that gives most of its registers away.
-  static constexpr bool capped = Groups > 1 && (PerSm > 1 ? sums > 32 : Groups * sums >= 256);
-  static constexpr int threads = 128 * Groups + (capped ? 32 : 128), cap = 65536 / PerSm / threads / 8 * 8;
+  static constexpr int loading = Loading, shares = Shares, cluster = Loading * Shares;
+  static_assert(Shares == 1 || Loading == 1);
+  static constexpr int rows = 64 * Groups;
+  static constexpr int threads = 128 * Groups + 128;
   // Registers a thread: as launched, then of the copying and of the multiplying groups.
   static constexpr int registers = 65536 / PerSm / threads / 8 * 8 < 168 ? 65536 / PerSm / threads / 8 * 8 : 168;
   static constexpr int few = Groups > 2 || PerSm > 2 ? 32 : 40, room = (registers * threads - few * 128) / (128 * Groups) / 8 * 8;
@@ -52,9 +50,11 @@ __device__ inline void arrive_at(Shared bar, int rank) {
       : "memory");
 }
 
-template <bool Multicast>
-__device__ inline void copy_rows(Shared to, const CUtensorMap& map, int k, int row, Shared bar, uint16_t mask) {
-  if constexpr (Multicast)
+// Copies rows of x to the same place in each of the cluster's first `Blocks` blocks, and counts there.
+template <int Blocks>
+__device__ inline void copy_rows(Shared to, const CUtensorMap& map, int k, int row, Shared bar) {
+  constexpr uint16_t mask = (1 << Blocks) - 1;
+  if constexpr (Blocks > 1)
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
         "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
@@ -68,20 +68,13 @@ __device__ inline void copy_rows(Shared to, const CUtensorMap& map, int k, int r
         : "memory");
 }
 
-template <bool Multicast>
-__device__ inline void copy_sixteens(Shared to, const CUtensorMap& map, int k, int sixteen, Shared bar, uint16_t mask) {
-  if constexpr (Multicast)
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-        "[%0], [%1, {%2, %5, %5, %3}], [%4], %6;" ::"r"(to),
-        "l"(&map), "r"(k), "r"(sixteen), "r"(bar), "r"(0), "h"(mask)
-        : "memory");
-  else
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%2, %5, %5, %3}], [%4];" ::"r"(to),
-        "l"(&map), "r"(k), "r"(sixteen), "r"(bar), "r"(0)
-        : "memory");
+// Copies rows of W by sixteens.
+__device__ inline void copy_sixteens(Shared to, const CUtensorMap& map, int k, int sixteen, Shared bar) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %5, %5, %3}], [%4];" ::"r"(to),
+      "l"(&map), "r"(k), "r"(sixteen), "r"(bar), "r"(0)
+      : "memory");
 }
 
 __device__ inline void copy_linear(Shared to, const void* from, int bytes, Shared bar) {
@@ -149,8 +142,7 @@ struct Work {
     first_stage = c.stages * share / S::shares;
     last_stage = c.stages * (share + 1) / S::shares;
   }
-  __device__ int along_w() const { return S::shares > 1 ? 0 : rank % S::along_w; }
-  __device__ int along_x() const { return S::shares > 1 ? 0 : rank / S::along_w; }
+  __device__ int part() const { return S::loading > 1 ? rank : 0; }  // the part of x that this block loads
 };
 
 struct Place {
@@ -161,15 +153,12 @@ template <class S>
 __device__ inline Place place_of(const TileCall& c, const Work<S>& work, int tile) {
   const int per_band = c.band * c.w_tiles, band = tile / per_band, within = tile % per_band;
   const int width = min(c.band, c.x_tiles - band * c.band);
-  return {within / width * S::along_w + work.along_w(), (band * c.band + within % width) * S::along_x + work.along_x()};
+  return {within / width * S::loading + work.part(), band * c.band + within % width};
 }
 
 template <class S>
-__device__ inline void copy_w(const TileCall& c, const Work<S>& work, const Place& at, int stage, Shared slot, Shared bar) {
-  constexpr int part = S::rows / S::along_x;
-  const uint16_t mask = ((1u << S::along_x * S::along_w) - 1) / ((1u << S::along_w) - 1) << work.along_w();
-  copy_sixteens<(S::along_x > 1)>(slot + work.along_x() * part * (kStageK / 2), c.values, stage * (kStageK / 2),
-                                  (at.w * S::rows + work.along_x() * part) / 16, bar, mask);
+__device__ inline void copy_w(const TileCall& c, const Place& at, int stage, Shared slot, Shared bar) {
+  copy_sixteens(slot, c.values, stage * (kStageK / 2), at.w * S::rows / 16, bar);
   constexpr int bytes = kStageK * 8;
   const int64_t first = int64_t(stage) * bytes;
   const int take = static_cast<int>(min(int64_t(bytes), c.strip_bytes - first));
@@ -184,10 +173,9 @@ __device__ inline void copy_w(const TileCall& c, const Work<S>& work, const Plac
 
 template <class S>
 __device__ inline void copy_x(const TileCall& c, const Work<S>& work, const Place& at, int stage, Shared slot, Shared bar) {
-  constexpr int part = S::columns / S::along_w;
-  const uint16_t mask = ((1u << S::along_w) - 1) << work.along_x() * S::along_w;
-  copy_rows<(S::along_w > 1)>(slot + S::value_bytes + work.along_w() * part * kStageK, c.x, stage * kStageK,
-                              at.x * S::columns + work.along_w() * part, bar, mask);
+  constexpr int part = S::columns / S::loading;
+  copy_rows<S::loading>(slot + S::value_bytes + work.part() * part * kStageK, c.x, stage * kStageK,
+                        at.x * S::columns + work.part() * part, bar);
 }
 
 template <class S>
@@ -209,7 +197,7 @@ __device__ inline void produce(const TileCall& c, const Work<S>& work, const Rin
       for (int s = 0; s < early; ++s) {
         const Shared bar = ring.full + 8 * s;
         skinny::arrive_expecting(bar, bytes_of<S>(c, work.first_stage + s));
-        copy_w<S>(c, work, at, work.first_stage + s, ring.base + s * S::stage_bytes, bar);
+        copy_w<S>(c, at, work.first_stage + s, ring.base + s * S::stage_bytes, bar);
       }
       skinny::wait_for_previous();
     }
@@ -218,7 +206,7 @@ __device__ inline void produce(const TileCall& c, const Work<S>& work, const Rin
       if (!first || stage - work.first_stage >= early) {
         skinny::wait_for(ring.empty + 8 * slot.index, slot.parity ^ 1);
         skinny::arrive_expecting(bar, bytes_of<S>(c, stage));
-        copy_w<S>(c, work, at, stage, to, bar);
+        copy_w<S>(c, at, stage, to, bar);
       }
       copy_x(c, work, at, stage, to, bar);
       slot.advance(c.slots);
@@ -254,18 +242,12 @@ __device__ inline uint32_t load_positions(Shared from, uint32_t selector) {
 
 // Frees a slot for every block that copies to it.
 template <class S>
-__device__ inline void release(const Work<S>& work, Shared bar) {
+__device__ inline void release(Shared bar) {
   const int lane = threadIdx.x % 32;
-  if constexpr (S::along_w * S::along_x == 1) {
+  if constexpr (S::loading == 1) {
     if (lane == 0) skinny::arrive(bar);
-  } else {
-    // The blocks of its row and of its column.
-    const int w = work.along_w(), x = work.along_x();
-    if (lane < S::along_w) arrive_at(bar, x * S::along_w + lane);
-    else if (lane < S::along_w + S::along_x - 1) {
-      const int other = lane - S::along_w;
-      arrive_at(bar, (other + (other >= x)) * S::along_w + w);
-    }
+  } else if (lane < S::loading) {
+    arrive_at(bar, lane);
   }
 }
 
@@ -288,7 +270,7 @@ __device__ inline void consume(float (&d)[S::columns / 2], const TileCall& c, co
     skinny::wait_for_wgmma<1>();
     skinny::keep(running[0]);
     skinny::keep(running[1]);
-    if (before >= 0) release(work, ring.empty + 8 * before);
+    if (before >= 0) release<S>(ring.empty + 8 * before);
     before = slot.index;
     slot.advance(c.slots);
   };
@@ -300,7 +282,7 @@ __device__ inline void consume(float (&d)[S::columns / 2], const TileCall& c, co
   if (stage < work.last_stage) step(even, odd, stage != work.first_stage);
   skinny::wait_for_wgmma<0>();
   skinny::keep(even[0]), skinny::keep(even[1]), skinny::keep(odd[0]), skinny::keep(odd[1]);
-  if (before >= 0) release(work, ring.empty + 8 * before);
+  if (before >= 0) release<S>(ring.empty + 8 * before);
 }
 
 // Adds the sums of the cluster's blocks; a block keeps its share of the columns. The copying group only syncs.
@@ -373,21 +355,52 @@ struct End {
   __device__ Shared bias() const { return scales() + 64 * 4; }
 };
 
-// Brings the scales and the bias to shared memory, so that the end doesn't wait for them.
-template <class S, int Columns>
-__device__ inline void load_factors(const TileCall& c, const End<S, Columns>& end, int group) {
-  const int thread = threadIdx.x % 128, local = thread % 64, low = local & 7, odd = local >> 3 & 1, warp = local >> 4;
-  sync_group(group);  // no warp reads those of the tile before any more
-  for (int i = thread; i < Columns; i += 128) {
-    const int m = end.m + i;
-    store_float(end.scales_of_x() + i * 4, m >= c.m ? 0.f : c.x_scale ? c.x_scale[m] : 1.f);
-  }
-  const int column = end.n + (c.gated ? warp * 8 + low : local), row = column + (c.gated && odd ? c.n : 0);
-  float v = 0;
-  if (column < c.n && thread < 64) v = c.w_scale ? c.w_scale[row] : 1.f;
-  if (column < c.n && thread >= 64 && c.bias) v = widened(static_cast<const uint16_t*>(c.bias)[row], c.half);
-  store_float(end.scales() + thread * 4, v);
+__device__ inline float load_global(const float* from) {
+  float v;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
+  return v;
 }
+
+__device__ inline uint16_t load_global(const uint16_t* from) {
+  uint16_t v;
+  asm volatile("ld.global.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
+  return v;
+}
+
+// The scales and the bias of a group's part of y, one or a few in each of its threads: they are read before the sums are
+// made and laid out after, so that nothing waits for them.
+template <int Columns>
+struct Factors {
+  static constexpr int each = (Columns + 127) / 128;
+  float of_x[each], scale = 1;
+  uint16_t bias = 0;  // as it lies in memory: converting it would wait for it
+
+  template <class S>
+  __device__ Factors(const TileCall& c, const End<S, Columns>& end) {
+    const int thread = threadIdx.x % 128, local = thread % 64, odd = local >> 3 & 1;
+#pragma unroll
+    for (int i = 0; i < each; ++i) {
+      const int m = end.m + i * 128 + thread;
+      of_x[i] = 1;
+      if (c.x_scale && m < c.m) of_x[i] = load_global(c.x_scale + m);
+    }
+    const int column = end.n + (c.gated ? (local >> 4) * 8 + (local & 7) : local), row = column + (c.gated && odd ? c.n : 0);
+    if (column >= c.n) return;
+    if (thread < 64 && c.w_scale) scale = load_global(c.w_scale + row);
+    if (thread >= 64 && c.bias) bias = load_global(static_cast<const uint16_t*>(c.bias) + row);
+  }
+
+  template <class S>
+  __device__ void lay_out(const End<S, Columns>& end, bool half, int group) const {
+    const int thread = threadIdx.x % 128;
+    sync_group(group);  // no warp reads those of the tile before any more
+#pragma unroll
+    for (int i = 0; i < each; ++i)
+      if (i * 128 + thread < Columns) store_float(end.scales_of_x() + (i * 128 + thread) * 4, of_x[i]);
+    store_float(end.scales() + thread * 4, thread < 64 ? scale : widened(bias, half));
+    sync_group(group);
+  }
+};
 
 // What the sums of a row of W are multiplied by, and what is added to them then.
 struct OfRow {
@@ -476,9 +489,8 @@ __device__ inline void for_pieces(const TileCall& c, Shared mine, int n, int m, 
 
 // Writes a group's part of y, each warp 8 or 16 columns of it.
 template <class S, int Columns>
-__device__ inline void finish(const TileCall& c, const float* d, const End<S, Columns>& end, int group) {
+__device__ inline void finish(const TileCall& c, const float* d, const End<S, Columns>& end) {
   static_assert(Columns % 16 == 0);
-  sync_group(group);  // the factors are there
   const int warp = threadIdx.x / 32 % 4, n = end.n + warp * (c.gated ? 8 : 16);
   const Shared mine = end.staging + warp * S::warp_bytes;
   const OfRow low = of_row(end, 0), high = of_row(end, 1);
@@ -520,19 +532,20 @@ __device__ inline void multiply(const TileCall& c, const Work<S>& work, const Ri
     const Place at = place_of(c, work, tile);
     const End<S, each> end{(at.w * S::groups + group) * (c.gated ? 32 : 64),
                            at.x * S::columns + (S::shares > 1 ? work.rank * each : 0), ring.staging + group * S::end_bytes};
-    load_factors(c, end, group);
+    const Factors<each> factors(c, end);
     consume<S>(d, c, work, ring, slot, mine, group);
     if constexpr (S::shares > 1) {
       asm volatile("bar.sync 15, %0;" ::"n"(128 * S::groups) : "memory");  // no group reads the ring any more
       meet<S>(d, work, ring.base);
     }
-    finish(c, d, end, group);
+    factors.lay_out(end, c.half, group);
+    finish(c, d, end);
   }
 }
 
 // With shares a cluster multiplies one tile only: its sums lie where the ring was.
 template <class S>
-__device__ inline void multiply_all(const TileCall& c) {
+__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __grid_constant__ TileCall c) {
   const Ring ring = ring_of<S>(c);
   const Work<S> work(c);
   const int group = threadIdx.x / 128;
@@ -542,7 +555,7 @@ __device__ inline void multiply_all(const TileCall& c) {
     skinny::prefetch_map(c.x);
     for (int s = 0; s < c.slots; ++s) {
       skinny::init_barrier(ring.full + 8 * s, 1);
-      skinny::init_barrier(ring.empty + 8 * s, 4 * S::groups * (S::along_w + S::along_x - 1));
+      skinny::init_barrier(ring.empty + 8 * s, 4 * S::groups * S::loading);
     }
     skinny::publish_barriers();
   }
@@ -550,26 +563,15 @@ __device__ inline void multiply_all(const TileCall& c) {
   else __syncthreads();
   // The groups' paths share no code, because they have different numbers of registers.
   if (group == S::groups) {
-    if constexpr (!S::capped) give_registers<S::few>();
+    give_registers<S::few>();
     if (threadIdx.x % 128 == 0) produce<S>(c, work, ring);
     __syncwarp();
     if constexpr (S::shares > 1) skinny::sync_cluster();  // of meet
   } else {
-    if constexpr (!S::capped) take_registers<S::many>();
+    take_registers<S::many>();
     multiply<S>(c, work, ring, group);
   }
   if constexpr (S::cluster > 1) skinny::sync_cluster();  // no block exits while others write or read its memory
-}
-
-template <class S>
-__global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __grid_constant__ TileCall c) {
-  multiply_all<S>(c);
-}
-
-// ptxas rounds the threads of launch bounds up to groups of four warps, and would give each too few registers.
-template <class S>
-__global__ void __maxnreg__(S::cap) multiply_tiles_capped(const __grid_constant__ TileCall c) {
-  multiply_all<S>(c);
 }
 
 }  // namespace sparseflow::cuda::wide

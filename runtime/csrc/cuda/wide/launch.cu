@@ -58,13 +58,13 @@ CUtensorMap map_of_values(const Kernel& kernel, const Product& p) {
   const int64_t row = layout.padded_k() / 2, sixteens = (p.gated ? layout.n : layout.padded_n()) / 16;
   return tensor_map<4>(kOp, {p.values, CU_TENSOR_MAP_DATA_TYPE_UINT8, {u64(row), 8, 2, u64(sixteens)},
                              {u64(row), u64(p.gated ? p.n / 2 * row : 8 * row), u64(p.gated ? 8 * row : 16 * row)},
-                             {kStageK / 2, 8, 2, u32(kernel.rows() / 16 / kernel.along_x)},
+                             {kStageK / 2, 8, 2, u32(kernel.rows() / 16)},
                              CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B});
 }
 
 CUtensorMap map_of_x(const Kernel& kernel, const Product& p) {
   return tensor_map<2>(kOp, {p.x, CU_TENSOR_MAP_DATA_TYPE_UINT8, {u64(p.k), u64(p.m)}, {u64(p.k)},
-                             {kStageK, u32(kernel.columns / kernel.along_w)}, CU_TENSOR_MAP_SWIZZLE_128B,
+                             {kStageK, u32(kernel.columns / kernel.loading)}, CU_TENSOR_MAP_SWIZZLE_128B,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B});
 }
 
@@ -78,9 +78,9 @@ TileCall call_of(const Kernel& kernel, const Product& p, int slots) {
   c.up_strip = p.n / 128;
   c.m = p.m, c.n = n;
   c.stages = stages_of(p);
-  c.w_tiles = divided(divided(n, p.gated ? kernel.rows() / 2 : kernel.rows()), kernel.along_w);
-  c.x_tiles = divided(divided(p.m, kernel.columns), kernel.along_x);
-  c.band = std::max(1, kBand / kernel.along_x);
+  c.w_tiles = divided(divided(n, p.gated ? kernel.rows() / 2 : kernel.rows()), kernel.loading);
+  c.x_tiles = divided(p.m, kernel.columns);
+  c.band = kBand;
   c.slots = slots;
   c.w_scale = p.w_scale, c.x_scale = p.x_scale;
   c.bias = p.bias, c.residual = p.residual, c.y = p.y;

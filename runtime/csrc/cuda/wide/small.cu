@@ -1,10 +1,17 @@
-// Small tiles, or such that share out K: for fewer tiles than there are multiprocessors.
+// Smaller tiles, and such whose K blocks share out, for products of fewer tiles than there are multiprocessors.
 #include "kernels.cuh"
 
 namespace sparseflow::cuda::wide {
 
 const std::array<Kernel, kSmall> small_kernels{
-    kernel_of<2, 128, 2, 1, 1, 2>(), kernel_of<2, 64, 2>(), kernel_of<2, 64, 2, 1, 1, 2>(), kernel_of<2, 64, 1, 1, 1, 2>(),
+    kernel_of<3, 128, 1>(),
+    kernel_of<2, 128, 1>(),
+    kernel_of<2, 64, 2>(),
+    kernel_of<4, 128, 1, 2>(),
+    kernel_of<3, 128, 1, 2>(),
+    kernel_of<2, 128, 1, 2>(),
+    kernel_of<2, 64, 1, 2>(),
+    kernel_of<1, 64, 1, 2>(),
 };
 
 }  // namespace sparseflow::cuda::wide
