@@ -1,9 +1,8 @@
 // y = activation(x8 · W8ᵀ ∘ scales + bias) + residual by sparse wgmma in e4m3, for many rows of x.
 //
 // Rows of W are wgmma's M, rows of x its N: a block computes tiles of S::rows × S::columns, each group of four warps 64
-// rows of them. A thread of the last group only issues copies of stages of 128 in K to a ring. The blocks of a cluster
-// multiply the same rows of x, of which each loads a part for all of them; or they share out K, and add their sums
-// through each other's memory.
+// rows of them. A thread of the last group only issues copies of stages of 128 in K to a ring. With shares, the blocks of a
+// cluster share out K, and add their sums through each other's memory.
 #pragma once
 
 #include "../skinny/hopper_device.cuh"
@@ -15,12 +14,10 @@ namespace sparseflow::cuda::wide {
 
 using skinny::Bf16, skinny::Fp16, skinny::Shared, skinny::Eight;
 
-// `Loading` blocks of a cluster load x for each other, or `Shares` of them share out K.
-template <int Groups, int Columns, int PerSm, int Loading, int Shares>
+template <int Groups, int Columns, int PerSm, int Shares>
 struct TileShape {
   static constexpr int groups = Groups, columns = Columns, per_sm = PerSm;
-  static constexpr int loading = Loading, shares = Shares, cluster = Loading * Shares;
-  static_assert(Shares == 1 || Loading == 1);
+  static constexpr int shares = Shares;
   static constexpr int rows = 64 * Groups;
   static constexpr int threads = 128 * Groups + 128;
   // Registers a thread: as launched, then of the copying and of the multiplying groups.
@@ -42,30 +39,11 @@ __device__ inline uint32_t cluster_rank() {
   return rank;
 }
 
-__device__ inline void arrive_at(Shared bar, int rank) {
-  asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(bar),
-      "r"(rank)
-      : "memory");
-}
-
-// Copies rows of x to the same place in each of the cluster's first `Blocks` blocks, and counts there.
-template <int Blocks>
 __device__ inline void copy_rows(Shared to, const CUtensorMap& map, int k, int row, Shared bar) {
-  constexpr uint16_t mask = (1 << Blocks) - 1;
-  if constexpr (Blocks > 1)
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-        "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-        "l"(&map), "r"(k), "r"(row), "r"(bar), "h"(mask)
-        : "memory");
-  else
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
-            "r"(to),
-        "l"(&map), "r"(k), "r"(row), "r"(bar)
-        : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(&map), "r"(k), "r"(row), "r"(bar)
+      : "memory");
 }
 
 // Copies rows of W by sixteens.
@@ -132,28 +110,25 @@ struct Slot {
 // The stages and tiles that a block works on.
 template <class S>
 struct Work {
-  int rank, first_stage, last_stage, tile, step;
+  int share, first_stage, last_stage, tile, step;
 
   __device__ explicit Work(const TileCall& c) {
-    rank = S::cluster > 1 ? cluster_rank() : 0;
-    tile = blockIdx.x / S::cluster;
-    step = gridDim.x / S::cluster;
-    const int share = S::shares > 1 ? rank : 0;
+    share = S::shares > 1 ? cluster_rank() : 0;
+    tile = blockIdx.x / S::shares;
+    step = gridDim.x / S::shares;
     first_stage = c.stages * share / S::shares;
     last_stage = c.stages * (share + 1) / S::shares;
   }
-  __device__ int part() const { return S::loading > 1 ? rank : 0; }  // the part of x that this block loads
 };
 
 struct Place {
   int w, x;  // indices of this block's tile
 };
 
-template <class S>
-__device__ inline Place place_of(const TileCall& c, const Work<S>& work, int tile) {
+__device__ inline Place place_of(const TileCall& c, int tile) {
   const int per_band = c.band * c.w_tiles, band = tile / per_band, within = tile % per_band;
   const int width = min(c.band, c.x_tiles - band * c.band);
-  return {within / width * S::loading + work.part(), band * c.band + within % width};
+  return {within / width, band * c.band + within % width};
 }
 
 template <class S>
@@ -172,13 +147,6 @@ __device__ inline void copy_w(const TileCall& c, const Place& at, int stage, Sha
 }
 
 template <class S>
-__device__ inline void copy_x(const TileCall& c, const Work<S>& work, const Place& at, int stage, Shared slot, Shared bar) {
-  constexpr int part = S::columns / S::loading;
-  copy_rows<S::loading>(slot + S::value_bytes + work.part() * part * kStageK, c.x, stage * kStageK,
-                        at.x * S::columns + work.part() * part, bar);
-}
-
-template <class S>
 __device__ inline int bytes_of(const TileCall& c, int stage) {
   const int64_t bytes = kStageK * 8, left = c.strip_bytes - stage * bytes;
   return S::value_bytes + S::x_bytes + S::groups * static_cast<int>(min(bytes, left));
@@ -191,7 +159,7 @@ __device__ inline void produce(const TileCall& c, const Work<S>& work, const Rin
   const int early = min(c.slots, work.last_stage - work.first_stage);
   Slot slot;
   for (int tile = work.tile; tile < tiles; tile += work.step) {
-    const Place at = place_of(c, work, tile);
+    const Place at = place_of(c, tile);
     const bool first = tile == work.tile;
     if (first) {
       for (int s = 0; s < early; ++s) {
@@ -208,7 +176,7 @@ __device__ inline void produce(const TileCall& c, const Work<S>& work, const Rin
         skinny::arrive_expecting(bar, bytes_of<S>(c, stage));
         copy_w<S>(c, at, stage, to, bar);
       }
-      copy_x(c, work, at, stage, to, bar);
+      copy_rows(to + S::value_bytes, c.x, stage * kStageK, at.x * S::columns, bar);
       slot.advance(c.slots);
     }
   }
@@ -240,15 +208,8 @@ __device__ inline uint32_t load_positions(Shared from, uint32_t selector) {
   return __byte_perm(__byte_perm(v.x, v.y, selector), __byte_perm(v.z, v.w, selector), 0x5410);
 }
 
-// Frees a slot for every block that copies to it.
-template <class S>
 __device__ inline void release(Shared bar) {
-  const int lane = threadIdx.x % 32;
-  if constexpr (S::loading == 1) {
-    if (lane == 0) skinny::arrive(bar);
-  } else if (lane < S::loading) {
-    arrive_at(bar, lane);
-  }
+  if (threadIdx.x % 32 == 0) skinny::arrive(bar);
 }
 
 template <class S>
@@ -270,7 +231,7 @@ __device__ inline void consume(float (&d)[S::columns / 2], const TileCall& c, co
     skinny::wait_for_wgmma<1>();
     skinny::keep(running[0]);
     skinny::keep(running[1]);
-    if (before >= 0) release<S>(ring.empty + 8 * before);
+    if (before >= 0) release(ring.empty + 8 * before);
     before = slot.index;
     slot.advance(c.slots);
   };
@@ -282,7 +243,7 @@ __device__ inline void consume(float (&d)[S::columns / 2], const TileCall& c, co
   if (stage < work.last_stage) step(even, odd, stage != work.first_stage);
   skinny::wait_for_wgmma<0>();
   skinny::keep(even[0]), skinny::keep(even[1]), skinny::keep(odd[0]), skinny::keep(odd[1]);
-  if (before >= 0) release<S>(ring.empty + 8 * before);
+  if (before >= 0) release(ring.empty + 8 * before);
 }
 
 // Adds the sums of the cluster's blocks; a block keeps its share of the columns. The copying group only syncs.
@@ -297,7 +258,7 @@ __device__ inline void meet(float (&d)[S::columns / 2], const Work<S>& work, Sha
   Shared from[S::shares];
 #pragma unroll
   for (int s = 0; s < S::shares; ++s)
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(from[s]) : "r"(mine + work.rank * each * threads * 4), "r"(s));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(from[s]) : "r"(mine + work.share * each * threads * 4), "r"(s));
 #pragma unroll
   for (int i = 0; i < each; ++i) {
     float sum = 0;
@@ -529,9 +490,9 @@ __device__ inline void multiply(const TileCall& c, const Work<S>& work, const Ri
   Slot slot;
   for (int tile = work.tile; tile < tiles; tile += work.step) {
     float d[S::columns / 2];
-    const Place at = place_of(c, work, tile);
+    const Place at = place_of(c, tile);
     const End<S, each> end{(at.w * S::groups + group) * (c.gated ? 32 : 64),
-                           at.x * S::columns + (S::shares > 1 ? work.rank * each : 0), ring.staging + group * S::end_bytes};
+                           at.x * S::columns + work.share * each, ring.staging + group * S::end_bytes};
     const Factors<each> factors(c, end);
     consume<S>(d, c, work, ring, slot, mine, group);
     if constexpr (S::shares > 1) {
@@ -555,11 +516,11 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __
     skinny::prefetch_map(c.x);
     for (int s = 0; s < c.slots; ++s) {
       skinny::init_barrier(ring.full + 8 * s, 1);
-      skinny::init_barrier(ring.empty + 8 * s, 4 * S::groups * S::loading);
+      skinny::init_barrier(ring.empty + 8 * s, 4 * S::groups);
     }
     skinny::publish_barriers();
   }
-  if constexpr (S::cluster > 1) skinny::sync_cluster();
+  if constexpr (S::shares > 1) skinny::sync_cluster();
   else __syncthreads();
   // The groups' paths share no code, because they have different numbers of registers.
   if (group == S::groups) {
@@ -571,7 +532,7 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_tiles(const __
     take_registers<S::many>();
     multiply<S>(c, work, ring, group);
   }
-  if constexpr (S::cluster > 1) skinny::sync_cluster();  // no block exits while others write or read its memory
+  if constexpr (S::shares > 1) skinny::sync_cluster();  // no block exits while others write or read its memory
 }
 
 }  // namespace sparseflow::cuda::wide

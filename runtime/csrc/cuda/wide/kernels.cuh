@@ -8,14 +8,11 @@ namespace sparseflow::cuda::wide {
 template <class S>
 std::atomic<uint64_t> ready{0};
 
-template <class S>
-std::atomic<int> clusters[kDevices];
-
-template <int Groups, int Columns, int PerSm, int Shares = 1, int Loading = 1>
+template <int Groups, int Columns, int PerSm, int Shares = 1>
 constexpr Kernel kernel_of() {
-  using S = TileShape<Groups, Columns, PerSm, Loading, Shares>;
-  return {multiply_tiles<S>, &ready<S>, clusters<S>, Groups, Columns, PerSm, Loading, Shares,
-          S::threads, S::stage_bytes, S::staging_bytes, S::sum_bytes};
+  using S = TileShape<Groups, Columns, PerSm, Shares>;
+  return {multiply_tiles<S>, &ready<S>,      Groups,           Columns,         PerSm,
+          Shares,            S::threads,     S::stage_bytes,   S::staging_bytes, S::sum_bytes};
 }
 
 }  // namespace sparseflow::cuda::wide

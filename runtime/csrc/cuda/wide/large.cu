@@ -1,13 +1,9 @@
-// Tiles whose sums fill the registers, for products of many of them: what is read from shared memory for a sum is least.
+// Large tiles: what is read from and written to shared memory for a sum is least.
 #include "kernels.cuh"
 
 namespace sparseflow::cuda::wide {
 
-const std::array<Kernel, kLarge> large_kernels{
-    kernel_of<2, 256, 1>(),
-    kernel_of<3, 192, 1>(),
-    kernel_of<3, 192, 1, 1, 2>(),
-    kernel_of<4, 128, 1>(),
-};
+const std::array<Kernel, kLarge> large_kernels{kernel_of<3, 192, 1>(), kernel_of<4, 128, 1>(), kernel_of<3, 128, 1>(),
+                                               kernel_of<4, 128, 1, 2>()};
 
 }  // namespace sparseflow::cuda::wide

@@ -64,7 +64,7 @@ CUtensorMap map_of_values(const Kernel& kernel, const Product& p) {
 
 CUtensorMap map_of_x(const Kernel& kernel, const Product& p) {
   return tensor_map<2>(kOp, {p.x, CU_TENSOR_MAP_DATA_TYPE_UINT8, {u64(p.k), u64(p.m)}, {u64(p.k)},
-                             {kStageK, u32(kernel.columns / kernel.loading)}, CU_TENSOR_MAP_SWIZZLE_128B,
+                             {kStageK, u32(kernel.columns)}, CU_TENSOR_MAP_SWIZZLE_128B,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B});
 }
 
@@ -78,7 +78,7 @@ TileCall call_of(const Kernel& kernel, const Product& p, int slots) {
   c.up_strip = p.n / 128;
   c.m = p.m, c.n = n;
   c.stages = stages_of(p);
-  c.w_tiles = divided(divided(n, p.gated ? kernel.rows() / 2 : kernel.rows()), kernel.loading);
+  c.w_tiles = divided(n, p.gated ? kernel.rows() / 2 : kernel.rows());
   c.x_tiles = divided(p.m, kernel.columns);
   c.band = kBand;
   c.slots = slots;
@@ -86,19 +86,6 @@ TileCall call_of(const Kernel& kernel, const Product& p, int slots) {
   c.bias = p.bias, c.residual = p.residual, c.y = p.y;
   c.activation = p.activation, c.half = p.half, c.gated = p.gated;
   return c;
-}
-
-// Returns how many clusters run at a time.
-int clusters_of(const Kernel& kernel, const cudaLaunchConfig_t& config, int device) {
-  const int places = attribute(cudaDevAttrMultiProcessorCount, device) * kernel.per_sm;
-  if (kernel.cluster() == 1) return places;
-  std::atomic<int>* known = device < kDevices ? kernel.clusters + device : nullptr;
-  int count = known ? known->load() : 0;
-  if (count) return count;
-  check(cudaOccupancyMaxActiveClusters(&count, reinterpret_cast<const void*>(kernel.multiply), &config));
-  if (count == 0) throw std::runtime_error(std::string("sparseflow::") + kOp + ": no cluster of blocks fits on this GPU");
-  if (known) *known = count;
-  return count;
 }
 
 }  // namespace
@@ -126,26 +113,23 @@ void forget_devices() {
 
 void run(const Product& p, int variant, int device, void* stream) {
   const Kernel& kernel = kernel_for(variant);
-  const int slots = slots_for(kernel, device), cluster = kernel.cluster();
+  const int slots = slots_for(kernel, device), bytes = bytes_of(kernel, slots);
   const TileCall call = call_of(kernel, p, slots);
+  const int places = attribute(cudaDevAttrMultiProcessorCount, device) * kernel.per_sm, tiles = call.w_tiles * call.x_tiles;
+  const auto shares = static_cast<unsigned>(kernel.shares);
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(cluster));
+  config.gridDim = dim3(shares * static_cast<unsigned>(shares > 1 ? tiles : std::min(tiles, places)));
   config.blockDim = dim3(static_cast<unsigned>(kernel.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(bytes_of(kernel, slots));
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = static_cast<cudaStream_t>(stream);
   cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {shares, 1, 1};
   config.attrs = attributes;
-  config.numAttrs = 1;
-  skinny::allow_shared_memory(reinterpret_cast<const void*>(kernel.multiply), *kernel.ready,
-                              static_cast<int>(config.dynamicSmemBytes), device);
-  const int tiles = call.w_tiles * call.x_tiles;
-  const int at_a_time = kernel.shares > 1 ? tiles : std::min(tiles, clusters_of(kernel, config, device));
-  config.gridDim = dim3(static_cast<unsigned>(at_a_time * cluster));
-  config.numAttrs = 2;
+  config.numAttrs = shares > 1 ? 2 : 1;
+  skinny::allow_shared_memory(reinterpret_cast<const void*>(kernel.multiply), *kernel.ready, bytes, device);
   check(cudaLaunchKernelEx(&config, kernel.multiply, call));
 }
 

@@ -1,17 +1,9 @@
-// Smaller tiles, and such whose K blocks share out, for products of fewer tiles than there are multiprocessors.
+// Smaller tiles, for products of few of them.
 #include "kernels.cuh"
 
 namespace sparseflow::cuda::wide {
 
-const std::array<Kernel, kSmall> small_kernels{
-    kernel_of<3, 128, 1>(),
-    kernel_of<2, 128, 1>(),
-    kernel_of<2, 64, 2>(),
-    kernel_of<4, 128, 1, 2>(),
-    kernel_of<3, 128, 1, 2>(),
-    kernel_of<2, 128, 1, 2>(),
-    kernel_of<2, 64, 1, 2>(),
-    kernel_of<1, 64, 1, 2>(),
-};
+const std::array<Kernel, kSmall> small_kernels{kernel_of<2, 128, 1>(), kernel_of<2, 128, 1, 2>(), kernel_of<2, 64, 2>(),
+                                               kernel_of<2, 64, 1, 2>(), kernel_of<1, 64, 1, 2>()};
 
 }  // namespace sparseflow::cuda::wide

@@ -21,7 +21,7 @@ struct TileCall {
   int up_strip;         // the first strip of the gate's other half
   int m, n;             // rows and columns of y
   int stages;           // of kStageK in K
-  int w_tiles, x_tiles, band;  // tiles of a cluster; `band` of them along x lie side by side in time
+  int w_tiles, x_tiles, band;  // `band` tiles along x lie side by side in time
   int slots;
   const float *w_scale, *x_scale;  // or null, for ones
   const void *bias, *residual;  // or null

@@ -24,8 +24,8 @@ struct Product {
   void* y;
 };
 
-// A variant is a shape of tiles, of clusters of blocks that load for each other, or of the number of blocks that share
-// K. The order of sums is fixed, so the same input gives the same bits.
+// A variant is a shape of tiles and the number of blocks that share K. The order of sums is fixed, so the same input
+// gives the same bits.
 extern const int kVariants;
 
 // Why this variant can't run on this device for this product, or ""; of the product only sizes and `gated` are read.
