@@ -29,17 +29,16 @@ UNIT = 16
 class Wide(GpuKernel):
     """Made for 64 rows and more, on sm_90: multiplies fp8 × fp8 and applies both scales in its end."""
 
-    def can_implement(self, problem: Problem) -> str | None:
-        """Return None if the kernel can run a problem on this machine, else why it can't."""
-        why = super().can_implement(problem)
-        if why or problem.device_type != self.device_type:
+    def unusable(self, device: str) -> str | None:
+        """Return why the kernel can't run on a CUDA device of this machine, or None."""
+        if why := super().unusable(device):
             return why
         import torch
 
-        major, minor = torch.cuda.get_device_capability(torch.device(problem.device))
-        if (major, minor) != HOPPER:
-            return f"{self.name} runs on sm_90 only, and this GPU is sm_{major}{minor}"
-        return None
+        major, minor = torch.cuda.get_device_capability(torch.device(device))
+        if (major, minor) == HOPPER:
+            return None
+        return f"{self.name} runs on sm_90 only, and this GPU is sm_{major}{minor}"
 
     def unsuited(self, problem: Problem) -> str | None:
         """Return why this kernel can't run a problem on any machine, or None."""
