@@ -68,7 +68,7 @@ def fp8_cell(layer: Fp8Layer, m: int, seconds: float) -> dict[str, Any] | None:
         "dense_us": round(dense, 2),
         "dense_bf16_us": round(device["dense_bf16"], 2),
         "ours_us": round(device["ours"], 2),
-        "backend": "cusparselt",
+        "backend": best.backend,
         "algorithm": best.algorithm,
         "split_k": best.split_k,
         "rel_err": relative_error(ours(0), x_bf16, layer.bf16[0]),

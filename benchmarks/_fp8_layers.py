@@ -1,12 +1,12 @@
-"""The fp8 rows of bench_skinny.py: whole layers, their scaling of x included.
+"""Whole layers in fp8, their scaling of x included: for bench_skinny.py's fp8 rows and bench_wide.py.
 
-The kernel for few rows beside dense fp8, which is torch's product scaled by rows or by one number after one
+The own kernels beside dense fp8, which is torch's product scaled by rows or by one number after one
 kernel that quantises x (torch.compile's), and beside the layer that cuSPARSELt makes (``linear_fp8_fused``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -43,13 +43,15 @@ def moved_bytes(n: int, k: int, m: int) -> float:
     return n * k * 5 / 8 + 2 * m * (k + n)
 
 
-def dense_layers(layer: Layer, x: Tensor, scales: Tensor, pool: Any) -> list[Replay]:
-    """Dense fp8, by rows' scales and by one number's; ``scales`` are W's."""
+def dense_layers(
+    layer: Layer, x: Tensor, scales: Tensor, pool: Any, then: Callable[[Tensor], Tensor] = lambda y: y
+) -> list[Replay]:
+    """Dense fp8, by rows' scales and by one number's; ``scales`` are W's, ``then`` follows the product."""
     row, one = scales[None, :].contiguous(), torch.ones((), device=x.device)
 
     def product(copy: int, by_rows: bool) -> Tensor:
         x8, scale = _quantize(x)
-        return torch._scaled_mm(
+        y = torch._scaled_mm(
             x8,
             layer.dense[copy].t(),
             scale_a=scale if by_rows else one,
@@ -57,6 +59,7 @@ def dense_layers(layer: Layer, x: Tensor, scales: Tensor, pool: Any) -> list[Rep
             out_dtype=x.dtype,
             use_fast_accum=True,
         )
+        return then(y)
 
     return [
         Replay(lambda copy, by_rows=by_rows: product(copy, by_rows), layer.copies, pool)  # type: ignore[misc]
@@ -64,31 +67,35 @@ def dense_layers(layer: Layer, x: Tensor, scales: Tensor, pool: Any) -> list[Rep
     ]
 
 
-def sparse_layer(layer: Layer, x: Tensor, scales: Tensor, choice: Choice, pool: Any) -> Replay:
+def sparse_layer(
+    layer: Layer, x: Tensor, scales: Tensor, choice: Choice, pool: Any, epilogue: str = "none"
+) -> Replay:
     """The operator by a choice."""
     policy = [1, choice.code]
 
     def call(copy: int) -> Tensor:
         w = layer.packed[copy]
         y: Tensor = fp8.linear_fp8(
-            x, w.values, w.positions, scales, None, None, w.in_features, "none", policy, None
+            x, w.values, w.positions, scales, None, None, w.in_features, epilogue, policy, None
         )
         return y
 
     return Replay(call, layer.copies, pool)
 
 
-def fastest(layer: Layer, x: Tensor, scales: Tensor, variants: int, pool: Any) -> list[tuple[int, Replay]]:
-    """The fastest variants of the kernel, by the better of two replays each."""
+def fastest(
+    layer: Layer, x: Tensor, scales: Tensor, choices: Iterable[Choice], pool: Any, epilogue: str = "none"
+) -> list[tuple[Choice, Replay]]:
+    """The fastest choices of own kernels, by the better of two replays each."""
     timed = []
-    for variant in range(variants):
+    for place, choice in enumerate(choices):
         try:
-            side = sparse_layer(layer, x, scales, Choice("skinny", variant), pool)
+            side = sparse_layer(layer, x, scales, choice, pool, epilogue)
         except RuntimeError:  # this GPU hasn't that variant
             continue
-        timed.append((min(side.us(), side.us()), variant, side))
+        timed.append((min(side.us(), side.us()), place, choice, side))
         side.forget()
-    return [(variant, side) for _, variant, side in sorted(timed, key=lambda t: t[:2])[:FINALISTS]]
+    return [(choice, side) for _, _, choice, side in sorted(timed, key=lambda t: t[:2])[:FINALISTS]]
 
 
 def fp8_row(layer: Layer, n: int, k: int, m: int, copying: float, theirs: Candidate | None) -> dict[str, Any]:
@@ -96,9 +103,9 @@ def fp8_row(layer: Layer, n: int, k: int, m: int, copying: float, theirs: Candid
     x, scales = torch.randn(m, k, device="cuda").bfloat16(), torch.rand(n, device="cuda") + 0.5
     pool = torch.cuda.graph_pool_handle()
     variants: int = torch.ops.sparseflow.skinny_variants(n, k, m)
-    own = fastest(layer, x, scales, variants, pool)
+    own = fastest(layer, x, scales, (Choice("skinny", variant) for variant in range(variants)), pool)
     exact = (x.double() @ layer.dense[0].double().T * scales.double()).float()
-    y = sparse_layer(layer, x, scales, Choice("skinny", own[0][0]), pool)
+    y = sparse_layer(layer, x, scales, own[0][0], pool)
     rel_err = y.error(exact)
     library = Choice("cusparselt", theirs.algorithm, theirs.split_k) if theirs else None
     dense = dense_layers(layer, x, scales, pool)
@@ -115,7 +122,7 @@ def fp8_row(layer: Layer, n: int, k: int, m: int, copying: float, theirs: Candid
         "dense_us": round(dense_us, 2),
         "dense_by_rows_us": round(us[0], 2),
         "ours_us": round(own_us, 2),
-        "variant": own[us[2 : 2 + len(own)].index(own_us)][0],
+        "variant": own[us[2 : 2 + len(own)].index(own_us)][0].algorithm,
         "cusparselt_us": round(library_us, 2) if library_us else None,
         "cusparselt_algorithm": theirs.algorithm if theirs else None,
         "speedup": round(dense_us / own_us, 3),

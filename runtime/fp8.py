@@ -7,13 +7,14 @@ kernel for few rows, that kernel runs alone and leaves x as it is:
 
     y = act((x · W8ᵀ) · w_scale + bias) (+ residual)
 
-For other policies it runs as three kernels. On a CPU, and while torch.compile traces it for many rows, it
-decomposes into torch's operators around ``sparseflow::product_fp8``, so that inductor fuses the scaling with
-neighbouring operators. The product leaves the scales to them, because cuSPARSELt supports only one scale for
-a whole matrix.
+Where it names the kernel for many rows, x is quantised first, and that kernel applies both scales and the
+rest; for other policies scaling the result is a third kernel. On a CPU, and while torch.compile traces it for
+many rows, the layer decomposes into torch's operators around ``sparseflow::product_fp8``, or for that kernel
+``sparseflow::linear_fp8_quantized``, so that inductor fuses the scaling with neighbouring operators.
+``product_fp8`` leaves the scales to them, because cuSPARSELt supports only one scale for a whole matrix.
 
 An epilogue ``"<act>_gated"`` gives ``act(g) * u`` for the halves g and u of what the parentheses hold: inside
-of the kernel for few rows if its variant can, else in the last of the three kernels.
+of an own kernel if its variant can, else in the last kernel.
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ SAMPLED = 1024
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 """The least scale of a row, whose reciprocal is finite: rows of zeros have it."""
 
-SKINNY = 3
-"""The code of the own kernel for few rows in policies (csrc/common/kernels.h)."""
+SKINNY, WIDE = 3, 5
+"""The codes of the own kernels for few and for many rows in policies (csrc/common/kernels.h)."""
 
 linear_fp8 = torch.ops.sparseflow.linear_fp8.default
 product_fp8 = torch.ops.sparseflow.product_fp8.default
 linear_fp8_fused = torch.ops.sparseflow.linear_fp8_fused.default
+linear_fp8_quantized = torch.ops.sparseflow.linear_fp8_quantized.default
 
 _EPILOGUES = ("none", *epilogues.ACTIVATIONS, *(f"{name}_gated" for name in epilogues.ACTIVATIONS))
 
@@ -147,24 +149,27 @@ def _linear(
 ) -> Tensor:
     if torch.is_grad_enabled() and torch._C._any_requires_grad(x, bias, residual):
         raise ops.refuse_gradients("torch.ops.sparseflow.linear_fp8")
+    weight, rest = (values, positions, scales), (bias, residual, in_features, epilogue)
+    kernel = _kernel_of(x, policy) if x.is_cuda else None
     # What torch.compile traces is a subclass.
-    if x.is_cuda and (type(x) is Tensor or _runs_whole(x, in_features, policy)):
-        fused: Tensor = linear_fp8_fused(
-            x, values, positions, scales, bias, residual, in_features, epilogue, policy, dense
-        )
+    if x.is_cuda and (type(x) is Tensor or kernel == SKINNY):
+        fused: Tensor = linear_fp8_fused(x, *weight, *rest, policy, dense)
         return fused
     x8, x_scale = quantize_rows(x)
+    if kernel == WIDE:
+        y: Tensor = linear_fp8_quantized(x8, x_scale, *weight, *rest, x.dtype, policy, dense)
+        return y
     raw = product_fp8(x8, values, positions, in_features, policy, dense)
     return rescale(raw, x_scale, scales, bias, epilogue, residual).to(x.dtype)
 
 
-def _runs_whole(x: Tensor, in_features: int, policy: list[int]) -> bool:
-    """Return whether one kernel runs the layer for these rows; False where tracing leaves M open."""
+def _kernel_of(x: Tensor, policy: list[int]) -> int | None:
+    """Return the code of the kernel that a policy names for these rows; None where tracing leaves M open."""
     rows = math.prod(x.shape[:-1])
     if not isinstance(rows, int):
-        return False
+        return None
     codes = [code for first, code in zip(policy[::2], policy[1::2], strict=True) if first <= rows]
-    return bool(codes) and codes[-1] & 255 == SKINNY
+    return codes[-1] & 255 if codes else None
 
 
 def _product(
@@ -228,6 +233,24 @@ def _fake_fused(
     return x.new_empty((*x.shape[:-1], n // 2 if epilogue.endswith("_gated") else n))
 
 
+def _fake_quantized(
+    x: Tensor,
+    x_scale: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    out_dtype: torch.dtype,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    y = _fake_fused(x, values, positions, scales, bias, residual, in_features, epilogue, policy, dense)
+    return y.new_empty(y.shape, dtype=out_dtype)
+
+
 def _autocast(device_type: str, keyset: object, x: Tensor, *args: object) -> Tensor:
     """Cast x, bias and residual to the autocast dtype, as for ``F.linear``; the weight stays as it is."""
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
@@ -247,6 +270,7 @@ def _register() -> None:
     ops.register_fake(product_fp8, _fake_product)
     # Gradients were refused by linear_fp8, which nothing but this calls.
     torch.library.register_fake(linear_fp8_fused, _fake_fused)
+    torch.library.register_fake(linear_fp8_quantized, _fake_quantized)
     for device_type in ("cpu", "cuda"):
         cast = functools.partial(_autocast, device_type)
         library.impl("linear_fp8", cast, f"Autocast{device_type.upper()}", with_keyset=True)

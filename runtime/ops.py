@@ -33,6 +33,7 @@ LINEAR_BLOCKS = {6: torch.ops.sparseflow.linear_4_6.default, 8: torch.ops.sparse
 """The operators over weights that keep all but two of each block, by its columns."""
 
 skinny_linear = torch.ops.sparseflow.skinny_linear.default
+wide_linear = torch.ops.sparseflow.wide_linear.default
 dense_rows = torch.ops.sparseflow.dense_rows.default
 
 
@@ -178,6 +179,11 @@ def _fake_skinny(
     return _fake_product("skinny_linear", x, weight, in_features, values.shape[0])
 
 
+def _fake_wide(x: Tensor, values: Tensor, positions: Tensor, in_features: int, variant: int) -> Tensor:
+    y = _fake_product("wide_linear", x, values, in_features, values.shape[0])
+    return y.new_empty(y.shape, dtype=torch.bfloat16)
+
+
 def _fake_product(op: str, x: Tensor, values: Tensor, in_features: int, out_features: int) -> Tensor:
     check(x.dim() >= 1, lambda: f"sparseflow.{op}: x must have at least one dimension")
     check(x.dtype == values.dtype, lambda: f"sparseflow.{op}: x is {x.dtype}, weight {values.dtype}")
@@ -245,6 +251,7 @@ def _register() -> None:
         unpack_blocks: _fake_unpack_blocks,
         **dict.fromkeys(LINEAR_BLOCKS.values(), _fake_linear),
         skinny_linear: _fake_skinny,
+        wide_linear: _fake_wide,
         dense_rows: _fake_dense_rows,
     }
     for op, fake in fakes.items():

@@ -55,14 +55,15 @@ class Sparse24Fp8(TwoOfFour):
         import sparseflow.runtime.fp8  # noqa: F401  registers linear_fp8
 
     def traced_op(self, device_type: str, policy: Sequence[int]) -> Callable[..., Tensor]:
-        """Return ``linear_fp8_fused`` on CUDA if the policy has the kernel that takes few rows in 16 bits.
+        """Return ``linear_fp8_fused`` on CUDA if the policy has an own kernel: for few or for many rows.
 
-        Otherwise the scaling of rows is better left to inductor, which fuses it with the layers around.
+        The one takes rows in 16 bits, the other scales its result. Otherwise the scaling of rows is better
+        left to inductor, which fuses it with the layers around.
         """
         from sparseflow.runtime import fp8
 
-        few = any(code & 255 == fp8.SKINNY for code in policy[1::2])
-        return fp8.linear_fp8_fused if few and device_type == "cuda" else fp8.linear_fp8
+        own = any(code & 255 in (fp8.SKINNY, fp8.WIDE) for code in policy[1::2])
+        return fp8.linear_fp8_fused if own and device_type == "cuda" else fp8.linear_fp8
 
     def pack(self, weight: Tensor) -> Tensors:
         """Pack, then quantise each row; N and K are at least 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,28 @@ class Cusparselt(GpuKernel):
         gpu.prepare(weight, [m], [1, choice.code], wait=False)
 
     def run(self, x: Tensor, weight: Weight, choice: Choice, out: torch.dtype) -> Tensor:
-        """Multiply by the algorithm, not through ``linear``, which would fall back to the dense product."""
+        """Multiply by the algorithm, not through ``linear``, which would fall back to the dense product.
+
+        A product in fp8 is scaled by a kernel of its own, as in a layer: other kernels do that in their end.
+        """
         import torch
 
         operands = weight.values, weight.positions, None, None, None, weight.in_features
         y: Tensor = torch.ops.sparseflow.cusparselt_linear(
             x, *operands, "none", out, 1.0, choice.algorithm, choice.split_k
         )
-        return y
+        if x.itemsize > 1:
+            return y
+        scaled: Tensor = torch.ops.sparseflow.rescale_fp8(y, *(_ones(size, x.device) for size in y.shape))
+        return scaled
+
+
+@functools.lru_cache(maxsize=8)
+def _ones(size: int, device: torch.device) -> Tensor:
+    """Return ones in float32, made once: what is measured must not make them."""
+    import torch
+
+    return torch.ones(size, device=device)
 
 
 CUSPARSELT = Cusparselt(

@@ -18,6 +18,7 @@ SHIPPED = {
     "cusparselt": "sparseflow.runtime.kernels.cusparselt:CUSPARSELT",
     "skinny": "sparseflow.runtime.kernels.skinny:SKINNY",
     "tiles": "sparseflow.runtime.kernels.tiles:TILES",
+    "wide": "sparseflow.runtime.kernels.wide:WIDE",
     "contextual": "sparseflow.runtime.kernels.contextual:CONTEXTUAL",
 }
 """The module and attribute of each descriptor. ``csrc/common/kernels.h`` has the same codes."""

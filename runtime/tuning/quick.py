@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+from sparseflow.runtime.kernels import Problem
+from sparseflow.runtime.kernels.wide import WIDE
 from sparseflow.runtime.tuning.cost_model import CostModel, Way
 from sparseflow.runtime.tuning.gpu_table import TunedTable, borrowed, trusted
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.point import KEPT, TunedPoint
 from sparseflow.runtime.tuning.protocol import Key, Request
 from sparseflow.runtime.tuning.roofline import Product
-from sparseflow.runtime.tuning.sweep import FIRST_M, PLANS
+from sparseflow.runtime.tuning.sweep import FIRST_M, PLANS, format_of
 from sparseflow.runtime.tuning.task import Task
 
 LIKELY = 1.5
@@ -74,9 +76,22 @@ class Plan:
         ways = self._model.predict(product).ways
         asked = Request(task.dtype, task.n, task.k, task.m, effort="quick")
         if ways:
-            return asked.replace(only=candidates(task.dtype, ways))
+            return asked.replace(only=(*unrecorded(product, ways), *candidates(task.dtype, ways)))
         kernels = self._model.kernels(product)
         return asked.replace(kernels=tuple(name for name, us in kernels if us <= LIKELY * kernels[0][1]))
+
+
+def unrecorded(product: Product, ways: Sequence[Way]) -> tuple[Key, ...]:
+    """Return the variants of the kernel for many rows if no record names it, as in tables older than it is.
+
+    The cost model predicts only what is recorded, so that the kernel would never be tried.
+    """
+    if any(way.key[0] == WIDE.name for way in ways):
+        return ()
+    problem = Problem(product.dtype, product.n, product.k, "cuda", product.m, format_of(product.dtype, "2:4"))
+    if WIDE.unsuited(problem) is not None:
+        return ()
+    return tuple((choice.kernel, choice.algorithm, 0) for choice in WIDE.candidates(problem))
 
 
 def candidates(dtype: str, ways: Sequence[Way]) -> tuple[Key, ...]:

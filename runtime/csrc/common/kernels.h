@@ -14,6 +14,7 @@ enum class Kernel : int64_t {
   cusparselt = 2,
   skinny = 3,
   tiles = 4,
+  wide = 5,
   registered = 64,  // from here on, kernels registered from Python, which sparseflow::linear_registered runs
 };
 
@@ -32,6 +33,7 @@ constexpr std::array kKernels{
     KernelEntry{Kernel::cusparselt, "cusparselt", Device::cuda, 24},
     KernelEntry{Kernel::skinny, "skinny", Device::cuda, 16},
     KernelEntry{Kernel::tiles, "tiles", Device::cuda, 16},
+    KernelEntry{Kernel::wide, "wide", Device::cuda, 16},
 };
 constexpr KernelEntry kRegistered{Kernel::registered, "registered", Device::any, 24};
 

@@ -1,8 +1,9 @@
-// sparseflow::linear_fp8_fused and product_fp8 on CUDA: the own kernel for few rows, cuSPARSELt by a plan, or cuBLAS by
-// torch, as the policy says.
+// sparseflow::linear_fp8_fused and product_fp8 on CUDA: the own kernels for few and for many rows, cuSPARSELt by a plan, or
+// cuBLAS by torch, as the policy says.
 //
-// The own kernel takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, gate included,
-// and x loses nothing. The others multiply x in e4m3. cuSPARSELt scales fp8 products by one number only, so both scales
+// The kernel for few rows takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, gate included,
+// and x loses nothing. The others multiply x in e4m3: the kernel for many rows applies both scales, and
+// what follows them, in its end. cuSPARSELt scales fp8 products by one number only, so both scales
 // are applied to its result: in bfloat16, whose range holds 448² · K and which the tuned tables measured. Beside W, x and
 // y that moves 3·M·K bytes for the rows of x and reads and writes 4·M·N for the result, 3·M·N with a gate.
 #include "fp8.h"
@@ -14,6 +15,7 @@
 #include "ending.h"
 #include "route.h"
 #include "skinny/call.h"
+#include "wide/call.h"
 
 namespace sparseflow::cuda {
 namespace {
@@ -50,18 +52,24 @@ Tensor product_of(const Call& c, const Route& chosen, const std::optional<Tensor
   return dense_product(c, dense ? *dense : dense_of(c.weight));
 }
 
-// x8 · W8ᵀ for rows that are in e4m3 already: the own kernel gets them in bfloat16, which holds them exactly.
+// The same by any kernel: that for few rows gets x8 in bfloat16, which holds it exactly.
+Tensor raw_product(const char* op, const Tensor& x8, const DeviceWeight& weight, const Route& chosen,
+                   const std::optional<Tensor>& dense) {
+  constexpr ScalarType bf16 = ScalarType::BFloat16;
+  const Call c(op, x8, weight, std::nullopt, std::nullopt, bf16);
+  if (chosen.way == Way::wide) return wide::product(weight, c.x, c.m, {}, bf16, chosen.variant);
+  if (!by_skinny(chosen)) return product_of(c, chosen, dense);
+  const Tensor rows = torch::stable::to(c.x, std::optional(bf16));
+  return skinny::product(Call(op, rows, weight, std::nullopt, std::nullopt, bf16, bf16), Activation::none, chosen.variant);
+}
+
 Tensor product_fp8(const Tensor& x, const Tensor& values, const Tensor& positions, int64_t in_features,
                    std::vector<int64_t> policy, std::optional<Tensor> dense) {
   constexpr const char* op = "product_fp8";
   const DeviceWeight weight{values, positions, in_features};
   require_e4m3(op, weight, dense);
-  const Call c(op, x, weight, std::nullopt, std::nullopt, ScalarType::BFloat16);
-  const Route chosen = route_of(op, weight, policy, c.m);
-  if (!by_skinny(chosen)) return product_of(c, chosen, dense);
-  const Tensor wide = torch::stable::to(c.x, std::optional(ScalarType::BFloat16));
-  return skinny::product(Call(op, wide, weight, std::nullopt, std::nullopt, ScalarType::BFloat16, ScalarType::BFloat16),
-                         Activation::none, chosen.variant);
+  const int64_t m = in_features ? x.numel() / in_features : 0;
+  return raw_product(op, x, weight, route_of(op, weight, policy, m), dense);
 }
 
 // The layer in one launch; in two, if it has a gate and the route's variant can't apply it.
@@ -74,6 +82,61 @@ Tensor whole_by_skinny(const char* op, const Tensor& rows, const DeviceWeight& w
   const bool inside = chosen.gate == Gate::inside;
   const Tensor y = skinny::product(c, inside ? ending.activation : ending.before_gate(), chosen.variant, inside);
   return ending.gated && !inside ? gated(op, y, c.m, ending.activation) : y;
+}
+
+// x in e4m3 and the scales of its rows.
+struct Quantized {
+  Tensor x8, scale;
+};
+
+Quantized quantized(const Tensor& rows, int64_t m, int64_t k) {
+  Quantized out{torch::stable::new_empty(rows, rows.sizes(), ScalarType::Float8_e4m3fn),
+                torch::stable::new_empty(rows, {m}, ScalarType::Float)};
+  quantize_rows({m, k, rows.const_data_ptr(), rows.scalar_type() == ScalarType::Half, out.x8.mutable_data_ptr(),
+                 static_cast<float*>(out.scale.mutable_data_ptr())},
+                stream_of(rows.get_device_index()));
+  return out;
+}
+
+// What a layer has besides x, and the dtype of its y.
+struct Layer {
+  DeviceWeight weight;
+  Tensor scales;
+  std::optional<Tensor> bias, residual, dense;
+  Epilogue ending;
+  ScalarType dtype;
+
+  // Throws unless all of it fits x of these sizes.
+  void check(const char* op, const std::vector<int64_t>& y_sizes, int device) const {
+    const int64_t n = weight.n(), unit = ending.gated ? 16 : 8;
+    SF_REQUIRE(n % unit == 0, op, "N must be a multiple of " + std::to_string(unit) + ", got " + words(weight.values));
+    check_tensor(op, "scales", scales, ScalarType::Float, {n}, device);
+    if (bias) check_tensor(op, "bias", *bias, dtype, {n}, device);
+    if (residual) check_tensor(op, "residual", *residual, dtype, y_sizes, device);
+    weight.check(op);
+    require_e4m3(op, weight, dense);
+  }
+};
+
+// The layer's product and what follows, of m rows in e4m3: by the kernel for many rows in one launch, or two if it has a
+// gate that the route's variant can't apply; by others in two.
+Tensor after_quantizing(const char* op, const Quantized& x, int64_t m, const Layer& l, const Route& chosen) {
+  const Tensor w_scale = usable(l.scales);
+  const std::optional<Tensor> bias = usable(l.bias), residual = usable(l.residual);
+  if (chosen.way == Way::wide) {
+    const bool inside = chosen.gate == Gate::inside;
+    const wide::End end{w_scale, x.scale, bias, residual, inside ? l.ending.activation : l.ending.before_gate(), inside};
+    const Tensor y = wide::product(l.weight, x.x8, m, end, l.dtype, chosen.variant);
+    return l.ending.gated && !inside ? gated(op, y, m, l.ending.activation) : y;
+  }
+  const int64_t n = l.weight.n();
+  const Tensor raw = raw_product(op, x.x8, l.weight, chosen, l.dense);
+  const Tensor y = torch::stable::new_empty(x.x8, sizes_with_last(x.x8, l.ending.gated ? n / 2 : n), l.dtype);
+  rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(x.scale.const_data_ptr()),
+           static_cast<const float*>(w_scale.const_data_ptr()), skinny::pointer(bias), skinny::pointer(residual),
+           l.dtype == ScalarType::Half, y.mutable_data_ptr(), l.ending.activation, l.ending.gated},
+          stream_of(x.x8.get_device_index()));
+  return y;
 }
 
 // Returns x [..., K] as the kernels need it: of 16 bits, contiguous and aligned.
@@ -93,36 +156,54 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
   constexpr const char* op = "linear_fp8";
   const OnDevice guard(x.get_device_index());
   const Tensor rows = rows_of(op, x, in_features);
-  const int device = rows.get_device_index();
   const int64_t m = rows.numel() / in_features, n = values.size(0);
   const Epilogue ending = epilogue_of(op, epilogue, n, residual.has_value());
-  const int64_t unit = ending.gated ? 16 : 8, out = ending.gated ? n / 2 : n;
-  SF_REQUIRE(n % unit == 0, op, "N must be a multiple of " + std::to_string(unit) + ", got " + words(values));
-  check_tensor(op, "scales", scales, ScalarType::Float, {n}, device);
-  if (bias) check_tensor(op, "bias", *bias, x.scalar_type(), {n}, device);
-  if (residual) check_tensor(op, "residual", *residual, x.scalar_type(), sizes_with_last(x, n), device);
-  const DeviceWeight weight{values, positions, in_features};
-  weight.check(op);
-  require_e4m3(op, weight, dense);
-  const Route chosen = route_of(op, weight, policy, m, ending.gated);
+  const Layer layer{{values, positions, in_features}, scales, std::move(bias), std::move(residual), std::move(dense),
+                    ending, x.scalar_type()};
+  layer.check(op, sizes_with_last(x, n), rows.get_device_index());
+  const Route chosen = route_of(op, layer.weight, policy, m, layer.ending.gated);
   if (by_skinny(chosen))
-    return whole_by_skinny(op, rows, weight, scales, std::move(bias), std::move(residual), ending, chosen);
-  const Tensor x8 = torch::stable::new_empty(rows, rows.sizes(), ScalarType::Float8_e4m3fn);
-  const Tensor x_scale = torch::stable::new_empty(rows, {m}, ScalarType::Float);
-  const bool half = x.scalar_type() == ScalarType::Half;
-  void* stream = stream_of(device);
-  quantize_rows({m, in_features, rows.const_data_ptr(), half, x8.mutable_data_ptr(),
-                 static_cast<float*>(x_scale.mutable_data_ptr())},
-                stream);
-  const Tensor raw = product_of(Call(op, x8, weight, std::nullopt, std::nullopt, ScalarType::BFloat16), chosen, dense);
-  const Tensor y = torch::stable::new_empty(rows, sizes_with_last(rows, out));
-  const Tensor w_scale = usable(scales);
-  if (bias) bias = usable(*bias);
-  if (residual) residual = usable(*residual);
-  rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(x_scale.const_data_ptr()),
-           static_cast<const float*>(w_scale.const_data_ptr()), skinny::pointer(bias), skinny::pointer(residual), half,
-           y.mutable_data_ptr(), ending.activation, ending.gated},
-          stream);
+    return whole_by_skinny(op, rows, layer.weight, scales, layer.bias, layer.residual, layer.ending, chosen);
+  return after_quantizing(op, quantized(rows, m, in_features), m, layer, chosen);
+}
+
+// The same for x in e4m3 and the scales of its rows, M of them: what torch.compile leaves of a layer when it fuses the
+// quantising with what produces x.
+Tensor linear_fp8_quantized(const Tensor& x, const Tensor& x_scale, const Tensor& values, const Tensor& positions,
+                            const Tensor& scales, std::optional<Tensor> bias, std::optional<Tensor> residual,
+                            int64_t in_features, std::string epilogue, ScalarType dtype, std::vector<int64_t> policy,
+                            std::optional<Tensor> dense) {
+  constexpr const char* op = "linear_fp8_quantized";
+  const OnDevice guard(x.get_device_index());
+  SF_REQUIRE(x.scalar_type() == ScalarType::Float8_e4m3fn && x.dim() >= 1 && x.size(x.dim() - 1) == in_features &&
+                 in_features > 0,
+             op, "x must be float8_e4m3fn [..., " + std::to_string(in_features) + "], got " + words(x));
+  SF_REQUIRE(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op, "y must be bfloat16 or float16");
+  const int64_t m = x.numel() / in_features, n = values.size(0);
+  SF_REQUIRE(x_scale.scalar_type() == ScalarType::Float && x_scale.numel() == m, op,
+             "x_scale must be float32 with " + std::to_string(m) + " elements, got " + words(x_scale));
+  const Epilogue ending = epilogue_of(op, epilogue, n, residual.has_value());
+  const Layer layer{{values, positions, in_features}, scales, std::move(bias), std::move(residual), std::move(dense),
+                    ending, dtype};
+  layer.check(op, sizes_with_last(x, n), x.get_device_index());
+  const Route chosen = route_of(op, layer.weight, policy, m, layer.ending.gated);
+  return after_quantizing(op, {usable(x), usable(x_scale)}, m, layer, chosen);
+}
+
+// raw [..., N] · w_scale [N] · x_scale [M], all rows of raw: what a layer does after cuSPARSELt's product, for the tuner.
+Tensor rescale_fp8(const Tensor& raw, const Tensor& x_scale, const Tensor& w_scale) {
+  constexpr const char* op = "rescale_fp8";
+  const int device = raw.get_device_index();
+  const int64_t n = raw.dim() ? raw.size(raw.dim() - 1) : 0, m = n ? raw.numel() / n : 0;
+  SF_REQUIRE(raw.scalar_type() == ScalarType::BFloat16 && raw.is_contiguous() && n % 8 == 0 && n > 0, op,
+             "raw must be contiguous bfloat16 [..., N] with N a multiple of 8, got " + words(raw));
+  check_tensor(op, "x_scale", x_scale, ScalarType::Float, {m}, device);
+  check_tensor(op, "w_scale", w_scale, ScalarType::Float, {n}, device);
+  const OnDevice guard(device);
+  const Tensor y = torch::stable::new_empty(raw, raw.sizes()), of_x = usable(x_scale), of_w = usable(w_scale);
+  rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(of_x.const_data_ptr()),
+           static_cast<const float*>(of_w.const_data_ptr()), nullptr, nullptr, false, y.mutable_data_ptr(), Activation::none},
+          stream_of(device));
   return y;
 }
 
@@ -133,10 +214,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "linear_fp8_fused(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  m.def(
+      "linear_fp8_quantized(Tensor x, Tensor x_scale, Tensor values, Tensor positions, Tensor scales, Tensor? bias, "
+      "Tensor? residual, int in_features, str epilogue, ScalarType out_dtype, int[] policy, Tensor? dense=None) -> Tensor");
+  m.def("rescale_fp8(Tensor raw, Tensor x_scale, Tensor w_scale) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   using namespace sparseflow::cuda;
   m.impl("product_fp8", TORCH_BOX(&product_fp8));
   m.impl("linear_fp8_fused", TORCH_BOX(&linear_fp8));
+  m.impl("linear_fp8_quantized", TORCH_BOX(&linear_fp8_quantized));
+  m.impl("rescale_fp8", TORCH_BOX(&rescale_fp8));
 }

@@ -21,6 +21,13 @@ constexpr int64_t kBlocks = 132 * 16;   // about so many blocks fill the largest
 constexpr int64_t kMostRowsEach = 8, kMostBlocksDown = 65535;
 constexpr float kLargest = 448.f, kSmallestScale = 1.17549435e-38f;
 
+// Lets the next kernel of the stream start, if it was launched to wait by itself for what it reads.
+__device__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // The maximum, or NaN if either is NaN.
 __device__ float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
 
@@ -60,6 +67,7 @@ __device__ void store_quantized(const Fp8Rows& p, int64_t at, const Eight& x, fl
 // One block for each row, whose threads hold it: it is read once, all of a thread's loads at a time.
 template <class T, int Held>
 __global__ void __launch_bounds__(kThreads) quantize_held(Fp8Rows p) {
+  let_next_start();
   const int64_t first = blockIdx.x * p.k;
   uint4 held[Held] = {};
 #pragma unroll
@@ -80,6 +88,7 @@ __global__ void __launch_bounds__(kThreads) quantize_held(Fp8Rows p) {
 // The same for rows of any length, which are read twice; the second read hits the cache.
 template <class T>
 __global__ void __launch_bounds__(kManyThreads) quantize(Fp8Rows p) {
+  let_next_start();
   const int64_t first = blockIdx.x * p.k;
   float magnitude = 0;
   for (int64_t i = threadIdx.x * 8; i < p.k; i += kManyThreads * 8)

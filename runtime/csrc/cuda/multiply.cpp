@@ -69,10 +69,6 @@ int64_t check_call(const char* op, const Tensor& x, const DeviceWeight& w, const
   return rows;
 }
 
-std::optional<Tensor> usable(const std::optional<Tensor>& t) {
-  return t ? std::optional(cuda::usable(*t)) : std::nullopt;
-}
-
 }  // namespace
 
 std::string words(const Tensor& t) { return phrase(t.scalar_type(), shape_of(t), on(t)); }
@@ -92,6 +88,10 @@ void check_tensor(const char* op, const char* what, const Tensor& t, ScalarType 
 Tensor usable(const Tensor& t) {
   const Tensor c = t.is_contiguous() ? t : torch::stable::contiguous(t);
   return starts_aligned(c) ? c : torch::stable::clone(c);
+}
+
+std::optional<Tensor> usable(const std::optional<Tensor>& t) {
+  return t ? std::optional(usable(*t)) : std::nullopt;
 }
 
 Tensor padded(const Tensor& t, int64_t m, int64_t width, int64_t rows, int64_t columns) {

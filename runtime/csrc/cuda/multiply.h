@@ -88,6 +88,7 @@ Tensor dense_of(const DeviceWeight& weight);
 
 // Returns `t`, copied if it isn't contiguous and aligned as the library needs.
 Tensor usable(const Tensor& t);
+std::optional<Tensor> usable(const std::optional<Tensor>& t);
 
 // Returns contiguous `t` [..., width] of `m` rows as [rows, columns], padded with zeros; `t` itself if nothing is
 // padded.

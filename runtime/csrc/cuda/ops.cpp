@@ -8,6 +8,7 @@
 #include "multiply.h"
 #include "patterns/decode.h"
 #include "skinny/skinny.h"
+#include "wide/wide.h"
 
 namespace sparseflow::cuda {
 namespace {
@@ -69,6 +70,7 @@ void reset(bool device_was_reset) {
   forget_handles();
   skinny::forget_devices();
   patterns::forget_devices();
+  wide::forget_devices();
 }
 
 }  // namespace

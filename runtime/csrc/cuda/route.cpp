@@ -4,6 +4,7 @@
 
 #include "cache.h"
 #include "skinny/call.h"
+#include "wide/call.h"
 
 namespace sparseflow::cuda {
 
@@ -35,6 +36,16 @@ Route by_skinny(const DeviceWeight& weight, const Want& want, const Choice& choi
   std::string why = skinny::refusal(weight, want.m, variant);
   if (!why.empty()) return {.way = Way::dense, .choice = choice, .refusal = Refusal::skinny, .why = std::move(why)};
   return {.way = way, .choice = choice, .variant = variant};
+}
+
+// Routes to the kernel for many rows, with the gate in it if the variant supports that; dense if it refuses the product.
+Route by_wide(const DeviceWeight& weight, const Want& want, const Choice& choice) {
+  const int64_t variant = choice.algorithm;
+  if (want.gated && wide::refusal(weight, want.m, variant, true).empty())
+    return {.way = Way::wide, .choice = choice, .variant = variant, .gate = Gate::inside};
+  std::string why = wide::refusal(weight, want.m, variant);
+  if (!why.empty()) return {.way = Way::dense, .choice = choice, .refusal = Refusal::wide, .why = std::move(why)};
+  return {.way = Way::wide, .choice = choice, .variant = variant};
 }
 
 // Routes to something already loaded that can stand in for the plan of `missing`; dense if there is nothing.
@@ -82,6 +93,7 @@ Route route_of_product(const DeviceWeight& weight, const Want& want, bool act) {
   if (!weight.joined()) return refused(choice, Refusal::apart);
   if (!weight.aligned()) return refused(choice, Refusal::unaligned);
   if (choice.kernel == Kernel::skinny) return by_skinny(weight, want, choice, Way::skinny, choice.algorithm);
+  if (choice.kernel == Kernel::wide) return by_wide(weight, want, choice);
   return by_plan(weight, want, choice, act);
 }
 
@@ -95,6 +107,7 @@ std::string sentence_of(const Route& route) {
   switch (route.refusal) {
     case Refusal::none: return "dense: the policy says so";
     case Refusal::skinny: return "dense: the kernel for few rows " + route.why;
+    case Refusal::wide: return "dense: the kernel for many rows " + route.why;
     case Refusal::apart: return "dense: values and positions do not lie in one buffer";
     case Refusal::unaligned:
       return "dense: the weight's buffer does not start at a multiple of " + std::to_string(lt::kAlignment) + " bytes";
@@ -118,6 +131,7 @@ std::string sentence_of_product(const Route& route) {
     case Way::stand_in:
       return plan_of(p) + ", for " + std::to_string(p.m) + " rows for now: the plan for fewer is being built";
     case Way::skinny: return "skinny, variant " + std::to_string(route.variant);
+    case Way::wide: return "wide, variant " + std::to_string(route.variant);
     case Way::stand_in_skinny: return "skinny for now: its plan is being built";
     case Way::registered: return "kernel " + std::to_string(route.choice.code & 255) + ", registered from Python";
   }

@@ -32,6 +32,7 @@ enum class Way {
   plan,      // a plan of cuSPARSELt
   stand_in,  // a plan for more rows, while the plan of the right bucket is built in the background
   skinny,    // a variant of the skinny kernel
+  wide,  // a variant of the kernel for many rows in e4m3
   stand_in_skinny,  // the skinny kernel's default variant, while the plan is built
   registered,       // a kernel that was registered from Python
 };
@@ -47,6 +48,7 @@ enum class Refusal {
   building,   // the plan is being built, and nothing stands in for it
   unbuilt,    // the plan isn't built yet; a call would build it
   skinny,     // the skinny kernel can't run the product; see `why`
+  wide,       // the kernel for many rows can't; see `why`
 };
 
 struct Route {
@@ -55,7 +57,7 @@ struct Route {
   Refusal refusal = Refusal::none;
   Problem problem{};  // of the plan that runs or is refused
   std::shared_ptr<Plan> plan{};
-  int64_t variant = 0;  // of the skinny kernel
+  int64_t variant = 0;  // of the own kernel
   std::string why{};
   Gate gate = Gate::none;
 };

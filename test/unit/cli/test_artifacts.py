@@ -79,7 +79,7 @@ def test_info_says_what_there_is_and_why_not_the_rest(capsys, monkeypatch) -> No
     assert not found["GPU"]["ok"]
     assert "CUDA" in found["GPU"]["text"]
     for name in kernels.names():
-        assert found[f"kernel {name}"]["ok"] == (name not in ("cusparselt", "skinny", "tiles"))
+        assert found[f"kernel {name}"]["ok"] == (name not in ("cusparselt", "skinny", "tiles", "wide"))
     assert "CUDA" in found["kernel skinny"]["text"]
     assert main(["info"]) == 0
     lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]

@@ -193,6 +193,7 @@ def test_traced_operators_are_whole_only_where_a_policy_needs_it():
     fp8, skinny, plan = formats.find("2:4-fp8"), [1, 3, 64, 1], [1, 1]
     whole = torch.ops.sparseflow.linear_fp8_fused.default
     assert fp8.traced_op("cuda", skinny) is whole
+    assert fp8.traced_op("cuda", [1, 1, 64, 5]) is whole  # the kernel for many rows
     assert {fp8.traced_op("cuda", plan), fp8.traced_op("cpu", skinny)} == {fp8.op}
     for name in ("2:4", "6:8"):
         assert formats.find(name).traced_op("cuda", skinny) is formats.find(name).op

@@ -285,7 +285,10 @@ def test_tracing_leaves_only_the_product_opaque(device):
         ("cuda", "1:cusparselt@3,16:skinny@0,32:dense", 8, "product_fp8"),
         ("cuda", "1:cusparselt@3,16:skinny@0,32:dense", 16, "linear_fp8_fused"),
         ("cuda", "1:cusparselt@3,16:skinny@0,32:dense", 32, "product_fp8"),
+        ("cuda", "1:skinny@5,65:wide@2", 65, "linear_fp8_quantized"),
+        ("cuda", "1:skinny@5,65:wide@2", 64, "linear_fp8_fused"),
         ("cpu", "1:skinny@5", 4, "product_fp8"),
+        ("cpu", "1:wide@5", 4, "product_fp8"),
     ],
 )
 def test_tracing_leaves_the_layer_whole_where_one_kernel_runs_it(device, policy, rows, left):
@@ -306,8 +309,8 @@ def test_tracing_leaves_the_layer_whole_where_one_kernel_runs_it(device, policy,
         assert result.meta["val"].shape == (1, rows, n)
 
 
-def test_the_code_of_the_own_kernel_is_the_one_in_the_table():
-    assert find("skinny").code == fp8.SKINNY
+def test_the_codes_of_the_own_kernels_are_those_in_the_table():
+    assert (find("skinny").code, find("wide").code) == (fp8.SKINNY, fp8.WIDE)
 
 
 def test_compiled_serves_every_batch_size():

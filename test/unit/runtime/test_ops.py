@@ -185,6 +185,20 @@ def test_autocast_casts_the_dense_weight_too():
     assert torch.equal(got, expected)
 
 
+def test_the_kernel_for_many_rows_has_a_fake():
+    e4m3 = torch.float8_e4m3fn
+    x, values, places = (
+        torch.empty(size, dtype=dtype, device="meta")
+        for size, dtype in (((3, 2, 64), e4m3), ((128, 32), e4m3), (1024, torch.uint8))
+    )
+    y = ops.wide_linear(x, values, places, 64, 0)
+    assert (y.shape, y.dtype) == ((3, 2, 128), torch.bfloat16)
+    with pytest.raises(RuntimeError, match="wide_linear: x has 64 features, the weight 60"):
+        ops.wide_linear(x, values, places, 60, 0)
+    with pytest.raises(RuntimeError, match=r"wide_linear: x is torch\.bfloat16, weight torch\.float8_e4m3fn"):
+        ops.wide_linear(x.to(torch.bfloat16), values, places, 64, 0)
+
+
 def test_the_kernel_for_few_rows_has_a_fake_and_refuses_gradients():
     x, values, places = (
         torch.empty(size, dtype=dtype, device="meta")

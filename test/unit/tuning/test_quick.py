@@ -1,5 +1,6 @@
 """Quick tuning: what it tries, in which order, and what that gives beside trying everything."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -9,6 +10,7 @@ import pytest
 
 from sparseflow.runtime.dispatch import Timed, choose_by_thresholds
 from sparseflow.runtime.kernels import Choice
+from sparseflow.runtime.kernels.wide import WIDE, Wide
 from sparseflow.runtime.tuning import DEFAULT_M, QUICK_M, TunedPoint, TunedTable
 from sparseflow.runtime.tuning.cost_model import CostModel, absent_us, by_key
 from sparseflow.runtime.tuning.gpu_table import SHIPPED
@@ -55,6 +57,27 @@ def test_few_candidates_are_tried_and_few_that_are_dear_to_prepare(machine, dtyp
     assert all(split_k == 0 for _, _, split_k in request.only)
     library = [key for key in request.only if key[0] == "cusparselt"]
     assert len(library) <= (2 if dtype == "float16" else 4)
+
+
+class Two(Wide):
+    """The kernel for many rows with two variants, as builds without CUDA have none."""
+
+    def candidates(self, problem, weight=None):
+        return (Choice("wide", 0), Choice("wide", 1)) if problem.m > 32 else ()
+
+
+def test_the_kernel_for_many_rows_is_tried_where_no_record_names_it(machine, monkeypatch):
+    two = Two(**{field.name: getattr(WIDE, field.name) for field in dataclasses.fields(WIDE)})
+    monkeypatch.setattr("sparseflow.runtime.tuning.quick.WIDE", two)
+    plan = Plan.of(TunedTable(machine), Hardware())
+
+    def tried(dtype, k, m):
+        return [key for key in plan.request(Task(dtype, 6400, k, m)).only if key[0] == "wide"]
+
+    assert tried("float8_e4m3fn", 5120, 512) == [("wide", 0, 0), ("wide", 1, 0)]
+    assert not tried("float8_e4m3fn", 5120, 16)
+    assert not tried("float8_e4m3fn", 5000, 512)  # K is no multiple of 16
+    assert not tried("bfloat16", 5120, 512)
 
 
 def test_a_new_architecture_tries_all_of_the_kernels_that_may_be_fast_then_what_was_fast(point):

@@ -3,6 +3,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "../tensor_map.h"
 #include "hopper.h"
 #include "launch.h"
 
@@ -89,45 +90,16 @@ std::atomic<uint64_t>& tag() {
   return value;
 }
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-Encode find_encode() {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result) != cudaSuccess)
-    cudaGetLastError();
-  return result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(found) : nullptr;
-}
-
-Encode encode() {
-  static const Encode found = find_encode();
-  return found;
-}
-
 // A matrix of such numbers in boxes that are 64 or 128 bytes wide, laid out for wgmma.
 CUtensorMap map_of(const void* from, CUtensorMapDataType type, int rows, int columns, int box_rows, int box_columns,
                    CUtensorMapL2promotion promotion) {
-  const int size = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t pitch[] = {static_cast<cuuint64_t>(columns) * size};
-  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t step[] = {1, 1};
-  CUtensorMap map;
-  const auto make = [&] {
-    return encode()(&map, type, 2, const_cast<void*>(from), sizes, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                    box_columns * size == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, promotion,
-                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  };
-  CUresult result = make();
-  if (result == CUDA_ERROR_INVALID_CONTEXT) {  // this thread has not used CUDA yet
-    int device = 0;
-    check(cudaGetDevice(&device));
-    check(cudaSetDevice(device));
-    result = make();
-  }
-  if (result != CUDA_SUCCESS)
-    throw std::runtime_error("sparseflow::skinny_linear: cuTensorMapEncodeTiled failed with " + std::to_string(result));
-  return map;
+  const cuuint32_t size = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
+  const auto u64 = [](int v) { return static_cast<cuuint64_t>(v); };
+  const auto u32 = [](int v) { return static_cast<cuuint32_t>(v); };
+  return tensor_map<2>("skinny_linear", {from, type, {u64(columns), u64(rows)}, {u64(columns) * size},
+                                         {u32(box_columns), u32(box_rows)},
+                                         box_columns * size == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+                                         promotion});
 }
 
 // Of a place of the dense matrix: kept values and places.
@@ -145,7 +117,7 @@ CUtensorMapL2promotion promotion_for(const HopperKernel& kernel, const Product& 
 std::string refusal(int variant, const Product& p, int device) {
   const std::string name = std::to_string(kPortableVariants + variant);
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) != 9) return "runs in variant " + name + " on sm_90 only";
-  if (!encode()) return "needs in variant " + name + " cuTensorMapEncodeTiled, which this driver lacks";
+  if (!has_tensor_maps()) return "needs in variant " + name + " cuTensorMapEncodeTiled, which this driver lacks";
   const HopperKernel& kernel = kernel_for(p, false, variant, device);
   if (p.gated && kernel.rows < 128) return "has no gate in variant " + name;
   if (slots_for(kernel, device) < 2) return "needs in variant " + name + " more shared memory than this GPU has";
