@@ -38,7 +38,8 @@ struct Columns {
 // The bits of the least magnitude of a dtype that isn't below a threshold, twice.
 uint32_t limit_for(float threshold, bool half);
 
-// Whether the kernel runs on this device and its shared memory has room for this product; only its sizes are read.
+// Whether the kernel runs on this device and its shared memory has room for this product; only its sizes are read, and
+// whether it has a scale.
 bool takes(const Columns& p, int device);
 
 // Returns the bytes that run() needs in `partials`.

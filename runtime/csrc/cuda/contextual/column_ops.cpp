@@ -73,6 +73,7 @@ Columns sizes_of(const Arguments& a, int64_t rows) {
   Columns p{};
   p.m = static_cast<int>(rows), p.k = static_cast<int>(a.k()), p.n = static_cast<int>(a.n());
   p.pieces = (p.k + 7) / 8;
+  if (a.scale) p.scale = static_cast<const float*>(a.scale->const_data_ptr());
   return p;
 }
 
