@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Columns(RowScaled):
-    """Values ``[N, K]`` whose transpose is contiguous; the operator reads that transpose."""
-
-    operator: ClassVar[str] = "column_linear"
-
-    def load(self) -> None:
-        """Import the Python module that registers the operator."""
-        import sparseflow.runtime.contextual.column  # noqa: F401  registers column_linear
+    """Values ``[N, K]`` whose transpose is contiguous; ``column_linear`` reads that transpose."""
 
     def to_device(self, tensors: Tensors, in_features: int) -> Tensors:
         """Lay the values out with K outermost."""
