@@ -15,6 +15,7 @@ from sparseflow.passes.base import Pass, option
 from sparseflow.passes.eligibility import Limits, reason_to_stay
 from sparseflow.passes.ir_builder import before, explain, replace
 from sparseflow.passes.option_text import Table, parse_table, read_table
+from sparseflow.runtime.formats import COLUMNS
 
 _FORMAT = 'Write {"0.q_proj": {"threshold": 0.25, "m_max": 4}} or {"dense": "why"} for an entry.'
 
@@ -28,18 +29,20 @@ class ColumnEntry:
     Attributes:
         threshold: those smaller in magnitude are left out.
         m_max: of at most so many rows.
+        format: how its weight is stored, of `COLUMNS`; empty: as it is.
     """
 
     threshold: float
     m_max: int
+    format: str = ""
 
 
 @dataclass(frozen=True)
 class FormColumnLinear(Pass):
     """Form linear layers that leave out the inputs near zero.
 
-    The table maps the name of a layer to its threshold and to the most rows of which inputs are left out; or
-    to `{"dense": "why"}`.
+    The table maps the name of a layer to its threshold, to the most rows of which inputs are left out, and
+    optionally to the `format`, `int8` or `fp8`, in which its weight is stored; or to `{"dense": "why"}`.
 
     Requires: layers in the form of `canonicalize-linear`; a table whose entries are well-formed.
 
@@ -94,6 +97,7 @@ def _entry(name: str, entry: object) -> ColumnEntry | str:
     try:
         found = ColumnEntry(**entry)  # type: ignore[arg-type]
         valid = found.m_max >= 1 and int(found.m_max) == found.m_max and 0 <= found.threshold < float("inf")
+        valid = valid and found.format in ("", *COLUMNS)
     except (TypeError, ValueError):
         raise PassError(subject, f"isn't a threshold: {entry!r}", _FORMAT) from None
     if not valid:
@@ -110,6 +114,7 @@ def _form(layer: ir.Operation, entry: ColumnEntry) -> None:
             None if is_none(bias) else bias,
             threshold=float(entry.threshold),
             m_max=int(entry.m_max),
+            format=entry.format,
             result=layer.results[0].type,
         )
     replace(layer, made.results[0])

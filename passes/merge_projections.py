@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from sparseflow.dialect.base import number_of, text_of, view_as
-from sparseflow.dialect.column_linear import ColumnLinearOp, column_linear
+from sparseflow.dialect.column_linear import ColumnLinearOp, column_format, column_linear
 from sparseflow.dialect.linear import GATES, LinearOp, linear_like
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
@@ -151,7 +151,15 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)
     if first.op.name == _COLUMN:
         threshold, m_max = number_of(first.op, "threshold"), int(number_of(first.op, "m_max"))
-        return column_linear(x, weight, bias, threshold=threshold, m_max=m_max, result=result).results[0]
+        return column_linear(
+            x,
+            weight,
+            bias,
+            threshold=threshold,
+            m_max=m_max,
+            format=column_format(first.op),
+            result=result,
+        ).results[0]
     epilogue = text_of(first.op, "epilogue")
     return linear_like(first.op, x, weight, bias, result=result, epilogue=epilogue).results[0]
 

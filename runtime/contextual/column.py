@@ -62,11 +62,11 @@ def portable_column_linear(
 
     Args:
         x: ``[…, K]``.
-        weight: ``[K, N]`` in the dtype of x, or int8; finite.
+        weight: ``[K, N]`` in the dtype of x, or int8, or on a GPU float8_e4m3fn; finite.
         threshold: at least 0, which leaves nothing out.
         bias: ``[N]`` in the dtype of x.
         residual: ``[…, N]`` in the dtype of x, added last.
-        scale: ``[N]`` float32 beside an int8 weight.
+        scale: ``[N]`` float32 beside a weight in 8 bits.
         m_max: the most rows of which inputs are left out.
     """
     matrix = weight if scale is None else (weight.float() * scale).to(x.dtype)

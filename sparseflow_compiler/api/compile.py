@@ -85,6 +85,8 @@ def compile(  # noqa: A001  # named like torch.compile
             each row of W and, computed in each call, for each row of x. It costs more quality, which
             `compiled.report` states for each layer, and is fast only on GPUs from sm_89 on; a CPU computes
             the same slowly. A layer that can't have the format is ``"2:4"``, and the report says why.
+            With thresholds ``"int8"``, or on a GPU ``"fp8"``, is how layers that leave out inputs store
+            their weights, with a scale for each out feature; the other layers then stay as they are.
             `sparseflow.runtime.formats.register` adds formats. ``None`` makes no weight sparse, only what
             `contextual` names.
         lm_head: how to store the head of a language model, which `DEFAULT_SKIP` leaves dense: decoding reads

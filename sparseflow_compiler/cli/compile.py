@@ -41,7 +41,7 @@ def compile_model(
     policy: Annotated[str, typer.Option(help="auto, or sparse: no layer dense.")] = "auto",
     memory: Annotated[str, typer.Option(help="auto, compressed or fast.")] = "auto",
     format: Annotated[
-        str, typer.Option(help="How sparse layers store their weights: 2:4, or 2:4-fp8.")
+        str, typer.Option(help="How sparse layers store their weights: 2:4 or 2:4-fp8; int8 with thresholds.")
     ] = "2:4",
     tune: Annotated[
         str, typer.Option(help="Measure what no table of the GPU has: quick, full, or off.")

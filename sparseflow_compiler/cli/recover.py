@@ -25,6 +25,10 @@ def recover(
     text: Annotated[
         list[Path] | None, typer.Option(help="Text to mix in; may be repeated. Else the model's own alone.")
     ] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(help="File of `sparseflow calibrate`: learn with inputs left out; PRUNED may be dense."),
+    ] = None,
     text_share: Annotated[
         float, typer.Option(help="Share of rows from --text; with 1 nothing is written.")
     ] = 0.5,
@@ -64,6 +68,7 @@ def recover(
         teacher,
         minutes,
         list(text) if text else None,
+        activations=None if thresholds is None else sf.ActivationThresholds.load(thresholds),
         text_share=text_share,
         tokenizer=tokenizer,
         tokens=tokens,

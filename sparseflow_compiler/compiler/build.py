@@ -108,7 +108,7 @@ def build_program(
     with clock.stage("pack") as step:
         bank.pack(step)
     errors: dict[str, float] = {}
-    if any(name is not None and find(name).lossy for name in (options.format, options.lm_head)):
+    if any(name is not None and find(name).lossy for name in (options.sparse_format, options.lm_head)):
         with clock.stage("compare"):
             call = captured.call_signature.flatten(args, kwargs, carried.state())
             errors = output_errors(graph, call.leaves, bank)

@@ -23,7 +23,7 @@ from sparseflow.passes.eligibility import Limits, reason_to_stay
 from sparseflow.passes.form_column_linear import ColumnEntry
 from sparseflow.support.progress import Step
 
-NO_THRESHOLD = "with format=None only layers with a threshold are sparse, and this one has none"
+NO_THRESHOLD = "with format={!r} only layers with a threshold are sparse, and this one has none"
 """Why layers without a threshold stay dense if no weight is sparse."""
 
 
@@ -35,11 +35,13 @@ class ColumnPlan:
         layer: its threshold.
         policy: for how many rows it does.
         together: the layers that read the same input with the same threshold, itself among them.
+        format: how its weight is stored, of `COLUMNS`; empty: as it is.
     """
 
     layer: LayerThreshold
     policy: ColumnPolicy
     together: tuple[str, ...]
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,28 @@ def plan_columns(
     """
     thresholds = options.thresholds
     assert thresholds is not None, "the caller checked it"
-    groups = _groups(_with_thresholds(module, thresholds, options))
+    groups, stored = _groups(_with_thresholds(module, thresholds, options)), options.column_format
     table: dict[str, object] = {}
     plans: dict[str, ColumnPlan] = {}
     for done, group in enumerate(groups):
         names = tuple(found.name for found in group)
         step(done, len(groups), names[0])
-        policy = UNMEASURED if options.policy == "sparse" else column_policy(_shape(group, weights))
+        shape = _shape(group, weights, stored)
+        _require_kernel(shape)
+        policy = UNMEASURED if options.policy == "sparse" else column_policy(shape)
         for found in group:
-            plans[found.name] = ColumnPlan(found.layer, policy, names)
-            table[found.name] = _entry(found.layer, policy)
+            plans[found.name] = ColumnPlan(found.layer, policy, names, stored)
+            table[found.name] = _entry(found.layer, policy, stored)
     return table, plans
+
+
+def _require_kernel(shape: ColumnShape) -> None:
+    if shape.format == "fp8" and shape.device.type == "cpu":
+        raise ArgumentError(
+            "sf.compile(format='fp8', contextual=thresholds)",
+            "the CPU's kernels read layers with a threshold in int8, not in fp8",
+            "format='int8', which takes as many bytes and rounds less",
+        )
 
 
 def _with_thresholds(
@@ -115,7 +128,7 @@ def _groups(layers: Sequence[_Found]) -> list[list[_Found]]:
     return list(groups.values())
 
 
-def _shape(group: Sequence[_Found], weights: ProgramWeights) -> ColumnShape:
+def _shape(group: Sequence[_Found], weights: ProgramWeights, stored: str) -> ColumnShape:
     matrices = [weights.dense((found.weight,)) for found in group]
     for found, matrix in zip(group, matrices, strict=True):
         if sorted(matrix.shape) != sorted(found.layer.shape):
@@ -126,11 +139,11 @@ def _shape(group: Sequence[_Found], weights: ProgramWeights) -> ColumnShape:
             )
     first = matrices[0]
     n, k = sum(found.layer.shape[0] for found in group), group[0].layer.shape[1]
-    return ColumnShape(n, k, first.dtype, first.device, round(100 * group[0].layer.rate / 5) * 5)
+    return ColumnShape(n, k, first.dtype, first.device, round(100 * group[0].layer.rate / 5) * 5, stored)
 
 
-def _entry(layer: LayerThreshold, policy: ColumnPolicy) -> object:
-    return ColumnEntry(layer.threshold, policy.m_max) if policy.m_max else {"dense": policy.why()}
+def _entry(layer: LayerThreshold, policy: ColumnPolicy, stored: str) -> object:
+    return ColumnEntry(layer.threshold, policy.m_max, stored) if policy.m_max else {"dense": policy.why()}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from torch_mlir import ir
 
 from sparseflow.compiler.column_rows import column_row
 from sparseflow.dialect.base import view_as
+from sparseflow.dialect.column_linear import column_format
 from sparseflow.dialect.contextual_mlp import ContextualMlpOp
 from sparseflow.dialect.linear import FORMAT_REFUSED, GATES, HEAD, KEEPS_DENSE, layer_format, product_dtype
 from sparseflow.dialect.matchers import weight_ref
@@ -19,7 +20,7 @@ from sparseflow.passes.apply_policy import policy_key
 from sparseflow.passes.weight_views import is_convolution, multiplied_weights
 from sparseflow.reports.report import FormatError, LayerReport, Range, Report
 from sparseflow.runtime.dispatch import Policy
-from sparseflow.runtime.formats import Format, find
+from sparseflow.runtime.formats import COLUMNS, Format, find
 from sparseflow.runtime.formats.tensors import TORCH_DTYPES
 
 if TYPE_CHECKING:
@@ -156,7 +157,10 @@ def _column(op: ir.Operation) -> Iterator[LayerDecision]:
     merged = ref.layers if len(ref.names) > 1 else ()
     for name, rows in zip(ref.names, ref.sizes or (n,), strict=True):
         dtype = (type_ and type_.dtype) or "?"
-        yield LayerDecision(name, rows, k, dtype, "contextual", merged=merged, product="column")
+        stored = COLUMNS[found] if (found := column_format(op)) else ""
+        yield LayerDecision(
+            name, rows, k, dtype, "contextual", merged=merged, product="column", format=stored
+        )
 
 
 def _dense(op: ir.Operation, reason: str) -> Iterator[LayerDecision]:
@@ -223,9 +227,8 @@ def _row(decision: LayerDecision, program: Program, bank: WeightBank, options: C
     sparse = decision.decision == "sparse"
     dense_bytes = decision.N * decision.K * _itemsize(decision.dtype)
     if decision.product == "column":
-        return column_row(
-            decision, program.phases.columns[decision.weight.removesuffix(".weight")], dense_bytes
-        )
+        plan = program.phases.columns[decision.weight.removesuffix(".weight")]
+        return column_row(decision, plan, dense_bytes, _format_error(decision, program, bank))
     if decision.decision == "contextual":
         return _contextual_row(decision, program.phases.contextual[decision.policy], bank, options)
     policy = program.phases.policies.get(decision.policy) if sparse else None

@@ -51,7 +51,7 @@ def verdicts(
         bank: knows in which forms other programs have the weights.
     """
     prunable, pruned = bank.prunable(), options.prune is not None
-    wanted = Pattern.of(find(options.format or EXACT).pattern)
+    wanted = Pattern.of(find(options.sparse_format or EXACT).pattern)
     found: list[Verdict] = []
     for op in operations(module, ("sparse_gemm.weight",)):
         name = ir.StringAttr(op.attributes["name"]).value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from sparseflow.errors import ArgumentError
 from sparseflow.execution.inner import Execution, Inner, Mode
-from sparseflow.runtime.formats import find, names, sparse_names
+from sparseflow.runtime.formats import COLUMNS, find, names, sparse_names
 from sparseflow.runtime.pattern import Pattern
 from sparseflow.support.arguments import (
     MEMORY_MODES,
@@ -44,6 +44,7 @@ class CompileOptions:
         inplace: release the model's dense weights as they are packed.
         progress: show progress bars; ``None``: only on a terminal.
         format: how sparse layers store and multiply their weights, where they can; ``None``: none is sparse.
+            With thresholds also ``"int8"`` or ``"fp8"``: how the layers that leave out inputs store theirs.
         lm_head: how the model's head is stored; ``None``: as any layer that `skipped` names or doesn't.
         contextual: what selects the neurons that MLPs read, or the inputs that layers leave out; ``None``:
             they read all.
@@ -69,7 +70,8 @@ class CompileOptions:
         require_one_of("compile", "memory", self.memory, MEMORY_MODES)
         require_one_of("compile", "tune", self.tune, get_args(Tune))
         require_one_of("compile", "inner", self.inner, get_args(Inner))
-        require_one_of("compile", "format", self.format, (*sparse_names(), None))
+        columns = COLUMNS if self.thresholds is not None else ()
+        require_one_of("compile", "format", self.format, (*sparse_names(), *columns, None))
         require_one_of("compile", "lm_head", self.lm_head, (*names(), None))
         self._require_something_sparse()
         require_one_of("compile", "mode", self.mode, (*get_args(Mode), None))
@@ -102,9 +104,19 @@ class CompileOptions:
         return self.contextual if isinstance(self.contextual, ActivationThresholds) else None
 
     @property
+    def sparse_format(self) -> str | None:
+        """How sparse weights are stored; None: none is sparse."""
+        return None if self.format in COLUMNS else self.format
+
+    @property
+    def column_format(self) -> str:
+        """How layers that leave out inputs store their weights; empty: as they are."""
+        return self.format if self.format is not None and self.format in COLUMNS else ""
+
+    @property
     def pattern(self) -> Pattern:
         """What `prune` prunes to."""
-        return Pattern.of(find(self.format or "2:4").pattern)
+        return Pattern.of(find(self.sparse_format or "2:4").pattern)
 
     @property
     def skipped(self) -> tuple[str, ...]:

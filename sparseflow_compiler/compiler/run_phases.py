@@ -83,7 +83,7 @@ def run_phases(
     """
     passes = PipelineOptions(
         skip=options.skipped,
-        format=options.format or EXACT,
+        format=options.sparse_format or EXACT,
         head=head,
         head_format=options.lm_head or "" if head else "",
         memory=options.memory,
@@ -140,7 +140,8 @@ class _Driver:
         if self.options.thresholds is not None:
             with self.clock.stage("measure") as step:
                 table, columns = plan_columns(self.module, self.weights, self.options, step)
-            reason = NO_THRESHOLD if self.options.format is None else ""
+            stays = NO_THRESHOLD.format(self.options.format)
+            reason = stays if self.options.sparse_format is None else ""
             self.made.columns = columns
             self.made.pipeline = replace(self.made.pipeline, columns=table, outside_reason=reason)
         if self.options.predictors is not None:

@@ -171,7 +171,7 @@ def _broken_sizes(sizes: tuple[int, ...] | None, rows: int | None) -> Iterator[s
 def broken_format_rules(op: Op) -> Iterator[str]:
     """Yield what is wrong with the ``format`` of an operation."""
     name = string_attribute(op, "format")
-    if name not in formats.names():
+    if not formats.is_format(name):
         known = ", ".join(f"'{known}'" for known in formats.names())
         yield f"needs a 'format' that is one of {known}, not {quoted(name)}"
 
@@ -179,7 +179,7 @@ def broken_format_rules(op: Op) -> Iterator[str]:
 def format_of(op: Op) -> formats.Format | None:
     """Return the ``format`` of an operation, None if it is wrong."""
     name = string_attribute(op, "format")
-    return formats.find(name) if name in formats.names() else None
+    return formats.find(name) if name is not None and formats.is_format(name) else None
 
 
 def quoted(text: object) -> str:

@@ -6,16 +6,21 @@ from collections.abc import Iterator
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
-from sparseflow.dialect.base import Operand, Result, VerifiedOp, attribute
+from sparseflow.dialect.base import Operand, Result, VerifiedOp, attribute, string_attribute, text_of
 from sparseflow.dialect.linear import broken_type_rules
 from sparseflow.dialect.types import types_by_role
+from sparseflow.runtime.formats import COLUMNS
+
+FORMAT = "format"
+"""Optional attribute: how the weight is stored, of `COLUMNS`."""
 
 
 class ColumnLinearOp(VerifiedOp, name="column_linear", traits=[ext.Pure]):
     """``y = x' · Wᵀ + bias (+ residual)`` with x ``[…, K]``, W ``[N, K]``, bias ``[N]``, y ``[…, N]``.
 
     x' is x with 0 for what is smaller in magnitude than ``threshold``, whose columns of W aren't read; for
-    more than ``m_max`` rows, and for ``[…, S, K]`` with S > 1, it is x.
+    more than ``m_max`` rows, and for ``[…, S, K]`` with S > 1, it is x. The optional ``format``, ``int8`` or
+    ``fp8``, says that W is stored in 8 bits.
     """
 
     result: Result
@@ -33,6 +38,8 @@ class ColumnLinearOp(VerifiedOp, name="column_linear", traits=[ext.Pure]):
             yield "needs a finite float 'threshold' of at least 0"
         if not isinstance(rows, ir.IntegerAttr) or rows.value < 1:
             yield "needs an integer 'm_max' of at least 1"
+        if FORMAT in self.attributes and string_attribute(self, FORMAT) not in COLUMNS:
+            yield f"'{FORMAT}' must be one of {', '.join(COLUMNS)}"
         types, rule = types_by_role(self.tensors())
         if rule:
             yield rule
@@ -54,6 +61,7 @@ def column_linear(
     *,
     threshold: float,
     m_max: int,
+    format: str = "",
     result: ir.Type,
 ) -> ir.Operation:
     """Create the layer at the current insertion point.
@@ -65,8 +73,16 @@ def column_linear(
         residual: of the result's type, added last.
         threshold: inputs smaller in magnitude are left out.
         m_max: the most rows of x of which inputs are left out.
+        format: how the weight is stored, of `COLUMNS`; empty: as it is.
         result: type of the result, ``[…, N]``.
     """
     numbers = ir.FloatAttr.get_f64(threshold), ir.IntegerAttr.get(ir.IntegerType.get_signless(64), m_max)
     made: ir.Operation = ColumnLinearOp(result, x, weight, *numbers, bias=bias, residual=residual).operation
+    if format:
+        made.attributes[FORMAT] = ir.StringAttr.get(format)
     return made
+
+
+def column_format(op: ir.Operation) -> str:
+    """Return how the layer's weight is stored, of `COLUMNS`; empty: as it is."""
+    return text_of(op, FORMAT) if FORMAT in op.attributes else ""

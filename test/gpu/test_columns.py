@@ -54,6 +54,50 @@ def test_shapes_and_numbers_of_rows(k, n, dtype, ending):
             assert worst(y, x, weight, threshold, *rest) <= 1, (m, threshold)
 
 
+@pytest.mark.parametrize("stored", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize(
+    ("k", "n"),
+    [(1, 8), (7, 64), (2051, 1032), (4096, 4096), (14336, 4096), (300, 6144), (512, 10240), (99, 28672)],
+)
+def test_weights_in_8_bits(k, n, dtype, stored):
+    weight = (100 * randn(k, n)).clamp(-127, 127).to(stored)
+    scale = torch.rand(n, device="cuda") / k**0.5 / 50
+    wide = weight.double() * scale.double()
+    for m in range(1, 6):  # the last is too many rows for the kernel
+        x, _, bias, residual = operands(k, n, m, dtype, ending=True, seed=m)
+        for threshold in (0.0, 0.7, 2.5):
+            y = column_linear(x, weight, threshold, bias, residual, scale)
+            if m <= 4:
+                assert worst(y, x, wide, threshold, bias, residual) <= 1, (m, threshold)
+                assert torch.equal(y, column_linear(x, weight, threshold, bias, residual, scale))
+            else:
+                plain = portable_column_linear(x, weight, threshold, bias, residual, scale)
+                torch.testing.assert_close(y, plain, rtol=4 * ROUNDING[dtype], atol=8 * ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("stored", ["int8", "fp8"])
+def test_a_compiled_model_stores_its_weights_in_8_bits(stored):
+    torch.manual_seed(0)
+    model = (
+        nn.Sequential(nn.Linear(256, 512), nn.SiLU(), nn.Linear(512, 256)).to("cuda", torch.bfloat16).eval()
+    )
+    thresholds = ActivationThresholds(
+        {
+            name: LayerThreshold(0.1, 0.3, 0.0, (layer.out_features, layer.in_features))
+            for name, layer in model.named_children()
+            if isinstance(layer, nn.Linear)
+        }
+    )
+    compiled = sf.compile(model, contextual=thresholds, policy="sparse", format=stored, inner="eager")
+    x = torch.randn(1, 1, 256, device="cuda", dtype=torch.bfloat16)
+    y = compiled(x)
+    assert {layer.format for layer in compiled.report.layers} == {stored}
+    hidden = model[1](model[0](kept_inputs(x, 0.1)))
+    assert (y - model[2](kept_inputs(hidden, 0.1))).norm() < 0.05 * y.norm()
+    assert compiled(x.expand(1, 3, 256)).shape == (1, 3, 256)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("k", "n"), [(5, 7), (37, 129), (301, 2311), (0, 16), (16, 0), (70000, 8), (64, 64)])
 def test_what_the_kernel_does_not_take_reads_every_input(k, n, dtype):
@@ -148,13 +192,6 @@ def test_sequences_and_many_rows_keep_every_input(shape):
     x, residual = randn(*shape).to(weight.dtype), randn(*shape[:-1], 512, seed=1).to(weight.dtype)
     y = column_linear(x, weight, 0.9, bias, residual)
     assert torch.equal(y, nn.functional.linear(x, weight.t(), bias) + residual)
-
-
-def test_int8_weights_are_widened():
-    x, weight = randn(2, 64).bfloat16(), torch.randint(-127, 128, (64, 72), dtype=torch.int8, device="cuda")
-    scale = torch.rand(72, device="cuda") / 100
-    expected = portable_column_linear(x, weight, 0.5, scale=scale)
-    torch.testing.assert_close(column_linear(x, weight, 0.5, scale=scale), expected)
 
 
 @pytest.mark.parametrize(

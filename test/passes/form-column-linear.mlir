@@ -7,9 +7,16 @@
 // RUN: echo '{"q": {"limit": 1}}' > %t.worse.json
 // RUN: not sparseflow-opt %s --split-input-file --form-column-linear=table=%t.worse.json 2>&1 | FileCheck %s --check-prefix=WORSE
 
+// RUN: echo '{"q": {"threshold": 0.25, "m_max": 4, "format": "int8"}}' > %t.int8.json
+// RUN: sparseflow-opt %s --split-input-file --form-column-linear=table=%t.int8.json | FileCheck %s --check-prefix=INT8
+// RUN: echo '{"q": {"threshold": 0.25, "m_max": 4, "format": "int3"}}' > %t.int3.json
+// RUN: not sparseflow-opt %s --split-input-file --form-column-linear=table=%t.int3.json 2>&1 | FileCheck %s --check-prefix=BAD
+
 // NONE: pass 'form-column-linear'{{.*}}has no table
 // BAD: threshold table, entry 'q'{{.*}}has an invalid value
 // WORSE: threshold table, entry 'q'{{.*}}isn't a threshold
+
+// INT8: "sparse_gemm.column_linear"{{.*}}format = "int8"
 
 // CHECK-LABEL: func.func @with_bias
 func.func @with_bias(%x: !torch.vtensor<[?,?,8],f32>) -> !torch.vtensor<[?,?,16],f32> {

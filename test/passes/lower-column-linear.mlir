@@ -35,3 +35,17 @@ func.func @merged(%x: !torch.vtensor<[?,8],bf16>) -> !torch.vtensor<[?,24],bf16>
   %y = "sparse_gemm.column_linear"(%x, %w) {threshold = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],bf16>, !torch.vtensor<[24,8],bf16>) -> !torch.vtensor<[?,24],bf16>
   return %y : !torch.vtensor<[?,24],bf16>
 }
+
+// -----
+
+// A weight in 8 bits is packed, and its transpose and scales are what the operator reads.
+// CHECK-LABEL: func.func @in_int8
+func.func @in_int8(%x: !torch.vtensor<[?,8],bf16>) -> !torch.vtensor<[?,24],bf16> {
+  // CHECK: %[[P:.*]] = "sparse_gemm.packed_weight"() {format = "int8-columns", names = ["q.weight", "k.weight"], sizes = array<i64: 16, 8>, transposed = array<i1: false, true>, weight = !torch.vtensor<[24,8],bf16>}
+  // CHECK: %[[V:.*]]:2 = torch.prim.TupleUnpack %[[P]]
+  // CHECK: %[[T:.*]] = torch.aten.t %[[V]]#0 : !torch.vtensor<[24,8],si8> -> !torch.vtensor<[8,24],si8>
+  // CHECK: torch.operator "torch.sparseflow.column_linear"(%arg0, %[[T]], {{.*}}, %[[V]]#1, {{[^,]*}})
+  %w = "sparse_gemm.merged_weight"() {names = ["q.weight", "k.weight"], sizes = array<i64: 16, 8>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[24,8],bf16>
+  %y = "sparse_gemm.column_linear"(%x, %w) {format = "int8", threshold = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],bf16>, !torch.vtensor<[24,8],bf16>) -> !torch.vtensor<[?,24],bf16>
+  return %y : !torch.vtensor<[?,24],bf16>
+}

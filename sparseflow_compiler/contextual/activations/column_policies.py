@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseflow.runtime.contextual.column import column_linear
+from sparseflow.runtime.formats import COLUMNS, find
 from sparseflow.runtime.robust import settle
 from sparseflow.runtime.timing import Turns
 from sparseflow.runtime.tuning.replay import Replay, in_turns
@@ -37,6 +38,7 @@ class ColumnShape:
         dtype: of weight and input.
         device: of the weight.
         percent: the share of inputs that is left out, %.
+        format: how the weight is stored, of `COLUMNS`; empty: in dtype.
     """
 
     n: int
@@ -44,6 +46,7 @@ class ColumnShape:
     dtype: torch.dtype
     device: torch.device
     percent: int
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ _MEASURED: dict[ColumnShape, ColumnPolicy] = {}
 
 
 def column_policy(shape: ColumnShape) -> ColumnPolicy:
-    """Measure the policy of layers of a shape, over random weights, each read cold.
+    """Measure the policy of layers of a shape against dense ones, over random weights, each read cold.
 
     Each point is measured by `robust.settle`, for rows that leave out independent inputs: on a GPU the device
     time of calls in a CUDA graph. It stops at the first number of rows without a gain.
@@ -99,25 +102,39 @@ def column_policy(shape: ColumnShape) -> ColumnPolicy:
     return _MEASURED[shape]
 
 
-def _weights(shape: ColumnShape) -> list[tuple[Tensor, Tensor]]:
-    """Return random weights ``[N, K]``, each with its transpose, contiguous."""
+@dataclass(frozen=True)
+class _Weight:
+    """A weight ``[N, K]``, and how the layer reads it: K outermost, with scales if it is in 8 bits."""
+
+    dense: Tensor
+    columns: Tensor
+    scale: Tensor | None
+
+
+def _weights(shape: ColumnShape) -> list[_Weight]:
+    """Return random weights."""
     each = max(shape.n * shape.k * shape.dtype.itemsize, 1)
     copies = min(_MOST_COPIES, -(-_COLD_BYTES // each))
     first = torch.randn(shape.n, shape.k, device=shape.device).to(shape.dtype)
-    return [(first.clone(), first.t().contiguous()) for _ in range(copies)]
+    stored, scale = first.t().contiguous(), None
+    if shape.format:
+        values, scale = find(COLUMNS[shape.format]).pack(first)
+        stored = values.t().contiguous()
+    return [_Weight(first.clone(), stored.clone(), scale) for _ in range(copies)]
 
 
-def _speedup(shape: ColumnShape, weights: list[tuple[Tensor, Tensor]], m: int) -> float:
+def _speedup(shape: ColumnShape, weights: list[_Weight], m: int) -> float:
     x = torch.randn(m, shape.k, device=shape.device).to(shape.dtype)
     magnitudes = x.abs().float().flatten().sort().values
     left = round(shape.percent / 100 * len(magnitudes))
     threshold = float(magnitudes[min(left, len(magnitudes) - 1)]) if left else 0.0
 
     def dense(turn: int) -> Tensor:
-        return F.linear(x, weights[turn % len(weights)][0])
+        return F.linear(x, weights[turn % len(weights)].dense)
 
     def columns(turn: int) -> Tensor:
-        y: Tensor = column_linear(x, weights[turn % len(weights)][1], threshold, m_max=m)
+        weight = weights[turn % len(weights)]
+        y: Tensor = column_linear(x, weight.columns, threshold, scale=weight.scale, m_max=m)
         return y
 
     if x.is_cuda:

@@ -12,7 +12,9 @@ from sparseflow.compiler.options import CompileOptions
 from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds, LayerThreshold
 from sparseflow.contextual.activations.column_policies import ColumnPolicy, ColumnShape, column_policy
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime import PackedWeight
 from sparseflow.runtime.contextual.column import kept_inputs
+from sparseflow.runtime.packed import pack
 
 
 class Block(nn.Module):
@@ -68,6 +70,69 @@ def test_layers_of_one_input_and_threshold_are_merged():
     assert compiled.mlir("sparse_gemm").count('"sparse_gemm.column_linear"(') == 2
     assert 'names = ["gate.weight", "up.weight"]' in compiled.mlir("runtime")
     assert "turned" in compiled.mlir("runtime")
+
+
+def quantised(model):
+    """A copy of a model whose linear layers have the weights that int8 stores."""
+    twin = copy.deepcopy(model)
+    for layer in twin.modules():
+        if isinstance(layer, nn.Linear):
+            packed = pack(layer.weight.detach(), "int8")
+            layer.weight = nn.Parameter(packed.unpack())
+    return twin
+
+
+@pytest.mark.parametrize("biased", [(False, False), (True, True), (True, False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_in_int8(biased, dtype, tmp_path):
+    torch.manual_seed(1)
+    model = Block(biased).to(dtype).eval()
+    one, sequence = torch.randn(3, 1, 24, dtype=dtype), torch.randn(1, 3, 24, dtype=dtype)
+    compiled = sf.compile(model, contextual=thresholds_for(model), policy="sparse", format="int8")
+    close = {"rtol": 0.03, "atol": 0.03} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    twin = quantised(model)
+    for x in (one, sequence):
+        expected = masked(twin, x) if x is one else twin(x)
+        torch.testing.assert_close(compiled(x), expected, **close)
+    compiled.save(tmp_path / "saved")
+    loaded = sf.load(tmp_path / "saved")
+    assert torch.equal(loaded(one), compiled(one))
+    assert torch.equal(loaded(sequence), compiled(sequence))
+
+
+def test_one_copy_in_int8_lies_k_outermost_and_the_report_has_its_bytes():
+    model = Block().eval()
+    compiled = sf.compile(
+        model, (torch.randn(1, 1, 24),), contextual=thresholds_for(model), policy="sparse", format="int8"
+    )
+    assert 'format = "int8-columns"' in compiled.mlir("runtime")
+    held = [part for part in compiled.graph().modules() if isinstance(part, PackedWeight)]
+    assert [tuple(part.shape) for part in held] == [(80, 24), (24, 40)]
+    assert all(part.tensors[0].t().is_contiguous() for part in held)
+    rows = {layer.name: layer for layer in compiled.report.layers}
+    assert rows["up"].bytes == 40 * 24 + 4 * 40
+    assert (rows["up"].decision, rows["up"].format) == ("contextual", "int8")
+    assert 0 < rows["up"].format_err.weight < 0.01
+    assert rows["up"].reason.startswith("in int8, relative error")
+
+
+def test_int8_is_measured_against_the_dense_dtype():
+    shape = ColumnShape(64, 64, torch.float32, torch.device("cpu"), 40, "int8")
+    policy = column_policy(shape)
+    assert policy.measured
+    assert column_policy(shape) is policy
+    assert policy is not column_policy(ColumnShape(64, 64, torch.float32, torch.device("cpu"), 40))
+
+
+def test_formats_that_no_layer_with_a_threshold_can_have():
+    model = Block().eval()
+    x = torch.randn(1, 1, 24)
+    with pytest.raises(ArgumentError, match="int8"):
+        sf.compile(model, (x,), contextual=thresholds_for(model), format="fp8")
+    with pytest.raises(ArgumentError, match="format"):
+        sf.compile(model, format="int8")
+    with pytest.raises(ArgumentError, match="format"):
+        sf.compile(model, contextual=thresholds_for(model), format="int8-columns")
 
 
 def test_the_report_says_what_is_left_out(tmp_path):

@@ -13,12 +13,17 @@ namespace sparseflow::cuda::contextual {
 constexpr int kMostColumnRows = 4;          // of x
 constexpr int kMostColumnInputs = 1 << 16;  // K
 
-// y [m, n] = x' [m, k] · weight [k, n] + bias + residual, x' being x with 0 for what is smaller in magnitude than the
-// threshold; all of one 16-bit dtype, n a multiple of 8, x and the weight aligned to 16 bytes. Rows of the weight are read
-// for inputs that any row of x keeps. Sums are in fp32, in an order that depends on which these are, and on nothing else.
+// How a weight is stored: like x, or in 8 bits.
+enum class Bytes { as_x, i8, e4m3 };
+
+// y [m, n] = x' [m, k] · weight [k, n] · scale + bias + residual, x' being x with 0 for what is smaller in magnitude than the
+// threshold; all of one 16-bit dtype, or the weight in 8 bits, whose columns `scale` multiplies. n is a multiple of 8, x
+// and the weight are aligned to 16 bytes. Rows of the weight are read for inputs that any row of x keeps. Sums are in fp32,
+// in an order that depends on which these are, and on nothing else.
 struct Columns {
   const void* x;  // [m, pieces · 8], the columns behind k unused
   const void* weight;
+  const float* scale;  // [n] beside a weight in 8 bits, else null
   const void *bias, *residual;  // [n], [m, n], or null
   void* y;
   uint32_t limit;  // the bits of the least magnitude that is kept, twice
@@ -33,13 +38,14 @@ struct Columns {
 // The bits of the least magnitude of a dtype that isn't below a threshold, twice.
 uint32_t limit_for(float threshold, bool half);
 
-// Whether the kernel runs on this device and its shared memory has room for this product; only its sizes are read.
+// Whether the kernel runs on this device and its shared memory has room for this product; only its sizes are read, and
+// whether it has a scale.
 bool takes(const Columns& p, int device);
 
-// Returns the bytes that run() needs in `partials`; 0 from sm_90 on.
+// Returns the bytes that run() needs in `partials`.
 int64_t column_scratch(const Columns& p, int device);
 
-void run(const Columns& p, bool half, int device, void* stream);
+void run(const Columns& p, bool half, Bytes weight, int device, void* stream);
 
 // y = x with 0 for what is smaller in magnitude than the threshold.
 struct Mask {

@@ -32,6 +32,10 @@ struct Arguments {
   }
 
   // Whether the rows of x are few enough for inputs to be left out, and no part of a sequence that is read at once.
+  bool quantised() const {
+    return weight.scalar_type() == ScalarType::Char || weight.scalar_type() == ScalarType::Float8_e4m3fn;
+  }
+
   bool selects() const { return rows() <= m_max && (x.dim() < 3 || x.size(x.dim() - 2) == 1); }
 };
 
@@ -44,12 +48,12 @@ Stored stored_of(ScalarType dtype) {
 }
 
 void check(const Arguments& a) {
-  const bool quantised = a.weight.scalar_type() == ScalarType::Char;
+  const bool quantised = a.quantised();
   SF_REQUIRE(a.weight.dim() == 2 && a.weight.is_contiguous(), kOp,
              "weight must be a contiguous matrix, got " + words(a.weight));
   SF_REQUIRE(quantised || is_floating(a.weight.scalar_type()), kOp,
-             "weight must be float32, bfloat16 or float16, or int8, got " + words(a.weight));
-  SF_REQUIRE(a.scale.has_value() == quantised, kOp, "int8 weights have scales, other weights none");
+             "weight must be float32, bfloat16, float16, int8 or float8_e4m3fn, got " + words(a.weight));
+  SF_REQUIRE(a.scale.has_value() == quantised, kOp, "weights in 8 bits have scales, other weights none");
   SF_REQUIRE(a.x.is_cuda() && a.x.dim() >= 1 && a.x.size(a.x.dim() - 1) == a.k(), kOp,
              "x must be [..., " + std::to_string(a.k()) + "] on a CUDA device, got " + words(a.x));
   SF_REQUIRE(quantised ? is_floating(a.x.scalar_type()) : a.weight.scalar_type() == a.x.scalar_type(), kOp,
@@ -69,6 +73,7 @@ Columns sizes_of(const Arguments& a, int64_t rows) {
   Columns p{};
   p.m = static_cast<int>(rows), p.k = static_cast<int>(a.k()), p.n = static_cast<int>(a.n());
   p.pieces = (p.k + 7) / 8;
+  if (a.scale) p.scale = static_cast<const float*>(a.scale->const_data_ptr());
   return p;
 }
 
@@ -78,10 +83,15 @@ constexpr bool kProven = true;
 
 // Whether a kernel runs this product; all others read the whole weight.
 bool kernel_takes(const Arguments& a, int64_t rows, int device) {
-  const bool half = a.weight.scalar_type() == ScalarType::Half;
-  return kProven && (half || a.weight.scalar_type() == ScalarType::BFloat16) && rows <= kMostColumnRows &&
+  const ScalarType dtype = a.x.scalar_type();
+  return kProven && (dtype == ScalarType::Half || dtype == ScalarType::BFloat16) && rows <= kMostColumnRows &&
          a.k() > 0 && a.k() <= kMostColumnInputs && a.n() % 8 == 0 && a.n() <= kLargest &&
          reinterpret_cast<uintptr_t>(a.weight.const_data_ptr()) % 16 == 0 && takes(sizes_of(a, rows), device);
+}
+
+Bytes bytes_of_weight(const Tensor& weight) {
+  if (weight.scalar_type() == ScalarType::Char) return Bytes::i8;
+  return weight.scalar_type() == ScalarType::Float8_e4m3fn ? Bytes::e4m3 : Bytes::as_x;
 }
 
 const void* pointer(const Optional& t) { return t ? t->const_data_ptr() : nullptr; }
@@ -93,8 +103,10 @@ Tensor by_kernel(const Arguments& a, int64_t rows, int device) {
   const Tensor y = torch::stable::new_empty(a.x, sizes_with_last(a.x, a.n()));
   const Optional bias = a.bias ? Optional(usable(*a.bias)) : std::nullopt;
   const Optional residual = a.residual ? Optional(usable(*a.residual)) : std::nullopt;
+  const Optional scale = a.scale ? Optional(usable(*a.scale)) : std::nullopt;
   p.x = x.const_data_ptr();
   p.weight = a.weight.const_data_ptr();
+  p.scale = static_cast<const float*>(pointer(scale));
   p.bias = pointer(bias), p.residual = pointer(residual);
   p.y = y.mutable_data_ptr();
   p.limit = limit_for(static_cast<float>(a.threshold), half);
@@ -103,7 +115,7 @@ Tensor by_kernel(const Arguments& a, int64_t rows, int device) {
     scratch = torch::stable::new_empty(x, {bytes / 4}, ScalarType::Float);
     p.partials = static_cast<float*>(scratch->mutable_data_ptr());
   }
-  run(p, half, device, stream_of(device));
+  run(p, half, bytes_of_weight(a.weight), device, stream_of(device));
   return y;
 }
 
@@ -118,7 +130,10 @@ Tensor masked(const Arguments& a, int device) {
 // Over every row of the weight.
 Tensor dense(const Arguments& a, const Tensor& x) {
   Tensor weight = a.weight;
-  if (a.scale) weight = torch::stable::to(call_aten("aten::mul", "Tensor", weight, *a.scale), x.scalar_type());
+  if (a.scale) {
+    const Tensor wide = torch::stable::to(weight, ScalarType::Float);  // no product is defined for e4m3
+    weight = torch::stable::to(call_aten("aten::mul", "Tensor", wide, *a.scale), x.scalar_type());
+  }
   const Tensor y = call_aten("aten::linear", "", x, call_aten("aten::t", "", weight), a.bias);
   return a.residual ? torch::stable::subtract(y, *a.residual, -1.0) : y;  // the stable ABI has no add()
 }

@@ -27,15 +27,38 @@ struct Numbers {
   uint16_t* start() { return bits.data() + shift; }
 };
 
-template <int Rows, bool Cluster>
+// Bytes of a weight from a multiple of 16 bytes on, and their values: whole numbers, or e4m3, subnormal ones among them.
+template <class W>
+struct ByteNumbers {
+  std::vector<float> wide;
+  std::vector<uint8_t> bytes;
+  size_t shift;
+
+  explicit ByteNumbers(size_t size) : wide(size), bytes(size + 16) {
+    constexpr std::pair<float, uint8_t> e4m3[] = {{0, 0}, {1, 0x38}, {-1, 0xb8}, {0x1p-9f, 1}, {-0x3p-9f, 0x83}, {16, 0x58}};
+    shift = (16 - reinterpret_cast<uintptr_t>(bytes.data()) % 16) % 16;
+    for (size_t i = 0; i < size; ++i) {
+      const auto drawn = emulated::random_source();
+      const auto whole = static_cast<int8_t>(drawn % 255 - 127);
+      if (std::is_same_v<W, E4m3>) wide[i] = e4m3[drawn % 6].first, bytes[shift + i] = e4m3[drawn % 6].second;
+      else wide[i] = whole, bytes[shift + i] = static_cast<uint8_t>(whole);
+    }
+  }
+  uint8_t* start() { return bytes.data() + shift; }
+};
+
+template <class W, int Rows, bool Cluster>
 void check(int m, int k, int n, float share, unsigned shares, bool ending) {
   const int pieces = (k + 7) / 8, pitch = pieces * 8;
   const auto tiles = static_cast<unsigned>((n + kTile - 1) / kTile);
-  Numbers x(size_t(m) * pitch), weight(size_t(k) * n), bias(n), residual(size_t(m) * n), y(size_t(m) * n);
+  std::conditional_t<kInBytes<W>, ByteNumbers<W>, Numbers> weight(size_t(k) * n);
+  std::vector<float> scale(n);
+  for (float& v : scale) v = emulated::random_source() % 2 ? 0.5f : 2;
+  Numbers x(size_t(m) * pitch), bias(n), residual(size_t(m) * n), y(size_t(m) * n);
   const float threshold = share == 0 ? 0 : 0.5f;
   for (size_t i = 0; i < x.wide.size(); ++i)
     x.put(i, float(emulated::random_source() % 1000) < 1000 * share ? 0.25f : small() < 0 ? -1.f : 2.f);
-  Columns p{x.start(), weight.start(), ending ? bias.start() : nullptr, ending ? residual.start() : nullptr, y.start()};
+  Columns p{x.start(), weight.start(), kInBytes<W> ? scale.data() : nullptr, ending ? bias.start() : nullptr, ending ? residual.start() : nullptr, y.start()};
   p.limit = skinny::from_float<Bf16>(threshold) * 0x10001u, p.m = m, p.k = k, p.n = n, p.pieces = pieces;
   p.room = (k + int(shares) - 1) / int(shares);
   std::vector<float> partials(size_t(shares) * tiles * Rows * kTile, std::nanf(""));
@@ -47,34 +70,40 @@ void check(int m, int k, int n, float share, unsigned shares, bool ending) {
   for (int turn = 0; turn < 2 && ran; ++turn) {  // the second finds the counters as the first left them
     for (size_t i = 0; i < y.wide.size(); ++i) y.put(i, -12345);
     ran = emulated::launch({shares, tiles}, kColumnThreads, Cluster ? shares : 1, bytes,
-                           [&] { multiply_columns<Bf16, Rows, Cluster>(p); });
+                           [&] { multiply_columns<Bf16, W, Rows, Cluster>(p); });
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; ++j) {
-        float sum = ending ? bias.wide[j] + residual.wide[size_t(i) * n + j] : 0;
+        float sum = 0;
         for (int c = 0; c < k; ++c)
           if (const float v = x.wide[size_t(i) * pitch + c]; !(std::fabs(v) < threshold))
             sum += v * weight.wide[size_t(c) * n + j];
+        if (kInBytes<W>) sum *= scale[j];
+        if (ending) sum = sum + bias.wide[j] + residual.wide[size_t(i) * n + j];
         wrong += y.start()[size_t(i) * n + j] != skinny::from_float<Bf16>(sum);
       }
   }
   char what[200];
-  std::snprintf(what, sizeof what, "columns M %d by %d K %d N %d left out %g, %u shares %s%s", m, Rows, k, n, share, shares,
-                Cluster ? "in a cluster" : "in memory", ending ? " ending" : "");
+  std::snprintf(what, sizeof what, "columns%s M %d by %d K %d N %d left out %g, %u shares %s%s",
+                std::is_same_v<W, E4m3> ? " e4m3" : kInBytes<W> ? " int8" : "", m, Rows, k, n, share, shares, Cluster ? "in a cluster" : "in memory", ending ? " ending" : "");
   std::printf("%s %s\n", ran && !wrong ? "ok" : "WRONG", what);
   if (!ran) std::printf("  hangs\n");
   if (wrong) std::printf("  %d are wrong\n", wrong);
   failures += !ran || wrong;
 }
 
+template <class W>
+void check_all(float share) {
+  check<W, 1, true>(1, 256, 264, share, 4, true);
+  check<W, 1, false>(1, 99, 520, share, 3, true);
+  check<W, 4, true>(3, 200, 328, share, 2, false);
+  check<W, 2, false>(2, 123, 264, share, 2, true);
+}
+
 int run_all() {
-  for (float share : {0.f, 0.4f, 0.97f, 1.f}) {
-    check<1, true>(1, 256, 264, share, 4, true);
-    check<1, false>(1, 99, 520, share, 3, true);
-    check<4, true>(3, 200, 328, share, 2, false);
-    check<2, false>(2, 123, 264, share, 2, true);
-  }
-  check<1, true>(1, 9001, 8, 0.4f, 2, false);
-  check<1, true>(1, 8, 1000, 0.4f, 1, false);
+  for (float share : {0.f, 0.4f, 0.97f, 1.f}) check_all<Bf16>(share);
+  for (float share : {0.f, 0.4f}) check_all<int8_t>(share), check_all<E4m3>(share);
+  check<Bf16, 1, true>(1, 9001, 8, 0.4f, 2, false);
+  check<Bf16, 1, true>(1, 8, 1000, 0.4f, 1, false);
   return failures;
 }
 

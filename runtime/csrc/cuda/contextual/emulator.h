@@ -14,6 +14,10 @@
 
 using std::max, std::min, std::isnan;
 
+struct float2 {
+  float x, y;
+};
+
 template <class T>
 T exchanged(T v, unsigned lane) {
   static_assert(sizeof(T) <= 8);
@@ -82,6 +86,11 @@ inline uint2 stream8(const void* from) {
   uint2 v;
   std::memcpy(&v, from, 8);
   return v;
+}
+
+inline float2 widen_e4m3(uint16_t two) {
+  const auto widened = [](uint32_t v) { return __uint_as_float((v & 0x80u) << 24 | (v & 0x7fu) << 20) * 0x1p120f; };
+  return {widened(two & 0xffu), widened(two >> 8)};
 }
 
 inline void arrive_at_cluster() {}

@@ -22,6 +22,18 @@ __device__ inline uint2 stream8(const void* from) {
   return v;
 }
 
+// Widens two adjacent e4m3, the low one first.
+__device__ inline float2 widen_e4m3(uint16_t two) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(two));
+  return __half22float2(reinterpret_cast<const __half2&>(halves));
+#else
+  const auto widened = [](uint32_t v) { return __uint_as_float((v & 0x80u) << 24 | (v & 0x7fu) << 20) * 0x1p120f; };
+  return {widened(two & 0xffu), widened(two >> 8)};
+#endif
+}
+
 // Waits until the previous launch is done and its writes are visible. Every kernel does so before it writes anything or
 // lets the next one start. All launches before the previous one are therefore done even before this wait.
 __device__ inline void wait_for_previous() {
