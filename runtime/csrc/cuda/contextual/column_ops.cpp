@@ -77,15 +77,11 @@ Columns sizes_of(const Arguments& a, int64_t rows) {
   return p;
 }
 
-// Whether test/gpu/test_columns.py passed on a GPU with the kernel as it is. Its parts did in probes, and the whole runs in
-// the emulation on the host; until the tests pass, every product reads the whole weight.
-constexpr bool kProven = true;
-
 // Whether a kernel runs this product; all others read the whole weight.
 bool kernel_takes(const Arguments& a, int64_t rows, int device) {
   const ScalarType dtype = a.x.scalar_type();
-  return kProven && (dtype == ScalarType::Half || dtype == ScalarType::BFloat16) && rows <= kMostColumnRows &&
-         a.k() > 0 && a.k() <= kMostColumnInputs && a.n() % 8 == 0 && a.n() <= kLargest &&
+  return (dtype == ScalarType::Half || dtype == ScalarType::BFloat16) && rows <= kMostColumnRows && a.k() > 0 &&
+         a.k() <= kMostColumnInputs && a.n() % 8 == 0 && a.n() <= kLargest &&
          reinterpret_cast<uintptr_t>(a.weight.const_data_ptr()) % 16 == 0 && takes(sizes_of(a, rows), device);
 }
 
