@@ -13,13 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.contextual.activations.inputs import (
-    SINKS,
-    SharedInput,
-    changing,
-    shared_inputs,
-    without_small,
-)
+from sparseflow.contextual.activations.inputs import SharedInput, changing, shared_inputs
+from sparseflow.runtime.contextual.column import SINKS, without_small
 
 WINDOW = 256
 """Tokens that are read at once."""

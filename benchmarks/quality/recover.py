@@ -66,7 +66,8 @@ def write_own(options: argparse.Namespace) -> None:
     model, tokenizer = load(options.model, torch.bfloat16 if options.device == "cuda" else torch.float32)
     model.to(options.device)
     compiled = sf.compile(model, prune=None) if options.loop == "sparseflow" else None
-    rows, tokens, seconds = [], 0, []
+    rows: list[Tensor] = []
+    tokens, seconds = 0, list[float]()
     for limit in (math.inf, options.seconds) if compiled is not None else (options.seconds,):
         more, about = written(
             model,

@@ -35,5 +35,5 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
     There are none if no list has two. Of lists of equal length the first counts.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    same = [found for found in lists if len(found) > 1 and len({type(member) for member in found}) == 1]
-    return list(max(same, key=len)) if same else []
+    same = [list(found) for found in lists if len(found) > 1 and len(set(map(type, found))) == 1]
+    return max(same, key=len, default=[])

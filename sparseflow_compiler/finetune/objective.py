@@ -117,7 +117,7 @@ class _Divergence(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         student, teacher = ctx.saved_tensors
         found = torch.empty_like(student, memory_format=torch.contiguous_format)
@@ -132,12 +132,12 @@ class _Divergence(torch.autograd.Function):
 
 def _parts(logits: Tensor) -> tuple[Tensor, ...]:
     """Return logits ``[…, classes]`` in parts ``[rows, classes]`` of at most `_AT_ONCE` numbers."""
-    return logits.reshape(-1, logits.shape[-1]).split(_rows_at_once(logits))
+    return torch.split(logits.reshape(-1, logits.shape[-1]), _rows_at_once(logits))
 
 
 def _flat_parts(values: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
     """Return a number a row, in the same parts as the logits."""
-    return values.view(-1).split(_rows_at_once(logits))
+    return torch.split(values.view(-1), _rows_at_once(logits))
 
 
 def _rows_at_once(logits: Tensor) -> int:
