@@ -20,7 +20,7 @@ from sparseflow.frontend.state.kinds import cell_content, function_cells, is_lib
 _CONTAINERS = (list, dict, set, deque)
 
 STREAMS_OF_LIBRARIES = {
-    "random.random()": random._inst,  # type: ignore[attr-defined]  # behind the functions of the module
+    "random.random()": random._inst,  # behind the functions of the module
     "numpy.random": np.random.mtrand._rand,
 }
 """Random numbers that a program would draw once, when it is captured; torch's are drawn in each call."""
