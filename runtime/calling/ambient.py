@@ -40,7 +40,7 @@ class Ambient(NamedTuple):
 
     def violation(self, now: Ambient) -> str | None:
         """Return how another ambient state differs from this one, or None."""
-        for device, ours, theirs in zip(_DEVICES, self, now, strict=False):
+        for device, ours, theirs in zip(_DEVICES, self[:2], now[:2], strict=True):
             if ours != theirs:
                 return f"autocast on {device} is {_word(theirs)}, not {_word(ours)}"
         if self.default != now.default:

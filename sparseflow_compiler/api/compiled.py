@@ -245,8 +245,10 @@ class CompiledModel(Inspected):
 
         self._programs.captured(0)
         documents, files = saved.documents(self._model), saved.tokenizer_files(tokenizer)
-        encoder = self._parts.get(encoder_path(self._model))
-        parts = {} if encoder is None else {encoder_path(self._model): encoder._savable()}
+        beside = encoder_path(self._model)
+        encoder = self._parts.get(beside)
+        captured = [] if encoder is None else encoder._savable()
+        parts = {beside: captured} if captured else {}
         name = type(self._model).__name__
         save(path, name, self.device, self._savable(), self.report, documents, files, parts)
 

@@ -15,23 +15,23 @@ from sparseflow.frontend.grad_mode_questions import asked_by_the_model, mode_que
 from sparseflow.frontend.state.changes import BACKEND
 from sparseflow.runtime.calling.gradients import GradientMode
 
-_GRADIENT = Tensor.grad.__get__  # type: ignore[attr-defined]
+
+def _reading(attribute: str) -> object:
+    """Return what a TorchFunctionMode is told of for ``tensor.attribute``."""
+    found: object = getattr(Tensor, attribute).__get__
+    return found
+
+
+_GRADIENT = _reading("grad")
 _IS_INFERENCE = frozenset({Tensor.is_inference, torch.is_inference})
 _NEEDS_RECORDS = frozenset({Tensor.register_hook, Tensor.retain_grad})
 """What fails where no gradients are recorded."""
 
-_QUESTIONS = frozenset(
-    {
-        *(_GRADIENT, *_IS_INFERENCE, *_NEEDS_RECORDS),
-        *(Tensor.requires_grad.__get__, Tensor.grad_fn.__get__),  # type: ignore[attr-defined]
-        *(Tensor.is_leaf.__get__, Tensor.retains_grad.__get__),  # type: ignore[attr-defined]
-    }
+_QUESTIONS = {_GRADIENT, *_IS_INFERENCE, *_NEEDS_RECORDS}.union(
+    map(_reading, ("requires_grad", "grad_fn", "is_leaf", "retains_grad"))
 )
-_OF_MEMORY = frozenset(
-    {
-        *(Tensor._is_view, Tensor.data_ptr, Tensor.untyped_storage, Tensor.storage),
-        *(Tensor._version.__get__, Tensor._base.__get__),  # type: ignore[attr-defined]
-    }
+_OF_MEMORY = {Tensor._is_view, Tensor.data_ptr, Tensor.untyped_storage, Tensor.storage}.union(
+    map(_reading, ("_version", "_base"))
 )
 """Questions whose answers differ from call to call."""
 
@@ -159,7 +159,7 @@ class _Watch(TorchFunctionMode):
                 f"compile the part that is differentiated no more, or use {BACKEND}",
             )
         if func in _OF_MEMORY and asked_by_the_model(sys._getframe(1)):
-            name = getattr(func, "__self__", func).__name__  # type: ignore[attr-defined]
+            name = getattr(func, "__self__", func).__name__
             raise CaptureError(
                 f"Tensor.{name}",
                 "forward asks for a tensor's memory, which is another one in each call",

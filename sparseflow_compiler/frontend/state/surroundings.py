@@ -7,6 +7,7 @@ import itertools
 import random
 import types
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +20,7 @@ from sparseflow.frontend.state.kinds import cell_content, function_cells, is_lib
 _CONTAINERS = (list, dict, set, deque)
 
 STREAMS_OF_LIBRARIES = {
-    "random.random()": random._inst,  # type: ignore[attr-defined]  # behind the functions of the module
+    "random.random()": random._inst,  # behind the functions of the module
     "numpy.random": np.random.mtrand._rand,
 }
 """Random numbers that a program would draw once, when it is captured; torch's are drawn in each call."""
@@ -91,7 +92,6 @@ class Surroundings:
                 self._watch_class(base)
         for function in clone.functions:
             self._watch_function(function)
-        self._watched += [Watched(name, stream, None) for name, stream in STREAMS_OF_LIBRARIES.items()]
         self._misses: list[int] = []
 
     def snapshot(self) -> None:
@@ -145,11 +145,21 @@ class Surroundings:
             for held in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
                 self._watch_value(held, f"a default of {value.__name__}")
             self._watched.append(Watched(f"a global of {value.__module__}", value.__globals__, names))
+            self._watch_streams(names, value.__globals__)
         for name in names & value.__globals__.keys():
             found = value.__globals__[name]
             if not is_library(value):
                 self._watch_value(found, f"{value.__module__}.{name}")
             self._watch_function(found)
+
+    def _watch_streams(self, names: frozenset[str], found: Mapping[str, object]) -> None:
+        """Watch the libraries' random numbers if a function that isn't a library's may draw some."""
+        held = [getattr(found.get(name), "__self__", found.get(name)) for name in names]
+        sources = (random, np.random, *STREAMS_OF_LIBRARIES.values())
+        if "random" in names or any(value is source for value in held for source in sources):
+            for name, stream in STREAMS_OF_LIBRARIES.items():
+                if self._new(stream):
+                    self._watched.append(Watched(name, stream, None))
 
     def _watch_cell(self, cell: types.CellType, name: str, function: types.FunctionType) -> None:
         found = cell_content(cell)

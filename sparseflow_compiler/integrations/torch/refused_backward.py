@@ -24,7 +24,7 @@ class _Refused(torch.autograd.Function):
         ctx.subject = subject
         # Neither arguments nor views of them: those can't be written in place, as the model's results can.
         plain = (result.resolve_conj().resolve_neg() for result in results)
-        return tuple(torch.empty(0, dtype=r.dtype, device=r.device).set_(r) for r in plain)
+        return tuple(_other_tensor(result) for result in plain)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
@@ -33,6 +33,12 @@ class _Refused(torch.autograd.Function):
             "a compiled graph computes no gradients",
             "call the eager model to train it, and the compiled one under torch.no_grad()",
         )
+
+
+def _other_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor over the same memory that is no view of this one."""
+    other = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return other.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def with_refused_backward(subject: str, results: Sequence[object], required: Sequence[bool]) -> list[object]:
@@ -51,7 +57,8 @@ def with_refused_backward(subject: str, results: Sequence[object], required: Seq
     found = list(results)
     if places:
         with torch.enable_grad():
-            changed = _Refused.apply(subject, _ANCHOR, *(results[i] for i in places))
+            given = (results[i] for i in places)
+            changed = _Refused.apply(subject, _ANCHOR, *given)  # type: ignore[no-untyped-call]
         for place, result in zip(places, changed, strict=True):
             found[place] = result
     return found
