@@ -20,9 +20,8 @@ LONG = (
 """Files that take a core for half a minute and more, the longest first."""
 
 
-# torch keeps what an operation on fake tensors gave, for equal ones later. That pays from about five equal
-# layers on; models of tests have two at most, and are traced a fifth to a third faster without. Processes
-# that tests start have it.
+# torch keeps what an operation on fake tensors gave, for equal ones later. Models of tests have two equal
+# layers at most, and are traced a fifth to a third faster without; our captures always are.
 torch._dynamo.config.fake_tensor_cache_enabled = False
 
 
