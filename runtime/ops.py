@@ -47,7 +47,7 @@ def check(condition: bool, message: Callable[[], str]) -> None:
         return
     if condition is False:
         raise RuntimeError(message())
-    torch._check(condition, message)  # type: ignore[no-untyped-call]
+    torch._check(condition, message)
 
 
 class OperatorLibrary(Protocol):

@@ -128,7 +128,7 @@ def _export(flat: FlatModule, dynamic_shapes: Shapes) -> ExportedProgram:
         # torch's passes write the Python code of every intermediate graph; nothing here runs it. And it keeps
         # what an operator gives for fake tensors, which takes longer than computing it: what is repeated is
         # known by repeated_operators, except under autocast.
-        cached = config.patch(fake_tensor_cache_enabled=autocast_is_on())  # type: ignore[attr-defined]
+        cached = config.patch(fake_tensor_cache_enabled=autocast_is_on())
         with _use_lazy_graph_module(True), cached:
             exported = torch.export.export(flat, leaves, dynamic_shapes=shapes, strict=False)
         program = functional(exported)

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from sparseflow.runtime.artifact.class_lookup import qualified
 from sparseflow.runtime.calling.cache_names import CACHE_NAMES
 from sparseflow.runtime.calling.contract import Contract, TensorSpec
+from sparseflow.runtime.calling.guards import Place
 from sparseflow.runtime.calling.structure import Constant, Container, Decoder, Leaf, Slot
 
 _CACHE, _LAYER = "transformers.cache_utils:StaticCache", "transformers.cache_utils:StaticLayer"
@@ -127,7 +128,7 @@ def _tensors(contract: Contract, first: int) -> Iterator[tuple[Shape, torch.dtyp
 
 
 def _tensor(
-    leaf: int, spec: TensorSpec, fixed: Mapping[object, int], batch: set[tuple[int, int | None]]
+    leaf: int, spec: TensorSpec, fixed: Mapping[Place, int], batch: set[Place]
 ) -> tuple[Shape, torch.dtype, torch.device] | None:
     sizes = [None if (leaf, d) in batch else fixed.get((leaf, d), -1) for d in range(spec.rank)]
     return None if -1 in sizes else (tuple(sizes), spec.dtype, spec.device)

@@ -62,7 +62,7 @@ def read_plain(args: tuple[object, ...], kwargs: Mapping[str, Any], defaults: Do
 
 def _tokens(value: object) -> list[int] | None:
     """Return the tokens that end a sequence; None if they are anything else."""
-    found = [] if value is None else value if isinstance(value, list) else [value]
+    found: list[Any] = [] if value is None else value if isinstance(value, list) else [value]
     return found if all(map(_is_token, found)) else None
 
 

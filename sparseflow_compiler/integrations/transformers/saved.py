@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ def documents(model: nn.Module) -> dict[str, object]:
         "encoder": encoder_document(model),
         "flags": {name: value for name in dir(type(model)) if (value := _flag(model, name)) is not None},
         "parameters": parameters_of(model.forward),
-        "plain": _plain(_plain_generation(model)),
+        "plain": _plain(_plain_generation(cast("PreTrainedModel", model))),
     }
     return {_CONFIG: values, _GENERATION: _plain(generation.to_dict()), SHELL: shell}  # type: ignore[union-attr,operator]
 
@@ -68,7 +68,7 @@ def plain_generation(folder: Path) -> Document:
         return plain
 
 
-def _plain_generation(model: nn.Module) -> dict[str, object]:
+def _plain_generation(model: PreTrainedModel) -> dict[str, object]:
     """Return how the model's `generate` reads a call that passes tokens and the usual options.
 
     Returns:
@@ -78,8 +78,8 @@ def _plain_generation(model: nn.Module) -> dict[str, object]:
     transformers = require_transformers(f"{type(model).__name__}.generate")
     usual = transformers.GenerationConfig()
     known = usual.to_dict() | getattr(usual, "_get_default_generation_params", dict)()
-    set_ = {n: v for n, v in model.generation_config.to_dict().items() if v is not None}  # type: ignore[union-attr,operator]
-    refused = why_not_whole(model) if hasattr(model, "config") else "it has no configuration"  # type: ignore[arg-type]
+    set_ = {n: v for n, v in model.generation_config.to_dict().items() if v is not None}
+    refused = why_not_whole(model)
     if not _is_usual_generate(model, transformers.GenerationMixin):
         refused = f"{type(model).__name__} generates in a way of its own"
     others = [n for n, v in set_.items() if n not in _HARMLESS and v and v != known.get(n)]

@@ -190,7 +190,7 @@ def test_only_programs_over_static_caches_that_hold_every_token_give_caches(save
     made = cache.make(2)
     assert cache.length == 256
     assert [layer.keys.shape for layer in made.layers] == [(2, 2, 256, 16)] * 2
-    spec, slots = contract.signature.inputs
+    spec, slots = contract.signature.inputs.spec, contract.signature.inputs.slots
 
     def with_slots(change) -> Contract:
         inputs = Structure(spec, tuple(map(change, slots)))
