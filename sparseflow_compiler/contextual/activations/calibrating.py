@@ -119,10 +119,15 @@ class ChoiceOptions:
             raise _wrong("loss", self.loss, "can't be given along with rate: one follows from the other")
         if self.loss is not None and not 0 < self.loss < 10:
             raise _wrong("loss", self.loss, "must be a rise of the perplexity above 0, such as 0.02")
-        if isinstance(self.rate, (int, float)) and not 0 < self.rate <= float(RATES[-1]):
-            raise _wrong("rate", self.rate, f"must be a share above 0 and at most {float(RATES[-1]):.2f}")
+        if not (self.rate is None or isinstance(self.rate, ActivationThresholds) or _is_share(self.rate)):
+            rule = f"must be a share above 0 and at most {float(RATES[-1]):.2f}, or thresholds"
+            raise _wrong("rate", self.rate, rule)
         if self.window <= 2 * SINKS or self.tokens < _FEWEST:
             raise _wrong("tokens", self.tokens, f"needs tokens ≥ {_FEWEST} and window > {2 * SINKS}")
+
+
+def _is_share(rate: object) -> bool:
+    return isinstance(rate, (int, float)) and 0 < rate <= float(RATES[-1])
 
 
 def _wrong(name: str, value: object, rule: str) -> ArgumentError:
