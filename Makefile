@@ -22,7 +22,7 @@ TESTER := $(VENV)-transformers-$(TRANSFORMERS)/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: always help env lock build demo test lit pytest test-vllm check format docs site source notebook fuzz sanitize wheels bench clean
+.PHONY: always help env lock build demo test lit pytest test-vllm test-vllm-layers check format docs site source notebook fuzz sanitize wheels bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,8 +80,15 @@ $(VENV)-vllm/.dependencies: $(VENV)/.installed tools/vllm_overlay.sh tools/vllm-
 	tools/vllm_overlay.sh $(VENV) $(@D)
 	@touch $@
 
-test-vllm: build $(VENV)-vllm/.dependencies ## Install vLLM for CPUs over the environment (650 MB) and test the plugin
-	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -q -m vllm test/unit/integrations/vllm
+VLLM_TESTS := test/unit/integrations/vllm
+ENGINES := $(VLLM_TESTS)/test_served_chat.py $(VLLM_TESTS)/test_served_tokens.py
+test-vllm: build $(VENV)-vllm/.dependencies ## Install vLLM for CPUs over the environment (650 MB) and test the plugin (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -q -m vllm $(VLLM_TESTS)
+
+# What CI has time for.
+test-vllm-layers: build $(VENV)-vllm/.dependencies ## The same with one engine and all tests of layers (minutes)
+	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -q -m vllm $(filter-out $(ENGINES),$(wildcard $(VLLM_TESTS)/test_*.py)) \
+	  "$(VLLM_TESTS)/test_served_tokens.py::test_tokens_are_those_of_transformers[llama-saved]"
 
 check: build source ## The one gate: format, lint, types, layers, generated docs
 	$(VENV)/bin/ruff format --check .

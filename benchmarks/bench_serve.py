@@ -87,8 +87,8 @@ def options(args: argparse.Namespace) -> list[str]:
     kind = (
         ["--dtype", "float32", "--enforce-eager"] if args.tiny else ["--dtype", "bfloat16", *captured(args)]
     )
-    # Without prefix caching every round reads its prompts. An event for every token keeps the server's HTTP
-    # process busier than the GPU.
+    # Without prefix caching every round reads its prompts. With an event for every token
+    # the server's HTTP process might be what is measured.
     size += ["--stream-interval", str(args.interval)]
     return ["--load-format", "dummy", "--no-enable-prefix-caching", *size, *kind]
 

@@ -28,7 +28,7 @@ class Parents:
 
     def __init__(self) -> None:
         self._of: weakref.WeakKeyDictionary[nn.Module, weakref.ref[nn.Module]] = weakref.WeakKeyDictionary()
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
 
     def watch(self, layer: nn.Module) -> None:
         """Note the module that a layer is put into; until `end`."""
@@ -36,7 +36,8 @@ class Parents:
         if self._stop is None:
             watching = weakref.ref(self)
             handle = register_module_module_registration_hook(functools.partial(_note, watching))
-            self._stop = handle.remove
+            # The hook is for all modules of the process: it mustn't stay after an engine that was refused.
+            self._stop = weakref.finalize(self, handle.remove)
 
     def end(self) -> None:
         """Watch no more."""

@@ -55,6 +55,7 @@ def require_output(mlp, weights) -> None:
 @pytest.mark.parametrize("module", ["llama", "qwen2"])
 def test_the_product_gates(engine, module) -> None:
     found = importlib.import_module(f"vllm.model_executor.models.{module}")
+    before = set(torch.nn.modules.module._global_module_registration_hooks)
     config = method()
     mlp, weights = built(getattr(found, f"{module.capitalize()}MLP"), config)
     assert config.layers.gated == {"model.layers.0.mlp.gate_up_proj": "silu_gated"}
@@ -62,7 +63,19 @@ def test_the_product_gates(engine, module) -> None:
     assert mlp.gate_up_proj(torch.randn(3, HIDDEN))[0].shape == (3, INNER)
     assert "sparseflow: 1 MLPs gate in the product of gate and up" in list(config.layers.lines())
     require_output(mlp, weights)
-    assert not torch.nn.modules.module._global_module_registration_hooks
+    assert set(torch.nn.modules.module._global_module_registration_hooks) <= before
+
+
+def test_an_engine_that_is_refused_leaves_no_hook() -> None:
+    """The hook sees every module of the process, so it goes with those who watched."""
+    from sparseflow.integrations.vllm.gated_mlps import Parents
+
+    hooks = torch.nn.modules.module._global_module_registration_hooks
+    before, parents = set(hooks), Parents()
+    parents.watch(nn.Linear(4, 4))
+    assert len(set(hooks) - before) == 1
+    del parents
+    assert set(hooks) <= before
 
 
 def test_an_mlp_that_does_more_keeps_its_gate(engine) -> None:
