@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 LONGEST = 600
-"""Seconds for a cell, on however busy a machine."""
+"""Seconds for a cell, and for the kernel to start, on however busy a machine."""
 
 
 def run(path: Path, *, keep: bool) -> None:
@@ -25,7 +25,8 @@ def run(path: Path, *, keep: bool) -> None:
     """
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=LONGEST, kernel_name="python3", resources=resources).execute()
+    limits = {"timeout": LONGEST, "startup_timeout": LONGEST}
+    NotebookClient(notebook, **limits, kernel_name="python3", resources=resources).execute()
     if keep:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of day: every run would differ

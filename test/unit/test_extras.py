@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from isolated import python
+from isolated import warm_python
 
 from sparseflow.errors import MissingDependencyError
 from sparseflow.support.extras import EXTRAS, refusal
@@ -93,7 +93,7 @@ DOORS = {
 @pytest.mark.parametrize("package", DOORS)
 def test_every_door_names_the_extra_of_a_package_that_is_missing(tmp_path, package):
     head = f"HIDDEN, EXTRA = {package!r}, {EXTRAS[package]!r}\n{HIDE}"
-    done = python(head + "\n".join(line.strip() for line in DOORS[package].splitlines()), tmp_path)
+    done = warm_python(head + "\n".join(line.strip() for line in DOORS[package].splitlines()), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     if package in ("torch_mlir", "transformers"):  # the commands print

@@ -236,11 +236,16 @@ def pays_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "PAYS_AFTER", 1)
 
 
-@pytest.mark.parametrize("options", [{}, DRAWS[2]], ids=["greedy", "drawn"])
-def test_a_compiled_step_gives_the_same_tokens(pays_at_once: None, options: dict[str, Any]) -> None:
+@functools.cache
+def stepping() -> tuple[nn.Module, sf.CompiledModel]:
     torch.manual_seed(0)
     model = zoo.text_model("gemma3", 1)
-    compiled = sf.compile(model, prune="magnitude", policy="sparse")
+    return model, sf.compile(model, prune="magnitude", policy="sparse")
+
+
+@pytest.mark.parametrize("options", [{}, DRAWS[2]], ids=["greedy", "drawn"])
+def test_a_compiled_step_gives_the_same_tokens(pays_at_once: None, options: dict[str, Any]) -> None:
+    model, compiled = stepping()
     for _ in range(2):
         call = {**prompt(1, 9, padded=False), **OPTIONS, **options}
         torch.manual_seed(7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -33,6 +34,14 @@ def with_head(model: nn.Module, stored: str) -> nn.Module:
     return twin
 
 
+@functools.cache
+def head_alone(stored: str, tied: bool) -> tuple[nn.Module, dict[str, torch.Tensor], sf.CompiledModel]:
+    """A model, what its weights were, and the model compiled with a head in this format, of one capture."""
+    model = model_of(tied=tied)
+    before = copy.deepcopy(model.state_dict())
+    return model, before, sf.compile(model, kwargs=call(), lm_head=stored, policy="sparse")
+
+
 def call(rows: int = 7) -> dict[str, torch.Tensor]:
     return {"input_ids": zoo.tokens(2, rows)}
 
@@ -41,9 +50,7 @@ def call(rows: int = 7) -> dict[str, torch.Tensor]:
 @TIED
 @torch.no_grad()
 def test_the_head_alone_changes(stored: str, tied: bool) -> None:
-    model = model_of(tied=tied)
-    before = copy.deepcopy(model.state_dict())
-    compiled = sf.compile(model, kwargs=call(), lm_head=stored, policy="sparse")
+    model, before, compiled = head_alone(stored, tied)
     twin = with_head(model, stored)
     for rows in (1, 2, 7):
         given = call(rows)
@@ -77,7 +84,7 @@ def test_beside_pruning_and_in_place(stored: str, tied: bool) -> None:
 @FORMATS
 @torch.no_grad()
 def test_it_is_saved_and_loaded(stored: str, tmp_path: object) -> None:
-    compiled = sf.compile(model_of(tied=True), kwargs=call(), lm_head=stored, policy="sparse")
+    _, _, compiled = head_alone(stored, True)
     compiled.save(f"{tmp_path}/saved")
     loaded = sf.load(f"{tmp_path}/saved")
     for rows in (2, 7):

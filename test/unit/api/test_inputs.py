@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers as tf
 import zoo
-from isolated import BLOCK, python
+from isolated import BLOCK, warm_python
 from torch import Tensor, nn
 
 import sparseflow as sf
@@ -183,7 +183,7 @@ for door in (
         print(type(error).__name__, 'sparseflow[compiler]' in str(error))
 """
     )
-    done = python(code, tmp_path)
+    done = warm_python(code, tmp_path)
     lines = done.stdout.split("\n")[:3]
     assert lines == ["MissingDependencyError True"] * 3, done.stdout + done.stderr
 

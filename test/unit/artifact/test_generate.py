@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from isolated import BLOCK, python
+from isolated import BLOCK, warm_python
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from typer.testing import CliRunner
@@ -131,7 +131,7 @@ def test_in_a_process_that_imports_transformers_only_then(saved, tmp_path):
         assert "transformers" in sys.modules
         assert not [name for name in sys.modules if name.startswith(("torch_mlir", "sparseflow.frontend"))]
     """
-    done = python(code, tmp_path)
+    done = warm_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -216,7 +216,7 @@ def test_only_programs_over_static_caches_that_hold_every_token_give_caches(save
 def test_without_transformers_it_says_what_to_install(saved, tmp_path):
     _, folder = saved
     code = BLOCK + f"import torch, sparseflow as sf\nsf.load({str(folder)!r}).generate(torch.ones(1, 3))\n"
-    done = python(code, tmp_path)
+    done = warm_python(code, tmp_path)
     assert "sparseflow[transformers]" in done.stderr, done.stderr
 
 

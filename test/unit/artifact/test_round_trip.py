@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
-from isolated import BLOCK, python
+from isolated import BLOCK, python, warm_python
 from safetensors import safe_open
 from torch import nn
 
@@ -55,7 +55,7 @@ def save_with_outputs(name: str, folder: Path) -> sf.CompiledModel:
 
 def test_a_bert_runs_without_the_compiler_and_without_transformers(tmp_path: Path) -> None:
     save_with_outputs("bert", tmp_path).save(tmp_path / "artifact")
-    done = python(RELOAD + LOADED, tmp_path)
+    done = warm_python(RELOAD + LOADED, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -67,7 +67,7 @@ def test_a_llama_does_too_and_takes_the_cache_that_it_returned(tmp_path: Path) -
         step = compiled(input_ids=calls[0]["input_ids"][:, :1], past_key_values=cache)
     torch.save(step.logits, tmp_path / "step.pt")
     compiled.save(tmp_path / "artifact")
-    done = python(RELOAD + DECODE + LOADED, tmp_path)
+    done = warm_python(RELOAD + DECODE + LOADED, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

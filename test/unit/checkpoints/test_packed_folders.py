@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from isolated import python
+from isolated import python, warm_python
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 from unit.checkpoints.tiny import LAYERS, llama
@@ -132,7 +132,7 @@ STOCK = """
 
 @pytest.mark.parametrize("source", ["folder", "converted"])
 def test_transformers_alone_fails_instead_of_making_weights_up(request, tmp_path, source):
-    done = python(STOCK.format(folder=str(request.getfixturevalue(source))), tmp_path)
+    done = warm_python(STOCK.format(folder=str(request.getfixturevalue(source))), tmp_path)
     assert done.stdout.split() == ["RuntimeError"] * 2, done.stderr
     assert "Unknown quantization type, got sparseflow" in done.stderr
 
@@ -161,7 +161,7 @@ def test_importing_sparseflow_is_enough_before_and_after_transformers(folder, tm
         model = transformers.AutoModelForCausalLM.from_pretrained({str(folder)!r})
         print(sum(type(module).__name__ == "SparseLinear" for module in model.modules()))
     """
-    done = python(code, tmp_path)
+    done = warm_python(code, tmp_path)
     assert done.stdout.split() == [str(LAYERS)], done.stderr
 
 

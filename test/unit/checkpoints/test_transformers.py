@@ -6,7 +6,7 @@ import textwrap
 import pytest
 import torch
 import transformers
-from isolated import BLOCK, python
+from isolated import BLOCK, warm_python
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from unit.checkpoints.tiny import LAYERS, llama
@@ -217,7 +217,7 @@ def test_without_transformers_the_rest_works_and_the_config_says_what_is_missing
     except MissingDependencyError as error:
         print(error)
     """
-    said = python(BLOCK + textwrap.dedent(code), tmp_path).stdout
+    said = warm_python(BLOCK + textwrap.dedent(code), tmp_path).stdout
     assert "SparseFlowConfig: needs transformers >=5.17" in said or "needs transformers <" in said
 
 

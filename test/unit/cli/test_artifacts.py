@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
-from isolated import BLOCK, python
+from isolated import BLOCK, warm_python
 
 import sparseflow as sf
 from sparseflow.cli.main import main
@@ -88,6 +88,6 @@ def test_info_says_what_there_is_and_why_not_the_rest(capsys, monkeypatch) -> No
 
 def test_info_works_where_the_compiler_is_missing(tmp_path: Path) -> None:
     code = BLOCK + 'from sparseflow.cli.main import main\nassert main(["info"]) == 0'
-    done = python(code, tmp_path)
+    done = warm_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "✗ torch-mlir" in done.stdout

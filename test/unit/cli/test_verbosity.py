@@ -9,7 +9,7 @@ import warnings
 from importlib import metadata
 
 import pytest
-from isolated import python
+from isolated import python, warm_python
 
 from sparseflow.cli import main as cli
 from sparseflow.cli.answer import answer
@@ -127,7 +127,7 @@ def test_what_is_printed_fits_the_width(tmp_path, width):
         assert main(["info"]) == 0
         assert main(["report", "x.json"]) == 0
     """
-    done = python(code, tmp_path)
+    done = warm_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     # A path is a word, and words aren't cut.

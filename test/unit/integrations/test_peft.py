@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from isolated import python
+from isolated import warm_python
 from torch import nn
 from unit.checkpoints.tiny import LAYERS, llama
 
@@ -192,7 +192,7 @@ def test_whichever_is_imported_first(imports, tmp_path):
         adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0"]))
         assert type(adapted.base_model.model[0]).__name__ == "SparseLoraLinear"
     """
-    done = python(code, tmp_path)
+    done = warm_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import gc
-import subprocess
-import sys
-import textwrap
 import weakref
 
 import pytest
 import torch
 import transformers as tf
+from isolated import warm_python
 from torch import nn
 from torch.nn import functional as F
 
@@ -88,14 +86,14 @@ def packed(model):
     return {key[0]: weight for part in parts(model) for (key, _), weight in part.bank._packed.items()}
 
 
-def test_torch_lists_the_backend_without_loading_it():
+def test_torch_lists_the_backend_without_loading_it(tmp_path):
     code = """
         import sys, torch
         assert "sparseflow" in torch._dynamo.list_backends()
         loaded = {"sparseflow", "torch_mlir"} & set(sys.modules)
         assert not loaded, loaded
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    done = warm_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
