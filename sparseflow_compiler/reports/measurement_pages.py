@@ -38,7 +38,7 @@ _WHAT = ("dtype", "epilogue", "mode")
 def rows_page(title: str, data: Document) -> Page:
     """Make the page of a result file: ``{"meta": {…}, "rows": […]}``."""
     meta, rows = data.get("meta") or data.get("about") or {}, data["rows"]
-    pieces: list[Piece] = [*headline(rows), *heat_maps(rows), rows_table("Rows", rows)]
+    pieces: list[Piece] = [*headline(rows), *heat_maps(rows), *rows_tables(rows)]
     return Page(title, _about(meta), tuple(pieces))
 
 
@@ -122,6 +122,15 @@ def _heat_map(what: str, rows: Sequence[Row]) -> HeatMap:
         tuple(tuple(cells.get((shape, m), Cell(None)) for m in ms) for shape in shapes),
         "N×K, and M, the rows of x, along the top.",
     )
+
+
+def rows_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return the tables of all rows: products and the rest, which share few columns, stand apart."""
+    products = [row for row in rows if {"N", "K", "M"} <= row.keys()]
+    others = [row for row in rows if not {"N", "K", "M"} <= row.keys()]
+    if not (products and others):
+        return [rows_table("Rows", rows)]
+    return [rows_table("Rows", others), rows_table("Products", products)]
 
 
 def rows_table(title: str, rows: Sequence[Row]) -> Table:

@@ -184,6 +184,19 @@ def test_measurements_open_with_a_headline():
         assert not isinstance(page_of([Source("x", {"rows": [silent]})]).pieces[0], Facts)
 
 
+def test_products_and_models_have_tables_of_their_own():
+    product = {"N": 8, "K": 4, "M": 1, "dense_us": 2.0, "ours_us": 1.0}
+    mixed = [product, {"model": "a", "batch": 1, "dense_ms": 3.0}, {**product, "M": 2}]
+    tables = [piece for piece in page_of([Source("x", {"rows": mixed})]).pieces if isinstance(piece, Table)]
+    assert [(table.title, len(table.rows)) for table in tables] == [("Rows", 1), ("Products", 2)]
+    assert [column.heading for column in tables[0].columns] == ["model", "batch", "dense_ms"]
+    assert [column.heading for column in tables[1].columns] == ["M"]  # what all share is stated below
+    (one,) = (
+        piece for piece in page_of([Source("x", {"rows": mixed[:1]})]).pieces if isinstance(piece, Table)
+    )
+    assert one.title == "Rows"
+
+
 def test_a_notebook_shows_a_small_fragment_that_is_escaped_and_complete_in_itself():
     text = REPORT._repr_html_()
     tags = Tags()
