@@ -61,7 +61,7 @@ class LeftOut:
                 def hook(
                     module: nn.Module, args: tuple[Tensor, ...], threshold: float = self.thresholds[name]
                 ) -> tuple[Tensor, ...]:
-                    return cast(Tensor, _StraightThrough.apply(args[0], threshold)), *args[1:]
+                    return cast(Tensor, _StraightThrough.apply(args[0], threshold)), *args[1:]  # type: ignore[no-untyped-call]
 
                 stack.callback(layer.module.register_forward_pre_hook(hook).remove)
             yield

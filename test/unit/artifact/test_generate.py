@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from isolated import BLOCK, warm_python
+from isolated import BLOCK, python, warm_python
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from typer.testing import CliRunner
