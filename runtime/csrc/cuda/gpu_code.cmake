@@ -1,6 +1,6 @@
 # Sets `out` to nvcc's flags for the architectures. The sources differ between those of `bases` alone (they ask
 # `__CUDA_ARCH__ >= 900`): code for the others is assembled from the PTX of the latest base that is no later, so that
-# the front end, half of the time, runs once for each base.
+# the front end runs once for each base.
 function(sparseflow_gpu_code out architectures)
   set(flags "")
   foreach(architecture IN LISTS architectures)
