@@ -70,6 +70,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "vllm_columns_h200": ("runtime/csrc/cuda", "sparseflow_compiler/integrations/vllm"),
     "vllm_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
     "vllm_load_h200": ("sparseflow_compiler/integrations/vllm",),
+    "wide_h200": ("runtime/csrc/cuda/wide",),
 }
 """The folders whose change makes a result too old."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import tables_serving
 from _table import Rows, grouped, markdown, times
+from tables_columns import columns_cpu, columns_gpu, wide
 from tables_contextual import contextual_cpu, contextual_h200, contextual_model
 from tables_decode import decode, decode_attention
 from tables_default import NAMES, default
@@ -190,6 +191,8 @@ def noise_cpu(rows: Rows) -> str:
 TABLES: dict[str, Callable[[Rows], str]] = {
     "gemm_cpu": gemm_cpu,
     "gemm_cpu_epyc": gemm_cpu,
+    "columns_cpu": columns_cpu,
+    "columns_h200": columns_gpu,
     "compile_cpu": compile_cpu,
     **dict.fromkeys(NAMES, default),
     "contextual_cpu": contextual_cpu,
@@ -221,6 +224,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "serve_fp8_h200": tables_serving.serve,
     "serve_h200": tables_serving.serve,
     "skinny_h200": skinny_h200,
+    "wide_h200": wide,
     "vllm_columns_h200": tables_serving.vllm,
     "vllm_h200": tables_serving.vllm,
     "vllm_load_h200": tables_serving.load,

@@ -202,7 +202,7 @@ def test_wrong_arguments_are_refused_by_name():
         skinny(x, device, epilogue="tanh")
     with pytest.raises(RuntimeError, match="bias must be BFloat16"):
         skinny(x, device, bias=torch.zeros(256, device="cuda"))
-    with pytest.raises(RuntimeError, match="takes bfloat16 and float16, not Float"):
+    with pytest.raises(RuntimeError, match="takes bfloat16, float16 and float8_e4m3fn, not Float"):
         skinny(inputs(4, 512, torch.float32), packed(pruned(256, 512, torch.float32)))
     odd = packed(pruned(203, 452, torch.bfloat16))
     apart = gpu.DeviceWeight(odd.values.clone(), odd.positions, 452)
