@@ -36,7 +36,12 @@ class Ambient(NamedTuple):
     @classmethod
     def now(cls) -> Ambient:
         """Return the current ambient state."""
-        return cls(_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype(), GradientMode.now())
+        return cls.of_casts()._replace(gradients=GradientMode.now())
+
+    @classmethod
+    def of_casts(cls) -> Ambient:
+        """Return what of it matters to a program whose forward asked for no gradients."""
+        return cls(_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype())
 
     def violation(self, now: Ambient) -> str | None:
         """Return how another ambient state differs from this one, or None."""

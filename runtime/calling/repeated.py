@@ -1,5 +1,7 @@
 """Serve a call like one that was served before, without taking it apart again.
 
+Programs whose forward asked whether gradients are on are not served so: their answer depends on more.
+
 A call is like an earlier one if it passes its arguments in the same way, the same atoms, tensors of the same
 layout, and the same objects, such as a cache, with the same contents by identity. Then it has the same
 program, the same structure, and its tensors are at the same places. What isn't known to be alike goes the
@@ -190,7 +192,7 @@ class RepeatedCall:
     ) -> None:
         if not executable.only_returns:
             raise UnrepeatableError
-        self.executable, self._ambient = executable, Ambient.now()
+        self.executable, self._ambient = executable, Ambient.of_casts()
         self._tensors = [TensorLayout.of(v, i) for i, v in enumerate(values) if isinstance(v, Tensor)]
         self._atoms = [(i, v) for i, v in enumerate(values) if type(v) in ATOMS]
         known = {t.place for t in self._tensors} | {i for i, _ in self._atoms}
@@ -237,7 +239,9 @@ class RepeatedCall:
                 return None
         if not all(tensor.fits(values[tensor.place]) for tensor in self._tensors):
             return None
-        if not all(root() is values[i] for i, root in self._roots) or Ambient.now() != self._ambient:
+        if not all(root() is values[i] for i, root in self._roots):
+            return None
+        if Ambient.of_casts() != self._ambient:
             return None
         return self._filled(values) if self._contents.are_as_they_were() else None
 

@@ -42,9 +42,10 @@ def test_what_has_no_code_is_refused(tmp_path, list_, word):
 
 
 def test_the_sources_tell_apart_no_more_than_the_bases():
+    """That of 89 is a base of the files alone that convert e4m3."""
     asked = {
         number
         for file in CUDA.rglob("*.cu*")
         for number in re.findall(r"__CUDA_ARCH__\s*[<>=]+\s*(\d+)", file.read_text())
     }
-    assert asked == {"900"}
+    assert asked == {"890", "900"}

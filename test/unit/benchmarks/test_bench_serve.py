@@ -38,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        print("post", time.time(), flush=True)
+        os.write(1, f"post {time.time()}\\n".encode())  # at once: other threads write too
         assert body["ignore_eos"] and body["model"] == "model" and min(body["prompt"]) >= 3
         if "--refuse" in OPTIONS:
             return self.answer(400, b"too long")
