@@ -18,7 +18,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "",
-        "SmolLM2, CPU, inputs: {columns_cpu model=SmolLM2-135M-Instruct speedup}",
+        "SmolLM2's tokens, CPU, 40% of inputs: {columns_cpu model=SmolLM2-135M-Instruct speedup}",
     ),
     (
         "decoding a batch",
