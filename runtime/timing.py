@@ -12,11 +12,31 @@ Side = Callable[[int], object]
 """What is timed. It takes the number of the round, for rotating its data, and returns when it is done."""
 
 
-def once(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds that one call takes, by a clock."""
-    start = clock()
+Stopwatch = Callable[[Callable[[], object]], float]
+"""Makes one call and returns how many seconds it took."""
+
+LEAST_OWN_PART = 0.5
+"""The least part of a call's elapsed time for which its thread's processor time is believed."""
+
+
+def once(run: Callable[[], object]) -> float:
+    """Make one call; return the seconds that passed."""
+    start = time.perf_counter()
     run()
-    return clock() - start
+    return time.perf_counter() - start
+
+
+def once_on_this_thread(run: Callable[[], object]) -> float:
+    """Make one call; return its seconds of processor time on this thread, where other threads do nothing.
+
+    Processor time leaves out what other processes took. A guest whose host takes time away makes up for it
+    late: its clocks of processor time may stand still during a short call. So the seconds that passed are
+    returned if the thread seems to have worked for less than `LEAST_OWN_PART` of them.
+    """
+    start, used = time.perf_counter(), time.thread_time()
+    run()
+    used, passed = time.thread_time() - used, time.perf_counter() - start
+    return used if used >= LEAST_OWN_PART * passed else passed
 
 
 class Turns:
@@ -24,11 +44,11 @@ class Turns:
 
     Args:
         sides: what is compared; each first runs once without being timed.
-        clock: returns seconds.
+        stopwatch: times one call.
     """
 
-    def __init__(self, sides: Sequence[Side], clock: Callable[[], float] = time.perf_counter) -> None:
-        self._sides, self._clock = sides, clock
+    def __init__(self, sides: Sequence[Side], stopwatch: Stopwatch = once) -> None:
+        self._sides, self._stopwatch = sides, stopwatch
         self._orders = itertools.cycle(itertools.permutations(range(len(sides))))
         for side in sides:
             side(0)
@@ -37,7 +57,7 @@ class Turns:
         """Run the round with the given number; return the seconds of each side."""
         times = [0.0] * len(self._sides)
         for index in next(self._orders):
-            times[index] = once(functools.partial(self._sides[index], turn + 1), self._clock)
+            times[index] = self._stopwatch(functools.partial(self._sides[index], turn + 1))
         return times
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -31,7 +30,7 @@ from sparseflow.runtime.formats import Format, find
 from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
 from sparseflow.runtime.pattern import Pattern
 from sparseflow.runtime.robust import Settled, settle
-from sparseflow.runtime.timing import Turns
+from sparseflow.runtime.timing import Stopwatch, Turns, once, once_on_this_thread
 
 MAX_ROWS = 4096
 # For many rows of x, preparing x takes time too, which fewer rows of W would overstate.
@@ -202,13 +201,13 @@ class _Bench:
         ways = sparse_ways(self.n, k, weight.dtype, m, self.weights.stored.name)
         sides = self.weights.sides(x, self.rows(m), ways)
         with _threads(threads):
-            turns = Turns(sides, clock(threads))
+            turns = Turns(sides, stopwatch(threads))
             return settle(turns, most=MAX_REPS, enough=LEAST_SECONDS, limit=SECONDS_A_POINT)
 
 
-def clock(threads: int) -> Callable[[], float]:
-    """Return the clock for a number of threads: for a single one, its own processor time."""
-    return time.thread_time if threads == 1 else time.perf_counter
+def stopwatch(threads: int) -> Stopwatch:
+    """Return what times a call with a number of threads: a single one by its own processor time."""
+    return once_on_this_thread if threads == 1 else once
 
 
 @contextlib.contextmanager

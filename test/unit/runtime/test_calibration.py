@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
 from sparseflow.errors import ArgumentError
+from sparseflow.runtime import timing
 from sparseflow.runtime.dispatch import (
     MEASURED_M,
     Table,
@@ -236,8 +235,8 @@ def test_so_many_threads_run_and_no_fewer_afterwards():
     with measure_cpu._threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-    assert measure_cpu.clock(1) is time.thread_time
-    assert measure_cpu.clock(2) is time.perf_counter
+    assert measure_cpu.stopwatch(1) is timing.once_on_this_thread
+    assert measure_cpu.stopwatch(2) is timing.once
 
 
 @pytest.mark.parametrize(
