@@ -34,9 +34,7 @@ def mode_questions_noted(note: Callable[[], None]) -> Iterator[None]:
     function = torch.autograd.Function
     apply = vars(function)["apply"]
     replaced = [
-        (table, name, real, _noting(real, thread, note))
-        for real in _QUESTIONS
-        for table, name in _holders(real)
+        (table, name, real, _noting(real, thread, note)) for table, name, real in _holders(_QUESTIONS)
     ]
 
     @functools.wraps(apply.__func__)
@@ -76,12 +74,15 @@ def _noting(real: Callable[[], bool], thread: int, note: Callable[[], None]) -> 
     return found
 
 
-def _holders(value: object) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the namespaces of torch and of others' modules that hold a function, and its name there."""
+def _holders(values: tuple[object, ...]) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Yield the namespaces of torch and of others' modules that hold a function, its name there, and it."""
+    wanted = set(map(id, values))
     for module_name, module in list(sys.modules.items()):
-        if module is torch or module_name.split(".")[0] not in _LIBRARIES:
+        if module is torch or module_name.partition(".")[0] not in _LIBRARIES:
             table = getattr(module, "__dict__", {})
-            yield from ((table, name) for name, held in list(table.items()) if held is value)
+            # Nearly none does: a loop over the hundred thousand names is left to C.
+            if not wanted.isdisjoint(map(id, list(table.values()))):
+                yield from ((table, name, held) for name, held in list(table.items()) if id(held) in wanted)
 
 
 def _reads_needs_input_grad(function: type[torch.autograd.Function]) -> bool:
