@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
         yield from imported(node)
 
 
+@functools.cache
 def code(path: Path) -> str:
     """A file without comments and docstrings."""
     tree = ast.parse(path.read_text())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+import warm_tools
+from isolated import warm
 from safetensors.torch import load_file
 
 import sparseflow as sf
@@ -62,7 +62,7 @@ print(sum(layer.method is not None for layer in report.layers), -left)
 
 
 def run(folder, out, kill=-1, seed=0):
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill), str(out), str(seed)]
+    command = [*warm(), "-c", SCRIPT, str(folder), str(kill), str(out), str(seed)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -72,7 +72,7 @@ def test_a_run_killed_in_any_block_resumes_to_the_same_bits(tmp_path):
     folder, out = tmp_path / "run", tmp_path / "resumed"
     for kill in (3, 4):  # in the first block, and in the second: one more write than the block has
         killed = run(folder, out, kill)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert killed.returncode == warm_tools.DIED, killed.stderr
         assert not out.exists()
     resumed = run(folder, out)
     assert resumed.returncode == 0, resumed.stderr

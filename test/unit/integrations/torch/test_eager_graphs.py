@@ -32,7 +32,7 @@ def test_a_padded_batch_of_a_llama_with_grouped_heads_generates(dynamic: bool | 
     mask[0, :3] = 0
     options = {
         "attention_mask": mask,
-        "max_new_tokens": 4,
+        "max_new_tokens": 3,
         "do_sample": False,
         "pad_token_id": 0,
         "eos_token_id": None,
