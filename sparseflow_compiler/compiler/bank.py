@@ -234,7 +234,7 @@ class WeightBank:
         """Yield name and pruned dense tensor of each part of a packed weight; needs unreleased weights."""
         key = next(key for (key, _), held in self._packed.items() if held is packed)
         for name, transposed in _parts(key):
-            yield name, self._to_pack(name, transposed, packed.format)
+            yield name, self._to_pack(name, self._oriented(name, transposed), packed.format)
 
     def pattern_of(self, name: str) -> str:
         """Return the pattern of a weight of which a packed form exists, whose dense bytes may be released."""
@@ -311,7 +311,7 @@ class WeightBank:
 
     def _pack(self, name: str, transposed: bool, stored: Format) -> tuple[Tensor, ...]:
         weight = self._oriented(name, transposed)
-        pruned = self._to_pack(name, transposed, stored)
+        pruned = self._to_pack(name, weight, stored)
         self._errors.setdefault(name, relative_difference(weight, pruned))
         if name not in self._heads:
             self._packed_names.add(name)
@@ -320,9 +320,8 @@ class WeightBank:
             self._format_errors[name] = error
         return tensors
 
-    def _to_pack(self, name: str, transposed: bool, stored: Format) -> Tensor:
-        """Return what a format stores of a weight; a head's is pruned where the format needs it."""
-        weight = self._oriented(name, transposed)
+    def _to_pack(self, name: str, weight: Tensor, stored: Format) -> Tensor:
+        """Return what a format stores of a weight; a head is pruned where it needs that."""
         if name not in self._heads:
             return self._pruned(weight) if stored.pattern == self._pattern.name else weight
         if stored.pattern == "dense":

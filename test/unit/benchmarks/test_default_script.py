@@ -6,10 +6,10 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from isolated import TRANSFORMERS, warm
 
 ROOT = Path(__file__).parents[3]
 COLUMNS = {
@@ -35,7 +35,7 @@ def test_a_tiny_run_writes_rows_of_which_a_table_is_made(tmp_path, tables, monke
     script = str(ROOT / "benchmarks" / "bench_default.py")
     options = ["--tiny", "--models", "minilm", "--batches", "1", "--limit", "500"]
     done = subprocess.run(
-        [sys.executable, script, *options, "--results", str(tmp_path)],
+        [*warm(TRANSFORMERS), script, *options, "--results", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
