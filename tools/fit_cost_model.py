@@ -91,9 +91,8 @@ def rounded(constants: Any) -> dict[str, float]:
 def fit_sides(points: Sequence[TunedPoint], hardware: Hardware) -> dict[str, dict[str, Side]]:
     """The fitted roofline of dense and of each kernel, by dtype."""
     sides: dict[str, dict[str, Side]] = {}
-    for kernel, dtype in itertools.product(
-        ("dense", "cusparselt", "skinny"), sorted({p.dtype for p in points})
-    ):
+    kernels = sorted({candidate.backend for point in points for candidate in point.candidates})
+    for kernel, dtype in itertools.product(("dense", *kernels), sorted({p.dtype for p in points})):
         times = recorded(points, kernel, dtype)
         if len(times) >= FEWEST:
             side, error = descend(times, hardware, dense=kernel == "dense")
