@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.base import text_of, view_as
-from sparseflow.dialect.linear import ACTIVATIONS, GATES, LinearOp, linear_like
+from sparseflow.dialect.linear import ACTIVATIONS, GATES
 from sparseflow.dialect.matchers import only_reader, operations
+from sparseflow.dialect.sparse_layers import LAYERS, epilogue_of, layer_like, layer_view
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass, option
@@ -37,11 +37,11 @@ class FuseEpilogue(Pass):
 
     Requires: layers that are to be merged are merged (`merge-projections`).
 
-    Ensures: a `sparse_gemm.linear` whose result has one reader takes over, in this order and each only where
-    the layer has neither it nor a later one yet: the addition of a tensor of shape [N] as `bias`; `relu`,
-    `gelu` or `silu` as `epilogue`; the addition of a tensor of its own type and shape as `residual`. Inactive
-    dropout and views that keep the shape are skipped. The layer then stands in the place of the last of them,
-    and rounds once instead of after each.
+    Ensures: a `sparse_gemm.linear` or `column_linear` whose result has one reader takes over, in this order
+    and each only where the layer has neither it nor a later one yet: the addition of a tensor of shape [N] as
+    `bias`; `relu`, `gelu` or `silu` as `epilogue`; the addition of a tensor of its own type and shape as
+    `residual`. Inactive dropout and views that keep the shape are skipped. The layer then stands in the place
+    of the last of them, and rounds once instead of after each.
 
     Left alone: additions with another factor than 1; those that broadcast, or whose dynamic sizes aren't
     proven equal; operations that change the type or are in another block; parts of a merged layer; what
@@ -55,7 +55,7 @@ class FuseEpilogue(Pass):
         """Decide for all layers first: known sizes are valid for the unmodified module only."""
         sizes, taken = KnownSizes(module), set[ir.Operation]()
         # Where a sum has two layers, the later one takes the earlier as its residual and need not move.
-        layers = reversed(operations(module, {"sparse_gemm.linear"}))
+        layers = reversed(operations(module, LAYERS))
         for chain in [_follow(op, self.parts, sizes, taken) for op in layers]:
             _fuse(chain)
 
@@ -65,7 +65,7 @@ class _Chain:
     """A layer and the operations fused into it.
 
     Attributes:
-        layer: the ``sparse_gemm.linear``.
+        layer: the sparse layer.
         links: its successive readers up to the last fused one, including no-ops in between.
         bias: addition that becomes its bias, with the index of the operand that is added.
         epilogue: its activation afterwards.
@@ -82,12 +82,10 @@ class _Chain:
 def _follow(
     layer: ir.Operation, parts: tuple[str, ...], sizes: KnownSizes, taken: set[ir.Operation]
 ) -> _Chain:
-    chain = _Chain(layer, epilogue=text_of(layer, "epilogue"))
+    chain = _Chain(layer, epilogue=epilogue_of(layer))
     passed: list[ir.Operation] = []
     value = layer.results[0]
-    while (
-        view_as(layer, LinearOp).residual is None and chain.epilogue not in GATES and chain.residual is None
-    ):
+    while layer_view(layer).residual is None and chain.epilogue not in GATES and chain.residual is None:
         reader = only_reader(value)
         if reader is None or reader in taken:
             break
@@ -116,7 +114,7 @@ def _take(
     if added is None:
         return False
     other = reader.operands[added]
-    has_bias = view_as(chain.layer, LinearOp).bias is not None or chain.bias is not None
+    has_bias = layer_view(chain.layer).bias is not None or chain.bias is not None
     if "bias" in parts and not has_bias and chain.epilogue == "none" and _is_bias(other, value):
         chain.bias = reader, added
         return True
@@ -143,7 +141,7 @@ def _is_bias(other: ir.Value, value: ir.Value) -> bool:
 def _fuse(chain: _Chain) -> None:
     if not chain.links:
         return
-    layer, last, view = chain.layer, chain.links[-1], view_as(chain.layer, LinearOp)
+    layer, last, view = chain.layer, chain.links[-1], layer_view(chain.layer)
     bias, residual = (
         known if taken is None else taken[0].operands[taken[1]]
         for known, taken in ((view.bias, chain.bias), (view.residual, chain.residual))
@@ -151,7 +149,7 @@ def _fuse(chain: _Chain) -> None:
     # Only before the last link everything that any link reads is known.
     with layer.location, ir.InsertionPoint(last):
         type_, epilogue = last.results[0].type, chain.epilogue
-        fused = linear_like(layer, view.x, view.weight, bias, residual, result=type_, epilogue=epilogue)
+        fused = layer_like(layer, view.x, view.weight, bias, residual, result=type_, epilogue=epilogue)
     for link in chain.links[:-1]:
         if link.name in (*VIEWS, "torch.aten.dropout"):
             link.results[0].replace_all_uses_with(link.operands[0])

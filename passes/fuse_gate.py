@@ -9,10 +9,10 @@ from typing import ClassVar, TypeVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.base import text_of, view_as
-from sparseflow.dialect.linear import FORMAT_REFUSED, LinearOp, layer_format, linear_like
+from sparseflow.dialect.linear import FORMAT_REFUSED, layer_format
 from sparseflow.dialect.matchers import constant_int, only_reader, operations, users, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
+from sparseflow.dialect.sparse_layers import LAYERS, LINEAR, epilogue_of, layer_like, layer_view
 from sparseflow.dialect.types import tensor_type
 from sparseflow.passes.activations import activation_of
 from sparseflow.passes.base import Pass
@@ -27,10 +27,11 @@ class FuseGate(Pass):
 
     Requires: gate and up are one layer (`merge-projections`); layers have their format (`choose-format`).
 
-    Ensures: `act(gate) * up`, the factors in either order, over the two halves of a `sparse_gemm.linear` of N
-    rows is that layer with the epilogue `<act>_gated`, act being `relu`, `gelu`, `gelu_tanh` or `silu`, and a
-    result of N/2. If the rows of up come first, the parts of the merged weight and bias are exchanged. The
-    activated gate is no longer rounded, nor are the halves if the product's kernel applies the gate.
+    Ensures: `act(gate) * up`, the factors in either order, over the two halves of a `sparse_gemm.linear` or
+    `column_linear` of N rows is that layer with the epilogue `<act>_gated`, act being `relu`, `gelu`,
+    `gelu_tanh` or `silu`, and a result of N/2. If the rows of up come first, the parts of the merged weight
+    and bias are exchanged. The activated gate is no longer rounded, nor are the halves if the product's
+    kernel applies the gate.
 
     Left alone: layers that have an epilogue, a residual or a format without gates; halves, activations or a
     layer that something else reads; up first if the halves aren't whole parts of a merged weight.
@@ -40,7 +41,7 @@ class FuseGate(Pass):
 
     def run(self, module: ir.Module) -> None:
         """Fuse the gate of each layer by itself."""
-        for op in operations(module, {"sparse_gemm.linear"}):
+        for op in operations(module, LAYERS):
             gate = _gate_of(op)
             if gate is not None:
                 _fuse(gate)
@@ -51,7 +52,7 @@ class _Gate:
     """A layer and the gate fused into it.
 
     Attributes:
-        layer: the ``sparse_gemm.linear``, result ``[…, 2·half]``.
+        layer: the sparse layer, result ``[…, 2·half]``.
         product: the multiplication of the activated gate and up, ``[…, half]``.
         activation: of the gate.
         half: rows of the gate.
@@ -67,9 +68,9 @@ class _Gate:
 
 def _gate_of(layer: ir.Operation) -> _Gate | None:
     halves = _halves(layer)
-    if halves is None or text_of(layer, "epilogue") != "none":
+    if halves is None or epilogue_of(layer) != "none":
         return None
-    if view_as(layer, LinearOp).residual is not None:
+    if layer_view(layer).residual is not None:
         return None
     type_ = tensor_type(halves[0])
     assert type_ is not None, "_halves checked it"
@@ -87,6 +88,8 @@ def _gate_of(layer: ir.Operation) -> _Gate | None:
 
 def _takes(layer: ir.Operation, epilogue: str) -> bool:
     """Return whether a layer's format supports an epilogue."""
+    if layer.name != LINEAR:
+        return True
     type_ = tensor_type(layer.operands[1])
     n, k = (type_ and type_.shape) or (None, None)
     if type_ is None or type_.dtype is None or n is None or k is None:
@@ -126,7 +129,7 @@ def _range(op: ir.Operation, last: tuple[int, int], n: int) -> tuple[int | None,
 
 
 def _can_turn(gate: _Gate) -> bool:
-    view = view_as(gate.layer, LinearOp)
+    view = layer_view(gate.layer)
     return all(_cut(value, gate.half) for value in (view.weight, view.bias) if value is not None)
 
 
@@ -150,13 +153,13 @@ def _turned(value: ir.Value, row: int) -> ir.Value:
 
 
 def _fuse(gate: _Gate) -> None:
-    view, attributes = view_as(gate.layer, LinearOp), gate.layer.attributes
+    view, attributes = layer_view(gate.layer), gate.layer.attributes
     with before(gate.layer):
         weight, bias = view.weight, view.bias
         if gate.up_first:
             weight, bias = _turned(weight, gate.half), None if bias is None else _turned(bias, gate.half)
         epilogue, result = f"{gate.activation}_gated", gate.product.results[0].type
-        fused = linear_like(gate.layer, view.x, weight, bias, result=result, epilogue=epilogue)
+        fused = layer_like(gate.layer, view.x, weight, bias, result=result, epilogue=epilogue)
         if FORMAT_REFUSED in attributes:
             fused.attributes[FORMAT_REFUSED] = attributes[FORMAT_REFUSED]
     replace(gate.product, fused.results[0])

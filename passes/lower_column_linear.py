@@ -12,6 +12,7 @@ from sparseflow.dialect.column_linear import ColumnLinearOp, column_format
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
 from sparseflow.dialect.packed_weight import packed_weight
+from sparseflow.dialect.sparse_layers import epilogue_of
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import reoriented
 from sparseflow.passes.base import Pass, refuse
@@ -19,6 +20,7 @@ from sparseflow.passes.ir_builder import (
     before,
     constant_float,
     constant_int,
+    constant_str,
     none,
     replace,
     runtime_call,
@@ -60,6 +62,7 @@ def _call(op: ir.Operation) -> ir.Value:
         none() if view.residual is None else view.residual,
         scale,
         constant_int(int(number_of(op, "m_max"))),
+        constant_str(epilogue_of(op)),
     ]
     return runtime_call("column_linear", operands, op.results[0].type)
 

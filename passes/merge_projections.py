@@ -10,18 +10,17 @@ from typing import ClassVar
 
 from torch_mlir import ir
 
-from sparseflow.dialect.base import number_of, text_of, view_as
-from sparseflow.dialect.column_linear import ColumnLinearOp, column_format, column_linear
-from sparseflow.dialect.linear import GATES, LinearOp, linear_like
+from sparseflow.dialect.linear import GATES
 from sparseflow.dialect.matchers import WeightRef, is_none, operations, weight_ref
 from sparseflow.dialect.merged_weight import merged_weight
+from sparseflow.dialect.sparse_layers import LAYERS, epilogue_of, layer_like, layer_view
 from sparseflow.dialect.types import TensorType, tensor_type
 from sparseflow.dialect.weight import KIND
 from sparseflow.passes.base import Pass, option
 from sparseflow.passes.ir_builder import before, none, replace, slice_last, torch_op
 from sparseflow.passes.weight_uses import WeightUses
 
-_SPARSE, _DENSE, _COLUMN = "sparse_gemm.linear", "torch.aten.linear", "sparse_gemm.column_linear"
+_DENSE = "torch.aten.linear"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class MergeProjections(Pass):
         """Form all groups, then merge each; merging one doesn't affect the others."""
         uses = WeightUses(module)
         groups: dict[tuple[object, ...], list[_Projection]] = defaultdict(list)
-        for op in operations(module, {_SPARSE, _DENSE, _COLUMN}):
+        for op in operations(module, LAYERS | {_DENSE}):
             part = _projection(op, uses)
             if part is not None:
                 groups[_key(part)].append(part)
@@ -91,22 +90,18 @@ def _projection(op: ir.Operation, uses: WeightUses) -> _Projection | None:
 
 
 def _bias(op: ir.Operation) -> ir.Value | None:
-    if op.name == _SPARSE:
-        return view_as(op, LinearOp).bias
-    if op.name == _COLUMN:
-        return view_as(op, ColumnLinearOp).bias
+    if op.name in LAYERS:
+        return layer_view(op).bias
     return None if is_none(op.operands[2]) else op.operands[2]
 
 
 def _has_residual(op: ir.Operation) -> bool:
-    if op.name == _COLUMN:
-        return view_as(op, ColumnLinearOp).residual is not None
-    return op.name == _SPARSE and view_as(op, LinearOp).residual is not None
+    return op.name in LAYERS and layer_view(op).residual is not None
 
 
 def _is_gated(op: ir.Operation) -> bool:
     """Return whether the halves of the product are a gate's factors already, not layers' results."""
-    return op.name == _SPARSE and text_of(op, "epilogue") in GATES
+    return op.name in LAYERS and epilogue_of(op) in GATES
 
 
 def _only_reader(ref: WeightRef, uses: WeightUses) -> bool:
@@ -149,19 +144,8 @@ def _whole(parts: Sequence[_Projection]) -> ir.Value:
     result = part_type.with_last(n).build()
     if first.op.name == _DENSE:
         return torch_op(_DENSE, [x, weight, none() if bias is None else bias], result)
-    if first.op.name == _COLUMN:
-        threshold, m_max = number_of(first.op, "threshold"), int(number_of(first.op, "m_max"))
-        return column_linear(
-            x,
-            weight,
-            bias,
-            threshold=threshold,
-            m_max=m_max,
-            format=column_format(first.op),
-            result=result,
-        ).results[0]
-    epilogue = text_of(first.op, "epilogue")
-    return linear_like(first.op, x, weight, bias, result=result, epilogue=epilogue).results[0]
+    epilogue = epilogue_of(first.op)
+    return layer_like(first.op, x, weight, bias, result=result, epilogue=epilogue).results[0]
 
 
 def _concatenate(

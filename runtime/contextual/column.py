@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.runtime import ops
+from sparseflow.runtime import epilogues, ops
 
 MOST_ROWS = 32
 """The largest ``m_max``."""
@@ -57,6 +57,7 @@ def portable_column_linear(
     residual: Tensor | None = None,
     scale: Tensor | None = None,
     m_max: int = 8,
+    epilogue: str = "none",
 ) -> Tensor:
     """Implement ``sparseflow::column_linear`` in plain torch, which reads the whole weight.
 
@@ -65,12 +66,15 @@ def portable_column_linear(
         weight: ``[K, N]`` in the dtype of x, or int8, or on a GPU float8_e4m3fn; finite.
         threshold: at least 0, which leaves nothing out.
         bias: ``[N]`` in the dtype of x.
-        residual: ``[…, N]`` in the dtype of x, added last.
+        residual: of the result's shape, in the dtype of x, added last.
         scale: ``[N]`` float32 beside a weight in 8 bits.
         m_max: the most rows of which inputs are left out.
+        epilogue: as of `epilogues.finish`.
     """
     matrix = weight if scale is None else (weight.float() * scale).to(x.dtype)
     y = F.linear(kept_inputs(x, threshold) if selects_inputs(x, m_max) else x, matrix.t(), bias)
+    if epilogue != "none":
+        return epilogues.finish(y, None, epilogue, residual)
     return y if residual is None else y + residual
 
 
@@ -82,12 +86,20 @@ def _fake(
     residual: Tensor | None = None,
     scale: Tensor | None = None,
     m_max: int = 8,
+    epilogue: str = "none",
 ) -> Tensor:
     ops.check(
         x.dim() >= 1 and weight.dim() == 2 and x.shape[-1] == weight.shape[0],
         lambda: f"sparseflow::column_linear: x must be [..., {weight.shape[0]}], got {list(x.shape)}",
     )
-    return x.new_empty((*x.shape[:-1], weight.shape[1]))
+    n, gated = weight.shape[1], epilogue.endswith("_gated")
+    ops.check(
+        not gated or n % 2 == 0, lambda: f"sparseflow::column_linear: {epilogue} needs an even N, got {n}"
+    )
+    ops.check(
+        not gated or residual is None, lambda: f"sparseflow::column_linear: {epilogue} takes no residual"
+    )
+    return x.new_empty((*x.shape[:-1], n // 2 if gated else n))
 
 
 ops.register_fake(column_linear, _fake)

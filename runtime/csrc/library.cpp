@@ -110,12 +110,12 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
       "int m_max, Tensor? up_values=None, Tensor? up_positions=None, int[] up_policy=[], Tensor? down_values=None, "
       "Tensor? down_positions=None, int[] down_policy=[]) -> Tensor");
 
-  // y = x' · weight · scale + bias (+ residual), [..., N], x' being x [..., K] with 0 for what is smaller in magnitude than
-  // the threshold; a NaN is kept. weight [K, N] in x's dtype, or int8 with scale [N] float32. For more than m_max rows, and
-  // for x [..., S, K] with S > 1, which is a sequence that is read at once, x' is x.
+  // y = act(x' · weight · scale + bias) (+ residual), [..., N], x' being x [..., K] with 0 for what is smaller in magnitude
+  // than the threshold; a NaN is kept. weight [K, N] in x's dtype, or int8 with scale [N] float32. For more than m_max rows,
+  // and for x [..., S, K] with S > 1, which is a sequence that is read at once, x' is x. The epilogue is that of linear.
   m.def(
       "column_linear(Tensor x, Tensor weight, float threshold, Tensor? bias=None, Tensor? residual=None, "
-      "Tensor? scale=None, int m_max=8) -> Tensor");
+      "Tensor? scale=None, int m_max=8, str epilogue=\"none\") -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CompositeExplicitAutograd, m) {

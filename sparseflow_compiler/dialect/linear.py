@@ -38,6 +38,9 @@ GATES = {f"{activation}_gated": activation for activation in ACTIVATIONS}
 EPILOGUES = ("none", *ACTIVATIONS, *GATES)
 """The epilogues of the operation."""
 
+EPILOGUE = "epilogue"
+"""The attribute that names a layer's epilogue."""
+
 KEEPS_DENSE = "keeps_dense"
 """Optional unit attribute: the dense weight is kept beside the packed one, for the M's that run densely."""
 
@@ -76,10 +79,7 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
         if rule:
             yield rule
             return
-        gated = string_attribute(self, "epilogue") in GATES
-        if gated:
-            yield from self._broken_gate(types)
-        yield from broken_type_rules(types, gated=gated)
+        yield from broken_type_rules(types, string_attribute(self, "epilogue") or "none")
         yield from self._broken_format(types["weight"])
 
     def tensors(self) -> dict[str, ir.Value]:
@@ -87,14 +87,6 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
         roles = {"x": self.x, "weight": self.weight, "bias": self.bias, "residual": self.residual}
         given = {role: value for role, value in roles.items() if value is not None}
         return given | {"result": self.results[0]}
-
-    def _broken_gate(self, types: dict[str, TensorType]) -> Iterator[str]:
-        epilogue, weight = string_attribute(self, "epilogue"), types["weight"]
-        n = weight.dim(0) if weight.rank in (None, 2) else 0
-        if n is None or n % 2:
-            yield f"needs an even N for the epilogue '{epilogue}', not {'a dynamic one' if n is None else n}"
-        if "residual" in types:
-            yield f"can't have both the epilogue '{epilogue}' and 'residual'"
 
     def _broken_format(self, weight: TensorType) -> Iterator[str]:
         """Yield why a weight of known type can't be stored in the format."""
@@ -106,9 +98,8 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
             yield f"can't be '{stored.name}': {reason}"
 
     def _broken_attributes(self) -> Iterator[str]:
-        epilogue, policy = string_attribute(self, "epilogue"), string_attribute(self, "policy")
-        if epilogue not in EPILOGUES:
-            yield f"needs an 'epilogue' that is one of {', '.join(EPILOGUES)}, not {quoted(epilogue)}"
+        policy = string_attribute(self, "policy")
+        yield from broken_epilogue_rules(self)
         if policy is None:
             yield "needs a string 'policy'; \"\" means always sparse"
             return
@@ -128,15 +119,34 @@ class LinearOp(VerifiedOp, name="linear", traits=[ext.Pure]):
             yield f"has '{KEEPS_DENSE}', but its policy runs densely for no M"
 
 
-def broken_type_rules(types: dict[str, TensorType], *, gated: bool = False) -> Iterator[str]:
+def broken_epilogue_rules(op: VerifiedOp) -> Iterator[str]:
+    """Yield why the attribute of an operation isn't an epilogue."""
+    epilogue = string_attribute(op, EPILOGUE)
+    if epilogue not in EPILOGUES:
+        yield f"needs an 'epilogue' that is one of {', '.join(EPILOGUES)}, not {quoted(epilogue)}"
+
+
+def broken_type_rules(types: dict[str, TensorType], epilogue: str = "none") -> Iterator[str]:
     """Yield why tensors can't be the operands and result of one sparse layer.
 
     Args:
         types: by role: x, weight, result, and bias and residual if there are any.
-        gated: whether the epilogue is gated, so that the result has N/2 features.
+        epilogue: of the layer; with a gate the result has N/2 features.
     """
+    gated = epilogue in GATES
+    if gated:
+        yield from _broken_gate(types, epilogue)
     yield from _broken_dtypes(types)
     yield from _broken_shapes(types, gated)
+
+
+def _broken_gate(types: dict[str, TensorType], epilogue: str) -> Iterator[str]:
+    weight = types["weight"]
+    n = weight.dim(0) if weight.rank in (None, 2) else 0
+    if n is None or n % 2:
+        yield f"needs an even N for the epilogue '{epilogue}', not {'a dynamic one' if n is None else n}"
+    if "residual" in types:
+        yield f"can't have both the epilogue '{epilogue}' and 'residual'"
 
 
 def _broken_dtypes(types: dict[str, TensorType]) -> Iterator[str]:

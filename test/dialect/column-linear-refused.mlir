@@ -29,3 +29,21 @@ func.func @f() {
   %w = "sparse_gemm.merged_weight"() {names = ["a", "b"], turned} : () -> !torch.vtensor<[16],f32>
   return
 }
+
+// -----
+
+func.func @unknown_epilogue(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,16],f32> {
+  %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[16,8],f32>
+  // expected-error@+1 {{'sparse_gemm.column_linear' op needs an 'epilogue' that is one of none, relu, gelu, gelu_tanh, silu, relu_gated, gelu_gated, gelu_tanh_gated, silu_gated, not 'tanh'}}
+  %y = "sparse_gemm.column_linear"(%x, %w) {epilogue = "tanh", threshold = 1.0 : f64, m_max = 1 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32>
+  return %y : !torch.vtensor<[?,16],f32>
+}
+
+// -----
+
+func.func @a_gate_halves_the_result(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,16],f32> {
+  %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[16,8],f32>
+  // expected-error@+1 {{'sparse_gemm.column_linear' op must return '!torch.vtensor<[?,8],f32>', not '!torch.vtensor<[?,16],f32>'}}
+  %y = "sparse_gemm.column_linear"(%x, %w) {epilogue = "silu_gated", threshold = 1.0 : f64, m_max = 1 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,16],f32>
+  return %y : !torch.vtensor<[?,16],f32>
+}

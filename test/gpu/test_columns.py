@@ -1,5 +1,7 @@
 """``sparseflow::column_linear`` on CUDA against the product of the kept inputs in fp64, and in models."""
 
+import itertools
+
 import pytest
 import torch
 import zoo
@@ -52,6 +54,32 @@ def test_shapes_and_numbers_of_rows(k, n, dtype, ending):
             y = column_linear(x, weight, threshold, *rest)
             assert (y.shape, y.dtype) == ((m, n), dtype)
             assert worst(y, x, weight, threshold, *rest) <= 1, (m, threshold)
+
+
+@pytest.mark.parametrize("epilogue", ["silu", "gelu_tanh", "silu_gated", "relu_gated"])
+@pytest.mark.parametrize("stored", [None, torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_epilogues(dtype, stored, epilogue):
+    """In the kernel, and beside it: in float32, with other N and with more rows."""
+    gated = epilogue.endswith("_gated")
+    for (k, n), m in itertools.product(
+        [(99, 28672), (4096, 1040), (7, 16), (512, 520), (33, 6)], (1, 2, 4, 5, 12)
+    ):
+        x, weight, bias, residual = operands(k, n, m, dtype, ending=True, seed=m)
+        if gated:
+            residual = None
+        scale = None
+        if stored is not None:
+            weight, scale = (
+                (100 * randn(k, n)).clamp(-127, 127).to(stored),
+                torch.rand(n, device="cuda") / k**0.5 / 50,
+            )
+        y = column_linear(x, weight, 0.7, bias, residual, scale, 8, epilogue)
+        plain = portable_column_linear(x, weight, 0.7, bias, residual, scale, 8, epilogue)
+        assert (y.shape, y.dtype) == ((m, n // 2 if gated else n), dtype)
+        torch.testing.assert_close(
+            y, plain, rtol=8 * ROUNDING[dtype] + 1e-4, atol=16 * ROUNDING[dtype] + 1e-4
+        )
 
 
 @pytest.mark.parametrize("stored", [torch.int8, torch.float8_e4m3fn])

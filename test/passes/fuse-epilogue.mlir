@@ -132,3 +132,19 @@ func.func @stream(%ids: !torch.vtensor<[?,?],si64>, %table: !torch.vtensor<[96,6
   %sum = torch.aten.add.Tensor %yd, %h, %one : !torch.vtensor<[?,?,64],f32>, !torch.vtensor<[?,?,64],f32>, !torch.int -> !torch.vtensor<[?,?,64],f32>
   return %sum : !torch.vtensor<[?,?,64],f32>
 }
+
+// -----
+
+// A layer that leaves out inputs keeps its threshold and rows.
+// CHECK-LABEL: func.func @columns
+func.func @columns(%x: !torch.vtensor<[?,64],bf16>) -> (!torch.vtensor<[?,64],bf16>) {
+  // CHECK: "sparse_gemm.column_linear"(%arg0, %{{.*}}, %arg0) {epilogue = "gelu_tanh", m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 1>, threshold = 2.500000e-01 : f64}
+  // CHECK-NEXT: return
+  %one = torch.constant.int 1
+  %tanh = torch.constant.str "tanh"
+  %w = "sparse_gemm.weight"() {name = "w"} : () -> !torch.vtensor<[64,64],bf16>
+  %y = "sparse_gemm.column_linear"(%x, %w) {threshold = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,64],bf16>
+  %act = torch.aten.gelu %y, %tanh : !torch.vtensor<[?,64],bf16>, !torch.str -> !torch.vtensor<[?,64],bf16>
+  %sum = torch.aten.add.Tensor %x, %act, %one : !torch.vtensor<[?,64],bf16>, !torch.vtensor<[?,64],bf16>, !torch.int -> !torch.vtensor<[?,64],bf16>
+  return %sum : !torch.vtensor<[?,64],bf16>
+}

@@ -132,3 +132,26 @@ func.func @not_in_fp8(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?
   %p = torch.aten.mul.Tensor %a, %second : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
   return %p : !torch.vtensor<[?,?,32],bf16>
 }
+
+// -----
+
+// A layer that leaves out inputs keeps its threshold, rows and format.
+// CHECK-LABEL: func.func @columns
+func.func @columns(%x: !torch.vtensor<[?,?,64],bf16>) -> (!torch.vtensor<[?,?,32],bf16>) {
+  // CHECK: %[[W:.*]] = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"]
+  // CHECK: %[[Y:.*]] = "sparse_gemm.column_linear"(%arg0, %[[W]]) {epilogue = "silu_gated", format = "int8", m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>, threshold = 2.500000e-01 : f64} : {{.*}} -> !torch.vtensor<[?,?,32],bf16>
+  // CHECK-NOT: torch.aten
+  // CHECK: return %[[Y]]
+  %m1 = torch.constant.int -1
+  %0 = torch.constant.int 0
+  %1 = torch.constant.int 1
+  %half = torch.constant.int 32
+  %n = torch.constant.int 64
+  %w = "sparse_gemm.merged_weight"() {names = ["gate.weight", "up.weight"], sizes = array<i64: 32, 32>} : () -> !torch.vtensor<[64,64],bf16>
+  %y = "sparse_gemm.column_linear"(%x, %w) {format = "int8", threshold = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,?,64],bf16>, !torch.vtensor<[64,64],bf16>) -> !torch.vtensor<[?,?,64],bf16>
+  %first = torch.aten.slice.Tensor %y, %m1, %0, %half, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
+  %second = torch.aten.slice.Tensor %y, %m1, %half, %n, %1 : !torch.vtensor<[?,?,64],bf16>, !torch.int, !torch.int, !torch.int, !torch.int -> !torch.vtensor<[?,?,32],bf16>
+  %a = torch.aten.silu %first : !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
+  %p = torch.aten.mul.Tensor %a, %second : !torch.vtensor<[?,?,32],bf16>, !torch.vtensor<[?,?,32],bf16> -> !torch.vtensor<[?,?,32],bf16>
+  return %p : !torch.vtensor<[?,?,32],bf16>
+}

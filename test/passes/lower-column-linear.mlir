@@ -6,7 +6,8 @@ func.func @one(%x: !torch.vtensor<[?,8],f32>, %r: !torch.vtensor<[?,16],f32>) ->
   // CHECK-DAG: %[[W:.*]] = "sparse_gemm.weight"() {contiguous, name = "q.weight", transposed} : () -> !torch.vtensor<[8,16],f32>
   // CHECK-DAG: %[[T:.*]] = torch.constant.float 2.500000e-01
   // CHECK-DAG: %[[M:.*]] = torch.constant.int 4
-  // CHECK: %[[Y:.*]] = torch.operator "torch.sparseflow.column_linear"(%arg0, %[[W]], %[[T]], %[[B]], %arg1, %none{{[^,]*}}, %[[M]])
+  // CHECK-DAG: %[[E:.*]] = torch.constant.str "none"
+  // CHECK: %[[Y:.*]] = torch.operator "torch.sparseflow.column_linear"(%arg0, %[[W]], %[[T]], %[[B]], %arg1, %none{{[^,]*}}, %[[M]], %[[E]])
   // CHECK-NOT: sparse_gemm.column_linear
   // CHECK: return %[[Y]]
   %w = "sparse_gemm.weight"() {name = "q.weight"} : () -> !torch.vtensor<[16,8],f32>
@@ -44,8 +45,20 @@ func.func @in_int8(%x: !torch.vtensor<[?,8],bf16>) -> !torch.vtensor<[?,24],bf16
   // CHECK: %[[P:.*]] = "sparse_gemm.packed_weight"() {format = "int8-columns", names = ["q.weight", "k.weight"], sizes = array<i64: 16, 8>, transposed = array<i1: false, true>, weight = !torch.vtensor<[24,8],bf16>}
   // CHECK: %[[V:.*]]:2 = torch.prim.TupleUnpack %[[P]]
   // CHECK: %[[T:.*]] = torch.aten.t %[[V]]#0 : !torch.vtensor<[24,8],si8> -> !torch.vtensor<[8,24],si8>
-  // CHECK: torch.operator "torch.sparseflow.column_linear"(%arg0, %[[T]], {{.*}}, %[[V]]#1, {{[^,]*}})
+  // CHECK: torch.operator "torch.sparseflow.column_linear"(%arg0, %[[T]], {{.*}}, %[[V]]#1, {{[^,]*}}, {{[^,]*}})
   %w = "sparse_gemm.merged_weight"() {names = ["q.weight", "k.weight"], sizes = array<i64: 16, 8>, transposed = array<i1: false, true>} : () -> !torch.vtensor<[24,8],bf16>
   %y = "sparse_gemm.column_linear"(%x, %w) {format = "int8", threshold = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],bf16>, !torch.vtensor<[24,8],bf16>) -> !torch.vtensor<[?,24],bf16>
   return %y : !torch.vtensor<[?,24],bf16>
+}
+
+// -----
+
+// The epilogue is an argument.
+// CHECK-LABEL: func.func @gated
+func.func @gated(%x: !torch.vtensor<[?,8],f32>) -> !torch.vtensor<[?,8],f32> {
+  // CHECK: %[[E:.*]] = torch.constant.str "silu_gated"
+  // CHECK: torch.operator "torch.sparseflow.column_linear"({{.*}}, %[[E]]) : {{.*}} -> !torch.vtensor<[?,8],f32>
+  %w = "sparse_gemm.weight"() {name = "q.weight"} : () -> !torch.vtensor<[16,8],f32>
+  %y = "sparse_gemm.column_linear"(%x, %w) {epilogue = "silu_gated", threshold = 0.25 : f64, m_max = 4 : i64, operandSegmentSizes = array<i32: 1, 1, 0, 0>} : (!torch.vtensor<[?,8],f32>, !torch.vtensor<[16,8],f32>) -> !torch.vtensor<[?,8],f32>
+  return %y : !torch.vtensor<[?,8],f32>
 }

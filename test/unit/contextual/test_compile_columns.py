@@ -72,6 +72,27 @@ def test_layers_of_one_input_and_threshold_are_merged():
     assert "turned" in compiled.mlir("runtime")
 
 
+@pytest.mark.parametrize("rows", [(1, 1), (5, 1), (1, 3)])
+def test_gate_and_residual_are_part_of_their_layers(rows):
+    class Residual(Block):
+        def __init__(self):
+            super().__init__((True, True))
+            self.first = nn.Linear(24, 24)
+
+        def forward(self, x):
+            h = self.first(x)
+            return h + super().forward(h)
+
+    torch.manual_seed(0)
+    model, x = Residual().eval(), torch.randn(*rows, 24)
+    compiled = sf.compile(model, contextual=thresholds_for(model), policy="sparse")
+    expected = masked(model, x) if rows[1] == 1 else model(x)
+    torch.testing.assert_close(compiled(x), expected)
+    text = compiled.mlir("sparse_gemm")
+    assert 'epilogue = "relu_gated"' in text
+    assert not {"torch.aten.relu", "torch.aten.mul.Tensor", "torch.aten.add.Tensor"} & set(text.split())
+
+
 def quantised(model):
     """A copy of a model whose linear layers have the weights that int8 stores."""
     twin = copy.deepcopy(model)

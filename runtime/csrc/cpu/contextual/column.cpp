@@ -8,6 +8,7 @@
 #include "../finish.h"
 #include "../isa.h"
 #include "common/aten.h"
+#include "common/epilogue.h"
 #include "operands.h"
 
 namespace sparseflow::cpu::contextual {
@@ -32,7 +33,7 @@ void check(const Tensor& x, const Matrix& w, const Tensor& weight, const Maybe& 
   SF_REQUIRE(m_max >= 0 && m_max <= kPanel, kOp,
              "m_max must be 0 … " + std::to_string(kPanel) + ", got " + std::to_string(m_max));
   vector_of(kOp, "bias", bias, x.scalar_type(), w.columns);
-  if (!residual) return;
+  if (!residual) return;  // none with a gate
   const std::vector<int64_t> sizes = sizes_with_last(x, w.columns);
   const auto given = residual->sizes();
   SF_REQUIRE(residual->scalar_type() == x.scalar_type() && std::equal(given.begin(), given.end(), sizes.begin(), sizes.end()),
@@ -136,17 +137,25 @@ Tensor kept_inputs(const Tensor& x, const Matrix& w, const Ending& ending, const
 }
 
 Tensor column_linear(const Tensor& x, const Tensor& weight, double threshold, Maybe bias, Maybe residual, Maybe scale,
-                     int64_t m_max) {
+                     int64_t m_max, std::string epilogue) {
   const Matrix w = rows_in_place(kOp, "weight", weight);
   SF_REQUIRE(scale.has_value() == (w.stored == Stored::i8), kOp, "int8 weights have scales, other weights none");
+  const Epilogue after = epilogue_of(kOp, epilogue, w.columns, residual.has_value());
   check(x, w, weight, bias, residual, threshold, m_max);
   const auto* scales = static_cast<const float*>(vector_of(kOp, "scale", scale, ScalarType::Float, w.columns));
   int64_t rows = 1;
   for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
   if (residual) residual = torch::stable::contiguous(*residual);
+  // The residual is added to what was activated, by the same loop over y.
+  const bool activates = after.activation != Activation::none;
+  const Maybe within = activates ? Maybe() : residual;
   const Ending ending = {scales, bias ? bias->const_data_ptr() : nullptr, nullptr, dtype_of(kOp, "x", x)};
-  if (!selects(x, rows, m_max)) return every_input(x, weight, w, ending, bias, residual);
-  return kept_inputs(x, w, ending, residual ? static_cast<const char*>(residual->const_data_ptr()) : nullptr, threshold);
+  const auto* added = within ? static_cast<const char*>(within->const_data_ptr()) : nullptr;
+  const Tensor y = selects(x, rows, m_max) ? kept_inputs(x, w, ending, added, threshold)
+                                           : every_input(x, weight, w, ending, bias, within);
+  if (after.gated) return gated(y, after.activation);
+  if (activates) finish(y, residual, after.activation);
+  return y;
 }
 
 }  // namespace

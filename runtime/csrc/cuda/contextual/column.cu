@@ -24,7 +24,10 @@ int most_shared(int device) { return skinny::shared_memory_of(1, device) - kDecl
 
 int capability(int device) { return skinny::attribute(cudaDevAttrComputeCapabilityMajor, device); }
 
-int tiles_of(const Columns& p) { return (p.n + kTile - 1) / kTile; }
+int tiles_of(const Columns& p) {
+  const int columns = p.gated ? p.n / 2 : p.n, each = p.gated ? kTile / 2 : kTile;
+  return (columns + each - 1) / each;
+}
 
 // How a product is launched.
 struct Plan {

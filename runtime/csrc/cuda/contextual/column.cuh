@@ -76,12 +76,20 @@ __device__ inline void multiply(Sums<Rows>& sums, const RowPiece<W>& w, const ui
     for (int r = 0; r < Rows; ++r) sums.v[r][j] += x[r] * v.v[j];
 }
 
+// Returns the column of the weight, or of y, that is the one at place c of a block's tile, or n or more if there is none.
+// With a gate, the first half of a tile are columns of the gate, the second those of up that they gate.
+SPARSEFLOW_BOTH inline int column_at(const Columns& p, unsigned tile, int c) {
+  if (!p.gated) return static_cast<int>(tile) * kTile + c;
+  const int half = p.n / 2, column = static_cast<int>(tile) * (kTile / 2) + c % (kTile / 2);
+  return column < half ? c / (kTile / 2) * half + column : p.n;
+}
+
 // Adds the products of a warp's share of the listed inputs, for eight columns of each lane. Loads of a batch are all issued
 // before the first is used.
 template <class T, class W, int Rows>
 __device__ inline void multiply_listed(const Columns& p, const KeptList<Rows>& list, int listed, Sums<Rows>& sums) {
   constexpr int ahead = pieces_ahead<W>(Rows);
-  const int column = static_cast<int>(blockIdx.y) * kTile + static_cast<int>(threadIdx.x) % 32 * 8;
+  const int column = column_at(p, blockIdx.y, static_cast<int>(threadIdx.x) % 32 * 8);
   const int end = column < p.n ? listed : 0;
 #pragma unroll 1
   for (int slot = threadIdx.x / 32; slot < end; slot += ahead * kColumnWarps) {
@@ -126,34 +134,49 @@ __device__ inline void add_up_warps(const Columns& p, const Sums<Rows>& sums, fl
   }
 }
 
-// Finishes column c of the tile.
 template <class T>
-__device__ inline void finish_column(const Columns& p, int r, int c, float sum) {
-  const int column = static_cast<int>(blockIdx.y) * kTile + c;
-  if (column >= p.n) return;
+__device__ inline float scaled_and_biased(const Columns& p, int column, float sum) {
   if (p.scale) sum *= p.scale[column];
-  if (p.bias) sum += element<T>(p.bias, column);
-  if (p.residual) sum += element<T>(p.residual, int64_t(r) * p.n + column);
-  store<T>(p.y, int64_t(r) * p.n + column, sum);
+  return p.bias ? sum + element<T>(p.bias, column) : sum;
 }
 
+// Finishes the column at place c of the tile, or what it gates; sum_at(c) is the sum of a place.
+template <class T, class F>
+__device__ inline void finish_column(const Columns& p, int r, int c, F sum_at) {
+  const int column = column_at(p, blockIdx.y, c);
+  if (column >= p.n) return;
+  float y = skinny::activated(scaled_and_biased<T>(p, column, sum_at(c)), p.activation);
+  if (p.gated) y *= scaled_and_biased<T>(p, p.n / 2 + column, sum_at(c + kTile / 2));
+  const int64_t at = int64_t(r) * (p.gated ? p.n / 2 : p.n) + column;
+  if (p.residual) y += element<T>(p.residual, at);
+  store<T>(p.y, at, y);
+}
+
+// The places of a tile that are finished by themselves.
+__device__ inline int finished_places(const Columns& p) { return p.gated ? kTile / 2 : kTile; }
+
 // The shares' sums meet in the shared memory of their cluster, where every block finishes some of the columns. `box`:
-// [shares][rows][columns of a block]. All blocks must have started before it is called.
+// [shares][rows][columns of a block, then what they gate]. All blocks must have started before it is called.
 template <class T, int Rows>
 __device__ inline void meet_in_cluster(const Columns& p, const Sums<Rows>& sums, float* memory, float* box) {
   const int shares = gridDim.x, rank = blockIdx.x, part = kTile / shares;
+  const int places = finished_places(p), own = places / shares;  // a block's, of those
   add_up_warps<Rows>(p, sums, memory, [&](int r, int c, float sum) {
-    *peer_of(box + (rank * Rows + r) * part + c % part, c / part) = sum;
+    const int place = c % places;
+    *peer_of(box + (rank * Rows + r) * part + c / places * own + place % own, place / own) = sum;
   });
   arrive_at_cluster();
   wait_for_cluster();
 #pragma unroll 1
-  for (int i = threadIdx.x; i < p.m * part; i += kColumnThreads) {
-    const int r = i / part, c = i % part;
-    float sum = 0;
+  for (int i = threadIdx.x; i < p.m * own; i += kColumnThreads) {
+    const int r = i / own;
+    finish_column<T>(p, r, rank * own + i % own, [&](int c) {
+      const int at = c / places * own + c % own;
+      float sum = 0;
 #pragma unroll 1
-    for (int b = 0; b < shares; ++b) sum += box[(b * Rows + r) * part + c];
-    finish_column<T>(p, r, rank * part + c, sum);
+      for (int b = 0; b < shares; ++b) sum += box[(b * Rows + r) * part + at];
+      return sum;
+    });
   }
 }
 
@@ -171,13 +194,16 @@ __device__ inline void meet_in_memory(const Columns& p, const Sums<Rows>& sums, 
   __syncthreads();
   if (!last) return;
   __threadfence();
+  const int places = finished_places(p);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < p.m * kTile; i += kColumnThreads) {
-    const int r = i / kTile, c = i % kTile;
-    float sum = 0;
+  for (int i = threadIdx.x; i < p.m * places; i += kColumnThreads) {
+    const int r = i / places;
+    finish_column<T>(p, r, i % places, [&](int c) {
+      float sum = 0;
 #pragma unroll 4
-    for (int b = 0; b < shares; ++b) sum += written_by_others(partials + (b * Rows + r) * kTile + c);
-    finish_column<T>(p, r, c, sum);
+      for (int b = 0; b < shares; ++b) sum += written_by_others(partials + (b * Rows + r) * kTile + c);
+      return sum;
+    });
   }
   if (threadIdx.x == 0) p.counters[blockIdx.y] = p.tag;
 }

@@ -16,10 +16,11 @@ constexpr int kMostColumnInputs = 1 << 16;  // K
 // How a weight is stored: like x, or in 8 bits.
 enum class Bytes { as_x, i8, e4m3 };
 
-// y [m, n] = x' [m, k] · weight [k, n] · scale + bias + residual, x' being x with 0 for what is smaller in magnitude than the
-// threshold; all of one 16-bit dtype, or the weight in 8 bits, whose columns `scale` multiplies. n is a multiple of 8, x
-// and the weight are aligned to 16 bytes. Rows of the weight are read for inputs that any row of x keeps. Sums are in fp32,
-// in an order that depends on which these are, and on nothing else.
+// y [m, n] = act(x' [m, k] · weight [k, n] · scale + bias) + residual, x' being x with 0 for what is smaller in magnitude
+// than the threshold; all of one 16-bit dtype, or the weight in 8 bits, whose columns `scale` multiplies. With `gated` y is
+// [m, n / 2], act(g) ⊙ u for the halves g and u of what is activated otherwise, without a residual. n, or half of it, is a
+// multiple of 8, x and the weight are aligned to 16 bytes. Rows of the weight are read for inputs that any row of x keeps.
+// Sums are in fp32, in an order that depends on which these are, and on nothing else.
 struct Columns {
   const void* x;  // [m, pieces · 8], the columns behind k unused
   const void* weight;
@@ -28,6 +29,8 @@ struct Columns {
   void* y;
   uint32_t limit;  // the bits of the least magnitude that is kept, twice
   int m, k, n, pieces;
+  Activation activation = Activation::none;
+  bool gated = false;
   float* partials = nullptr;  // column_scratch() bytes
   // Set at the launch.
   int room = 0;                  // for inputs in a block's list

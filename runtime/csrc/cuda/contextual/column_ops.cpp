@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "../driver.h"
+#include "../ending.h"
 #include "../multiply.h"
+#include "common/epilogue.h"
 #include "column.h"
 
 namespace sparseflow::cuda::contextual {
@@ -21,9 +23,11 @@ struct Arguments {
   const Optional &bias, &residual, &scale;
   double threshold;
   int64_t m_max;
+  Epilogue ending;
 
   int64_t k() const { return weight.size(0); }
   int64_t n() const { return weight.size(1); }
+  int64_t out() const { return ending.gated ? n() / 2 : n(); }  // features of y
 
   int64_t rows() const {
     int64_t rows = 1;
@@ -49,8 +53,7 @@ Stored stored_of(ScalarType dtype) {
 
 void check(const Arguments& a) {
   const bool quantised = a.quantised();
-  SF_REQUIRE(a.weight.dim() == 2 && a.weight.is_contiguous(), kOp,
-             "weight must be a contiguous matrix, got " + words(a.weight));
+  SF_REQUIRE(a.weight.is_contiguous(), kOp, "weight must be a contiguous matrix, got " + words(a.weight));
   SF_REQUIRE(quantised || is_floating(a.weight.scalar_type()), kOp,
              "weight must be float32, bfloat16, float16, int8 or float8_e4m3fn, got " + words(a.weight));
   SF_REQUIRE(a.scale.has_value() == quantised, kOp, "weights in 8 bits have scales, other weights none");
@@ -65,7 +68,7 @@ void check(const Arguments& a) {
   check_tensor(kOp, "weight", a.weight, a.weight.scalar_type(), {a.k(), a.n()}, device);
   if (a.bias) check_tensor(kOp, "bias", *a.bias, a.x.scalar_type(), {a.n()}, device);
   if (a.scale) check_tensor(kOp, "scale", *a.scale, ScalarType::Float, {a.n()}, device);
-  if (a.residual) check_tensor(kOp, "residual", *a.residual, a.x.scalar_type(), sizes_with_last(a.x, a.n()), device);
+  if (a.residual) check_tensor(kOp, "residual", *a.residual, a.x.scalar_type(), sizes_with_last(a.x, a.out()), device);
 }
 
 // Returns the kernel's view of a product whose x is `x`, padded; the pointers are still to be set.
@@ -73,6 +76,7 @@ Columns sizes_of(const Arguments& a, int64_t rows) {
   Columns p{};
   p.m = static_cast<int>(rows), p.k = static_cast<int>(a.k()), p.n = static_cast<int>(a.n());
   p.pieces = (p.k + 7) / 8;
+  p.activation = a.ending.activation, p.gated = a.ending.gated;
   if (a.scale) p.scale = static_cast<const float*>(a.scale->const_data_ptr());
   return p;
 }
@@ -81,7 +85,7 @@ Columns sizes_of(const Arguments& a, int64_t rows) {
 bool kernel_takes(const Arguments& a, int64_t rows, int device) {
   const ScalarType dtype = a.x.scalar_type();
   return (dtype == ScalarType::Half || dtype == ScalarType::BFloat16) && rows <= kMostColumnRows && a.k() > 0 &&
-         a.k() <= kMostColumnInputs && a.n() % 8 == 0 && a.n() <= kLargest &&
+         a.k() <= kMostColumnInputs && a.out() % 8 == 0 && a.n() <= kLargest &&
          reinterpret_cast<uintptr_t>(a.weight.const_data_ptr()) % 16 == 0 && takes(sizes_of(a, rows), device);
 }
 
@@ -96,7 +100,7 @@ Tensor by_kernel(const Arguments& a, int64_t rows, int device) {
   const bool half = a.x.scalar_type() == ScalarType::Half;
   Columns p = sizes_of(a, rows);
   const Tensor x = padded(usable(a.x), rows, p.k, rows, p.pieces * 8);
-  const Tensor y = torch::stable::new_empty(a.x, sizes_with_last(a.x, a.n()));
+  const Tensor y = torch::stable::new_empty(a.x, sizes_with_last(a.x, a.out()));
   const Optional bias = a.bias ? Optional(usable(*a.bias)) : std::nullopt;
   const Optional residual = a.residual ? Optional(usable(*a.residual)) : std::nullopt;
   const Optional scale = a.scale ? Optional(usable(*a.scale)) : std::nullopt;
@@ -131,17 +135,20 @@ Tensor dense(const Arguments& a, const Tensor& x) {
     weight = torch::stable::to(call_aten("aten::mul", "Tensor", wide, *a.scale), x.scalar_type());
   }
   const Tensor y = call_aten("aten::linear", "", x, call_aten("aten::t", "", weight), a.bias);
-  return a.residual ? torch::stable::subtract(y, *a.residual, -1.0) : y;  // the stable ABI has no add()
+  if (a.ending.gated) return gated(kOp, y, a.rows(), a.ending.activation);
+  return added(activated(y, a.ending.activation), a.residual);
 }
 
 Tensor column_linear(const Tensor& x, const Tensor& weight, double threshold, Optional bias, Optional residual,
-                     Optional scale, int64_t m_max) {
-  const Arguments a{x, weight, bias, residual, scale, threshold, m_max};
+                     Optional scale, int64_t m_max, std::string epilogue) {
+  SF_REQUIRE(weight.dim() == 2, kOp, "weight must be a contiguous matrix, got " + words(weight));
+  const Epilogue ending = epilogue_of(kOp, epilogue, weight.size(1), residual.has_value());
+  const Arguments a{x, weight, bias, residual, scale, threshold, m_max, ending};
   check(a);
   const int device = x.get_device_index();
   const OnDevice guard(device);
   const int64_t rows = a.rows();
-  if (rows == 0 || a.n() == 0) return torch::stable::new_empty(x, sizes_with_last(x, a.n()));
+  if (rows == 0 || a.n() == 0) return torch::stable::new_empty(x, sizes_with_last(x, a.out()));
   if (!a.selects()) return dense(a, x);
   return kernel_takes(a, rows, device) ? by_kernel(a, rows, device) : dense(a, masked(a, device));
 }

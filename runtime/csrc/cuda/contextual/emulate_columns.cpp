@@ -47,19 +47,26 @@ struct ByteNumbers {
   uint8_t* start() { return bytes.data() + shift; }
 };
 
+// What follows the product.
+enum class Ending { nothing, bias_and_residual, relu_and_residual, relu_gate };
+
 template <class W, int Rows, bool Cluster>
-void check(int m, int k, int n, float share, unsigned shares, bool ending) {
-  const int pieces = (k + 7) / 8, pitch = pieces * 8;
-  const auto tiles = static_cast<unsigned>((n + kTile - 1) / kTile);
+void check(int m, int k, int n, float share, unsigned shares, Ending ending) {
+  const bool gated = ending == Ending::relu_gate, residual_too = !gated && ending != Ending::nothing;
+  const int pieces = (k + 7) / 8, pitch = pieces * 8, out = gated ? n / 2 : n;
+  const auto tiles = static_cast<unsigned>((out + (gated ? kTile / 2 : kTile) - 1) / (gated ? kTile / 2 : kTile));
   std::conditional_t<kInBytes<W>, ByteNumbers<W>, Numbers> weight(size_t(k) * n);
   std::vector<float> scale(n);
   for (float& v : scale) v = emulated::random_source() % 2 ? 0.5f : 2;
-  Numbers x(size_t(m) * pitch), bias(n), residual(size_t(m) * n), y(size_t(m) * n);
+  Numbers x(size_t(m) * pitch), bias(n), residual(size_t(m) * out), y(size_t(m) * out);
   const float threshold = share == 0 ? 0 : 0.5f;
   for (size_t i = 0; i < x.wide.size(); ++i)
     x.put(i, float(emulated::random_source() % 1000) < 1000 * share ? 0.25f : small() < 0 ? -1.f : 2.f);
-  Columns p{x.start(), weight.start(), kInBytes<W> ? scale.data() : nullptr, ending ? bias.start() : nullptr, ending ? residual.start() : nullptr, y.start()};
+  Columns p{x.start(), weight.start(), kInBytes<W> ? scale.data() : nullptr, ending != Ending::nothing ? bias.start() : nullptr,
+            residual_too ? residual.start() : nullptr, y.start()};
   p.limit = skinny::from_float<Bf16>(threshold) * 0x10001u, p.m = m, p.k = k, p.n = n, p.pieces = pieces;
+  p.gated = gated;
+  p.activation = ending == Ending::relu_and_residual || gated ? Activation::relu : Activation::none;
   p.room = (k + int(shares) - 1) / int(shares);
   std::vector<float> partials(size_t(shares) * tiles * Rows * kTile, std::nanf(""));
   std::vector<uint64_t> counters(tiles, 77);
@@ -71,20 +78,27 @@ void check(int m, int k, int n, float share, unsigned shares, bool ending) {
     for (size_t i = 0; i < y.wide.size(); ++i) y.put(i, -12345);
     ran = emulated::launch({shares, tiles}, kColumnThreads, Cluster ? shares : 1, bytes,
                            [&] { multiply_columns<Bf16, W, Rows, Cluster>(p); });
+    const auto product = [&](int i, int j) {
+      float sum = 0;
+      for (int c = 0; c < k; ++c)
+        if (const float v = x.wide[size_t(i) * pitch + c]; !(std::fabs(v) < threshold))
+          sum += v * weight.wide[size_t(c) * n + j];
+      if (kInBytes<W>) sum *= scale[j];
+      return p.bias ? sum + bias.wide[j] : sum;
+    };
     for (int i = 0; i < m; ++i)
-      for (int j = 0; j < n; ++j) {
-        float sum = 0;
-        for (int c = 0; c < k; ++c)
-          if (const float v = x.wide[size_t(i) * pitch + c]; !(std::fabs(v) < threshold))
-            sum += v * weight.wide[size_t(c) * n + j];
-        if (kInBytes<W>) sum *= scale[j];
-        if (ending) sum = sum + bias.wide[j] + residual.wide[size_t(i) * n + j];
-        wrong += y.start()[size_t(i) * n + j] != skinny::from_float<Bf16>(sum);
+      for (int j = 0; j < out; ++j) {
+        float expected = product(i, j);
+        if (p.activation == Activation::relu) expected = max(expected, 0.f);
+        if (gated) expected *= product(i, out + j);
+        if (p.residual) expected += residual.wide[size_t(i) * out + j];
+        wrong += y.start()[size_t(i) * out + j] != skinny::from_float<Bf16>(expected);
       }
   }
+  constexpr const char* kEndings[] = {"", " and bias, residual", " and bias, relu, residual", " and bias, gate"};
   char what[200];
   std::snprintf(what, sizeof what, "columns%s M %d by %d K %d N %d left out %g, %u shares %s%s",
-                std::is_same_v<W, E4m3> ? " e4m3" : kInBytes<W> ? " int8" : "", m, Rows, k, n, share, shares, Cluster ? "in a cluster" : "in memory", ending ? " ending" : "");
+                std::is_same_v<W, E4m3> ? " e4m3" : kInBytes<W> ? " int8" : "", m, Rows, k, n, share, shares, Cluster ? "in a cluster" : "in memory", kEndings[int(ending)]);
   std::printf("%s %s\n", ran && !wrong ? "ok" : "WRONG", what);
   if (!ran) std::printf("  hangs\n");
   if (wrong) std::printf("  %d are wrong\n", wrong);
@@ -93,17 +107,20 @@ void check(int m, int k, int n, float share, unsigned shares, bool ending) {
 
 template <class W>
 void check_all(float share) {
-  check<W, 1, true>(1, 256, 264, share, 4, true);
-  check<W, 1, false>(1, 99, 520, share, 3, true);
-  check<W, 4, true>(3, 200, 328, share, 2, false);
-  check<W, 2, false>(2, 123, 264, share, 2, true);
+  check<W, 1, true>(1, 256, 264, share, 4, Ending::bias_and_residual);
+  check<W, 1, false>(1, 99, 520, share, 3, Ending::relu_and_residual);
+  check<W, 4, true>(3, 200, 328, share, 2, Ending::nothing);
+  check<W, 2, false>(2, 123, 264, share, 2, Ending::bias_and_residual);
+  check<W, 1, true>(1, 96, 272, share, 4, Ending::relu_gate);
+  check<W, 2, false>(2, 50, 400, share, 3, Ending::relu_gate);
 }
 
 int run_all() {
   for (float share : {0.f, 0.4f, 0.97f, 1.f}) check_all<Bf16>(share);
   for (float share : {0.f, 0.4f}) check_all<int8_t>(share), check_all<E4m3>(share);
-  check<Bf16, 1, true>(1, 9001, 8, 0.4f, 2, false);
-  check<Bf16, 1, true>(1, 8, 1000, 0.4f, 1, false);
+  check<Bf16, 1, true>(1, 9001, 8, 0.4f, 2, Ending::nothing);
+  check<Bf16, 1, true>(1, 8, 1000, 0.4f, 1, Ending::nothing);
+  check<Bf16, 1, true>(1, 40, 16, 0.4f, 8, Ending::relu_gate);
   return failures;
 }
 

@@ -1,5 +1,6 @@
 """``sparseflow::column_linear`` against gathering the kept inputs in fp64, and what it refuses."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime.contextual.column import column_linear, portable_column_linear
+from sparseflow.runtime.epilogues import ACTIVATIONS
 
 SHAPES = [(1, 1), (5, 7), (37, 129), (576, 192), (301, 2311)]
 
@@ -59,6 +61,38 @@ def test_every_dtype_shape_and_number_of_rows(shape, dtype, stored, ending):
         assert y.dtype == dtype
         assert y.shape == (m, shape[1])
         assert worst(y, x, weight, 0.7, *rest) <= 1
+
+
+def ended(product, bias, epilogue, residual):
+    """What follows a product, in fp64."""
+    y = product if bias is None else product + bias.double()
+    name = epilogue.removesuffix("_gated")
+    if epilogue != name:
+        gate, up = y.chunk(2, dim=-1)
+        return ACTIVATIONS[name](gate) * up
+    y = y if name == "none" else ACTIVATIONS[name](y)
+    return y if residual is None else y + residual.double()
+
+
+@pytest.mark.parametrize("epilogue", [*ACTIVATIONS, *(f"{name}_gated" for name in ACTIVATIONS)])
+@pytest.mark.parametrize("stored", [None, torch.int8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_epilogue(dtype, stored, epilogue):
+    gated = epilogue.endswith("_gated")
+    for (k, n), m in itertools.product([(5, 6), (37, 130), (301, 2310)], (0, 1, 3, 9)):
+        x, weight, bias, residual, scale = operands(k, n, m, dtype, stored=stored, ending=True, seed=m)
+        residual = None if gated else residual
+        y = column_linear(x, weight, 0.7, bias, residual, scale, 4, epilogue)  # nine rows keep every input
+        rows = torch.where(x.float().abs() < (0.7 if m <= 4 else 0), 0, x).double()
+        product = rows @ (weight.double() if scale is None else weight.double() * scale.double())
+        expected = ended(product, bias, epilogue, residual)
+        assert (y.dtype, y.shape) == (dtype, (m, n // 2 if gated else n))
+        # Halves of a gate, and what is activated, may be rounded.
+        most = max(1.0, float(expected.abs().amax())) if y.numel() else 1.0
+        close = {"rtol": 8 * ROUNDING[dtype] + 1e-5, "atol": (16 * ROUNDING[dtype] + 1e-5) * most}
+        torch.testing.assert_close(y.double(), expected, **close)
+        plain = portable_column_linear(x, weight, 0.7, bias, residual, scale, 4, epilogue)
+        torch.testing.assert_close(y, plain, **close)
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,6 +216,9 @@ def test_x_may_have_any_strides():
         ({"m_max": -1}, "m_max must be"),
         ({"bias": torch.randn(7)}, "bias must be"),
         ({"residual": torch.randn(1, 8)}, "residual must have"),
+        ({"epilogue": "tanh"}, "epilogue must be none, relu"),
+        ({"epilogue": "silu_gated", "weight": torch.randn(6, 7)}, "needs an even N, got 7"),
+        ({"epilogue": "silu_gated", "residual": torch.randn(2, 4)}, "takes no residual"),
     ],
 )
 def test_refusals(change, message):
@@ -199,6 +236,8 @@ def test_fake_and_compiled():
     x, weight, *rest = operands(20, 30, 2, ending=True)
     meta = column_linear(x.to("meta"), weight.to("meta"), 0.1)
     assert meta.shape == (2, 30)
+    gated = column_linear(x.to("meta"), weight.to("meta"), 0.1, epilogue="silu_gated")
+    assert gated.shape == (2, 15)
     with pytest.raises(RuntimeError, match="x must be"):
         column_linear(torch.empty(3, 4, device="meta"), weight.to("meta"), 0.1)
     torch.library.opcheck(
