@@ -56,9 +56,7 @@ def example_call(args: Sequence[object], kwargs: Mapping[str, object]) -> Call:
     """Return a call with a user's own inputs, named by the shapes of its first tensors."""
     shapes = [list(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     title = ", ".join(map(str, shapes[:3])) + (", …" if len(shapes) > 3 else "")
-    return Call(
-        title or "the example inputs", lambda side: side(*args, **kwargs), arguments=(args, kwargs)
-    )
+    return Call(title or "the example inputs", lambda side: side(*args, **kwargs), arguments=(args, kwargs))
 
 
 def plain_call(inputs: Mapping[str, Tensor]) -> Call:

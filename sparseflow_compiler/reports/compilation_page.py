@@ -100,7 +100,12 @@ def _calls(calls: Sequence[tuple[str, float, float, float]], densely: Collection
         Column("speed-up", True),
     )
     rows = tuple(
-        (title + ", served by the dense model" * (title in densely), figure(dense), figure(ours), f"{gain:.2f}×")
+        (
+            title + ", served by the dense model" * (title in densely),
+            figure(dense),
+            figure(ours),
+            f"{gain:.2f}×",
+        )
         for title, dense, ours, gain in calls
     )
     return Table("Measured as it was warmed up", columns, rows)

@@ -77,7 +77,9 @@ def test_the_report_has_both_figures_and_keeps_them(clock: Any) -> None:
     assert line in str(compiled.report)
     again = Report.from_dict(compiled.report.to_dict())
     assert line in str(again)
-    assert again.model["measured"] == [{"call": "[4, 64]", "dense_ms": 12.3, "compiled_ms": 9.1, "runs_dense": False}]
+    assert again.model["measured"] == [
+        {"call": "[4, 64]", "dense_ms": 12.3, "compiled_ms": 9.1, "runs_dense": False}
+    ]
     page = WRITERS["html"](page_of([Source("report", compiled.report.to_dict())])).decode()
     assert "12.3" in page
     assert "1.35×" in page

@@ -64,7 +64,13 @@ def inputs(queries: int, keys: int, dtype: torch.dtype, mask: str):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(
     ("queries", "mask", "causal"),
-    [(7, "", True), (7, "", False), (5, "all heads", False), (5, "each head", False), (1, "each head", False)],
+    [
+        (7, "", True),
+        (7, "", False),
+        (5, "all heads", False),
+        (5, "each head", False),
+        (1, "each head", False),
+    ],
 )
 def test_a_cpu_copies_no_heads(dtype, queries, mask, causal):
     call = inputs(queries, 7, dtype, mask)
