@@ -130,7 +130,8 @@ def compare(calls: Iterable[Call], compiled: Side, dense: Side, device: torch.de
         for call in calls:
             sides = [timed(call, dense), timed(call, compiled)]
             times = interleaved(sides, seconds=SECONDS, least=LEAST, most=MOST)
-            found.append(Compared(call.title, *(1e3 * min(side) for side in times)))
+            dense_ms, compiled_ms = (1e3 * min(side) for side in times)
+            found.append(Compared(call.title, dense_ms, compiled_ms))
     return found
 
 
