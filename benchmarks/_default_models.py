@@ -24,7 +24,6 @@ CACHES = {"SPARSEFLOW_CACHE_DIR": "tables", "TORCHINDUCTOR_CACHE_DIR": "inductor
 NEVER_SLOWER = 0.98
 MOST_EXTRA_S = 20.0
 FEWEST_SPARSE = 28
-MOST_LAYERS = 12
 _CACHE = 1024
 _SMALL_PROMPT = 128
 
@@ -117,9 +116,13 @@ def _decode(bench: Bench, name: str, model: Any) -> None:
     bench.add({**row, "rel_err": error, **_asked(bench, 1.45 if bench.on_gpu else 1.25)})
 
 
-def models(bench: Bench, names: Sequence[str]) -> None:
-    """Small models, over the better of eager and torch.compile."""
-    known = _models.small(bench.place, bench.tiny, MOST_LAYERS)
+def models(bench: Bench, names: Sequence[str], most_layers: int) -> None:
+    """Small models, over the better of eager and torch.compile.
+
+    On a CPU each call is warmed up first, which chooses between programs and dense model. On a GPU that would
+    compile the dense model once more.
+    """
+    known = _models.small(bench.place, bench.tiny, most_layers)
     for name in names:
         _model(bench, name, *known[name])
         bench.release()
@@ -135,6 +138,8 @@ def _model(bench: Bench, name: str, make: Any, inputs: _models.Inputs) -> None:
     layers = model.config.num_hidden_layers
     for batch in bench.batches:
         call = inputs(batch)
+        if not bench.on_gpu:
+            compiled.warmup(**call)
         sides = bound({**opponents, "ours": compiled}, call)
         error = compared(first(sides["eager"]()), first(sides["ours"]()))
         times = bench.in_turn(sides)
@@ -143,7 +148,8 @@ def _model(bench: Bench, name: str, make: Any, inputs: _models.Inputs) -> None:
             name, "forward", batch, _tokens(call), {"dense": times[best], "ours": times["ours"]}, compiled
         )
         theirs = {f"{side}_ms": round(times[side], 4) for side in opponents}
-        bench.add({**row, "depth": layers, "dense_by": best, **theirs, "rel_err": error,
+        dense = sum(one["runs_dense"] for one in compiled.report.model["measured"])
+        bench.add({**row, "depth": layers, "dense_by": best, **theirs, "rel_err": error, "calls_dense": dense,
                    **_asked(bench, NEVER_SLOWER)})  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def record(passes: int, seconds: float) -> Trace:
 
 def _block(weights: measure_cpu._Weights, n: int, k: int, m: int, seconds: float) -> list[list[float]]:
     x, sparse = torch.randn(m, k), measure_cpu.sparse_ways(n, k, torch.float32, m)
-    turns = Turns(weights.sides(x, n, sparse), measure_cpu.clock(torch.get_num_threads()))
+    turns = Turns(weights.sides(x, n, sparse), measure_cpu.stopwatch(torch.get_num_threads()))
     end = time.perf_counter() + seconds
     rounds: list[list[float]] = []
     while len(rounds) < PATIENT or (len(rounds) < 60 and time.perf_counter() < end):

@@ -39,7 +39,7 @@ def parts(args: argparse.Namespace) -> dict[str, Callable[[Bench], None]]:
     """What runs, in order."""
     found: dict[str, Callable[[Bench], None]] = {
         "llama": _default_models.llama,
-        "models": functools.partial(_default_models.models, names=args.models),
+        "models": functools.partial(_default_models.models, names=args.models, most_layers=args.most_layers),
     }
     if args.device == "cuda":
         from _default_layers import layers, quick_against_full
@@ -58,6 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick-against-full", action="store_true", help="that part, and --parts if given")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batches", nargs="+", type=int, help="of the models; 1 8 64, on a CPU 1 4")
+    parser.add_argument("--most-layers", type=int, default=12, help="of the models; deeper ones are cut")
     parser.add_argument("--limit", type=int, help=f"seconds for each part instead of {LIMITS}")
     parser.add_argument("--seconds", type=float, default=1.5, help="of measuring for each row of a model")
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU, to test the script")

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["DenseWeights", "Packed", "WeightProvider", "to_fx"]
 
 
-def to_fx(module: ir.Module, weights: WeightProvider) -> GraphModule:
+def to_fx(module: ir.Module, weights: WeightProvider, device_type: str = "cpu") -> GraphModule:
     """Lower `@main` of a module to a torch.fx graph that PyTorch runs.
 
     Args:
         module: a module that the frontend made, whether passes rewrote it or not.
         weights: resolves the names of weights; see `DenseWeights` for the plain case.
+        device_type: where the graph will run, which decides about forms of attention.
 
     Returns:
         A module that takes the flattened tensors of a call and returns every result of `@main` as a tuple.
@@ -32,5 +33,5 @@ def to_fx(module: ir.Module, weights: WeightProvider) -> GraphModule:
 
     for op in module.body.operations:
         if op.operation.name == "func.func" and str(op.operation.attributes["sym_name"]) == '"main"':
-            return GraphBuilder(weights).build(op.operation)
+            return GraphBuilder(weights, device_type).build(op.operation)
     raise LoweringError("module", "it has no function @main", "lower what import_program made")

@@ -24,10 +24,11 @@ Handler = Callable[["GraphBuilder", ir.Operation], Sequence[Argument]]
 class GraphBuilder:
     """A graph under construction, with the node or Python constant of each MLIR value."""
 
-    def __init__(self, weights: WeightProvider) -> None:
+    def __init__(self, weights: WeightProvider, device_type: str) -> None:
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.weights = WeightRegistry(self.root, weights)
+        self.device_type = device_type
         self._values: dict[ir.Value, Argument] = {}
 
     def build(self, function: ir.Operation) -> fx.GraphModule:
@@ -105,7 +106,7 @@ def _literal(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
 
 
 def _attention(builder: GraphBuilder, op: ir.Operation) -> Sequence[Argument]:
-    found = grouped_attention(builder.graph, op, builder.operands(op))
+    found = grouped_attention(builder.graph, op, builder.operands(op), builder.device_type)
     return _call(builder, op) if found is None else [found]
 
 

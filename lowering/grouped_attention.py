@@ -16,17 +16,21 @@ _ATEN = torch.ops.aten
 _WHOLE = 2**63 - 1
 
 
-def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: Sequence[Argument]) -> fx.Node | None:
+def grouped_attention(
+    graph: fx.Graph, op: ir.Operation, operands: Sequence[Argument], device_type: str
+) -> fx.Node | None:
     """Compute attention over repeated heads from the heads themselves.
 
-    Models repeat each key and value head for all query heads of its group, which copies them. Kernels without
-    a mask support grouped heads directly. Kernels with a mask don't; but when every head has a single query,
-    the query heads of a group can be computed as several queries of one head.
+    Models repeat each key and value head for all query heads of its group, which copies them. A GPU's kernels
+    without a mask support grouped heads directly. Kernels with a mask don't; but when every head has a single
+    query, the query heads of a group can be computed as several queries of one head. A CPU's kernel supports
+    grouped heads with any mask.
 
     Args:
         graph: where to add nodes.
         op: a `torch.aten.scaled_dot_product_attention`.
         operands: its lowered operands, in schema order.
+        device_type: where the graph will run.
 
     Returns:
         The result `[B, heads, L, D]`, or None if the attention has another form.
@@ -39,14 +43,14 @@ def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: Sequence[Argu
     (keys, heads, group), (values, *same) = repeated  # type: ignore[misc]  # both were found
     if [heads, group] != same or sizes[1] != heads * group:
         return None
-    if mask is None and (causal or sizes[2] != 1) and _reads_groups(op):
+    if sizes[2] != 1 or causal or not _for_all_heads(op.operands[3], mask):
+        if device_type != "cpu" and (mask is not None or not _reads_groups(op)):
+            return None
         return graph.call_function(
             _ATEN.scaled_dot_product_attention.default,
-            (query, keys, values, None, 0.0, causal),
+            (query, keys, values, mask, 0.0, causal),
             {"scale": scale, "enable_gqa": True},
         )
-    if sizes[2] != 1 or causal or not _for_all_heads(op.operands[3], mask):
-        return None
     # By dimensions and not by sizes, which the module's types may leave open.
     single = graph.call_function(_ATEN.squeeze.dim, (query, 2))
     packed = graph.call_function(_ATEN.unflatten.int, (single, 1, [heads, group]))
@@ -58,7 +62,7 @@ def grouped_attention(graph: fx.Graph, op: ir.Operation, operands: Sequence[Argu
 
 
 def _reads_groups(op: ir.Operation) -> bool:
-    """Return whether a fused kernel supports fewer key heads than query heads."""
+    """Return whether a GPU's fused kernel supports fewer key heads than query heads."""
     query, result = tensor_type(op.operands[0]), tensor_type(op.results[0])
     if query is None or result is None or query.dtype not in ("bf16", "f16"):
         return False

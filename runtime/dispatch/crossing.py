@@ -27,8 +27,9 @@ def choose(
     """Return the policy that the measurements of one layer justify.
 
     At each measured M the fastest way runs, with hysteresis: the way of the M before is kept if it is within
-    2% of dense, and of the fastest way within the larger of 2% and the spread of its times, so that noise
-    makes no ranges. For times that other processes disturbed both limits are 6%.
+    2% of dense, and of the fastest way within the larger of 2% and the spread of its times, 6% if other
+    processes disturbed them, so that noise makes no ranges. Without a dense copy disturbed times may be 6%
+    above dense, too. With one they may not: a layer must not lose where its copy could run.
 
     If the choices at two neighbouring measured M's differ, the switch is where their times cross,
     interpolated linearly in log time over log M: at the geometric midpoint if both win by the same factor,
@@ -89,7 +90,7 @@ def _end(points: Sequence[Measurement], running: Choice) -> list[tuple[int, Choi
 
 
 def _starts(points: Sequence[Measurement], copied: bool) -> list[tuple[int, Choice]]:
-    chosen = _chosen(points)
+    chosen = _chosen(points, copied)
     below = DENSE if copied and points[0].m > 1 else chosen[0]
     starts = [(1, below)] + [(points[0].m, chosen[0])] * (below != chosen[0])
     for i in range(1, len(points)):
@@ -98,12 +99,12 @@ def _starts(points: Sequence[Measurement], copied: bool) -> list[tuple[int, Choi
     return starts
 
 
-def _chosen(points: Sequence[Measurement]) -> list[Choice]:
+def _chosen(points: Sequence[Measurement], copied: bool) -> list[Choice]:
     chosen: list[Choice] = []
     for point in points:
         best = min(point.ways(), key=point.us)
         running = chosen[-1] if chosen else best
-        slower = point.tolerance if point.crowded else TOLERANCE
+        slower = point.tolerance if point.crowded and not copied else TOLERANCE
         near = min(point.tolerance * point.us(best), slower * point.dense_us)
         limit = max(point.us(best), near)
         bearable = point.us(running) <= limit

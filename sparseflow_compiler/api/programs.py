@@ -99,6 +99,11 @@ class Programs:
             )
         return self.all[program]
 
+    @property
+    def ask_for_gradients(self) -> bool:
+        """Whether the model's forward asks if gradients are on."""
+        return any(program.captured.ambient.gradients is not None for program in self.all)
+
     def changed(self) -> str | None:
         """Return which tensors the user replaced or wrote that the programs have copies of, or None."""
         held = self._held  # another thread may forget the programs meanwhile
@@ -169,7 +174,7 @@ class Programs:
             self.all, self.captures, self.repeated = [], [], RepeatedCalls()
         self.all.append(program)
         carried = {(id(place.module), place.name) for place in self.carried.places}
-        asks = any(program.captured.ambient.gradients is not None for program in self.all)
+        asks = self.ask_for_gradients
         self._held = None if self._shares_bank else Held(self._model, carried, gradients=asks)
         self.captures.append("first call" if refusal is None else f"the program before it refused: {refusal}")
         return program

@@ -104,7 +104,7 @@ def build_program(
         bank.choose_head(head)
     phases = run_phases(imported.module, imported.weights, weights, options, clock, head)
     with clock.stage("lowering"):
-        graph = to_fx(imported.module, weights)
+        graph = to_fx(imported.module, weights, device_of(model).type)
     with clock.stage("pack") as step:
         bank.pack(step)
     errors: dict[str, float] = {}

@@ -119,6 +119,13 @@ class CompileOptions:
         return Pattern.of(find(self.sparse_format or "2:4").pattern)
 
     @property
+    def chooses_by_speed(self) -> bool:
+        """Whether a compiled model computes what the dense one does, and only times say what runs."""
+        exact = self.format is not None and self.format not in COLUMNS and not find(self.format).lossy
+        unchanged = self.prune is None and self.lm_head is None and self.contextual is None
+        return exact and unchanged and (self.policy, self.memory, self.mode) == ("auto", "auto", None)
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """All patterns of layers that stay dense."""
         return with_defaults(self.skip, self.skip_defaults)

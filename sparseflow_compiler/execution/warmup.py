@@ -43,23 +43,25 @@ class Call:
         title: how a report names it.
         run: makes it, once, of a model.
         times: that it takes until nothing is left to compile or record.
+        arguments: of a plain call, by position and by keyword.
     """
 
     title: str
     run: Callable[[Side], object]
     times: int = RUNS
+    arguments: tuple[Sequence[object], Mapping[str, object]] | None = None
 
 
 def example_call(args: Sequence[object], kwargs: Mapping[str, object]) -> Call:
     """Return a call with a user's own inputs, named by the shapes of its first tensors."""
     shapes = [list(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     title = ", ".join(map(str, shapes[:3])) + (", …" if len(shapes) > 3 else "")
-    return Call(title or "the example inputs", lambda side: side(*args, **kwargs))
+    return Call(title or "the example inputs", lambda side: side(*args, **kwargs), arguments=(args, kwargs))
 
 
 def plain_call(inputs: Mapping[str, Tensor]) -> Call:
     """Return a call with one entry of `calls`."""
-    return Call(_title(inputs), lambda side: side(**inputs))
+    return Call(_title(inputs), lambda side: side(**inputs), arguments=((), inputs))
 
 
 def generate_call(inputs: Mapping[str, Tensor], options: Mapping[str, object], padded: bool) -> Call:

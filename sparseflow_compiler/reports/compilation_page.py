@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sparseflow.reports.grouping import expected, groups
 from sparseflow.reports.page import Bars, Cell, Column, Facts, HeatMap, Page, Piece, Table, figure, megabytes
 from sparseflow.reports.report import LayerReport, Range, Report
-from sparseflow.reports.text import ROWS, measured_calls, span
+from sparseflow.reports.text import ROWS, measured_calls, served_densely, span
 from sparseflow.reports.unpruned import unpruned_line
 from sparseflow.support.documents import Document
 
@@ -21,7 +21,7 @@ def compiled_page(data: Mapping[str, object]) -> Page:
     if any(layer.measured for layer in sparse):
         pieces.append(_speedups(sparse))
     if calls := measured_calls(report.model):
-        pieces.append(_calls(calls))
+        pieces.append(_calls(calls, served_densely(report.model)))
     pieces.append(_memory(report.layers))
     if sparse:
         pieces.append(_quality(sparse))
@@ -92,14 +92,22 @@ def _share(layers: Sequence[LayerReport]) -> tuple[str, str, str]:
     )
 
 
-def _calls(calls: Sequence[tuple[str, float, float, float]]) -> Table:
+def _calls(calls: Sequence[tuple[str, float, float, float]], densely: Collection[str]) -> Table:
     columns = (
         Column("call"),
         Column("dense ms", True),
         Column("compiled ms", True),
         Column("speed-up", True),
     )
-    rows = tuple((title, figure(dense), figure(ours), f"{gain:.2f}×") for title, dense, ours, gain in calls)
+    rows = tuple(
+        (
+            title + ", served by the dense model" * (title in densely),
+            figure(dense),
+            figure(ours),
+            f"{gain:.2f}×",
+        )
+        for title, dense, ours, gain in calls
+    )
     return Table("Measured as it was warmed up", columns, rows)
 
 

@@ -71,11 +71,17 @@ def _measured(model: Mapping[str, Any]) -> Iterable[str]:
     """Yield lines about the calls measured by warming up: those that gain least, and a count of others."""
     if reason := model.get("not_measured"):
         yield f"not measured beside dense: {reason}"
-    calls = measured_calls(model)
+    calls, densely = measured_calls(model), served_densely(model)
     for title, dense, compiled, speedup in calls[:MOST_CALLS]:
-        yield f"measured: {title}: dense {dense:.3g} ms, compiled {compiled:.3g} ms, {speedup:.2f}×"
+        line = f"measured: {title}: dense {dense:.3g} ms, compiled {compiled:.3g} ms, {speedup:.2f}×"
+        yield line + (", so the dense model serves it" if title in densely else "")
     if left := calls[MOST_CALLS:]:
         yield f"measured: {len(left)} other calls, {left[0][3]:.2f}× to {left[-1][3]:.2f}×"
+
+
+def served_densely(model: Mapping[str, Any]) -> set[str]:
+    """Return the names of warmed-up calls that the dense model serves."""
+    return {one["call"] for one in model.get("measured", ()) if one.get("runs_dense")}
 
 
 def measured_calls(model: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:

@@ -77,7 +77,9 @@ def test_the_report_has_both_figures_and_keeps_them(clock: Any) -> None:
     assert line in str(compiled.report)
     again = Report.from_dict(compiled.report.to_dict())
     assert line in str(again)
-    assert again.model["measured"] == [{"call": "[4, 64]", "dense_ms": 12.3, "compiled_ms": 9.1}]
+    assert again.model["measured"] == [
+        {"call": "[4, 64]", "dense_ms": 12.3, "compiled_ms": 9.1, "runs_dense": False}
+    ]
     page = WRITERS["html"](page_of([Source("report", compiled.report.to_dict())])).decode()
     assert "12.3" in page
     assert "1.35×" in page
@@ -103,6 +105,101 @@ def test_what_loses_is_said_once_with_what_to_do(clock: Any) -> None:
     shown = str(compiled.report)
     assert shown.count("measured: batch") == 4
     assert "measured: 2 other calls, 0.80× to 0.80×" in shown
+
+
+def two_four() -> nn.Module:
+    model = mlp()
+    sf.prune(model, progress=False)
+    return model
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the calls that the dense model serves."""
+    shapes: list[tuple[int, ...]] = []
+    run = comparison.DenseModel.__call__
+
+    def seen(self: comparison.DenseModel, *args: Any, **kwargs: Any) -> Any:
+        shapes.append(tuple(next(iter((*args, *kwargs.values()))).shape))
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(comparison.DenseModel, "__call__", seen)
+    return shapes
+
+
+def test_a_call_that_loses_twice_is_served_by_the_dense_model(clock: Any, spied: Any) -> None:
+    measured = clock(0.010, 0.0125)
+    model = two_four()
+    compiled = sf.compile(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlowerWarning)
+        compiled.warmup(X)
+    assert len(measured) == 2
+    assert "measured: [4, 64]: dense 10 ms, compiled 12.5 ms, 0.80×, so the dense model serves it" in str(
+        compiled.report
+    )
+    page = WRITERS["html"](page_of([Source("report", compiled.report.to_dict())])).decode()
+    assert "[4, 64], served by the dense model" in page
+    spied.clear()
+    fresh = torch.randn(4, 64)
+    result = compiled(fresh)
+    assert torch.equal(result, model(fresh).detach())
+    assert not result.requires_grad
+    assert spied == [(4, 64)]
+    compiled(torch.randn(5, 64))  # another size was not measured
+    assert spied == [(4, 64)]
+    with pytest.raises(sf.errors.InferenceOnlyError, match="requires gradients"):
+        compiled(torch.randn(4, 64, requires_grad=True))
+
+
+def test_one_loss_that_measuring_again_refutes_changes_nothing(monkeypatch: Any, spied: Any) -> None:
+    times = iter([[[0.010], [0.0125]], [[0.010], [0.009]]])
+    monkeypatch.setattr(comparison, "interleaved", lambda *_, **__: next(times))
+    compiled = sf.compile(two_four())
+    compiled.warmup(X)
+    assert compiled.report.model["measured"] == [
+        {"call": "[4, 64]", "dense_ms": 10.0, "compiled_ms": 9.0, "runs_dense": False}
+    ]
+    spied.clear()
+    compiled(X)
+    assert spied == []
+
+
+def test_warming_up_again_measures_the_programs_again(clock: Any, spied: Any) -> None:
+    clock(0.010, 0.0125)
+    compiled = sf.compile(two_four())
+    compiled.warmup(X)
+    clock(0.010, 0.008)
+    compiled.warmup(X)
+    spied.clear()
+    compiled(X)
+    assert spied == []
+    assert [one["runs_dense"] for one in compiled.report.model["measured"]] == [False]
+
+
+def test_changed_weights_are_the_dense_models_too(clock: Any) -> None:
+    clock(0.010, 0.0125)
+    model = two_four()
+    compiled = sf.compile(model)
+    compiled.warmup(X)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    torch.testing.assert_close(compiled(X), model(X).detach())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"policy": "sparse"}, {"memory": "compressed"}, {"memory": "fast"}, {"prune": "magnitude"}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_was_asked_for_is_only_warned_about(clock: Any, spied: Any, options: Any) -> None:
+    clock(0.010, 0.0125)
+    compiled = sf.compile(two_four(), **options)
+    with pytest.warns(SlowerWarning, match="is slower than dense for"):
+        compiled.warmup(X)
+    spied.clear()
+    compiled(X)
+    assert spied == []
 
 
 @pytest.mark.parametrize(

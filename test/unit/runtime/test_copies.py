@@ -69,6 +69,18 @@ def test_what_becomes_of_a_recorded_layer(name):
     assert found.losing == ()
 
 
+def test_a_crowd_keeps_no_way_that_loses_beside_a_copy():
+    points = [
+        dataclasses.replace(p, crowded=True) for p in layer(m1=(50, 130), m64=(104, 120), m256=(104, 120))
+    ]
+    found = settled(choose(points, "auto"))
+    assert found.keeps_dense
+    assert [found.choice(m) for m in (1, 64, 256)] == [OURS, DENSE, DENSE]
+    assert found.losing == ()
+    # Without a copy the sparse way is left alone, as what it costs may be the crowd's.
+    assert str(choose(points, "compressed")) == "1:cpu"
+
+
 def test_a_reason_has_the_figures_that_decided():
     points = layer(m1=(95, 130), m16=(97, 120), m64=(140, 125))
     assert settled(choose(points, "auto")) == (

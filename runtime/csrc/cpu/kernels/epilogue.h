@@ -52,6 +52,14 @@ inline vf activate(vf v, Activation a) {
   }
 }
 
+// act(sum + bias) + residual of a vector; either may be missing.
+template <class D>
+inline vf finished(const Linear& a, vf sum, const typename D::T* bias, const typename D::T* residual) {
+  if (bias) sum += D::load(bias);
+  sum = activate(sum, a.activation);
+  return residual ? sum + D::load(residual) : sum;
+}
+
 // Applies the epilogue to `n` sums of one row of y, from column `column` on. `sum` must be readable up to a whole
 // vector.
 template <class D>
@@ -62,21 +70,17 @@ inline void finish_row(const Linear& a, const float* sum, int64_t row, int64_t c
   T* y = static_cast<T*>(a.y) + row * a.n + column;
   if (bias) bias += column;
   if (residual) residual += row * a.n + column;
-  for (int64_t i = 0; i < n; i += W) {
-    T edge[3][W] = {};  // for the last, partial vector
-    const int64_t len = least(W, n - i);
-    const bool whole = len == W;
-    const T* b = bias ? bias + i : nullptr;
-    const T* r = residual ? residual + i : nullptr;
-    if (!whole && b) b = static_cast<T*>(std::memcpy(edge[0], b, len * sizeof(T)));
-    if (!whole && r) r = static_cast<T*>(std::memcpy(edge[1], r, len * sizeof(T)));
-    vf v = load(sum + i);
-    if (b) v += D::load(b);
-    v = activate(v, a.activation);
-    if (r) v += D::load(r);
-    D::store(whole ? y + i : edge[2], v);
-    if (!whole) std::memcpy(y + i, edge[2], len * sizeof(T));
-  }
+  int64_t i = 0;
+  for (; i + W <= n; i += W)
+    D::store(y + i, finished<D>(a, load(sum + i), bias ? bias + i : nullptr, residual ? residual + i : nullptr));
+  if (i == n) return;
+  // The last, partial vector. Clearing this in the loop took more time than all of the rest.
+  T edge[3][W] = {};
+  const size_t bytes = (n - i) * sizeof(T);
+  if (bias) std::memcpy(edge[0], bias + i, bytes);
+  if (residual) std::memcpy(edge[1], residual + i, bytes);
+  D::store(edge[2], finished<D>(a, load(sum + i), bias ? edge[0] : nullptr, residual ? edge[1] : nullptr));
+  std::memcpy(y + i, edge[2], bytes);
 }
 
 // Rows [begin, end) of y [m, n/2] = act(g) ⊙ u, for the halves g and u of the rows of a.y [m, n].
