@@ -81,6 +81,28 @@ def test_sequences_that_end_are_padded_and_the_longest_decides() -> None:
     assert min(lengths) < 35
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_new_tokens": 9},
+        {"min_length": 11},
+        {"min_length": 14, "repetition_penalty": 1.3},
+        {"min_new_tokens": 6, "do_sample": True, "top_k": 5, "temperature": 0.8},
+    ],
+    ids=["new tokens", "with the prompt", "and a penalty", "drawn"],
+)
+def test_no_sequence_ends_before_its_least_length(options: dict[str, Any]) -> None:
+    call, ends = prompt(3, 5, padded=True), [*ENDS, 10**6]  # one of them is no token of the vocabulary
+    found, expected = both("llama", **call, **options, eos_token_id=ends, max_new_tokens=30)
+    assert which("llama") == "sparseflow"
+    assert torch.equal(found, expected)
+    length = max(options.get("min_length", 0), 5 + options.get("min_new_tokens", 0))
+    assert not torch.isin(found[:, 5:length], torch.tensor(ends)).any()
+    assert found.shape[1] > length
+    short, _ = both("llama", **call, eos_token_id=ends, max_new_tokens=30)
+    assert torch.isin(short[:, 5:length], torch.tensor(ends)).any()
+
+
 def test_the_repetition_penalty_knows_the_prompt_but_not_its_padding() -> None:
     found, expected = both("qwen3", **prompt(3, 9, padded=True), repetition_penalty=1.7)
     plain, _ = both("qwen3", **prompt(3, 9, padded=True))
@@ -144,6 +166,10 @@ REFUSED = {
     ),
     "n-grams": ({"no_repeat_ngram_size": 2}, "the logits processor NoRepeatNGramLogitsProcessor runs"),
     "min-p": ({"do_sample": True, "min_p": 0.1}, "the logits processor MinPLogitsWarper runs"),
+    "a least length of other ends": (
+        {"logits_processor": LogitsProcessorList([tf.MinLengthLogitsProcessor(9, [1, 2])]), "eos_token_id": 3},
+        "other tokens are held back for a least length than those that end a sequence",
+    ),
     "a processor of the caller": (
         {"logits_processor": LogitsProcessorList([lambda ids, scores: scores.flip(-1)])},
         "the logits processor function runs",
