@@ -14,7 +14,8 @@ from transformers import LogitsProcessorList
 
 import sparseflow as sf
 from sparseflow.errors import CaptureError
-from sparseflow.execution.decoding import loop
+from sparseflow.execution.decoding import loop, step_program
+from sparseflow.execution.decoding.step_program import one_row_linear
 from sparseflow.integrations.transformers.argument_names import returned_cache
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
@@ -151,6 +152,19 @@ def test_criteria_of_the_caller_see_every_token() -> None:
     assert torch.equal(found, both("llama", **call)[0][:, :8])
 
 
+def test_an_uncompiled_step_streams_its_dense_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        rows.append(x.numel() // x.shape[-1])
+        return one_row_linear(x, weight, bias)
+
+    monkeypatch.setattr(step_program, "one_row_linear", counted)
+    found, expected = both("llama", **prompt(1, 6, padded=False), repetition_penalty=1.1)
+    assert torch.equal(found, expected)
+    assert rows == [1] * 11  # the head in each step; all other layers are 2:4
+
+
 def test_one_new_token_needs_no_step() -> None:
     found, expected = both("gpt2", **prompt(2, 5, padded=False), max_new_tokens=1)
     assert torch.equal(found, expected)
@@ -167,7 +181,10 @@ REFUSED = {
     "n-grams": ({"no_repeat_ngram_size": 2}, "the logits processor NoRepeatNGramLogitsProcessor runs"),
     "min-p": ({"do_sample": True, "min_p": 0.1}, "the logits processor MinPLogitsWarper runs"),
     "a least length of other ends": (
-        {"logits_processor": LogitsProcessorList([tf.MinLengthLogitsProcessor(9, [1, 2])]), "eos_token_id": 3},
+        {
+            "logits_processor": LogitsProcessorList([tf.MinLengthLogitsProcessor(9, [1, 2])]),
+            "eos_token_id": 3,
+        },
         "other tokens are held back for a least length than those that end a sequence",
     ),
     "a processor of the caller": (
