@@ -98,17 +98,19 @@ def generating(folder: Path, seconds: float) -> dict[str, Any]:
     options = {"do_sample": False, "max_new_tokens": NEW, "min_new_tokens": NEW}
     written = model.generate(prompt, **options)
     left = left_out(model, found, written, prompt.shape[1])
-    compiled = []
+    models = [from_folder(folder, torch.float32).eval() for _ in range(2)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnprunedWarning)  # the dense side is meant to be
-        for contextual in ({}, {"contextual": found, "format": None, "policy": "sparse"}):
-            one = sf.compile(from_folder(folder, torch.float32).eval(), inplace=True, **contextual)
+        compiled = [
+            sf.compile(models[0], inplace=True),
+            sf.compile(models[1], contextual=found, format=None, policy="sparse", inplace=True),
+        ]
+        for one in compiled:
             for _ in range(1 + PAYS_AFTER // (NEW - 1)):
                 one.generate(prompt, **options)
             ran = one.report.model["generate"]
             if (ran["loop"], ran["step"]) != ("sparseflow", "inductor"):
                 raise RuntimeError(f"not our loop over a compiled step: {ran}")
-            compiled.append(one)
     both = [functools.partial(lambda turn, one: one.generate(prompt, **options), one=one) for one in compiled]
     dense, sparse = settle(Turns(both), least=5, most=60, enough=seconds, limit=4 * seconds).times
     return {
