@@ -92,7 +92,8 @@ def generating(folder: Path, seconds: float) -> dict[str, Any]:
         RuntimeError: a side's steps weren't what is compared: our loop's, compiled.
     """
     torch.manual_seed(0)
-    model, tokenizer = from_folder(folder, torch.float32).eval(), read_tokenizer(folder)
+    model: Any = from_folder(folder, torch.float32).eval()
+    tokenizer: Any = read_tokenizer(folder)
     found = sf.calibrate_activations(model, own_tokens(model, tokenizer, 256, 128, seed=0), rate=0.4)
     prompt = tokenizer(QUESTION, return_tensors="pt")["input_ids"]
     options = {"do_sample": False, "max_new_tokens": NEW, "min_new_tokens": NEW}
