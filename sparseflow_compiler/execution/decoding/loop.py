@@ -172,15 +172,15 @@ class Decoder:
             self._programs, self._asked = {}, {}
 
     def _make(self, lowered: LoweredCall, sampling: Sampling, tensors: list[Any], reason: str) -> StepProgram:
-        count = len(tensors) - len(lowered.call.leaves)
+        state = tensors[len(lowered.call.leaves) :]
         if tried := not reason:
             start = time.perf_counter()
-            run, reason = compile_step(step_graph(lowered, sampling, count), tensors, sampling)
+            run, reason = compile_step(step_graph(lowered, sampling, state), tensors, sampling)
             if run is not None:
                 self.notes["step"] = "inductor"
                 return StepProgram(lowered.graph, run, final=True, seconds=time.perf_counter() - start)
         self.notes["step"] = f"torch.fx: {reason}"
-        return StepProgram(lowered.graph, plain(step_graph(lowered, sampling, count)), final=tried)
+        return StepProgram(lowered.graph, plain(step_graph(lowered, sampling, state)), final=tried)
 
     def _why_plain(self, device: torch.device, steps: int) -> str:
         """Return why a step isn't compiled; empty if it is."""

@@ -20,12 +20,14 @@ class Sampling:
         top_k: how many of the likeliest are drawn from; 0 for all.
         top_p: whether only the likeliest that together have a probability are drawn from.
         penalizes: whether tokens that a sequence has already become less likely.
+        waits: whether sequences may not end before they have a length.
     """
 
     draws: bool = False
     top_k: int = 0
     top_p: bool = False
     penalizes: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,25 +38,30 @@ class Knobs:
         temperature: what scores are divided by.
         top_p: the probability that is drawn from.
         penalty: what the score of a repeated token is divided by, or multiplied with if it is negative.
+        least: tokens that a sequence has before it may end, those of the prompt included; up to 2²⁴.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     penalty: float = 1.0
+    least: int = 0
 
     def values(self) -> list[float]:
         """Return the numbers in the order in which `choose` reads them."""
-        return [self.temperature, self.top_p, self.penalty]
+        return [self.temperature, self.top_p, self.penalty, float(self.least)]
 
 
-def choose(logits: Tensor, sampling: Sampling, knobs: Tensor, seen: Tensor | None) -> Tensor:
+def choose(
+    logits: Tensor, sampling: Sampling, knobs: Tensor, seen: Tensor | None, held: Tensor | None = None
+) -> Tensor:
     """Choose a token for each sequence.
 
     Args:
         logits: `[batch, vocabulary]`.
         sampling: how.
-        knobs: `Knobs.values()`, fp32 `[3]`.
+        knobs: `Knobs.values()`, fp32 `[4]`.
         seen: which tokens each sequence has already, bool `[batch, vocabulary]`; if `sampling.penalizes`.
+        held: which tokens may not be chosen, bool `[vocabulary]`, as `held_back` gives it; None for all may.
 
     Returns:
         int64 `[batch]`.
@@ -62,11 +69,29 @@ def choose(logits: Tensor, sampling: Sampling, knobs: Tensor, seen: Tensor | Non
     scores = logits.float()
     if seen is not None:
         scores = torch.where(seen, torch.where(scores < 0, scores * knobs[2], scores / knobs[2]), scores)
+    if held is not None:
+        scores = scores.masked_fill(held, -torch.inf)
     if not sampling.draws:
         return likeliest(scores)
     probabilities = _kept(scores / knobs[0], sampling, knobs[1]).softmax(-1)
     # What torch.multinomial does for one draw, without waiting for the device as it does.
     return likeliest(probabilities / torch.empty_like(probabilities).exponential_(1))
+
+
+def held_back(vocabulary: int, eos: Tensor, count: Tensor, knobs: Tensor) -> Tensor:
+    """Return which tokens may not come next, because they would end a sequence too early.
+
+    Args:
+        vocabulary: tokens that there are; those of `eos` beyond them are passed over.
+        eos: the tokens that end a sequence, int64 `[any]`.
+        count: tokens so far, int64 `[1]`.
+        knobs: `Knobs.values()`, fp32 `[4]`.
+
+    Returns:
+        bool `[vocabulary]`.
+    """
+    ends = (torch.arange(vocabulary, device=eos.device).unsqueeze(1) == eos).any(1)
+    return ends & (count < knobs[3])
 
 
 def likeliest(scores: Tensor) -> Tensor:

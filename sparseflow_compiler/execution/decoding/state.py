@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.execution.decoding.request import Request
-from sparseflow.execution.decoding.sampling import Sampling, choose
+from sparseflow.execution.decoding.sampling import Knobs, Sampling, choose, held_back
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class State:
             unfinished=torch.ones(batch, dtype=torch.bool, device=device),
             eos=request.eos.to(device).clone(),
             pad=ids.new_zeros(1),
-            knobs=torch.ones(3, device=device),
+            knobs=torch.tensor(Knobs().values(), device=device),
             seen=seen if request.sampling.penalizes else None,
         )
 
@@ -105,7 +105,8 @@ def advance(sampling: Sampling, logits: Tensor, *tensors: Tensor) -> None:
         tensors: those of the state, which are written.
     """
     state = State.of(tensors)
-    chosen = choose(logits[:, -1], sampling, state.knobs, state.seen)
+    held = held_back(logits.shape[-1], state.eos, state.count, state.knobs) if sampling.waits else None
+    chosen = choose(logits[:, -1], sampling, state.knobs, state.seen, held)
     chosen = torch.where(state.unfinished, chosen, state.pad).unsqueeze(1)
     state.token.copy_(chosen)
     state.position.add_(1)

@@ -39,24 +39,28 @@ class StepProgram:
     seconds: float = 0.0
 
 
-def step_graph(lowered: LoweredCall, sampling: Sampling, state: int) -> fx.GraphModule:
+def step_graph(lowered: LoweredCall, sampling: Sampling, state: Sequence[Tensor]) -> fx.GraphModule:
     """Return the graph of a step: that of a call for one token, which also chooses the next one.
+
+    On a CPU its dense layers read their weights at the memory's pace, whatever runs the graph.
 
     Args:
         lowered: the call.
         sampling: how a token is chosen.
-        state: how many tensors the state has.
+        state: the tensors of the state.
     """
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     results = graph.graph_copy(lowered.graph.graph, copied)
     places = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(places[-1]):
-        more = [graph.placeholder(f"state_{i}") for i in reversed(range(state))][::-1]
+        more = [graph.placeholder(f"state_{i}") for i in reversed(range(len(state)))][::-1]
     logits = lowered.output(list(_nodes(results)), places).logits
     graph.call_function(_advancing(sampling), (logits, *more))
     graph.output(())
     count_together(graph)
+    if _on_cpu(state):
+        _stream_weights(graph)
     return fx.GraphModule(lowered.graph, graph)
 
 
@@ -86,8 +90,6 @@ def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampli
     """
     from torch._inductor.compile_fx import compile_fx
 
-    if _on_cpu(tensors):
-        _stream_weights(graph)
     try:
         with torch.no_grad():
             compiled: Any = compile_fx(
@@ -120,16 +122,15 @@ def _on_cpu(tensors: Sequence[object]) -> bool:
     return all(tensor.device.type == "cpu" for tensor in tensors if isinstance(tensor, Tensor))
 
 
-def _stream_weights(graph: fx.GraphModule) -> None:
+def _stream_weights(graph: fx.Graph) -> None:
     """Let dense layers of one row run at the pace of reading their weights.
 
     torch's product reads a weight of 49152×576 at half of it. Inductor's sum over each row is as slow in
     16 bits, which it converts eight at a time through memory.
     """
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         if node.target is ops.aten.linear.default:
             node.target = one_row_linear
-    graph.recompile()
 
 
 def one_row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

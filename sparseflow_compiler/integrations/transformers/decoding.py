@@ -31,6 +31,7 @@ class Sampled:
         temperature: what scores are divided by.
         penalty: of tokens that were there before; None for none.
         ignored: tokens at the front that it passes over.
+        least: tokens that a sequence has before it may end, those of the prompt included; 0 for any.
         eos: the tokens that end a sequence, int64 `[any]`.
         pad: what follows an end.
         criteria: further conditions to stop.
@@ -51,6 +52,7 @@ class Sampled:
     temperature: float = 1.0
     penalty: float | None = None
     ignored: Tensor | int = 0
+    least: int = 0
     criteria: Sequence[Callable[..., Tensor]] = ()
     streamer: Any = None
     chunk: int | None = None
@@ -60,13 +62,16 @@ class Sampled:
 Decode = Callable[["Sampled | str"], "tuple[Tensor, object] | None"]
 """Decodes to tokens and a cache, or returns None for transformers to do it; a text is why it has to."""
 
-_PROCESSORS = {
+_PROCESSORS: Mapping[str, Mapping[str, str]] = {
     "RepetitionPenaltyLogitsProcessor": {"penalty": "penalty", "ignored": "prompt_ignore_length"},
+    "MinLengthLogitsProcessor": {},
+    "MinNewTokensLengthLogitsProcessor": {},
     "TemperatureLogitsWarper": {"temperature": "temperature"},
     "TopKLogitsWarper": {"top_k": "top_k"},
     "TopPLogitsWarper": {"top_p": "top_p"},
 }
-"""The processors that are understood, in the order in which they must come, and the attributes they have."""
+"""The processors that are understood, in the order in which they must come, and the attributes they have.
+Those of a least length are read by `_least`."""
 
 _OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 _KNOWN = {*CACHE_NAMES, "attention_mask", "position_ids", "use_cache", "logits_to_keep"}
@@ -138,6 +143,9 @@ def _read(
     if reason := _reason(model, ids, config, kwargs):
         return reason
     eos, stops, longest = _criteria(criteria)
+    least = _least(processors, eos)
+    if least is None:
+        return "other tokens are held back for a least length than those that end a sequence"
     if longest is None:
         return "it has no greatest length"
     forward = parameters(model)
@@ -152,6 +160,7 @@ def _read(
         draws=bool(config.do_sample),
         eos=eos.to(ids.device),
         pad=0 if pad is None else int(pad),
+        least=least,
         criteria=stops,
         streamer=streamer,
         chunk=config.prefill_chunk_size,
@@ -201,6 +210,23 @@ def _processors(processors: Any, draws: bool) -> dict[str, Any] | str:
         if draws or found.keys() <= {"penalty", "ignored"}
         else "a processor draws though do_sample is off"
     )
+
+
+def _least(processors: Any, eos: Tensor) -> int | None:
+    """Return the tokens before which no sequence ends; None if other tokens than `eos` are held back."""
+    least = 0
+    for processor in processors:
+        name = type(processor).__name__
+        if name == "MinLengthLogitsProcessor":
+            length = processor.min_length
+        elif name == "MinNewTokensLengthLogitsProcessor":
+            length = processor.prompt_length_to_skip + processor.min_new_tokens
+        else:
+            continue
+        if set(processor.eos_token_id.flatten().tolist()) != set(eos.tolist()):
+            return None
+        least = max(least, length)
+    return least
 
 
 def _criteria(criteria: Any) -> tuple[Tensor, list[Any], int | None]:

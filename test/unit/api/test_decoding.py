@@ -14,7 +14,8 @@ from transformers import LogitsProcessorList
 
 import sparseflow as sf
 from sparseflow.errors import CaptureError
-from sparseflow.execution.decoding import loop
+from sparseflow.execution.decoding import loop, step_program
+from sparseflow.execution.decoding.step_program import one_row_linear
 from sparseflow.integrations.transformers.argument_names import returned_cache
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
@@ -81,6 +82,28 @@ def test_sequences_that_end_are_padded_and_the_longest_decides() -> None:
     assert min(lengths) < 35
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_new_tokens": 9},
+        {"min_length": 11},
+        {"min_length": 14, "repetition_penalty": 1.3},
+        {"min_new_tokens": 6, "do_sample": True, "top_k": 5, "temperature": 0.8},
+    ],
+    ids=["new tokens", "with the prompt", "and a penalty", "drawn"],
+)
+def test_no_sequence_ends_before_its_least_length(options: dict[str, Any]) -> None:
+    call, ends = prompt(3, 5, padded=True), [*ENDS, 10**6]  # one of them is no token of the vocabulary
+    found, expected = both("llama", **call, **options, eos_token_id=ends, max_new_tokens=30)
+    assert which("llama") == "sparseflow"
+    assert torch.equal(found, expected)
+    length = max(options.get("min_length", 0), 5 + options.get("min_new_tokens", 0))
+    assert not torch.isin(found[:, 5:length], torch.tensor(ends)).any()
+    assert found.shape[1] > length
+    short, _ = both("llama", **call, eos_token_id=ends, max_new_tokens=30)
+    assert torch.isin(short[:, 5:length], torch.tensor(ends)).any()
+
+
 def test_the_repetition_penalty_knows_the_prompt_but_not_its_padding() -> None:
     found, expected = both("qwen3", **prompt(3, 9, padded=True), repetition_penalty=1.7)
     plain, _ = both("qwen3", **prompt(3, 9, padded=True))
@@ -129,6 +152,19 @@ def test_criteria_of_the_caller_see_every_token() -> None:
     assert torch.equal(found, both("llama", **call)[0][:, :8])
 
 
+def test_an_uncompiled_step_streams_its_dense_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        rows.append(x.numel() // x.shape[-1])
+        return one_row_linear(x, weight, bias)
+
+    monkeypatch.setattr(step_program, "one_row_linear", counted)
+    found, expected = both("llama", **prompt(1, 6, padded=False), repetition_penalty=1.1)
+    assert torch.equal(found, expected)
+    assert rows == [1] * 11  # the head in each step; all other layers are 2:4
+
+
 def test_one_new_token_needs_no_step() -> None:
     found, expected = both("gpt2", **prompt(2, 5, padded=False), max_new_tokens=1)
     assert torch.equal(found, expected)
@@ -144,6 +180,13 @@ REFUSED = {
     ),
     "n-grams": ({"no_repeat_ngram_size": 2}, "the logits processor NoRepeatNGramLogitsProcessor runs"),
     "min-p": ({"do_sample": True, "min_p": 0.1}, "the logits processor MinPLogitsWarper runs"),
+    "a least length of other ends": (
+        {
+            "logits_processor": LogitsProcessorList([tf.MinLengthLogitsProcessor(9, [1, 2])]),
+            "eos_token_id": 3,
+        },
+        "other tokens are held back for a least length than those that end a sequence",
+    ),
     "a processor of the caller": (
         {"logits_processor": LogitsProcessorList([lambda ids, scores: scores.flip(-1)])},
         "the logits processor function runs",
