@@ -122,9 +122,7 @@ class Pruner:
         if self._checkpoint:
             self._checkpoint.save(parameters, [self.outcome(layer) for layer in layers])
 
-    def _gathering(
-        self, run: Callable[[int], object], calls: int
-    ) -> Callable[[Sequence[Layer]], Gathering]:
+    def _gathering(self, run: Callable[[int], object], calls: int) -> Callable[[Sequence[Layer]], Gathering]:
         return lambda layers: gather(layers, run, calls, gram=self._options.gram)
 
     def _reconstruct(self, visit: Visit, layers: Sequence[Layer], seed: int, permuted: Sequence[str]) -> None:

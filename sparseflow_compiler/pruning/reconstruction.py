@@ -88,7 +88,9 @@ class LeastSquares:
             matrix.diagonal(dim1=1, dim2=2).add_(~kept)
         factor = self._factor(matrix)
         # Of single columns, cholesky_solve takes three times as long on CPUs.
-        half = torch.linalg.solve_triangular(factor, (right.gather(1, columns) * kept)[..., None], upper=False)
+        half = torch.linalg.solve_triangular(
+            factor, (right.gather(1, columns) * kept)[..., None], upper=False
+        )
         values = torch.linalg.solve_triangular(factor.mT, half, upper=True)
         return torch.zeros_like(right).scatter_(1, columns, values[..., 0] * kept)
 

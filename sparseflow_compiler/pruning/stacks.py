@@ -212,11 +212,6 @@ class Visit:
     given: Sequence[object]
     dense_given: Sequence[object] | None = None
 
-    def run(self) -> None:
-        """Run the block on every batch."""
-        for batch in range(len(self.frames)):
-            self.call(batch)
-
     def call(self, batch: int, block: Callable[..., object] | None = None) -> object:
         """Run the block, or a replacement, on the pruned model's activations."""
         return self.frames[batch].call(block or self.block, self.given[batch])

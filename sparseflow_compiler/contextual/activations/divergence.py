@@ -96,8 +96,10 @@ def _changes(
 
 
 def _drawn(logits: Tensor) -> Tensor:
-    """Draw a token ``[S]`` from each distribution ``[S, V]``, by one random number where multinomial takes V."""
+    """Draw a token ``[S]`` from each distribution ``[S, V]``, by one random number each (multinomial: V)."""
     below = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
     share = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device)
     # A number that rounds up to the sum would be past the last token of any probability.
-    return torch.searchsorted(below, share * below[:, -1:], right=True).flatten().clamp(max=logits.shape[1] - 1)
+    return (
+        torch.searchsorted(below, share * below[:, -1:], right=True).flatten().clamp(max=logits.shape[1] - 1)
+    )
