@@ -42,8 +42,6 @@ def own_tokens(
 ) -> list[Tensor]:
     """Return windows ``[1, S]`` of what a model answers to `REQUESTS`, sampled at temperature 1.
 
-    It stops writing when they hold enough, all together.
-
     Args:
         model: of transformers.
         tokenizer: with the model's chat template; without one the model writes from its first token.
@@ -64,8 +62,7 @@ def own_tokens(
     begins = [_begin(model, tokenizer, request) for request in REQUESTS[:count]]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        new_tokens = max(window - max(map(len, begins)), 1)
-        written = continued(model, begins, new_tokens, enough=tokens)
+        written = continued(model, begins, max(window - max(map(len, begins)), 1))
     return _first([row[None] for row in written], tokens)
 
 
@@ -103,7 +100,6 @@ def continued(
     *,
     draws: bool = True,
     seconds: float | None = None,
-    enough: int | None = None,
     keeps_end: bool = False,
     generate: Generate | None = None,
 ) -> list[Tensor]:
@@ -117,7 +113,6 @@ def continued(
         new_tokens: the most that follow a beginning.
         draws: sample at temperature 1 from all tokens, by torch's generator; else take the likeliest.
         seconds: stop after the token during which they are over; None: no limit.
-        enough: stop when the beginnings and what follows hold so many tokens together; None: no limit.
         keeps_end: whether the token that ends a text belongs to it.
         generate: writes in place of ``model.generate``, with the same arguments: that of a compiled model.
     """
@@ -133,28 +128,9 @@ def continued(
         how |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     if seconds is not None:
         how["max_time"] = seconds
-    if enough is not None:
-        new = enough - sum(map(len, begins))
-        how["stopping_criteria"] = [_written(new, longest, torch.tensor(ends, device=device))]
     whole = (generate or model.generate)(batch.to(device), attention_mask=mask.to(device), **how).cpu()
     written = (_up_to_end(row[longest:], ends, keeps_end) for row in whole)
     return [torch.cat(pair) for pair in zip(begins, written, strict=True)]
-
-
-def _written(enough: int, start: int, ends: Tensor) -> Callable[..., Tensor]:
-    """Return a criterion of transformers: whether the texts hold enough tokens together, each up to its end.
-
-    Args:
-        enough: tokens.
-        start: where the texts begin in each row.
-        ends: the tokens that end a text.
-    """
-
-    def written(rows: Tensor, *_: object, **__: object) -> Tensor:
-        goes_on = torch.isin(rows[:, start:], ends).cumsum(1) == 0
-        return (goes_on.sum() >= enough).expand(len(rows))
-
-    return written
 
 
 def _up_to_end(row: Tensor, ends: Sequence[int], keeps_end: bool) -> Tensor:

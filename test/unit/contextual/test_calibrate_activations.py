@@ -18,7 +18,6 @@ from sparseflow.contextual.activations.inputs import changing, shared_inputs
 from sparseflow.contextual.activations.magnitudes import Magnitudes
 from sparseflow.contextual.activations.rates import RATES, cheapest_rates
 from sparseflow.errors import ArgumentError, CalibrationError, InferenceOnlyError
-from sparseflow.integrations.transformers.own_text import own_tokens
 from sparseflow.runtime.contextual.column import SINKS, without_small
 
 
@@ -230,17 +229,6 @@ def test_the_command(tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed == sf.ActivationThresholds.load(out).to_dict()
     assert main(["calibrate", str(tmp_path / "model"), str(tmp_path / "none" / "out.json")]) == 1
-
-
-def test_a_model_stops_writing_when_its_texts_hold_enough():
-    torch.manual_seed(0)
-    model = zoo.text_model("llama").eval()
-    written = []
-    model.register_forward_hook(lambda module, args, output: written.append(output.logits.shape))
-    windows = own_tokens(model, None, tokens=96, window=64, seed=0)
-    assert sum(window.shape[1] for window in windows) >= 96
-    rows = written[0][0]
-    assert len(written) * rows < 2 * 96, "whole windows would be 64 tokens each"
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
