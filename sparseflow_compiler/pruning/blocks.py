@@ -6,6 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.prune_options import PruneOptions
 from sparseflow.pruning.refinement import Refinement
 from sparseflow.pruning.stacks import Visit
-from sparseflow.pruning.statistics import Gathering, Statistics, gather, watching
+from sparseflow.pruning.statistics import Gathering, Statistics, Watch, gather, watching
 from sparseflow.runtime.pattern import Pattern
 
 
@@ -26,7 +27,7 @@ def permute_block(
     groups = by_input(visit, [layer for layer in layers if layer.module in inside])
     folds = find_folds(visit, readers, groups, pattern.block)
     permuted = [fold.reader for fold in folds]
-    statistics = gather(permuted, visit.run, len(visit.frames), gram=False)
+    statistics = gather(permuted, visit.call, len(visit.frames), gram=False)
     folds = [fold for fold in folds if statistics[fold.reader.name].rows]
     fold_channels(folds, {name: gathered.norms() for name, gathered in statistics.items()}, pattern)
     return [fold.reader.name for fold in folds]
@@ -53,26 +54,28 @@ class Twin:
         """Gather statistics of layers' inputs, with cross terms of the dense model's inputs."""
         calls = len(self._visit.frames)
         statistics = {layer.name: Statistics(layer, gram=True, calls=calls, cross=True) for layer in layers}
+        dense: dict[str, list[Tensor]] = defaultdict(list)
+
+        def keep(layer: Layer, x: Tensor) -> None:
+            dense[layer.name].append(x.clone())  # the block may change it in place
+
+        def add(layer: Layer, x: Tensor) -> None:
+            expected = dense[layer.name]
+            statistics[layer.name].add(x, expected.pop(0) if expected else None)
+
+        twins, own = Watch([self.layers[layer.name] for layer in layers], keep), Watch(layers, add)
         for batch in range(calls):
-            dense: dict[str, list[Tensor]] = defaultdict(list)
-
-            def keep(layer: Layer, x: Tensor, dense: dict[str, list[Tensor]] = dense) -> None:
-                dense[layer.name].append(x.clone())  # the block may change it in place
-
-            def add(layer: Layer, x: Tensor, dense: dict[str, list[Tensor]] = dense) -> None:
-                expected = dense[layer.name]
-                statistics[layer.name].add(x, expected.pop(0) if expected else None)
-
-            with watching([self.layers[layer.name] for layer in layers], keep):
-                self._visit.call_dense(batch, self.block)
-            with watching(layers, add):
-                self._visit.call(batch)
+            dense.clear()
+            twins.run(partial(self._visit.call_dense, batch, self.block))
+            own.run(partial(self._visit.call, batch))
         return statistics
 
-    def refine(self, layers: Sequence[Layer], options: PruneOptions, seed: int) -> None:
-        """Train the kept weights of `layers` as the options say."""
-        if options.reconstruct not in (None, "layer"):
-            Refinement(self._visit, self.block, layers, options.reconstruct).run(options.steps, seed)
+    def refine(self, layers: Sequence[Layer], options: PruneOptions, seed: int) -> bool:
+        """Train the kept weights of `layers` as the options say; return whether they say so."""
+        if options.reconstruct in (None, "layer"):
+            return False
+        Refinement(self._visit, self.block, layers, options.reconstruct).run(options.steps, seed)
+        return True
 
 
 def by_input(visit: Visit, layers: Sequence[Layer]) -> list[list[Layer]]:

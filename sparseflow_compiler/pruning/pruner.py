@@ -62,12 +62,12 @@ class Pruner:
         self._write(layer, METHODS[method].prune(before, inputs))
         self._note(_entry(layer, before, None, method))
 
-    def prune_on(self, layers: Sequence[Layer], run: Callable[[], None], calls: int) -> None:
-        """Prune layers from the inputs that reach them while `run` runs.
+    def prune_on(self, layers: Sequence[Layer], run: Callable[[int], object], calls: int) -> None:
+        """Prune layers from the inputs that reach them while `run` runs each batch.
 
         Args:
             layers: layers whose inputs don't depend on each other.
-            run: runs what holds the layers on every batch.
+            run: runs what holds the layers on the batch of an index.
             calls: the number of batches.
 
         Raises:
@@ -99,7 +99,7 @@ class Pruner:
             if self._options.permute:
                 permuted = permute_block(visit, layers, self._free, Pattern.of(self._options.named))
             if self._options.reconstruct is None:
-                self._prune_group(layers, self._gathering(visit.run, len(visit.frames)), permuted)
+                self._prune_group(layers, self._gathering(visit.call, len(visit.frames)), permuted)
             else:
                 self._reconstruct(visit, layers, seed, permuted)
 
@@ -122,7 +122,7 @@ class Pruner:
         if self._checkpoint:
             self._checkpoint.save(parameters, [self.outcome(layer) for layer in layers])
 
-    def _gathering(self, run: Callable[[], None], calls: int) -> Callable[[Sequence[Layer]], Gathering]:
+    def _gathering(self, run: Callable[[int], object], calls: int) -> Callable[[Sequence[Layer]], Gathering]:
         return lambda layers: gather(layers, run, calls, gram=self._options.gram)
 
     def _reconstruct(self, visit: Visit, layers: Sequence[Layer], seed: int, permuted: Sequence[str]) -> None:
@@ -130,7 +130,8 @@ class Pruner:
         gathered: Gathering = {}
         for group in by_input(visit, layers):
             gathered |= self._prune_group(group, twin.gather, permuted)
-        twin.refine([layer for layer in layers if layer.name in gathered], self._options, seed)
+        if not twin.refine([layer for layer in layers if layer.name in gathered], self._options, seed):
+            return
         for layer in layers:
             if layer.name in gathered:
                 before = twin.layers[layer.name].weight

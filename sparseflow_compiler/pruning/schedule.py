@@ -102,11 +102,7 @@ def _prune_stack(
 
 
 def _prune_at_once(calibration: Calibration, layers: Sequence[Layer], pruner: Pruner) -> None:
-    def run() -> None:
-        for index in range(len(calibration.calls)):
-            calibration.run(index)
-
-    pruner.prune_on(layers, run, len(calibration.calls))
+    pruner.prune_on(layers, calibration.run, len(calibration.calls))
 
 
 def _stages(calibration: Calibration, layers: Sequence[Layer]) -> list[_Stage]:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from sparseflow.pruning.calibration import Calibration
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.offload import resident
+from sparseflow.pruning.statistics import Enough
 
 Slot = int | str
 Path = int | None
@@ -46,10 +47,6 @@ class Stack:
 
 class NotAChain(Exception):  # noqa: N818  # caught where it is raised for; never reaches a caller
     """The blocks can't be run one by one; the message says why."""
-
-
-class _Enough(BaseException):
-    """Stops a run after the last block; a BaseException, so that models don't catch it."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def record(stack: Stack, calibration: Calibration) -> list[list[Frame]]:
     for index in range(len(calibration.calls)):
         recording = _Recording()
         # The first batch shows whether blocks run again after the last one.
-        with _recorded(stack, recording, whole=index == 0), suppress(_Enough):
+        with _recorded(stack, recording, whole=index == 0), suppress(Enough):
             calibration.run(index)
         frames.append(_link(recording, len(stack.blocks)))
         if index == 0:
@@ -139,7 +136,7 @@ def _recorded(stack: Stack, recording: _Recording, *, whole: bool) -> Iterator[N
             def after(module: nn.Module, args: tuple[object, ...], output: object) -> None:
                 recording.outputs.append(output)
                 if not whole and module is stack.blocks[-1]:
-                    raise _Enough
+                    raise Enough
 
             hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
             hooks.callback(block.register_forward_hook(after).remove)
@@ -215,11 +212,6 @@ class Visit:
     given: Sequence[object]
     dense_given: Sequence[object] | None = None
 
-    def run(self) -> None:
-        """Run the block on every batch."""
-        for batch in range(len(self.frames)):
-            self.call(batch)
-
     def call(self, batch: int, block: Callable[..., object] | None = None) -> object:
         """Run the block, or a replacement, on the pruned model's activations."""
         return self.frames[batch].call(block or self.block, self.given[batch])
@@ -251,11 +243,12 @@ def walk(
     dense_given: list[object] | None = [None] * len(frames) if dense else None
     for index, block in enumerate(stack.blocks):
         own = [batch_frames[index] for batch_frames in frames]
+        last = index + 1 == len(stack.blocks)
         with resident(block, device):
-            outputs = _outputs(block, own, dense_given) if dense_given else None
+            outputs = _outputs(block, own, dense_given) if dense_given and not last else None
             visit(Visit(f"{stack.name}.{index}", block, own, given, dense_given))
             dense_given = outputs
-            if index + 1 < len(stack.blocks):
+            if not last:
                 given = _outputs(block, own, given)
         for frame in own:
             frame.inputs.clear()

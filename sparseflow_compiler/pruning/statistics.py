@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import torch
@@ -98,11 +99,48 @@ Gathering = dict[str, Statistics]
 """Statistics by the names of their layers."""
 
 
-def gather(layers: Sequence[Layer], run: Callable[[], None], calls: int, *, gram: bool) -> Gathering:
-    """Gather statistics of the inputs of `layers` while `run` runs `calls` batches."""
+class Enough(BaseException):
+    """Stops a run when all was seen; a BaseException, so that models don't catch it."""
+
+
+class Watch:
+    """Sees the inputs of layers in run after run, and ends a run when all have been seen.
+
+    What comes after the layers takes most of a block's time: of the four groups of a decoder's layers, two
+    stand before its MLP. The first run goes to its end: if it calls each layer once, so will the others.
+    Where it calls one never or several times, which a router or a loop may do, all go to their ends.
+
+    Args:
+        layers: to watch.
+        see: called with a layer and its input, as `watching` does.
+    """
+
+    def __init__(self, layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> None:
+        self._layers, self._see = layers, see
+        self._stops: bool | None = None
+
+    def run(self, call: Callable[[], object]) -> None:
+        """Call what runs the layers."""
+        seen: Counter[str] = Counter()
+
+        def see(layer: Layer, x: Tensor) -> None:
+            self._see(layer, x)
+            seen[layer.name] += 1
+            if self._stops and len(seen) == len(self._layers):
+                raise Enough
+
+        with watching(self._layers, see), suppress(Enough):
+            call()
+        if self._stops is None:
+            self._stops = len(seen) == len(self._layers) and max(seen.values(), default=0) == 1
+
+
+def gather(layers: Sequence[Layer], run: Callable[[int], object], calls: int, *, gram: bool) -> Gathering:
+    """Gather statistics of the inputs of `layers` while `run` runs each of `calls` batches by its index."""
     statistics = {layer.name: Statistics(layer, gram=gram, calls=calls) for layer in layers}
-    with watching(layers, lambda layer, x: statistics[layer.name].add(x)):
-        run()
+    watch = Watch(layers, lambda layer, x: statistics[layer.name].add(x))
+    for batch in range(calls):
+        watch.run(partial(run, batch))
     return statistics
 
 

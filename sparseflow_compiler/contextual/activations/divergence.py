@@ -90,6 +90,16 @@ def _changes(
 
     with changing(inputs, follow):
         predicted = logits(window)[0].float()
-        drawn = torch.multinomial(predicted.detach().softmax(-1), 1).flatten()
+        drawn = _drawn(predicted.detach())
         F.cross_entropy(predicted, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
     return sums[:, SINKS:].cumsum(-1)[..., :rates]
+
+
+def _drawn(logits: Tensor) -> Tensor:
+    """Draw a token ``[S]`` from each distribution ``[S, V]``, by one random number each (multinomial: V)."""
+    below = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    share = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device)
+    # A number that rounds up to the sum would be past the last token of any probability.
+    return (
+        torch.searchsorted(below, share * below[:, -1:], right=True).flatten().clamp(max=logits.shape[1] - 1)
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.contextual.activations.divergence import costs
+from sparseflow.contextual.activations.divergence import _drawn, costs
 from sparseflow.contextual.activations.inputs import changing, shared_inputs
 from sparseflow.contextual.activations.magnitudes import Magnitudes
 from sparseflow.contextual.activations.rates import RATES, cheapest_rates
@@ -229,3 +229,12 @@ def test_the_command(tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed == sf.ActivationThresholds.load(out).to_dict()
     assert main(["calibrate", str(tmp_path / "model"), str(tmp_path / "none" / "out.json")]) == 1
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    torch.manual_seed(0)
+    logits = torch.tensor([[0.0, 1.0, -math.inf, 2.0], [5.0, -math.inf, -math.inf, -math.inf]])
+    found = _drawn(logits.repeat_interleave(20000, 0)).view(2, -1)
+    shares = torch.stack([found[0].bincount(minlength=4), found[1].bincount(minlength=4)]) / 20000
+    torch.testing.assert_close(shares, logits.softmax(-1), atol=0.015, rtol=0)
+    assert shares[0, 2] == 0
