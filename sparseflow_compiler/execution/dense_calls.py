@@ -22,7 +22,7 @@ class DenseCalls:
     _served: dict[Key, Callable[..., object]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether any call is served densely."""
+        """Return whether any call is served densely."""
         return bool(self._served)
 
     def add(self, key: Key, run: Callable[..., object]) -> None:

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
+from isolated import warm
 
 from sparseflow.runtime.dispatch import Measurement, Table
 from sparseflow.runtime.dispatch.cpu_identity import Machine
@@ -152,7 +152,8 @@ def test_two_tables_open_at_once_keep_both_measurements():
 
 
 WRITER = """
-import dataclasses, sys
+import dataclasses, sys, warnings
+warnings.simplefilter("error")
 from sparseflow.runtime.dispatch import Measurement, Table
 from sparseflow.runtime.dispatch.cpu_identity import Machine
 number = int(sys.argv[1])
@@ -164,9 +165,7 @@ for step in range(20):
 
 
 def test_processes_that_write_at_once_lose_nothing_and_read_no_halves(cache):
-    writers = [
-        subprocess.Popen([sys.executable, "-W", "error", "-c", WRITER, str(number)]) for number in range(3)
-    ]
+    writers = [subprocess.Popen([*warm(), "-c", WRITER, str(number)]) for number in range(3)]
     assert [writer.wait(timeout=300) for writer in writers] == [0, 0, 0]
     table = Table(HERE)
     assert [len(table.layer("float32", 64 + number, 32)) for number in range(3)] == [20, 20, 20]
