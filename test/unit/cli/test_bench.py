@@ -57,15 +57,6 @@ def test_a_model_is_timed_dense_and_compiled(llama, capsys, phase, tokens):
         assert row["weights_bytes_ours"] < row["weights_bytes_dense"]
 
 
-def test_decoding_is_timed_dense_and_compiled_beside_a_read(llama, capsys):
-    options = ["--context", "8", "--tokens", "4", "--repeats", "1", "--device", "cpu", "--policy", "sparse"]
-    assert main(["bench", "generate", llama, *options, "--no-torch-compile", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert (row["batch"], row["context"], row["layers"]) == (1, 8, 2)
-    assert min(row[name] for name in ("floor_ms", "device_ms", "dense_ms", "first_ms", "dense_first_ms")) > 0
-    assert row["dense_tokens_s"] == pytest.approx(1e3 / row["dense_ms"], rel=0.02)
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -116,14 +116,17 @@ def test_what_the_peer_cannot_run_is_refused_first(
 
 
 @pytest.mark.slow
-def test_the_peer_stands_in_the_same_table(
+def test_decoding_is_timed_dense_and_compiled_beside_a_read_and_a_peer(
     bench: Path, gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     llama = str(tmp_path / "llama")
     zoo.text_model("llama").save_pretrained(llama)
-    options = ["--context", "8", "--tokens", "4", "--repeats", "1", "--device", "cpu", "--no-torch-compile"]
+    options = ["--context", "8", "--tokens", "4", "--repeats", "1", "--device", "cpu", "--policy", "sparse"]
     peer = ["--peer", f"llama.cpp={bench}", "--gguf", str(gguf)]
-    assert main(["bench", "generate", llama, *options, *peer, "--json"]) == 0
+    assert main(["bench", "generate", llama, *options, "--no-torch-compile", *peer, "--json"]) == 0
     ours, theirs = json.loads(capsys.readouterr().out)["rows"]
-    assert ours["context"] == theirs["context"] == 8
+    assert (ours["batch"], ours["context"], ours["layers"]) == (1, 8, 2)
+    assert min(ours[name] for name in ("floor_ms", "device_ms", "dense_ms", "first_ms", "dense_first_ms")) > 0
+    assert ours["dense_tokens_s"] == pytest.approx(1e3 / ours["dense_ms"], rel=0.02)
+    assert theirs["context"] == 8
     assert theirs["tokens_s"] == 71.43
