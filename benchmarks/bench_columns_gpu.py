@@ -1,6 +1,6 @@
 """Linear layers that leave out inputs near zero against the best dense product, on a GPU.
 
-    python benchmarks/bench_columns_gpu.py [--seconds 0.25] [--autotune] [--results FOLDER]
+    python benchmarks/bench_columns_gpu.py [--seconds 0.25] [--autotune] [--model 8b] [--results FOLDER]
 
 Device time of calls in a CUDA graph, everything included: threshold, list of the kept inputs, product.
 Weights rotate through more bytes than the L2 cache holds; all sides of a shape are replayed in turns. Dense
@@ -9,6 +9,9 @@ max-autotune, which takes minutes. x is normal; the threshold leaves out the giv
 
 Weights in fp8 with a scale a column stand against torch's fp8 product, whose x is in fp8 too: the fastest of
 one scale for all and one a row, of one row and of sixteen.
+
+With --model a Llama of that shape with random weights decodes too, with thresholds that leave out 40% of
+each layer's inputs, beside transformers' loop compiled by torch.compile and the time that the bytes need.
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import _models
 import torch
 import torch.nn.functional as F
 from _measure import RESULTS, gpu_name, meta, write
 from _sides import Call, device_us
+from _thresholds import leaving_out
 from torch import Tensor
 
+from sparseflow.bench import generate_rows
 from sparseflow.runtime.contextual.column import column_linear
 
 SHAPES = (
@@ -49,6 +55,7 @@ ROWS = (2, 4)
 """Further numbers of rows, in the shape of `ROWS_SHAPE`, each leaving out its own inputs."""
 ROWS_SHAPE = (28672, 4096)
 BYTES = 300 << 20
+MODEL_RATE, MODEL_CONTEXT, MODEL_TOKENS, ASKED_OF_MODEL = 0.4, 1024, 128, 1.3
 
 
 def weights(n: int, k: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
@@ -183,11 +190,28 @@ def _columns(x: Tensor, held: list[tuple[Tensor, Tensor]], limit: float, copy: i
     return y
 
 
+def decoding(size: str) -> list[dict[str, Any]]:
+    """Return the row of a model's decoding, one stream, over torch.compile in transformers' loop."""
+    model = _models.llama(size, _models.Place("cuda", torch.bfloat16))
+    found = leaving_out(model, MODEL_RATE)
+    options: dict[str, Any] = {"contextual": found, "format": None, "policy": "sparse", "inner": "inductor"}
+    calls = [(1, MODEL_CONTEXT)]
+    name = f"Llama-3-{size.upper()}-shape"
+    rows = generate_rows(name, model, calls, MODEL_TOKENS, 3, lambda *_: None, **options)
+    for row in rows:
+        speedup = row["tokens_s"] / row["torch_compile_tokens_s"]
+        row |= {"rate": MODEL_RATE, "speedup": round(speedup, 3), "target": ASKED_OF_MODEL}
+        row["met"] = speedup >= ASKED_OF_MODEL
+        print(row, file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> int:
     """Measure, print, and write columns_<device>.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.25, help="for each shape")
     parser.add_argument("--autotune", action="store_true", help="compare with inductor's max-autotune too")
+    parser.add_argument("--model", choices=list(_models.LLAMA), help="shape of a Llama that decodes too")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -206,6 +230,9 @@ def main() -> int:
             rows += measured_fp8(n, k, arguments.seconds)
             torch.cuda.empty_cache()
             path = write(gpu_name("columns", gpu), meta(gpu), rows, arguments.results)
+    if arguments.model:
+        rows += decoding(arguments.model)
+        path = write(gpu_name("columns", gpu), meta(gpu), rows, arguments.results)
     met = [row["met"] for row in rows if row["target"] is not None]
     print(f"{sum(met)} of {len(met)} targets met; wrote {path}")
     return 0

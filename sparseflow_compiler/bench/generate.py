@@ -19,6 +19,7 @@ from sparseflow.runtime.checks import dtype_name
 
 if TYPE_CHECKING:
     from sparseflow.execution.generation import Generator
+    from sparseflow.reports.report import Report
     from sparseflow.support.progress import Step
 
 Generate = Callable[..., Tensor]
@@ -49,8 +50,9 @@ def generate_rows(
         options: options of `sparseflow.compile`.
 
     Returns:
-        A row for each call. `floor_ms` is the time of reading the stored weights and the cache, `device_ms`
-        that of a step, and `host_us` what `generate` takes for a token beyond it.
+        A row for each call. `floor_ms` is the time of reading the stored weights, without the share that
+        thresholds leave out, and the cache, `device_ms` that of a step, and `host_us` what `generate` takes
+        for a token beyond it.
 
     Raises:
         SparseFlowError: the model can't be compiled.
@@ -68,7 +70,7 @@ def generate_rows(
         for _ in range(repeats):
             for side in found.values():
                 side.measure()
-            steps.measure(_bytes(compiled.report.model["bytes"], compiled.generator, context))
+            steps.measure(_weight_bytes(compiled.report) + compiled.generator.cache_bytes(context))
         rows.append({"model": name, **_row(model, options, batch, context, found, steps)})
     return rows
 
@@ -84,7 +86,7 @@ def _row(
     ours, step, floor = sides["ours"], statistics.median(steps.times), statistics.median(steps.floors)
     row = {
         "layers": getattr(model.config, "num_hidden_layers", 0),
-        "format": options.get("format", "2:4"),
+        "format": "activations" if options.get("contextual") else options.get("format", "2:4"),
         "dtype": dtype_name(next(model.parameters()).dtype),
         "batch": batch,
         "context": context,
@@ -165,18 +167,30 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _bytes(weights: int, generator: Generator, context: int) -> int:
-    """Return the bytes that a step reads: the stored weights, and the filled part of the cache."""
-    return weights + generator.cache_bytes(context)
+def _weight_bytes(report: Report) -> int:
+    """Return the bytes of weights that a step reads: the stored ones, less what thresholds leave out."""
+    thresholds = (report.model["activations"] or {"layers": {}})["layers"]
+    left_out = sum(
+        layer.bytes * thresholds[layer.name]["rate"]
+        for layer in report.layers
+        if layer.decision == "contextual" and layer.name in thresholds
+    )
+    return int(report.model["bytes"] - left_out)
 
 
 def _by_torch_compile(model: Any) -> Generate:
-    """Return transformers' loop over a static cache, with forward compiled by torch.compile."""
+    """Return transformers' loop over a static cache, with forward compiled by torch.compile.
+
+    On a GPU transformers compiles the step itself, with CUDA graphs; elsewhere it doesn't.
+    """
     twin = copy.copy(model)
-    twin.forward = torch.compile(model.forward, dynamic=False)
+    by_transformers = device_of(model).type == "cuda"
+    if not by_transformers:
+        twin.forward = torch.compile(model.forward, dynamic=False)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         torch._dynamo.config.cache_size_limit = 64
-        return twin.generate(*args, cache_implementation="static", disable_compile=True, **kwargs)
+        options = {"cache_implementation": "static", "disable_compile": not by_transformers}
+        return twin.generate(*args, **options, **kwargs)
 
     return run

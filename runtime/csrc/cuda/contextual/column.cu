@@ -4,6 +4,7 @@
 //
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <type_traits>
 
 #include "column.cuh"
@@ -15,12 +16,7 @@ namespace {
 constexpr int kMaskThreads = 256;
 constexpr int kMostTiles = 65535;
 constexpr int kMostShares = 16;
-constexpr int kFewShares = 4;     // fewer meet in a cluster
-constexpr int kWholeCluster = 8;  // blocks; larger ones don't fit everywhere
-constexpr int kDeclared = 1024;  // bytes of shared memory that the kernel declares itself, at most
-
-// The dynamic shared memory that a block can have.
-int most_shared(int device) { return skinny::shared_memory_of(1, device) - kDeclared; }
+constexpr int kLargestCluster = 8;  // larger ones don't run on every GPU
 
 int capability(int device) { return skinny::attribute(cudaDevAttrComputeCapabilityMajor, device); }
 
@@ -31,30 +27,21 @@ int tiles_of(const Columns& p) {
 
 // How a product is launched.
 struct Plan {
-  int shares;    // of the kept inputs
+  int shares;    // of the inputs
   bool cluster;  // whether their sums meet in a cluster's shared memory
-  bool alone;    // whether a multiprocessor has one block
-  int room;      // for inputs in a block's list
 };
 
-// As many blocks as run at once: two a multiprocessor, or one if the columns are few and in 16 bits. Where clusters of
-// eight would fill the GPU they find no room on parts of it, so that the sums meet in memory; where they leave a quarter
-// free, the cluster is faster. Many tiles of 16 bits in pairs of blocks are faster than one by one, though they don't run
-// all at once. All of this was measured on an H200, shape by shape: the choice costs at most 4% of the best.
+// In 16 bits about a block for each multiprocessor, which leaves room for the blocks of the next launch; in 8 bits two,
+// which have as many bytes under way. Clusters of four and eight find no room on parts of a GPU that they would fill, and
+// where they use much fewer blocks than fit, more shares meet in memory faster. All of this was measured on an H200, shape
+// by shape.
 Plan plan_of(const Columns& p, int device) {
-  const int tiles = std::max(tiles_of(p), 1), slots = 2 * processors(device);
-  const bool few = tiles * kMostShares <= slots, alone = few && !p.scale;
-  const int fit = std::clamp((alone ? slots / 2 : slots) / tiles, 1, kMostShares);
-  const bool whole = !few && tiles * kWholeCluster <= slots - slots / 4;
-  const bool cluster = capability(device) >= 9 && (whole || fit < kFewShares);
-  const int pair = p.scale ? std::min(fit, 2) : 2;
-  const int shares = !cluster ? fit : whole ? kWholeCluster : pair;
-  return {shares, cluster, alone, (p.k + shares - 1) / shares};
-}
-
-template <int Rows>
-int shared_bytes(const Columns& p, const Plan& plan) {
-  return kSumBytes + box_bytes(Rows) + list_bytes<Rows>(plan.room) + p.m * p.pieces * 16;
+  const int tiles = std::max(tiles_of(p), 1), slots = processors(device) * (p.scale ? 2 : 1);
+  const int fit = std::min(slots / tiles, kMostShares), least = p.scale ? 1 : 2;
+  const int cluster = fit ? std::min(static_cast<int>(std::bit_floor(static_cast<unsigned>(fit))), kLargestCluster) : least;
+  const bool roomy = cluster <= 2 || cluster * tiles <= slots - slots / 4;
+  if (capability(device) >= 9 && roomy && 10 * cluster >= 7 * fit) return {cluster, true};
+  return {std::max(fit, 1), false};
 }
 
 template <class F>
@@ -72,13 +59,12 @@ template <class T, class W, int Rows, bool Cluster>
 void launch_columns(const Columns& p, const Plan& plan, int device, void* stream) {
   static std::atomic<uint64_t> allowed{0};
   const auto kernel = multiply_columns<T, W, Rows, Cluster>;
-  skinny::allow_shared_memory(reinterpret_cast<const void*>(kernel), allowed, most_shared(device), device);
+  skinny::allow_shared_memory(reinterpret_cast<const void*>(kernel), allowed, kColumnBytes<Rows>, device);
   const auto shares = static_cast<unsigned>(plan.shares);
-  const int bytes = shared_bytes<Rows>(p, plan);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(shares, static_cast<unsigned>(tiles_of(p)));
   config.blockDim = dim3(kColumnThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(plan.alone ? std::max(bytes, most_shared(device) / 2 + kDeclared) : bytes);
+  config.dynamicSmemBytes = kColumnBytes<Rows>;
   config.stream = static_cast<cudaStream_t>(stream);
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -86,7 +72,7 @@ void launch_columns(const Columns& p, const Plan& plan, int device, void* stream
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim = {shares, 1, 1};
   config.attrs = attributes;
-  config.numAttrs = Cluster ? 2 : 0;
+  config.numAttrs = Cluster ? 2 : capability(device) >= 9 ? 1 : 0;
   check_launch(cudaLaunchKernelEx(&config, kernel, p));
 }
 
@@ -125,11 +111,7 @@ uint32_t limit_for(float threshold, bool half) {
   return bits | bits << 16;
 }
 
-bool takes(const Columns& p, int device) {
-  if (capability(device) < 8 || tiles_of(p) > kMostTiles) return false;
-  const Plan plan = plan_of(p, device);
-  return with_rows(p.m, [&](auto rows) { return shared_bytes<rows()>(p, plan) <= most_shared(device); });
-}
+bool takes(const Columns& p, int device) { return capability(device) >= 8 && tiles_of(p) <= kMostTiles; }
 
 int64_t column_scratch(const Columns& p, int device) {
   const Plan plan = plan_of(p, device);
@@ -140,7 +122,6 @@ int64_t column_scratch(const Columns& p, int device) {
 void run(const Columns& whole, bool half, Bytes weight, int device, void* stream) {
   Columns p = whole;
   const Plan plan = plan_of(p, device);
-  p.room = plan.room;
   if (!plan.cluster) {
     const int rows = with_rows(p.m, [](auto rows) { return rows(); });
     p.counters = reinterpret_cast<uint64_t*>(p.partials + partial_floats(p, plan, rows));

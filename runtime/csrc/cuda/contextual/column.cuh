@@ -1,7 +1,6 @@
-// The kernel of linear layers that leave out inputs near zero. The grid is shares of the kept inputs × tiles of columns. A
-// block lists the inputs of its share (column_list.cuh); its warps take their row pieces of 256 columns in turns, many at
-// once.
-// The sums of the shares meet in the shared memory of a cluster, or in memory that stays in the L2.
+// The kernel of linear layers that leave out inputs near zero. The grid is shares of the inputs × tiles of columns. A block
+// lists what is kept of its share (column_list.cuh); its warps take the listed rows of the weight in turns, pieces of 256
+// columns, many at once. The sums of the shares meet in the shared memory of a cluster, or in memory that stays in the L2.
 #pragma once
 
 #include <type_traits>
@@ -31,9 +30,12 @@ SPARSEFLOW_BOTH constexpr int pieces_ahead(int rows) {
   return rows == 1 ? 7 : rows == 2 ? 6 : 4;
 }
 
-// Shared memory: sums of the warps, boxes for those of the cluster's blocks, the list, and at first x.
+// Shared memory: sums of the warps, boxes for those of the cluster's blocks, and the list.
 constexpr int kSumBytes = kColumnWarps * kTile * 4;
 SPARSEFLOW_BOTH constexpr int box_bytes(int rows) { return rows * kTile * 4; }
+
+template <int Rows>
+constexpr int kColumnBytes = kSumBytes + box_bytes(Rows) + kListBytes<kColumnThreads, Rows>;
 
 template <int Rows>
 struct Sums {
@@ -65,11 +67,11 @@ __device__ inline Eight widened_piece(const RowPiece<W>& w) {
 }
 
 template <class T, class W, int Rows>
-__device__ inline void multiply(Sums<Rows>& sums, const RowPiece<W>& w, const uint16_t* values) {
+__device__ inline void multiply(Sums<Rows>& sums, const RowPiece<W>& w, const Kept<Rows>& kept) {
   const Eight v = widened_piece<W>(w);
   float x[Rows];
 #pragma unroll
-  for (int r = 0; r < Rows; ++r) x[r] = skinny::to_float<T>(values[r]);
+  for (int r = 0; r < Rows; ++r) x[r] = skinny::to_float<T>(kept.values[r]);
 #pragma unroll
   for (int j = 0; j < 8; ++j)
 #pragma unroll
@@ -84,26 +86,43 @@ SPARSEFLOW_BOTH inline int column_at(const Columns& p, unsigned tile, int c) {
   return column < half ? c / (kTile / 2) * half + column : p.n;
 }
 
-// Adds the products of a warp's share of the listed inputs, for eight columns of each lane. Loads of a batch are all issued
-// before the first is used.
+// What a warp's turn through the list loads and multiplies.
 template <class T, class W, int Rows>
-__device__ inline void multiply_listed(const Columns& p, const KeptList<Rows>& list, int listed, Sums<Rows>& sums) {
-  constexpr int ahead = pieces_ahead<W>(Rows);
-  const int column = column_at(p, blockIdx.y, static_cast<int>(threadIdx.x) % 32 * 8);
-  const int end = column < p.n ? listed : 0;
+struct Turn {
+  const Columns& p;
+  const Kept<Rows>* list;
+  int column, end;  // of the weight, and of the list; 0 for lanes behind the last column
+
+  __device__ void load(RowPiece<W>& piece, int slot) const {
+    if (slot < end) piece = load_piece<W>(p.weight, int64_t(list[slot].input) * p.n + column);
+  }
+
+  __device__ void add(Sums<Rows>& sums, const RowPiece<W>& piece, int slot) const {
+    if (slot < end) multiply<T, W, Rows>(sums, piece, list[slot]);
+  }
+};
+
+// Adds the products of a warp's share of the listed inputs, for eight columns of each lane. One row in 16 bits keeps as many
+// loads under way all the time; where more is computed, loading in batches was measured to be faster by far.
+template <class T, class W, int Rows>
+__device__ inline void multiply_listed(const Columns& p, const Kept<Rows>* list, int listed, Sums<Rows>& sums) {
+  constexpr int ahead = pieces_ahead<W>(Rows), round = ahead * kColumnWarps;
+  constexpr bool rolling = Rows == 1 && !kInBytes<W>;
+  const int column = column_at(p, blockIdx.y, static_cast<int>(threadIdx.x) % 32 * 8), first = threadIdx.x / 32;
+  const Turn<T, W, Rows> turn{p, list, column, column < p.n ? listed : 0};
+  RowPiece<W> piece[ahead];
+#pragma unroll
+  for (int i = 0; i < ahead; ++i) turn.load(piece[i], first + i * kColumnWarps);
 #pragma unroll 1
-  for (int slot = threadIdx.x / 32; slot < end; slot += ahead * kColumnWarps) {
-    int input[ahead];
-    RowPiece<W> piece[ahead];
+  for (int slot = first; slot < turn.end; slot += round) {
 #pragma unroll
-    for (int i = 0; i < ahead; ++i) input[i] = list.inputs[min(slot + i * kColumnWarps, end - 1)];
-#pragma unroll
-    for (int i = 0; i < ahead; ++i)
-      if (slot + i * kColumnWarps < end) piece[i] = load_piece<W>(p.weight, int64_t(input[i]) * p.n + column);
+    for (int i = 0; i < ahead; ++i) {
+      turn.add(sums, piece[i], slot + i * kColumnWarps);
+      if (rolling) turn.load(piece[i], slot + i * kColumnWarps + round);
+    }
 #pragma unroll
     for (int i = 0; i < ahead; ++i)
-      if (slot + i * kColumnWarps < end)
-        multiply<T, W, Rows>(sums, piece[i], list.values + (slot + i * kColumnWarps) * Rows);
+      if (!rolling) turn.load(piece[i], slot + i * kColumnWarps + round);
   }
 }
 
@@ -219,15 +238,18 @@ template <class T, class W, int Rows, bool Cluster>
 __global__ void __launch_bounds__(kColumnThreads, 2) multiply_columns(const __grid_constant__ Columns p) {
   auto* memory = reinterpret_cast<float*>(skinny::shared_memory());
   float* box = memory + kSumBytes / 4;
-  uint8_t* list_at = skinny::shared_memory() + kSumBytes + box_bytes(Rows);
-  const KeptList<Rows> list(list_at, p.room);
-  let_next_start();
+  auto* list = reinterpret_cast<Kept<Rows>*>(skinny::shared_memory() + kSumBytes + box_bytes(Rows));
+  const Dealt dealt(p);
   if constexpr (Cluster) arrive_at_cluster();
   wait_for_previous();
+  let_next_start();
   if (!Cluster && threadIdx.x == kColumnThreads - 1) claim_counter(p);
-  const int listed = list_kept<kColumnThreads, Rows>(p, list, list_at + list_bytes<Rows>(p.room));
   Sums<Rows> sums{};
-  multiply_listed<T, W, Rows>(p, list, listed, sums);
+#pragma unroll 1
+  for (int first = 0; first < dealt.own; first += kColumnThreads * kWords<Rows>) {
+    const int listed = list_kept<kColumnThreads, Rows>(p, dealt, first, list, reinterpret_cast<int*>(memory));
+    multiply_listed<T, W, Rows>(p, list, listed, sums);
+  }
   if constexpr (Cluster) {
     wait_for_cluster();
     meet_in_cluster<T, Rows>(p, sums, memory, box);

@@ -33,7 +33,6 @@ struct Columns {
   bool gated = false;
   float* partials = nullptr;  // column_scratch() bytes
   // Set at the launch.
-  int room = 0;                  // for inputs in a block's list
   uint64_t* counters = nullptr;  // behind the partials
   uint64_t tag = 0;              // of the counters; its low byte is 0
 };
@@ -41,8 +40,7 @@ struct Columns {
 // The bits of the least magnitude of a dtype that isn't below a threshold, twice.
 uint32_t limit_for(float threshold, bool half);
 
-// Whether the kernel runs on this device and its shared memory has room for this product; only its sizes are read, and
-// whether it has a scale.
+// Whether the kernel runs on this device and its grid has room for this product; only its sizes are read.
 bool takes(const Columns& p, int device);
 
 // Returns the bytes that run() needs in `partials`.

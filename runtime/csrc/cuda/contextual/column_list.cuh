@@ -7,96 +7,88 @@
 
 namespace sparseflow::cuda::contextual {
 
-// Each of the blocks of a row of the grid takes as many kept inputs, ± 1.
-struct Share {
-  int first, length;
+// A kept input with its values in the rows of x, 0 where they are below the threshold.
+template <int Rows>
+struct alignas(Rows == 1 ? 4 : Rows == 2 ? 8 : 16) Kept {
+  uint16_t input, values[Rows];
+};
 
-  __device__ explicit Share(int kept) {
-    const unsigned blocks = gridDim.x, rank = blockIdx.x, each = unsigned(kept) / blocks, more = unsigned(kept) % blocks;
-    first = static_cast<int>(each * rank + min(rank, more));
-    length = static_cast<int>(each + (rank < more));
+// The words of x, two inputs each, that a thread looks at for one list.
+template <int Rows>
+constexpr int kWords = Rows == 1 ? 4 : Rows == 2 ? 2 : 1;
+
+template <int Threads, int Rows>
+constexpr int kListBytes = Threads * kWords<Rows> * 2 * static_cast<int>(sizeof(Kept<Rows>));
+
+constexpr int kSectorWords = 8;  // of the L2
+
+// The inputs are dealt to the blocks of a row of the grid by sectors in turns, so that each has about as many kept ones
+// wherever x is small, and looks at no others: looking at all of x took several microseconds.
+struct Dealt {
+  int words;  // of x
+  int own;    // of this block's sectors
+
+  __device__ explicit Dealt(const Columns& p) : words(p.pieces * 4) {
+    const int blocks = gridDim.x, sectors = (words + kSectorWords - 1) / kSectorWords;
+    own = (sectors + blocks - 1 - static_cast<int>(blockIdx.x)) / blocks * kSectorWords;
+  }
+
+  // The word of x that is this block's at a place.
+  __device__ int at(int place) const {
+    const int sector = place / kSectorWords * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+    return sector * kSectorWords + place % kSectorWords;
   }
 };
 
-// The kept inputs of a block in ascending order, each with its values in the rows of x.
-template <int Rows>
-struct KeptList {
-  uint16_t *values, *inputs;  // [room][Rows], [room]
+// Returns bit 15 and bit 31 where the low and the high of two inputs are kept. The magnitudes of 16-bit floats are ordered
+// as their bits are, NaN above all.
+__device__ inline uint32_t kept_of(uint32_t two, uint32_t limit) { return ((two | 0x80008000u) - limit) & 0x80008000u; }
 
-  __device__ KeptList(uint8_t* memory, int room)
-      : values(reinterpret_cast<uint16_t*>(memory)), inputs(values + room * Rows) {}
-};
-
-// Up to a multiple of 16.
-template <int Rows>
-SPARSEFLOW_BOTH constexpr int list_bytes(int room) { return (room * 2 * (Rows + 1) + 15) / 16 * 16; }
-
-// Returns a bit for each of eight inputs that is kept: bit i for input 2i, bit 16 + i for input 2i + 1. The magnitudes of
-// 16-bit floats are ordered as their bits are, NaN above all.
-__device__ inline uint32_t kept_of(const uint4& x, uint32_t limit) {
-  const auto flags = [&](uint32_t two) { return ((two | 0x80008000u) - limit) & 0x80008000u; };
-  return flags(x.x) >> 15 | flags(x.y) >> 14 | flags(x.z) >> 13 | flags(x.w) >> 12;
+// The bits of kept_of() for inputs that exist.
+__device__ inline uint32_t existing(int k, int word) {
+  const int there = k - 2 * word;
+  return there >= 2 ? 0x80008000u : there == 1 ? 0x8000u : 0;
 }
 
-// x in shared memory, by pieces of eight inputs.
-template <int Rows>
-struct Staged {
-  const Columns& p;
-  const uint4* x;
-
-  __device__ uint32_t kept(int piece) const {
-    uint32_t bits = 0;
-#pragma unroll
-    for (int r = 0; r < Rows; ++r)
-      if (r < p.m) bits |= kept_of(x[r * p.pieces + piece], p.limit);
-    const int there = p.k - piece * 8;  // the last piece may be short
-    return there >= 8 ? bits : bits & ((1u << (there + 1) / 2) - 1 | ((1u << there / 2) - 1) << 16);
-  }
-
-  // The value of input i of a piece in a row, 0 if it is below the threshold.
-  __device__ uint16_t value(int piece, int r, int i) const {
-    const uint16_t v = reinterpret_cast<const uint16_t*>(x + r * p.pieces + piece)[i];
-    return Rows == 1 || (v & 0x7fffu) >= (p.limit & 0xffffu) ? v : 0;
-  }
-};
-
-// Fills the list and returns its length. To be called by all threads; `memory` holds x meanwhile.
+// Lists the kept inputs of this block's words from `first` on, as many as kWords of each thread, and returns their number.
+// To be called by all threads; `of_warp` is shared memory for a number of each warp.
 template <int Threads, int Rows>
-__device__ inline int list_kept(const Columns& p, const KeptList<Rows>& list, uint8_t* memory) {
-  auto* x = reinterpret_cast<uint4*>(memory);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < p.pieces * p.m; i += Threads) x[i] = static_cast<const uint4*>(p.x)[i];
-  __syncthreads();
-  const Staged<Rows> staged{p, x};
-  const int each = (p.pieces + Threads - 1) / Threads | 1;  // odd, so that lanes read different banks
-  const int begin = threadIdx.x * each, end = min(begin + each, p.pieces);
-  int mine = 0;
-#pragma unroll 1
-  for (int piece = begin; piece < end; ++piece) mine += __popc(staged.kept(piece));
-  int total = 0;
-  int at = sum_before<Threads>(mine, total);
-  const Share share(total);
-  at -= share.first;
-#pragma unroll 1
-  for (int piece = begin; piece < end; ++piece) {
-    const uint32_t kept = staged.kept(piece);
-    if (at + __popc(kept) <= 0 || at >= share.length) {  // of other blocks
-      at += __popc(kept);
-      continue;
+__device__ inline int list_kept(const Columns& p, const Dealt& dealt, int first, Kept<Rows>* list, int* of_warp) {
+  constexpr int each = kWords<Rows>;
+  uint32_t x[each][Rows], kept[each];
+  int mine = 0, listed = 0;
+#pragma unroll
+  for (int i = 0; i < each; ++i) {
+    const int place = first + i * Threads + static_cast<int>(threadIdx.x), word = dealt.at(place);
+    const bool there = place < dealt.own && word < dealt.words;
+    kept[i] = 0;
+#pragma unroll
+    for (int r = 0; r < Rows; ++r) {
+      x[i][r] = there && r < p.m ? static_cast<const uint32_t*>(p.x)[r * dealt.words + word] : 0;
+      if (r < p.m) kept[i] |= kept_of(x[i][r], p.limit);
     }
+    kept[i] &= there ? existing(p.k, word) : 0;
+    mine += __popc(kept[i]);
+  }
+  int at = sum_before<Threads>(mine, listed, of_warp);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const bool keeps = kept >> (i / 2 + i % 2 * 16) & 1;
-      if (keeps && unsigned(at) < unsigned(share.length)) {
-        list.inputs[at] = static_cast<uint16_t>(piece * 8 + i);
+  for (int i = 0; i < each; ++i) {
+    const int word = dealt.at(first + i * Threads + static_cast<int>(threadIdx.x));
 #pragma unroll
-        for (int r = 0; r < Rows; ++r) list.values[at * Rows + r] = r < p.m ? staged.value(piece, r, i) : 0;
+    for (int high = 0; high < 2; ++high) {
+      if (!(kept[i] >> (high ? 31 : 15) & 1)) continue;
+      Kept<Rows> entry{};
+      entry.input = static_cast<uint16_t>(2 * word + high);
+#pragma unroll
+      for (int r = 0; r < Rows; ++r) {
+        const auto v = static_cast<uint16_t>(x[i][r] >> 16 * high);
+        entry.values[r] = Rows == 1 || (v & 0x7fffu) >= (p.limit & 0xffffu) ? v : 0;
       }
-      at += keeps;
+      list[at++] = entry;
     }
   }
   __syncthreads();
-  return share.length;
+  return listed;
 }
 
 }  // namespace sparseflow::cuda::contextual

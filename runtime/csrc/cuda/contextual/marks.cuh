@@ -5,11 +5,10 @@
 
 namespace sparseflow::cuda::contextual {
 
-// Sums the values of all threads of a block before this one.
+// Sums the values of all threads of a block before this one. `of_warp` is shared memory for a value of each warp.
 template <int Threads, class T>
-__device__ inline T sum_before(T v, T& total) {
+__device__ inline T sum_before(T v, T& total, T* of_warp) {
   constexpr int warps = Threads / 32;
-  __shared__ T of_warp[warps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   T until = v;
 #pragma unroll
@@ -27,6 +26,12 @@ __device__ inline T sum_before(T v, T& total) {
     total += of_warp[w];
   }
   return before + until - v;
+}
+
+template <int Threads, class T>
+__device__ inline T sum_before(T v, T& total) {
+  __shared__ T of_warp[Threads / 32];
+  return sum_before<Threads>(v, total, of_warp);
 }
 
 // The adjacent words of a thread.
