@@ -9,10 +9,11 @@ _RATES = ("0.00", "0.25", "0.40", "0.50")
 
 def columns_gpu(rows: Rows) -> str:
     """Device time over the best dense product of the same bits, by the share of the inputs left out."""
-    rates = sorted({row["rate"] for row in rows})
+    layers = [row for row in rows if "K" in row]
+    rates = sorted({row["rate"] for row in layers})
     body = []
     for (n, k, dtype, m), cells in grouped(
-        rows, lambda row: tuple(row[name] for name in ("N", "K", "dtype", "M"))
+        layers, lambda row: tuple(row[name] for name in ("N", "K", "dtype", "M"))
     ):
         by = {row["rate"]: row for row in cells}
         shown = [
@@ -26,6 +27,25 @@ def columns_gpu(rows: Rows) -> str:
         body.append([f"{n}×{k}", dtype, str(m), f"{dense:.1f} µs", *shown])
     headings = ["N×K", "weights", "M", "best dense", *(f"{rate:.0%} left out" for rate in rates)]
     return "\n" + markdown(headings, body) + "\n"
+
+
+def columns_decoding(rows: Rows) -> str:
+    """A model's decoding with thresholds beside torch.compile's, and the time that its bytes need."""
+    body = [
+        [
+            f"{row['model']}, {row['layers']} layers, context {row['context']}",
+            f"{row['rate']:.0%}",
+            f"{row['device_ms']:.2f} ms",
+            f"{row['of_floor']:.2f}",
+            f"{row['tokens_s']:.0f}",
+            f"{row['torch_compile_tokens_s']:.0f}",
+            f"{row['speedup']:.2f}×",
+        ]
+        for row in rows
+        if "tokens_s" in row
+    ]
+    headings = "model, left out, a step, of the bytes' time, tokens/s, torch.compile's, speed-up"
+    return "\n" + markdown(headings.split(", "), body) + "\n"
 
 
 def columns_cpu(rows: Rows) -> str:
