@@ -117,7 +117,7 @@ def _decode(bench: Bench, name: str, model: Any) -> None:
 
 
 def models(bench: Bench, names: Sequence[str], most_layers: int) -> None:
-    """Small models, over the better of eager and torch.compile.
+    """Small models, over the better of eager and torch.compile with CUDA graphs.
 
     On a CPU each call is warmed up first, which chooses between programs and dense model. On a GPU that would
     compile the dense model once more.
@@ -133,7 +133,6 @@ def _model(bench: Bench, name: str, make: Any, inputs: _models.Inputs) -> None:
     sf.prune(model, progress=False)
     compiled, opponents = sf.compile(model), {"eager": model}
     if bench.on_gpu:
-        opponents["torch_compile"] = by_torch(bench, model, None)
         opponents["torch_compile_graphs"] = by_torch(bench, model, "reduce-overhead")
     layers = model.config.num_hidden_layers
     for batch in bench.batches:

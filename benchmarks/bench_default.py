@@ -5,7 +5,7 @@ has ``mode="reduce-overhead"``). Both sides run in one process, in turn; each ro
 
 - llama: Llama-3-8B's shape of 4 layers: layers sparse, seconds that choosing adds to the first output,
   prefill and decoding over torch.compile. On a CPU a decoder of 4 layers, hidden size 1024, over eager.
-- models: small models at several batch sizes, over the better of eager and torch.compile.
+- models: small models at several batch sizes, over the better of eager and torch.compile with CUDA graphs.
 - layers: their distinct layers, M = 1 … 8192, by device time over dense (GPUs only).
 - quick (``--quick-against-full``): what quick tuning chooses beside what full tuning does (GPUs only).
 """
