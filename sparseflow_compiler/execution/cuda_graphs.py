@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from sparseflow.execution.recording import Recording, is_large, shares_memory
+from sparseflow.execution.recording import MOST_LENT, Recording, is_large, shares_memory
 from sparseflow.execution.self_recording import Launch, SelfRecording, moved_bytes
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ MOST = 64
 MOST_COPIED = 256 << 20
 """Bytes of results up to which a call is recorded to copy them: copying more takes longer than launching."""
 
-MOST_LENT = 1 << 30
-"""Bytes of results up to which a call is recorded to lend them: each recording keeps as many."""
-
 MOST_LENDERS = 2
-"""Calls of a program whose large results are lent: their recordings share no memory with others."""
+"""Calls of a program whose large results are lent, if recordings are asked for: they share no memory with
+others. A program that chooses by itself is bounded by the memory that its recordings hold."""
 
 LENDINGS = 2
 """Recordings of such a call that lend: one's results may live while the other runs, as in a loop."""
@@ -252,8 +250,7 @@ class CudaGraphs:
         inputs = self._inputs(call, leaves)
         results = self._run(*inputs) if self.chooser is None else self._measured(key, call, inputs)
         size = sum(r.nbytes for r in results if isinstance(r, Tensor))
-        lenders = sum(other is not None and other.lends for other in self._seen.values())
-        call.lends = any(map(is_large, results)) and size <= MOST_LENT and lenders < MOST_LENDERS
+        call.lends = any(map(is_large, results)) and size <= MOST_LENT and self._may_lend()
         call.copies = size <= MOST_COPIED
         # The next call overwrites the buffers.
         results = tuple(
@@ -262,6 +259,11 @@ class CudaGraphs:
         if call.full:
             call.leaves = []
         return results
+
+    def _may_lend(self) -> bool:
+        """Return whether another call may lend its results."""
+        lenders = sum(call is not None and call.lends for call in self._seen.values())
+        return self.chooser is not None or lenders < MOST_LENDERS
 
     def _measured(self, key: _Key, call: _Call, inputs: Sequence[object]) -> Sequence[object]:
         """Run, and measure whether recording would win; what compiles meanwhile is measured once more."""

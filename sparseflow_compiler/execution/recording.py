@@ -10,6 +10,9 @@ from torch import Tensor
 LENT_FROM = 8 << 20
 """Bytes from which a result is lent; copying less takes about as long as launching the copy."""
 
+MOST_LENT = 1 << 30
+"""Bytes of results up to which a call is recorded to lend them: each recording keeps as many."""
+
 
 class Recording:
     """A graph with its results, which the next replay overwrites.

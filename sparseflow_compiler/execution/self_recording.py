@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, fx
 
+from sparseflow.execution.recording import MOST_LENT
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -23,9 +25,9 @@ MOST_RECORDINGS = 16
 """Recordings that a program makes by itself, ever."""
 
 MOST_BYTES = 64 << 20
-"""Bytes of a call's results, and of its inputs, that are copied in each replay."""
+"""Bytes of a call's inputs that are copied in each replay."""
 
-MOST_HELD = 1 << 30
+MOST_HELD = 2 << 30
 """Bytes that recordings of this kind hold on a GPU, all models of the process together."""
 
 HELD_SHARE = 16
@@ -134,9 +136,10 @@ class SelfRecording:
             return "a result is memory of an input or of the model, and a replay would return a copy"
         if len(set(places)) < len(places):
             return "results share memory, and a replay would return copies"
-        for size, what in ((_size(tensors), "results"), (moved_bytes(leaves, written), "inputs")):
-            if size > MOST_BYTES:
-                return f"a replay would copy {size >> 20} MiB of {what}"
+        if (size := _size(tensors)) > MOST_LENT:
+            return f"each recording would keep {size >> 20} MiB of results"
+        if (size := moved_bytes(leaves, written)) > MOST_BYTES:
+            return f"a replay would copy {size >> 20} MiB of inputs"
         return ""
 
     def refuse(self, call: str, reason: str) -> bool:

@@ -144,10 +144,10 @@ def test_large_inputs_and_results_are_not_recorded(cuda: FakeCuda, monkeypatch: 
     _, graphs = graphs_over(cuda)
     assert run(graphs, 5, 3) == [3, 6, 9, 12, 15]
     assert said(graphs) == ["[3], [3]: not recorded, a replay would copy 0 MiB of inputs"]
-    monkeypatch.setattr(self_recording, "MOST_BYTES", 3)
+    monkeypatch.setattr(self_recording, "MOST_LENT", 3)
     _, graphs = graphs_over(cuda)
     run(graphs, 5, 1)
-    assert said(graphs) == ["[1], [1]: not recorded, a replay would copy 0 MiB of results"]
+    assert said(graphs) == ["[1], [1]: not recorded, each recording would keep 0 MiB of results"]
     assert graphs.seconds == []
 
 
@@ -178,6 +178,19 @@ def test_large_results_are_lent_within_the_bounds(cuda: FakeCuda, monkeypatch: p
         kept.append(graphs(state, torch.ones(2))[0])
     assert [result.item() for result in kept] == [2, 4, 6, 8, 10, 12, 14, 16]
     assert graphs.replays == 1, "the only recording is lent, and another one would hold too much"
+
+
+def test_calls_of_any_number_lend_large_results_by_themselves(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A language model's logits at three batch sizes; the bound is the memory that they hold."""
+    monkeypatch.setattr(recording, "LENT_FROM", 1)
+    monkeypatch.setattr(cuda_graphs, "MOST_COPIED", 0)
+    _, graphs = graphs_over(cuda)
+    for size in (1, 2, 3, 4):
+        run(graphs, 4, size)
+    assert len(graphs.seconds) == 4 > cuda_graphs.MOST_LENDERS
+    assert graphs.replays == 8
 
 
 def test_what_waits_for_values_is_known_by_its_operators() -> None:
