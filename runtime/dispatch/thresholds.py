@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -57,9 +58,11 @@ class Timed:
 def choose_by_thresholds(points: Iterable[Timed], memory: Memory = "compressed") -> Policy:
     """Return the policy that the tuned points of one layer justify.
 
-    From each tuned M up to the next, the choice at that M holds; below the first tuned M, dense runs. Where
-    the rule says dense but memory mode ``compressed`` keeps no dense weight, the faster of decompressing and
-    running sparse is chosen. Such a range is slower than dense, and ``Policy.losing`` lists it.
+    From each tuned M up to the next, the choice at that M holds, unless it loses at the next: kernels take
+    rows in steps of 8 to 64, so that it may lose right behind its M. With a dense copy what runs at the next
+    M then runs from there, or dense if that may lose too. Below the first tuned M, dense runs. Where the rule
+    says dense but memory mode ``compressed`` keeps no dense weight, the faster of decompressing and running
+    sparse is chosen. Such a range is slower than dense, and ``Policy.losing`` lists it.
 
     Args:
         points: each M once, in any order.
@@ -86,6 +89,10 @@ def _policy(ordered: Sequence[Timed], *, copied: bool) -> Policy:
     first = DENSE if copied else chosen[0]
     starts = [] if ordered[0].m == 1 else [(1, first)]
     starts += zip(by_m, chosen, strict=True)
+    if copied:
+        pairs = itertools.pairwise(zip(ordered, chosen, strict=True))
+        more = [start for left, right in pairs for start in _between(*left, *right)]
+        starts = sorted([*starts, *more], key=operator.itemgetter(0))
 
     def speedup(m: int, choice: Choice) -> float:
         return by_m[m].dense / _time(by_m[m], choice, copied)
@@ -102,6 +109,16 @@ def _wins(gains: list[float]) -> list[bool]:
             started = kept and (started or gain >= START)
             wins.append(started)
     return wins
+
+
+def _between(left: Timed, before: Choice, right: Timed, after: Choice) -> list[tuple[int, Choice]]:
+    """Return what starts between two tuned M's because the choice of the left one loses at the right one."""
+    loses = after == DENSE or right.sparse.get(before, 0.0) > right.dense
+    if before == DENSE or right.m == left.m + 1 or not loses:
+        return []
+    # Fewer rows take no longer, and dense no less than at the left M.
+    wins = min(left.sparse.get(after, math.inf), right.sparse.get(after, math.inf)) <= left.dense
+    return [(left.m + 1, after if wins else DENSE)]
 
 
 def _choice(point: Timed, wins: bool, copied: bool, running: Choice) -> Choice:

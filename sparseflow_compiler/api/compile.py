@@ -73,7 +73,7 @@ def compile(  # noqa: A001  # named like torch.compile
             ``"auto"`` is inductor on a GPU and eager on a CPU. Inductor compiles the first sizes statically,
             and once more for all others; `compiled.warmup` does it ahead.
         mode: ``None`` records a CUDA graph of a call that comes a third time with the same sizes if its
-            second run showed that the device waits for the host. Such recordings hold at most 1 GiB or a
+            second run showed that the device waits for the host. Such recordings hold at most 2 GiB or a
             sixteenth of the GPU's memory for all models of the process, results are the caller's to keep,
             and `compiled.report` says what was recorded and why. The others are those of ``torch.compile``:
             ``"default"`` never records; ``"reduce-overhead"`` and ``"max-autotune"`` record every call that

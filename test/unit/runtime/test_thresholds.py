@@ -47,7 +47,30 @@ def test_recorded_measurements_start_where_they_win(op, start):
 
 def test_a_hole_goes_dense_and_what_follows_is_judged_by_itself():
     policy = choose_by_thresholds(layer(m1=1.3, m16=1.2, m64=0.8, m128=1.03, m256=1.5, m512=1.03), "fast")
-    assert str(policy) == "1:cusparselt@7,64:dense,256:cusparselt@7"
+    assert str(policy) == "1:cusparselt@7,17:dense,256:cusparselt@7"
+
+
+@pytest.mark.parametrize(
+    ("at_16", "at_64", "policy"),
+    [
+        # What runs at 16 wins at 64 too, is unknown there, or loses to dense: it wins, it may, it would lose.
+        ({1: 0.5}, {1: 0.9, 2: 0.7}, "1:cusparselt@1,64:cusparselt@2"),
+        ({1: 0.5}, {2: 0.7}, "1:cusparselt@1,64:cusparselt@2"),
+        ({1: 0.5, 2: 0.9}, {1: 1.4, 2: 0.7}, "1:cusparselt@1,17:cusparselt@2"),
+        ({1: 0.5}, {1: 1.4, 2: 0.7}, "1:cusparselt@1,17:cusparselt@2"),
+        ({1: 0.5, 2: 1.1}, {1: 1.8, 2: 1.2}, "1:cusparselt@1,17:dense,64:cusparselt@2"),
+        ({1: 0.5}, {1: 1.8}, "1:cusparselt@1,17:dense"),
+        ({1: 0.5}, {}, "1:cusparselt@1,17:dense"),
+    ],
+)
+def test_between_two_tuned_ms_nothing_runs_that_loses_at_the_next(at_16, at_64, policy):
+    dense = {16: 1.0, 64: 1.3}
+    points = [
+        Timed(m, dense[m], 9.0, {lt(name): us for name, us in found.items()})
+        for m, found in ((16, at_16), (64, at_64))
+    ]
+    points.append(Timed(1, 1.0, 9.0, {lt(1): 0.5}))
+    assert str(choose_by_thresholds(points, "fast")) == policy
 
 
 def test_a_gain_too_small_to_start_a_range_starts_none():
