@@ -38,6 +38,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "columns_h200": ("runtime/csrc/cuda/contextual",),
     "decode_cpu": (*CPU, "sparseflow_compiler/execution"),
     "decode_h200": (*GPU, "sparseflow_compiler/execution"),
+    "default_cpu": CPU,
     "default_h200": (*GPU, *TUNER),
     "fuzz": (),  # counts what was tried, by its date
     "gemm_cpu": CPU,
@@ -51,6 +52,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "noise_cpu": ("runtime/dispatch",),
     "patterns_h200": ("runtime/csrc/cuda/patterns",),
     "prune_speed_h200": ("sparseflow_compiler/pruning",),
+    "quality_activations_h200": ("sparseflow_compiler/contextual/activations",),
     "quality_contextual": ("sparseflow_compiler/contextual",),
     "quality_encoder": ("sparseflow_compiler/pruning",),
     "quality_encoder_finetune_h200": ("sparseflow_compiler/pruning", "sparseflow_compiler/finetune"),

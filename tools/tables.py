@@ -22,7 +22,7 @@ from tables_quality import (
     quality_lm,
     quality_lm_train,
 )
-from tables_recovery import quality_patterns
+from tables_recovery import quality_activations, quality_fp8, quality_patterns
 from tables_tuning import cost_model
 
 
@@ -217,6 +217,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "quality_encoder": quality_encoder,
     "quality_encoder_finetune_h200": quality_encoder_finetune,
     "quality_lm_h200": quality_lm,
+    "quality_activations_h200": quality_activations,
+    "quality_fp8_h200": quality_fp8,
     "quality_smollm2_h200": quality_patterns,
     "quality_lm_train_h200": quality_lm_train,
     "same_tokens_cpu": same_tokens,

@@ -18,6 +18,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "",
+        "8B shape's tokens, 40% of inputs: {columns_h200 model=Llama-3-8B-shape speedup} torch.compile's",
+    ),
+    (
+        "",
+        "",
         "SmolLM2's tokens, CPU, 40% of inputs: {columns_cpu model=SmolLM2-135M-Instruct speedup}",
     ),
     (
@@ -43,5 +48,6 @@ def which_sparsity(results: Path) -> str:
 
 
 def _measured(what: str, results: Path) -> str:
-    before, _, query = what.rstrip("}").partition("{")
-    return before + figure(query, results)
+    before, _, rest = what.partition("{")
+    query, _, after = rest.partition("}")
+    return before + figure(query, results) + after

@@ -26,10 +26,10 @@ def columns_gpu(rows: Rows) -> str:
         )
         body.append([f"{n}×{k}", dtype, str(m), f"{dense:.1f} µs", *shown])
     headings = ["N×K", "weights", "M", "best dense", *(f"{rate:.0%} left out" for rate in rates)]
-    return "\n" + markdown(headings, body) + "\n"
+    return "\n" + markdown(headings, body) + "\n" + _decoding(rows)
 
 
-def columns_decoding(rows: Rows) -> str:
+def _decoding(rows: Rows) -> str:
     """A model's decoding with thresholds beside torch.compile's, and the time that its bytes need."""
     body = [
         [
@@ -45,7 +45,7 @@ def columns_decoding(rows: Rows) -> str:
         if "tokens_s" in row
     ]
     headings = "model, left out, a step, of the bytes' time, tokens/s, torch.compile's, speed-up"
-    return "\n" + markdown(headings.split(", "), body) + "\n"
+    return markdown(headings.split(", "), body) + "\n" if body else ""
 
 
 def columns_cpu(rows: Rows) -> str:

@@ -1,10 +1,11 @@
-"""The table of what patterns cost a chat model, one-shot and recovered."""
+"""The tables of what patterns, thresholds and fp8 cost a chat model."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from _table import Rows, markdown
+from _table import Rows, grouped, markdown
 
 
 def quality_patterns(rows: Rows) -> str:
@@ -39,6 +40,43 @@ def quality_patterns(rows: Rows) -> str:
         "of dense",
     ]
     return "\n" + markdown(headings, body) + "\n"
+
+
+def quality_activations(rows: Rows) -> str:
+    """Perplexity over dense by thresholds, and the tokens of answers that stay."""
+    texts = list(dict.fromkeys(row["text"] for row in rows if row["text"] != "mean"))
+    body = []
+    for (method, rate), cells in grouped(rows, lambda row: (row["method"], row["rate"])):
+        by = {row["text"]: row for row in cells}
+        same = by["mean"].get("answers", {}).get("same")
+        body.append(
+            [
+                f"{rate:.0%}",
+                method,
+                f"{by['mean']['saved']:.1%}",
+                f"{by['mean']['ratio']:.3f}",
+                *(f"{by[text]['ratio']:.3f}" for text in texts),
+                "" if same is None else f"{same:.1%}",
+            ]
+        )
+    headings = ["rate", "thresholds", "weights not read", "perplexity over dense", *texts, "same tokens"]
+    return "\n" + markdown(headings, sorted(body, key=lambda line: float(line[0][:-1]))) + "\n"
+
+
+def quality_fp8(rows: Rows) -> str:
+    """Perplexity over dense in 16 bits, by pattern and product."""
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+    cases = {
+        case: {row["text"]: row["perplexity"] for row in cells}
+        for case, cells in grouped(rows, lambda row: (row["pattern"], row["product"]))
+    }
+    dense = cases["dense", "bf16"]
+    body = []
+    for (pattern, product), found in cases.items():
+        ratios = [found[text] / dense[text] for text in texts]
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        body.append([pattern, product, f"{mean:.3f}", *(f"{ratio:.3f}" for ratio in ratios)])
+    return "\n" + markdown(["pattern", "product", "perplexity over dense", *texts], body) + "\n"
 
 
 def _case(row: dict[str, Any]) -> tuple[object, ...]:

@@ -1,12 +1,12 @@
 """A small chat model whose linear layers leave out inputs near zero: perplexity, answers, and both recovered.
 
 Thresholds are what sf.calibrate_activations chooses on text that the model wrote; beside them stand equal
-shares for all layers. Some are recovered: sf.recover(activations=…) on the same text, measured with the
-thresholds that they learned with and with renewed ones, which leave out the same share of each layer's inputs
-again. Perplexity is over windows of 512 tokens of three texts that nothing was calibrated on; the first four
-tokens of a window are read in full and not scored. Answers are greedy, of prompts that are read in full, as
-when the model is compiled. `saved` is the share of all linear layers' weights (lm_head left out) that a token
-doesn't read, counted where perplexity and answers are measured.
+shares for all layers. Some are recovered: sf.recover(activations=…) on the same text, measured with
+thresholds that are chosen anew and leave out the same share of each layer's inputs. Perplexity is over
+windows of 512 tokens of three texts that nothing was calibrated on; the first four tokens of a window are
+read in full and not scored. Answers are greedy, of prompts that are read in full, as when the model is
+compiled. `saved` is the share of all linear layers' weights (lm_head left out) that a token doesn't read,
+counted where perplexity and answers are measured.
 
     python benchmarks/quality/activations.py MODEL TEXTS.json [--deadline 280] [--results FOLDER]
 
@@ -46,7 +46,7 @@ from sparseflow.contextual.activations.inputs import changing
 from sparseflow.contextual.activations.magnitudes import Magnitudes
 from sparseflow.runtime.contextual.column import SINKS
 
-CALIBRATED, EQUAL, RECOVERED, RENEWED = "calibrated", "equal shares", "recovered", "recovered, renewed"
+CALIBRATED, EQUAL, RECOVERED = "calibrated", "equal shares", "recovered"
 LEAST_SECONDS = 10.0
 """A recovery shorter than this is left out."""
 RESERVE = 25.0
@@ -147,10 +147,9 @@ class Run:
             "lr": report.lr,
             "stopped": report.stopped,
         }
-        self._add(model, RECOVERED, rate, limits_of(thresholds), more, answers=False)
         choice = self._choice(model)
         renewed = choice.thresholds(choice.keeping(thresholds), "self")
-        self._add(model, RENEWED, rate, limits_of(renewed), more, answers=True)
+        self._add(model, RECOVERED, rate, limits_of(renewed), more, answers=True)
 
     def _equal(self, rate: float) -> dict[str, float]:
         """Return the threshold of each layer below which this share of its inputs lies."""

@@ -44,7 +44,7 @@ def without_small(x: Tensor, threshold: float) -> Tensor:
     return x.masked_fill(small, 0)
 
 
-def is_small(x: Tensor, threshold: float) -> Tensor:
+def is_small(x: Tensor, threshold: float | Tensor) -> Tensor:
     """Return where x is smaller in magnitude than the threshold, which isn't rounded to the dtype of x."""
     return x.abs().float() < threshold
 

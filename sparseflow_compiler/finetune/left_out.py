@@ -11,21 +11,30 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.linear_layers import Layer, find_layers
-from sparseflow.runtime.contextual.column import without_small
+from sparseflow.runtime.calling.inference import device_of
+from sparseflow.runtime.contextual.column import SINKS, is_small
 
 if TYPE_CHECKING:
     from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds
 
+PACE = 0.5
+"""By how much a threshold grows, in its logarithm, for each share that it leaves out too little."""
+
 
 class LeftOut:
-    """The layers of a model that leave out inputs below a threshold.
+    """The layers of a model that leave out inputs below a threshold, each a share of them that stays.
+
+    Training makes inputs larger, so that fixed thresholds would leave out fewer of them, and the loss would
+    fall by that alone. So each threshold follows the quantile of the layer's inputs, by stochastic
+    approximation (Robbins and Monro, 1951), one step for each update of the weights.
 
     Args:
         model: the model.
         activations: its thresholds; None or empty: nothing is left out.
 
     Attributes:
-        thresholds: by layer.
+        thresholds: by layer, as given.
+        limits: the thresholds by now, float32 `[layers]`.
 
     Raises:
         ArgumentError: a threshold is of a layer that the model lacks, or of another shape.
@@ -34,7 +43,7 @@ class LeftOut:
     def __init__(self, model: nn.Module, activations: ActivationThresholds | None) -> None:
         found = {layer.name: layer for layer in find_layers(model, ())} if activations else {}
         self.thresholds: dict[str, float] = {}
-        self._layers: dict[str, Layer] = {}
+        self._layers: list[Layer] = []
         for name, chosen in (activations or {}).items():
             if name not in found or found[name].shape != chosen.shape:
                 raise ArgumentError(
@@ -42,11 +51,24 @@ class LeftOut:
                     f"is no linear layer (N, K) = {chosen.shape} of this {type(model).__name__}",
                     "pass what sf.calibrate_activations returned for the dense model",
                 )
-            self.thresholds[name], self._layers[name] = chosen.threshold, found[name]
+            self.thresholds[name] = chosen.threshold
+            self._layers.append(found[name])
+        rates = [chosen.rate for chosen in (activations or {}).values()]
+        self._rates = torch.tensor(rates, device=device_of(model))
+        self.limits = torch.tensor(list(self.thresholds.values()), device=device_of(model))
+        self._shares, self._calls = torch.zeros_like(self.limits), torch.zeros_like(self.limits)
 
     def __len__(self) -> int:
         """Return how many layers leave inputs out."""
         return len(self._layers)
+
+    def follow(self) -> None:
+        """Move each threshold towards the one that leaves out its share, by what was seen since last time."""
+        if self._layers:
+            missing = torch.where(self._calls > 0, self._rates - self._shares / self._calls, 0)
+            self.limits *= (PACE * missing).exp()
+            self._shares.zero_()
+            self._calls.zero_()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -56,26 +78,36 @@ class LeftOut:
         out would never learn that it is needed.
         """
         with ExitStack() as stack:
-            for name, layer in self._layers.items():
+            for index, layer in enumerate(self._layers):
 
                 def hook(
-                    module: nn.Module, args: tuple[Tensor, ...], threshold: float = self.thresholds[name]
+                    module: nn.Module, args: tuple[Tensor, ...], index: int = index
                 ) -> tuple[Tensor, ...]:
-                    return cast(Tensor, _StraightThrough.apply(args[0], threshold)), *args[1:]  # type: ignore[no-untyped-call]
+                    small = self._small(index, args[0].detach())
+                    return cast(Tensor, _StraightThrough.apply(args[0], small)), *args[1:]  # type: ignore[no-untyped-call]
 
                 stack.callback(layer.module.register_forward_pre_hook(hook).remove)
             yield
 
+    def _small(self, index: int, x: Tensor) -> Tensor:
+        """Return which inputs a layer leaves out, and count them while training."""
+        small = is_small(x, self.limits[index])
+        if torch.is_grad_enabled() and x.shape[-2] > SINKS:
+            self._shares[index] += small[..., SINKS:, :].float().mean()
+            self._calls[index] += 1
+        small[..., :SINKS, :] = False
+        return small
+
 
 class _StraightThrough(torch.autograd.Function):
-    """`without_small`, whose gradient is that of the identity."""
+    """x with 0 for what is small, whose gradient is that of the identity."""
 
     @staticmethod
-    def forward(x: Tensor, threshold: float) -> Tensor:
-        return without_small(x, threshold)
+    def forward(x: Tensor, small: Tensor) -> Tensor:
+        return x.masked_fill(small, 0)
 
     @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Tensor, float], output: Tensor) -> None:
+    def setup_context(ctx: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         """Save nothing."""
 
     @staticmethod

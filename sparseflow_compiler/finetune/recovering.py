@@ -127,7 +127,9 @@ def recover(
             (for an encoder one sentence each). Or batches as for `sparseflow.prune`, of any input: then
             nothing is written. They make a step each.
         activations: thresholds of the model's layers, which then needn't be pruned. Gradients pass as if
-            every input were read.
+            every input were read. Each threshold follows its layer's inputs meanwhile, so that it leaves out
+            the same share; at the end choose them anew, by
+            ``sf.calibrate_activations(model, rate=activations)``.
         text_share: the share of rows that come from `text`; with 1 nothing is written.
         tokenizer: the dense model's; None reads it from the folder that the model was loaded from.
         tokens: how many to write; None: as many as 30% of the minutes allow.
@@ -205,7 +207,7 @@ def recover(
         plain = not (activations or gradient_checkpointing)
         if _compiles(options, device_of(model), clock.left, plain=plain):
             stack.enter_context(compiled_blocks(model, dense))
-        run = _run(model, dense, masks, data, clock, options, file)
+        run = _run(model, dense, masks, left_out, data, clock, options, file)
         if saved:
             run.restore(saved)
         else:
@@ -219,6 +221,7 @@ def _run(
     model: nn.Module,
     dense: nn.Module,
     masks: Masks,
+    left_out: LeftOut,
     data: Data,
     clock: Clock,
     options: RecoverOptions,
@@ -235,7 +238,7 @@ def _run(
     autocast = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
     pair = Pair(model, dense, options.objective, autocast)
     made = make_optimizer(options.optimizer, learning, lr)
-    return Recovery(pair, masks, data, made, clock, batch, micro, options.steps, options.seed, file)
+    return Recovery(pair, masks, left_out, data, made, clock, batch, micro, options.steps, options.seed, file)
 
 
 def _compiles(options: RecoverOptions, device: torch.device, left: float, *, plain: bool) -> bool:

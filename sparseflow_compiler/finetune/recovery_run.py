@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparseflow.errors import FinetuneError
 from sparseflow.finetune.distill import warmup_cosine
+from sparseflow.finetune.left_out import LeftOut
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
 from sparseflow.finetune.recovery_checkpoint import RecoveryFile
@@ -82,6 +83,7 @@ class Recovery:
     Attributes:
         pair: student and teacher.
         masks: of the student.
+        left_out: inputs that it leaves out.
         data: what it is trained on.
         optimizer: of the student's parameters; its groups' learning rates are the highest ones.
         clock: the time.
@@ -96,6 +98,7 @@ class Recovery:
 
     pair: Pair
     masks: Masks
+    left_out: LeftOut
     data: Data
     optimizer: torch.optim.Optimizer
     clock: Clock
@@ -195,6 +198,7 @@ class Recovery:
             self.at.tokens += _tokens(call)
         nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.grad is not None], 1.0)
         self.optimizer.step()
+        self.left_out.follow()
         return total
 
     def _places(self) -> list[int]:
@@ -264,6 +268,7 @@ class Recovery:
                 "model": self._state(copies=False),
                 "best": self.best_state,
                 "optimizer": self.optimizer.state_dict(),
+                "limits": self.left_out.limits.cpu(),
                 "rng": torch.get_rng_state(),
             }
         )
@@ -285,6 +290,7 @@ class Recovery:
         _load(self.student, cast(dict[str, Tensor], state["model"]))
         self.best_state = cast(dict[str, Tensor], state["best"])
         self.optimizer.load_state_dict(cast(dict[str, object], state["optimizer"]))
+        self.left_out.limits.copy_(cast(Tensor, state["limits"]))
         torch.set_rng_state(cast(Tensor, state["rng"]))
         self.masks.apply()
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gpu_weights import ACTIVATIONS, E4M3, error, inputs, packed, pruned
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparseflow.runtime import fp8, gpu, ops
 from sparseflow.runtime.kernels import Choice, Problem, find

@@ -139,7 +139,11 @@ def test_a_dense_model_learns_to_leave_inputs_out():
     before = left_out_loss(model, dense, thresholds)
     report = sf.recover(model, dense, activations=thresholds, **given(text=ids(1280), steps=24))
     assert report.after < 0.9 * report.before
-    assert left_out_loss(model, dense, thresholds) < 0.9 * before
+    renewed = sf.calibrate_activations(model, ids(256), rate=thresholds, window=32, progress=False)
+    assert {n: one.rate for n, one in renewed.items()} == pytest.approx(
+        {n: one.rate for n, one in thresholds.items()}, abs=0.01
+    )
+    assert left_out_loss(model, dense, renewed) < 0.97 * before
     assert (report.masked, report.zeros, report.left_out) == ((), 0, len(thresholds))
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert "leave out inputs" in str(report)
@@ -170,6 +174,31 @@ def test_gradients_pass_as_if_no_input_were_left_out():
     x.grad = None
     layer(x).sum().backward()
     assert torch.equal(through, x.grad)
+
+
+def test_thresholds_follow_their_layers_inputs():
+    torch.manual_seed(0)
+    dense = zoo.text_model("llama")
+    names = ("model.layers.0.mlp.down_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj")
+    layers = [dense.get_submodule(name) for name in names]
+    chosen = {
+        name: LayerThreshold(limit, 0.4, 0.0, tuple(layer.weight.shape))
+        for name, layer, limit in zip(names, layers, (0.5, 0.5, 0.0), strict=True)
+    }
+    left_out = LeftOut(dense, ActivationThresholds(chosen))
+    x = [2 * torch.randn(8, 64, layer.in_features, requires_grad=True) for layer in layers]
+    with left_out.held():
+        for _ in range(40):
+            layers[0](x[0])
+            layers[0](x[0])  # as where a layer is recomputed
+            layers[2](x[2])
+            left_out.follow()
+        with torch.no_grad():
+            layers[1](x[1])
+        left_out.follow()
+    share = float((x[0].abs() < left_out.limits[0]).float().mean())
+    assert share == pytest.approx(0.4, abs=0.01)
+    assert left_out.limits[1:].tolist() == [0.5, 0.0], "what isn't trained, or leaves nothing out, stays"
 
 
 def test_thresholds_of_another_model_are_refused():
