@@ -102,7 +102,7 @@ def test_an_empty_batch_gives_an_empty_result():
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"k": torch.ones(2, 2, 9, 8, dtype=torch.float64)}, "q is torch.float32, k torch.float64"),
+        ({"k": torch.ones(2, 2, 9, 8, dtype=torch.float64)}, "q is Float, k Double and v Float"),
         ({"v": torch.ones(2, 2, 8, 8)}, "don't fit"),
         ({"q": torch.ones(2, 3, 1, 8)}, "3 heads of q are no multiple of 2"),
         ({"position": torch.tensor([1, 2])}, "position must be one int64"),

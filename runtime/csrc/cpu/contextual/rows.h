@@ -101,18 +101,6 @@ constexpr int kMany = W == 16 ? 8 : 4;  // the same for so few rows of x that th
 template <int R>
 constexpr int kTogether = W == 16 && R < 8 ? 4 : 2;
 
-template <int N>
-struct Int {
-  static constexpr int value = N;
-};
-
-// Calls f(first, Int<n>) for `count` rows, n at a time.
-template <int N, class F>
-inline void by_rows(int64_t first, int64_t count, const F& f) {
-  for (; count - first >= N; first += N) f(first, Int<N>{});
-  if constexpr (N > 1) by_rows<N - 1>(first, count, f);
-}
-
 // Calls f(first row, Int<rows>, Int<whether to prefetch>, begin, end) so that each part of the streams is prefetched
 // once, and multiplied with all rows of x while it is in the cache.
 template <int R, class F>

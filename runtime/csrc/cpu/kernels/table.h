@@ -1,6 +1,7 @@
 // The kernels of one instruction set, and the choice of the kernel for a call.
 #pragma once
 
+#include "attention.h"
 #include "layout.h"
 #include "skinny.h"
 #include "skinny_across.h"
@@ -132,6 +133,7 @@ inline int64_t row_not_finite(const Weight& w, DType dtype, int64_t row) {
   return not_finite<uint16_t>(w, dtype == DType::bf16 ? 0x7f80 : 0x7c00, row);
 }
 
-const Kernels kernels = {panel, plan, finish, gate, prune, pack, unpack, row_not_2_4, row_not_finite};
+const Kernels kernels = {panel,  plan,        finish,         gate,         prune,  pack,
+                         unpack, row_not_2_4, row_not_finite, attend_bytes, attend, join};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA
