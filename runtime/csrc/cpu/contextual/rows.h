@@ -78,7 +78,7 @@ inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step&
     for (int r = 0; r < R; ++r) fetched[r] = (part ? s.next[r] : row[r]) + shift;
     for (; k < to; k += kLine) {
       if constexpr (kFetch)
-        for (int r = 0; r < R; ++r) __builtin_prefetch(fetched[r] + k);
+        for (int r = 0; r < R; ++r) prefetch(fetched[r] + k);
       for (int64_t v = k; v < k + kLine; v += W) {
         vf w[R];
         for (int r = 0; r < R; ++r) w[r] = S::load(row[r] + v);

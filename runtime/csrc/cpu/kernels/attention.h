@@ -8,6 +8,9 @@
 namespace sparseflow::cpu::SPARSEFLOW_ISA {
 
 constexpr float kUnseen = -__builtin_huge_valf();
+constexpr int64_t kKeysAhead = 8;
+template <class D>
+constexpr int64_t kLineOf = 64 / sizeof(typename D::T);  // elements of a cache line
 
 // The keys [begin, end) of a task, and the head whose keys they are.
 struct SomeKeys {
@@ -63,12 +66,21 @@ inline void score_keys(const Attention& a, const typename D::T* key, const float
     for (int i = 0; i < N; ++i) scores[r * kStretch + i] = sum_of(sums[r][i]);
 }
 
-// scores[r][n] = q[r] · k[begin + n] for R rows.
+// scores[r][n] = q[r] · k[begin + n] for R rows. Keys are fetched ahead, and the values that are read after them: rows of a
+// cache are short, and each head has others.
 template <class D, int R>
-inline void scores_of(const Attention& a, const SomeKeys& s, const float* q, float* scores) {
+inline void scores_of(const Attention& a, const SomeKeys& s, const float* q, float* scores, bool fetch) {
   const auto* key = row_at<D>(a.k, s.batch * a.k_batch + s.head * a.k_head + s.begin * a.k_key);
+  const auto* value = row_at<D>(a.v, s.batch * a.v_batch + s.head * a.v_head + s.begin * a.v_key);
   int64_t n = s.end - s.begin;
-  for (; n >= 2; n -= 2, key += 2 * a.k_key, scores += 2) score_keys<D, R, 2>(a, key, q, scores);
+  for (; n >= 2; n -= 2, key += 2 * a.k_key, value += 2 * a.v_key, scores += 2) {
+    for (int64_t i = 0; fetch && i < 2; ++i)
+      for (int64_t d = 0; d < a.width; d += kLineOf<D>) {
+        prefetch(key + (kKeysAhead + i) * a.k_key + d);
+        prefetch<2>(value + i * a.v_key + d);
+      }
+    score_keys<D, R, 2>(a, key, q, scores);
+  }
   if (n) score_keys<D, R, 1>(a, key, q, scores);
 }
 
@@ -139,7 +151,7 @@ void attend_stretch(const Attention& a, int64_t task, float* q, float* scores) {
   scaled_queries<D>(a, s, q);
   const auto groups = [&](const auto& f) { by_rows<4>(0, rows, f); };
   groups([&](int64_t r, auto n) {
-    scores_of<D, decltype(n)::value>(a, s, q + r * a.width_padded, scores + r * kStretch);
+    scores_of<D, decltype(n)::value>(a, s, q + r * a.width_padded, scores + r * kStretch, r == 0);
   });
   bool hidden = false;
   for (int64_t r = 0; r < rows; ++r) {
