@@ -119,6 +119,7 @@ inline void fetch_step(const typename L::D::T* const (&values)[R], const uint8_t
                        int64_t step, int64_t group) {
   constexpr int64_t kSize = sizeof(typename L::D::T), kValues = L::kStep / 2, kBytes = L::kStep / 8;
   if constexpr (L::kFar) {  // the positions, at most a ninth of the bytes, come fast enough by themselves
+    if (r * kValues * kSize % 64 != 0) return;  // a line that the row before fetched
     const auto* at = reinterpret_cast<const char*>(values[0]) + (step * R + r) * kValues * kSize;
     prefetch<2>(at + far_ahead(group / 2 * kSize));
   } else {

@@ -7,6 +7,7 @@
 #include "skinny_across.h"
 #include "skinny_blocks.h"
 #include "skinny_dot.h"
+#include "skinny_gather.h"
 #include "skinny_spread.h"
 #include "tile.h"
 #include "tile_amx.h"
@@ -64,8 +65,11 @@ inline void plan(const Linear& a, int threads, Plan& p) {
       if (a.m > Bf16Parts<decltype(d)>::kFew) return plan_amx<decltype(d)>(a, threads, p);
 #endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
-    if constexpr (__is_same(decltype(d), F32))
+    if constexpr (__is_same(decltype(d), F32)) {
       if (a.m > C::Skinny::kFew && a.m <= kAcrossTo) return plan_across(a, threads, p);
+    } else if (a.m <= Gather<decltype(d)>::kFew) {
+      return plan_skinny<Gather<decltype(d)>>(a, threads, p);
+    }
 #endif
     if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
