@@ -1,7 +1,7 @@
 """Attention of few queries over a cache of keys and values: `torch.ops.sparseflow.decode_attention`.
 
-Our kernels read the position themselves: no mask is made, and nothing beyond the filled part is used. On a CPU
-threads share stretches of the keys (`csrc/cpu/attention.cpp`); on a GPU a cluster of blocks does
+Our kernels read the position themselves: no mask is made, and nothing beyond the filled part is used. On a
+CPU threads share stretches of the keys (`csrc/cpu/attention.cpp`); on a GPU a cluster of blocks does
 (`csrc/cuda/attention`). Where there is none torch's attention runs, which sees the query heads of a group as
 several queries of one head, so that nothing is repeated.
 """

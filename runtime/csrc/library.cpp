@@ -62,7 +62,8 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
       "-> Tensor");
   // y = x · Wᵀ + bias for few rows of x, [..., N]; x [..., K], weight [N, K] and bias [N] of one dtype.
   m.def("dense_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
-  // softmax(q · kᵀ · scale) · v over the keys that each query sees, [B, H, Q, D]: runtime/decode_attention.py has the arguments.
+  // softmax(q · kᵀ · scale) · v over the keys that each query sees, [B, H, Q, D]; the arguments are described in
+  // runtime/decode_attention.py.
   m.def(
       "decode_attention(Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? keep, float scale, int window=0) "
       "-> Tensor");

@@ -81,7 +81,8 @@ Tensor decode_attention(const Tensor& q_, const Tensor& k_, const Tensor& v_, st
   a.q_batch = q.stride(0), a.q_head = q.stride(1), a.q_query = q.stride(2);
   a.k_batch = batch_stride(k), a.k_head = k.stride(1), a.k_key = k.stride(2);
   a.v_batch = batch_stride(v), a.v_head = v.stride(1), a.v_key = v.stride(2);
-  a.batch = q.size(0), a.kv_heads = k.size(1), a.group = q.size(1) / k.size(1), a.queries = q.size(2), a.width = q.size(3);
+  a.batch = q.size(0), a.kv_heads = k.size(1), a.group = q.size(1) / k.size(1);
+  a.queries = q.size(2), a.width = q.size(3);
   a.window = window, a.scale = static_cast<float>(scale), a.positioned = position.has_value();
   if (position) a.position = *static_cast<const int64_t*>(position->const_data_ptr());
   if (keep) a.keep = static_cast<const bool*>(keep->const_data_ptr()), a.keep_batch = batch_stride(*keep);
@@ -93,4 +94,6 @@ Tensor decode_attention(const Tensor& q_, const Tensor& k_, const Tensor& v_, st
 }  // namespace
 }  // namespace sparseflow::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(sparseflow, CPU, m) { m.impl("decode_attention", TORCH_BOX(&sparseflow::cpu::decode_attention)); }
+STABLE_TORCH_LIBRARY_IMPL(sparseflow, CPU, m) {
+  m.impl("decode_attention", TORCH_BOX(&sparseflow::cpu::decode_attention));
+}

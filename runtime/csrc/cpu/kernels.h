@@ -48,9 +48,9 @@ struct Weight {
   int64_t block = 4;
 };
 
-// out[b, h, i] = Σ softmax(q[b, h, i] · k[b, h / group] · scale) · v[b, h / group], over the keys in [first, end) that query
-// i sees: up to position + i, `window` of them at most, those that `keep` has. Strides are in elements; a head's elements
-// lie one after the other, as all of `out` does.
+// out[b, h, i] = Σ softmax(q[b, h, i] · k[b, h / group] · scale) · v[b, h / group], over the keys in [first, end) that
+// query i sees: up to position + i, `window` of them at most, those that `keep` has. Strides are in elements; a head's
+// elements lie one after the other, as all of `out` does.
 struct Attention {
   const void *q, *k, *v;
   void* out;

@@ -1,6 +1,6 @@
 // Attention of few queries over a cache. A task is a stretch of the keys of one head: the scores of all rows that share
-// the head, then their exponentials, then the sum of values. Stretches are put together in order, as online softmax does
-// (Milakov and Gimelshein, 2018, arXiv 1805.02867), so that the result depends on no number of threads.
+// the head, then their exponentials, then the sum of values. Stretches are put together in order, as online softmax
+// does (Milakov and Gimelshein, 2018, arXiv 1805.02867), so that the result depends on no number of threads.
 #pragma once
 
 #include "epilogue.h"
@@ -26,7 +26,8 @@ inline SomeKeys stretch_of(const Attention& a, int64_t task) {
 template <class D, class F>
 inline void by_vectors(int64_t width, const F& f) {
   int64_t d = 0;
-  for (; d + W <= width; d += W) f(d, [&](const typename D::T* row) __attribute__((always_inline)) { return D::load(row + d); });
+  for (; d + W <= width; d += W)
+    f(d, [&](const typename D::T* row) __attribute__((always_inline)) { return D::load(row + d); });
   if (d == width) return;
   f(d, [&](const typename D::T* row) {
     typename D::T edge[W] = {};
@@ -66,8 +67,8 @@ inline void score_keys(const Attention& a, const typename D::T* key, const float
     for (int i = 0; i < N; ++i) scores[r * kStretch + i] = sum_of(sums[r][i]);
 }
 
-// scores[r][n] = q[r] · k[begin + n] for R rows. Keys are fetched ahead, and the values that are read after them: rows of a
-// cache are short, and each head has others.
+// scores[r][n] = q[r] · k[begin + n] for R rows. Keys are fetched ahead, and the values that are read after them: rows
+// of a cache are short, and each head has others.
 template <class D, int R>
 inline void scores_of(const Attention& a, const SomeKeys& s, const float* q, float* scores, bool fetch) {
   const auto* key = row_at<D>(a.k, s.batch * a.k_batch + s.head * a.k_head + s.begin * a.k_key);
@@ -178,7 +179,7 @@ inline void attend(const Attention& a, int64_t begin, int64_t end, char* local) 
   });
 }
 
-// Writes the rows of a head from the parts of its stretches; zeros where nothing is seen. The first part is overwritten.
+// Writes the rows of a head from the parts of its stretches; zeros where nothing is seen. Overwrites the first part.
 template <class D>
 void join_stretches(const Attention& a, int64_t head) {
   const int64_t rows = a.group * a.queries, pitch = part_pitch(a);

@@ -12,8 +12,8 @@ struct Gather : Lanes<D_> {
   using Kept = typename Lanes<D_>::Kept;
   static constexpr bool kFar = true;
   static constexpr int kFew = 1;
-  // Unpacking bf16 works within each half of a register: part 0 has kept values 0 to 3 and 8 to 11 of a step, part 1 the
-  // others.
+  // Unpacking bf16 works within each half of a register: part 0 has kept values 0 to 3 and 8 to 11 of a step, part 1
+  // the others.
   static constexpr bool kUnpacks = __is_same(D_, BF16);
   static constexpr vu kShift[2] = {{0, 2, 4, 6, 16, 18, 20, 22}, {8, 10, 12, 14, 24, 26, 28, 30}};
 
