@@ -17,7 +17,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from torch import Tensor
 import sparseflow as sf
 from sparseflow.errors import UnprunedWarning
 from sparseflow.execution.decoding.loop import PAYS_AFTER
+from sparseflow.execution.inner import Mode
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
 from sparseflow.integrations.transformers.own_text import own_tokens
 from sparseflow.runtime.contextual.column import column_linear
@@ -85,7 +86,7 @@ def measured(k: int, n: int, dtype: torch.dtype, seconds: float) -> dict[str, An
     return row | {name: round(dense / time, 3) for name, time in times.items() if "dense" not in name}
 
 
-def generating(folder: Path, seconds: float, mode: str | None) -> dict[str, Any]:
+def generating(folder: Path, seconds: float, mode: Mode | None) -> dict[str, Any]:
     """Return the row of a model's generate, one stream: 40% left out against the program of dense weights.
 
     Args:
