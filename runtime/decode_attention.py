@@ -1,8 +1,9 @@
 """Attention of few queries over a cache of keys and values: `torch.ops.sparseflow.decode_attention`.
 
-On a GPU one kernel splits the keys over a cluster of blocks (`csrc/cuda/attention`) and reads the position on
-the device: no mask is made, and nothing beyond the filled part is used. Elsewhere torch's attention runs,
-which sees the query heads of a group as several queries of one head, so that nothing is repeated.
+Our kernels read the position themselves: no mask is made, and nothing beyond the filled part is used. On a
+CPU threads share stretches of the keys (`csrc/cpu/attention.cpp`); on a GPU a cluster of blocks does
+(`csrc/cuda/attention`). Where there is none torch's attention runs, which sees the query heads of a group as
+several queries of one head, so that nothing is repeated.
 """
 
 from __future__ import annotations
@@ -20,11 +21,6 @@ MOST_ROWS = 16
 
 WIDTHS = (64, 96, 128, 256)
 """Widths of a head that it takes."""
-
-_SCHEMA = (
-    "decode_attention(Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? keep, float scale, "
-    "int window=0) -> Tensor"
-)
 
 
 def _attention(
@@ -90,13 +86,6 @@ def portable(
     """Compute the same by torch's own attention; arguments as of the operator, all of one batch size."""
     queries, heads, group = q.shape[2], k.shape[1], q.shape[1] // max(1, k.shape[1])
     keep = None if keep is None else keep[:, : k.shape[2]]
-    if position is not None and not q.is_cuda:  # there reading it would wait for the device
-        at = int(position)
-        first = max(0, at - window + 1) if window else 0
-        end = max(first, min(k.shape[2], at + queries))
-        k, v = k[:, :, first:end], v[:, :, first:end]
-        keep = None if keep is None else keep[:, first:end]
-        position = None if queries == 1 else position - first
     mask = _mask(k, queries, position, keep, window)
     if mask is not None and queries > 1:
         mask = mask.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(2, 3)
@@ -166,8 +155,6 @@ def _fake(
     return q.new_empty(q.shape)
 
 
-_LIBRARY = ops.operator_library("sparseflow", "FRAGMENT")
-_LIBRARY.define(_SCHEMA)
 decode_attention = torch.ops.sparseflow.decode_attention.default
 ops.LIBRARY.impl("decode_attention", _attention, "CompositeExplicitAutograd")
 ops.register_fake(decode_attention, _fake)

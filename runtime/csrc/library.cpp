@@ -62,6 +62,11 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
       "-> Tensor");
   // y = x · Wᵀ + bias for few rows of x, [..., N]; x [..., K], weight [N, K] and bias [N] of one dtype.
   m.def("dense_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  // softmax(q · kᵀ · scale) · v over the keys that each query sees, [B, H, Q, D]; the arguments are described in
+  // runtime/decode_attention.py.
+  m.def(
+      "decode_attention(Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? keep, float scale, int window=0) "
+      "-> Tensor");
   m.def("prune_2_4(Tensor weight) -> Tensor");
   m.def("pack_2_4(Tensor weight) -> (Tensor values, Tensor positions)");
   m.def("unpack_2_4(Tensor values, Tensor positions, int in_features) -> Tensor");

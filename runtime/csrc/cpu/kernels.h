@@ -48,6 +48,25 @@ struct Weight {
   int64_t block = 4;
 };
 
+// out[b, h, i] = Σ softmax(q[b, h, i] · k[b, h / group] · scale) · v[b, h / group], over the keys in [first, end) that
+// query i sees: up to position + i, `window` of them at most, those that `keep` has. Strides are in elements; a head's
+// elements lie one after the other, as all of `out` does.
+struct Attention {
+  const void *q, *k, *v;
+  void* out;
+  const bool* keep;  // [batch, keys], or null
+  int64_t q_batch, q_head, q_query, k_batch, k_head, k_key, v_batch, v_head, v_key, keep_batch;
+  int64_t batch, kv_heads, group, queries, width;
+  int64_t first, end, position, window;  // window 0: all before
+  bool positioned;                       // else all keys are seen
+  float scale;
+  DType dtype;
+  int64_t width_padded;  // width up to a multiple of 16
+  int64_t stretches;     // of kStretch keys, that each head has
+  float* parts;          // [batch, kv_heads, stretches, group, queries, width_padded + 2], in between
+};
+constexpr int64_t kStretch = 128;  // keys of a task: their values stay in the first-level cache
+
 // The kernels of one instruction set.
 struct Kernels {
   int64_t (*panel)(const Linear&);                  // the number of rows of x for one plan
@@ -62,6 +81,10 @@ struct Kernels {
   // Returns the first column of row `row` at which the check fails, or -1.
   int64_t (*not_2_4)(const Weight&, int64_t row);
   int64_t (*not_finite)(const Weight&, DType, int64_t row);
+  int64_t (*attend_bytes)(const Attention&);  // of `local`
+  // The parts of tasks [begin, end): stretches, those of a head one after the other.
+  void (*attend)(const Attention&, int64_t begin, int64_t end, char* local);
+  void (*join)(const Attention&, int64_t begin, int64_t end);  // for heads [begin, end) of keys
 };
 
 namespace plain { extern const Kernels kernels; }

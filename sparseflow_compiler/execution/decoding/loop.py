@@ -20,6 +20,7 @@ from sparseflow.execution.decoding.step import Step
 from sparseflow.execution.decoding.step_program import (
     StepProgram,
     compile_step,
+    in_cpp,
     plain,
     step_graph,
     why_not_compiled,
@@ -174,11 +175,17 @@ class Decoder:
     def _make(self, lowered: LoweredCall, sampling: Sampling, tensors: list[Any], reason: str) -> StepProgram:
         state = tensors[len(lowered.call.leaves) :]
         if tried := not reason:
-            start = time.perf_counter()
-            run, reason = compile_step(step_graph(lowered, sampling, state), tensors, sampling)
-            if run is not None:
-                self.notes["step"] = "inductor"
-                return StepProgram(lowered.graph, run, final=True, seconds=time.perf_counter() - start)
+            start, ways = time.perf_counter(), {"inductor": False}
+            if in_cpp(self._execution.mode, state[0].device):
+                ways = {"inductor in C++": True, **ways}
+            for way, cpp in ways.items():
+                failed = reason
+                run, reason = compile_step(
+                    step_graph(lowered, sampling, state), tensors, sampling, in_cpp=cpp
+                )
+                if run is not None:
+                    self.notes["step"] = f"{way}, not in C++: {failed}" if failed else way
+                    return StepProgram(lowered.graph, run, final=True, seconds=time.perf_counter() - start)
         self.notes["step"] = f"torch.fx: {reason}"
         return StepProgram(lowered.graph, plain(step_graph(lowered, sampling, state)), final=tried)
 

@@ -71,6 +71,48 @@ def test_it_sees_what_position_window_and_padding_say(dtype, queries, window, pa
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("width", [1, 20, 64])
+def test_long_caches_are_put_together_from_stretches(dtype, width):
+    torch.manual_seed(width)
+    for queries, window, filled in ((1, 0, 129), (1, 200, 517), (2, 130, 640), (3, 0, 700)):
+        q, k, v = case(2, 2, 5, queries, 700, width, dtype)
+        keep = torch.rand(2, 700) < 0.8
+        keep[0, :256] = False  # two stretches of which nothing is seen
+        keep[:, filled - queries : filled] = True
+        arguments = (q, k, v, torch.tensor(filled - queries), keep, 0.4, window)
+        found = decode_attention(*arguments)
+        torch.testing.assert_close(
+            found.double(), expected(*arguments), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+        )
+
+
+def test_the_number_of_threads_changes_no_bit():
+    q, k, v = case(1, 3, 3, 1, 4000, 64, torch.float32)
+    arguments = (q, k, v, torch.tensor(3990), None, 0.2)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(decode_attention(*arguments))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_nan_that_is_seen_spreads_to_its_head_alone_and_one_that_is_hidden_nowhere():
+    for at, spreads in ((200, True), (100, False), (290, False)):
+        for spoiled in (1, 2):
+            tensors = list(case(1, 2, 2, 1, 300, 16, torch.float32))
+            tensors[spoiled][0, 1, at] = torch.nan
+            keep = torch.ones(1, 300, dtype=torch.bool)
+            keep[:, 100] = False
+            found = decode_attention(*tensors, torch.tensor(250), keep, 0.3)
+            assert found[0, :2].isfinite().all()
+            assert bool(found[0, 2:].isnan().any()) is spreads
+
+
 def test_without_a_position_all_keys_are_seen():
     q, k, v = case(2, 2, 2, 1, 9, 8, torch.float32)
     found = decode_attention(q, k, v, None, None, 0.5)
@@ -102,7 +144,7 @@ def test_an_empty_batch_gives_an_empty_result():
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"k": torch.ones(2, 2, 9, 8, dtype=torch.float64)}, "q is torch.float32, k torch.float64"),
+        ({"k": torch.ones(2, 2, 9, 8, dtype=torch.float64)}, "q is Float, k Double and v Float"),
         ({"v": torch.ones(2, 2, 8, 8)}, "don't fit"),
         ({"q": torch.ones(2, 3, 1, 8)}, "3 heads of q are no multiple of 2"),
         ({"position": torch.tensor([1, 2])}, "position must be one int64"),

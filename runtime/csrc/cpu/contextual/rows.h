@@ -78,7 +78,7 @@ inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step&
     for (int r = 0; r < R; ++r) fetched[r] = (part ? s.next[r] : row[r]) + shift;
     for (; k < to; k += kLine) {
       if constexpr (kFetch)
-        for (int r = 0; r < R; ++r) __builtin_prefetch(fetched[r] + k);
+        for (int r = 0; r < R; ++r) prefetch(fetched[r] + k);
       for (int64_t v = k; v < k + kLine; v += W) {
         vf w[R];
         for (int r = 0; r < R; ++r) w[r] = S::load(row[r] + v);
@@ -100,18 +100,6 @@ constexpr int kMany = W == 16 ? 8 : 4;  // the same for so few rows of x that th
 // Returns the rows of x that fit the registers beside R rows of a weight.
 template <int R>
 constexpr int kTogether = W == 16 && R < 8 ? 4 : 2;
-
-template <int N>
-struct Int {
-  static constexpr int value = N;
-};
-
-// Calls f(first, Int<n>) for `count` rows, n at a time.
-template <int N, class F>
-inline void by_rows(int64_t first, int64_t count, const F& f) {
-  for (; count - first >= N; first += N) f(first, Int<N>{});
-  if constexpr (N > 1) by_rows<N - 1>(first, count, f);
-}
 
 // Calls f(first row, Int<rows>, Int<whether to prefetch>, begin, end) so that each part of the streams is prefetched
 // once, and multiplied with all rows of x while it is in the cache.

@@ -15,7 +15,7 @@ constexpr int64_t kFarAhead = 8192;   // the least bytes of values that are pref
 // Prefetches what is read `ahead` bytes after `p`. `left` bytes of this row remain; the next row of its stream begins
 // `skip` bytes after its end.
 inline void fetch(const void* p, int64_t ahead, int64_t left, int64_t skip) {
-  __builtin_prefetch(static_cast<const char*>(p) + ahead + (ahead < left ? 0 : skip));
+  prefetch(static_cast<const char*>(p) + ahead + (ahead < left ? 0 : skip));
 }
 
 // Returns the prefetch distance of a group of rows with so many bytes: whole groups, so that every line is fetched
@@ -119,8 +119,9 @@ inline void fetch_step(const typename L::D::T* const (&values)[R], const uint8_t
                        int64_t step, int64_t group) {
   constexpr int64_t kSize = sizeof(typename L::D::T), kValues = L::kStep / 2, kBytes = L::kStep / 8;
   if constexpr (L::kFar) {  // the positions, at most a ninth of the bytes, come fast enough by themselves
+    if (r * kValues * kSize % 64 != 0) return;  // a line that the row before fetched
     const auto* at = reinterpret_cast<const char*>(values[0]) + (step * R + r) * kValues * kSize;
-    __builtin_prefetch(at + far_ahead(group / 2 * kSize), 0, 2);
+    prefetch<2>(at + far_ahead(group / 2 * kSize));
   } else {
     const int64_t others = group / R * (R - 1);
     fetch(values[r] + step * kValues, kValuesAhead, left / 2 * kSize, others / 2 * kSize);

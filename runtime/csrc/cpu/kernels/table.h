@@ -1,11 +1,13 @@
 // The kernels of one instruction set, and the choice of the kernel for a call.
 #pragma once
 
+#include "attention.h"
 #include "layout.h"
 #include "skinny.h"
 #include "skinny_across.h"
 #include "skinny_blocks.h"
 #include "skinny_dot.h"
+#include "skinny_gather.h"
 #include "skinny_spread.h"
 #include "tile.h"
 #include "tile_amx.h"
@@ -63,8 +65,11 @@ inline void plan(const Linear& a, int threads, Plan& p) {
       if (a.m > Bf16Parts<decltype(d)>::kFew) return plan_amx<decltype(d)>(a, threads, p);
 #endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
-    if constexpr (__is_same(decltype(d), F32))
+    if constexpr (__is_same(decltype(d), F32)) {
       if (a.m > C::Skinny::kFew && a.m <= kAcrossTo) return plan_across(a, threads, p);
+    } else if (a.m <= Gather<decltype(d)>::kFew) {
+      return plan_skinny<Gather<decltype(d)>>(a, threads, p);
+    }
 #endif
     if (a.m <= C::Skinny::kFew) plan_skinny<typename C::Skinny>(a, threads, p);
     else plan_tiles<typename C::Tiles>(a, threads, p);
@@ -132,6 +137,7 @@ inline int64_t row_not_finite(const Weight& w, DType dtype, int64_t row) {
   return not_finite<uint16_t>(w, dtype == DType::bf16 ? 0x7f80 : 0x7c00, row);
 }
 
-const Kernels kernels = {panel, plan, finish, gate, prune, pack, unpack, row_not_2_4, row_not_finite};
+const Kernels kernels = {panel,  plan,        finish,         gate,         prune,  pack,
+                         unpack, row_not_2_4, row_not_finite, attend_bytes, attend, join};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA

@@ -139,8 +139,8 @@ inline void fetch_row(const Plan& p, int64_t row, int64_t k, int64_t count) {
   constexpr int64_t kSize = sizeof(typename Kind::D::T), kLine = 64;
   const int64_t groups = (p.a.k + 3) / 4, first = (row * groups * 2 + k / 2) * kSize;
   for (int64_t b = 0; b < count / 2 * kSize; b += kLine)
-    __builtin_prefetch(static_cast<const char*>(p.a.values) + first + b, 0, 2);
-  if (k / 8 % kLine < count / 8) __builtin_prefetch(p.a.positions + row * ((groups + 1) / 2) + k / 8, 0, 2);
+    prefetch<2>(static_cast<const char*>(p.a.values) + first + b);
+  if (k / 8 % kLine < count / 8) prefetch<2>(p.a.positions + row * ((groups + 1) / 2) + k / 8);
 }
 
 // Multiplies a stretch of W with a tile, and meanwhile prefetches `next`, which is of the same length.

@@ -63,8 +63,8 @@ struct RowBlock {
   int64_t values_left, positions_left, steps;
 
   void fetch() const {
-    __builtin_prefetch(positions);
-    for (int64_t j = 0; j < kAmxSteps; j += 2) __builtin_prefetch(values + j * 16);
+    prefetch(positions);
+    for (int64_t j = 0; j < kAmxSteps; j += 2) prefetch(values + j * 16);
   }
 
   // Decompresses to dense tiles [part][step]; `to` is the row in the first tile.

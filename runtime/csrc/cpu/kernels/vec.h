@@ -51,9 +51,25 @@ constexpr int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * t
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// Prefetches a line into the first-level cache, or the second. GCC 12 takes a function that does nothing but
+// __builtin_prefetch for one without effects and drops its calls, so this is an instruction that it doesn't know.
+template <int kLevel = 1>
+inline __attribute__((always_inline)) void prefetch(const void* p) {
+#if defined(__x86_64__)
+  if constexpr (kLevel == 1) asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+  else asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+#else
+  __builtin_prefetch(p, 0, kLevel == 1 ? 3 : 2);
+#endif
+}
+
 inline float sum_of(vf v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
   float s = 0;
   for (int i = 0; i < W; ++i) s += v[i];
@@ -152,6 +168,18 @@ inline auto with_type(DType dtype, const F& f) {
     case DType::f16: return f(F16{});
     default: return f(F32{});
   }
+}
+
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+
+// Calls f(first, Int<n>) for `count` rows, n at a time.
+template <int N, class F>
+inline void by_rows(int64_t first, int64_t count, const F& f) {
+  for (; count - first >= N; first += N) f(first, Int<N>{});
+  if constexpr (N > 1) by_rows<N - 1>(first, count, f);
 }
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA
