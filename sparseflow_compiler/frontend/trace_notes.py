@@ -1,0 +1,24 @@
+"""What torch notes of a traced tensor besides its sizes, and nothing here reads."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.fx.experimental import proxy_tensor
+
+
+@contextmanager
+def without_memory_formats() -> Iterator[None]:
+    """Let traces of the process leave out, in a `with` block, which memory format a tensor is in.
+
+    torch finds it out for every node, from symbolic sizes and strides: a twelfth of a trace. It stands in the
+    node's ``tensor_meta`` alone; ``val`` has the strides.
+    """
+    extract = proxy_tensor._extract_tensor_metadata
+    proxy_tensor._extract_tensor_metadata = functools.partial(extract, include_contiguity=False)
+    try:
+        yield
+    finally:
+        proxy_tensor._extract_tensor_metadata = extract
