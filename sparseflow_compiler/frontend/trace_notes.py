@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch.fx.experimental import proxy_tensor
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
+
+_EXTRACT = "_extract_tensor_metadata"
+"""What proxy_tensor calls the function that it notes a tensor by."""
 
 
 @contextmanager
@@ -16,9 +20,9 @@ def without_memory_formats() -> Iterator[None]:
     torch finds it out for every node, from symbolic sizes and strides: a twelfth of a trace. It stands in the
     node's ``tensor_meta`` alone; ``val`` has the strides.
     """
-    extract = proxy_tensor._extract_tensor_metadata
-    proxy_tensor._extract_tensor_metadata = functools.partial(extract, include_contiguity=False)
+    names = vars(proxy_tensor)
+    names[_EXTRACT] = functools.partial(_extract_tensor_metadata, include_contiguity=False)
     try:
         yield
     finally:
-        proxy_tensor._extract_tensor_metadata = extract
+        names[_EXTRACT] = _extract_tensor_metadata
