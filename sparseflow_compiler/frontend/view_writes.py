@@ -28,14 +28,15 @@ def replace_view_writes(exported: ExportedProgram) -> None:
     functional form.
     """
     graph = exported.graph
-    order = {node: position for position, node in enumerate(graph.nodes)}
     bases = [node for node in graph.nodes if is_fresh(node)] if any(map(_is_mutable, graph.nodes)) else []
     for base in bases:
         aliases = _aliases(base)
-        writes = {user for alias in aliases for user in alias.users if _is_mutable(user)}
-        in_order = sorted(writes, key=order.__getitem__)
-        if in_order and _replaceable(aliases, in_order, order):
-            _replace(base, in_order, order)
+        writes = {user for alias in aliases for user in alias.users if _may_write(user, aliases)}
+        if writes:
+            order = {node: position for position, node in enumerate(graph.nodes)}
+            in_order = sorted(writes, key=order.__getitem__)
+            if _replaceable(aliases, in_order, order):
+                _replace(base, in_order, order)
     name_results(exported)
 
 
@@ -49,6 +50,13 @@ def _aliases(base: torch.fx.Node) -> list[torch.fx.Node]:
 
 def _is_mutable(node: torch.fx.Node) -> bool:
     return isinstance(node.target, OpOverload) and bool(node.target._schema.is_mutable)
+
+
+def _may_write(node: torch.fx.Node, aliases: list[torch.fx.Node]) -> bool:
+    """Return whether a node that reads one of some tensors may write one of them."""
+    if not _is_mutable(node):
+        return False
+    return functional_form(node.target) is None or any(node.args[0] is alias for alias in aliases)
 
 
 def _replaceable(aliases: list[torch.fx.Node], writes: list[torch.fx.Node], order: _Order) -> bool:
@@ -66,7 +74,9 @@ def _replaceable(aliases: list[torch.fx.Node], writes: list[torch.fx.Node], orde
             return False
         # It returns the view.
         end = len(order) if following is None else order[following]
-        if any(may_alias(user, write) or order[user] > end or user.args[0] is write for user in write.users):
+        if any(may_alias(user, write) or order[user] > end for user in write.users):
+            return False
+        if any(_is_mutable(user) and write in user.args[:1] for user in write.users):
             return False
     return True
 

@@ -134,6 +134,17 @@ def a_view_is_read_after_the_next_write(x):
     return y, first, whole
 
 
+def two_that_are_filled_from_each_other(x):
+    y, z = torch.zeros_like(x), torch.ones_like(x)
+    for t in range(3):
+        y[:, t] = z[:, t] + x[:, 0]
+        z[:, t + 1] = y[:, t]
+        z[0] = y[1]
+        doubled = y[2].add_(1) * 2
+        y[1] = doubled
+    return y, z
+
+
 def viewed_otherwise_before_a_write(x):
     y = x + 1
     turned = y.t()
@@ -159,6 +170,7 @@ FUNCTIONAL = [
     on_a_view,
     filled_in_a_loop,
     parts_of_parts,
+    two_that_are_filled_from_each_other,
     a_view_is_read_before_the_next_write,
     fresh,
     used_before_and_after,
