@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,12 @@ def pytest_collection_finish() -> None:
     # equal layers on; models of tests have two at most, and are traced a fifth to a third faster without.
     # Processes that tests start have it.
     torch._dynamo.config.fake_tensor_cache_enabled = False
+    # pytest listens to every logger that doesn't propagate, and for whoever listens to this one torch writes
+    # out each shape, guard and graph of a compilation.
+    trace = logging.getLogger("torch.__trace")
+    if "TORCH_TRACE" not in os.environ:
+        trace.propagate = True
+        trace.handlers.clear()
     # Collections leave imported modules out: these took a tenth of the suite's time.
     gc.collect()
     gc.freeze()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import textwrap
+import zlib
 from pathlib import Path
 
 import warm_tools
@@ -40,14 +43,25 @@ TRANSFORMERS = (
 """What a warm interpreter has imported: neither SparseFlow nor torch-mlir."""
 
 
-@functools.cache
 def warm(modules=TORCH):
     """The words of a command that stands for ``python``: an interpreter that has imported these modules.
 
-    The first call takes as long as they do; each has a process of its own. For code that is about something
-    else than these imports.
+    The first call takes as long as they do, the first of all processes that run tests of one session; each
+    command has a process of its own. For code that is about something else than these imports.
     """
-    return [sys.executable, "-IS", warm_tools.__file__, warm_tools.start(list(modules))]
+    return [sys.executable, "-IS", warm_tools.__file__, _server(tuple(modules))]
+
+
+@functools.cache
+def _server(modules):
+    """The address of a server; see `warm_tools`."""
+    # What has torch already takes it along.
+    python = warm(TORCH) if modules != TORCH and modules[: len(TORCH)] == TORCH else [sys.executable]
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if session is None:
+        return warm_tools.start(list(modules), python)
+    name = f"warm-tools-{session}-{zlib.crc32(repr(modules).encode()):x}"
+    return warm_tools.shared(list(modules), python, os.path.join(tempfile.gettempdir(), name))
 
 
 def warm_python(code, cwd, modules=TORCH):

@@ -13,6 +13,10 @@ import os
 import sys
 
 STREAMS = (0, 1, 2)
+NAME, USED = "socket", "used"
+"""A server's socket in its folder, and the file that those who share it have locked."""
+PAUSE = 0.2
+"""Seconds after which a server looks whether it is still needed, when its own starter is gone."""
 DIED = 70
 """The exit code of a call whose process ended without one."""
 
@@ -32,35 +36,53 @@ def call(address: str, words: list[str]) -> int:
     return answer[0] if answer else DIED
 
 
-def start(modules: list[str]) -> str:
+def start(modules: list[str], python: list[str] | None = None, folder: str = "") -> str:
     """Start a server, and return its address. It ends with this process.
 
     Calls may come at once: they wait until it is ready.
 
     Args:
         modules: what the scripts import.
+        python: the words of a command that runs Python, by default a new interpreter.
+        folder: where the address is, by default a folder of its own. See `shared`.
     """
     import atexit
-    import socket
     import subprocess
     import tempfile
 
-    address = os.path.join(tempfile.mkdtemp(prefix="warm-tools-"), "socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(address)
-        listener.listen(128)
-        words = [sys.executable, __file__, "--serve", str(listener.fileno()), address, *modules]
-        # Its standard input ends with this process, which holds the other end.
-        server = subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+    address = os.path.join(folder or tempfile.mkdtemp(prefix="warm-tools-"), NAME)
+    # Its standard input ends with this process, which holds the other end.
+    words = [*(python or [sys.executable]), __file__, "--serve", address, *modules]
+    server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    server.stdout.read(1)  # it listens
     atexit.register(server.communicate)
     return address
 
 
-def serve(number: int, address: str, modules: list[str]) -> None:
-    """Fork for each call to a listening socket, until standard input ends.
+def shared(modules: list[str], python: list[str], folder: str) -> str:
+    """Return the address of a server in a folder, which the first of several processes starts.
+
+    It ends with the last of them.
+    """
+    import atexit
+    import fcntl
+
+    os.makedirs(folder, 0o700, exist_ok=True)
+    with open(os.path.join(folder, "starting"), "w") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        used = os.open(os.path.join(folder, USED), os.O_CREAT | os.O_RDONLY)
+        fcntl.flock(used, fcntl.LOCK_SH)
+        address = os.path.join(folder, NAME)
+        if not os.path.exists(address):
+            start(modules, python, folder)
+        atexit.register(os.close, used)  # before this process waits for the server that it started
+        return address
+
+
+def serve(address: str, modules: list[str]) -> None:
+    """Fork for each call to a socket, until standard input ends and nobody else shares the server.
 
     Args:
-        number: of the socket's descriptor.
         address: of the socket; it is removed, with its folder, at the end.
         modules: what the scripts import.
     """
@@ -70,24 +92,54 @@ def serve(number: int, address: str, modules: list[str]) -> None:
     import shutil
     import socket
 
-    listener = socket.socket(fileno=number)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address)
+    listener.listen(128)
+    os.write(1, b"1")
     owner = os.dup(0)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):
+        os.dup2(nothing, stream)
     gc.disable()
     for name in modules:
         importlib.import_module(name)
     # A collection in a child would copy all that was imported.
     gc.freeze()
     gc.enable()
-    while owner not in select.select([listener, owner], [], [])[0]:
-        caller, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            os.close(owner)
-            _answer(caller)
-        caller.close()
-        _reap()
-    shutil.rmtree(os.path.dirname(address))
+    folder, ended = os.path.dirname(address), False
+    while True:
+        waiting = select.select([listener] if ended else [listener, owner], [], [], PAUSE if ended else None)[
+            0
+        ]
+        if listener in waiting:
+            caller, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                os.close(owner)
+                _answer(caller)
+            caller.close()
+            _reap()
+        else:
+            ended = True
+            if not _is_shared(folder):
+                break
+    shutil.rmtree(folder)
+    _reap()
+
+
+def _is_shared(folder: str) -> bool:
+    """Return whether a process uses the server of a folder; see `shared`."""
+    import fcntl
+
+    path = os.path.join(folder, USED)
+    if not os.path.exists(path):
+        return False
+    with open(path) as used:
+        try:
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _reap() -> None:
@@ -162,6 +214,6 @@ def _main_module(words: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
-        serve(int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+        serve(sys.argv[2], sys.argv[3:])
     else:
         sys.exit(call(sys.argv[1], sys.argv[2:]))

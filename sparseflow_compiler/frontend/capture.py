@@ -26,6 +26,7 @@ from sparseflow.frontend.refusals import capture_error, runs
 from sparseflow.frontend.sharing import apart
 from sparseflow.frontend.slice_sizes import drop_slice_assertions
 from sparseflow.frontend.state.watch import Watch
+from sparseflow.frontend.trace_notes import fewer_notes
 from sparseflow.runtime.calling.ambient import autocast_is_on
 from sparseflow.runtime.calling.calls import CallSignature
 from sparseflow.runtime.calling.carried import Carried, Place
@@ -129,7 +130,7 @@ def _export(flat: FlatModule, dynamic_shapes: Shapes) -> ExportedProgram:
         # what an operator gives for fake tensors, which takes longer than computing it: what is repeated is
         # known by repeated_operators, except under autocast.
         cached = config.patch(fake_tensor_cache_enabled=autocast_is_on())
-        with _use_lazy_graph_module(True), cached:
+        with _use_lazy_graph_module(True), fewer_notes(), cached:
             exported = torch.export.export(flat, leaves, dynamic_shapes=shapes, strict=False)
         program = functional(exported)
         write_fixed_sizes(program.graph)

@@ -10,6 +10,7 @@ from sparseflow.errors import CaptureError
 from sparseflow.frontend.functional_writes import replace_writes
 from sparseflow.frontend.gradient_regions import dissolve_gradient_regions
 from sparseflow.frontend.in_place import replace_in_place
+from sparseflow.frontend.view_writes import replace_view_writes
 from sparseflow.runtime.calling.ambient import autocast_is_on
 
 _ATEN = torch.ops.aten
@@ -29,17 +30,21 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
 
     `run_decompositions` traces the whole program a second time, which takes longer than the first. Most
     models would need it only for the `detach_` of each constant, which changes no data, for a few in-place
-    operators that have functional forms, and for writes to a cache; these are replaced directly. Under
+    operators that have functional forms, also on parts of a tensor that a loop fills, and for writes to a
+    cache; these are replaced directly. Under
     autocast it is always needed, because only the second trace contains the casts.
 
     Raises:
         CaptureError: an operator computes with products that autocast casts.
     """
     dissolve_gradient_regions(exported)
+    _complete_users(exported.graph)
     for node in exported.graph.nodes:
         if node.target is _ATEN.detach_.default:
             node.target = _ATEN.detach.default
     replace_in_place(exported.graph)
+    if not autocast_is_on():
+        replace_view_writes(exported)
     replace_writes(exported)
     if not autocast_is_on() and all(_is_functional(node) for node in exported.graph.nodes):
         return exported
@@ -47,6 +52,13 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     _cast_copies(exported.graph)
     decomposed: ExportedProgram = exported.run_decompositions({})
     return decomposed
+
+
+def _complete_users(graph: torch.fx.Graph) -> None:
+    """Enter every user of a node among its users: torch.export leaves some out where it inlines a region."""
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            source.users.setdefault(node, None)
 
 
 def _cast_copies(graph: torch.fx.Graph) -> None:

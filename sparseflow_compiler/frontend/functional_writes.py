@@ -30,7 +30,7 @@ def replace_writes(exported: ExportedProgram) -> None:
     if not writing:
         return
     _drop_conversions(exported.graph)
-    _name_results(exported)
+    name_results(exported)
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if spec.kind in _RESULTS}
     order = {node: position for position, node in enumerate(exported.graph.nodes)}
     given = [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in specs]
@@ -94,7 +94,7 @@ def _may_be_view(user: torch.fx.Node, used: torch.fx.Node) -> bool:
 
 def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.Node]]) -> None:
     """Return the final values of written inputs as the program's first results."""
-    _name_results(exported)
+    name_results(exported)
     exported.graph.output_node().args = ((*(node for _, node in changed), *_results(exported)),)
     new = [
         OutputSpec(
@@ -107,7 +107,7 @@ def _return(exported: ExportedProgram, changed: list[tuple[InputSpec, torch.fx.N
     exported.graph_signature.output_specs[:0] = new
 
 
-def _name_results(exported: ExportedProgram) -> None:
+def name_results(exported: ExportedProgram) -> None:
     """Update the names of the returned nodes in the signature."""
     for spec, node in zip(exported.graph_signature.output_specs, _results(exported), strict=True):
         if isinstance(node, torch.fx.Node) and isinstance(spec.arg, TensorArgument):

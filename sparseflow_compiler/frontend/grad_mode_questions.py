@@ -18,6 +18,8 @@ from sparseflow.frontend.state.kinds import library_of
 from sparseflow.frontend.state.surroundings import names_of
 
 _LIBRARIES = ("torch", "transformers", "sparseflow")
+_WITHOUT_TORCH = frozenset({"mpmath", "networkx", "numpy", "scipy", "sympy"})
+"""Packages that import no torch; with Python's own, four of five names in a process are theirs."""
 _DISPATCHING = ("torch.overrides", "torch._tensor")
 _QUESTIONS = (torch.is_grad_enabled, torch.is_inference_mode_enabled)
 
@@ -78,11 +80,19 @@ def _holders(values: tuple[object, ...]) -> Iterator[tuple[dict[str, Any], str, 
     """Yield the namespaces of torch and of others' modules that hold a function, its name there, and it."""
     wanted = set(map(id, values))
     for module_name, module in list(sys.modules.items()):
-        if module is torch or module_name.partition(".")[0] not in _LIBRARIES:
+        if module is torch or not _asks_never(module_name, module):
             table = getattr(module, "__dict__", {})
             # Nearly none does: a loop over the hundred thousand names is left to C.
             if not wanted.isdisjoint(map(id, list(table.values()))):
                 yield from ((table, name, held) for name, held in list(table.items()) if id(held) in wanted)
+
+
+def _asks_never(name: str, module: object) -> bool:
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names:  # a user's file may have such a name
+        file = getattr(module, "__file__", None)
+        return file is None or is_library_file(file)
+    return package in _LIBRARIES or package in _WITHOUT_TORCH
 
 
 def _reads_needs_input_grad(function: type[torch.autograd.Function]) -> bool:

@@ -51,16 +51,17 @@ def functional_form(target: object) -> OpOverload | None:
 
 def _is_private(written: object) -> bool:
     """Return whether a node's result shares memory with no other value."""
-    if not isinstance(written, torch.fx.Node):
-        return False
-    producer = _producer(written)
-    if (
-        producer is None
-        or any(r.alias_info is not None for r in producer._schema.returns)
-        or _is_implicit(producer)
-    ):
+    if not isinstance(written, torch.fx.Node) or not is_fresh(written):
         return False
     return not any(may_alias(user, written) for user in written.users)
+
+
+def is_fresh(node: torch.fx.Node) -> bool:
+    """Return whether a node's result has memory of its own, that of none of its operands."""
+    producer = _producer(node)
+    if producer is None or any(r.alias_info is not None for r in producer._schema.returns):
+        return False
+    return not _is_implicit(producer)
 
 
 def _producer(node: torch.fx.Node) -> OpOverload | None:

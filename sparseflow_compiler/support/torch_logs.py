@@ -7,6 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+_TRACE = "torch.__trace"
+"""Records for TORCH_TRACE, which nobody sees. Without that the first one ends them: none may be dropped."""
+
 
 @contextmanager
 def torch_logs_without(hidden: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
@@ -24,8 +27,9 @@ def torch_logs_without(hidden: Callable[[logging.LogRecord], bool]) -> Iterator[
 
 
 def _torch_handlers() -> set[logging.Handler]:
-    """Return torch's handlers; each of its loggers has its own."""
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
+    """Return the handlers of what torch says; each of its loggers has its own."""
+    loggers = logging.root.manager.loggerDict
+    names = [name for name in loggers if name.split(".")[0] == "torch" and name != _TRACE]
     return {handler for name in names for handler in logging.getLogger(name).handlers}
 
 

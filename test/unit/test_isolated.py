@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import warm_tools
@@ -56,3 +57,31 @@ def test_scripts_and_modules_run_too(kind, tmp_path, monkeypatch):
     ]
     assert results[0].stdout == results[1].stdout
     assert [done.returncode for done in results] == [4, 4]
+
+
+def test_those_who_share_a_server_use_it_until_the_last_of_them_ends(tmp_path):
+    code = (
+        "import sys, warm_tools\n"
+        "address = warm_tools.shared(['json'], [sys.executable], sys.argv[1])\n"
+        "print(flush=True)\n"
+        "while line := sys.stdin.readline():\n"
+        "    warm_tools.call(address, ['-c', 'import os; print(os.getppid(), flush=True)'])\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "server")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    users = [subprocess.Popen(words, **pipes, cwd=Path(warm_tools.__file__).parent) for _ in range(2)]
+    for user in users:
+        assert user.stdout.readline() == "\n"
+    asked = []
+    for user in users:
+        user.stdin.write("\n")
+        user.stdin.flush()
+        asked.append(user.stdout.readline())
+    users[0].stdin.close()  # one of them started it
+    users[1].stdin.write("\n")
+    users[1].stdin.flush()
+    asked.append(users[1].stdout.readline())
+    users[1].stdin.close()
+    assert [user.wait(timeout=60) for user in users] == [0, 0]
+    assert len(set(asked)) == 1
+    assert not (tmp_path / "server").exists()

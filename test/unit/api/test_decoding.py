@@ -30,10 +30,11 @@ DRAWS = [
 
 @functools.cache
 def pair(name: str) -> tuple[nn.Module, sf.CompiledModel]:
+    """The pruned eager model and the compiled one, which has the programs of prompts without padding."""
     torch.manual_seed(0)
     model = zoo.text_model(name, zoo.fewest(name))
     compiled = sf.compile(model, prune="magnitude", policy="sparse", inner="eager")
-    compiled.capture(input_ids=zoo.tokens(2, 5))
+    compiled.generate(**prompt(2, 5, padded=False), **OPTIONS)
     return zoo.pruned_as(model, compiled.report), compiled
 
 

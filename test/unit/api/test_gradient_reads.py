@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +89,23 @@ def test_each_mode_gives_what_eager_does(question: str) -> None:
             found = compiled(x)
             torch.testing.assert_close(found, model(x), msg=mode)
         assert not found.requires_grad
+
+
+@pytest.mark.parametrize("name", ["statistics", "a_users_module"])
+def test_a_module_that_is_called_like_one_of_pythons_asks_too(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"{name}.py"
+    path.write_text("from torch import is_grad_enabled as asks\ndef yes(model, x, y): return asks()\n")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, name, module)
+    model, x = Reader(module.yes).eval(), torch.randn(3, WIDTH)
+    compiled = _compiled(model)
+    for mode in ("on", "off"):
+        with MODES[mode]():
+            torch.testing.assert_close(compiled(x), model(x), msg=mode)
 
 
 def test_what_a_differentiable_function_needs_is_as_in_eager() -> None:

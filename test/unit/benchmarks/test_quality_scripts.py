@@ -6,11 +6,11 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from isolated import TRANSFORMERS, warm
 
 SCRIPTS = Path(__file__).parents[3] / "benchmarks" / "quality"
 
@@ -31,7 +31,16 @@ def trained(tmp_path_factory):
 
 
 def run(script, folder, *options):
-    command = [sys.executable, SCRIPTS / script, folder, "--tiny", "--device", "cpu", "--results", folder]
+    command = [
+        *warm(TRANSFORMERS),
+        SCRIPTS / script,
+        folder,
+        "--tiny",
+        "--device",
+        "cpu",
+        "--results",
+        folder,
+    ]
     # Two threads on two busy cores wait for each other most of the time.
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(

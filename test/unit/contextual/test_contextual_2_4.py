@@ -40,7 +40,7 @@ def layer_of(compiled, name):
 @pytest.mark.parametrize("name", ["llama", "gemma3", "opt", "gpt2"])
 def test_few_and_many_rows_give_what_the_pruned_model_gives(name):
     torch.manual_seed(0)
-    model = zoo.model_and_calls(name)[0]
+    model = zoo.text_model(name, zoo.fewest(name))
     few, many = {"input_ids": zoo.tokens(2, 5)}, {"input_ids": zoo.tokens(4, 9)}
     mlps = find_model_mlps(model, (), few)
     predictors = random_predictors(mlps, rate=0.1)
@@ -188,10 +188,11 @@ def test_an_mlp_that_selects_for_no_rows_is_2_4_and_says_why(monkeypatch):
 
 def test_inplace_releases_what_is_packed_and_still_serves_other_shapes():
     torch.manual_seed(0)
-    model, x = zoo.text_model("llama"), zoo.tokens(4, 9)
+    model, x = zoo.text_model("llama", 1), zoo.tokens(4, 9)
     predictors = random_predictors(find_model_mlps(model, (), {"input_ids": x}))
     calls = (x[:2], x, x[:1, :1])
-    expected = [first(sf.compile(model, contextual=predictors, **BOTH)(input_ids=ids)) for ids in calls]
+    kept = sf.compile(model, contextual=predictors, **BOTH)
+    expected = [first(kept(input_ids=ids)) for ids in calls]
     compiled = sf.compile(model, inplace=True, contextual=predictors, **BOTH)
     for ids, whole in zip(calls, expected, strict=True):
         torch.testing.assert_close(first(compiled(input_ids=ids)), whole)

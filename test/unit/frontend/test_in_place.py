@@ -98,7 +98,80 @@ def indexed(x):
     return y
 
 
+def filled_in_a_loop(x):
+    state, states = x.new_zeros(x.shape[0]), torch.zeros_like(x)
+    for t in range(x.shape[1]):
+        state = 0.5 * state + x[:, t]
+        states[:, t] = state
+    return states, states.flatten()
+
+
+def parts_of_parts(x):
+    y = torch.zeros(x.shape[0], 6, dtype=torch.float64)
+    y[1:, 1:5] = x[1:]  # cast
+    before = y + 0
+    y[0] += 2
+    y[:, 2].mul_(y[:, 1])
+    y[1, ::2] = y[1, 1::2]
+    y[-1].fill_(x.shape[0])
+    return y, before, y[0]
+
+
+def a_view_is_read_before_the_next_write(x):
+    y = x + 1
+    first = y[0]
+    y[1] = first
+    read = y[1] * 2
+    y[0] = read
+    return y, read
+
+
+def a_view_is_read_after_the_next_write(x):
+    y = x + 1
+    first, whole = y[0], y[:]
+    y[1] = 3
+    first += 1
+    return y, first, whole
+
+
+def two_that_are_filled_from_each_other(x):
+    y, z = torch.zeros_like(x), torch.ones_like(x)
+    for t in range(3):
+        y[:, t] = z[:, t] + x[:, 0]
+        z[:, t + 1] = y[:, t]
+        z[0] = y[1]
+        doubled = y[2].add_(1) * 2
+        y[1] = doubled
+    return y, z
+
+
+def viewed_otherwise_before_a_write(x):
+    y = x + 1
+    turned = y.t()
+    y[0] = 2
+    return y, turned
+
+
+def written_otherwise_after_a_write(x):
+    y = x + 1
+    y[0] = 2
+    y.t()[0].mul_(3)
+    return y
+
+
+def kept_by_the_writes_result(x):
+    y = x + 1
+    first = y[0].mul_(2)
+    y[1] = 5
+    return y, first
+
+
 FUNCTIONAL = [
+    on_a_view,
+    filled_in_a_loop,
+    parts_of_parts,
+    two_that_are_filled_from_each_other,
+    a_view_is_read_before_the_next_write,
     fresh,
     used_before_and_after,
     part_of_a_multiple_result,
@@ -108,7 +181,10 @@ FUNCTIONAL = [
 ]
 OTHERS = [
     through_a_view,
-    on_a_view,
+    a_view_is_read_after_the_next_write,
+    viewed_otherwise_before_a_write,
+    written_otherwise_after_a_write,
+    kept_by_the_writes_result,
     through_an_implicit_alias,
     of_an_implicit_alias,
     narrower_than_the_functional_result,

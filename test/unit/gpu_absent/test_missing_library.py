@@ -1,11 +1,11 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from isolated import warm
 
 from sparseflow.errors import NativeLibraryError
 from sparseflow.runtime import gpu
@@ -106,7 +106,7 @@ def test_a_whole_library_is_no_use_without_cuda(fake):
         "except RuntimeError as error: print(str(error).splitlines()[0])\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script, str(fake("0, 10, 0"))], capture_output=True, text=True, check=True
+        [*warm(), "-c", script, str(fake("0, 10, 0"))], capture_output=True, text=True, check=True
     )
     reason = "this torch was built without CUDA"
     assert result.stdout.splitlines() == [reason, f"cuSPARSELt: {reason}"]

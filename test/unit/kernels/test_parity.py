@@ -1,10 +1,10 @@
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from isolated import warm
 
 LEVELS = ["plain", "avx2", "avx512", "avx512bf16", "amx"]
 ASK = """
@@ -17,7 +17,7 @@ print(torch.ops.sparseflow.cpu_isa())
 
 def run(level, *command):
     env = {**os.environ, "SPARSEFLOW_CPU_ISA": level}
-    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run([*warm(), *command], env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -6,10 +6,12 @@ import sys
 
 import pytest
 import torch
+from isolated import warm
 
 from sparseflow.errors import ArgumentError, NativeLibraryError, TuningError
 from sparseflow.runtime.tuning import TunedTable
 from sparseflow.runtime.tuning.fill_gpu_table import tune
+from sparseflow.runtime.tuning.supervisor import child_command
 from sparseflow.runtime.tuning.task import Task
 
 SHAPE = (4096, 4096)
@@ -97,6 +99,7 @@ TUNER = """
 import json, os, signal, sys
 from sparseflow.runtime.tuning import GpuMachine, TunedTable
 from sparseflow.runtime.tuning.fill_gpu_table import tune
+from sparseflow.runtime.tuning.supervisor import child_command
 
 def stop(done, total, text):
     if done == 2:
@@ -136,8 +139,11 @@ def test_without_a_gpu_the_reason_is_said_and_nothing_crashes():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_the_real_child_says_why_it_cannot_measure(own):
+    python, apart, *words = child_command(0)
+    assert (python, apart) == (sys.executable, "-P")
+    command = [*warm(), *words]  # it is started twice, and imports torch each time
     with pytest.raises(TuningError, match="CUDA"):
-        tune([SHAPE], ["bfloat16"], [16], table=own)
+        tune([SHAPE], ["bfloat16"], [16], table=own, command=command)
 
 
 NOISY = """

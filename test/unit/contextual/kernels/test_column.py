@@ -2,9 +2,9 @@
 
 import itertools
 import subprocess
-import sys
 from pathlib import Path
 
+import isolated
 import pytest
 import torch
 from gather import DTYPES, ROUNDING
@@ -247,7 +247,9 @@ def test_fake_and_compiled():
 
 @pytest.mark.parametrize("isa", ["plain", "avx2"])
 def test_other_instruction_sets(isa):
+    folders = [str(Path(__file__).parent), str(Path(isolated.__file__).parent)]
     script = (
+        f"import sys; sys.path[:0] = {folders!r}\n"
         "import test_column as t, torch\n"
         "for dtype in t.DTYPES:\n"
         "  for stored in (None, torch.int8):\n"
@@ -256,8 +258,8 @@ def test_other_instruction_sets(isa):
         "      share = t.worst(t.column_linear(x, w, 0.6, *rest), x, w, 0.6, *rest)\n"
         "      assert share <= 1, (dtype, stored, m, share)\n"
     )
-    environment = {"SPARSEFLOW_CPU_ISA": isa, "PYTHONPATH": str(Path(__file__).parent), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    environment = {"SPARSEFLOW_CPU_ISA": isa, "PATH": ""}
+    done = subprocess.run([*isolated.warm(), "-c", script], env=environment, capture_output=True, text=True)
     if "this machine can run" in done.stderr:
         pytest.skip(f"no {isa} here")
     assert done.returncode == 0, done.stderr

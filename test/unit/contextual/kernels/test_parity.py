@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from isolated import warm
 
 from sparseflow.runtime.contextual import ops  # noqa: F401  registers the operators
 
@@ -19,7 +19,7 @@ SETS = [level for level in LEVELS[:3] if LEVELS.index(level) <= HERE]
 @pytest.mark.parametrize("isa", SETS)
 def test_the_kernels_of_an_instruction_set_stay_within_rounding(isa):
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("gather.py"))],
+        [*warm(), str(Path(__file__).with_name("gather.py"))],
         env={**os.environ, "SPARSEFLOW_CPU_ISA": isa},
         capture_output=True,
         text=True,
