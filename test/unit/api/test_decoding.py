@@ -335,7 +335,7 @@ def test_a_step_that_cannot_be_called_from_cpp_is_called_from_python(
     monkeypatch.setattr(loop, "compile_step", only_python)
     call = {**prompt(1, 9, padded=False), **OPTIONS}
     assert torch.equal(compiled.generate(**call), model.generate(**call))
-    assert compiled.report.model["generate"]["step"] .startswith("inductor, not in C++: inductor failed")
+    assert compiled.report.model["generate"]["step"].startswith("inductor, not in C++: inductor failed")
     assert tried == [True, False]
 
 
