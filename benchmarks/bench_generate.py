@@ -87,7 +87,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model", help=f"a folder, a .gguf file, or one of {', '.join(_models.LLAMA)}")
     parser.add_argument("--name", default="", help="of the model, in the rows")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])
+    dtypes = ["float32", "bfloat16", "float16"]
+    parser.add_argument("--dtype", nargs="*", choices=dtypes, default=["float32"], help="none: only the peer")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--context", nargs="+", type=int, default=[128])
     parser.add_argument("--tokens", type=int, default=64)

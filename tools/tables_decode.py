@@ -9,13 +9,13 @@ def decode(rows: Rows) -> str:
     """A step of compiled generation beside its floor, and tokens a second beside dense sides."""
     body = [
         [
-            f"{row['model']}, {row['layers']} layers",
-            f"{row['format']}, {row['dtype']}, head {row['lm_head']}",
+            row.get("side") or f"{row['model']}, {row['layers']} layers",
+            f"{row['format']}, {row['dtype']}, head {row['lm_head']}" if "dtype" in row else row["format"],
             str(row["batch"]),
             str(row["context"]),
             f"{row['device_ms']:.2f} ms",
-            f"{row['floor_ms']:.2f} ms",
-            f"{row['of_floor']:.2f}×",
+            f"{row['floor_ms']:.2f} ms" if "floor_ms" in row else "",
+            f"{row['of_floor']:.2f}×" if "of_floor" in row else "",
             f"{row['tokens_s']:.1f}",
             _number(row.get("torch_compile_tokens_s")),
             _number(row.get("dense_tokens_s")),
