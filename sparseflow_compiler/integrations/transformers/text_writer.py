@@ -88,7 +88,7 @@ class TextWriter:
         self._messages = itertools.cycle(_MESSAGES)
 
     def round(self, seconds: float | None = None) -> list[Tensor]:
-        """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator; half of them begin as chats.
+        """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator, half of them as chats.
 
         All are written to their full length: where a text ends, the model begins another, in its own format.
 
