@@ -1,8 +1,8 @@
 """Attention of many queries at the end of a static cache: `torch.ops.sparseflow.prompt_attention`.
 
 On a GPU torch's FlashAttention runs, in the form for sequences of different lengths, which reads on the
-device how much of the cache is filled: no mask is made, what lies behind the filled part costs nothing, and of
-the chunk itself only the causal half is computed. The host waits for nothing: CUDA graphs can record it.
+device how much of the cache is filled: no mask is made, what lies behind the filled part costs nothing, and
+of the chunk itself only the causal half is computed. The host waits for nothing: CUDA graphs can record it.
 
 The order of the result's memory is `[B, Q, H, D]`, as FlashAttention writes it and the next layer reads it.
 """
