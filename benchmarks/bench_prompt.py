@@ -2,12 +2,12 @@
 
     python benchmarks/bench_prompt.py [--layers 4] [--calls 1x2048 4x2048 16x8192] [--out FOLDER]
 
-A Llama-3-8B of fewer layers with random 2:4 weights in bfloat16. `first_ms` is `generate` of one token by us,
-`dense_first_ms` by the original model, in turns in one process. The attention of one layer, `attention_ms`, runs
-over a cache of the length that `generate` makes, beside torch's with a mask over the whole of it (`masked_ms`)
-and the causal one of the prompt alone, as eager has it (`causal_ms`); times of events, in turns. Rows of
-``prompt_<device>.json`` have ``model, layers, batch, context, capacity`` too, medians, and `rel_err` of the
-attention against float32.
+A Llama-3-8B of fewer layers with random 2:4 weights in bfloat16. `first_ms` is `generate` of one token by
+us, `dense_first_ms` by the original model, in turns in one process. The attention of one layer,
+`attention_ms`, runs over a cache of the length that `generate` makes, beside torch's with a mask over the
+whole of it (`masked_ms`) and the causal one of the prompt alone, as eager has it (`causal_ms`); times of
+events, in turns. Rows of ``prompt_<device>.json`` have ``model, layers, batch, context, capacity`` too,
+medians, and `rel_err` of the attention against float32.
 """
 
 from __future__ import annotations
@@ -103,12 +103,13 @@ def _attention(model: str, batch: int, context: int, capacity: int, repeats: int
 
 
 def _elapsed(run: Callable[[], Tensor]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event
+    start, end = event(enable_timing=True), event(enable_timing=True)
     start.record()
     run()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end)
+    return float(start.elapsed_time(end))
 
 
 def _error(found: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> float:

@@ -109,8 +109,8 @@ def _packed(k: Tensor, v: Tensor) -> tuple[int, Tensor, Tensor]:
     batch, heads, length, width = k.shape
     rows = (batch - 1) * step + length
     ops.check(rows < 2**31, lambda: f"{_NAME}: takes no caches of {rows} rows")
-    size = rows, heads, width
-    return step, *(t.as_strided(size, (t.stride(2), t.stride(1), 1)) for t in (k, v))
+    keys, values = (t.as_strided((rows, heads, width), (t.stride(2), t.stride(1), 1)) for t in (k, v))
+    return step, keys, values
 
 
 def _rows_apart(t: Tensor) -> int | None:

@@ -1,7 +1,7 @@
 """Attention of many queries at the end of a cache, against its definition in fp64.
 
-FlashAttention itself runs in test/gpu. Here a stand-in, which reads tensors as it does, shows that it is called
-for the right rows.
+FlashAttention itself runs in test/gpu. A stand-in that reads tensors as it does shows that it is called for
+the right rows.
 """
 
 from __future__ import annotations
