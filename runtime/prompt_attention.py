@@ -84,16 +84,23 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, position: Tensor, scale: float, wind
     if rows.data_ptr() % 16:
         rows = rows.clone()
     step, keys, values = _packed(k, v)
-    numbers = torch.arange(batch + 1, dtype=torch.int32, device=q.device)
-    filled = (position.reshape(1) + queries).clamp(0, k.shape[2]).to(torch.int32)
+    starts = (_starts(batch, apart, q.device) for apart in (queries, step))
+    filled = (position.reshape(1).expand(batch) + queries).clamp_(0, k.shape[2])
     found: Tensor = _flash_forward(
-        *(rows, keys, values, numbers * queries, numbers * step, queries, k.shape[2]),
+        *(rows, keys, values, *starts, queries, k.shape[2]),
         *(0.0, True, False),  # no dropout, causal, no weights
         scale=scale,
         window_size_left=window - 1 if window else None,
-        seqused_k=filled.expand(batch).contiguous(),
+        seqused_k=filled.to(torch.int32),
     )[0]
     return found.view(batch, queries, heads, width).transpose(1, 2)
+
+
+def _starts(batch: int, apart: int, device: torch.device) -> Tensor:
+    """Return the row at which each sequence begins, int32 `[batch + 1]`."""
+    if apart == 0:
+        return torch.zeros(batch + 1, dtype=torch.int32, device=device)
+    return torch.arange(0, (batch + 1) * apart, apart, dtype=torch.int32, device=device)
 
 
 def _packed(k: Tensor, v: Tensor) -> tuple[int, Tensor, Tensor]:
@@ -108,7 +115,7 @@ def _packed(k: Tensor, v: Tensor) -> tuple[int, Tensor, Tensor]:
         step = k.shape[1] * k.shape[2]
     batch, heads, length, width = k.shape
     rows = (batch - 1) * step + length
-    ops.check(rows < 2**31, lambda: f"{_NAME}: takes no caches of {rows} rows")
+    ops.check(rows + step < 2**31, lambda: f"{_NAME}: takes no caches of {rows} rows")
     keys, values = (t.as_strided((rows, heads, width), (t.stride(2), t.stride(1), 1)) for t in (k, v))
     return step, keys, values
 
