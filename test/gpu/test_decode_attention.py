@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from attention_reference import expected
 
 from sparseflow.runtime.decode_attention import WIDTHS, decode_attention, portable, why_not_split
 
@@ -11,22 +12,6 @@ DTYPES = [torch.bfloat16, torch.float16]
 TOLERANCE = {torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 CLUSTERED = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 needs_clusters = pytest.mark.skipif(not CLUSTERED, reason="the kernel is for sm_90 and later")
-
-
-def expected(q, k, v, position, keep, scale, window=0):
-    group, queries, length = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
-    places = torch.arange(length, device=q.device)
-    seen = torch.ones(q.shape[0], 1, queries, length, dtype=torch.bool, device=q.device)
-    if position is not None:
-        last = position.reshape(1, 1) + torch.arange(queries, device=q.device)[:, None]
-        seen &= places <= last
-        if window:
-            seen &= places > last - window
-    if keep is not None:
-        seen &= keep[:, None, None, :length]
-    k, v = (t.double().nan_to_num().repeat_interleave(group, 1) for t in (k, v))
-    scores = (q.double() @ k.transpose(2, 3) * scale).masked_fill(~seen, -torch.inf)
-    return scores.softmax(-1).nan_to_num() @ v
 
 
 def case(batch, kv_heads, group, queries, length, width, dtype, seed):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zoo
+from attention_reference import expected
 
 import sparseflow as sf
 from sparseflow.integrations.transformers.static_caches import whole_cache
@@ -12,20 +13,6 @@ from sparseflow.runtime.prompt_attention import prompt_attention, why_not_flash,
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
 RUNS = torch.cuda.is_available() and why_not_flash_on(torch.device("cuda")) is None
 needs_flash = pytest.mark.skipif(not RUNS, reason="FlashAttention is for sm_80 and later")
-
-
-def expected(q, k, v, position, scale, window=0):
-    last = position.reshape(1, 1) + torch.arange(q.shape[2], device=q.device)[:, None]
-    places = torch.arange(k.shape[2], device=q.device)
-    seen = places <= last
-    if window:
-        seen &= places > last - window
-    group = q.shape[1] // k.shape[1]
-    k, v = (
-        t.double().nan_to_num().expand(q.shape[0], -1, -1, -1).repeat_interleave(group, 1) for t in (k, v)
-    )
-    scores = (q.double() @ k.transpose(2, 3) * scale).masked_fill(~seen, -torch.inf)
-    return scores.softmax(-1).nan_to_num() @ v
 
 
 def case(batch, kv_heads, group, queries, length, width, dtype, seed=0):
@@ -76,7 +63,7 @@ def test_first_and_later_chunks(dtype, width, group, calls):
             found = prompt_attention(q, k, v, position, width**-0.5, window)
             assert torch.equal(found, prompt_attention(q, k, v, position, width**-0.5, window))
             assert found.transpose(1, 2).is_contiguous()
-            close(found, expected(q, k, v, position, width**-0.5, window), dtype)
+            close(found, expected(q, k, v, position, None, width**-0.5, window), dtype)
     assert len(calls) == len(sizes) * 4 * 2
 
 
@@ -84,7 +71,7 @@ def test_first_and_later_chunks(dtype, width, group, calls):
 def test_layouts_of_caches(calls):
     q, k, v = case(3, 2, 4, 60, 333, 64, torch.bfloat16)
     position = torch.tensor([201], device="cuda")
-    wanted = expected(q, k, v, position, 0.1)
+    wanted = expected(q, k, v, position, None, 0.1)
     layouts = {
         "turned": lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
         "wide": lambda t: torch.nn.functional.pad(t, (8, 8))[..., 8:-8],
@@ -96,7 +83,7 @@ def test_layouts_of_caches(calls):
             close(prompt_attention(q, keys(k), values(v), position, 0.1), wanted, torch.bfloat16)
     close(prompt_attention(q.contiguous(), k, v, position, 0.1), wanted, torch.bfloat16)
     one = prompt_attention(q, k[:1], v[:1], position, 0.1)
-    close(one, expected(q, k[:1], v[:1], position, 0.1), torch.bfloat16)
+    close(one, expected(q, k[:1], v[:1], position, None, 0.1), torch.bfloat16)
     assert len(calls) == len(layouts) ** 2 + 2
 
 
@@ -114,7 +101,7 @@ def test_a_cuda_graph_follows_the_position(window, calls):
         position.fill_(at)
         q.normal_()
         graph.replay()
-        close(result, expected(q, k, v, position, 0.09, window), torch.bfloat16)
+        close(result, expected(q, k, v, position, None, 0.09, window), torch.bfloat16)
     assert len(calls) == 3
 
 
@@ -139,10 +126,12 @@ def test_what_flash_attention_does_not_take_runs_otherwise(calls):
         assert reason in (why_not_flash(q) or "")
         position = torch.tensor(20, device="cuda")
         found = prompt_attention(q, k, v, position, 0.2, 9)
-        close(found, expected(q, k, v, position, 0.2, 9), torch.bfloat16)
+        close(found, expected(q, k, v, position, None, 0.2, 9), torch.bfloat16)
     for queries in (1, 3):  # few ones have a kernel of their own
         q, k, v = case(2, 2, 4, queries, 64, 64, torch.bfloat16)
-        close(prompt_attention(q, k, v, position, 0.2), expected(q, k, v, position, 0.2), torch.bfloat16)
+        close(
+            prompt_attention(q, k, v, position, 0.2), expected(q, k, v, position, None, 0.2), torch.bfloat16
+        )
     assert not any(shape[0] == 2 for shape in calls)  # one query a sequence
 
 

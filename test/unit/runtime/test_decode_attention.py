@@ -6,39 +6,13 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from attention_reference import expected
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime.decode_attention import decode_attention
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-
-
-def expected(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor | None,
-    keep: Tensor | None,
-    scale: float,
-    window: int = 0,
-) -> Tensor:
-    """By definition, in fp64; what isn't seen is replaced by zeros, so that NaN there doesn't matter."""
-    group, queries, length = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
-    seen = torch.ones(q.shape[0], 1, queries, length, dtype=torch.bool)
-    if position is not None:
-        last = position.reshape(1, 1) + torch.arange(queries)[:, None]
-        seen &= torch.arange(length) <= last
-        if window:
-            seen &= torch.arange(length) > last - window
-    if keep is not None:
-        seen &= keep[:, None, None, :length]
-    k, v = (
-        t.double().nan_to_num().expand(q.shape[0], -1, -1, -1).repeat_interleave(group, 1) for t in (k, v)
-    )
-    scores = (q.double() @ k.transpose(2, 3) * scale).masked_fill(~seen, -torch.inf)
-    return scores.softmax(-1).nan_to_num() @ v
 
 
 def case(batch: int, kv_heads: int, group: int, queries: int, length: int, width: int, dtype: torch.dtype):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attention_reference import expected
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,19 +17,6 @@ from sparseflow.runtime import prompt_attention as module
 from sparseflow.runtime.prompt_attention import prompt_attention, why_not_flash, why_not_flash_on
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-
-
-def expected(q: Tensor, k: Tensor, v: Tensor, position: int, scale: float, window: int = 0) -> Tensor:
-    """By definition, in fp64."""
-    last = position + torch.arange(q.shape[2])[:, None]
-    places = torch.arange(k.shape[2])
-    seen = (places <= last) & (places > last - (window or k.shape[2] + 1))
-    group = q.shape[1] // k.shape[1]
-    k, v = (
-        t.double().nan_to_num().expand(q.shape[0], -1, -1, -1).repeat_interleave(group, 1) for t in (k, v)
-    )
-    scores = (q.double() @ k.transpose(2, 3) * scale).masked_fill(~seen, -torch.inf)
-    return scores.softmax(-1).nan_to_num() @ v
 
 
 def case(batch: int, kv_heads: int, group: int, queries: int, length: int, width: int, dtype: torch.dtype):
@@ -49,7 +37,7 @@ def test_chunks_of_a_prompt_one_after_the_other(dtype, window):
             assert (found.shape, found.dtype) == (q.shape, dtype)
             torch.testing.assert_close(
                 found.double(),
-                expected(q, k, v, first, 0.3, window),
+                expected(q, k, v, torch.tensor(first), None, 0.3, window),
                 rtol=TOLERANCE[dtype],
                 atol=TOLERANCE[dtype],
             )
@@ -71,7 +59,15 @@ def flash(q, k, v, of_q, of_k, max_q, max_k, dropout, causal, weights, *, scale,
         assert rows.stop - rows.start == max_q
         keys, values = (t[int(of_k[at]) : int(of_k[at]) + used].transpose(0, 1) for t in (k, v))
         window = 0 if window_size_left is None else window_size_left + 1
-        one = expected(q[rows].transpose(0, 1)[None], keys[None], values[None], used - max_q, scale, window)
+        one = expected(
+            q[rows].transpose(0, 1)[None],
+            keys[None],
+            values[None],
+            torch.tensor(used - max_q),
+            None,
+            scale,
+            window,
+        )
         out[rows] = one[0].transpose(0, 1).to(q.dtype)
     return out, None, None, None, None
 
@@ -109,7 +105,7 @@ def test_flash_attention_reads_the_rows_of_each_layout(on_flash, keys, values):
         if k.shape != v.shape:  # both are one sequence's or neither is
             k, v = (t[:1] for t in (k, v))
         found = on_flash(q, k, v, torch.tensor([first]), 0.3, window)
-        wanted = expected(q, k, v, first, 0.3, window)
+        wanted = expected(q, k, v, torch.tensor(first), None, 0.3, window)
         torch.testing.assert_close(found.double(), wanted, rtol=2e-2, atol=2e-2)
 
 
