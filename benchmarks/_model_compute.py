@@ -20,6 +20,7 @@ from _model_bench import Bench, by_torch, compared, row_of
 from _model_parts import attention_of, in_fp8, reachable
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.masking_utils import AttentionMaskInterface
 
 import sparseflow as sf
 
@@ -73,7 +74,7 @@ class Diffusion(nn.Module):
 
 
 class WholeAttention(nn.Module):
-    """A model whose attention no compiler takes apart into products."""
+    """A model of torch whose attention no compiler takes apart into products."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -83,6 +84,18 @@ class WholeAttention(nn.Module):
         """Return the model's output."""
         with sdpa_kernel(WHOLE):
             return self.model(**inputs)
+
+
+def unmasked(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: None, scaling: float | None = None, **_: Any
+) -> tuple[Tensor, None]:
+    """Attend to all keys, for transformers: without a mask torch.compile leaves attention whole."""
+    return F.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).contiguous(), None
+
+
+UNMASKED = "unmasked"
+tf.AttentionInterface.register(UNMASKED, unmasked)
+AttentionMaskInterface.register(UNMASKED, lambda *_, **__: None)
 
 
 @dataclass(frozen=True)
@@ -162,8 +175,7 @@ def compute(bench: Bench, part: str) -> None:
     with torch.no_grad():
         exact = _output(model(**shape.inputs))
     for bits, format_, target in zip(("bf16", "fp8"), ("2:4", "2:4-fp8"), shape.targets, strict=True):
-        dense = model if bits == "bf16" else in_fp8(model)
-        sides = _dense_sides(bench, dense, shape.inputs)
+        sides = _dense_sides(bench, shape, model, in_fp8 if bits == "fp8" else nn.Module.eval)
         compiled = sf.compile(model, mode=MODE, format=format_, **bench.options)
         sides["ours"] = functools.partial(compiled, **shape.inputs)
         errors = {f"rel_err_{name}": compared(exact, _output(side())) for name, side in sides.items()}
@@ -176,18 +188,31 @@ def compute(bench: Bench, part: str) -> None:
                    **row_of(both, ceiling, None if bench.tiny else target), "dense_by": best,
                    **{f"{name}_ms": round(ms, 4) for name, ms in times.items()}, **errors,
                    "sparse_layers": sparse, **attention_of(compiled)})  # fmt: skip
-        del dense, sides, compiled
+        del sides, compiled
         bench.release()
 
 
-def _dense_sides(bench: Bench, model: nn.Module, inputs: Inputs) -> dict[str, Callable[[], Any]]:
-    """Return the opponents, each a call without arguments."""
+def _dense_sides(
+    bench: Bench, shape: Shape, model: nn.Module, of: Callable[[nn.Module], nn.Module]
+) -> dict[str, Callable[[], Any]]:
+    """Return the opponents that `of` makes of a model, each a call without arguments."""
+    dense = of(model)
     sides = {
-        "eager": model,
-        "torch_compile": by_torch(bench, model, MODE),
-        "torch_compile_whole": by_torch(bench, WholeAttention(model).eval(), MODE),
+        "eager": dense,
+        "torch_compile": by_torch(bench, dense, MODE),
+        "torch_compile_whole": by_torch(bench, _whole(shape, model, of), MODE),
     }
-    return {name: functools.partial(side, **inputs) for name, side in sides.items()}
+    return {name: functools.partial(side, **shape.inputs) for name, side in sides.items()}
+
+
+def _whole(shape: Shape, model: nn.Module, of: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Return what `of` makes of a model, with attention kept whole."""
+    if not isinstance(model, tf.PreTrainedModel):
+        return WholeAttention(of(model)).eval()
+    twin: Any = shape.make()
+    twin.load_state_dict(model.state_dict(), assign=True)
+    twin.set_attn_implementation(UNMASKED)
+    return of(twin)
 
 
 def _output(output: Any) -> Tensor:
