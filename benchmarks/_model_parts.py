@@ -32,11 +32,11 @@ def prefill(bench: Bench) -> None:
         if bench.on_gpu and (batch, seq) == (1, 2048):
             sides |= bound({"torch_2_4": semi_structured(model)}, options)
         times = bench.in_turn(sides)
-        row = row_of(times, _reachable(bench, compiled, times["dense"], batch * seq), _asked(bench, 1.25))
+        row = row_of(times, reachable(bench, compiled, times["dense"], batch * seq), _asked(bench, 1.25))
         theirs = times.get("torch_2_4")
         more = {} if theirs is None else {"over_torch_2_4": round(theirs / times["ours"], 2)}
         bench.add({"model": name, "phase": "prefill", "batch": batch, "seq": seq, "mode": None, **row, **more,
-                   "at_least": dict.fromkeys(more, 4), "rel_err": error, **_attention(compiled),
+                   "at_least": dict.fromkeys(more, 4), "rel_err": error, **attention_of(compiled),
                    "compilations": compiled.report.model["compilations"]})  # fmt: skip
 
 
@@ -59,12 +59,19 @@ class ScaledLinear(nn.Module):
         weight, scale = quantize_rows(layer.weight.detach())
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.t().contiguous())
+        self.bias = layer.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x · Wᵀ``; x ``[…, K]``."""
+        """``x · Wᵀ + b``; x ``[…, K]``."""
         rows, scale = quantize_rows(x.flatten(0, -2))
         y = torch._scaled_mm(
-            rows, self.weight.t(), scale_a=scale, scale_b=self.scale, out_dtype=x.dtype, use_fast_accum=True
+            rows,
+            self.weight.t(),
+            scale_a=scale,
+            scale_b=self.scale,
+            bias=self.bias,
+            out_dtype=x.dtype,
+            use_fast_accum=True,
         )
         return y.view(*x.shape[:-1], -1)
 
@@ -92,7 +99,7 @@ def fp8(bench: Bench) -> None:
                    **row_of(times, None, _asked(bench, 1.6)), "over_dense_fp8": over,
                    "at_least": {} if bench.tiny else {"over_dense_fp8": 1.2},
                    "rel_err": compared(exact, ours), "rel_err_dense_fp8": compared(exact, theirs),
-                   **_attention(compiled),
+                   **attention_of(compiled),
                    "fp8_layers": sum(layer.format == "2:4-fp8" for layer in compiled.report.layers),
                    "compilations": compiled.report.model["compilations"]})  # fmt: skip
 
@@ -111,7 +118,7 @@ def decode(bench: Bench) -> None:
         ours = _models.Decoding(model, compiled, batch, length)
         error = compared(first(theirs()), first(ours()))
         times = bench.in_turn({"dense": theirs, "ours": ours})
-        row = row_of(times, _reachable(bench, compiled, times["dense"], batch), target)
+        row = row_of(times, reachable(bench, compiled, times["dense"], batch), target)
         bench.add({"model": name, "phase": "decode", "batch": batch, "seq": length, "mode": mode, **row,
                    "rel_err": error, "compilations": compiled.report.model["compilations"]})  # fmt: skip
 
@@ -127,7 +134,7 @@ def _small(bench: Bench, name: str) -> None:
         row = row_of(bench.in_turn(sides), None, _asked(bench, 0.98))
         sparse = sum(layer.decision == "sparse" for layer in compiled.report.layers)
         bench.add({"model": name, "phase": "forward", "batch": batch, "mode": mode, **row,
-                   "rel_err": error, "sparse_layers": sparse, **_attention(compiled)})  # fmt: skip
+                   "rel_err": error, "sparse_layers": sparse, **attention_of(compiled)})  # fmt: skip
 
 
 SMALL: dict[str, Callable[[Bench], None]] = {
@@ -135,7 +142,7 @@ SMALL: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def _attention(compiled: Any) -> dict[str, int]:
+def attention_of(compiled: Any) -> dict[str, int]:
     """How many of the last program's attentions there are, and how many of them read a mask."""
     sdpa = torch.ops.aten.scaled_dot_product_attention.default
     masks = [(*n.args, None)[3] for n in compiled.graph(program=-1).graph.nodes if n.target is sdpa]
@@ -157,7 +164,7 @@ def _linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in found.items() if "lm_head" not in name}
 
 
-def _reachable(bench: Bench, compiled: Any, dense_ms: float, m: int) -> float | None:
+def reachable(bench: Bench, compiled: Any, dense_ms: float, m: int) -> float | None:
     """See `_ceiling`; None without a GPU."""
     if not bench.on_gpu:
         return None

@@ -20,6 +20,7 @@ import _models
 import torch
 from _limits import limited
 from _model_bench import Bench
+from _model_compute import COMPUTE
 from _model_full import full
 from _model_generate import generate
 from _model_parts import SMALL, decode, fp8, prefill
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "decode": decode,
     "generate": generate,
     **SMALL,
+    **COMPUTE,
     "full8b": functools.partial(full, size="8b"),
     "full70b": functools.partial(full, size="70b"),
 }

@@ -8,22 +8,25 @@ from typing import ClassVar, NamedTuple
 from torch_mlir import ir
 
 from sparseflow.dialect.base import number_of
-from sparseflow.dialect.decode_attention import MOST_QUERIES, decode_attention
+from sparseflow.dialect.decode_attention import decode_attention, has_few_queries
 from sparseflow.dialect.matchers import constant_int, defined_by, is_none, known_bool, operations
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, tensor_type
-from sparseflow.passes.base import Pass
+from sparseflow.passes.base import Pass, option
 from sparseflow.passes.elements import Condition, Elements, Limit, Read
 from sparseflow.passes.ir_builder import before, explain, replace, torch_op
 from sparseflow.passes.ir_builder import constant_int as int_value
-from sparseflow.passes.sizes import KnownSizes
+from sparseflow.passes.option_text import one_of
+from sparseflow.passes.sizes import KnownSizes, Size
 from sparseflow.passes.views import VIEWS
+from sparseflow.runtime.flash_limits import DTYPES, WIDTHS
+from sparseflow.support.arguments import QUERIES, Queries
 
 ATTENTION = "torch.aten.scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
 class FormDecodeAttention(Pass):
-    """Find attention of few queries, which a kernel that splits the keys is for.
+    """Find attention over a cache: of few queries, which a kernel that splits the keys is for, or of any.
 
     Requires: nothing; masks without content and repeated heads may be there.
 
@@ -33,11 +36,18 @@ class FormDecodeAttention(Pass):
     `[batch, keys]` that a padding mask makes. With one query it may have no mask. The mask itself is never
     made. Heads that are repeated for the query heads of a group are read from their source.
 
-    Left alone, with `sparse_gemm.reason` where queries are few: other masks, masks that are added, dropout,
-    other dtypes.
+    With `queries=any`, for GPUs that FlashAttention runs on, so is one of more queries, or of a number that
+    isn't known, in float16 or bfloat16, with a position and without padding, whose heads have a width that
+    FlashAttention takes.
+
+    Left alone, with `sparse_gemm.reason` where so many queries are looked at: other masks, masks that are
+    added, dropout, other dtypes.
     """
 
     name: ClassVar[str] = "form-decode-attention"
+    queries: Queries = option(  # noqa: RUF009
+        "few", "attention of how many queries is formed: few (16 at most), or any", one_of(QUERIES)
+    )
 
     def run(self, module: ir.Module) -> None:
         """Decide about every attention, then rewrite: what is known holds for the unmodified module."""
@@ -46,7 +56,7 @@ class FormDecodeAttention(Pass):
             return
         sizes = KnownSizes(module)
         elements = Elements(sizes)
-        forms = [(op, _form(op, elements)) for op in attention]
+        forms = [(op, _form(op, elements, self.queries)) for op in attention]
         heads = [_heads(op.operands[at], sizes) for op in attention for at in (1, 2)]
         for at, (op, form) in enumerate(forms):
             if isinstance(form, str):
@@ -76,24 +86,27 @@ class _Heads(NamedTuple):
     expanded: bool
 
 
-def _form(op: ir.Operation, elements: Elements) -> _Form | str:
-    """Return the form of an attention, or why it stays; empty if it has many queries."""
+def _form(op: ir.Operation, elements: Elements, which: Queries) -> _Form | str:
+    """Return the form of an attention, or why it stays; empty if it has more queries than are looked at."""
     query, key, value, mask, dropout, causal, scale, _ = op.operands
     types = [tensor_type(operand) for operand in (query, key, value)]
     if any(type_ is None or type_.rank != 4 for type_ in types):
         return ""
     q = types[0]
     assert q is not None
-    queries, width = q.dim(2), q.dim(3)
-    if queries is None or not 1 <= queries <= MOST_QUERIES:
+    width, few = q.dim(3), has_few_queries(q)
+    sizes = elements.sizes.of(query)
+    if sizes is None or not (few or which == "any"):
         return ""
     if reason := _refusal([type_ for type_ in types if type_ is not None], dropout):
         return reason
     if known_bool(causal) is not False:
         return "its queries are the first ones: it has no cache"
-    sees = _seen(mask, queries, elements)
+    sees = _seen(mask, sizes[2], elements)
     if isinstance(sees, str):
         return sees
+    if not few and (reason := _refusal_of_many(q, sees)):
+        return reason
     number = _number(scale)
     if number is None and not is_none(scale):
         return "its scale isn't a constant"
@@ -113,12 +126,24 @@ def _refusal(types: list[TensorType], dropout: ir.Value) -> str:
     return ""
 
 
+def _refusal_of_many(q: TensorType, sees: _Sees) -> str:
+    """Return why FlashAttention doesn't take many queries; empty if it does."""
+    width = q.dim(3)
+    if q.dtype not in DTYPES:
+        return f"attends with many queries in {q.dtype}"
+    if width not in WIDTHS:
+        return f"attends with many queries in heads {'?' if width is None else width} wide"
+    if sees.keep is not None:
+        return "attends with many queries, and its mask hides padding"
+    return "" if sees.position is not None else "all of its queries see all keys"
+
+
 def _number(value: ir.Value) -> float | None:
     op = defined_by(value, "torch.constant.float")
     return None if op is None else number_of(op)
 
 
-def _seen(mask: ir.Value, queries: int, elements: Elements) -> _Sees | str:
+def _seen(mask: ir.Value, queries: Size, elements: Elements) -> _Sees | str:
     """Return which keys queries see, or why that isn't known."""
     if is_none(mask):
         return _Sees() if queries == 1 else "all of its queries see all keys"
@@ -139,9 +164,9 @@ def _seen(mask: ir.Value, queries: int, elements: Elements) -> _Sees | str:
     return sees._replace(keep=keep)
 
 
-def _limited(found: Condition, queries: int) -> _Sees | None:
+def _limited(found: Condition, queries: Size) -> _Sees | None:
     """Return the position and the window of a mask's limits."""
-    step = int(queries > 1)  # the index along a dimension of 1 is 0
+    step = int(queries != 1)  # the index along a dimension of 1 is 0
     sees = _Sees()
     bounds = sorted(found.limits, key=lambda limit: -limit.steps[3])
     for limit in bounds:

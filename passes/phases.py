@@ -14,7 +14,7 @@ from sparseflow.errors import PassError
 from sparseflow.passes.base import Pass
 from sparseflow.passes.option_text import Table, format_name, head_format, one_of, parse_table
 from sparseflow.passes.registry import pass_class
-from sparseflow.support.arguments import MEMORY_MODES, Memory
+from sparseflow.support.arguments import MEMORY_MODES, QUERIES, Memory, Queries
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ class PipelineOptions:
     A pass whose table is None is left out, because nothing was recorded for it.
 
     Attributes:
+        queries: attention of how many queries is formed.
         dense: a table of `keep-dense`.
         patterns: a table of `mark-patterns`.
         contextual: a table of `form-contextual-mlp`.
@@ -56,6 +57,9 @@ class PipelineOptions:
         memory: whether dense weights are kept beside packed ones, as `apply-policy` has it.
     """
 
+    queries: Queries = _setting(  # noqa: RUF009
+        "canonical", "few", "attention of how many queries is formed: few, or any", one_of(QUERIES)
+    )
     dense: Table | None = _setting(  # noqa: RUF009
         "marked", None, "weights that stay dense: path of a JSON object from names to reasons", parse_table
     )
@@ -155,6 +159,7 @@ def _given(options: PipelineOptions) -> dict[str, Mapping[str, object] | None]:
     contextual: Table | None = {} if only_reason else options.contextual
     policies: Table | None = {} if options.memory != "auto" and options.policies is None else options.policies
     return {
+        "form-decode-attention": {"queries": options.queries},
         "keep-dense": _table(options.dense),
         "mark-patterns": _table(options.patterns),
         "form-contextual-mlp": _table(contextual, outside_reason=options.outside_reason),

@@ -27,9 +27,9 @@ Size = int | Unknown | Clamped
 Sizes = tuple[Size, ...]
 
 _ELEMENTWISE = (
-    "add.Scalar clone contiguous cos detach div.Scalar dropout exp gelu layer_norm mul.Scalar neg "
+    "add.Scalar alias clone contiguous cos detach div.Scalar dropout exp gelu layer_norm mul.Scalar neg "
     "pow.Tensor_Scalar relu rms_norm rsqrt sigmoid silu sin softmax.int sqrt sub.Scalar tanh to.device "
-    "to.dtype to.dtype_layout"
+    "to.dtype to.dtype_layout type_as"
 )
 _BROADCASTING = "add.Tensor div.Tensor mul.Tensor sub.Tensor"
 TO_THE_END = 2**63 - 1

@@ -44,7 +44,7 @@ def _attention(
         scale: of the scores.
         window: keys that a query sees at most, up to its own; 0 for all before it.
     """
-    _check(q, k, v, position, keep, window)
+    check_attention("sparseflow.decode_attention", q, k, v, position, keep, window)
     k, v = (t.expand(q.shape[0], -1, -1, -1) for t in (k, v))
     keep = None if keep is None else keep.expand(q.shape[0], -1)
     if q.is_cuda and why_not_split(q, k) is None:
@@ -109,10 +109,14 @@ def _mask(
     return near[None, None] if seen is None else seen & near
 
 
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, keep: Tensor | None, window: int
+def check_attention(
+    name: str, q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, keep: Tensor | None, window: int
 ) -> None:
-    name = "sparseflow.decode_attention"
+    """Check the arguments of an operator of that name.
+
+    Raises:
+        RuntimeError: they don't fit each other.
+    """
     ops.check(q.dim() == k.dim() == v.dim() == 4, lambda: f"{name}: q, k and v must have four dimensions")
     ops.check(q.dtype == k.dtype == v.dtype, lambda: f"{name}: q is {q.dtype}, k {k.dtype} and v {v.dtype}")
     ops.check(

@@ -102,7 +102,7 @@ def build_program(
     head = "" if options.lm_head is None else head_weight(model, imported.weights)
     if head:
         bank.choose_head(head)
-    phases = run_phases(imported.module, imported.weights, weights, options, clock, head)
+    phases = run_phases(imported.module, imported.weights, weights, options, clock, device_of(model), head)
     with clock.stage("lowering"):
         graph = to_fx(imported.module, weights, device_of(model).type)
     with clock.stage("pack") as step:

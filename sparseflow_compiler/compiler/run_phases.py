@@ -30,6 +30,7 @@ from sparseflow.passes.eligibility import eligible_weights
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.phases import PHASES, PipelineOptions, phase
 from sparseflow.runtime.dispatch import Policy
+from sparseflow.runtime.prompt_attention import why_not_flash_on
 
 
 @dataclass
@@ -66,6 +67,7 @@ def run_phases(
     weights: ProgramWeights,
     options: CompileOptions,
     clock: Clock,
+    device: torch.device,
     head: str = "",
 ) -> PhaseRun:
     """Take a module from the Torch dialect to what the lowering takes, in place.
@@ -76,12 +78,14 @@ def run_phases(
         weights: those of the bank and the program's constants.
         options: of the compilation.
         clock: times the passes and the measuring.
+        device: where the model is.
         head: name of the weight that is stored as `options.lm_head` says; empty if there is none.
 
     Raises:
         SparseFlowError: a pass failed, or nothing fits a predictor.
     """
     passes = PipelineOptions(
+        queries="any" if why_not_flash_on(device) is None else "few",
         skip=options.skipped,
         format=options.sparse_format or EXACT,
         head=head,

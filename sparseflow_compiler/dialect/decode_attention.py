@@ -1,4 +1,4 @@
-"""``sparse_gemm.decode_attention``: attention of few queries over a cache of keys and values."""
+"""``sparse_gemm.decode_attention``: attention of queries over a cache of keys and values."""
 
 # No `from __future__ import annotations`: ext reads the fields' annotations as types.
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,13 @@ from sparseflow.dialect.base import Operand, Result, VerifiedOp, quoted
 from sparseflow.dialect.types import SPARSE_DTYPES, TensorType, compatible, types_by_role
 
 MOST_QUERIES = 16
-"""Queries of a head at most; for more, kernels for prompts are better."""
+"""Queries of a head that are few: kernels for them split the keys. For more there are kernels for prompts."""
+
+
+def has_few_queries(q: TensorType) -> bool:
+    """Return whether queries ``[B, H, Q, D]`` are known to be few."""
+    queries = q.dim(2)
+    return queries is not None and 1 <= queries <= MOST_QUERIES
 
 
 class DecodeAttentionOp(VerifiedOp, name="decode_attention", traits=[ext.Pure]):
@@ -20,7 +26,8 @@ class DecodeAttentionOp(VerifiedOp, name="decode_attention", traits=[ext.Pure]):
     ``h // (H / Hkv)``; k and v may have B = 1. Query i sees key n where ``n <= position + i``,
     ``n > position + i - window`` if window isn't 0, and ``keep[b, n]``. position is an si64 tensor of one
     element, keep an i1 ``[B, at least L]``; without position a query sees all keys, and there is no window.
-    A query that sees no key gives zeros.
+    A query that sees no key gives zeros. More than 16 queries, or a number that isn't known, have a position,
+    no keep, and ``position + Q <= L``: they are part of a prompt.
     """
 
     result: Result
@@ -64,8 +71,9 @@ def _broken_types(types: Mapping[str, TensorType]) -> Iterator[str]:
         if types[role].rank not in (None, 4):
             yield f"needs {role} to have four dimensions, not {quoted(types[role])}"
             return
-    if q.shape is not None and (q.dim(2) is None or not 1 <= (q.dim(2) or 0) <= MOST_QUERIES):
-        yield f"needs 1 to {MOST_QUERIES} queries, not {quoted(q)}"
+    many = q.shape is not None and not has_few_queries(q)
+    if many and ("position" not in types or "keep" in types):
+        yield f"needs a position and no keep, or 1 to {MOST_QUERIES} queries, not {quoted(q)}"
     width = q.dim(3)
     for role in ("k", "v"):
         if not compatible(types[role], TensorType((None, None, None, width), q.dtype)):
@@ -94,7 +102,7 @@ def decode_attention(
     keep: ir.Value | None,
     result: ir.Type,
 ) -> ir.Operation:
-    """Create an attention of few queries at the current insertion point.
+    """Create an attention over a cache at the current insertion point.
 
     Args:
         q: ``[B, H, Q, D]``.

@@ -19,11 +19,16 @@ Memory = Literal["auto", "compressed", "fast"]
 """Whether packed weights have dense copies beside them: ``compressed`` never, ``fast`` wherever dense is
 faster for some M, ``auto`` where some M would lose without and the copy buys enough."""
 
+Queries = Literal["few", "any"]
+"""Attention of how many queries over a cache is an operator of ours: 16 at most, or any number."""
+
 Tune = Literal["quick", "full", "off"]
 """What is measured of a GPU before layers run sparse there: a few candidates for what no table has
 (seconds), all of them for what was not tuned so (minutes), or nothing."""
 
 MEMORY_MODES: tuple[Memory, ...] = get_args(Memory)
+
+QUERIES: tuple[Queries, ...] = get_args(Queries)
 
 _ADAPTERS = (
     "*lora_*",  # LoRA and what derives from it: GraLoRA, X-LoRA, AdaLoRA, supertuning

@@ -25,9 +25,17 @@ func.func @rank(%q: !torch.vtensor<[4,8],f32>, %k: !torch.vtensor<[?,2,?,8],f32>
 // -----
 
 func.func @queries(%q: !torch.vtensor<[?,4,99,8],f32>, %k: !torch.vtensor<[?,2,?,8],f32>, %v: !torch.vtensor<[?,2,?,8],f32>, %p: !torch.vtensor<[],si64>, %keep: !torch.vtensor<[?,?],i1>) -> !torch.vtensor<[?,4,99,8],f32> {
-  // expected-error@+1 {{'sparse_gemm.decode_attention' op needs 1 to}}
+  // expected-error@+1 {{'sparse_gemm.decode_attention' op needs a position and no keep, or 1 to}}
   %0 = "sparse_gemm.decode_attention"(%q, %k, %v, %p, %keep) {operandSegmentSizes = array<i32: 1, 1, 1, 1, 1>, scale = 0.25 : f64, window = 8 : i64} : (!torch.vtensor<[?,4,99,8],f32>, !torch.vtensor<[?,2,?,8],f32>, !torch.vtensor<[?,2,?,8],f32>, !torch.vtensor<[],si64>, !torch.vtensor<[?,?],i1>) -> !torch.vtensor<[?,4,99,8],f32>
   return %0 : !torch.vtensor<[?,4,99,8],f32>
+}
+
+// -----
+
+func.func @unknown_queries(%q: !torch.vtensor<[?,4,?,8],f32>, %k: !torch.vtensor<[?,2,?,8],f32>, %v: !torch.vtensor<[?,2,?,8],f32>, %p: !torch.vtensor<[],si64>) -> !torch.vtensor<[?,4,?,8],f32> {
+  // expected-error@+1 {{'sparse_gemm.decode_attention' op needs a position and no keep, or 1 to}}
+  %0 = "sparse_gemm.decode_attention"(%q, %k, %v) {operandSegmentSizes = array<i32: 1, 1, 1, 0, 0>, scale = 0.25 : f64, window = 0 : i64} : (!torch.vtensor<[?,4,?,8],f32>, !torch.vtensor<[?,2,?,8],f32>, !torch.vtensor<[?,2,?,8],f32>) -> !torch.vtensor<[?,4,?,8],f32>
+  return %0 : !torch.vtensor<[?,4,?,8],f32>
 }
 
 // -----

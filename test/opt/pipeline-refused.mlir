@@ -5,7 +5,7 @@
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{nope=1}' 2>&1 | FileCheck %s --check-prefix=OPTION
 // OPTION: pipeline 'runtime': has no option 'nope'
-// OPTION-NEXT: Its options are dense, patterns, contextual, columns, outside-reason, skip, format, head, head-format, policies, memory.
+// OPTION-NEXT: Its options are queries, dense, patterns, contextual, columns, outside-reason, skip, format, head, head-format, policies, memory.
 
 // An option of a later phase does nothing, so it is refused.
 // RUN: not sparseflow-opt %s --pipeline='merged{memory=fast}' 2>&1 | FileCheck %s --check-prefix=LATER
@@ -13,7 +13,7 @@
 
 // RUN: not sparseflow-opt %s --pipeline='canonical{skip=a}' 2>&1 | FileCheck %s --check-prefix=NOTHING
 // NOTHING: pipeline 'canonical': has no option 'skip'
-// NOTHING-NEXT: It has no options.
+// NOTHING-NEXT: Its options are queries.
 
 // RUN: not sparseflow-opt %s --pipeline='runtime{memory=small}' 2>&1 | FileCheck %s --check-prefix=VALUE
 // VALUE: pipeline 'runtime', option 'memory': must be one of auto, compressed, fast, not 'small'

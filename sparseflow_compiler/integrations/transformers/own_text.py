@@ -100,7 +100,7 @@ def continued(
     *,
     draws: bool = True,
     seconds: float | None = None,
-    keeps_end: bool = False,
+    goes_on: bool = False,
     generate: Generate | None = None,
 ) -> list[Tensor]:
     """Return each beginning with what a model writes after it, ``[S]`` on the CPU.
@@ -113,7 +113,8 @@ def continued(
         new_tokens: the most that follow a beginning.
         draws: sample at temperature 1 from all tokens, by torch's generator; else take the likeliest.
         seconds: stop after the token during which they are over; None: no limit.
-        keeps_end: whether the token that ends a text belongs to it.
+        goes_on: write on after a token that ends a text: what follows begins another one. A text that ends
+            twice at once is cut there.
         generate: writes in place of ``model.generate``, with the same arguments: that of a compiled model.
     """
     longest, device = max(map(len, begins)), device_of(model)
@@ -126,17 +127,23 @@ def continued(
     how: dict[str, object] = {"do_sample": draws, "max_new_tokens": new_tokens, "pad_token_id": padding}
     if draws:
         how |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    if goes_on:
+        how["eos_token_id"] = None
     if seconds is not None:
         how["max_time"] = seconds
     whole = (generate or model.generate)(batch.to(device), attention_mask=mask.to(device), **how).cpu()
-    written = (_up_to_end(row[longest:], ends, keeps_end) for row in whole)
+    written = (_up_to_end(row[longest:], ends, goes_on) for row in whole)
     return [torch.cat(pair) for pair in zip(begins, written, strict=True)]
 
 
-def _up_to_end(row: Tensor, ends: Sequence[int], keeps_end: bool) -> Tensor:
-    """Return the tokens up to the first that ends a text."""
-    found = torch.isin(row, torch.tensor(ends, dtype=row.dtype)).nonzero().flatten()
-    return row[: int(found[0]) + keeps_end] if len(found) else row
+def _up_to_end(row: Tensor, ends: Sequence[int], goes_on: bool) -> Tensor:
+    """Return the tokens before the first that ends a text, or before the first that ends an empty one."""
+    ending = torch.isin(row, torch.tensor(ends, dtype=row.dtype))
+    if goes_on:
+        ending[1:] &= ending[:-1].clone()
+        ending[:1] = False
+    found = ending.nonzero().flatten()
+    return row[: int(found[0])] if len(found) else row
 
 
 def _first(written: Sequence[Tensor], tokens: int) -> list[Tensor]:

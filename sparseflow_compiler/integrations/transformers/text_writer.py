@@ -88,7 +88,9 @@ class TextWriter:
         self._messages = itertools.cycle(_MESSAGES)
 
     def round(self, seconds: float | None = None) -> list[Tensor]:
-        """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator; half of them are chats.
+        """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator, half of them as chats.
+
+        All are written to their full length: where a text ends, the model begins another, in its own format.
 
         Args:
             seconds: after which it stops, with whatever there is; None: no limit.
@@ -99,7 +101,7 @@ class TextWriter:
         begins = [begin[: self._length - 1] for begin in begins]
         left = None if seconds is None else max(0.01, seconds - (time.monotonic() - begun))
         new = self._length - min(map(len, begins))
-        texts = continued(self._model, begins, new, seconds=left, keeps_end=True, generate=self._generate)
+        texts = continued(self._model, begins, new, seconds=left, goes_on=True, generate=self._generate)
         return [text[: self._length] for text in texts]
 
     def _user_turn(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Steps of every family attend by the operator for few queries, and give what the model gives."""
+"""Steps and prompts of every family attend by our operators, and give what the model gives."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import torch
 import zoo
 
 import sparseflow as sf
+from sparseflow.compiler import run_phases
 from sparseflow.integrations.transformers.argument_names import parameters
 from sparseflow.integrations.transformers.static_caches import whole_cache
 from sparseflow.runtime.decode_attention import decode_attention
+from sparseflow.runtime.prompt_attention import prompt_attention
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
 LENGTH = 32
 FAMILIES = {"llama": 0, "qwen3": 0, "mistral": 8, "gemma3": 8, "phi3": 0, "gpt2": 0}
+PROMPTS = ("llama", "qwen3", "gemma3", "phi3")
 
 
 def call(model, ids, cache, first, padding=None):
@@ -71,3 +74,55 @@ def test_a_step_over_a_cache_that_grows_keeps_torch_s_attention_with_a_reason():
         decoding, others = calls_of(compiled)
     assert (len(decoding), len(others)) == (0, 2)
     assert str(compiled.mlir("sparse_gemm")).count("nothing is known of its mask") == 2
+
+
+@pytest.fixture
+def for_flash_attention(monkeypatch):
+    """Compile as for a GPU that FlashAttention runs on."""
+    monkeypatch.setattr(run_phases, "why_not_flash_on", lambda _: None)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_chunks_of_a_prompt_over_a_static_cache(name, for_flash_attention):
+    torch.manual_seed(0)
+    layers = zoo.fewest(name)
+    model = zoo.text_model(name, layers).to(torch.bfloat16)
+    with torch.inference_mode(False):
+        caches = [whole_cache(model, LENGTH, 2) for _ in range(2)]
+    chunks, compiled, first = [zoo.tokens(2, length) for length in (18, 9, 5)], None, 0
+    with torch.no_grad():
+        for ids in chunks:
+            if compiled is None:
+                inputs = call(model, ids, caches[0], first)
+                compiled = sf.compile(model, skip=("*",), inner="eager", kwargs=inputs)
+            found = compiled(**call(model, ids, caches[0], first)).logits
+            wanted = model(**call(model, ids, caches[1], first)).logits
+            torch.testing.assert_close(found, wanted, rtol=3e-2, atol=3e-2)
+            first += ids.shape[1]
+    prompts = [n for n in compiled.graph(program=0).graph.nodes if n.target is prompt_attention]
+    assert [(*n.args, 0)[5] for n in prompts] == [FAMILIES[name]] * layers
+    assert not any(n.target is SDPA for n in compiled.graph(program=0).graph.nodes)
+    assert compiled.report.model["programs"] == 1
+
+
+def test_a_prompt_with_padding_and_one_in_float32_keep_torch_s_attention_with_a_reason(for_flash_attention):
+    torch.manual_seed(0)
+    for dtype, padding, reason in (
+        (torch.bfloat16, torch.ones(2, LENGTH, dtype=torch.long), "its mask "),
+        (torch.float32, None, "with many queries in f32"),
+    ):
+        model = zoo.text_model("llama", 1).to(dtype)
+        with torch.inference_mode(False), torch.no_grad():
+            inputs = call(model, zoo.tokens(2, 18), whole_cache(model, LENGTH, 2), 0, padding)
+            compiled = sf.compile(model, skip=("*",), inner="eager", kwargs=inputs)
+        assert len(calls_of(compiled)[1]) == 1
+        assert str(compiled.mlir("sparse_gemm")).count(reason) == 1
+
+
+def test_a_prompt_on_a_cpu_keeps_torch_s_attention():
+    torch.manual_seed(0)
+    model = zoo.text_model("llama", 1).to(torch.bfloat16)
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = call(model, zoo.tokens(2, 18), whole_cache(model, LENGTH, 2), 0)
+        compiled = sf.compile(model, skip=("*",), inner="eager", kwargs=inputs)
+    assert len(calls_of(compiled)[1]) == 1

@@ -128,7 +128,7 @@ def test_every_option_belongs_to_a_phase_and_changes_its_passes_only():
         f.name for f in fields(PipelineOptions)
     ]
     values = {"memory": "fast", "format": "2:4-fp8", "skip": ("a",), "outside_reason": "why"}
-    values |= {"head": "lm_head.weight", "head_format": "fp8"}
+    values |= {"head": "lm_head.weight", "head_format": "fp8", "queries": "any"}
     for option in fields(PipelineOptions):
         # Without a head its format is nobody's.
         base = PipelineOptions(head="w") if option.name == "head_format" else PipelineOptions()
