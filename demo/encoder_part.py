@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from keeping import Say, keep
+from keeping import Say, keep, keep_json, kept_json
 from models import Encoder, load_encoder
 from sentences import docstring_sentences
 
@@ -53,42 +53,59 @@ class EncoderResult:
     dense: int
 
 
-def encoder_result(folder: Path, say: Say) -> EncoderResult:
-    """Prune and compile the encoder, or load what was kept of it, and compare it with the dense one.
+class EncoderPart:
+    """The encoder and what is made of it, kept in a folder.
 
     Args:
         folder: of results.
         say: told of every step that takes long.
     """
-    encoder = load_encoder()
-    sentences = docstring_sentences(2 * SENTENCES)
-    calibration, test = (encoder.batches(part) for part in (sentences[::2], sentences[1::2]))
-    batch, single = encoder.tokenize(sentences[:BATCH]), encoder.tokenize(sentences[:1])
 
-    def make(part: Path) -> None:
-        say(f"pruning the sentence encoder by SparseGPT and least squares, on {SENTENCES} sentences")
-        pruned = copy.deepcopy(encoder.model)
+    PARTS = ("encoder", "encoder.json")
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        self._folder, self._say = folder, say
+        self._encoder = load_encoder()
+        sentences = docstring_sentences(BATCH)
+        self._shown = [self._encoder.tokenize(some) for some in (sentences, sentences[:1])]
+
+    def make(self) -> None:
+        """Prune, compile and score the encoder, unless that is kept."""
+        sentences = docstring_sentences(2 * SENTENCES)
+        keep(self._folder / "encoder", lambda part: self._compile(part, sentences[::2]))
+        keep_json(self._folder / "encoder.json", lambda: self._scores(sentences[1::2]))
+
+    def result(self) -> EncoderResult:
+        """Compare what was made with the dense encoder."""
+        self._say("comparing the encoders' times")
+        compiled = sf.load(self._folder / "encoder")
+        report = compiled.report
+        return EncoderResult(
+            EmbeddingScores(**kept_json(self._folder / "encoder.json")),
+            [_pace(self._encoder, compiled, inputs) for inputs in self._shown],
+            len(report["layers"]),
+            sum(layer["decision"] == "sparse" for layer in report["layers"]),
+            report["model"]["bytes"],
+            report["model"]["bytes_dense"],
+        )
+
+    def _compile(self, part: Path, sentences: list[str]) -> None:
+        self._say(f"pruning the sentence encoder by SparseGPT and least squares, on {SENTENCES} sentences")
+        pruned = copy.deepcopy(self._encoder.model)
+        calibration = self._encoder.batches(sentences)
         sf.prune(pruned, "sparsegpt", calibration, skip=KEPT_DENSE, reconstruct="layer", progress=False)
-        say("compiling the encoder")
+        self._say("compiling the encoder")
         compiled = sf.compile(pruned, progress=False)
         with torch.no_grad():
-            compiled(**batch), compiled(**single)
+            for inputs in self._shown:
+                compiled(**inputs)
         compiled.save(part)
 
-    path = folder / "encoder"
-    keep(path, make)
-    compiled = sf.load(path)
-    say("comparing the encoder's embeddings and times")
-    ours, theirs = (sf.evaluation.embed(model, test) for model in (compiled, encoder.model))
-    report = compiled.report
-    return EncoderResult(
-        sf.evaluation.compare_embeddings(ours, theirs),
-        [_pace(encoder, compiled, inputs) for inputs in (batch, single)],
-        len(report["layers"]),
-        sum(layer["decision"] == "sparse" for layer in report["layers"]),
-        report["model"]["bytes"],
-        report["model"]["bytes_dense"],
-    )
+    def _scores(self, sentences: list[str]) -> dict[str, object]:
+        self._say("comparing the encoder's embeddings with the dense ones")
+        models = (sf.load(self._folder / "encoder"), self._encoder.model)
+        ours, theirs = (sf.evaluation.embed(model, self._encoder.batches(sentences)) for model in models)
+        return sf.evaluation.compare_embeddings(ours, theirs).to_dict()
 
 
 @torch.no_grad()

@@ -62,6 +62,11 @@ def keep(path: Path, make: Callable[[Path], object]) -> bool:
 def keep_json(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what a JSON file holds, which is written from what `make` returns unless it is there."""
     keep(path, lambda part: part.write_text(json.dumps(make(), indent=1), encoding="utf-8"))
+    return kept_json(path)
+
+
+def kept_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds."""
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document
 

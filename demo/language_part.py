@@ -30,7 +30,7 @@ RATE = 0.3
 """The share of the weights that a token doesn't read."""
 TOKENS = 40
 """Tokens of an answer."""
-CALIBRATION, OWN_WINDOW = 1024, 256
+CALIBRATION, OWN_WINDOW = 1024, 192
 """Tokens that the model writes to choose thresholds on, and the most of one answer."""
 TEST = 1024
 """Tokens of text to score."""
@@ -74,13 +74,15 @@ class LanguageResult:
     written: int
 
 
-class Language:
+class LanguagePart:
     """SmolLM2 and what is made of it, kept in a folder.
 
     Args:
         folder: of results.
         say: told of every step that takes long.
     """
+
+    PARTS = ("written.json", "thresholds.json", "costs.json", "smollm2-dense", "smollm2-sparse")
 
     def __init__(self, folder: Path, say: Say) -> None:
         self._folder, self._say = folder, say
@@ -91,13 +93,18 @@ class Language:
         self.model: Any = from_folder(model, torch.float32).eval()
         self.tokenizer: Any = read_tokenizer(model)
 
+    def make(self) -> None:
+        """Choose thresholds, measure what sparsity costs, and compile both forms, unless that is kept."""
+        self._written()
+        thresholds = self._thresholds()
+        self._costs()
+        self._compile("dense")
+        self._compile("sparse", contextual=thresholds, format=None)
+
     def result(self) -> LanguageResult:
-        """Make or load everything, and let all sides answer."""
-        written = self._written()
-        thresholds = self._thresholds(written)
-        dense = self._compiled("dense")
-        sparse = self._compiled("sparse", contextual=thresholds, format=None)
-        lost = self._costs(thresholds, written)
+        """Let all sides answer, and return that with what was made."""
+        dense, sparse = (sf.load(self._folder / f"smollm2-{name}") for name in ("dense", "sparse"))
+        thresholds, lost = self._thresholds(), self._costs()
         self._say(f"answering {len(PROMPTS)} prompts, three ways in turns")
         given = answers(
             {
@@ -122,7 +129,7 @@ class Language:
             Cost(**lost["sparse"]),
             Cost(**lost["at_once"]),
             lost["babble"],
-            sum(part.shape[1] for part in written),
+            sum(part.shape[1] for part in self._written()),
         )
 
     def _written(self) -> list[Tensor]:
@@ -135,20 +142,17 @@ class Language:
 
         return [torch.tensor([row]) for row in keep_json(self._folder / "written.json", write)["tokens"]]
 
-    def _thresholds(self, written: list[Tensor]) -> sf.ActivationThresholds:
+    def _thresholds(self) -> sf.ActivationThresholds:
         path = self._folder / "thresholds.json"
 
         def choose(part: Path) -> None:
             self._say("choosing the threshold of each layer")
-            sf.calibrate_activations(self.model, written, rate=RATE, progress=False).save(part)
+            sf.calibrate_activations(self.model, self._written(), rate=RATE, progress=False).save(part)
 
         keep(path, choose)
         return sf.ActivationThresholds.load(path)
 
-    def _compiled(self, name: str, **options: Any) -> Any:
-        """Return a compiled model that generates, from its artifact; what compiling held is released."""
-        path = self._folder / f"smollm2-{name}"
-
+    def _compile(self, name: str, **options: Any) -> None:
         def make(part: Path) -> None:
             self._say(f"compiling the model, {name}")
             compiled = sf.compile(self.model, progress=False, **options)
@@ -157,18 +161,17 @@ class Language:
                 compiled.generate(prompt_ids(self.tokenizer, PROMPTS[0]), max_new_tokens=3, do_sample=False)
             compiled.save(part)
 
-        keep(path, make)
-        return sf.load(path)
+        keep(self._folder / f"smollm2-{name}", make)
 
-    def _costs(self, thresholds: sf.ActivationThresholds, written: list[Tensor]) -> dict[str, Any]:
+    def _costs(self) -> dict[str, Any]:
         def measure() -> dict[str, Any]:
             self._say("measuring what sparsity costs on other text")
             ids = self.tokenizer(language_reference(8 * TEST), return_tensors="pt")["input_ids"][0, :TEST]
-            sparse = LeavingOut(self.model, thresholds, ids[None, :64])
+            sparse = LeavingOut(self.model, self._thresholds(), ids[None, :64])
             dense = predicted(self.model, ids)
             found = {"sparse": dataclasses.asdict(cost(predicted(sparse, ids), dense))}
             self._say("pruning a copy to 2:4 in one shot, to see what that costs")
-            pruned: Any = pruned_at_once(self.model, written)
+            pruned: Any = pruned_at_once(self.model, self._written())
             found["at_once"] = dataclasses.asdict(cost(predicted(pruned, ids), dense))
             return {**found, "babble": self._babble(pruned)}
 

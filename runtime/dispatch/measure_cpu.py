@@ -11,10 +11,9 @@ threads run as have a core to themselves; a single thread is timed by its own pr
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,7 @@ from sparseflow.runtime.formats import Format, find
 from sparseflow.runtime.kernels import Choice, Problem, sparse_kernels
 from sparseflow.runtime.pattern import Pattern
 from sparseflow.runtime.robust import Settled, settle
+from sparseflow.runtime.thread_count import thread_count
 from sparseflow.runtime.timing import Stopwatch, Turns, once, once_on_this_thread
 
 MAX_ROWS = 4096
@@ -200,7 +200,7 @@ class _Bench:
         x = torch.randn(m, k, dtype=torch.float32).to(weight.dtype)
         ways = sparse_ways(self.n, k, weight.dtype, m, self.weights.stored.name)
         sides = self.weights.sides(x, self.rows(m), ways)
-        with _threads(threads):
+        with thread_count(threads):
             turns = Turns(sides, stopwatch(threads))
             return settle(turns, most=MAX_REPS, enough=LEAST_SECONDS, limit=SECONDS_A_POINT)
 
@@ -208,17 +208,3 @@ class _Bench:
 def stopwatch(threads: int) -> Stopwatch:
     """Return what times a call with a number of threads: a single one by its own processor time."""
     return once_on_this_thread if threads == 1 else once
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run the block with a number of threads."""
-    before = torch.get_num_threads()
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+
 import torch
 from torch import Tensor
 
 from sparseflow.errors import CalibrationError
+from sparseflow.runtime.thread_count import thread_count
 
 RIDGE = 0.4
 """Times K / rows: what holds a layer to its old weights, as a share of XᵀX's mean diagonal. The fewer rows
@@ -14,6 +18,8 @@ there are for an unknown, the more of what they say is chance."""
 _EXACT_UP_TO = 2048
 """Features K up to which each row's system is factored; above, (K/2)³ a row costs more than steps do."""
 _CHUNK_ELEMENTS = 1 << 25
+_CPU_CHUNK_ELEMENTS = 1 << 20
+"""What a core's cache holds."""
 _TOLERANCE = 1e-4
 _MAX_STEPS = 200
 
@@ -62,9 +68,15 @@ class LeastSquares:
         if start.shape[1] > _EXACT_UP_TO:
             return self._by_gradients(start, keep)
         most = max(1, int(keep.sum(1).max()))
-        rows = max(1, _CHUNK_ELEMENTS // most**2)
-        parts = zip(torch.split(keep, rows), torch.split(self._right, rows), strict=True)
-        return torch.cat([self._by_factors(part, right, most) for part, right in parts])
+        on_cpu = start.device.type == "cpu"
+        rows = max(1, (_CPU_CHUNK_ELEMENTS if on_cpu else _CHUNK_ELEMENTS) // most**2)
+        parts = torch.split(keep, rows), torch.split(self._right, rows), repeat(most)
+        if not on_cpu:
+            return torch.cat(list(map(self._by_factors, *parts)))
+        # LAPACK's threads gain nothing on matrices that small, and wait for each other after every step.
+        threads = torch.get_num_threads()
+        with thread_count(1), ThreadPoolExecutor(threads) as pool:
+            return torch.cat(list(pool.map(self._by_factors, *parts)))
 
     def _factor(self, matrix: Tensor) -> Tensor:
         factor: Tensor
@@ -77,6 +89,7 @@ class LeastSquares:
             )
         return factor
 
+    @torch.no_grad()  # a thread begins with gradients on
     def _by_factors(self, keep: Tensor, right: Tensor, most: int) -> Tensor:
         # In order: the matrix is read in its order then.
         columns = keep.byte().topk(most, dim=1).indices.sort(1).values
