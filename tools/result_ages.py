@@ -40,6 +40,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "decode_cpu_epyc": (*CPU, "sparseflow_compiler/execution"),
     "decode_h200": (*GPU, "sparseflow_compiler/execution"),
     "default_cpu": CPU,
+    "default_cpu_xeon": CPU,
     "default_h200": (*GPU, *TUNER),
     "fuzz": (),  # counts what was tried, by its date
     "gemm_cpu": CPU,
@@ -52,6 +53,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "model_small_tuned_h200": (*GPU, *TUNER),
     "noise_cpu": ("runtime/dispatch",),
     "patterns_h200": ("runtime/csrc/cuda/patterns",),
+    "prompt_h200": ("runtime/prompt_attention.py",),
     "prune_speed_h200": ("sparseflow_compiler/pruning",),
     "quality_activations_h200": ("sparseflow_compiler/contextual/activations",),
     "quality_contextual": ("sparseflow_compiler/contextual",),
@@ -60,6 +62,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "quality_fp8_h200": ("sparseflow_compiler/pruning",),
     "quality_lm_h200": ("sparseflow_compiler/pruning",),
     "quality_lm_train_h200": (),  # a dense model of its own, trained once
+    "quality_patterns_h200": ("sparseflow_compiler/pruning",),
     "quality_smollm2_h200": ("sparseflow_compiler/pruning", "sparseflow_compiler/finetune"),
     "quality_wrappers_cpu": (),  # a study of a form that nothing is stored in
     "quality_wrappers_cpu_long": (),

@@ -11,7 +11,7 @@ import tables_serving
 from _table import Rows, grouped, markdown, times
 from tables_columns import columns_cpu, columns_gpu, wide
 from tables_contextual import contextual_cpu, contextual_h200, contextual_model
-from tables_decode import decode, decode_attention
+from tables_decode import decode, decode_attention, prompt
 from tables_default import NAMES, default
 from tables_models import model_h200, models_beside_dense
 from tables_patterns import patterns_gpu, same_tokens
@@ -22,7 +22,7 @@ from tables_quality import (
     quality_lm,
     quality_lm_train,
 )
-from tables_recovery import quality_activations, quality_fp8, quality_patterns
+from tables_recovery import quality_activations, quality_fp8, quality_methods, quality_patterns
 from tables_tuning import cost_model
 
 
@@ -221,6 +221,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "quality_activations_h200": quality_activations,
     "quality_fp8_h200": quality_fp8,
     "quality_smollm2_h200": quality_patterns,
+    "quality_patterns_h200": quality_methods,
+    "prompt_h200": prompt,
     "quality_lm_train_h200": quality_lm_train,
     "same_tokens_cpu": same_tokens,
     "same_tokens_smollm2_cpu": same_tokens,

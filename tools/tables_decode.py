@@ -47,5 +47,24 @@ def decode_attention(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
+def prompt(rows: Rows) -> str:
+    """Time to the first token beside eager, and a layer's attention over the cache beside torch's ways."""
+    sides = ("first", "dense_first", "attention", "masked", "causal")
+    body = [
+        [
+            f"{row['model']}, {row['layers']} layers",
+            *(str(row[name]) for name in ("batch", "context", "capacity")),
+            *(f"{row[f'{side}_ms']:.2f} ms" for side in sides),
+            f"{row['dense_first_ms'] / row['first_ms']:.2f}×",
+        ]
+        for row in rows
+    ]
+    headings = [
+        "model", "batch", "prompt", "cache", "first token", "eager's", "attention", "with a mask",
+        "causal, without a cache", "over eager",
+    ]  # fmt: skip
+    return "\n" + markdown(headings, body) + "\n"
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"

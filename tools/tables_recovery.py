@@ -29,6 +29,7 @@ def quality_patterns(rows: Rows) -> str:
                 _mean(row, "dense_repetition"),
             ]
         )
+    body.sort(key=lambda line: line[0])
     headings = [
         "pattern",
         "method",
@@ -40,6 +41,28 @@ def quality_patterns(rows: Rows) -> str:
         "of dense",
     ]
     return "\n" + markdown(headings, body) + "\n"
+
+
+def quality_methods(rows: Rows) -> str:
+    """Perplexity over dense of one-shot pruning, the geometric mean of the texts: of the seeds, the mean."""
+    means = [row for row in rows if row["text"] == "mean"]
+    patterns = list(dict.fromkeys(row["pattern"] for row in means))
+    body = []
+    for (method, reconstruct), cells in grouped(means, lambda row: (row["method"], row["reconstruct"])):
+        line = [method, reconstruct]
+        for pattern in patterns:
+            found = [row["ratio"] for row in cells if row["pattern"] == pattern]
+            line.append(_of_seeds(found))
+        body.append(line)
+    return "\n" + markdown(["method", "reconstruct", *patterns], body) + "\n"
+
+
+def _of_seeds(found: list[float]) -> str:
+    """Return the mean of some seeds and how far they are apart; empty if there are none."""
+    if not found:
+        return ""
+    mean = math.exp(sum(map(math.log, found)) / len(found))
+    return f"{mean:.3f} ({min(found):.3f}–{max(found):.3f})" if max(found) > min(found) else f"{mean:.3f}"
 
 
 def quality_activations(rows: Rows) -> str:

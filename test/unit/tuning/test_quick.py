@@ -13,7 +13,7 @@ from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.kernels.wide import WIDE, Wide
 from sparseflow.runtime.tuning import DEFAULT_M, QUICK_M, TunedPoint, TunedTable
 from sparseflow.runtime.tuning.cost_model import CostModel, absent_us, by_key
-from sparseflow.runtime.tuning.gpu_table import SHIPPED
+from sparseflow.runtime.tuning.gpu_table import SHIPPED, trusted
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.pace import PACES, spread, wanted
 from sparseflow.runtime.tuning.policies import timed
@@ -69,7 +69,8 @@ class Two(Wide):
 def test_the_kernel_for_many_rows_is_tried_where_no_record_names_it(machine, monkeypatch):
     two = Two(**{field.name: getattr(WIDE, field.name) for field in dataclasses.fields(WIDE)})
     monkeypatch.setattr("sparseflow.runtime.tuning.quick.WIDE", two)
-    plan = Plan.of(TunedTable(machine), Hardware())
+    older = [point for point in trusted(machine) if all(c.backend != "wide" for c in point.candidates)]
+    plan = Plan(CostModel(Hardware(), older))
 
     def tried(dtype, k, m):
         return [key for key in plan.request(Task(dtype, 6400, k, m)).only if key[0] == "wide"]
