@@ -33,9 +33,15 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "prefill, encoders, vision",
         "2:4, best in fp8, recovered",
-        "prefill, fp8: {model_h200 'phase=prefill, fp8' over_dense_fp8}",
+        "prefill, fp8: {model_h200 'phase=prefill, fp8' over_dense_fp8}, less beside vLLM's",
     ),
     ("", "", "prefill, bf16: {model_h200 phase=prefill speedup}"),
+    (
+        "",
+        "",
+        "FLUX's shape, bf16: {model_h200 \"model=flux's shape, 8 blocks\" 'phase=forward, bf16' speedup}",
+    ),
+    ("", "", "FLUX's shape, fp8: {model_h200 \"model=flux's shape, 8 blocks\" 'phase=forward, fp8' speedup}"),
     ("", "", "BERT, batch of 64, bf16: {default_h200 model=bert-base batch=64 speedup}"),
 )
 """The work, what to take, and what was measured, with queries of figures.py in braces."""
