@@ -12,7 +12,7 @@ Stop = Literal["time", "steps", "no gain"]
 WHY: dict[Stop, str] = {
     "time": "the minutes were over",
     "steps": "all steps were done",
-    "no gain": "the held-out loss had stopped falling",
+    "no gain": "the held-out loss had stopped falling, and the learning rate fell to zero early",
 }
 """Why the training stopped."""
 

@@ -30,7 +30,9 @@ LOOKS = 12
 LOOKING = 0.05
 """The share of the time that looks may take; on slow machines there are fewer of them."""
 PATIENCE = 3
-"""Looks in a row without a new best after which the training stops."""
+"""Looks in a row without a new best after which the learning rate falls to zero at once."""
+SETTLING = 0.25
+"""How long that takes, of the training before it. What a high rate shakes settles while it falls."""
 SAVE_EVERY = 120.0
 """Seconds between two checkpoints."""
 CHECK_EVERY = 4
@@ -65,13 +67,19 @@ class Clock:
 
 @dataclass
 class Progress:
-    """How far a training is; all of it is saved."""
+    """How far a training is; all of it is saved.
+
+    Attributes:
+        strikes: looks since the best one.
+        settling: the shares of the training at which it begins to settle and ends; None until it does.
+    """
 
     step: int = 0
     tokens: int = 0
     looks: list[Look] = field(default_factory=list)
     best: float = math.inf
     strikes: int = 0
+    settling: tuple[float, float] | None = None
     writing: float = 0.0
     stopped: Stop | None = None
 
@@ -143,14 +151,14 @@ class Recovery:
         for _ in range(CHECK_EVERY if first else 1):
             if self.at.step == self.steps or (share := self._share()) >= 1:
                 break
-            losses.append(self._step(warmup_cosine(share)))
+            losses.append(self._step(self._factor(share)))
             self.at.step += 1
         self._require_finite(losses)
         self._step_seconds = (time.monotonic() - begun) / max(1, self.at.step - first)
         if share * (LOOKS - 1) >= len(self.at.looks) and self._looks_are_cheap():
             self._look()
-            if self.at.strikes >= PATIENCE:
-                self.at.stopped = "no gain"
+            if self.at.strikes >= PATIENCE and self.at.settling is None:
+                self.at.settling = share, share * (1 + SETTLING)
         if self.file is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self._save()
         left = max(0.0, self._left(share))
@@ -168,6 +176,14 @@ class Recovery:
             return min(1.0, max(by_time, 0.0))
         return self.at.step / self.steps
 
+    def _factor(self, share: float) -> float:
+        """Return what the highest learning rate is multiplied by."""
+        if self.at.settling is None:
+            return warmup_cosine(share)
+        begin, end = self.at.settling
+        settled = min(1.0, (share - begin) / (end - begin))
+        return min(warmup_cosine(share), warmup_cosine(begin) * (1 + math.cos(math.pi * settled)) / 2)
+
     def _looks_are_cheap(self) -> bool:
         """Return whether a look now keeps looks within `LOOKING` of the time; always where steps count."""
         since = self.clock.spent - 60 * self.at.looks[-1].minutes
@@ -176,11 +192,14 @@ class Recovery:
     def _left(self, share: float) -> float:
         """Return an estimate of the seconds that are left."""
         begun = self.at.looks[0].minutes * 60
-        return (self.clock.spent - begun) * (1 - share) / share if share else self.clock.left
+        end = min(1.0, self.at.settling[1]) if self.at.settling else 1.0
+        return (self.clock.spent - begun) * (end - share) / share if share else self.clock.left
 
     def _due(self, share: float) -> Stop | None:
         if self.at.step == self.steps:
             return "steps"
+        if self.at.settling and share >= self.at.settling[1]:
+            return "no gain"
         return "time" if share >= 1 else None
 
     def _step(self, factor: float) -> Tensor:

@@ -282,12 +282,15 @@ def test_the_minutes_are_a_hard_limit():
     assert report.minutes_writing < report.minutes
 
 
-def test_it_stops_when_nothing_is_gained_and_keeps_the_best_weights():
+def test_it_settles_when_nothing_is_gained_and_keeps_the_best_weights(monkeypatch):
     model, dense = pair()
-    before = weights(model)
-    report = sf.recover(model, dense, **given(lr=10.0, steps=60))
+    before, rates, step = weights(model), [], recovery_run.Recovery._step
+    monkeypatch.setattr(recovery_run.Recovery, "_step", lambda run, by: rates.append(by) or step(run, by))
+    report = sf.recover(model, dense, **given(lr=1.0, steps=60))
     assert report.stopped == "no gain"
-    assert report.steps < 60
+    assert report.steps == len(rates) < 60
+    assert 0 < rates[-1] < 0.2 * max(rates), "the learning rate fell to zero before it stopped"
+    assert rates[-6:] == sorted(rates[-6:], reverse=True)
     assert report.after == report.before
     assert all(map(torch.equal, before, weights(model)))
     assert "gained nothing" in report.notes[-1]
