@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import json
@@ -55,6 +56,7 @@ def keep(path: Path, make: Callable[[Path], object]) -> bool:
     part = path.with_name(f"{path.name}.part")
     _remove(part)
     make(part)
+    gc.collect()  # a compiled model holds itself, and the next step needs the memory
     part.rename(path)
     return False
 

@@ -30,7 +30,7 @@ RATE = 0.3
 """The share of the weights that a token doesn't read."""
 TOKENS = 40
 """Tokens of an answer."""
-CALIBRATION, OWN_WINDOW = 1024, 192
+CALIBRATION, OWN_WINDOW = 1024, 160
 """Tokens that the model writes to choose thresholds on, and the most of one answer."""
 TEST = 1024
 """Tokens of text to score."""

@@ -20,7 +20,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -48,8 +47,7 @@ def unpack(sdist: Path, source: Path, variant: str) -> None:
     All files of a source distribution have one date, by which nothing would ever be compiled again.
     """
     with tempfile.TemporaryDirectory() as place:
-        with tarfile.open(sdist) as archive:
-            archive.extractall(place, filter="data")
+        shutil.unpack_archive(sdist, place)
         (fresh,) = Path(place).iterdir()
         if variant == "cpu":
             _set_local_version(fresh / "sparseflow_compiler" / "support" / "version.py", "cpu")
