@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import _models
 import torch
@@ -25,7 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface
 import sparseflow as sf
 
 Inputs = Mapping[str, Any]
-MODE = "reduce-overhead"
+MODE: Literal["reduce-overhead"] = "reduce-overhead"
 WHOLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 
 
@@ -51,7 +51,8 @@ class DiffusionBlock(nn.Module):
         """Return ``[batch, tokens, width]``; ``time`` is ``[batch, 6, width]``."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (self.table + time).unsqueeze(2).unbind(1)
         x = x + gate * self.out(self._attention(self.norm(x) * (1 + scale) + shift))
-        mlp = self.down(F.gelu(self.up(self.norm(x) * (1 + scale_mlp) + shift_mlp), approximate="tanh"))
+        up = self.up(self.norm(x) * (1 + scale_mlp) + shift_mlp)
+        mlp: Tensor = self.down(F.gelu(up, approximate="tanh"))
         return x + gate_mlp * mlp
 
     def _attention(self, x: Tensor) -> Tensor:
@@ -129,11 +130,10 @@ def _diffusion(bench: Bench, name: str, width: int, heads: int, batch: int, toke
         with torch.device(place.device):
             return Diffusion(width, heads, blocks).to(place.dtype).eval()
 
-    options = {"device": place.device, "dtype": place.dtype}
-    given = {
-        "x": torch.randn(batch, tokens, width, **options),
-        "time": torch.randn(batch, 6, width, **options),
-    }
+    def drawn(rows: int) -> Tensor:
+        return torch.randn(batch, rows, width, device=place.device, dtype=place.dtype)
+
+    given = {"x": drawn(tokens), "time": drawn(6)}
     return Shape(f"{name}, {blocks} blocks", make, given, batch * tokens, batch, asked)
 
 
