@@ -1,6 +1,7 @@
 """Choice of a GPU policy from tuned points: sparse where it was measured to win, else dense.
 
-A sparse range starts at the smallest M whose speed-up is at least 1.05 while all larger tuned M's reach 1.02.
+A sparse range starts at the smallest M whose speed-up is at least 1.05 while all larger tuned M's reach 1.02,
+each with the points' margin counted.
 If M's in between lose, each stretch of M's without a loss is judged by this rule on its own.
 """
 
@@ -38,21 +39,24 @@ class Timed:
         dense: the dense product with a dense weight, which every speed-up refers to.
         unpacked: the dense product including the decompression of the weight.
         sparse: each sparse way that gave the right product.
+        margin: what a sparse way must save to win, besides its share: times of one kernel differ by as much
+            between processes.
     """
 
     m: int
     dense: float
     unpacked: float
     sparse: Mapping[Choice, float] = field(default_factory=dict)
+    margin: float = 0.0
 
     def best(self) -> tuple[Choice, float] | None:
         """Return the fastest sparse way and its time, or None."""
         return min(self.sparse.items(), key=lambda way: way[1], default=None)
 
     def gain(self) -> float:
-        """Return the speed-up of the fastest sparse way; 0 if there is none."""
+        """Return the speed-up of the fastest sparse way with the margin added; 0 if there is none."""
         best = self.best()
-        return self.dense / best[1] if best else 0.0
+        return self.dense / (best[1] + self.margin) if best else 0.0
 
 
 def choose_by_thresholds(points: Iterable[Timed], memory: Memory = "compressed") -> Policy:

@@ -45,6 +45,17 @@ def test_recorded_measurements_start_where_they_win(op, start):
     assert policy.ranges[1].speedup == pytest.approx(min(speeds), abs=1e-3)
 
 
+def test_a_margin_counts_besides_the_share():
+    def policy(us, margin):
+        points = [Timed(m, 3.0, 9.0, {lt(7): time}, margin) for m, time in zip((1, 16, 32), us, strict=True)]
+        return str(choose_by_thresholds(points, "fast"))
+
+    assert policy((2.0, 2.8, 2.9), 0.0) == "1:cusparselt@7"
+    assert policy((2.0, 2.8, 2.9), 0.3) == "1:cusparselt@7,2:dense"
+    assert policy((2.5, 2.5, 2.5), 0.3) == "1:cusparselt@7"
+    assert policy((2.6, 2.6, 2.6), 0.3) == "1:dense"
+
+
 def test_a_hole_goes_dense_and_what_follows_is_judged_by_itself():
     policy = choose_by_thresholds(layer(m1=1.3, m16=1.2, m64=0.8, m128=1.03, m256=1.5, m512=1.03), "fast")
     assert str(policy) == "1:cusparselt@7,17:dense,256:cusparselt@7"
