@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from _measure import RESULTS, gpu_name, meta, write
 from torch import Tensor
 
-from sparseflow.runtime.decode_attention import decode_attention, why_not_split
+from sparseflow.runtime.attention.decode_attention import decode_attention, why_not_split
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 128
 SCALE = WIDTH**-0.5

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import sparseflow as sf
 from sparseflow.execution.generation import rounded_length
-from sparseflow.runtime.prompt_attention import prompt_attention
+from sparseflow.runtime.attention.prompt_attention import prompt_attention
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 1, "eos_token_id": None, "pad_token_id": 0}
 

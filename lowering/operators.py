@@ -9,7 +9,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx.node import Argument
 
-import sparseflow.runtime.prompt_attention  # noqa: F401  # registers it and decode_attention
+import sparseflow.runtime.attention.prompt_attention  # noqa: F401  # registers it and decode_attention
 from sparseflow.errors import LoweringError
 from sparseflow.lowering.enum_codes import DTYPES, LAYOUTS, MEMORY_FORMATS
 from sparseflow.runtime.scalars import NATIVE_INT_OPERATORS, SCALAR_FUNCTIONS

@@ -18,7 +18,7 @@ from sparseflow.passes.ir_builder import constant_int as int_value
 from sparseflow.passes.option_text import one_of
 from sparseflow.passes.sizes import KnownSizes, Size
 from sparseflow.passes.views import VIEWS
-from sparseflow.runtime.flash_limits import DTYPES, WIDTHS
+from sparseflow.runtime.attention.flash_limits import DTYPES, WIDTHS
 from sparseflow.support.arguments import QUERIES, Queries
 
 ATTENTION = "torch.aten.scaled_dot_product_attention"

@@ -53,7 +53,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "model_small_tuned_h200": (*GPU, *TUNER),
     "noise_cpu": ("runtime/dispatch",),
     "patterns_h200": ("runtime/csrc/cuda/patterns",),
-    "prompt_h200": ("runtime/prompt_attention.py",),
+    "prompt_h200": ("runtime/attention",),
     "prune_speed_h200": ("sparseflow_compiler/pruning",),
     "quality_activations_h200": ("sparseflow_compiler/contextual/activations",),
     "quality_contextual": ("sparseflow_compiler/contextual",),

@@ -33,7 +33,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "prefill, encoders, vision",
         "2:4, best in fp8, recovered",
-        "prefill, fp8: {model_h200 'phase=prefill, fp8' over_dense_fp8}, less beside vLLM's",
+        "prefill, fp8: {model_h200 'phase=prefill, fp8' over_dense_fp8}, in vLLM less",
     ),
     ("", "", "prefill, bf16: {model_h200 phase=prefill speedup}"),
     (

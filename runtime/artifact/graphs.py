@@ -10,10 +10,6 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import Argument
 
-import sparseflow.runtime.contextual.by_gate
-import sparseflow.runtime.contextual.column
-import sparseflow.runtime.decode_attention
-import sparseflow.runtime.prompt_attention  # noqa: F401  # programs may call the operators of these
 from sparseflow.errors import ArtifactError
 from sparseflow.runtime.artifact.class_lookup import ClassLookup
 from sparseflow.runtime.artifact.values import Decoder, encode, identifier, require

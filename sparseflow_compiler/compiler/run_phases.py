@@ -29,8 +29,8 @@ from sparseflow.passes.cast_weights import cast_weights
 from sparseflow.passes.eligibility import eligible_weights
 from sparseflow.passes.match_sparse_linear import MatchSparseLinear
 from sparseflow.passes.phases import PHASES, PipelineOptions, phase
+from sparseflow.runtime.attention.prompt_attention import why_not_flash_on
 from sparseflow.runtime.dispatch import Policy
-from sparseflow.runtime.prompt_attention import why_not_flash_on
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 import torch
 from attention_reference import expected
 
-from sparseflow.runtime.decode_attention import WIDTHS, decode_attention, portable, why_not_split
+from sparseflow.runtime.attention.decode_attention import WIDTHS, decode_attention, portable, why_not_split
 
 DTYPES = [torch.bfloat16, torch.float16]
 TOLERANCE = {torch.bfloat16: 1.5e-2, torch.float16: 2e-3}

@@ -7,8 +7,8 @@ from attention_reference import expected
 
 import sparseflow as sf
 from sparseflow.integrations.transformers.static_caches import whole_cache
-from sparseflow.runtime import prompt_attention as module
-from sparseflow.runtime.prompt_attention import prompt_attention, why_not_flash, why_not_flash_on
+from sparseflow.runtime.attention import prompt_attention as module
+from sparseflow.runtime.attention.prompt_attention import prompt_attention, why_not_flash, why_not_flash_on
 
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
 RUNS = torch.cuda.is_available() and why_not_flash_on(torch.device("cuda")) is None

@@ -10,8 +10,8 @@ import sparseflow as sf
 from sparseflow.compiler import run_phases
 from sparseflow.integrations.transformers.argument_names import parameters
 from sparseflow.integrations.transformers.static_caches import whole_cache
-from sparseflow.runtime.decode_attention import decode_attention
-from sparseflow.runtime.prompt_attention import prompt_attention
+from sparseflow.runtime.attention.decode_attention import decode_attention
+from sparseflow.runtime.attention.prompt_attention import prompt_attention
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
 LENGTH = 32

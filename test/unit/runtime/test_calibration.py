@@ -21,6 +21,7 @@ from sparseflow.runtime.dispatch.cpu_table import DispatchTableWarning
 from sparseflow.runtime.dispatch.processor_load import LoadMeter
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.robust import AGREE, Settled
+from sparseflow.runtime.thread_count import thread_count
 
 pytestmark = pytest.mark.filterwarnings("ignore::sparseflow.runtime.dispatch.cpu_table.DispatchTableWarning")
 
@@ -232,7 +233,7 @@ def test_points_that_do_not_settle_are_tried_again_and_the_best_try_is_kept(monk
 
 def test_so_many_threads_run_and_no_fewer_afterwards():
     before = torch.get_num_threads()
-    with measure_cpu._threads(before + 1):
+    with thread_count(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
     assert measure_cpu.stopwatch(1) is timing.once_on_this_thread

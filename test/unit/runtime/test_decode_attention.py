@@ -10,7 +10,7 @@ from attention_reference import expected
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparseflow.errors import InferenceOnlyError
-from sparseflow.runtime.decode_attention import decode_attention
+from sparseflow.runtime.attention.decode_attention import decode_attention
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 

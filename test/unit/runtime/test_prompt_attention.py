@@ -13,8 +13,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparseflow.errors import InferenceOnlyError
-from sparseflow.runtime import prompt_attention as module
-from sparseflow.runtime.prompt_attention import prompt_attention, why_not_flash, why_not_flash_on
+from sparseflow.runtime.attention import prompt_attention as module
+from sparseflow.runtime.attention.prompt_attention import prompt_attention, why_not_flash, why_not_flash_on
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 

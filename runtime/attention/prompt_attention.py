@@ -15,8 +15,13 @@ import torch
 from torch import Tensor
 
 from sparseflow.runtime import ops
-from sparseflow.runtime.decode_attention import check_attention, decode_attention, portable, why_not_split
-from sparseflow.runtime.flash_limits import WIDTHS
+from sparseflow.runtime.attention.decode_attention import (
+    check_attention,
+    decode_attention,
+    portable,
+    why_not_split,
+)
+from sparseflow.runtime.attention.flash_limits import WIDTHS
 
 _ALIGNED = 8
 """Elements of 16 bytes, which FlashAttention reads at once."""

@@ -1,0 +1,1 @@
+"""Attention of queries over caches: few queries, prompts, and what FlashAttention takes."""
