@@ -9,12 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparseflow.errors import ArgumentError
-
-_AT_ONCE = 1 << 26
-"""How many logits are in float32 at a time."""
+from sparseflow.finetune.divergence import kl
 
 
 @dataclass(frozen=True)
@@ -90,58 +87,6 @@ class Objective:
         if self.task:
             terms.append(self.task * _of(student, "loss", "task").float())
         return torch.stack(terms).sum()
-
-
-def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return KL(teacher ‖ student) of logits ``[…, classes]``, in nats: ``[…]``, float32.
-
-    Gradients flow to the student alone. Both passes go over some rows at a time in float32, because copies of
-    all logits of a batch would fill more memory than the models.
-    """
-    found: Tensor = _Divergence.apply(student, teacher, temperature)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Divergence(torch.autograd.Function):
-    """KL between rows of logits; its gradient is the difference of both distributions."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        ctx.save_for_backward(student, teacher)
-        ctx.temperature = temperature
-        found = torch.empty(student.shape[:-1], dtype=torch.float32, device=student.device)
-        parts = zip(_parts(student), _parts(teacher), _flat_parts(found, student), strict=True)
-        for mine, theirs, part in parts:
-            m, t = (F.log_softmax(logits.float() / temperature, dim=-1) for logits in (mine, theirs))
-            part.copy_((t.exp() * (t - m)).sum(-1))
-        return found
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        student, teacher = ctx.saved_tensors
-        found = torch.empty_like(student, memory_format=torch.contiguous_format)
-        weights = _flat_parts((grad / ctx.temperature).contiguous(), student)
-        for mine, theirs, part, weight in zip(
-            _parts(student), _parts(teacher), _parts(found), weights, strict=True
-        ):
-            m, t = (F.softmax(logits.float() / ctx.temperature, dim=-1) for logits in (mine, theirs))
-            part.copy_(m.sub_(t).mul_(weight.unsqueeze(-1)))
-        return found, None, None
-
-
-def _parts(logits: Tensor) -> tuple[Tensor, ...]:
-    """Return logits ``[…, classes]`` in parts ``[rows, classes]`` of at most `_AT_ONCE` numbers."""
-    return torch.split(logits.reshape(-1, logits.shape[-1]), _rows_at_once(logits))
-
-
-def _flat_parts(values: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
-    """Return a number a row, in the same parts as the logits."""
-    return torch.split(values.view(-1), _rows_at_once(logits))
-
-
-def _rows_at_once(logits: Tensor) -> int:
-    return max(1, _AT_ONCE // max(1, logits.shape[-1]))
 
 
 def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, MissingDependencyError
 
@@ -24,9 +24,9 @@ def make_optimizer(kind: Kind, parameters: Sequence[nn.Parameter], lr: float) ->
     """Return an optimiser without weight decay.
 
     Args:
-        kind: ``"adamw"``: torch's, whose state is two float32 values a weight; ``"adamw-8bit"``: two bytes a
-            weight, of bitsandbytes or torchao; ``"adamw-offload"``: torchao's, with the state in the host's
-            memory. The latter two run on GPUs only.
+        kind: ``"adamw"``: torch's, whose state is two float32 values a weight, and which a CUDA graph may
+            hold; ``"adamw-8bit"``: two bytes a weight, of bitsandbytes or torchao; ``"adamw-offload"``:
+            torchao's, with the state in the host's memory. The latter two run on GPUs only.
         parameters: that it updates.
         lr: the highest learning rate.
 
@@ -34,8 +34,11 @@ def make_optimizer(kind: Kind, parameters: Sequence[nn.Parameter], lr: float) ->
         ArgumentError: the parameters are on a CPU, and the kind is for GPUs.
         MissingDependencyError: no library that has it is installed.
     """
+    if kind == "adamw" and _on_gpu(parameters):
+        rate = torch.tensor(lr, device=parameters[0].device)
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True, capturable=True)
     if kind == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=_on_gpu(parameters))
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     if not _on_gpu(parameters):
         rule = f"runs on GPUs only, not on {parameters[0].device}"
         raise ArgumentError(f"sf.recover(optimizer={kind!r})", rule, "leave it out")
@@ -55,6 +58,21 @@ def make_optimizer(kind: Kind, parameters: Sequence[nn.Parameter], lr: float) ->
     raise MissingDependencyError(
         f"sf.recover(optimizer={kind!r})", f"needs {libraries}", f"pip install {libraries.split()[0]}"
     )
+
+
+def why_not_capturable(optimizer: torch.optim.Optimizer) -> str:
+    """Return why no CUDA graph can hold an optimiser's step; empty if one can."""
+    if all(group.get("capturable") for group in optimizer.param_groups):
+        return ""
+    return f"{type(optimizer).__name__} can't be in a CUDA graph"
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the learning rate of a group of parameters, in place where it is a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _on_gpu(parameters: Sequence[nn.Parameter]) -> bool:

@@ -13,6 +13,7 @@ from torch.utils._triton import has_triton
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError
 from sparseflow.finetune.compiled_blocks import compiled_blocks
+from sparseflow.finetune.divergence import compiled_divergence
 from sparseflow.finetune.left_out import LeftOut
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
@@ -26,6 +27,7 @@ from sparseflow.integrations.transformers.models import own_tokenizer
 from sparseflow.integrations.transformers.own_text import Generate
 from sparseflow.integrations.transformers.recomputing import recomputed_layers
 from sparseflow.integrations.transformers.static_caches import without_cache
+from sparseflow.integrations.transformers.whole_rows import whole_rows
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.support.arguments import require_one_of
@@ -205,8 +207,11 @@ def recover(
             stack.enter_context(full_precision(model))
         stack.enter_context(recomputed_layers(model, gradient_checkpointing))
         plain = not (activations or gradient_checkpointing)
+        if data.whole:
+            stack.enter_context(whole_rows(model, dense))
         if _compiles(options, device_of(model), clock.left, plain=plain):
             stack.enter_context(compiled_blocks(model, dense))
+            stack.enter_context(compiled_divergence())
         run = _run(model, dense, masks, left_out, data, clock, options, file)
         if saved:
             run.restore(saved)
@@ -238,7 +243,27 @@ def _run(
     autocast = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
     pair = Pair(model, dense, options.objective, autocast)
     made = make_optimizer(options.optimizer, learning, lr)
-    return Recovery(pair, masks, left_out, data, made, clock, batch, micro, options.steps, options.seed, file)
+    return Recovery(
+        pair,
+        masks,
+        left_out,
+        data,
+        made,
+        clock,
+        batch,
+        micro,
+        options.steps,
+        options.seed,
+        file,
+        _why_unrecorded(data, options),
+    )
+
+
+def _why_unrecorded(data: Data, options: RecoverOptions) -> str:
+    """Return why steps are not to be recorded as a CUDA graph; empty if they are."""
+    if not data.whole:
+        return "batches are of different shapes"
+    return "layers are recomputed" if options.gradient_checkpointing else ""
 
 
 def _compiles(options: RecoverOptions, device: torch.device, left: float, *, plain: bool) -> bool:
@@ -294,6 +319,8 @@ def _report(run: Recovery, options: RecoverOptions, left_out: int) -> RecoverRep
     at, objective, data = run.at, run.pair.objective, run.data
     assert objective is not None, "the first look settled it"
     notes = list(data.notes)
+    if run.recorded.refusal and device_of(run.student).type == "cuda":
+        notes.append(f"Steps ran kernel by kernel, not as a CUDA graph: {run.recorded.refusal}.")
     if at.best >= at.looks[0].loss:
         notes.append("Training gained nothing on held-out text: the model has the weights that it had.")
     return RecoverReport(

@@ -17,12 +17,14 @@ from sparseflow.finetune.distill import warmup_cosine
 from sparseflow.finetune.left_out import LeftOut
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
+from sparseflow.finetune.optimizers import set_rate, why_not_capturable
 from sparseflow.finetune.recovery_checkpoint import RecoveryFile
 from sparseflow.finetune.recovery_report import Look, Stop
 from sparseflow.finetune.recovery_text import Data, Rows
 from sparseflow.finetune.student import Pair
 from sparseflow.pruning.calibration import Call, moved
 from sparseflow.runtime.calling.inference import device_of
+from sparseflow.runtime.calling.recorded_step import RecordedStep
 from sparseflow.support.progress import Step
 
 LOOKS = 12
@@ -100,6 +102,7 @@ class Recovery:
         steps: the most; None: as many as the time allows.
         seed: of the order.
         file: to save to, or None.
+        unrecorded: why steps are not to be recorded as a CUDA graph; empty if they are.
         at: how far it is.
         best_state: the parameters of the best look, on the CPU.
     """
@@ -115,6 +118,7 @@ class Recovery:
     steps: int | None
     seed: int
     file: RecoveryFile | None
+    unrecorded: str = ""
     at: Progress = field(default_factory=Progress)
     best_state: dict[str, Tensor] = field(default_factory=dict)
 
@@ -123,6 +127,8 @@ class Recovery:
         self._saved = time.monotonic()
         self._step_seconds = self._look_seconds = self._save_seconds = 0.0
         self._turn, self._rows = -1, list[int]()
+        unrecorded = self.unrecorded or why_not_capturable(self.optimizer)
+        self.recorded = RecordedStep(self._update, device_of(self.student), unrecorded)
 
     @property
     def student(self) -> nn.Module:
@@ -205,16 +211,20 @@ class Recovery:
     def _step(self, factor: float) -> Tensor:
         """Update the student by one batch and return the loss before."""
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
-            group["lr"] = lr * factor
-        self.optimizer.zero_grad(set_to_none=True)
+            set_rate(group, lr * factor)
         device, parts = device_of(self.student), self.batch // self.micro
-        total = torch.zeros((), device=device)
-        for places in _parts(self._places(), parts):
-            call = self.data.training(places)
-            loss = self.pair.loss(moved(call, device)) / parts
+        calls = [self.data.training(places) for places in _parts(self._places(), parts)]
+        self.at.tokens += sum(map(_tokens, calls))
+        return self.recorded(*(moved(call, device) for call in calls))
+
+    def _update(self, *calls: Call) -> Tensor:
+        """Update the student by the parts of a batch and return the loss before."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device_of(self.student))
+        for call in calls:
+            loss = self.pair.loss(call) / len(calls)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-            self.at.tokens += _tokens(call)
         nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.grad is not None], 1.0)
         self.optimizer.step()
         self.left_out.follow()
@@ -308,10 +318,17 @@ class Recovery:
             self.pair.objective = Objective(**cast(dict[str, float], state["objective"]))
         _load(self.student, cast(dict[str, Tensor], state["model"]))
         self.best_state = cast(dict[str, Tensor], state["best"])
-        self.optimizer.load_state_dict(cast(dict[str, object], state["optimizer"]))
+        self._load_optimizer(cast(dict[str, object], state["optimizer"]))
         self.left_out.limits.copy_(cast(Tensor, state["limits"]))
         torch.set_rng_state(cast(Tensor, state["rng"]))
         self.masks.apply()
+
+    def _load_optimizer(self, state: dict[str, object]) -> None:
+        """Load what was saved of the optimiser; learning rates stay the tensors that a recording reads."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def measure(objective: Objective | None) -> Objective | None:

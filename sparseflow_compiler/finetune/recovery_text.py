@@ -63,6 +63,11 @@ class Rows:
         """Return how many rows are trained on."""
         return len(self.rows) - self.held
 
+    @property
+    def whole(self) -> bool:
+        """Whether all rows have one length, so that no batch needs padding."""
+        return len(set(map(len, self.rows))) == 1
+
     def training(self, places: Sequence[int]) -> Call:
         """Return the batch of some of the rows that are trained on."""
         return _padded([self.rows[self.held + place] for place in places])
@@ -95,6 +100,11 @@ class Batches:
     written: int = 0
     given: int = 0
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether batches are known to be rows of token ids of one length: nobody looks into these."""
+        return False
 
     def __len__(self) -> int:
         """Return how many batches are trained on."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch.func import functional_call
 from sparseflow.errors import ArgumentError
 from sparseflow.pruning.linear_layers import Layer
 from sparseflow.pruning.prune_options import Reconstruct
-from sparseflow.pruning.stacks import ATTENTION, Visit, floats
+from sparseflow.pruning.stacks import ATTENTION, Frame, Path, Slot, Visit, floats
+from sparseflow.runtime.calling.recorded_step import RecordedStep
 
 _RATE = 0.02
 """The learning rate over a parameter's root mean square."""
@@ -59,20 +61,26 @@ class Refinement:
             name: p.detach().to(torch.promote_types(p.dtype, torch.float32)).clone().requires_grad_()
             for name, p in self._parameters.items()
         }
-        groups = [{"params": [p], "lr": _RATE * _root_mean_square(p)} for p in masters.values()]
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+        device = next(iter(masters.values())).device
+        optimizer = _adam(masters.values(), device)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 - step / steps)
         )
+
+        def update(*sample: Any) -> Tensor:
+            loss = self._loss(self._cast(masters), *sample)
+            # A batch may not reach an expert of the block.
+            gradients = torch.autograd.grad(loss, list(masters.values()), materialize_grads=True)
+            for p, gradient in zip(masters.values(), gradients, strict=True):
+                p.grad = gradient
+            optimizer.step()
+            return loss.detach()
+
         before = self._error({})
+        step = RecordedStep(update, device)
         with torch.enable_grad():
             for batch in _order(len(self._targets), steps, seed):
-                loss = self._loss(batch, self._cast(masters))
-                # A batch may not reach an expert of the block.
-                gradients = torch.autograd.grad(loss, list(masters.values()), materialize_grads=True)
-                for p, gradient in zip(masters.values(), gradients, strict=True):
-                    p.grad = gradient
-                optimizer.step()
+                step(*self._sample(batch))
                 schedule.step()
         values = self._cast(masters)
         if self._error(values) < before:
@@ -88,16 +96,27 @@ class Refinement:
         }
 
     def _error(self, values: Values) -> float:
-        return sum(float(self._loss(batch, values)) for batch in range(len(self._targets)))
+        return sum(float(self._loss(values, *self._sample(batch))) for batch in range(len(self._targets)))
 
-    def _loss(self, batch: int, values: Values) -> Tensor:
+    def _sample(self, batch: int) -> tuple[dict[Slot, object], Mapping[Slot, Path], object, Tensor]:
+        """Return the block's call for a batch, what it takes from the block before, and the target."""
+        frame = self._visit.frames[batch]
+        return frame.inputs, frame.links, self._visit.given[batch], self._targets[batch]
+
+    def _loss(
+        self,
+        values: Values,
+        inputs: dict[Slot, object],
+        links: Mapping[Slot, Path],
+        given: object,
+        target: Tensor,
+    ) -> Tensor:
         def run(*args: object, **kwargs: object) -> object:
             return functional_call(self._visit.block, values, args, kwargs)
 
         with _captured(self._visit.block, self._where) as outputs:
-            self._visit.call(batch, run)
-        target = self._targets[batch].to(outputs[0].device)
-        return (outputs[0].float() - target.float()).square().sum() * self._scale
+            Frame(inputs, links).call(run, given)
+        return (outputs[0].float() - target.to(outputs[0].device).float()).square().sum() * self._scale
 
     def _outputs(self, block: nn.Module, call: Callable[[int, nn.Module], object]) -> Iterator[Tensor]:
         for batch in range(len(self._visit.frames)):
@@ -144,6 +163,18 @@ def _order(batches: int, steps: int, seed: int) -> Iterator[int]:
     for _ in range(steps):
         order = order or torch.randperm(batches, generator=generator).tolist()
         yield order.pop()
+
+
+def _adam(masters: Iterable[Tensor], device: torch.device) -> torch.optim.Adam:
+    """Return Adam with a learning rate for each parameter; on a GPU, one that a CUDA graph may hold."""
+    groups: list[dict[str, object]] = [
+        {"params": [master], "lr": _RATE * _root_mean_square(master)} for master in masters
+    ]
+    if device.type != "cuda":
+        return torch.optim.Adam(groups, betas=(0.9, 0.95))
+    for group in groups:
+        group["lr"] = torch.tensor(group["lr"], device=device)
+    return torch.optim.Adam(groups, betas=(0.9, 0.95), fused=True, capturable=True)
 
 
 def _root_mean_square(values: Tensor) -> float:

@@ -68,7 +68,7 @@ def test_recovery_with_compiled_layers_learns_as_without(llama, monkeypatch):
         report = sf.recover(
             model,
             dense,
-            1.0,
+            9.0,
             text,
             text_share=1.0,
             length=16,
@@ -78,4 +78,6 @@ def test_recovery_with_compiled_layers_learns_as_without(llama, monkeypatch):
         )
         losses[compiles] = report.after
         assert len(asked) == (6 if compiles else 0), "layers of both models, on a CPU only if asked"
-    assert losses[None] == losses[True]
+    assert losses[True] == pytest.approx(
+        losses[None], rel=1e-3
+    )  # the loss is compiled too, and rounds otherwise

@@ -1,10 +1,12 @@
 """KL of logits, which goes over rows in parts, beside torch's own arithmetic."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sparseflow.finetune import objective
+from sparseflow.finetune import divergence
 
 
 def plain(student, teacher, temperature):
@@ -12,21 +14,23 @@ def plain(student, teacher, temperature):
     return (theirs.exp() * (theirs - mine)).sum(-1)
 
 
-def value_and_gradient(divergence, student, teacher, weights, temperature):
+def value_and_gradient(way, student, teacher, weights, temperature):
     leaf = student.detach().clone().requires_grad_()
-    found = divergence(leaf, teacher, temperature)
+    found = way(leaf, teacher, temperature)
     (found * weights).sum().backward()
     return found.detach(), leaf.grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 5, 11), (3, 7), (0, 4), (1, 1, 101)])
-def test_value_and_gradient_do_not_depend_on_the_parts(shape, dtype, monkeypatch):
-    monkeypatch.setattr(objective, "_AT_ONCE", 50)  # parts of 4, 7, 12 and one rows
+@pytest.mark.parametrize("compiled", [False, True])
+def test_value_and_gradient_do_not_depend_on_the_parts(shape, dtype, compiled, monkeypatch):
+    monkeypatch.setattr(divergence, "_AT_ONCE", 50)  # parts of 4, 7, 12 and one rows
     generator = torch.Generator().manual_seed(sum(shape))
     student, teacher = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
     weights = torch.rand(shape[:-1], generator=generator)
-    found, grad = value_and_gradient(objective.kl, student, teacher, weights, 1.7)
+    with divergence.compiled_divergence() if compiled else nullcontext():
+        found, grad = value_and_gradient(divergence.kl, student, teacher, weights, 1.7)
     expected, right = value_and_gradient(plain, student, teacher, weights, 1.7)
     assert (found.dtype, grad.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
@@ -35,6 +39,6 @@ def test_value_and_gradient_do_not_depend_on_the_parts(shape, dtype, monkeypatch
 
 def test_logits_that_are_not_contiguous():
     student, teacher = torch.randn(4, 6, 3).transpose(0, 1), torch.randn(6, 4, 3)
-    found, grad = value_and_gradient(objective.kl, student, teacher, torch.ones(6, 4), 1.0)
+    found, grad = value_and_gradient(divergence.kl, student, teacher, torch.ones(6, 4), 1.0)
     expected, right = value_and_gradient(plain, student, teacher, torch.ones(6, 4), 1.0)
     torch.testing.assert_close((found, grad), (expected, right))
