@@ -2,7 +2,7 @@
 
 It is `sparseflow bench serve` over made-up weights, with a made-up tokenizer: prompts are token ids. Requests
 come all at once and at shares of what the dense server can do. Where two GPUs are visible, each server has
-its own; both start at once, and each rate is sent to one, then to the other. `--tiny` runs a small shape on
+its own; both start at once, and each rate is sent to one, then to the other; with `--cache` they do so on one GPU. `--tiny` runs a small shape on
 the CPU, as a test of the script. The file is written after every rate. Where the package is on the path
 without being installed, its entry point, by which vLLM's processes find the method, is put there too.
 """
@@ -24,7 +24,7 @@ from _gpus import gpu_of, visible_gpus
 from _vllm_side import ENVIRONMENT, LLAMA_8B, TINY
 
 from sparseflow.bench.completions_client import Requests
-from sparseflow.bench.serve import Contender, Plan, on_own_gpus, serve_chart, serve_rows, serve_table
+from sparseflow.bench.serve import Contender, Plan, at_once, serve_chart, serve_rows, serve_table
 
 GROUP, ENTRY = "vllm.general_plugins", "sparseflow.integrations.vllm.registration:register"
 
@@ -43,6 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--sending", type=float, default=10.0, help="seconds of requests at a rate, at most")
     parser.add_argument("--seconds", type=float, default=250.0, help="on two GPUs no rate would end later")
     parser.add_argument("--one-gpu", action="store_true", help="one server after the other on the first GPU")
+    parser.add_argument("--cache", type=float, help="GiB of each server's: both run at once on the first GPU")
     parser.add_argument("--interval", type=int, default=8, help="tokens of an event in vLLM's stream")
     parser.add_argument("--policy", choices=("auto", "sparse"), default="auto", help="of our layers")
     parser.add_argument("--limit", type=int, default=240, help="seconds that a server may take to start")
@@ -101,11 +102,12 @@ def captured(args: argparse.Namespace) -> list[str]:
 
 def contenders(args: argparse.Namespace, folder: Path) -> tuple[Contender, Contender]:
     """Return both sides, each with a GPU of its own where there are several."""
-    gpus = [] if args.tiny or args.one_gpu else visible_gpus()
+    cache = None if args.cache is None else int(args.cache * 2**30)
+    gpus = [] if args.tiny or args.one_gpu or cache else visible_gpus()
     ours = {"policy": args.policy, "format": args.format, "prune": "magnitude"}
     same = ["--quantization", "fp8"] if args.format == "2:4-fp8" else []
-    dense = Contender("dense", folder, [*options(args), *same], gpu=gpu_of(0, gpus))
-    return dense, Contender("sparse", folder, options(args), ours, gpu=gpu_of(1, gpus))
+    dense = Contender("dense", folder, [*options(args), *same], gpu=gpu_of(0, gpus), cache=cache)
+    return dense, Contender("sparse", folder, options(args), ours, gpu=gpu_of(1, gpus), cache=cache)
 
 
 def write(rows: list[dict[str, Any]], sides: tuple[Contender, Contender], plan: Plan, args: Any) -> Path:
@@ -120,7 +122,7 @@ def write(rows: list[dict[str, Any]], sides: tuple[Contender, Contender], plan: 
         sequences=args.sequences,
         stream_interval=args.interval,
         gpus={each.side: each.gpu for each in sides},
-        servers="at once, measured in turn" if on_own_gpus(*sides) else "one after the other",
+        servers="at once, measured in turn" if at_once(*sides) else "one after the other",
         each=[
             {"side": side, "rate": str(rate), "rounds": found} for (side, rate), found in plan.done.items()
         ],

@@ -67,6 +67,8 @@ def serve(rows: Rows) -> str:
         )
     columns = "requests, tokens/s, gain, TTFT P50, TTFT P99, TPOT P50, TPOT P99"
     apart = _OWN_GPUS.format("server") if any(row.get("own_gpus") for row in rows) else ""
+    if not apart and any(row.get("at_once") for row in rows):
+        apart = "\nBoth servers were on one GPU; only one worked at a time.\n"
     return "\n" + markdown(columns.split(", "), body) + apart + "\n"
 
 

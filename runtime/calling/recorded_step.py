@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sparseflow.runtime.calling.uncollected import uncollected
+
 EAGER = 3
 """Steps before the recording: they compile kernels and make the optimiser's state, which must outlive it."""
 
@@ -127,7 +129,7 @@ class RecordedStep:
         graph = _CUDA.CUDAGraph()
         _CUDA.synchronize(self._device)
         try:
-            with _CUDA.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with uncollected(), _CUDA.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._result = self._step(*given)
         except RuntimeError as error:
             self.refusal = f"CUDA can't record it: {str(error).partition(chr(10))[0]}"

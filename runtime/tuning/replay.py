@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseflow.runtime.calling.uncollected import uncollected
 from sparseflow.runtime.robust import AGREE, settle
 from sparseflow.runtime.tuning.layers import relative_error
 
@@ -58,10 +59,11 @@ class Replay:
         self._start, self._end = (_cuda.Event(enable_timing=True) for _ in range(2))
         try:
             # Worker threads may build plans meanwhile, which must not end the capture.
-            self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            for turn in range(self._calls):
-                self.y: Tensor | None = call(turn % copies)
-            self._graph.capture_end()
+            with uncollected():
+                self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                for turn in range(self._calls):
+                    self.y: Tensor | None = call(turn % copies)
+                self._graph.capture_end()
         except RuntimeError as error:
             raise Spoilt(f"can't be captured in a CUDA graph: {first_line(error)}") from None
 

@@ -35,6 +35,9 @@ _WARM = 4
 _FEWEST = 8
 """Requests at a rate, at least."""
 
+_HALF = "0.45"
+"""The share of a GPU's memory that must be free for each of two servers on it."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -47,6 +50,8 @@ class Contender:
         serving: options of our method, for ``--additional-config``; None for the dense side.
         gpu: the only GPU that its server sees, as CUDA_VISIBLE_DEVICES names it; None: all that this process
             sees.
+        cache: bytes of its KV cache; None: what the memory leaves. Where both have such a cache, they run at
+            once on one GPU.
     """
 
     side: str
@@ -54,13 +59,17 @@ class Contender:
     options: Sequence[str] = ()
     serving: Mapping[str, object] | None = None
     gpu: str | None = None
+    cache: int | None = None
 
     def arguments(self) -> list[str]:
         """Return what ``vllm serve`` is given."""
+        options = list(self.options)
+        if self.cache is not None:
+            options += ["--kv-cache-memory-bytes", str(self.cache), "--gpu-memory-utilization", _HALF]
         if self.serving is None:
-            return list(self.options)
+            return options
         ours = json.dumps({"sparseflow": dict(self.serving)})
-        return ["--quantization", "sparseflow", "--additional-config", ours, *self.options]
+        return ["--quantization", "sparseflow", "--additional-config", ours, *options]
 
     def server(self, log: Path) -> Server:
         """Return a server that is being started."""
@@ -107,8 +116,8 @@ class Plan:
 def serve_rows(dense: Contender, sparse: Contender, plan: Plan) -> Iterator[list[dict[str, Any]]]:
     """Measure both contenders; yield the rows of all that is measured so far, after every rate of a server.
 
-    Each row has the medians of the rounds for a side and a rate. Both servers run at once if each has a GPU
-    of its own.
+    Each row has the medians of the rounds for a side and a rate. Both servers run at once, and are sent
+    requests in turn, if each has a GPU or a cache of its own.
 
     Args:
         dense: comes first, and its saturated throughput sets the rates where the plan has none.
@@ -119,17 +128,23 @@ def serve_rows(dense: Contender, sparse: Contender, plan: Plan) -> Iterator[list
         MissingDependencyError, ArgumentError: a server can't be started, or broke.
     """
     require_vllm(plugin=sparse.serving is not None)
-    measuring = _at_once if on_own_gpus(dense, sparse) else _one_after_the_other
+    measuring = _at_once if at_once(dense, sparse) else _one_after_the_other
     for _ in measuring((dense, sparse), plan):
         rates = sorted({rate for _, rate in plan.done}, key=lambda rate: (rate != SATURATED, rate))
         places = [(each.side, rate) for each in (dense, sparse) for rate in rates]
         rows = [_row(*place, plan) for place in places if place in plan.done]
-        yield [{**row, "own_gpus": on_own_gpus(dense, sparse)} for row in rows]
+        how = {"own_gpus": on_own_gpus(dense, sparse), "at_once": at_once(dense, sparse)}
+        yield [row | how for row in rows]
 
 
 def on_own_gpus(dense: Contender, sparse: Contender) -> bool:
     """Return whether each of two contenders has a GPU of its own."""
     return dense.gpu is not None and sparse.gpu is not None and dense.gpu != sparse.gpu
+
+
+def at_once(dense: Contender, sparse: Contender) -> bool:
+    """Return whether both contenders' servers run at once."""
+    return on_own_gpus(dense, sparse) or None not in (dense.cache, sparse.cache)
 
 
 def _one_after_the_other(contenders: Sequence[Contender], plan: Plan) -> Iterator[None]:
@@ -257,6 +272,8 @@ def serve_table(rows: Sequence[dict[str, Any]], width: int = 130) -> str:
     ]
     if rows[0]["own_gpus"]:
         notes.append("Each server had a GPU of its own; only one worked at a time.")
+    elif rows[0]["at_once"]:
+        notes.append("Both servers were on one GPU; only one worked at a time.")
     notes.append("TTFT: from a request to its first token. TPOT: from one token to the next.")
     return text_table("", columns, lines, notes, width)
 

@@ -36,6 +36,12 @@ def serve(
         list[str] | None,
         typer.Option(help="Two of them: each server runs on its own, and both start at once."),
     ] = None,
+    cache: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB of each server's KV cache: both start at once on one GPU that has the memory."
+        ),
+    ] = None,
     limit: Annotated[float, typer.Option(help="Seconds that a server may take to start.")] = 600.0,
     log: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw throughput and waiting into this file.")] = None,
@@ -51,6 +57,8 @@ def serve(
     option_values.require_folder(plot)
     if gpu and (len(gpu) != 2 or gpu[0] == gpu[1]):
         raise ArgumentError(f"--gpu {' '.join(gpu)}", "one is needed for each server", "--gpu 0 --gpu 1")
+    if cache is not None and cache <= 0:
+        raise ArgumentError(f"--cache {cache:g}", "must be above 0", "leave it out")
     if any(each <= 0 for each in rate or []):
         raise ArgumentError("--rate", "must be above 0", "leave it out for shares of what dense can do")
     from sparseflow.bench.completions_client import Requests
@@ -61,9 +69,10 @@ def serve(
     if sparse is None:
         ours["prune"] = "magnitude"
     places = gpu or (None, None)
+    size = None if cache is None else int(cache * 2**30)
     contenders = (
-        Contender("dense", model, shared, gpu=places[0]),
-        Contender("sparse", sparse or model, shared, ours, gpu=places[1]),
+        Contender("dense", model, shared, gpu=places[0], cache=size),
+        Contender("sparse", sparse or model, shared, ours, gpu=places[1], cache=size),
     )
     asked = Requests(requests, prompt, answer_tokens, vocabulary)
     with tempfile.TemporaryDirectory() as work:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sparseflow.execution.recording import MOST_LENT, Recording, is_large, shares_memory
 from sparseflow.execution.self_recording import Launch, SelfRecording, moved_bytes
+from sparseflow.runtime.calling.uncollected import uncollected
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
@@ -285,7 +286,8 @@ class CudaGraphs:
         lends = call.lending
         graph = _CUDA.CUDAGraph()
         try:
-            with _CUDA.graph(graph, pool=self._pool(lends), capture_error_mode="thread_local"):
+            pool = self._pool(lends)
+            with uncollected(), _CUDA.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 before = self._reserved()
                 results = self._run(*inputs)
                 grown = self._reserved() - before

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparseflow.execution.cuda_graphs import wait_for_plans
 from sparseflow.execution.decoding.step_program import StepProgram
+from sparseflow.runtime.calling.uncollected import uncollected
 
 _CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 
@@ -61,7 +62,7 @@ class Step:
         wait_for_plans()
         graph = _CUDA.CUDAGraph()
         try:
-            with _CUDA.graph(graph, capture_error_mode="thread_local"):
+            with uncollected(), _CUDA.graph(graph, capture_error_mode="thread_local"):
                 self._run()
         except RuntimeError as error:
             self.refusal = f"CUDA can't record it: {str(error).partition(chr(10))[0]}"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sparseflow.bench import vllm_server
 from sparseflow.bench.completions_client import Answer, Requests, figures
-from sparseflow.bench.serve import Contender, Plan, serve_rows, serve_table
+from sparseflow.bench.serve import Contender, Plan, at_once, serve_rows, serve_table
 from sparseflow.errors import ArgumentError, MissingDependencyError
 
 SERVER = '''
@@ -174,7 +174,7 @@ def test_without_vllm_its_extra_is_named(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("--rate", "0"), ("--requests", "0"), ("--vocabulary", "3"), ("--gpu", "0")]
+    "option", [("--cache", "0"), ("--rate", "0"), ("--requests", "0"), ("--vocabulary", "3"), ("--gpu", "0")]
 )
 def test_wrong_options_are_refused(option) -> None:
     found = run(*option)
@@ -206,3 +206,11 @@ def test_the_sparse_side_is_served_by_our_method() -> None:
     assert options[:2] == ["--quantization", "sparseflow"]
     assert json.loads(options[3]) == {"sparseflow": {"prune": "magnitude"}}
     assert Contender("dense", Path("m"), ["--x"]).arguments() == ["--x"]
+
+
+def test_servers_with_caches_of_a_size_run_at_once_on_one_gpu() -> None:
+    dense = Contender("dense", Path("m"), ["--x"], cache=1 << 30)
+    assert dense.arguments()[:3] == ["--x", "--kv-cache-memory-bytes", str(1 << 30)]
+    sparse = Contender("sparse", Path("m"), cache=1 << 30)
+    assert at_once(dense, sparse)
+    assert not at_once(dense, Contender("sparse", Path("m")))
