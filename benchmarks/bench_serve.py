@@ -2,9 +2,10 @@
 
 It is `sparseflow bench serve` over made-up weights, with a made-up tokenizer: prompts are token ids. Requests
 come all at once and at shares of what the dense server can do. Where two GPUs are visible, each server has
-its own; both start at once, and each rate is sent to one, then to the other; with `--cache` they do so on one GPU. `--tiny` runs a small shape on
-the CPU, as a test of the script. The file is written after every rate. Where the package is on the path
-without being installed, its entry point, by which vLLM's processes find the method, is put there too.
+its own; both start at once, and each rate is sent to one, then to the other. With `--cache` they do so on one
+GPU. `--tiny` runs a small shape on the CPU, as a test of the script. The file is written after every rate.
+Where the package is on the path without being installed, its entry point, by which vLLM's processes find the
+method, is put there too.
 """
 
 from __future__ import annotations
