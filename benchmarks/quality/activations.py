@@ -34,7 +34,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, meta, write
-from chat_model import device_name, load, result_name, windows_of, written
+from chat_model import device_name, kept, load, result_name, windows_of, written
 from leaving_out import leaving_out, sinks
 from other_texts import WINDOW, perplexity
 from same_answers import DenseAnswers
@@ -79,9 +79,12 @@ class Run:
     def prepare(self) -> None:
         """Let the dense model write and answer, and see its inputs."""
         options = self.options
-        self.text, self.writing = written(
-            self.dense, self.tokenizer, options.length, None, options.writing, options.seed
-        )
+        if options.own:
+            self.text, self.writing = kept(options.own)
+        else:
+            self.text, self.writing = written(
+                self.dense, self.tokenizer, options.length, None, options.writing, options.seed
+            )
         self._say(f"written {self.writing}")
         self.asked = DenseAnswers.of(
             self.dense, self.tokenizer, options.prompts, options.new_tokens, options.answers_at_once
@@ -243,6 +246,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--deadline", type=float, default=280.0, help="seconds for everything")
     parser.add_argument("--writing", type=float, default=45.0, help="seconds in which text is written")
+    parser.add_argument("--own", type=Path, nargs="+", help="what `recover.py write` wrote, instead")
     parser.add_argument("--seconds", type=float, default=600.0, help="of each recovery, at most")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.3, 0.4, 0.25, 0.5])
     parser.add_argument(

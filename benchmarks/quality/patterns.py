@@ -35,7 +35,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, meta, write
-from chat_model import device_name, load, result_name, windows_of, written
+from chat_model import device_name, kept, load, result_name, windows_of, written
 from other_texts import WINDOW, held_out, perplexity
 
 import sparseflow as sf
@@ -116,12 +116,12 @@ class Measuring:
         twin, begun = copy.deepcopy(self.model), time.perf_counter()
         given = None if method == "magnitude" and reconstruct == "none" else batches
         how: dict[str, Any] = {"pattern": pattern}
-        kept = self.options.results / f"mixed_{seed}.json"
-        chosen = pattern == MIXED and (reconstruct == "none" or not kept.exists())
+        patterns = self.options.results / f"mixed_{seed}.json"
+        chosen = pattern == MIXED and (reconstruct == "none" or not patterns.exists())
         if chosen:
             how = {"max_bytes": "4:6", "patterns": CHOICES}
         elif pattern == MIXED:
-            how = {"pattern": json.loads(kept.read_text())}
+            how = {"pattern": json.loads(patterns.read_text())}
         how |= {"reconstruct": None if reconstruct == "none" else reconstruct, "steps": self.options.steps}
         report = sf.prune(twin, method, given, seed=seed, progress=False, **how)
         seconds = time.perf_counter() - begun
@@ -129,7 +129,7 @@ class Measuring:
         about |= {"calibration": "self", "tokens": sum(batch.numel() for batch in given or ())}
         about |= {"layers": require_patterns(twin, report), "seconds": round(seconds, 1)}
         if chosen:
-            about |= self._mixture(report, kept)
+            about |= self._mixture(report, patterns)
         self.rows.extend(self._measured(twin, about))
         print(self.rows[-1], f"{self._spent():.0f} s", flush=True)
         write(self.name, self.head, self.rows, self.options.results)
@@ -170,10 +170,15 @@ class Measuring:
         if set(options.methods) == {"magnitude"} and options.reconstruct == ["none"]:
             return []
         length, seconds = options.length, options.writing
-        rows, about = written(self.model, self.tokenizer, length, options.tokens, seconds, seed)
+        if options.own:
+            rows, about = kept(options.own)
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+            rows = [rows[place] for place in order]
+        else:
+            rows, about = written(self.model, self.tokenizer, length, options.tokens, seconds, seed)
         print(f"seed {seed}: written {about}, {self._spent():.0f} s", flush=True)
-        kept = torch.stack(rows[: max(1, options.tokens // length)])
-        return list(torch.split(kept, options.batch))
+        chosen = torch.stack(rows[: max(1, options.tokens // length)])
+        return list(torch.split(chosen, options.batch))
 
     def _kind(self, pattern: str, method: str, reconstruct: str) -> tuple[str, str]:
         """Return what decides how long a case takes."""
@@ -199,6 +204,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path, help="folder or .gguf of the model")
     parser.add_argument("--texts", type=Path, help="what recover.py prepare wrote")
+    parser.add_argument(
+        "--own", type=Path, nargs="+", help="what `recover.py write` wrote, of which each seed takes others"
+    )
     parser.add_argument("--windows", type=int, default=4, help="of each text")
     parser.add_argument("--tokens", type=int, default=16384, help="to calibrate on")
     parser.add_argument("--length", type=int, default=WINDOW, help="tokens in a row of own text")

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _measure import RESULTS, meta, write
-from chat_model import device_name, load, result_name, windows_of, written
+from chat_model import device_name, keep, kept, load, result_name, windows_of, written
 from other_texts import WINDOW, parts_of_texts
 from patterns import CHOICES, MIXED, PATTERNS, require_patterns
 
@@ -83,7 +83,7 @@ def write_own(options: argparse.Namespace) -> None:
         seconds.append(about["seconds"])
         print(about, None if compiled is None else compiled.report.model["generate"], flush=True)
     writing = {"loop": options.loop, "tokens": tokens, "seconds": round(sum(seconds), 1), "each": seconds}
-    torch.save({"rows": rows, "writing": writing}, options.own)
+    keep(rows, writing, options.own)
 
 
 @dataclass
@@ -110,9 +110,7 @@ class Run:
         """Let the dense model write what everything is calibrated and trained on."""
         options = self.options
         if options.own is not None:
-            files = [torch.load(path) for path in options.own]
-            self.text = [row for own in files for row in own["rows"]]
-            self.writing = {"files": [own["writing"] for own in files]}
+            self.text, self.writing = kept(options.own)
         else:
             self.text, self.writing = written(
                 self.dense, self.tokenizer, options.length, options.tokens, options.writing, options.seed
