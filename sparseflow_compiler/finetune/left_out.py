@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -34,7 +35,6 @@ class LeftOut:
 
     Attributes:
         thresholds: by layer, as given.
-        limits: the thresholds by now, float32 `[layers]`.
 
     Raises:
         ArgumentError: a threshold is of a layer that the model lacks, or of another shape.
@@ -55,20 +55,35 @@ class LeftOut:
             self._layers.append(found[name])
         rates = [chosen.rate for chosen in (activations or {}).values()]
         self._rates = torch.tensor(rates, device=device_of(model))
-        self.limits = torch.tensor(list(self.thresholds.values()), device=device_of(model))
-        self._shares, self._calls = torch.zeros_like(self.limits), torch.zeros_like(self.limits)
+        limits = torch.tensor(list(self.thresholds.values()), device=device_of(model))
+        self._inputs = [_Input(limit.clone()) for limit in limits]
 
     def __len__(self) -> int:
         """Return how many layers leave inputs out."""
         return len(self._layers)
 
+    @property
+    def limits(self) -> Tensor:
+        """The thresholds by now, float32 `[layers]`."""
+        return torch.stack([each.limit for each in self._inputs]) if self._inputs else torch.zeros(0)
+
+    @torch.no_grad()
+    def go_on(self, limits: Tensor) -> None:
+        """Take thresholds of an interrupted run, float32 `[layers]`."""
+        for each, limit in zip(self._inputs, limits, strict=True):
+            each.limit.copy_(limit)
+
+    @torch.no_grad()
     def follow(self) -> None:
         """Move each threshold towards the one that leaves out its share, by what was seen since last time."""
-        if self._layers:
-            missing = torch.where(self._calls > 0, self._rates - self._shares / self._calls, 0)
-            self.limits *= (PACE * missing).exp()
-            self._shares.zero_()
-            self._calls.zero_()
+        if not self._layers:
+            return
+        shares, calls = ([getattr(each, name) for each in self._inputs] for name in ("share", "calls"))
+        seen, count = torch.stack(shares), torch.stack(calls)
+        missing = torch.where(count > 0, self._rates - seen / count, 0)
+        moved = self.limits * (PACE * missing).exp()
+        torch._foreach_copy_([each.limit for each in self._inputs], list(moved.unbind()))
+        torch._foreach_zero_([*shares, *calls])
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -78,25 +93,46 @@ class LeftOut:
         out would never learn that it is needed.
         """
         with ExitStack() as stack:
-            for index, layer in enumerate(self._layers):
-
-                def hook(
-                    module: nn.Module, args: tuple[Tensor, ...], index: int = index
-                ) -> tuple[Tensor, ...]:
-                    small = self._small(index, args[0].detach())
-                    return cast(Tensor, _StraightThrough.apply(args[0], small)), *args[1:]  # type: ignore[no-untyped-call]
-
-                stack.callback(layer.module.register_forward_pre_hook(hook).remove)
+            for layer, each in zip(self._layers, self._inputs, strict=True):
+                # torch.compile doesn't look which hook a layer has, only whether: one serves all, and what is
+                # a layer's own it finds on the layer.
+                setattr(layer.module, _OWN, each)
+                stack.callback(delattr, layer.module, _OWN)
+                stack.callback(layer.module.register_forward_pre_hook(_leave_out).remove)
             yield
 
-    def _small(self, index: int, x: Tensor) -> Tensor:
-        """Return which inputs a layer leaves out, and count them while training."""
-        small = is_small(x, self.limits[index])
-        if torch.is_grad_enabled() and x.shape[-2] > SINKS:
-            self._shares[index] += small[..., SINKS:, :].float().mean()
-            self._calls[index] += 1
-        small[..., :SINKS, :] = False
-        return small
+
+@dataclass
+class _Input:
+    """The input of one layer, all float32 scalars at places that stay.
+
+    Attributes:
+        limit: what is smaller is left out.
+        share: the sum of the shares left out in `calls` calls.
+        calls: since the last step.
+    """
+
+    limit: Tensor
+    share: Tensor = field(init=False)
+    calls: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.share, self.calls = torch.zeros_like(self.limit), torch.zeros_like(self.limit)
+
+
+_OWN = "_sparseflow_input"
+
+
+def _leave_out(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Leave out what a layer's input has below its threshold, and count it while training."""
+    own: _Input = getattr(module, _OWN)
+    x = args[0]
+    small = is_small(x.detach(), own.limit)
+    if torch.is_grad_enabled() and x.shape[-2] > SINKS:
+        own.share += small[..., SINKS:, :].float().mean()
+        own.calls += 1
+    small[..., :SINKS, :] = False
+    return cast(Tensor, _StraightThrough.apply(x, small)), *args[1:]  # type: ignore[no-untyped-call]
 
 
 class _StraightThrough(torch.autograd.Function):

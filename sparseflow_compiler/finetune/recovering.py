@@ -23,6 +23,7 @@ from sparseflow.finetune.recovery_report import RecoverReport, Stop
 from sparseflow.finetune.recovery_run import Clock, Recovery, full_precision, saved_rows
 from sparseflow.finetune.recovery_text import Batches, Data, Sources, Text
 from sparseflow.finetune.student import Pair
+from sparseflow.integrations.transformers.argument_names import generates
 from sparseflow.integrations.transformers.models import own_tokenizer
 from sparseflow.integrations.transformers.own_text import Generate
 from sparseflow.integrations.transformers.recomputing import recomputed_layers
@@ -206,10 +207,9 @@ def recover(
         if masters:
             stack.enter_context(full_precision(model))
         stack.enter_context(recomputed_layers(model, gradient_checkpointing))
-        plain = not (activations or gradient_checkpointing)
         if data.whole:
             stack.enter_context(whole_rows(model, dense))
-        if _compiles(options, device_of(model), clock.left, plain=plain):
+        if _compiles(options, device_of(model), clock.left):
             stack.enter_context(compiled_blocks(model, dense))
             stack.enter_context(compiled_divergence())
         run = _run(model, dense, masks, left_out, data, clock, options, file)
@@ -241,7 +241,9 @@ def _run(
     lr = options.lr or 3e-4 * min(1.0, (2e8 / size) ** 0.5)
     batch, micro = _sizes(model, data, options)
     autocast = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
-    pair = Pair(model, dense, options.objective, autocast)
+    # Asked for hidden states once, to see what it returns, transformers' models keep hooks for them.
+    objective = options.objective or (Objective(kl=1.0) if generates(dense) else None)
+    pair = Pair(model, dense, objective, autocast)
     made = make_optimizer(options.optimizer, learning, lr)
     return Recovery(
         pair,
@@ -266,11 +268,16 @@ def _why_unrecorded(data: Data, options: RecoverOptions) -> str:
     return "layers are recomputed" if options.gradient_checkpointing else ""
 
 
-def _compiles(options: RecoverOptions, device: torch.device, left: float, *, plain: bool) -> bool:
-    """Return whether layers are to be compiled; hooks and recomputing are left to eager torch."""
+def _compiles(options: RecoverOptions, device: torch.device, left: float) -> bool:
+    """Return whether layers are to be compiled; recomputing is left to eager torch."""
     if options.compile_layers is not None:
         return options.compile_layers
-    return plain and device.type == "cuda" and has_triton() and left >= 60 * COMPILING_PAYS
+    return (
+        not options.gradient_checkpointing
+        and device.type == "cuda"
+        and has_triton()
+        and left >= 60 * COMPILING_PAYS
+    )
 
 
 def _sizes(model: nn.Module, data: Data, options: RecoverOptions) -> tuple[int, int]:

@@ -319,7 +319,7 @@ class Recovery:
         _load(self.student, cast(dict[str, Tensor], state["model"]))
         self.best_state = cast(dict[str, Tensor], state["best"])
         self._load_optimizer(cast(dict[str, object], state["optimizer"]))
-        self.left_out.limits.copy_(cast(Tensor, state["limits"]))
+        self.left_out.go_on(cast(Tensor, state["limits"]))
         torch.set_rng_state(cast(Tensor, state["rng"]))
         self.masks.apply()
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.finetune.compiled_blocks import compiled_blocks, repeated_blocks
+from sparseflow.finetune.left_out import LeftOut
 
 
 @pytest.fixture
@@ -81,3 +82,44 @@ def test_recovery_with_compiled_layers_learns_as_without(llama, monkeypatch):
     assert losses[True] == pytest.approx(
         losses[None], rel=1e-3
     )  # the loss is compiled too, and rounds otherwise
+
+
+def halved(module, args):
+    return (args[0] / 2,)
+
+
+def test_hooks_of_one_layer_or_one_model_are_not_lost_in_shared_code(llama):
+    other = copy.deepcopy(llama)
+    llama.model.layers[1].mlp.down_proj.register_forward_pre_hook(halved)
+    ids = torch.randint(64, (2, 9))
+    expected = [model(input_ids=ids, use_cache=False).logits for model in (other, llama)]
+    assert not torch.equal(*expected)
+    torch._dynamo.reset()
+    with torch.no_grad(), compiled_blocks(other, llama, backend="aot_eager"):
+        found = [model(input_ids=ids, use_cache=False).logits for model in (other, llama)]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_layers_that_leave_inputs_out_share_code_and_each_has_its_threshold(llama, grad):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    ids = torch.randint(64, (4, 16))
+    thresholds = sf.calibrate_activations(llama, [ids], rate=0.5, progress=False)
+    dense = copy.deepcopy(llama)
+    left_out = LeftOut(llama, thresholds)
+    torch._dynamo.reset()
+    with left_out.held(), torch.set_grad_enabled(grad):
+        expected = llama(input_ids=ids, use_cache=False).logits
+        with compiled_blocks(dense, llama, backend=backend):
+            dense(input_ids=ids, use_cache=False)
+            found = llama(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(found, expected)
+    assert len(graphs) == 2
+    limits = left_out.limits.clone()
+    left_out.follow()
+    assert torch.equal(limits, left_out.limits) != grad, "only training moves thresholds"
