@@ -41,6 +41,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "decode_h200": (*GPU, "sparseflow_compiler/execution"),
     "default_cpu": CPU,
     "default_cpu_xeon": CPU,
+    "default_cpu_xeon_2_cores": CPU,
     "default_h200": (*GPU, *TUNER),
     "fuzz": (),  # counts what was tried, by its date
     "gemm_cpu": CPU,

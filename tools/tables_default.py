@@ -7,7 +7,10 @@ from typing import Any
 
 from _table import Rows, markdown, times
 
-NAMES = ("default_h200", "default_h100", "default_gpu", "default_cpu", "default_cpu_xeon")
+NAMES = (
+    *("default_h200", "default_h100", "default_gpu"),
+    *("default_cpu", "default_cpu_xeon", "default_cpu_xeon_2_cores"),
+)
 """Files of bench_default.py, a device each: which of them are there depends on where it ran."""
 
 

@@ -12,9 +12,8 @@ def quality_patterns(rows: Rows) -> str:
     """Perplexity over dense, the geometric mean of the texts, and what the model still answers."""
     texts = list(dict.fromkeys(row["text"] for row in rows if row["text"] != "mean"))
     body = []
-    for row in rows:
-        if row["text"] != "mean":
-            continue
+    means = [row for row in rows if row["text"] == "mean"]
+    for row in sorted(means, key=lambda row: (row["pattern"], row["method"], row["recovered_s"])):
         case = [(one["text"], one["ratio"]) for one in rows if _case(one) == _case(row)]
         ratios = dict(case)
         body.append(
@@ -22,6 +21,7 @@ def quality_patterns(rows: Rows) -> str:
                 row["pattern"],
                 row["method"],
                 f"{row['recovered_s']:.0f} s" if row["recovered_s"] else "one-shot",
+                f"{row['tokens_trained'] / 1e6:.1f}M" if row["recovered_s"] else "",
                 f"{row['ratio']:.3f}",
                 *(f"{ratios[text]:.3f}" for text in texts),
                 _share(row, "kept"),
@@ -29,11 +29,11 @@ def quality_patterns(rows: Rows) -> str:
                 _mean(row, "dense_repetition"),
             ]
         )
-    body.sort(key=lambda line: line[0])
     headings = [
         "pattern",
         "method",
         "recovered",
+        "tokens trained",
         "perplexity over dense",
         *texts,
         "answers kept",
