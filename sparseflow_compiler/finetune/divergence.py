@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -37,24 +36,37 @@ def compiled_divergence() -> Iterator[None]:
         _PASSES.reset(token)
 
 
-def _divergences(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return KL of logits ``[rows, classes]``: ``[rows]``."""
-    m, t = (F.log_softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher))
-    return (t.exp() * (t - m)).sum(-1)
+def _divergences(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    """Return KL of logits ``[rows, classes]``, then what `_log_softmax` subtracts of both, ``[rows]``."""
+    m, t = (logits.float() / temperature for logits in (student, teacher))
+    parts = []
+    for logits in (m, t):
+        top = logits.amax(-1)
+        parts += [top, (logits - top.unsqueeze(-1)).exp().sum(-1).log()]
+    m, t = _log_softmax(m, *parts[:2]), _log_softmax(t, *parts[2:])
+    return (t.exp() * (t - m)).sum(-1), *parts
 
 
-def _slopes(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
+def _slopes(
+    student: Tensor, teacher: Tensor, parts: Sequence[Tensor], weights: Tensor, temperature: float
+) -> Tensor:
     """Return the gradient of KL weighted by ``[rows]`` in the student's logits ``[rows, classes]``."""
-    m, t = (F.softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher))
-    return (m.sub_(t).mul_(weights.unsqueeze(-1))).to(student.dtype)
+    m, t = (logits.float() / temperature for logits in (student, teacher))
+    difference = _log_softmax(m, *parts[:2]).exp() - _log_softmax(t, *parts[2:]).exp()
+    return (difference * weights.unsqueeze(-1)).to(student.dtype)
+
+
+def _log_softmax(logits: Tensor, top: Tensor, total: Tensor) -> Tensor:
+    """Return the logarithms of probabilities. The highest logit goes first: differences to it are exact."""
+    return logits - top.unsqueeze(-1) - total.unsqueeze(-1)
 
 
 @dataclass(frozen=True)
 class _Passes:
     """What computes the loss of rows, and its gradient."""
 
-    forward: Callable[[Tensor, Tensor, float], Tensor] = _divergences
-    backward: Callable[[Tensor, Tensor, Tensor, float], Tensor] = _slopes
+    forward: Callable[[Tensor, Tensor, float], tuple[Tensor, ...]] = _divergences
+    backward: Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, float], Tensor] = _slopes
 
 
 _EAGER = _Passes()
@@ -66,24 +78,27 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, passes: _Passes) -> Tensor:
-        ctx.save_for_backward(student, teacher)
         ctx.temperature, ctx.passes = temperature, passes
-        found = torch.empty(student.shape[:-1], dtype=torch.float32, device=student.device)
-        parts = zip(_parts(student), _parts(teacher), _flat_parts(found, student), strict=True)
-        for mine, theirs, part in parts:
-            part.copy_(passes.forward(mine, theirs, temperature))
-        return found
+        results = [
+            torch.empty(student.shape[:-1], dtype=torch.float32, device=student.device) for _ in range(5)
+        ]
+        split = zip(*(_flat_parts(result, student) for result in results), strict=True)
+        for mine, theirs, parts in zip(_parts(student), _parts(teacher), split, strict=True):
+            for part, value in zip(parts, passes.forward(mine, theirs, temperature), strict=True):
+                part.copy_(value)
+        ctx.save_for_backward(student, teacher, *results[1:])
+        return results[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        student, teacher = ctx.saved_tensors
+        student, teacher, *parts = ctx.saved_tensors
         found = torch.empty_like(student, memory_format=torch.contiguous_format)
-        weights = _flat_parts((grad / ctx.temperature).contiguous(), student)
-        for mine, theirs, part, weight in zip(
-            _parts(student), _parts(teacher), _parts(found), weights, strict=True
-        ):
-            part.copy_(ctx.passes.backward(mine, theirs, weight, ctx.temperature))
+        weights = (grad / ctx.temperature).contiguous()
+        rows = zip(*(_flat_parts(each, student) for each in (*parts, weights)), strict=True)
+        logits = zip(_parts(student), _parts(teacher), _parts(found), strict=True)
+        for (mine, theirs, part), (*subtracted, weight) in zip(logits, rows, strict=True):
+            part.copy_(ctx.passes.backward(mine, theirs, subtracted, weight, ctx.temperature))
         return found, None, None, None
 
 

@@ -104,15 +104,21 @@ class Masks:
                 self._clear(parameter, parameter.grad)
 
     @contextmanager
-    def held(self) -> Iterator[Masks]:
-        """Within the block, mask gradients, and weights and moments after each step of any optimiser."""
+    def held(self, *, updates_vanish: bool = False) -> Iterator[Masks]:
+        """Within the block, mask gradients, and weights and moments after each step of any optimiser.
+
+        Args:
+            updates_vanish: the only optimiser is new, and what has had no gradient it leaves as it is: then
+                gradients alone need masks.
+        """
         self.apply()
         with ExitStack() as hooks:
             for parameter in self._dropped:
                 if parameter.requires_grad:
                     register: Callable[[_Hook], RemovableHandle] = parameter.register_hook  # untyped in torch
                     hooks.callback(register(self._gradient_hook(parameter)).remove)
-            hooks.callback(register_optimizer_step_post_hook(self._after_step).remove)
+            if not updates_vanish:
+                hooks.callback(register_optimizer_step_post_hook(self._after_step).remove)
             yield self
         self.apply()
 

@@ -202,7 +202,9 @@ def recover(
         data: Data | None = saved_rows(saved) if saved else None
         if data is None:
             data = sources.collect(tokens, lambda: WRITING * clock.allowed - clock.spent, bars.stage("write"))
-        for context in (without_cache(model), without_cache(dense), masks.held(), left_out.held()):
+        # Those that keep 8 bits round.
+        kept = masks.held(updates_vanish=optimizer == "adamw")
+        for context in (without_cache(model), without_cache(dense), kept, left_out.held()):
             stack.enter_context(context)
         if masters:
             stack.enter_context(full_precision(model))

@@ -59,12 +59,13 @@ def test_agreement_is_full_with_oneself_and_counts_what_differs():
     sf.prune(pruned)
     found = agreement(pruned, model, tokens, window=80)
     dense, other = (
-        m(input_ids=tokens[None, :-1]).logits[0].detach().log_softmax(-1) for m in (model, pruned)
+        m(input_ids=tokens[None, :-1]).logits[0].detach().double().log_softmax(-1) for m in (model, pruned)
     )
     divergence = (dense.exp() * (dense - other)).sum(-1)
     assert found.top1 == pytest.approx((dense.argmax(-1) == other.argmax(-1)).float().mean().item())
-    assert found.kl == pytest.approx(divergence.mean().item(), rel=1e-4)
-    assert found.kl_p99 == pytest.approx(divergence.sort().values[math.ceil(0.99 * 74) - 1].item(), rel=1e-4)
+    # A divergence of 1e-4 is a difference of logarithms that are a thousand times as large, in float32.
+    assert found.kl == pytest.approx(divergence.mean().item(), rel=1e-3)
+    assert found.kl_p99 == pytest.approx(divergence.sort().values[math.ceil(0.99 * 74) - 1].item(), rel=1e-3)
 
 
 def test_tokens_are_read_from_arrays_tensors_and_text(tmp_path):
