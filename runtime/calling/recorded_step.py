@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from sparseflow.runtime.calling.uncollected import uncollected
 EAGER = 3
 """Steps before the recording: they compile kernels and make the optimiser's state, which must outlive it."""
 
-_CUDA = torch.cuda
+_CUDA: Any = torch.cuda  # torch's own annotations are incomplete here
 _CONSTANTS = (bool, int, float, str, type(None), torch.dtype, torch.device)
 """What inputs may hold beside tensors: a step is recorded for these values of them."""
 

@@ -29,7 +29,8 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
 @contextmanager
 def compiled_divergence() -> Iterator[None]:
     """Within the block, run `kl` by torch.compile, which reads 16-bit logits without a copy in float32."""
-    token = _PASSES.set(_Passes(*(torch.compile(way, dynamic=True) for way in (_divergences, _slopes))))
+    compiled = _Passes(torch.compile(_divergences, dynamic=True), torch.compile(_slopes, dynamic=True))
+    token = _PASSES.set(compiled)
     try:
         yield
     finally:

@@ -86,14 +86,14 @@ def _prune_block(work: Tensor, upper: Tensor, pattern: Pattern) -> Tensor:
     """
     if not work.is_cuda:
         return _prune_columns(work, upper, pattern)
-    kept, errors = _recorded(work, pattern)(work.contiguous(), upper.contiguous())
-    work.copy_(kept)
-    return errors
+    pruned = _recorded(work, pattern)(work.contiguous(), upper.contiguous())
+    work.copy_(pruned[0])
+    return pruned[1]
 
 
 def _recorded(work: Tensor, pattern: Pattern) -> RecordedStep:
     """Return what prunes blocks of this size, of which a thread keeps a few."""
-    steps = _of_thread.__dict__.setdefault("steps", OrderedDict[object, RecordedStep]())
+    steps: OrderedDict[object, RecordedStep] = _of_thread.__dict__.setdefault("steps", OrderedDict())
     key = (work.device, work.dtype, work.shape, pattern)
     if key not in steps:
 

@@ -30,7 +30,7 @@ def whole_rows(*models: nn.Module) -> Iterator[None]:
     suited = [model for model in models if not why_not_whole_rows(model)]
     with ExitStack() as stack:
         for model in suited:
-            stack.enter_context(_attending(model))  # type: ignore[arg-type]  # it has a config of transformers
+            stack.enter_context(_attending(model))
         yield
 
 
