@@ -1,7 +1,8 @@
 """What compiling costs: time on a 70B-shaped Llama, the driver's start, pruning, packing, and memory kept.
 
-Usage: bench_compile.py [--layers 80] [--quick]
+Usage: bench_compile.py [--layers 80] [--quick] [--model FOLDER]
 
+With a folder of a chat model also the time to its first token, compiled with empty caches and loaded.
 Writes benchmarks/results/compile_cpu.json. Each part runs in a process of its own, so that peak
 memory is that part's.
 """
@@ -12,6 +13,7 @@ import argparse
 import ctypes
 import gc
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from typing import Any
 import _measure
 
 Row = dict[str, Any]
+
+PROMPT = "What is the capital of France?"
 
 
 def row(what: str, value: float, unit: str, at_most: float | None) -> Row:
@@ -157,6 +161,43 @@ def memory(dtype: str, at_most: float) -> list[Row]:
     ]
 
 
+def first_token(folder: str, saved: str) -> list[Row]:
+    """Compile a chat model in 2:4 with empty caches, let it write a token, and save it."""
+    import torch
+    from quality.chat_model import load
+
+    import sparseflow as sf
+
+    model, tokenizer = load(Path(folder), torch.float32)
+    sf.prune(model, progress=False)
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    start = time.perf_counter()
+    compiled = sf.compile(model, mode="reduce-overhead", progress=False)
+    compiled.generate(ids, max_new_tokens=1, do_sample=False)
+    seconds = time.perf_counter() - start
+    compiled.save(saved)
+    return [row(f"{Path(folder).name}: first token, compiled, caches empty", seconds, "s", 25)]
+
+
+def loaded_token(folder: str, saved: str) -> list[Row]:
+    """Load what was saved, and let it write a token."""
+    import sparseflow as sf
+    from sparseflow.integrations.transformers.models import read_tokenizer
+
+    ids = read_tokenizer(Path(folder))(PROMPT, return_tensors="pt").input_ids
+    start = time.perf_counter()
+    sf.load(saved).generate(ids, max_new_tokens=1, do_sample=False)
+    return [row(f"{Path(folder).name}: first token, loaded", time.perf_counter() - start, "s", 3)]
+
+
+def _first_tokens(folder: Path) -> list[Row]:
+    with tempfile.TemporaryDirectory() as work:
+        for name in ("SPARSEFLOW_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+            os.environ[name] = str(Path(work) / name)
+        saved = str(Path(work) / "saved")
+        return apart(first_token, str(folder), saved) + apart(loaded_token, str(folder), saved)
+
+
 def apart(part: Callable[..., list[Row]], *args: object) -> list[Row]:
     """Run a part in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -176,10 +217,13 @@ def main() -> int:
     )
     parser.add_argument("--layers", type=int, default=80)
     parser.add_argument("--quick", action="store_true", help="4 layers; writes nothing")
+    parser.add_argument("--model", type=Path, help="folder of a chat model, such as SmolLM2's")
     options = parser.parse_args()
     layers = 4 if options.quick else options.layers
     with tempfile.NamedTemporaryFile(suffix=".mlir") as mlir:
         rows = apart(llama_70b, layers, mlir.name) + apart(driver, mlir.name)
+    if options.model is not None:
+        rows += _first_tokens(options.model)
     rows += apart(packing) + apart(memory, "float32", 0.54) + apart(memory, "bfloat16", 0.57)
     if not options.quick:
         print(f"wrote {_measure.write('compile_cpu', _measure.meta(_measure.cpu_name()), rows)}")
