@@ -11,6 +11,7 @@ struct Matrix {
   const float* scale = nullptr;
   Stored stored = Stored::f32;
   int64_t rows = 0, columns = 0;
+  bool one_stream = false;  // as reads_one_stream() has it
 };
 
 // Rows in fp32, `pitch` floats from one to the next. What lies between the columns and the pitch may be read and written:
