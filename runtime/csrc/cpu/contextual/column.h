@@ -34,8 +34,12 @@ inline void add_inputs(const Matrix& w, const Wide& x, const int32_t* kept, int6
     else spread<fetch_none>(streams<S, n>(row, row, end - begin), factors, part);
   };
   int64_t i = 0;
-  for (; i + R <= count; i += R) group(i, Int<R>{});
-  for (; i < count; ++i) group(i, Int<1>{});
+  const auto groups = [&](auto rows) {
+    for (; i + decltype(rows)::value <= count; i += decltype(rows)::value) group(i, rows);
+  };
+  groups(Int<R>{});
+  groups(Int<R / 2>{});  // few streams at once are slow
+  groups(Int<1>{});
 }
 
 constexpr int kInputs = 8;
