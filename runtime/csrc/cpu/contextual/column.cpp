@@ -20,7 +20,8 @@ using torch::headeronly::ScalarType;
 
 constexpr const char* kOp = "column_linear";
 constexpr int64_t kFew = 64 * 1024;  // elements of the weight that aren't worth waking a thread for
-constexpr int64_t kLine = 64;        // columns at which threads may part
+constexpr int64_t kLine = 64;        // columns at which widened chunks may part
+constexpr int64_t kLineBytes = 64;   // of a row, at which threads may part
 constexpr int64_t kSegment = 256;    // bytes of a row that a thread reads at least: memory gives shorter ones slowly
 constexpr int64_t kChunk = 8 << 20;  // bytes of widened weight at a time, which stay in the last cache
 
@@ -115,18 +116,18 @@ void kept_inputs(const Tensor& x, const Matrix& w, const Ending& ending, const c
   if (y.numel() == 0) return;
   const WideRows rows(kOp, x);
   const Wide& wide = rows.all();
-  const Scratch list((w.rows + 1) * static_cast<int64_t>(sizeof(int32_t)));
+  const Scratch list((w.rows + kListSlack) * static_cast<int64_t>(sizeof(int32_t)));
   auto* kept = reinterpret_cast<int32_t*>(list.data());
   const int64_t count = kernels().keep(wide, w.rows, static_cast<float>(threshold), kept);
   const WideRows sums(wide.count, w.columns);
   const int64_t n = w.columns, size = x.element_size(), stored = w.stored == Stored::i8 ? 1 : size;
   const int64_t parts = std::clamp<int64_t>(std::min(count * n / kFew, n * stored / kSegment), 1,
                                             torch::stable::get_num_threads());
-  const int64_t lines = (n + kLine - 1) / kLine;
+  const int64_t line = kLineBytes / stored, lines = (n + line - 1) / line;
   auto* to = static_cast<char*>(y.mutable_data_ptr());
   torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) {
-      const int64_t begin = lines * part / parts * kLine, end = std::min(lines * (part + 1) / parts * kLine, n);
+      const int64_t begin = lines * part / parts * line, end = std::min(lines * (part + 1) / parts * line, n);
       if (begin >= end) continue;
       kernels().column(w, wide, kept, count, sums.all(), begin, end);
       for (int64_t m = 0; m < wide.count; ++m) {

@@ -60,8 +60,19 @@ inline void column(const Matrix& w, const Wide& x, const int32_t* kept, int64_t 
 
 // Keeps of row m what isn't below the threshold, and a NaN; sets the rest to zero. Returns how many inputs any row keeps.
 inline int64_t keep(const Wide& x, int64_t columns, float threshold, int32_t* kept) {
-  int64_t count = 0;
-  for (int64_t k = 0; k < columns; ++k) {
+  int64_t count = 0, k = 0;
+#if defined(__AVX512F__)
+  if (x.count == 1)  // whole vectors; the list has room for one more
+    for (; k + W <= columns; k += W) {
+      const __m512 v = (__m512)load(x.data + k);
+      const __mmask16 small = _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(threshold), _CMP_LT_OQ);
+      store(x.data + k, (vf)_mm512_maskz_mov_ps(static_cast<__mmask16>(~small), v));
+      const __m512i places = _mm512_add_epi32((__m512i)kLane, _mm512_set1_epi32(static_cast<int32_t>(k)));
+      _mm512_storeu_si512(kept + count, _mm512_maskz_compress_epi32(static_cast<__mmask16>(~small), places));
+      count += __builtin_popcount(static_cast<uint16_t>(~small));
+    }
+#endif
+  for (; k < columns; ++k) {
     bool any = false;
     for (int64_t m = 0; m < x.count; ++m) {
       float& v = x.data[m * x.pitch + k];
