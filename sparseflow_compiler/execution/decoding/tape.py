@@ -126,7 +126,7 @@ def recorded(function: Function) -> Tape | str:
 
 
 def _globals(function: Function, held: list[Tensor]) -> dict[str, Any]:
-    """The only names that the function finds, which keep in `held` each tensor that passes."""
+    """Return the only names that the function finds; they keep in `held` each tensor that passes."""
 
     def keeping(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def kept(*args: object, **kwargs: object) -> Tensor:
