@@ -4,7 +4,7 @@ Weights rotate through 300 MB, so that each is read from memory. Dense is the fa
 x · W over [K, N]. All sides run in turns in one process; times are the lower quartile of what wasn't
 disturbed. int8 stands against dense bfloat16.
 
-    OMP_NUM_THREADS=2 python benchmarks/bench_columns_cpu.py [--seconds 3] [--model FOLDER [--mode MODE]]
+    OMP_NUM_THREADS=2 python benchmarks/bench_columns_cpu.py [--seconds 3] [--model FOLDER]
 
 With --model the tokens a second of its `generate`, compiled with thresholds at a rate of 40% that were chosen
 on text of its own, against the same program with dense weights; both decode in our loop, by compiled steps.
@@ -27,7 +27,6 @@ from torch import Tensor
 import sparseflow as sf
 from sparseflow.errors import UnprunedWarning
 from sparseflow.execution.decoding.loop import PAYS_AFTER
-from sparseflow.execution.inner import Mode
 from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
 from sparseflow.integrations.transformers.own_text import own_tokens
 from sparseflow.runtime.contextual.column import column_linear
@@ -86,13 +85,12 @@ def measured(k: int, n: int, dtype: torch.dtype, seconds: float) -> dict[str, An
     return row | {name: round(dense / time, 3) for name, time in times.items() if "dense" not in name}
 
 
-def generating(folder: Path, seconds: float, mode: Mode | None) -> dict[str, Any]:
+def generating(folder: Path, seconds: float) -> dict[str, Any]:
     """Return the row of a model's generate, one stream: 40% left out against the program of dense weights.
 
     Args:
         folder: of the model.
         seconds: for each side.
-        mode: of `sf.compile`, for both.
 
     Raises:
         RuntimeError: a side's steps weren't what is compared: our loop's, compiled.
@@ -109,8 +107,8 @@ def generating(folder: Path, seconds: float, mode: Mode | None) -> dict[str, Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnprunedWarning)  # the dense side is meant to be
         compiled = [
-            sf.compile(models[0], mode=mode, inplace=True),
-            sf.compile(models[1], contextual=found, format=None, policy="sparse", mode=mode, inplace=True),
+            sf.compile(models[0], inplace=True),
+            sf.compile(models[1], contextual=found, format=None, policy="sparse", inplace=True),
         ]
         for one in compiled:
             for _ in range(1 + PAYS_AFTER // (NEW - 1)):
@@ -122,7 +120,6 @@ def generating(folder: Path, seconds: float, mode: Mode | None) -> dict[str, Any
     dense, sparse = settle(Turns(both), least=5, most=60, enough=seconds, limit=4 * seconds).times
     return {
         "model": "SmolLM2-135M-Instruct",
-        "mode": mode,
         "tokens": NEW,
         "prompt": prompt.shape[1],
         "left_out": round(left, 3),
@@ -165,9 +162,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each shape")
     parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M-Instruct")
-    parser.add_argument(
-        "--mode", help="of sf.compile, for the model: max-autotune calls its kernels from C++"
-    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     head = meta(cpu_name(), threads=torch.get_num_threads(), isa=torch.ops.sparseflow.cpu_isa())
@@ -179,7 +173,7 @@ def main() -> int:
                 print(rows[-1], flush=True)
                 write("columns_cpu", head, rows, arguments.results)
     if arguments.model is not None:
-        rows.append(generating(arguments.model, arguments.seconds, arguments.mode))
+        rows.append(generating(arguments.model, arguments.seconds))
         print(rows[-1], flush=True)
         write("columns_cpu", head, rows, arguments.results)
     return 0

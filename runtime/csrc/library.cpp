@@ -79,6 +79,15 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def("first_not_2_4(Tensor weight) -> (int row, int group)");
   m.def("first_not_finite(Tensor weight) -> (int row, int column)");
   m.def("cpu_isa() -> str");
+  // Tapes (cpu/tape.h), each by its address. Between begin and end the operators linear, linear_4_6, linear_6_8, dense_rows,
+  // decode_attention and column_linear that this thread calls on a CPU are recorded, and kernels that tape_kernel names: C
+  // functions that take pointers. tape_end returns why the tape can't be played; empty if it can. Tensors that kernels
+  // read and write must live as long as the tape.
+  m.def("tape_begin() -> int");
+  m.def("tape_kernel(int function, int[] pointers) -> int");
+  m.def("tape_end(int tape) -> str");
+  m.def("tape_play(int tape) -> int");
+  m.def("tape_free(int tape) -> int");
 
   // Contextual MLPs, y = (act(x · gateᵀ + gate_bias) ⊙ (x · upᵀ + up_bias)) · down_t + down_bias over the neurons of a
   // list; without a gate, y = act(x · upᵀ + up_bias) · down_t + down_bias. x is [..., H]; gate, up and down_t are [I,

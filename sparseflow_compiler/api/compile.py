@@ -77,9 +77,7 @@ def compile(  # noqa: A001  # named like torch.compile
             sixteenth of the GPU's memory for all models of the process, results are the caller's to keep,
             and `compiled.report` says what was recorded and why. The others are those of ``torch.compile``:
             ``"default"`` never records; ``"reduce-overhead"`` and ``"max-autotune"`` record every call that
-            comes a third time, such as decoding over a static cache, with or without inductor. On a CPU the
-            step of `generate` is compiled with ``"max-autotune"`` to be called from C++: about a tenth
-            faster, and a minute more to compile.
+            comes a third time, such as decoding over a static cache, with or without inductor.
         inplace: release dense weights as they are packed; the original model can't be used afterwards.
         progress: whether to show progress bars on stderr; ``None`` shows them only on a terminal.
         format: how sparse layers store and multiply their weights. ``"2:4"`` keeps the model's dtype.

@@ -3,11 +3,13 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 #include "args.h"
 #include "isa.h"
 #include "scratch.h"
+#include "tape.h"
 
 namespace sparseflow::cpu {
 namespace {
@@ -15,7 +17,7 @@ namespace {
 using torch::headeronly::ScalarType;
 
 constexpr const char* kOp = "decode_attention";
-constexpr int64_t kFew = 128 * 1024;  // elements of keys and values that aren't worth waking a thread for
+constexpr int64_t kFew = 16 * 1024;  // elements of keys and values that aren't worth waking a thread for
 
 std::string type_of(const Tensor& t) { return torch::headeronly::toString(t.scalar_type()); }
 
@@ -71,6 +73,7 @@ Tensor decode_attention(const Tensor& q_, const Tensor& k_, const Tensor& v_, st
                         std::optional<Tensor> keep, double scale, int64_t window) {
   check(q_, k_, v_, position, keep, window);
   const Tensor q = in_rows(q_), k = in_rows(k_), v = in_rows(v_);
+  const void* keep_at = keep ? keep->const_data_ptr() : nullptr;
   if (keep) keep = in_rows(*keep);
   Attention a = {};
   a.dtype = dtype_of(kOp, "q", q);
@@ -84,10 +87,19 @@ Tensor decode_attention(const Tensor& q_, const Tensor& k_, const Tensor& v_, st
   a.batch = q.size(0), a.kv_heads = k.size(1), a.group = q.size(1) / k.size(1);
   a.queries = q.size(2), a.width = q.size(3);
   a.window = window, a.scale = static_cast<float>(scale), a.positioned = position.has_value();
-  if (position) a.position = *static_cast<const int64_t*>(position->const_data_ptr());
   if (keep) a.keep = static_cast<const bool*>(keep->const_data_ptr()), a.keep_batch = batch_stride(*keep);
-  limit(a, k.size(2));
-  run(a);
+  if (q.const_data_ptr() != q_.const_data_ptr() || k.const_data_ptr() != k_.const_data_ptr() ||
+      v.const_data_ptr() != v_.const_data_ptr() || (keep && a.keep != keep_at))
+    spoil_tape("rows of attention's arguments don't lie in one piece");
+  const int64_t keys = k.size(2);
+  const auto* at = position ? static_cast<const int64_t*>(position->const_data_ptr()) : nullptr;
+  // The position is read whenever it runs. Copies of the tensors hold their memory.
+  perform([=, held = std::array{q, k, v, out, position.value_or(q), keep.value_or(q)}] {
+    Attention now = a;
+    if (at) now.position = *at;
+    limit(now, keys);
+    run(now);
+  });
   return out;
 }
 

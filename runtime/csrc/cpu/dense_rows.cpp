@@ -2,30 +2,42 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <array>
+
 #include "args.h"
 #include "contextual/operands.h"
 #include "contextual/scores.h"
+#include "isa.h"
+#include "tape.h"
 
 namespace sparseflow::cpu {
 namespace {
 
 constexpr const char* kOp = "dense_rows";
 
+// y = x · Wᵀ + bias, in x's dtype.
+void multiply(const Tensor& x, const contextual::Matrix& matrix, const void* bias, char* y) {
+  const contextual::WideRows rows(kOp, x), sums(rows.all().count, matrix.rows);
+  contextual::multiply(matrix, rows, nullptr, sums.all().data, sums.all().pitch);
+  const int64_t row_bytes = matrix.rows * static_cast<int64_t>(x.element_size());
+  for (int64_t m = 0; m < sums.all().count; ++m)
+    contextual::kernels().finish(sums.all().data + m * sums.all().pitch, 1, 0, bias, dtype_of(kOp, "x", x), matrix.rows,
+                                 y + m * row_bytes);
+}
+
 // The rows of the weight stream by once for each panel of x, as those of a predictor do; sums are in fp32.
 Tensor dense_rows(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   SF_REQUIRE(x.dim() >= 1 && weight.dim() == 2 && x.size(x.dim() - 1) == weight.size(1), kOp,
              "x must be [..., K] and the weight [N, K], got " + shape_of(x) + " and " + shape_of(weight));
   SF_REQUIRE(x.scalar_type() == weight.scalar_type(), kOp, "x and the weight must have one dtype");
-  const contextual::Matrix matrix = contextual::matrix_of(kOp, "the weight", weight, std::nullopt);
+  contextual::Matrix matrix = contextual::matrix_of(kOp, "the weight", weight, std::nullopt);
+  matrix.one_stream = reads_one_stream();
   const void* added = contextual::vector_of(kOp, "bias", bias, x.scalar_type(), matrix.rows);
-  const contextual::WideRows rows(kOp, x), sums(rows.all().count, matrix.rows);
-  contextual::multiply(matrix, rows, nullptr, sums.all().data, sums.all().pitch);
   Tensor y = torch::stable::new_empty(x, sizes_with_last(x, matrix.rows));
   auto* out = static_cast<char*>(y.mutable_data_ptr());
-  const int64_t row_bytes = matrix.rows * static_cast<int64_t>(x.element_size());
-  for (int64_t m = 0; m < sums.all().count; ++m)
-    contextual::kernels().finish(sums.all().data + m * sums.all().pitch, 1, 0, added, dtype_of(kOp, "x", x), matrix.rows,
-                                 out + m * row_bytes);
+  perform([=, held = std::array{weight, bias.value_or(weight), y}] {  // copies of the tensors hold their memory
+    multiply(x, matrix, added, out);
+  });
   return y;
 }
 

@@ -36,11 +36,15 @@ void finish(const Tensor& y, const std::optional<Tensor>& residual, Activation a
   });
 }
 
-Tensor gated(const Tensor& whole, Activation activation) {
+void gate(const Tensor& whole, Activation activation, const Tensor& y) {
   const Kernels& kernel = kernels();
-  const Tensor y = torch::stable::new_empty(whole, sizes_with_last(whole, whole.size(whole.dim() - 1) / 2));
   void* out = y.mutable_data_ptr();
   for_rows(whole, activation, [&](const Linear& a, int64_t begin, int64_t end) { kernel.gate(a, out, begin, end); });
+}
+
+Tensor gated(const Tensor& whole, Activation activation) {
+  const Tensor y = torch::stable::new_empty(whole, sizes_with_last(whole, whole.size(whole.dim() - 1) / 2));
+  gate(whole, activation, y);
   return y;
 }
 

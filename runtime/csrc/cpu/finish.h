@@ -11,6 +11,9 @@ namespace sparseflow::cpu {
 // Computes y = act(y) + residual in place; both are contiguous.
 void finish(const Tensor& y, const std::optional<Tensor>& residual, Activation activation);
 
+// Computes y [..., N/2] = act(g) ⊙ u for the halves g and u of `whole` [..., N]; both are contiguous.
+void gate(const Tensor& whole, Activation activation, const Tensor& y);
+
 // Returns act(g) ⊙ u [..., N/2] for the halves g and u of contiguous `whole` [..., N].
 Tensor gated(const Tensor& whole, Activation activation);
 

@@ -88,6 +88,15 @@ const std::string& isa_name() { return chosen().name; }
 const Kernels& kernels() { return *chosen().kernels; }
 const contextual::Kernels& contextual::kernels() { return *chosen().contextual; }
 
+bool reads_one_stream() {
+#if defined(SPARSEFLOW_X86)
+  static const bool amd = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
+  return amd;
+#else
+  return false;
+#endif
+}
+
 int64_t first_cache_bytes() {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);

@@ -31,6 +31,7 @@ struct Plan {
   char* scratch;  // 64-byte aligned, scratch_bytes long; the caller provides it
   int64_t scratch_bytes;
   int64_t block_bytes;  // the bytes of x that stay in the first-level cache while W streams by; the caller provides it
+  bool one_stream;      // a row of W at a time, as the memory likes best; the caller provides it
   int64_t local_bytes;  // the part of scratch that each concurrent call of `run` has to itself
   int64_t prepare_tasks, run_tasks;
   int64_t k_padded;             // k rounded up so that whole steps of positions may be read

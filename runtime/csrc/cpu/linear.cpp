@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 
 #include "args.h"
 #include "common/choice.h"
@@ -12,6 +13,7 @@
 #include "finish.h"
 #include "isa.h"
 #include "scratch.h"
+#include "tape.h"
 
 namespace sparseflow::cpu {
 namespace {
@@ -67,6 +69,7 @@ void multiply(const Linear& whole) {
     if (a.residual) a.residual = static_cast<const char*>(whole.residual) + m * whole.n * size;
     Plan plan;
     plan.block_bytes = first_cache_bytes() * 2 / 3;
+    plan.one_stream = reads_one_stream();
     k.plan(a, threads, plan);
     const Scratch scratch(plan.scratch_bytes);
     plan.scratch = scratch.data();
@@ -92,20 +95,31 @@ Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_,
   const Rows x = rows_of(x_);
   const Tensor values = torch::stable::contiguous(values_), positions = torch::stable::contiguous(positions_);
   if (bias) bias = torch::stable::contiguous(*bias);
+  const void* residual_at = residual ? residual->const_data_ptr() : nullptr;
   if (residual) residual = torch::stable::contiguous(*residual);
-  const auto ended = [&](const Tensor& y) { return ending.gated ? gated(y, ending.activation) : y; };
   const Choice choice = choice_for(op, policy, x.count, Device::cpu);
-  if (choice.kernel == Kernel::dense)
-    return ended(dense_linear(x_, values, positions, bias, residual, k, act, dense, Block));
+  if (choice.kernel != Kernel::cpu) spoil_tape("a 2:4 layer runs by another kernel than ours");
+  if (choice.kernel == Kernel::dense) {
+    const Tensor y = dense_linear(x_, values, positions, bias, residual, k, act, dense, Block);
+    return ending.gated ? gated(y, ending.activation) : y;
+  }
   if (choice.kernel == Kernel::registered)
     return run_registered(x_, values, positions, bias, residual, k, epilogue, choice);
+  if (x.tensor.const_data_ptr() != x_.const_data_ptr() || (residual && residual->const_data_ptr() != residual_at))
+    spoil_tape("an input of a 2:4 layer doesn't lie in one piece");
   const int64_t n = values.size(0);
   Tensor y = torch::stable::new_empty(x_, sizes_with_last(x_, n));
-  multiply({x.count, n, k, x.tensor.const_data_ptr(), x.stride, values.const_data_ptr(),
-            static_cast<const uint8_t*>(positions.const_data_ptr()), bias ? bias->const_data_ptr() : nullptr,
-            residual ? residual->const_data_ptr() : nullptr, y.mutable_data_ptr(), dtype_of(op, "x", x_),
-            act, Block});
-  return ended(y);
+  const Tensor out = ending.gated ? torch::stable::new_empty(x_, sizes_with_last(x_, n / 2)) : y;
+  const Linear whole = {x.count, n, k, x.tensor.const_data_ptr(), x.stride, values.const_data_ptr(),
+                        static_cast<const uint8_t*>(positions.const_data_ptr()), bias ? bias->const_data_ptr() : nullptr,
+                        residual ? residual->const_data_ptr() : nullptr, y.mutable_data_ptr(), dtype_of(op, "x", x_),
+                        act, Block};
+  // Copies of the tensors hold their memory.
+  perform([=, held = std::array{x.tensor, values, positions, bias.value_or(y), residual.value_or(y)}] {
+    multiply(whole);
+    if (ending.gated) gate(y, ending.activation, out);
+  });
+  return out;
 }
 
 }  // namespace

@@ -20,13 +20,13 @@ from sparseflow.execution.decoding.step import Step
 from sparseflow.execution.decoding.step_program import (
     StepProgram,
     compile_step,
-    in_cpp,
     plain,
     step_graph,
     why_not_compiled,
 )
 from sparseflow.execution.inner import Execution, unrecordable
 from sparseflow.runtime.calling.lowered import LoweredCall
+from sparseflow.runtime.huge_pages import lay_in_huge_pages
 
 Lower = Callable[..., LoweredCall]
 """Gives the graph that serves a call of the model."""
@@ -123,6 +123,8 @@ class Decoder:
                 break
             ready.step()
             hand_over()
+        if ready.step is not None and ready.step.program.reads and ready.step.no_tape:
+            self.notes["tape"] = f"none: {ready.step.no_tape}"
         if request.streamer is not None:
             request.streamer.end()
         return state.tokens[:, : int(state.lengths.max())].clone()
@@ -175,17 +177,15 @@ class Decoder:
     def _make(self, lowered: LoweredCall, sampling: Sampling, tensors: list[Any], reason: str) -> StepProgram:
         state = tensors[len(lowered.call.leaves) :]
         if tried := not reason:
-            start, ways = time.perf_counter(), {"inductor": False}
-            if in_cpp(self._execution.mode, state[0].device):
-                ways = {"inductor in C++": True, **ways}
-            for way, cpp in ways.items():
-                failed = reason
-                run, reason = compile_step(
-                    step_graph(lowered, sampling, state), tensors, sampling, in_cpp=cpp
-                )
-                if run is not None:
-                    self.notes["step"] = f"{way}, not in C++: {failed}" if failed else way
-                    return StepProgram(lowered.graph, run, final=True, seconds=time.perf_counter() - start)
+            start, step = time.perf_counter(), step_graph(lowered, sampling, state)
+            on_cpu = state[0].device.type == "cpu"
+            reads = (*step.parameters(), *step.buffers()) if on_cpu else ()
+            run, reason = compile_step(step, tensors, sampling)
+            if run is not None:
+                lay_in_huge_pages(reads)
+                self.notes["step"] = "inductor"
+                seconds = time.perf_counter() - start
+                return StepProgram(lowered.graph, run, final=True, seconds=seconds, reads=reads)
         self.notes["step"] = f"torch.fx: {reason}"
         return StepProgram(lowered.graph, plain(step_graph(lowered, sampling, state)), final=tried)
 

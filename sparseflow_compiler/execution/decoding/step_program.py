@@ -31,12 +31,14 @@ class StepProgram:
         run: takes the leaves of a call, then the tensors of the state; writes both.
         final: whether nothing better can be made: it is compiled, or compiling failed.
         seconds: that compiling took.
+        reads: the tensors of the model, if inductor compiled it for a CPU: what a tape may read.
     """
 
     graph: fx.GraphModule
     run: Run
     final: bool = False
     seconds: float = 0.0
+    reads: tuple[Tensor, ...] = ()
 
 
 def step_graph(lowered: LoweredCall, sampling: Sampling, state: Sequence[Tensor]) -> fx.GraphModule:
@@ -77,16 +79,13 @@ def _nodes(results: object) -> Sequence[object]:
     return results if isinstance(results, Sequence) else (results,)
 
 
-def compile_step(
-    graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampling, *, in_cpp: bool = False
-) -> tuple[Run | None, str]:
+def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampling) -> tuple[Run | None, str]:
     """Compile a step by inductor, for tensors of exactly these sizes.
 
     Args:
         graph: of `step_graph`; it is changed.
         tensors: that it is called with.
         sampling: of the step.
-        in_cpp: whether kernels and operators are called from C++ and not from Python, as `in_cpp` says.
 
     Returns:
         What runs it, or None and why inductor can't compile it.
@@ -96,31 +95,19 @@ def compile_step(
     try:
         with torch.no_grad():
             compiled: Any = compile_fx(
-                graph, list(tensors), config_patches=inductor_options(tensors, sampling, in_cpp=in_cpp)
+                graph, list(tensors), config_patches=inductor_options(tensors, sampling)
             )
             return compiled, ""
     except Exception as error:  # of any class: whatever inductor and the C++ compiler meet
         return None, f"inductor failed: {str(error).partition(chr(10))[0]}"
 
 
-def in_cpp(mode: str | None, device: torch.device) -> bool:
-    """Return whether a step calls its kernels from C++.
-
-    That takes a tenth off a step of SmolLM2, whose 240 calls Python makes from cold caches, and a minute more
-    to compile. So it is for those who ask for the most: ``mode="max-autotune"``. A GPU replays CUDA graphs.
-    """
-    return device.type == "cpu" and mode is not None and mode.startswith("max-autotune")
-
-
-def inductor_options(
-    tensors: Sequence[object], sampling: Sampling, *, in_cpp: bool = False
-) -> dict[str, bool]:
+def inductor_options(tensors: Sequence[object], sampling: Sampling) -> dict[str, bool]:
     """Return what inductor is to do otherwise than by default.
 
     Args:
         tensors: that the step is called with.
         sampling: of the step.
-        in_cpp: whether kernels and operators are called from C++.
     """
     return {
         "size_asserts": False,
@@ -130,9 +117,6 @@ def inductor_options(
         "combo_kernels": not _on_cpu(tensors),
         # What follows a small kernel is launched while it runs: a product then loads its weight meanwhile.
         "triton.enable_pdl": not _on_cpu(tensors),
-        "cpp_wrapper": in_cpp,
-        # What only calls others is compiled with less optimization, in half of the time.
-        "cpp_wrapper_build_separate": in_cpp,
     }
 
 

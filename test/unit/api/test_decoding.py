@@ -15,8 +15,7 @@ from transformers import LogitsProcessorList
 import sparseflow as sf
 from sparseflow.errors import CaptureError
 from sparseflow.execution.decoding import loop, step_program
-from sparseflow.execution.decoding.sampling import Sampling
-from sparseflow.execution.decoding.step_program import in_cpp, inductor_options, one_row_linear, plain
+from sparseflow.execution.decoding.step_program import one_row_linear
 from sparseflow.integrations.transformers.argument_names import returned_cache
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
@@ -297,7 +296,8 @@ def test_a_compiled_step_gives_the_same_tokens(pays_at_once: None, options: dict
         found = compiled.generate(**call)
         torch.manual_seed(7)
         assert torch.equal(found, zoo.pruned_as(model, compiled.report).generate(**call))
-        assert compiled.report.model["generate"] == {"step": "inductor", "loop": "sparseflow"}
+        ran = compiled.report.model["generate"]
+        assert (ran["step"], ran["loop"]) == ("inductor", "sparseflow")
 
 
 def test_a_step_that_inductor_refuses_runs_by_torch_fx(
@@ -318,37 +318,3 @@ def test_a_step_that_inductor_refuses_runs_by_torch_fx(
         assert torch.equal(compiled.generate(**call), model.generate(**call))
     assert compiled.report.model["generate"]["step"] == "torch.fx: inductor failed: no compiler"
     assert tried == [1]
-
-
-def test_a_step_that_cannot_be_called_from_cpp_is_called_from_python(
-    pays_at_once: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    model = zoo.text_model("llama", 1)
-    compiled = sf.compile(model, policy="sparse", mode="max-autotune")
-    tried = []
-
-    def only_python(graph: Any, *_: object, in_cpp: bool) -> tuple[Any, str]:
-        tried.append(in_cpp)
-        return (None, "inductor failed: no such operator") if in_cpp else (plain(graph), "")
-
-    monkeypatch.setattr(loop, "compile_step", only_python)
-    call = {**prompt(1, 9, padded=False), **OPTIONS}
-    assert torch.equal(compiled.generate(**call), model.generate(**call))
-    assert compiled.report.model["generate"]["step"].startswith("inductor, not in C++: inductor failed")
-    assert tried == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("mode", "device", "found"),
-    [
-        ("max-autotune", "cpu", True),
-        ("max-autotune-no-cudagraphs", "cpu", True),
-        ("max-autotune", "cuda", False),
-    ]
-    + [(mode, "cpu", False) for mode in (None, "default", "reduce-overhead")],
-)
-def test_only_the_most_asked_for_calls_kernels_from_cpp(mode: str | None, device: str, found: bool) -> None:
-    assert in_cpp(mode, torch.device(device)) is found
-    options = inductor_options([torch.zeros(1)], Sampling(), in_cpp=found)
-    assert options["cpp_wrapper"] is options["cpp_wrapper_build_separate"] is found

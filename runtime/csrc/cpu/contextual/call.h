@@ -11,6 +11,7 @@ struct Matrix {
   const float* scale = nullptr;
   Stored stored = Stored::f32;
   int64_t rows = 0, columns = 0;
+  bool one_stream = false;  // as reads_one_stream() has it
 };
 
 // Rows in fp32, `pitch` floats from one to the next. What lies between the columns and the pitch may be read and written:
@@ -30,6 +31,7 @@ struct Mlp {
 };
 
 constexpr int64_t kPanel = 32;  // rows of x that a kernel takes, at most
+constexpr int64_t kListSlack = 16;  // entries that a list of inputs has room for beyond them
 constexpr int64_t kBatch = 8;   // neurons that are worked on together
 
 // What follows the sums of a row of y [n] of `column_linear`: scale [n], bias [n] and residual [n], or null.

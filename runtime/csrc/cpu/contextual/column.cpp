@@ -3,10 +3,12 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "../finish.h"
 #include "../isa.h"
+#include "../tape.h"
 #include "common/aten.h"
 #include "common/epilogue.h"
 #include "operands.h"
@@ -18,7 +20,8 @@ using torch::headeronly::ScalarType;
 
 constexpr const char* kOp = "column_linear";
 constexpr int64_t kFew = 64 * 1024;  // elements of the weight that aren't worth waking a thread for
-constexpr int64_t kLine = 64;        // columns at which threads may part
+constexpr int64_t kLine = 64;        // columns at which widened chunks may part
+constexpr int64_t kLineBytes = 64;   // of a row, at which threads may part
 constexpr int64_t kSegment = 256;    // bytes of a row that a thread reads at least: memory gives shorter ones slowly
 constexpr int64_t kChunk = 8 << 20;  // bytes of widened weight at a time, which stay in the last cache
 
@@ -107,23 +110,24 @@ Tensor every_input(const Tensor& x, const Tensor& weight, const Matrix& w, const
   return y;
 }
 
-Tensor kept_inputs(const Tensor& x, const Matrix& w, const Ending& ending, const char* residual, double threshold) {
+// y = x' · weight · scale + bias + residual, x' being the kept inputs.
+void kept_inputs(const Tensor& x, const Matrix& w, const Ending& ending, const char* residual, double threshold,
+                 const Tensor& y) {
+  if (y.numel() == 0) return;
   const WideRows rows(kOp, x);
   const Wide& wide = rows.all();
-  const Tensor y = torch::stable::new_empty(x, sizes_with_last(x, w.columns));
-  if (y.numel() == 0) return y;
-  const Scratch list((w.rows + 1) * static_cast<int64_t>(sizeof(int32_t)));
+  const Scratch list((w.rows + kListSlack) * static_cast<int64_t>(sizeof(int32_t)));
   auto* kept = reinterpret_cast<int32_t*>(list.data());
   const int64_t count = kernels().keep(wide, w.rows, static_cast<float>(threshold), kept);
   const WideRows sums(wide.count, w.columns);
   const int64_t n = w.columns, size = x.element_size(), stored = w.stored == Stored::i8 ? 1 : size;
   const int64_t parts = std::clamp<int64_t>(std::min(count * n / kFew, n * stored / kSegment), 1,
                                             torch::stable::get_num_threads());
-  const int64_t lines = (n + kLine - 1) / kLine;
+  const int64_t line = kLineBytes / stored, lines = (n + line - 1) / line;
   auto* to = static_cast<char*>(y.mutable_data_ptr());
   torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) {
-      const int64_t begin = lines * part / parts * kLine, end = std::min(lines * (part + 1) / parts * kLine, n);
+      const int64_t begin = lines * part / parts * line, end = std::min(lines * (part + 1) / parts * line, n);
       if (begin >= end) continue;
       kernels().column(w, wide, kept, count, sums.all(), begin, end);
       for (int64_t m = 0; m < wide.count; ++m) {
@@ -133,29 +137,42 @@ Tensor kept_inputs(const Tensor& x, const Matrix& w, const Ending& ending, const
       }
     }
   });
-  return y;
 }
 
 Tensor column_linear(const Tensor& x, const Tensor& weight, double threshold, Maybe bias, Maybe residual, Maybe scale,
                      int64_t m_max, std::string epilogue) {
-  const Matrix w = rows_in_place(kOp, "weight", weight);
+  Matrix w = rows_in_place(kOp, "weight", weight);
+  w.one_stream = reads_one_stream();
   SF_REQUIRE(scale.has_value() == (w.stored == Stored::i8), kOp, "int8 weights have scales, other weights none");
   const Epilogue after = epilogue_of(kOp, epilogue, w.columns, residual.has_value());
   check(x, w, weight, bias, residual, threshold, m_max);
   const auto* scales = static_cast<const float*>(vector_of(kOp, "scale", scale, ScalarType::Float, w.columns));
   int64_t rows = 1;
   for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
+  const void* residual_at = residual ? residual->const_data_ptr() : nullptr;
   if (residual) residual = torch::stable::contiguous(*residual);
   // The residual is added to what was activated, by the same loop over y.
   const bool activates = after.activation != Activation::none;
   const Maybe within = activates ? Maybe() : residual;
   const Ending ending = {scales, bias ? bias->const_data_ptr() : nullptr, nullptr, dtype_of(kOp, "x", x)};
   const auto* added = within ? static_cast<const char*>(within->const_data_ptr()) : nullptr;
-  const Tensor y = selects(x, rows, m_max) ? kept_inputs(x, w, ending, added, threshold)
-                                           : every_input(x, weight, w, ending, bias, within);
-  if (after.gated) return gated(y, after.activation);
-  if (activates) finish(y, residual, after.activation);
-  return y;
+  if (!selects(x, rows, m_max)) {
+    spoil_tape("a layer that leaves inputs out reads all of them");
+    const Tensor y = every_input(x, weight, w, ending, bias, within);
+    if (after.gated) return gated(y, after.activation);
+    if (activates) finish(y, residual, after.activation);
+    return y;
+  }
+  if (residual && residual->const_data_ptr() != residual_at) spoil_tape("a residual doesn't lie in one piece");
+  const Tensor y = torch::stable::new_empty(x, sizes_with_last(x, w.columns));
+  const Tensor out = after.gated ? torch::stable::new_empty(x, sizes_with_last(x, w.columns / 2)) : y;
+  // Copies of the tensors hold their memory.
+  perform([=, held = std::array{weight, bias.value_or(y), residual.value_or(y), scale.value_or(y)}] {
+    kept_inputs(x, w, ending, added, threshold, y);
+    if (after.gated) gate(y, after.activation, out);
+    else if (activates) finish(y, residual, after.activation);
+  });
+  return out;
 }
 
 }  // namespace

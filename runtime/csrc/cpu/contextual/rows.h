@@ -63,9 +63,13 @@ struct Streams {
   int64_t columns;
 };
 
+// What is fetched ahead while rows stream by: nothing, the rows themselves and then the next ones, or the same columns of
+// the next ones, into the second-level cache.
+enum Fetch { fetch_none, fetch_along, fetch_next };
+
 // Calls step(k, w) for columns [begin, end) of the rows, W at a time: w[r] are those of row r, zeros past the last.
 // `begin` is a multiple of a cache line.
-template <bool kFetch, class S, int R, class Step>
+template <Fetch kFetch, class S, int R, class Step>
 inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step& step) {
   constexpr int64_t kLine = 64 / sizeof(typename S::T), kDistance = kAhead / sizeof(typename S::T);
   const int64_t whole = begin + (end - begin) / kLine * kLine, turn = most(0, s.columns - kDistance) / kLine * kLine;
@@ -75,10 +79,10 @@ inline void walk(const Streams<S, R>& s, int64_t begin, int64_t end, const Step&
   for (int part = 0; part < 2; ++part) {  // prefetches the rest of the row, then the next row
     const int64_t to = part ? whole : least(whole, turn), shift = part ? -turn : kDistance;
     const typename S::T* fetched[R];
-    for (int r = 0; r < R; ++r) fetched[r] = (part ? s.next[r] : row[r]) + shift;
+    for (int r = 0; r < R; ++r) fetched[r] = kFetch == fetch_next ? s.next[r] : (part ? s.next[r] : row[r]) + shift;
     for (; k < to; k += kLine) {
-      if constexpr (kFetch)
-        for (int r = 0; r < R; ++r) prefetch(fetched[r] + k);
+      if constexpr (kFetch != fetch_none)
+        for (int r = 0; r < R; ++r) prefetch<kFetch == fetch_next ? 2 : 1>(fetched[r] + k);
       for (int64_t v = k; v < k + kLine; v += W) {
         vf w[R];
         for (int r = 0; r < R; ++r) w[r] = S::load(row[r] + v);
@@ -114,14 +118,14 @@ inline void by_blocks(int64_t rows, int64_t columns, const F& f) {
 }
 
 // dots[r][m] = row r · x[m].
-template <class S, int R>
+template <Fetch kFetch = fetch_along, class S, int R>
 inline void dot(const Streams<S, R>& s, const contextual::Wide& x, float (*dots)[contextual::kPanel]) {
   std::memset(dots, 0, R * sizeof dots[0]);
   by_blocks<R>(x.count, s.columns, [&](int64_t m0, auto rows, auto fetch, int64_t begin, int64_t end) {
     constexpr int M = decltype(rows)::value;
     const float* from = x.data + m0 * x.pitch;
     vf sums[R][M] = {};
-    walk<decltype(fetch)::value != 0>(s, begin, end, [&](int64_t k, const vf(&w)[R]) __attribute__((always_inline)) {
+    walk<decltype(fetch)::value ? kFetch : fetch_none>(s, begin, end, [&](int64_t k, const vf(&w)[R]) __attribute__((always_inline)) {
       for (int m = 0; m < M; ++m) {
         const vf v = load(from + m * x.pitch + k);
         for (int r = 0; r < R; ++r) sums[r][m] += w[r] * v;
@@ -133,7 +137,7 @@ inline void dot(const Streams<S, R>& s, const contextual::Wide& x, float (*dots)
 }
 
 // y[m] += factors[r][m] · row r, over all r.
-template <bool kFetch = true, class S, int R>
+template <Fetch kFetch = fetch_along, class S, int R>
 inline void spread(const Streams<S, R>& s, const float (*factors)[contextual::kPanel], const contextual::Wide& y) {
   by_blocks<R>(y.count, s.columns, [&](int64_t m0, auto rows, auto fetch, int64_t begin, int64_t end) {
     constexpr int M = decltype(rows)::value;
@@ -141,7 +145,7 @@ inline void spread(const Streams<S, R>& s, const float (*factors)[contextual::kP
     vf f[R][M];
     for (int r = 0; r < R; ++r)
       for (int m = 0; m < M; ++m) f[r][m] = splat(factors[r][m0 + m]);
-    walk<kFetch && decltype(fetch)::value != 0>(s, begin, end, [&](int64_t k, const vf(&w)[R]) __attribute__((always_inline)) {
+    walk<decltype(fetch)::value ? kFetch : fetch_none>(s, begin, end, [&](int64_t k, const vf(&w)[R]) __attribute__((always_inline)) {
       for (int m = 0; m < M; ++m) {
         vf v = load(to + m * y.pitch + k);
         for (int r = 0; r < R; ++r) v += w[r] * f[r][m];

@@ -174,7 +174,7 @@ void skinny_rows(const Plan& p, int64_t row, int64_t m0, float* sums, int64_t pi
     positions[r] = p.a.positions + at * bytes;
   }
   vf s[R][M] = {};
-  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, m0 == 0 ? R * groups * 4 : 0, s);
+  skinny_steps<L, R, M>(values, positions, x, p.k_padded, 0, whole, R > 1 && m0 == 0 ? R * groups * 4 : 0, s);
   if (whole * L::kStep < groups * 4) {
     T last[R][L::kStep / 2] = {};
     uint8_t last_positions[R][L::kStep / 8] = {};
@@ -197,6 +197,11 @@ void skinny_rows_of(const Plan& p, int64_t count, int64_t count_rows, int64_t ro
   static_assert(L::kRows % R == 0);
   if constexpr (M > 1)
     if (count < M) return skinny_rows_of<L, M - 1>(p, count, count_rows, row, m0, sums, pitch);
+  if constexpr (M == 1 && W == 16 && sizeof(typename L::D::T) == 4)
+    if (p.one_stream) {  // nothing is fetched ahead: that is what the hardware does best for a single stream
+      for (int r = 0; r < count_rows; ++r) skinny_rows<L, 1, 1>(p, row + r, m0, sums + r, pitch);
+      return;
+    }
   for (int r = 0; r < count_rows; r += R) skinny_rows<L, R, M>(p, row + r, m0, sums + r, pitch);
 }
 
@@ -213,14 +218,24 @@ void run_skinny(const Plan& p, int64_t begin, int64_t end, char*) {
   }
 }
 
+// Whether x is stored as it comes.
+template <class L>
+constexpr bool stored_in_order() {
+  for (int k = 0; k < L::kStep; ++k)
+    if (L::place(k) != k) return false;
+  return __is_same(typename L::X, typename L::D::T);
+}
+
 template <class L>
 void prepare_skinny(const Plan& p, int64_t begin, int64_t end) {
   for (int64_t m = begin; m < end; ++m) {
     const auto* from = static_cast<const typename L::D::T*>(p.a.x) + m * p.a.x_stride;
     auto* to = reinterpret_cast<typename L::X*>(p.scratch) + m * p.k_padded;
     std::memset(to + p.k_padded - L::kStep, 0, L::kStep * sizeof(*to));
-    for (int64_t k = 0; k < p.a.k; ++k)
-      to[k / L::kStep * L::kStep + L::place(static_cast<int>(k % L::kStep))] = L::convert(from + k);
+    if constexpr (stored_in_order<L>()) std::memcpy(to, from, p.a.k * sizeof(*to));
+    else
+      for (int64_t k = 0; k < p.a.k; ++k)
+        to[k / L::kStep * L::kStep + L::place(static_cast<int>(k % L::kStep))] = L::convert(from + k);
   }
 }
 
