@@ -114,7 +114,8 @@ def watched(run: Callable[..., object], *tensors: object) -> Function | str:
 def recorded(function: Function) -> Tape | str:
     """Run a function that has no `why_not` once more; return its tape, or why that can't be played."""
     tape = Tape(_OPS.tape_begin(), list(function.args))
-    again = FunctionType(function.code, _globals(function, tape.held))
+    numbers = list[str]()
+    again = FunctionType(function.code, _globals(function, tape.held, numbers))
     takes_self = function.code.co_varnames[0] == "self"
     try:
         result: Any = again(*([None] if takes_self else []), list(function.args))
@@ -122,11 +123,14 @@ def recorded(function: Function) -> Tape | str:
         reason: str = _OPS.tape_end(tape.address)
     if len(result):
         return "it returns tensors"
-    return reason or tape
+    return reason or next(iter(numbers), "") or tape
 
 
-def _globals(function: Function, held: list[Tensor]) -> dict[str, Any]:
-    """Return the only names that the function finds; they keep in `held` each tensor that passes."""
+def _globals(function: Function, held: list[Tensor], numbers: list[str]) -> dict[str, Any]:
+    """Return the only names that the function finds.
+
+    They keep in `held` each tensor that passes, and say in `numbers` which kernels take anything else.
+    """
 
     def keeping(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def kept(*args: object, **kwargs: object) -> Tensor:
@@ -141,17 +145,20 @@ def _globals(function: Function, held: list[Tensor]) -> dict[str, Any]:
         "__builtins__": {},
         "torch": SimpleNamespace(ops=SimpleNamespace(sparseflow=SimpleNamespace(**operators)), **dtypes),
         **{n: keeping(function.globals[n]) for n in ALLOCATIONS if n in function.globals},
-        **{name: _recording(function.globals[name]) for name in function.kernels},
+        **{name: _recording(name, function.globals[name], numbers) for name in function.kernels},
     }
 
 
-def _recording(kernel: Any) -> Callable[..., object]:
+def _recording(name: str, kernel: Any, numbers: list[str]) -> Callable[..., object]:
     """Return a kernel that puts itself on the tape too."""
     library = ctypes.CDLL(kernel.__self__.__file__)
     address = ctypes.cast(library.kernel, ctypes.c_void_p).value
 
-    def call(*tensors: Tensor) -> object:
+    def call(*args: object) -> object:
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        if len(tensors) < len(args):
+            numbers.append(f"{name} takes a number")
         _OPS.tape_kernel(address, [tensor.data_ptr() for tensor in tensors])
-        return kernel(*tensors)
+        return kernel(*args)
 
     return call
