@@ -12,7 +12,9 @@ TRANSFORMERS ?= locked
 JOBS   ?= $(shell nproc)
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 NATIVE := $(shell find runtime/csrc -type f 2>/dev/null) CMakeLists.txt pyproject.toml
-INSTALL := $(PIP) install --no-build-isolation --no-deps -e . --config-settings=cmake.define.SPARSEFLOW_CUDA
+# $(call INSTALL,instruction sets of the CPU kernels,CUDA kernels): runtime/csrc has the choices.
+INSTALL = $(PIP) install --no-build-isolation --no-deps -e . --config-settings=cmake.define.SPARSEFLOW_CPU=$(1) \
+  --config-settings=cmake.define.SPARSEFLOW_CUDA=$(2)
 # What `make demo` builds: the CUDA kernels, which take most of a build's time, where a GPU can run them or where
 # they were compiled before. GPU= or GPU=1 says it by hand.
 GPU    ?= $(wildcard /dev/nvidia0 /dev/dxg)
@@ -27,9 +29,13 @@ endif
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.dependencies: pyproject.toml constraints.txt tools/requirements.py
+# What the native library is built with. All else is installed over it.
+$(VENV)/.builder: pyproject.toml constraints.txt tools/requirements.py
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --no-compile -c constraints.txt "$(TORCH)"
+	$(PIP) install --no-compile -c constraints.txt "$(TORCH)" $$($(VENV)/bin/python tools/requirements.py pyproject.toml --only build)
+	@touch $@
+
+$(VENV)/.dependencies: $(VENV)/.builder
 	$(VENV)/bin/python tools/requirements.py pyproject.toml > $(VENV)/requirements.txt
 	$(PIP) install --no-compile -c constraints.txt -r $(VENV)/requirements.txt
 	@# pip would compile these 280 MB of Python in one process. Templates among them are no Python, hence `true`.
@@ -44,12 +50,16 @@ $(VENV)-transformers-%/.dependencies: $(VENV)/.dependencies tools/transformers_o
 $(VENV)-transformers-newest/.dependencies: always
 
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
-	$(INSTALL)=AUTO
-	@touch $@ $(VENV)/.installed-cpu
+	$(call INSTALL,ALL,AUTO)
+	@touch $@ $(VENV)/.installed-demo
 
-$(VENV)/.installed-cpu: $(VENV)/.dependencies $(NATIVE)
-	@echo "No GPU here: the native library is built without its CUDA kernels (minutes). make build adds them."
-	$(INSTALL)=OFF
+# What the demo runs with, and no more. Its packages, of which Python compiles what is imported, come while the compiler
+# works; pip skips those that are there.
+$(VENV)/.installed-demo: $(VENV)/.builder $(NATIVE)
+	@echo "No GPU here: the native library is built for this processor alone, without CUDA kernels. make build adds the rest."
+	$(VENV)/bin/python tools/requirements.py pyproject.toml --only dependencies compiler demo > $(VENV)/requirements-demo.txt
+	$(PIP) install --no-compile -c constraints.txt -r $(VENV)/requirements-demo.txt & \
+	  $(call INSTALL,HOST,OFF); built=$$?; wait $$! && exit $$built
 	@touch $@
 
 env: $(VENV)/.dependencies ## Create the environment in .venv
@@ -65,7 +75,7 @@ lock: ## Renew constraints.txt: every version that a new environment gets today
 
 build: $(VENV)/.installed ## Build the native library, with CUDA where nvcc is, and install the package, editable
 
-demo: $(if $(GPU)$(wildcard $(VENV)/.installed),build,$(VENV)/.installed-cpu) ## Let a pretrained language model and a sentence encoder run dense and sparse (minutes once, 93 MB)
+demo: $(if $(GPU)$(wildcard $(VENV)/.installed),build,$(VENV)/.installed-demo) ## Let a pretrained language model and a sentence encoder run dense and sparse (minutes once, 93 MB)
 	$(VENV)/bin/python demo/demo.py
 
 test: build lit pytest ## Build and run all tests

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "contextual/call.h"
+#include "host.h"
 
 #if defined(__linux__)
-#include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
@@ -21,60 +21,51 @@ struct Level {
   bool supported;
 };
 
-#if defined(SPARSEFLOW_X86)
-// Whether AMX can be used. Linux enables the large tile registers only for processes that request them.
-bool amx_usable() {
-  if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-bf16") ||
-      !__builtin_cpu_supports("avx512vbmi2"))
-    return false;
-#if defined(__linux__)
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-#endif
-
-// The supported instruction sets, from the simplest to the best.
+// The instruction sets that were compiled, from the simplest to the best. Those beyond avx512 add nothing for the
+// contextual kernels.
 std::vector<Level> levels() {
-  std::vector<Level> all = {{"plain", &plain::kernels, &plain::contextual_kernels, true}};
-#if defined(SPARSEFLOW_X86)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
-  all.push_back({"avx2", &avx2::kernels, &avx2::contextual_kernels, avx2});
-  const contextual::Kernels* wide = &avx512::contextual_kernels;  // newer sets add nothing for these
-  all.push_back({"avx512", &avx512::kernels, wide, avx512});
-  all.push_back({"avx512bf16", &avx512bf16::kernels, wide, bf16});
-  all.push_back({"amx", &amx::kernels, wide, bf16 && amx_usable()});
+  [[maybe_unused]] const Host here = host();
+  return {
+#if defined(SPARSEFLOW_PLAIN)
+      {"plain", &plain::kernels, &plain::contextual_kernels, true},
 #endif
-  return all;
+#if defined(SPARSEFLOW_AVX2)
+      {"avx2", &avx2::kernels, &avx2::contextual_kernels, here.avx2},
+#endif
+#if defined(SPARSEFLOW_AVX512)
+      {"avx512", &avx512::kernels, &avx512::contextual_kernels, here.avx512},
+#endif
+#if defined(SPARSEFLOW_AVX512BF16)
+      {"avx512bf16", &avx512bf16::kernels, &avx512::contextual_kernels, here.avx512bf16},
+#endif
+#if defined(SPARSEFLOW_AMX)
+      {"amx", &amx::kernels, &avx512::contextual_kernels, here.amx},
+#endif
+  };
 }
 
-std::string names_of_supported(const std::vector<Level>& all) {
-  std::string names;
+std::vector<Level> supported(const std::vector<Level>& all) {
+  std::vector<Level> able;
   for (const Level& l : all)
-    if (l.supported) names += (names.empty() ? "" : ", ") + l.name;
-  return names;
+    if (l.supported) able.push_back(l);
+  if (able.empty())
+    throw std::runtime_error(
+        "sparseflow: the native library was built with SPARSEFLOW_CPU=HOST on another machine, for its " +
+        all.back().name + " alone, which this machine can't run. Build it for every machine: make build.");
+  return able;
 }
 
 Level choose() {
-  const std::vector<Level> all = levels();
+  const std::vector<Level> able = supported(levels());
   const char* wanted = std::getenv("SPARSEFLOW_CPU_ISA");
-  if (!wanted || !*wanted) {
-    Level best = all.front();
-    for (const Level& l : all)
-      if (l.supported) best = l;
-    return best;
+  if (!wanted || !*wanted) return able.back();
+  std::string names;
+  for (const Level& l : able) {
+    if (l.name == wanted) return l;
+    names += (names.empty() ? "" : ", ") + l.name;
   }
-  for (const Level& l : all)
-    if (l.supported && l.name == wanted) return l;
-  throw std::runtime_error(
-      "sparseflow: SPARSEFLOW_CPU_ISA is '" + std::string(wanted) + "'; this machine can run: " +
-      names_of_supported(all) + ". Unset it to get the best.");
+  throw std::runtime_error("sparseflow: SPARSEFLOW_CPU_ISA is '" + std::string(wanted) +
+                           "'; of this build this machine can run: " + names + ". Unset it to get the best.");
 }
 
 const Level& chosen() {

@@ -7,8 +7,8 @@
 
 namespace sparseflow::cpu {
 
-// Returns "plain", "avx2", "avx512", "avx512bf16" or "amx": the best that the machine supports, or the one that
-// SPARSEFLOW_CPU_ISA names. Throws std::runtime_error if that is unknown, or the machine doesn't support it.
+// Returns "plain", "avx2", "avx512", "avx512bf16" or "amx": the best that was compiled and the machine supports, or the
+// one that SPARSEFLOW_CPU_ISA names. Throws std::runtime_error if that is unknown or can't run, or none can.
 const std::string& isa_name();
 
 // Returns the kernels of that instruction set; throws as isa_name() does.

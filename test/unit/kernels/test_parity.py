@@ -33,4 +33,4 @@ def test_products_match_fp64_on_every_instruction_set(level):
 def test_unknown_instruction_set_is_refused_with_the_choices():
     done = run("sse9", "-c", ASK)
     assert done.returncode != 0
-    assert "SPARSEFLOW_CPU_ISA is 'sse9'; this machine can run: plain" in done.stderr
+    assert "SPARSEFLOW_CPU_ISA is 'sse9'; of this build this machine can run: plain" in done.stderr
