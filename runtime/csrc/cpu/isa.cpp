@@ -80,7 +80,7 @@ const Kernels& kernels() { return *chosen().kernels; }
 const contextual::Kernels& contextual::kernels() { return *chosen().contextual; }
 
 bool reads_one_stream() {
-#if defined(SPARSEFLOW_X86)
+#if defined(__x86_64__)
   static const bool amd = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
   return amd;
 #else
