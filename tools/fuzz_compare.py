@@ -20,6 +20,9 @@ FINE, COARSE = 2e-4, 4e-2
 LIMITS = ("same dtype", "don't support automatic differentiation")
 """Of eager's errors, those for which a compiled model has no reason: it is for inference."""
 
+RACE = "you are using FX to symbolically trace a dynamo-optimized function"
+"""What torch.compile raises, before it asks a backend, while another thread traces: torch has one flag for all."""
+
 
 @dataclass
 class Record:
@@ -49,6 +52,11 @@ class Record:
     def refused(self) -> bool:
         """Whether SparseFlow said that it can't."""
         return isinstance(self.error, SparseFlowError)
+
+    @property
+    def raced(self) -> bool:
+        """Whether torch said that it can't because of another thread."""
+        return RACE in str(self.error)
 
 
 def judge(found: Record, expected: Record) -> tuple[str, str]:

@@ -278,6 +278,8 @@ def _lockstep(eager: World, compiled: World, steps: list[str]) -> Verdict:
         if broken:
             return Verdict("wrong", f"raw {broken} in step {number}: {step}", f"raw {broken}")
         for one, other in zip(found, expected, strict=True):
+            if one.raced:
+                return Verdict("raises")
             kind, said = judge(one, other)
             if kind:
                 return Verdict("wrong", f"{kind}{said}\nin step {number}: {step}", kind)

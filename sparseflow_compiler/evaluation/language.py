@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow.errors import ArgumentError, EvaluationError
 from sparseflow.evaluation.windows import Window, as_tokens, windows
-from sparseflow.finetune.divergence import kl
+from sparseflow.finetune.logit_divergence import kl
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.support.progress import progress_bars
 

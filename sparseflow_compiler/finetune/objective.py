@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseflow.errors import ArgumentError
-from sparseflow.finetune.divergence import kl
+from sparseflow.finetune.logit_divergence import kl
 
 
 @dataclass(frozen=True)

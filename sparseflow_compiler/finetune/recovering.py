@@ -13,8 +13,8 @@ from torch.utils._triton import has_triton
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError
 from sparseflow.finetune.compiled_blocks import compiled_blocks
-from sparseflow.finetune.divergence import compiled_divergence
 from sparseflow.finetune.left_out import LeftOut
+from sparseflow.finetune.logit_divergence import compiled_divergence
 from sparseflow.finetune.masks import Masks
 from sparseflow.finetune.objective import Objective
 from sparseflow.finetune.optimizers import Kind, make_optimizer

@@ -20,6 +20,7 @@ sys.path.insert(0, str(TOOLS))
 import fuzz_compile  # noqa: E402
 from fuzz_calls import make_case  # noqa: E402
 from fuzz_case import Case  # noqa: E402
+from fuzz_compare import RACE  # noqa: E402
 from fuzz_worlds import run_case  # noqa: E402
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.case"))
@@ -101,6 +102,12 @@ def test_a_refusal_is_no_finding_unless_it_left_something_changed(tmp_path):
     assert run("pass", f"lambda x: {raising}", tmp_path).outcome == "refused"
     changing = f"lambda x: (x.add_(1), {raising})"
     assert run("pass", changing, tmp_path).kind == "a refused call changed something"
+
+
+def test_what_torch_refuses_while_another_thread_traces_is_no_finding(tmp_path):
+    error = f"Detected that {RACE}. This is not supported at the moment."
+    raising = f"(_ for _ in ()).throw(RuntimeError({error!r}))"
+    assert run("pass", f"lambda x: {raising}", tmp_path).outcome == "raises"
 
 
 def test_a_number_is_always_the_same_case_and_its_text_is_all_of_it():

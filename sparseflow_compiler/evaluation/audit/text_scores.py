@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparseflow.errors import ArgumentError
 from sparseflow.evaluation.audit.intervals import Interval, bootstrap, wilson
 from sparseflow.evaluation.language import logits_of
-from sparseflow.finetune.divergence import kl
+from sparseflow.finetune.logit_divergence import kl
 from sparseflow.support.progress import Step
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sparseflow.finetune import divergence
+from sparseflow.finetune import logit_divergence as divergence
 
 
 def plain(student, teacher, temperature):
