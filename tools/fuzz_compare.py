@@ -21,7 +21,7 @@ LIMITS = ("same dtype", "don't support automatic differentiation")
 """Of eager's errors, those for which a compiled model has no reason: it is for inference."""
 
 RACE = "you are using FX to symbolically trace a dynamo-optimized function"
-"""What torch.compile raises, before it asks a backend, while another thread traces: torch has one flag for all."""
+"""What torch.compile raises, before it asks any backend, while another thread traces: torch has one flag."""
 
 
 @dataclass
