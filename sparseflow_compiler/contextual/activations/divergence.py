@@ -78,10 +78,11 @@ def _changes(
     def follow(shared: SharedInput, layer: Layer, x: Tensor) -> Tensor:
         if not x.requires_grad:
             x = x.detach().requires_grad_()
-        read, place = x.view_as(x), places[shared.name]
+        # A hook that held `read` would hold the graph that holds the hook, which Python can't see into.
+        read, values_read, place = x.view_as(x), x.detach(), places[shared.name]
 
         def add(gradient: Tensor) -> None:
-            values = read.detach().float().reshape(tokens, -1)
+            values = values_read.float().reshape(tokens, -1)
             first = torch.bucketize(values.abs(), limits[place], right=True)
             sums[place].scatter_add_(1, first, gradient.float().reshape(tokens, -1) * values)
 

@@ -1,6 +1,7 @@
 """``sf.calibrate_activations``: which thresholds it chooses, and what it refuses."""
 
 import copy
+import gc
 import json
 import math
 
@@ -131,6 +132,15 @@ def test_gradients_and_parameters_stay_as_they_are(model):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_no_graph_of_a_window_is_left_alive(model):
+    ids = torch.randint(0, 50, (3, 1, 131))
+    inputs = shared_inputs(model, sf.DEFAULT_SKIP, lambda: model(ids[0]))
+    costs(model, inputs, torch.tensor([[0.0, 0.1], [0.0, 0.01]]), list(ids), model, lambda done: None)
+    gc.collect()
+    shapes = [tuple(o.shape) for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    assert not [shape for shape in shapes if 131 in shape and len(shape) == 3 and shape != tuple(ids.shape)]
 
 
 def test_the_loss_bounds_the_measured_rise(model):
