@@ -45,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         for _ in range(body["max_tokens"]):
-            time.sleep(0.001 if SPARSE else 0.004)
+            time.sleep(0.001 if SPARSE else 0.02)
             self.event({"choices": [{"text": "x"}]})
         if "--break-off" not in OPTIONS:
             self.event({"choices": [], "usage": {"completion_tokens": body["max_tokens"]}})
@@ -103,7 +103,7 @@ def test_both_sides_are_measured_at_every_rate(tmp_path) -> None:
     assert rates[1:5] == [pytest.approx(share * most, rel=0.06) for share in (0.25, 0.5, 0.75, 1.0)]
     dense, sparse = rows[0], rows[5]
     assert rates[0] is None
-    assert 4 <= dense["tpot_p50_ms"] < 40
+    assert 10 < dense["tpot_p50_ms"] < 1000  # a token comes after 20, give or take what threads wait
     assert sparse["tpot_p50_ms"] < dense["tpot_p50_ms"]
     assert (dense["kv_tokens"], dense["requests"], dense["answer"]) == (1600, 6, 5)
     assert (tmp_path / "c.svg").read_text().startswith("<?xml")
