@@ -197,7 +197,7 @@ void skinny_rows_of(const Plan& p, int64_t count, int64_t count_rows, int64_t ro
   static_assert(L::kRows % R == 0);
   if constexpr (M > 1)
     if (count < M) return skinny_rows_of<L, M - 1>(p, count, count_rows, row, m0, sums, pitch);
-  if constexpr (M == 1 && W == 16 && sizeof(typename L::D::T) == 4)
+  if constexpr (M == 1 && W == 16 && sizeof(typename L::X) == 4)
     if (p.one_stream) {  // nothing is fetched ahead: that is what the hardware does best for a single stream
       for (int r = 0; r < count_rows; ++r) skinny_rows<L, 1, 1>(p, row + r, m0, sums + r, pitch);
       return;
