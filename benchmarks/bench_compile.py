@@ -164,13 +164,13 @@ def memory(dtype: str, at_most: float) -> list[Row]:
 def first_token(folder: str, saved: str) -> list[Row]:
     """Compile a chat model in 2:4 with empty caches, let it write a token, and save it."""
     import torch
-    from quality.chat_model import load
 
     import sparseflow as sf
+    from sparseflow.integrations.transformers.models import from_folder, read_tokenizer
 
-    model, tokenizer = load(Path(folder), torch.float32)
+    model = from_folder(Path(folder), torch.float32).eval()
     sf.prune(model, progress=False)
-    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    ids = _ids(read_tokenizer(Path(folder)))
     start = time.perf_counter()
     compiled = sf.compile(model, mode="reduce-overhead", progress=False)
     compiled.generate(ids, max_new_tokens=1, do_sample=False)
@@ -184,10 +184,14 @@ def loaded_token(folder: str, saved: str) -> list[Row]:
     import sparseflow as sf
     from sparseflow.integrations.transformers.models import read_tokenizer
 
-    ids = read_tokenizer(Path(folder))(PROMPT, return_tensors="pt").input_ids
+    ids = _ids(read_tokenizer(Path(folder)))
     start = time.perf_counter()
     sf.load(saved).generate(ids, max_new_tokens=1, do_sample=False)
     return [row(f"{Path(folder).name}: first token, loaded", time.perf_counter() - start, "s", 3)]
+
+
+def _ids(tokenizer: Any) -> Any:
+    return tokenizer(PROMPT, return_tensors="pt")["input_ids"]
 
 
 def _first_tokens(folder: Path) -> list[Row]:
