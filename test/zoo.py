@@ -94,6 +94,15 @@ def text_model(name: str, layers: int = 2) -> torch.nn.Module:
     return model_class(config).eval()
 
 
+def sharp(model: torch.nn.Module) -> torch.nn.Module:
+    """Make the predictions of a random model less even, in place; return it."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+    return model
+
+
 def _text(name: str, layers: int) -> tuple[torch.nn.Module, list[Call]]:
     return text_model(name, layers), [
         ((), {"input_ids": tokens(*size)}) for size in ((2, 5), *((n, 6) for n in ONE), (3, 4))

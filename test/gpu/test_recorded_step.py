@@ -30,12 +30,7 @@ class Kept:
 
 def sharp(kind="llama"):
     torch.manual_seed(0)
-    dense = zoo.text_model(kind)
-    with torch.no_grad():
-        for parameter in dense.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)
-    return dense.to("cuda")
+    return zoo.sharp(zoo.text_model(kind)).to("cuda")
 
 
 def recovered(dense, kept, tmp_path=None, **options):

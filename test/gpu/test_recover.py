@@ -16,12 +16,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("masters", [True, False])
 def test_a_bf16_model_writes_and_comes_closer(masters, tmp_path):
     torch.manual_seed(0)
-    dense = zoo.text_model("llama")
-    with torch.no_grad():
-        for parameter in dense.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)
-    dense = dense.to("cuda", torch.bfloat16)
+    dense = zoo.sharp(zoo.text_model("llama")).to("cuda", torch.bfloat16)
     model = copy.deepcopy(dense)
     sf.prune(model)
     zeros = {name: p == 0 for name, p in model.named_parameters()}

@@ -27,18 +27,9 @@ from sparseflow.finetune.recovery_checkpoint import RecoveryFile
 QUICK = {"minutes": 5.0, "length": 16, "lr": 3e-3, "batch": 4, "progress": False}
 
 
-def sharp(model):
-    """Make the predictions of a random model less even."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)
-    return model
-
-
 def pair(name="llama", dtype=torch.float32):
     torch.manual_seed(0)
-    dense = sharp(zoo.text_model(name)).to(dtype)
+    dense = zoo.sharp(zoo.text_model(name)).to(dtype)
     model = copy.deepcopy(dense)
     sf.prune(model)
     return model, dense
@@ -77,7 +68,7 @@ def test_a_model_that_writes_its_own_text_comes_closer_and_the_dense_one_stays()
 def test_zeros_of_any_pattern_stay_zeros_and_nothing_else_becomes_one(kept):
     most, group = kept
     torch.manual_seed(0)
-    dense = sharp(zoo.text_model("llama"))
+    dense = zoo.sharp(zoo.text_model("llama"))
     model = copy.deepcopy(dense)
     layer = model.model.layers[0].mlp.up_proj
     with torch.no_grad():
@@ -99,7 +90,7 @@ def test_a_tied_weight_is_masked_once_and_stays_tied():
     import transformers as tf
 
     torch.manual_seed(0)
-    dense = sharp(tf.LlamaForCausalLM(tf.LlamaConfig(tie_word_embeddings=True, **zoo.GROUPED))).eval()
+    dense = zoo.sharp(tf.LlamaForCausalLM(tf.LlamaConfig(tie_word_embeddings=True, **zoo.GROUPED))).eval()
     model = copy.deepcopy(dense)
     weight = model.lm_head.weight
     with torch.no_grad():
@@ -134,7 +125,7 @@ def left_out_loss(model, dense, thresholds):
 
 def test_a_dense_model_learns_to_leave_inputs_out():
     torch.manual_seed(0)
-    dense = sharp(zoo.text_model("llama"))
+    dense = zoo.sharp(zoo.text_model("llama"))
     model, thresholds = copy.deepcopy(dense), thresholds_of(dense, 0.85)
     before = left_out_loss(model, dense, thresholds)
     report = sf.recover(model, dense, activations=thresholds, **given(text=ids(1280), steps=24))
@@ -203,7 +194,7 @@ def test_thresholds_follow_their_layers_inputs():
 
 def test_thresholds_of_another_model_are_refused():
     torch.manual_seed(0)
-    dense = sharp(zoo.text_model("llama"))
+    dense = zoo.sharp(zoo.text_model("llama"))
     shape = (3, 5)
     for name in ("model.layers.0.mlp.down_proj", "nowhere"):
         limits = ActivationThresholds({name: LayerThreshold(0.1, 0.5, 0.0, shape)})
@@ -321,7 +312,7 @@ def test_recomputed_layers_give_the_same_and_dropout_stays_off():
     for again in (False, True):
         torch.manual_seed(0)
         config = tf.LlamaConfig(attention_dropout=0.5, **zoo.GROUPED)
-        dense = sharp(tf.LlamaForCausalLM(config)).eval()
+        dense = zoo.sharp(tf.LlamaForCausalLM(config)).eval()
         model = copy.deepcopy(dense)
         sf.prune(model)
         sf.recover(model, dense, **given(gradient_checkpointing=again, steps=3))
@@ -350,7 +341,7 @@ def test_a_model_of_images_is_recovered_on_batches():
     import transformers as tf
 
     torch.manual_seed(0)
-    dense = sharp(tf.ViTModel(tf.ViTConfig(**zoo.IMAGE))).eval()
+    dense = zoo.sharp(tf.ViTModel(tf.ViTConfig(**zoo.IMAGE))).eval()
     model = copy.deepcopy(dense)
     sf.prune(model)
     batches = [{"pixel_values": torch.randn(3, 3, 16, 16)} for _ in range(6)]
