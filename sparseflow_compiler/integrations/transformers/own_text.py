@@ -101,11 +101,14 @@ def continued(
     draws: bool = True,
     seconds: float | None = None,
     goes_on: bool = False,
+    width: int = 0,
+    stop_after: int | None = None,
     generate: Generate | None = None,
 ) -> list[Tensor]:
     """Return each beginning with what a model writes after it, ``[S]`` on the CPU.
 
-    All are written together, padded on the left.
+    All are written together, padded on the left. A compiled model has a program for each number of
+    beginnings, their padded length and the sum of that and `new_tokens`: keep to the same ones.
 
     Args:
         model: of transformers.
@@ -115,9 +118,11 @@ def continued(
         seconds: stop after the token during which they are over; None: no limit.
         goes_on: write on after a token that ends a text: what follows begins another one. A text that ends
             twice at once is cut there.
+        width: pad beginnings to so many tokens at least.
+        stop_after: write so many tokens of the `new_tokens` that there is room for; None: all.
         generate: writes in place of ``model.generate``, with the same arguments: that of a compiled model.
     """
-    longest, device = max(map(len, begins)), device_of(model)
+    longest, device = max(width, *map(len, begins)), device_of(model)
     ends = end_tokens(model)
     padding = ends[0] if ends else 0
     batch = torch.full((len(begins), longest), padding)
@@ -131,13 +136,24 @@ def continued(
         how["eos_token_id"] = None
     if seconds is not None:
         how["max_time"] = seconds
+    if stop_after is not None:
+        how["stopping_criteria"] = [_longer_than(longest + stop_after)]
     whole = (generate or model.generate)(batch.to(device), attention_mask=mask.to(device), **how).cpu()
-    written = (_up_to_end(row[longest:], ends, goes_on) for row in whole)
+    written = (up_to_end(row[longest:], ends, goes_on=goes_on) for row in whole)
     return [torch.cat(pair) for pair in zip(begins, written, strict=True)]
 
 
-def _up_to_end(row: Tensor, ends: Sequence[int], goes_on: bool) -> Tensor:
-    """Return the tokens before the first that ends a text, or before the first that ends an empty one."""
+def _longer_than(tokens: int) -> Callable[..., Tensor]:
+    """Return a criterion of transformers that ends sequences of so many tokens."""
+
+    def ended(ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        return torch.full(ids.shape[:1], ids.shape[1] >= tokens, device=ids.device)
+
+    return ended
+
+
+def up_to_end(row: Tensor, ends: Sequence[int], *, goes_on: bool = False) -> Tensor:
+    """Return the tokens before the first that ends a text; where it goes on, that ends an empty one."""
     ending = torch.isin(row, torch.tensor(ends, dtype=row.dtype))
     if goes_on:
         ending[1:] &= ending[:-1].clone()

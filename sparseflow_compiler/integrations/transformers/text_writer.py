@@ -20,7 +20,9 @@ from sparseflow.integrations.transformers.own_text import (
     Generate,
     chat_begin,
     continued,
+    end_tokens,
     first_token,
+    up_to_end,
 )
 from sparseflow.runtime.calling.inference import device_of
 
@@ -50,10 +52,15 @@ _MARK = "\ue000"
 _MOST_AT_ONCE, _MOST_ON_CPU = 2048, 16
 _CACHE_SHARE = 3
 """The part of a GPU's free memory that the cache may take is one by this: it is copied while it grows."""
+_WIDEST = 0.75
+"""Beginnings may take such a share of a text."""
 
 
 class TextWriter:
     """Writes the text of one model.
+
+    Everything is written by as many sequences, from beginnings padded to one length, into a cache of one
+    length: a compiled model needs two programs for it, one for prompts and one for a token.
 
     Args:
         model: of transformers, in evaluation mode.
@@ -86,11 +93,13 @@ class TextWriter:
         self._before = self._user_turn()
         self._openings = itertools.cycle(_OPENINGS)
         self._messages = itertools.cycle(_MESSAGES)
+        self._asked: list[Tensor] = []
+        self._width = min(self._widest(), max(1, int(_WIDEST * length)))
 
     def round(self, seconds: float | None = None) -> list[Tensor]:
         """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator, half of them as chats.
 
-        All are written to their full length: where a text ends, the model begins another, in its own format.
+        All go on to the end of the cache: where a text ends, the model begins another, in its own format.
 
         Args:
             seconds: after which it stops, with whatever there is; None: no limit.
@@ -98,11 +107,29 @@ class TextWriter:
         begun = time.monotonic()
         chats = self._chats(self.batch // 2, seconds) if self._before is not None else []
         begins = [*chats, *(self._opening() for _ in range(self.batch - len(chats)))]
-        begins = [begin[: self._length - 1] for begin in begins]
-        left = None if seconds is None else max(0.01, seconds - (time.monotonic() - begun))
-        new = self._length - min(map(len, begins))
-        texts = continued(self._model, begins, new, seconds=left, goes_on=True, generate=self._generate)
-        return [text[: self._length] for text in texts]
+        return self._go_on(begins, None if seconds is None else seconds - (time.monotonic() - begun))
+
+    def _go_on(
+        self, begins: Sequence[Tensor], seconds: float | None, stop_after: int | None = None
+    ) -> list[Tensor]:
+        return continued(
+            self._model,
+            [begin[: self._width] for begin in begins],
+            self._length - self._width,
+            seconds=None if seconds is None else max(0.01, seconds),
+            goes_on=True,
+            width=self._width,
+            stop_after=stop_after,
+            generate=self._generate,
+        )
+
+    def _widest(self) -> int:
+        """Return how many tokens a beginning has at most."""
+        if self._tokenizer is None:
+            return 2
+        opening = max(len(self._ids(text, special=True)) for text in _OPENINGS)
+        chat = 0 if self._before is None else len(chat_begin(self._tokenizer, "")) + MESSAGE_TOKENS
+        return max(opening, chat)
 
     def _user_turn(self) -> str | None:
         """Return what the chat template writes before a user's message; None if there is no template."""
@@ -120,17 +147,24 @@ class TextWriter:
         return before
 
     def _chats(self, count: int, seconds: float | None) -> list[Tensor]:
-        """Return chats up to where the answer begins, at most `count`: empty messages are left out."""
+        """Return chats up to where the answer begins, at most `count`.
+
+        The messages of two rounds are written at once.
+        """
+        if len(self._asked) < count:
+            self._asked += self._written_messages(None if seconds is None else seconds / 4)
+        taken, self._asked = self._asked[:count], self._asked[count:]
+        return taken
+
+    def _written_messages(self, seconds: float | None) -> list[Tensor]:
+        """Return chats up to where the answer begins, one for each sequence; empty messages are left out."""
         assert self._tokenizer is not None
-        texts = [f"{self._before}{next(self._messages)}" for _ in range(count)]
+        texts = [f"{self._before}{next(self._messages)}" for _ in range(self.batch)]
         begins = [self._ids(text, special=False) for text in texts]
-        if not begins:
-            return []
-        limit = None if seconds is None else seconds / 4
-        written = continued(self._model, begins, MESSAGE_TOKENS, seconds=limit, generate=self._generate)
-        skip = len(self._ids(str(self._before), special=False))
-        messages = (str(self._tokenizer.decode(row[skip:], skip_special_tokens=True)) for row in written)
-        return [chat_begin(self._tokenizer, message.strip()) for message in messages if message.strip()]
+        skip, ends = len(self._ids(str(self._before), special=False)), end_tokens(self._model)
+        written = (up_to_end(row[skip:], ends) for row in self._go_on(begins, seconds, MESSAGE_TOKENS))
+        messages = (str(self._tokenizer.decode(row, skip_special_tokens=True)).strip() for row in written)
+        return [chat_begin(self._tokenizer, message) for message in messages if message]
 
     def _opening(self) -> Tensor:
         if self._tokenizer is not None:
