@@ -220,9 +220,9 @@ class Run:
             written=self.writing,
         )
         folder = self.options.results
-        write(result_name("quality_activations", self.device), head, self.rows, folder)
+        write(result_name(self.options.name, self.device), head, self.rows, folder)
         texts = json.dumps(self.answers, indent=1, ensure_ascii=False)
-        (folder / f"{result_name('answers_activations', self.device)}.json").write_text(texts + "\n")
+        (folder / f"answers_{result_name(self.options.name, self.device)}.json").write_text(texts + "\n")
 
     def _spent(self) -> float:
         return time.monotonic() - self.started
@@ -237,11 +237,12 @@ def limits_of(thresholds: ActivationThresholds) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure, and write quality_activations_<device>.json and the answers beside it."""
+    """Measure, and write the result and the answers beside it."""
     started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path, help="folder or .gguf of the model")
     parser.add_argument("texts", type=Path, help="what `recover.py prepare` wrote")
+    parser.add_argument("--name", default="quality_activations", help="of the result, the device's left out")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--deadline", type=float, default=280.0, help="seconds for everything")

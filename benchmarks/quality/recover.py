@@ -102,7 +102,7 @@ class Run:
         self.dense.to(self.device)
         self.windows = windows_of(self.options.texts, self.tokenizer, WINDOW, self.options.windows)
         self.perplexities = {name: self._perplexity(self.dense, w) for name, w in self.windows.items()}
-        self.name = result_name("quality_smollm2", self.device)
+        self.name = result_name(self.options.name, self.device)
         self.rows = self._earlier_rows()
         print(f"dense {self.perplexities}, {self._spent():.0f} s", flush=True)
 
@@ -156,6 +156,7 @@ class Run:
             "method": method,
             "seed": self.options.seed,
             "hidden": self.options.hidden,
+            "masks": self.options.masks,
         }
         found = [row["recovered_s"] for row in self.rows if same.items() <= row.items()]
         return max(found, default=None)
@@ -174,6 +175,7 @@ class Run:
             batch=options.batch,
             lr=options.lr,
             compile_layers=options.compile_layers,
+            masks=options.masks,
             objective=Objective(kl=1.0, hidden=options.hidden),
             seed=options.seed,
             progress=False,
@@ -199,7 +201,8 @@ class Run:
     ) -> None:
         """Measure a model, add its rows, and write what there is."""
         case = {"pattern": pattern, "method": method, "recovered_s": round(recovered, 1)}
-        case |= {"hidden": self.options.hidden, "seed": self.options.seed, "seconds": round(seconds, 1)}
+        case |= {"hidden": self.options.hidden, "masks": self.options.masks, "seed": self.options.seed}
+        case |= {"seconds": round(seconds, 1)}
         ratios = []
         for name, windows in self.windows.items():
             found, dense = self._perplexity(model, windows), self.perplexities[name]
@@ -245,7 +248,7 @@ class Run:
         if case["recovered_s"]:
             name = f"audit_{case['pattern'].replace(':', '_')}_{case['method']}.html"
             self.options.results.mkdir(exist_ok=True, parents=True)
-            title = f"SmolLM2, {case['pattern']} by {case['method']}, recovered"
+            title = f"{self.options.model.name}, {case['pattern']} by {case['method']}, recovered"
             write_page(audit_page(title, report.to_dict()), self.options.results / name, "html")
         return {"answers": answers.summary(), "audit_minutes": round(sum(report.minutes.values()), 2)}
 
@@ -278,6 +281,7 @@ def main() -> int:
     running.add_argument("model", type=Path)
     running.add_argument("texts", type=Path, help="what prepare wrote")
     running.add_argument("--own", type=Path, nargs="+", help="what write wrote")
+    running.add_argument("--name", default="quality_smollm2", help="of the result, the device's left out")
     running.add_argument("--device", default="cuda")
     running.add_argument("--dtype", help="bfloat16 on a GPU, float32 on a CPU")
     running.add_argument("--patterns", nargs="+", default=PATTERNS, choices=PATTERNS)
@@ -294,6 +298,7 @@ def main() -> int:
     running.add_argument("--batch", type=int, help="rows a step")
     running.add_argument("--lr", type=float)
     running.add_argument("--compile-layers", action="store_true", default=None)
+    running.add_argument("--masks", choices=["fixed", "moving"], default="fixed")
     running.add_argument("--hidden", type=float, default=0.0, help="weight of the hidden states")
     running.add_argument("--audit", nargs="*", default=["sparsegpt"], help="methods whose answers are read")
     running.add_argument("--audit-batch", type=int, default=100)
