@@ -99,7 +99,7 @@ class TextWriter:
     def round(self, seconds: float | None = None) -> list[Tensor]:
         """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator, half of them as chats.
 
-        All go on to the end of the cache: where a text ends, the model begins another, in its own format.
+        All are written to their full length: where a text ends, the model begins another, in its own format.
 
         Args:
             seconds: after which it stops, with whatever there is; None: no limit.
@@ -107,7 +107,10 @@ class TextWriter:
         begun = time.monotonic()
         chats = self._chats(self.batch // 2, seconds) if self._before is not None else []
         begins = [*chats, *(self._opening() for _ in range(self.batch - len(chats)))]
-        return self._go_on(begins, None if seconds is None else seconds - (time.monotonic() - begun))
+        left = None if seconds is None else seconds - (time.monotonic() - begun)
+        # To their full length: rows that begin within a text, where nothing is seen of what was before,
+        # serve worse to calibrate on.
+        return [text[: self._length] for text in self._go_on(begins, left)]
 
     def _go_on(
         self, begins: Sequence[Tensor], seconds: float | None, stop_after: int | None = None
@@ -115,7 +118,7 @@ class TextWriter:
         return continued(
             self._model,
             [begin[: self._width] for begin in begins],
-            self._length - self._width,
+            self._length - 1,
             seconds=None if seconds is None else max(0.01, seconds),
             goes_on=True,
             width=self._width,
