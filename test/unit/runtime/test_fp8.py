@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError, WeightError
-from sparseflow.runtime import PackedWeight, compress_2_4, fp8, prune_24
+from sparseflow.runtime import PackedWeight, compress_2_4, epilogues, fp8, prune_24
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.kernels import find
 from sparseflow.runtime.packed import pack
@@ -346,6 +346,15 @@ def test_many_dense_rows_are_scaled_by_the_product_itself(rows, dtype, policy, k
     (result,) = graph.output_node().args
     n = N // 2 if epilogue == "silu_gated" else N
     assert (result.meta["val"].shape, result.meta["val"].dtype) == ((*x.shape[:-1], n), dtype)
+
+
+def test_gelu_by_the_sigmoid_is_that_by_the_hyperbolic_tangent():
+    y = torch.linspace(-30, 30, 100_001, dtype=torch.float64)
+    torch.testing.assert_close(epilogues.gelu_tanh(y), F.gelu(y, approximate="tanh"), rtol=0, atol=1e-14)
+    special = torch.tensor([float("inf"), float("nan"), -1e30, 1e30])
+    found = epilogues.gelu_tanh(special)
+    assert found.isnan().tolist() == [False, True, False, False]
+    assert torch.equal(found[[0, 2, 3]], torch.tensor([float("inf"), 0.0, 1e30]))
 
 
 @pytest.mark.parametrize("with_residual", [False, True])
