@@ -136,8 +136,9 @@ class TunedPoint:
     unscaled_us: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
-        return dataclasses.asdict(self)
+        """Return the fields for JSON, `unscaled_us` only if it is known."""
+        row = dataclasses.asdict(self)
+        return row if self.unscaled_us is not None else {k: v for k, v in row.items() if k != "unscaled_us"}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> TunedPoint:
