@@ -20,6 +20,8 @@ from torch import nn
 import sparseflow as sf
 from sparseflow.execution.opponent import opponent
 
+BITS = ("bf16", "fp8")
+
 Row = dict[str, Any]
 Call = Callable[[], Any]
 
@@ -30,6 +32,8 @@ class Bench:
 
     Attributes:
         batches: of the small models.
+        bits: of the compute-bound models.
+        account: whether to keep the kernels of their sides too.
     """
 
     place: _models.Place
@@ -39,6 +43,8 @@ class Bench:
     head: dict[str, Any]
     folder: Path
     batches: tuple[int, ...]
+    bits: tuple[str, ...] = BITS
+    account: bool = False
     rows: list[Row] = field(default_factory=list)
 
     @property

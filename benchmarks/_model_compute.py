@@ -16,7 +16,8 @@ import _models
 import torch
 import torch.nn.functional as F
 import transformers as tf
-from _model_bench import Bench, by_torch, compared, row_of
+from _model_account import account, in_pieces
+from _model_bench import BITS, Bench, by_torch, compared, row_of
 from _model_parts import attention_of, in_fp8, reachable
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -168,19 +169,23 @@ SHAPES: dict[str, Callable[[Bench], Shape]] = {
 
 
 def compute(bench: Bench, part: str) -> None:
-    """2:4 in bfloat16 and fp8, each over the best dense side of its bits."""
+    """2:4 in the number formats asked for, each over the best dense side of its bits."""
     shape = SHAPES[part](bench)
     model = shape.make()
     sf.prune(model, progress=False)
     with torch.no_grad():
         exact = _output(model(**shape.inputs))
-    for bits, format_, target in zip(("bf16", "fp8"), ("2:4", "2:4-fp8"), shape.targets, strict=True):
+    asked = zip(BITS, ("2:4", "2:4-fp8"), shape.targets, strict=True)
+    for bits, format_, target in (of_bits for of_bits in asked if of_bits[0] in bench.bits):
         sides = _dense_sides(bench, shape, model, in_fp8 if bits == "fp8" else nn.Module.eval)
-        compiled = sf.compile(model, mode=MODE, format=format_, **bench.options)
+        make = functools.partial(sf.compile, model, mode=MODE, format=format_, **bench.options)
+        compiled = make()
         sides["ours"] = functools.partial(compiled, **shape.inputs)
         errors = {f"rel_err_{name}": compared(exact, _output(side())) for name, side in sides.items()}
+        if bench.account:
+            sides["ours_in_pieces"] = in_pieces(make, shape.inputs)
         times = bench.in_turn(sides)
-        best = min((name for name in times if name != "ours"), key=times.__getitem__)
+        best = min((name for name in times if not name.startswith("ours")), key=times.__getitem__)
         both = {"dense": times[best], "ours": times["ours"]}
         ceiling = reachable(bench, compiled, times[best], shape.rows) if bits == "bf16" else None
         sparse = sum(layer.decision == "sparse" for layer in compiled.report.layers)
@@ -188,6 +193,9 @@ def compute(bench: Bench, part: str) -> None:
                    **row_of(both, ceiling, None if bench.tiny else target), "dense_by": best,
                    **{f"{name}_ms": round(ms, 4) for name, ms in times.items()}, **errors,
                    "sparse_layers": sparse, **attention_of(compiled)})  # fmt: skip
+        if bench.account:
+            of_sides = {name: sides[name] for name in (best, "ours", "ours_in_pieces")}
+            account(bench, {"model": shape.name, "phase": f"forward, {bits}"}, of_sides, compiled, shape.rows)
         del sides, compiled
         bench.release()
 

@@ -19,7 +19,7 @@ import _measure
 import _models
 import torch
 from _limits import limited
-from _model_bench import Bench
+from _model_bench import BITS, Bench
 from _model_compute import COMPUTE
 from _model_full import full
 from _model_generate import generate
@@ -49,6 +49,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, help="of the small models, by default 1 8 64")
     parser.add_argument("--limit", type=int, help="seconds for each part, instead of each part's own")
     parser.add_argument("--seconds", type=float, default=1.5, help="of measuring for each row")
+    parser.add_argument("--bits", nargs="+", default=BITS, choices=BITS, help="of the compute-bound models")
+    parser.add_argument(
+        "--account", action="store_true", help="keep the kernels of the compute-bound models' sides too"
+    )
     parser.add_argument("--tiny", action="store_true", help="all parts with small models on the CPU")
     parser.add_argument("--results", type=Path, default=_measure.RESULTS, help="folder for the JSON file")
     args = parser.parse_args(argv)
@@ -64,7 +68,8 @@ def prepared(args: argparse.Namespace) -> Bench:
     torch.manual_seed(0)
     if args.tiny:
         place, batches = _models.Place("cpu", torch.float32), tuple(args.batches or (1, 2))
-        return Bench(place, True, 0.1, "model_tiny", _measure.meta("cpu"), args.results, batches)
+        name, head = "model_tiny", _measure.meta("cpu")
+        return Bench(place, True, 0.1, name, head, args.results, batches, tuple(args.bits), args.account)
     from sparseflow.runtime import gpu
     from sparseflow.runtime.tuning import GpuMachine
 
@@ -73,7 +78,8 @@ def prepared(args: argparse.Namespace) -> Bench:
     head = _measure.meta(machine.gpu, machine=vars(machine))
     place = _models.Place("cuda", torch.bfloat16)
     name, batches = _measure.gpu_name("model", machine.gpu), tuple(args.batches or (1, 8, 64))
-    return Bench(place, False, args.seconds, name, head, args.results, batches)
+    bits, account = tuple(args.bits), args.account
+    return Bench(place, False, args.seconds, name, head, args.results, batches, bits, account)
 
 
 def main(argv: list[str]) -> int:

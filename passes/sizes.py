@@ -26,12 +26,16 @@ class Clamped:
 Size = int | Unknown | Clamped
 Sizes = tuple[Size, ...]
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "add.Scalar alias clone contiguous cos detach div.Scalar dropout exp gelu layer_norm mul.Scalar neg "
     "pow.Tensor_Scalar relu rms_norm rsqrt sigmoid silu sin softmax.int sqrt sub.Scalar tanh to.device "
     "to.dtype to.dtype_layout type_as"
 )
-_BROADCASTING = "add.Tensor div.Tensor mul.Tensor sub.Tensor"
+"""Operators of aten whose result has the shape of their first operand, without `torch.aten.`."""
+
+BROADCASTING = "add.Tensor div.Tensor mul.Tensor sub.Tensor"
+"""Operators of two tensors that are broadcast to one shape."""
+
 TO_THE_END = 2**63 - 1
 """The end of a slice that has none."""
 
@@ -224,8 +228,8 @@ def _except(sizes: Sizes, dims: Sequence[int | None]) -> Sequence[Size] | None:
 
 
 _RULES: dict[str, _Rule] = {
-    **dict.fromkeys((f"torch.aten.{name}" for name in _ELEMENTWISE.split()), _first),
-    **dict.fromkeys((f"torch.aten.{name}" for name in _BROADCASTING.split()), _broadcast),
+    **dict.fromkeys((f"torch.aten.{name}" for name in ELEMENTWISE.split()), _first),
+    **dict.fromkeys((f"torch.aten.{name}" for name in BROADCASTING.split()), _broadcast),
     **dict.fromkeys(("torch.aten.matmul", "torch.aten.bmm", "torch.aten.mm"), _multiplied),
     "torch.aten.linear": _rows,
     "sparse_gemm.column_linear": _rows,

@@ -12,6 +12,7 @@ rest; for other policies scaling the result is a third kernel. On a CPU, and whi
 many rows, the layer decomposes into torch's operators around ``sparseflow::product_fp8``, or for that kernel
 ``sparseflow::linear_fp8_quantized``, so that inductor fuses the scaling with neighbouring operators.
 ``product_fp8`` leaves the scales to them, because cuSPARSELt supports only one scale for a whole matrix.
+torch's dense product supports one a row: for many rows it applies them, and the bias, itself.
 
 An epilogue ``"<act>_gated"`` gives ``act(g) * u`` for the halves g and u of what the parentheses hold: inside
 of an own kernel if its variant can, else in the last kernel.
@@ -46,8 +47,13 @@ SAMPLED = 1024
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 """The least scale of a row, whose reciprocal is finite: rows of zeros have it."""
 
-SKINNY, WIDE = 3, 5
-"""The codes of the own kernels for few and for many rows in policies (csrc/common/kernels.h)."""
+DENSE, SKINNY, WIDE = 0, 3, 5
+"""The codes of torch's product and of the own kernels for few and for many rows (csrc/common/kernels.h)."""
+
+BY_ROWS = 512
+"""From so many rows on torch's product applies both scales itself (csrc/cuda/fp8.cpp has the same number).
+
+For fewer, an H200 took up to twice as long for it as for the product that is scaled by one number."""
 
 linear_fp8 = torch.ops.sparseflow.linear_fp8.default
 product_fp8 = torch.ops.sparseflow.product_fp8.default
@@ -159,8 +165,40 @@ def _linear(
     if kernel == WIDE:
         y: Tensor = linear_fp8_quantized(x8, x_scale, *weight, *rest, x.dtype, policy, dense)
         return y
+    if kernel == DENSE and dense is not None and scaled_by_rows(x):
+        return _dense_by_rows(x8, x_scale, dense, scales, bias, residual, epilogue)
     raw = product_fp8(x8, values, positions, in_features, policy, dense)
     return rescale(raw, x_scale, scales, bias, epilogue, residual).to(x.dtype)
+
+
+def scaled_by_rows(x: Tensor) -> bool:
+    """Return whether torch's product applies the scales of x's rows and of W's in its end."""
+    return x.is_cuda and x.dtype == torch.bfloat16 and math.prod(x.shape[:-1]) >= BY_ROWS
+
+
+def _dense_by_rows(
+    x8: Tensor,
+    x_scale: Tensor,
+    dense: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    epilogue: str,
+) -> Tensor:
+    """Multiply by the dense weight, scales and bias included, so that no kernel has to scale the result.
+
+    The activation follows it, as in a dense model, where inductor fuses it with what reads y.
+    """
+    y = torch._scaled_mm(
+        x8.flatten(0, -2),
+        dense.t(),
+        scale_a=x_scale.flatten(0, -2),
+        scale_b=scales.unsqueeze(0),
+        bias=bias,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    ).view(*x8.shape[:-1], -1)
+    return y if epilogue == "none" and residual is None else epilogues.finish(y, None, epilogue, residual)
 
 
 def _kernel_of(x: Tensor, policy: list[int]) -> int | None:

@@ -44,6 +44,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "default_cpu_xeon": CPU,
     "default_cpu_xeon_2_cores": CPU,
     "default_h200": (*GPU, *TUNER),
+    "fp8_ends_h200": ("runtime/csrc/cuda",),
     "fuzz": (),  # counts what was tried, by its date
     "gemm_cpu": CPU,
     "gemm_cpu_epyc": CPU,
@@ -52,6 +53,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "load_cpu": ("runtime/artifact",),
     "memory_h200": ("runtime/formats",),
     "model_h200": (*GPU, *TUNER),
+    "model_kernels_h200": (*GPU, "sparseflow_compiler/execution"),
     "model_small_tuned_h200": (*GPU, *TUNER),
     "noise_cpu": ("runtime/dispatch",),
     "patterns_h200": ("runtime/csrc/cuda/patterns",),

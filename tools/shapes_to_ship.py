@@ -90,6 +90,9 @@ MODELS = (
     Sizes("Qwen2.5-3B", 2048, 11008, 16, 2),
     Sizes("BERT-base, ViT-B, GPT-2", 768, 3072, 12, 12, 64, gated=False),
     Sizes("MiniLM-L6", 384, 1536, 12, 12, 32, gated=False),
+    Sizes("FLUX.1", 3072, 12288, 24, 24, gated=False),
+    Sizes("PixArt, DiT-XL", 1152, 4608, 16, 16, 72, gated=False),
+    Sizes("BERT-large, ViT-L", 1024, 4096, 16, 16, 64, gated=False),
 )
 
 

@@ -49,14 +49,21 @@ class Cusparselt(GpuKernel):
         """
         import torch
 
-        operands = weight.values, weight.positions, None, None, None, weight.in_features
-        y: Tensor = torch.ops.sparseflow.cusparselt_linear(
-            x, *operands, "none", out, 1.0, choice.algorithm, choice.split_k
-        )
+        y = self.unscaled(x, weight, choice, out)
         if x.itemsize > 1:
             return y
         scaled: Tensor = torch.ops.sparseflow.rescale_fp8(y, *(_ones(size, x.device) for size in y.shape))
         return scaled
+
+    def unscaled(self, x: Tensor, weight: Weight, choice: Choice, out: torch.dtype) -> Tensor:
+        """Multiply by the algorithm alone, as where the kernel that reads the result scales it."""
+        import torch
+
+        operands = weight.values, weight.positions, None, None, None, weight.in_features
+        y: Tensor = torch.ops.sparseflow.cusparselt_linear(
+            x, *operands, "none", out, 1.0, choice.algorithm, choice.split_k
+        )
+        return y
 
 
 @functools.lru_cache(maxsize=8)

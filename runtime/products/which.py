@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 
@@ -36,6 +36,7 @@ def policies(
     progress: Progress | None = None,
     packed: bool = False,
     room: Room | None = None,
+    scaled_later: Collection[Shape] = (),
 ) -> dict[Shape, Policy | str]:
     """Return the policy of each layer shape, or why such layers stay dense.
 
@@ -59,6 +60,7 @@ def policies(
         progress: called with (points done, points in all, text) while measuring.
         packed: whether the layers are packed in any case, so that dense ones would be unpacked in each call.
         room: the memory for the dense copies of mode ``"auto"``; by default a share of what is free now.
+        scaled_later: shapes whose results in fp8 are scaled by the kernel that reads them.
     """
     count = Counter(shapes)
     wanted, name = list(count), dtype_name(dtype)
@@ -81,6 +83,7 @@ def policies(
             mode=mode,
             progress=progress,
             pattern=find(format).pattern,
+            scaled_later=scaled_later,
         )
     elif able:
         found |= _on_cpu(able, dtype, mode, memory, progress, format)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseflow.runtime import ops
+from sparseflow.runtime.fp8 import BY_ROWS
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tiled_weight import TiledWeight
 from sparseflow.runtime.tuning.layers import Layer
@@ -20,7 +21,9 @@ from sparseflow.runtime.tuning.replay import CALLS, Pool, Replay
 def dense(layer: Layer, x: Tensor, pool: Pool, calls: int = CALLS) -> list[Replay]:
     """Return the dense product in several configurations, of which the fastest counts."""
     if layer.bf16:
-        return [_fp8(layer, x, pool, calls, fast) for fast in (True, False)]
+        one = torch.ones((), device=x.device)
+        sides = [_fp8(layer, x, pool, calls, (one, one), fast=fast) for fast in (True, False)]
+        return [*sides, _by_rows(layer, x, pool, calls)] if len(x) >= BY_ROWS else sides
     return _linear(lambda copy: F.linear(x, layer.dense[copy]), layer.copies, pool, calls)
 
 
@@ -64,15 +67,22 @@ def _cublaslt() -> Iterator[None]:
         torch.backends.cuda.preferred_blas_library(usual)
 
 
-def _fp8(layer: Layer, x: Tensor, pool: Pool, calls: int, fast: bool) -> Replay:
-    one = torch.ones((), device=x.device)
+def _by_rows(layer: Layer, x: Tensor, pool: Pool, calls: int) -> Replay:
+    """Return the product as a dense layer has it, with a scale for each row of x and W."""
+    of_x = torch.ones(len(x), 1, device=x.device)
+    of_w = torch.ones(1, len(layer.dense[0]), device=x.device)
+    return _fp8(layer, x, pool, calls, (of_x, of_w), fast=True)
 
+
+def _fp8(
+    layer: Layer, x: Tensor, pool: Pool, calls: int, scales: tuple[Tensor, Tensor], *, fast: bool
+) -> Replay:
     def call(copy: int) -> Tensor:
         return torch._scaled_mm(
             x,
             layer.dense[copy].t(),
-            scale_a=one,
-            scale_b=one,
+            scale_a=scales[0],
+            scale_b=scales[1],
             out_dtype=torch.bfloat16,
             use_fast_accum=fast,
         )

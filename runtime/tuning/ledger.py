@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from sparseflow.runtime.kernels import find
 from sparseflow.runtime.kernels.outputs import output_dtype
-from sparseflow.runtime.tuning.point import KEPT, Candidate, Failure, TunedPoint, wrong
+from sparseflow.runtime.tuning.point import FP8, KEPT, Candidate, Failure, TunedPoint, wrong
 from sparseflow.runtime.tuning.process import Lost
 from sparseflow.runtime.tuning.protocol import (
     PLANS,
@@ -158,9 +158,12 @@ class Ledger:
         self.announced = None
         for name in ("dense_us", "unpacked_us", "dense_bf16_us"):
             us = getattr(message, name)
-            absent = name == "dense_bf16_us" and self._request.dtype != "float8_e4m3fn"
+            absent = name == "dense_bf16_us" and self._request.dtype != FP8
             if us is not None if absent else us is None or not _is_time(us):
                 raise Lost(f"reported {us} as {name}")
+        unscaled = message.unscaled_us
+        if unscaled is not None and (self._request.dtype != FP8 or not _is_time(unscaled)):
+            raise Lost(f"reported {unscaled} as unscaled_us")
         for measured in message.candidates:
             key = measured.backend, measured.algorithm, measured.split_k
             if key not in self._known:
@@ -196,6 +199,7 @@ class Ledger:
             tuple(sorted(self._failed.values())),
             done.dense_bf16_us,
             asked.effort,
+            done.unscaled_us if any(c.backend == "cusparselt" for c in best[:KEPT]) else None,
         )
 
 

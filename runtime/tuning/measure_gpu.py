@@ -15,11 +15,12 @@ from torch import Tensor
 
 from sparseflow.runtime import gpu
 from sparseflow.runtime.kernels import Choice, Problem, find, sparse_kernels
+from sparseflow.runtime.kernels.cusparselt import CUSPARSELT
 from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning import dense_opponents
 from sparseflow.runtime.tuning.layers import Layer, inputs, reference
 from sparseflow.runtime.tuning.pace import PACES, wanted
-from sparseflow.runtime.tuning.point import KEPT, Candidate, wrong
+from sparseflow.runtime.tuning.point import Candidate, finalists, wrong
 from sparseflow.runtime.tuning.protocol import (
     PLANS,
     Count,
@@ -130,7 +131,7 @@ class _Point:
         return [key for key in keys if key not in self.known and key not in self.request.skip]
 
     def _best(self) -> list[Key]:
-        return sorted(self.known, key=lambda key: self.known[key].us)[:KEPT]
+        return finalists(self.request.dtype, sorted(self.known, key=lambda key: self.known[key].us))
 
     def _request(self, keys: Iterable[Key], m: int) -> None:
         """Have worker threads build what candidates need."""
@@ -184,7 +185,8 @@ class _Point:
         wide = dense_opponents.dense_bf16(self.layer, self.x, self.pool, self.calls)
         unpacked = dense_opponents.unpacked(self.layer, self.x, self.pool, self.calls)
         best = self._best()
-        fixed = [*opponents, *wide, unpacked]
+        raw = self._unscaled(best)
+        fixed = [*opponents, *wide, unpacked, *raw]
         for side in fixed:
             side.forget()
         us = in_turns(
@@ -195,15 +197,28 @@ class _Point:
             ),
         )
         dense_us = min(us[: len(opponents)])
-        unpacked_us = us[len(fixed) - 1] + (dense_us if self.layer.bf16 else 0.0)
-        wide_us = min(us[len(opponents) : len(fixed) - 1]) if wide else None
+        after = len(opponents) + len(wide)
+        unpacked_us = us[after] + (dense_us if self.layer.bf16 else 0.0)
+        wide_us = min(us[len(opponents) : after]) if wide else None
         final = zip(best, us[len(fixed) :], strict=True)
         return Done(
             dense_us,
             unpacked_us,
             wide_us,
             tuple(Measured(*key, time, self.known[key].rel_err) for key, time in final),
+            us[after + 1] if raw else None,
         )
+
+    def _unscaled(self, best: Iterable[Key]) -> list[Replay]:
+        """Return the fastest candidate of cuSPARSELt in fp8 without the scaling of its result, if any."""
+        key = next((key for key in best if key[0] == CUSPARSELT.name), None)
+        if key is None or not self.layer.bf16:
+            return []
+
+        def product(copy: int) -> Tensor:
+            return CUSPARSELT.unscaled(self.x, self.layer.packed[copy], Choice(*key), self.out)
+
+        return [Replay(product, self.layer.copies, self.pool, self.calls)]
 
     def _typical_us(self) -> float:
         return max((self.known[key].us for key in self._best()), default=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from sparseflow.runtime.dispatch.rows import require_fields, require_number, require_text
@@ -17,6 +17,8 @@ Effort = Literal["quick", "full"]
 
 KEPT = 4
 """The number of fastest candidates that a point keeps."""
+
+FP8 = "float8_e4m3fn"
 
 BOUNDS = {"bfloat16": 8e-3, "float16": 1e-3, "float8_e4m3fn": 4e-2}
 """The largest rel_err of a right product, by the dtype of x.
@@ -116,6 +118,8 @@ class TunedPoint:
         failed: the candidates that can't be used at this point.
         dense_bf16_us: for fp8, ``F.linear`` in bfloat16; None for 16-bit dtypes.
         effort: ``"full"`` if every candidate was tried; ``"quick"`` if only the most promising ones were.
+        unscaled_us: for fp8, the fastest candidate of cuSPARSELt without the kernel that scales its result:
+            its time where the kernel that reads the result scales it. None without one, and in older points.
     """
 
     dtype: str
@@ -129,10 +133,12 @@ class TunedPoint:
     failed: tuple[Failure, ...]
     dense_bf16_us: float | None = None
     effort: Effort = "full"
+    unscaled_us: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
-        return dataclasses.asdict(self)
+        """Return the fields for JSON, `unscaled_us` only if it is known."""
+        row = dataclasses.asdict(self)
+        return row if self.unscaled_us is not None else {k: v for k, v in row.items() if k != "unscaled_us"}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> TunedPoint:
@@ -142,6 +148,7 @@ class TunedPoint:
             ValueError: a field is missing, unknown, of another type or out of range, or they contradict
                 each other.
         """
+        row = {"unscaled_us": None, **row} if isinstance(row, Mapping) else row
         require_fields(cls, row)
         if row["dtype"] not in DTYPES or row["out"] != output_dtype(row["dtype"]):
             raise ValueError(f"no tuned product of {row['dtype']!r} giving {row['out']!r}")
@@ -155,6 +162,7 @@ class TunedPoint:
         candidates = tuple(Candidate.from_dict(entry) for entry in _list(row, "candidates"))
         failed = tuple(Failure.from_dict(entry) for entry in _list(row, "failed"))
         _require_ranking(candidates)
+        _require_unscaled(row, candidates)
         return cls(**{**row, "candidates": candidates, "failed": failed})
 
     def figures(self) -> str:
@@ -166,6 +174,19 @@ class TunedPoint:
         best = self.candidates[0]
         how = f"{best.backend} {best.algorithm}" + (f", split-k {best.split_k}" if best.split_k else "")
         return f"{dense}, sparse {best.us:.1f} ({self.dense_us / best.us:.2f}×, {how}){failed}"
+
+
+def finalists(dtype: str, ranked: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Return the `KEPT` first of candidates' keys, fastest first.
+
+    In fp8 the last gives way to the first of cuSPARSELt if none is among them: without its scaling that may
+    be the fastest.
+    """
+    keys = list(ranked)
+    kept, library = keys[:KEPT], [key for key in keys if key[0] == "cusparselt"]
+    if dtype == FP8 and library and library[0] not in kept:
+        kept[-1] = library[0]
+    return kept
 
 
 def wrong(dtype: str, rel_err: float) -> str | None:
@@ -185,10 +206,18 @@ def _require_key(kind: type, row: object) -> None:
 
 
 def _require_bf16(row: Mapping[str, Any]) -> None:
-    if (row["dense_bf16_us"] is None) != (row["dtype"] != "float8_e4m3fn"):
+    if (row["dense_bf16_us"] is None) != (row["dtype"] != FP8):
         raise ValueError("dense_bf16_us is there for fp8, and null for other dtypes")
     if row["dense_bf16_us"] is not None:
         require_number("dense_bf16_us", row["dense_bf16_us"], whole=False)
+
+
+def _require_unscaled(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> None:
+    if row["unscaled_us"] is None:
+        return
+    require_number("unscaled_us", row["unscaled_us"], whole=False)
+    if row["dtype"] != FP8 or all(candidate.backend != "cusparselt" for candidate in candidates):
+        raise ValueError("unscaled_us is there for fp8 with a candidate of cuSPARSELt alone")
 
 
 def _list(row: Mapping[str, Any], name: str) -> Sequence[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
@@ -34,6 +34,7 @@ def tuned_policies(
     mode: PolicyMode = "auto",
     progress: Progress | None = None,
     pattern: str = "2:4",
+    scaled_later: Collection[Shape] = (),
 ) -> dict[Shape, Policy | str]:
     """Return the measured policy of each layer shape on this GPU, or why such layers stay dense.
 
@@ -49,6 +50,7 @@ def tuned_policies(
             algorithm of cuSPARSELt, or of other patterns' kernel; it measures only with ``tune="full"``.
         progress: called with (points done, points in all, text) while tuning.
         pattern: the weights' pattern.
+        scaled_later: shapes whose results in fp8 are scaled by the kernel that reads them, at no cost.
 
     Raises:
         TuningError: ``tune="full"`` can't keep the measuring process alive. For quick tuning that is the
@@ -65,7 +67,7 @@ def tuned_policies(
         usual = Choice("cusparselt" if pattern == "2:4" else "tiles")
         return {shape: _sparse_everywhere(found, usual) for shape, found in points.items()}
     return {
-        shape: choose_by_thresholds(map(timed, found), memory)
+        shape: choose_by_thresholds([timed(p, scaled_later=shape in scaled_later) for p in found], memory)
         if found
         else _untuned(shape, name, machine, left.get(shape))
         for shape, found in points.items()
@@ -82,9 +84,17 @@ def _untuned(shape: Shape, dtype: str, machine: GpuMachine, why: str | None) -> 
     )
 
 
-def timed(point: TunedPoint) -> Timed:
-    """Convert a tuned point for `choose_by_thresholds`."""
+def timed(point: TunedPoint, *, scaled_later: bool = False) -> Timed:
+    """Convert a tuned point for `choose_by_thresholds`.
+
+    Args:
+        point: of the table.
+        scaled_later: whether the kernel that reads a result in fp8 also scales it.
+    """
     ways = {Choice(c.backend, c.algorithm, c.split_k): c.us for c in point.candidates}
+    library = next((way for way in ways if way.kernel == "cusparselt"), None)
+    if scaled_later and library is not None and point.unscaled_us is not None:
+        ways[library] = point.unscaled_us
     return Timed(point.m, point.dense_us, point.unpacked_us, ways, MARGIN)
 
 

@@ -140,6 +140,7 @@ class Done:
     unpacked_us: float
     dense_bf16_us: float | None
     candidates: tuple[Measured, ...]
+    unscaled_us: float | None = None
 
 
 Message = Ready | Doing | Count | Trying | Measured | Failed | Refused | Done

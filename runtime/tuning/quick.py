@@ -10,7 +10,7 @@ from sparseflow.runtime.kernels.wide import WIDE
 from sparseflow.runtime.tuning.cost_model import CostModel, Way
 from sparseflow.runtime.tuning.gpu_table import TunedTable, borrowed, trusted
 from sparseflow.runtime.tuning.hardware import Hardware
-from sparseflow.runtime.tuning.point import KEPT, TunedPoint
+from sparseflow.runtime.tuning.point import KEPT, TunedPoint, finalists
 from sparseflow.runtime.tuning.protocol import Key, Request
 from sparseflow.runtime.tuning.roofline import Product
 from sparseflow.runtime.tuning.sweep import FIRST_M, PLANS, format_of
@@ -100,4 +100,4 @@ def candidates(dtype: str, ways: Sequence[Way]) -> tuple[Key, ...]:
     likely = [way.key for way in ways if way.us <= LIKELY * ways[0].us]
     planned = [key for key in likely if key[0] == "cusparselt"][:plans]
     tried = [key for key in likely if key[0] != "cusparselt" or key in planned]
-    return tuple((*key, 0) for key in tried[:KEPT])
+    return tuple(finalists(dtype, ((*key, 0) for key in tried)))

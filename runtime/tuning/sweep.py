@@ -7,10 +7,10 @@ from sparseflow.runtime import kernels
 DEFAULT_M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Rows of x, from decoding one sequence to a prefill of 16 thousand tokens."""
 
-QUICK_M = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192)
+QUICK_M = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Rows of x in quick tuning; dispatch is then within 3% of `DEFAULT_M` (bench_cost_model.py)."""
 
-FIRST_M = (1, 16, 256, 2048)
+FIRST_M = (1, 16, 256, 2048, 8192)
 """The M's that quick tuning measures of every shape before it continues with the others."""
 
 PLANS = {"float16": 2}

@@ -54,7 +54,7 @@ def tune(
             layers of other models are taken one by one, unmerged.
         kwargs: example keyword inputs.
         dtypes: bfloat16, float16 or float8_e4m3fn; by default those of the model, or bfloat16 for shapes.
-        ms: numbers of rows to measure; by default powers of two from 1 to 16384, for quick tuning eleven of
+        ms: numbers of rows to measure; by default powers of two from 1 to 16384, for quick tuning thirteen of
             them.
         effort: ``"full"`` measures every candidate, also where the table has a quick measurement; ``"quick"``
             measures the few that a cost model ranks first, in fewer rounds, as `sparseflow.compile` does.

@@ -39,7 +39,7 @@ def tune(
     ] = None,
     m: Annotated[list[int] | None, typer.Option(help="Rows to measure; by default 1, 2, 4 … 16384.")] = None,
     effort: Annotated[
-        str, typer.Option(help="full: every algorithm; quick: the few that look best, at eleven M's.")
+        str, typer.Option(help="full: every algorithm; quick: the few that look best, at thirteen M's.")
     ] = "full",
     device: Annotated[str, typer.Option(help="The GPU to tune.")] = "cuda",
     folder: Annotated[Path | None, typer.Option(help="Where the table is; default: the cache.")] = None,

@@ -13,7 +13,9 @@ from sparseflow.dialect.linear import layer_format, product_dtype
 from sparseflow.dialect.matchers import operations, weight_ref
 from sparseflow.dialect.types import tensor_type
 from sparseflow.errors import ArgumentError
+from sparseflow.execution.inner import chosen_inner
 from sparseflow.passes.apply_policy import policy_key
+from sparseflow.passes.scaled_later import FP8, scaled_by_its_readers
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.formats import find
 from sparseflow.runtime.formats.tensors import TORCH_DTYPES
@@ -45,7 +47,8 @@ def measured_policies(module: ir.Module, bank: WeightBank, options: CompileOptio
         known = bank.policies.setdefault((format_, dtype, where), {})
         missing = [shape for shape in shapes if shape not in known]
         if missing:
-            known |= shape_policies(missing, TORCH_DTYPES[dtype], where, options, step, format_, room)
+            later = scaled_later(module, options, where)
+            known |= shape_policies(missing, TORCH_DTYPES[dtype], where, options, step, format_, room, later)
         for shape in dict.fromkeys(shapes):
             key, found = policy_key(dtype, *shape, find(format_)), known.get(shape, Policy())
             if isinstance(found, str):
@@ -78,6 +81,20 @@ def sparse_shapes(
     return shapes
 
 
+def scaled_later(module: ir.Module, options: CompileOptions, device: torch.device) -> frozenset[Shape]:
+    """Return the shapes in fp8 whose every result inductor's kernels scale while they read it."""
+    if device.type != "cuda" or chosen_inner(options.inner, device) != "inductor":
+        return frozenset()
+    found: dict[Shape, bool] = {}
+    for op in operations(module, ("sparse_gemm.linear",)):
+        type_ = tensor_type(op.operands[1])
+        if product_dtype(op) == FP8 and type_ is not None and type_.shape is not None:
+            n, k = type_.shape
+            if n is not None and k is not None:
+                found[n, k] = found.get((n, k), True) and scaled_by_its_readers(op)
+    return frozenset(shape for shape, fused in found.items() if fused)
+
+
 def shape_policies(
     shapes: Sequence[Shape],
     dtype: torch.dtype,
@@ -86,6 +103,7 @@ def shape_policies(
     step: Step,
     format: str = "2:4",
     room: Room | None = None,
+    later: frozenset[Shape] = frozenset(),
 ) -> dict[Shape, Policy | str]:
     """Return the policies of shapes, or why such layers are dense; nothing if they always run sparse.
 
@@ -97,6 +115,7 @@ def shape_policies(
         step: called while measuring.
         format: the weights' format.
         room: the memory for dense copies; by default a share of what is free now.
+        later: shapes whose results in fp8 are scaled by the kernels that read them.
     """
     found = which.policies(
         shapes,
@@ -108,5 +127,6 @@ def shape_policies(
         tune=options.tune,
         progress=step,
         room=room,
+        scaled_later=later,
     )
     return {shape: policy for shape, policy in found.items() if isinstance(policy, str) or policy.ranges}

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import fx
 
+import sparseflow.runtime.fp8  # noqa: F401  # registers linear_fp8
 from sparseflow.execution.cuda_graphs import CudaGraphs
 from sparseflow.execution.self_recording import SelfRecording, waits_for_values
 
@@ -21,6 +22,16 @@ GRAPH_MODES: tuple[Mode, ...] = ("reduce-overhead", "max-autotune")
 """Modes with CUDA graphs. They are our own: those of inductor copy what a cache holds, or refuse it.
 
 Without any mode a program on a GPU records by itself, where that was measured to pay.
+"""
+
+ROWS_IN_FP8 = torch.ops.sparseflow.linear_fp8.default
+
+WHOLE_ROWS = {"triton.multi_kernel": 1}
+"""Options of inductor under which it also makes kernels that hold a row of up to 16 thousand in registers,
+and takes what it measures to be faster.
+
+Otherwise rows of more than 1024 are read, and what made them is computed, once for each reduction over them:
+twice to be quantised, three times after a norm.
 """
 
 SIZES = 64
@@ -83,7 +94,8 @@ class Inductor:
         from torch._inductor.compile_fx import compile_fx
 
         start = time.perf_counter()
-        compiled = compile_fx(graph, inputs, config_patches=list_mode_options(self.mode))
+        patches = {**list_mode_options(self.mode), **(WHOLE_ROWS if quantizes(self.graph) else {})}
+        compiled = compile_fx(graph, inputs, config_patches=patches)
         self.seconds.append(time.perf_counter() - start)
         assert callable(compiled), "no package is asked for"
         return compiled
@@ -143,6 +155,11 @@ def make_runner(
     compiles = int if inductor is None else functools.partial(len, inductor.seconds)
     graphs = CudaGraphs(run, device, written, SelfRecording.of(graph, device), compiles)
     return Runner(graphs, inductor, graphs)
+
+
+def quantizes(graph: fx.GraphModule) -> bool:
+    """Return whether a program has layers that quantise rows of their inputs in each call."""
+    return any(node.target is ROWS_IN_FP8 for node in graph.graph.nodes)
 
 
 def unrecordable(graph: fx.GraphModule, device: torch.device, grows: bool) -> str:

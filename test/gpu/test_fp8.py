@@ -102,6 +102,22 @@ def test_quantises_rows_as_torch_does(dtype):
         assert torch.equal(ways[1], ways[2])
 
 
+@pytest.mark.parametrize("epilogue", ["none", "gelu_tanh"])
+def test_many_dense_rows_are_scaled_by_the_product_itself(epilogue):
+    """Eagerly and compiled, whose quantising inductor fuses; a row of NaN gives a row of NaN."""
+    weight, m = weight_of(), fp8.BY_ROWS
+    weight.keep_dense()
+    x, bias = inputs(m, K, torch.bfloat16), inputs(1, N, torch.bfloat16)[0]
+    x[3] = float("nan")
+    options = {"bias": bias, "epilogue": epilogue, "policy": [1, fp8.DENSE], "dense": weight.dense}
+    ways = [run(x, weight, **options), torch.compile(run)(x, weight, **options)]
+    expected = reference(x, weight, bias, epilogue=epilogue)
+    rest = [row for row in range(m) if row != 3]
+    for y in ways:
+        assert y[3].isnan().all()
+        assert error(y[rest], expected[rest]) < BOUND
+
+
 GATES = {
     "skinny, variant 30; the gate is part of it": [1, Choice("skinny", 30).code],
     "skinny, variant 0; the gate follows in a kernel of its own": [1, Choice("skinny", 0).code],

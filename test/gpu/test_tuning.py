@@ -58,6 +58,9 @@ def test_a_shape_is_tuned_once_and_its_best_candidates_are_right(table, tmp_path
         assert 1 <= len(row.candidates) <= KEPT
         assert all(wrong(name, candidate.rel_err) is None for candidate in row.candidates)
         assert (row.dense_bf16_us is None) == (dtype != E4M3)
+        library = [candidate.us for candidate in row.candidates if candidate.backend == "cusparselt"]
+        assert (row.unscaled_us is None) == (dtype != E4M3 or not library)
+        assert row.unscaled_us is None or row.unscaled_us < library[0]
     again = tune([SHAPE], [dtype], [16, 256], table=TunedTable(folder=tmp_path))
     assert (again.measured, list(again.known)) == ((), rows)
 

@@ -20,12 +20,20 @@
 namespace sparseflow::cuda {
 namespace {
 
+// From so many rows on cuBLAS applies the scales of rows in its end: runtime/fp8.py says why.
+constexpr int64_t kByRows = 512;
+
+// x8 [m, K] · W8ᵀ + bias by cuBLAS, in bfloat16; the scales are one number each, or one a row.
+Tensor scaled_product(const Tensor& rows, const Tensor& weight, const Tensor& x_scale, const Tensor& w_scale,
+                      const std::optional<Tensor>& bias) {
+  return call_aten("aten::_scaled_mm", "", rows, torch::stable::transpose(weight, 0, 1), x_scale, w_scale, bias,
+                   std::optional<Tensor>(), std::optional(ScalarType::BFloat16), true);
+}
+
 // x8 · W8ᵀ by cuBLAS.
 Tensor dense_product(const Call& c, const Tensor& weight) {
   const Tensor one = torch::stable::full({}, 1.0, ScalarType::Float, std::nullopt, c.x.device());
-  const Tensor y = call_aten("aten::_scaled_mm", "", torch::stable::view(c.x, {c.m, c.weight.k}),
-                             torch::stable::transpose(weight, 0, 1), one, one, std::optional<Tensor>(),
-                             std::optional<Tensor>(), std::optional(ScalarType::BFloat16), true);
+  const Tensor y = scaled_product(torch::stable::view(c.x, {c.m, c.weight.k}), weight, one, one, std::nullopt);
   return torch::stable::view(y, sizes_with_last(c.x, c.weight.n()));
 }
 
@@ -130,6 +138,12 @@ Tensor after_quantizing(const char* op, const Quantized& x, int64_t m, const Lay
     return l.ending.gated && !inside ? gated(op, y, m, l.ending.activation) : y;
   }
   const int64_t n = l.weight.n();
+  const bool plain = l.ending.activation == Activation::none && !l.ending.gated && !residual;
+  if (chosen.way == Way::dense && plain && l.dtype == ScalarType::BFloat16 && m >= kByRows) {
+    const Tensor y = scaled_product(torch::stable::view(x.x8, {m, l.weight.k}), l.dense ? *l.dense : dense_of(l.weight),
+                                    torch::stable::view(x.scale, {m, 1}), torch::stable::view(w_scale, {1, n}), bias);
+    return torch::stable::view(y, sizes_with_last(x.x8, n));
+  }
   const Tensor raw = raw_product(op, x.x8, l.weight, chosen, l.dense);
   const Tensor y = torch::stable::new_empty(x.x8, sizes_with_last(x.x8, l.ending.gated ? n / 2 : n), l.dtype);
   rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(x.scale.const_data_ptr()),

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "approximate.cuh"
 #include "skinny/device.cuh"
 #include "skinny/kernel.cuh"
 
@@ -108,13 +109,6 @@ __device__ Eight scaled_back(const Rescaled& p, int64_t m, int64_t n, const Eigh
   return p.bias ? y + load_eight<T>(p.bias, n) : y;
 }
 
-// SiLU by the approximate division and exponential, whose errors 16 bits don't show: with the exact ones a gate takes
-// longer to compute than to read.
-__device__ Eight activated(const Eight& y, Activation activation) {
-  if (activation != Activation::silu) return skinny::activated(y, activation);
-  return skinny::each(y, [](float v) { return __fdividef(v, 1 + __expf(-v)); });
-}
-
 // A thread computes eight adjacent elements of y in several rows.
 template <class T, bool Gated>
 __global__ void __launch_bounds__(kThreads) finish(Rescaled p) {
@@ -124,7 +118,7 @@ __global__ void __launch_bounds__(kThreads) finish(Rescaled p) {
   const Eight up_scale = skinny::load_floats(p.w_scale + (Gated ? ns : 0) + n);
   for (int64_t m = blockIdx.y; m < p.m; m += gridDim.y) {
     const float x_scale = p.x_scale[m];
-    Eight y = activated(scaled_back<T>(p, m, n, scale, x_scale), p.activation);
+    Eight y = activated_approximately(scaled_back<T>(p, m, n, scale, x_scale), p.activation);
     if constexpr (Gated) {
       const Eight up = scaled_back<T>(p, m, ns + n, up_scale, x_scale);
 #pragma unroll

@@ -53,6 +53,8 @@ int64_t version() { return cusparselt().version; }
 
 bool has_kernels() { return kernels_built(); }
 
+int64_t plan_rows(int64_t m, ScalarType in) { return bucket_of(m, in); }
+
 std::vector<int64_t> stats() {
   const PlanCache::Stats s = PlanCache::instance().stats();
   return {s.plans, s.pinned, s.pending, s.failed, s.hits, s.built, s.evicted};
@@ -97,6 +99,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def("cusparselt_version() -> int");
   m.def("cusparselt_lift_refusals(bool on) -> ()");
   m.def("cuda_kernels_built() -> bool");
+  m.def("plan_rows(int m, ScalarType dtype) -> int");
   m.def("plans_stats() -> int[]");
   m.def("plans_failures() -> str");
   m.def("plans_limit(int plans) -> ()");
@@ -116,6 +119,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CompositeExplicitAutograd, m) {
   m.impl("cusparselt_version", TORCH_BOX(&version));
   m.impl("cusparselt_lift_refusals", TORCH_BOX(&lift_refusals));
   m.impl("cuda_kernels_built", TORCH_BOX(&has_kernels));
+  m.impl("plan_rows", TORCH_BOX(&plan_rows));
   m.impl("plans_stats", TORCH_BOX(&stats));
   m.impl("plans_failures", TORCH_BOX(&failures));
   m.impl("plans_limit", TORCH_BOX(&limit));

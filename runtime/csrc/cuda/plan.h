@@ -39,7 +39,7 @@ int type_code(ScalarType t);
 // The library accepts only M's that are multiples of this: 8 or 16, by the element's size.
 int64_t m_unit(ScalarType in);
 
-// Returns the M whose plan serves `m`: from 65 on at most 12.5% larger, or a multiple of the library's unit.
+// Returns the M whose plan serves `m`: from 65 on at most 12.5% and 256 rows larger, or a multiple of the library's unit.
 int64_t bucket_of(int64_t m, ScalarType in);
 
 // The dtype that the library expects of a bias.

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparseflow.errors import ArgumentError, InferenceOnlyError, WeightError
-from sparseflow.runtime import PackedWeight, compress_2_4, fp8, prune_24
+from sparseflow.runtime import PackedWeight, compress_2_4, epilogues, fp8, prune_24
 from sparseflow.runtime.dispatch import Policy
 from sparseflow.runtime.kernels import find
 from sparseflow.runtime.packed import pack
@@ -309,8 +309,68 @@ def test_tracing_leaves_the_layer_whole_where_one_kernel_runs_it(device, policy,
         assert result.meta["val"].shape == (1, rows, n)
 
 
-def test_the_codes_of_the_own_kernels_are_those_in_the_table():
-    assert (find("skinny").code, find("wide").code) == (fp8.SKINNY, fp8.WIDE)
+BY_ROWS, PRODUCT = "aten._scaled_mm.default", "sparseflow.product_fp8.default"
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "policy", "kept", "left"),
+    [
+        (fp8.BY_ROWS, torch.bfloat16, "1:dense", True, BY_ROWS),
+        (fp8.BY_ROWS, torch.bfloat16, "1:wide@2,512:dense", True, BY_ROWS),
+        (fp8.BY_ROWS - 1, torch.bfloat16, "1:dense", True, PRODUCT),
+        (fp8.BY_ROWS, torch.bfloat16, "1:dense", False, PRODUCT),
+        (fp8.BY_ROWS, torch.float16, "1:dense", True, PRODUCT),
+        (fp8.BY_ROWS, torch.bfloat16, "1:cusparselt@3", True, PRODUCT),
+    ],
+)
+@pytest.mark.parametrize("epilogue", ["none", "gelu_tanh", "silu_gated"])
+def test_many_dense_rows_are_scaled_by_the_product_itself(rows, dtype, policy, kept, left, epilogue):
+    """As a dense model's are: nothing between the product and what reads it, but the layer's activation."""
+    with FakeTensorMode():
+        x, bias = (torch.empty(size, dtype=dtype, device="cuda") for size in ((2, rows // 2, K), (N,)))
+        x = x if rows % 2 == 0 else torch.empty(1, rows, K, dtype=dtype, device="cuda")
+        values, dense = (torch.empty(N, k, dtype=fp8.E4M3, device="cuda") for k in (K // 2, K))
+        positions = torch.empty(N * K // 8, dtype=torch.uint8, device="cuda")
+        scales, codes = torch.empty(N, device="cuda"), Policy.parse(policy).to_ints()
+
+        def layer(x, values, positions, dense):
+            given = dense if kept else None
+            return fp8.linear_fp8(x, values, positions, scales, bias, None, K, epilogue, codes, given)
+
+        graph = make_fx(layer)(x, values, positions, dense).graph
+    called = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert [name for name in called if "sparseflow" in name or "scaled_mm" in name] == [left]
+    after = called[called.index(left) + 1 :]
+    if (left, epilogue) == (BY_ROWS, "none"):
+        assert set(after) <= {"aten.view.default"}
+    (result,) = graph.output_node().args
+    n = N // 2 if epilogue == "silu_gated" else N
+    assert (result.meta["val"].shape, result.meta["val"].dtype) == ((*x.shape[:-1], n), dtype)
+
+
+def test_gelu_by_the_sigmoid_is_that_by_the_hyperbolic_tangent():
+    y = torch.linspace(-30, 30, 100_001, dtype=torch.float64)
+    torch.testing.assert_close(epilogues.gelu_tanh(y), F.gelu(y, approximate="tanh"), rtol=0, atol=1e-14)
+    special = torch.tensor([float("inf"), float("nan"), -1e30, 1e30])
+    found = epilogues.gelu_tanh(special)
+    assert found.isnan().tolist() == [False, True, False, False]
+    assert torch.equal(found[[0, 2, 3]], torch.tensor([float("inf"), 0.0, 1e30]))
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("epilogue", ACTIVATIONS)
+def test_what_torch_scales_by_rows_is_the_same_layer(epilogue, with_residual):
+    weight = quantize(packed_of())
+    weight.keep_dense()
+    x, bias = torch.randn(2, 300, K).bfloat16(), torch.randn(N).bfloat16()
+    residual = torch.randn(2, 300, N).bfloat16() if with_residual else None
+    y = fp8._dense_by_rows(*fp8.quantize_rows(x), weight.dense, weight.scales, bias, residual, epilogue)
+    assert y.dtype == torch.bfloat16
+    assert error(y, reference(x, weight, bias, residual, epilogue)) < BOUND
+
+
+def test_the_codes_of_kernels_are_those_in_the_table():
+    assert [find(name).code for name in ("dense", "skinny", "wide")] == [fp8.DENSE, fp8.SKINNY, fp8.WIDE]
 
 
 def test_compiled_serves_every_batch_size():

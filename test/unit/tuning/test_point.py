@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseflow.runtime.kernels import sparse_kernels
+from sparseflow.runtime.dispatch.thresholds import choose_by_thresholds
+from sparseflow.runtime.kernels import Choice, sparse_kernels
 from sparseflow.runtime.kernels.outputs import output_dtype
 from sparseflow.runtime.tuning import Candidate, Failure, TunedPoint
-from sparseflow.runtime.tuning.point import wrong
+from sparseflow.runtime.tuning.point import finalists, wrong
+from sparseflow.runtime.tuning.policies import timed
 from sparseflow.runtime.tuning.protocol import Done, Measured, decode, encode
 from sparseflow.runtime.tuning.sweep import DTYPES
 
@@ -131,3 +133,40 @@ def test_messages_survive_their_line():
 def test_no_line_breaks_the_reader(line):
     message = decode(line)
     assert message is None or message.algorithm >= 0
+
+
+RANKED = [("wide", variant, 0) for variant in range(5)] + [("cusparselt", 7, 0), ("cusparselt", 8, -1)]
+
+
+def test_in_fp8_one_of_the_kept_candidates_is_the_librarys():
+    assert finalists("float8_e4m3fn", RANKED) == [*RANKED[:3], RANKED[5]]
+    assert finalists("float8_e4m3fn", RANKED[2:]) == RANKED[2:6]
+    assert finalists("float8_e4m3fn", RANKED[:5]) == RANKED[:4]
+    assert finalists("bfloat16", RANKED) == RANKED[:4]
+
+
+def fp8_point(**changes):
+    candidates = (Candidate("wide", 1, 0, 9.0, 1e-3), Candidate("cusparselt", 7, 0, 12.0, 1e-3))
+    sizes = {"n": 1024, "k": 1024, "m": 8192}
+    times = {"dense_us": 10.0, "unpacked_us": 15.0, "dense_bf16_us": 20.0, "unscaled_us": 6.0}
+    fields = {"candidates": candidates, "failed": (), **sizes, **times, **changes}
+    return TunedPoint("float8_e4m3fn", "bfloat16", **fields)
+
+
+def test_a_result_that_its_reader_scales_is_timed_without_scaling():
+    wide, library = Choice("wide", 1), Choice("cusparselt", 7)
+    assert timed(fp8_point()).sparse == {wide: 9.0, library: 12.0}
+    assert timed(fp8_point(), scaled_later=True).sparse == {wide: 9.0, library: 6.0}
+    # Points from before it was measured.
+    assert timed(fp8_point(unscaled_us=None), scaled_later=True).sparse == {wide: 9.0, library: 12.0}
+    policy = choose_by_thresholds([timed(fp8_point(), scaled_later=True)], "fast")
+    assert policy.choice(8192) == library
+
+
+def test_points_from_before_unscaled_times_are_read():
+    row = fp8_point().to_dict()
+    assert TunedPoint.from_dict(row) == fp8_point()
+    del row["unscaled_us"]
+    assert TunedPoint.from_dict(row) == fp8_point(unscaled_us=None)
+    with pytest.raises(ValueError, match="unscaled_us is there for fp8 with a candidate of cuSPARSELt alone"):
+        TunedPoint.from_dict(fp8_point(candidates=fp8_point().candidates[:1]).to_dict())

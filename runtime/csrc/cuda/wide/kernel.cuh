@@ -5,6 +5,7 @@
 // cluster share out K, and add their sums through each other's memory.
 #pragma once
 
+#include "../approximate.cuh"
 #include "../skinny/hopper_device.cuh"
 #include "../skinny/kernel.cuh"
 #include "tile.h"
@@ -283,12 +284,6 @@ __device__ inline uint32_t narrowed(float a, float b, bool half) {
   return pair;
 }
 
-// SiLU by the approximate division and exponential, whose errors 16 bits don't show.
-__device__ inline Eight activated(const Eight& y, Activation activation) {
-  if (activation != Activation::silu) return skinny::activated(y, activation);
-  return skinny::each(y, [](float v) { return __fdividef(v, 1 + __expf(-v)); });
-}
-
 __device__ inline void store_float(Shared to, float v) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
 }
@@ -402,7 +397,7 @@ __device__ inline void lay_out(const float* sums, const TileCall& c, Shared mine
   const int lane = threadIdx.x % 32, matrix = lane / 8;
 #pragma unroll
   for (int j = 0; j < Rows; j += 16) {
-    Eight y = activated(scaled(sums + j / 2, of_x + j * 4, low, high), c.activation);
+    Eight y = activated_approximately(scaled(sums + j / 2, of_x + j * 4, low, high), c.activation);
     const Shared at = piece_of(mine, false, j + matrix / 2 * 8 + lane % 8, matrix % 2);
     if (c.residual) {
       uint32_t r[4];
@@ -429,7 +424,7 @@ __device__ inline void lay_out_gated(const float* sums, const TileCall& c, Share
     Eight g;
 #pragma unroll
     for (int e = 0; e < 8; ++e) g.v[e] = y.v[e / 4 * 4 + e % 2];
-    g = activated(g, c.activation);
+    g = activated_approximately(g, c.activation);
     words[i] = narrowed(g.v[0] * y.v[2], g.v[1] * y.v[3], c.half);
     words[i + 1] = narrowed(g.v[4] * y.v[6], g.v[5] * y.v[7], c.half);
   }
