@@ -206,7 +206,7 @@ class Sources:
         self, tokens: int | None, left: Callable[[], float], step: Step
     ) -> tuple[list[Tensor], list[str]]:
         """Return rows that the model wrote, and the writer's notes."""
-        writer = self._writer()
+        writer = self._writer(tokens)
         found: list[Tensor] = []
         count, begun, allowed = 0, time.monotonic(), max(left(), 1e-3)
         while (tokens is None or count < tokens) and left() > 0:
@@ -217,9 +217,10 @@ class Sources:
             step(int(100 * max(done, count / tokens if tokens else 0)), 100, f"{count:,} tokens")
         return self._rows(found), writer.notes
 
-    def _writer(self) -> Writer:
+    def _writer(self, tokens: int | None) -> Writer:
         if self._decodes:
-            return TextWriter(cast("PreTrainedModel", self.dense), self.tokenizer, self.length, self.generate)
+            model = cast("PreTrainedModel", self.dense)
+            return TextWriter(model, self.tokenizer, self.length, self.generate, tokens)
         config = getattr(self.dense, "config", None)
         if not getattr(config, "vocab_size", 0) or getattr(config, "is_encoder_decoder", False):
             raise ArgumentError(

@@ -67,6 +67,7 @@ class TextWriter:
         tokenizer: with the model's chat template; without it, texts begin with a random token.
         length: the most tokens of a text.
         generate: as for `continued`.
+        tokens: wanted in all, so that few are written as few texts of full length; None: as many as can be.
 
     Attributes:
         batch: texts of a round.
@@ -82,6 +83,7 @@ class TextWriter:
         tokenizer: PreTrainedTokenizerBase | None,
         length: int,
         generate: Generate | None = None,
+        tokens: int | None = None,
     ) -> None:
         if generate is None and not getattr(model, "can_generate", lambda: False)():
             raise ArgumentError(
@@ -89,7 +91,8 @@ class TextWriter:
             )
         self._model, self._tokenizer, self._length, self._generate = model, tokenizer, length, generate
         self.notes: list[str] = []
-        self.batch = _at_once(model, length)
+        wanted = _MOST_AT_ONCE if tokens is None else -(-tokens // length)
+        self.batch = max(1, min(_at_once(model, length), wanted))
         self._before = self._user_turn()
         self._openings = itertools.cycle(_OPENINGS)
         self._messages = itertools.cycle(_MESSAGES)
