@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +35,9 @@ and takes what it measures to be faster.
 Otherwise rows of more than 1024 are read, and what made them is computed, once for each reduction over them:
 twice to be quantised, three times after a norm.
 """
+
+NO_FILE = "TORCHINDUCTOR_DISABLE_MULTI_KERNEL_CACHE"
+"""torch's variable that makes a choice among kernels last for a process."""
 
 SIZES = 64
 """How many variants of a program are compiled before torch refuses: sizes, strides, inference mode."""
@@ -95,7 +100,8 @@ class Inductor:
 
         start = time.perf_counter()
         patches = {**list_mode_options(self.mode), **(WHOLE_ROWS if quantizes(self.graph) else {})}
-        compiled = compile_fx(graph, inputs, config_patches=patches)
+        with choosing_anew():
+            compiled = compile_fx(graph, inputs, config_patches=patches)
         self.seconds.append(time.perf_counter() - start)
         assert callable(compiled), "no package is asked for"
         return compiled
@@ -155,6 +161,24 @@ def make_runner(
     compiles = int if inductor is None else functools.partial(len, inductor.seconds)
     graphs = CudaGraphs(run, device, written, SelfRecording.of(graph, device), compiles)
     return Runner(graphs, inductor, graphs)
+
+
+@contextlib.contextmanager
+def choosing_anew() -> Iterator[None]:
+    """Have programs that are loaded inside choose among their kernels when they first run, not by a file.
+
+    To find the file, inductor asks kernels for a key, which those that torch 2.11 takes from its cache can't
+    give: the second process that compiles a program fails.
+    """
+    before = os.environ.get(NO_FILE)
+    os.environ[NO_FILE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[NO_FILE]
+        else:
+            os.environ[NO_FILE] = before
 
 
 def quantizes(graph: fx.GraphModule) -> bool:
