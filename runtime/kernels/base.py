@@ -112,6 +112,10 @@ class Kernel:
 
         return (Choice(self.name),)
 
+    def is_tried_with(self, m: int) -> bool:
+        """Return whether it is worth trying with m rows of x."""
+        return True
+
     def prepare(self, weight: Weight, m: int, choice: Choice) -> None:
         """Have worker threads build what calls of a choice with m rows need; by default, do nothing."""
 

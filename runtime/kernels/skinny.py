@@ -28,12 +28,16 @@ class Skinny(GpuKernel):
 
     def candidates(self, problem: Problem, weight: Weight | None = None) -> tuple[Choice, ...]:
         """Return every variant; none for more than `MOST_ROWS` rows."""
-        if problem.m is None or problem.m > MOST_ROWS:
+        if problem.m is None or not self.is_tried_with(problem.m):
             return ()
         import torch
 
         count: int = torch.ops.sparseflow.skinny_variants(problem.n, problem.k, problem.m)
         return tuple(Choice(self.name, variant) for variant in range(count))
+
+    def is_tried_with(self, m: int) -> bool:
+        """Return whether there are few rows."""
+        return m <= MOST_ROWS
 
     def taken(self, x: Tensor) -> Tensor:
         """Return x, in bfloat16 if it is in fp8."""

@@ -52,12 +52,16 @@ class Wide(GpuKernel):
 
     def candidates(self, problem: Problem, weight: Weight | None = None) -> tuple[Choice, ...]:
         """Return every variant; none for fewer than `FEWEST_ROWS` rows."""
-        if problem.m is None or problem.m < FEWEST_ROWS:
+        if problem.m is None or not self.is_tried_with(problem.m):
             return ()
         import torch
 
         count: int = torch.ops.sparseflow.wide_variants(problem.n, problem.k, problem.m)
         return tuple(Choice(self.name, variant) for variant in range(count))
+
+    def is_tried_with(self, m: int) -> bool:
+        """Return whether there are many rows."""
+        return m >= FEWEST_ROWS
 
     def run(self, x: Tensor, weight: Weight, choice: Choice, out: torch.dtype) -> Tensor:
         """Multiply ``x · Wᵀ`` by a variant, with scales of one."""

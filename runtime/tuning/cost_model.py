@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from sparseflow.runtime.kernels import find
 from sparseflow.runtime.tuning.hardware import Hardware
 from sparseflow.runtime.tuning.point import TunedPoint
 from sparseflow.runtime.tuning.roofline import Constants, Near, Product, fitted, idle
@@ -122,6 +123,7 @@ class CostModel:
         ways = [
             self._way(key, product, near, total)
             for key in sorted({key for _, point in near for key in point.ways})
+            if find(key[0]).is_tried_with(product.m)
         ]
         ways.sort(key=lambda way: (way.us, way.key))
         return Prediction(math.exp(dense + over), tuple(ways), False).decided(self._constants.near)

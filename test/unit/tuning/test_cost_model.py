@@ -139,3 +139,11 @@ def test_what_torch_does_not_know_of_a_gpu_is_the_h200s_by_the_multiprocessor():
         major, minor, multi_processor_count = 9, 0, 66
 
     assert Hardware.of(Properties) == Hardware(66, H200.bandwidth / 2, H200.flops / 2)
+
+
+def test_kernels_are_predicted_only_for_rows_that_they_are_tried_with():
+    few = ways((3, 40.0), m=256)
+    few = dataclasses.replace(few, candidates=(Candidate("skinny", 9, 0, 20.0, 1e-3), *few.candidates))
+    model = CostModel(H200, [few, ways((4, 44.0), n=8192, m=512)])
+    assert {way.key[0] for way in model.predict(product(m=256)).ways} == {"skinny", "cusparselt"}
+    assert {way.key[0] for way in model.predict(product(m=512)).ways} == {"cusparselt"}
