@@ -124,4 +124,4 @@ class FormatWarning(SparseFlowWarning):
 
 
 class SlowerWarning(SparseFlowWarning):
-    """A compiled model was measured to be slower than the dense one."""
+    """A compiled model was measured to be slower than the dense one, or runs slower than it could."""

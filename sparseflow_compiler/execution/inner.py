@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import fx
 
-import sparseflow.runtime.fp8  # noqa: F401  # registers linear_fp8
 from sparseflow.execution.cuda_graphs import CudaGraphs
 from sparseflow.execution.self_recording import SelfRecording, waits_for_values
+from sparseflow.execution.whole_rows import compile_by_inductor, compile_with_whole_rows, quantizes
 
 Inner = Literal["auto", "eager", "inductor"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
@@ -25,19 +23,6 @@ GRAPH_MODES: tuple[Mode, ...] = ("reduce-overhead", "max-autotune")
 
 Without any mode a program on a GPU records by itself, where that was measured to pay.
 """
-
-ROWS_IN_FP8 = torch.ops.sparseflow.linear_fp8.default
-
-WHOLE_ROWS = {"triton.multi_kernel": 1}
-"""Options of inductor under which it also makes kernels that hold a row of up to 16 thousand in registers,
-and takes what it measures to be faster.
-
-Otherwise rows of more than 1024 are read, and what made them is computed, once for each reduction over them:
-twice to be quantised, three times after a norm.
-"""
-
-NO_FILE = "TORCHINDUCTOR_DISABLE_MULTI_KERNEL_CACHE"
-"""torch's variable that makes a choice among kernels last for a process."""
 
 SIZES = 64
 """How many variants of a program are compiled before torch refuses: sizes, strides, inference mode."""
@@ -96,14 +81,11 @@ class Inductor:
         self, graph: fx.GraphModule, inputs: list[torch.Tensor | int | torch.SymInt | None]
     ) -> Callable[..., object]:
         from torch._inductor import list_mode_options
-        from torch._inductor.compile_fx import compile_fx
 
-        start = time.perf_counter()
-        patches = {**list_mode_options(self.mode), **(WHOLE_ROWS if quantizes(self.graph) else {})}
-        with choosing_anew():
-            compiled = compile_fx(graph, inputs, config_patches=patches)
+        start, options = time.perf_counter(), list_mode_options(self.mode)
+        run = compile_with_whole_rows if quantizes(self.graph) else compile_by_inductor
+        compiled = run(graph, inputs, options)
         self.seconds.append(time.perf_counter() - start)
-        assert callable(compiled), "no package is asked for"
         return compiled
 
 
@@ -161,29 +143,6 @@ def make_runner(
     compiles = int if inductor is None else functools.partial(len, inductor.seconds)
     graphs = CudaGraphs(run, device, written, SelfRecording.of(graph, device), compiles)
     return Runner(graphs, inductor, graphs)
-
-
-@contextlib.contextmanager
-def choosing_anew() -> Iterator[None]:
-    """Have programs that are loaded inside choose among their kernels when they first run, not by a file.
-
-    To find the file, inductor asks kernels for a key, which those that torch 2.11 takes from its cache can't
-    give: the second process that compiles a program fails.
-    """
-    before = os.environ.get(NO_FILE)
-    os.environ[NO_FILE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[NO_FILE]
-        else:
-            os.environ[NO_FILE] = before
-
-
-def quantizes(graph: fx.GraphModule) -> bool:
-    """Return whether a program has layers that quantise rows of their inputs in each call."""
-    return any(node.target is ROWS_IN_FP8 for node in graph.graph.nodes)
 
 
 def unrecordable(graph: fx.GraphModule, device: torch.device, grows: bool) -> str:
