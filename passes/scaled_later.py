@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch_mlir import ir
 
-from sparseflow.dialect.linear import product_dtype
+from sparseflow.dialect.base import text_of
+from sparseflow.dialect.linear import GATES, product_dtype
 from sparseflow.dialect.matchers import users
 from sparseflow.passes.sizes import BROADCASTING, ELEMENTWISE
 from sparseflow.passes.views import VIEWS
@@ -23,8 +24,11 @@ _SIZES = frozenset(("torch.aten.size.int", "torch.aten.dim"))
 
 
 def scaled_by_its_readers(layer: ir.Operation) -> bool:
-    """Return whether only kernels of inductor that go over its elements read a sparse layer's result."""
-    return _only_fused(layer.results[0])
+    """Return whether only kernels of inductor that go over its elements read a sparse layer's result.
+
+    A gate is best applied in a product's end, which then writes half as much.
+    """
+    return text_of(layer, "epilogue") not in GATES and _only_fused(layer.results[0])
 
 
 def _only_fused(value: ir.Value) -> bool:

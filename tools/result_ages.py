@@ -53,7 +53,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "load_cpu": ("runtime/artifact",),
     "memory_h200": ("runtime/formats",),
     "model_h200": (*GPU, *TUNER),
-    "model_kernels_h200": (*GPU, "sparseflow_compiler/execution"),
     "model_small_tuned_h200": (*GPU, *TUNER),
     "noise_cpu": ("runtime/dispatch",),
     "patterns_h200": ("runtime/csrc/cuda/patterns",),

@@ -13,7 +13,7 @@ from tables_columns import columns_cpu, columns_gpu, wide
 from tables_contextual import contextual_cpu, contextual_h200, contextual_model
 from tables_decode import decode, decode_attention, prompt
 from tables_default import NAMES, default
-from tables_models import model_h200, models_beside_dense
+from tables_models import fp8_ends, model_h200, models_beside_dense
 from tables_patterns import patterns_gpu, same_tokens
 from tables_quality import (
     prune_speed,
@@ -206,6 +206,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "decode_cpu_zen4": decode,
     "decode_h200": decode,
     "decode_attention_h200": decode_attention,
+    "fp8_ends_h200": fp8_ends,
     "fuzz": fuzz,
     "gemm_h200": gemm_h200,
     "host_h200": host_h200,

@@ -36,31 +36,6 @@ def models_beside_dense(rows: Rows) -> str:
     return "\n" + markdown(headings, body) + "\n"
 
 
-KINDS = ("products", "attention", "between", "copies", "other")
-_SIDES = {"ours": "ours", "ours_in_pieces": "ours, long rows in pieces"}
-
-
-def model_kernels(rows: Rows) -> str:
-    """What the kernels of each side take in a call, by kind; then what runs the products."""
-    sides = [row for row in rows if "all_us" in row]
-    body = [
-        [
-            row["model"],
-            row["phase"],
-            _SIDES.get(row["side"], f"dense, {row['side'].replace('_', ' ')}"),
-            *(f"{row.get(f'{kind}_us', 0) / 1e3:.2f} ms" for kind in (*KINDS, "all")),
-        ]
-        for row in sides
-    ]
-    text = "\n" + markdown(["model", "phase", "side", *KINDS, "all"], body)
-    chosen = [
-        [row["model"], row["phase"], f"{row['rows']:,}", f"{layer['N']}×{layer['K']}", layer["runs"]]
-        for row in rows
-        for layer in row.get("policies", ())
-    ]
-    return f"{text}\n{markdown(['model', 'phase', 'rows', 'N×K', 'runs'], chosen)}\n"
-
-
 def fp8_ends(rows: Rows) -> str:
     """Microseconds of products in fp8 by what their ends do."""
     sides = list(dict.fromkeys(name for row in rows for name in row if name.endswith("_us")))

@@ -92,9 +92,10 @@ def timed(point: TunedPoint, *, scaled_later: bool = False) -> Timed:
         scaled_later: whether the kernel that reads a result in fp8 also scales it.
     """
     ways = {Choice(c.backend, c.algorithm, c.split_k): c.us for c in point.candidates}
-    library = next((way for way in ways if way.kernel == "cusparselt"), None)
-    if scaled_later and library is not None and point.unscaled_us is not None:
-        ways[library] = point.unscaled_us
+    library = [way for way in ways if way.kernel == "cusparselt"]
+    if scaled_later and library and point.unscaled_us is not None:
+        scaling = ways[library[0]] - point.unscaled_us  # the same of all
+        ways |= {way: max(ways[way] - scaling, point.unscaled_us) for way in library}
     return Timed(point.m, point.dense_us, point.unpacked_us, ways, MARGIN)
 
 

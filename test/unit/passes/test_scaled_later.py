@@ -23,7 +23,6 @@ func.func @main(%x: {BF16}, %g: {BF16}) -> {BF16} {{
   %v = "sparse_gemm.weight"() {{name = "next.weight"}} : () -> !torch.vtensor<[64,64],bf16>
 """
 MUL = f"torch.aten.mul.Tensor %y, %g : {BF16}, {BF16} -> {BF16}"
-ADD = f"torch.aten.add.Tensor %g, %m, %one : {BF16}, {BF16}, !torch.int -> {BF16}"
 DENSE = f"%m = torch.aten.linear %y, %v, %none : {BF16}, !torch.vtensor<[64,64],bf16>, !torch.none -> "
 DENSE += BF16
 SIZES = "%s = torch.prim.ListConstruct %one, %one : (!torch.int, !torch.int) -> !torch.list<int>"
@@ -64,6 +63,15 @@ def test_by_what_reads_it(read_by):
     module = parsed(*body, result=result)
     first = operations(module, ("sparse_gemm.linear",))[0]
     assert scaled_by_its_readers(first) is scaled
+
+
+def test_a_gate_stays_in_the_products_end():
+    module = parsed(f"%m = {MUL}")
+    (layer,) = operations(module, ("sparse_gemm.linear",))
+    assert scaled_by_its_readers(layer)
+    with module.context:
+        layer.attributes["epilogue"] = ir.StringAttr.get("silu_gated")
+    assert not scaled_by_its_readers(layer)
 
 
 CUDA = torch.device("cuda")

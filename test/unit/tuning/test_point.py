@@ -161,6 +161,10 @@ def test_a_result_that_its_reader_scales_is_timed_without_scaling():
     assert timed(fp8_point(unscaled_us=None), scaled_later=True).sparse == {wide: 9.0, library: 12.0}
     policy = choose_by_thresholds([timed(fp8_point(), scaled_later=True)], "fast")
     assert policy.choice(8192) == library
+    # Scaling takes as long after another of its algorithms.
+    other = Candidate("cusparselt", 8, 0, 13.5, 1e-3)
+    several = timed(fp8_point(candidates=(*fp8_point().candidates, other)), scaled_later=True)
+    assert several.sparse == {wide: 9.0, library: 6.0, Choice("cusparselt", 8): 7.5}
 
 
 def test_points_from_before_unscaled_times_are_read():
