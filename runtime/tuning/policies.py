@@ -23,6 +23,10 @@ MARGIN = 0.3
 """Microseconds that a sparse kernel must save besides its share: on an H200 one that was tuned to win by 2%
 of three microseconds lost 10% in another process."""
 
+MANY = 512
+"""From so many rows on it is bytes that scaling moves, which another kernel moves anyway. For fewer it is a
+launch, and the kernel for few rows needs none, nor one that quantises."""
+
 
 def tuned_policies(
     shapes: Sequence[Shape],
@@ -93,7 +97,7 @@ def timed(point: TunedPoint, *, scaled_later: bool = False) -> Timed:
     """
     ways = {Choice(c.backend, c.algorithm, c.split_k): c.us for c in point.candidates}
     library = [way for way in ways if way.kernel == "cusparselt"]
-    if scaled_later and library and point.unscaled_us is not None:
+    if scaled_later and point.m >= MANY and library and point.unscaled_us is not None:
         scaling = ways[library[0]] - point.unscaled_us  # the same of all
         ways |= {way: max(ways[way] - scaling, point.unscaled_us) for way in library}
     return Timed(point.m, point.dense_us, point.unpacked_us, ways, MARGIN)

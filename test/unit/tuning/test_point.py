@@ -157,6 +157,7 @@ def test_a_result_that_its_reader_scales_is_timed_without_scaling():
     wide, library = Choice("wide", 1), Choice("cusparselt", 7)
     assert timed(fp8_point()).sparse == {wide: 9.0, library: 12.0}
     assert timed(fp8_point(), scaled_later=True).sparse == {wide: 9.0, library: 6.0}
+    assert timed(fp8_point(m=256), scaled_later=True).sparse == {wide: 9.0, library: 12.0}
     # Points from before it was measured.
     assert timed(fp8_point(unscaled_us=None), scaled_later=True).sparse == {wide: 9.0, library: 12.0}
     policy = choose_by_thresholds([timed(fp8_point(), scaled_later=True)], "fast")
