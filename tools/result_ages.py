@@ -62,6 +62,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "quality_contextual": ("sparseflow_compiler/contextual",),
     "quality_encoder": ("sparseflow_compiler/pruning",),
     "quality_encoder_finetune_h200": ("sparseflow_compiler/pruning", "sparseflow_compiler/finetune"),
+    "quality_encoder_recover_h200": ("sparseflow_compiler/pruning", "sparseflow_compiler/finetune"),
     "quality_fp8_h200": ("sparseflow_compiler/pruning",),
     "quality_lm_h200": ("sparseflow_compiler/pruning",),
     "quality_lm_train_h200": (),  # a dense model of its own, trained once

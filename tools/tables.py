@@ -19,6 +19,7 @@ from tables_quality import (
     prune_speed,
     quality_encoder,
     quality_encoder_finetune,
+    quality_encoder_recover,
     quality_lm,
     quality_lm_train,
 )
@@ -219,6 +220,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "prune_speed_h200": prune_speed,
     "quality_encoder": quality_encoder,
     "quality_encoder_finetune_h200": quality_encoder_finetune,
+    "quality_encoder_recover_h200": quality_encoder_recover,
     "quality_lm_h200": quality_lm,
     "quality_activations_h200": quality_activations,
     "quality_fp8_h200": quality_fp8,

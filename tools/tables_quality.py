@@ -37,6 +37,21 @@ def quality_encoder_finetune(rows: Rows) -> str:
     return "\n" + markdown(["steps", "learning rate", "seeds", "cosine", "neighbours"], body) + "\n"
 
 
+def quality_encoder_recover(rows: Rows) -> str:
+    """The pretrained encoder, all linear layers 2:4, after so many seconds on made-up sentences."""
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        seconds = f"{row['seconds']:g} s" if row["seconds"] else "one-shot"
+        return seconds, str(row.get("steps", "")), f"{row['lr']:.2g}" if "lr" in row else ""
+
+    body = [
+        [*name, str(len(group)), spread(group, "cosine", 3), spread(group, "overlap", 3)]
+        for name, group in grouped(rows, key)
+    ]
+    headings = ["recovered", "steps", "learning rate", "seeds", "cosine", "neighbours"]
+    return "\n" + markdown(headings, body) + "\n"
+
+
 def quality_lm(rows: Rows) -> str:
     """The language model, dense, after each method and finetuned."""
     dense = {row["seed"]: row["perplexity"] for row in rows if row["method"] == "dense"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -48,11 +49,23 @@ def written(
     seed: int,
     generate: Any = None,
 ) -> tuple[list[Tensor], dict[str, Any]]:
-    """Return rows ``[length]`` that the model writes (by `generate` or its own), their tokens and seconds."""
+    """Return rows ``[length]`` that the model writes (by `generate` or its own), their tokens and seconds.
+
+    With `generate` of a compiled model the seconds begin after the first round, in which it is compiled.
+    """
     begun = time.monotonic()
+    counted = None if generate is not None else begun
+
+    def left() -> float:
+        return math.inf if counted is None else seconds - (time.monotonic() - counted)
+
+    def after_round(done: int, total: int, what: str = "") -> None:
+        nonlocal counted
+        counted = counted or time.monotonic()
+
     sources = Sources(model, tokenizer, None, 0.5, length, generate)
     torch.manual_seed(seed)
-    found = sources.collect(tokens, lambda: seconds - (time.monotonic() - begun), lambda *_: None)
+    found = sources.collect(tokens, left, after_round)
     assert isinstance(found, Rows)
     return found.rows, {"tokens": found.written, "seconds": round(time.monotonic() - begun, 1)}
 

@@ -1,7 +1,7 @@
 """Quality of all-MiniLM-L6-v2 with 2:4 weights, recovered on sentences that a language model made up.
 
     python benchmarks/quality/encoder_recover.py PACKED OWN.pt WRITER [--device cuda] [--seconds 300]
-        [--masks moving fixed] [--lr 1e-3] [--seeds 0 1 2] [--deadline SECONDS] [--results FOLDER]
+        [--lr 1e-3] [--seeds 0 1 2] [--deadline SECONDS] [--results FOLDER]
 
 PACKED is a folder of `encoder_pack.py --all-words`; OWN.pt is what `recover.py write` wrote, WRITER the
 folder of the model that wrote it, of which the tokenizer is read. Nothing else is learned from: 400 of those
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import math
 import re
 import sys
@@ -69,7 +68,10 @@ class Run:
         self.encoder, self.tests, _ = unpack(options.packed)
         self.dense: Any = self.encoder.model.to(self.device)
         rows, self.writing = kept(options.own)
-        texts = read_tokenizer(options.writer).batch_decode(torch.stack(rows), skip_special_tokens=True)
+        tokenizer = read_tokenizer(options.writer)
+        if tokenizer is None:
+            raise SystemExit(f"encoder_recover: {options.writer} has no tokenizer")
+        texts = tokenizer.batch_decode(torch.stack(rows), skip_special_tokens=True)
         found = list(dict.fromkeys(sentences_of(texts)))
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
         self.made = [found[place] for place in order]
@@ -87,7 +89,7 @@ class Run:
         given = by_length(self.encoder, self.made[:CALIBRATION])
         sf.prune(pruned, "sparsegpt", given, skip=("*pooler*",), reconstruct="layer", seed=seed)
         self._add(pruned, tests, expected, seed=seed, seconds=0.0)
-        for masks, seconds in itertools.product(options.masks, options.seconds):
+        for seconds in options.seconds:
             if self._spent() > options.deadline:
                 return
             student = copy.deepcopy(pruned)
@@ -98,7 +100,6 @@ class Run:
                 self.data,
                 lr=options.lr,
                 objective=OBJECTIVE,
-                masks=masks,
                 seed=seed,
                 progress=False,
             )
@@ -107,9 +108,7 @@ class Run:
                 "before": round(report.before, 5),
                 "after": round(report.after, 5),
             }
-            self._add(
-                student, tests, expected, seed=seed, seconds=seconds, masks=masks, lr=report.lr, **about
-            )
+            self._add(student, tests, expected, seed=seed, seconds=seconds, lr=report.lr, **about)
 
     def _add(self, model: Any, tests: list[dict[str, Tensor]], expected: Tensor, **row: Any) -> None:
         """Score a model, and write what there is."""
@@ -142,7 +141,6 @@ def main() -> int:
     parser.add_argument("writer", type=Path, help="folder of the model that wrote it")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, nargs="+", default=[300.0], help="of each recovery")
-    parser.add_argument("--masks", nargs="+", choices=["moving", "fixed"], default=["moving"])
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--deadline", type=float, default=math.inf, help="seconds after which no row begins")

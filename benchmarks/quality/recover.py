@@ -59,31 +59,15 @@ def prepare(path: Path, windows: int) -> None:
 
 
 def write_own(options: argparse.Namespace) -> None:
-    """Let the model write text, and keep it in a file.
-
-    In SparseFlow's decode loop the first round has no limit: during it programs are compiled.
-    """
+    """Let the model write text, and keep it in a file."""
     model, tokenizer = load(options.model, torch.bfloat16 if options.device == "cuda" else torch.float32)
     model.to(options.device)
     compiled = sf.compile(model, prune=None) if options.loop == "sparseflow" else None
-    rows: list[Tensor] = []
-    tokens, seconds = 0, list[float]()
-    for limit in (math.inf, options.seconds) if compiled is not None else (options.seconds,):
-        more, about = written(
-            model,
-            tokenizer,
-            options.length,
-            1 if limit == math.inf else options.tokens,
-            limit,
-            options.seed + len(seconds),
-            None if compiled is None else compiled.generate,
-        )
-        rows += more
-        tokens += about["tokens"]
-        seconds.append(about["seconds"])
-        print(about, None if compiled is None else compiled.report.model["generate"], flush=True)
-    writing = {"loop": options.loop, "tokens": tokens, "seconds": round(sum(seconds), 1), "each": seconds}
-    keep(rows, writing, options.own)
+    generate = None if compiled is None else compiled.generate
+    asked = options.length, options.tokens, options.seconds, options.seed
+    rows, about = written(model, tokenizer, *asked, generate)
+    print(about, None if compiled is None else compiled.report.model["generate"], flush=True)
+    keep(rows, {"loop": options.loop, **about}, options.own)
 
 
 @dataclass
@@ -156,7 +140,6 @@ class Run:
             "method": method,
             "seed": self.options.seed,
             "hidden": self.options.hidden,
-            "masks": self.options.masks,
         }
         found = [row["recovered_s"] for row in self.rows if same.items() <= row.items()]
         return max(found, default=None)
@@ -175,7 +158,6 @@ class Run:
             batch=options.batch,
             lr=options.lr,
             compile_layers=options.compile_layers,
-            masks=options.masks,
             objective=Objective(kl=1.0, hidden=options.hidden),
             seed=options.seed,
             progress=False,
@@ -201,8 +183,7 @@ class Run:
     ) -> None:
         """Measure a model, add its rows, and write what there is."""
         case = {"pattern": pattern, "method": method, "recovered_s": round(recovered, 1)}
-        case |= {"hidden": self.options.hidden, "masks": self.options.masks, "seed": self.options.seed}
-        case |= {"seconds": round(seconds, 1)}
+        case |= {"hidden": self.options.hidden, "seed": self.options.seed, "seconds": round(seconds, 1)}
         ratios = []
         for name, windows in self.windows.items():
             found, dense = self._perplexity(model, windows), self.perplexities[name]
@@ -298,7 +279,6 @@ def main() -> int:
     running.add_argument("--batch", type=int, help="rows a step")
     running.add_argument("--lr", type=float)
     running.add_argument("--compile-layers", action="store_true", default=None)
-    running.add_argument("--masks", choices=["fixed", "moving"], default="fixed")
     running.add_argument("--hidden", type=float, default=0.0, help="weight of the hidden states")
     running.add_argument("--audit", nargs="*", default=["sparsegpt"], help="methods whose answers are read")
     running.add_argument("--audit-batch", type=int, default=100)

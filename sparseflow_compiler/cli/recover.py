@@ -39,9 +39,6 @@ def recover(
     micro: Annotated[int | None, typer.Option(help="Rows at once; as memory allows.")] = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate; by the model's size.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, adamw-8bit or adamw-offload.")] = "adamw",
-    masks: Annotated[
-        str, typer.Option(help="fixed, or moving: which weights of 2:4, 4:6 or 6:8 are zero is learned too.")
-    ] = "fixed",
     masters: Annotated[bool, typer.Option(help="Train 16-bit weights as float32.")] = True,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Recompute layers: less memory, a third slower.")
@@ -81,7 +78,6 @@ def recover(
         micro=micro,
         lr=lr,
         optimizer=optimizer,  # type: ignore[arg-type]
-        masks=masks,  # type: ignore[arg-type]
         masters=masters,
         gradient_checkpointing=gradient_checkpointing,
         checkpoint=file,

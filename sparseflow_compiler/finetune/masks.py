@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -114,37 +114,13 @@ class Masks:
         self.apply()
         with ExitStack() as hooks:
             for parameter in self._dropped:
-                if parameter.requires_grad and self.stays(parameter):
+                if parameter.requires_grad:
                     register: Callable[[_Hook], RemovableHandle] = parameter.register_hook  # untyped in torch
                     hooks.callback(register(self._gradient_hook(parameter)).remove)
             if not updates_vanish:
                 hooks.callback(register_optimizer_step_post_hook(self._after_step).remove)
             yield self
         self.apply()
-
-    def stays(self, parameter: nn.Parameter) -> bool:
-        """Whether training leaves the mask of a masked parameter as it is."""
-        return True
-
-    def advance(self, step: int, share: float) -> None:
-        """Choose anew which weights are zero, where masks move and it is time.
-
-        Args:
-            step: updates so far.
-            share: of the training that is done.
-        """
-
-    def follow(self) -> None:
-        """Go on from the weights as they are now, after others were loaded."""
-        self.apply()
-
-    def state(self) -> list[Tensor]:
-        """Return what a checkpoint must hold of masks that move, on the CPU."""
-        return []
-
-    def go_on(self, state: Sequence[Tensor]) -> None:
-        """Take the state of an interrupted run, whose weights the model has."""
-        self.follow()
 
     def _gradient_hook(self, parameter: nn.Parameter) -> _Hook:
         return lambda grad: grad.masked_fill(self._dropped_on(parameter, grad.device), 0)
@@ -153,7 +129,7 @@ class Masks:
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                if parameter in self._dropped and self.stays(parameter):
+                if parameter in self._dropped:
                     self._clear(parameter, parameter)
                     for value in optimizer.state.get(parameter, {}).values():
                         # Moments from before the masks, or of an optimiser that adds to them by itself.

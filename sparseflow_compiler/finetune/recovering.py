@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 from torch import nn
@@ -16,7 +16,6 @@ from sparseflow.finetune.compiled_blocks import compiled_blocks
 from sparseflow.finetune.left_out import LeftOut
 from sparseflow.finetune.logit_divergence import compiled_divergence
 from sparseflow.finetune.masks import Masks
-from sparseflow.finetune.moving_masks import MovingMasks
 from sparseflow.finetune.objective import Objective
 from sparseflow.finetune.optimizers import Kind, make_optimizer
 from sparseflow.finetune.recovery_checkpoint import RecoveryFile, fingerprint
@@ -30,7 +29,6 @@ from sparseflow.integrations.transformers.own_text import Generate
 from sparseflow.integrations.transformers.recomputing import recomputed_layers
 from sparseflow.integrations.transformers.static_caches import without_cache
 from sparseflow.integrations.transformers.whole_rows import whole_rows
-from sparseflow.pruning.calibration import moved
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.support.arguments import require_one_of
@@ -41,14 +39,10 @@ if TYPE_CHECKING:
     from sparseflow.contextual.activations.activation_thresholds import ActivationThresholds
     from sparseflow.integrations.transformers.types import PreTrainedTokenizerBase
 
-MaskKind = Literal["fixed", "moving"]
-
 WRITING = 0.3
 """The share of the minutes in which text is written, unless a number of tokens is."""
 COMPILING_PAYS = 3.0
 """Minutes of training from which compiling the layers on a GPU pays."""
-_WEIGHED = 4
-"""Batches of held-out text by which inputs are weighed, and rows of each."""
 _LOGITS_COPIES = 4
 """Copies of a batch's logits in float32 that a step holds at a time."""
 
@@ -70,12 +64,10 @@ class RecoverOptions:
     masters: bool = True
     gradient_checkpointing: bool = False
     compile_layers: bool | None = None
-    masks: MaskKind = "fixed"
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_one_of("recover", "optimizer", self.optimizer, get_args(Kind))
-        require_one_of("recover", "masks", self.masks, get_args(MaskKind))
         if not self.minutes > 0:
             raise _wrong("minutes", self.minutes, "must be a number above 0")
         if not 0 < self.text_share <= 1:
@@ -114,7 +106,6 @@ def recover(
     masters: bool = True,
     gradient_checkpointing: bool = False,
     compile_layers: bool | None = None,
-    masks: MaskKind = "fixed",
     generate: Generate | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -161,9 +152,6 @@ def recover(
         gradient_checkpointing: recompute layers in the backward pass instead of keeping their activations.
         compile_layers: run the layers of both models by torch.compile, which takes half a minute and makes
             steps faster after it. None: on a GPU with Triton, if `COMPILING_PAYS` minutes are left to train.
-        masks: ``"fixed"``: what pruning made zero stays zero; ``"moving"``: in weights of 2:4, 4:6 or 6:8 the
-            optimiser moves dropped weights too, unseen, and the larger ones take the places of others until
-            training settles. A float32 value and a byte a weight more, and some percent of the time.
         generate: writes in place of ``dense.generate``, with its arguments: ``compiled.generate`` of a
             compiled dense model where that is faster.
         checkpoint: a file that is written every two minutes: weights, optimiser, text and position. After an
@@ -197,13 +185,11 @@ def recover(
         masters=masters,
         gradient_checkpointing=gradient_checkpointing,
         compile_layers=compile_layers,
-        masks=masks,
         seed=seed,
     )
     clock = Clock(minutes)
     _require_models(model, dense)
-    kind = MovingMasks if masks == "moving" else Masks
-    zeros, left_out = kind.of_zeros(model, dense, required=not activations), LeftOut(model, activations)
+    masks, left_out = Masks.of_zeros(model, dense, required=not activations), LeftOut(model, activations)
     mark = fingerprint(model, dense, (options, left_out.thresholds))
     file = RecoveryFile(checkpoint, mark) if checkpoint is not None else None
     saved = file.read() if file is not None else None
@@ -216,21 +202,19 @@ def recover(
         data: Data | None = saved_rows(saved) if saved else None
         if data is None:
             data = sources.collect(tokens, lambda: WRITING * clock.allowed - clock.spent, bars.stage("write"))
-        for context in (without_cache(model), without_cache(dense), left_out.held()):
+        # Those that keep 8 bits round.
+        kept = masks.held(updates_vanish=optimizer == "adamw")
+        for context in (without_cache(model), without_cache(dense), kept, left_out.held()):
             stack.enter_context(context)
         if masters:
             stack.enter_context(full_precision(model))
-        if isinstance(zeros, MovingMasks):
-            _weigh(zeros, model, data)
-        # Optimisers that keep 8 bits round.
-        stack.enter_context(zeros.held(updates_vanish=optimizer == "adamw"))
         stack.enter_context(recomputed_layers(model, gradient_checkpointing))
         if data.whole:
             stack.enter_context(whole_rows(model, dense))
         if _compiles(options, device_of(model), clock.left):
             stack.enter_context(compiled_blocks(model, dense))
             stack.enter_context(compiled_divergence())
-        run = _run(model, dense, zeros, left_out, data, clock, options, file)
+        run = _run(model, dense, masks, left_out, data, clock, options, file)
         if saved:
             run.restore(saved)
         else:
@@ -277,18 +261,6 @@ def _run(
         file,
         _why_unrecorded(data, options),
     )
-
-
-def _weigh(masks: MovingMasks, model: nn.Module, data: Data) -> None:
-    """Let masks move, weighed by the inputs that layers have in some held-out text."""
-    device = device_of(model)
-    calls = [moved(call, device) for call in data.held_out(_WEIGHED)[:_WEIGHED]]
-
-    def run(index: int) -> None:
-        args, kwargs = calls[index]
-        model(*args, **kwargs)
-
-    masks.move(model, run, len(calls))
 
 
 def _why_unrecorded(data: Data, options: RecoverOptions) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from sparseflow.errors import ArgumentError, CheckpointError
 from sparseflow.pruning.resuming import sampled_bytes
 
-VERSION = 4
+VERSION = 3
 
 
 class RecoveryFile:

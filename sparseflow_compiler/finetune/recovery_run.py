@@ -159,7 +159,6 @@ class Recovery:
                 break
             losses.append(self._step(self._factor(share)))
             self.at.step += 1
-            self.masks.advance(self.at.step, share)
         self._require_finite(losses)
         self._step_seconds = (time.monotonic() - begun) / max(1, self.at.step - first)
         if share * (LOOKS - 1) >= len(self.at.looks) and self._looks_are_cheap():
@@ -281,7 +280,7 @@ class Recovery:
 
     def _take_best(self) -> None:
         _load(self.student, self.best_state)
-        self.masks.follow()
+        self.masks.apply()
 
     def _save(self) -> None:
         """Write the checkpoint, if one was asked for."""
@@ -299,7 +298,6 @@ class Recovery:
                 "best": self.best_state,
                 "optimizer": self.optimizer.state_dict(),
                 "limits": self.left_out.limits.cpu(),
-                "masks": self.masks.state(),
                 "rng": torch.get_rng_state(),
             }
         )
@@ -323,7 +321,7 @@ class Recovery:
         self._load_optimizer(cast(dict[str, object], state["optimizer"]))
         self.left_out.go_on(cast(Tensor, state["limits"]))
         torch.set_rng_state(cast(Tensor, state["rng"]))
-        self.masks.go_on(cast(list[Tensor], state["masks"]))
+        self.masks.apply()
 
     def _load_optimizer(self, state: dict[str, object]) -> None:
         """Load what was saved of the optimiser; learning rates stay the tensors that a recording reads."""

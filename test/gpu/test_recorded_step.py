@@ -10,10 +10,9 @@ import torch
 import zoo
 
 import sparseflow as sf
-from sparseflow.finetune import moving_masks, recovery_run
+from sparseflow.finetune import recovery_run
 from sparseflow.pruning import refinement
 from sparseflow.runtime.calling.recorded_step import RecordedStep
-from sparseflow.runtime.pattern import TWO_OF_FOUR
 
 pytestmark = pytest.mark.gpu
 
@@ -49,8 +48,9 @@ def recovered(dense, kept, tmp_path=None, **options):
             batch=4,
             steps=24,
             lr=1e-3,
+            compile_layers=False,
             progress=False,
-            **{"compile_layers": False} | options,
+            **options,
         )
     return model, report
 
@@ -71,25 +71,6 @@ def test_a_recovery_is_recorded_and_gives_the_same_weights(kind, micro):
         assert torch.equal(mine == 0, theirs == 0), name
     assert report.after == pytest.approx(expected.after, rel=1e-3)
     assert report.after < report.before
-
-
-@pytest.mark.parametrize("compiles", [False, True])
-def test_masks_move_beside_a_recording(compiles, monkeypatch):
-    monkeypatch.setattr(moving_masks, "EVERY", 4)
-    dense = sharp()
-    kept = Kept()
-    model, report = recovered(dense, kept, masks="moving", compile_layers=compiles)
-    assert kept.steps[0].replays == report.steps - 3
-    pruned = copy.deepcopy(dense)
-    sf.prune(pruned)
-    moved = [
-        not torch.equal(model.get_parameter(n) == 0, pruned.get_parameter(n) == 0) for n in report.masked
-    ]
-    assert any(moved)
-    assert all(TWO_OF_FOUR.holds(model.get_parameter(name)) for name in report.masked)
-    _, plain = recovered(dense, Kept("one kernel at a time"), masks="moving", compile_layers=compiles)
-    assert report.after < report.before
-    assert report.after == pytest.approx(plain.after, rel=0.05)
 
 
 def test_the_attention_of_the_models_is_as_before():
