@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers as tf
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.pytorch_utils import Conv1D
@@ -92,6 +93,15 @@ def text_model(name: str, layers: int = 2) -> torch.nn.Module:
         if kinds := getattr(config, "layer_types", None):
             config.layer_types = kinds[:layers]
     return model_class(config).eval()
+
+
+def word_tokenizer(template: str | None = None) -> tf.PreTrainedTokenizerFast:
+    """A tokenizer of the words w1, w2 … of a text_model's vocabulary, w0 for all others, with a chat template."""
+    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, "w0"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="w0")
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def sharp(model: torch.nn.Module) -> torch.nn.Module:

@@ -73,6 +73,24 @@ def test_a_recovery_is_recorded_and_gives_the_same_weights(kind, micro):
     assert report.after < report.before
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_batches_of_one_shape_are_recorded_too(alike):
+    dense = sharp("bert")
+    model = copy.deepcopy(dense)
+    sf.prune(model)
+    generator = torch.Generator().manual_seed(1)
+    batches = []
+    for index in range(20):
+        rows = torch.randint(0, 60, (4, 32 if alike else 32 + index), generator=generator)
+        batches.append({"input_ids": rows, "attention_mask": torch.ones_like(rows)})
+    kept = Kept()
+    with mock.patch.object(recovery_run, "RecordedStep", kept):
+        report = sf.recover(model, dense, 2, batches, steps=12, lr=1e-3, compile_layers=False, progress=False)
+    assert bool(kept.steps[0].replays) == alike
+    assert any("different shapes" in note for note in report.notes) != alike
+    assert report.after < report.before
+
+
 def test_the_attention_of_the_models_is_as_before():
     dense = sharp()
     model, _ = recovered(dense, Kept())

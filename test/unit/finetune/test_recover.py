@@ -23,6 +23,7 @@ from sparseflow.errors import (
 from sparseflow.finetune import recovery_run
 from sparseflow.finetune.left_out import LeftOut
 from sparseflow.finetune.recovery_checkpoint import RecoveryFile
+from sparseflow.finetune.recovery_text import Batches
 
 QUICK = {"minutes": 5.0, "length": 16, "lr": 3e-3, "batch": 4, "progress": False}
 
@@ -403,14 +404,22 @@ def test_an_optimiser_of_another_library_is_named_if_it_is_missing(monkeypatch):
 
 
 def test_a_text_file_is_read_by_the_tokenizer(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(zoo.VOCABULARY)}, "w0"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="w0")
     path = Path(tmp_path / "text.txt")
     path.write_text(" ".join(f"w{i % 90}" for i in range(200)))
     model, dense = pair()
-    report = sf.recover(model, dense, **given(text=path, tokenizer=tokenizer, steps=1))
+    report = sf.recover(model, dense, **given(text=path, tokenizer=zoo.word_tokenizer(), steps=1))
     assert report.tokens_given == 192
+
+
+@pytest.mark.parametrize(
+    ("shapes", "alike"), [([(2, 8)] * 3, True), ([(2, 8), (2, 9)], False), ([(2, 8), (1, 8)], False)]
+)
+def test_batches_are_alike_where_all_have_one_shape(shapes, alike):
+    calls = [((), {"input_ids": torch.zeros(shape, dtype=torch.int64)}) for shape in shapes]
+    assert Batches(calls, 1).alike == alike
+
+
+def test_batches_of_other_dtypes_or_names_are_not_alike():
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    assert not Batches([((ids,), {}), ((ids.int(),), {})], 1).alike
+    assert not Batches([((), {"input_ids": ids}), ((), {"inputs": ids})], 1).alike

@@ -57,3 +57,41 @@ def test_a_writer_fills_its_rows():
     texts = [text for _ in range(4) for text in writer.round()]
     assert {len(text) for text in texts} == {16}
     assert any(END in text for text in texts), "a text ended within a row"
+
+
+def test_few_tokens_are_written_as_few_texts_of_full_length():
+    model = zoo.text_model("llama")
+    assert TextWriter(model, None, 16, tokens=40).batch == 3
+    assert TextWriter(model, None, 16, tokens=1).batch == 1
+    assert TextWriter(model, None, 16).batch == TextWriter(model, None, 16, tokens=10**6).batch
+
+
+def test_every_round_asks_for_sequences_of_one_shape():
+    """A compiled model has a program for each number of sequences, their padded length and their room."""
+    torch.manual_seed(0)
+    model = zoo.text_model("llama")
+    template = "{% for message in messages %}w1 {{ message['content'] }} w2 {% endfor %}"
+    tokenizer, asked = zoo.word_tokenizer(template), []
+
+    def generate(ids, *, attention_mask, max_new_tokens, stopping_criteria=(), **rest):
+        asked.append((ids.shape, attention_mask.shape, max_new_tokens))
+        return model.generate(
+            ids,
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            stopping_criteria=list(stopping_criteria) or None,
+            **rest,
+        )
+
+    writer = TextWriter(model, tokenizer, 64, generate)
+    texts = [text for _ in range(3) for text in writer.round()]
+    assert len(asked) > 3, "messages were written too"
+    assert len(set(asked)) == 1
+    assert all(len(text) <= 64 for text in texts)
+
+
+def test_a_message_ends_after_so_many_tokens():
+    torch.manual_seed(0)
+    model = zoo.text_model("llama")
+    for text in continued(model, BEGINS, 24, goes_on=True, width=6, stop_after=5):
+        assert len(text) <= 3 + 5
