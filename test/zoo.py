@@ -96,7 +96,7 @@ def text_model(name: str, layers: int = 2) -> torch.nn.Module:
 
 
 def word_tokenizer(template: str | None = None) -> tf.PreTrainedTokenizerFast:
-    """A tokenizer of the words w1, w2 … of a text_model's vocabulary, w0 for all others, with a chat template."""
+    """A tokenizer of a text_model's vocabulary: the words w1, w2 …, and w0 for all others."""
     inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, "w0"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="w0")
