@@ -4,7 +4,7 @@ Weights rotate through 300 MB, so that each is read from memory. Dense is the fa
 x · W over [K, N]. All sides run in turns in one process; times are the lower quartile of what wasn't
 disturbed. int8 stands against dense bfloat16.
 
-    OMP_NUM_THREADS=2 python benchmarks/bench_columns_cpu.py [--seconds 3] [--model FOLDER]
+    OMP_NUM_THREADS=2 python benchmarks/bench_columns_cpu.py [--seconds 3] [--no-shapes] [--model FOLDER]
 
 With --model the tokens a second of its `generate`, compiled with thresholds at a rate of 40% that were chosen
 on text of its own, against the same program with dense weights; both decode in our loop, by compiled steps.
@@ -162,12 +162,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each shape")
     parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M-Instruct")
+    parser.add_argument(
+        "--shapes", action=argparse.BooleanOptionalAction, default=True, help="layers, beside the model"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     head = meta(cpu_name(), threads=torch.get_num_threads(), isa=torch.ops.sparseflow.cpu_isa())
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for k, n in SHAPES:
+        for k, n in SHAPES if arguments.shapes else ():
             for dtype in (torch.float32, torch.bfloat16):
                 rows.append(measured(k, n, dtype, arguments.seconds))
                 print(rows[-1], flush=True)

@@ -37,7 +37,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "columns_cpu": CPU,
     "columns_h200": ("runtime/csrc/cuda/contextual",),
     "decode_cpu": (*CPU, "sparseflow_compiler/execution"),
-    "decode_cpu_epyc": (*CPU, "sparseflow_compiler/execution"),
     "decode_cpu_zen4": (*CPU, "sparseflow_compiler/execution"),
     "decode_h200": (*GPU, "sparseflow_compiler/execution"),
     "default_cpu": CPU,

@@ -203,7 +203,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "contextual_model_cpu_float32": contextual_model,
     "cost_model_h200": cost_model,
     "decode_cpu": decode,
-    "decode_cpu_epyc": decode,
     "decode_cpu_zen4": decode,
     "decode_h200": decode,
     "decode_attention_h200": decode_attention,

@@ -13,6 +13,7 @@ from torch import fx
 
 from sparseflow.execution.cuda_graphs import CudaGraphs
 from sparseflow.execution.self_recording import SelfRecording, waits_for_values
+from sparseflow.execution.streaming import streaming
 from sparseflow.execution.whole_rows import compile_by_inductor, compile_with_whole_rows, quantizes
 
 Inner = Literal["auto", "eager", "inductor"]
@@ -129,7 +130,8 @@ def make_runner(
     inductor = None
     if chosen_inner(execution.inner, device) == "inductor":
         inductor = Inductor(graph, _without_graphs(execution.mode), dynamic=grows or None)
-    run: Callable[..., Sequence[object]] = graph if inductor is None else inductor
+    plain = streaming(graph) if device.type == "cpu" else graph
+    run: Callable[..., Sequence[object]] = plain if inductor is None else inductor
     asked = execution.mode in GRAPH_MODES
     if not asked and (execution.mode is not None or device.type != "cuda"):
         return Runner(run, inductor)

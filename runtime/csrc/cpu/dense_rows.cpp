@@ -16,12 +16,12 @@ namespace {
 constexpr const char* kOp = "dense_rows";
 
 // y = x · Wᵀ + bias, in x's dtype.
-void multiply(const Tensor& x, const contextual::Matrix& matrix, const void* bias, char* y) {
-  const contextual::WideRows rows(kOp, x), sums(rows.all().count, matrix.rows);
+void multiply(const contextual::Source& x, const contextual::Matrix& matrix, const void* bias, char* y) {
+  const contextual::WideRows rows(x), sums(x.count, matrix.rows);
   contextual::multiply(matrix, rows, nullptr, sums.all().data, sums.all().pitch);
-  const int64_t row_bytes = matrix.rows * static_cast<int64_t>(x.element_size());
-  for (int64_t m = 0; m < sums.all().count; ++m)
-    contextual::kernels().finish(sums.all().data + m * sums.all().pitch, 1, 0, bias, dtype_of(kOp, "x", x), matrix.rows,
+  const int64_t row_bytes = matrix.rows * (x.dtype == DType::f32 ? 4 : 2);
+  for (int64_t m = 0; m < x.count; ++m)
+    contextual::kernels().finish(sums.all().data + m * sums.all().pitch, 1, 0, bias, x.dtype, matrix.rows,
                                  y + m * row_bytes);
 }
 
@@ -35,8 +35,11 @@ Tensor dense_rows(const Tensor& x, const Tensor& weight, const std::optional<Ten
   const void* added = contextual::vector_of(kOp, "bias", bias, x.scalar_type(), matrix.rows);
   Tensor y = torch::stable::new_empty(x, sizes_with_last(x, matrix.rows));
   auto* out = static_cast<char*>(y.mutable_data_ptr());
-  perform([=, held = std::array{weight, bias.value_or(weight), y}] {  // copies of the tensors hold their memory
-    multiply(x, matrix, added, out);
+  const Rows rows = rows_of(x);
+  if (rows.tensor.const_data_ptr() != x.const_data_ptr()) spoil_tape("an input of a dense layer doesn't lie in one piece");
+  const contextual::Source source = contextual::source_of(kOp, rows);
+  perform([=, held = std::array{rows.tensor, weight, bias.value_or(weight), y}] {  // copies of the tensors hold their memory
+    multiply(source, matrix, added, out);
   });
   return y;
 }

@@ -114,10 +114,11 @@ Tensor linear(const Tensor& x_, const Tensor& values_, const Tensor& positions_,
                         static_cast<const uint8_t*>(positions.const_data_ptr()), bias ? bias->const_data_ptr() : nullptr,
                         residual ? residual->const_data_ptr() : nullptr, y.mutable_data_ptr(), dtype_of(op, "x", x_),
                         act, Block};
+  const std::function<void()> gate = ending.gated ? gating(y, ending.activation, out) : nullptr;
   // Copies of the tensors hold their memory.
-  perform([=, held = std::array{x.tensor, values, positions, bias.value_or(y), residual.value_or(y)}] {
+  perform([=, held = std::array{x.tensor, values, positions, bias.value_or(y), residual.value_or(y), y, out}] {
     multiply(whole);
-    if (ending.gated) gate(y, ending.activation, out);
+    if (gate) gate();
   });
   return out;
 }

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, ops
+from torch import Tensor, fx
 
 from sparseflow.execution.decoding.counters import count_together
 from sparseflow.execution.decoding.sampling import Sampling
 from sparseflow.execution.decoding.state import advance
+from sparseflow.execution.streaming import stream_weights
 from sparseflow.runtime.calling.lowered import LoweredCall
-from sparseflow.runtime.ops import dense_rows
-
-STREAMED = (torch.float32, torch.bfloat16, torch.float16)
-"""The dtypes of `sparseflow::dense_rows`."""
 
 Run = Callable[..., object]
 
@@ -62,7 +59,7 @@ def step_graph(lowered: LoweredCall, sampling: Sampling, state: Sequence[Tensor]
     graph.output(())
     count_together(graph)
     if _on_cpu(state):
-        _stream_weights(graph)
+        stream_weights(graph)
     return fx.GraphModule(lowered.graph, graph)
 
 
@@ -122,26 +119,6 @@ def inductor_options(tensors: Sequence[object], sampling: Sampling) -> dict[str,
 
 def _on_cpu(tensors: Sequence[object]) -> bool:
     return all(tensor.device.type == "cpu" for tensor in tensors if isinstance(tensor, Tensor))
-
-
-def _stream_weights(graph: fx.Graph) -> None:
-    """Let dense layers of one row run at the pace of reading their weights.
-
-    torch's product reads a weight of 49152×576 at half of it. Inductor's sum over each row is as slow in
-    16 bits, which it converts eight at a time through memory.
-    """
-    for node in graph.nodes:
-        if node.target is ops.aten.linear.default:
-            node.target = one_row_linear
-
-
-def one_row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear` on a CPU, for one row of x by `sparseflow::dense_rows`."""
-    one_row = x.numel() == x.shape[-1] and weight.is_contiguous()
-    if not one_row or weight.dtype not in STREAMED or x.dtype != weight.dtype:
-        return torch.nn.functional.linear(x, weight, bias)
-    y: Tensor = dense_rows(x, weight, bias)
-    return y
 
 
 @functools.cache  # looking for a compiler runs it

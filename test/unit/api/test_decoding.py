@@ -14,8 +14,9 @@ from transformers import LogitsProcessorList
 
 import sparseflow as sf
 from sparseflow.errors import CaptureError
-from sparseflow.execution.decoding import loop, step_program
-from sparseflow.execution.decoding.step_program import one_row_linear
+from sparseflow.execution import streaming
+from sparseflow.execution.decoding import loop
+from sparseflow.execution.streaming import one_row_linear
 from sparseflow.integrations.transformers.argument_names import returned_cache
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
@@ -160,7 +161,7 @@ def test_an_uncompiled_step_streams_its_dense_weights(monkeypatch: pytest.Monkey
         rows.append(x.numel() // x.shape[-1])
         return one_row_linear(x, weight, bias)
 
-    monkeypatch.setattr(step_program, "one_row_linear", counted)
+    monkeypatch.setattr(streaming, "one_row_linear", counted)
     found, expected = both("llama", **prompt(1, 6, padded=False), repetition_penalty=1.1)
     assert torch.equal(found, expected)
     assert rows == [1] * 11  # the head in each step; all other layers are 2:4

@@ -9,8 +9,8 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from sparseflow.execution.decoding.counters import count_together
 from sparseflow.execution.decoding.finish import Watch
 from sparseflow.execution.decoding.sampling import GROUP, Knobs, Sampling, choose, likeliest_of_groups
-from sparseflow.execution.decoding.step_program import one_row_linear
 from sparseflow.execution.generation import rounded_length
+from sparseflow.execution.streaming import one_row_linear
 
 
 def drawn(scores: torch.Tensor, sampling: Sampling, knobs: Knobs, draws: int) -> torch.Tensor:

@@ -92,13 +92,18 @@ def test_what_runs_otherwise_spoils_the_tape_but_not_the_call() -> None:
         taped(lambda: linear(torch.ones(1, 16), *packed, None, None, 16, "none", dense)),
         taped(lambda: linear(strided, *packed, None, None, 16, "none", [])),
         taped(lambda: column_linear(torch.ones(1, 5, 16), columns, 0.1)),
+        taped(lambda: column_linear(strided, columns, 0.1)),
+        taped(lambda: dense_rows(strided, weight, None)),
     ]
     assert [reason for _, reason in found] == [
         "a 2:4 layer runs by another kernel than ours",
         "an input of a 2:4 layer doesn't lie in one piece",
         "a layer that leaves inputs out reads all of them",
+        "an input of a layer that leaves inputs out doesn't lie in one piece",
+        "an input of a dense layer doesn't lie in one piece",
     ]
-    assert torch.allclose(found[1][0], strided @ weight.t(), atol=1e-5)
+    for i in (1, 4):
+        assert torch.allclose(found[i][0], strided @ weight.t(), atol=1e-5)
 
 
 def test_a_thread_records_one_tape_at_a_time() -> None:

@@ -61,6 +61,8 @@ struct Kernels {
   // sums[m][n] = the sum of x[m][k] · matrix[k][n] over the listed k, for n in [begin, end).
   void (*column)(const Matrix&, const Wide& x, const int32_t* kept, int64_t count, const Wide& sums, int64_t begin,
                  int64_t end);
+  // The same over every k.
+  void (*every)(const Matrix&, const Wide& x, const Wide& sums, int64_t begin, int64_t end);
   // Columns [begin, end) of a row of a matrix in fp32.
   void (*widen_stored)(const Matrix&, int64_t row, int64_t begin, int64_t end, float* to);
   // Columns [begin, end) of a row of y.

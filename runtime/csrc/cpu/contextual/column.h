@@ -34,6 +34,10 @@ inline void add_inputs(const Matrix& w, const Wide& x, const int32_t* kept, int6
     else spread<fetch_none>(streams<S, n>(row, row, end - begin), factors, part);
   };
   int64_t i = 0;
+  if (fetch)  // what no group before fetches
+    for (int64_t first = R; first < least(2 * R, count); ++first)
+      for (int64_t n = begin; n < end; n += 64 / static_cast<int64_t>(sizeof(typename S::T)))
+        prefetch<2>(row_of<S>(w, kept[first]) + n);
   const auto groups = [&](auto rows) {
     for (; i + decltype(rows)::value <= count; i += decltype(rows)::value) group(i, rows);
   };

@@ -71,18 +71,24 @@ Mlp mlp_of(const char* op, const Tensor& x, const Weights& w, const std::string&
   return c;
 }
 
+Source source_of(const char* op, const Rows& x) {
+  return {static_cast<const char*>(x.tensor.const_data_ptr()), dtype_of(op, "x", x.tensor), x.count, x.stride,
+          x.tensor.size(x.tensor.dim() - 1)};
+}
+
 WideRows::WideRows(int64_t count, int64_t columns)
     : wide_{nullptr, count, pitch_of(columns)}, scratch_(count * wide_.pitch * static_cast<int64_t>(sizeof(float))) {
   wide_.data = reinterpret_cast<float*>(scratch_.data());
 }
 
-WideRows::WideRows(const char* op, const Tensor& x) : WideRows(dtype_of(op, "x", x), rows_of(x)) {}
+WideRows::WideRows(const char* op, const Tensor& x) : WideRows(op, rows_of(x)) {}
 
-WideRows::WideRows(DType dtype, const Rows& x) : WideRows(x.count, x.tensor.size(x.tensor.dim() - 1)) {
-  const int64_t columns = x.tensor.size(x.tensor.dim() - 1), size = x.tensor.element_size();
-  const auto* from = static_cast<const char*>(x.tensor.const_data_ptr());
+WideRows::WideRows(const char* op, const Rows& x) : WideRows(source_of(op, x)) {}
+
+WideRows::WideRows(const Source& x) : WideRows(x.count, x.columns) {
+  const int64_t bytes = x.stride * (x.dtype == DType::f32 ? 4 : 2);
   for (int64_t m = 0; m < x.count; ++m)
-    kernels().widen(from + m * x.stride * size, dtype, columns, wide_.pitch, wide_.data + m * wide_.pitch);
+    kernels().widen(x.data + m * bytes, x.dtype, x.columns, wide_.pitch, wide_.data + m * wide_.pitch);
 }
 
 Wide WideRows::panel(int64_t first) const {

@@ -32,17 +32,26 @@ Matrix rows_in_place(const char* op, const char* name, const Tensor& t);
 // t's data where there is one: of that type, contiguous, [length].
 const void* vector_of(const char* op, const char* name, const Maybe& t, torch::headeronly::ScalarType, int64_t length);
 
+// Rows of x as plain data, which is all that a tape reads of them; strides count elements.
+struct Source {
+  const char* data;
+  DType dtype;
+  int64_t count, stride, columns;
+};
+Source source_of(const char* op, const Rows& x);
+
 // Rows of a tensor [..., columns], or any, in fp32, with columns to the next multiple of 64 and a line more: at powers of
 // two apart the rows would meet in a few lines of the cache.
 class WideRows {
  public:
   WideRows(int64_t count, int64_t columns);
   WideRows(const char* op, const Tensor& x);
+  explicit WideRows(const Source& x);
   const Wide& all() const { return wide_; }
   Wide panel(int64_t first) const;  // at most kPanel of them from `first` on
 
  private:
-  WideRows(DType dtype, const Rows& x);
+  WideRows(const char* op, const Rows& x);
 
   Wide wide_;
   Scratch scratch_;

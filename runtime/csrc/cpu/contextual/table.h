@@ -2,6 +2,7 @@
 #pragma once
 
 #include "column.h"
+#include "every.h"
 #include "largest.h"
 #include "mlp.h"
 
@@ -61,7 +62,7 @@ inline void finish_sums(const float* rows, int64_t parts, int64_t stride, const 
   });
 }
 
-const contextual::Kernels contextual_kernels = {widen_row, scores, mlp,    finish_sums,  mark_largest,
-                                                list_selected, keep, column, widen_stored, finish_columns};
+const contextual::Kernels contextual_kernels = {widen_row, scores, mlp,   finish_sums,  mark_largest,  list_selected,
+                                                keep,      column, every, widen_stored, finish_columns};
 
 }  // namespace sparseflow::cpu::SPARSEFLOW_ISA

@@ -15,6 +15,7 @@ from sparseflow.errors import InferenceOnlyError
 from sparseflow.runtime.contextual.column import column_linear, portable_column_linear
 from sparseflow.runtime.epilogues import ACTIVATIONS
 
+CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 SHAPES = [(1, 1), (5, 7), (37, 129), (576, 192), (301, 2311)]
 
 
@@ -173,6 +174,28 @@ def test_sequences_and_many_rows_keep_every_input(shape):
     torch.testing.assert_close(y, torch.nn.functional.linear(x, weight.t(), bias) + residual)
 
 
+@pytest.mark.parametrize("stored", [None, torch.int8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_prompts_of_every_length(dtype, stored):
+    """Below, at and beyond the rows of a strip, of a panel, and those from which torch multiplies."""
+    for (k, n), m in itertools.product([(1, 1), (37, 130), (301, 2311)], (2, 7, 8, 9, 16, 17, 31, 32, 33)):
+        # torch rounds a product before a residual is added
+        x, weight, *rest = operands(k, n, m, dtype, stored=stored, ending=m <= 16, seed=m)
+        bias, residual, scale = rest
+        y = column_linear(x[None], weight, 0.7, bias, None if residual is None else residual[None], scale)
+        assert y.shape == (1, m, n)
+        assert worst(y, x[None], weight, 0.0, *rest) <= 1
+
+
+@pytest.mark.skipif("AuthenticAMD" not in CPU, reason="torch multiplies prompts there")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_prompt_sums_as_its_tokens_do_alone(dtype):
+    x, weight, bias, residual, _ = operands(301, 1290, 23, dtype, ending=True)
+    y = column_linear(x[None], weight, 0.5, bias, residual[None])
+    for m in range(23):
+        assert torch.equal(column_linear(x[m], weight, 0.0, bias, residual[m]), y[0, m])
+
+
 @pytest.mark.parametrize("shape", [(20,), (8, 20), (8, 1, 20), (2, 4, 1, 20)])
 def test_one_token_of_each_sequence_leaves_inputs_out(shape):
     _, weight, *rest = operands(20, 30, 1)
@@ -257,6 +280,9 @@ def test_other_instruction_sets(isa):
         "      x, w, *rest = t.operands(131, 203, m, dtype, stored=stored, ending=True)\n"
         "      share = t.worst(t.column_linear(x, w, 0.6, *rest), x, w, 0.6, *rest)\n"
         "      assert share <= 1, (dtype, stored, m, share)\n"
+        "    x, w, b, r, s = t.operands(131, 203, 13, dtype, stored=stored, ending=True)\n"
+        "    share = t.worst(t.column_linear(x[None], w, 0.6, b, r[None], s), x, w, 0.0, b, r, s)\n"
+        "    assert share <= 1, (dtype, stored, 'a prompt', share)\n"
     )
     environment = {"SPARSEFLOW_CPU_ISA": isa, "PATH": ""}
     done = subprocess.run([*isolated.warm(), "-c", script], env=environment, capture_output=True, text=True)
