@@ -9,7 +9,7 @@ from torch import fx
 
 from sparseflow.errors import SlowerWarning
 from sparseflow.execution.inner import Inductor
-from sparseflow.execution.whole_rows import NO_FILE, WHOLE_ROWS, choosing_anew
+from sparseflow.execution.persistent_rows import NO_FILE, WHOLE_ROWS, choosing_anew
 from sparseflow.runtime import prune_24
 from sparseflow.runtime.packed import pack
 
