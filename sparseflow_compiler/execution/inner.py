@@ -12,9 +12,9 @@ import torch
 from torch import fx
 
 from sparseflow.execution.cuda_graphs import CudaGraphs
+from sparseflow.execution.persistent_rows import compile_by_inductor, compile_with_whole_rows, quantizes
 from sparseflow.execution.self_recording import SelfRecording, waits_for_values
 from sparseflow.execution.streaming import streaming
-from sparseflow.execution.persistent_rows import compile_by_inductor, compile_with_whole_rows, quantizes
 
 Inner = Literal["auto", "eager", "inductor"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
