@@ -12,7 +12,7 @@ from _kernel_times import by_kind, kernel_times
 from _model_bench import Bench, Call
 
 import sparseflow as sf
-from sparseflow.execution import whole_rows
+from sparseflow.execution import persistent_rows
 
 KEPT = 14
 """So many kernels of a side are kept, the longest."""
@@ -24,7 +24,7 @@ _ROWS: list[dict[str, Any]] = []
 def in_pieces(make: Callable[[], sf.CompiledModel], inputs: Mapping[str, Any]) -> Call:
     """A compiled model that knows no kernels that hold whole rows, beside one that does."""
     call = functools.partial(make(), **inputs)
-    with mock.patch.object(whole_rows, "WHOLE_ROWS", {}):
+    with mock.patch.object(persistent_rows, "WHOLE_ROWS", {}):
         call()  # compiles
     return call
 
