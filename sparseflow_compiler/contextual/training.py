@@ -26,6 +26,7 @@ from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.support.arguments import require_one_of
+from sparseflow.support.gradients import require_gradients
 from sparseflow.support.progress import Step, progress_bars
 
 PredictorDtype = Literal["float32", "bfloat16", "float16", "int8"]
@@ -130,7 +131,7 @@ def train_predictor(
 
     Raises:
         ArgumentError: an option or calibration has a wrong value, the model has no MLP that can become
-            contextual, or `rate` names none.
+            contextual, `rate` names none, or the call is within `torch.inference_mode`.
         InferenceOnlyError: the model is in training mode.
         CaptureError: torch.export can't capture the model for the first batch.
         CalibrationError: the model refuses a batch, an MLP's inputs hold NaN or Inf, or are too few.
@@ -141,6 +142,8 @@ def train_predictor(
             "sf.train_predictor(model)", f"model must be a torch.nn.Module, not {type(model).__name__}"
         )
     require_uncompiled(model, "sf.train_predictor(model)")
+    if options.rule != "gate" and options.steps:
+        require_gradients("sf.train_predictor")
     batches = Calibration.of(model, calibration)
     mlps = _chosen(model, batches, options)
     with progress_bars(progress) as bars, torch.no_grad():

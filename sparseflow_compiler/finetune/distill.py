@@ -17,6 +17,7 @@ from sparseflow.finetune.objective import Objective
 from sparseflow.finetune.student import Pair
 from sparseflow.pruning.calibration import Call, as_call, moved, require_batches
 from sparseflow.runtime.calling.frozen import require_uncompiled
+from sparseflow.support.gradients import require_gradients
 from sparseflow.support.progress import Step, progress_bars
 
 WARMUP = 0.05
@@ -93,8 +94,8 @@ def distill(
         progress: a progress bar on stderr; ``None``: only on a terminal.
 
     Raises:
-        ArgumentError: an argument has a wrong value, no layer of the model is 2:4, the batches run out, or an
-            output lacks what the objective reads.
+        ArgumentError: an argument has a wrong value, no layer of the model is 2:4, the batches run out, an
+            output lacks what the objective reads, or the call is within `torch.inference_mode`.
         FinetuneError: the loss is not finite; the weights are then those of a few steps later.
     """
     _check(model, teacher, steps, lr, objective)
@@ -112,7 +113,7 @@ def distill(
     run = _Run(Pair(model, teacher, objective, autocast), optimizer, schedule, clip)
     losses: list[Tensor] = []
     cuda = [device] if device.type == "cuda" else []
-    with masks.held(), torch.random.fork_rng(cuda), progress_bars(progress) as bars:
+    with torch.enable_grad(), masks.held(), torch.random.fork_rng(cuda), progress_bars(progress) as bars:
         torch.manual_seed(seed)
         bar = bars.stage("distill")
         started = time.perf_counter()
@@ -195,6 +196,7 @@ def _ordered(batches: Iterable[object], seed: int) -> Iterator[object]:
 
 
 def _check(model: object, teacher: object, steps: int, lr: float, objective: Objective | None) -> None:
+    require_gradients("sf.finetune.distill")
     require_uncompiled(model, "sf.finetune.distill(model)")
     if not isinstance(model, nn.Module):
         rule = f"model must be a torch.nn.Module, not {type(model).__name__}"

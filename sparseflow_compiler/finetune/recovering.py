@@ -32,6 +32,7 @@ from sparseflow.integrations.transformers.whole_rows import whole_rows
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.support.arguments import require_one_of
+from sparseflow.support.gradients import require_gradients
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.training_mode import trained_part
 
@@ -164,8 +165,8 @@ def recover(
         The held-out loss before and after, what was written and trained, and why it stopped.
 
     Raises:
-        ArgumentError: an option has a wrong value, the models don't belong together, nothing is pruned, or
-            the text can't be read or written.
+        ArgumentError: an option has a wrong value, the models don't belong together, nothing is pruned, the
+            text can't be read or written, or the call is within `torch.inference_mode`.
         InferenceOnlyError: a model is in training mode.
         MissingDependencyError: the optimiser's library isn't installed.
         FinetuneError: the loss is not finite, or there is too little text for the minutes.
@@ -188,6 +189,7 @@ def recover(
         seed=seed,
     )
     clock = Clock(minutes)
+    require_gradients("sf.recover")
     _require_models(model, dense)
     masks, left_out = Masks.of_zeros(model, dense, required=not activations), LeftOut(model, activations)
     mark = fingerprint(model, dense, (options, left_out.thresholds))
@@ -196,6 +198,7 @@ def recover(
     sources = Sources(dense, tokenizer or own_tokenizer(dense), text, text_share, length, generate)
     cuda = [device_of(model)] if device_of(model).type == "cuda" else []
     with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(cuda))
         bars = stack.enter_context(progress_bars(progress))
         torch.manual_seed(seed)

@@ -25,6 +25,7 @@ from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.support.arguments import require_matches, require_patterns
+from sparseflow.support.gradients import require_gradients
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.user_warnings import warn
 
@@ -118,8 +119,8 @@ def prune(
         The report, with one entry for each linear layer.
 
     Raises:
-        ArgumentError: an option has a wrong value, calibration data is missing, a weight has no data, or
-            the checkpoint is another run's.
+        ArgumentError: an option has a wrong value, calibration data is missing, a weight has no data, the
+            checkpoint is another run's, or blocks are to be reconstructed within `torch.inference_mode`.
         WeightError: a weight holds NaN or Inf; nothing was pruned.
         InferenceOnlyError: the model is to be calibrated in training mode; nothing was pruned.
         CalibrationError: the model refuses a batch, a layer's inputs hold NaN or Inf, or the device's memory
@@ -147,6 +148,8 @@ def prune(
         checkpoint,
         seed,
     )
+    if reconstruct == "block":
+        require_gradients("sf.prune(reconstruct='block')")
     if isinstance(pattern, Mapping):
         require_matches("prune", pattern, model, option="pattern")
     if max_loss is None and max_bytes is None and skip == "auto":

@@ -31,6 +31,7 @@ from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.contextual.column import SINKS, without_small
 from sparseflow.support.arguments import require_patterns, with_defaults
+from sparseflow.support.gradients import require_gradients
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.training_mode import trained_part
 
@@ -88,7 +89,8 @@ def calibrate_activations(
         The thresholds, for ``sf.compile(model, contextual=…)``.
 
     Raises:
-        ArgumentError: an option has a wrong value, there is no tokenizer, or no layer to choose for.
+        ArgumentError: an option has a wrong value, there is no tokenizer, no layer to choose for, or the call
+            is within `torch.inference_mode`.
         InferenceOnlyError: the model is in training mode.
         CalibrationError: the model refuses the tokens, returns no logits, or a layer's inputs hold NaN or
             Inf.
@@ -139,6 +141,7 @@ def _require_model(model: nn.Module) -> None:
         raise ArgumentError(
             "sf.calibrate_activations(model)", f"model must be a torch.nn.Module, not {type(model).__name__}"
         )
+    require_gradients("sf.calibrate_activations")
     require_uncompiled(model, "sf.calibrate_activations(model)")
     if (training := trained_part(model)) is not None:
         rule = f"{training or 'the model'} is in training mode: dropout would calibrate"
