@@ -26,7 +26,7 @@ from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.contextual import Predictor
 from sparseflow.runtime.contextual.by_gate import GateThreshold
 from sparseflow.support.arguments import require_one_of
-from sparseflow.support.gradients import require_gradients
+from sparseflow.support.grad_mode import require_gradients
 from sparseflow.support.progress import Step, progress_bars
 
 PredictorDtype = Literal["float32", "bfloat16", "float16", "int8"]

@@ -17,7 +17,7 @@ from sparseflow.finetune.objective import Objective
 from sparseflow.finetune.student import Pair
 from sparseflow.pruning.calibration import Call, as_call, moved, require_batches
 from sparseflow.runtime.calling.frozen import require_uncompiled
-from sparseflow.support.gradients import require_gradients
+from sparseflow.support.grad_mode import require_gradients
 from sparseflow.support.progress import Step, progress_bars
 
 WARMUP = 0.05

@@ -32,7 +32,7 @@ from sparseflow.integrations.transformers.whole_rows import whole_rows
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.support.arguments import require_one_of
-from sparseflow.support.gradients import require_gradients
+from sparseflow.support.grad_mode import require_gradients
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.training_mode import trained_part
 

@@ -25,7 +25,7 @@ from sparseflow.pruning.schedule import prune_by_stages
 from sparseflow.runtime import checks
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.support.arguments import require_matches, require_patterns
-from sparseflow.support.gradients import require_gradients
+from sparseflow.support.grad_mode import require_gradients
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.user_warnings import warn
 

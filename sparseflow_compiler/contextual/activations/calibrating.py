@@ -31,7 +31,7 @@ from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.contextual.column import SINKS, without_small
 from sparseflow.support.arguments import require_patterns, with_defaults
-from sparseflow.support.gradients import require_gradients
+from sparseflow.support.grad_mode import require_gradients
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.training_mode import trained_part
 
