@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import fx
 
+from sparseflow.execution.by_inductor import compile_by_inductor
 from sparseflow.execution.cuda_graphs import CudaGraphs
-from sparseflow.execution.persistent_rows import compile_by_inductor, compile_with_whole_rows, quantizes
+from sparseflow.execution.persistent_rows import compile_with_whole_rows, quantizes
 from sparseflow.execution.self_recording import SelfRecording, waits_for_values
 from sparseflow.execution.streaming import streaming
 
@@ -128,10 +129,11 @@ def make_runner(
         grows: whether the program replaces tensors of an object of its call, such as a growing cache.
     """
     inductor = None
+    run: Callable[..., Sequence[object]] = graph
     if chosen_inner(execution.inner, device) == "inductor":
-        inductor = Inductor(graph, _without_graphs(execution.mode), dynamic=grows or None)
-    plain = streaming(graph) if device.type == "cpu" else graph
-    run: Callable[..., Sequence[object]] = plain if inductor is None else inductor
+        run = inductor = Inductor(graph, _without_graphs(execution.mode), dynamic=grows or None)
+    elif device.type == "cpu":
+        run = streaming(graph)
     asked = execution.mode in GRAPH_MODES
     if not asked and (execution.mode is not None or device.type != "cuda"):
         return Runner(run, inductor)

@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import fx
 
 import sparseflow.runtime.fp8  # noqa: F401  # registers linear_fp8
 from sparseflow.errors import SlowerWarning
+from sparseflow.execution.by_inductor import Inputs, compile_by_inductor
 from sparseflow.support.user_warnings import warn
-
-Inputs = Sequence[torch.Tensor | int | torch.SymInt | None]
 
 WHOLE_ROWS = {"triton.multi_kernel": 1}
 
@@ -53,17 +52,6 @@ def compile_with_whole_rows(
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         warn(f"inductor goes over long rows several times, as it failed to hold them: {why}", SlowerWarning)
         return compiled
-
-
-def compile_by_inductor(
-    graph: fx.GraphModule, inputs: Inputs, options: Mapping[str, object]
-) -> Callable[..., object]:
-    """Compile a graph of torch.compile under options of inductor."""
-    from torch._inductor.compile_fx import compile_fx
-
-    compiled = compile_fx(graph, inputs, config_patches=dict(options))
-    assert callable(compiled), "no package is asked for"
-    return compiled
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from sparseflow.execution.by_inductor import compile_by_inductor
 from sparseflow.execution.decoding.counters import count_together
 from sparseflow.execution.decoding.sampling import Sampling
 from sparseflow.execution.decoding.state import advance
@@ -87,14 +88,9 @@ def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampli
     Returns:
         What runs it, or None and why inductor can't compile it.
     """
-    from torch._inductor.compile_fx import compile_fx
-
     try:
         with torch.no_grad():
-            compiled: Any = compile_fx(
-                graph, list(tensors), config_patches=inductor_options(tensors, sampling)
-            )
-            return compiled, ""
+            return compile_by_inductor(graph, tensors, inductor_options(tensors, sampling)), ""
     except Exception as error:  # of any class: whatever inductor and the C++ compiler meet
         return None, f"inductor failed: {str(error).partition(chr(10))[0]}"
 
