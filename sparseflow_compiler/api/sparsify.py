@@ -26,6 +26,7 @@ from sparseflow.pruning.prune_options import Method
 from sparseflow.pruning.speed_target import prune_for_speed
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.support.arguments import require_matches, require_patterns, with_defaults
+from sparseflow.support.grad_mode import require_gradients
 from sparseflow.support.progress import progress_bars
 from sparseflow.support.user_warnings import warn
 
@@ -144,6 +145,7 @@ def sparsify(
         SparseFlowError: as `sparseflow.prune` and `sparseflow.recover` raise.
     """
     asked = _asked(target_speedup, max_loss, minutes, ms)
+    require_gradients("sf.sparsify")
     require_patterns("sparsify", skip)
     require_matches("sparsify", skip, model)
     skipped = with_defaults(skip, skip_defaults)

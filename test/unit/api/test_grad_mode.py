@@ -47,10 +47,14 @@ def predict(dense, pruned):
     sf.train_predictor(dense, [IDS[None, :64]], steps=2, progress=False)
 
 
+def sparsify(dense, pruned):
+    sf.sparsify(copy.deepcopy(dense), max_loss=0.5, minutes=0.2, text=IDS, progress=False)
+
+
 CALLS = [recover, distill, calibrate, reconstruct, predict]
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, sparsify])
 def test_within_inference_mode_they_refuse_and_change_nothing(call, dense, pruned):
     before = [p.clone() for p in (*dense.parameters(), *pruned.parameters())]
     with torch.inference_mode(), pytest.raises(ArgumentError, match="gradients") as caught:
