@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from _table import Rows, grouped, markdown, spread
+
+
+def _scores(rows: Rows, key: Callable[[dict[str, Any]], tuple[str, ...]]) -> list[list[str]]:
+    """A line for each case that `key` tells apart: its seeds, the cosine to dense, neighbours kept."""
+    return [
+        [*name, str(len(group)), spread(group, "cosine", 3), spread(group, "overlap", 3)]
+        for name, group in grouped(rows, key)
+    ]
 
 
 def quality_encoder(rows: Rows) -> str:
@@ -14,10 +23,7 @@ def quality_encoder(rows: Rows) -> str:
         method = row["method"] + (" + permutation" if row["permute"] else "")
         return method, row["reconstruct"] or "", str(row["dense_blocks"])
 
-    body = [
-        [*name, str(len(group)), spread(group, "cosine", 3), spread(group, "overlap", 3)]
-        for name, group in grouped(rows, key)
-    ]
+    body = _scores(rows, key)
     body.sort(key=lambda cells: (cells[2], cells[4]))
     headings = ["method", "reconstruction", "dense blocks", "seeds", "cosine", "neighbours"]
     return "\n" + markdown(headings, body) + "\n"
@@ -29,10 +35,7 @@ def quality_encoder_finetune(rows: Rows) -> str:
     def key(row: dict[str, Any]) -> tuple[str, ...]:
         return str(row["steps"]), f"{row['lr']:g}" if "lr" in row else ""
 
-    body = [
-        [*name, str(len(group)), spread(group, "cosine", 3), spread(group, "overlap", 3)]
-        for name, group in grouped(rows, key)
-    ]
+    body = _scores(rows, key)
     body.sort(key=lambda cells: (int(cells[0]), cells[1]))
     return "\n" + markdown(["steps", "learning rate", "seeds", "cosine", "neighbours"], body) + "\n"
 
@@ -44,12 +47,8 @@ def quality_encoder_recover(rows: Rows) -> str:
         seconds = f"{row['seconds']:g} s" if row["seconds"] else "one-shot"
         return seconds, str(row.get("steps", "")), f"{row['lr']:.2g}" if "lr" in row else ""
 
-    body = [
-        [*name, str(len(group)), spread(group, "cosine", 3), spread(group, "overlap", 3)]
-        for name, group in grouped(rows, key)
-    ]
     headings = ["recovered", "steps", "learning rate", "seeds", "cosine", "neighbours"]
-    return "\n" + markdown(headings, body) + "\n"
+    return "\n" + markdown(headings, _scores(rows, key)) + "\n"
 
 
 def quality_lm(rows: Rows) -> str:

@@ -3,9 +3,8 @@
     python benchmarks/quality/encoder_pack.py FOLDER [--paragraphs 60000] [--all-words]
 
 The encoder's weights rounded to float16, of its word embeddings only those that the texts use, unless all are
-asked for; its tokenizer;
-the sentences to calibrate and test on; and paragraphs of docstrings: of the standard library, then of
-installed packages.
+asked for; its tokenizer; the sentences to calibrate and test on; and paragraphs of docstrings: of the
+standard library, then of installed packages.
 """
 
 from __future__ import annotations
@@ -71,13 +70,17 @@ def pack(folder: Path, most: int, *, all_words: bool) -> None:
         shutil.copy(source / name, folder)
     texts = {"sentences": docstring_sentences(SENTENCES), "paragraphs": paragraphs(most)}
     (folder / TEXTS).write_text(json.dumps(texts))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer([*texts["sentences"], *texts["paragraphs"]], truncation=True)["input_ids"]
-    used = torch.tensor(sorted({token for row in ids for token in row} | set(tokenizer.all_special_ids)))
     weights = load_file(source / "model.safetensors")
-    used = torch.arange(len(weights[WORDS])) if all_words else used
+    used = torch.arange(len(weights[WORDS])) if all_words else _used(folder, texts)
     weights = {name: w.half() if w.is_floating_point() else w for name, w in weights.items()}
     save_file(weights | {WORDS: weights[WORDS][used].clone(), USED: used}, folder / WEIGHTS)
+
+
+def _used(folder: Path, texts: dict[str, list[str]]) -> torch.Tensor:
+    """Return the token ids that texts use, and special ones, in order."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer([text for part in texts.values() for text in part], truncation=True)["input_ids"]
+    return torch.tensor(sorted({token for row in ids for token in row} | set(tokenizer.all_special_ids)))
 
 
 def unpack(folder: Path) -> tuple[Encoder, list[str], list[str]]:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from chat_model import device_name, kept, result_name
 from encoder import CALIBRATION, by_length, split
+from encoder_finetune import OBJECTIVE
 from encoder_pack import unpack
 from models import Encoder
 from torch import Tensor
@@ -38,7 +39,6 @@ from _measure import RESULTS, meta, write  # isort: skip
 BATCH, LENGTH = 64, 64
 """Sentences of a batch, and tokens that each is padded or cut to: batches of one shape make one recording."""
 SHORTEST, LONGEST = 20, 300
-OBJECTIVE = sf.finetune.Objective(hidden=1.0, cosine=5.0)
 _ENDS = re.compile(r"(?<=[.!?:])\s+|\n+")
 
 

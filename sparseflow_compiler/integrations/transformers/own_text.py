@@ -144,7 +144,10 @@ def continued(
 
 
 def _longer_than(tokens: int) -> Callable[..., Tensor]:
-    """Return a criterion of transformers that ends sequences of so many tokens."""
+    """Return a criterion that ends sequences of so many tokens.
+
+    transformers' MaxLengthCriteria would also make the cache as short, which is a program of its own.
+    """
 
     def ended(ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         return torch.full(ids.shape[:1], ids.shape[1] >= tokens, device=ids.device)
