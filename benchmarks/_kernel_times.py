@@ -22,7 +22,7 @@ SPANS = ("Torch-Compiled", "## ", "ProfilerStep")
 
 KINDS = {
     "copies": r"mem(cpy|set)|fill",
-    "between": r"^triton_|elementwise|vectorized|reduce|norm|quantize_rows|finish|gate",
+    "between": r"^triton_|elementwise|vectorized|reduce|norm|quantize|activate|finish|gate",
     "attention": r"flash|fmha|attention|sdpa",
     "products": r"gemm|nvjet|cutlass|wide|skinny|spmma|sparse|cublas|sm90",
 }

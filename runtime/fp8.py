@@ -126,12 +126,13 @@ def rescale(
     Raises:
         RuntimeError: an unknown epilogue, or a gate that can't be, as torch's operators raise.
     """
-    _check_epilogue(epilogue, raw.shape[-1], residual)
+    check_epilogue(epilogue, raw.shape[-1], residual)
     # The weight's scale comes first: raw may be large, and times a large scale of x it could overflow.
     return epilogues.finish(raw.float() * w_scale * x_scale, bias, epilogue, residual)
 
 
-def _check_epilogue(epilogue: str, n: int, residual: Tensor | None) -> None:
+def check_epilogue(epilogue: str, n: int, residual: Tensor | None) -> None:
+    """Refuse an unknown epilogue, or a gate that can't be."""
     gated = epilogue.endswith("_gated")
     ops.check(
         epilogue in _EPILOGUES,
@@ -153,27 +154,66 @@ def _linear(
     policy: list[int],
     dense: Tensor | None = None,
 ) -> Tensor:
-    if torch.is_grad_enabled() and torch._C._any_requires_grad(x, bias, residual):
-        raise ops.refuse_gradients("torch.ops.sparseflow.linear_fp8")
-    weight, rest = (values, positions, scales), (bias, residual, in_features, epilogue)
-    kernel = _kernel_of(x, policy) if x.is_cuda else None
+    require_no_gradients(x, bias, residual)
+    weight = values, positions, scales
     # What torch.compile traces is a subclass.
-    if x.is_cuda and (type(x) is Tensor or kernel == SKINNY):
-        fused: Tensor = linear_fp8_fused(x, *weight, *rest, policy, dense)
+    if x.is_cuda and (type(x) is Tensor or kernel_of(x, policy) == SKINNY):
+        fused: Tensor = linear_fp8_fused(x, *weight, bias, residual, in_features, epilogue, policy, dense)
         return fused
-    x8, x_scale = quantize_rows(x)
+    rows = quantize_rows(x)
+    return after_quantizing(*rows, *weight, bias, residual, in_features, epilogue, x.dtype, policy, dense)
+
+
+def require_no_gradients(*inputs: Tensor | None) -> None:
+    """Refuse inputs of a layer that require gradients, where they are recorded."""
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+        raise ops.refuse_gradients("torch.ops.sparseflow.linear_fp8")
+
+
+def after_quantizing(
+    x8: Tensor,
+    x_scale: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    out_dtype: torch.dtype,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    """Compute a layer of rows that are quantised already, as torch.compile traces it for many of them.
+
+    Args:
+        x8: ``[…, K]`` in e4m3.
+        x_scale: ``[…, 1]``.
+        values: with the rest, up to the epilogue, as ``linear_fp8`` takes them.
+        positions: see there.
+        scales: see there.
+        bias: see there.
+        residual: see there.
+        in_features: see there.
+        epilogue: see there.
+        out_dtype: of the result.
+        policy: see there.
+        dense: see there.
+    """
+    kernel = kernel_of(x8, policy) if x8.is_cuda else None
     if kernel == WIDE:
-        y: Tensor = linear_fp8_quantized(x8, x_scale, *weight, *rest, x.dtype, policy, dense)
+        weight, rest = (values, positions, scales), (bias, residual, in_features, epilogue)
+        y: Tensor = linear_fp8_quantized(x8, x_scale, *weight, *rest, out_dtype, policy, dense)
         return y
-    if kernel == DENSE and dense is not None and scaled_by_rows(x):
+    if kernel == DENSE and dense is not None and scaled_by_rows(x8, out_dtype):
         return _dense_by_rows(x8, x_scale, dense, scales, bias, residual, epilogue)
     raw = product_fp8(x8, values, positions, in_features, policy, dense)
-    return rescale(raw, x_scale, scales, bias, epilogue, residual).to(x.dtype)
+    return rescale(raw, x_scale, scales, bias, epilogue, residual).to(out_dtype)
 
 
-def scaled_by_rows(x: Tensor) -> bool:
+def scaled_by_rows(x8: Tensor, out_dtype: torch.dtype) -> bool:
     """Return whether torch's product applies the scales of x's rows and of W's in its end."""
-    return x.is_cuda and x.dtype == torch.bfloat16 and math.prod(x.shape[:-1]) >= BY_ROWS
+    return x8.is_cuda and out_dtype == torch.bfloat16 and math.prod(x8.shape[:-1]) >= BY_ROWS
 
 
 def _dense_by_rows(
@@ -201,7 +241,7 @@ def _dense_by_rows(
     return y if epilogue == "none" and residual is None else epilogues.finish(y, None, epilogue, residual)
 
 
-def _kernel_of(x: Tensor, policy: list[int]) -> int | None:
+def kernel_of(x: Tensor, policy: list[int]) -> int | None:
     """Return the code of the kernel that a policy names for these rows; None where tracing leaves M open."""
     rows = math.prod(x.shape[:-1])
     if not isinstance(rows, int):
@@ -267,7 +307,7 @@ def _fake_fused(
         lambda: f"sparseflow::linear_fp8: x must be [..., {in_features}], got {list(x.shape)}",
     )
     n = values.shape[0]
-    _check_epilogue(epilogue, n, residual)
+    check_epilogue(epilogue, n, residual)
     return x.new_empty((*x.shape[:-1], n // 2 if epilogue.endswith("_gated") else n))
 
 

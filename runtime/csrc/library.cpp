@@ -56,6 +56,13 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "linear_fp8(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  // Two of them, one after the other, of many rows on CUDA: runtime/fp8_between.py.
+  m.def(
+      "linear_fp8_to_rows(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, int in_features, "
+      "str epilogue, int[] policy, Tensor? dense=None) -> (Tensor y8, Tensor y_scale)");
+  m.def(
+      "linear_fp8_of_rows(Tensor x, Tensor x_scale, Tensor values, Tensor positions, Tensor scales, Tensor? bias, "
+      "Tensor? residual, int in_features, str epilogue, ScalarType out_dtype, int[] policy, Tensor? dense=None) -> Tensor");
   // The product alone: x8 · W8ᵀ in bfloat16, whose range holds every such sum.
   m.def(
       "product_fp8(Tensor x, Tensor values, Tensor positions, int in_features, int[] policy, Tensor? dense=None) "

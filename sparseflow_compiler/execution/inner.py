@@ -14,6 +14,7 @@ from torch import fx
 from sparseflow.execution.by_inductor import compile_by_inductor
 from sparseflow.execution.cuda_graphs import CudaGraphs
 from sparseflow.execution.persistent_rows import compile_with_whole_rows, quantizes
+from sparseflow.execution.rows_between import keep_rows_quantized
 from sparseflow.execution.self_recording import SelfRecording, waits_for_values
 from sparseflow.execution.streaming import streaming
 
@@ -85,7 +86,10 @@ class Inductor:
         from torch._inductor import list_mode_options
 
         start, options = time.perf_counter(), list_mode_options(self.mode)
-        run = compile_with_whole_rows if quantizes(self.graph) else compile_by_inductor
+        run = compile_by_inductor
+        if quantizes(self.graph):
+            run = compile_with_whole_rows
+            keep_rows_quantized(graph)
         compiled = run(graph, inputs, options)
         self.seconds.append(time.perf_counter() - start)
         return compiled

@@ -14,7 +14,10 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
     # Attention kernels may be CUTLASS kernels too, so they are matched before products.
     ("attention", r"flash|fmha|sdpa|attention|flex_attn"),
     ("other", r"^mem(cpy|set)\b|^aten::_?local_scalar_dense"),
-    ("elementwise", r"^(void )?sparseflow::.*\b(gate_(eights|ones)|quantize|finish)\b"),
+    (
+        "elementwise",
+        r"^(void )?sparseflow::.*\b(gate_(eights|ones)|activate_eights|quantize(_held)?|finish)\b",
+    ),
     # cuBLAS, CUTLASS, cuSPARSELt; ours, unpacking for a dense product included; inductor's templates.
     ("GEMM", r"nvjet|gemm|gemv|cutlass|xmma|cublas|splitk|cusparselt|^(void )?sparseflow::|triton_tem"),
     ("GEMM", r"^(aten|mkldnn)::_?(addmm|mm|bmm|baddbmm|addmv|mv|linear|matmul|scaled_mm|mkldnn_linear|conv)"),

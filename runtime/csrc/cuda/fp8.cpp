@@ -1,4 +1,4 @@
-// sparseflow::linear_fp8_fused and product_fp8 on CUDA: the own kernels for few and for many rows, cuSPARSELt by a plan, or
+// sparseflow::linear_fp8_fused and its parts on CUDA: the own kernels for few and for many rows, cuSPARSELt by a plan, or
 // cuBLAS by torch, as the policy says.
 //
 // The kernel for few rows takes x in 16 bits, and applies the scales of W's rows itself: one launch for the layer, gate included,
@@ -9,6 +9,8 @@
 #include "fp8.h"
 
 #include <torch/csrc/stable/library.h>
+
+#include <tuple>
 
 #include "common/epilogue.h"
 #include "driver.h"
@@ -99,7 +101,7 @@ struct Quantized {
 
 Quantized quantized(const Tensor& rows, int64_t m, int64_t k) {
   Quantized out{torch::stable::new_empty(rows, rows.sizes(), ScalarType::Float8_e4m3fn),
-                torch::stable::new_empty(rows, {m}, ScalarType::Float)};
+                torch::stable::new_empty(rows, sizes_with_last(rows, 1), ScalarType::Float)};
   quantize_rows({m, k, rows.const_data_ptr(), rows.scalar_type() == ScalarType::Half, out.x8.mutable_data_ptr(),
                  static_cast<float*>(out.scale.mutable_data_ptr())},
                 stream_of(rows.get_device_index()));
@@ -126,6 +128,20 @@ struct Layer {
   }
 };
 
+// Whether cuBLAS applies the scales of rows and the bias in its end.
+bool scaled_by_rows(const Layer& l, int64_t m, const Route& chosen) {
+  return chosen.way == Way::dense && l.dtype == ScalarType::BFloat16 && m >= kByRows;
+}
+
+// The product of m rows in e4m3 by cuBLAS, with scales and bias.
+Tensor dense_by_rows(const Quantized& x, int64_t m, const Layer& l) {
+  const int64_t n = l.weight.n();
+  const Tensor y = scaled_product(torch::stable::view(x.x8, {m, l.weight.k}), l.dense ? *l.dense : dense_of(l.weight),
+                                  torch::stable::view(x.scale, {m, 1}), torch::stable::view(usable(l.scales), {1, n}),
+                                  usable(l.bias));
+  return torch::stable::view(y, sizes_with_last(x.x8, n));
+}
+
 // The layer's product and what follows, of m rows in e4m3: by the kernel for many rows in one launch, or two if it has a
 // gate that the route's variant can't apply; by others in two.
 Tensor after_quantizing(const char* op, const Quantized& x, int64_t m, const Layer& l, const Route& chosen) {
@@ -139,11 +155,7 @@ Tensor after_quantizing(const char* op, const Quantized& x, int64_t m, const Lay
   }
   const int64_t n = l.weight.n();
   const bool plain = l.ending.activation == Activation::none && !l.ending.gated && !residual;
-  if (chosen.way == Way::dense && plain && l.dtype == ScalarType::BFloat16 && m >= kByRows) {
-    const Tensor y = scaled_product(torch::stable::view(x.x8, {m, l.weight.k}), l.dense ? *l.dense : dense_of(l.weight),
-                                    torch::stable::view(x.scale, {m, 1}), torch::stable::view(w_scale, {1, n}), bias);
-    return torch::stable::view(y, sizes_with_last(x.x8, n));
-  }
+  if (plain && scaled_by_rows(l, m, chosen)) return dense_by_rows(x, m, l);
   const Tensor raw = raw_product(op, x.x8, l.weight, chosen, l.dense);
   const Tensor y = torch::stable::new_empty(x.x8, sizes_with_last(x.x8, l.ending.gated ? n / 2 : n), l.dtype);
   rescale({m, n, raw.const_data_ptr(), static_cast<const float*>(x.scale.const_data_ptr()),
@@ -151,6 +163,34 @@ Tensor after_quantizing(const char* op, const Quantized& x, int64_t m, const Lay
            l.dtype == ScalarType::Half, y.mutable_data_ptr(), l.ending.activation, l.ending.gated},
           stream_of(x.x8.get_device_index()));
   return y;
+}
+
+// Its rows, quantised for the layer that follows it. Activation and gate are computed where the rows are held anyway, unless the
+// kernel for many rows writes half as much for its gate.
+Quantized requantized(const char* op, const Quantized& x, int64_t m, const Layer& l, const Route& chosen) {
+  const int64_t n = l.weight.n(), row = l.ending.gated ? n / 2 : n;
+  if (!can_requantize(row)) return quantized(after_quantizing(op, x, m, l, chosen), m, row);
+  Quantized out{torch::stable::new_empty(x.x8, sizes_with_last(x.x8, row)),
+                torch::stable::new_empty(x.x8, sizes_with_last(x.x8, 1), ScalarType::Float)};
+  const std::optional<Tensor> bias = usable(l.bias);
+  const Tensor w_scale = usable(l.scales);
+  const auto quantize = [&](const Tensor& y, bool scaled, bool whole) {
+    requantize({m, whole ? row : n, y.const_data_ptr(),
+                scaled ? nullptr : static_cast<const float*>(x.scale.const_data_ptr()),
+                scaled ? nullptr : static_cast<const float*>(w_scale.const_data_ptr()),
+                scaled ? nullptr : skinny::pointer(bias), l.dtype == ScalarType::Half,
+                whole ? Activation::none : l.ending.activation, l.ending.gated && !whole, out.x8.mutable_data_ptr(),
+                static_cast<float*>(out.scale.mutable_data_ptr())},
+               stream_of(x.x8.get_device_index()));
+    return out;
+  };
+  if (chosen.way == Way::wide) {
+    const bool inside = l.ending.gated && chosen.gate == Gate::inside;
+    const wide::End end{w_scale, x.scale, bias, std::nullopt, inside ? l.ending.activation : Activation::none, inside};
+    return quantize(wide::product(l.weight, x.x8, m, end, l.dtype, chosen.variant), true, inside);
+  }
+  if (scaled_by_rows(l, m, chosen)) return quantize(dense_by_rows(x, m, l), true, false);
+  return quantize(raw_product(op, x.x8, l.weight, chosen, l.dense), false, false);
 }
 
 // Returns x [..., K] as the kernels need it: of 16 bits, contiguous and aligned.
@@ -181,6 +221,18 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
   return after_quantizing(op, quantized(rows, m, in_features), m, layer, chosen);
 }
 
+// Returns how many rows x in e4m3 has; throws unless they and their scales fit.
+int64_t quantized_rows(const char* op, const Tensor& x, const Tensor& x_scale, int64_t in_features, ScalarType dtype) {
+  SF_REQUIRE(x.scalar_type() == ScalarType::Float8_e4m3fn && x.dim() >= 1 && x.size(x.dim() - 1) == in_features &&
+                 in_features > 0,
+             op, "x must be float8_e4m3fn [..., " + std::to_string(in_features) + "], got " + words(x));
+  SF_REQUIRE(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op, "y must be bfloat16 or float16");
+  const int64_t m = x.numel() / in_features;
+  SF_REQUIRE(x_scale.scalar_type() == ScalarType::Float && x_scale.numel() == m, op,
+             "x_scale must be float32 with " + std::to_string(m) + " elements, got " + words(x_scale));
+  return m;
+}
+
 // The same for x in e4m3 and the scales of its rows, M of them: what torch.compile leaves of a layer when it fuses the
 // quantising with what produces x.
 Tensor linear_fp8_quantized(const Tensor& x, const Tensor& x_scale, const Tensor& values, const Tensor& positions,
@@ -189,19 +241,30 @@ Tensor linear_fp8_quantized(const Tensor& x, const Tensor& x_scale, const Tensor
                             std::optional<Tensor> dense) {
   constexpr const char* op = "linear_fp8_quantized";
   const OnDevice guard(x.get_device_index());
-  SF_REQUIRE(x.scalar_type() == ScalarType::Float8_e4m3fn && x.dim() >= 1 && x.size(x.dim() - 1) == in_features &&
-                 in_features > 0,
-             op, "x must be float8_e4m3fn [..., " + std::to_string(in_features) + "], got " + words(x));
-  SF_REQUIRE(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op, "y must be bfloat16 or float16");
-  const int64_t m = x.numel() / in_features, n = values.size(0);
-  SF_REQUIRE(x_scale.scalar_type() == ScalarType::Float && x_scale.numel() == m, op,
-             "x_scale must be float32 with " + std::to_string(m) + " elements, got " + words(x_scale));
+  const int64_t m = quantized_rows(op, x, x_scale, in_features, dtype), n = values.size(0);
   const Epilogue ending = epilogue_of(op, epilogue, n, residual.has_value());
   const Layer layer{{values, positions, in_features}, scales, std::move(bias), std::move(residual), std::move(dense),
                     ending, dtype};
   layer.check(op, sizes_with_last(x, n), x.get_device_index());
   const Route chosen = route_of(op, layer.weight, policy, m, layer.ending.gated);
   return after_quantizing(op, {usable(x), usable(x_scale)}, m, layer, chosen);
+}
+
+// The same for a layer that another one in fp8 follows: y in e4m3 and the scales of its rows.
+std::tuple<Tensor, Tensor> linear_fp8_requantized(const Tensor& x, const Tensor& x_scale, const Tensor& values,
+                                                  const Tensor& positions, const Tensor& scales,
+                                                  std::optional<Tensor> bias, int64_t in_features, std::string epilogue,
+                                                  ScalarType dtype, std::vector<int64_t> policy,
+                                                  std::optional<Tensor> dense) {
+  constexpr const char* op = "linear_fp8_requantized";
+  const OnDevice guard(x.get_device_index());
+  const int64_t m = quantized_rows(op, x, x_scale, in_features, dtype), n = values.size(0);
+  const Layer layer{{values, positions, in_features}, scales, std::move(bias), std::nullopt, std::move(dense),
+                    epilogue_of(op, epilogue, n, false), dtype};
+  layer.check(op, sizes_with_last(x, n), x.get_device_index());
+  const Route chosen = route_of(op, layer.weight, policy, m, layer.ending.gated);
+  const Quantized y = requantized(op, {usable(x), usable(x_scale)}, m, layer, chosen);
+  return {y.x8, y.scale};
 }
 
 // raw [..., N] · w_scale [N] · x_scale [M], all rows of raw: what a layer does after cuSPARSELt's product, for the tuner.
@@ -231,6 +294,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "linear_fp8_quantized(Tensor x, Tensor x_scale, Tensor values, Tensor positions, Tensor scales, Tensor? bias, "
       "Tensor? residual, int in_features, str epilogue, ScalarType out_dtype, int[] policy, Tensor? dense=None) -> Tensor");
+  m.def(
+      "linear_fp8_requantized(Tensor x, Tensor x_scale, Tensor values, Tensor positions, Tensor scales, Tensor? bias, "
+      "int in_features, str epilogue, ScalarType out_dtype, int[] policy, Tensor? dense=None) -> (Tensor y8, Tensor y_scale)");
   m.def("rescale_fp8(Tensor raw, Tensor x_scale, Tensor w_scale) -> Tensor");
 }
 
@@ -239,5 +305,6 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   m.impl("product_fp8", TORCH_BOX(&product_fp8));
   m.impl("linear_fp8_fused", TORCH_BOX(&linear_fp8));
   m.impl("linear_fp8_quantized", TORCH_BOX(&linear_fp8_quantized));
+  m.impl("linear_fp8_requantized", TORCH_BOX(&linear_fp8_requantized));
   m.impl("rescale_fp8", TORCH_BOX(&rescale_fp8));
 }

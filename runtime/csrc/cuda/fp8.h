@@ -34,4 +34,20 @@ struct Rescaled {
 };
 void rescale(const Rescaled& rescaled, void* stream);
 
+// y8 in e4m3 and y_scale [m]: the rows of y as above, rounded to 16 bits and quantised as by quantize_rows. Without scales raw is
+// scaled already and of the type of y. Rows of y are those that can_requantize() takes.
+struct Requantized {
+  int64_t m, n;
+  const void* raw;
+  const float *x_scale, *w_scale;  // or both null
+  const void* bias;                // or null
+  bool half;
+  Activation activation;
+  bool gated;
+  void* y8;
+  float* y_scale;
+};
+bool can_requantize(int64_t row);
+void requantize(const Requantized& requantized, void* stream);
+
 }  // namespace sparseflow::cuda

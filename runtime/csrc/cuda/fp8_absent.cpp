@@ -11,5 +11,9 @@ void quantize_rows(const Fp8Rows&, void*) {
 void rescale(const Rescaled&, void*) {
   throw std::runtime_error("sparseflow::linear_fp8: built without CUDA kernels");
 }
+bool can_requantize(int64_t) { return false; }
+void requantize(const Requantized&, void*) {
+  throw std::runtime_error("sparseflow::linear_fp8: built without CUDA kernels");
+}
 
 }  // namespace sparseflow::cuda

@@ -46,6 +46,8 @@ RECORDED = {
         "void at::native::(anonymous namespace)::CatArrayBatchedCopy<at::native::OpaqueType<2u>, 4, 64, 64>",
         "void sparseflow::cuda::(anonymous namespace)::gate_eights<sparseflow::cuda::skinny::Bf16>(Gated)",
         "void sparseflow::cuda::(anonymous namespace)::quantize<__nv_bfloat16, 256>(Fp8Rows)",
+        "void sparseflow::cuda::fp8_rows::quantize_held<skinny::Bf16, 8, Rows>(Rows)",
+        "void sparseflow::cuda::(anonymous namespace)::activate_eights<skinny::Bf16>(Activated)",
         "void sparseflow::cuda::(anonymous namespace)::finish<__nv_bfloat16>(Rescaled)",
         "aten::gelu",
         "aten::native_layer_norm",
