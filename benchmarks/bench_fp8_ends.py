@@ -2,9 +2,9 @@
 
 The products of the models of `_model_compute.py`, of rows that are quantised already: torch's dense product
 scaled by one number and by rows, cuSPARSELt's with and without the kernel that scales its result, and our
-kernel for many rows without an activation and with each. In microseconds, all in turn, as CUDA graphs over
-weights past the cache. Which algorithm and variant run is what the GPU's table has as the fastest at the
-nearest M.
+kernel for many rows without an activation and with each; both also with GELU and the result's quantising. In
+microseconds, all in turn, as CUDA graphs over weights past the cache. Which algorithm and variant run is what
+the GPU's table has as the fastest at the nearest M.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.runtime import fp8, gpu
+from sparseflow.runtime.fp8_between import linear_fp8_requantized
 from sparseflow.runtime.kernels import Choice
 from sparseflow.runtime.tuning import GpuMachine
 from sparseflow.runtime.tuning.gpu_table import lookup
@@ -50,6 +51,7 @@ def row(n: int, k: int, m: int, seconds: float) -> dict[str, Any]:
         run = functools.partial(_layer, layer, x8, of_x, of_w, choice)
         ends = ENDS if name == "wide" else ENDS[:1]
         sides |= {f"{name}_{end}": functools.partial(run, end) for end in ends}
+        sides[f"{name}_requantized"] = functools.partial(_requantized, layer, x8, of_x, of_w, choice)
     if "cusparselt" in chosen:
         sides["cusparselt_raw"] = functools.partial(_raw, layer, x8, chosen["cusparselt"])
     cuda: Any = torch.cuda  # torch's own annotations are incomplete here
@@ -82,6 +84,13 @@ def _layer(
     w, policy = layer.packed[copy], [1, choice.code]
     parts = (w.values, w.positions, of_w, None, None, w.in_features, end)
     y: Tensor = fp8.linear_fp8_quantized(x8, of_x, *parts, torch.bfloat16, policy)
+    return y
+
+
+def _requantized(layer: Layer, x8: Tensor, of_x: Tensor, of_w: Tensor, choice: Choice, copy: int) -> Tensor:
+    w, policy = layer.packed[copy], [1, choice.code]
+    parts = (w.values, w.positions, of_w, None, w.in_features, "gelu_tanh")
+    y: Tensor = linear_fp8_requantized(x8, of_x, *parts, torch.bfloat16, policy)[0]
     return y
 
 
