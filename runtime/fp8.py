@@ -47,8 +47,8 @@ SAMPLED = 1024
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 """The least scale of a row, whose reciprocal is finite: rows of zeros have it."""
 
-DENSE, SKINNY, WIDE = 0, 3, 5
-"""The codes of torch's product and of the own kernels for few and for many rows (csrc/common/kernels.h)."""
+DENSE, CUSPARSELT, SKINNY, WIDE = 0, 2, 3, 5
+"""The codes of torch's product, cuSPARSELt's and ours for few and for many rows (csrc/common/kernels.h)."""
 
 BY_ROWS = 512
 """From so many rows on torch's product applies both scales itself (csrc/cuda/fp8.cpp has the same number).

@@ -6,7 +6,8 @@
 is ``linear_fp8(linear_fp8(x, …), …)`` for many rows on CUDA: scales, bias, activation and gate of the first
 and the quantising of the second are one kernel that holds a row, ``csrc/cuda/requantize.cu``. Inductor's goes
 over long rows twice, or computes GELU by more instructions than the memory leaves time for.
-`execution/rows_between.py` forms them; both decompose while torch.compile traces.
+`execution/rows_between.py` forms them; both decompose while torch.compile traces. The CPU computes the same,
+for tests.
 """
 
 from __future__ import annotations
@@ -46,6 +47,23 @@ def _of_rows(x8: Tensor, x_scale: Tensor, *layer: Any) -> Tensor:
     return fp8.after_quantizing(x8, x_scale, *layer)
 
 
+def _portable(
+    x: Tensor,
+    x_scale: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    out_dtype: torch.dtype,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    layer = (values, positions, scales, bias, None, in_features, epilogue, out_dtype, policy, dense)
+    return fp8.quantize_rows(fp8.after_quantizing(x, x_scale, *layer))
+
+
 def _fake_requantized(
     x: Tensor,
     x_scale: Tensor,
@@ -75,6 +93,7 @@ def _fake_requantized(
 def _register() -> None:
     ops.LIBRARY.impl("linear_fp8_to_rows", _to_rows, "CompositeImplicitAutograd")
     ops.LIBRARY.impl("linear_fp8_of_rows", _of_rows, "CompositeImplicitAutograd")
+    ops.LIBRARY.impl("linear_fp8_requantized", _portable, "CPU")
     torch.library.register_fake(linear_fp8_requantized, _fake_requantized)
 
 

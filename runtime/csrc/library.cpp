@@ -56,6 +56,8 @@ STABLE_TORCH_LIBRARY(sparseflow, m) {
   m.def(
       "linear_fp8(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, Tensor? residual, "
       "int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
+  // x in e4m3 and the scales of its rows, as such layers quantise it.
+  m.def("quantize_rows_fp8(Tensor x) -> (Tensor x8, Tensor scale)");
   // Two of them, one after the other, of many rows on CUDA: runtime/fp8_between.py.
   m.def(
       "linear_fp8_to_rows(Tensor x, Tensor values, Tensor positions, Tensor scales, Tensor? bias, int in_features, "

@@ -13,6 +13,7 @@ from torch import fx
 
 from sparseflow.execution.by_inductor import compile_by_inductor
 from sparseflow.execution.cuda_graphs import CudaGraphs
+from sparseflow.execution.norms_held import hold_normed_rows
 from sparseflow.execution.persistent_rows import compile_with_whole_rows, quantizes
 from sparseflow.execution.rows_between import keep_rows_quantized
 from sparseflow.execution.self_recording import SelfRecording, waits_for_values
@@ -90,6 +91,7 @@ class Inductor:
         if quantizes(self.graph):
             run = compile_with_whole_rows
             keep_rows_quantized(graph)
+        hold_normed_rows(graph)
         compiled = run(graph, inputs, options)
         self.seconds.append(time.perf_counter() - start)
         return compiled
