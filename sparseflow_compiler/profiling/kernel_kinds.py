@@ -16,7 +16,7 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
     ("other", r"^mem(cpy|set)\b|^aten::_?local_scalar_dense"),
     (
         "elementwise",
-        r"^(void )?sparseflow::.*\b(gate_(eights|ones)|activate_eights|quantize(_held)?|finish)\b",
+        r"^(void )?sparseflow::.*\b(gate_(eights|ones)|activate_eights|quantize(_held)?|norm_held|finish)\b",
     ),
     # cuBLAS, CUTLASS, cuSPARSELt; ours, unpacking for a dense product included; inductor's templates.
     ("GEMM", r"nvjet|gemm|gemv|cutlass|xmma|cublas|splitk|cusparselt|^(void )?sparseflow::|triton_tem"),
