@@ -105,7 +105,7 @@ def started(args: argparse.Namespace, folder: Path, **given: Any) -> Any:
     """Start an engine with further options."""
     from vllm import LLM
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = dict(getattr(args, "engine_options", {}))
     longest = max(decoded(args), *(length for _, length in args.prompts))
     if args.tiny:
         options["enforce_eager"] = True
