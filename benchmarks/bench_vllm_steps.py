@@ -2,12 +2,12 @@
 
 Such a step has more rows than vLLM captures as a graph, so that the host launches every kernel. Dense and
 2:4, on the shape and with the made-up weights of bench_vllm.py, each in a process of its own; both start at
-once and are measured in turn. The scheduler doesn't run ahead, so that a step is timed whole. Prompts are up
-to 60 tokens longer than asked, by another amount each time, as rows of a server's steps differ. The first
-step of a kind is apart: who multiplies a number of rows first pays for what is loaded or built for it. `host`
-is the time in which the model's forward pass is launched, `device` that from its first kernel to its last.
-With `--profile` torch's profiler says what one step consists of. `--tiny` runs a small shape on the CPU, as a
-test of the script.
+once and are measured in turn. The scheduler runs ahead only with `--ahead`, as a server's does; without it a
+step is timed whole. Prompts are up to 60 tokens longer than asked, by another amount each time, as rows of a
+server's steps differ. The first step of a kind is apart: who multiplies a number of rows first pays for what
+is loaded or built for it. `host` is the time in which the model's forward pass is launched, `device` that
+from its first kernel to its last. With `--profile` torch's profiler says what one step consists of. `--tiny`
+runs a small shape on the CPU, as a test of the script.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIDES = {"2:4": ("dense", "2:4"), "2:4-fp8": ("dense-fp8", "2:4-fp8")}
 """The engines that are compared, by our layers' format."""
 
 CAPTURED = [1, 2, 4, *range(8, 65, 8)]
-"""The sizes of CUDA graphs, as in bench_serve.py."""
+"""The sizes of CUDA graphs, as in bench_serve.py; the last is of so many sequences."""
 
 STARTING = 0.8
 """The share of the limit in which engines start."""
@@ -56,9 +56,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=["512+0", "512+8", "512+32", "512+63", "1024+32", "2048+0"],
         help="PROMPT+DECODES of each step",
     )
+    parser.add_argument("--captured", nargs="+", type=int, default=[], help="further sizes of CUDA graphs")
     parser.add_argument("--context", type=int, default=200, help="tokens before the decoded ones")
     parser.add_argument("--repeats", type=int, default=12, help="steps of each kind in a round")
     parser.add_argument("--rounds", type=int, default=2, help="of each engine")
+    parser.add_argument(
+        "--ahead", action="store_true", help="let the scheduler run a step ahead, as a server's"
+    )
     parser.add_argument("--policy", choices=("auto", "sparse"), default="auto", help="of our layers")
     parser.add_argument("--limit", type=float, default=150, help="seconds for all of it")
     parser.add_argument("--profile", type=Path, help="folder for tables of what a step consists of")
@@ -73,7 +77,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args.batches, args.apart = [1, 2] if args.tiny else CAPTURED, False
     args.prompts = [(1, length + SPREAD) for length, _ in args.cases] + ([] if args.tiny else [(4, 2048)])
     args.steps = SETTLE + 2 * args.repeats + 8
-    args.engine_options = {"async_scheduling": False}
+    args.engine_options = {} if args.ahead else {"async_scheduling": False}
+    if not args.tiny:
+        args.engine_options["compilation_config"] = {"cudagraph_capture_sizes": [*CAPTURED, *args.captured]}
     return args
 
 
@@ -154,7 +160,7 @@ def write(sides: Sequence[Side], args: argparse.Namespace) -> Path:
     head = _measure.meta(
         device,
         vllm=vllm.__version__,
-        captured=args.batches,
+        captured=[*args.batches, *args.captured],
         context=args.context,
         spread=SPREAD,
         rounds={side.name: len([found for found in side.rounds if "cases" in found]) for side in sides},
