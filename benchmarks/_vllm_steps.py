@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,26 +123,36 @@ def case(args: argparse.Namespace, llm: Any, forward: Forward, length: int, deco
 
 
 def profile(args: argparse.Namespace, llm: Any, forward: Forward, path: Path) -> dict[str, Any]:
-    """Write tables of what the host and the device do in one step of the first case that decodes."""
+    """Write tables of a step of the first case that decodes, and of one that only decodes."""
+    length, decodes = next((pair for pair in args.cases if pair[1]), args.cases[0])
+    begin_decoding(llm, decodes, args.context, args.steps)
+    mixed = profiled(lambda: mixed_step(llm, forward, length))
+    alone = profiled(llm.llm_engine.step) if decodes else []
+    drain(llm)
+    headings = [f"{args.side}: a prompt of {length} beside {decodes}", f"{args.side}: {decodes} alone"]
+    parts = [
+        text for heading, tables in zip(headings, (mixed, alone), strict=True) for text in (heading, *tables)
+    ]
+    path.write_text("\n\n".join(parts))
+    return {"profile": path.name}
+
+
+def profiled(call: Callable[[], object]) -> list[str]:
+    """Return the profiler's tables of a call, by the host's time and by the device's."""
     import torch
     from torch.profiler import ProfilerActivity
 
-    length, decodes = next((pair for pair in args.cases if pair[1]), args.cases[0])
-    activities = [ProfilerActivity.CPU]
+    activities = {ProfilerActivity.CPU: "self_cpu_time_total"}
     if torch.cuda.is_available():
-        activities.append(ProfilerActivity.CUDA)
-    begin_decoding(llm, decodes, args.context, args.steps)
+        activities[ProfilerActivity.CUDA] = "self_cuda_time_total"
     for _ in range(2):  # the first pays for the profiler's own start
-        with torch.profiler.profile(activities=activities) as profiler:
-            timed = mixed_step(llm, forward, length)
-    drain(llm)
-    events, orders = profiler.key_averages(), ("self_cpu_time_total", "self_cuda_time_total")
-    tables = [
-        events.table(sort_by=order, row_limit=45, max_name_column_width=70)
-        for order in orders[: len(activities)]
+        with torch.profiler.profile(activities=list(activities)) as profiler:
+            call()
+            synchronize()
+    events = profiler.key_averages()
+    return [
+        events.table(sort_by=order, row_limit=45, max_name_column_width=90) for order in activities.values()
     ]
-    path.write_text("\n".join([f"{args.side}, {length} + {decodes}: {timed}", *tables]))
-    return timed
 
 
 def main(argv: list[str]) -> int:

@@ -79,3 +79,14 @@ def test_the_first_step_is_no_part_of_the_median(args) -> None:
     assert (row["ours_first_ms"], row["ours_ms"], row["ours_host_ms"]) == (99, 11.5, 5.75)
     assert (row["ours_built_first"], row["ours_built"], row["ours_device_ms"]) == (1, 1, None)
     assert "2.00×" in bench.table([row])
+
+
+def test_a_profile_has_the_step_with_a_prompt_and_the_one_without(args, tmp_path) -> None:
+    engine, args.side = Recorded(budget=8192), "dense"
+    llm, forward = SimpleNamespace(llm_engine=engine), steps.Forward(engine.model)
+    steps.profile(args, llm, forward, tmp_path / "steps.txt")
+    text = (tmp_path / "steps.txt").read_text()
+    assert "a prompt of 512 beside 63" in text
+    assert "63 alone" in text
+    assert text.count("aten::add") >= 2
+    assert not engine.has_unfinished_requests()
