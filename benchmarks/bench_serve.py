@@ -39,6 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--captured", nargs="+", type=int, default=[], help="sizes of CUDA graphs beyond the sequences"
     )
+    parser.add_argument("--budget", type=int, help="tokens of a step at most; vLLM's own by default")
     parser.add_argument("--rate", nargs="+", type=float, default=[], help="requests a second")
     parser.add_argument(
         "--format", choices=("2:4", "2:4-fp8"), default="2:4", help="of our layers; dense has its bits"
@@ -89,6 +90,7 @@ def provide_entry_point(folder: Path) -> None:
 def options(args: argparse.Namespace) -> list[str]:
     """Return what both servers are given."""
     size = ["--max-model-len", str(args.prompt + args.answer + 16), "--max-num-seqs", str(args.sequences)]
+    size += ["--max-num-batched-tokens", str(args.budget)] if args.budget else []
     kind = (
         ["--dtype", "float32", "--enforce-eager"] if args.tiny else ["--dtype", "bfloat16", *captured(args)]
     )
@@ -126,6 +128,7 @@ def write(rows: list[dict[str, Any]], sides: tuple[Contender, Contender], plan: 
         sequences=args.sequences,
         stream_interval=args.interval,
         captured=args.captured,
+        budget=args.budget,
         gpus={each.side: each.gpu for each in sides},
         servers="at once, measured in turn" if at_once(*sides) else "one after the other",
         each=[
