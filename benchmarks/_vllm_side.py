@@ -125,7 +125,7 @@ def started(args: argparse.Namespace, folder: Path, **given: Any) -> Any:
         enable_prefix_caching=False,
         max_model_len=longest + 1,
         max_num_batched_tokens=max(budget(args), longest),
-        **{"max_num_seqs": max(args.batches), **options, **given},
+        **{"max_num_seqs": max(args.batches), **options, **getattr(args, "engine_options", {}), **given},
     )
 
 

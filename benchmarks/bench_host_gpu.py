@@ -194,7 +194,7 @@ def main(argv: list[str]) -> int:
     gpu.require()
     dtypes = (torch.bfloat16, torch.float16)
     with torch.inference_mode():
-        rows = [host_cost(dtype, m) for dtype in dtypes for m in (8, 1024, 3)]
+        rows = [host_cost(dtype, m) for dtype in dtypes for m in (8, 1024, 520, 3)]
         rows += [unseen(dtype) for dtype in dtypes]
         for dtype in dtypes if args.stalls else ():
             print(f"where the slowest first calls in {dtype} spend their time:", *stalls(dtype), sep="\n  ")

@@ -36,6 +36,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=512, help="tokens of each prompt")
     parser.add_argument("--answer", type=int, default=256, help="tokens of each answer")
     parser.add_argument("--sequences", type=int, default=64, help="at a time in a server, at most")
+    parser.add_argument(
+        "--captured", nargs="+", type=int, default=[], help="sizes of CUDA graphs beyond the sequences"
+    )
+    parser.add_argument("--budget", type=int, help="tokens of a step at most; vLLM's own by default")
     parser.add_argument("--rate", nargs="+", type=float, default=[], help="requests a second")
     parser.add_argument(
         "--format", choices=("2:4", "2:4-fp8"), default="2:4", help="of our layers; dense has its bits"
@@ -86,6 +90,7 @@ def provide_entry_point(folder: Path) -> None:
 def options(args: argparse.Namespace) -> list[str]:
     """Return what both servers are given."""
     size = ["--max-model-len", str(args.prompt + args.answer + 16), "--max-num-seqs", str(args.sequences)]
+    size += ["--max-num-batched-tokens", str(args.budget)] if args.budget else []
     kind = (
         ["--dtype", "float32", "--enforce-eager"] if args.tiny else ["--dtype", "bfloat16", *captured(args)]
     )
@@ -96,8 +101,8 @@ def options(args: argparse.Namespace) -> list[str]:
 
 
 def captured(args: argparse.Namespace) -> list[str]:
-    """Return the option with the sizes of CUDA graphs: as vLLM's own, but none beyond the sequences."""
-    sizes = [1, 2, 4, *range(8, args.sequences + 1, 8)]
+    """Return the option with the sizes of CUDA graphs: vLLM's up to the sequences, and those asked for."""
+    sizes = [1, 2, 4, *range(8, args.sequences + 1, 8), *args.captured]
     return ["--compilation-config", json.dumps({"cudagraph_capture_sizes": sizes})]
 
 
@@ -122,6 +127,8 @@ def write(rows: list[dict[str, Any]], sides: tuple[Contender, Contender], plan: 
         format=args.format,
         sequences=args.sequences,
         stream_interval=args.interval,
+        captured=args.captured,
+        budget=args.budget,
         gpus={each.side: each.gpu for each in sides},
         servers="at once, measured in turn" if at_once(*sides) else "one after the other",
         each=[

@@ -41,13 +41,16 @@ class Side:
         failure: why it does no more; empty while it does.
     """
 
+    script = "_vllm_side.py"
+    """What its process runs."""
+
     def __init__(self, name: str, args: argparse.Namespace, folder: Path, gpu: str | None) -> None:
         self.name, self.gpu, self.about, self.failure = name, gpu, dict[str, Any](), ""
         self.rounds: list[Found] = []
         self._log = (args.logs or folder) / f"{name.replace(':', '')}.log"
         options = {**vars(args), "side": name, "folder": str(folder), "gpu": gpu, "results": None}
         options["logs"] = None
-        script = Path(__file__).with_name("_vllm_side.py")
+        script = Path(__file__).with_name(self.script)
         self._process = subprocess.Popen(
             [sys.executable, str(script), json.dumps(options)],
             stdin=subprocess.PIPE,
@@ -59,11 +62,11 @@ class Side:
         """Wait until it has started."""
         self.about = self._answer(seconds) or {}
 
-    def run(self, seconds: float) -> None:
-        """Have it measure once."""
+    def run(self, seconds: float, order: str = "") -> None:
+        """Have it measure once, or do what its script calls by another name."""
         assert self._process.stdin is not None, "piped"
         try:
-            self._process.stdin.write(b"\n")
+            self._process.stdin.write(f"{order}\n".encode())
             self._process.stdin.flush()
         except OSError:  # it ended since; the answer says so
             pass
@@ -130,12 +133,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def started(names: Sequence[str], args: argparse.Namespace, folder: Path) -> Iterator[list[Side]]:
+def started(
+    names: Sequence[str], args: argparse.Namespace, folder: Path, kind: type[Side] = Side
+) -> Iterator[list[Side]]:
     """Run engines side by side."""
     sides: list[Side] = []
     try:
         gpus = [] if args.tiny or args.apart else visible_gpus()
-        sides += [Side(name, args, folder, gpu_of(place, gpus)) for place, name in enumerate(names)]
+        sides += [kind(name, args, folder, gpu_of(place, gpus)) for place, name in enumerate(names)]
         end = time.monotonic() + args.limit
         for side in sides:
             side.wait(end - time.monotonic())

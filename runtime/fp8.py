@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,7 @@ linear_fp8 = torch.ops.sparseflow.linear_fp8.default
 product_fp8 = torch.ops.sparseflow.product_fp8.default
 linear_fp8_fused = torch.ops.sparseflow.linear_fp8_fused.default
 linear_fp8_quantized = torch.ops.sparseflow.linear_fp8_quantized.default
+linear_fp8_both = torch.ops.sparseflow.linear_fp8_both.default
 
 _EPILOGUES = ("none", *epilogues.ACTIVATIONS, *(f"{name}_gated" for name in epilogues.ACTIVATIONS))
 
@@ -211,6 +213,31 @@ def after_quantizing(
     return rescale(raw, x_scale, scales, bias, epilogue, residual).to(out_dtype)
 
 
+def linear_fp8_after_norm(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    in_features: int,
+    epilogue: str,
+    policy: list[int],
+    dense: Tensor | None = None,
+) -> Tensor:
+    """Run ``linear_fp8_fused`` where inductor makes x by a reduction of its rows, as a norm does.
+
+    A program that torch.compile makes for every M has rows in both forms then, from one kernel: those routes
+    that multiply e4m3 need none of their own to quantise.
+    """
+    rest = (values, positions, scales, bias, residual, in_features, epilogue, policy, dense)
+    if not torch.compiler.is_compiling():
+        fused: Tensor = linear_fp8_fused(x, *rest)
+        return fused
+    y: Tensor = linear_fp8_both(x, *quantize_rows(x), *rest)
+    return y
+
+
 def scaled_by_rows(x8: Tensor, out_dtype: torch.dtype) -> bool:
     """Return whether torch's product applies the scales of x's rows and of W's in its end."""
     return x8.is_cuda and out_dtype == torch.bfloat16 and math.prod(x8.shape[:-1]) >= BY_ROWS
@@ -329,6 +356,14 @@ def _fake_quantized(
     return y.new_empty(y.shape, dtype=out_dtype)
 
 
+def _fake_both(x: Tensor, x8: Tensor, x_scale: Tensor, *rest: Any) -> Tensor:
+    ops.check(
+        x8.shape == x.shape and x8.dtype == E4M3,
+        lambda: f"sparseflow::linear_fp8_both: x8 must be x in {E4M3}, got {list(x8.shape)} in {x8.dtype}",
+    )
+    return _fake_fused(x, *rest)
+
+
 def _autocast(device_type: str, keyset: object, x: Tensor, *args: object) -> Tensor:
     """Cast x, bias and residual to the autocast dtype, as for ``F.linear``; the weight stays as it is."""
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
@@ -349,6 +384,7 @@ def _register() -> None:
     # Gradients were refused by linear_fp8, which nothing but this calls.
     torch.library.register_fake(linear_fp8_fused, _fake_fused)
     torch.library.register_fake(linear_fp8_quantized, _fake_quantized)
+    torch.library.register_fake(linear_fp8_both, _fake_both)
     for device_type in ("cpu", "cuda"):
         cast = functools.partial(_autocast, device_type)
         library.impl("linear_fp8", cast, f"Autocast{device_type.upper()}", with_keyset=True)

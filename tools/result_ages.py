@@ -78,6 +78,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "skinny_h200": GPU,
     "vllm_columns_h200": ("runtime/csrc/cuda", "sparseflow_compiler/integrations/vllm"),
     "vllm_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
+    "vllm_steps_fp8_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
+    "vllm_steps_h200": (*GPU, "sparseflow_compiler/integrations/vllm"),
     "vllm_load_h200": ("sparseflow_compiler/integrations/vllm",),
     "wide_h200": ("runtime/csrc/cuda/wide",),
 }

@@ -48,6 +48,7 @@ def written(
     seconds: float,
     seed: int,
     generate: Any = None,
+    temperature: float = 1.0,
 ) -> tuple[list[Tensor], dict[str, Any]]:
     """Return rows ``[length]`` that the model writes (by `generate` or its own), their tokens and seconds.
 
@@ -63,7 +64,7 @@ def written(
         nonlocal counted
         counted = counted or time.monotonic()
 
-    sources = Sources(model, tokenizer, None, 0.5, length, generate)
+    sources = Sources(model, tokenizer, None, 0.5, length, generate, temperature)
     torch.manual_seed(seed)
     found = sources.collect(tokens, left, after_round)
     assert isinstance(found, Rows)

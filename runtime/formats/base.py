@@ -105,7 +105,9 @@ class Format(ABC):
         """The operator; the first access imports the module that registers it."""
         return _operator(self)
 
-    def traced_op(self, device_type: str, policy: Sequence[int]) -> Callable[..., Tensor]:
+    def traced_op(
+        self, device_type: str, policy: Sequence[int], *, normed: bool = False
+    ) -> Callable[..., Tensor]:
         """Return the operator for a program that torch.compile makes for every M at once.
 
         It differs from `op` where that decomposes while it is traced, and a policy has for few rows what only
@@ -114,6 +116,7 @@ class Format(ABC):
         Args:
             device_type: where it runs.
             policy: the operator's argument.
+            normed: whether a norm makes what the layer reads.
         """
         return self.op
 

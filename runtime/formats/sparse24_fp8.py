@@ -54,16 +54,21 @@ class Sparse24Fp8(TwoOfFour):
         """Import the Python module that registers the operator."""
         import sparseflow.runtime.fp8  # noqa: F401  registers linear_fp8
 
-    def traced_op(self, device_type: str, policy: Sequence[int]) -> Callable[..., Tensor]:
+    def traced_op(
+        self, device_type: str, policy: Sequence[int], *, normed: bool = False
+    ) -> Callable[..., Tensor]:
         """Return ``linear_fp8_fused`` on CUDA if the policy has an own kernel: for few or for many rows.
 
-        The one takes rows in 16 bits, the other scales its result. Otherwise the scaling of rows is better
-        left to inductor, which fuses it with the layers around.
+        The one takes rows in 16 bits, the other scales its result. After a norm inductor makes them in both
+        forms. Without such kernels the scaling of rows is better left to inductor, which fuses it with the
+        layers around.
         """
         from sparseflow.runtime import fp8
 
         own = any(code & 255 in (fp8.SKINNY, fp8.WIDE) for code in policy[1::2])
-        return fp8.linear_fp8_fused if own and device_type == "cuda" else fp8.linear_fp8
+        if not own or device_type != "cuda":
+            return fp8.linear_fp8
+        return fp8.linear_fp8_after_norm if normed else fp8.linear_fp8_fused
 
     def pack(self, weight: Tensor) -> Tensors:
         """Pack, then quantise each row; N and K are at least 1."""

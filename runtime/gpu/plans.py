@@ -71,6 +71,20 @@ def prepare(
     return count
 
 
+def rows_of_plans(largest: int, dtype: torch.dtype) -> list[int]:
+    """Return a number of rows for every plan that serves up to so many: the most that each serves of them.
+
+    Args:
+        largest: the most rows that any call has.
+        dtype: of the weight's values.
+    """
+    found: list[int] = []
+    while not found or found[-1] < largest:
+        first = found[-1] + 1 if found else 1
+        found.append(min(largest, torch.ops.sparseflow.plan_rows(first, dtype)))
+    return found
+
+
 def path(
     weight: Weight,
     m: int,

@@ -23,6 +23,7 @@ from sparseflow.finetune.recovery_report import RecoverReport, Stop
 from sparseflow.finetune.recovery_run import Clock, Recovery, full_precision, saved_rows
 from sparseflow.finetune.recovery_text import Batches, Data, Sources, Text
 from sparseflow.finetune.student import Pair
+from sparseflow.finetune.teacher_states import TeacherStates
 from sparseflow.integrations.transformers.argument_names import generates
 from sparseflow.integrations.transformers.models import own_tokenizer
 from sparseflow.integrations.transformers.own_text import Generate
@@ -210,6 +211,8 @@ def _run(
     objective = options.objective or (Objective(kl=1.0) if generates(dense) else None)
     pair = Pair(model, dense, objective, autocast)
     made = make_optimizer(options.optimizer, learning, lr)
+    with pair.precision():
+        states = TeacherStates.of(dense, data, objective, _free_memory(device))
     return Recovery(
         pair,
         masks,
@@ -223,6 +226,7 @@ def _run(
         options.seed,
         file,
         _why_unrecorded(data, options),
+        states,
     )
 
 
@@ -293,6 +297,8 @@ def _report(run: Recovery, options: RecoverOptions, left_out: int) -> RecoverRep
     notes = list(data.notes)
     if run.recorded.refusal and device_of(run.student).type == "cuda":
         notes.append(f"Steps ran kernel by kernel, not as a CUDA graph: {run.recorded.refusal}.")
+    if isinstance(run.states, str) and run.states:
+        notes.append(f"The dense model ran over rows that it had read before: {run.states}.")
     if at.best >= at.looks[0].loss:
         notes.append("Training gained nothing on held-out text: the model has the weights that it had.")
     return RecoverReport(

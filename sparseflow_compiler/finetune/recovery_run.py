@@ -22,6 +22,7 @@ from sparseflow.finetune.recovery_checkpoint import RecoveryFile
 from sparseflow.finetune.recovery_report import Look, Stop
 from sparseflow.finetune.recovery_text import Data, Rows
 from sparseflow.finetune.student import Pair
+from sparseflow.finetune.teacher_states import TeacherStates
 from sparseflow.pruning.calibration import Call, moved
 from sparseflow.runtime.calling.inference import device_of
 from sparseflow.runtime.calling.recorded_step import RecordedStep
@@ -103,6 +104,7 @@ class Recovery:
         seed: of the order.
         file: to save to, or None.
         unrecorded: why steps are not to be recorded as a CUDA graph; empty if they are.
+        states: the teacher's of each row, or why it runs over every batch.
         at: how far it is.
         best_state: the parameters of the best look, on the CPU.
     """
@@ -119,6 +121,7 @@ class Recovery:
     seed: int
     file: RecoveryFile | None
     unrecorded: str = ""
+    states: TeacherStates | str = ""
     at: Progress = field(default_factory=Progress)
     best_state: dict[str, Tensor] = field(default_factory=dict)
 
@@ -212,17 +215,26 @@ class Recovery:
         """Update the student by one batch and return the loss before."""
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
             set_rate(group, lr * factor)
-        device, parts = device_of(self.student), self.batch // self.micro
-        calls = [self.data.training(places) for places in _parts(self._places(), parts)]
+        device, parts = device_of(self.student), _parts(self._places(), self.batch // self.micro)
+        calls = [self.data.training(places) for places in parts]
         self.at.tokens += sum(map(_tokens, calls))
-        return self.recorded(*(moved(call, device) for call in calls))
+        calls = [moved(call, device) for call in calls]
+        return self.recorded(*zip(calls, self._taught(parts, calls), strict=True))
 
-    def _update(self, *calls: Call) -> Tensor:
-        """Update the student by the parts of a batch and return the loss before."""
+    def _taught(self, parts: Sequence[Sequence[int]], calls: Sequence[Call]) -> list[Tensor | None]:
+        """Return the teacher's states of each part of a batch; None where it runs in the step."""
+        if isinstance(self.states, str):
+            return [None] * len(calls)
+        ids = [cast(Tensor, kwargs["input_ids"]) for _, kwargs in calls]
+        with self.pair.precision():
+            return [self.states.read(*part) for part in zip(parts, ids, strict=True)]
+
+    def _update(self, *parts: tuple[Call, Tensor | None]) -> Tensor:
+        """Update the student by the parts of a batch, with the teacher's states; return the loss before."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device_of(self.student))
-        for call in calls:
-            loss = self.pair.loss(call) / len(calls)
+        for call, states in parts:
+            loss = self.pair.loss(call, states) / len(parts)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.grad is not None], 1.0)

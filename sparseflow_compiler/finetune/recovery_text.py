@@ -164,6 +164,7 @@ class Sources:
         share: of the user's text among all.
         length: tokens in a row.
         generate: as for `continued`, or None.
+        temperature: as for `TextWriter`.
     """
 
     dense: nn.Module
@@ -172,6 +173,7 @@ class Sources:
     share: float
     length: int
     generate: Generate | None
+    temperature: float = 1.0
 
     def collect(self, tokens: int | None, left: Callable[[], float], step: Step) -> Data:
         """Return the user's text, and what the model writes beside it.
@@ -220,7 +222,7 @@ class Sources:
     def _writer(self, tokens: int | None) -> Writer:
         if self._decodes:
             model = cast("PreTrainedModel", self.dense)
-            return TextWriter(model, self.tokenizer, self.length, self.generate, tokens)
+            return TextWriter(model, self.tokenizer, self.length, self.generate, tokens, self.temperature)
         config = getattr(self.dense, "config", None)
         if not getattr(config, "vocab_size", 0) or getattr(config, "is_encoder_decoder", False):
             raise ArgumentError(

@@ -35,3 +35,23 @@ def test_a_bf16_model_writes_and_comes_closer(masters, tmp_path):
     assert report.after < report.before
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert all(torch.equal(p == 0, zeros[n]) for n, p in model.named_parameters() if n in report.masked)
+
+
+def test_the_teacher_runs_once_over_a_row_beside_recorded_steps(monkeypatch):
+    from sparseflow.finetune import teacher_states
+
+    torch.manual_seed(0)
+    dense = zoo.sharp(zoo.text_model("llama")).to("cuda", torch.bfloat16)
+    text = torch.randint(3, zoo.VOCABULARY, (640,))
+    found = {}
+    for share in (4, 10**12):
+        monkeypatch.setattr(teacher_states, "SHARE", share)
+        model = copy.deepcopy(dense)
+        sf.prune(model)
+        given = {"text": text, "text_share": 1.0, "steps": 30, "length": 32, "batch": 4, "lr": 3e-3}
+        found[share] = sf.recover(model, dense, 2.0, **given, progress=False)
+    kept, plain = found.values()
+    assert kept.after < kept.before
+    assert kept.after == pytest.approx(plain.after, rel=0.02)
+    assert not any("kernel by kernel" in note for note in kept.notes)
+    assert "read before" in plain.notes[-1]

@@ -130,6 +130,42 @@ def test_quantised_rows_take_every_route(policy):
     torch.library.opcheck(fp8.linear_fp8_quantized, (*args, torch.float16, policy), test_utils=CHECKS)
 
 
+@pytest.mark.parametrize("policy", [policy_of(0), [1, Choice("skinny").code], [1, 0], [1, 1]])
+@pytest.mark.parametrize("epilogue", ["none", "silu_gated"])
+def test_rows_in_both_forms_take_every_route(policy, epilogue):
+    weight = pack(pruned(256, 512, torch.bfloat16), "2:4-fp8")
+    x, bias = inputs(70, 512, torch.bfloat16), inputs(1, 256, torch.bfloat16)[0]
+    rest = (weight.values, weight.positions, weight.scales, bias, None, 512, epilogue, policy)
+    args = (x, *fp8.quantize_rows(x), *rest)
+    gpu.prepare(weight, [70], policy)
+    assert error(fp8.linear_fp8_both(*args), fp8.linear_fp8_fused(x, *rest)) < BOUND
+    torch.library.opcheck(fp8.linear_fp8_both, args, test_utils=CHECKS)
+
+
+def test_a_kernel_for_few_rows_takes_them_as_they_are():
+    weight = pack(pruned(256, 512, torch.bfloat16), "2:4-fp8")
+    x, few = inputs(8, 512, torch.bfloat16), [1, Choice("skinny").code]
+    x8, scale = fp8.quantize_rows(torch.zeros_like(x))  # which only the other routes read
+    rest = (weight.values, weight.positions, weight.scales, None, None, 512, "none", few)
+    assert torch.equal(fp8.linear_fp8_both(x, x8, scale, *rest), fp8.linear_fp8_fused(x, *rest))
+
+
+@pytest.mark.parametrize("m", [8, 96])
+def test_a_compiled_layer_after_a_norm_serves_every_number_of_rows(m):
+    weight = pack(pruned(256, 512, torch.bfloat16), "2:4-fp8")
+    policy = [1, Choice("skinny").code, 65, Choice("wide").code]
+    rest = (weight.values, weight.positions, weight.scales, None, None, 512, "none", policy)
+
+    def layer(x):
+        return fp8.linear_fp8_after_norm(torch.nn.functional.rms_norm(x, (512,)), *rest)
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    compiled(inputs(40, 512, torch.bfloat16))
+    x = inputs(m, 512, torch.bfloat16)
+    # The kernel for few rows doesn't round them to e4m3.
+    assert error(compiled(x), reference(torch.nn.functional.rms_norm(x, (512,)), weight)) < 4e-2
+
+
 def test_a_compiled_layer_fuses_the_quantising():
     weight = pack(pruned(256, 512, torch.bfloat16), "2:4-fp8")
     x = inputs(96, 512, torch.bfloat16)

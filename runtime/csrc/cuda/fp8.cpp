@@ -221,13 +221,11 @@ Tensor linear_fp8(const Tensor& x, const Tensor& values, const Tensor& positions
   return after_quantizing(op, quantized(rows, m, in_features), m, layer, chosen);
 }
 
-// Returns how many rows x in e4m3 has; throws unless they and their scales fit.
-int64_t quantized_rows(const char* op, const Tensor& x, const Tensor& x_scale, int64_t in_features, ScalarType dtype) {
-  SF_REQUIRE(x.scalar_type() == ScalarType::Float8_e4m3fn && x.dim() >= 1 && x.size(x.dim() - 1) == in_features &&
-                 in_features > 0,
-             op, "x must be float8_e4m3fn [..., " + std::to_string(in_features) + "], got " + words(x));
-  SF_REQUIRE(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op, "y must be bfloat16 or float16");
-  const int64_t m = x.numel() / in_features;
+// Throws unless x8 [..., K] and its scales, one a row, can be multiplied. Returns the rows.
+int64_t rows_in_e4m3(const char* op, const Tensor& x8, const Tensor& x_scale, int64_t k) {
+  SF_REQUIRE(x8.scalar_type() == ScalarType::Float8_e4m3fn && x8.dim() >= 1 && x8.size(x8.dim() - 1) == k && k > 0, op,
+             "x must be float8_e4m3fn [..., " + std::to_string(k) + "], got " + words(x8));
+  const int64_t m = x8.numel() / k;
   SF_REQUIRE(x_scale.scalar_type() == ScalarType::Float && x_scale.numel() == m, op,
              "x_scale must be float32 with " + std::to_string(m) + " elements, got " + words(x_scale));
   return m;
@@ -241,7 +239,8 @@ Tensor linear_fp8_quantized(const Tensor& x, const Tensor& x_scale, const Tensor
                             std::optional<Tensor> dense) {
   constexpr const char* op = "linear_fp8_quantized";
   const OnDevice guard(x.get_device_index());
-  const int64_t m = quantized_rows(op, x, x_scale, in_features, dtype), n = values.size(0);
+  const int64_t m = rows_in_e4m3(op, x, x_scale, in_features), n = values.size(0);
+  SF_REQUIRE(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op, "y must be bfloat16 or float16");
   const Epilogue ending = epilogue_of(op, epilogue, n, residual.has_value());
   const Layer layer{{values, positions, in_features}, scales, std::move(bias), std::move(residual), std::move(dense),
                     ending, dtype};
@@ -258,13 +257,36 @@ std::tuple<Tensor, Tensor> linear_fp8_requantized(const Tensor& x, const Tensor&
                                                   std::optional<Tensor> dense) {
   constexpr const char* op = "linear_fp8_requantized";
   const OnDevice guard(x.get_device_index());
-  const int64_t m = quantized_rows(op, x, x_scale, in_features, dtype), n = values.size(0);
+  const int64_t m = rows_in_e4m3(op, x, x_scale, in_features), n = values.size(0);
+  SF_REQUIRE(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op, "y must be bfloat16 or float16");
   const Layer layer{{values, positions, in_features}, scales, std::move(bias), std::nullopt, std::move(dense),
                     epilogue_of(op, epilogue, n, false), dtype};
   layer.check(op, sizes_with_last(x, n), x.get_device_index());
   const Route chosen = route_of(op, layer.weight, policy, m, layer.ending.gated);
   const Quantized y = requantized(op, {usable(x), usable(x_scale)}, m, layer, chosen);
   return {y.x8, y.scale};
+}
+
+// The same for x both in 16 bits and in e4m3: a program for all numbers of rows has both from the kernel that makes x,
+// and each route takes the one that it multiplies.
+Tensor linear_fp8_both(const Tensor& x, const Tensor& x8, const Tensor& x_scale, const Tensor& values,
+                       const Tensor& positions, const Tensor& scales, std::optional<Tensor> bias,
+                       std::optional<Tensor> residual, int64_t in_features, std::string epilogue,
+                       std::vector<int64_t> policy, std::optional<Tensor> dense) {
+  constexpr const char* op = "linear_fp8_both";
+  const OnDevice guard(x.get_device_index());
+  const Tensor rows = rows_of(op, x, in_features);
+  const int64_t m = rows_in_e4m3(op, x8, x_scale, in_features), n = values.size(0);
+  SF_REQUIRE(rows.numel() == x8.numel() && x8.get_device_index() == rows.get_device_index(), op,
+             "x and x8 must be the same rows, got " + words(x) + " and " + words(x8));
+  const Epilogue ending = epilogue_of(op, epilogue, n, residual.has_value());
+  const Layer layer{{values, positions, in_features}, scales, std::move(bias), std::move(residual), std::move(dense),
+                    ending, x.scalar_type()};
+  layer.check(op, sizes_with_last(x, n), rows.get_device_index());
+  const Route chosen = route_of(op, layer.weight, policy, m, layer.ending.gated);
+  if (by_skinny(chosen))
+    return whole_by_skinny(op, rows, layer.weight, scales, layer.bias, layer.residual, layer.ending, chosen);
+  return after_quantizing(op, {usable(x8), usable(x_scale)}, m, layer, chosen);
 }
 
 // raw [..., N] · w_scale [N] · x_scale [M], all rows of raw: what a layer does after cuSPARSELt's product, for the tuner.
@@ -297,6 +319,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "linear_fp8_requantized(Tensor x, Tensor x_scale, Tensor values, Tensor positions, Tensor scales, Tensor? bias, "
       "int in_features, str epilogue, ScalarType out_dtype, int[] policy, Tensor? dense=None) -> (Tensor y8, Tensor y_scale)");
+  m.def(
+      "linear_fp8_both(Tensor x, Tensor x8, Tensor x_scale, Tensor values, Tensor positions, Tensor scales, "
+      "Tensor? bias, Tensor? residual, int in_features, str epilogue, int[] policy, Tensor? dense=None) -> Tensor");
   m.def("rescale_fp8(Tensor raw, Tensor x_scale, Tensor w_scale) -> Tensor");
 }
 
@@ -306,5 +331,6 @@ STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   m.impl("linear_fp8_fused", TORCH_BOX(&linear_fp8));
   m.impl("linear_fp8_quantized", TORCH_BOX(&linear_fp8_quantized));
   m.impl("linear_fp8_requantized", TORCH_BOX(&linear_fp8_requantized));
+  m.impl("linear_fp8_both", TORCH_BOX(&linear_fp8_both));
   m.impl("rescale_fp8", TORCH_BOX(&rescale_fp8));
 }

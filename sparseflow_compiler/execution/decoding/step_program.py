@@ -14,6 +14,7 @@ from sparseflow.execution.by_inductor import compile_by_inductor
 from sparseflow.execution.decoding.counters import count_together
 from sparseflow.execution.decoding.sampling import Sampling
 from sparseflow.execution.decoding.state import advance
+from sparseflow.execution.early_launches import early_launches
 from sparseflow.execution.streaming import stream_weights
 from sparseflow.runtime.calling.lowered import LoweredCall
 
@@ -95,22 +96,19 @@ def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampli
         return None, f"inductor failed: {str(error).partition(chr(10))[0]}"
 
 
-def inductor_options(tensors: Sequence[object], sampling: Sampling) -> dict[str, bool]:
+def inductor_options(tensors: Sequence[object], sampling: Sampling) -> dict[str, object]:
     """Return what inductor is to do otherwise than by default.
 
     Args:
         tensors: that the step is called with.
         sampling: of the step.
     """
-    return {
-        "size_asserts": False,
-        # Draws follow torch's generator, as those of transformers do.
-        "fallback_random": sampling.draws,
+    # Draws follow torch's generator, as those of transformers do.
+    options: dict[str, object] = {"size_asserts": False, "fallback_random": sampling.draws}
+    if not _on_cpu(tensors):
         # Turning q, turning k and writing it, writing v share no tensor by which inductor would join them.
-        "combo_kernels": not _on_cpu(tensors),
-        # What follows a small kernel is launched while it runs: a product then loads its weight meanwhile.
-        "triton.enable_pdl": not _on_cpu(tensors),
-    }
+        options |= {"combo_kernels": True, **early_launches()}
+    return options
 
 
 def _on_cpu(tensors: Sequence[object]) -> bool:

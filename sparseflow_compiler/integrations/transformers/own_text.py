@@ -99,6 +99,7 @@ def continued(
     new_tokens: int,
     *,
     draws: bool = True,
+    temperature: float = 1.0,
     seconds: float | None = None,
     goes_on: bool = False,
     width: int = 0,
@@ -114,7 +115,8 @@ def continued(
         model: of transformers.
         begins: token ids ``[tokens]`` each, at least one.
         new_tokens: the most that follow a beginning.
-        draws: sample at temperature 1 from all tokens, by torch's generator; else take the likeliest.
+        draws: sample from all tokens, by torch's generator; else take the likeliest.
+        temperature: of the sampling.
         seconds: stop after the token during which they are over; None: no limit.
         goes_on: write on after a token that ends a text: what follows begins another one. A text that ends
             twice at once is cut there.
@@ -131,7 +133,7 @@ def continued(
         batch[row, longest - len(begin) :], mask[row, longest - len(begin) :] = begin, 1
     how: dict[str, object] = {"do_sample": draws, "max_new_tokens": new_tokens, "pad_token_id": padding}
     if draws:
-        how |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     if goes_on:
         how["eos_token_id"] = None
     if seconds is not None:

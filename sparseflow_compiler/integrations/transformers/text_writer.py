@@ -68,6 +68,7 @@ class TextWriter:
         length: the most tokens of a text.
         generate: as for `continued`.
         tokens: wanted in all, so that few are written as few texts of full length; None: as many as can be.
+        temperature: of texts; messages are drawn at 1.
 
     Attributes:
         batch: texts of a round.
@@ -84,12 +85,14 @@ class TextWriter:
         length: int,
         generate: Generate | None = None,
         tokens: int | None = None,
+        temperature: float = 1.0,
     ) -> None:
         if generate is None and not getattr(model, "can_generate", lambda: False)():
             raise ArgumentError(
                 f"the text of {type(model).__name__}", "the model can't generate", "pass text=…"
             )
         self._model, self._tokenizer, self._length, self._generate = model, tokenizer, length, generate
+        self._temperature = temperature
         self.notes: list[str] = []
         wanted = _MOST_AT_ONCE if tokens is None else -(-tokens // length)
         self.batch = max(1, min(_at_once(model, length), wanted))
@@ -126,6 +129,7 @@ class TextWriter:
             goes_on=True,
             width=self._width,
             stop_after=stop_after,
+            temperature=self._temperature if stop_after is None else 1.0,
             generate=self._generate,
         )
 

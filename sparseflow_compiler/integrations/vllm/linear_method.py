@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
     LinearMethodBase,
     UnquantizedLinearMethod,
     register_weight_loader_v2_supported_method,
@@ -147,7 +148,9 @@ class SparseFlowLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is
     def run_sparse(self, layer: nn.Module, weight: PackedWeight, policy: Policy) -> None:
         """Run a layer by a policy from now on; the weight is the one that it holds."""
         self._codes = policy.to_ints()
-        self._op = weight.format.traced_op(weight.device.type, self._codes)
+        # q/k/v, gate and up read what a norm makes; layers split along K read attention and activations.
+        normed = isinstance(layer, ColumnParallelLinear)
+        self._op = weight.format.traced_op(weight.device.type, self._codes, normed=normed)
         if policy.keeps_dense:
             self._keeps_dense = True
             weight.keep_dense()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -19,14 +20,14 @@ from vllm.logger import init_logger
 
 from sparseflow.contextual.activations.column_policies import ColumnPolicy
 from sparseflow.errors import ArgumentError
+from sparseflow.integrations.vllm.early_kernels import launch_early
 from sparseflow.integrations.vllm.gated_mlps import Parents, gate_after, remove_gate
+from sparseflow.integrations.vllm.ready_kernels import Ready, make_ready
 from sparseflow.integrations.vllm.serving_options import ServingOptions
 from sparseflow.runtime import PackedWeight, Policy
 from sparseflow.runtime.checks import dtype_name
-from sparseflow.runtime.device_weight import DeviceWeight
 from sparseflow.runtime.formats import find
 from sparseflow.runtime.formats.tensors import ELEMENT_TYPES
-from sparseflow.runtime.gpu import plans
 from sparseflow.runtime.products import which
 from sparseflow.support.version import __version__
 
@@ -34,9 +35,6 @@ logger = init_logger("vllm.sparseflow")  # under vLLM's own, whose lines are sho
 
 CHOICES = "sparseflow_choices"
 """The entry in vLLM's ``additional_config`` with which its cache of compiled graphs knows our choices."""
-
-_STAND_IN = 1.3
-"""Plans for M's a factor of this apart leave no M without one: `runtime.gpu.plans.prepare`."""
 
 Shape = tuple[int, int]
 
@@ -54,6 +52,9 @@ class Method(Protocol):
 
     def run_gated(self, epilogue: str) -> None:
         """Have the layer's product end with a gate."""
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Run the layer."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class ServedLayers:
         gated: the epilogues of those that gate their product.
         by_columns: the threshold and the policy of dense layers that leave out inputs near zero.
         decided_s: seconds from the last weight until it was decided how layers run, and plans were built.
+        early: whether kernels of vLLM's graphs launch products while they run.
         no_columns: why thresholds that there are aren't used; empty if they are, or there are none.
     """
 
@@ -88,6 +90,7 @@ class ServedLayers:
         self.sparse: dict[str, Policy] = {}
         self.gated: dict[str, str] = {}
         self.by_columns: dict[str, tuple[float, ColumnPolicy]] = {}
+        self.early = False
         self.no_columns = ""
         self.decided_s = 0.0
         self._parents = Parents()
@@ -135,10 +138,17 @@ class ServedLayers:
                 self._settle(entry, found[entry.shape])
                 if entry.method.name in self.sparse and config.lora_config is None:
                     self._gate(entry)
-            _build_plans([entry for entry in group if entry.method.name in self.sparse], self.sparse, config)
+            make_ready(
+                [self._ready(entry) for entry in group if entry.method.name in self.sparse],
+                config.compilation_config.cudagraph_capture_sizes or [],
+                config.scheduler_config.max_num_batched_tokens,
+                run=not _sleeps(config),
+            )
         if vllm.envs.VLLM_BATCH_INVARIANT:
             _require_variance({name: str(policy) for name, policy in self.sparse.items()})
             _require_variance(dict.fromkeys(self.by_columns, "without inputs near zero where rows are few"))
+        if self.sparse or self.by_columns:
+            self.early = launch_early(config)
         self._enter_hash(config)
         self.decided_s += time.perf_counter() - begun
         for line in self.lines():
@@ -183,6 +193,11 @@ class ServedLayers:
         entry.method.run_gated(epilogue)
         self.gated[entry.method.name] = epilogue
 
+    def _ready(self, entry: _Packed) -> Ready:
+        bias = getattr(entry.layer, "bias", None)
+        run = functools.partial(entry.method.apply, entry.layer, bias=bias)
+        return Ready(entry.weight, self.sparse[entry.method.name], bias is not None, run)
+
     def _enter_hash(self, config: VllmConfig) -> None:
         """Make our choices part of the hash by which vLLM keeps compiled graphs: they are constants there."""
         if not isinstance(config.additional_config, dict):
@@ -209,6 +224,8 @@ class ServedLayers:
             yield f"sparseflow: {count} layers leave out inputs near zero, {why}"
         if self.no_columns:
             yield f"sparseflow: no inputs are left out: {self.no_columns}"
+        if self.early:
+            yield "sparseflow: small kernels launch products early, which load their weights meanwhile"
         if self.gated:
             yield f"sparseflow: {len(self.gated)} MLPs gate in the product of gate and up"
         by_reason: dict[str, list[str]] = {}
@@ -250,25 +267,9 @@ def _require_variance(sparse: dict[str, str]) -> None:
         )
 
 
-def _build_plans(layers: list[_Packed], policies: dict[str, Policy], config: VllmConfig) -> None:
-    """Build the GPU's plans for every size that is captured: a graph keeps what ran when it was captured."""
-    captured = list(config.compilation_config.cudagraph_capture_sizes or [])
-    m, largest = max(captured, default=1), config.scheduler_config.max_num_batched_tokens
-    sizes = [*captured, largest]
-    while (m := int(m * _STAND_IN) + 1) < largest:
-        sizes.append(m)
-    done = set()
-    for entry in layers:
-        weight, bias = entry.weight, getattr(entry.layer, "bias", None) is not None
-        key = (entry.shape, bias)
-        if weight.device.type != "cuda" or weight.format.pattern != "2:4" or key in done:
-            continue
-        done.add(key)
-        values, positions = weight.tensors[:2]
-        device = DeviceWeight(values, positions, weight.in_features)
-        # Products in fp8 add the bias after the scales, in a kernel of their own.
-        fused = bias and weight.multiplied == weight.dtype
-        plans.prepare(device, sizes, policies[entry.method.name].to_ints(), bias=fused)
+def _sleeps(config: VllmConfig) -> bool:
+    """Return whether the engine may sleep: what is allocated now would count as its weights."""
+    return config.model_config is not None and bool(config.model_config.enable_sleep_mode)
 
 
 def _log_progress(done: int, total: int, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import subprocess
 import sys
@@ -192,11 +193,14 @@ def test_why_not(name):
 def test_traced_operators_are_whole_only_where_a_policy_needs_it():
     fp8, skinny, plan = formats.find("2:4-fp8"), [1, 3, 64, 1], [1, 1]
     whole = torch.ops.sparseflow.linear_fp8_fused.default
+    after_norm = importlib.import_module("sparseflow.runtime.fp8").linear_fp8_after_norm
     assert fp8.traced_op("cuda", skinny) is whole
     assert fp8.traced_op("cuda", [1, 1, 64, 5]) is whole  # the kernel for many rows
     assert {fp8.traced_op("cuda", plan), fp8.traced_op("cpu", skinny)} == {fp8.op}
+    assert fp8.traced_op("cuda", skinny, normed=True) is after_norm
+    assert fp8.traced_op("cuda", plan, normed=True) is fp8.op
     for name in ("2:4", "6:8"):
-        assert formats.find(name).traced_op("cuda", skinny) is formats.find(name).op
+        assert formats.find(name).traced_op("cuda", skinny, normed=True) is formats.find(name).op
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():

@@ -309,6 +309,41 @@ def test_tracing_leaves_the_layer_whole_where_one_kernel_runs_it(device, policy,
         assert result.meta["val"].shape == (1, rows, n)
 
 
+def test_after_a_norm_a_program_for_all_numbers_of_rows_has_them_in_both_forms():
+    graphs = []
+
+    def record(graph, _):
+        graphs.append(graph)
+        return lambda *_: [torch.zeros(1)]
+
+    weight, policy = quantize(packed_of()), Policy.parse("1:skinny@5,65:wide@2").to_ints()
+    parts = weight.values, weight.positions, weight.scales
+
+    def layer(x):
+        return fp8.linear_fp8_after_norm(x, *parts, None, None, K, "silu", policy)
+
+    torch.compile(layer, backend=record, fullgraph=True, dynamic=True)(
+        torch.randn(5, K, dtype=torch.bfloat16)
+    )
+    nodes = [node for node in graphs[0].graph.nodes if node.op.startswith("call")]
+    (product,) = [node for node in nodes if "sparseflow" in str(node.target)]
+    assert product.target is torch.ops.sparseflow.linear_fp8_both.default
+    x, x8, scale = (node.meta["example_value"] for node in product.args[:3])
+    assert (x.dtype, x8.dtype, scale.dtype) == (torch.bfloat16, fp8.E4M3, torch.float32)
+    assert x8.shape == x.shape
+    with pytest.raises(NotImplementedError):  # nothing runs it on a CPU
+        layer(torch.randn(5, K, dtype=torch.bfloat16))
+
+
+def test_both_forms_must_be_the_same_rows():
+    with FakeTensorMode():
+        x, x8 = torch.empty(5, K, dtype=torch.bfloat16), torch.empty(4, K, dtype=fp8.E4M3)
+        values, positions = torch.empty(N, K // 2, dtype=fp8.E4M3), torch.empty(N * K // 8, dtype=torch.uint8)
+        rest = (torch.empty(5), values, positions, torch.empty(N), None, None, K, "none", [1, 3])
+        with pytest.raises(RuntimeError, match="x8 must be x in"):
+            fp8.linear_fp8_both(x, x8, *rest)
+
+
 BY_ROWS, PRODUCT = "aten._scaled_mm.default", "sparseflow.product_fp8.default"
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import sparseflow.runtime.ops  # noqa: F401  # loads the operators
+from sparseflow.runtime.gpu import plans
 
 DTYPES = (torch.bfloat16, torch.float8_e4m3fn)
 
@@ -30,3 +31,12 @@ def test_few_plans_serve_all_numbers(dtype):
 def test_the_images_of_a_batch_are_hardly_rounded():
     """64 images of ViT-L/14: an eighth more, as smaller numbers may get, was more than 2:4 gained."""
     assert torch.ops.sparseflow.plan_rows(64 * 257, torch.bfloat16) == 16_640
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("largest", [1, 100, 8192, 8200])
+def test_every_plan_up_to_a_number_has_its_rows(dtype, largest):
+    rows = torch.ops.sparseflow.plan_rows
+    found = plans.rows_of_plans(largest, dtype)
+    assert found[-1] == largest
+    assert [rows(m, dtype) for m in found] == sorted({rows(m, dtype) for m in range(1, largest + 1)})

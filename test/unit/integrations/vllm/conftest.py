@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-WITHOUT_VLLM = ("test_registration.py",)
+WITHOUT_VLLM = ("test_registration.py", "test_ready_kernels.py")
 REASON = "vLLM isn't installed: make test-vllm"
 
 
