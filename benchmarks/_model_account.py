@@ -12,9 +12,9 @@ from _kernel_times import by_kind, kernel_times
 from _model_bench import Bench, Call
 
 import sparseflow as sf
-from sparseflow.execution import persistent_rows
+from sparseflow.execution import inner
 
-KEPT = 14
+KEPT = 20
 """So many kernels of a side are kept, the longest."""
 
 _ROWS: list[dict[str, Any]] = []
@@ -22,9 +22,9 @@ _ROWS: list[dict[str, Any]] = []
 
 
 def in_pieces(make: Callable[[], sf.CompiledModel], inputs: Mapping[str, Any]) -> Call:
-    """A compiled model that knows no kernels that hold whole rows, beside one that does."""
+    """A compiled model without our kernels that hold rows between products, beside one that has them."""
     call = functools.partial(make(), **inputs)
-    with mock.patch.object(persistent_rows, "WHOLE_ROWS", {}):
+    with mock.patch.multiple(inner, keep_rows_quantized=lambda _: 0, hold_normed_rows=lambda _: 0):
         call()  # compiles
     return call
 
