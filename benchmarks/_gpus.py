@@ -1,8 +1,15 @@
-"""The GPUs that a benchmark may spread processes over."""
+"""The GPUs that benchmarks spread processes over, and take turns with."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TURNS = "SPARSEFLOW_BENCH_TURNS"
+"""The environment variable that names a file which benchmarks on one GPU share."""
 
 
 def visible_gpus() -> list[str]:
@@ -17,3 +24,14 @@ def visible_gpus() -> list[str]:
 def gpu_of(index: int, gpus: list[str]) -> str | None:
     """The GPU of one of several processes, dealt in turn; None where there is no choice."""
     return gpus[index % len(gpus)] if len(gpus) > 1 else None
+
+
+@contextmanager
+def a_turn() -> Iterator[None]:
+    """Let no benchmark that shares the file of `TURNS` be timed meanwhile: they compile side by side."""
+    if not (path := os.environ.get(TURNS)):
+        yield
+        return
+    with Path(path).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield

@@ -15,6 +15,7 @@ import _measure
 import _models
 import _sides
 import torch
+from _gpus import a_turn
 from torch import nn
 
 import sparseflow as sf
@@ -88,7 +89,8 @@ class Bench:
         """Median milliseconds of one call of each side: bursts, in turn, the order rotating."""
         counts = {name: self._burst_length(side) for name, side in sides.items()}
         timers = {name: functools.partial(self._burst, side, counts[name]) for name, side in sides.items()}
-        return _sides.in_turns(timers, self.seconds, most=40)
+        with a_turn():
+            return _sides.in_turns(timers, self.seconds, most=40)
 
     def _burst_length(self, call: Call) -> int:
         for _ in range(4):  # compiles, and records CUDA graphs

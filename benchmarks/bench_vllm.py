@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import _measure
-from _gpus import gpu_of, visible_gpus
+from _gpus import a_turn, gpu_of, visible_gpus
 from _vllm_side import COLUMNS, LLAMA_8B, QUANTIZATION, TINY, UTILIZATION
 
 Found = dict[str, Any]
@@ -160,8 +160,9 @@ def run(args: argparse.Namespace, folder: Path) -> Iterator[list[Side]]:
             done += sides
             for _ in range(args.rounds):
                 start = time.monotonic()
-                for side in sides:
-                    side.run(args.limit)
+                with a_turn():
+                    for side in sides:
+                        side.run(args.limit)
                 yield done
                 now = time.monotonic()
                 if not args.apart and now + (now - start) - begun > args.seconds:

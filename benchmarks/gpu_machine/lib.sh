@@ -2,6 +2,7 @@
 export PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore PYTHONPATH=/tmp/site HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export SPARSEFLOW_CUSPARSELT=/tmp/cusparselt/libcusparseLt.so.0
 export VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_NO_USAGE_STATS=1
+export SPARSEFLOW_BENCH_TURNS=/tmp/turns # lanes compile side by side, and take turns with the GPU
 SPARSEFLOW_COMMIT=$(cat /tmp/commit 2>/dev/null || true)
 export SPARSEFLOW_COMMIT
 mkdir -p /tmp/o /tmp/there /tmp/site

@@ -7,7 +7,7 @@ rm -rf .part1 .part2
 mkdir -p .part1 .part2 .whl
 python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
   --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-  -d .whl gguf==0.19.0 blake3 platformdirs \
+  -d .whl gguf==0.19.0 blake3 platformdirs pytest-xdist execnet \
   model-hosting-container-standards prometheus-fastapi-instrumentator jmespath supervisor # vLLM's server
 [ -e .texts.json ] || .venv/bin/python benchmarks/quality/recover.py prepare .texts.json
 gguf=$(find "${GGUF:-$folder/..}" -name '*.gguf' -size +1M | head -1)
