@@ -1,4 +1,4 @@
-"""vLLM's graphs whose small kernels launch our products early give the tokens of graphs that launch in order."""
+"""vLLM's graphs whose small kernels launch products early give the tokens of those that launch in order."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""A process that prints the tokens of a vLLM engine: `python vllm_tokens.py FOLDER true|false`, early or not."""
+"""Print the tokens of a vLLM engine: `python vllm_tokens.py FOLDER true|false`, launching early or not."""
 
 from __future__ import annotations
 
