@@ -5,18 +5,18 @@ own=/tmp/own.pt
 
 # gputests FILE…: GPU tests, in three processes.
 gputests() {
-  until_there built smol compiler
+  until_there built cusparselt smol compiler
   run gputests 240 -m pytest -q --tb=short -W ignore -p no:cacheprovider -n 3 "$@"
 }
 # text SECONDS: the model writes $own, for so long after two minutes of compiling.
 text() {
-  until_there built smol compiler
+  until_there built cusparselt smol compiler
   run text $(($1 + 240)) $quality/recover.py write /tmp/smol $own --seconds "$1"
   there own
 }
 # one_shot SEED RECONSTRUCT METHOD…: quality of methods, calibrated on $own.
 one_shot() {
-  until_there built smol own
+  until_there built cusparselt smol own
   local seed=$1 reconstruct=$2
   shift 2
   run "one_shot$seed" 600 $quality/patterns.py /tmp/smol --texts $texts --device cuda --own $own --tokens 65536 --windows 16 \
@@ -24,7 +24,7 @@ one_shot() {
 }
 # recovery NAME SECONDS PATTERN OPTIONS…: one recovery on $own.
 recovery() {
-  until_there built smol own
+  until_there built cusparselt smol own
   local name=$1 seconds=$2 pattern=$3
   shift 3
   run "$name" $((seconds + 160)) $quality/recover.py run /tmp/smol $texts --own $own --patterns "$pattern" --methods sparsegpt \
@@ -32,7 +32,7 @@ recovery() {
 }
 # activations NAME LR RATE…: thresholds at these rates, and recovered.
 activations() {
-  until_there built smol own
+  until_there built cusparselt smol own
   local name=$1 lr=$2
   shift 2
   run "$name" 420 $quality/activations.py /tmp/smol $texts --own $own --rates "$@" --recover "$@" --lr "$lr" --seconds 200 \
@@ -40,18 +40,18 @@ activations() {
 }
 # server, engines: vLLM's, alone on their GPU.
 server() {
-  until_there built vllm
+  until_there built cusparselt vllm
   PYTHONPATH=/tmp/vllm:/tmp/site run server 330 benchmarks/bench_serve.py --cache 16 --seconds 260 --limit 190 \
     --logs /tmp/o/logs_server --results /tmp/o/server "$@"
 }
 engines() {
-  until_there built vllm
+  until_there built cusparselt vllm
   PYTHONPATH=/tmp/vllm:/tmp/site run engines 260 benchmarks/bench_vllm.py --seconds 230 --limit 190 --results /tmp/o/engines \
     --logs /tmp/o/logs_engines "$@"
 }
 # model NAME PART BITS OPTIONS…: a part of bench_model.py, alone on its GPU.
 model() {
-  until_there built compiler
+  until_there built cusparselt compiler
   local name=$1 part=$2 bits=$3
   shift 3
   run "$name" 125 benchmarks/bench_model.py --parts "$part" --bits "$bits" --limit 120 --seconds 0.4 --results "/tmp/o/$name" "$@"

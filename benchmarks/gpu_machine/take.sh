@@ -16,18 +16,25 @@ case $1 in
         there smol' >/dev/null 2>&1 &
     fi
     ;;
+  .gpu/cusparselt)
+    tar xJf .gpu/cusparselt/cusparselt.tar.xz -C /tmp
+    there cusparselt
+    ;;
   .gpu/compiler)
     tar xJf .gpu/compiler/torch_mlir.tar.xz -C /tmp/site
     there compiler
     ;;
-  .gpu-vllm)
-    cp -r .gpu-vllm /tmp/
-    setsid bash -c '
-      . /tmp/repo/benchmarks/gpu_machine/lib.sh
-      mkdir -p /tmp/vllm && tar xJf /tmp/.gpu-vllm/core/vllm.tar.xz -C /tmp/vllm
-      tar xJf /tmp/.gpu-vllm/deps/deps.tar.xz -C /tmp && bash /tmp/vllm-deps/unpack.sh /tmp/vllm >/tmp/o/vllm.txt 2>&1
-      echo "vllm: exit status $?, to $(now) s" >>/tmp/o/log
-      there vllm' >/dev/null 2>&1 &
+  .gpu-vllm | .gpu-vllm/core | .gpu-vllm/deps)
+    mkdir -p /tmp/.gpu-vllm
+    for half in core deps; do [ ! -e ".gpu-vllm/$half" ] || cp -r ".gpu-vllm/$half" /tmp/.gpu-vllm/; done
+    if [ -e /tmp/.gpu-vllm/core ] && [ -e /tmp/.gpu-vllm/deps ]; then
+      setsid bash -c '
+        . /tmp/repo/benchmarks/gpu_machine/lib.sh
+        mkdir -p /tmp/vllm && tar xJf /tmp/.gpu-vllm/core/vllm.tar.xz -C /tmp/vllm
+        tar xJf /tmp/.gpu-vllm/deps/deps.tar.xz -C /tmp && bash /tmp/vllm-deps/unpack.sh /tmp/vllm >/tmp/o/vllm.txt 2>&1
+        echo "vllm: exit status $?, to $(now) s" >>/tmp/o/log
+        there vllm' >/dev/null 2>&1 &
+    fi
     ;;
   *) echo "take.sh knows no $1"; exit 1 ;;
 esac
