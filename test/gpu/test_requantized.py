@@ -48,7 +48,8 @@ def dequantized(rows):
 @pytest.mark.parametrize("kernel", CHOICES)
 def test_are_the_layers_rows(kernel, epilogue, dtype):
     weight, policy = of_kernel(kernel, dtype=dtype)
-    x = inputs(M, K, dtype) * torch.logspace(-2, 2, M, device="cuda")[:, None].to(dtype)
+    # To ten times, not more: what a gate multiplies must stay in float16's range.
+    x = inputs(M, K, dtype) * torch.logspace(-2, 1, M, device="cuda")[:, None].to(dtype)
     for bias in (None, inputs(1, N, dtype, seed=1)[0]):
         ours, apart = both(x, weight, bias, epilogue, policy)
         assert [(t.shape, t.dtype) for t in ours] == [(t.shape, t.dtype) for t in apart]

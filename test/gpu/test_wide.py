@@ -130,7 +130,9 @@ def test_quantised_rows_take_every_route(policy):
     torch.library.opcheck(fp8.linear_fp8_quantized, (*args, torch.float16, policy), test_utils=CHECKS)
 
 
-@pytest.mark.parametrize("policy", [policy_of(0), [1, Choice("skinny").code], [1, 0], [1, 1]])
+@pytest.mark.parametrize(
+    "policy", [policy_of(0), [1, Choice("skinny").code], [1, 0], [1, Choice("cusparselt").code]]
+)
 @pytest.mark.parametrize("epilogue", ["none", "silu_gated"])
 def test_rows_in_both_forms_take_every_route(policy, epilogue):
     weight = pack(pruned(256, 512, torch.bfloat16), "2:4-fp8")
