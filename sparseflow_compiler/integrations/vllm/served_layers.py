@@ -20,7 +20,6 @@ from vllm.logger import init_logger
 
 from sparseflow.contextual.activations.column_policies import ColumnPolicy
 from sparseflow.errors import ArgumentError
-from sparseflow.integrations.vllm.early_kernels import launch_early
 from sparseflow.integrations.vllm.gated_mlps import Parents, gate_after, remove_gate
 from sparseflow.integrations.vllm.ready_kernels import Ready, make_ready
 from sparseflow.integrations.vllm.serving_options import ServingOptions
@@ -80,7 +79,6 @@ class ServedLayers:
         gated: the epilogues of those that gate their product.
         by_columns: the threshold and the policy of dense layers that leave out inputs near zero.
         decided_s: seconds from the last weight until it was decided how layers run, and plans were built.
-        early: whether kernels of vLLM's graphs launch products while they run.
         no_columns: why thresholds that there are aren't used; empty if they are, or there are none.
     """
 
@@ -90,7 +88,6 @@ class ServedLayers:
         self.sparse: dict[str, Policy] = {}
         self.gated: dict[str, str] = {}
         self.by_columns: dict[str, tuple[float, ColumnPolicy]] = {}
-        self.early = False
         self.no_columns = ""
         self.decided_s = 0.0
         self._parents = Parents()
@@ -147,8 +144,6 @@ class ServedLayers:
         if vllm.envs.VLLM_BATCH_INVARIANT:
             _require_variance({name: str(policy) for name, policy in self.sparse.items()})
             _require_variance(dict.fromkeys(self.by_columns, "without inputs near zero where rows are few"))
-        if self.sparse or self.by_columns:
-            self.early = launch_early(config)
         self._enter_hash(config)
         self.decided_s += time.perf_counter() - begun
         for line in self.lines():
@@ -224,8 +219,6 @@ class ServedLayers:
             yield f"sparseflow: {count} layers leave out inputs near zero, {why}"
         if self.no_columns:
             yield f"sparseflow: no inputs are left out: {self.no_columns}"
-        if self.early:
-            yield "sparseflow: small kernels launch products early, which load their weights meanwhile"
         if self.gated:
             yield f"sparseflow: {len(self.gated)} MLPs gate in the product of gate and up"
         by_reason: dict[str, list[str]] = {}
