@@ -4,8 +4,8 @@
     z = linear_fp8_of_rows(y8, y_scale, …)
 
 is ``linear_fp8(linear_fp8(x, …), …)`` for many rows on CUDA: scales, bias, activation and gate of the first
-and the quantising of the second are one kernel that holds a row, ``csrc/cuda/requantize.cu``. Inductor's goes
-over long rows twice, or computes GELU by more instructions than the memory leaves time for.
+and the quantising of the second are one kernel that holds a row, ``csrc/cuda/rows/requantize.cuh``.
+Inductor's goes over long rows twice, or computes GELU by more instructions than the memory leaves time for.
 `execution/rows_between.py` forms them; both decompose while torch.compile traces. The CPU computes the same,
 for tests.
 """

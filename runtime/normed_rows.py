@@ -3,10 +3,10 @@
     sum = x + gate * y
     out = (layer_norm(sum) * weight + bias) * factor + shift
 
-``torch.ops.sparseflow.normed_rows`` computes both in one kernel that holds a row (``csrc/cuda/normed.cu``),
-and where a layer in fp8 reads ``out`` quantises it too; y may be a product in fp8 that is not scaled yet.
-Inductor's kernels go over rows of more than 1024 once for each reduction. `execution/norms_held.py` forms the
-calls, for CUDA; the CPU computes the same for tests.
+``torch.ops.sparseflow.normed_rows`` computes both in one kernel that holds a row
+(``csrc/cuda/rows/normed.cuh``), and where a layer in fp8 reads ``out`` quantises it too; y may be a product
+in fp8 that is not scaled yet. Inductor's kernels go over rows of more than 1024 once for each reduction.
+`execution/norms_held.py` forms the calls, for CUDA; the CPU computes the same for tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ normed_rows = torch.ops.sparseflow.normed_rows.default
 quantize_rows_fp8 = torch.ops.sparseflow.quantize_rows_fp8.default
 
 LONGEST = 8192
-"""Elements of a row that the kernel holds (csrc/cuda/normed.h has the same number)."""
+"""Elements of a row that the kernel holds (csrc/cuda/rows/normed.h has the same number)."""
 
 
 def _fake(

@@ -18,6 +18,7 @@ KERNELS = Path(__file__).parents[2] / "runtime/csrc/cuda"
         ("contextual/emulate.cpp", 60, 300),
         ("contextual/emulate_columns.cpp", 15, 120),
         ("patterns/emulate.cpp", 15, 20),
+        ("rows/emulate.cpp", 25, 20),
     ],
 )
 def test_the_kernels_compute_exactly_what_plain_loops_do(source, cases, timeout, tmp_path):

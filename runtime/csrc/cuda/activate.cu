@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "approximate_instructions.cuh"
+//
 #include "approximate.cuh"
 
 namespace sparseflow::cuda {

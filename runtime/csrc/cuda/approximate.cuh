@@ -4,24 +4,11 @@
 // are 0 beside the 1 that is added.
 #pragma once
 
-#include "skinny/device.cuh"
 #include "skinny/kernel.cuh"
 
 namespace sparseflow::cuda {
 
 constexpr float kLog2OfE = 1.44269504f;
-
-__device__ inline float approximate_power_of_two(float v) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(v));
-  return y;
-}
-
-__device__ inline float approximate_reciprocal(float v) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(v));
-  return y;
-}
 
 __device__ inline float approximate_silu(float v) {
   return v * approximate_reciprocal(1 + approximate_power_of_two(-kLog2OfE * v));

@@ -1,14 +1,15 @@
-#include "fp8.h"
-
+#include "rows/instructions.cuh"
+//
 #include <algorithm>
 
 #include "approximate.cuh"
-#include "fp8_rows.cuh"
+#include "fp8.h"
+#include "rows/launch.cuh"
 
 namespace sparseflow::cuda {
 namespace {
 
-using namespace fp8_rows;
+using namespace rows;
 
 constexpr int kManyThreads = 1024;
 constexpr int64_t kBlocks = 132 * 16;   // about so many blocks fill the largest GPUs

@@ -5,6 +5,8 @@
 // cluster share out K, and add their sums through each other's memory.
 #pragma once
 
+#include "../approximate_instructions.cuh"
+//
 #include "../approximate.cuh"
 #include "../skinny/hopper_device.cuh"
 #include "../skinny/kernel.cuh"

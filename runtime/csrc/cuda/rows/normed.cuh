@@ -1,25 +1,24 @@
+// One block for each row of a layer norm, with what is added to it before and what scales, shifts and quantises it after.
+#pragma once
+
+#include "hold.cuh"
 #include "normed.h"
 
-#include "fp8_rows.cuh"
-
-namespace sparseflow::cuda {
-namespace {
-
-using namespace fp8_rows;
+namespace sparseflow::cuda::rows {
 
 constexpr int kNormThreads = 128;
 
 template <int Held>
 using Row = Eight[Held];
 
-__device__ uint4 sixteen_bytes(const void* from, int64_t at) {
+__device__ inline uint4 sixteen_bytes(const void* from, int64_t at) {
   return *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(from) + at);
 }
 
-__device__ Eight floats(const uint4& bits) { return load_eight<Bf16>(&bits, 0); }
+__device__ inline Eight floats(const uint4& bits) { return load_eight<Bf16>(&bits, 0); }
 
 // The sum over a block. `of_warp` is shared memory that no other call uses.
-__device__ float sum_of_block(float v, float (&of_warp)[kNormThreads / 32]) {
+__device__ inline float sum_of_block(float v, float (&of_warp)[kNormThreads / 32]) {
   for (int step = 16; step; step /= 2) v += __shfl_xor_sync(~0u, v, step);
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
   __syncthreads();
@@ -30,19 +29,19 @@ __device__ float sum_of_block(float v, float (&of_warp)[kNormThreads / 32]) {
 
 // Calls what(h, first column) of the pieces of a row that a thread holds.
 template <int Held, class F>
-__device__ void for_pieces(int64_t k, F what) {
+__device__ inline void for_pieces(int64_t k, F what) {
 #pragma unroll
   for (int h = 0; h < Held; ++h)
     if (const int64_t i = (h * kNormThreads + threadIdx.x) * 8; i < k) what(h, i);
 }
 
-__device__ void multiply(Eight& y, const Eight& by) {
+__device__ inline void multiply(Eight& y, const Eight& by) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) y.v[j] *= by.v[j];
 }
 
 // What is added to the stream, from a product.
-__device__ Eight added(const NormedRows& p, const uint4& product, int64_t row, int64_t batch, int64_t i) {
+__device__ inline Eight added(const NormedRows& p, const uint4& product, int64_t row, int64_t batch, int64_t i) {
   Eight y = floats(product);
   if (p.w_scale) {
     multiply(y, skinny::load_floats(p.w_scale + i));  // W's first: the product may be large
@@ -56,7 +55,7 @@ __device__ Eight added(const NormedRows& p, const uint4& product, int64_t row, i
 
 // The stream's row, in the 16 bits in which it is stored.
 template <int Held>
-__device__ void read_row(const NormedRows& p, int64_t row, int64_t batch, Row<Held>& v) {
+__device__ inline void read_row(const NormedRows& p, int64_t row, int64_t batch, Row<Held>& v) {
   uint4 x[Held], product[Held];
   for_pieces<Held>(p.k, [&](int h, int64_t i) {
     x[h] = sixteen_bytes(p.x, row * p.k + i);
@@ -72,7 +71,7 @@ __device__ void read_row(const NormedRows& p, int64_t row, int64_t batch, Row<He
 }
 
 template <int Held>
-__device__ void normalize(const NormedRows& p, int64_t batch, Row<Held>& v) {
+__device__ inline void normalize(const NormedRows& p, int64_t batch, Row<Held>& v) {
   __shared__ float sums[kNormThreads / 32], squares[kNormThreads / 32];
   float sum = 0, square = 0;
   for_pieces<Held>(p.k, [&](int h, int64_t) {
@@ -93,7 +92,7 @@ __device__ void normalize(const NormedRows& p, int64_t batch, Row<Held>& v) {
 }
 
 template <int Held>
-__device__ void write_quantized(const NormedRows& p, int64_t row, const Row<Held>& v) {
+__device__ inline void write_quantized(const NormedRows& p, int64_t row, const Row<Held>& v) {
   float magnitude = 0;
   for_pieces<Held>(p.k, [&](int h, int64_t) {
     for (const float one : v[h].v) magnitude = larger(fabsf(one), magnitude);
@@ -114,20 +113,4 @@ __global__ void __launch_bounds__(kNormThreads) norm_held(NormedRows p) {
   else for_pieces<Held>(p.k, [&](int h, int64_t i) { skinny::store_eight<Bf16>(p.out, row * p.k + i, v[h]); });
 }
 
-template <bool Quantizes>
-auto kernel_for(int64_t pieces) {
-  if (pieces <= 2) return norm_held<2, Quantizes>;
-  if (pieces <= 3) return norm_held<3, Quantizes>;
-  return pieces <= 5 ? norm_held<5, Quantizes> : norm_held<8, Quantizes>;
-}
-
-}  // namespace
-
-void norm_rows(const NormedRows& p, void* stream) {
-  if (p.m == 0) return;
-  const int64_t pieces = (p.k + 8 * kNormThreads - 1) / (8 * kNormThreads);
-  const auto kernel = p.scale ? kernel_for<true>(pieces) : kernel_for<false>(pieces);
-  launch(kernel, dim3(static_cast<unsigned>(p.m)), kNormThreads, stream, p);
-}
-
-}  // namespace sparseflow::cuda
+}  // namespace sparseflow::cuda::rows

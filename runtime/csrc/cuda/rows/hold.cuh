@@ -1,33 +1,18 @@
-// What the kernels share that quantise rows: a row's scale, and the kernel whose threads hold a row.
+// What the kernels share that quantise rows: a row's scale, and the kernel whose threads hold a row. instructions.cuh or
+// emulator.h comes before it.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_fp8.h>
-#include <cuda_runtime.h>
-
 #include <cstdint>
-#include <stdexcept>
-#include <string>
-#include <type_traits>
 
-#include "skinny/device.cuh"
-#include "skinny/kernel.cuh"
+#include "../skinny/kernel.cuh"
 
-namespace sparseflow::cuda::fp8_rows {
+namespace sparseflow::cuda::rows {
 
 using skinny::Bf16, skinny::Fp16, skinny::Eight, skinny::load_eight;
 
 constexpr int kThreads = 256;
 constexpr int kMostHeld = 8;  // pieces of a row that a thread holds: up to 8 · 8 · 256 elements a row
 constexpr float kLargest = 448.f, kSmallestScale = 1.17549435e-38f;
-
-// Lets the next kernel of the stream start, if it was launched to wait by itself for what it reads.
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 // The maximum, or NaN if either is NaN.
 __device__ inline float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
@@ -51,14 +36,6 @@ __device__ inline Scale scale_of(float magnitude) {
   return {1 / scale, scale};
 }
 
-// The greater magnitudes of two pairs of 16 bits, NaN where either is NaN.
-template <class T>
-__device__ uint32_t larger_pair(uint32_t pair, uint32_t magnitudes) {
-  using Pair = std::conditional_t<std::is_same_v<T, Bf16>, __nv_bfloat162, __half2>;
-  const Pair larger = __hmax2_nan(__habs2(reinterpret_cast<const Pair&>(pair)), reinterpret_cast<const Pair&>(magnitudes));
-  return reinterpret_cast<const uint32_t&>(larger);
-}
-
 template <class T>
 __device__ uint32_t larger_pairs(const uint4& eight, uint32_t magnitudes) {
   for (const uint32_t pair : {eight.x, eight.y, eight.z, eight.w}) magnitudes = larger_pair<T>(pair, magnitudes);
@@ -74,7 +51,7 @@ __device__ inline void store_quantized(void* x8, int64_t at, const Eight& x, flo
   uint32_t pairs[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j)
-    pairs[j] = __nv_cvt_float2_to_fp8x2({x.v[2 * j] * factor, x.v[2 * j + 1] * factor}, __NV_SATFINITE, __NV_E4M3);
+    pairs[j] = to_e4m3(x.v[2 * j] * factor, x.v[2 * j + 1] * factor);
   static_cast<uint2*>(x8)[at / 8] = {pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16};
 }
 
@@ -111,24 +88,7 @@ __global__ void __launch_bounds__(kThreads) quantize_held(Source source, Quantiz
       store_quantized(to.x8, row * to.k + i, load_eight<T>(&held[h], 0), scale.factor);
 }
 
-template <class... Arguments>
-void launch(void (*kernel)(Arguments...), dim3 blocks, int block, void* stream, const Arguments&... arguments) {
-  kernel<<<blocks, block, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess)
-    throw std::runtime_error(std::string("sparseflow: scaling for fp8 did not launch: ") + cudaGetErrorString(error));
-}
-
 // Pieces of a row for each thread; more than kMostHeld aren't held.
 inline int64_t pieces_of(int64_t k) { return (k + 8 * kThreads - 1) / (8 * kThreads); }
 
-template <class T, class Source>
-void quantize_by_length(const Source& source, int64_t m, const Quantized& to, void* stream) {
-  const dim3 rows(static_cast<unsigned>(m));
-  const int64_t pieces = pieces_of(to.k);
-  const auto kernel = pieces <= 2   ? quantize_held<T, 2, Source>
-                      : pieces <= 4 ? quantize_held<T, 4, Source>
-                                    : quantize_held<T, kMostHeld, Source>;
-  launch(kernel, rows, kThreads, stream, source, to);
-}
-
-}  // namespace sparseflow::cuda::fp8_rows
+}  // namespace sparseflow::cuda::rows

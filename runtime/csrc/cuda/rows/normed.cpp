@@ -5,8 +5,8 @@
 
 #include <tuple>
 
-#include "driver.h"
-#include "multiply.h"
+#include "../driver.h"
+#include "../multiply.h"
 
 namespace sparseflow::cuda {
 namespace {

@@ -1,23 +1,13 @@
 // What lies between two products in fp8, in one kernel that holds a row: the first one's scales, bias, activation and gate, and
 // the second one's quantising. Between the kernels of a compiled program that would be reading the product once or twice and
 // computing its activation as often.
-#include "approximate.cuh"
-#include "fp8.h"
-#include "fp8_rows.cuh"
+#pragma once
 
-namespace sparseflow::cuda {
-namespace {
+#include "../approximate.cuh"
+#include "../fp8.h"
+#include "hold.cuh"
 
-using namespace fp8_rows;
-
-// Eight elements that are read once: they leave the first cache to the scales and the bias, which every row needs.
-__device__ uint4 fetch_once(const void* from, int64_t at) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(static_cast<const uint16_t*>(from) + at));
-  return v;
-}
+namespace sparseflow::cuda::rows {
 
 // The end of a layer whose product is scaled here, in bf16, or was scaled by its kernel, in T.
 template <class T, bool Scaled>
@@ -73,25 +63,4 @@ struct Gate : Ends<T, Scaled> {
   }
 };
 
-template <class T, bool Scaled>
-void by_gate(const Requantized& p, void* stream) {
-  const Quantized to{p.gated ? p.n / 2 : p.n, p.y8, p.y_scale};
-  if (p.gated) quantize_by_length<T>(Gate<T, Scaled>{{p}}, p.m, to, stream);
-  else quantize_by_length<T>(Activated<T, Scaled>{{p}}, p.m, to, stream);
-}
-
-template <class T>
-void by_scales(const Requantized& p, void* stream) {
-  p.x_scale ? by_gate<T, true>(p, stream) : by_gate<T, false>(p, stream);
-}
-
-}  // namespace
-
-bool can_requantize(int64_t row) { return pieces_of(row) <= kMostHeld; }
-
-void requantize(const Requantized& p, void* stream) {
-  if (p.m == 0) return;
-  p.half ? by_scales<Fp16>(p, stream) : by_scales<Bf16>(p, stream);
-}
-
-}  // namespace sparseflow::cuda
+}  // namespace sparseflow::cuda::rows
