@@ -120,6 +120,12 @@ def age(root: Path, name: str, sources: tuple[str, ...]) -> Age:
     return Age(name, commit, named, tuple(since.splitlines()))
 
 
+def ages(root: Path, sources: dict[str, tuple[str, ...]]) -> list[Age]:
+    """Return how every result that is there stands to its sources."""
+    there = {path.stem for path in (root / RESULTS).glob("*.json")}
+    return [age(root, name, folders) for name, folders in sources.items() if name in there]
+
+
 def problems(root: Path, sources: dict[str, tuple[str, ...]], notes: dict[str, dict[str, str]]) -> list[str]:
     """Return a sentence for each result that must not stand."""
     found = []
@@ -165,10 +171,9 @@ def main() -> int:
         print(f"result_ages: not checked, for want of the history: {error}")
         return 0
     if given.list:
-        for name, sources in SOURCES.items():
-            one = age(ROOT, name, sources)
+        for one in ages(ROOT, SOURCES):
             where = "named" if one.named else "of the file"
-            print(f"{name:32} {one.commit[:10]} ({where}), {len(one.since)} changes of its sources since")
+            print(f"{one.name:32} {one.commit[:10]} ({where}), {len(one.since)} changes of its sources since")
         return 0
     notes = tomllib.loads((ROOT / RESULTS / NOTES).read_text(encoding="utf-8"))
     for name in spent_notes(ROOT, SOURCES, notes):

@@ -89,6 +89,13 @@ def test_a_note_of_a_new_result_is_spent(tool, history):
     assert tool.spent_notes(root, SOURCES, notes) == ["gone"]
 
 
+def test_results_that_are_not_there_are_not_listed(tool, history):
+    root, commit = history
+    commit("benchmarks/results/speed.json", result())
+    listed = tool.ages(root, {**SOURCES, "not_measured_yet": ("csrc",)})
+    assert [one.name for one in listed] == ["speed"]
+
+
 def test_a_result_of_unknown_sources_is_refused(tool, history):
     root, commit = history
     commit("benchmarks/results/other.json", result())
