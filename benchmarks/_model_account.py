@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import _measure
+from _gpus import a_turn
 from _kernel_times import by_kind, kernel_times
 from _model_bench import Bench, Call
 
@@ -42,7 +43,8 @@ def account(
         rows: of the products.
     """
     for name, side in sides.items():
-        kernels = kernel_times(side) if bench.on_gpu else []
+        with a_turn():
+            kernels = kernel_times(side) if bench.on_gpu else []
         _ROWS.append({**head, "side": name, **by_kind(kernels), "kernels": kernels[:KEPT]})
     _ROWS.append({**head, "side": "policies", "rows": rows, "policies": policies_of(compiled, rows)})
     _measure.write(bench.name.replace("model", "model_kernels"), bench.head, _ROWS, bench.folder)
