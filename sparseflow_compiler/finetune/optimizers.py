@@ -18,6 +18,9 @@ _LIBRARIES = {
     "adamw-offload": (("torchao.optim", "CPUOffloadOptimizer"),),
 }
 """Where each is found, the first that is installed."""
+BETAS = (0.9, 0.95)
+"""Squared gradients are forgotten sooner than by torch's 0.999. Those of the first steps, when the pruned
+model is farthest from the dense one, are far greater than all later ones."""
 
 
 def make_optimizer(kind: Kind, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -36,9 +39,9 @@ def make_optimizer(kind: Kind, parameters: Sequence[nn.Parameter], lr: float) ->
     """
     if kind == "adamw" and _on_gpu(parameters):
         rate = torch.tensor(lr, device=parameters[0].device)
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True, capturable=True)
+        return torch.optim.AdamW(parameters, rate, BETAS, weight_decay=0.0, fused=True, capturable=True)
     if kind == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+        return torch.optim.AdamW(parameters, lr, BETAS, weight_decay=0.0)
     if not _on_gpu(parameters):
         rule = f"runs on GPUs only, not on {parameters[0].device}"
         raise ArgumentError(f"sf.recover(optimizer={kind!r})", rule, "leave it out")
@@ -47,7 +50,7 @@ def make_optimizer(kind: Kind, parameters: Sequence[nn.Parameter], lr: float) ->
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
             continue
-        options: dict[str, object] = {"lr": lr, "weight_decay": 0.0}
+        options: dict[str, object] = {"lr": lr, "betas": BETAS, "weight_decay": 0.0}
         made = (
             found(parameters, torch.optim.AdamW, **options)
             if kind == "adamw-offload"
