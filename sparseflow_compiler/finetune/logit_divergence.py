@@ -38,14 +38,19 @@ def compiled_divergence() -> Iterator[None]:
 
 
 def _divergences(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, ...]:
-    """Return KL of logits ``[rows, classes]``, then what `_log_softmax` subtracts of both, ``[rows]``."""
+    """Return KL of logits ``[rows, classes]``, then what `_log_softmax` subtracts of both, ``[rows]``.
+
+    It needs the sums of probabilities only at the end, so that logits are read twice: for the highest, and for
+    the sums.
+    """
     m, t = (logits.float() / temperature for logits in (student, teacher))
-    parts = []
-    for logits in (m, t):
-        top = logits.amax(-1)
-        parts += [top, (logits - top.unsqueeze(-1)).exp().sum(-1).log()]
-    m, t = _log_softmax(m, *parts[:2]), _log_softmax(t, *parts[2:])
-    return (t.exp() * (t - m)).sum(-1), *parts
+    tops = m.amax(-1), t.amax(-1)
+    m, t = m - tops[0].unsqueeze(-1), t - tops[1].unsqueeze(-1)
+    weights = t.exp()
+    sums = m.exp().sum(-1), weights.sum(-1)
+    totals = sums[0].log(), sums[1].log()
+    found = (weights * (t - m)).sum(-1) / sums[1] + totals[0] - totals[1]
+    return found, tops[0], totals[0], tops[1], totals[1]
 
 
 def _slopes(
