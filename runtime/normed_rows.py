@@ -44,7 +44,7 @@ def _fake(
     return total, out, x.new_empty((*x.shape[:-1], 1) if quantized else (0,), dtype=torch.float32)
 
 
-def _portable(
+def portable(
     x: Tensor,
     y: Tensor | None,
     y_scale: Tensor | None,
@@ -58,6 +58,7 @@ def _portable(
     eps: float,
     quantized: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the same by plain operators, on any device."""
     total = x.float()
     if y is not None:
         added = y.float()
@@ -74,7 +75,7 @@ def _portable(
 
 
 def _register() -> None:
-    ops.LIBRARY.impl("normed_rows", _portable, "CPU")
+    ops.LIBRARY.impl("normed_rows", portable, "CPU")
     ops.LIBRARY.impl("quantize_rows_fp8", fp8.quantize_rows, "CompositeImplicitAutograd")
     torch.library.register_fake(normed_rows, _fake)
 

@@ -81,7 +81,7 @@ struct Parts {
 };
 
 template <int Held, bool Quantizes>
-void check_norm(int64_t m, int64_t k, int64_t tokens, Parts parts) {
+void check_norm(int64_t m, int64_t k, int64_t tokens, Parts parts, int64_t rows = 4) {
   const int64_t batches = (m + tokens - 1) / tokens;
   Numbers x(m * k, 0.5f, 1), y(m * k, 0, 3), y_bias(k, 0, 1), gate(batches * k, 1, 0.5f), weight(k, 1, 0.3f), bias(k, 0, 1);
   Numbers factor(batches * k, 1, 0.3f), shift(batches * k, 0, 1), sum(m * k, NAN, 0), out(m * k, NAN, 0);
@@ -96,7 +96,9 @@ void check_norm(int64_t m, int64_t k, int64_t tokens, Parts parts) {
   if (parts.modulated) p.factor = {factor.start(), k}, p.shift = {shift.start(), k};
   p.out = Quantizes ? static_cast<void*>(quantized.bytes.data()) : out.start();
   p.scale = Quantizes ? quantized.scales.data() : nullptr;
-  const bool ran = emulated::launch({unsigned(m)}, kNormThreads, 1, 0, [&] { norm_held<Held, Quantizes>(p); });
+  const unsigned threads = (k / 8 + Held * 32 - 1) / (Held * 32) * 32, blocks = (m + rows - 1) / rows;
+  blockDim = {threads};
+  const bool ran = emulated::launch({blocks}, threads, 1, 0, [&] { norm_held<Held, Quantizes>(p, rows); });
 
   double worst = 0;
   for (int64_t row = 0; row < m; ++row) {
@@ -162,13 +164,13 @@ void check_requantize(int64_t m, int64_t row, Activation activation, double (*ex
 
 void check_norms() {
   constexpr Parts all{1, 1, 1, 1, 1}, diffusion{1, 1, 1, 0, 1}, plain{0, 0, 0, 1, 0}, bare{0, 0, 0, 0, 0}, in_16_bits{1, 0, 1, 0, 1};
-  for (const int64_t k : {8, 1000, 1152, 2048}) {
-    check_norm<2, true>(13, k, 5, diffusion), check_norm<2, false>(13, k, 5, in_16_bits);
-    check_norm<2, true>(3, k, 3, plain), check_norm<2, false>(3, k, 3, bare);
+  for (const int64_t k : {8, 1000, 1152, 3072, 4096}) {
+    check_norm<1, true>(13, k, 5, diffusion), check_norm<1, false>(13, k, 5, in_16_bits, 7);
+    check_norm<1, true>(3, k, 3, plain, 1), check_norm<1, false>(3, k, 3, bare);
+    check_norm<1, true>(9, k, 9, all), check_norm<1, false>(9, k, 2, all, 9);
   }
-  check_norm<3, true>(7, 3072, 4, all), check_norm<3, false>(7, 3072, 7, in_16_bits);
-  check_norm<5, true>(5, 5120, 5, diffusion), check_norm<5, false>(5, 4104, 2, all);
-  check_norm<8, true>(3, 8192, 2, diffusion), check_norm<8, false>(3, 8192, 3, plain);
+  check_norm<2, true>(9, 5120, 5, diffusion), check_norm<2, false>(5, 4104, 2, all);
+  check_norm<2, true>(5, 8192, 2, diffusion), check_norm<2, false>(5, 8192, 5, plain, 1);
 }
 
 void check_rows() {
