@@ -15,6 +15,7 @@ from sparseflow.execution.decoding.counters import count_together
 from sparseflow.execution.decoding.sampling import Sampling
 from sparseflow.execution.decoding.state import advance
 from sparseflow.execution.early_launches import early_launches
+from sparseflow.execution.norms_in_products import norms_into_products
 from sparseflow.execution.streaming import stream_weights
 from sparseflow.runtime.calling.lowered import LoweredCall
 
@@ -90,6 +91,8 @@ def compile_step(graph: fx.GraphModule, tensors: Sequence[Any], sampling: Sampli
         What runs it, or None and why inductor can't compile it.
     """
     try:
+        if not _on_cpu(tensors):
+            norms_into_products(graph, rows=tensors[0].numel())  # one token a sequence
         with torch.no_grad():
             return compile_by_inductor(graph, tensors, inductor_options(tensors, sampling)), ""
     except Exception as error:  # of any class: whatever inductor and the C++ compiler meet

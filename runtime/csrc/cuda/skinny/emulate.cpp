@@ -22,7 +22,8 @@ float from_e4m3(uint8_t bits) {
 
 struct Data {
   int n, k, m;
-  std::vector<uint16_t> x, bias, residual, y;
+  std::vector<uint16_t> x, bias, residual, y, norm_weight, norm_x;
+  std::vector<float> norm_squares;
   std::vector<uint8_t> values, positions;  // values of 8 or 16 bits
   std::vector<float> dense, scales;
 
@@ -58,8 +59,26 @@ struct Data {
     bias.resize(static_cast<size_t>(n));
     residual.resize(size_t(m) * n);
     y.resize(size_t(m) * n + kBehind, kUntouched);
-    for (auto* t : {&x, &bias, &residual})
+    norm_weight.resize(static_cast<size_t>(n));
+    norm_x.resize(size_t(m) * n, kUntouched);
+    norm_squares.resize(size_t(m) * n / 8, std::nanf(""));
+    for (auto* t : {&x, &bias, &residual, &norm_weight})
       for (auto& v : *t) v = small();
+  }
+
+  // What a norm that follows gets, of y as it is stored.
+  int wrong_norm() const {
+    int count = 0;
+    for (size_t i = 0; i < size_t(m) * n; i += 8) {
+      float squares = 0;
+      for (size_t j = i; j < i + 8; ++j) {
+        const float v = to_float<Bf16>(y[j]);
+        squares += v * v;
+        count += norm_x[j] != from_float<Bf16>(v * to_float<Bf16>(norm_weight[j % n]));
+      }
+      count += norm_squares[i / 8] != squares;
+    }
+    return count;
   }
 
   int wrong(bool added) const {
@@ -94,14 +113,15 @@ void check(int n, int k, int m, int slots, unsigned splits, bool kThroughMemory,
                   .e4m3 = S::e4m3,
                   .scales = S::e4m3 ? d.scales.data() : nullptr,
                   .y = d.y.data(),
-                  .partials = kThroughMemory ? partials.data() : nullptr};
+                  .partials = kThroughMemory ? partials.data() : nullptr,
+                  .after = {added ? d.norm_weight.data() : nullptr, d.norm_x.data(), d.norm_squares.data()}};
   const Dim grid{splits, unsigned(n + S::rows - 1) / S::rows, unsigned(m + S::m_rows - 1) / S::m_rows};
   const size_t bytes = std::max(slots * S::stage_bytes, S::sum_bytes);
   const unsigned cluster = kThroughMemory ? 1 : splits;
   bool ran = emulated::launch(grid, S::threads, cluster, bytes, [&] { multiply<Bf16, S>(p, slots); });
   if (ran && kThroughMemory)
     ran = emulated::launch({3, 1, 1}, 1, 1, 0, [&] { finish_partials<Bf16, S::e4m3>(p, static_cast<int>(splits)); });
-  const int wrong = ran ? d.wrong(added) : -1;
+  const int wrong = ran ? d.wrong(added) + (added ? d.wrong_norm() : 0) : -1;
   std::printf("%s N %d K %d M %d rows %d stages %d splits %u%s%s%s\n", wrong == 0 ? "ok" : "WRONG", n, k, m, S::rows,
               slots, splits, S::e4m3 ? " e4m3" : "", kThroughMemory ? " through memory" : "", added ? " added" : "");
   if (wrong < 0) std::printf("  hangs\n");

@@ -295,6 +295,7 @@ __global__ void __launch_bounds__(S::threads, S::per_sm) multiply_hopper(const _
   wait_for_previous();
   const int rows = min(c.p.m - strip.m, S::m_rows);
   if (producer && c.p.partials) claim_counters<S>(c, pieces_of<S>(c, rows));
+  if (producer && c.p.before.squares) find_factors(c, strip.m, rows);
   __syncthreads();  // no thread reads the ring any more
   auto* laid_out = reinterpret_cast<float*>(shared_memory());
   if (!producer) lay_out_group<S>(sums, laid_out);

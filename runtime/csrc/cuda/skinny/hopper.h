@@ -16,6 +16,7 @@ struct HopperCall {
   Product p;
   int slots, splits, m_groups;
   int early;     // stages of W that are loaded before the previous kernel is done
+  int factors;   // of rows of x, by a norm before the product: where they lie in shared memory
   uint64_t tag;  // of counters in p.partials (hopper_shares.cuh); its low byte is 0
 };
 

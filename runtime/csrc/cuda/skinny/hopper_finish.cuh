@@ -99,6 +99,22 @@ __device__ inline void add_up_shares(const HopperCall& c, const float* sums, con
   }
 }
 
+// The factors of a block's rows of x by a norm before the product.
+__device__ inline float* factors_of(const HopperCall& c) { return reinterpret_cast<float*>(shared_memory() + c.factors); }
+
+// To be called by a warp, once x is there.
+__device__ inline void find_factors(const HopperCall& c, int first, int rows) {
+  const Product& p = c.p;
+  const int parts = p.k / 8;
+  for (int row = 0; row < rows; ++row) {
+    const float* squares = p.before.squares + int64_t(first + row) * parts;
+    float sum = 0;
+    for (int i = threadIdx.x % 32; i < parts; i += 32) sum += squares[i];
+    for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (threadIdx.x % 32 == 0) factors_of(c)[row] = rsqrtf(sum / p.k + p.before.eps);
+  }
+}
+
 template <class T, class S, bool Sharing>
 __device__ inline void finish_part(const HopperCall& c, const Strip& strip, const Part& part, const float* sums) {
   // A larger batch would spill registers of the multiplication.
@@ -130,8 +146,9 @@ __device__ inline void finish_part(const HopperCall& c, const Strip& strip, cons
       for (int b = 0; b < batch; ++b) {
         const int j = i + b * S::threads, m = strip.m + (j >> shift), n = strip.row + (j & (across - 1)) * 8;
         if (j >= end * across || n >= ns) continue;
-        if (p.gated) finish_gated<T, S::e4m3>(p, sum[b], gated[b], m, n);
-        else finish<T, S::e4m3>(p, sum[b], m, n);
+        const float factor = p.before.squares ? factors_of(c)[m - strip.m] : 1;
+        if (p.gated) finish_gated<T, S::e4m3>(p, sum[b], gated[b], m, n, factor);
+        else finish<T, S::e4m3>(p, sum[b], m, n, factor);
       }
     }
   });

@@ -32,13 +32,16 @@ constexpr int64_t kLarge = 200 << 20;  // bytes of W's values
 
 static_assert(kHopperVariants == kClustered + std::size(kOthers));
 
-int bytes_of(const HopperKernel& kernel, int slots) {
+constexpr int kFactorBytes = 4 * kMostNormedRows;
+
+// Behind the ring and the sums.
+int factors_at(const HopperKernel& kernel, int slots) {
   return std::max(slots * (kernel.stage_bytes + 16), kernel.end_bytes());
 }
 
 // Returns the number of stages that fit; fewer than two aren't enough.
 int slots_for(const HopperKernel& kernel, int device) {
-  const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) : 0;
+  const int room = kernel.multiply ? shared_memory_of(kernel.per_sm, device) - kFactorBytes : 0;
   return room < kernel.end_bytes() ? 0 : std::min(kMaxSlots, room / (kernel.stage_bytes + 16));
 }
 
@@ -121,6 +124,7 @@ std::string refusal(int variant, const Product& p, int device) {
   const HopperKernel& kernel = kernel_for(p, false, variant, device);
   if (p.gated && kernel.rows < 128) return "has no gate in variant " + name;
   if (slots_for(kernel, device) < 2) return "needs in variant " + name + " more shared memory than this GPU has";
+  if (p.before.squares && p.m > kMostNormedRows) return "normalises up to " + std::to_string(kMostNormedRows) + " rows";
   if (const int64_t bytes = meeting_bytes(kernel, variant, p); bytes > kMostMemory)
     return "needs in variant " + name + " " + std::to_string(bytes) + " bytes for its sums, and takes " + std::to_string(kMostMemory);
   return "";
@@ -167,11 +171,11 @@ void run(const Product& p, bool half, int variant, int device, void* stream) {
   const HopperCall call{map_of(p.values, p.e4m3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : type, p.n, p.k / 2, kernel.rows / 2,
                                kernel.stage_k / 2, promotion_for(kernel, p)),
                         map_of(p.x, type, p.m, p.k, kernel.m_rows, 64, CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
-                        p, slots, split, groups, std::min(slots, kEarly), tag()};
+                        p, slots, split, groups, std::min(slots, kEarly), factors_at(kernel, slots), tag()};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(split, strips_of(kernel, p) * groups);
   config.blockDim = dim3(kernel.threads);
-  config.dynamicSmemBytes = bytes_of(kernel, slots);
+  config.dynamicSmemBytes = factors_at(kernel, slots) + kFactorBytes;
   config.stream = static_cast<cudaStream_t>(stream);
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;

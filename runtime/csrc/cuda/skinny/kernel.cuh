@@ -228,23 +228,40 @@ __device__ inline Eight scaled(const Product& p, Eight sum, int n) {
   return sum;
 }
 
-// Eight neighbours of y, from whole sums.
+__device__ inline Eight times(const Eight& sum, float factor) {
+  return each(sum, [=](float v) { return v * factor; });
+}
+
+// Eight neighbours of y as they are stored, for a norm that follows.
+template <class T>
+__device__ inline void begin_norm(const NormAfter& norm, const Eight& y, int m, int n, int64_t width) {
+  const Eight stored = each(y, [](float v) { return to_float<T>(from_float<T>(v)); }), weight = load_eight<T>(norm.weight, n);
+  Eight x;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x.v[i] = stored.v[i] * weight.v[i], squares += stored.v[i] * stored.v[i];
+  store_eight<T>(norm.x, m * width + n, x);
+  norm.squares[(m * width + n) / 8] = squares;
+}
+
+// Eight neighbours of y, from whole sums, which a norm before the product multiplies by `factor`.
 template <class T, bool Scaled>
-__device__ inline void finish(const Product& p, Eight sum, int m, int n) {
-  sum = scaled<Scaled>(p, sum, n);
+__device__ inline void finish(const Product& p, Eight sum, int m, int n, float factor = 1) {
+  sum = times(scaled<Scaled>(p, sum, n), factor);
   if (p.bias) sum = sum + load_eight<T>(p.bias, n);
   sum = activated(sum, p.activation);
   const int64_t at = int64_t(m) * p.n + n;
   if (p.residual) sum = sum + load_eight<T>(p.residual, at);
   store_eight<T>(p.y, at, sum);
+  if (p.after.weight) begin_norm<T>(p.after, sum, m, n, p.n);
 }
 
 // The same where the first half of W's rows is the gate of the second.
 template <class T, bool Scaled>
-__device__ inline void finish_gated(const Product& p, Eight gate, Eight sum, int m, int n) {
+__device__ inline void finish_gated(const Product& p, Eight gate, Eight sum, int m, int n, float factor = 1) {
   const int half = p.n / 2;
-  gate = scaled<Scaled>(p, gate, n);
-  sum = scaled<Scaled>(p, sum, half + n);
+  gate = times(scaled<Scaled>(p, gate, n), factor);
+  sum = times(scaled<Scaled>(p, sum, half + n), factor);
   if (p.bias) gate = gate + load_eight<T>(p.bias, n), sum = sum + load_eight<T>(p.bias, half + n);
   gate = activated(gate, p.activation);
 #pragma unroll

@@ -80,7 +80,10 @@ std::string refusal(int variant, const Product& p, int device) {
     return "has the variants 0 to " + std::to_string(kVariants - 1) + ", and of the first " +
            std::to_string(kPortableVariants) + " also " + std::to_string(kThroughMemory) +
            " more for sums through memory; got " + std::to_string(variant);
-  if (p.gated) return "takes a gate only in the variants from " + std::to_string(kPortableVariants) + " on";
+  if (p.gated || p.before.squares) {
+    const std::string what = p.gated ? "a gate" : "a norm before the product";
+    return "takes " + what + " only in the variants from " + std::to_string(kPortableVariants) + " on";
+  }
   if (attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) return "needs sparse tensor cores, which GPUs have from sm_80 on";
   const Kernel& kernel = kernel_for(p, false, variant);
   if (slots_for(kernel, device) < 2) return needs_room(variant, std::max(2 * kernel.stage_bytes, kernel.sum_bytes));

@@ -1,6 +1,8 @@
 // sparseflow::skinny_linear: products with few rows of x by the skinny kernel.
 #include <torch/csrc/stable/library.h>
 
+#include <tuple>
+
 #include "../driver.h"
 #include "call.h"
 #include "common/epilogue.h"
@@ -54,17 +56,29 @@ std::string refusal(const DeviceWeight& w, int64_t m, int64_t variant, bool gate
 }
 
 Tensor product(const Call& c, Activation activation, int64_t variant, bool gated) {
+  return product(c, activation, variant, gated, {}).y;
+}
+
+Result product(const Call& c, Activation activation, int64_t variant, bool gated, const Norms& norms) {
   const int device = c.x.get_device_index();
   Product p = sizes_of(c.weight, c.m, gated);
   const int64_t m = c.m, k = c.weight.k, n = c.weight.n(), out = gated ? n / 2 : n, padded_out = gated ? out : p.n;
   const std::vector<int64_t> sizes = sizes_with_last(c.x, out);
-  if (m == 0 || n == 0) return torch::stable::new_empty(c.x, sizes);
+  Result result{torch::stable::new_empty(c.x, out == padded_out ? sizes : std::vector<int64_t>{m, padded_out}), {}, {}};
+  if (norms.weight) {
+    result.x = torch::stable::new_empty(c.x, sizes);
+    result.squares = torch::stable::new_empty(c.x, {m, n / 8}, ScalarType::Float);
+    p.after = {norms.weight->const_data_ptr(), result.x->mutable_data_ptr(),
+               static_cast<float*>(result.squares->mutable_data_ptr())};
+  }
+  if (norms.squares)
+    p.before = {static_cast<const float*>(norms.squares->const_data_ptr()), static_cast<float>(norms.eps)};
+  if (m == 0 || n == 0) return {torch::stable::view(result.y, sizes), result.x, result.squares};
   const Tensor x = padded(c.x, m, k, m, p.k);
   std::optional<Tensor> bias = c.bias, residual = c.residual, scale = c.scale;
   if (bias) bias = padded(*bias, 1, n, 1, p.n);
   if (scale) scale = padded(*scale, 1, n, 1, p.n);
   if (residual) residual = padded(*residual, m, n, m, p.n);
-  Tensor y = torch::stable::new_empty(c.x, out == padded_out ? sizes : std::vector<int64_t>{m, padded_out});
   p.values = c.weight.values.const_data_ptr();
   p.positions = c.weight.positions.const_data_ptr();
   p.x = x.const_data_ptr();
@@ -72,7 +86,7 @@ Tensor product(const Call& c, Activation activation, int64_t variant, bool gated
   p.scales = static_cast<const float*>(pointer(scale));
   p.residual = pointer(residual);
   p.activation = activation;
-  p.y = y.mutable_data_ptr();
+  p.y = result.y.mutable_data_ptr();
   const int chosen = variant_for(p, variant, device);
   std::optional<Tensor> partials;
   if (const int64_t count = partial_count(p, chosen, device)) {
@@ -80,7 +94,8 @@ Tensor product(const Call& c, Activation activation, int64_t variant, bool gated
     p.partials = static_cast<float*>(partials->mutable_data_ptr());
   }
   run(p, c.x.scalar_type() == ScalarType::Half, chosen, device, stream_of(device));
-  return out == padded_out ? y : cropped(y, m, out, sizes);
+  if (out != padded_out) result.y = cropped(result.y, m, out, sizes);
+  return result;
 }
 
 }  // namespace skinny
@@ -136,6 +151,49 @@ Tensor skinny_gated_linear(const Tensor& x, const Tensor& values, const Tensor& 
   return skinny::product(call, activation_of(op, epilogue), variant, true);
 }
 
+// Throws unless norms can be computed by the variant: on sm_90, of a weight that isn't padded, with few rows.
+void check_norms(const char* op, const Call& call, int64_t variant, bool gated, const skinny::Norms& norms) {
+  const Layout layout = call.weight.layout();
+  SF_REQUIRE(layout.n % 8 == 0 && layout.k == layout.padded_k(), op,
+             "beside a norm N must be a multiple of 8 and K of 64, got " + std::to_string(layout.n) + " and " + std::to_string(layout.k));
+  check_taken(op, call, variant, gated);
+  if (norms.squares) {
+    check_tensor(op, "squares", *norms.squares, ScalarType::Float, {call.m, layout.k / 8}, call.weight.device());
+    SF_REQUIRE(call.m <= skinny::kMostNormedRows, op, "takes up to " + std::to_string(skinny::kMostNormedRows) + " rows");
+    SF_REQUIRE(variant >= skinny::kPortableVariants, op, "needs a variant from " + std::to_string(skinny::kPortableVariants) + " on");
+  }
+}
+
+// The layer's result for x that a norm makes but for a factor of its row: x = stream ⊙ weight, and the parts of each row's
+// sum of squares.
+Tensor skinny_after_norm(const Tensor& x, const Tensor& squares, double eps, const Tensor& values, const Tensor& positions,
+                         std::optional<Tensor> bias, int64_t in_features, std::string epilogue, int64_t variant) {
+  constexpr const char* op = "skinny_after_norm";
+  const ScalarType dtype = values.scalar_type();
+  Call call(op, x, {values, positions, in_features}, std::move(bias), std::nullopt, dtype, dtype);
+  const Epilogue end = epilogue_of(op, epilogue, values.size(0), false);
+  const Tensor parts = usable(squares);
+  const skinny::Norms norms{&parts, eps, nullptr};
+  check_norms(op, call, variant, end.gated, norms);
+  return skinny::product(call, end.activation, variant, end.gated, norms).y;
+}
+
+// y = x · Wᵀ + bias + residual; y ⊙ weight, which a norm of y gives but for a factor of its row; and the parts of the sum of
+// squares of each row of y.
+std::tuple<Tensor, Tensor, Tensor> skinny_before_norm(const Tensor& x, const Tensor& values, const Tensor& positions,
+                                                      std::optional<Tensor> bias, std::optional<Tensor> residual,
+                                                      const Tensor& weight, int64_t in_features, int64_t variant) {
+  constexpr const char* op = "skinny_before_norm";
+  const ScalarType dtype = values.scalar_type();
+  Call call(op, x, {values, positions, in_features}, std::move(bias), std::move(residual), dtype, dtype);
+  check_tensor(op, "weight", weight, dtype, {values.size(0)}, call.weight.device());
+  const Tensor of_norm = usable(weight);
+  const skinny::Norms norms{nullptr, 0, &of_norm};
+  check_norms(op, call, variant, false, norms);
+  skinny::Result result = skinny::product(call, Activation::none, variant, false, norms);
+  return {result.y, *result.x, *result.squares};
+}
+
 // Returns the number of variants, whose ids are 0 … count − 1; 0 if the product is empty or the kernel wasn't built.
 int64_t skinny_variants(int64_t n, int64_t k, int64_t m) {
   return kernels_built() && n > 0 && k > 0 && m > 0 ? skinny::kVariants : 0;
@@ -151,12 +209,20 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparseflow, m) {
   m.def(
       "skinny_gated_linear(Tensor x, Tensor values, Tensor positions, Tensor? bias, int in_features, str epilogue, "
       "int variant, Tensor? scales=None) -> Tensor");
+  m.def(
+      "skinny_after_norm(Tensor x, Tensor squares, float eps, Tensor values, Tensor positions, Tensor? bias, "
+      "int in_features, str epilogue, int variant) -> Tensor");
+  m.def(
+      "skinny_before_norm(Tensor x, Tensor values, Tensor positions, Tensor? bias, Tensor? residual, Tensor weight, "
+      "int in_features, int variant) -> (Tensor y, Tensor x, Tensor squares)");
   m.def("skinny_variants(int n, int k, int m) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CUDA, m) {
   m.impl("skinny_linear", TORCH_BOX(&sparseflow::cuda::skinny_linear));
   m.impl("skinny_gated_linear", TORCH_BOX(&sparseflow::cuda::skinny_gated_linear));
+  m.impl("skinny_after_norm", TORCH_BOX(&sparseflow::cuda::skinny_after_norm));
+  m.impl("skinny_before_norm", TORCH_BOX(&sparseflow::cuda::skinny_before_norm));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparseflow, CompositeExplicitAutograd, m) {

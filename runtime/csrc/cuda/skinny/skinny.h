@@ -11,6 +11,20 @@
 
 namespace sparseflow::cuda::skinny {
 
+// A root-mean-square norm of x that the product's end completes: x is what it should be but for a factor of its row,
+// 1 / sqrt(sum of squares / K + eps). Without `squares` there is none.
+struct NormBefore {
+  const float* squares;  // [M, K/8], parts of the sum of squares
+  float eps;
+};
+
+// A root-mean-square norm of y that the next product completes. Without `weight` there is none.
+struct NormAfter {
+  const void* weight;  // [N]
+  void* x;             // [M, N]: y ⊙ weight, of y as it is stored
+  float* squares;      // [M, N/8]: of each eight elements of y
+};
+
 // y = activation(x · Wᵀ + bias) + residual, or with `gated` y = activation(g) ⊙ u, [M, N/2], for the halves g and u of
 // x · Wᵀ + bias. All pointers on the device, aligned to 16 bytes; values as [N, K/2] and positions as in layout.h; x [M, K],
 // y and residual [M, N], bias [N], all contiguous and of one dtype. Values in e4m3 must be finite.
@@ -27,7 +41,12 @@ struct Product {
   const float* scales = nullptr;   // of e4m3, what row of W [N] is multiplied by; or null
   void* y = nullptr;
   float* partials = nullptr;  // partial_count() floats, or null where that is 0
+  NormBefore before{};
+  NormAfter after{};
 };
+
+// Rows that the product takes with a norm before it; the kernel for sm_90 alone does.
+constexpr int kMostNormedRows = 32;
 
 // A variant is a shape of the thread blocks and the number of blocks that share the K of a strip. The first
 // `kPortableVariants` run from sm_80 on (kernel.cuh), the others on sm_90 (hopper.cuh). The shares' sums are added
