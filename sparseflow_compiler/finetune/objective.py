@@ -20,7 +20,8 @@ class Objective:
 
     Attributes:
         kl: KL(teacher ‖ student) of the ``logits``, in nats a token, times `temperature`².
-        hidden: ‖student − teacher‖² / ‖teacher‖² of the hidden states, the mean over all layers.
+        hidden: ‖student − teacher‖² / ‖teacher‖² of a token's hidden state, the mean over tokens and layers.
+            Each token counts alike: in many models a few, such as the first, are a thousand times as long.
         cosine: 1 − cosine of mean-pooled embeddings (`pooled`) of the last hidden state.
         mse: mean squared difference of those embeddings, relative to the teacher's mean square.
         task: the student's own ``loss``: the batches must bring ``labels``.
@@ -104,8 +105,8 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _relative(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    lost = _mean((student.float() - teacher.float()).square().sum(-1), mask)
-    return lost / _mean(teacher.float().square().sum(-1), mask).clamp(min=1e-12)
+    lost = (student.float() - teacher.float()).square().sum(-1)
+    return _mean(lost / teacher.float().square().sum(-1).clamp(min=1e-12), mask)
 
 
 def _of_both(student: object, teacher: object, name: str, term: str) -> tuple[Any, Any]:

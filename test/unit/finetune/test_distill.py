@@ -83,13 +83,23 @@ def test_terms_are_what_they_say():
     p, q = (F.softmax(x[rows] / 2, -1) for x in (theirs, mine))
     expected = 4 * (p * (p / q).log()).sum(-1).mean().item()
     assert found({"kl": 1.0, "temperature": 2.0}, logits=(mine, theirs)) == pytest.approx(expected, rel=1e-5)
-    expected = ((mine - theirs)[rows].square().sum() / theirs[rows].square().sum()).item()
+    lost = (mine - theirs)[rows].square().sum(-1) / theirs[rows].square().sum(-1)
+    expected = lost.mean().item()
     assert found({"hidden": 2.0}, hidden_states=((mine,), (theirs,))) == pytest.approx(2 * expected, rel=1e-5)
     means = [torch.stack([x[0, :2].mean(0), x[1, 0]]) for x in (mine, theirs)]
     expected = 1 - F.cosine_similarity(*means).mean().item()
     assert found({"cosine": 1.0}, last_hidden_state=(mine, theirs)) == pytest.approx(expected, rel=1e-5)
     expected = (means[0] - means[1]).square().mean().item() / means[1].square().mean().item()
     assert found({"mse": 1.0}, last_hidden_state=(mine, theirs)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_token_with_massive_activations_does_not_hide_the_others():
+    torch.manual_seed(0)
+    theirs = torch.randn(1, 8, 5)
+    theirs[:, 0] *= 1e4  # as the first token of Llama-like models has them
+    mine = theirs + 0.5 * torch.randn(1, 8, 5)
+    outputs = (SimpleNamespace(hidden_states=(states,)) for states in (mine, theirs))
+    assert Objective(hidden=1.0)(*outputs, {}).item() > 0.1
 
 
 def test_a_loss_that_is_not_finite_names_its_step():
