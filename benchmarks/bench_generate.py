@@ -17,6 +17,7 @@ from typing import Any
 import _measure
 import _models
 import torch
+from _gpus import a_turn
 
 import sparseflow as sf
 from sparseflow.bench import generate_rows, llama_cpp_rows
@@ -58,6 +59,7 @@ def _rows(model: Any, head: str, options: argparse.Namespace) -> list[dict[str, 
         options.repeats,
         lambda *_: None,
         torch_compile=not options.no_torch_compile and head == options.lm_head[0],
+        turn=a_turn,
         inner="inductor",
         policy="sparse",
         lm_head=None if head == "dense" else head,

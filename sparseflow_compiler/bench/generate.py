@@ -6,6 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,7 @@ def generate_rows(
     progress: Step,
     *,
     torch_compile: bool = True,
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Time greedy decoding by the original model, by torch.compile and compiled, in turns.
@@ -47,6 +49,7 @@ def generate_rows(
         repeats: the number of turns, of which each row has the medians.
         progress: called for each call.
         torch_compile: whether to measure transformers' loop with torch.compile and a static cache too.
+        turn: returns what is held while sides are timed, such as a lock on the device.
         options: options of `sparseflow.compile`.
 
     Returns:
@@ -67,10 +70,11 @@ def generate_rows(
         ids = example_input("input_ids", model.config, batch, context, torch.float32, device_of(model))
         found = {side: _Side(run, ids, new_tokens) for side, run in sides.items()}
         steps = _Steps(compiled.generator, context, new_tokens)
-        for _ in range(repeats):
-            for side in found.values():
-                side.measure()
-            steps.measure(_weight_bytes(compiled.report) + compiled.generator.cache_bytes(context))
+        with turn():
+            for _ in range(repeats):
+                for side in found.values():
+                    side.measure()
+                steps.measure(_weight_bytes(compiled.report) + compiled.generator.cache_bytes(context))
         rows.append({"model": name, **_row(model, options, batch, context, found, steps)})
     return rows
 
