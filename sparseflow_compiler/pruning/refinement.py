@@ -43,13 +43,12 @@ class Refinement:
             layers = [layer for layer in layers if (layer.module in inside) == (what == "attention")]
             self._where = attention if what == "attention" else ""
         self._targets = list(self._outputs(twin, visit.call_dense))
-        power = sum(float(target.double().square().sum()) for target in self._targets)
-        self._scale = len(self._targets) / max(power, 1e-30)
+        self._weights = _token_weights(self._targets)
         chosen = {id(p) for layer in layers for p in layer.module.parameters(recurse=False)}
         self._parameters = {name: p for name, p in visit.block.named_parameters() if id(p) in chosen}
 
     def run(self, steps: int, seed: int) -> None:
-        """Train by Adam, a batch a step, and keep the result if the outputs' squared error fell.
+        """Train by Adam, a batch a step, and keep the result if the outputs' weighted squared error fell.
 
         Args:
             steps: number of steps.
@@ -98,10 +97,10 @@ class Refinement:
     def _error(self, values: Values) -> float:
         return sum(float(self._loss(values, *self._sample(batch))) for batch in range(len(self._targets)))
 
-    def _sample(self, batch: int) -> tuple[dict[Slot, object], Mapping[Slot, Path], object, Tensor]:
-        """Return the block's call for a batch, what it takes from the block before, and the target."""
-        frame = self._visit.frames[batch]
-        return frame.inputs, frame.links, self._visit.given[batch], self._targets[batch]
+    def _sample(self, batch: int) -> tuple[dict[Slot, object], Mapping[Slot, Path], object, Tensor, Tensor]:
+        """Return the block's call for a batch, what it takes from the block before, target and weights."""
+        frame, target = self._visit.frames[batch], self._targets[batch]
+        return frame.inputs, frame.links, self._visit.given[batch], target, self._weights[batch]
 
     def _loss(
         self,
@@ -110,19 +109,37 @@ class Refinement:
         links: Mapping[Slot, Path],
         given: object,
         target: Tensor,
+        weights: Tensor,
     ) -> Tensor:
         def run(*args: object, **kwargs: object) -> object:
             return functional_call(self._visit.block, values, args, kwargs)
 
         with _captured(self._visit.block, self._where) as outputs:
             Frame(inputs, links).call(run, given)
-        return (outputs[0].float() - target.to(outputs[0].device).float()).square().sum() * self._scale
+        device = outputs[0].device
+        lost = (outputs[0].float() - target.to(device).float()).square().sum(-1)
+        return (lost * weights.to(device)).sum()
 
     def _outputs(self, block: nn.Module, call: Callable[[int, nn.Module], object]) -> Iterator[Tensor]:
         for batch in range(len(self._visit.frames)):
             with _captured(block, self._where) as outputs:
                 call(batch, block)
             yield outputs[0]
+
+
+def _token_weights(targets: Sequence[Tensor]) -> list[Tensor]:
+    """Return what the squared error of each token, ``[…]``, is multiplied by.
+
+    That is one over the squared length of its target, so that long tokens don't count for all: in many
+    language models the first one is hundreds of times as long as the others (massive activations, Sun et
+    al., 2024, arXiv 2402.17762). Of targets shorter than the median it is the median's.
+    """
+    powers = [target.float().square().sum(-1) for target in targets]
+    flat = torch.cat([power.flatten() for power in powers])
+    if not flat.numel():
+        return powers
+    typical = flat.median().clamp(min=1e-30)
+    return [len(targets) / flat.numel() / power.clamp(min=typical) for power in powers]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 import zoo
 
 import sparseflow as sf
-from sparseflow.pruning import reconstruction
+from sparseflow.pruning import reconstruction, refinement
 from sparseflow.pruning.reconstruction import RIDGE, LeastSquares
 
 
@@ -73,6 +73,19 @@ def drift(reconstruct, method="wanda", name="llama", **options):
 def test_reconstruction_brings_outputs_closer_and_training_closer_still(method):
     plain, by_layer, by_block = (drift(what, method, steps=60)[0] for what in (None, "layer", "block"))
     assert by_block < by_layer < plain
+
+
+def test_a_token_with_massive_activations_counts_as_any_other():
+    torch.manual_seed(0)
+    batches = [torch.randn(2, 8, 5) for _ in range(3)]
+    batches[1][0, 0] *= 1e4
+    batches[2][1, 3] *= 1e-4
+    weights = refinement._token_weights(batches)
+    relative = [w * target.square().sum(-1) * 48 / 3 for w, target in zip(weights, batches, strict=True)]
+    assert relative[1][0, 0] == pytest.approx(1)  # an error as long as its target
+    assert relative[2][1, 3] < 1e-6  # its own length says nothing: an attention gives tokens near 0
+    assert max(float(part.max()) for part in relative) == pytest.approx(1)
+    assert refinement._token_weights([torch.empty(0, 8, 5)])[0].shape == (0, 8)
 
 
 @pytest.mark.parametrize("what", ["attention", "mlp"])
