@@ -40,8 +40,8 @@ def compiled_divergence() -> Iterator[None]:
 def _divergences(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, ...]:
     """Return KL of logits ``[rows, classes]``, then what `_log_softmax` subtracts of both, ``[rows]``.
 
-    It needs the sums of probabilities only at the end, so that logits are read twice: for the highest, and for
-    the sums.
+    It needs the sums of probabilities only at the end, so that logits are read twice: for the highest, and
+    for the sums.
     """
     m, t = (logits.float() / temperature for logits in (student, teacher))
     tops = m.amax(-1), t.amax(-1)

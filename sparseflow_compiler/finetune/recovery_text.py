@@ -165,6 +165,7 @@ class Sources:
         length: tokens in a row.
         generate: as for `continued`, or None.
         temperature: as for `TextWriter`.
+        chat_temperature: likewise.
     """
 
     dense: nn.Module
@@ -174,6 +175,7 @@ class Sources:
     length: int
     generate: Generate | None
     temperature: float = 1.0
+    chat_temperature: float = 1.0
 
     def collect(self, tokens: int | None, left: Callable[[], float], step: Step) -> Data:
         """Return the user's text, and what the model writes beside it.
@@ -222,7 +224,8 @@ class Sources:
     def _writer(self, tokens: int | None) -> Writer:
         if self._decodes:
             model = cast("PreTrainedModel", self.dense)
-            return TextWriter(model, self.tokenizer, self.length, self.generate, tokens, self.temperature)
+            how = self.generate, tokens, self.temperature, self.chat_temperature
+            return TextWriter(model, self.tokenizer, self.length, *how)
         config = getattr(self.dense, "config", None)
         if not getattr(config, "vocab_size", 0) or getattr(config, "is_encoder_decoder", False):
             raise ArgumentError(
@@ -264,12 +267,20 @@ class Sources:
         return torch.tensor(self.tokenizer(words, verbose=False)["input_ids"], dtype=torch.int64)
 
     def _rows(self, texts: Sequence[Tensor]) -> list[Tensor]:
-        """Return a decoder's texts end to end in rows of `length`, an encoder's each by itself."""
+        """Return a decoder's texts in rows of `length`, an encoder's each by itself.
+
+        A row begins where a text does, as far as texts are long enough: what is left of them, and texts that
+        are shorter, are laid end to end for the last rows.
+        """
         if not self._decodes:
             return [text[: self.length] for text in texts if len(text)]
-        if not texts:
-            return []
-        stream = torch.cat(list(texts))
+        wholes = [len(text) // self.length * self.length for text in texts]
+        found = [row for text, whole in zip(texts, wholes, strict=True) for row in self._cut(text[:whole])]
+        rest = [text[whole:] for text, whole in zip(texts, wholes, strict=True)]
+        return found + (self._cut(torch.cat(rest)) if rest else [])
+
+    def _cut(self, stream: Tensor) -> list[Tensor]:
+        """Return the rows of a text, without what is left at its end."""
         return list(stream[: len(stream) // self.length * self.length].view(-1, self.length))
 
 

@@ -59,8 +59,9 @@ _WIDEST = 0.75
 class TextWriter:
     """Writes the text of one model.
 
-    Everything is written by as many sequences, from beginnings padded to one length, into a cache of one
-    length: a compiled model needs two programs for it, one for prompts and one for a token.
+    Messages, chats and free text are written one after the other, each by as many sequences, from beginnings
+    padded to one length, into a cache of one length: a compiled model needs two programs for it, one for
+    prompts and one for a token.
 
     Args:
         model: of transformers, in evaluation mode.
@@ -68,10 +69,11 @@ class TextWriter:
         length: the most tokens of a text.
         generate: as for `continued`.
         tokens: wanted in all, so that few are written as few texts of full length; None: as many as can be.
-        temperature: of texts; messages are drawn at 1.
+        temperature: of free text.
+        chat_temperature: of answers to messages; the messages themselves are drawn at 1.
 
     Attributes:
-        batch: texts of a round.
+        batch: texts of a round; an even number where half of them are chats.
         notes: what could not be written, in full sentences.
 
     Raises:
@@ -86,24 +88,26 @@ class TextWriter:
         generate: Generate | None = None,
         tokens: int | None = None,
         temperature: float = 1.0,
+        chat_temperature: float = 1.0,
     ) -> None:
         if generate is None and not getattr(model, "can_generate", lambda: False)():
             raise ArgumentError(
                 f"the text of {type(model).__name__}", "the model can't generate", "pass text=…"
             )
         self._model, self._tokenizer, self._length, self._generate = model, tokenizer, length, generate
-        self._temperature = temperature
+        self._temperature, self._chat_temperature = temperature, chat_temperature
         self.notes: list[str] = []
         wanted = _MOST_AT_ONCE if tokens is None else -(-tokens // length)
-        self.batch = max(1, min(_at_once(model, length), wanted))
         self._before = self._user_turn()
+        kinds = 1 if self._before is None else 2
+        self._together = max(1, min(_at_once(model, length), -(-wanted // kinds)))
+        self.batch = kinds * self._together
         self._openings = itertools.cycle(_OPENINGS)
         self._messages = itertools.cycle(_MESSAGES)
-        self._asked: list[Tensor] = []
         self._width = min(self._widest(), max(1, int(_WIDEST * length)))
 
     def round(self, seconds: float | None = None) -> list[Tensor]:
-        """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator, half of them as chats.
+        """Return `batch` texts, token ids ``[S]`` each, drawn by torch's generator, every other one a chat.
 
         All are written to their full length: where a text ends, the model begins another, in its own format.
 
@@ -111,15 +115,30 @@ class TextWriter:
             seconds: after which it stops, with whatever there is; None: no limit.
         """
         begun = time.monotonic()
-        chats = self._chats(self.batch // 2, seconds) if self._before is not None else []
-        begins = [*chats, *(self._opening() for _ in range(self.batch - len(chats)))]
-        left = None if seconds is None else seconds - (time.monotonic() - begun)
+
+        def left(parts: int) -> float | None:
+            return None if seconds is None else (seconds - (time.monotonic() - begun)) / parts
+
+        chats: list[Tensor] = []
+        if self._before is not None:
+            begins = self._written_messages(left(4))
+            chats = self._go_on(self._filled(begins), left(2), self._chat_temperature)
+        free = self._go_on(self._filled([]), left(1))
+        mixed = itertools.chain.from_iterable(zip(chats, free, strict=True)) if chats else free
         # To their full length: rows that begin within a text, where nothing is seen of what was before,
         # serve worse to calibrate on.
-        return [text[: self._length] for text in self._go_on(begins, left)]
+        return [text[: self._length] for text in mixed]
+
+    def _filled(self, begins: Sequence[Tensor]) -> list[Tensor]:
+        """Return beginnings, and of free text as many as lack."""
+        return [*begins, *(self._opening() for _ in range(self._together - len(begins)))]
 
     def _go_on(
-        self, begins: Sequence[Tensor], seconds: float | None, stop_after: int | None = None
+        self,
+        begins: Sequence[Tensor],
+        seconds: float | None,
+        temperature: float | None = None,
+        stop_after: int | None = None,
     ) -> list[Tensor]:
         return continued(
             self._model,
@@ -129,7 +148,7 @@ class TextWriter:
             goes_on=True,
             width=self._width,
             stop_after=stop_after,
-            temperature=self._temperature if stop_after is None else 1.0,
+            temperature=self._temperature if temperature is None else temperature,
             generate=self._generate,
         )
 
@@ -156,23 +175,13 @@ class TextWriter:
             return None
         return before
 
-    def _chats(self, count: int, seconds: float | None) -> list[Tensor]:
-        """Return chats up to where the answer begins, at most `count`.
-
-        The messages of two rounds are written at once.
-        """
-        if len(self._asked) < count:
-            self._asked += self._written_messages(None if seconds is None else seconds / 4)
-        taken, self._asked = self._asked[:count], self._asked[count:]
-        return taken
-
     def _written_messages(self, seconds: float | None) -> list[Tensor]:
         """Return chats up to where the answer begins, one for each sequence; empty messages are left out."""
         assert self._tokenizer is not None
-        texts = [f"{self._before}{next(self._messages)}" for _ in range(self.batch)]
+        texts = [f"{self._before}{next(self._messages)}" for _ in range(self._together)]
         begins = [self._ids(text, special=False) for text in texts]
         skip, ends = len(self._ids(str(self._before), special=False)), end_tokens(self._model)
-        written = (up_to_end(row[skip:], ends) for row in self._go_on(begins, seconds, MESSAGE_TOKENS))
+        written = (up_to_end(row[skip:], ends) for row in self._go_on(begins, seconds, 1.0, MESSAGE_TOKENS))
         messages = (str(self._tokenizer.decode(row, skip_special_tokens=True)).strip() for row in written)
         return [chat_begin(self._tokenizer, message) for message in messages if message]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import zoo
 
+from sparseflow.finetune.recovery_text import Sources
 from sparseflow.integrations.transformers.own_text import continued
 from sparseflow.integrations.transformers.text_writer import TextWriter
 
@@ -59,6 +60,19 @@ def test_a_writer_fills_its_rows():
     assert any(END in text for text in texts), "a text ended within a row"
 
 
+def test_rows_begin_where_texts_do():
+    model = zoo.text_model("llama")
+    texts = [torch.arange(1, 1 + count) for count in (20, 7, 40)]
+    found = Sources(model, None, texts, 1.0, 16, None).collect(None, lambda: 1.0, lambda *_: None)
+    rows = [
+        texts[0][:16],
+        texts[2][:16],
+        texts[2][16:32],
+        torch.cat([texts[0][16:], texts[1], texts[2][32:]])[:16],
+    ]
+    assert torch.equal(torch.stack(found.rows), torch.stack(rows))
+
+
 def test_few_tokens_are_written_as_few_texts_of_full_length():
     model = zoo.text_model("llama")
     assert TextWriter(model, None, 16, tokens=40).batch == 3
@@ -73,8 +87,11 @@ def test_every_round_asks_for_sequences_of_one_shape():
     template = "{% for message in messages %}w1 {{ message['content'] }} w2 {% endfor %}"
     tokenizer, asked = zoo.word_tokenizer(template), []
 
+    temperatures = []
+
     def generate(ids, *, attention_mask, max_new_tokens, stopping_criteria=(), **rest):
         asked.append((ids.shape, attention_mask.shape, max_new_tokens))
+        temperatures.append(rest["temperature"])
         return model.generate(
             ids,
             attention_mask=attention_mask,
@@ -83,11 +100,14 @@ def test_every_round_asks_for_sequences_of_one_shape():
             **rest,
         )
 
-    writer = TextWriter(model, tokenizer, 64, generate)
+    writer = TextWriter(model, tokenizer, 64, generate, temperature=1.2, chat_temperature=0.5)
     texts = [text for _ in range(3) for text in writer.round()]
-    assert len(asked) > 3, "messages were written too"
     assert len(set(asked)) == 1
+    assert temperatures == 3 * [1.0, 0.5, 1.2], "messages, chats, free text"
     assert all(len(text) <= 64 for text in texts)
+    chat = tokenizer("w1")["input_ids"][0]
+    assert all(text[0] == chat for text in texts[:8:2])
+    assert any(text[0] != chat for text in texts[1:8:2])
 
 
 def test_a_message_ends_after_so_many_tokens():
