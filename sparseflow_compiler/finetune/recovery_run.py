@@ -40,6 +40,9 @@ SAVE_EVERY = 120.0
 """Seconds between two checkpoints."""
 CHECK_EVERY = 4
 """Steps between two waits for the device."""
+USUAL_LOSS, LEAST, MOST = 0.3, 1 / 3, 4.0
+"""The learning rate is a usual one at so many nats of held-out loss, and grows with them within these limits.
+SmolLM2 in 2:4 begins at 1.15 and gains by four times the rate, in 6:8 at 0.18 by two thirds of it."""
 
 
 class Clock:
@@ -105,6 +108,7 @@ class Recovery:
         file: to save to, or None.
         unrecorded: why steps are not to be recorded as a CUDA graph; empty if they are.
         states: the teacher's of each row, or why it runs over every batch.
+        rate_by_loss: multiply learning rates by what the held-out loss before the training asks for.
         at: how far it is.
         best_state: the parameters of the best look, on the CPU.
     """
@@ -122,6 +126,7 @@ class Recovery:
     file: RecoveryFile | None
     unrecorded: str = ""
     states: TeacherStates | str = ""
+    rate_by_loss: bool = False
     at: Progress = field(default_factory=Progress)
     best_state: dict[str, Tensor] = field(default_factory=dict)
 
@@ -142,6 +147,9 @@ class Recovery:
         """Train until the time or the steps are over or nothing is gained, then take the best weights."""
         if not self.at.looks:
             self._look()
+        if self.rate_by_loss:
+            factor = min(max(self.at.looks[0].loss / USUAL_LOSS, LEAST), MOST)
+            self.lrs = [lr * factor for lr in self.lrs]
         while self.at.stopped is None:
             share = self._share()
             if stop := self._due(share):

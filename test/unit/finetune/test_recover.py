@@ -212,6 +212,14 @@ def test_16_bit_weights_are_trained_in_32_and_given_back():
     assert all(torch.equal(p == 0, zeros[n]) for n, p in model.named_parameters() if n in report.masked)
 
 
+def test_the_learning_rate_grows_with_what_pruning_lost():
+    model, dense = pair()
+    report = sf.recover(model, dense, **given(lr=None, steps=2))
+    assert 0.1 < report.before < 1.2, "within the limits"
+    assert report.lr == pytest.approx(3e-4 * report.before / 0.3, rel=1e-5)
+    assert sf.recover(model, dense, **given(lr=2e-4, steps=2)).lr == pytest.approx(2e-4)
+
+
 def test_two_runs_with_one_seed_give_the_same_bits_and_another_seed_others():
     found = []
     for seed in (3, 3, 4):
