@@ -34,7 +34,7 @@ def main() -> None:
     title = torch.cuda.get_device_name() if cuda else _measure.cpu_name()
     rows: list[dict[str, Any]] = []
     for dtype in options.dtype:
-        model = _model(options.model, getattr(torch, dtype), device)
+        model = _model(options.model, getattr(torch, dtype), device, options.layers)
         with torch.no_grad():
             for layer in _linear(model):
                 layer.weight.copy_(sf.prune_24(layer.weight))
@@ -71,10 +71,10 @@ def _write(name: str, title: str, rows: list[dict[str, Any]], options: argparse.
     print(rows[-1], _measure.write(name, _measure.meta(title), rows, options.out), sep="\n", flush=True)
 
 
-def _model(given: str, dtype: torch.dtype, device: torch.device) -> Any:
+def _model(given: str, dtype: torch.dtype, device: torch.device, layers: int | None) -> Any:
     """Return the model of a folder or file, or a Llama of a shape with random weights."""
     if given in _models.LLAMA:
-        return _models.llama(given, _models.Place(device.type, dtype))
+        return _models.llama(given, _models.Place(device.type, dtype), layers)
     return _models.real(Path(given), dtype).to(device)
 
 
@@ -88,6 +88,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help=f"a folder, a .gguf file, or one of {', '.join(_models.LLAMA)}")
     parser.add_argument("--name", default="", help="of the model, in the rows")
+    parser.add_argument("--layers", type=int, help="of a shape, with as much less of a vocabulary; all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     dtypes = ["float32", "bfloat16", "float16"]
     parser.add_argument("--dtype", nargs="*", choices=dtypes, default=["float32"], help="none: only the peer")

@@ -8,10 +8,13 @@ gputests() {
   until_there built cusparselt smol compiler
   run gputests 240 -m pytest -q --tb=short -W ignore -p no:cacheprovider -n 3 "$@"
 }
-# text SECONDS: the model writes $own, for so long after two minutes of compiling.
+# text SECONDS OPTIONS…: the model writes $own, for so long after two minutes of compiling. It takes a third of the
+# GPU's free memory: one writer at a time. $OUT takes files of 16 MiB, which are 8 million tokens.
 text() {
   until_there built cusparselt smol compiler
-  run text $(($1 + 240)) $quality/recover.py write /tmp/smol $own --seconds "$1"
+  local seconds=$1
+  shift
+  run text $((seconds + 240)) $quality/recover.py write /tmp/smol $own --seconds "$seconds" "$@"
   there own
 }
 # one_shot SEED RECONSTRUCT METHOD…: quality of methods, calibrated on $own.
@@ -55,4 +58,19 @@ model() {
   local name=$1 part=$2 bits=$3
   shift 3
   run "$name" 125 benchmarks/bench_model.py --parts "$part" --bits "$bits" --limit 120 --seconds 0.4 --results "/tmp/o/$name" "$@"
+}
+# tokens NAME MODEL OPTIONS…: whole tokens of a model. host: what calls cost the host, attention: of one query.
+tokens() {
+  until_there built cusparselt compiler
+  local name=$1 model=$2
+  shift 2
+  run "$name" 330 benchmarks/bench_generate.py "$model" --dtype bfloat16 --tokens 256 --repeats 2 --out "/tmp/o/$name" "$@"
+}
+host() {
+  until_there built cusparselt compiler
+  run host 200 benchmarks/bench_host_gpu.py --results /tmp/o/host
+}
+attention() {
+  until_there built
+  run attention 100 benchmarks/bench_decode_attention.py --folder /tmp/o/attention
 }
