@@ -4,7 +4,8 @@
     normed = (stream.float() * rsqrt(mean(stream.float() ** 2) + eps)).to(dtype) * weight
 
 The product before writes the stream, the stream times the norm's weight, and sums of its squares; those after
-multiply by a row's factor at their end. Where the policies run the kernel for few rows of sm_90.
+multiply by a row's factor at their end. Where the policies run the kernel for few rows of sm_90, in bfloat16:
+the stream times a weight, not normed yet, can leave the range of float16.
 """
 
 from __future__ import annotations
@@ -133,14 +134,14 @@ def _all_read(layers: Sequence[fx.Node], result: fx.Node) -> bool:
 
 
 def _runs(graph: fx.GraphModule, normed: _Normed, rows: int) -> bool:
-    """Return whether the kernel for few rows of sm_90 multiplies before a norm and after it."""
+    """Return whether the kernel for few rows of sm_90 multiplies before a norm and after it, in bfloat16."""
     widths = set[int]()
     for node in (normed.product, *normed.readers):
         layer = _layer(node)
         variant, values = _variant(layer, rows), _tensor(graph, layer.values)
         if variant is None or variant < FIRST_OF_SM_90 or layer.in_features % 64 or values.shape[0] % 8:
             return False
-        if values.dtype not in (torch.bfloat16, torch.float16):
+        if values.dtype != torch.bfloat16:
             return False
         widths.add(values.shape[0] if node is normed.product else layer.in_features)
     return len(widths) == 1 and _tensor(graph, normed.weight).shape == (widths.pop(),)
