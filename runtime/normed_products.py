@@ -70,7 +70,8 @@ def _fake_after(
     epilogue: str,
     variant: int,
 ) -> Tensor:
-    return torch.ops.sparseflow.linear(x, values, positions, bias, None, in_features, epilogue, [])
+    found: Tensor = torch.ops.sparseflow.linear(x, values, positions, bias, None, in_features, epilogue, [])
+    return found
 
 
 def _fake_before(

@@ -48,11 +48,10 @@ def written(
     seconds: float,
     seed: int,
     generate: Any = None,
-    temperatures: tuple[float, float] = (1.0, 1.0),
+    temperature: float = 1.0,
 ) -> tuple[list[Tensor], dict[str, Any]]:
     """Return rows ``[length]`` that the model writes (by `generate` or its own), their tokens and seconds.
 
-    Free text and chats each have their temperature.
     With `generate` of a compiled model the seconds begin after the first round, in which it is compiled.
     """
     begun = time.monotonic()
@@ -65,7 +64,7 @@ def written(
         nonlocal counted
         counted = counted or time.monotonic()
 
-    sources = Sources(model, tokenizer, None, 0.5, length, generate, *temperatures)
+    sources = Sources(model, tokenizer, None, 0.5, length, generate, temperature)
     torch.manual_seed(seed)
     found = sources.collect(tokens, left, after_round)
     assert isinstance(found, Rows)

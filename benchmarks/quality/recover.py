@@ -65,10 +65,9 @@ def write_own(options: argparse.Namespace) -> None:
     compiled = sf.compile(model, prune=None) if options.loop == "sparseflow" else None
     generate = None if compiled is None else compiled.generate
     asked = options.length, options.tokens, options.seconds, options.seed
-    temperatures = options.temperature, options.chat_temperature
-    rows, about = written(model, tokenizer, *asked, generate, temperatures)
+    rows, about = written(model, tokenizer, *asked, generate, options.temperature)
     print(about, None if compiled is None else compiled.report.model["generate"], flush=True)
-    keep(rows, {"loop": options.loop, "temperatures": temperatures, **about}, options.own)
+    keep(rows, {"loop": options.loop, "temperature": options.temperature, **about}, options.own)
 
 
 @dataclass
@@ -259,8 +258,7 @@ def main() -> int:
     writing.add_argument("--seconds", type=float, default=60.0, help="in which text is written")
     writing.add_argument("--tokens", type=int, help="to write; as many as the seconds allow")
     writing.add_argument("--length", type=int, default=512, help="tokens in a row")
-    writing.add_argument("--temperature", type=float, default=1.0, help="of free text")
-    writing.add_argument("--chat-temperature", type=float, default=1.0, help="of answers in chats")
+    writing.add_argument("--temperature", type=float, default=1.0)
     writing.add_argument("--seed", type=int, default=0)
     running.add_argument("model", type=Path)
     running.add_argument("texts", type=Path, help="what prepare wrote")

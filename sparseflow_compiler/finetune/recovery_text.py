@@ -165,7 +165,6 @@ class Sources:
         length: tokens in a row.
         generate: as for `continued`, or None.
         temperature: as for `TextWriter`.
-        chat_temperature: likewise.
     """
 
     dense: nn.Module
@@ -175,7 +174,6 @@ class Sources:
     length: int
     generate: Generate | None
     temperature: float = 1.0
-    chat_temperature: float = 1.0
 
     def collect(self, tokens: int | None, left: Callable[[], float], step: Step) -> Data:
         """Return the user's text, and what the model writes beside it.
@@ -224,8 +222,7 @@ class Sources:
     def _writer(self, tokens: int | None) -> Writer:
         if self._decodes:
             model = cast("PreTrainedModel", self.dense)
-            how = self.generate, tokens, self.temperature, self.chat_temperature
-            return TextWriter(model, self.tokenizer, self.length, *how)
+            return TextWriter(model, self.tokenizer, self.length, self.generate, tokens, self.temperature)
         config = getattr(self.dense, "config", None)
         if not getattr(config, "vocab_size", 0) or getattr(config, "is_encoder_decoder", False):
             raise ArgumentError(

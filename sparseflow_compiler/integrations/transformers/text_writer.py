@@ -69,8 +69,7 @@ class TextWriter:
         length: the most tokens of a text.
         generate: as for `continued`.
         tokens: wanted in all, so that few are written as few texts of full length; None: as many as can be.
-        temperature: of free text.
-        chat_temperature: of answers to messages; the messages themselves are drawn at 1.
+        temperature: of texts; messages are drawn at 1.
 
     Attributes:
         batch: texts of a round; an even number where half of them are chats.
@@ -88,14 +87,13 @@ class TextWriter:
         generate: Generate | None = None,
         tokens: int | None = None,
         temperature: float = 1.0,
-        chat_temperature: float = 1.0,
     ) -> None:
         if generate is None and not getattr(model, "can_generate", lambda: False)():
             raise ArgumentError(
                 f"the text of {type(model).__name__}", "the model can't generate", "pass text=…"
             )
         self._model, self._tokenizer, self._length, self._generate = model, tokenizer, length, generate
-        self._temperature, self._chat_temperature = temperature, chat_temperature
+        self._temperature = temperature
         self.notes: list[str] = []
         wanted = _MOST_AT_ONCE if tokens is None else -(-tokens // length)
         self._before = self._user_turn()
@@ -122,7 +120,7 @@ class TextWriter:
         chats: list[Tensor] = []
         if self._before is not None:
             begins = self._written_messages(left(4))
-            chats = self._go_on(self._filled(begins), left(2), self._chat_temperature)
+            chats = self._go_on(self._filled(begins), left(2))
         free = self._go_on(self._filled([]), left(1))
         mixed = itertools.chain.from_iterable(zip(chats, free, strict=True)) if chats else free
         # To their full length: rows that begin within a text, where nothing is seen of what was before,
@@ -134,11 +132,7 @@ class TextWriter:
         return [*begins, *(self._opening() for _ in range(self._together - len(begins)))]
 
     def _go_on(
-        self,
-        begins: Sequence[Tensor],
-        seconds: float | None,
-        temperature: float | None = None,
-        stop_after: int | None = None,
+        self, begins: Sequence[Tensor], seconds: float | None, stop_after: int | None = None
     ) -> list[Tensor]:
         return continued(
             self._model,
@@ -148,7 +142,7 @@ class TextWriter:
             goes_on=True,
             width=self._width,
             stop_after=stop_after,
-            temperature=self._temperature if temperature is None else temperature,
+            temperature=self._temperature if stop_after is None else 1.0,
             generate=self._generate,
         )
 
@@ -181,7 +175,7 @@ class TextWriter:
         texts = [f"{self._before}{next(self._messages)}" for _ in range(self._together)]
         begins = [self._ids(text, special=False) for text in texts]
         skip, ends = len(self._ids(str(self._before), special=False)), end_tokens(self._model)
-        written = (up_to_end(row[skip:], ends) for row in self._go_on(begins, seconds, 1.0, MESSAGE_TOKENS))
+        written = (up_to_end(row[skip:], ends) for row in self._go_on(begins, seconds, MESSAGE_TOKENS))
         messages = (str(self._tokenizer.decode(row, skip_special_tokens=True)).strip() for row in written)
         return [chat_begin(self._tokenizer, message) for message in messages if message]
 

@@ -100,10 +100,10 @@ def test_every_round_asks_for_sequences_of_one_shape():
             **rest,
         )
 
-    writer = TextWriter(model, tokenizer, 64, generate, temperature=1.2, chat_temperature=0.5)
+    writer = TextWriter(model, tokenizer, 64, generate, temperature=1.2)
     texts = [text for _ in range(3) for text in writer.round()]
     assert len(set(asked)) == 1
-    assert temperatures == 3 * [1.0, 0.5, 1.2], "messages, chats, free text"
+    assert temperatures == 3 * [1.0, 1.2, 1.2], "messages, chats, free text"
     assert all(len(text) <= 64 for text in texts)
     chat = tokenizer("w1")["input_ids"][0]
     assert all(text[0] == chat for text in texts[:8:2])
