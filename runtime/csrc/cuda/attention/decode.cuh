@@ -151,6 +151,18 @@ __device__ void fetch(const Decode& p, const char* k, const char* v, uint32_t ri
   }
 }
 
+// Brings a tile to the second cache, where it is for `fetch`; what changes there afterwards changes for both.
+template <int Dim>
+__device__ void warm(const Decode& p, const char* k, const char* v, int key, int lane) {
+  constexpr int lines = (Dim * 2 + 127) / 128;
+  for (int i = lane; i < kTile * lines; i += 32) {
+    const int n = key + i / lines, at = i % lines * 128;
+    if (n >= p.capacity) continue;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(k + n * p.k_key * 2 + at));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(v + n * p.v_key * 2 + at));
+  }
+}
+
 // What lies beyond the end may be anything, and 0 · NaN is NaN.
 template <int Dim>
 __device__ void clear_values(char* ring, int from, int lane) {
@@ -310,7 +322,6 @@ __global__ void __launch_bounds__(Layout<Dim>::threads) decode_kernel(const Deco
   float* const block_sums = reinterpret_cast<float*>(memory + L::warps * L::ring);
   float* const block_stats = block_sums + L::sums;
   float* const warp_stats = block_stats + kMostRows * 2;
-  asm volatile("griddepcontrol.wait;" ::: "memory");  // the launch may have been before the end of what wrote the cache
   const char* k = static_cast<const char*>(p.k) + (blockIdx.z * p.k_batch + blockIdx.y * p.k_head) * 2;
   const char* v = static_cast<const char*>(p.v) + (blockIdx.z * p.v_batch + blockIdx.y * p.v_head) * 2;
   const bool* keep = p.keep == nullptr ? nullptr : p.keep + blockIdx.z * p.keep_batch;
@@ -318,6 +329,9 @@ __global__ void __launch_bounds__(Layout<Dim>::threads) decode_kernel(const Deco
   // Without a window the first tile doesn't depend on the position, so it is asked for before that is known.
   const int turn = rank * L::warps + warp, step = size * L::warps;
   const bool early = p.window == 0;
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");  // the next kernel may load its weight
+  if (early) warm<Dim>(p, k, v, turn * kTile, lane);
+  asm volatile("griddepcontrol.wait;" ::: "memory");  // the launch may have been before the end of what wrote the cache
   if (early) fetch<Dim>(p, k, v, ring, turn * kTile, p.capacity, lane);
   commit();
   const int position = p.position == nullptr ? p.capacity : static_cast<int>(min(*p.position, int64_t(p.capacity)));
