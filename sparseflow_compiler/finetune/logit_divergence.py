@@ -54,12 +54,12 @@ def _divergences(student: Tensor, teacher: Tensor, temperature: float) -> tuple[
 
 
 def _slopes(
-    student: Tensor, teacher: Tensor, parts: Sequence[Tensor], weights: Tensor, temperature: float
-) -> Tensor:
-    """Return the gradient of KL weighted by ``[rows]`` in the student's logits ``[rows, classes]``."""
+    student: Tensor, teacher: Tensor, parts: Sequence[Tensor], weights: Tensor, temperature: float, to: Tensor
+) -> None:
+    """Write the gradient of KL weighted by ``[rows]`` in the student's logits ``[rows, classes]``."""
     m, t = (logits.float() / temperature for logits in (student, teacher))
     difference = _log_softmax(m, *parts[:2]).exp() - _log_softmax(t, *parts[2:]).exp()
-    return (difference * weights.unsqueeze(-1)).to(student.dtype)
+    to.copy_(difference * weights.unsqueeze(-1))
 
 
 def _log_softmax(logits: Tensor, top: Tensor, total: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ def _log_softmax(logits: Tensor, top: Tensor, total: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Passes:
-    """What computes the loss of rows, and its gradient."""
+    """What computes the loss of rows, and writes its gradient."""
 
     forward: Callable[[Tensor, Tensor, float], tuple[Tensor, ...]] = _divergences
-    backward: Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, float], Tensor] = _slopes
+    backward: Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, float, Tensor], None] = _slopes
 
 
 _EAGER = _Passes()
@@ -104,7 +104,7 @@ class _Divergence(torch.autograd.Function):
         rows = zip(*(_flat_parts(each, student) for each in (*parts, weights)), strict=True)
         logits = zip(_parts(student), _parts(teacher), _parts(found), strict=True)
         for (mine, theirs, part), (*subtracted, weight) in zip(logits, rows, strict=True):
-            part.copy_(ctx.passes.backward(mine, theirs, subtracted, weight, ctx.temperature))
+            ctx.passes.backward(mine, theirs, subtracted, weight, ctx.temperature, part)
         return found, None, None, None
 
 

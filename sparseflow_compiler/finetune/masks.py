@@ -16,7 +16,7 @@ from sparseflow.pruning.linear_layers import Layer, find_layers
 from sparseflow.runtime.calling.frozen import require_uncompiled
 from sparseflow.runtime.pattern import pattern_of
 
-_Hook = Callable[[Tensor], Tensor]
+_Hook = Callable[[nn.Parameter], None]
 
 
 class Masks:
@@ -115,15 +115,20 @@ class Masks:
         with ExitStack() as hooks:
             for parameter in self._dropped:
                 if parameter.requires_grad:
-                    register: Callable[[_Hook], RemovableHandle] = parameter.register_hook  # untyped in torch
-                    hooks.callback(register(self._gradient_hook(parameter)).remove)
+                    # In place, where the gradient has been added up: a hook before that would have to copy it.
+                    register: Callable[[_Hook], RemovableHandle] = (
+                        parameter.register_post_accumulate_grad_hook  # untyped in torch
+                    )
+                    hooks.callback(register(self._clear_gradient).remove)
             if not updates_vanish:
                 hooks.callback(register_optimizer_step_post_hook(self._after_step).remove)
             yield self
         self.apply()
 
-    def _gradient_hook(self, parameter: nn.Parameter) -> _Hook:
-        return lambda grad: grad.masked_fill(self._dropped_on(parameter, grad.device), 0)
+    @torch.no_grad()
+    def _clear_gradient(self, parameter: nn.Parameter) -> None:
+        if parameter.grad is not None:
+            self._clear(parameter, parameter.grad)
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
