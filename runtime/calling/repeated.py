@@ -26,18 +26,18 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.cache_names import is_cache
+from sparseflow.runtime.calling.dict_versions import dict_versions
 from sparseflow.runtime.calling.executable import Executable, Replay
 from sparseflow.runtime.calling.output_template import Sources, UnknownOutputError, output_template
 from sparseflow.runtime.calling.overlap import Span
 from sparseflow.runtime.calling.structure import ATOMS, Flat
+from sparseflow.runtime.calling.tensor_layouts import LAYOUT, TensorLayouts
 
 MOST = 8
 """Calls that are kept for each way of passing the arguments."""
 
 _FEW = 8
 """Calls that are tried at once; later ones are tried ever more rarely."""
-
-_LAYOUT = operator.attrgetter("shape", "dtype", "device", "layout", "requires_grad")
 
 
 class UnrepeatableError(Exception):
@@ -61,11 +61,11 @@ class TensorLayout:
         """
         if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.requires_grad:
             raise UnrepeatableError
-        return cls(place, _LAYOUT(tensor), tensor.stride())
+        return cls(place, LAYOUT(tensor), tensor.stride())
 
     def fits(self, value: object) -> bool:
         """Return whether a value is such a tensor."""
-        return type(value) is Tensor and _LAYOUT(value) == self.layout and value.stride() == self.strides
+        return type(value) is Tensor and LAYOUT(value) == self.layout and value.stride() == self.strides
 
 
 class Contents:
@@ -91,20 +91,32 @@ class Contents:
         self._keys = list(chain.from_iterable(self._dicts))
         self._lengths = list(map(len, self._lists))
         self._values = list(self._now())
+        self._of_lists = list(chain.from_iterable(self._lists))
+        self._versions = list[int]()
         self._addresses = list(map(Tensor.data_ptr, self.tensors))
-        self._layouts = list(map(_LAYOUT, self.tensors))
-        self._strides = list(map(Tensor.stride, self.tensors))
+        self._layouts = TensorLayouts(self.tensors)
 
     def are_as_they_were(self) -> bool:
         """Return whether nothing was exchanged, added, removed, moved or given another layout."""
         return (
-            list(chain.from_iterable(self._dicts)) == self._keys
-            and list(map(len, self._lists)) == self._lengths
-            and all(map(operator.is_, self._now(), self._values))
+            self._has_its_entries()
             and list(map(Tensor.data_ptr, self.tensors)) == self._addresses
-            and list(map(_LAYOUT, self.tensors)) == self._layouts
-            and list(map(Tensor.stride, self.tensors)) == self._strides
+            and self._layouts.are_as_they_were()
         )
+
+    def _has_its_entries(self) -> bool:
+        """Return whether dicts and lists hold the objects that they held."""
+        if list(map(len, self._lists)) != self._lengths:
+            return False
+        versions = dict_versions(self._dicts)  # before: what is written meanwhile shows next time
+        if versions == self._versions:
+            return all(map(operator.is_, chain.from_iterable(self._lists), self._of_lists))
+        if list(chain.from_iterable(self._dicts)) != self._keys:
+            return False
+        if not all(map(operator.is_, self._now(), self._values)):
+            return False
+        self._versions = versions
+        return True
 
     def _now(self) -> Iterator[object]:
         return chain(chain.from_iterable(map(dict.values, self._dicts)), chain.from_iterable(self._lists))

@@ -115,7 +115,7 @@ class Masks:
         with ExitStack() as hooks:
             for parameter in self._dropped:
                 if parameter.requires_grad:
-                    # In place, where the gradient has been added up: a hook before that would have to copy it.
+                    # In place, when the gradient is added up: a hook before that would have to copy it.
                     register: Callable[[_Hook], RemovableHandle] = (
                         parameter.register_post_accumulate_grad_hook  # untyped in torch
                     )
