@@ -14,11 +14,12 @@ import torch
 import sparseflow as sf
 from sparseflow.execution.opponent import opponent
 
-CALLS, TURNS, WARM = 40, 15, 6
+CALLS, TURNS, WARM = 8, 45, 6
+"""Few calls a turn: a driver that holds as many launches as it may blocks the next one."""
 LAYERS, CACHE, TOKENS = 4, 1024, 128
 TARGET_US = 60.0
-AHEAD = 200_000_000
-"""Cycles of a waiting kernel, about 0.1 s, that keep the device out of the launches behind it."""
+AHEAD = 20_000_000
+"""Cycles of a waiting kernel, about 0.01 s, that keep the device out of the launches behind it."""
 
 Call = Callable[[], object]
 
