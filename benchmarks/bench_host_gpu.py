@@ -31,6 +31,7 @@ from sparseflow.runtime.tuning import GpuMachine
 N, K = 4096, 4096
 CALLS, TURNS, UNSEEN, LARGEST, SLOWEST = 200, 31, 60, 8000, 5
 HOST_TARGET, UNSEEN_TARGET_MS = 1.5, 2.0
+PARTS = ["products", "unseen", "programs"]
 
 
 def launches_us(call: Callable[[], object]) -> float:
@@ -190,16 +191,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--stalls", action="store_true", help="say where the slowest first calls spend their time"
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args(argv)
     gpu.require()
     dtypes = (torch.bfloat16, torch.float16)
+    rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        rows = [host_cost(dtype, m) for dtype in dtypes for m in (8, 1024, 520, 3)]
-        rows += [unseen(dtype) for dtype in dtypes]
+        if "products" in args.parts:
+            rows += [host_cost(dtype, m) for dtype in dtypes for m in (8, 1024, 520, 3)]
+        if "unseen" in args.parts:
+            rows += [unseen(dtype) for dtype in dtypes]
         for dtype in dtypes if args.stalls else ():
             print(f"where the slowest first calls in {dtype} spend their time:", *stalls(dtype), sep="\n  ")
     with torch.no_grad():
-        rows += _host_programs.whole_programs()
+        if "programs" in args.parts:
+            rows += _host_programs.whole_programs()
     for row in rows:
         m = f" M={row['M']}" if "M" in row else ""
         verdict = f"asked {row['target']}: {'met' if row['met'] else 'MISSED'}"

@@ -59,7 +59,7 @@ model() {
   shift 3
   run "$name" 125 benchmarks/bench_model.py --parts "$part" --bits "$bits" --limit 120 --seconds 0.4 --results "/tmp/o/$name" "$@"
 }
-# tokens NAME MODEL OPTIONS…: whole tokens of a model. host: what calls cost the host, attention: of one query.
+# tokens NAME MODEL OPTIONS…: whole tokens of a model. host OPTIONS…: what calls cost the host, attention: of one query.
 tokens() {
   until_there built cusparselt compiler
   local name=$1 model=$2
@@ -68,7 +68,7 @@ tokens() {
 }
 host() {
   until_there built cusparselt compiler
-  run host 200 benchmarks/bench_host_gpu.py --results /tmp/o/host
+  run host 200 benchmarks/bench_host_gpu.py --results /tmp/o/host "$@"
 }
 attention() {
   until_there built

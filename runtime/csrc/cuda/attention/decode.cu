@@ -17,35 +17,76 @@ void check_launch(cudaError_t error) {
   throw std::runtime_error(std::string("sparseflow::decode_attention did not launch: ") + cudaGetErrorString(error));
 }
 
-// Blocks for each head: as many as there are multiprocessors for, and keys.
-int blocks_for(const Decode& p, int keys_a_block, int device) {
-  static const int processors = skinny::attribute(cudaDevAttrMultiProcessorCount, device);
-  const int64_t heads = int64_t(p.batch) * p.kv_heads;
-  const int64_t most = std::min<int64_t>({kMostCluster, processors / heads, (p.capacity + keys_a_block - 1) / keys_a_block});
-  int size = 1;
-  while (2 * size <= most) size *= 2;
-  return size;
+constexpr int kDevices = 64;  // of which something is remembered
+
+// A launch of clusters of `size` blocks.
+struct Launch {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute attributes[2]{};
+
+  Launch(dim3 grid, int size, int threads, int bytes) {
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = bytes;
+    config.attrs = attributes;
+    config.numAttrs = 1;
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {static_cast<unsigned>(size), 1, 1};
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+};
+
+// Of a kernel, how many clusters of a size a device holds at once, which the driver is asked once.
+class Fitting {
+ public:
+  int count(const void* kernel, int size, int threads, int bytes, int device) {
+    if (device >= kDevices) return ask(kernel, size, threads, bytes);
+    std::atomic<int16_t>& known = known_[device][size];
+    if (known == 0) known = static_cast<int16_t>(ask(kernel, size, threads, bytes) + 1);
+    return known - 1;
+  }
+
+ private:
+  static int ask(const void* kernel, int size, int threads, int bytes) {
+    const Launch launch(dim3(size), size, threads, bytes);
+    int found = 0;
+    // Parts of a device may hold no cluster of the size at all; an older one refuses it.
+    if (cudaOccupancyMaxActiveClusters(&found, kernel, &launch.config) == cudaSuccess) return found;
+    cudaGetLastError();
+    return 0;
+  }
+
+  std::atomic<int16_t> known_[kDevices][kMostCluster + 1] = {};
+};
+
+// Lets a kernel have clusters of more than eight blocks, once for each device.
+void allow_large_clusters(const void* kernel, std::atomic<uint64_t>& flags, int device) {
+  const uint64_t flag = uint64_t(1) << device % kDevices;
+  if (device < kDevices && flags & flag) return;
+  check_launch(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  flags |= flag;
 }
 
 template <int Dim, class T, int Halves>
 void launch(const Decode& p, int device, void* stream) {
   using L = Layout<Dim>;
-  static std::atomic<uint64_t> allowed{0};
-  skinny::allow_shared_memory(reinterpret_cast<const void*>(decode_kernel<Dim, T, Halves>), allowed, L::bytes, device);
-  cudaLaunchConfig_t config{};
-  const int size = blocks_for(p, kTile * L::warps, device);
-  config.gridDim = dim3(size, p.kv_heads, p.batch);
-  config.blockDim = dim3(L::threads);
-  config.dynamicSmemBytes = L::bytes;
-  config.stream = static_cast<cudaStream_t>(stream);
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(size), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  check_launch(cudaLaunchKernelEx(&config, decode_kernel<Dim, T, Halves>, p));
+  static std::atomic<uint64_t> allowed{0}, clustered{0};
+  static Fitting fitting;
+  static const int processors = skinny::attribute(cudaDevAttrMultiProcessorCount, device);
+  const auto* const kernel = reinterpret_cast<const void*>(decode_kernel<Dim, T, Halves>);
+  skinny::allow_shared_memory(kernel, allowed, L::bytes, device);
+  allow_large_clusters(kernel, clustered, device);
+  // Blocks for each head: as many as there are multiprocessors for, and keys, and as run at once for all heads.
+  const int64_t heads = int64_t(p.batch) * p.kv_heads, keys = kTile * L::warps;
+  int size = static_cast<int>(std::min<int64_t>({kMostCluster, processors / heads, (p.capacity + keys - 1) / keys}));
+  while (size > 1 && fitting.count(kernel, size, L::threads, L::bytes, device) < heads) --size;
+  Launch launch(dim3(size, p.kv_heads, p.batch), size, L::threads, L::bytes);
+  launch.config.stream = static_cast<cudaStream_t>(stream);
+  launch.config.numAttrs = 2;
+  launch.attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  launch.attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  check_launch(cudaLaunchKernelEx(&launch.config, decode_kernel<Dim, T, Halves>, p));
 }
 
 template <class T, int Halves>

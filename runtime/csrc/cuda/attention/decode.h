@@ -8,7 +8,7 @@
 namespace sparseflow::cuda::attention {
 
 constexpr int kMostRows = 16;      // queries of one head of keys: those of its group of heads, times the positions
-constexpr int kMostCluster = 8;    // blocks that share a head's keys: more don't fit everywhere
+constexpr int kMostCluster = 16;   // blocks that share a head's keys: more form no cluster
 
 // q and out [batch, kv_heads * group, queries, dim], k and v [batch, kv_heads, capacity, dim], of one dtype of 16 bits. The
 // last dimension is contiguous; the strides of the others are in elements. Query i sees key n where
