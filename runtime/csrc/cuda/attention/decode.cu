@@ -17,7 +17,8 @@ void check_launch(cudaError_t error) {
   throw std::runtime_error(std::string("sparseflow::decode_attention did not launch: ") + cudaGetErrorString(error));
 }
 
-constexpr int kDevices = 64;  // of which something is remembered
+constexpr int kDevices = 64;      // of which something is remembered
+constexpr int kUsualCluster = 8;  // blocks, unless each finds two tiles a warp in more
 
 // A launch of clusters of `size` blocks.
 struct Launch {
@@ -77,9 +78,11 @@ void launch(const Decode& p, int device, void* stream) {
   const auto* const kernel = reinterpret_cast<const void*>(decode_kernel<Dim, T, Halves>);
   skinny::allow_shared_memory(kernel, allowed, L::bytes, device);
   allow_large_clusters(kernel, clustered, device);
-  // Blocks for each head: as many as there are multiprocessors for, and keys, and as run at once for all heads.
+  // Blocks for each head: as many as there are multiprocessors for, and keys, and as run at once for all heads. Few keys
+  // leave multiprocessors to the kernel that follows, which loads its weight meanwhile.
   const int64_t heads = int64_t(p.batch) * p.kv_heads, keys = kTile * L::warps;
-  int size = static_cast<int>(std::min<int64_t>({kMostCluster, processors / heads, (p.capacity + keys - 1) / keys}));
+  const int64_t useful = std::max(std::min<int64_t>(kUsualCluster, (p.capacity + keys - 1) / keys), p.capacity / (2 * keys));
+  int size = static_cast<int>(std::min<int64_t>({kMostCluster, processors / heads, useful}));
   while (size > 1 && fitting.count(kernel, size, L::threads, L::bytes, device) < heads) --size;
   Launch launch(dim3(size, p.kv_heads, p.batch), size, L::threads, L::bytes);
   launch.config.stream = static_cast<cudaStream_t>(stream);
