@@ -10,7 +10,6 @@ try:
     # What torch's own guards ask; it has no public name.
     from torch._C._dynamo.guards import dict_version as _version
 except ImportError:  # another torch: no version is ever that of an earlier look
-
     _looks = itertools.count()
 
     def _version(d: dict[Any, Any]) -> int:
