@@ -46,6 +46,18 @@ def test_lengths_windows_and_padding(dtype, width, queries, group):
 
 
 @needs_clusters
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("heads", [1, 8, 17, 32, 66, 67, 132, 133, 300])
+@pytest.mark.parametrize("length", [90, 1300, 3000])
+def test_any_number_of_heads(width, heads, length):
+    """As many blocks share a head as the GPU holds for all of them; the sums don't depend on it."""
+    arguments = (*case(heads, 1, 4, 1, length, width, torch.bfloat16, heads), None, None, width**-0.5)
+    torch.testing.assert_close(
+        decode_attention(*arguments).double(), expected(*arguments), rtol=1.5e-2, atol=1.5e-2
+    )
+
+
+@needs_clusters
 def test_views_of_caches_are_read_where_they_are():
     q, k, v = case(2, 4, 4, 1, 500, 128, torch.bfloat16, 0)
     position = torch.tensor([321], device="cuda")

@@ -82,7 +82,7 @@ void launch(const Decode& p, int device, void* stream) {
   // leave multiprocessors to the kernel that follows, which loads its weight meanwhile.
   const int64_t heads = int64_t(p.batch) * p.kv_heads, keys = kTile * L::warps;
   const int64_t useful = std::max(std::min<int64_t>(kUsualCluster, (p.capacity + keys - 1) / keys), p.capacity / (2 * keys));
-  int size = static_cast<int>(std::min<int64_t>({kMostCluster, processors / heads, useful}));
+  int size = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({kMostCluster, processors / heads, useful})));
   while (size > 1 && fitting.count(kernel, size, L::threads, L::bytes, device) < heads) --size;
   Launch launch(dim3(size, p.kv_heads, p.batch), size, L::threads, L::bytes);
   launch.config.stream = static_cast<cudaStream_t>(stream);
