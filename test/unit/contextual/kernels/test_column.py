@@ -178,9 +178,10 @@ def test_sequences_and_many_rows_keep_every_input(shape):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_prompts_of_every_length(dtype, stored):
     """Below, at and beyond the rows of a strip, of a panel, and those from which torch multiplies."""
+    # torch rounds a product before a residual is added
+    most = 0 if dtype is torch.bfloat16 and stored is None and "AuthenticAMD" not in CPU else 16
     for (k, n), m in itertools.product([(1, 1), (37, 130), (301, 2311)], (2, 7, 8, 9, 16, 17, 31, 32, 33)):
-        # torch rounds a product before a residual is added
-        x, weight, *rest = operands(k, n, m, dtype, stored=stored, ending=m <= 16, seed=m)
+        x, weight, *rest = operands(k, n, m, dtype, stored=stored, ending=m <= most, seed=m)
         bias, residual, scale = rest
         y = column_linear(x[None], weight, 0.7, bias, None if residual is None else residual[None], scale)
         assert y.shape == (1, m, n)
