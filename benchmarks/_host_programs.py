@@ -24,17 +24,17 @@ AHEAD = 20_000_000
 Call = Callable[[], object]
 
 
-def call_us(call: Call) -> float:
-    """Microseconds of host time of one call, while a waiting kernel keeps the device out of it."""
+def call_us(call: Call, calls: int = CALLS, ahead: int = AHEAD) -> float:
+    """Microseconds of host time of one call, while a kernel of `ahead` cycles keeps the device out of it."""
     torch.cuda.synchronize()
     cuda: Any = torch.cuda  # torch's own annotations are incomplete here
-    cuda._sleep(AHEAD)
+    cuda._sleep(ahead)
     start = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         call()
     spent = time.perf_counter() - start
     torch.cuda.synchronize()
-    return spent / CALLS * 1e6
+    return spent / calls * 1e6
 
 
 def decode_step(model: Any, run: Any) -> Call:

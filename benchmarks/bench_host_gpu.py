@@ -30,21 +30,15 @@ from sparseflow.runtime.tuning import GpuMachine
 
 N, K = 4096, 4096
 CALLS, TURNS, UNSEEN, LARGEST, SLOWEST = 200, 31, 60, 8000, 5
+AHEAD = 100_000_000
+"""Cycles of the kernel that the launches wait behind."""
 HOST_TARGET, UNSEEN_TARGET_MS = 1.5, 2.0
 PARTS = ["products", "unseen", "programs"]
 
 
 def launches_us(call: Callable[[], object]) -> float:
-    """Microseconds of host time of one call, while a waiting kernel keeps the device out of it."""
-    torch.cuda.synchronize()
-    cuda: Any = torch.cuda  # torch's own annotations are incomplete here
-    cuda._sleep(100_000_000)
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        call()
-    spent = time.perf_counter() - start
-    torch.cuda.synchronize()
-    return spent / CALLS * 1e6
+    """Microseconds of host time of one launch."""
+    return _host_programs.call_us(call, CALLS, AHEAD)
 
 
 def host_cost(dtype: torch.dtype, m: int) -> dict[str, Any]:
