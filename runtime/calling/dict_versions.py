@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 try:
@@ -23,3 +23,25 @@ def dict_versions(dicts: Iterable[dict[str, object]]) -> list[int]:
     their own matter. Hold the dicts, as a version is that of a dict at a place in memory.
     """
     return list(map(_version, dicts))
+
+
+class Unwritten:
+    """Dicts that were found to be right, and needn't be compared again until one is written.
+
+    Args:
+        dicts: they are held.
+    """
+
+    def __init__(self, dicts: Iterable[dict[str, object]]) -> None:
+        self._dicts = list(dicts)
+        self._right: list[int] | None = None
+
+    def are_right(self, compare: Callable[[], bool]) -> bool:
+        """Return what `compare` says of the dicts. Without a write since it was true, it isn't asked."""
+        versions = dict_versions(self._dicts)  # before: what is written meanwhile shows next time
+        if versions == self._right:
+            return True
+        if not compare():
+            return False
+        self._right = versions
+        return True

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseflow.frontend.state.kinds import ATOMS, OF_TORCH, is_module, is_plain_class
 from sparseflow.frontend.state.nodes import TABLES
-from sparseflow.runtime.calling.dict_versions import dict_versions
+from sparseflow.runtime.calling.dict_versions import Unwritten
 from sparseflow.runtime.calling.gradients import TensorGradients
 from sparseflow.support.training_mode import differs_in_training
 
@@ -67,8 +67,7 @@ class Held:
         self._keys = [entry[1] for entry in entries]
         self._values = [entry[2] for entry in entries]
         self._names = [entry[3] for entry in entries]
-        self._compared = list({id(table): table for table in [*self._whole, *self._tables]}.values())
-        self._dict_versions = list[int]()
+        self._unwritten = Unwritten({id(table): table for table in self._tables}.values())
         parameters = {name: p for name, p in model.named_parameters() if not p.is_inference()}
         self._parameters, self._parameter_names = list(parameters.values()), list(parameters)
         self._versions = list(map(_VERSION, self._parameters))
@@ -84,7 +83,7 @@ class Held:
         """Return whether nothing was replaced, written or hooked since."""
         return (
             list(map(_VERSION, self._parameters)) == self._versions
-            and self._has_its_entries()
+            and self._unwritten.are_right(self._has_its_entries)
             and _equal(list(map(dict.get, self._container_tables, self._container_keys)), self._contents)
             and self._where() == self._memory
             and list(map(TensorGradients.of, self._asked)) == self._gradients
@@ -109,14 +108,8 @@ class Held:
         return "its weights' memory" if self._where() != self._memory else "its hooks"
 
     def _has_its_entries(self) -> bool:
-        """Return whether dicts hold the objects that they held. They are compared when one was written."""
-        versions = dict_versions(self._compared)  # before: what is written meanwhile shows next time
-        if versions == self._dict_versions and versions:
-            return True
-        if not (_equal(self._whole, self._wholes) and self._single.are_as_they_were()):
-            return False
-        self._dict_versions = versions
-        return True
+        """Return whether dicts hold the objects that they held."""
+        return _equal(self._whole, self._wholes) and self._single.are_as_they_were()
 
     def _where(self) -> list[object]:
         """Return the address of every parameter, and the first one's dtype and device."""
