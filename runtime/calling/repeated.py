@@ -22,8 +22,8 @@ from torch.utils import _pytree as pytree
 
 from sparseflow.runtime.calling.ambient import Ambient
 from sparseflow.runtime.calling.cache_names import is_cache
-from sparseflow.runtime.calling.contents import Contents, TensorLayout, UnrepeatableError
 from sparseflow.runtime.calling.executable import Executable, Replay
+from sparseflow.runtime.calling.held_contents import Contents, TensorLayout, UnrepeatableError
 from sparseflow.runtime.calling.output_template import Sources, UnknownOutputError, output_template
 from sparseflow.runtime.calling.overlap import Span
 from sparseflow.runtime.calling.structure import ATOMS, Flat

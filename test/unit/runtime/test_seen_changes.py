@@ -14,8 +14,8 @@ from torch import nn
 from sparseflow.frontend.state.later import Held
 from sparseflow.runtime.calling import dict_versions as module
 from sparseflow.runtime.calling import tensor_layouts
-from sparseflow.runtime.calling.contents import Contents
 from sparseflow.runtime.calling.dict_versions import dict_versions
+from sparseflow.runtime.calling.held_contents import Contents
 
 KEYS = ["a", "b", "c"]
 WRITES = {
